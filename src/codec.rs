@@ -1,0 +1,134 @@
+//! The one place that slices untrusted bytes.
+//!
+//! A [`Reader`] walks a peer's bytes (or an image's) front to back and never panics: running out of input is the
+//! small error [`Truncated`]. A length prefix yields a sub-reader, so that what is nested can never read past its
+//! own end. Parsers in `*/wire` and `image/` are written on it and on nothing else.
+
+use std::fmt;
+
+/// The input ended before the value did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Truncated;
+
+impl fmt::Display for Truncated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("input ends in the middle of a value")
+    }
+}
+
+impl std::error::Error for Truncated {}
+
+/// A bounded cursor over untrusted bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// Reads from the start of `bytes`.
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// Number of bytes not read yet.
+    pub const fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// True when every byte was read.
+    pub const fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// What was not read yet, without reading it.
+    pub const fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// The next `n` bytes.
+    pub fn take(&mut self, n: usize) -> Result<&'a [u8], Truncated> {
+        let (head, rest) = self.rest.split_at_checked(n).ok_or(Truncated)?;
+        self.rest = rest;
+        Ok(head)
+    }
+
+    /// The next `N` bytes as an array.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Truncated> {
+        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(Truncated)?;
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    /// A reader of the next `n` bytes; this one goes on behind them.
+    pub fn sub(&mut self, n: usize) -> Result<Reader<'a>, Truncated> {
+        self.take(n).map(Reader::new)
+    }
+
+    /// Passes over `n` bytes.
+    pub fn skip(&mut self, n: usize) -> Result<(), Truncated> {
+        self.take(n).map(drop)
+    }
+
+    /// Everything up to the next zero byte, which is read too.
+    pub fn until_nul(&mut self) -> Result<&'a [u8], Truncated> {
+        let n = self.rest.iter().position(|&b| b == 0).ok_or(Truncated)?;
+        let text = self.take(n)?;
+        self.skip(1)?;
+        Ok(text)
+    }
+
+    pub fn u8(&mut self) -> Result<u8, Truncated> {
+        self.array().map(u8::from_be_bytes)
+    }
+
+    pub fn u16_be(&mut self) -> Result<u16, Truncated> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    pub fn u32_be(&mut self) -> Result<u32, Truncated> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    pub fn u64_be(&mut self) -> Result<u64, Truncated> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    pub fn u16_le(&mut self) -> Result<u16, Truncated> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub fn u32_le(&mut self) -> Result<u32, Truncated> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub fn u64_le(&mut self) -> Result<u64, Truncated> {
+        self.array().map(u64::from_le_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_in_order_and_stops_at_the_end() {
+        let mut r = Reader::new(&[1, 0, 2, 3, 0, 0, 0, b'a', b'b', 0, 9]);
+        assert_eq!(r.u8(), Ok(1));
+        assert_eq!(r.u16_be(), Ok(2));
+        assert_eq!(r.u32_le(), Ok(3));
+        assert_eq!(r.until_nul(), Ok(&b"ab"[..]));
+        assert_eq!(r.u16_be(), Err(Truncated));
+        assert_eq!(r.rest(), &[9], "a failed read takes nothing");
+    }
+
+    #[test]
+    fn a_sub_reader_cannot_leave_its_part() {
+        let mut r = Reader::new(&[1, 2, 3, 4]);
+        let mut sub = r.sub(2).unwrap();
+        assert_eq!(sub.u32_be(), Err(Truncated));
+        assert_eq!(sub.take(2), Ok(&[1, 2][..]));
+        assert!(sub.is_empty());
+        assert_eq!(r.take(2), Ok(&[3, 4][..]));
+        assert!(r.sub(1).is_err());
+    }
+}

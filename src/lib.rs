@@ -1,0 +1,19 @@
+//! isowire: network-boots machines straight from an Arch Linux ISO.
+//!
+//! The image is opened once, indexed once, and never copied. Every file of the ISO is a byte range of one read-only
+//! file descriptor; every protocol is a door to those ranges. A session decides *which range*; only the shell moves
+//! bytes.
+//!
+//! ```text
+//! firmware -> dhcp -> tftp -> boot plan --.
+//!      (loader, menu, kernel, initramfs)  +-- image (ranges)
+//! kernel's block device -------> nbd -----'
+//! ```
+//!
+//! Each protocol room has the same files: `wire` knows byte layouts, `session` decides what happens next for one
+//! peer (no I/O, no clock), `server` awaits, binds and spawns. Arrows point down only: server -> session -> wire,
+//! session -> export -> image.
+
+pub mod codec;
+pub mod export;
+pub mod image;
