@@ -17,3 +17,5 @@
 pub mod codec;
 pub mod export;
 pub mod image;
+pub mod sys;
+pub mod transmit;

@@ -37,6 +37,12 @@ impl ImageRange {
     pub fn behind(self, n: u64) -> Option<ImageRange> {
         (n < self.len).then(|| ImageRange { offset: self.offset + n, len: self.len - n })
     }
+
+    /// The same range, cut to at most `max` bytes (at least one).
+    pub const fn up_to(self, max: u64) -> ImageRange {
+        let max = if max == 0 { 1 } else { max };
+        ImageRange { offset: self.offset, len: if self.len < max { self.len } else { max } }
+    }
 }
 
 /// One stretch of an export.

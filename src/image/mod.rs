@@ -1,6 +1,7 @@
 //! The image: one ISO file, opened once, indexed once, never copied.
 
 pub mod index;
+mod residency;
 pub mod source;
 
 pub use index::{Index, Node, NodeId};

@@ -10,15 +10,18 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::residency::Residency;
 use crate::export::ImageRange;
 
 /// An image file, opened read-only and mapped.
 #[derive(Debug)]
 pub struct Source {
-    file: File,
+    pub(super) file: Arc<File>,
+    pub(super) residency: Residency,
     map: Option<MmapRaw>,
     len: u64,
 }
@@ -62,7 +65,7 @@ impl Source {
         let len = metadata.len();
         // mmap(2) refuses a length of 0.
         let map = (len > 0).then(|| MmapOptions::new().map_raw_read_only(&file)).transpose()?;
-        Ok(Self { file, map, len })
+        Ok(Self { file: Arc::new(file), residency: Residency::default(), map, len })
     }
 
     /// Size in bytes when the file was opened.

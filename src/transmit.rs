@@ -1,0 +1,104 @@
+//! The one place where queued ranges become bytes on a stream socket.
+//!
+//! Small payloads leave by one `sendmsg` of headers and parts of the mapping: batching is what makes 4 KiB reads five
+//! times cheaper than a system call each. Large ones leave by `sendfile`, which touches no payload at all. Neither
+//! copies payload in user space, and a client that does not read costs its socket buffer and nothing more.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use crate::export::batch::Chunk;
+use crate::export::{Batch, ImageRange};
+use crate::image::Source;
+use crate::sys::{self, Follow, Iov};
+
+/// From this many bytes on, `sendfile` beats `sendmsg` from the mapping (measured on loopback; a network card that
+/// gathers by itself may want 64 KiB).
+const SENDFILE_FROM: u64 = 256 << 10;
+
+/// Bytes checked for residency and sent before other connections get their turn.
+const WINDOW: u64 = 1 << 20;
+
+/// Memory areas of one `sendmsg`: headers and payloads of 128 small replies.
+const AREAS: usize = 256;
+
+/// Sends the whole batch; waits for the socket and for cold parts of the image as long as it takes.
+///
+/// # Errors
+/// The connection broke, or the image file is shorter than it was. Either way this connection is over: part of a
+/// reply may have left.
+pub async fn flush(batch: &mut Batch, source: &Source, socket: &TcpStream) -> io::Result<()> {
+    let mut sent_in_turn = 0;
+    while !batch.is_empty() {
+        warm_window(batch, source).await?;
+        let sent = socket.async_io(Interest::WRITABLE, || send_front(batch, source, socket.as_fd())).await?;
+        if sent == 0 {
+            // sendfile(2) returns 0 only at the end of the file.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        batch.advance(sent as u64);
+        sent_in_turn += sent as u64;
+        if sent_in_turn >= WINDOW && !batch.is_empty() {
+            tokio::task::yield_now().await;
+            sent_in_turn = 0;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until what leaves next is in the page cache.
+async fn warm_window(batch: &Batch, source: &Source) -> io::Result<()> {
+    let mut left = WINDOW;
+    for chunk in batch.chunks().take(AREAS) {
+        if let Chunk::Image(range) = chunk {
+            source.warm(range.up_to(left.max(SENDFILE_FROM))).await?;
+        }
+        left = left.saturating_sub(chunk.len());
+        if left == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Hands the front of the batch to the kernel and returns how many bytes it took.
+fn send_front(batch: &Batch, source: &Source, socket: BorrowedFd<'_>) -> io::Result<usize> {
+    match batch.chunks().next() {
+        Some(Chunk::Image(range)) if range.len() >= SENDFILE_FROM => send_large(range, source, socket),
+        _ => send_small(batch, source, socket),
+    }
+}
+
+fn send_large(range: ImageRange, source: &Source, socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let range = range.up_to(WINDOW);
+    let mut offset = range.offset();
+    // WINDOW fits in a usize.
+    Ok(rustix::fs::sendfile(socket, source, Some(&mut offset), range.len() as usize)?)
+}
+
+/// Gathers everything up to the next large range, or a window's worth, into one `sendmsg`.
+fn send_small(batch: &Batch, source: &Source, socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut areas = [Iov::EMPTY; AREAS];
+    let mut count = 0;
+    let mut len = 0;
+    let mut follow = Follow::Nothing;
+    for (area, chunk) in areas.iter_mut().zip(batch.chunks()) {
+        if len >= WINDOW {
+            break;
+        }
+        *area = match chunk {
+            Chunk::Bytes(bytes) => bytes.into(),
+            Chunk::Image(range) if range.len() >= SENDFILE_FROM => {
+                follow = Follow::More;
+                break;
+            }
+            Chunk::Image(range) => source.span(range).ok_or(io::ErrorKind::UnexpectedEof)?.into(),
+        };
+        count += 1;
+        len += chunk.len();
+    }
+    sys::send(socket, areas.get(..count).unwrap_or_default(), follow)
+}
