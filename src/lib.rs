@@ -17,5 +17,6 @@
 pub mod codec;
 pub mod export;
 pub mod image;
+pub mod nbd;
 pub mod sys;
 pub mod transmit;

@@ -25,19 +25,30 @@ const WINDOW: u64 = 1 << 20;
 /// Memory areas of one `sendmsg`: headers and payloads of 128 small replies.
 const AREAS: usize = 256;
 
+/// Why a batch could not be sent. Either way the connection is over: part of a reply may have left.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The peer's end, or the network in between.
+    #[error(transparent)]
+    Peer(io::Error),
+    /// The image file is shorter than it was, or its disk fails: the environment's fault.
+    #[error("the image cannot be read: {0}")]
+    Image(io::Error),
+}
+
 /// Sends the whole batch; waits for the socket and for cold parts of the image as long as it takes.
 ///
 /// # Errors
-/// The connection broke, or the image file is shorter than it was. Either way this connection is over: part of a
-/// reply may have left.
-pub async fn flush(batch: &mut Batch, source: &Source, socket: &TcpStream) -> io::Result<()> {
+/// See [`Broken`].
+pub async fn flush(batch: &mut Batch, source: &Source, socket: &TcpStream) -> Result<(), Broken> {
     let mut sent_in_turn = 0;
     while !batch.is_empty() {
-        warm_window(batch, source).await?;
-        let sent = socket.async_io(Interest::WRITABLE, || send_front(batch, source, socket.as_fd())).await?;
+        warm_window(batch, source).await.map_err(Broken::Image)?;
+        let send = || send_front(batch, source, socket.as_fd());
+        let sent = socket.async_io(Interest::WRITABLE, send).await.map_err(whose_fault)?;
         if sent == 0 {
             // sendfile(2) returns 0 only at the end of the file.
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(Broken::Image(io::ErrorKind::UnexpectedEof.into()));
         }
         batch.advance(sent as u64);
         sent_in_turn += sent as u64;
@@ -47,6 +58,15 @@ pub async fn flush(batch: &mut Batch, source: &Source, socket: &TcpStream) -> io
         }
     }
     Ok(())
+}
+
+/// sendmsg(2) reports pages of the mapping that are gone as EFAULT; sendfile(2) a bad disk as EIO.
+fn whose_fault(error: io::Error) -> Broken {
+    match error.raw_os_error() {
+        Some(libc::EFAULT | libc::EIO) => Broken::Image(error),
+        _ if error.kind() == io::ErrorKind::UnexpectedEof => Broken::Image(error),
+        _ => Broken::Peer(error),
+    }
 }
 
 /// Waits until what leaves next is in the page cache.

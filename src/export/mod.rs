@@ -1,6 +1,8 @@
 //! Exports: the bytes a peer may have, as an ordered list of regions, and the only way to a checked range of them.
 
 pub mod batch;
+pub mod catalog;
+pub mod path;
 
 use std::sync::Arc;
 
@@ -9,6 +11,7 @@ use bytes::Bytes;
 use crate::image::Extent;
 
 pub use batch::Batch;
+pub use catalog::{Catalog, Found, Served};
 
 /// A byte range of the image that was checked against an export: whoever holds one checks nothing again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,202 @@
+//! The shell of the NBD door: accepts, moves bytes between sockets and sessions, logs the story of each client.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tracing::{debug, info, warn};
+
+use super::session::{Attached, Handshake, Next, Rejected, Transmission, Turn};
+use super::wire::{self, Malformed};
+use crate::export::{Batch, Catalog, Piece};
+use crate::image::Image;
+use crate::transmit::{self, Broken};
+
+/// Time a client has to attach to an export. There is no such limit after that: a booted machine may be silent for
+/// days.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Bytes read from a socket at once: more requests than the kernel's client keeps in flight (128 of 28 bytes).
+const RECEIVE: usize = 4 << 10;
+
+/// Pause after a failed accept: out of file descriptors is not over the next microsecond.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A peer that vanished without a word is noticed after an hour of silence and some probes, or when it leaves
+/// data unacknowledged for this long. Neither ends a peer that is merely slow or silent.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(3600);
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(600);
+
+/// Serves `catalog` to every client that connects, until `shutdown` is ready. Clients that are attached then live on
+/// as long as the runtime does.
+pub async fn run(listener: TcpListener, catalog: Arc<Catalog>, shutdown: impl Future<Output = ()>) {
+    tokio::pin!(shutdown);
+    let mut is_failing = false;
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                is_failing = false;
+                tokio::spawn(serve(socket, peer, Arc::clone(&catalog)));
+            }
+            Err(error) => {
+                // One line, not one for each try.
+                if !std::mem::replace(&mut is_failing, true) {
+                    warn!(%error, "NBD cannot take new clients for now; those it has are served");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One client from its first byte to its last.
+async fn serve(mut socket: TcpStream, peer: SocketAddr, catalog: Arc<Catalog>) {
+    if let Err(error) = set_options(&socket) {
+        return debug!(%peer, %error, "NBD client gone at once");
+    }
+    let mut input = BytesMut::new();
+    let handshake = shake_hands(&mut socket, &mut input, catalog);
+    match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
+        Ok(Ok(Some(attached))) => transmit(&socket, peer, input, *attached).await,
+        Ok(Ok(None)) => debug!(%peer, "NBD client only asked"),
+        Ok(Err(Parted::Rejected(reason))) => info!(%peer, "NBD client turned away: {reason}"),
+        Ok(Err(Parted::Socket(error))) => debug!(%peer, %error, "NBD client gone in the handshake"),
+        Err(_) => info!(%peer, "NBD client turned away: no export chosen within {HANDSHAKE_DEADLINE:?}"),
+    }
+}
+
+fn set_options(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let socket = SockRef::from(socket);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
+}
+
+/// Why a client left before it had an export.
+#[derive(Debug, thiserror::Error)]
+enum Parted {
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+}
+
+/// The handshake; `None` when the client left without an export.
+async fn shake_hands(
+    socket: &mut TcpStream,
+    input: &mut BytesMut,
+    catalog: Arc<Catalog>,
+) -> Result<Option<Box<Attached>>, Parted> {
+    let mut session = Handshake::new(catalog);
+    let mut replies = BytesMut::from(&wire::GREETING[..]);
+    loop {
+        let next = session.handle(input, &mut replies);
+        let is_waiting = replies.is_empty();
+        socket.write_all_buf(&mut replies).await?;
+        match next? {
+            Next::Attach(attached) => return Ok(Some(attached)),
+            Next::Part => return Ok(None),
+            // Nothing was answered, so nothing complete is left in the input.
+            Next::GoOn if is_waiting => {
+                if socket.read_buf(input).await? == 0 {
+                    return Ok(None);
+                }
+            }
+            Next::GoOn => {}
+        }
+    }
+}
+
+/// The client's life on its root.
+async fn transmit(socket: &TcpStream, peer: SocketAddr, input: BytesMut, attached: Attached) {
+    let Attached { image, mut transmission, name } = attached;
+    let size = transmission.export().len();
+    info!(%peer, export = name, size, "root attached over NBD");
+    let since = Instant::now();
+    let end = converse(socket, input, &image, &mut transmission).await;
+    let (tally, seconds) = (transmission.tally(), since.elapsed().as_secs());
+    let (reads, bytes) = (tally.reads, tally.bytes);
+    match end {
+        Ok(end) => info!(%peer, export = name, reads, bytes, seconds, "root released: {end}"),
+        Err(Broken::Peer(error)) => info!(%peer, export = name, reads, bytes, seconds, "root lost: {error}"),
+        Err(error @ Broken::Image(_)) => {
+            warn!(%peer, export = name, reads, bytes, seconds, "root taken away: {error}; put the file back as it was");
+        }
+    }
+}
+
+/// How a client left in order, or at least by its own doing.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the client disconnected")]
+    Disconnected,
+    #[error("the client closed the connection")]
+    Closed,
+    #[error("the client broke the protocol: {0}")]
+    Broken(Malformed),
+    #[error("the client wants to write {0} bytes at once")]
+    Flooded(u32),
+}
+
+/// Requests and replies, in turns, until the client goes.
+async fn converse(
+    socket: &TcpStream,
+    mut input: BytesMut,
+    image: &Image,
+    session: &mut Transmission,
+) -> Result<End, Broken> {
+    let mut batch = Batch::default();
+    loop {
+        let turn = session.handle(&mut input, &mut batch);
+        transmit::flush(&mut batch, &image.source, socket).await?;
+        match turn {
+            Turn::Drained => {
+                if receive(socket, &mut input, &mut batch).await.map_err(Broken::Peer)? == 0 {
+                    return Ok(End::Closed);
+                }
+            }
+            Turn::Full => tokio::task::yield_now().await,
+            Turn::Prefetch { offset, len } => prefetch(image, session, offset, len),
+            Turn::Disconnected => return Ok(End::Disconnected),
+            Turn::Broken(malformed) => return Ok(End::Broken(malformed)),
+            Turn::Flooded { len } => return Ok(End::Flooded(len)),
+        }
+    }
+}
+
+/// Reads more requests; gives all memory back before it waits, so that an idle client costs next to nothing.
+async fn receive(socket: &TcpStream, input: &mut BytesMut, batch: &mut Batch) -> io::Result<usize> {
+    loop {
+        let mut buf = [0; RECEIVE];
+        match socket.try_read(&mut buf) {
+            Ok(n) => {
+                input.extend_from_slice(buf.get(..n).unwrap_or_default());
+                return Ok(n);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        batch.release();
+        if input.is_empty() {
+            *input = BytesMut::new();
+        }
+        socket.readable().await?;
+    }
+}
+
+fn prefetch(image: &Image, session: &Transmission, offset: u64, len: u32) {
+    for piece in session.export().range(offset, len.into()).into_iter().flatten() {
+        if let Piece::Image(range) = piece {
+            image.source.prefetch(range);
+        }
+    }
+}
