@@ -4,6 +4,8 @@
 //! [`Transmission`] answers requests for as long as the client lives.
 
 mod handshake;
+#[cfg(test)]
+mod tests;
 mod transmission;
 
 pub use handshake::{Attached, Handshake, Next, Rejected};

@@ -68,6 +68,10 @@ impl Transmission {
         &self.export
     }
 
+    pub const fn replies(&self) -> Replies {
+        self.replies
+    }
+
     pub const fn tally(&self) -> Tally {
         self.tally
     }

@@ -1,0 +1,438 @@
+//! Both phases as a client sees them: bytes in, bytes out. The cases are the table of hostile and odd input that
+//! other servers get wrong in one way or another.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::*;
+use crate::export::batch::Chunk;
+use crate::export::{Batch, Catalog, Export, Served};
+use crate::image::index::{Attributes, Index, Kind, NodeId};
+use crate::image::{Extent, Image, Source};
+use crate::nbd::wire::*;
+
+const SIZE: u64 = 1 << 20;
+
+fn catalog() -> Arc<Catalog> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&vec![7; SIZE as usize]).unwrap();
+    let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let mut index = Index::new(attributes);
+    let extents = vec![Extent { offset: 4096, len: 5000 }];
+    index.add(NodeId::ROOT, b"airootfs.sfs", Kind::File { extents }, attributes).unwrap();
+    let image = Arc::new(Image::new(Source::open(file.path()).unwrap(), index));
+    Arc::new(Catalog::new(Served { name: "arch-2026".into(), image }, Vec::new()))
+}
+
+/// An option as a client sends it.
+fn option(option: Opt, data: &[u8]) -> Vec<u8> {
+    [&OPTS_MAGIC.to_be_bytes()[..], &option.0.to_be_bytes(), &(data.len() as u32).to_be_bytes(), data]
+        .concat()
+}
+
+fn string(text: &[u8]) -> Vec<u8> {
+    [&(text.len() as u32).to_be_bytes()[..], text].concat()
+}
+
+/// Data of INFO and GO.
+fn info_request(name: &str, infos: &[Info]) -> Vec<u8> {
+    let infos: Vec<u8> = infos.iter().flat_map(|info| info.0.to_be_bytes()).collect();
+    [string(name.as_bytes()), ((infos.len() / 2) as u16).to_be_bytes().to_vec(), infos].concat()
+}
+
+/// Data of LIST_META_CONTEXT and SET_META_CONTEXT.
+fn meta_request(name: &str, queries: &[&str]) -> Vec<u8> {
+    let texts: Vec<u8> = queries.iter().flat_map(|query| string(query.as_bytes())).collect();
+    [string(name.as_bytes()), (queries.len() as u32).to_be_bytes().to_vec(), texts].concat()
+}
+
+const FIXED: [u8; 4] = [0, 0, 0, 3];
+
+/// What the server says to these messages, all in one segment, behind the client flags.
+fn haggle(messages: &[Vec<u8>]) -> (Result<Next, Rejected>, Vec<(Rep, Vec<u8>)>) {
+    let mut input = BytesMut::from(&[&FIXED[..], &messages.concat()].concat()[..]);
+    let mut out = BytesMut::new();
+    let next = Handshake::new(catalog()).handle(&mut input, &mut out);
+    (next, replies(&out))
+}
+
+/// The option replies in `out`, as type and data.
+fn replies(out: &[u8]) -> Vec<(Rep, Vec<u8>)> {
+    let mut reader = crate::codec::Reader::new(out);
+    let mut replies = Vec::new();
+    while !reader.is_empty() {
+        assert_eq!(reader.u64_be(), Ok(REP_MAGIC));
+        reader.skip(4).unwrap();
+        let reply = Rep(reader.u32_be().unwrap());
+        let len = reader.u32_be().unwrap() as usize;
+        replies.push((reply, reader.take(len).unwrap().to_vec()));
+    }
+    replies
+}
+
+fn kinds(replies: &[(Rep, Vec<u8>)]) -> Vec<Rep> {
+    replies.iter().map(|(reply, _)| *reply).collect()
+}
+
+#[track_caller]
+fn attached(next: Result<Next, Rejected>) -> Attached {
+    match next {
+        Ok(Next::Attach(attached)) => *attached,
+        other => panic!("not attached: {other:?}"),
+    }
+}
+
+#[test]
+fn the_archiso_hook_attaches_with_one_go() {
+    // Captured from nbd-client 3.26.1: GO "archiso", no information requests.
+    let (next, replies) = haggle(&[option(Opt::GO, &info_request("archiso", &[]))]);
+    assert_eq!(kinds(&replies), [Rep::INFO, Rep::ACK]);
+    let flags = FLAG_HAS_FLAGS | FLAG_READ_ONLY | FLAG_CAN_MULTI_CONN | FLAG_SEND_CACHE;
+    assert_eq!(replies[0].1, [&[0, 0][..], &SIZE.to_be_bytes(), &flags.to_be_bytes()].concat());
+    assert_eq!(attached(next).transmission.export().len(), SIZE);
+}
+
+#[test]
+fn every_name_of_the_image_attaches() {
+    let files = ["arch-2026:/airootfs.sfs", "archiso:/airootfs.sfs", ":/airootfs.sfs", ":/AIROOTFS.SFS"];
+    let names = ["", "archiso", "arch-2026"].map(|name| (name, SIZE)).into_iter();
+    for (name, size) in names.chain(files.map(|name| (name, 5000))) {
+        let (next, _) = haggle(&[option(Opt::GO, &info_request(name, &[]))]);
+        assert_eq!(attached(next).transmission.export().len(), size, "{name}");
+    }
+}
+
+#[test]
+fn an_unknown_name_is_told_what_there_is_and_the_client_may_try_again() {
+    let wrong =
+        ["arch", "arch-2026:/missing", "arch-2026:/", "archiso:/../etc/passwd", "other:/airootfs.sfs"];
+    for name in wrong {
+        let again = option(Opt::GO, &info_request("archiso", &[]));
+        let (next, replies) = haggle(&[option(Opt::GO, &info_request(name, &[])), again]);
+        assert_eq!(kinds(&replies), [Rep::ERR_UNKNOWN, Rep::INFO, Rep::ACK], "{name}");
+        let text = String::from_utf8(replies[0].1.clone()).unwrap();
+        assert_eq!(text, format!("no export named '{name}' here; there is: archiso, arch-2026"));
+        attached(next);
+    }
+}
+
+#[test]
+fn a_name_is_shown_without_control_characters_and_not_at_length() {
+    let evil = format!("\x1b[2J\n{}", "x".repeat(5000));
+    let (_, replies) = haggle(&[option(Opt::GO, &info_request(&evil, &[]))]);
+    let text = String::from_utf8(replies[0].1.clone()).unwrap();
+    assert!(text.starts_with("no export named '?[2J?xxx"));
+    assert!(text.len() < 200);
+}
+
+#[test]
+fn info_answers_like_go_but_the_haggling_goes_on() {
+    let wanted = [Info::NAME, Info::DESCRIPTION, Info::BLOCK_SIZE, Info(99), Info::EXPORT];
+    let info = option(Opt::INFO, &info_request("archiso", &wanted));
+    let (next, replies) = haggle(&[info.clone(), info, option(Opt::GO, &info_request("", &[]))]);
+    let once = [Rep::INFO, Rep::INFO, Rep::INFO, Rep::INFO, Rep::ACK];
+    assert_eq!(kinds(&replies), [&once[..], &once, &[Rep::INFO, Rep::ACK]].concat());
+    assert_eq!(replies[1].1, b"\x00\x01archiso");
+    assert_eq!(replies[3].1, [0, 3, 0, 0, 0, 1, 0, 0, 16, 0, 2, 0, 0, 0]);
+    attached(next);
+}
+
+#[test]
+fn list_names_whole_images() {
+    let (next, replies) = haggle(&[option(Opt::LIST, b""), option(Opt::LIST, b"x"), option(Opt::ABORT, b"")]);
+    assert_eq!(kinds(&replies), [Rep::SERVER, Rep::SERVER, Rep::ACK, Rep::ERR_INVALID, Rep::ACK]);
+    assert_eq!(replies[0].1, b"\0\0\0\x07archiso");
+    assert_eq!(replies[1].1, b"\0\0\0\x09arch-2026");
+    assert!(matches!(next, Ok(Next::Part)));
+}
+
+#[test]
+fn lengths_that_contradict_each_other_are_invalid_and_survived() {
+    let name_past_end = [&u32::MAX.to_be_bytes()[..], b"archiso\0\0"].concat();
+    let count_past_end = [string(b"archiso"), vec![0xff, 0xff, 0, 3]].concat();
+    let too_long = [info_request("archiso", &[]), vec![0]].concat();
+    for data in [name_past_end, count_past_end, too_long, Vec::new()] {
+        let go = option(Opt::GO, &data);
+        let (next, replies) = haggle(&[go, option(Opt::GO, &info_request("archiso", &[]))]);
+        assert_eq!(kinds(&replies), [Rep::ERR_INVALID, Rep::INFO, Rep::ACK]);
+        attached(next);
+    }
+}
+
+#[test]
+fn unknown_options_are_unsupported() {
+    let options = [Opt::STARTTLS, Opt::EXTENDED_HEADERS, Opt(4), Opt(0), Opt(u32::MAX)];
+    for opt in options {
+        let (next, replies) = haggle(&[option(opt, b"whatever")]);
+        assert_eq!(kinds(&replies), [Rep::ERR_UNSUP]);
+        assert!(matches!(next, Ok(Next::GoOn)));
+    }
+}
+
+#[test]
+fn streams_that_make_no_sense_end() {
+    let huge =
+        [&OPTS_MAGIC.to_be_bytes()[..], &Opt::GO.0.to_be_bytes(), &(64u32 << 20).to_be_bytes()].concat();
+    assert!(matches!(haggle(&[huge]).0, Err(Rejected::TooLong(Opt::GO, _))));
+    let http = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
+    assert!(matches!(haggle(&[http]).0, Err(Rejected::Malformed(Malformed::BadMagic(_)))));
+    let mut input = BytesMut::from(&[0xff, 0, 0, 3][..]);
+    let flags = Handshake::new(catalog()).handle(&mut input, &mut BytesMut::new());
+    assert!(matches!(flags, Err(Rejected::UnknownFlags(0xff00_0003))));
+}
+
+#[test]
+fn export_name_has_124_zeroes_unless_refused() {
+    for (flags, len) in [([0, 0, 0, 3], 10), ([0, 0, 0, 1], 134), ([0, 0, 0, 0], 134)] {
+        let mut input = BytesMut::from(&[&flags[..], &option(Opt::EXPORT_NAME, b"archiso")].concat()[..]);
+        let mut out = BytesMut::new();
+        attached(Handshake::new(catalog()).handle(&mut input, &mut out));
+        assert_eq!(out.len(), len);
+    }
+    let (next, replies) = haggle(&[option(Opt::EXPORT_NAME, b"nope")]);
+    assert_eq!(next.unwrap_err().to_string(), "no export named 'nope'");
+    assert_eq!(replies, []);
+}
+
+#[test]
+fn old_style_clients_have_one_option() {
+    let mut input = BytesMut::from(&[&[0, 0, 0, 0][..], &option(Opt::LIST, b"")].concat()[..]);
+    let next = Handshake::new(catalog()).handle(&mut input, &mut BytesMut::new());
+    assert!(matches!(next, Err(Rejected::NotFixed(Opt::LIST))));
+}
+
+#[test]
+fn bytes_may_arrive_one_by_one_and_more_may_follow() {
+    let go = [&FIXED[..], &option(Opt::GO, &info_request("archiso", &[])), b"first request"].concat();
+    let mut session = Handshake::new(catalog());
+    let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
+    for (sent, byte) in go.iter().enumerate() {
+        input.extend_from_slice(&[*byte]);
+        match session.handle(&mut input, &mut out).unwrap() {
+            Next::GoOn => assert!(sent < go.len() - 14),
+            Next::Attach(_) => {
+                assert_eq!(sent, go.len() - 14);
+                return;
+            }
+            Next::Part => panic!("parted"),
+        }
+    }
+}
+
+#[test]
+fn a_thousand_lists_are_answered_in_turns() {
+    let lists = vec![option(Opt::LIST, b""); 1000];
+    let mut input = BytesMut::from(&[&FIXED[..], &lists.concat()].concat()[..]);
+    let mut session = Handshake::new(catalog());
+    let mut answered = 0;
+    for _ in 0..100 {
+        let mut out = BytesMut::new();
+        session.handle(&mut input, &mut out).unwrap();
+        assert!(out.len() < 128 << 10, "a client that only asks cannot make the server hoard replies");
+        answered += kinds(&replies(&out)).iter().filter(|&&reply| reply == Rep::ACK).count();
+    }
+    assert_eq!(answered, 1000);
+}
+
+#[test]
+fn allocation_needs_structured_replies_and_belongs_to_one_export() {
+    let set = |name| option(Opt::SET_META_CONTEXT, &meta_request(name, &["base:allocation"]));
+    let (_, replies) = haggle(&[set("archiso")]);
+    assert_eq!(kinds(&replies), [Rep::ERR_INVALID]);
+
+    let structured = option(Opt::STRUCTURED_REPLY, b"");
+    let go = option(Opt::GO, &info_request("archiso", &[]));
+    let (next, replies) = haggle(&[structured.clone(), set("archiso"), go.clone()]);
+    assert_eq!(kinds(&replies), [Rep::ACK, Rep::META_CONTEXT, Rep::ACK, Rep::INFO, Rep::ACK]);
+    assert_eq!(replies[1].1, b"\0\0\0\x01base:allocation");
+    assert_eq!(attached(next).transmission.replies(), Replies::StructuredWithAllocation);
+
+    let (next, _) = haggle(&[structured.clone(), set("arch-2026"), go.clone()]);
+    assert_eq!(attached(next).transmission.replies(), Replies::Structured);
+    let forget = option(Opt::SET_META_CONTEXT, &meta_request("archiso", &["qemu:dirty-bitmap:x"]));
+    let (next, _) = haggle(&[structured, set("archiso"), forget, go]);
+    assert_eq!(attached(next).transmission.replies(), Replies::Structured);
+}
+
+#[test]
+fn contexts_are_listed() {
+    let list = |queries| option(Opt::LIST_META_CONTEXT, &meta_request("archiso", queries));
+    for queries in [&[][..], &["base:"], &["x:y", "base:allocation"]] {
+        assert_eq!(kinds(&haggle(&[list(queries)]).1), [Rep::META_CONTEXT, Rep::ACK]);
+    }
+    assert_eq!(kinds(&haggle(&[list(&["x:"])]).1), [Rep::ACK]);
+    let many = [string(b"archiso"), u32::MAX.to_be_bytes().to_vec()].concat();
+    assert_eq!(kinds(&haggle(&[option(Opt::LIST_META_CONTEXT, &many)]).1), [Rep::ERR_INVALID]);
+}
+
+// ---- transmission ----
+
+fn transmission(replies: Replies) -> Transmission {
+    Transmission::new(Export::of_extents(&[Extent { offset: 0, len: SIZE }]), replies)
+}
+
+fn request(command: Cmd, flags: u16, offset: u64, len: u32) -> Vec<u8> {
+    let cookie = 0x1122_3344_5566_7788_u64.to_be_bytes();
+    let numbers = [
+        REQUEST_MAGIC.to_be_bytes(),
+        [flags.to_be_bytes(), command.0.to_be_bytes()].concat().try_into().unwrap(),
+    ];
+    [&numbers.concat()[..], &cookie, &offset.to_be_bytes(), &len.to_be_bytes()].concat()
+}
+
+/// The turn, and the replies as hex with ranges as `[offset+len]`.
+fn transmit(session: &mut Transmission, requests: &[Vec<u8>]) -> (Turn, String) {
+    let mut batch = Batch::default();
+    let turn = session.handle(&mut BytesMut::from(&requests.concat()[..]), &mut batch);
+    (turn, shown(&batch))
+}
+
+fn shown(batch: &Batch) -> String {
+    let show = |chunk: Chunk<'_>| match chunk {
+        Chunk::Bytes(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        Chunk::Image(range) => format!("[{}+{}]", range.offset(), range.len()),
+    };
+    batch.chunks().map(show).collect()
+}
+
+/// A simple reply to [`request`]'s cookie.
+fn simple(error: u32) -> String {
+    format!("67446698{error:08x}1122334455667788")
+}
+
+/// An only chunk's header and payload.
+fn chunk(kind: u16, payload: &str) -> String {
+    format!("668e33ef0001{kind:04x}1122334455667788{:08x}{payload}", payload.len() / 2)
+}
+
+#[test]
+fn reads_are_answered_in_one_batch() {
+    let read = |offset| request(Cmd::READ, 0, offset, 4096);
+    let (turn, replies) = transmit(&mut transmission(Replies::Simple), &[read(2048), read(0)]);
+    assert_eq!(turn, Turn::Drained);
+    assert_eq!(replies, format!("{0}[2048+4096]{0}[0+4096]", simple(0)));
+}
+
+#[test]
+fn structured_reads_are_one_chunk() {
+    let mut session = transmission(Replies::Structured);
+    let (_, replies) = transmit(&mut session, &[request(Cmd::READ, CMD_FLAG_DF, 2048, 512)]);
+    assert_eq!(
+        replies,
+        "668e33ef00010001112233445566778800000208\
+                         0000000000000800[2048+512]"
+    );
+    let (_, replies) = transmit(&mut session, &[request(Cmd::READ, 0, 2048, 0)]);
+    assert_eq!(replies, chunk(0, ""));
+}
+
+#[test]
+fn the_last_byte_can_be_read_and_no_more() {
+    let mut session = transmission(Replies::Simple);
+    let ok = [request(Cmd::READ, 0, SIZE - 1, 1), request(Cmd::READ, 0, SIZE, 0)];
+    assert_eq!(transmit(&mut session, &ok).1, format!("{0}[{1}+1]{0}", simple(0), SIZE - 1));
+    for (offset, len) in [(SIZE - 1, 2), (SIZE, 1), (u64::MAX, 1), (u64::MAX - 4095, 4096), (0, u32::MAX)] {
+        assert_eq!(
+            transmit(&mut session, &[request(Cmd::READ, 0, offset, len)]).1,
+            simple(22),
+            "{offset}+{len}"
+        );
+    }
+}
+
+#[test]
+fn thirty_two_mebibytes_are_the_longest_read() {
+    let huge = Export::of_extents(&[Extent { offset: 0, len: 1 << 40 }]);
+    let mut session = Transmission::new(huge, Replies::Simple);
+    let (turn, replies) = transmit(&mut session, &[request(Cmd::READ, 0, 0, READ_MAX)]);
+    assert_eq!((turn, replies), (Turn::Full, format!("{}[0+33554432]", simple(0))));
+    let (turn, replies) = transmit(&mut session, &[request(Cmd::READ, 0, 0, READ_MAX + 1)]);
+    assert_eq!((turn, replies), (Turn::Drained, simple(22)));
+}
+
+#[test]
+fn writes_are_refused_and_their_payload_swallowed() {
+    let mut session = transmission(Replies::Simple);
+    let write = [request(Cmd::WRITE, 0, 0, 10_000), vec![0xaa; 9_999]].concat();
+    assert_eq!(transmit(&mut session, &[write]), (Turn::Drained, simple(1)));
+    let rest = [vec![0xaa], request(Cmd::READ, 0, 0, 512)];
+    assert_eq!(transmit(&mut session, &rest).1, format!("{}[0+512]", simple(0)));
+    let others = [request(Cmd::TRIM, 0, 0, 512), request(Cmd::WRITE_ZEROES, 0, 0, 512)];
+    assert_eq!(transmit(&mut session, &others).1, simple(1).repeat(2));
+    let flood = request(Cmd::WRITE, 0, 0, u32::MAX);
+    assert_eq!(transmit(&mut session, &[flood]).0, Turn::Flooded { len: u32::MAX });
+}
+
+#[test]
+fn errors_have_a_text_where_there_is_room_for_one() {
+    let mut session = transmission(Replies::Structured);
+    let text = "the export is read-only";
+    let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let payload = format!("00000001{:04x}{hex}", text.len());
+    assert_eq!(transmit(&mut session, &[request(Cmd::TRIM, 0, 0, 1)]).1, chunk(0x8001, &payload));
+}
+
+#[test]
+fn unknown_commands_and_flags_are_invalid_and_survived() {
+    let mut session = transmission(Replies::Simple);
+    for (command, flags) in [(Cmd(8), 0), (Cmd(0xffff), 0), (Cmd::READ, 1 << 15), (Cmd::CACHE, 1)] {
+        let requests = [request(command, flags, 0, 512), request(Cmd::FLUSH, 0, 0, 0)];
+        assert_eq!(transmit(&mut session, &requests), (Turn::Drained, simple(22) + &simple(0)));
+    }
+}
+
+#[test]
+fn everything_is_allocated() {
+    let mut session = transmission(Replies::StructuredWithAllocation);
+    let status = request(Cmd::BLOCK_STATUS, CMD_FLAG_REQ_ONE, 512, 4096);
+    assert_eq!(transmit(&mut session, &[status.clone()]).1, chunk(5, "000000010000100000000000"));
+    for replies in [Replies::Simple, Replies::Structured] {
+        let answer = transmit(&mut transmission(replies), &[status.clone()]).1;
+        assert!(answer.contains("00000016"), "EINVAL without a context");
+    }
+    for (offset, len) in [(0, 0), (SIZE, 1)] {
+        let answer = transmit(&mut session, &[request(Cmd::BLOCK_STATUS, 0, offset, len)]).1;
+        assert!(answer.starts_with("668e33ef00018001"));
+    }
+}
+
+#[test]
+fn cache_is_a_hint_that_ends_the_turn() {
+    let mut session = transmission(Replies::Simple);
+    let (turn, replies) = transmit(&mut session, &[request(Cmd::CACHE, 0, 512, 1024)]);
+    assert_eq!((turn, replies), (Turn::Prefetch { offset: 512, len: 1024 }, simple(0)));
+    assert_eq!(transmit(&mut session, &[request(Cmd::CACHE, 0, SIZE, 1)]).0, Turn::Drained);
+}
+
+#[test]
+fn replies_leave_before_a_disconnect() {
+    let read = request(Cmd::READ, 0, 0, 512);
+    let (turn, replies) =
+        transmit(&mut transmission(Replies::Simple), &[read.clone(), request(Cmd::DISC, 0, 0, 0), read]);
+    assert_eq!((turn, replies), (Turn::Disconnected, simple(0) + "[0+512]"));
+}
+
+#[test]
+fn a_wrong_magic_breaks_the_stream() {
+    let (turn, replies) = transmit(&mut transmission(Replies::Simple), &[vec![0; 28]]);
+    assert_eq!((turn, replies), (Turn::Broken(Malformed::BadMagic(0)), String::new()));
+}
+
+#[test]
+fn a_turn_has_an_end() {
+    let large = vec![request(Cmd::READ, 0, 0, 1 << 19); 5];
+    let mut input = BytesMut::from(&large.concat()[..]);
+    let mut session = transmission(Replies::Simple);
+    let mut turns = Vec::new();
+    while turns.last() != Some(&Turn::Drained) {
+        let mut batch = Batch::default();
+        turns.push(session.handle(&mut input, &mut batch));
+        assert!(batch.len() < 3 << 19);
+    }
+    assert_eq!(turns, [Turn::Full, Turn::Full, Turn::Drained]);
+    let many = vec![request(Cmd::FLUSH, 0, 0, 0); 600];
+    assert_eq!(transmit(&mut session, &many).0, Turn::Full);
+    assert_eq!(session.tally(), Tally { reads: 5, bytes: 5 << 19 });
+}
