@@ -16,6 +16,8 @@
 
 pub mod codec;
 pub mod export;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod image;
 pub mod nbd;
 pub mod sys;
