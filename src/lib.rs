@@ -14,6 +14,7 @@
 //! peer (no I/O, no clock), `server` awaits, binds and spawns. Arrows point down only: server -> session -> wire,
 //! session -> export -> image.
 
+pub mod boot;
 pub mod codec;
 pub mod export;
 #[doc(hidden)]

@@ -1,0 +1,175 @@
+//! Boot plans: from what a machine says of itself to the program its firmware loads and the menu that program shows.
+//!
+//! Everything here is a pure decision. `dhcp` asks [`plan`] what to offer; `tftp` serves what was offered.
+
+use std::fmt;
+
+/// A machine, as far as its boot depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Machine {
+    pub firmware: Firmware,
+    pub architecture: Architecture,
+}
+
+/// The program that asks for a boot file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Firmware {
+    /// A PXE ROM or UEFI PXE (vendor class `PXEClient`).
+    Pxe,
+    /// UEFI HTTP Boot (vendor class `HTTPClient`).
+    HttpBoot,
+    /// iPXE (user class `iPXE`), be it the network card's ROM or a program loaded before.
+    Ipxe,
+}
+
+/// Client system architecture: the number in DHCP option 93 (RFC 4578 §2.1, and IANA's "Processor Architecture
+/// Types", where later numbers are).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Architecture(pub u16);
+
+impl Architecture {
+    /// Intel x86 with a BIOS; also what a machine is that does not send option 93.
+    pub const BIOS: Architecture = Architecture(0);
+
+    /// The registry's word for the number.
+    const fn name(self) -> Option<&'static str> {
+        Some(match self.0 {
+            0 => "x86 BIOS",
+            1 => "NEC PC-98",
+            2 => "Itanium",
+            6 => "x86 UEFI",
+            7 => "x64 UEFI",
+            9 => "EBC",
+            10 => "ARM 32-bit UEFI",
+            11 => "ARM 64-bit UEFI",
+            15 => "x86 UEFI boot from HTTP",
+            16 => "x64 UEFI boot from HTTP",
+            17 => "EBC boot from HTTP",
+            18 => "ARM 32-bit UEFI boot from HTTP",
+            19 => "ARM 64-bit UEFI boot from HTTP",
+            20 => "x86 BIOS boot from HTTP",
+            25 => "RISC-V 32-bit UEFI",
+            27 => "RISC-V 64-bit UEFI",
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "architecture {}", self.0),
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.firmware {
+            Firmware::Pxe | Firmware::HttpBoot => write!(f, "{}", self.architecture),
+            Firmware::Ipxe => write!(f, "{}, iPXE", self.architecture),
+        }
+    }
+}
+
+/// What this site has to boot machines with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    bios_loader: Option<String>,
+}
+
+impl Site {
+    /// `bios_loader`: path of `lpxelinux.0` from the root of the TFTP tree, without a leading `/`; `None` where the
+    /// image has none. A path that cannot go into a DHCP reply counts as none.
+    pub fn new(bios_loader: Option<&str>) -> Self {
+        Self { bios_loader: bios_loader.map(|path| format!("/{path}")).filter(|path| fits_dhcp(path)) }
+    }
+}
+
+/// True for text that may stand in a DHCP reply: it fits the BOOTP `file` field with its NUL (RFC 2131 §2), and its
+/// characters mean nothing to the shell of an initramfs that sources what `ipconfig` wrote.
+fn fits_dhcp(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._/:-".contains(&b);
+    text.len() < 128 && text.bytes().all(plain)
+}
+
+/// Option 209 of every PXELINUX plan. PXELINUX puts its path prefix before any name that is no URL, a leading `/` or
+/// not; the form `::name` names a file of the TFTP server itself (core/fs/pxe/urlparse.c).
+pub const MENU: &str = "::/isowire/pxelinux.cfg";
+
+/// What to offer a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootPlan {
+    /// The program to load: `file` and option 67. Only characters that are plain to a shell, at most 127.
+    pub boot_file: String,
+    /// The program's configuration: option 209 (RFC 5071 §4).
+    pub config_file: Option<String>,
+}
+
+/// Why a machine gets no boot plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("{0} machines are not served yet: switch the firmware to legacy (BIOS, CSM) network boot")]
+    Architecture(Architecture),
+    #[error("the image has no lpxelinux.0 to boot BIOS machines with")]
+    NoLoader,
+}
+
+/// Decides what `machine` boots.
+///
+/// # Errors
+/// [`Refusal`] says, for the log, why there is nothing for this machine.
+pub fn plan(machine: &Machine, site: &Site) -> Result<BootPlan, Refusal> {
+    match (machine.firmware, machine.architecture) {
+        // iPXE in a BIOS runs lpxelinux on its own UNDI like any PXE ROM, so the image's own loader serves both.
+        (Firmware::Pxe | Firmware::Ipxe, Architecture::BIOS) => pxelinux(site),
+        (_, architecture) => Err(Refusal::Architecture(architecture)),
+    }
+}
+
+fn pxelinux(site: &Site) -> Result<BootPlan, Refusal> {
+    let boot_file = site.bios_loader.clone().ok_or(Refusal::NoLoader)?;
+    Ok(BootPlan { boot_file, config_file: Some(MENU.to_owned()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site() -> Site {
+        Site::new(Some("boot/syslinux/lpxelinux.0"))
+    }
+
+    fn machine(firmware: Firmware, architecture: u16) -> Machine {
+        Machine { firmware, architecture: Architecture(architecture) }
+    }
+
+    #[test]
+    fn bios_machines_load_the_images_own_pxelinux() {
+        for firmware in [Firmware::Pxe, Firmware::Ipxe] {
+            let plan = plan(&machine(firmware, 0), &site()).unwrap();
+            assert_eq!(plan.boot_file, "/boot/syslinux/lpxelinux.0");
+            assert_eq!(plan.config_file.as_deref(), Some("::/isowire/pxelinux.cfg"));
+        }
+    }
+
+    #[test]
+    fn others_are_refused_by_name() {
+        let refusal = |firmware, number| plan(&machine(firmware, number), &site()).unwrap_err().to_string();
+        assert!(refusal(Firmware::Pxe, 7).starts_with("x64 UEFI machines are not served yet"));
+        assert!(refusal(Firmware::Ipxe, 11).starts_with("ARM 64-bit UEFI machines"));
+        assert!(refusal(Firmware::HttpBoot, 16).starts_with("x64 UEFI boot from HTTP machines"));
+        assert!(refusal(Firmware::Pxe, 4711).starts_with("architecture 4711 machines"));
+    }
+
+    #[test]
+    fn an_image_without_a_loader_boots_nobody() {
+        let bios = machine(Firmware::Pxe, 0);
+        assert_eq!(plan(&bios, &Site::new(None)), Err(Refusal::NoLoader));
+        for unfit in ["boot/$(reboot)/lpxelinux.0", "a b", "x'y", &"a".repeat(127)] {
+            assert_eq!(plan(&bios, &Site::new(Some(unfit))), Err(Refusal::NoLoader), "{unfit}");
+        }
+        assert!(plan(&bios, &Site::new(Some(&"a".repeat(126)))).is_ok());
+    }
+}
