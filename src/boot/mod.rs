@@ -2,6 +2,10 @@
 //!
 //! Everything here is a pure decision. `dhcp` asks [`plan`] what to offer; `tftp` serves what was offered.
 
+pub mod menu;
+pub mod syslinux;
+pub mod text;
+
 use std::fmt;
 
 /// A machine, as far as its boot depends on it.

@@ -1,0 +1,103 @@
+//! Values that can stand in a PXELINUX menu: none of them can end its line or its word.
+
+use std::fmt;
+
+/// Printable ASCII without white space, not empty: one parameter of a kernel command line.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Word(String);
+
+impl Word {
+    /// `None` for text that is not one word.
+    pub fn new(text: &str) -> Option<Self> {
+        (!text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())).then(|| Self(text.to_owned()))
+    }
+}
+
+/// Printable ASCII in one line: a title.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Line(String);
+
+impl Line {
+    /// Longest line that is kept, in characters: a screen is 80 wide.
+    const MAX: usize = 120;
+
+    /// The text with a `?` for each character that is not printable ASCII, cut at 120 characters.
+    pub fn new(text: &str) -> Self {
+        let printable = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+        Self(text.trim().chars().take(Self::MAX).map(printable).collect())
+    }
+}
+
+/// Path of a file from the root of an image, without a leading `/`, in characters that mean nothing to PXELINUX, to
+/// its lists (`,`) and to its URLs (`: # % ;`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PlainPath(String);
+
+impl PlainPath {
+    /// Longest path: with a prefix it must fit PXELINUX's names of 255 bytes (`FILENAME_MAX`).
+    const MAX: usize = 128;
+
+    /// `None` for a path with other characters, with empty, `.` or `..` parts, or longer than 128 bytes.
+    pub fn new(text: &str) -> Option<Self> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._/+@~-".contains(&b);
+        let part = |part: &str| !matches!(part, "" | "." | "..");
+        let fits = text.len() <= Self::MAX && text.bytes().all(plain) && text.split('/').all(part);
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    /// The directory the file is in, with a `/` at the end; empty for the root.
+    pub fn directory(&self) -> &str {
+        self.0.rfind('/').map_or("", |slash| self.0.split_at(slash + 1).0)
+    }
+}
+
+macro_rules! reads_as_text {
+    ($($name:ident)*) => {$(
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
+}
+
+reads_as_text!(Word Line PlainPath);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_have_no_white_space() {
+        assert_eq!(Word::new("console=ttyS0,115200").unwrap().as_str(), "console=ttyS0,115200");
+        for bad in ["", "a b", "a\tb", "a\n", "a\0", "ä", "\x1b"] {
+            assert_eq!(Word::new(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn lines_have_no_end() {
+        assert_eq!(Line::new(" a\nLABEL b\r\0 ").as_str(), "a?LABEL b??");
+        assert_eq!(Line::new("Größe").as_str(), "Gr??e");
+        assert_eq!(Line::new(&"x".repeat(500)).as_str().len(), Line::MAX);
+    }
+
+    #[test]
+    fn paths_are_plain() {
+        let path = PlainPath::new("arch/boot/x86_64/vmlinuz-linux").unwrap();
+        assert_eq!(path.directory(), "arch/boot/x86_64/");
+        assert_eq!(PlainPath::new("vmlinuz").unwrap().directory(), "");
+        for bad in
+            ["", "/a", "a/", "a//b", "a/../b", "./a", "a b", "a,b", "a:b", "a#b", "a%b", "a;b", "initrd=a"]
+        {
+            assert_eq!(PlainPath::new(bad), None, "{bad:?}");
+        }
+        assert_eq!(PlainPath::new(&"a".repeat(129)), None);
+    }
+}
