@@ -50,16 +50,18 @@ fn meta_request(name: &str, queries: &[&str]) -> Vec<u8> {
 
 const FIXED: [u8; 4] = [0, 0, 0, 3];
 
+/// Option replies as type and data.
+type OptionReplies = Vec<(Rep, Vec<u8>)>;
+
 /// What the server says to these messages, all in one segment, behind the client flags.
-fn haggle(messages: &[Vec<u8>]) -> (Result<Next, Rejected>, Vec<(Rep, Vec<u8>)>) {
+fn haggle(messages: &[Vec<u8>]) -> (Result<Next, Rejected>, OptionReplies) {
     let mut input = BytesMut::from(&[&FIXED[..], &messages.concat()].concat()[..]);
     let mut out = BytesMut::new();
     let next = Handshake::new(catalog()).handle(&mut input, &mut out);
     (next, replies(&out))
 }
 
-/// The option replies in `out`, as type and data.
-fn replies(out: &[u8]) -> Vec<(Rep, Vec<u8>)> {
+fn replies(out: &[u8]) -> OptionReplies {
     let mut reader = crate::codec::Reader::new(out);
     let mut replies = Vec::new();
     while !reader.is_empty() {
@@ -387,9 +389,9 @@ fn unknown_commands_and_flags_are_invalid_and_survived() {
 fn everything_is_allocated() {
     let mut session = transmission(Replies::StructuredWithAllocation);
     let status = request(Cmd::BLOCK_STATUS, CMD_FLAG_REQ_ONE, 512, 4096);
-    assert_eq!(transmit(&mut session, &[status.clone()]).1, chunk(5, "000000010000100000000000"));
+    assert_eq!(transmit(&mut session, std::slice::from_ref(&status)).1, chunk(5, "000000010000100000000000"));
     for replies in [Replies::Simple, Replies::Structured] {
-        let answer = transmit(&mut transmission(replies), &[status.clone()]).1;
+        let answer = transmit(&mut transmission(replies), std::slice::from_ref(&status)).1;
         assert!(answer.contains("00000016"), "EINVAL without a context");
     }
     for (offset, len) in [(0, 0), (SIZE, 1)] {

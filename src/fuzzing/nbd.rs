@@ -1,0 +1,104 @@
+//! Properties of the NBD sessions.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use crate::export::batch::Chunk;
+use crate::export::{Batch, Catalog, Export, Served};
+use crate::image::index::{Attributes, Index, Kind, NodeId};
+use crate::image::{Extent, Image, Source};
+use crate::nbd::session::{Handshake, Next, READ_MAX, Replies, Transmission, Turn};
+
+/// The export of both targets.
+const EXTENT: Extent = Extent { offset: 4096, len: 1 << 20 };
+
+/// Most bytes that one call may queue: what a turn allows, and one longest reply on top.
+const HANDSHAKE_OUT_MAX: usize = 128 << 10;
+const TURN_OUT_MAX: u64 = (1 << 20) + READ_MAX as u64 + 4096;
+
+/// However the client's bytes are cut into segments, the same replies leave, and they are bounded.
+pub fn handshake(data: &[u8]) {
+    let [at_once, bytewise] = [usize::MAX, 1].map(|segment| haggle(data, segment));
+    assert_eq!(at_once, bytewise);
+}
+
+/// Feeds a handshake in segments; what it said, and how it ended.
+fn haggle(data: &[u8], segment: usize) -> (Vec<u8>, Option<String>) {
+    let mut session = Handshake::new(catalog());
+    let (mut said, mut input) = (Vec::new(), BytesMut::new());
+    for bytes in data.chunks(segment.min(data.len()).max(1)) {
+        input.extend_from_slice(bytes);
+        loop {
+            let mut out = BytesMut::new();
+            let next = session.handle(&mut input, &mut out);
+            assert!(out.len() <= HANDSHAKE_OUT_MAX);
+            said.extend_from_slice(&out);
+            match next {
+                Ok(Next::GoOn) if out.is_empty() => break,
+                Ok(Next::GoOn) => {}
+                Ok(Next::Attach(attached)) => return (said, Some(attached.name)),
+                Ok(Next::Part) => return (said, None),
+                Err(rejected) => return (said, Some(rejected.to_string())),
+            }
+        }
+    }
+    (said, None)
+}
+
+fn catalog() -> Arc<Catalog> {
+    let source = Source::open(Path::new("/dev/null")).expect("/dev/null opens");
+    let attributes = Attributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let mut index = Index::new(attributes);
+    let file = Kind::File { extents: vec![EXTENT] };
+    index.add(NodeId::ROOT, b"f", file, attributes).expect("a good name");
+    let image = Arc::new(Image::new(source, index));
+    Arc::new(Catalog::new(Served { name: "i".into(), image }, Vec::new()))
+}
+
+/// However the requests are cut into segments, the same replies leave; every range lies inside the export; a turn is
+/// bounded. The first byte chooses how replies look.
+pub fn transmission(data: &[u8]) {
+    let Some((&mode, data)) = data.split_first() else { return };
+    let replies = match mode % 3 {
+        0 => Replies::Simple,
+        1 => Replies::Structured,
+        _ => Replies::StructuredWithAllocation,
+    };
+    let [at_once, bytewise] = [usize::MAX, 1].map(|segment| converse(data, segment, replies));
+    assert_eq!(at_once, bytewise);
+}
+
+/// Feeds a transmission in segments; what it said (a range as its numbers), and how it ended.
+fn converse(data: &[u8], segment: usize, replies: Replies) -> (Vec<u8>, Option<Turn>) {
+    let mut session = Transmission::new(Export::of_extents(&[EXTENT]), replies);
+    let (mut said, mut input) = (Vec::new(), BytesMut::new());
+    for bytes in data.chunks(segment.min(data.len()).max(1)) {
+        input.extend_from_slice(bytes);
+        loop {
+            let mut batch = Batch::default();
+            let turn = session.handle(&mut input, &mut batch);
+            assert!(batch.len() <= TURN_OUT_MAX);
+            batch.chunks().for_each(|chunk| record(chunk, &mut said));
+            match turn {
+                Turn::Drained => break,
+                Turn::Full | Turn::Prefetch { .. } => {}
+                end => return (said, Some(end)),
+            }
+        }
+    }
+    (said, None)
+}
+
+fn record(chunk: Chunk<'_>, said: &mut Vec<u8>) {
+    match chunk {
+        Chunk::Bytes(bytes) => said.extend_from_slice(bytes),
+        Chunk::Image(range) => {
+            assert!(range.offset() >= EXTENT.offset && range.offset() + range.len() <= EXTENT.end());
+            assert!(range.len() <= READ_MAX.into());
+            said.extend_from_slice(&range.offset().to_be_bytes());
+            said.extend_from_slice(&range.len().to_be_bytes());
+        }
+    }
+}
