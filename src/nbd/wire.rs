@@ -458,5 +458,4 @@ fn fill(bytes: &mut [u8], parts: &[&[u8]]) {
         head.copy_from_slice(part);
         rest = tail;
     }
-    debug_assert!(rest.is_empty());
 }
