@@ -200,3 +200,49 @@ fn prefetch(image: &Image, session: &Transmission, offset: u64, len: u32) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::export::Served;
+    use crate::image::index::{Attributes, Index};
+    use crate::image::{Image, Source};
+
+    /// A client of a server whose image is empty.
+    async fn connect() -> TcpStream {
+        let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+        let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), Index::new(attributes));
+        let served = Served { name: "empty".into(), image: Arc::new(image) };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(run(listener, Arc::new(Catalog::new(served, Vec::new())), std::future::pending()));
+        TcpStream::connect(address).await.unwrap()
+    }
+
+    // The clock of these tests is paused: whenever everybody waits, it jumps to the next timer.
+
+    #[tokio::test(start_paused = true)]
+    async fn who_never_chooses_an_export_is_turned_away() {
+        let mut socket = connect().await;
+        let since = tokio::time::Instant::now();
+        let mut said = Vec::new();
+        socket.read_to_end(&mut said).await.unwrap();
+        assert_eq!(said, wire::GREETING);
+        assert!(since.elapsed() >= HANDSHAKE_DEADLINE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_attached_may_be_silent_for_a_month() {
+        let mut socket = connect().await;
+        socket.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x07archiso").await.unwrap();
+        socket.read_exact(&mut [0; 18 + 10]).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(30 * 86_400)).await;
+        let flush = [&wire::REQUEST_MAGIC.to_be_bytes()[..], b"\0\0\0\x03cookie42", &[0; 12]].concat();
+        socket.write_all(&flush).await.unwrap();
+        let mut reply = [0; 16];
+        socket.read_exact(&mut reply).await.unwrap();
+        assert_eq!(&reply, b"\x67\x44\x66\x98\0\0\0\0cookie42");
+    }
+}
