@@ -1,0 +1,79 @@
+//! The test ISOs, built once by `tests/iso/build` and `tests/iso/odd`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use super::running::output_of;
+
+/// The programs that `tests/iso/build` calls.
+pub const NEEDS: [&str; 15] = [
+    "xorriso",
+    "mksquashfs",
+    "busybox",
+    "nbd-client",
+    "openssl",
+    "cpio",
+    "zstd",
+    "depmod",
+    "modprobe",
+    "mkfs.fat",
+    "mcopy",
+    "/usr/lib/klibc/bin/ipconfig",
+    "/usr/lib/PXELINUX/lpxelinux.0",
+    "/usr/lib/ISOLINUX/isolinux.bin",
+    "/usr/lib/systemd/boot/efi/systemd-bootx64.efi",
+];
+
+/// An ISO laid out as mkarchiso does it, that boots to a userland which hashes `/content`.
+pub struct ArchIso {
+    pub path: PathBuf,
+    /// SHA-256 of `/content` in the root file system, in hexadecimal.
+    pub content_sha256: String,
+}
+
+/// What releng is, small: about 64 MiB, 24 of them airootfs.sfs.
+pub fn small() -> ArchIso {
+    built("small", &[])
+}
+
+/// The same without a CMS signature.
+pub fn without_cms() -> ArchIso {
+    built("no-cms", &["--no-cms"])
+}
+
+/// About 600 MiB, as large as a real one once was.
+pub fn large() -> ArchIso {
+    built("large", &["--airootfs-mib", "563"])
+}
+
+/// One of the images of `tests/iso/odd`, by its name there.
+pub fn odd(name: &str) -> PathBuf {
+    let _turn = TURN.lock();
+    let dir = directory().join("odd");
+    let iso = dir.join(name).with_extension("iso");
+    if !iso.exists() {
+        output_of(Command::new(script("odd")).arg(&dir).arg(name));
+    }
+    iso
+}
+
+/// Tests run in parallel, and two of them may want the same image first.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn built(name: &str, options: &[&str]) -> ArchIso {
+    let _turn = TURN.lock();
+    let path = directory().join(name).with_extension("iso");
+    output_of(Command::new(script("build")).arg(&path).args(options));
+    let sum = fs::read_to_string(path.with_extension("iso.sha256")).expect("written by tests/iso/build");
+    ArchIso { path, content_sha256: sum.trim().to_owned() }
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/iso").join(name)
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("iso")
+}

@@ -1,0 +1,127 @@
+//! A network of a test's own: a namespace with a bridge, other hosts on it as further namespaces, taps for machines.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::{Command, id};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::needs::{find, tool};
+use super::running::output_of;
+
+/// The programs without which there is no [`Lan`].
+pub const NEEDS: [&str; 4] = ["root", "ip", "sysctl", "setpriv"];
+
+/// The bridge's name inside its namespace.
+pub const BRIDGE: &str = "br0";
+
+/// The user and group that own nothing.
+const NOBODY: u32 = 65534;
+
+/// One Ethernet segment. The namespace itself is a host on it, by the bridge's address; here the server runs.
+///
+/// Everything goes when this is dropped: processes in it must have ended before.
+pub struct Lan {
+    server: Namespace,
+    hosts: u32,
+    taps: u32,
+}
+
+impl Lan {
+    /// A /24 network. Unprivileged processes on it may bind every port.
+    pub fn new(address: Ipv4Addr) -> Lan {
+        let server = Namespace::new();
+        server.ip(&["link", "add", BRIDGE, "type", "bridge"]);
+        server.configure(BRIDGE, address);
+        output_of(server.command("sysctl").args(["-qw", "net.ipv4.ip_unprivileged_port_start=0"]));
+        Lan { server, hosts: 0, taps: 0 }
+    }
+
+    /// A further host on the segment.
+    pub fn host(&mut self, address: Ipv4Addr) -> Namespace {
+        self.hosts += 1;
+        let (here, there) = (format!("veth{}", self.hosts), "eth0");
+        let host = Namespace::new();
+        self.server.ip(&["link", "add", &here, "type", "veth", "peer", "name", there, "netns", &host.name]);
+        self.plug_in(&here);
+        host.configure(there, address);
+        host
+    }
+
+    /// A tap device for a machine, by its name.
+    pub fn tap(&mut self) -> String {
+        self.taps += 1;
+        let tap = format!("tap{}", self.taps);
+        self.server.ip(&["tuntap", "add", &tap, "mode", "tap"]);
+        self.plug_in(&tap);
+        tap
+    }
+
+    /// A name that no other network has at this time.
+    pub fn name(&self) -> &str {
+        &self.server.name
+    }
+
+    /// A command that runs beside the server, as root.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        self.server.command(program)
+    }
+
+    /// A command that runs as a user without any privilege, as a stranger would start it.
+    pub fn command_as_nobody(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = self.server.command("setpriv");
+        command
+            .args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")])
+            .args(["--clear-groups", "--no-new-privs"])
+            .args(["--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--"])
+            .arg(program.as_ref());
+        command
+    }
+
+    fn plug_in(&self, interface: &str) {
+        self.server.ip(&["link", "set", interface, "master", BRIDGE, "up"]);
+    }
+}
+
+/// A directory that the unprivileged user of [`Lan::command_as_nobody`] may write to.
+pub fn give_to_nobody(path: &Path) {
+    std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("root may give files away");
+}
+
+/// A network namespace with a name of its own.
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    fn new() -> Namespace {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("isowire-{}-{}", id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        output_of(tool("ip").args(["netns", "add", &name]));
+        let namespace = Namespace { name };
+        namespace.ip(&["link", "set", "lo", "up"]);
+        namespace
+    }
+
+    /// A command that runs inside, as root.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = tool("ip");
+        command.args(["netns", "exec", &self.name]);
+        command.arg(find(program.as_ref()).unwrap_or_else(|| program.as_ref().to_owned()));
+        command
+    }
+
+    fn configure(&self, interface: &str, address: Ipv4Addr) {
+        self.ip(&["address", "add", &format!("{address}/24"), "brd", "+", "dev", interface]);
+        self.ip(&["link", "set", interface, "up"]);
+    }
+
+    fn ip(&self, arguments: &[&str]) {
+        output_of(tool("ip").args(["-netns", &self.name]).args(arguments));
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = tool("ip").args(["netns", "delete", &self.name]).status();
+    }
+}

@@ -1,0 +1,106 @@
+//! A diskless PC: QEMU with SeaBIOS, whose network card's iPXE ROM boots by PXE.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::lan::Lan;
+use super::running::{Running, text_of};
+
+pub const NEEDS: [&str; 1] = ["qemu-system-x86_64"];
+
+/// From power on to power off. Everything is emulated, perhaps on a loaded machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(420);
+
+/// The network cards whose ROMs and drivers differ.
+#[derive(Clone, Copy)]
+pub enum Card {
+    E1000,
+    Virtio,
+}
+
+pub struct Machine {
+    qemu: Running,
+    serial: PathBuf,
+    keyboard: PathBuf,
+}
+
+impl Machine {
+    /// Powers on a machine on `lan`; its serial console is logged to `serial.log` in `dir`.
+    pub fn power_on(lan: &mut Lan, card: Card, dir: &Path) -> Machine {
+        let serial = dir.join("serial.log");
+        // A socket's path has to be short, and `dir` may be deep.
+        let keyboard = std::env::temp_dir().join(format!("{}.serial", lan.name()));
+        let tap = lan.tap();
+        let model = match card {
+            Card::E1000 => "e1000",
+            Card::Virtio => "virtio-net-pci",
+        };
+        let mut command = lan.command("qemu-system-x86_64");
+        command
+            .args(["-accel", "tcg", "-cpu", "max", "-m", "1024", "-display", "none", "-no-reboot"])
+            .args(["-nodefaults", "-boot", "n", "-serial", "chardev:serial", "-chardev"])
+            .arg(format!(
+                "socket,id=serial,path={},server=on,wait=off,logfile={}",
+                keyboard.display(),
+                serial.display()
+            ))
+            .args(["-netdev", &format!("tap,id=lan,ifname={tap},script=no,downscript=no")])
+            .args(["-device", &format!("{model},netdev=lan,mac=52:54:00:12:34:56")]);
+        Machine { qemu: Running::start(&mut command, &dir.join("qemu.log")), serial, keyboard }
+    }
+
+    /// Waits until `text` appears on the serial console.
+    pub fn wait_for(&mut self, text: &str) {
+        let end = Instant::now() + BOOT_LIMIT;
+        while !text_of(&self.serial).contains(text) {
+            let ended = self.qemu.wait(Duration::from_millis(100)).is_some();
+            assert!(!ended && Instant::now() < end, "no `{text}` on the console:\n{}", self.console());
+        }
+    }
+
+    /// Types `keys` on the serial console.
+    pub fn type_keys(&self, keys: &str) {
+        let mut console = UnixStream::connect(&self.keyboard).expect("QEMU listens on its serial line");
+        console.write_all(keys.as_bytes()).expect("QEMU reads its serial line");
+        // Closed at once the characters would be lost with the connection.
+        sleep(Duration::from_secs(1));
+    }
+
+    /// Waits until the machine has powered itself off.
+    pub fn run_to_power_off(mut self) -> Report {
+        if self.qemu.wait(BOOT_LIMIT).is_none() {
+            panic!("still on after {BOOT_LIMIT:?}:\n{}\n{}", self.qemu.log(), self.console());
+        }
+        Report { console: self.console() }
+    }
+
+    fn console(&self) -> String {
+        text_of(&self.serial)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.keyboard);
+    }
+}
+
+/// What a booted guest said of itself (`tests/iso/initramfs`).
+pub struct Report {
+    console: String,
+}
+
+impl Report {
+    /// The rest of the guest's line that begins with `name`.
+    pub fn value(&self, name: &str) -> &str {
+        self.console
+            .lines()
+            .filter_map(|line| line.trim_end().strip_prefix("isowire-test: ")?.strip_prefix(name))
+            .map(str::trim_start)
+            .next_back()
+            .unwrap_or_else(|| panic!("the guest did not say `{name}`:\n{}", self.console))
+    }
+}

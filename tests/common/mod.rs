@@ -1,0 +1,8 @@
+//! What the integration tests share: requirements, the test ISOs, a network of their own, processes and machines in it.
+#![allow(dead_code)] // each test binary uses a part of it
+
+pub mod iso;
+pub mod lan;
+pub mod machine;
+pub mod needs;
+pub mod running;
