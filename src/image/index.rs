@@ -5,6 +5,12 @@ use std::collections::hash_map::Entry;
 
 use super::Extent;
 
+/// Longest name of an entry in bytes, as on Linux (`NAME_MAX`).
+pub const MAX_NAME: usize = 255;
+
+/// Symlinks followed by one [`Index::resolve`], as on Linux (`MAXSYMLINKS`).
+const MAX_HOPS: u32 = 40;
+
 /// Number of a node in its [`Index`]. The root is [`NodeId::ROOT`]; numbers are given in directory order of the
 /// image, so the same image gives the same numbers after every start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,7 +25,8 @@ impl NodeId {
 pub enum Kind {
     /// Entries in the order of the image, without `.` and `..`.
     Directory { entries: Vec<NodeId> },
-    /// One extent on every ISO that mkarchiso makes; several only where extents of a multi-extent file are apart.
+    /// One extent on every ISO that mkarchiso makes, none for an empty file; several only where the extents of a
+    /// multi-extent file are apart.
     File { extents: Vec<Extent> },
     /// The target as Rock Ridge stores it.
     Symlink { target: Box<[u8]> },
@@ -64,7 +71,16 @@ impl Node {
 #[derive(Debug)]
 pub struct Index {
     nodes: Vec<Node>,
-    by_name: HashMap<(NodeId, Box<[u8]>), NodeId>,
+    /// Only of directories that have entries.
+    names: HashMap<NodeId, Names>,
+}
+
+/// The entries of one directory by name.
+#[derive(Debug, Default)]
+struct Names {
+    exact: HashMap<Box<[u8]>, NodeId>,
+    /// ASCII lower-case name to the first entry that has it.
+    folded: HashMap<Box<[u8]>, NodeId>,
 }
 
 impl Index {
@@ -76,7 +92,7 @@ impl Index {
             kind: Kind::Directory { entries: Vec::new() },
             attributes: root,
         };
-        Self { nodes: vec![root], by_name: HashMap::new() }
+        Self { nodes: vec![root], names: HashMap::new() }
     }
 
     /// Adds an entry to the directory `parent`.
@@ -96,10 +112,12 @@ impl Index {
         else {
             return Err(Refused::NotADirectory);
         };
-        let Entry::Vacant(slot) = self.by_name.entry((parent, name.into())) else {
+        let names = self.names.entry(parent).or_default();
+        let Entry::Vacant(slot) = names.exact.entry(name.into()) else {
             return Err(Refused::Double);
         };
         slot.insert(id);
+        names.folded.entry(name.to_ascii_lowercase().into()).or_insert(id);
         entries.push(id);
         self.nodes.push(Node { name: name.into(), parent, kind, attributes });
         Ok(id)
@@ -115,7 +133,47 @@ impl Index {
 
     /// The entry of this exact name in the directory `dir`.
     pub fn child(&self, dir: NodeId, name: &[u8]) -> Option<NodeId> {
-        self.by_name.get(&(dir, name.into())).copied()
+        self.names.get(&dir)?.exact.get(name).copied()
+    }
+
+    /// The first entry of the directory `dir`, in the order of the image, whose name differs from `name` at most in
+    /// the case of ASCII letters.
+    pub fn child_ignoring_case(&self, dir: NodeId, name: &[u8]) -> Option<NodeId> {
+        let mut buffer = [0; MAX_NAME];
+        let folded = buffer.get_mut(..name.len())?;
+        folded.copy_from_slice(name);
+        folded.make_ascii_lowercase();
+        self.names.get(&dir)?.folded.get(&*folded).copied()
+    }
+
+    /// The node at `path`, taken from the directory `dir`, or from the root when it begins with `/`.
+    ///
+    /// It is found as Linux would find it with this image mounted as `/`: symlinks are followed, the last one too;
+    /// `..` of the root is the root; a `/` at the end asks for a directory. After 40 symlinks there is nothing.
+    pub fn resolve(&self, dir: NodeId, path: &[u8]) -> Option<NodeId> {
+        let mut hops = MAX_HOPS;
+        self.resolve_from(dir, path, &mut hops)
+    }
+
+    fn resolve_from(&self, dir: NodeId, path: &[u8], hops: &mut u32) -> Option<NodeId> {
+        let mut at = if path.starts_with(b"/") { NodeId::ROOT } else { dir };
+        for name in path.split(|&b| b == b'/') {
+            let Kind::Directory { .. } = self.node(at).kind else { return None };
+            at = match name {
+                b"" | b"." => at,
+                b".." => self.node(at).parent,
+                name => self.follow(self.child(at, name)?, hops)?,
+            };
+        }
+        Some(at)
+    }
+
+    /// `id` itself, or what it points to when it is a symlink. The recursion ends with the hops.
+    fn follow(&self, id: NodeId, hops: &mut u32) -> Option<NodeId> {
+        let node = self.node(id);
+        let Kind::Symlink { target } = &node.kind else { return Some(id) };
+        *hops = hops.checked_sub(1)?;
+        self.resolve_from(node.parent, target, hops)
     }
 
     /// The entries of a directory in the order of the image; none for anything else.
@@ -124,6 +182,31 @@ impl Index {
             Kind::Directory { entries } => entries,
             _ => &[],
         }
+    }
+
+    /// Every node, the root first, each directory before its entries and these in the order of the image.
+    pub fn walk(&self) -> impl Iterator<Item = NodeId> {
+        let mut ahead = vec![NodeId::ROOT];
+        std::iter::from_fn(move || {
+            let id = ahead.pop()?;
+            ahead.extend(self.children(id).iter().rev());
+            Some(id)
+        })
+    }
+
+    /// The absolute path of a node in the image: `/arch/boot/x86_64/vmlinuz-linux`.
+    pub fn path(&self, id: NodeId) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut at = id;
+        while at != NodeId::ROOT {
+            let node = self.node(at);
+            names.push(&node.name[..]);
+            at = node.parent;
+        }
+        if names.is_empty() {
+            return b"/".to_vec();
+        }
+        names.iter().rev().flat_map(|name| [b"/", *name]).flatten().copied().collect()
     }
 
     /// Number of nodes, the root included.
@@ -142,6 +225,7 @@ fn check_name(name: &[u8]) -> Result<(), Refused> {
     match name {
         b"" | b"." | b".." => Err(Refused::BadName),
         name if name.contains(&b'/') || name.contains(&0) => Err(Refused::BadName),
+        name if name.len() > MAX_NAME => Err(Refused::LongName),
         _ => Ok(()),
     }
 }
@@ -151,10 +235,129 @@ fn check_name(name: &[u8]) -> Result<(), Refused> {
 pub enum Refused {
     #[error("its name is empty, `.`, `..`, or holds `/` or NUL")]
     BadName,
+    #[error("its name is longer than {MAX_NAME} bytes")]
+    LongName,
     #[error("its directory has an entry of this name already")]
     Double,
     #[error("its parent is not a directory")]
     NotADirectory,
     #[error("the tree has too many entries")]
     Full,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Attributes = Attributes { mode: 0, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+
+    /// Adds to the root or to a directory of a given number.
+    struct Tree(Index);
+
+    impl Tree {
+        fn add(&mut self, parent: NodeId, name: &str, kind: Kind) -> NodeId {
+            self.0.add(parent, name.as_bytes(), kind, PLAIN).unwrap()
+        }
+        fn dir(&mut self, parent: NodeId, name: &str) -> NodeId {
+            self.add(parent, name, Kind::Directory { entries: vec![] })
+        }
+        fn file(&mut self, parent: NodeId, name: &str) -> NodeId {
+            self.add(parent, name, Kind::File { extents: vec![] })
+        }
+        fn link(&mut self, parent: NodeId, name: &str, target: &str) -> NodeId {
+            self.add(parent, name, Kind::Symlink { target: target.as_bytes().into() })
+        }
+    }
+
+    fn tree() -> Tree {
+        Tree(Index::new(PLAIN))
+    }
+
+    #[test]
+    fn names_are_found_exactly_or_ignoring_case() {
+        let mut tree = tree();
+        let upper = tree.file(NodeId::ROOT, "README");
+        let lower = tree.file(NodeId::ROOT, "readme");
+        let index = tree.0;
+        assert_eq!(index.child(NodeId::ROOT, b"readme"), Some(lower));
+        assert_eq!(index.child(NodeId::ROOT, b"Readme"), None);
+        assert_eq!(index.child_ignoring_case(NodeId::ROOT, b"Readme"), Some(upper), "the first wins");
+        assert_eq!(index.child_ignoring_case(NodeId::ROOT, &[b'a'; MAX_NAME + 1]), None);
+        assert_eq!(index.child(upper, b"x"), None, "a file has no entries");
+    }
+
+    #[test]
+    fn a_bad_name_is_refused_and_changes_nothing() {
+        let mut index = Index::new(PLAIN);
+        let mut refused = |name: &[u8]| index.add(NodeId::ROOT, name, Kind::Special, PLAIN).unwrap_err();
+        for name in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0"] {
+            assert_eq!(refused(name), Refused::BadName);
+        }
+        assert_eq!(refused(&[b'n'; 256]), Refused::LongName);
+        assert_eq!(index.len(), 1);
+        assert_eq!(index.children(NodeId::ROOT), []);
+
+        let file = index.add(NodeId::ROOT, b"file", Kind::Special, PLAIN).unwrap();
+        assert_eq!(index.add(NodeId::ROOT, b"file", Kind::Special, PLAIN), Err(Refused::Double));
+        assert_eq!(index.add(file, b"x", Kind::Special, PLAIN), Err(Refused::NotADirectory));
+        assert_eq!(index.len(), 2);
+    }
+
+    #[test]
+    fn a_path_is_resolved_as_linux_does() {
+        let mut tree = tree();
+        let arch = tree.dir(NodeId::ROOT, "arch");
+        let boot = tree.dir(arch, "boot");
+        let kernel = tree.file(boot, "vmlinuz");
+        tree.link(NodeId::ROOT, "absolute", "/arch/boot");
+        tree.link(boot, "up", "../../arch/./boot//vmlinuz");
+        tree.link(boot, "slash", "vmlinuz/");
+        tree.link(NodeId::ROOT, "loop", "loop");
+        let index = tree.0;
+        let resolve = |dir, path: &str| index.resolve(dir, path.as_bytes());
+
+        assert_eq!(resolve(NodeId::ROOT, "/arch/boot/vmlinuz"), Some(kernel));
+        assert_eq!(resolve(boot, "vmlinuz"), Some(kernel));
+        assert_eq!(resolve(boot, "/absolute/vmlinuz"), Some(kernel));
+        assert_eq!(resolve(boot, "up"), Some(kernel));
+        assert_eq!(resolve(boot, "../../../.."), Some(NodeId::ROOT));
+        assert_eq!(resolve(boot, ""), Some(boot));
+        assert_eq!(resolve(NodeId::ROOT, "/arch/boot/"), Some(boot));
+        assert_eq!(resolve(NodeId::ROOT, "/arch/boot/vmlinuz/"), None, "not a directory");
+        assert_eq!(resolve(boot, "vmlinuz/../vmlinuz"), None, "not a directory");
+        assert_eq!(resolve(boot, "slash"), None, "not a directory");
+        assert_eq!(resolve(NodeId::ROOT, "/loop"), None);
+        assert_eq!(resolve(NodeId::ROOT, "/arch/none"), None);
+    }
+
+    #[test]
+    fn a_chain_of_symlinks_ends_after_forty_and_a_fan_of_them_too() {
+        let mut tree = tree();
+        let file = tree.file(NodeId::ROOT, "0");
+        for n in 1..=41 {
+            tree.link(NodeId::ROOT, &n.to_string(), &(n - 1).to_string());
+        }
+        // Followed without a common count of hops this would be 2^30 lookups.
+        tree.dir(NodeId::ROOT, "d0");
+        for n in 1..=30 {
+            tree.link(NodeId::ROOT, &format!("d{n}"), &format!("d{0}/../d{0}", n - 1));
+        }
+        assert_eq!(tree.0.resolve(NodeId::ROOT, b"40"), Some(file));
+        assert_eq!(tree.0.resolve(NodeId::ROOT, b"41"), None);
+        assert_eq!(tree.0.resolve(NodeId::ROOT, b"d30"), None);
+    }
+
+    #[test]
+    fn walk_and_path_agree() {
+        let mut tree = tree();
+        let b = tree.dir(NodeId::ROOT, "b");
+        tree.file(NodeId::ROOT, "a");
+        tree.file(b, "d");
+        tree.file(b, "c");
+        let paths: Vec<_> = tree.0.walk().map(|id| String::from_utf8(tree.0.path(id)).unwrap()).collect();
+        assert_eq!(paths, ["/", "/b", "/b/d", "/b/c", "/a"]);
+        for id in tree.0.walk() {
+            assert_eq!(tree.0.resolve(NodeId::ROOT, &tree.0.path(id)), Some(id));
+        }
+    }
 }

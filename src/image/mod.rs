@@ -1,13 +1,30 @@
 //! The image: one ISO file, opened once, indexed once, never copied.
 
+pub mod arch;
+pub mod boot_records;
+pub mod el_torito;
 pub mod index;
+pub mod iso9660;
+pub mod partitions;
 mod residency;
 pub mod source;
+pub mod survey;
+pub mod susp;
+pub mod tree;
+mod warnings;
 
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::codec::Truncated;
+use crate::export::Export;
+
+pub use arch::Archiso;
+pub use boot_records::BootRecords;
 pub use index::{Index, Kind, Node, NodeId};
 pub use source::Source;
-
-use crate::export::Export;
+pub use survey::{Fault, Survey, Volume};
 
 /// A byte range of the image file. Inside [`Index`] every extent was checked against the size of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,35 +36,170 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// `len` bytes from the start of a logical block of ISO 9660.
+    pub const fn at_block(block: u32, len: u64) -> Self {
+        Self { offset: block as u64 * iso9660::BLOCK, len }
+    }
+
     /// The first byte behind the extent. Never overflows for an extent that was checked against an image.
     pub const fn end(&self) -> u64 {
         self.offset.saturating_add(self.len)
     }
 }
 
-/// An open image: its bytes and its tree.
+/// A structure of the image makes no sense: the image's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub &'static str);
+
+impl From<Truncated> for Malformed {
+    fn from(_: Truncated) -> Self {
+        Malformed("a structure ends in the middle of a value")
+    }
+}
+
+/// Where the bytes of an image come from: the open file, or memory in a test.
+pub trait Media {
+    /// Size in bytes.
+    fn size(&self) -> u64;
+
+    /// Fills `buf` from `offset`.
+    ///
+    /// # Errors
+    /// Whatever the medium says; `UnexpectedEof` behind its end.
+    fn fill(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// The bytes of `extent`, or `None` when it leaves the image. The caller has bounded its length.
+    ///
+    /// # Errors
+    /// As [`Media::fill`].
+    fn read(&self, extent: Extent) -> io::Result<Option<Vec<u8>>> {
+        let Some(len) = usize::try_from(extent.len).ok().filter(|_| extent.end() <= self.size()) else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; len];
+        self.fill(&mut bytes, extent.offset)?;
+        Ok(Some(bytes))
+    }
+}
+
+impl Media for Source {
+    fn size(&self) -> u64 {
+        self.len()
+    }
+
+    fn fill(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(buf, offset)
+    }
+}
+
+impl Media for [u8] {
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn fill(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let rest = usize::try_from(offset).ok().and_then(|offset| self.get(offset..));
+        let bytes = rest.and_then(|rest| rest.get(..buf.len())).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buf.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// An ISO image and all that is known about it. Immutable, made to be shared in an `Arc`.
 #[derive(Debug)]
 pub struct Image {
     pub source: Source,
     pub index: Index,
+    pub volume: Volume,
+    pub boot: BootRecords,
+    /// What mkarchiso put there; `None` on any other image.
+    pub archiso: Option<Archiso>,
+    /// What is wrong with the image and yet no reason to refuse it: one line each, at most a page of them.
+    pub warnings: Vec<String>,
 }
 
 impl Image {
-    /// An image of this file and this tree, whose extents were checked against the file.
-    pub const fn new(source: Source, index: Index) -> Self {
-        Self { source, index }
+    /// An image of this file and this tree, whose extents were checked against the file; nothing else is known of it.
+    pub fn new(source: Source, index: Index) -> Self {
+        let (volume, boot) = (Volume::default(), BootRecords::default());
+        Self { source, index, volume, boot, archiso: None, warnings: Vec::new() }
     }
 
-    /// The whole file, every byte of it.
-    pub fn whole(&self) -> Export {
-        Export::of_extents(&[Extent { offset: 0, len: self.source.len() }])
+    /// Opens and indexes the image at `path`.
+    ///
+    /// # Errors
+    /// [`OpenError`] is one line for the operator.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let open = || {
+            let source = Source::open(path)?;
+            let survey = Survey::of(&source)?;
+            Ok((source, survey))
+        };
+        let (source, survey) = open().map_err(|fault| OpenError { path: path.to_owned(), fault })?;
+        let Survey { index, volume, boot, archiso, warnings } = survey;
+        Ok(Self { source, index, volume, boot, archiso, warnings })
     }
 
-    /// The content of a file; `None` for anything else.
+    /// The whole content of a file, copied.
+    ///
+    /// # Errors
+    /// `InvalidInput` for anything but a file, `FileTooLarge` when it has more than `limit` bytes; else what reading
+    /// the image says.
+    pub fn read(&self, node: NodeId, limit: u64) -> io::Result<Vec<u8>> {
+        let node = self.index.node(node);
+        let Kind::File { extents } = &node.kind else { return Err(io::ErrorKind::InvalidInput.into()) };
+        if node.size() > limit {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let mut content = Vec::with_capacity(node.size() as usize);
+        for &extent in extents {
+            content.extend(self.source.read(extent)?.ok_or(io::ErrorKind::UnexpectedEof)?);
+        }
+        Ok(content)
+    }
+
+    /// The content of a file, in place; `None` for anything but a file.
     pub fn export(&self, node: NodeId) -> Option<Export> {
         match &self.index.node(node).kind {
             Kind::File { extents } => Some(Export::of_extents(extents)),
             _ => None,
         }
+    }
+
+    /// The image file itself, every byte of it.
+    pub fn whole(&self) -> Export {
+        Export::of_extents(&[Extent { offset: 0, len: self.source.len() }])
+    }
+}
+
+/// The image cannot be used: what is wrong and what to do, in one line.
+#[derive(Debug)]
+pub struct OpenError {
+    pub path: PathBuf,
+    pub fault: Fault,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.fault)
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_ends_where_it_ends() {
+        let media: &[u8] = &[1, 2, 3, 4];
+        let read = |offset, len| media.read(Extent { offset, len }).unwrap();
+        assert_eq!(read(1, 3), Some(vec![2, 3, 4]));
+        assert_eq!(read(4, 0), Some(vec![]));
+        assert_eq!(read(1, 4), None);
+        assert_eq!(read(u64::MAX, 2), None);
+        assert!(media.fill(&mut [0; 2], 3).is_err());
     }
 }

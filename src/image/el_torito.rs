@@ -1,0 +1,207 @@
+//! El Torito 1.0 (with UEFI's platform 0xEF): the boot catalog. Pure.
+
+use std::fmt;
+
+use super::Malformed;
+use crate::codec::Reader;
+
+/// Bytes of a virtual sector, in which the size of a boot image is counted (El Torito §2.2).
+pub const SECTOR: u64 = 512;
+
+/// Most entries that are read: a catalog of one block has room for 64.
+const MAX_ENTRIES: usize = 64;
+
+/// Bytes of an entry in the catalog.
+const ENTRY: usize = 32;
+
+/// For whom a boot image is (El Torito figure 2; 0xEF: UEFI specification §13.3.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Platform {
+    Bios,
+    PowerPc,
+    Mac,
+    Efi,
+    Unknown(u8),
+}
+
+impl From<u8> for Platform {
+    fn from(id: u8) -> Self {
+        match id {
+            0x00 => Platform::Bios,
+            0x01 => Platform::PowerPc,
+            0x02 => Platform::Mac,
+            0xef => Platform::Efi,
+            other => Platform::Unknown(other),
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Platform::Bios => f.write_str("BIOS"),
+            Platform::PowerPc => f.write_str("PowerPC"),
+            Platform::Mac => f.write_str("Mac"),
+            Platform::Efi => f.write_str("UEFI"),
+            Platform::Unknown(id) => write!(f, "platform {id:#04x}"),
+        }
+    }
+}
+
+/// A boot image that the catalog offers (El Torito figures 3 and 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BootEntry {
+    pub platform: Platform,
+    /// Boot indicator 0x88; else the entry is there but not to be booted.
+    pub bootable: bool,
+    /// Logical block where the image begins.
+    pub block: u32,
+    /// Virtual sectors of 512 bytes to load; for EFI the size of the image, unless it is 0 or 1 (UEFI specification
+    /// §13.3.2.1: up to the end of the volume).
+    pub sectors: u16,
+}
+
+/// Where a boot record volume descriptor says the catalog is; `None` when it is not one of El Torito (figure 7).
+///
+/// The reader stands behind the standard identifier and version, as in
+/// [`Descriptor::Boot`](super::iso9660::Descriptor::Boot).
+pub fn catalog_block(mut boot_record: Reader<'_>) -> Option<u32> {
+    let system = boot_record.take(32).ok()?;
+    boot_record.skip(32).ok()?;
+    system.starts_with(b"EL TORITO SPECIFICATION").then(|| boot_record.u32_le().ok())?
+}
+
+/// The entries of a boot catalog.
+///
+/// # Errors
+/// [`Malformed`] when the validation entry does not hold. What follows ends where it stops making sense.
+pub fn catalog(bytes: &[u8]) -> Result<Vec<BootEntry>, Malformed> {
+    let mut r = Reader::new(bytes);
+    let default = validate(r.take(ENTRY)?)?;
+    let mut entries: Vec<_> = boot_entry(&mut r, default).into_iter().collect();
+    while let Some((section, count, last)) = section_header(&mut r) {
+        for _ in 0..count {
+            if entries.len() == MAX_ENTRIES {
+                return Ok(entries);
+            }
+            let Some(entry) = boot_entry(&mut r, section) else { return Ok(entries) };
+            entries.push(entry);
+        }
+        if last {
+            break;
+        }
+    }
+    Ok(entries)
+}
+
+/// §2.1: header 1, key bytes, and a sum of zero over its words. Gives the platform of the default entry.
+fn validate(entry: &[u8]) -> Result<Platform, Malformed> {
+    let mut words = Reader::new(entry);
+    let sum = std::iter::from_fn(|| words.u16_le().ok()).fold(0_u16, u16::wrapping_add);
+    let mut r = Reader::new(entry);
+    let (header, platform) = (r.u8()?, r.u8()?);
+    if header != 1 || !entry.ends_with(&[0x55, 0xaa]) || sum != 0 {
+        return Err(Malformed("the El Torito boot catalog has no valid validation entry"));
+    }
+    Ok(platform.into())
+}
+
+/// §2.3: the header of a section: its platform, its number of entries, and whether it is the last one.
+fn section_header(r: &mut Reader<'_>) -> Option<(Platform, u16, bool)> {
+    let mut header = r.sub(ENTRY).ok()?;
+    let last = match header.u8().ok()? {
+        0x90 => false,
+        0x91 => true,
+        _ => return None,
+    };
+    let platform = header.u8().ok()?.into();
+    Some((platform, header.u16_le().ok()?, last))
+}
+
+/// §2.2, §2.4: the next boot image; entry extensions (0x44) are passed over.
+fn boot_entry(r: &mut Reader<'_>, platform: Platform) -> Option<BootEntry> {
+    loop {
+        let mut entry = r.sub(ENTRY).ok()?;
+        let bootable = match entry.u8().ok()? {
+            0x88 => true,
+            0x00 => false,
+            0x44 => continue,
+            _ => return None,
+        };
+        entry.skip(5).ok()?; // media type, load segment, system type, unused
+        let sectors = entry.u16_le().ok()?;
+        let block = entry.u32_le().ok()?;
+        // An entry of zeros is the end of a catalog without sections.
+        return (bootable || block != 0).then_some(BootEntry { platform, bootable, block, sectors });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn validation(platform: u8) -> [u8; 32] {
+        let mut entry = [0; 32];
+        entry[0] = 1;
+        entry[1] = platform;
+        entry[30..].copy_from_slice(&[0x55, 0xaa]);
+        let sum = entry.chunks(2).fold(0_u16, |sum, w| sum.wrapping_add(u16::from_le_bytes([w[0], w[1]])));
+        entry[28..30].copy_from_slice(&sum.wrapping_neg().to_le_bytes());
+        entry
+    }
+
+    fn boot(indicator: u8, sectors: u16, block: u32) -> [u8; 32] {
+        let mut entry = [0; 32];
+        entry[0] = indicator;
+        entry[6..8].copy_from_slice(&sectors.to_le_bytes());
+        entry[8..12].copy_from_slice(&block.to_le_bytes());
+        entry
+    }
+
+    fn section(id: u8, platform: u8, count: u16) -> [u8; 32] {
+        let mut entry = [0; 32];
+        entry[..2].copy_from_slice(&[id, platform]);
+        entry[2..4].copy_from_slice(&count.to_le_bytes());
+        entry
+    }
+
+    #[test]
+    fn mkarchisos_two_entries() {
+        let bytes =
+            [validation(0), boot(0x88, 4, 60), section(0x91, 0xef, 1), boot(0x88, 16384, 900)].concat();
+        let entry = |platform, sectors, block| BootEntry { platform, bootable: true, block, sectors };
+        assert_eq!(
+            catalog(&bytes).unwrap(),
+            [entry(Platform::Bios, 4, 60), entry(Platform::Efi, 16384, 900)]
+        );
+    }
+
+    #[test]
+    fn a_catalog_that_claims_more_than_it_has_ends() {
+        let full = [validation(0), boot(0x88, 4, 60), section(0x90, 0xef, 65535), boot(0x88, 1, 9)].concat();
+        assert_eq!(catalog(&full).unwrap().len(), 2);
+        let endless = [&full[..], &boot(0x88, 1, 9).repeat(1000)].concat();
+        assert_eq!(catalog(&endless).unwrap().len(), MAX_ENTRIES);
+        let extensions = [&full[..], &boot(0x44, 1, 9).repeat(1000)].concat();
+        assert_eq!(catalog(&extensions).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_validation_entry_must_hold() {
+        let mut bytes = [validation(0), boot(0x88, 4, 60)].concat();
+        bytes[5] ^= 1;
+        assert!(catalog(&bytes).is_err());
+        assert!(catalog(&[0; 2048]).is_err());
+        assert!(catalog(&[]).is_err());
+    }
+
+    #[test]
+    fn only_el_torito_has_a_catalog() {
+        let mut record = b"EL TORITO SPECIFICATION".to_vec();
+        record.resize(64, 0);
+        record.extend(77_u32.to_le_bytes());
+        assert_eq!(catalog_block(Reader::new(&record)), Some(77));
+        record[0] = b'X';
+        assert_eq!(catalog_block(Reader::new(&record)), None);
+    }
+}

@@ -1,0 +1,197 @@
+//! Surveys an image: from its volume descriptors to all that [`Image`](super::Image) tells about it.
+
+use std::io;
+
+use jiff::Timestamp;
+
+use super::boot_records::BootRecords;
+use super::iso9660::{BLOCK, Descriptor, FIRST_DESCRIPTOR, LongDate, VolumeDescriptor};
+use super::tree::{Names, Tree};
+use super::warnings::Warnings;
+use super::{Archiso, Extent, Index, Malformed, Media, el_torito};
+use crate::codec::Reader;
+
+/// Volume descriptors that are looked at. xorriso writes four: primary, boot record, Joliet, terminator.
+const MAX_DESCRIPTORS: u64 = 32;
+
+/// All that is known about an image.
+#[derive(Debug)]
+pub struct Survey {
+    pub index: Index,
+    pub volume: Volume,
+    pub boot: BootRecords,
+    pub archiso: Option<Archiso>,
+    pub warnings: Vec<String>,
+}
+
+/// The identity of the file system. Texts are as stored, without padding, and come from the image: nothing is known
+/// about their characters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Volume {
+    /// Volume identifier; what blkid and `/dev/disk/by-label` call LABEL.
+    pub label: String,
+    /// As blkid prints it: `2026-11-22-10-38-25-00`, digits and dashes only. `None` when the image has no date.
+    pub uuid: Option<String>,
+    pub system: String,
+    pub publisher: String,
+    pub preparer: String,
+    pub application: String,
+    pub created: Option<Timestamp>,
+    pub modified: Option<Timestamp>,
+    /// Bytes of the file system, which may end before the image file does.
+    pub size: u64,
+    /// Where the names in the index come from.
+    pub names: Names,
+}
+
+/// Why an image cannot be used, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("cannot be read: {0}; check the path, its permissions and the disk")]
+    Io(#[from] io::Error),
+    #[error("not an ISO 9660 image but {0}; give the .iso file as it was published")]
+    NotIso(&'static str),
+    #[error(
+        "logical blocks of {0} bytes instead of 2048 are not supported; write the image anew with xorriso"
+    )]
+    BlockSize(u16),
+    #[error("truncated: {len} bytes are there, {needed} are needed; download or copy it again")]
+    Truncated { len: u64, needed: u64 },
+    #[error("damaged: {0}; compare its checksum with the published one")]
+    Damaged(&'static str),
+}
+
+impl From<Malformed> for Fault {
+    fn from(Malformed(what): Malformed) -> Self {
+        Fault::Damaged(what)
+    }
+}
+
+impl Survey {
+    /// Reads what an image tells about itself.
+    ///
+    /// # Errors
+    /// [`Fault`] when it cannot be used.
+    pub fn of(media: &(impl Media + ?Sized)) -> Result<Self, Fault> {
+        let set = descriptor_set(media)?;
+        let set = Descriptors::parse(&set, media)?;
+        if u64::from(set.primary.block_size) != BLOCK {
+            return Err(Fault::BlockSize(set.primary.block_size));
+        }
+        let mut warnings = Warnings::default();
+        let tree = tree(media, &set, &mut warnings)?;
+        let volume = Volume::of(&set.primary, tree.names);
+        let boot = BootRecords::read(media, set.catalog, &tree.index, &mut warnings)?;
+        if let Some(needed) = boot.needed.filter(|&needed| needed > media.size()) {
+            return Err(Fault::Truncated { len: media.size(), needed });
+        }
+        let archiso = Archiso::find(media, &tree.index, &volume, &mut warnings)?;
+        Ok(Self { index: tree.index, volume, boot, archiso, warnings: warnings.into_lines() })
+    }
+}
+
+/// The tree, and whether the image is all there: an image is truncated when it is shorter than its volume *and* misses
+/// something; otherwise only padding was cut off.
+fn tree(
+    media: &(impl Media + ?Sized),
+    set: &Descriptors<'_>,
+    warnings: &mut Warnings,
+) -> Result<Tree, Fault> {
+    let (len, needed) = (media.size(), size(&set.primary));
+    let tree = Tree::build(media, &set.primary, set.joliet.as_ref(), warnings);
+    if needed <= len {
+        return tree;
+    }
+    match tree {
+        Ok(tree) if !tree.cut_off => {
+            warnings
+                .add(|| format!("the volume has {needed} bytes and the file {len}: its padding is cut off"));
+            Ok(tree)
+        }
+        Ok(_) | Err(Fault::Damaged(_)) => Err(Fault::Truncated { len, needed }),
+        Err(other) => Err(other),
+    }
+}
+
+/// The bytes of the volume descriptor set, up to its limit.
+fn descriptor_set(media: &(impl Media + ?Sized)) -> Result<Vec<u8>, Fault> {
+    let offset = FIRST_DESCRIPTOR * BLOCK;
+    let len = media.size().saturating_sub(offset).min(MAX_DESCRIPTORS * BLOCK);
+    Ok(media.read(Extent { offset, len })?.unwrap_or_default())
+}
+
+/// The volume descriptors that matter, the first of each kind.
+struct Descriptors<'a> {
+    primary: VolumeDescriptor<'a>,
+    joliet: Option<VolumeDescriptor<'a>>,
+    /// Logical block of the El Torito boot catalog.
+    catalog: Option<u32>,
+}
+
+impl<'a> Descriptors<'a> {
+    fn parse(set: &'a [u8], media: &(impl Media + ?Sized)) -> Result<Self, Fault> {
+        let (mut primary, mut joliet, mut catalog) = (None, None, None);
+        let mut blocks = Reader::new(set);
+        while let Ok(block) = blocks.take(BLOCK as usize) {
+            match Descriptor::parse(block)? {
+                Some(Descriptor::Boot(record)) => catalog = catalog.or(el_torito::catalog_block(record)),
+                Some(Descriptor::Primary(volume)) => primary = primary.or(Some(volume)),
+                Some(Descriptor::Joliet(volume)) => joliet = joliet.or(Some(volume)),
+                Some(Descriptor::Other(_)) => {}
+                Some(Descriptor::Terminator) | None => break,
+            }
+        }
+        let Some(primary) = primary else { return Err(Fault::NotIso(looks_like(media)?)) };
+        Ok(Self { primary, joliet, catalog })
+    }
+}
+
+/// What an operator may have taken for an ISO.
+fn looks_like(media: &(impl Media + ?Sized)) -> io::Result<&'static str> {
+    const KINDS: &[(&[u8], &str)] = &[
+        (b"\x1f\x8b", "gzip data"),
+        (b"\xfd7zXZ", "xz data"),
+        (b"\x28\xb5\x2f\xfd", "zstd data"),
+        (b"PK", "a zip archive"),
+        (b"hsqs", "a squashfs image"),
+        (b"<", "a web page or XML"),
+        (b"d8:announce", "a torrent"),
+        (b"-----BEGIN", "a signature"),
+    ];
+    if media.size() == 0 {
+        return Ok("an empty file");
+    }
+    let head = media.read(Extent { offset: 0, len: media.size().min(16) })?.unwrap_or_default();
+    let kind = KINDS.iter().find(|(magic, _)| head.starts_with(magic));
+    Ok(kind.map_or("something else", |(_, name)| name))
+}
+
+/// Bytes of a volume.
+fn size(descriptor: &VolumeDescriptor<'_>) -> u64 {
+    u64::from(descriptor.blocks) * BLOCK
+}
+
+impl Volume {
+    fn of(primary: &VolumeDescriptor<'_>, names: Names) -> Self {
+        let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+        Self {
+            label: text(primary.volume),
+            uuid: uuid(&primary.modified).or_else(|| uuid(&primary.created)),
+            system: text(primary.system),
+            publisher: text(primary.publisher),
+            preparer: text(primary.preparer),
+            application: text(primary.application),
+            created: primary.created.instant(),
+            modified: primary.modified.instant(),
+            size: size(primary),
+            names,
+        }
+    }
+}
+
+/// The date with dashes, as blkid makes a UUID of it (util-linux `superblocks/iso9660.c`).
+fn uuid(date: &LongDate) -> Option<String> {
+    let mut digits = Reader::new(date.digits()?.as_bytes());
+    let groups = [4, 2, 2, 2, 2, 2, 2].map(|n| digits.take(n).unwrap_or_default());
+    String::from_utf8(groups.join(&b'-')).ok()
+}

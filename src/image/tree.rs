@@ -1,0 +1,466 @@
+//! Builds the [`Index`]: walks the directories of an image from the root down, level by level.
+//!
+//! An image may lie about everything. What is wrong with one entry costs that entry and a warning; what would make the
+//! work or the memory grow beyond the limits below ends the walk with an error.
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt;
+
+use super::index::{Attributes, Kind, Refused};
+use super::iso9660::{self, BLOCK, Record, Records, VolumeDescriptor};
+use super::susp::{self, Continuation, RockRidge};
+use super::warnings::{Warnings, shown};
+use super::{Extent, Fault, Index, Malformed, Media, NodeId};
+use crate::codec::Reader;
+
+/// Entries of a tree. An Arch ISO has some hundred.
+const MAX_NODES: usize = 1 << 20;
+
+/// Levels of directories. ISO 9660 itself allows eight.
+const MAX_DEPTH: u32 = 128;
+
+/// Bytes of one directory, read at once: over 400,000 entries.
+const MAX_DIRECTORY: u64 = 64 << 20;
+
+/// Bytes of directories and continuation areas parsed for one image, those that are parsed twice counted twice:
+/// directories may overlap and share continuation areas, so that a small image can ask for a lot of work.
+const MAX_WORK: u64 = 256 << 20;
+
+/// Work that even an empty continuation area counts for.
+const AREA_COST: u64 = 64;
+
+/// Continuation areas of one record, as on Linux (`RR_MAX_CE_ENTRIES`).
+const MAX_AREAS: usize = 32;
+
+/// Bytes of all names and symlink targets: many entries can share one long text in the image, but not in memory.
+const MAX_TEXT: usize = 64 << 20;
+
+/// File type bits of a mode (POSIX `sys/stat.h`).
+const S_IFMT: u32 = 0o170_000;
+const S_IFDIR: u32 = 0o040_000;
+const S_IFREG: u32 = 0o100_000;
+const S_IFLNK: u32 = 0o120_000;
+
+/// Where the names of a tree come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Names {
+    RockRidge,
+    Joliet,
+    #[default]
+    Plain,
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Names::RockRidge => "Rock Ridge",
+            Names::Joliet => "Joliet",
+            Names::Plain => "ISO 9660",
+        })
+    }
+}
+
+/// What came of the walk.
+#[derive(Debug)]
+pub struct Tree {
+    pub index: Index,
+    pub names: Names,
+    /// Some entry was left out because its data lies behind the end of the image.
+    pub cut_off: bool,
+}
+
+impl Tree {
+    /// Walks the best tree of the image: Rock Ridge if the primary one speaks it, else Joliet, else plain names. Linux
+    /// chooses alike.
+    ///
+    /// # Errors
+    /// [`Fault`] when there is no root directory or a limit is met.
+    pub fn build<M: Media + ?Sized>(
+        media: &M,
+        primary: &VolumeDescriptor<'_>,
+        joliet: Option<&VolumeDescriptor<'_>>,
+        warnings: &mut Warnings,
+    ) -> Result<Self, Fault> {
+        let mut walk = Walk::new(media, warnings);
+        let attributes = walk.root(&primary.root)?;
+        let root = match joliet {
+            Some(joliet) if walk.names == Names::Plain => {
+                walk.names = Names::Joliet;
+                joliet.root
+            }
+            _ => primary.root,
+        };
+        walk.index = Index::new(attributes);
+        walk.go(root)?;
+        Ok(Self { index: walk.index, names: walk.names, cut_off: walk.cut_off })
+    }
+}
+
+/// A directory still to be read.
+struct Directory {
+    id: NodeId,
+    extent: Extent,
+    depth: u32,
+}
+
+/// Why an entry is not in the tree, or why there is no tree.
+#[derive(Debug, thiserror::Error)]
+enum Flaw {
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    Fatal(#[from] Fault),
+}
+
+impl From<std::io::Error> for Flaw {
+    fn from(error: std::io::Error) -> Self {
+        Flaw::Fatal(error.into())
+    }
+}
+
+/// A file or directory as its records tell it.
+struct Entry<'a> {
+    /// The first one, which has the name and the attributes.
+    record: Record<'a>,
+    extents: Vec<Extent>,
+}
+
+impl<'a> Entry<'a> {
+    fn of(record: Record<'a>) -> Self {
+        let mut entry = Self { record, extents: Vec::new() };
+        entry.append(&record);
+        entry
+    }
+
+    /// Adds a section of the file (ECMA-119 §6.5.1). libisofs writes sections back to back: they become one extent.
+    fn append(&mut self, record: &Record<'a>) {
+        let extent = Extent::at_block(record.block, record.len.into());
+        match self.extents.last_mut() {
+            _ if extent.len == 0 => {}
+            Some(last) if last.end() == extent.offset => last.len += extent.len,
+            _ => self.extents.push(extent),
+        }
+    }
+}
+
+/// The walk in progress.
+struct Walk<'a, M: ?Sized> {
+    media: &'a M,
+    names: Names,
+    /// Bytes to pass over in every system use area.
+    skip: usize,
+    index: Index,
+    ahead: VecDeque<Directory>,
+    /// First blocks of the directories in the tree: none is in it twice.
+    seen: HashSet<u64>,
+    /// The block of continuation areas read last. Writers put those of a directory side by side.
+    areas: Option<(u32, Vec<u8>)>,
+    work: u64,
+    text: usize,
+    cut_off: bool,
+    warnings: &'a mut Warnings,
+}
+
+impl<'a, M: Media + ?Sized> Walk<'a, M> {
+    fn new(media: &'a M, warnings: &'a mut Warnings) -> Self {
+        Self {
+            media,
+            names: Names::Plain,
+            skip: 0,
+            index: Index::new(attributes(S_IFDIR, None, &RockRidge::default())),
+            ahead: VecDeque::new(),
+            seen: HashSet::new(),
+            areas: None,
+            work: 0,
+            text: 0,
+            cut_off: false,
+            warnings,
+        }
+    }
+
+    /// Reads the root's own record: its attributes, and whether the tree speaks Rock Ridge.
+    fn root(&mut self, root: &Record<'_>) -> Result<Attributes, Fault> {
+        let missing = Fault::Damaged("its root directory cannot be read");
+        let block = self.media.read(Extent::at_block(root.block, BLOCK))?.ok_or(missing)?;
+        let record = own_record(&block)?;
+        let Some(sharing) = susp::sharing(record.system_use) else {
+            return Ok(attributes(S_IFDIR, Some(&record), &RockRidge::default()));
+        };
+        self.skip = sharing.begin;
+        match self.rock_ridge(record.system_use) {
+            Err(Flaw::Fatal(fault)) => return Err(fault),
+            Err(flaw) => self.warnings.add(|| format!("the root directory's attributes: {flaw}")),
+            Ok(rock) if rock.spoken => {
+                (self.names, self.skip) = (Names::RockRidge, sharing.skip);
+                return Ok(attributes(S_IFDIR, Some(&record), &rock));
+            }
+            Ok(_) => {}
+        }
+        Ok(attributes(S_IFDIR, Some(&record), &RockRidge::default()))
+    }
+
+    fn go(&mut self, root: Record<'_>) -> Result<(), Fault> {
+        let extent = Extent::at_block(root.block, root.len.into());
+        self.check_directory(extent).map_err(|Malformed(what)| Fault::Damaged(what))?;
+        self.seen.insert(extent.offset);
+        self.ahead.push_back(Directory { id: NodeId::ROOT, extent, depth: 0 });
+        while let Some(directory) = self.ahead.pop_front() {
+            self.directory(&directory)?;
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, dir: &Directory) -> Result<(), Fault> {
+        self.spend(dir.extent.len)?;
+        let content = self.media.read(dir.extent)?.unwrap_or_default();
+        let mut unfinished: Option<Entry<'_>> = None;
+        for record in Records::new(&content) {
+            let record = match record {
+                Ok(record) => record,
+                Err(flaw) => {
+                    self.warn(dir, None, &flaw);
+                    continue;
+                }
+            };
+            if record.is_self() || record.is_parent() || record.is_associated() {
+                continue;
+            }
+            let entry = match unfinished.take() {
+                Some(mut entry) if entry.record.id == record.id => {
+                    entry.append(&record);
+                    entry
+                }
+                Some(other) => {
+                    self.lost_end(dir, &other);
+                    Entry::of(record)
+                }
+                None => Entry::of(record),
+            };
+            if record.goes_on() {
+                unfinished = Some(entry);
+            } else {
+                self.entry(dir, entry)?;
+            }
+        }
+        unfinished.iter().for_each(|entry| self.lost_end(dir, entry));
+        Ok(())
+    }
+
+    /// Adds an entry, or says why not.
+    fn entry(&mut self, dir: &Directory, entry: Entry<'_>) -> Result<(), Fault> {
+        let id = entry.record.id;
+        match self.add(dir, entry) {
+            Err(Flaw::Fatal(fault)) => Err(fault),
+            Err(flaw) => {
+                self.warn(dir, Some(id), &flaw);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn add(&mut self, dir: &Directory, entry: Entry<'_>) -> Result<(), Flaw> {
+        let record = entry.record;
+        let mut rock = match self.names {
+            Names::RockRidge => self.rock_ridge(record.system_use)?,
+            Names::Joliet | Names::Plain => RockRidge::default(),
+        };
+        // RRIP §4.1.5.3: it is shown where its CL entry stands.
+        if rock.relocated {
+            return Ok(());
+        }
+        let name = rock.name.take().unwrap_or_else(|| match self.names {
+            Names::Joliet => iso9660::joliet_name(record.id),
+            Names::RockRidge | Names::Plain => iso9660::plain_name(record.id),
+        });
+        if let Some(block) = rock.child {
+            return self.add_relocated(dir, &name, block);
+        }
+        if record.is_directory() {
+            let extent = Extent::at_block(record.block, record.len.into());
+            return self.add_directory(dir, &name, extent, attributes(S_IFDIR, Some(&record), &rock));
+        }
+        let kind = self.file(entry, &mut rock)?;
+        if rock.compressed {
+            self.warn(dir, Some(&name), &"compressed with zisofs: served as it is stored");
+        }
+        let mode = rock.posix.map_or(0, |posix| posix.mode & S_IFMT);
+        let file_type = match kind {
+            Kind::Symlink { .. } => S_IFLNK,
+            Kind::Special => mode,
+            Kind::File { .. } | Kind::Directory { .. } => S_IFREG,
+        };
+        self.insert(dir.id, &name, kind, attributes(file_type, Some(&record), &rock))?;
+        Ok(())
+    }
+
+    /// What an entry is that is no directory. Only the flag of its record makes a directory.
+    fn file(&mut self, entry: Entry<'_>, rock: &mut RockRidge) -> Result<Kind, Flaw> {
+        let mode = rock.posix.map_or(0, |posix| posix.mode & S_IFMT);
+        if mode == S_IFLNK || mode == 0 && rock.target.is_some() {
+            let target = rock.target.take().filter(|target| !target.is_empty());
+            let target = target.ok_or(Malformed("a symlink has no target"))?;
+            return Ok(Kind::Symlink { target: target.into() });
+        }
+        if !matches!(mode, 0 | S_IFREG | S_IFDIR) {
+            return Ok(Kind::Special);
+        }
+        // ECMA-119 §6.4.3; Linux does not read them either.
+        if entry.record.unit != 0 {
+            return Err(Malformed("an interleaved file, which is not supported").into());
+        }
+        if entry.extents.iter().any(|extent| extent.end() > self.media.size()) {
+            self.cut_off = true;
+            return Err(Malformed("its content lies behind the end of the image").into());
+        }
+        Ok(Kind::File { extents: entry.extents })
+    }
+
+    /// RRIP §4.1.5.1: a directory that was moved up; its length and its attributes stand in its own first record.
+    fn add_relocated(&mut self, dir: &Directory, name: &[u8], block: u32) -> Result<(), Flaw> {
+        let Some(bytes) = self.media.read(Extent::at_block(block, BLOCK))? else {
+            self.cut_off = true;
+            return Err(Malformed("a relocated directory lies behind the end of the image").into());
+        };
+        let record = own_record(&bytes)?;
+        let rock = self.rock_ridge(record.system_use)?;
+        let extent = Extent::at_block(block, record.len.into());
+        self.add_directory(dir, name, extent, attributes(S_IFDIR, Some(&record), &rock))
+    }
+
+    fn add_directory(
+        &mut self,
+        dir: &Directory,
+        name: &[u8],
+        extent: Extent,
+        attributes: Attributes,
+    ) -> Result<(), Flaw> {
+        self.check_directory(extent)?;
+        let depth = dir.depth + 1;
+        if depth > MAX_DEPTH {
+            return Err(Malformed("directories are nested too deep").into());
+        }
+        if self.seen.contains(&extent.offset) {
+            return Err(Malformed("a directory that is in the tree already: a cycle").into());
+        }
+        let id = self.insert(dir.id, name, Kind::Directory { entries: Vec::new() }, attributes)?;
+        self.seen.insert(extent.offset);
+        self.ahead.push_back(Directory { id, extent, depth });
+        Ok(())
+    }
+
+    fn check_directory(&mut self, extent: Extent) -> Result<(), Malformed> {
+        if extent.end() > self.media.size() {
+            self.cut_off = true;
+            return Err(Malformed("a directory lies behind the end of the image"));
+        }
+        if extent.len > MAX_DIRECTORY {
+            return Err(Malformed("a directory is larger than 64 MiB"));
+        }
+        Ok(())
+    }
+
+    fn insert(
+        &mut self,
+        dir: NodeId,
+        name: &[u8],
+        kind: Kind,
+        attributes: Attributes,
+    ) -> Result<NodeId, Flaw> {
+        self.text += name.len();
+        if let Kind::Symlink { target } = &kind {
+            self.text += target.len();
+        }
+        if self.text > MAX_TEXT {
+            return Err(Fault::Damaged("its names take more than 64 MiB").into());
+        }
+        if self.index.len() == MAX_NODES {
+            return Err(Fault::Damaged("it has more than 1,048,576 entries").into());
+        }
+        Ok(self.index.add(dir, name, kind, attributes)?)
+    }
+
+    /// What the system use area of a record and its continuation areas say.
+    fn rock_ridge(&mut self, system_use: &[u8]) -> Result<RockRidge, Flaw> {
+        let mut rock = RockRidge::default();
+        let mut area = Reader::new(system_use);
+        if area.skip(self.skip).is_err() {
+            return Ok(rock);
+        }
+        let mut next = rock.absorb(area.rest())?;
+        for _ in 0..MAX_AREAS {
+            let Some(continuation) = next else { return Ok(rock) };
+            next = rock.absorb(self.area(continuation)?)?;
+        }
+        match next {
+            Some(_) => Err(Malformed("continuation areas without end").into()),
+            None => Ok(rock),
+        }
+    }
+
+    fn area(&mut self, at: Continuation) -> Result<&[u8], Flaw> {
+        self.spend(AREA_COST + at.len as u64)?;
+        if self.areas.as_ref().is_none_or(|(block, _)| *block != at.block) {
+            self.spend(BLOCK)?;
+            let block = self.media.read(Extent::at_block(at.block, BLOCK))?;
+            let block = block.ok_or(Malformed("a continuation area lies behind the end of the image"))?;
+            self.areas = Some((at.block, block));
+        }
+        let mut area = Reader::new(self.areas.as_ref().map_or(&[], |(_, block)| block));
+        area.skip(at.offset).map_err(Malformed::from)?;
+        Ok(area.take(at.len).map_err(Malformed::from)?)
+    }
+
+    fn spend(&mut self, bytes: u64) -> Result<(), Fault> {
+        self.work += bytes;
+        if self.work > MAX_WORK {
+            return Err(Fault::Damaged("its directories take more than 256 MiB"));
+        }
+        Ok(())
+    }
+
+    fn lost_end(&mut self, dir: &Directory, entry: &Entry<'_>) {
+        self.warn(dir, Some(entry.record.id), &"a file of several extents without the last one");
+    }
+
+    /// Says what is wrong with an entry (or, without one, with its directory).
+    fn warn(&mut self, dir: &Directory, entry: Option<&[u8]>, what: &dyn fmt::Display) {
+        let index = &self.index;
+        self.warnings.add(|| {
+            let mut path = index.path(dir.id);
+            if let Some(entry) = entry {
+                path.push(b'/');
+                path.extend(entry);
+            }
+            format!(
+                "{}: {what}",
+                shown(path.strip_prefix(b"/").filter(|p| p.starts_with(b"/")).unwrap_or(&path))
+            )
+        });
+    }
+}
+
+/// The record of a directory in itself: the first one (ECMA-119 §6.8.2.2).
+fn own_record(block: &[u8]) -> Result<Record<'_>, Malformed> {
+    let record = Record::parse(&mut Reader::new(block))?;
+    if record.is_self() { Ok(record) } else { Err(Malformed("a directory does not begin with itself")) }
+}
+
+/// Attributes from Rock Ridge, else those Linux gives: readable by everybody, owned by root, the record's date.
+fn attributes(file_type: u32, record: Option<&Record<'_>>, rock: &RockRidge) -> Attributes {
+    let default = match file_type {
+        S_IFDIR => 0o555,
+        S_IFLNK => 0o777,
+        _ => 0o444,
+    };
+    let date = rock.modified.or_else(|| record?.date.instant());
+    Attributes {
+        mode: file_type | rock.posix.map_or(default, |posix| posix.mode & !S_IFMT & 0o7777),
+        uid: rock.posix.map_or(0, |posix| posix.uid),
+        gid: rock.posix.map_or(0, |posix| posix.gid),
+        nlink: rock.posix.map_or(1, |posix| posix.nlink.max(1)),
+        mtime: date.map_or(0, |date| date.as_second()),
+    }
+}
