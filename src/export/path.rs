@@ -37,9 +37,5 @@ fn step(index: &Index, dir: NodeId, name: &[u8]) -> Result<NodeId, PathError> {
         b".." => return Err(PathError::Outside),
         _ => {}
     }
-    index.child(dir, name).or_else(|| child_ignoring_case(index, dir, name)).ok_or(PathError::NotFound)
-}
-
-fn child_ignoring_case(index: &Index, dir: NodeId, name: &[u8]) -> Option<NodeId> {
-    index.children(dir).iter().copied().find(|&id| index.node(id).name.eq_ignore_ascii_case(name))
+    index.child(dir, name).or_else(|| index.child_ignoring_case(dir, name)).ok_or(PathError::NotFound)
 }
