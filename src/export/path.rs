@@ -1,6 +1,6 @@
 //! A peer's path, looked up in an image. It never touches a file system: a path can only name a node of the tree.
 
-use crate::image::index::{Index, NodeId};
+use crate::image::index::{Index, Kind, NodeId};
 
 /// Longest path that is looked at, in bytes (PATH_MAX of Linux).
 const PATH_MAX: usize = 4096;
@@ -19,7 +19,7 @@ pub enum PathError {
 /// The node that `path` names, from the root of the image.
 ///
 /// Firmware writes paths in many ways, so any number of slashes may lead, and `\` is a slash. Case is ignored only
-/// where the exact name does not exist (ISO 9660 names are upper-case).
+/// where the exact name does not exist (ISO 9660 names are upper-case). Symlinks are followed, inside the image.
 ///
 /// # Errors
 /// [`PathError`] says why nothing was found. A `..` is refused, not resolved.
@@ -37,5 +37,64 @@ fn step(index: &Index, dir: NodeId, name: &[u8]) -> Result<NodeId, PathError> {
         b".." => return Err(PathError::Outside),
         _ => {}
     }
-    index.child(dir, name).or_else(|| index.child_ignoring_case(dir, name)).ok_or(PathError::NotFound)
+    let child = index.child(dir, name).or_else(|| index.child_ignoring_case(dir, name));
+    let child = child.ok_or(PathError::NotFound)?;
+    match &index.node(child).kind {
+        Kind::Symlink { target } => index.resolve(dir, target).ok_or(PathError::NotFound),
+        _ => Ok(child),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::index::Attributes;
+
+    const ATTRIBUTES: Attributes = Attributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+
+    fn sample() -> (Index, NodeId) {
+        let mut index = Index::new(ATTRIBUTES);
+        let mut add = |parent, name: &[u8], kind| index.add(parent, name, kind, ATTRIBUTES).unwrap();
+        let directory = || Kind::Directory { entries: Vec::new() };
+        let symlink = |target: &[u8]| Kind::Symlink { target: target.into() };
+        let arch = add(NodeId::ROOT, b"arch", directory());
+        let boot = add(arch, b"boot", directory());
+        let kernel = add(boot, b"VMLINUZ", Kind::File { extents: Vec::new() });
+        add(NodeId::ROOT, b"link", symlink(b"arch/boot"));
+        add(arch, b"up", symlink(b"../link/VMLINUZ"));
+        add(arch, b"out", symlink(b"../../etc/passwd"));
+        add(arch, b"loop", symlink(b"loop"));
+        (index, kernel)
+    }
+
+    #[test]
+    fn firmware_writes_a_path_in_many_ways() {
+        let (index, kernel) = sample();
+        let ways = [
+            "arch/boot/VMLINUZ",
+            "/arch/boot/VMLINUZ",
+            "///arch//boot/VMLINUZ",
+            "\\arch\\boot\\VMLINUZ",
+            "./arch/./boot/vmlinuz",
+            "/ARCH/Boot/vmlinuz",
+            "/link/VMLINUZ",
+            "/arch/up",
+        ];
+        for way in ways {
+            assert_eq!(resolve(&index, way.as_bytes()), Ok(kernel), "{way}");
+        }
+        assert_eq!(resolve(&index, b""), Ok(NodeId::ROOT));
+    }
+
+    #[test]
+    fn nothing_leads_out_of_the_image() {
+        let (index, _) = sample();
+        for way in ["..", "/../etc/passwd", "arch/../arch", "arch\\..\\..\\etc"] {
+            assert_eq!(resolve(&index, way.as_bytes()), Err(PathError::Outside), "{way}");
+        }
+        for way in ["/etc/passwd", "/arch/out", "/arch/loop", "/arch/boot/VMLINUZ/x", "arch%2fboot"] {
+            assert_eq!(resolve(&index, way.as_bytes()), Err(PathError::NotFound), "{way}");
+        }
+        assert_eq!(resolve(&index, &[b'a'; 4097]), Err(PathError::TooLong));
+    }
 }

@@ -1,5 +1,5 @@
 //! What the integration tests share: requirements, the test ISOs, a network of their own, processes and machines in it.
-#![allow(dead_code)] // each test binary uses a part of it
+#![allow(dead_code, unused_imports, unused_macros)] // each test binary uses a part of it
 
 pub mod iso;
 pub mod lan;
