@@ -15,11 +15,14 @@
 //! session -> export -> image.
 
 pub mod boot;
+pub mod cli;
 pub mod codec;
+pub mod config;
 pub mod export;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod image;
 pub mod nbd;
 pub mod sys;
+pub mod telemetry;
 pub mod transmit;

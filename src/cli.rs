@@ -1,0 +1,93 @@
+//! The command line: raw values, no behaviour. What they mean is decided in `config`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Network-boots machines straight from an Arch Linux ISO.
+#[derive(Debug, Parser)]
+#[command(name = "isowire", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Serve(Box<Serve>),
+    Inspect(Inspect),
+}
+
+/// Serve ISOs to machines that boot from the network.
+///
+/// Each option is also a key of the configuration file; the command line wins. With several ISOs the first is the
+/// default.
+#[derive(Debug, Args, Default)]
+pub struct Serve {
+    /// The images to serve
+    #[arg(value_name = "ISO")]
+    pub iso: Vec<PathBuf>,
+
+    /// Read settings from this file
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Answer DHCP on this network interface only [default: all]
+    #[arg(short, long, value_name = "IF")]
+    pub interface: Option<String>,
+
+    /// Listen on this IPv4 address only [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDR")]
+    pub bind: Option<String>,
+
+    /// Tell machines this IPv4 address [default: the one of ours that a request reached]
+    #[arg(long, value_name = "ADDR")]
+    pub advertise: Option<String>,
+
+    /// Serve NBD on this port, or not [default: 10809]
+    #[arg(long, value_name = "PORT|off")]
+    pub nbd: Option<String>,
+
+    /// Serve TFTP on this port, or not [default: 69]
+    #[arg(long, value_name = "PORT|off")]
+    pub tftp: Option<String>,
+
+    /// Send files from the TFTP port itself, for firewalls that know no TFTP
+    #[arg(long)]
+    pub tftp_single_port: bool,
+
+    /// off, proxy (beside the DHCP server there is) or server (the only one) [default: proxy]
+    #[arg(long, value_name = "off|proxy|server")]
+    pub dhcp: Option<String>,
+
+    /// Be the DHCP server and lease these addresses
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub dhcp_range: Option<String>,
+
+    /// Where machines get their root file system from unless they choose in the menu [default: nbd]
+    #[arg(long, value_name = "nbd")]
+    pub root: Option<String>,
+
+    /// Have machines copy their root file system into memory [default: auto]
+    #[arg(long, value_name = "yes|no|auto")]
+    pub copytoram: Option<String>,
+
+    /// Boot the first entry of the menu after this time; 0 waits for ever [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    pub menu_timeout: Option<String>,
+
+    /// The form of the log on standard error [default: text]
+    #[arg(long, value_name = "text|json")]
+    pub log_format: Option<String>,
+}
+
+/// Tell what an ISO holds, how it can boot and what would not work.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    #[arg(value_name = "ISO")]
+    pub iso: PathBuf,
+
+    /// Print JSON for a program to read
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,367 @@
+//! The settings of `serve`: the command line over the configuration file over the defaults, checked once, with nothing
+//! left to interpret. A setting that cannot be is one line: what, where, why, and what to do.
+
+mod raw;
+mod value;
+
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
+use crate::boot::text::Word;
+use crate::cli::Serve;
+use crate::export::catalog::ARCHISO;
+use raw::{File, List, RawConfig, RawImage, Value};
+use value::{Mode, Refusal};
+
+/// The registered port of NBD, which archiso's hook always asks.
+pub const NBD_PORT: u16 = 10809;
+/// RFC 1350 §4; firmware always asks this one.
+pub const TFTP_PORT: u16 = 69;
+/// All `kernel-parameters` together, in bytes: the kernel's command line holds 2048 (x86's COMMAND_LINE_SIZE), of which
+/// the image's own parameters and ours need their part.
+const PARAMETERS_MAX: usize = 600;
+
+/// A setting that cannot be: the operator's mistake, in one line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Wrong(String);
+
+impl Wrong {
+    fn new(line: String) -> Self {
+        Self(line)
+    }
+}
+
+/// Everything `serve` needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The images to open, at least one, the default first. No two have the same name.
+    pub images: Vec<ImageFile>,
+    /// The network interface that DHCP is answered on; all where there is none.
+    pub interface: Option<String>,
+    pub bind: Ipv4Addr,
+    /// The address machines are told; else the one that their request reached.
+    pub advertise: Option<Ipv4Addr>,
+    pub nbd: Door,
+    pub tftp: Door,
+    pub tftp_ports: TftpPorts,
+    pub dhcp: Dhcp,
+    pub menu: Settings,
+    pub log_format: LogFormat,
+}
+
+/// An image and the name it is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFile {
+    pub path: PathBuf,
+    pub name: Word,
+}
+
+/// A service on one port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    Off,
+    On {
+        /// 0 takes any free port.
+        port: u16,
+        asked: Asked,
+    },
+}
+
+/// Whether somebody wants a service enough to start nothing without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    ByOperator,
+    ByDefault,
+}
+
+/// The ports that TFTP sends files from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TftpPorts {
+    /// A new one for each transfer, as RFC 1350 §4 wants it.
+    Many,
+    /// The one that requests come to.
+    Single,
+}
+
+/// What to do about DHCP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dhcp {
+    Off,
+    /// Answer machines that boot from the network, beside the DHCP server there is.
+    Proxy(Asked),
+    /// Be the DHCP server.
+    Server(Pool),
+}
+
+/// The addresses to lease and what goes with them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    pub first: Ipv4Addr,
+    pub last: Ipv4Addr,
+    /// That of the interface where there is none.
+    pub netmask: Option<Ipv4Addr>,
+    pub router: Option<Ipv4Addr>,
+    pub dns: Vec<Ipv4Addr>,
+    pub lease_time: Duration,
+    pub lease_file: PathBuf,
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Reads the configuration file, if one is named, and checks everything.
+///
+/// `variable` gives environment variables: they say where state is kept.
+///
+/// # Errors
+/// [`Wrong`] is the first setting that cannot be.
+pub fn load(serve: &Serve, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, Wrong> {
+    let (file, from_file) = match &serve.config {
+        Some(path) => File::read(path).map(|(file, raw)| (Some(file), raw))?,
+        None => (None, RawConfig::default()),
+    };
+    let raw = RawConfig::from(serve).or(from_file);
+    Checker { file: file.as_ref(), raw: &raw }.config(&serve.iso, variable)
+}
+
+struct Checker<'a> {
+    file: Option<&'a File>,
+    raw: &'a RawConfig,
+}
+
+impl Checker<'_> {
+    fn config(&self, iso: &[PathBuf], variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, Wrong> {
+        let raw = self.raw;
+        let nbd = self.door("nbd", &raw.nbd, NBD_PORT)?;
+        Ok(Config {
+            images: self.images(iso)?,
+            interface: self.read("interface", &raw.interface, value::interface)?,
+            bind: self.read("bind", &raw.bind, value::address)?.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            advertise: self.read("advertise", &raw.advertise, value::host_address)?,
+            nbd,
+            tftp: self.door("tftp", &raw.tftp, TFTP_PORT)?,
+            tftp_ports: self.tftp_ports()?,
+            dhcp: self.dhcp(variable)?,
+            menu: self.menu(nbd)?,
+            log_format: self
+                .read("log-format", &raw.log_format, value::log_format)?
+                .unwrap_or(LogFormat::Text),
+        })
+    }
+
+    /// The value of a setting, if it was set.
+    fn read<T>(
+        &self,
+        key: &str,
+        value: &Option<Value>,
+        parse: impl Fn(&str) -> Result<T, Refusal>,
+    ) -> Result<Option<T>, Wrong> {
+        let Some(value) = value else { return Ok(None) };
+        parse(&value.text).map(Some).map_err(|why| self.wrong(key, value, &why))
+    }
+
+    fn read_all<T>(
+        &self,
+        key: &str,
+        list: &Option<List>,
+        parse: impl Fn(&str) -> Result<T, Refusal>,
+    ) -> Result<Vec<T>, Wrong> {
+        let values = list.iter().flat_map(|list| &list.0);
+        values.map(|value| parse(&value.text).map_err(|why| self.wrong(key, value, &why))).collect()
+    }
+
+    fn wrong(&self, key: &str, value: &Value, why: &str) -> Wrong {
+        Wrong::new(format!("{}: `{}` {why}", raw::place(key, value, self.file), value.text.escape_debug()))
+    }
+
+    fn door(&self, key: &str, value: &Option<Value>, default: u16) -> Result<Door, Wrong> {
+        let default = Door::On { port: default, asked: Asked::ByDefault };
+        Ok(self.read(key, value, value::door)?.unwrap_or(default))
+    }
+
+    fn tftp_ports(&self) -> Result<TftpPorts, Wrong> {
+        let single =
+            self.read("tftp-single-port", &self.raw.tftp_single_port, value::truth)?.unwrap_or(false);
+        Ok(if single { TftpPorts::Single } else { TftpPorts::Many })
+    }
+
+    fn menu(&self, nbd: Door) -> Result<Settings, Wrong> {
+        let raw = self.raw;
+        self.read("root", &raw.root, |text| value::root(text, nbd))?;
+        let verify = self.read("cms-verify", &raw.cms_verify, value::truth)?.unwrap_or(true);
+        Ok(Settings {
+            roots: if nbd == Door::Off { Vec::new() } else { vec![Root::Nbd] },
+            copytoram: self.read("copytoram", &raw.copytoram, value::copytoram)?.unwrap_or(CopyToRam::Auto),
+            timeout: self.read("menu-timeout", &raw.menu_timeout, value::menu_timeout)?.unwrap_or(10),
+            cms: if verify { Cms::Verify } else { Cms::Skip },
+            parameters: self.parameters()?,
+        })
+    }
+
+    fn parameters(&self) -> Result<Vec<Word>, Wrong> {
+        let list = &self.raw.kernel_parameters;
+        let words = self.read_all("kernel-parameters", list, value::parameter)?;
+        let bytes: usize = words.iter().map(|word| word.as_str().len() + 1).sum();
+        match list.iter().flat_map(|list| list.0.last()).next() {
+            Some(last) if bytes > PARAMETERS_MAX => {
+                let why = format!("makes them {bytes} bytes long: {PARAMETERS_MAX} fit, leave some out");
+                Err(self.wrong("kernel-parameters", last, &why))
+            }
+            _ => Ok(words),
+        }
+    }
+
+    fn dhcp(&self, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Dhcp, Wrong> {
+        let raw = self.raw;
+        let mode = self.read("dhcp", &raw.dhcp, value::dhcp_mode)?;
+        let range = self.read("dhcp-range", &raw.dhcp_range, value::range)?;
+        match (mode, range, &raw.dhcp, &raw.dhcp_range) {
+            (None | Some(Mode::Server), Some(range), _, Some(value)) => {
+                self.pool(range, value, variable).map(Dhcp::Server)
+            }
+            (Some(Mode::Server), None, Some(value), _) => {
+                Err(self.wrong("dhcp", value, "has no addresses to lease: add `dhcp-range`, FIRST-LAST"))
+            }
+            (_, Some(_), _, Some(value)) => {
+                Err(self.wrong("dhcp-range", value, "is for `dhcp = server`: leave out one of the two"))
+            }
+            (mode, ..) => {
+                self.nothing_for_a_server()?;
+                Ok(match mode {
+                    Some(Mode::Off) => Dhcp::Off,
+                    Some(_) => Dhcp::Proxy(Asked::ByOperator),
+                    None => Dhcp::Proxy(Asked::ByDefault),
+                })
+            }
+        }
+    }
+
+    /// Settings of a DHCP server do nothing where we are none.
+    fn nothing_for_a_server(&self) -> Result<(), Wrong> {
+        let raw = self.raw;
+        let dns = raw.dns.iter().flat_map(|list| list.0.first()).next();
+        let settings = [
+            ("netmask", raw.netmask.as_ref()),
+            ("router", raw.router.as_ref()),
+            ("dns", dns),
+            ("lease-time", raw.lease_time.as_ref()),
+            ("lease-file", raw.lease_file.as_ref()),
+        ];
+        match settings.into_iter().find_map(|(key, value)| Some((key, value?))) {
+            Some((key, value)) => {
+                Err(self.wrong(key, value, "needs a DHCP server: add `dhcp-range`, or leave it out"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn pool(
+        &self,
+        (first, last): (Ipv4Addr, Ipv4Addr),
+        range: &Value,
+        variable: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Result<Pool, Wrong> {
+        let raw = self.raw;
+        let netmask = self.read("netmask", &raw.netmask, value::netmask)?;
+        let router = self.read("router", &raw.router, value::host_address)?;
+        if let Some(mask) = netmask {
+            let outside = [Some(last), router].into_iter().flatten().find(|&a| (a & mask) != (first & mask));
+            if let Some(outside) = outside {
+                let why =
+                    format!("is not in one network with {outside} by the netmask {mask}: change one of them");
+                return Err(self.wrong("dhcp-range", range, &why));
+            }
+        }
+        let lease_file = self.lease_file(variable)?;
+        Ok(Pool {
+            first,
+            last,
+            netmask,
+            router,
+            dns: self.read_all("dns", &raw.dns, value::host_address)?,
+            lease_time: self
+                .read("lease-time", &raw.lease_time, value::lease_time)?
+                .unwrap_or(Duration::from_secs(3600)),
+            lease_file,
+        })
+    }
+
+    fn lease_file(&self, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, Wrong> {
+        let path = self.read("lease-file", &self.raw.lease_file, |text| Ok(self.resolve(text)))?;
+        Ok(path.unwrap_or_else(|| state_directory(variable).join("leases")))
+    }
+
+    fn resolve(&self, path: &str) -> PathBuf {
+        self.file.map_or_else(|| PathBuf::from(path), |file| file.resolve(path))
+    }
+
+    /// The images of the command line, else those of the file.
+    fn images(&self, iso: &[PathBuf]) -> Result<Vec<ImageFile>, Wrong> {
+        let mut images = Vec::new();
+        for path in iso {
+            images.push(ImageFile { path: path.clone(), name: name_of(path) });
+        }
+        if iso.is_empty() {
+            images = self.raw.image.iter().map(|image| self.image(image)).collect::<Result<_, _>>()?;
+        }
+        if images.is_empty() {
+            return Err(Wrong::new(
+                "no image to serve: name an ISO, as in `isowire serve archlinux.iso`".into(),
+            ));
+        }
+        check_names(&images)?;
+        Ok(images)
+    }
+
+    fn image(&self, image: &RawImage) -> Result<ImageFile, Wrong> {
+        let path = self.resolve(&image.path.text);
+        let name = self.read("name", &image.name, value::image_name)?.unwrap_or_else(|| name_of(&path));
+        Ok(ImageFile { path, name })
+    }
+}
+
+fn check_names(images: &[ImageFile]) -> Result<(), Wrong> {
+    for (position, image) in images.iter().enumerate() {
+        let ImageFile { path, name } = image;
+        let same = |other: &&ImageFile| other.name.as_str().eq_ignore_ascii_case(name.as_str());
+        let taken = images.iter().take(position).find(same).map(|other| other.path.display().to_string());
+        // `archiso` is what archiso's hook calls the default image.
+        let reserved = || (position > 0 && name.as_str() == ARCHISO).then(|| "the default image".to_owned());
+        if let Some(other) = taken.or_else(reserved) {
+            return Err(Wrong::new(format!(
+                "{}: its name `{name}` means {other} already: give it another `name` in an [[image]] of the \
+                 configuration file",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The name of an image that was given none: its file's stem, in plain characters.
+fn name_of(path: &Path) -> Word {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let plain = |c: char| if value::is_plain(c) { c } else { '-' };
+    let name: String = stem.chars().map(plain).take(value::NAME_MAX).collect();
+    value::image_name(&name).unwrap_or_else(|_| Word::new("image").expect("it is one word"))
+}
+
+/// Where state is kept: systemd says so, else the XDG base directory specification does.
+fn state_directory(variable: &dyn Fn(&str) -> Option<OsString>) -> PathBuf {
+    let directory = |name| variable(name).filter(|text| !text.is_empty()).map(PathBuf::from);
+    directory("STATE_DIRECTORY")
+        .or_else(|| directory("XDG_STATE_HOME").map(|state| state.join("isowire")))
+        .or_else(|| directory("HOME").map(|home| home.join(".local/state/isowire")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/isowire"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! Settings as they were typed, each with the place it was typed at.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use toml::Spanned;
+
+use super::Wrong;
+use crate::cli;
+
+/// A value as it was typed. Numbers and truth values of the file are text here too, so that a setting is read the same
+/// way wherever it comes from.
+#[derive(Debug, Clone)]
+pub struct Value {
+    pub text: String,
+    /// Byte of the file it starts at; `None` for one from the command line.
+    at: Option<usize>,
+}
+
+/// The keys of the configuration file; the command line has some of them as options.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawConfig {
+    pub interface: Option<Value>,
+    pub bind: Option<Value>,
+    pub advertise: Option<Value>,
+    pub nbd: Option<Value>,
+    pub tftp: Option<Value>,
+    pub tftp_single_port: Option<Value>,
+    pub dhcp: Option<Value>,
+    pub dhcp_range: Option<Value>,
+    pub netmask: Option<Value>,
+    pub router: Option<Value>,
+    pub dns: Option<List>,
+    pub lease_time: Option<Value>,
+    pub lease_file: Option<Value>,
+    pub root: Option<Value>,
+    pub copytoram: Option<Value>,
+    pub menu_timeout: Option<Value>,
+    pub cms_verify: Option<Value>,
+    pub kernel_parameters: Option<List>,
+    pub log_format: Option<Value>,
+    pub image: Vec<RawImage>,
+}
+
+/// One `[[image]]`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawImage {
+    pub path: Value,
+    #[serde(default)]
+    pub name: Option<Value>,
+}
+
+/// Several values.
+#[derive(Debug, Clone, Default)]
+pub struct List(pub Vec<Value>);
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = Spanned::<Scalar>::deserialize(deserializer)?;
+        let at = Some(spanned.span().start);
+        Ok(Self { text: spanned.into_inner().0, at })
+    }
+}
+
+impl<'de> Deserialize<'de> for List {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::deserialize(deserializer).map(List)
+    }
+}
+
+/// A string, a number or a truth value, as text.
+struct Scalar(String);
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+struct ScalarVisitor;
+
+impl<'de> Visitor<'de> for ScalarVisitor {
+    type Value = Scalar;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a string, a number, true or false")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Scalar, E> {
+        Ok(Scalar(text.to_owned()))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Scalar, E> {
+        Ok(Scalar(number.to_string()))
+    }
+
+    fn visit_bool<E: de::Error>(self, truth: bool) -> Result<Scalar, E> {
+        Ok(Scalar(truth.to_string()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Scalar, A::Error> {
+        Err(de::Error::custom("one value is wanted here, not a list"))
+    }
+}
+
+/// The configuration file, to tell lines from bytes.
+#[derive(Debug)]
+pub struct File {
+    path: PathBuf,
+    text: String,
+}
+
+impl File {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// One line that says what is wrong, and where.
+    pub fn read(path: &Path) -> Result<(Self, RawConfig), Wrong> {
+        let text = fs::read_to_string(path)
+            .map_err(|error| Wrong::new(format!("{}: cannot be read: {error}", path.display())))?;
+        let file = File { path: path.to_owned(), text };
+        let raw = toml::from_str(&file.text).map_err(|error| file.malformed(&error))?;
+        Ok((file, raw))
+    }
+
+    fn malformed(&self, error: &toml::de::Error) -> Wrong {
+        let place =
+            error.span().map_or_else(|| self.path.display().to_string(), |span| self.place(span.start));
+        // serde lists what it expected, over several lines at times.
+        let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+        Wrong::new(format!("{place}: {message}"))
+    }
+
+    fn place(&self, byte: usize) -> String {
+        let before = self.text.bytes().take(byte).filter(|&b| b == b'\n').count();
+        format!("{}:{}", self.path.display(), before + 1)
+    }
+
+    /// Paths in the file are relative to the directory it is in.
+    pub fn resolve(&self, path: &str) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("")).join(path)
+    }
+}
+
+/// Where a value was typed, in words.
+pub fn place(key: &str, value: &Value, file: Option<&File>) -> String {
+    match (value.at, file) {
+        (Some(byte), Some(file)) => format!("{}: {key}", file.place(byte)),
+        _ => format!("--{key}"),
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self { text: text.to_owned(), at: None }
+    }
+}
+
+impl RawConfig {
+    /// These settings, and `file`'s where there are none.
+    pub fn or(self, file: RawConfig) -> RawConfig {
+        RawConfig {
+            interface: self.interface.or(file.interface),
+            bind: self.bind.or(file.bind),
+            advertise: self.advertise.or(file.advertise),
+            nbd: self.nbd.or(file.nbd),
+            tftp: self.tftp.or(file.tftp),
+            tftp_single_port: self.tftp_single_port.or(file.tftp_single_port),
+            dhcp: self.dhcp.or(file.dhcp),
+            dhcp_range: self.dhcp_range.or(file.dhcp_range),
+            root: self.root.or(file.root),
+            copytoram: self.copytoram.or(file.copytoram),
+            menu_timeout: self.menu_timeout.or(file.menu_timeout),
+            log_format: self.log_format.or(file.log_format),
+            ..file
+        }
+    }
+}
+
+impl From<&cli::Serve> for RawConfig {
+    fn from(serve: &cli::Serve) -> Self {
+        let value = |option: &Option<String>| option.as_deref().map(Value::from);
+        RawConfig {
+            interface: value(&serve.interface),
+            bind: value(&serve.bind),
+            advertise: value(&serve.advertise),
+            nbd: value(&serve.nbd),
+            tftp: value(&serve.tftp),
+            tftp_single_port: serve.tftp_single_port.then(|| Value::from("true")),
+            dhcp: value(&serve.dhcp),
+            dhcp_range: value(&serve.dhcp_range),
+            root: value(&serve.root),
+            copytoram: value(&serve.copytoram),
+            menu_timeout: value(&serve.menu_timeout),
+            log_format: value(&serve.log_format),
+            ..RawConfig::default()
+        }
+    }
+}

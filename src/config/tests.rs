@@ -1,0 +1,235 @@
+use std::collections::BTreeSet;
+use std::fs;
+
+use clap::Parser;
+
+use super::*;
+use crate::cli::{Cli, Command};
+
+const EXAMPLE: &str = include_str!("../../config.example.toml");
+
+/// What `isowire serve` makes of these arguments and this configuration file.
+fn loaded(arguments: &[&str], file: Option<&str>) -> Result<Config, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("isowire.toml");
+    let mut line = vec!["isowire", "serve"];
+    if let Some(text) = file {
+        fs::write(&path, text).unwrap();
+        line.extend(["--config", path.to_str().unwrap()]);
+    }
+    line.extend(arguments);
+    let Command::Serve(serve) = Cli::try_parse_from(line).unwrap().command else { panic!("it said serve") };
+    let home = |name: &str| (name == "HOME").then(|| "/home/me".into());
+    let prefix = format!("{}/", directory.path().display());
+    load(&serve, &home).map_err(|wrong| wrong.to_string().replace(&prefix, ""))
+}
+
+fn from_options(arguments: &[&str]) -> Config {
+    loaded(&[&["arch.iso"], arguments].concat(), None).unwrap()
+}
+
+fn wrong(file: &str) -> String {
+    loaded(&["arch.iso"], Some(file)).unwrap_err()
+}
+
+#[test]
+fn the_defaults() {
+    let config = from_options(&[]);
+    assert_eq!(config.images, [ImageFile { path: "arch.iso".into(), name: Word::new("arch").unwrap() }]);
+    assert_eq!(config.nbd, Door::On { port: 10809, asked: Asked::ByDefault });
+    assert_eq!(config.tftp, Door::On { port: 69, asked: Asked::ByDefault });
+    assert_eq!(config.dhcp, Dhcp::Proxy(Asked::ByDefault));
+    assert_eq!((config.menu.timeout, config.menu.copytoram), (10, CopyToRam::Auto));
+    assert_eq!((config.menu.roots, config.menu.cms), (vec![Root::Nbd], Cms::Verify));
+}
+
+#[test]
+fn the_command_line_wins() {
+    let file =
+        "nbd = 1\ntftp = \"off\"\ncopytoram = \"no\"\nmenu-timeout = 3\n[[image]]\npath = \"other.iso\"";
+    let config = loaded(&["--nbd", "2", "--copytoram", "yes", "arch.iso"], Some(file)).unwrap();
+    assert_eq!(config.nbd, Door::On { port: 2, asked: Asked::ByOperator });
+    assert_eq!(config.tftp, Door::Off);
+    assert_eq!((config.menu.timeout, config.menu.copytoram), (3, CopyToRam::Yes));
+    assert_eq!(config.images.len(), 1);
+    assert_eq!(config.images[0].path, Path::new("arch.iso"));
+}
+
+#[test]
+fn a_dhcp_server() {
+    let config = from_options(&["--dhcp-range", "10.0.0.9-10.0.0.20"]);
+    let Dhcp::Server(pool) = config.dhcp else { panic!("{:?}", config.dhcp) };
+    assert_eq!((pool.first, pool.last), ([10, 0, 0, 9].into(), [10, 0, 0, 20].into()));
+    assert_eq!(pool.lease_time, Duration::from_secs(3600));
+    assert_eq!(pool.lease_file, Path::new("/home/me/.local/state/isowire/leases"));
+    let file = "dhcp-range='10.0.0.9-10.0.0.20'\nnetmask='255.255.255.0'\nrouter='10.0.0.1'\n\
+                dns=['10.0.0.1','9.9.9.9']\nlease-time='2d'\nlease-file='/l'";
+    let Dhcp::Server(pool) = loaded(&["arch.iso"], Some(file)).unwrap().dhcp else { panic!("no server") };
+    assert_eq!((pool.dns.len(), pool.lease_time.as_secs()), (2, 172_800));
+    assert_eq!(pool.lease_file, Path::new("/l"));
+}
+
+#[test]
+fn state_is_kept_where_the_environment_says() {
+    let with = |variables: &'static [(&str, &str)]| {
+        state_directory(&|name: &str| {
+            variables.iter().find(|(own, _)| *own == name).map(|(_, value)| value.into())
+        })
+    };
+    assert_eq!(with(&[("STATE_DIRECTORY", "/s"), ("HOME", "/h")]), Path::new("/s"));
+    assert_eq!(with(&[("XDG_STATE_HOME", "/x"), ("HOME", "/h")]), Path::new("/x/isowire"));
+    assert_eq!(with(&[("XDG_STATE_HOME", ""), ("HOME", "/h")]), Path::new("/h/.local/state/isowire"));
+    assert_eq!(with(&[]), Path::new("/var/lib/isowire"));
+}
+
+#[test]
+fn paths_in_the_file_start_at_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c.toml");
+    fs::write(&path, "[[image]]\npath = 'a.iso'\nname = 'first'\n[[image]]\npath = '/b.iso'").unwrap();
+    let serve = Serve { config: Some(path), ..Serve::default() };
+    let config = load(&serve, &|_| None).unwrap();
+    assert_eq!(config.images[0].path, directory.path().join("a.iso"));
+    assert_eq!(config.images[0].name.as_str(), "first");
+    assert_eq!((config.images[1].path.to_str(), config.images[1].name.as_str()), (Some("/b.iso"), "b"));
+}
+
+#[test]
+fn names_come_from_files() {
+    assert_eq!(
+        name_of(Path::new("/x/archlinux-2026.11.01-x86_64.iso")).as_str(),
+        "archlinux-2026.11.01-x86_64"
+    );
+    assert_eq!(name_of(Path::new("my arch $(x).iso")).as_str(), "my-arch---x-");
+    assert_eq!(name_of(Path::new("isowire.iso")).as_str(), "image");
+    assert_eq!(name_of(Path::new("..")).as_str(), "image");
+    assert_eq!(name_of(Path::new(&"n".repeat(200))).as_str().len(), value::NAME_MAX);
+}
+
+#[test]
+fn two_images_have_two_names() {
+    let error = loaded(&["a/arch.iso", "b/ARCH.iso"], None).unwrap_err();
+    assert_eq!(
+        error,
+        "b/ARCH.iso: its name `ARCH` means a/arch.iso already: give it another `name` in an [[image]] of the \
+         configuration file"
+    );
+    assert!(loaded(&["x.iso", "archiso.iso"], None).unwrap_err().contains("means the default image already"));
+    assert!(loaded(&["archiso.iso", "x.iso"], None).is_ok());
+}
+
+#[test]
+fn mistakes_tell_where_what_why_and_what_to_do() {
+    let cases = [
+        ("nbd = 70000", "isowire.toml:1: nbd: `70000` is no port: write a number up to 65535, or `off`"),
+        ("\n\ntftp = 'on'", "isowire.toml:3: tftp: `on` is no port: write a number up to 65535, or `off`"),
+        ("bind = '::1'", "isowire.toml:1: bind: `::1` is no IPv4 address: write one like 192.168.1.10"),
+        (
+            "advertise='0.0.0.0'",
+            "isowire.toml:1: advertise: `0.0.0.0` is no IPv4 address of a host: write one",
+        ),
+        ("dhcp = 'auto'", "isowire.toml:1: dhcp: `auto` is none of `off`, `proxy`, `server`"),
+        ("dhcp = 'server'", "isowire.toml:1: dhcp: `server` has no addresses to lease: add `dhcp-range`"),
+        (
+            "dhcp='proxy'\ndhcp-range='10.0.0.1-10.0.0.2'",
+            "isowire.toml:2: dhcp-range: `10.0.0.1-10.0.0.2` is for",
+        ),
+        ("dhcp-range = '10.0.0.9'", "isowire.toml:1: dhcp-range: `10.0.0.9` is no range: write one like"),
+        ("dhcp-range = '10.0.0.9-10.0.0.1'", "isowire.toml:1: dhcp-range: `10.0.0.9-10.0.0.1` ends before"),
+        ("dhcp-range = '10.0.0.1-11.0.0.1'", "isowire.toml:1: dhcp-range: `10.0.0.1-11.0.0.1` has more than"),
+        (
+            "dhcp-range = '10.0.0.1-10.0.1.9'\nnetmask='255.255.255.0'",
+            "isowire.toml:1: dhcp-range: `10.0.0.1-10.0.1.9` is not in one network with 10.0.1.9",
+        ),
+        (
+            "dhcp-range='10.0.0.1-10.0.0.9'\nnetmask='255.0.255.0'",
+            "isowire.toml:2: netmask: `255.0.255.0` is no",
+        ),
+        (
+            "dhcp-range='10.0.0.1-10.0.0.9'\nlease-time='1s'",
+            "isowire.toml:2: lease-time: `1s` is no lease time",
+        ),
+        (
+            "dhcp-range='10.0.0.1-10.0.0.9'\nlease-time='1µ'",
+            "isowire.toml:2: lease-time: `1µ` is no lease time",
+        ),
+        ("dns = ['1.1.1.1']", "isowire.toml:1: dns: `1.1.1.1` needs a DHCP server: add `dhcp-range`"),
+        ("root = 'nfs'", "isowire.toml:1: root: `nfs` is a root that this version does not serve yet"),
+        ("root = 'nbd'\nnbd = 'off'", "isowire.toml:1: root: `nbd` is off"),
+        ("copytoram = true", "isowire.toml:1: copytoram: `true` is none of `yes`, `no`, `auto`"),
+        ("menu-timeout = -1", "isowire.toml:1: menu-timeout: `-1` is no time in seconds up to 3599"),
+        ("cms-verify = 'maybe'", "isowire.toml:1: cms-verify: `maybe` is neither `true` nor `false`"),
+        (
+            "kernel-parameters = ['a',\n\"b\\nLABEL c\"]",
+            "isowire.toml:2: kernel-parameters: `b\\nLABEL c` is not one",
+        ),
+        ("kernel-parameters = ['initrd=/x']", "isowire.toml:1: kernel-parameters: `initrd=/x` is not one"),
+        ("log-format = 'xml'", "isowire.toml:1: log-format: `xml` is neither `text` nor `json`"),
+        ("interface = 'averylonginterface'", "isowire.toml:1: interface: `averylonginterface` is no name"),
+        ("nbd = [1]", "isowire.toml:1: one value is wanted here, not a list"),
+        ("nbd = 1.5", "isowire.toml:1: invalid type: floating point `1.5`, expected a string, a number"),
+        ("\nport = 1", "isowire.toml:2: unknown field `port`, expected one of"),
+        ("nbd = ", "isowire.toml:1: "),
+    ];
+    for (file, line) in cases {
+        let error = wrong(file);
+        assert!(error.starts_with(line), "{file}\n  gave   {error}\n  wanted {line}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    let file = format!("kernel-parameters = ['{}']", "x".repeat(PARAMETERS_MAX));
+    assert!(wrong(&file).contains("makes them 601 bytes long"));
+    assert_eq!(
+        loaded(&["a.iso", "--nbd", "x"], None).unwrap_err(),
+        "--nbd: `x` is no port: write a number up to 65535, or `off`"
+    );
+    assert!(loaded(&[], None).unwrap_err().starts_with("no image to serve"));
+    assert!(loaded(&["--config", "/no/such"], None).unwrap_err().starts_with("/no/such: cannot be read"));
+}
+
+/// The keys that the file knows, by its own words.
+fn keys(table: &str) -> BTreeSet<String> {
+    let error = toml::from_str::<RawConfig>(&format!("{table}\nno-such-key = 1")).unwrap_err();
+    let expected = error.message().split_once("expected").unwrap().1.to_owned();
+    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The settings of the example as key and line, the commented ones as if they were not.
+fn example() -> Vec<(String, &'static str)> {
+    let setting = |line: &'static str| {
+        let line = line.strip_prefix('#').unwrap_or(line);
+        let key = line.split_once(" = ")?.0;
+        (!key.contains([' ', '#'])).then(|| (key.to_owned(), line))
+    };
+    EXAMPLE.lines().filter_map(setting).collect()
+}
+
+#[test]
+fn the_example_shows_every_key() {
+    let mut known = keys("");
+    assert!(known.remove("image"), "an image is a table");
+    known.extend(keys("[[image]]\npath = 'x'"));
+    let shown: BTreeSet<_> = example().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(shown, known);
+}
+
+#[test]
+fn the_example_is_valid_and_its_values_are_the_defaults() {
+    let without_default = ["interface", "advertise", "dhcp-range", "netmask", "router", "dns", "lease-file"];
+    let server = ["dhcp-range", "netmask", "router", "dns", "lease-time", "lease-file"];
+    let text = |keep: &dyn Fn(&str) -> bool| {
+        let kept = example().into_iter().filter(|(key, _)| keep(key) && key != "path" && key != "name");
+        kept.map(|(_, line)| line).collect::<Vec<_>>().join("\n")
+    };
+    let as_it_is = loaded(&["a.iso"], Some(EXAMPLE)).unwrap();
+    let defaults = text(&|key| !without_default.contains(&key) && !server.contains(&key));
+    let mut spelled_out = loaded(&["a.iso"], Some(&defaults)).unwrap();
+    for door in [&mut spelled_out.nbd, &mut spelled_out.tftp] {
+        let Door::On { asked, .. } = door else { panic!("{door:?} is on by default") };
+        *asked = Asked::ByDefault;
+    }
+    spelled_out.dhcp = Dhcp::Proxy(Asked::ByDefault);
+    assert_eq!(spelled_out, as_it_is);
+    let all = loaded(&["a.iso"], Some(&text(&|key| key != "dhcp"))).unwrap();
+    assert!(matches!(all.dhcp, Dhcp::Server(pool) if pool.lease_time == Duration::from_secs(3600)));
+    assert!(loaded(&[], Some(EXAMPLE)).is_ok(), "it has an image");
+}

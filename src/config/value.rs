@@ -1,0 +1,161 @@
+//! What single settings may be. Each function takes a text and gives the value, or says why it is none and what to
+//! write instead, as the end of a sentence that starts with the text.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::{Asked, Door, LogFormat};
+use crate::boot::menu::CopyToRam;
+use crate::boot::text::Word;
+
+/// Longest time the menu may wait, in seconds: PXELINUX counts tenths up to 35996 (doc/menu.txt).
+const MENU_TIMEOUT_MAX: u16 = 3599;
+/// Longest name of an image.
+pub const NAME_MAX: usize = 64;
+/// Leases shorter than this would be renewed all the time; longer ones than this are for ever to a boot server.
+const LEASE_SECONDS: std::ops::RangeInclusive<u64> = 120..=30 * 86_400;
+/// The most addresses of a range: those of a /16.
+const RANGE_MAX: u32 = 1 << 16;
+
+/// Why a text is not the value it should be, and what to write instead.
+pub type Refusal = String;
+
+pub fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._-".contains(c)
+}
+
+pub fn image_name(text: &str) -> Result<Word, Refusal> {
+    let fits = !text.starts_with('.') && text.len() <= NAME_MAX && text.chars().all(is_plain);
+    let free = !text.eq_ignore_ascii_case("isowire");
+    Word::new(text).filter(|_| fits && free).ok_or_else(|| {
+        format!("is no name for an image: up to {NAME_MAX} letters, digits, `.`, `_`, `-`, and not `isowire`")
+    })
+}
+
+pub fn interface(text: &str) -> Result<String, Refusal> {
+    // IFNAMSIZ is 16 with the NUL.
+    let fits = (1..16).contains(&text.len()) && !text.contains(['/', ' ']);
+    if fits { Ok(text.to_owned()) } else { Err("is no name of an interface: see `ip link`".into()) }
+}
+
+pub fn address(text: &str) -> Result<Ipv4Addr, Refusal> {
+    text.parse().map_err(|_| "is no IPv4 address: write one like 192.168.1.10".into())
+}
+
+/// An address that a machine can talk to.
+pub fn host_address(text: &str) -> Result<Ipv4Addr, Refusal> {
+    let usable = |a: &Ipv4Addr| !a.is_unspecified() && !a.is_broadcast() && !a.is_multicast();
+    address(text)
+        .ok()
+        .filter(usable)
+        .ok_or_else(|| "is no IPv4 address of a host: write one like 192.168.1.10".into())
+}
+
+pub fn netmask(text: &str) -> Result<Ipv4Addr, Refusal> {
+    let mask = |a: &Ipv4Addr| a.to_bits().leading_ones() + a.to_bits().trailing_zeros() == 32;
+    address(text)
+        .ok()
+        .filter(mask)
+        .filter(|a| (8..=30).contains(&a.to_bits().leading_ones()))
+        .ok_or_else(|| "is no netmask of a network to boot in: write one like 255.255.255.0".into())
+}
+
+pub fn door(text: &str) -> Result<Door, Refusal> {
+    match text {
+        "off" => Ok(Door::Off),
+        text => port(text).map(|port| Door::On { port, asked: Asked::ByOperator }),
+    }
+}
+
+fn port(text: &str) -> Result<u16, Refusal> {
+    text.parse().map_err(|_| "is no port: write a number up to 65535, or `off`".into())
+}
+
+pub fn truth(text: &str) -> Result<bool, Refusal> {
+    text.parse().map_err(|_| "is neither `true` nor `false`".into())
+}
+
+/// The words of `dhcp`.
+pub enum Mode {
+    Off,
+    Proxy,
+    Server,
+}
+
+pub fn dhcp_mode(text: &str) -> Result<Mode, Refusal> {
+    match text {
+        "off" => Ok(Mode::Off),
+        "proxy" => Ok(Mode::Proxy),
+        "server" => Ok(Mode::Server),
+        _ => Err("is none of `off`, `proxy`, `server`".into()),
+    }
+}
+
+pub fn range(text: &str) -> Result<(Ipv4Addr, Ipv4Addr), Refusal> {
+    let ends = text
+        .split_once('-')
+        .and_then(|(first, last)| Some((host_address(first.trim()).ok()?, host_address(last.trim()).ok()?)));
+    let (first, last) = ends.ok_or("is no range: write one like 192.168.1.100-192.168.1.199")?;
+    match last.to_bits().checked_sub(first.to_bits()) {
+        None => Err("ends before it starts: swap the two addresses".into()),
+        Some(more) if more >= RANGE_MAX => Err(format!("has more than {RANGE_MAX} addresses: take fewer")),
+        Some(_) => Ok((first, last)),
+    }
+}
+
+pub fn lease_time(text: &str) -> Result<Duration, Refusal> {
+    let unit = |unit: char| match unit {
+        's' => Some(1),
+        'm' => Some(60),
+        'h' => Some(3600),
+        'd' => Some(86_400),
+        _ => None,
+    };
+    let (number, seconds) = match text.chars().last().and_then(unit) {
+        Some(seconds) => (text.trim_end_matches(|c: char| c.is_ascii_alphabetic()), seconds),
+        None => (text, 1),
+    };
+    let time = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
+    time.filter(|time| LEASE_SECONDS.contains(time))
+        .map(Duration::from_secs)
+        .ok_or_else(|| "is no lease time: write one from `2m` to `30d`, like `1h`".into())
+}
+
+pub fn root(text: &str, nbd: Door) -> Result<(), Refusal> {
+    match (text, nbd) {
+        ("nbd", Door::Off) => Err("is off: leave out `nbd = off`, or this".into()),
+        ("nbd", Door::On { .. }) => Ok(()),
+        ("nfs" | "http", _) => Err("is a root that this version does not serve yet: `nbd` is served".into()),
+        _ => Err("is no root that is served: write `nbd`".into()),
+    }
+}
+
+pub fn copytoram(text: &str) -> Result<CopyToRam, Refusal> {
+    match text {
+        "yes" => Ok(CopyToRam::Yes),
+        "no" => Ok(CopyToRam::No),
+        "auto" => Ok(CopyToRam::Auto),
+        _ => Err("is none of `yes`, `no`, `auto`".into()),
+    }
+}
+
+pub fn menu_timeout(text: &str) -> Result<u16, Refusal> {
+    let seconds = text.parse().ok().filter(|seconds| *seconds <= MENU_TIMEOUT_MAX);
+    seconds.ok_or_else(|| format!("is no time in seconds up to {MENU_TIMEOUT_MAX}; 0 waits for ever"))
+}
+
+pub fn parameter(text: &str) -> Result<Word, Refusal> {
+    // PXELINUX takes the first `initrd=` it sees for the list of initramfs images.
+    let free = !text.contains("initrd=");
+    Word::new(text).filter(|_| free).ok_or_else(|| {
+        "is not one kernel parameter: write each as a text of its own, without spaces and `initrd=`".into()
+    })
+}
+
+pub fn log_format(text: &str) -> Result<LogFormat, Refusal> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("is neither `text` nor `json`".into()),
+    }
+}
