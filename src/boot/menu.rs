@@ -101,6 +101,8 @@ pub enum Cms {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bootable {
     pub name: Word,
+    /// Whether its tree is at the root or below its name.
+    pub place: Place,
     /// `archisobasedir=`.
     pub base_dir: Word,
     /// `archisosearchuuid=`.
@@ -111,6 +113,15 @@ pub struct Bootable {
     pub look: Look,
     /// The image's own PXE menu.
     pub stock: Option<PlainPath>,
+}
+
+/// Where the tree of an image is, and what its exports are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// At the root: what archiso's own menu and hooks ask for is this image.
+    Default,
+    /// In a directory of the image's name.
+    Named,
 }
 
 /// A kernel and what belongs to it.
@@ -159,10 +170,9 @@ impl Server {
 /// The port that `::/` means (RFC 1350 §4).
 const TFTP: u16 = 69;
 
-/// Makes the menu for machines that reach us as `server`. The first image is the default; the others' files are below
-/// their names.
+/// Makes the menu for machines that reach us as `server`.
 pub fn generate(images: &[Bootable], settings: &Settings, server: &Server) -> String {
-    let look = images.first().map(|image| image.look.clone()).unwrap_or_default();
+    let look = default_image(images).map(|image| image.look.clone()).unwrap_or_default();
     let entries = entries(images, settings, server);
     let mut text =
         String::from("# Made by isowire for each machine that asks; see `copytoram`, `menu-timeout`,\n");
@@ -185,17 +195,22 @@ struct Entry {
 
 fn entries(images: &[Bootable], settings: &Settings, server: &Server) -> Vec<Entry> {
     let mut entries = Vec::new();
-    for (position, image) in images.iter().enumerate() {
-        let place = Place { image, server, several: images.len() > 1, default: position == 0 };
-        entries.extend(settings.roots.iter().flat_map(|&root| place.entries(root, settings)));
+    for image in images {
+        let scribe = Scribe { image, server, settings, several: images.len() > 1 };
+        entries.extend(settings.roots.iter().flat_map(|&root| scribe.entries(root)));
     }
-    entries.extend(images.first().and_then(|image| stock(image, server)));
+    entries.extend(default_image(images).and_then(|image| stock(image, server)));
     entries.push(Entry {
         title: Line::new("Boot from the local disk"),
         help: "Leaves the network and goes on with the next boot device.",
         action: "LOCALBOOT 0\n".to_owned(),
     });
     entries
+}
+
+/// The image whose modules PXELINUX loads.
+fn default_image(images: &[Bootable]) -> Option<&Bootable> {
+    images.iter().find(|image| image.place == Place::Default)
 }
 
 /// The image's own menu, as its author wrote it. Its entries name files from the root of the tree, where only the
@@ -210,20 +225,20 @@ fn stock(image: &Bootable, server: &Server) -> Option<Entry> {
     })
 }
 
-/// An image at its place in the tree.
-struct Place<'a> {
+/// Writes the entries of one image.
+struct Scribe<'a> {
     image: &'a Bootable,
     server: &'a Server,
+    settings: &'a Settings,
     several: bool,
-    default: bool,
 }
 
-impl Place<'_> {
-    fn entries(&self, root: Root, settings: &Settings) -> Vec<Entry> {
+impl Scribe<'_> {
+    fn entries(&self, root: Root) -> Vec<Entry> {
         let mut entries = Vec::new();
         for recipe in self.recipes(root) {
-            for copy in copies(root, settings.copytoram) {
-                entries.push(self.entry(recipe, root, copy, settings));
+            for copy in copies(root, self.settings.copytoram) {
+                entries.push(self.entry(recipe, root, copy));
             }
         }
         entries
@@ -236,7 +251,7 @@ impl Place<'_> {
         if own.is_empty() { self.image.recipes.iter().take(1).collect() } else { own }
     }
 
-    fn entry(&self, recipe: &Recipe, root: Root, copy: CopyToRam, settings: &Settings) -> Entry {
+    fn entry(&self, recipe: &Recipe, root: Root, copy: CopyToRam) -> Entry {
         let prefix = self.prefix();
         let initrd: Vec<_> = recipe.initrd.iter().map(|path| format!("{prefix}{path}")).collect();
         let mut action = format!("LINUX {prefix}{}\n", recipe.kernel);
@@ -244,43 +259,49 @@ impl Place<'_> {
             action += &format!("INITRD {}\n", initrd.join(","));
         }
         // 1: ip=CLIENT:SERVER:GATEWAY:NETMASK, 2: BOOTIF=; archiso_pxe_common reads both.
-        action += &format!("APPEND {}\nSYSAPPEND 3\n", self.command_line(recipe, root, copy, settings));
-        Entry { title: self.title(recipe, root, copy, settings), help: copy.help(), action }
+        action += &format!("APPEND {}\nSYSAPPEND 3\n", self.command_line(recipe, root, copy));
+        Entry { title: self.title(recipe, root, copy), help: copy.help(), action }
     }
 
     fn prefix(&self) -> String {
-        let prefix = self.server.prefix();
-        if self.default { prefix } else { format!("{prefix}{}/", self.image.name) }
+        format!("{}{}", self.server.prefix(), self.directory())
     }
 
-    fn title(&self, recipe: &Recipe, root: Root, copy: CopyToRam, settings: &Settings) -> Line {
+    fn directory(&self) -> String {
+        match self.image.place {
+            Place::Default => String::new(),
+            Place::Named => format!("{}/", self.image.name),
+        }
+    }
+
+    fn title(&self, recipe: &Recipe, root: Root, copy: CopyToRam) -> Line {
         let own = recipe.title.as_ref().filter(|_| recipe.root == Some(root));
         let mut title = match own {
             Some(own) if self.several => format!("{}: {own}", self.image.name),
             Some(own) => own.to_string(),
             None => format!("{} ({}, {})", self.image.name, recipe.architecture, root.title()),
         };
-        if copy != settings.copytoram {
+        if copy != self.settings.copytoram {
             title += if copy == CopyToRam::No { ", not copied to RAM" } else { ", copied to RAM" };
         }
         Line::new(&title)
     }
 
-    fn command_line(&self, recipe: &Recipe, root: Root, copy: CopyToRam, settings: &Settings) -> String {
+    fn command_line(&self, recipe: &Recipe, root: Root, copy: CopyToRam) -> String {
         let mut words = vec![format!("archisobasedir={}", self.image.base_dir)];
         // With another root the hook would wait for a block device of this UUID, which never comes.
         if let (Root::Nbd, Some(uuid)) = (root, &self.image.uuid) {
             words.push(format!("archisosearchuuid={uuid}"));
         }
         words.push(format!("{}={}", root.parameter(), self.root_address(root)));
-        if let (Root::Nbd, false) = (root, self.default) {
+        if let (Root::Nbd, Place::Named) = (root, self.image.place) {
             words.push(format!("archiso_nbd_name={}", self.image.name));
         }
         words.push(format!("copytoram={}", copy.value()));
-        if self.image.signed && settings.cms == Cms::Verify {
+        if self.image.signed && self.settings.cms == Cms::Verify {
             words.push("cms_verify=y".to_owned());
         }
-        let kept = recipe.parameters.iter().chain(&settings.parameters);
+        let kept = recipe.parameters.iter().chain(&self.settings.parameters);
         words.extend(kept.map(Word::to_string));
         words.join(" ")
     }
@@ -288,13 +309,13 @@ impl Place<'_> {
     /// Always the literal address: `${pxeserver}` is the router where another server gives the addresses.
     fn root_address(&self, root: Root) -> String {
         let address = self.server.address;
-        let directory = if self.default { String::new() } else { format!("{}/", self.image.name) };
-        match root {
-            Root::Nbd => address.to_string(),
-            Root::Nfs if self.default => format!("{address}:/run/archiso/bootmnt"),
-            Root::Nfs => format!("{address}:/{}", self.image.name),
-            Root::Http if self.server.http_port == 80 => format!("http://{address}/{directory}"),
-            Root::Http => format!("http://{address}:{}/{directory}", self.server.http_port),
+        let directory = self.directory();
+        match (root, self.image.place) {
+            (Root::Nbd, _) => address.to_string(),
+            (Root::Nfs, Place::Default) => format!("{address}:/run/archiso/bootmnt"),
+            (Root::Nfs, Place::Named) => format!("{address}:/{}", self.image.name),
+            (Root::Http, _) if self.server.http_port == 80 => format!("http://{address}/{directory}"),
+            (Root::Http, _) => format!("http://{address}:{}/{directory}", self.server.http_port),
         }
     }
 }
@@ -368,6 +389,7 @@ mod tests {
     fn image(name: &str) -> Bootable {
         Bootable {
             name: word(name),
+            place: Place::Default,
             base_dir: word("arch"),
             uuid: Some(word("2026-01-02-03-04-05-00")),
             signed: true,
@@ -467,7 +489,8 @@ LOCALBOOT 0
 
     #[test]
     fn further_images_live_below_their_names() {
-        let menu = generate(&[image("one"), image("two")], &settings(&[Root::Nbd]), &SERVER);
+        let two = Bootable { place: Place::Named, ..image("two") };
+        let menu = generate(&[image("one"), two], &settings(&[Root::Nbd]), &SERVER);
         let append = lines(&menu, "APPEND");
         assert!(!append[0].contains("archiso_nbd_name"));
         assert!(append[2].contains(" archiso_nbd_name=two "));

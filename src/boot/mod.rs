@@ -2,11 +2,15 @@
 //!
 //! Everything here is a pure decision. `dhcp` asks [`plan`] what to offer; `tftp` serves what was offered.
 
+pub mod bootable;
+pub mod files;
 pub mod menu;
 pub mod syslinux;
 pub mod text;
 
 use std::fmt;
+
+pub use files::Files;
 
 /// A machine, as far as its boot depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,6 +102,9 @@ fn fits_dhcp(text: &str) -> bool {
     text.len() < 128 && text.bytes().all(plain)
 }
 
+/// Where the menu is in the tree that machines load from.
+pub const MENU_PATH: &str = "isowire/pxelinux.cfg";
+
 /// Option 209 of every PXELINUX plan. PXELINUX puts its path prefix before any name that is no URL, a leading `/` or
 /// not; the form `::name` names a file of the TFTP server itself (core/fs/pxe/urlparse.c).
 pub const MENU: &str = "::/isowire/pxelinux.cfg";
@@ -138,42 +145,4 @@ fn pxelinux(site: &Site) -> Result<BootPlan, Refusal> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn site() -> Site {
-        Site::new(Some("boot/syslinux/lpxelinux.0"))
-    }
-
-    fn machine(firmware: Firmware, architecture: u16) -> Machine {
-        Machine { firmware, architecture: Architecture(architecture) }
-    }
-
-    #[test]
-    fn bios_machines_load_the_images_own_pxelinux() {
-        for firmware in [Firmware::Pxe, Firmware::Ipxe] {
-            let plan = plan(&machine(firmware, 0), &site()).unwrap();
-            assert_eq!(plan.boot_file, "/boot/syslinux/lpxelinux.0");
-            assert_eq!(plan.config_file.as_deref(), Some("::/isowire/pxelinux.cfg"));
-        }
-    }
-
-    #[test]
-    fn others_are_refused_by_name() {
-        let refusal = |firmware, number| plan(&machine(firmware, number), &site()).unwrap_err().to_string();
-        assert!(refusal(Firmware::Pxe, 7).starts_with("x64 UEFI machines are not served yet"));
-        assert!(refusal(Firmware::Ipxe, 11).starts_with("ARM 64-bit UEFI machines"));
-        assert!(refusal(Firmware::HttpBoot, 16).starts_with("x64 UEFI boot from HTTP machines"));
-        assert!(refusal(Firmware::Pxe, 4711).starts_with("architecture 4711 machines"));
-    }
-
-    #[test]
-    fn an_image_without_a_loader_boots_nobody() {
-        let bios = machine(Firmware::Pxe, 0);
-        assert_eq!(plan(&bios, &Site::new(None)), Err(Refusal::NoLoader));
-        for unfit in ["boot/$(reboot)/lpxelinux.0", "a b", "x'y", &"a".repeat(127)] {
-            assert_eq!(plan(&bios, &Site::new(Some(unfit))), Err(Refusal::NoLoader), "{unfit}");
-        }
-        assert!(plan(&bios, &Site::new(Some(&"a".repeat(126)))).is_ok());
-    }
-}
+mod tests;

@@ -13,6 +13,12 @@ impl Word {
     }
 }
 
+impl Default for Word {
+    fn default() -> Self {
+        Self("?".to_owned())
+    }
+}
+
 /// Printable ASCII in one line: a title.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Line(String);

@@ -1,0 +1,279 @@
+//! Boot plans, and the way from an image to the files a machine loads, on images made of a list of files.
+
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use super::bootable::survey;
+use super::files::{NoFile, Ports};
+use super::menu::{Cms, CopyToRam, Place, Root, Settings};
+use super::*;
+use crate::export::catalog::Served;
+use crate::export::path::PathError;
+use crate::export::{Catalog, Piece};
+use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
+use crate::image::index::Attributes;
+use crate::image::{Extent, Image, Index, Kind, NodeId, Source};
+
+const HEAD: &str = include_str!("../../tests/iso/syslinux/archiso_head.cfg");
+const PXE: &str = include_str!("../../tests/iso/syslinux/archiso_pxe.cfg");
+const PXE_ENTRIES: &str = include_str!("../../tests/iso/syslinux/archiso_pxe-linux.cfg");
+const TAIL: &str = include_str!("../../tests/iso/syslinux/archiso_tail.cfg");
+
+const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+fn site() -> Site {
+    Site::new(Some("boot/syslinux/lpxelinux.0"))
+}
+
+fn machine(firmware: Firmware, architecture: u16) -> Machine {
+    Machine { firmware, architecture: Architecture(architecture) }
+}
+
+#[test]
+fn bios_machines_load_the_images_own_pxelinux() {
+    for firmware in [Firmware::Pxe, Firmware::Ipxe] {
+        let plan = plan(&machine(firmware, 0), &site()).unwrap();
+        assert_eq!(plan.boot_file, "/boot/syslinux/lpxelinux.0");
+        assert_eq!(plan.config_file.as_deref(), Some("::/isowire/pxelinux.cfg"));
+    }
+}
+
+#[test]
+fn others_are_refused_by_name() {
+    let refusal = |firmware, number| plan(&machine(firmware, number), &site()).unwrap_err().to_string();
+    assert!(refusal(Firmware::Pxe, 7).starts_with("x64 UEFI machines are not served yet"));
+    assert!(refusal(Firmware::Ipxe, 11).starts_with("ARM 64-bit UEFI machines"));
+    assert!(refusal(Firmware::HttpBoot, 16).starts_with("x64 UEFI boot from HTTP machines"));
+    assert!(refusal(Firmware::Pxe, 4711).starts_with("architecture 4711 machines"));
+}
+
+#[test]
+fn an_image_without_a_loader_boots_nobody() {
+    let bios = machine(Firmware::Pxe, 0);
+    assert_eq!(plan(&bios, &Site::new(None)), Err(Refusal::NoLoader));
+    for unfit in ["boot/$(reboot)/lpxelinux.0", "a b", "x'y", &"a".repeat(127)] {
+        assert_eq!(plan(&bios, &Site::new(Some(unfit))), Err(Refusal::NoLoader), "{unfit}");
+    }
+    assert!(plan(&bios, &Site::new(Some(&"a".repeat(126)))).is_ok());
+}
+
+/// What mkarchiso makes of its templates.
+fn filled(template: &str) -> String {
+    template.replace("%INSTALL_DIR%", "arch").replace("%ARCH%", "x86_64").replace("%ARCHISO_UUID%", "UUID")
+}
+
+/// The files of an archiso image, with this as its PXE entries.
+fn archiso_files(entries: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("arch/boot/x86_64/vmlinuz-linux", "kernel".into()),
+        ("arch/boot/x86_64/initramfs-linux.img", "initramfs".into()),
+        ("arch/boot/amd-ucode.img", "microcode".into()),
+        ("arch/x86_64/airootfs.sfs", "root".into()),
+        ("arch/x86_64/airootfs.sfs.cms.sig", "signature".into()),
+        ("boot/syslinux/lpxelinux.0", "loader".into()),
+        ("boot/syslinux/vesamenu.c32", "menu program".into()),
+        ("boot/syslinux/archiso_head.cfg", HEAD.into()),
+        ("boot/syslinux/archiso_pxe.cfg", PXE.into()),
+        ("boot/syslinux/archiso_pxe-linux.cfg", filled(entries)),
+        ("boot/syslinux/archiso_tail.cfg", TAIL.into()),
+    ]
+}
+
+/// An image that holds these files, one behind the other.
+fn image(files: &[(&str, String)]) -> Image {
+    let mut media = tempfile::NamedTempFile::new().unwrap();
+    let mut index = Index::new(attributes(0o040_555));
+    let mut offset = 0;
+    for (path, content) in files {
+        media.write_all(content.as_bytes()).unwrap();
+        let (directory, name) = path.rsplit_once('/').unwrap();
+        let parent = directory.split('/').fold(NodeId::ROOT, |parent, name| {
+            let known = index.child(parent, name.as_bytes());
+            known.unwrap_or_else(|| {
+                let kind = Kind::Directory { entries: Vec::new() };
+                index.add(parent, name.as_bytes(), kind, attributes(0o040_555)).unwrap()
+            })
+        });
+        let extents = vec![Extent { offset, len: content.len() as u64 }];
+        index.add(parent, name.as_bytes(), Kind::File { extents }, attributes(0o100_444)).unwrap();
+        offset += content.len() as u64;
+    }
+    let mut image = Image::new(Source::open(media.path()).unwrap(), index);
+    image.volume.uuid = Some("2026-01-02-03-04-05-00".into());
+    image.archiso = Some(archiso(&image.index));
+    image
+}
+
+fn attributes(mode: u32) -> Attributes {
+    Attributes { mode, uid: 0, gid: 0, nlink: 1, mtime: 0 }
+}
+
+fn node(index: &Index, path: &str) -> Option<NodeId> {
+    path.split('/').try_fold(NodeId::ROOT, |node, name| index.child(node, name.as_bytes()))
+}
+
+fn archiso(index: &Index) -> Archiso {
+    let syslinux_dir = node(index, "boot/syslinux");
+    let is_menu = |&id: &NodeId| index.node(id).name.ends_with(b".cfg");
+    Archiso {
+        install_dir: "arch".into(),
+        kernels: vec![Kernel {
+            arch: "x86_64".into(),
+            name: "linux".into(),
+            kernel: node(index, "arch/boot/x86_64/vmlinuz-linux").unwrap(),
+            initramfs: node(index, "arch/boot/x86_64/initramfs-linux.img"),
+            microcode: node(index, "arch/boot/amd-ucode.img").into_iter().collect(),
+        }],
+        airootfs: vec![Airootfs {
+            arch: "x86_64".into(),
+            node: node(index, "arch/x86_64/airootfs.sfs").unwrap(),
+            format: Format::Squashfs,
+            size: 4,
+            sha512: None,
+            cms_signature: node(index, "arch/x86_64/airootfs.sfs.cms.sig"),
+        }],
+        uuid_file: None,
+        syslinux_dir,
+        lpxelinux: node(index, "boot/syslinux/lpxelinux.0"),
+        syslinux_menus: syslinux_dir
+            .map(|dir| index.children(dir).iter().copied().filter(is_menu).collect())
+            .unwrap_or_default(),
+        loader_entries: Vec::new(),
+    }
+}
+
+#[test]
+fn an_archiso_image_boots_its_own_pxe_entries() {
+    let bootable = survey("arch", Place::Default, &image(&archiso_files(PXE_ENTRIES))).unwrap();
+    assert_eq!(bootable.stock.unwrap().as_str(), "boot/syslinux/archiso_pxe.cfg");
+    assert_eq!(bootable.look.serial.unwrap().as_str(), "0 115200");
+    assert_eq!(bootable.look.ui.unwrap().as_str(), "vesamenu.c32");
+    assert!(bootable.signed);
+    let roots: Vec<_> = bootable.recipes.iter().map(|recipe| recipe.root.unwrap()).collect();
+    assert_eq!(roots, [Root::Nbd, Root::Nfs, Root::Http]);
+    let nbd = &bootable.recipes[0];
+    assert_eq!(nbd.title.as_ref().unwrap().as_str(), "Arch Linux install medium (x86_64, NBD)");
+    assert_eq!(nbd.kernel.as_str(), "arch/boot/x86_64/vmlinuz-linux");
+    assert_eq!(nbd.initrd[0].as_str(), "arch/boot/x86_64/initramfs-linux.img");
+    let parameters: Vec<_> = nbd.parameters.iter().map(|word| word.as_str()).collect();
+    assert_eq!(parameters, ["console=ttyS0,115200"], "what we say ourselves is dropped");
+}
+
+#[test]
+fn without_pxe_entries_the_kernels_are_booted() {
+    let mut files = archiso_files("LABEL x\nLINUX ::/arch/boot/x86_64/vmlinuz-linux\nAPPEND root=/dev/sda");
+    files.retain(|(path, _)| !path.ends_with(".c32"));
+    let bootable = survey("arch", Place::Default, &image(&files)).unwrap();
+    assert_eq!(bootable.stock, None);
+    assert_eq!(bootable.look.ui, None);
+    let [recipe] = &bootable.recipes[..] else { panic!("{:?}", bootable.recipes) };
+    assert_eq!((&recipe.root, &recipe.title, recipe.architecture.as_str()), (&None, &None, "x86_64"));
+    let initrd: Vec<_> = recipe.initrd.iter().map(|path| path.as_str()).collect();
+    assert_eq!(initrd, ["arch/boot/amd-ucode.img", "arch/boot/x86_64/initramfs-linux.img"]);
+}
+
+#[test]
+fn entries_that_cannot_boot_are_passed_over() {
+    let entry = |lines: &str| format!("LABEL x\n{lines}\n");
+    let good = "LINUX ::/arch/boot/x86_64/vmlinuz-linux\n";
+    let entries = [
+        entry("LINUX ::/no/such\nAPPEND archiso_nbd_srv=x"),
+        entry("LINUX ::/arch/boot/../boot/x86_64/vmlinuz-linux\nAPPEND archiso_nbd_srv=x"),
+        entry("LINUX ::/arch\nAPPEND archiso_nbd_srv=x"),
+        entry(&format!("{good}INITRD ::/no/such\nAPPEND archiso_nbd_srv=x")),
+        entry(&format!("{good}APPEND archiso_nbd_srv=x {}", "y".repeat(601))),
+        entry(&format!("{good}APPEND archiso_nbd_srv=x good=initrd=/x quiet splash")),
+    ];
+    let bootable = survey("arch", Place::Default, &image(&archiso_files(&entries.concat()))).unwrap();
+    let [recipe] = &bootable.recipes[..] else { panic!("{:?}", bootable.recipes) };
+    assert_eq!(recipe.parameters.iter().map(|word| word.as_str()).collect::<Vec<_>>(), ["quiet", "splash"]);
+}
+
+#[test]
+fn other_images_boot_nothing() {
+    let mut image = image(&archiso_files(PXE_ENTRIES));
+    image.archiso = None;
+    assert_eq!(survey("other", Place::Default, &image), None);
+}
+
+fn settings() -> Settings {
+    Settings {
+        roots: vec![Root::Nbd],
+        copytoram: CopyToRam::Auto,
+        timeout: 10,
+        cms: Cms::Verify,
+        parameters: Vec::new(),
+    }
+}
+
+fn served(name: &str) -> Served {
+    Served { name: name.into(), image: Arc::new(image(&archiso_files(PXE_ENTRIES))) }
+}
+
+fn files() -> Files {
+    let catalog = Catalog::new(served("one"), vec![served("two")]);
+    Files::new(Arc::new(catalog), settings(), Ports { tftp: 69, http: 80 }).unwrap()
+}
+
+/// The content of a file made by us.
+fn text(files: &Files, path: &str) -> String {
+    let file = files.open(path.as_bytes(), HERE).unwrap();
+    assert!(file.image.is_none());
+    let pieces = file.export.range(0, file.export.len()).unwrap();
+    let bytes = pieces.flat_map(|piece| match piece {
+        Piece::Memory(bytes) => bytes.to_vec(),
+        Piece::Image(_) => panic!("the menu is no part of an image"),
+    });
+    String::from_utf8(bytes.collect()).unwrap()
+}
+
+#[test]
+fn the_menu_is_found_by_both_its_names() {
+    let files = files();
+    let menu = text(&files, "/isowire/pxelinux.cfg");
+    assert!(menu.contains("archiso_nbd_srv=10.0.0.1 "));
+    assert!(menu.contains("\nCONFIG ::/boot/syslinux/archiso_pxe.cfg ::/boot/syslinux/\n"));
+    assert_eq!(menu, files.menu(HERE));
+    for name in [
+        "boot/syslinux/pxelinux.cfg/default",
+        "//boot/syslinux//pxelinux.cfg/default",
+        "isowire\\pxelinux.cfg",
+    ] {
+        assert_eq!(text(&files, name), menu, "{name}");
+    }
+    let elsewhere = files.open(b"isowire/pxelinux.cfg", Ipv4Addr::new(10, 9, 9, 9)).unwrap();
+    assert_eq!(elsewhere.export.len(), menu.len() as u64, "another address, as long");
+}
+
+#[test]
+fn the_tree_of_each_image_is_served() {
+    let files = files();
+    let open = |path: &str| files.open(path.as_bytes(), HERE);
+    assert_eq!(open("/boot/syslinux/lpxelinux.0").unwrap().export.len(), 6);
+    assert_eq!(open("two/arch/boot/x86_64/vmlinuz-linux").unwrap().export.len(), 6);
+    let (one, two) =
+        (open("arch/x86_64/airootfs.sfs").unwrap(), open("/two//arch/x86_64/airootfs.sfs").unwrap());
+    assert!(!Arc::ptr_eq(&one.image.unwrap(), &two.image.unwrap()));
+    assert_eq!(open("boot/syslinux/pxelinux.cfg/C0A8").unwrap_err(), NoFile::Path(PathError::NotFound));
+    assert_eq!(open("three/arch").unwrap_err(), NoFile::Path(PathError::NotFound));
+    assert_eq!(open("").unwrap_err(), NoFile::NotAFile);
+    assert_eq!(open("two").unwrap_err(), NoFile::NotAFile);
+    assert_eq!(open("../etc/passwd").unwrap_err(), NoFile::Path(PathError::Outside));
+    assert_eq!(open("two/../../etc/passwd").unwrap_err(), NoFile::Path(PathError::Outside));
+}
+
+#[test]
+fn an_image_cannot_hide_behind_a_directory() {
+    let catalog = Catalog::new(served("one"), vec![served("ARCH")]);
+    let error = Files::new(Arc::new(catalog), settings(), Ports { tftp: 69, http: 80 }).unwrap_err();
+    assert!(error.to_string().starts_with("the image `ARCH` would hide behind `/ARCH` of the image `one`"));
+    let default = Catalog::new(served("arch"), Vec::new());
+    assert!(Files::new(Arc::new(default), settings(), Ports { tftp: 69, http: 80 }).is_ok());
+}
+
+#[test]
+fn the_loader_goes_into_the_boot_plan() {
+    let site = files().site();
+    assert_eq!(site, Site::new(Some("boot/syslinux/lpxelinux.0")));
+}
