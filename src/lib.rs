@@ -18,6 +18,7 @@ pub mod boot;
 pub mod cli;
 pub mod codec;
 pub mod config;
+pub mod dhcp;
 pub mod export;
 #[doc(hidden)]
 pub mod fuzzing;

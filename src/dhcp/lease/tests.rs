@@ -1,0 +1,156 @@
+use super::*;
+
+const START: UnixTime = UnixTime(1_700_000_000);
+const HOUR: u32 = 3600;
+
+fn machine(n: u8) -> HardwareAddress {
+    HardwareAddress::ethernet([0x52, 0x54, 0, 0, 0, n])
+}
+
+fn address(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, n)
+}
+
+fn leases(pool: &str) -> Leases {
+    Leases::new(pool.parse().unwrap(), HOUR, &[])
+}
+
+#[test]
+fn a_pool_is_read_or_refused_with_a_reason() {
+    let pool: Pool = "10.0.0.50 - 10.0.0.99".parse().unwrap();
+    assert_eq!(pool.to_string(), "10.0.0.50-10.0.0.99");
+    assert!("10.0.0.5-10.0.0.5".parse::<Pool>().is_ok());
+    assert!("10.0.0.0-10.0.255.255".parse::<Pool>().is_ok());
+    let says = |text: &str| text.parse::<Pool>().unwrap_err().to_string();
+    assert!(says("10.0.0.5").contains("write FIRST-LAST"));
+    assert_eq!(says("10.0.0.5-10.0.0.4"), "address range 10.0.0.5-10.0.0.4 ends before it begins");
+    assert!(says("10.0.0.0-10.1.0.0").contains("more than 65536"));
+}
+
+#[test]
+fn the_address_follows_the_hardware_address() {
+    let (mut one, mut other) = (leases("10.0.0.1-10.0.0.200"), leases("10.0.0.1-10.0.0.200"));
+    // Another order, another table: the same address. (None of these five share a home.)
+    let there: Vec<_> = (1..=5).map(|n| one.offer(machine(n), None, START)).collect();
+    let back: Vec<_> = (1..=5).rev().map(|n| other.offer(machine(n), None, START)).collect();
+    assert!(there.iter().eq(back.iter().rev()));
+    assert_eq!(one.offer(machine(3), None, START), there[2], "asked again");
+}
+
+#[test]
+fn two_machines_never_share_an_address() {
+    let mut leases = leases("10.0.0.1-10.0.0.3");
+    let given: BTreeSet<_> = (1..=3).map(|n| leases.offer(machine(n), None, START).unwrap()).collect();
+    assert_eq!(given.len(), 3);
+    assert_eq!(leases.offer(machine(4), None, START), None, "the pool is full");
+    assert_eq!(leases.len(), 3, "a flood grows nothing");
+}
+
+#[test]
+fn an_offer_ends_soon_and_a_lease_at_its_time() {
+    let mut leases = leases("10.0.0.1-10.0.0.1");
+    leases.offer(machine(1), None, START);
+    assert_eq!(leases.offer(machine(2), None, START.after(OFFER_SECONDS - 1)), None);
+    assert_eq!(leases.offer(machine(2), None, START.after(OFFER_SECONDS)), Some(address(1)));
+    leases.claim(machine(2), address(1), START.after(OFFER_SECONDS)).unwrap();
+    assert_eq!(leases.offer(machine(1), None, START.after(OFFER_SECONDS + HOUR - 1)), None);
+    assert_eq!(leases.offer(machine(1), None, START.after(OFFER_SECONDS + HOUR)), Some(address(1)));
+}
+
+#[test]
+fn an_offer_takes_no_time_from_a_lease() {
+    let mut leases = leases("10.0.0.1-10.0.0.1");
+    leases.claim(machine(1), address(1), START).unwrap();
+    leases.offer(machine(1), None, START);
+    leases.withdraw_offer(&machine(1));
+    assert_eq!(leases.offer(machine(2), None, START.after(HOUR - 1)), None);
+}
+
+#[test]
+fn a_wish_is_granted_where_it_can_be() {
+    let mut leases = leases("10.0.0.1-10.0.0.9");
+    assert_eq!(leases.offer(machine(1), Some(address(7)), START), Some(address(7)));
+    assert_ne!(leases.offer(machine(2), Some(address(7)), START), Some(address(7)));
+    let outside = leases.offer(machine(3), Some(address(99)), START).unwrap();
+    assert!(outside < address(10));
+}
+
+#[test]
+fn a_claim_says_why_not() {
+    let mut leases = Leases::new("10.0.0.1-10.0.0.9".parse().unwrap(), HOUR, &[address(9)]);
+    leases.claim(machine(1), address(1), START).unwrap();
+    assert_eq!(leases.claim(machine(1), address(2), START), Err(NotGranted::HoldsAnother(address(1))));
+    assert_eq!(leases.claim(machine(2), address(1), START), Err(NotGranted::Taken));
+    assert_eq!(leases.claim(machine(2), address(9), START), Err(NotGranted::NotInPool), "reserved");
+    assert_eq!(leases.claim(machine(2), address(10), START), Err(NotGranted::NotInPool));
+}
+
+#[test]
+fn a_declined_address_rests_for_ten_minutes() {
+    let mut leases = leases("10.0.0.1-10.0.0.1");
+    leases.claim(machine(1), address(1), START).unwrap();
+    assert!(!leases.decline(&machine(2), address(1), START), "not the machine's to decline");
+    assert!(leases.decline(&machine(1), address(1), START));
+    assert_eq!(leases.offer(machine(1), None, START.after(599)), None);
+    assert_eq!(leases.claim(machine(1), address(1), START.after(599)), Err(NotGranted::Taken));
+    assert_eq!(leases.offer(machine(1), None, START.after(600)), Some(address(1)));
+}
+
+#[test]
+fn a_release_frees_only_ones_own() {
+    let mut leases = leases("10.0.0.1-10.0.0.1");
+    leases.claim(machine(1), address(1), START).unwrap();
+    assert!(!leases.release(&machine(2), address(1)));
+    assert!(leases.release(&machine(1), address(1)));
+    assert_eq!(leases.offer(machine(2), None, START), Some(address(1)));
+}
+
+fn text_of(events: impl IntoIterator<Item = Event>) -> String {
+    events.into_iter().map(|event| format!("{event}\n")).collect()
+}
+
+#[test]
+fn a_restart_keeps_the_leases() {
+    let mut before = leases("10.0.0.1-10.0.0.9");
+    before.claim(machine(1), address(1), START).unwrap();
+    before.claim(machine(2), address(2), START).unwrap();
+    before.claim(machine(3), address(3), START).unwrap();
+    before.release(&machine(2), address(2));
+    before.decline(&machine(3), address(3), START);
+    before.offer(machine(4), Some(address(4)), START);
+    let file = text_of(before.take_events());
+    assert_eq!(
+        file,
+        "lease 10.0.0.1 52:54:00:00:00:01 until 1700003600\n\
+         lease 10.0.0.2 52:54:00:00:00:02 until 1700003600\n\
+         lease 10.0.0.3 52:54:00:00:00:03 until 1700003600\n\
+         free 10.0.0.2\n\
+         declined 10.0.0.3 until 1700000600\n"
+    );
+    assert!(before.take_events().is_empty());
+    for text in [file, text_of(before.snapshot())] {
+        let mut after = leases("10.0.0.1-10.0.0.9");
+        assert_eq!(after.replay_text(&text, START), 0);
+        assert_eq!(after.len(), 2);
+        assert!(after.has_lease(&machine(1), address(1)));
+        assert_eq!(after.claim(machine(5), address(2), START), Ok(()));
+        assert_eq!(after.claim(machine(6), address(3), START), Err(NotGranted::Taken));
+    }
+}
+
+#[test]
+fn a_damaged_lease_file_is_read_as_far_as_it_goes() {
+    let text = "# leases\n\
+        lease 10.0.0.1 52:54:00:00:00:01 until 1700003600\n\
+        lease 10.0.0.2 52:54:00 2 until 1700003600\n\
+        lease 10.0.0.77 52:54:00:00:00:03 until 1700003600\n\
+        lease 10.0.0.4 52:54:00:00:00:04 until 1600000000\n\
+        lease 10.0.0.5 52:54:00:00:00:01 until 1700003600\n\
+        lease 10.0.0.6 20-80:00:00:48 until 1700003600\r\n\
+        lease 10.0.0.8 52:54:00:00:00:08 until 17000";
+    let mut leases = leases("10.0.0.1-10.0.0.9");
+    assert_eq!(leases.replay_text(text, START), 1, "the line with half an address");
+    assert_eq!(leases.len(), 2, "out of the pool, over, moved on, and torn: {leases:?}");
+    assert!(leases.has_lease(&machine(1), address(5)), "the last line of a machine holds");
+    assert!(leases.holds.contains_key(&address(6)));
+}

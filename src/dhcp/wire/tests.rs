@@ -1,0 +1,261 @@
+use dhcproto::{Decodable, Decoder, v4};
+
+use super::*;
+
+macro_rules! captured {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/dhcp/", $name, ".bin"))
+    };
+}
+
+const US: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+
+/// A DISCOVER with these options.
+fn packet(options: &[u8]) -> Vec<u8> {
+    let mut bytes = Message::discover(7, [2; 6]).emit();
+    bytes.truncate(HEADER_LEN + MAGIC.len());
+    bytes.extend(options);
+    bytes
+}
+
+#[test]
+fn ipxe_in_a_bios_rom() {
+    let message = Message::parse(captured!("ipxe-bios-discover")).unwrap();
+    assert_eq!(message.kind, MessageType::Discover);
+    assert_eq!(message.header.hardware().to_string(), "52:54:00:4c:41:42");
+    assert_eq!(message.vendor_class, b"PXEClient:Arch:00000:UNDI:002001");
+    assert!(message.has_user_class(b"iPXE"), "raw, without a length");
+    assert_eq!(message.architectures, [0]);
+    assert_eq!(message.max_size, Some(1472));
+    assert_eq!(message.machine_id.len(), 17);
+    assert_eq!(message.client_id, [1, 0x52, 0x54, 0, 0x4c, 0x41, 0x42]);
+    assert_eq!(message.ipxe_options.len(), 48);
+    assert!(!message.header.flags.broadcast());
+}
+
+#[test]
+fn ipxe_at_the_boot_server_port() {
+    let message = Message::parse(captured!("ipxe-bios-4011-request")).unwrap();
+    assert_eq!(message.kind, MessageType::Request);
+    assert_eq!(message.header.ciaddr, Ipv4Addr::new(192, 168, 77, 90));
+    assert_eq!(message.boot_item, Some([0x80, 0, 0, 0]));
+    assert_eq!(message.vendor_class, b"PXEClient");
+}
+
+#[test]
+fn ovmf() {
+    let pxe = Message::parse(captured!("ovmf-pxe-discover")).unwrap();
+    assert_eq!((pxe.architectures.as_slice(), pxe.user_class.as_slice()), (&[7][..], &[][..]));
+    assert!(pxe.header.flags.broadcast());
+    let request = Message::parse(captured!("ovmf-pxe-request")).unwrap();
+    assert_eq!((request.server, request.requested), (Some(US), Some(Ipv4Addr::new(192, 168, 77, 90))));
+    let http = Message::parse(captured!("ovmf-http-discover")).unwrap();
+    assert_eq!(http.architectures, [16]);
+    assert!(http.vendor_class.starts_with(b"HTTPClient"));
+}
+
+#[test]
+fn the_initramfs_says_little() {
+    let message = Message::parse(captured!("ipconfig-discover")).unwrap();
+    assert_eq!(message.vendor_class, b"Linux ipconfig");
+    assert_eq!((message.max_size, message.client_id.len(), message.architectures.len()), (None, 0, 0));
+}
+
+#[test]
+fn another_server() {
+    let offer = Message::parse(captured!("dnsmasq-offer")).unwrap();
+    assert_eq!((offer.header.opcode, offer.kind), (Opcode::BootReply, MessageType::Offer));
+    assert_eq!((offer.server, offer.header.yiaddr), (Some(US), Ipv4Addr::new(192, 168, 77, 90)));
+    let proxy = Message::parse(captured!("dnsmasq-proxy-offer")).unwrap();
+    assert!(proxy.header.yiaddr.is_unspecified());
+}
+
+#[test]
+fn a_parsed_message_emits_to_the_same() {
+    for bytes in [
+        &captured!("ipxe-bios-discover")[..],
+        captured!("ipxe-bios-request"),
+        captured!("ipxe-bios-4011-request"),
+        captured!("ipxe-efi-discover"),
+        captured!("ovmf-pxe-request"),
+        captured!("ovmf-http-discover"),
+        captured!("ipconfig-discover"),
+        captured!("dnsmasq-offer"),
+    ] {
+        let message = Message::parse(bytes).unwrap();
+        let emitted = message.emit();
+        assert!(emitted.len() >= 300);
+        assert_eq!(Message::parse(&emitted), Ok(message));
+    }
+}
+
+#[test]
+fn user_classes_with_lengths() {
+    let message =
+        Message::parse(&packet(&[53, 1, 1, 77, 9, 3, b'f', b'o', b'o', 4, b'i', b'P', b'X', b'E'])).unwrap();
+    assert!(message.has_user_class(b"iPXE") && message.has_user_class(b"foo"));
+    assert!(!message.has_user_class(b"PXE"));
+    let broken = Message::parse(&packet(&[53, 1, 1, 77, 5, 4, b'i', b'P', b'X', b'E'])).unwrap();
+    assert!(broken.has_user_class(b"iPXE"));
+    assert!(!Message::parse(&packet(&[53, 1, 1])).unwrap().has_user_class(b"iPXE"));
+}
+
+#[test]
+fn several_architectures() {
+    let message = Message::parse(&packet(&[53, 1, 1, 93, 4, 0, 7, 0, 9])).unwrap();
+    assert_eq!(message.architectures, [7, 9]);
+}
+
+#[test]
+fn a_split_option_is_joined() {
+    let message = Message::parse(&packet(&[53, 1, 1, 60, 2, b'P', b'X', 60, 1, b'E', 255])).unwrap();
+    assert_eq!(message.vendor_class, b"PXE", "RFC 3396");
+}
+
+#[test]
+fn relay_agents() {
+    let message = Message::parse(&packet(&[53, 1, 1, 82, 10, 1, 2, 9, 9, 5, 4, 10, 0, 0, 0])).unwrap();
+    assert_eq!(message.relay_sub_option(5), Some(&[10, 0, 0, 0][..]));
+    assert_eq!(message.relay_sub_option(19), None);
+    let with_port = Message::parse(&packet(&[53, 1, 1, 82, 2, 19, 0])).unwrap();
+    assert_eq!(with_port.relay_sub_option(19), Some(&[][..]));
+}
+
+#[test]
+fn what_is_broken_is_named() {
+    let refused = |options: &[u8]| Message::parse(&packet(options)).unwrap_err();
+    let wrong_length = |code, len| Malformed::OptionLength { code, len };
+    assert_eq!(refused(&[]), Malformed::NoMessageType);
+    assert_eq!(refused(&[53, 1]), Malformed::Truncated(Truncated));
+    assert_eq!(refused(&[53]), Malformed::Truncated(Truncated));
+    assert_eq!(refused(&[53, 2, 1, 1]), wrong_length(53, 2));
+    assert_eq!(refused(&[53, 1, 1, 50, 3, 1, 1, 1]), wrong_length(50, 3));
+    assert_eq!(refused(&[53, 1, 1, 93, 3, 0, 7, 0]), wrong_length(93, 3));
+    assert_eq!(refused(&[53, 1, 1, 93, 0]), wrong_length(93, 0));
+    let long = [&[53, 1, 1][..], &[61, 200], &[1; 200], &[61, 56], &[1; 56]].concat();
+    assert_eq!(refused(&long), wrong_length(61, 256));
+    assert_eq!(Message::parse(&[1; 239]), Err(Malformed::Truncated(Truncated)));
+    assert_eq!(Message::parse(&[1; 300]), Err(Malformed::NoCookie));
+    let mut long_hardware = packet(&[53, 1, 1]);
+    long_hardware[2] = 17;
+    assert_eq!(Message::parse(&long_hardware), Err(Malformed::HardwareLength(17)));
+    assert_eq!(wrong_length(93, 3).to_string(), "option 93 of 3 bytes");
+}
+
+/// dhcproto's owned decoder asserts on each of these in a debug build.
+#[test]
+fn malformed_options_that_do_not_matter_are_passed_over() {
+    for option in
+        [&[80, 1, 0][..], &[81, 1, 0], &[94, 1, 0], &[152, 1, 0], &[153, 1, 0], &[154, 1, 0], &[155, 1, 0]]
+    {
+        let message = Message::parse(&packet(&[&[53, 1, 1], option, &[93, 2, 0, 7, 255]].concat())).unwrap();
+        assert_eq!(message.architectures, [7], "option {}", option[0]);
+    }
+}
+
+/// A reply to a captured DISCOVER, with everything in it.
+fn reply(file: &str) -> Reply {
+    let question = Message::parse(captured!("ipxe-bios-discover")).unwrap();
+    Reply {
+        header: Header {
+            opcode: Opcode::BootReply,
+            yiaddr: Ipv4Addr::new(192, 168, 77, 90),
+            siaddr: US,
+            ..question.header
+        },
+        kind: MessageType::Offer,
+        options: vec![
+            ReplyOption::ServerIdentifier(US),
+            ReplyOption::LeaseTime(3600),
+            ReplyOption::Netmask(Ipv4Addr::new(255, 255, 255, 0)),
+            ReplyOption::Router(US),
+            ReplyOption::Dns(vec![US; 2]),
+            ReplyOption::BootClass(BootClass::PxeClient),
+            ReplyOption::MachineIdentifier(question.machine_id),
+            ReplyOption::SkipDiscovery { boot_item: None },
+            ReplyOption::BootFile(SafeText::new(file).unwrap()),
+            ReplyOption::ConfigFile(SafeText::new("::/menu").unwrap()),
+            ReplyOption::NoPxeDhcp,
+            ReplyOption::ClientIdentifier(question.client_id),
+        ],
+        relay_info: vec![1, 2, 3, 4],
+        max_size: None,
+    }
+}
+
+#[test]
+fn another_decoder_reads_our_reply() {
+    let bytes = reply("/boot/lpxelinux.0").emit();
+    let decoded = v4::Message::decode(&mut Decoder::new(&bytes)).unwrap();
+    let option = |code| decoded.opts().get(code).cloned();
+    assert_eq!(decoded.fname(), Some(&b"/boot/lpxelinux.0\0"[..]));
+    assert_eq!((decoded.siaddr(), decoded.opcode()), (US, Opcode::BootReply));
+    assert_eq!(option(OptionCode::MessageType), Some(v4::DhcpOption::MessageType(MessageType::Offer)));
+    assert_eq!(option(OptionCode::Router), Some(v4::DhcpOption::Router(vec![US])));
+    assert_eq!(
+        option(OptionCode::ClassIdentifier),
+        Some(v4::DhcpOption::ClassIdentifier(b"PXEClient".to_vec()))
+    );
+    assert_eq!(
+        option(OptionCode::BootfileName),
+        Some(v4::DhcpOption::BootfileName(b"/boot/lpxelinux.0\0".to_vec()))
+    );
+    assert_eq!(
+        option(OptionCode::VendorExtensions),
+        Some(v4::DhcpOption::VendorExtensions(vec![6, 1, 8, 255]))
+    );
+    let unknown =
+        |code, bytes: &[u8]| Some(v4::DhcpOption::Unknown(v4::UnknownOption::new(code, bytes.to_vec())));
+    assert_eq!(option(OptionCode::Unknown(209)), unknown(OptionCode::Unknown(209), b"::/menu"));
+    assert_eq!(option(OptionCode::Unknown(175)), unknown(OptionCode::Unknown(175), &[0xb0, 1, 1]));
+}
+
+#[test]
+fn the_type_comes_first_and_option_82_last() {
+    let bytes = reply("/boot/lpxelinux.0").emit();
+    let options = &bytes[HEADER_LEN + MAGIC.len()..];
+    assert!(options.starts_with(&[53, 1, 2, 54, 4, 192, 168, 77, 1]));
+    let end = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    assert!(bytes[..=end].ends_with(&[82, 4, 1, 2, 3, 4, 255]));
+}
+
+#[test]
+fn all_sixteen_bytes_of_chaddr_return() {
+    let mut reply = reply("/a");
+    reply.header.chaddr = std::array::from_fn(|i| i as u8 + 1);
+    assert_eq!(Message::parse(&reply.emit()).unwrap().header.chaddr, reply.header.chaddr);
+}
+
+#[test]
+fn a_short_reply_is_padded() {
+    let mut reply = reply("/a");
+    reply.options.truncate(1);
+    assert_eq!(reply.emit().len(), 300);
+}
+
+#[test]
+fn a_long_file_name_stands_in_its_option_only() {
+    let fits = reply(&"a".repeat(127)).emit();
+    assert_eq!(fits[FILE_OFFSET..HEADER_LEN], [&[b'a'; 127][..], &[0]].concat());
+    let long = reply(&"a".repeat(128)).emit();
+    assert_eq!(long[FILE_OFFSET..HEADER_LEN], [0; 128]);
+    assert!(long.windows(130).any(|window| window[..2] == [67, 129] && window[2..] == [b'a'; 128]));
+}
+
+#[test]
+fn a_reply_never_outgrows_the_client() {
+    for max_size in [None, Some(0), Some(576), Some(577), Some(1472), Some(u16::MAX)] {
+        let mut reply = reply(&"f".repeat(254));
+        reply.relay_info = vec![7; 255];
+        *reply.options.last_mut().unwrap() = ReplyOption::ClientIdentifier(vec![9; 255]);
+        reply.max_size = max_size;
+        let bytes = reply.emit();
+        assert!(
+            bytes.len() <= usize::from(max_size.unwrap_or(0).max(576)) - 28,
+            "{max_size:?}: {}",
+            bytes.len()
+        );
+        let read = Message::parse(&bytes).unwrap();
+        assert_eq!((read.server, read.relay_info.len()), (Some(US), 255), "the essential is in");
+    }
+}
