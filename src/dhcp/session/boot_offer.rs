@@ -1,0 +1,82 @@
+//! Who asks for a boot file, and which options tell it.
+
+use super::Question;
+use crate::boot::{self, Architecture, BootPlan, Firmware, Machine, Refusal};
+use crate::dhcp::wire::{BootClass, Message, ReplyOption, SafeText, UnsafeText};
+
+/// The boot file for one machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootOffer {
+    pub machine: Machine,
+    pub class: BootClass,
+    pub file: SafeText,
+    pub config_file: Option<SafeText>,
+}
+
+/// A boot client for which there is no boot file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoBoot {
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    #[error("the name of its boot file: {0}")]
+    Unsafe(#[from] UnsafeText),
+}
+
+/// What the sender may boot; `None` when it asks for no boot file.
+pub(super) fn plan(message: &Message, site: &boot::Site) -> Option<Result<BootOffer, NoBoot>> {
+    let class = boot_class(message)?;
+    let mut offers = machines(message, class).map(|machine| offer(machine, class, site));
+    let first = offers.next()?;
+    // RFC 4578 §2.1: a client that names several architectures runs any of them.
+    Some(first.or_else(|refused| offers.find_map(Result::ok).ok_or(refused)))
+}
+
+/// Firmware and iPXE name themselves in option 60; `PXEClient:Arch:00000:UNDI:002001` goes on with numbers that
+/// are better read from option 93.
+fn boot_class(message: &Message) -> Option<BootClass> {
+    let classes = [BootClass::HttpClient, BootClass::PxeClient];
+    classes.into_iter().find(|class| message.vendor_class.starts_with(class.as_str().as_bytes()))
+}
+
+fn machines(message: &Message, class: BootClass) -> impl Iterator<Item = Machine> {
+    let firmware = firmware(message, class);
+    // RFC 4578 demands the option; ROMs older than it are BIOS ROMs.
+    let default = message.architectures.is_empty().then_some(Architecture::BIOS.0);
+    let architectures = message.architectures.iter().copied().chain(default);
+    architectures.map(move |code| Machine { firmware, architecture: Architecture(code) })
+}
+
+fn firmware(message: &Message, class: BootClass) -> Firmware {
+    if message.has_user_class(b"iPXE") || !message.ipxe_options.is_empty() {
+        return Firmware::Ipxe;
+    }
+    match class {
+        BootClass::PxeClient => Firmware::Pxe,
+        BootClass::HttpClient => Firmware::HttpBoot,
+    }
+}
+
+fn offer(machine: Machine, class: BootClass, site: &boot::Site) -> Result<BootOffer, NoBoot> {
+    let BootPlan { boot_file, config_file } = boot::plan(&machine, site)?;
+    let config_file = config_file.as_deref().map(SafeText::new).transpose()?;
+    Ok(BootOffer { machine, class, file: SafeText::new(&boot_file)?, config_file })
+}
+
+impl BootOffer {
+    /// The one shape that every firmware tried takes, with an address and without. Sent unasked: iPXE leaves 209 out
+    /// of its parameter list, but lpxelinux reads it from the reply that iPXE kept.
+    pub(super) fn options(&self, question: &Question) -> impl Iterator<Item = ReplyOption> + use<> {
+        let Message { machine_id, boot_item, .. } = &question.message;
+        let is_pxe = self.class == BootClass::PxeClient;
+        let options = [
+            Some(ReplyOption::BootClass(self.class)),
+            (!machine_id.is_empty()).then(|| ReplyOption::MachineIdentifier(machine_id.clone())),
+            // HTTP Boot must not get option 43.
+            is_pxe.then_some(ReplyOption::SkipDiscovery { boot_item: *boot_item }),
+            Some(ReplyOption::BootFile(self.file.clone())),
+            self.config_file.clone().map(ReplyOption::ConfigFile),
+            is_pxe.then_some(ReplyOption::TftpServer(question.server)),
+        ];
+        options.into_iter().flatten()
+    }
+}

@@ -1,0 +1,480 @@
+use super::*;
+use crate::dhcp::lease::Leases;
+use crate::dhcp::wire::{BootClass, SafeText};
+
+macro_rules! captured {
+    ($name:literal) => {
+        Message::parse(include_bytes!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/data/dhcp/",
+            $name,
+            ".bin"
+        )))
+        .unwrap()
+    };
+}
+
+const US: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 1);
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 254);
+const NOW: UnixTime = UnixTime(1_700_000_000);
+const HOUR: u32 = 3600;
+const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+fn pool(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 80, 0, n)
+}
+
+fn boot_site() -> boot::Site {
+    boot::Site::new(Some("boot/syslinux/lpxelinux.0"))
+}
+
+fn proxy() -> Session {
+    Session { role: Role::Proxy, boot: boot_site() }
+}
+
+/// Leases 10.80.0.50 to .59 for an hour.
+fn authority() -> Session {
+    let network =
+        Network { address: pool(50), netmask: Ipv4Addr::new(255, 255, 255, 0), router: None, dns: vec![] };
+    let leases = Leases::new("10.80.0.50-10.80.0.59".parse().unwrap(), HOUR, &[US]);
+    Session { role: Role::Authority(Box::new(Authority::new(network, leases))), boot: boot_site() }
+}
+
+fn at(door: Door, message: Message) -> Question {
+    let port = if door == Door::Dhcp { 68 } else { 4011 };
+    let from = SocketAddrV4::new(message.header.ciaddr, port);
+    Question { message, door, from, local: US, server: US }
+}
+
+fn ask(session: &mut Session, message: Message) -> Answer {
+    session.answer(&at(Door::Dhcp, message), NOW)
+}
+
+#[track_caller]
+fn sent(answer: Answer) -> (Reply, Destination) {
+    match answer {
+        Answer::Send { reply, to, .. } => (reply, to),
+        Answer::Silence(silence) => panic!("silence: {silence}"),
+    }
+}
+
+#[track_caller]
+fn silence(answer: Answer) -> Silence {
+    match answer {
+        Answer::Send { reply, .. } => panic!("sent {reply:?}"),
+        Answer::Silence(silence) => silence,
+    }
+}
+
+/// An ordinary client.
+fn plain(kind: MessageType, n: u8) -> Message {
+    Message { kind, ..Message::discover(9, [0x52, 0x54, 0, 0, 0, n]) }
+}
+
+/// DISCOVER and REQUEST of an ordinary client; the address it got.
+#[track_caller]
+fn lease(session: &mut Session, n: u8) -> Ipv4Addr {
+    let (offer, _) = sent(ask(session, plain(MessageType::Discover, n)));
+    let request =
+        Message { server: Some(US), requested: Some(offer.header.yiaddr), ..plain(MessageType::Request, n) };
+    let (ack, to) = sent(ask(session, request));
+    assert_eq!(
+        (ack.kind, ack.header.yiaddr, to),
+        (MessageType::Ack, offer.header.yiaddr, Destination::Broadcast)
+    );
+    ack.header.yiaddr
+}
+
+mod a_proxy {
+    use super::*;
+
+    #[test]
+    fn makes_the_one_offer_that_all_firmware_takes() {
+        let message = captured!("ipxe-bios-discover");
+        let (reply, to) = sent(ask(&mut proxy(), message.clone()));
+        assert_eq!(to, Destination::Broadcast);
+        assert_eq!(reply.kind, MessageType::Offer);
+        assert_eq!((reply.header.yiaddr, reply.header.siaddr), (NOBODY, US));
+        assert_eq!((reply.header.xid, reply.header.chaddr), (message.header.xid, message.header.chaddr));
+        assert_eq!(
+            reply.options,
+            [
+                ReplyOption::ServerIdentifier(US),
+                ReplyOption::BootClass(BootClass::PxeClient),
+                ReplyOption::MachineIdentifier(message.machine_id),
+                ReplyOption::SkipDiscovery { boot_item: None },
+                ReplyOption::BootFile(SafeText::new("/boot/syslinux/lpxelinux.0").unwrap()),
+                ReplyOption::ConfigFile(SafeText::new(boot::MENU).unwrap()),
+                ReplyOption::TftpServer(US),
+            ]
+        );
+    }
+
+    #[test]
+    fn says_nothing_to_others() {
+        let mut proxy = proxy();
+        let initramfs = captured!("ipconfig-discover");
+        let lookalike = Message { vendor_class: b"xPXEClient".to_vec(), ..plain(MessageType::Discover, 1) };
+        let user_class_only = Message { user_class: b"iPXE".to_vec(), ..plain(MessageType::Discover, 1) };
+        for message in [initramfs, lookalike, user_class_only, plain(MessageType::Discover, 1)] {
+            for kind in (0..=20).map(MessageType::from) {
+                for door in [Door::Dhcp, Door::BootServer] {
+                    let question = at(door, Message { kind, ..message.clone() });
+                    assert_eq!(silence(proxy.answer(&question, NOW)), Silence::NoBootClient);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn says_nothing_to_servers() {
+        assert_eq!(silence(ask(&mut proxy(), captured!("dnsmasq-proxy-offer"))), Silence::NoRequest);
+        assert_eq!(silence(ask(&mut proxy(), captured!("dnsmasq-offer"))), Silence::NoRequest);
+    }
+
+    #[test]
+    fn only_notes_which_address_a_machine_takes() {
+        let taken = silence(ask(&mut proxy(), captured!("ipxe-bios-request-beside-proxy")));
+        let server = Ipv4Addr::new(192, 168, 77, 3);
+        assert_eq!(taken, Silence::TakesAddress { address: Ipv4Addr::new(192, 168, 77, 90), server });
+    }
+
+    #[test]
+    fn leaves_relayed_messages_to_others() {
+        let mut message = captured!("ipxe-bios-discover");
+        message.header.giaddr = OTHER;
+        assert_eq!(silence(ask(&mut proxy(), message)), Silence::Relayed(OTHER));
+    }
+
+    #[test]
+    fn has_nothing_for_uefi_and_says_why() {
+        for message in
+            [captured!("ipxe-efi-discover"), captured!("ovmf-pxe-discover"), captured!("ovmf-http-discover")]
+        {
+            let Silence::NoBoot(why) = silence(ask(&mut proxy(), message)) else { panic!("another reason") };
+            assert!(why.to_string().contains("x64 UEFI"), "{why}");
+        }
+    }
+
+    #[test]
+    fn takes_the_first_architecture_it_can_boot() {
+        let message = Message { architectures: vec![7, 0], ..captured!("ovmf-pxe-discover") };
+        assert!(matches!(ask(&mut proxy(), message), Answer::Send { .. }));
+        let old = Message { architectures: vec![], ..captured!("ovmf-pxe-discover") };
+        assert!(matches!(ask(&mut proxy(), old), Answer::Send { .. }), "a BIOS ROM older than option 93");
+    }
+
+    #[test]
+    fn survives_a_rival() {
+        assert_eq!(proxy().saw_rival(OTHER, NOW), Sighting::Expected);
+    }
+}
+
+mod the_boot_server {
+    use super::*;
+
+    #[test]
+    fn answers_where_the_question_came_from() {
+        for port in [68, 4011] {
+            let message = captured!("ipxe-bios-4011-request");
+            let from = SocketAddrV4::new(message.header.ciaddr, port);
+            let question = Question { from, ..at(Door::BootServer, message.clone()) };
+            let (reply, to) = sent(proxy().answer(&question, NOW));
+            assert_eq!(to, Destination::Unicast(from));
+            assert_eq!(reply.kind, MessageType::Ack);
+            assert_eq!((reply.header.ciaddr, reply.header.yiaddr), (message.header.ciaddr, NOBODY));
+            assert_eq!(reply.boot_file().unwrap().as_str(), "/boot/syslinux/lpxelinux.0");
+            let confirmed = ReplyOption::SkipDiscovery { boot_item: Some([0x80, 0, 0, 0]) };
+            assert!(reply.options.contains(&confirmed));
+        }
+    }
+
+    #[test]
+    fn answers_in_either_role() {
+        let question = at(Door::BootServer, captured!("ipxe-bios-4011-request"));
+        let (reply, _) = sent(authority().answer(&question, NOW));
+        assert!(!reply.options.iter().any(|option| matches!(option, ReplyOption::LeaseTime(_))));
+    }
+
+    #[test]
+    fn needs_a_request_from_an_address() {
+        let discover = at(Door::BootServer, captured!("ipxe-bios-discover"));
+        assert_eq!(silence(proxy().answer(&discover, NOW)), Silence::NotAnswered(MessageType::Discover));
+        let homeless = at(Door::BootServer, captured!("ipxe-bios-request"));
+        assert_eq!(silence(proxy().answer(&homeless, NOW)), Silence::NoAddress);
+    }
+}
+
+mod an_authority {
+    use super::*;
+
+    #[test]
+    fn gives_a_boot_client_all_in_one_offer() {
+        let message = captured!("ipxe-bios-discover");
+        let (reply, to) = sent(ask(&mut authority(), message.clone()));
+        assert_eq!(to, Destination::Broadcast);
+        assert!(reply.header.yiaddr >= pool(50) && reply.header.yiaddr <= pool(59));
+        assert_eq!(
+            reply.options,
+            [
+                ReplyOption::ServerIdentifier(US),
+                ReplyOption::LeaseTime(3600),
+                ReplyOption::Netmask(Ipv4Addr::new(255, 255, 255, 0)),
+                ReplyOption::Router(US),
+                ReplyOption::Dns(vec![US]),
+                ReplyOption::BootClass(BootClass::PxeClient),
+                ReplyOption::MachineIdentifier(message.machine_id),
+                ReplyOption::SkipDiscovery { boot_item: None },
+                ReplyOption::BootFile(SafeText::new("/boot/syslinux/lpxelinux.0").unwrap()),
+                ReplyOption::ConfigFile(SafeText::new(boot::MENU).unwrap()),
+                ReplyOption::TftpServer(US),
+                ReplyOption::NoPxeDhcp,
+                ReplyOption::ClientIdentifier(message.client_id),
+                ReplyOption::Renewal(1800),
+                ReplyOption::Rebinding(3150),
+            ]
+        );
+    }
+
+    #[test]
+    fn names_no_boot_file_to_others() {
+        let mut authority = authority();
+        for message in [captured!("ipconfig-discover"), plain(MessageType::Discover, 1)] {
+            let (reply, _) = sent(ask(&mut authority, message));
+            assert_eq!((reply.boot_file(), reply.header.siaddr), (None, US));
+            assert!(!reply.options.contains(&ReplyOption::BootClass(BootClass::PxeClient)));
+        }
+    }
+
+    #[test]
+    fn gives_a_uefi_machine_an_address_and_a_reason() {
+        let Answer::Send { reply, boot: Some(Err(why)), .. } =
+            ask(&mut authority(), captured!("ovmf-http-discover"))
+        else {
+            panic!("no address, or no reason")
+        };
+        assert_eq!(reply.boot_file(), None);
+        assert!(why.to_string().contains("boot from HTTP"));
+    }
+
+    #[test]
+    fn tells_the_router_and_dns_it_was_given() {
+        let mut session = authority();
+        let Role::Authority(inner) = &mut session.role else { unreachable!() };
+        inner.network.router = Some(OTHER);
+        inner.network.dns = vec![OTHER, US];
+        let (reply, _) = sent(ask(&mut session, plain(MessageType::Discover, 1)));
+        assert!(reply.options.contains(&ReplyOption::Router(OTHER)));
+        assert!(reply.options.contains(&ReplyOption::Dns(vec![OTHER, US])));
+    }
+
+    #[test]
+    fn advertises_another_address_where_it_is_told_to() {
+        let question = Question { server: OTHER, ..at(Door::Dhcp, captured!("ipxe-bios-discover")) };
+        let (reply, _) = sent(authority().answer(&question, NOW));
+        assert_eq!(reply.header.siaddr, OTHER);
+        assert!(reply.options.contains(&ReplyOption::ServerIdentifier(OTHER)));
+        assert!(reply.options.contains(&ReplyOption::TftpServer(OTHER)));
+    }
+
+    #[test]
+    fn leases_what_it_offered() {
+        let mut authority = authority();
+        let first = lease(&mut authority, 1);
+        assert_ne!(lease(&mut authority, 2), first);
+        assert_eq!(lease(&mut authority, 1), first, "again");
+    }
+
+    #[test]
+    fn hears_that_a_client_chose_another() {
+        let mut authority = authority();
+        let (offer, _) = sent(ask(&mut authority, plain(MessageType::Discover, 1)));
+        let requested = Some(offer.header.yiaddr);
+        let request = Message { server: Some(OTHER), requested, ..plain(MessageType::Request, 1) };
+        assert_eq!(silence(ask(&mut authority, request)), Silence::ChoseAnother(OTHER));
+        let wish = Message { requested, ..plain(MessageType::Discover, 2) };
+        assert_eq!(sent(ask(&mut authority, wish)).0.header.yiaddr, offer.header.yiaddr, "free again");
+    }
+
+    #[test]
+    fn refuses_what_it_did_not_offer() {
+        let mut authority = authority();
+        let taken = lease(&mut authority, 1);
+        for requested in [taken, pool(99), Ipv4Addr::new(192, 168, 0, 1)] {
+            let request =
+                Message { server: Some(US), requested: Some(requested), ..plain(MessageType::Request, 2) };
+            let (nak, to) = sent(ask(&mut authority, request));
+            assert_eq!((nak.kind, to), (MessageType::Nak, Destination::Broadcast));
+            assert_eq!((nak.header.yiaddr, nak.options), (NOBODY, vec![ReplyOption::ServerIdentifier(US)]));
+        }
+    }
+
+    /// RFC 2131 §4.3.2, INIT-REBOOT: no server named, the address in option 50.
+    #[test]
+    fn knows_a_machine_that_reboots() {
+        let mut authority = authority();
+        let own = lease(&mut authority, 1);
+        let reboot = |n, address| Message { requested: Some(address), ..plain(MessageType::Request, n) };
+        assert_eq!(sent(ask(&mut authority, reboot(1, own))).0.kind, MessageType::Ack);
+        let wrong_network = reboot(1, Ipv4Addr::new(192, 168, 0, 7));
+        assert_eq!(sent(ask(&mut authority, wrong_network)).0.kind, MessageType::Nak);
+        let another = if own == pool(50) { pool(51) } else { pool(50) };
+        assert_eq!(
+            sent(ask(&mut authority, reboot(1, another))).0.kind,
+            MessageType::Nak,
+            "it holds another"
+        );
+        assert_eq!(sent(ask(&mut authority, reboot(2, own))).0.kind, MessageType::Nak, "somebody holds it");
+        assert_eq!(
+            sent(ask(&mut authority, reboot(3, another))).0.kind,
+            MessageType::Ack,
+            "free: a lost lease file"
+        );
+        assert_eq!(silence(ask(&mut authority, reboot(4, pool(99)))), Silence::NotInPool(pool(99)));
+        assert_eq!(silence(ask(&mut authority, plain(MessageType::Request, 5))), Silence::NothingClaimed);
+    }
+
+    /// RENEWING (unicast) and REBINDING (broadcast): the address in `ciaddr`.
+    #[test]
+    fn renews_to_the_address_itself() {
+        let mut authority = authority();
+        let own = lease(&mut authority, 1);
+        let mut renew = plain(MessageType::Request, 1);
+        renew.header.ciaddr = own;
+        let late = NOW.after(HOUR - 1);
+        let (ack, to) = sent(authority.answer(&at(Door::Dhcp, renew.clone()), late));
+        assert_eq!((ack.kind, ack.header.yiaddr, ack.header.ciaddr), (MessageType::Ack, own, own));
+        assert_eq!(to, Destination::Unicast(SocketAddrV4::new(own, 68)));
+        let later = NOW.after(2 * HOUR - 2);
+        let (ack, _) = sent(authority.answer(&at(Door::Dhcp, renew), later));
+        assert_eq!(ack.kind, MessageType::Ack, "the first renewal counted");
+    }
+
+    #[test]
+    fn writes_to_no_address_a_stranger_names() {
+        let mut authority = authority();
+        let mut request = Message { requested: Some(pool(50)), ..plain(MessageType::Request, 1) };
+        request.header.ciaddr = Ipv4Addr::new(8, 8, 8, 8);
+        assert_eq!(sent(ask(&mut authority, request)).1, Destination::Broadcast);
+        let mut inform = plain(MessageType::Inform, 1);
+        inform.header.ciaddr = Ipv4Addr::new(8, 8, 8, 8);
+        assert_eq!(silence(ask(&mut authority, inform)), Silence::OtherNetwork);
+    }
+
+    #[test]
+    fn informs_without_a_lease() {
+        let mut authority = authority();
+        let mut inform = plain(MessageType::Inform, 1);
+        inform.header.ciaddr = pool(7);
+        let (ack, to) = sent(ask(&mut authority, inform));
+        assert_eq!(to, Destination::Unicast(SocketAddrV4::new(pool(7), 68)));
+        assert_eq!((ack.kind, ack.header.yiaddr, ack.header.ciaddr), (MessageType::Ack, NOBODY, pool(7)));
+        assert!(ack.options.contains(&ReplyOption::Router(US)));
+        assert!(!ack.options.iter().any(|option| matches!(option, ReplyOption::LeaseTime(_))));
+    }
+
+    #[test]
+    fn takes_back_and_puts_to_rest() {
+        let mut authority = authority();
+        let own = lease(&mut authority, 1);
+        let mut release = Message { server: Some(US), ..plain(MessageType::Release, 2) };
+        release.header.ciaddr = own;
+        assert_eq!(silence(ask(&mut authority, release.clone())), Silence::NotAnswered(MessageType::Release));
+        release.header.chaddr = plain(MessageType::Release, 1).header.chaddr;
+        assert_eq!(silence(ask(&mut authority, release)), Silence::Released(own));
+
+        let own = lease(&mut authority, 1);
+        let decline = Message { server: Some(US), requested: Some(own), ..plain(MessageType::Decline, 1) };
+        let not_ours = Message { server: Some(OTHER), ..decline.clone() };
+        assert_eq!(silence(ask(&mut authority, not_ours)), Silence::NotAnswered(MessageType::Decline));
+        assert_eq!(silence(ask(&mut authority, decline)), Silence::Declined(own));
+        assert_ne!(lease(&mut authority, 1), own);
+    }
+
+    #[test]
+    fn says_when_the_pool_is_empty() {
+        let mut authority = authority();
+        for n in 0..10 {
+            lease(&mut authority, n);
+        }
+        assert_eq!(silence(ask(&mut authority, plain(MessageType::Discover, 10))), Silence::PoolExhausted);
+    }
+
+    #[test]
+    fn serves_through_a_relay_agent() {
+        let mut authority = authority();
+        let mut message = Message { relay_info: vec![1, 1, 9], ..plain(MessageType::Discover, 1) };
+        message.header.giaddr = OTHER;
+        let (reply, to) = sent(ask(&mut authority, message.clone()));
+        assert_eq!(to, Destination::Unicast(SocketAddrV4::new(OTHER, 67)));
+        assert_eq!((reply.header.giaddr, &reply.relay_info), (OTHER, &message.relay_info));
+
+        // RFC 8357: the port it wrote from.
+        message.relay_info = vec![19, 0];
+        let from = SocketAddrV4::new(OTHER, 1067);
+        let question = Question { from, ..at(Door::Dhcp, message.clone()) };
+        assert_eq!(sent(authority.answer(&question, NOW)).1, Destination::Unicast(from));
+
+        // A NAK goes the same way, to be broadcast there.
+        let wrong = Message {
+            kind: MessageType::Request,
+            requested: Some(Ipv4Addr::new(192, 168, 0, 7)),
+            relay_info: vec![],
+            ..message.clone()
+        };
+        let (nak, to) = sent(ask(&mut authority, wrong));
+        assert_eq!(to, Destination::Unicast(SocketAddrV4::new(OTHER, 67)));
+        assert!(nak.header.flags.broadcast());
+    }
+
+    #[test]
+    fn knows_which_network_a_relay_agent_means() {
+        let elsewhere = Ipv4Addr::new(10, 99, 0, 1);
+        let mut message = plain(MessageType::Discover, 1);
+        message.header.giaddr = elsewhere;
+        assert_eq!(silence(ask(&mut authority(), message.clone())), Silence::OtherNetwork);
+        // RFC 3527: link selection.
+        message.relay_info = vec![5, 4, 10, 80, 0, 0];
+        assert_eq!(
+            sent(ask(&mut authority(), message.clone())).1,
+            Destination::Unicast(SocketAddrV4::new(elsewhere, 67))
+        );
+        message.relay_info = vec![5, 4, 10, 99, 0, 0];
+        message.header.giaddr = OTHER;
+        assert_eq!(silence(ask(&mut authority(), message)), Silence::OtherNetwork);
+    }
+
+    #[test]
+    fn is_silent_on_other_wires() {
+        let question = Question {
+            local: Ipv4Addr::new(172, 16, 0, 1),
+            ..at(Door::Dhcp, plain(MessageType::Discover, 1))
+        };
+        assert_eq!(silence(authority().answer(&question, NOW)), Silence::OtherNetwork);
+        let mut nameless = plain(MessageType::Discover, 1);
+        nameless.header.hardware_len = 0;
+        assert_eq!(silence(ask(&mut authority(), nameless)), Silence::NoHardwareAddress);
+    }
+
+    #[test]
+    fn yields_to_another_server_but_keeps_its_word() {
+        let mut authority = authority();
+        let own = lease(&mut authority, 1);
+        assert_eq!(authority.saw_rival(OTHER, NOW), Sighting::First);
+        assert_eq!(authority.saw_rival(OTHER, NOW.after(300)), Sighting::Again);
+        assert_eq!(silence(ask(&mut authority, plain(MessageType::Discover, 1))), Silence::Rival(OTHER));
+        let mut renew = plain(MessageType::Request, 1);
+        renew.header.ciaddr = own;
+        assert_eq!(sent(ask(&mut authority, renew.clone())).0.kind, MessageType::Ack);
+        renew.header.chaddr = [7; 16];
+        assert_eq!(
+            silence(ask(&mut authority, renew)),
+            Silence::Rival(OTHER),
+            "no NAK into another's network"
+        );
+        let gone = NOW.after(300 + 900);
+        let question = at(Door::Dhcp, plain(MessageType::Discover, 2));
+        assert!(matches!(authority.answer(&question, gone), Answer::Send { .. }), "alone again");
+        assert_eq!(authority.saw_rival(OTHER, gone), Sighting::First);
+    }
+}
