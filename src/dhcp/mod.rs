@@ -5,5 +5,6 @@
 //! leases addresses to everyone, and tells network boot clients their boot file in the same breath.
 
 pub mod lease;
+pub mod server;
 pub mod session;
 pub mod wire;

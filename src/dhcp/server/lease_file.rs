@@ -1,0 +1,196 @@
+//! The lease file: events are appended, and once in a while it is written anew.
+//!
+//! A thread of its own writes, so that no reply waits for a disk. What a crash can lose are the last lines; the
+//! machine then gets the same address again, since the address follows from its hardware address.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::task::JoinHandle;
+use tracing::{error, warn};
+
+use crate::dhcp::lease::{Event, Leases, UnixTime};
+
+/// Says what the lines are to whoever opens the file.
+const HEAD: &str = "# Leases of isowire, one event a line; the last of an address holds.\n";
+/// Lines appended before the file is written anew, besides four for every lease.
+const SLACK: usize = 1000;
+/// Events that wait for a slow disk. When it hangs for longer, they are dropped, and the next rewrite has them all.
+const QUEUE: usize = 4096;
+
+/// What the writer is to do.
+#[derive(Debug)]
+enum Job {
+    Append(String),
+    /// Replace the whole file.
+    Rewrite(String),
+}
+
+/// An open lease file.
+#[derive(Debug)]
+pub(super) struct LeaseFile {
+    queue: mpsc::Sender<Job>,
+    writer: JoinHandle<()>,
+    appended: usize,
+}
+
+impl LeaseFile {
+    /// Reads the file into `leases` (none is fine: nothing was leased yet) and writes it anew.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn open(path: &Path, leases: &mut Leases, now: UnixTime) -> io::Result<Self> {
+        let bytes = match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => read?,
+        };
+        let unreadable = leases.replay_text(&String::from_utf8_lossy(&bytes), now);
+        if unreadable > 0 {
+            warn!(file = %path.display(), "{unreadable} lines of the lease file are unreadable and passed over");
+        }
+        let file = rewrite(path, &snapshot(leases))?;
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let path = path.to_owned();
+        let writer = tokio::task::spawn_blocking(move || write_all(&path, file, jobs));
+        Ok(Self { queue, writer, appended: 0 })
+    }
+
+    /// Queues what happened, and a rewrite when the file has grown far beyond the leases.
+    pub fn record(&mut self, leases: &mut Leases) {
+        let events = leases.take_events();
+        if events.is_empty() {
+            return;
+        }
+        self.appended += events.len();
+        let job = if self.appended > SLACK + 4 * leases.len() {
+            self.appended = 0;
+            Job::Rewrite(snapshot(leases))
+        } else {
+            Job::Append(events.iter().map(line).collect())
+        };
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(job) {
+            // Makes the next event a rewrite.
+            self.appended = usize::MAX / 2;
+        }
+    }
+
+    /// Waits until all is written.
+    pub async fn close(self) {
+        drop(self.queue);
+        if let Err(failed) = self.writer.await {
+            error!("the writer of the lease file failed: {failed}");
+        }
+    }
+}
+
+fn line(event: &Event) -> String {
+    format!("{event}\n")
+}
+
+fn snapshot(leases: &Leases) -> String {
+    let lines = leases.snapshot().map(|event| line(&event));
+    std::iter::once(HEAD.to_owned()).chain(lines).collect()
+}
+
+/// The writer's life.
+fn write_all(path: &Path, mut file: File, mut jobs: mpsc::Receiver<Job>) {
+    let mut is_failing = false;
+    while let Some(job) = jobs.blocking_recv() {
+        let written = match job {
+            Job::Append(lines) => file.write_all(lines.as_bytes()),
+            Job::Rewrite(text) => rewrite(path, &text).map(|new| file = new),
+        };
+        match written {
+            Ok(()) => is_failing = false,
+            // One line, not one for each lease.
+            Err(error) if !std::mem::replace(&mut is_failing, true) => {
+                warn!(file = %path.display(), "cannot write the lease file: {error}; leases last until the next start");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Replaces the file as a whole or not at all, and returns it open at its end.
+fn rewrite(path: &Path, text: &str) -> io::Result<File> {
+    let beside = beside(path);
+    let mut file = File::create(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    Ok(file)
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::dhcp::wire::HardwareAddress;
+
+    const NOW: UnixTime = UnixTime(1_700_000_000);
+
+    fn leases() -> Leases {
+        Leases::new("10.0.0.1-10.0.0.9".parse().unwrap(), 3600, &[])
+    }
+
+    fn claim(leases: &mut Leases, n: u8) {
+        leases.claim(HardwareAddress::ethernet([n; 6]), Ipv4Addr::new(10, 0, 0, n), NOW).unwrap();
+    }
+
+    #[tokio::test]
+    async fn leases_outlive_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leases");
+        let mut before = leases();
+        let mut file = LeaseFile::open(&path, &mut before, NOW).unwrap();
+        claim(&mut before, 1);
+        file.record(&mut before);
+        claim(&mut before, 2);
+        file.record(&mut before);
+        file.close().await;
+        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"lease 10.0.0.3 03:0").unwrap();
+
+        let mut after = leases();
+        LeaseFile::open(&path, &mut after, NOW).unwrap().close().await;
+        assert_eq!(after.len(), 2);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with(HEAD) && !text.contains("10.0.0.3"), "{text}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[tokio::test]
+    async fn the_file_does_not_grow_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leases");
+        let mut leases = leases();
+        let mut file = LeaseFile::open(&path, &mut leases, NOW).unwrap();
+        for _ in 0..3 * SLACK {
+            claim(&mut leases, 1);
+            file.record(&mut leases);
+            // The queue takes no more than a slow disk may hold up.
+            while file.queue.capacity() < QUEUE {
+                tokio::task::yield_now().await;
+            }
+        }
+        file.close().await;
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines < SLACK + 10, "{lines} lines for one lease");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_an_error_at_once() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _guard = runtime.enter();
+        let missing = Path::new("/proc/no/such/directory/leases");
+        assert!(LeaseFile::open(missing, &mut leases(), NOW).is_err());
+    }
+}

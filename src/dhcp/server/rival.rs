@@ -1,0 +1,74 @@
+//! Is there another DHCP server? Ask, as a client would.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::{Instant, timeout_at};
+
+use super::interfaces::Interface;
+use super::socket::{Sharing, Socket, bind};
+use crate::dhcp::wire::{CLIENT_PORT, Message, MessageType, Opcode, SERVER_PORT};
+
+/// dnsmasq makes its first offer of an address only after three seconds of probing for it.
+const PATIENCE: Duration = Duration::from_millis(3500);
+/// The second DISCOVER, should the first get lost.
+const AGAIN: Duration = Duration::from_millis(1000);
+
+/// Sends a DISCOVER out of `interface` from our address there and waits for the offer of somebody else.
+///
+/// # Errors
+/// When port 68 cannot be had, or nothing can be sent.
+pub(super) async fn find(interface: &Interface, local: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
+    let Some(mac) = interface.mac else { return Ok(None) };
+    // Bound to the interface and closed again soon: a DHCP client of this host on another interface goes undisturbed.
+    let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT);
+    let mut socket = Socket::new(bind(any, Some(&interface.name), Sharing::Shared)?)?;
+    let discover = Message::discover(transaction(), mac);
+    let xid = discover.header.xid;
+    let everyone = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
+    let start = Instant::now();
+    for deadline in [start + AGAIN, start + PATIENCE] {
+        socket.send_from(&discover.emit(), everyone, interface.index, local)?;
+        while let Ok(received) = timeout_at(deadline, socket.receive()).await {
+            let (message, arrival) = received?;
+            let rival = message.ok().and_then(|message| offerer(&message, xid, *arrival.from.ip()));
+            if let Some(rival) = rival.filter(|&rival| rival != local) {
+                return Ok(Some(rival));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Who offers us an address. A proxyDHCP offer has none, and is no rival.
+fn offerer(message: &Message, xid: u32, from: Ipv4Addr) -> Option<Ipv4Addr> {
+    let header = &message.header;
+    let is_offer = header.opcode == Opcode::BootReply && message.kind == MessageType::Offer;
+    let is_ours = is_offer && header.xid == xid && !header.yiaddr.is_unspecified();
+    is_ours.then(|| message.server.unwrap_or(from))
+}
+
+/// Differs from run to run; nothing secret.
+fn transaction() -> u32 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.subsec_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_offered_to_us_is_a_rivals() {
+        let bytes = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/dhcp/dnsmasq-offer.bin"));
+        let offer = Message::parse(bytes).unwrap();
+        let (xid, from) = (offer.header.xid, Ipv4Addr::new(192, 168, 77, 9));
+        assert_eq!(offerer(&offer, xid, from), Some(Ipv4Addr::new(192, 168, 77, 1)));
+        assert_eq!(offerer(&Message { server: None, ..offer.clone() }, xid, from), Some(from));
+        assert_eq!(offerer(&offer, xid + 1, from), None);
+        let bytes =
+            include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/dhcp/dnsmasq-proxy-offer.bin"));
+        let proxy = Message::parse(bytes).unwrap();
+        assert_eq!(offerer(&proxy, proxy.header.xid, from), None);
+    }
+}

@@ -1,0 +1,136 @@
+//! A DHCP socket: every datagram with the interface it came in on, every broadcast out of the right one.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsRawFd;
+
+use nix::cmsg_space;
+use nix::libc::{in_addr, in_pktinfo};
+use nix::sys::socket::sockopt::Ipv4PacketInfo;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, RecvMsg, SockaddrIn, recvmsg, sendmsg, setsockopt,
+};
+use socket2::{Domain, Protocol, SockRef, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+use crate::dhcp::session::Destination;
+use crate::dhcp::wire::{CLIENT_PORT, Malformed, Message};
+
+/// Longer messages are cut, and then malformed: no client sends more than an Ethernet frame.
+const RECEIVE_MAX: usize = 2048;
+
+/// Whether a port may be bound by others too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// A proxy may stand on the host of the DHCP server: the kernel gives a broadcast to both.
+    Shared,
+    /// An authority stands alone: another DHCP server on this host is an error at once.
+    Alone,
+}
+
+/// Binds a UDP socket for DHCP, on one interface only if one is named.
+///
+/// # Errors
+/// What the kernel says: for ports below 1024 often that the privilege is missing.
+pub fn bind(
+    address: SocketAddrV4,
+    interface: Option<&str>,
+    sharing: Sharing,
+) -> io::Result<std::net::UdpSocket> {
+    let socket = socket2::Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_address(sharing == Sharing::Shared)?;
+    socket.bind_device(interface.map(str::as_bytes))?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// How a datagram came.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival {
+    pub from: SocketAddrV4,
+    /// Index of the interface.
+    pub interface: u32,
+    /// Where it was sent to: an address of ours, or a broadcast address.
+    pub to: Ipv4Addr,
+    /// The address of ours that the kernel would reply from.
+    pub spec_dst: Ipv4Addr,
+}
+
+/// A bound UDP socket with buffers for one datagram.
+#[derive(Debug)]
+pub(super) struct Socket {
+    udp: UdpSocket,
+    bytes: Vec<u8>,
+    control: Vec<u8>,
+}
+
+impl Socket {
+    /// Takes a bound socket, be it ours or inherited.
+    pub fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        SockRef::from(&socket).set_broadcast(true)?;
+        setsockopt(&socket, Ipv4PacketInfo, &true)?;
+        let control = cmsg_space!(in_pktinfo);
+        Ok(Self { udp: UdpSocket::from_std(socket)?, bytes: vec![0; RECEIVE_MAX], control })
+    }
+
+    /// Waits for a datagram.
+    pub async fn receive(&mut self) -> io::Result<(Result<Message, Malformed>, Arrival)> {
+        let Self { udp, bytes, control } = self;
+        let fd = udp.as_raw_fd();
+        udp.async_io(Interest::READABLE, || {
+            let mut slices = [IoSliceMut::new(bytes)];
+            let received = recvmsg(fd, &mut slices, Some(control), MsgFlags::empty())?;
+            let (arrival, len) = (arrival(&received)?, received.bytes);
+            Ok((Message::parse(bytes.get(..len).unwrap_or_default()), arrival))
+        })
+        .await
+    }
+
+    /// Sends at once or not at all: a datagram that finds the queue full is as lost as one on the wire.
+    pub fn send(&self, bytes: &[u8], to: Destination, arrival: &Arrival, local: Ipv4Addr) -> io::Result<()> {
+        let (to, interface) = match to {
+            Destination::Broadcast => {
+                (SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT), arrival.interface)
+            }
+            // The kernel knows the way.
+            Destination::Unicast(to) => (to, 0),
+        };
+        self.send_from(bytes, to, interface, local)
+    }
+
+    /// Sends out of `interface` (0: whichever leads there), with `local` as the sender's address.
+    pub fn send_from(
+        &self,
+        bytes: &[u8],
+        to: SocketAddrV4,
+        interface: u32,
+        local: Ipv4Addr,
+    ) -> io::Result<()> {
+        let info = in_pktinfo {
+            ipi_ifindex: interface.cast_signed(),
+            ipi_spec_dst: in_addr { s_addr: u32::from(local).to_be() },
+            ipi_addr: in_addr { s_addr: 0 },
+        };
+        let (slices, control) = ([IoSlice::new(bytes)], [ControlMessage::Ipv4PacketInfo(&info)]);
+        sendmsg(self.udp.as_raw_fd(), &slices, &control, MsgFlags::empty(), Some(&SockaddrIn::from(to)))?;
+        Ok(())
+    }
+}
+
+fn arrival(received: &RecvMsg<'_, '_, SockaddrIn>) -> io::Result<Arrival> {
+    let from = received.address.ok_or(io::ErrorKind::InvalidData)?.into();
+    let info = received.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::Ipv4PacketInfo(info) => Some(info),
+        _ => None,
+    });
+    let info = info.ok_or(io::ErrorKind::InvalidData)?;
+    let address = |address: in_addr| Ipv4Addr::from(u32::from_be(address.s_addr));
+    Ok(Arrival {
+        from,
+        interface: info.ipi_ifindex.cast_unsigned(),
+        to: address(info.ipi_addr),
+        spec_dst: address(info.ipi_spec_dst),
+    })
+}

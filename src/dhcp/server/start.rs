@@ -1,0 +1,184 @@
+//! From what the operator wants to a server that is ready to run.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use tracing::info;
+
+use super::interfaces::{Interface, Interfaces};
+use super::lease_file::LeaseFile;
+use super::socket::Socket;
+use super::story::Story;
+use super::{Clock, Server, Sockets, rival};
+use crate::boot;
+use crate::dhcp::lease::{Leases, Pool, UnixTime};
+use crate::dhcp::session::{Authority, Network, Role, Session};
+
+/// A day: the initramfs takes its address once and never renews it, so a lease should outlast a boot and what is done
+/// in it.
+pub const DEFAULT_LEASE_SECONDS: u32 = 86_400;
+
+/// What the operator wants.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Serve this interface only.
+    pub interface: Option<String>,
+    /// Tell clients this address; else ours on the interface they ask on.
+    pub advertise: Option<Ipv4Addr>,
+    pub mode: Mode,
+    /// What machines boot with.
+    pub boot: boot::Site,
+}
+
+/// How we stand to the network.
+#[derive(Debug, Clone)]
+pub enum Mode {
+    /// Beside another DHCP server.
+    Proxy,
+    /// As the only one.
+    Authority(AuthorityConfig),
+}
+
+/// What an authority leases.
+#[derive(Debug, Clone)]
+pub struct AuthorityConfig {
+    pub pool: Pool,
+    /// Else that of the interface whose network the pool lies in.
+    pub netmask: Option<Ipv4Addr>,
+    /// Else our own address.
+    pub router: Option<Ipv4Addr>,
+    /// Else our own address.
+    pub dns: Vec<Ipv4Addr>,
+    pub lease_seconds: u32,
+    /// Keeps leases over a restart.
+    pub lease_file: Option<PathBuf>,
+}
+
+/// Why the server cannot start; each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot set up the DHCP socket: {0}")]
+    Socket(#[source] io::Error),
+    #[error("cannot list the network interfaces: {0}")]
+    Interfaces(#[source] io::Error),
+    #[error(
+        "no interface to serve has an address in the network of the DHCP range {0}; give it one, or choose a range in \
+         its network (behind a relay agent: also set the netmask)"
+    )]
+    NoNetwork(Pool),
+    #[error("the DHCP range {pool} leaves the network {first}, netmask {netmask}", first = pool.first())]
+    PoolLeavesNetwork { pool: Pool, netmask: Ipv4Addr },
+    #[error("cannot use lease file {}: {source}", path.display())]
+    LeaseFile { path: PathBuf, source: io::Error },
+    #[error(
+        "another DHCP server ({server}) answers on {interface}; use proxy mode (leave out --dhcp-range) or stop it"
+    )]
+    Rival { server: Ipv4Addr, interface: String },
+}
+
+impl Server {
+    /// Reads the lease file, and makes sure that no other DHCP server answers (an authority takes four seconds for
+    /// that).
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(sockets: Sockets, config: Config) -> Result<Self, StartError> {
+        let Config { interface, advertise, mode, boot } = config;
+        let interfaces = Interfaces::read().map_err(StartError::Interfaces)?;
+        let clock = Clock::start();
+        let (role, lease_file) = match mode {
+            Mode::Proxy => (Role::Proxy, None),
+            Mode::Authority(config) => {
+                let (authority, file) = authority(config, &interfaces, interface.as_deref(), clock.now())?;
+                refuse_rivals(&serving(&interfaces, interface.as_deref(), &authority.network)).await?;
+                (Role::Authority(Box::new(authority)), file)
+            }
+        };
+        let adopt = |socket| Socket::new(socket).map_err(StartError::Socket);
+        Ok(Self {
+            dhcp: adopt(sockets.dhcp)?,
+            boot_server: sockets.boot_server.map(adopt).transpose()?,
+            session: Session { role, boot },
+            interfaces,
+            interface,
+            advertise,
+            lease_file,
+            clock,
+            story: Story::default(),
+        })
+    }
+}
+
+fn authority(
+    config: AuthorityConfig,
+    interfaces: &Interfaces,
+    only: Option<&str>,
+    now: UnixTime,
+) -> Result<(Authority, Option<LeaseFile>), StartError> {
+    let AuthorityConfig { pool, netmask, router, dns, lease_seconds, lease_file } = config;
+    let netmask = netmask.or_else(|| netmask_of(interfaces, only, pool.first()));
+    let netmask = netmask.ok_or(StartError::NoNetwork(pool))?;
+    let network = Network { address: pool.first(), netmask, router, dns };
+    if !network.contains(pool.last()) {
+        return Err(StartError::PoolLeavesNetwork { pool, netmask });
+    }
+    let mut leases = Leases::new(pool, lease_seconds, &reserved(&network, interfaces));
+    let open = |path: PathBuf| match LeaseFile::open(&path, &mut leases, now) {
+        Ok(file) => Ok(file),
+        Err(source) => Err(StartError::LeaseFile { path, source }),
+    };
+    let file = lease_file.map(open).transpose()?;
+    Ok((Authority::new(network, leases), file))
+}
+
+/// The netmask of the interface whose network `address` lies in.
+fn netmask_of(interfaces: &Interfaces, only: Option<&str>, address: Ipv4Addr) -> Option<Ipv4Addr> {
+    let served = interfaces.iter().filter(|interface| only.is_none_or(|only| only == interface.name));
+    let mut addresses = served.flat_map(|interface| &interface.addresses);
+    let same =
+        |mask: Ipv4Addr, a: Ipv4Addr, b: Ipv4Addr| (u32::from(a) ^ u32::from(b)) & u32::from(mask) == 0;
+    addresses.find(|own| same(own.netmask, own.ip, address)).map(|own| own.netmask)
+}
+
+/// Addresses that no machine may have: ours, the router's, the DNS servers', and the network's first and last.
+fn reserved(network: &Network, interfaces: &Interfaces) -> Vec<Ipv4Addr> {
+    let (address, mask) = (u32::from(network.address), u32::from(network.netmask));
+    // Networks of 31 and 32 bits have no address of their own (RFC 3021).
+    let ends = [address & mask, address | !mask].map(Ipv4Addr::from);
+    let ends = ends.into_iter().filter(|_| !mask > 1);
+    let own = interfaces.addresses().map(|own| own.ip);
+    own.chain(network.router).chain(network.dns.iter().copied()).chain(ends).collect()
+}
+
+/// The interfaces on `network`, with our address there.
+pub(super) fn serving(
+    interfaces: &Interfaces,
+    only: Option<&str>,
+    network: &Network,
+) -> Vec<(Interface, Ipv4Addr)> {
+    let served = interfaces.iter().filter(|interface| only.is_none_or(|only| only == interface.name));
+    let local = |interface: &Interface| {
+        let mut own = interface.addresses.iter().map(|own| own.ip);
+        own.find(|&ip| network.contains(ip)).map(|ip| (interface.clone(), ip))
+    };
+    served.filter(|interface| interface.is_broadcast).filter_map(local).collect()
+}
+
+/// Asks on every wire at once.
+async fn refuse_rivals(serving: &[(Interface, Ipv4Addr)]) -> Result<(), StartError> {
+    let mut probes = tokio::task::JoinSet::new();
+    for (interface, local) in serving.iter().cloned() {
+        probes.spawn(async move { (rival::find(&interface, local).await, interface.name) });
+    }
+    while let Some(probed) = probes.join_next().await {
+        match probed {
+            Ok((Ok(Some(server)), interface)) => return Err(StartError::Rival { server, interface }),
+            Ok((Err(error), interface)) => {
+                info!(%interface, "cannot look for other DHCP servers ({error}): make sure there is none");
+            }
+            Ok((Ok(None), _)) | Err(_) => {}
+        }
+    }
+    Ok(())
+}

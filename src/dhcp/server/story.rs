@@ -1,0 +1,107 @@
+//! The log of DHCP: a machine's way to its address and its boot file, one line a step.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use tracing::field::display;
+use tracing::{debug, info, warn};
+
+use super::FAILURE_PAUSE;
+use crate::dhcp::session::{Answer, Door, NoBoot, Question, Silence};
+use crate::dhcp::wire::{MessageType, Reply};
+
+/// A warning that anybody can cause is written at most this often.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Writes the log; remembers when it last warned.
+#[derive(Debug, Default)]
+pub(super) struct Story {
+    pool_exhausted: Quiet,
+    failed: Quiet,
+    unsent: Quiet,
+}
+
+impl Story {
+    /// One step of one machine.
+    pub fn tell(&mut self, question: &Question, answer: &Answer) {
+        match answer {
+            Answer::Send { reply, boot: Some(Err(why)), .. } => {
+                tell_reply(question, reply, None);
+                tell_no_boot(question, why);
+            }
+            Answer::Send { reply, boot, .. } => {
+                let machine = boot.as_ref().and_then(|boot| boot.as_ref().ok()).map(|boot| boot.machine);
+                tell_reply(question, reply, machine.map(|machine| machine.to_string()));
+            }
+            Answer::Silence(silence) => self.tell_silence(question, silence),
+        }
+    }
+
+    fn tell_silence(&mut self, question: &Question, silence: &Silence) {
+        let machine = question.message.header.hardware();
+        match silence {
+            Silence::NoBoot(why) => tell_no_boot(question, why),
+            Silence::TakesAddress { address, server } => {
+                info!(%machine, %address, %server, "takes its address from another DHCP server");
+            }
+            Silence::Released(address) => info!(%machine, %address, "gave its address back"),
+            Silence::Declined(address) => {
+                warn!(%machine, %address, "found its address in use by somebody else: it rests for ten minutes");
+            }
+            Silence::PoolExhausted if self.pool_exhausted.is_over() => {
+                warn!(%machine, "gets no address: every address of the DHCP range is taken");
+            }
+            _ => debug!(%machine, kind = ?question.message.kind, "DHCP message not answered: {silence}"),
+        }
+    }
+
+    /// A socket failed; the caller goes on after a pause.
+    pub async fn failed(&mut self, what: &str, error: &io::Error) {
+        if self.failed.is_over() {
+            warn!("cannot {what} DHCP messages for now: {error}");
+        }
+        tokio::time::sleep(FAILURE_PAUSE).await;
+    }
+
+    /// A reply did not leave.
+    pub fn unsent(&mut self, error: &io::Error) {
+        if self.unsent.is_over() {
+            warn!("cannot send a DHCP reply: {error}");
+        }
+    }
+}
+
+fn tell_reply(question: &Question, reply: &Reply, architecture: Option<String>) {
+    let machine = question.message.header.hardware();
+    let own =
+        [reply.header.yiaddr, reply.header.ciaddr].into_iter().find(|address| !address.is_unspecified());
+    let (address, file) = (own.map(display), reply.boot_file().map(display));
+    let step = match (question.door, reply.kind) {
+        (Door::BootServer, _) => "PXE boot server reply",
+        (Door::Dhcp, MessageType::Offer) => "DHCP offer",
+        (Door::Dhcp, MessageType::Nak) => "DHCP refusal: this address is not its own here",
+        (Door::Dhcp, _) if question.message.kind == MessageType::Inform => "DHCP information",
+        (Door::Dhcp, _) => "DHCP lease",
+    };
+    info!(%machine, address, architecture, file, "{step}");
+}
+
+fn tell_no_boot(question: &Question, why: &NoBoot) {
+    let machine = question.message.header.hardware();
+    info!(%machine, "no boot file: {why}");
+}
+
+/// Time since something was last said.
+#[derive(Debug, Default)]
+struct Quiet(Option<Instant>);
+
+impl Quiet {
+    /// True when it may be said again.
+    fn is_over(&mut self) -> bool {
+        let is_over = self.0.is_none_or(|last| last.elapsed() >= QUIET);
+        if is_over {
+            self.0 = Some(Instant::now());
+        }
+        is_over
+    }
+}
