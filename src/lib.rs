@@ -26,4 +26,5 @@ pub mod image;
 pub mod nbd;
 pub mod sys;
 pub mod telemetry;
+pub mod tftp;
 pub mod transmit;

@@ -1,0 +1,380 @@
+//! One transfer as a machine without I/O and without a clock: which blocks leave next, and when.
+//!
+//! ```text
+//! RRQ -> [OACK <-> ACK 0] -> window of DATA <-> ACK of its last block -> ... -> ACK of the last block
+//! ```
+//!
+//! Feed it with [`Transfer::handle_packet`] and [`Transfer::handle_timeout`], then send what
+//! [`Transfer::poll_transmit`] gives until it gives nothing, and wait until [`Transfer::poll_timeout`].
+//!
+//! Blocks are counted from 1 without end inside; only the number on the wire rolls over, from 65535 to 0.
+
+use std::time::{Duration, Instant};
+
+use super::timer::{Due, Timer};
+use super::wire::{DEFAULT_BLKSIZE, ErrorCode, Malformed, Mode, Packet, Request, TransferOption};
+
+/// Largest `timeout` we agree to: it decides how long a dead client's transfer lives.
+const MAX_TIMEOUT: u8 = 30;
+
+/// The same request from the same port is a copy made by the network for this long.
+const COPY_AGE: Duration = Duration::from_secs(1);
+
+/// What we agree to at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes in a block.
+    pub blksize: u16,
+    /// Blocks in a row.
+    pub windowsize: u16,
+}
+
+/// What a datagram to the well-known port earns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opening<'a> {
+    /// A file is wanted, as bytes.
+    Read(Request<'a>),
+    Refuse(ErrorCode, &'static str),
+    /// An ERROR is never answered: two servers would talk for ever.
+    Ignore,
+}
+
+/// Decides what a datagram to the well-known port earns, when it belongs to no transfer.
+pub fn open(packet: Result<Packet<'_>, Malformed>) -> Opening<'_> {
+    match packet {
+        Ok(Packet::Rrq(request)) if request.mode == Mode::Octet => Opening::Read(request),
+        // Translated text has another size than the file, and boot files are not text.
+        Ok(Packet::Rrq(_)) => Opening::Refuse(
+            ErrorCode::IllegalOperation,
+            "only octet (binary) mode is served: repeat in octet mode",
+        ),
+        Ok(Packet::Wrq(_)) => Opening::Refuse(ErrorCode::AccessViolation, "this server is read-only"),
+        Ok(Packet::Error { .. }) => Opening::Ignore,
+        Ok(Packet::Data { .. } | Packet::Ack { .. } | Packet::Oack(_)) => STRAY,
+        Err(_) => Opening::Refuse(ErrorCode::IllegalOperation, "not a TFTP packet"),
+    }
+}
+
+/// Decides what a datagram to a transfer's port from anybody but its client earns. The transfer goes on.
+pub fn stray(packet: Result<Packet<'_>, Malformed>) -> Opening<'_> {
+    match packet {
+        Ok(Packet::Error { .. }) => Opening::Ignore,
+        // RFC 1350 §4: an error packet should be sent to the source of the incorrect packet.
+        _ => STRAY,
+    }
+}
+
+const STRAY: Opening<'static> =
+    Opening::Refuse(ErrorCode::UnknownTransferId, "this port serves no transfer of yours");
+
+/// How far a transfer has come, for whoever gets a second request from the same port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The client answered nothing yet.
+    Unheard,
+    /// The client takes part.
+    Heard,
+    /// Every block left at least once: the client may well be done.
+    AllSent,
+}
+
+impl Standing {
+    /// Whether the same request from the same port, `age` after the first, asks for nothing new. A different
+    /// request always does: the client gave the first one up, or its last ACK is still on its way.
+    pub fn covers_repeated_request(self, age: Duration) -> bool {
+        match self {
+            // The transfer's own retransmission is the answer.
+            Self::Unheard => true,
+            Self::Heard => age < COPY_AGE,
+            Self::AllSent => false,
+        }
+    }
+}
+
+/// What is to be sent now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transmit<'a> {
+    Oack(&'a [TransferOption<'static>]),
+    Blocks(Blocks),
+}
+
+/// A run of blocks of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocks {
+    next: u64,
+    last: u64,
+    blksize: u16,
+    file_len: u64,
+}
+
+/// One block: its number on the wire and where its data lies in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    pub number: u16,
+    pub offset: u64,
+    /// Less than the block size, and perhaps 0, for the last block of the file only (RFC 1350 §2).
+    pub len: u64,
+}
+
+impl Iterator for Blocks {
+    type Item = Block;
+
+    fn next(&mut self) -> Option<Block> {
+        if self.next > self.last {
+            return None;
+        }
+        let block = self.next;
+        self.next += 1;
+        let offset = (block - 1) * u64::from(self.blksize);
+        let len = u64::from(self.blksize).min(self.file_len - offset);
+        // The number rolls over from 65535 to 0: no RFC says so, all clients expect it.
+        Some(Block { number: block as u16, offset, len })
+    }
+}
+
+/// How a transfer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The client has everything.
+    Complete,
+    /// Everything was sent, but the last ACK never came.
+    Unconfirmed,
+    /// The client fell silent.
+    TimedOut,
+    /// The client gave up, which is its right: firmware asks for the size first and reads with a second request.
+    Aborted { code: ErrorCode, message: Box<str> },
+}
+
+/// One file on its way to one client.
+#[derive(Debug)]
+pub struct Transfer {
+    file_len: u64,
+    blksize: u16,
+    windowsize: u16,
+    phase: Phase,
+    /// The client took part at least once.
+    heard: bool,
+    /// Highest block that left at least once.
+    sent: u64,
+    resent: u64,
+    due: Option<Due>,
+    timer: Timer,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The OACK waits for its ACK 0.
+    Offering(Box<[TransferOption<'static>]>),
+    /// Every block up to this one was acknowledged.
+    Sending(u64),
+    Over(Outcome),
+}
+
+impl Transfer {
+    /// Starts to send a file of `file_len` bytes, on the terms that the client asked for as far as `limits` allow.
+    pub fn new(now: Instant, file_len: u64, asked: &[TransferOption<'_>], limits: Limits) -> Self {
+        let agreed = agree(asked, file_len, limits);
+        let mut transfer = Self {
+            file_len,
+            blksize: DEFAULT_BLKSIZE,
+            windowsize: 1,
+            phase: Phase::Sending(0),
+            heard: false,
+            sent: 0,
+            resent: 0,
+            due: Some(Due::Turn),
+            timer: Timer::new(now),
+        };
+        for option in &agreed {
+            match *option {
+                TransferOption::Blksize(size) => transfer.blksize = size,
+                TransferOption::Windowsize(blocks) => transfer.windowsize = blocks,
+                TransferOption::Timeout(seconds) => transfer.timer.agree(seconds),
+                TransferOption::Tsize(_) | TransferOption::Unknown { .. } => {}
+            }
+        }
+        // RFC 2347: without an option to acknowledge the answer to a request is its first block.
+        if !agreed.is_empty() {
+            transfer.phase = Phase::Offering(agreed.into());
+        }
+        transfer
+    }
+
+    /// Takes a datagram of the client.
+    pub fn handle_packet(&mut self, now: Instant, packet: &Packet<'_>) {
+        match packet {
+            Packet::Ack { block } => self.handle_ack(now, *block),
+            Packet::Error { code, message } => {
+                let message = message.escape_ascii().to_string().into();
+                self.end(Outcome::Aborted { code: *code, message });
+            }
+            // Nothing else has a meaning here, and nothing is won by ending a boot for it.
+            Packet::Rrq(_) | Packet::Wrq(_) | Packet::Data { .. } | Packet::Oack(_) => {}
+        }
+    }
+
+    fn handle_ack(&mut self, now: Instant, number: u16) {
+        match &self.phase {
+            // RFC 2347: ACK of block 0 takes the OACK.
+            Phase::Offering(_) if number == 0 => self.advance(now, 0),
+            Phase::Sending(acked) => {
+                let acked = *acked;
+                let ahead = u64::from(number.wrapping_sub(acked as u16));
+                match ahead {
+                    0 => self.handle_repeated_ack(now),
+                    // RFC 7440 §4: an ACK inside the window tells of a loss; what follows it is sent again.
+                    _ if acked + ahead <= self.sent => self.advance(now, acked + ahead),
+                    // Of a block long acknowledged, or never sent.
+                    _ => {}
+                }
+            }
+            Phase::Offering(_) | Phase::Over(_) => {}
+        }
+    }
+
+    /// The client has every block up to `acked`.
+    fn advance(&mut self, now: Instant, acked: u64) {
+        self.heard = true;
+        self.timer.handle_answer(now);
+        if acked == self.last_block() {
+            return self.end(Outcome::Complete);
+        }
+        self.phase = Phase::Sending(acked);
+        self.due = Some(Due::Turn);
+    }
+
+    /// To answer every repeated ACK with data would double the traffic for the rest of the transfer, as each copy is
+    /// acknowledged too: the Sorcerer's Apprentice (RFC 1123 §4.2.3.1). One that comes while we are waiting for a
+    /// client that missed something earns one window.
+    fn handle_repeated_ack(&mut self, now: Instant) {
+        if self.timer.is_retrying() && self.timer.is_half_over(now) {
+            self.due.get_or_insert(Due::Reminder);
+        }
+    }
+
+    /// Takes note of a request that [`Standing::covers_repeated_request`]: the client may have missed the answer.
+    pub fn handle_repeated_request(&mut self, now: Instant) {
+        if !self.heard && self.outcome().is_none() && self.timer.is_half_over(now) {
+            self.due.get_or_insert(Due::Reminder);
+        }
+    }
+
+    /// Takes note of the time; does nothing before [`Transfer::poll_timeout`].
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.due.is_some() || self.outcome().is_some() || now < self.timer.deadline() {
+            return;
+        }
+        if self.timer.handle_timeout() {
+            self.due = Some(Due::Turn);
+        } else if self.sent == self.last_block() {
+            self.end(Outcome::Unconfirmed);
+        } else {
+            self.end(Outcome::TimedOut);
+        }
+    }
+
+    /// When to call [`Transfer::handle_timeout`]; `None` when the transfer is over.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.outcome().is_none().then_some(self.timer.deadline())
+    }
+
+    /// What is to be sent at `now`; `None` when there is nothing to do but wait.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit<'_>> {
+        let due = self.due.take()?;
+        self.timer.handle_transmit(now, due);
+        let blocks = self.window();
+        match &self.phase {
+            Phase::Offering(options) => Some(Transmit::Oack(options)),
+            Phase::Sending(_) => {
+                self.resent += (self.sent + 1).saturating_sub(blocks.next);
+                self.sent = self.sent.max(blocks.last);
+                Some(Transmit::Blocks(blocks))
+            }
+            Phase::Over(_) => None,
+        }
+    }
+
+    /// Bytes of the file that leave next, as offset and length.
+    pub fn upcoming(&self) -> (u64, u64) {
+        let (first, last) = (self.window().next, self.window().last);
+        let offset = (first - 1) * u64::from(self.blksize);
+        (offset, (last * u64::from(self.blksize)).min(self.file_len) - offset)
+    }
+
+    /// The window behind what was acknowledged.
+    fn window(&self) -> Blocks {
+        let acked = match self.phase {
+            Phase::Sending(acked) => acked,
+            Phase::Offering(_) | Phase::Over(_) => 0,
+        };
+        let last = self.last_block().min(acked + u64::from(self.windowsize));
+        Blocks { next: acked + 1, last, blksize: self.blksize, file_len: self.file_len }
+    }
+
+    /// RFC 1350 §2: the end is a block shorter than the others, so a file of whole blocks is followed by an empty one.
+    fn last_block(&self) -> u64 {
+        self.file_len / u64::from(self.blksize) + 1
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if self.outcome().is_none() {
+            self.phase = Phase::Over(outcome);
+            self.due = None;
+        }
+    }
+
+    /// How it ended; `None` while it goes on.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        match &self.phase {
+            Phase::Over(outcome) => Some(outcome),
+            Phase::Offering(_) | Phase::Sending(_) => None,
+        }
+    }
+
+    /// How far it has come.
+    pub fn standing(&self) -> Standing {
+        match self.heard {
+            false => Standing::Unheard,
+            true if self.sent == self.last_block() => Standing::AllSent,
+            true => Standing::Heard,
+        }
+    }
+
+    /// Bytes in a block, as agreed.
+    pub const fn blksize(&self) -> u16 {
+        self.blksize
+    }
+
+    /// Blocks in a row, as agreed.
+    pub const fn windowsize(&self) -> u16 {
+        self.windowsize
+    }
+
+    /// Blocks that left more than once, counted each time.
+    pub const fn resent(&self) -> u64 {
+        self.resent
+    }
+}
+
+/// The options that are acknowledged, and with which value: only what was asked for, in the order it was asked,
+/// each once (RFC 2347).
+fn agree(asked: &[TransferOption<'_>], file_len: u64, limits: Limits) -> Vec<TransferOption<'static>> {
+    let mut agreed: Vec<TransferOption<'static>> = Vec::new();
+    for option in asked {
+        let answer = match *option {
+            // RFC 2348, RFC 7440 §3: less than or equal to what the client specified.
+            TransferOption::Blksize(size) => TransferOption::Blksize(size.min(limits.blksize)),
+            TransferOption::Windowsize(blocks) => TransferOption::Windowsize(blocks.min(limits.windowsize)),
+            TransferOption::Tsize(_) => TransferOption::Tsize(file_len),
+            // RFC 2349: the value must match the client's, so a value we do not like is left out.
+            TransferOption::Timeout(seconds) if seconds <= MAX_TIMEOUT => TransferOption::Timeout(seconds),
+            TransferOption::Timeout(_) | TransferOption::Unknown { .. } => continue,
+        };
+        let is_same =
+            |other: &TransferOption<'_>| std::mem::discriminant(other) == std::mem::discriminant(&answer);
+        if !agreed.iter().any(is_same) {
+            agreed.push(answer);
+        }
+    }
+    agreed
+}
