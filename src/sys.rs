@@ -71,48 +71,49 @@ fn message(iovs: &[Iov<'_>]) -> libc::msghdr {
     message
 }
 
-/// Most datagrams that one [`send_datagrams`] takes.
-pub const MAX_DATAGRAMS: usize = 64;
+/// Most messages that one [`send_datagrams`] takes.
+pub const MAX_MESSAGES: usize = 64;
 
-/// Where datagrams go.
+/// Most datagrams that the kernel cuts one message into (`UDP_MAX_SEGMENTS` of `linux/udp.h` until Linux 6.8).
+pub const MAX_SEGMENTS: usize = 64;
+
+/// Most bytes of one message: what an IPv4 packet holds.
+pub const MAX_MESSAGE: usize = 65507;
+
+/// Where datagrams go, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
     pub to: SocketAddrV4,
     /// The address of ours that they leave from; `None` leaves it to the socket.
     pub from: Option<Ipv4Addr>,
+    /// Each message is cut into datagrams of that many bytes, of which the last may be shorter (`UDP_SEGMENT`, udp(7),
+    /// Linux 4.18): one way through the network stack for all of them.
+    pub segment: Option<u16>,
 }
 
-/// Sends each of `datagrams` (the first [`MAX_DATAGRAMS`] at most), gathered from its areas, without waiting; returns
+/// Sends each of `messages` (the first [`MAX_MESSAGES`] at most), gathered from its areas, without waiting; returns
 /// how many the kernel took.
 ///
 /// # Errors
-/// Those of the first datagram: `WouldBlock` when the socket buffer is full; EFAULT when the image behind a span was
-/// truncated.
-pub fn send_datagrams(socket: BorrowedFd<'_>, route: Route, datagrams: &[&[Iov<'_>]]) -> io::Result<usize> {
+/// Those of the first message: `WouldBlock` when the socket buffer is full; EFAULT when the image behind a span was
+/// truncated; EINVAL or EIO when the path cannot take segments of that size.
+pub fn send_datagrams(socket: BorrowedFd<'_>, route: Route, messages: &[&[Iov<'_>]]) -> io::Result<usize> {
     let mut to = socket_address(route.to);
-    let mut source = route.from.map(SourceAddress::new);
+    let mut control = Control::of(route);
     // SAFETY: an `mmsghdr` of zeroes is valid, as a `msghdr` of zeroes is.
-    let mut messages: [libc::mmsghdr; MAX_DATAGRAMS] = unsafe { mem::zeroed() };
-    for (slot, iovs) in messages.iter_mut().zip(datagrams) {
-        slot.msg_hdr = message(iovs);
-        slot.msg_hdr.msg_name = (&raw mut to).cast();
-        slot.msg_hdr.msg_namelen = size_of_val(&to) as libc::socklen_t;
-        if let Some(source) = &mut source {
-            slot.msg_hdr.msg_control = (&raw mut *source).cast();
-            slot.msg_hdr.msg_controllen = size_of_val(source) as _;
-        }
+    let mut headers: [libc::mmsghdr; MAX_MESSAGES] = unsafe { mem::zeroed() };
+    for (header, iovs) in headers.iter_mut().zip(messages) {
+        header.msg_hdr = message(iovs);
+        header.msg_hdr.msg_name = (&raw mut to).cast();
+        header.msg_hdr.msg_namelen = size_of_val(&to) as libc::socklen_t;
+        header.msg_hdr.msg_control = control.bytes.as_mut_ptr().cast();
+        header.msg_hdr.msg_controllen = control.len as _;
     }
-    let count = datagrams.len().min(MAX_DATAGRAMS) as libc::c_uint;
-    // SAFETY: the first `count` messages point to `to`, `source` and areas in `datagrams`, which all outlive the
-    // call. The kernel writes only the lengths in `messages`; it reads spans of a mapping as in `send`.
-    let sent = unsafe {
-        libc::sendmmsg(
-            socket.as_raw_fd(),
-            messages.as_mut_ptr(),
-            count,
-            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
-        )
-    };
+    let count = messages.len().min(MAX_MESSAGES) as libc::c_uint;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the first `count` headers point to `to`, `control` and areas in `messages`, which all outlive the call.
+    // The kernel writes only the lengths in `headers`; it reads spans of a mapping as in `send`.
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, flags as _) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
@@ -129,24 +130,40 @@ const fn in_addr(address: Ipv4Addr) -> libc::in_addr {
     libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) }
 }
 
-/// Control data that sets the source address of a datagram: `IP_PKTINFO`, ip(7).
-#[repr(C)]
-struct SourceAddress {
-    header: libc::cmsghdr,
-    info: libc::in_pktinfo,
+/// Control data of a datagram: what cmsg(3) makes, without its pointers.
+#[repr(C, align(8))]
+struct Control {
+    bytes: [u8; Self::CAPACITY],
+    len: usize,
 }
 
-impl SourceAddress {
-    fn new(address: Ipv4Addr) -> Self {
-        // SAFETY: a `cmsghdr` is plain numbers (and, with some C libraries, padding).
-        let mut header: libc::cmsghdr = unsafe { mem::zeroed() };
-        header.cmsg_len = (mem::offset_of!(Self, info) + size_of::<libc::in_pktinfo>()) as _;
-        header.cmsg_level = libc::IPPROTO_IP;
-        header.cmsg_type = libc::IP_PKTINFO;
-        let any = in_addr(Ipv4Addr::UNSPECIFIED);
-        // Interface 0: whichever the route says.
-        let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: in_addr(address), ipi_addr: any };
-        Self { header, info }
+impl Control {
+    const CAPACITY: usize = 64;
+
+    fn of(route: Route) -> Self {
+        let mut control = Self { bytes: [0; Self::CAPACITY], len: 0 };
+        if let Some(from) = route.from {
+            // struct in_pktinfo of ip(7): interface 0 (whichever the route says), source address, unused.
+            let [a, b, c, d] = from.octets();
+            control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &[0, 0, 0, 0, a, b, c, d, 0, 0, 0, 0]);
+        }
+        if let Some(segment) = route.segment {
+            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+        }
+        control
+    }
+
+    /// Adds a `struct cmsghdr` (length as a `size_t`, level, type), its data, and padding to the next `size_t`.
+    fn push(&mut self, level: libc::c_int, kind: libc::c_int, data: &[u8]) {
+        let len = size_of::<usize>() + 2 * size_of::<libc::c_int>() + data.len();
+        let header = [&len.to_ne_bytes()[..], &level.to_ne_bytes(), &kind.to_ne_bytes(), data];
+        let (_, mut free) = self.bytes.split_at_mut(self.len);
+        for part in header {
+            let (slot, rest) = free.split_at_mut(part.len());
+            slot.copy_from_slice(part);
+            free = rest;
+        }
+        self.len += len.next_multiple_of(size_of::<usize>());
     }
 }
 

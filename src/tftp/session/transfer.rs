@@ -9,16 +9,14 @@
 //!
 //! Blocks are counted from 1 without end inside; only the number on the wire rolls over, from 65535 to 0.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::Standing;
 use super::timer::{Due, Timer};
-use super::wire::{DEFAULT_BLKSIZE, ErrorCode, Malformed, Mode, Packet, Request, TransferOption};
+use crate::tftp::wire::{DEFAULT_BLKSIZE, ErrorCode, Packet, TransferOption};
 
 /// Largest `timeout` we agree to: it decides how long a dead client's transfer lives.
 const MAX_TIMEOUT: u8 = 30;
-
-/// The same request from the same port is a copy made by the network for this long.
-const COPY_AGE: Duration = Duration::from_secs(1);
 
 /// What we agree to at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,68 +25,6 @@ pub struct Limits {
     pub blksize: u16,
     /// Blocks in a row.
     pub windowsize: u16,
-}
-
-/// What a datagram to the well-known port earns.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Opening<'a> {
-    /// A file is wanted, as bytes.
-    Read(Request<'a>),
-    Refuse(ErrorCode, &'static str),
-    /// An ERROR is never answered: two servers would talk for ever.
-    Ignore,
-}
-
-/// Decides what a datagram to the well-known port earns, when it belongs to no transfer.
-pub fn open(packet: Result<Packet<'_>, Malformed>) -> Opening<'_> {
-    match packet {
-        Ok(Packet::Rrq(request)) if request.mode == Mode::Octet => Opening::Read(request),
-        // Translated text has another size than the file, and boot files are not text.
-        Ok(Packet::Rrq(_)) => Opening::Refuse(
-            ErrorCode::IllegalOperation,
-            "only octet (binary) mode is served: repeat in octet mode",
-        ),
-        Ok(Packet::Wrq(_)) => Opening::Refuse(ErrorCode::AccessViolation, "this server is read-only"),
-        Ok(Packet::Error { .. }) => Opening::Ignore,
-        Ok(Packet::Data { .. } | Packet::Ack { .. } | Packet::Oack(_)) => STRAY,
-        Err(_) => Opening::Refuse(ErrorCode::IllegalOperation, "not a TFTP packet"),
-    }
-}
-
-/// Decides what a datagram to a transfer's port from anybody but its client earns. The transfer goes on.
-pub fn stray(packet: Result<Packet<'_>, Malformed>) -> Opening<'_> {
-    match packet {
-        Ok(Packet::Error { .. }) => Opening::Ignore,
-        // RFC 1350 §4: an error packet should be sent to the source of the incorrect packet.
-        _ => STRAY,
-    }
-}
-
-const STRAY: Opening<'static> =
-    Opening::Refuse(ErrorCode::UnknownTransferId, "this port serves no transfer of yours");
-
-/// How far a transfer has come, for whoever gets a second request from the same port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// The client answered nothing yet.
-    Unheard,
-    /// The client takes part.
-    Heard,
-    /// Every block left at least once: the client may well be done.
-    AllSent,
-}
-
-impl Standing {
-    /// Whether the same request from the same port, `age` after the first, asks for nothing new. A different
-    /// request always does: the client gave the first one up, or its last ACK is still on its way.
-    pub fn covers_repeated_request(self, age: Duration) -> bool {
-        match self {
-            // The transfer's own retransmission is the answer.
-            Self::Unheard => true,
-            Self::Heard => age < COPY_AGE,
-            Self::AllSent => false,
-        }
-    }
 }
 
 /// What is to be sent now.

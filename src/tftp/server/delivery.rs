@@ -1,0 +1,338 @@
+//! One file on its way: moves what a [`Transfer`] decides between its link, the image and the clock.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::sync::Notify;
+use tokio::time::sleep_until;
+use tracing::{debug, info, warn};
+
+use super::link::Link;
+use super::{MAX_DATAGRAM, error_packet};
+use crate::codec::Reader;
+use crate::export::batch::Chunk;
+use crate::export::{Batch, Piece};
+use crate::image::Source;
+use crate::sys::{self, Iov, MAX_MESSAGE, MAX_MESSAGES, MAX_SEGMENTS, Route};
+use crate::tftp::Opened;
+use crate::tftp::session::{Blocks, Limits, Outcome, Standing, Transfer, Transmit};
+use crate::tftp::wire::{DATA_HEADER_LEN, ErrorCode, Packet, Request, data_header};
+use crate::transmit::Broken;
+
+/// Bytes of a file that are made sure to be in the page cache at a time.
+const WARM: u64 = 1 << 20;
+
+/// Memory areas of one `sendmmsg`: a header and a payload for each datagram, and some for blocks that lie across the
+/// seam of two extents.
+const AREAS: usize = 2 * MAX_MESSAGES + 32;
+
+/// Datagrams of the client taken before we look at the clock again.
+const TURN: usize = 16;
+
+/// What the door sees of a delivery, and tells it.
+#[derive(Debug, Default)]
+pub(super) struct Liveness {
+    standing: AtomicU8,
+    repeated_request: Notify,
+}
+
+impl Liveness {
+    /// The client repeated its request.
+    pub(super) fn repeat_request(&self) {
+        self.repeated_request.notify_one();
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        match self.standing.load(Ordering::Relaxed) {
+            0 => Standing::Unheard,
+            1 => Standing::Heard,
+            _ => Standing::AllSent,
+        }
+    }
+
+    fn update(&self, standing: Standing) {
+        let number = match standing {
+            Standing::Unheard => 0,
+            Standing::Heard => 1,
+            Standing::AllSent => 2,
+        };
+        self.standing.store(number, Ordering::Relaxed);
+    }
+}
+
+/// A transfer with all it needs.
+pub(super) struct Delivery {
+    link: Link,
+    opened: Opened,
+    transfer: Transfer,
+    liveness: Arc<Liveness>,
+    /// For the log.
+    path: Box<str>,
+    since: Instant,
+    /// What is leaving.
+    batch: Batch,
+    cutting: Cutting,
+    /// The file is in the page cache up to this byte, or was a moment ago.
+    warm_up_to: u64,
+}
+
+impl Delivery {
+    pub(super) fn new(
+        link: Link,
+        opened: Opened,
+        request: &Request<'_>,
+        limits: Limits,
+        liveness: Arc<Liveness>,
+    ) -> Self {
+        let since = Instant::now();
+        let transfer = Transfer::new(since, opened.export.len(), &request.options, limits);
+        let path = request.filename.escape_ascii().to_string().into();
+        Self {
+            link,
+            opened,
+            transfer,
+            liveness,
+            path,
+            since,
+            batch: Batch::default(),
+            cutting: Cutting::Kernels,
+            warm_up_to: 0,
+        }
+    }
+
+    /// Delivers the file, and tells the log how it went.
+    pub(super) async fn run(mut self) {
+        let result = self.converse().await;
+        if let Err(error @ Broken::Image(_)) = &result {
+            let packet = error_packet(ErrorCode::NotDefined, &error.to_string());
+            // Nothing is left to try when this fails too.
+            let _ = self.flush_packet(&packet).await;
+        }
+        self.report(result);
+    }
+
+    async fn converse(&mut self) -> Result<(), Broken> {
+        let alarm = sleep_until(self.since.into());
+        tokio::pin!(alarm);
+        loop {
+            self.transmit().await?;
+            self.liveness.update(self.transfer.standing());
+            let Some(deadline) = self.transfer.poll_timeout() else { return Ok(()) };
+            // To move a timer with every packet is dear, so one that rings too early is moved when it rings.
+            if alarm.is_elapsed() || alarm.deadline() > deadline.into() {
+                alarm.as_mut().reset(deadline.into());
+            }
+            tokio::select! {
+                biased;
+                ready = self.link.readable() => {
+                    ready.map_err(Broken::Peer)?;
+                    self.receive()?;
+                }
+                () = self.liveness.repeated_request.notified() => {
+                    self.transfer.handle_repeated_request(Instant::now());
+                }
+                () = &mut alarm => {}
+            }
+            self.transfer.handle_timeout(Instant::now());
+        }
+    }
+
+    /// Takes what the client sent.
+    fn receive(&mut self) -> Result<(), Broken> {
+        let mut buf = [0; MAX_DATAGRAM];
+        for _ in 0..TURN {
+            match self.link.try_receive(&mut buf) {
+                Ok(datagram) => {
+                    // A broken datagram is as good as a lost one.
+                    if let Ok(packet) = Packet::parse(&mut Reader::new(datagram)) {
+                        self.transfer.handle_packet(Instant::now(), &packet);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(Broken::Peer(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all that is to be sent now.
+    async fn transmit(&mut self) -> Result<(), Broken> {
+        self.warm().await.map_err(Broken::Image)?;
+        let blocks = match self.transfer.poll_transmit(Instant::now()) {
+            None => return Ok(()),
+            Some(Transmit::Blocks(blocks)) => blocks,
+            Some(Transmit::Oack(options)) => {
+                let mut packet = BytesMut::new();
+                Packet::Oack(options.to_vec()).emit(&mut packet);
+                return self.flush_packet(&packet).await;
+            }
+        };
+        self.queue(blocks);
+        // The largest block and its header are less than 65536.
+        self.flush(DATA_HEADER_LEN as u16 + self.transfer.blksize()).await
+    }
+
+    /// Waits until what leaves next is in the page cache.
+    async fn warm(&mut self) -> io::Result<()> {
+        let Some(image) = &self.opened.image else { return Ok(()) };
+        let (offset, len) = self.transfer.upcoming();
+        if offset + len <= self.warm_up_to {
+            return Ok(());
+        }
+        let end = (offset + len.max(WARM)).min(self.opened.export.len());
+        for piece in self.opened.export.range(offset, end - offset).into_iter().flatten() {
+            if let Piece::Image(range) = piece {
+                image.source.warm(range).await?;
+            }
+        }
+        self.warm_up_to = end;
+        Ok(())
+    }
+
+    fn queue(&mut self, blocks: Blocks) {
+        for block in blocks {
+            self.batch.push_bytes(&data_header(block.number));
+            // The transfer stays inside the file, whose size it got from the export.
+            let pieces = self.opened.export.range(block.offset, block.len).into_iter().flatten();
+            pieces.for_each(|piece| self.batch.push_piece(piece));
+        }
+    }
+
+    /// Sends one packet.
+    async fn flush_packet(&mut self, packet: &[u8]) -> Result<(), Broken> {
+        self.batch = Batch::default();
+        self.batch.push_bytes(packet);
+        self.flush(u16::try_from(packet.len()).unwrap_or(u16::MAX)).await
+    }
+
+    /// Sends the batch, cut into datagrams of `len` bytes of which the last may be shorter.
+    async fn flush(&mut self, len: u16) -> Result<(), Broken> {
+        let source = self.opened.image.as_ref().map(|image| &image.source);
+        while !self.batch.is_empty() {
+            let cut = self.cutting.cut(len, self.batch.len());
+            let send =
+                |socket: BorrowedFd<'_>| send_front(&self.batch, source, socket, self.link.route(), cut);
+            match self.link.send(send).await {
+                Ok(sent) => self.batch.advance(sent),
+                Err(error) if cut.is_refused(&error) => self.cutting = Cutting::Ours,
+                Err(error) => return Err(whose_fault(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, result: Result<(), Broken>) {
+        let peer = self.link.route().to;
+        let (path, bytes, ms) = (&*self.path, self.opened.export.len(), self.since.elapsed().as_millis());
+        let (blksize, windowsize) = (self.transfer.blksize(), self.transfer.windowsize());
+        let resent = self.transfer.resent();
+        match (result, self.transfer.outcome()) {
+            (Err(error @ Broken::Image(_)), _) => warn!(%peer, path, "TFTP broken off: {error}"),
+            (Err(Broken::Peer(error)), _) => info!(%peer, path, ms, %error, "TFTP broken off"),
+            (Ok(()), Some(Outcome::Complete)) => {
+                info!(%peer, path, bytes, ms, blksize, windowsize, resent, "file sent over TFTP");
+            }
+            (Ok(()), Some(Outcome::Unconfirmed)) => {
+                info!(%peer, path, bytes, ms, blksize, windowsize, resent, "file sent over TFTP, end not confirmed");
+            }
+            (Ok(()), Some(Outcome::Aborted { code, message })) => {
+                debug!(%peer, path, ms, %code, %message, "TFTP client gave up");
+            }
+            (Ok(()), Some(Outcome::TimedOut) | None) => {
+                info!(%peer, path, ms, resent, "TFTP client fell silent");
+            }
+        }
+    }
+}
+
+/// sendmmsg(2) reports pages of the mapping that are gone as EFAULT.
+fn whose_fault(error: io::Error) -> Broken {
+    match error.raw_os_error() {
+        Some(libc::EFAULT) => Broken::Image(error),
+        _ if error.kind() == io::ErrorKind::UnexpectedEof => Broken::Image(error),
+        _ => Broken::Peer(error),
+    }
+}
+
+/// Who cuts a window into datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cutting {
+    /// The kernel, from messages of many blocks: two to three times cheaper (`UDP_SEGMENT`).
+    Kernels,
+    /// We, for kernels and network devices that cannot.
+    Ours,
+}
+
+impl Cutting {
+    /// How to cut `queued` bytes into datagrams of `len`.
+    fn cut(self, len: u16, queued: u64) -> Cut {
+        let len_usize = usize::from(len);
+        match self {
+            Self::Kernels if queued > u64::from(len) && 2 * len_usize <= MAX_MESSAGE => {
+                let count = MAX_SEGMENTS.min(MAX_MESSAGE / len_usize);
+                Cut { message: (count * len_usize) as u64, segment: Some(len) }
+            }
+            _ => Cut { message: u64::from(len), segment: None },
+        }
+    }
+}
+
+/// Bytes of a message, and of each datagram that the kernel makes of it.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    message: u64,
+    segment: Option<u16>,
+}
+
+impl Cut {
+    /// Whether it is the cutting by the kernel that failed.
+    fn is_refused(self, error: &io::Error) -> bool {
+        self.segment.is_some()
+            && matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE))
+    }
+}
+
+/// Hands the front of the batch to the kernel and returns how many bytes it took: whole messages only.
+fn send_front(
+    batch: &Batch,
+    source: Option<&Source>,
+    socket: BorrowedFd<'_>,
+    route: Route,
+    cut: Cut,
+) -> io::Result<u64> {
+    let mut areas = [Iov::EMPTY; AREAS];
+    let mut ends = [0; MAX_MESSAGES];
+    let mut messages = 0;
+    let mut len = 0;
+    for (count, (area, chunk)) in areas.iter_mut().zip(batch.chunks()).enumerate() {
+        *area = match chunk {
+            Chunk::Bytes(bytes) => bytes.into(),
+            Chunk::Image(range) => {
+                source.and_then(|source| source.span(range)).ok_or(io::ErrorKind::UnexpectedEof)?.into()
+            }
+        };
+        len += chunk.len();
+        let is_whole = len.is_multiple_of(cut.message) || len == batch.len();
+        if !is_whole {
+            continue;
+        }
+        let Some(end) = ends.get_mut(messages) else { break };
+        *end = count + 1;
+        messages += 1;
+    }
+    let mut rest = &areas[..];
+    let mut gathered = [&areas[..0]; MAX_MESSAGES];
+    let mut start = 0;
+    for (slot, end) in gathered.iter_mut().zip(ends.into_iter().take(messages)) {
+        (*slot, rest) = rest.split_at(end - start);
+        start = end;
+    }
+    let route = Route { segment: cut.segment, ..route };
+    let sent = sys::send_datagrams(socket, route, gathered.get(..messages).unwrap_or_default())?;
+    Ok((sent as u64 * cut.message).min(batch.len()))
+}
