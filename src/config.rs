@@ -7,11 +7,12 @@ mod value;
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
 use crate::boot::text::Word;
 use crate::cli::Serve;
+use crate::dhcp::lease::Pool;
+use crate::dhcp::server::{AuthorityConfig, DEFAULT_LEASE_SECONDS};
 use crate::export::catalog::ARCHISO;
 use raw::{File, List, RawConfig, RawImage, Value};
 use value::{Mode, Refusal};
@@ -36,7 +37,7 @@ impl Wrong {
 }
 
 /// Everything `serve` needs to know.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// The images to open, at least one, the default first. No two have the same name.
     pub images: Vec<ImageFile>,
@@ -88,26 +89,13 @@ pub enum TftpPorts {
 }
 
 /// What to do about DHCP.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Dhcp {
     Off,
     /// Answer machines that boot from the network, beside the DHCP server there is.
     Proxy(Asked),
     /// Be the DHCP server.
-    Server(Pool),
-}
-
-/// The addresses to lease and what goes with them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pool {
-    pub first: Ipv4Addr,
-    pub last: Ipv4Addr,
-    /// That of the interface where there is none.
-    pub netmask: Option<Ipv4Addr>,
-    pub router: Option<Ipv4Addr>,
-    pub dns: Vec<Ipv4Addr>,
-    pub lease_time: Duration,
-    pub lease_file: PathBuf,
+    Server(AuthorityConfig),
 }
 
 /// The form of the log.
@@ -225,7 +213,7 @@ impl Checker<'_> {
         let range = self.read("dhcp-range", &raw.dhcp_range, value::range)?;
         match (mode, range, &raw.dhcp, &raw.dhcp_range) {
             (None | Some(Mode::Server), Some(range), _, Some(value)) => {
-                self.pool(range, value, variable).map(Dhcp::Server)
+                self.authority(range, value, variable).map(Dhcp::Server)
             }
             (Some(Mode::Server), None, Some(value), _) => {
                 Err(self.wrong("dhcp", value, "has no addresses to lease: add `dhcp-range`, FIRST-LAST"))
@@ -263,34 +251,31 @@ impl Checker<'_> {
         }
     }
 
-    fn pool(
+    fn authority(
         &self,
-        (first, last): (Ipv4Addr, Ipv4Addr),
+        pool: Pool,
         range: &Value,
         variable: &dyn Fn(&str) -> Option<OsString>,
-    ) -> Result<Pool, Wrong> {
+    ) -> Result<AuthorityConfig, Wrong> {
         let raw = self.raw;
         let netmask = self.read("netmask", &raw.netmask, value::netmask)?;
         let router = self.read("router", &raw.router, value::host_address)?;
         if let Some(mask) = netmask {
-            let outside = [Some(last), router].into_iter().flatten().find(|&a| (a & mask) != (first & mask));
-            if let Some(outside) = outside {
+            let outside = |&address: &Ipv4Addr| (address & mask) != (pool.first() & mask);
+            if let Some(outside) = [Some(pool.last()), router].into_iter().flatten().find(outside) {
                 let why =
                     format!("is not in one network with {outside} by the netmask {mask}: change one of them");
                 return Err(self.wrong("dhcp-range", range, &why));
             }
         }
-        let lease_file = self.lease_file(variable)?;
-        Ok(Pool {
-            first,
-            last,
+        let lease_seconds = self.read("lease-time", &raw.lease_time, value::lease_time)?;
+        Ok(AuthorityConfig {
+            pool,
             netmask,
             router,
             dns: self.read_all("dns", &raw.dns, value::host_address)?,
-            lease_time: self
-                .read("lease-time", &raw.lease_time, value::lease_time)?
-                .unwrap_or(Duration::from_secs(3600)),
-            lease_file,
+            lease_seconds: lease_seconds.unwrap_or(DEFAULT_LEASE_SECONDS),
+            lease_file: Some(self.lease_file(variable)?),
         })
     }
 

@@ -24,6 +24,7 @@ pub mod export;
 pub mod fuzzing;
 pub mod image;
 pub mod nbd;
+pub mod server;
 pub mod sys;
 pub mod telemetry;
 pub mod tftp;

@@ -1,1 +1,48 @@
-fn main() {}
+//! The program: command line, settings, log, work, exit code.
+
+use std::env;
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use clap::Parser;
+use isowire::cli::{Cli, Command, Inspect, Serve};
+use isowire::image::Image;
+use isowire::{config, server, telemetry};
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(options) => serve(&options),
+        Command::Inspect(options) => look(&options),
+    }
+}
+
+fn serve(options: &Serve) -> ExitCode {
+    let config = match config::load(options, &|name| env::var_os(name)) {
+        Ok(config) => config,
+        Err(wrong) => return end(USAGE, &wrong),
+    };
+    telemetry::start(config.log_format);
+    match server::run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => end(FAILURE, &fatal),
+    }
+}
+
+fn look(options: &Inspect) -> ExitCode {
+    match Image::open(&options.iso) {
+        Ok(image) => {
+            image.warnings.iter().for_each(|warning| println!("{warning}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => end(FAILURE, &error),
+    }
+}
+
+const FAILURE: u8 = 1;
+/// As clap ends for an option that it does not know.
+const USAGE: u8 = 2;
+
+fn end(code: u8, error: &dyn Display) -> ExitCode {
+    eprintln!("isowire: {error}");
+    ExitCode::from(code)
+}

@@ -93,6 +93,11 @@ impl Site {
     pub fn new(bios_loader: Option<&str>) -> Self {
         Self { bios_loader: bios_loader.map(|path| format!("/{path}")).filter(|path| fits_dhcp(path)) }
     }
+
+    /// What BIOS machines load, as in their boot plan.
+    pub fn boot_file(&self) -> Option<&str> {
+        self.bios_loader.as_deref()
+    }
 }
 
 /// True for text that may stand in a DHCP reply: it fits the BOOTP `file` field with its NUL (RFC 2131 §2), and its

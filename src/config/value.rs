@@ -2,20 +2,18 @@
 //! write instead, as the end of a sentence that starts with the text.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use super::{Asked, Door, LogFormat};
 use crate::boot::menu::CopyToRam;
 use crate::boot::text::Word;
+use crate::dhcp::lease::{BadPool, Pool};
 
 /// Longest time the menu may wait, in seconds: PXELINUX counts tenths up to 35996 (doc/menu.txt).
 const MENU_TIMEOUT_MAX: u16 = 3599;
 /// Longest name of an image.
 pub const NAME_MAX: usize = 64;
 /// Leases shorter than this would be renewed all the time; longer ones than this are for ever to a boot server.
-const LEASE_SECONDS: std::ops::RangeInclusive<u64> = 120..=30 * 86_400;
-/// The most addresses of a range: those of a /16.
-const RANGE_MAX: u32 = 1 << 16;
+const LEASE_SECONDS: std::ops::RangeInclusive<u32> = 120..=30 * 86_400;
 
 /// Why a text is not the value it should be, and what to write instead.
 pub type Refusal = String;
@@ -44,11 +42,12 @@ pub fn address(text: &str) -> Result<Ipv4Addr, Refusal> {
 
 /// An address that a machine can talk to.
 pub fn host_address(text: &str) -> Result<Ipv4Addr, Refusal> {
-    let usable = |a: &Ipv4Addr| !a.is_unspecified() && !a.is_broadcast() && !a.is_multicast();
-    address(text)
-        .ok()
-        .filter(usable)
-        .ok_or_else(|| "is no IPv4 address of a host: write one like 192.168.1.10".into())
+    let address = address(text).ok().filter(|&address| is_host(address));
+    address.ok_or_else(|| "is no IPv4 address of a host: write one like 192.168.1.10".into())
+}
+
+fn is_host(address: Ipv4Addr) -> bool {
+    !address.is_unspecified() && !address.is_broadcast() && !address.is_multicast()
 }
 
 pub fn netmask(text: &str) -> Result<Ipv4Addr, Refusal> {
@@ -91,19 +90,18 @@ pub fn dhcp_mode(text: &str) -> Result<Mode, Refusal> {
     }
 }
 
-pub fn range(text: &str) -> Result<(Ipv4Addr, Ipv4Addr), Refusal> {
-    let ends = text
-        .split_once('-')
-        .and_then(|(first, last)| Some((host_address(first.trim()).ok()?, host_address(last.trim()).ok()?)));
-    let (first, last) = ends.ok_or("is no range: write one like 192.168.1.100-192.168.1.199")?;
-    match last.to_bits().checked_sub(first.to_bits()) {
-        None => Err("ends before it starts: swap the two addresses".into()),
-        Some(more) if more >= RANGE_MAX => Err(format!("has more than {RANGE_MAX} addresses: take fewer")),
-        Some(_) => Ok((first, last)),
-    }
+pub fn range(text: &str) -> Result<Pool, Refusal> {
+    let pool: Pool = text.parse().map_err(|bad| match bad {
+        BadPool::Form(_) => "is no range: write one like 192.168.1.100-192.168.1.199".to_owned(),
+        BadPool::Reversed { .. } => "ends before it starts: swap the two addresses".to_owned(),
+        BadPool::TooLarge { .. } => format!("has more than {} addresses: take fewer", Pool::MAX_LEN),
+    })?;
+    let ends = [pool.first(), pool.last()];
+    if ends.into_iter().all(is_host) { Ok(pool) } else { Err("has addresses that no host can have".into()) }
 }
 
-pub fn lease_time(text: &str) -> Result<Duration, Refusal> {
+/// Seconds, as a number with or without a unit.
+pub fn lease_time(text: &str) -> Result<u32, Refusal> {
     let unit = |unit: char| match unit {
         's' => Some(1),
         'm' => Some(60),
@@ -111,14 +109,13 @@ pub fn lease_time(text: &str) -> Result<Duration, Refusal> {
         'd' => Some(86_400),
         _ => None,
     };
-    let (number, seconds) = match text.chars().last().and_then(unit) {
-        Some(seconds) => (text.trim_end_matches(|c: char| c.is_ascii_alphabetic()), seconds),
-        None => (text, 1),
+    let (number, seconds) = match text.char_indices().last() {
+        Some((end, last)) if unit(last).is_some() => (text.split_at(end).0, unit(last).unwrap_or(1)),
+        _ => (text, 1),
     };
-    let time = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
+    let time = number.parse::<u32>().ok().and_then(|number| number.checked_mul(seconds));
     time.filter(|time| LEASE_SECONDS.contains(time))
-        .map(Duration::from_secs)
-        .ok_or_else(|| "is no lease time: write one from `2m` to `30d`, like `1h`".into())
+        .ok_or_else(|| "is no lease time: write one from `2m` to `30d`, like `1d`".into())
 }
 
 pub fn root(text: &str, nbd: Door) -> Result<(), Refusal> {

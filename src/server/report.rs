@@ -1,0 +1,140 @@
+//! What is told when all is up: a table of the services, and what to do about those that are not.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::config::{NBD_PORT, TFTP_PORT};
+
+/// The services of this run and why some are not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub rows: Vec<Row>,
+    /// This program, for `setcap`; `None` where no privilege is missing.
+    pub unprivileged: Option<PathBuf>,
+    /// What another DHCP server has to say; `None` where we say it ourselves, or have nothing to load.
+    pub foreign_dhcp: Option<ForeignDhcp>,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub service: &'static str,
+    pub address: Option<SocketAddr>,
+    pub state: String,
+}
+
+/// What a DHCP server of somebody else's has to tell machines, so that they boot from here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignDhcp {
+    pub address: Ipv4Addr,
+    pub tftp_port: u16,
+    /// As in a boot plan, with a leading `/`.
+    pub boot_file: String,
+}
+
+/// What to know about a port that is not the registered one.
+pub fn port_note(service: &'static str, port: u16) -> &'static str {
+    match (service, port) {
+        ("NBD", NBD_PORT) | ("TFTP", TFTP_PORT) => "",
+        ("NBD", _) => "; archiso's initramfs asks port 10809 and no other",
+        _ => "; firmware asks port 69, only iPXE can be told another",
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<8} {:<21} STATE", "SERVICE", "ADDRESS")?;
+        for Row { service, address, state } in &self.rows {
+            let address = address.map_or_else(|| "-".to_owned(), |address| address.to_string());
+            writeln!(f, "{service:<8} {address:<21} {state}")?;
+        }
+        if let Some(program) = &self.unprivileged {
+            write_privileges(f, program)?;
+        }
+        self.foreign_dhcp.as_ref().map_or(Ok(()), |foreign| write!(f, "\n{foreign}"))
+    }
+}
+
+fn write_privileges(f: &mut fmt::Formatter<'_>, program: &std::path::Path) -> fmt::Result {
+    writeln!(
+        f,
+        "\nThis user may not use the ports below 1024 that DHCP and TFTP have. One of these is enough:"
+    )?;
+    writeln!(f, "  sudo setcap cap_net_bind_service+ep {}", program.display())?;
+    writeln!(f, "  sudo sysctl net.ipv4.ip_unprivileged_port_start=67")?;
+    writeln!(f, "  the systemd units of isowire (dist/systemd), which open these ports for it")
+}
+
+impl fmt::Display for ForeignDhcp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, tftp_port, boot_file } = self;
+        writeln!(f, "Machines boot from here when the DHCP server of their network says so:")?;
+        if *tftp_port == TFTP_PORT {
+            writeln!(f, "  dnsmasq      dhcp-boot={boot_file},,{address}")?;
+            writeln!(f, "  ISC dhcpd    next-server {address}; filename \"{boot_file}\";")?;
+            writeln!(f, "  others       next server (option 66) {address}, boot file (option 67) {boot_file}")
+        } else {
+            let url = format!("tftp://{address}:{tftp_port}{boot_file}");
+            writeln!(f, "  dnsmasq      dhcp-boot={url}")?;
+            writeln!(f, "  ISC dhcpd    filename \"{url}\";")?;
+            writeln!(f, "  others       boot file (option 67) {url}")?;
+            writeln!(
+                f,
+                "Only iPXE, which is in most virtual machines, understands that; firmware on real network"
+            )?;
+            writeln!(f, "cards needs TFTP on port 69.")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(service: &'static str, port: u16, state: &str) -> Row {
+        let address = (Ipv4Addr::UNSPECIFIED, port).into();
+        Row { service, address: Some(address), state: state.into() }
+    }
+
+    #[test]
+    fn all_up() {
+        let rows = vec![row("NBD", 10809, "serving arch"), row("TFTP", 69, "serving")];
+        let report = Report { rows, unprivileged: None, foreign_dhcp: None };
+        assert_eq!(
+            report.to_string(),
+            "SERVICE  ADDRESS               STATE\n\
+             NBD      0.0.0.0:10809         serving arch\n\
+             TFTP     0.0.0.0:69            serving\n"
+        );
+    }
+
+    #[test]
+    fn what_to_do() {
+        let off = Row { service: "DHCP", address: None, state: "off".into() };
+        let foreign = ForeignDhcp {
+            address: Ipv4Addr::new(10, 0, 0, 1),
+            tftp_port: 69,
+            boot_file: "/boot/syslinux/lpxelinux.0".into(),
+        };
+        let report = Report {
+            rows: vec![off],
+            unprivileged: Some("/opt/isowire".into()),
+            foreign_dhcp: Some(foreign.clone()),
+        };
+        let text = report.to_string();
+        assert!(text.contains("DHCP     -                     off\n"));
+        assert!(text.contains("\n  sudo setcap cap_net_bind_service+ep /opt/isowire\n"));
+        assert!(text.contains("dhcp-boot=/boot/syslinux/lpxelinux.0,,10.0.0.1\n"));
+        let text = ForeignDhcp { tftp_port: 6969, ..foreign }.to_string();
+        assert!(text.contains("dhcp-boot=tftp://10.0.0.1:6969/boot/syslinux/lpxelinux.0\n"));
+        assert!(text.contains("Only iPXE"));
+    }
+
+    #[test]
+    fn odd_ports_are_noted() {
+        assert_eq!((port_note("NBD", 10809), port_note("TFTP", 69)), ("", ""));
+        assert!(port_note("NBD", 1).contains("10809"));
+        assert!(port_note("TFTP", 6969).contains("69"));
+    }
+}
