@@ -10,6 +10,8 @@ mod residency;
 pub mod source;
 pub mod survey;
 pub mod susp;
+#[cfg(test)]
+mod tests;
 pub mod tree;
 mod warnings;
 
@@ -187,19 +189,3 @@ impl fmt::Display for OpenError {
 }
 
 impl std::error::Error for OpenError {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_ends_where_it_ends() {
-        let media: &[u8] = &[1, 2, 3, 4];
-        let read = |offset, len| media.read(Extent { offset, len }).unwrap();
-        assert_eq!(read(1, 3), Some(vec![2, 3, 4]));
-        assert_eq!(read(4, 0), Some(vec![]));
-        assert_eq!(read(1, 4), None);
-        assert_eq!(read(u64::MAX, 2), None);
-        assert!(media.fill(&mut [0; 2], 3).is_err());
-    }
-}

@@ -220,7 +220,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
             let record = match record {
                 Ok(record) => record,
                 Err(flaw) => {
-                    self.warn(dir, None, &flaw);
+                    self.leave_out(dir, b"(a record)", flaw.into())?;
                     continue;
                 }
             };
@@ -250,66 +250,66 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
 
     /// Adds an entry, or says why not.
     fn entry(&mut self, dir: &Directory, entry: Entry<'_>) -> Result<(), Fault> {
-        let id = entry.record.id;
-        match self.add(dir, entry) {
-            Err(Flaw::Fatal(fault)) => Err(fault),
-            Err(flaw) => {
-                self.warn(dir, Some(id), &flaw);
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
-    }
-
-    fn add(&mut self, dir: &Directory, entry: Entry<'_>) -> Result<(), Flaw> {
         let record = entry.record;
-        let mut rock = match self.names {
-            Names::RockRidge => self.rock_ridge(record.system_use)?,
-            Names::Joliet | Names::Plain => RockRidge::default(),
+        let rock = match self.names {
+            Names::RockRidge => self.rock_ridge(record.system_use),
+            Names::Joliet | Names::Plain => Ok(RockRidge::default()),
         };
-        // RRIP §4.1.5.3: it is shown where its CL entry stands.
-        if rock.relocated {
-            return Ok(());
-        }
+        let mut rock = match rock {
+            // RRIP §4.1.5.3: a relocated directory is shown where its CL entry stands.
+            Ok(rock) if rock.relocated => return Ok(()),
+            Ok(rock) => rock,
+            Err(flaw) => return self.leave_out(dir, record.id, flaw),
+        };
         let name = rock.name.take().unwrap_or_else(|| match self.names {
             Names::Joliet => iso9660::joliet_name(record.id),
             Names::RockRidge | Names::Plain => iso9660::plain_name(record.id),
         });
+        self.add(dir, &name, entry, rock).or_else(|flaw| self.leave_out(dir, &name, flaw))
+    }
+
+    fn add(
+        &mut self,
+        dir: &Directory,
+        name: &[u8],
+        entry: Entry<'_>,
+        mut rock: RockRidge,
+    ) -> Result<(), Flaw> {
+        let record = entry.record;
         if let Some(block) = rock.child {
-            return self.add_relocated(dir, &name, block);
+            return self.add_relocated(dir, name, block);
         }
         if record.is_directory() {
             let extent = Extent::at_block(record.block, record.len.into());
-            return self.add_directory(dir, &name, extent, attributes(S_IFDIR, Some(&record), &rock));
+            return self.add_directory(dir, name, extent, attributes(S_IFDIR, Some(&record), &rock));
         }
         let kind = self.file(entry, &mut rock)?;
         if rock.compressed {
-            self.warn(dir, Some(&name), &"compressed with zisofs: served as it is stored");
+            self.warn(dir, name, &"compressed with zisofs, and served as it is stored");
         }
-        let mode = rock.posix.map_or(0, |posix| posix.mode & S_IFMT);
-        let file_type = match kind {
+        let type_bits = match kind {
             Kind::Symlink { .. } => S_IFLNK,
-            Kind::Special => mode,
+            Kind::Special => file_type(&rock),
             Kind::File { .. } | Kind::Directory { .. } => S_IFREG,
         };
-        self.insert(dir.id, &name, kind, attributes(file_type, Some(&record), &rock))?;
+        self.insert(dir.id, name, kind, attributes(type_bits, Some(&record), &rock))?;
         Ok(())
     }
 
     /// What an entry is that is no directory. Only the flag of its record makes a directory.
     fn file(&mut self, entry: Entry<'_>, rock: &mut RockRidge) -> Result<Kind, Flaw> {
-        let mode = rock.posix.map_or(0, |posix| posix.mode & S_IFMT);
-        if mode == S_IFLNK || mode == 0 && rock.target.is_some() {
+        let file_type = file_type(rock);
+        if file_type == S_IFLNK || file_type == 0 && rock.target.is_some() {
             let target = rock.target.take().filter(|target| !target.is_empty());
-            let target = target.ok_or(Malformed("a symlink has no target"))?;
+            let target = target.ok_or(Malformed("it is a symlink without a target"))?;
             return Ok(Kind::Symlink { target: target.into() });
         }
-        if !matches!(mode, 0 | S_IFREG | S_IFDIR) {
+        if !matches!(file_type, 0 | S_IFREG | S_IFDIR) {
             return Ok(Kind::Special);
         }
         // ECMA-119 §6.4.3; Linux does not read them either.
         if entry.record.unit != 0 {
-            return Err(Malformed("an interleaved file, which is not supported").into());
+            return Err(Malformed("interleaved files are not supported").into());
         }
         if entry.extents.iter().any(|extent| extent.end() > self.media.size()) {
             self.cut_off = true;
@@ -322,7 +322,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     fn add_relocated(&mut self, dir: &Directory, name: &[u8], block: u32) -> Result<(), Flaw> {
         let Some(bytes) = self.media.read(Extent::at_block(block, BLOCK))? else {
             self.cut_off = true;
-            return Err(Malformed("a relocated directory lies behind the end of the image").into());
+            return Err(Malformed("it lies behind the end of the image").into());
         };
         let record = own_record(&bytes)?;
         let rock = self.rock_ridge(record.system_use)?;
@@ -343,7 +343,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
             return Err(Malformed("directories are nested too deep").into());
         }
         if self.seen.contains(&extent.offset) {
-            return Err(Malformed("a directory that is in the tree already: a cycle").into());
+            return Err(Malformed("this directory is in the tree already").into());
         }
         let id = self.insert(dir.id, name, Kind::Directory { entries: Vec::new() }, attributes)?;
         self.seen.insert(extent.offset);
@@ -354,10 +354,10 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     fn check_directory(&mut self, extent: Extent) -> Result<(), Malformed> {
         if extent.end() > self.media.size() {
             self.cut_off = true;
-            return Err(Malformed("a directory lies behind the end of the image"));
+            return Err(Malformed("it lies behind the end of the image"));
         }
         if extent.len > MAX_DIRECTORY {
-            return Err(Malformed("a directory is larger than 64 MiB"));
+            return Err(Malformed("it is a directory of more than 64 MiB"));
         }
         Ok(())
     }
@@ -395,7 +395,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
             next = rock.absorb(self.area(continuation)?)?;
         }
         match next {
-            Some(_) => Err(Malformed("continuation areas without end").into()),
+            Some(_) => Err(Malformed("its continuation areas do not end").into()),
             None => Ok(rock),
         }
     }
@@ -405,7 +405,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         if self.areas.as_ref().is_none_or(|(block, _)| *block != at.block) {
             self.spend(BLOCK)?;
             let block = self.media.read(Extent::at_block(at.block, BLOCK))?;
-            let block = block.ok_or(Malformed("a continuation area lies behind the end of the image"))?;
+            let block = block.ok_or(Malformed("its continuation area lies behind the end of the image"))?;
             self.areas = Some((at.block, block));
         }
         let mut area = Reader::new(self.areas.as_ref().map_or(&[], |(_, block)| block));
@@ -422,22 +422,29 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     }
 
     fn lost_end(&mut self, dir: &Directory, entry: &Entry<'_>) {
-        self.warn(dir, Some(entry.record.id), &"a file of several extents without the last one");
+        self.warn(dir, entry.record.id, &"left out: the last extent of this file is missing");
     }
 
-    /// Says what is wrong with an entry (or, without one, with its directory).
-    fn warn(&mut self, dir: &Directory, entry: Option<&[u8]>, what: &dyn fmt::Display) {
+    /// What is wrong with an entry is worth a warning; what is wrong with the image ends the walk.
+    fn leave_out(&mut self, dir: &Directory, name: &[u8], flaw: Flaw) -> Result<(), Fault> {
+        match flaw {
+            Flaw::Fatal(fault) => Err(fault),
+            flaw => {
+                self.warn(dir, name, &format_args!("left out: {flaw}"));
+                Ok(())
+            }
+        }
+    }
+
+    fn warn(&mut self, dir: &Directory, name: &[u8], what: &dyn fmt::Display) {
         let index = &self.index;
         self.warnings.add(|| {
             let mut path = index.path(dir.id);
-            if let Some(entry) = entry {
+            if dir.id != NodeId::ROOT {
                 path.push(b'/');
-                path.extend(entry);
             }
-            format!(
-                "{}: {what}",
-                shown(path.strip_prefix(b"/").filter(|p| p.starts_with(b"/")).unwrap_or(&path))
-            )
+            path.extend(name);
+            format!("{}: {what}", shown(&path))
         });
     }
 }
@@ -446,6 +453,11 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
 fn own_record(block: &[u8]) -> Result<Record<'_>, Malformed> {
     let record = Record::parse(&mut Reader::new(block))?;
     if record.is_self() { Ok(record) } else { Err(Malformed("a directory does not begin with itself")) }
+}
+
+/// The type bits of the mode that Rock Ridge gives, if it gives one.
+fn file_type(rock: &RockRidge) -> u32 {
+    rock.posix.map_or(0, |posix| posix.mode & S_IFMT)
 }
 
 /// Attributes from Rock Ridge, else those Linux gives: readable by everybody, owned by root, the record's date.
