@@ -3,10 +3,17 @@
 //! `fuzz/fuzz_targets/NAME.rs` feeds them with what libFuzzer invents, `tests/corpus.rs` with the committed seeds of
 //! `fuzz/corpus/NAME/`, each named by the path it takes. A property panics when it does not hold.
 
+pub mod image;
 pub mod nbd;
 
 /// A fuzz target: its name and its property.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target; `tests/corpus.rs` proves that each has its file and its seeds.
-pub const TARGETS: &[Target] = &[("nbd_handshake", nbd::handshake), ("nbd_transmission", nbd::transmission)];
+pub const TARGETS: &[Target] = &[
+    ("el_torito_partitions", image::el_torito_partitions),
+    ("iso_image", image::iso_image),
+    ("nbd_handshake", nbd::handshake),
+    ("nbd_transmission", nbd::transmission),
+    ("susp", image::susp),
+];

@@ -22,9 +22,11 @@ const MAX_DEPTH: u32 = 128;
 /// Bytes of one directory, read at once: over 400,000 entries.
 const MAX_DIRECTORY: u64 = 64 << 20;
 
-/// Bytes of directories and continuation areas parsed for one image, those that are parsed twice counted twice:
-/// directories may overlap and share continuation areas, so that a small image can ask for a lot of work.
+/// Bytes of directories and continuation areas parsed for one image, and how many of them for each byte of the image.
+/// Directories may overlap and records share continuation areas: only this keeps a small image from asking for a lot
+/// of work. An honest image needs less than its size.
 const MAX_WORK: u64 = 256 << 20;
+const WORK_PER_BYTE: u64 = 4;
 
 /// Work that even an empty continuation area counts for.
 const AREA_COST: u64 = 64;
@@ -415,8 +417,8 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
 
     fn spend(&mut self, bytes: u64) -> Result<(), Fault> {
         self.work += bytes;
-        if self.work > MAX_WORK {
-            return Err(Fault::Damaged("its directories take more than 256 MiB"));
+        if self.work > MAX_WORK.min(self.media.size().saturating_mul(WORK_PER_BYTE)) {
+            return Err(Fault::Damaged("its directories overlap or take more than 256 MiB"));
         }
         Ok(())
     }

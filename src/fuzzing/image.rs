@@ -1,0 +1,127 @@
+//! Properties of the image's parsers.
+
+use std::io;
+
+use crate::codec::Reader;
+use crate::image::el_torito;
+use crate::image::index::MAX_NAME;
+use crate::image::iso9660::BLOCK;
+use crate::image::partitions::{GptHeader, Mbr, Verdict};
+use crate::image::susp::{MAX_TARGET, RockRidge};
+use crate::image::{Extent, Index, Kind, Media, NodeId, Survey};
+
+/// What a fuzzer writes of an image: the sectors of MBR and GPT header, and all from the first volume descriptor on.
+/// Between them there are zeros, and what begins there ends in zeros.
+struct Image<'a> {
+    tables: &'a [u8],
+    volume: &'a [u8],
+}
+
+const TABLES: usize = 1024;
+const VOLUME: u64 = 16 * BLOCK;
+
+impl<'a> Image<'a> {
+    fn of(data: &'a [u8]) -> Self {
+        let (tables, volume) = data.split_at(data.len().min(TABLES));
+        Self { tables, volume }
+    }
+}
+
+impl Media for Image<'_> {
+    fn size(&self) -> u64 {
+        VOLUME + self.volume.len() as u64
+    }
+
+    fn fill(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        assert!(offset + buf.len() as u64 <= self.size(), "only what was checked is read");
+        let (part, offset) = match offset.checked_sub(VOLUME) {
+            Some(offset) => (self.volume, offset),
+            None => (self.tables, offset),
+        };
+        let rest = part.get(offset as usize..).unwrap_or_default();
+        let len = rest.len().min(buf.len());
+        let (written, zeros) = buf.split_at_mut(len);
+        written.copy_from_slice(&rest[..len]);
+        zeros.fill(0);
+        Ok(())
+    }
+}
+
+/// Whatever the image, the survey ends; and what it lets through holds all that the doors rely on.
+pub fn iso_image(data: &[u8]) {
+    let image = Image::of(data);
+    let Ok(survey) = Survey::of(&image) else { return };
+    let inside =
+        |extent: &Extent| extent.offset.checked_add(extent.len).is_some_and(|end| end <= image.size());
+    survey.index.walk().for_each(|id| node(&survey.index, id, inside));
+    assert_eq!(survey.index.walk().count(), survey.index.len(), "a tree: every node is met once");
+    assert!(survey.boot.efi_image.iter().all(inside));
+    assert!(survey.warnings.len() <= 33);
+    assert!(survey.warnings.iter().all(|line| !line.contains(char::is_control)));
+    let uuid = survey.volume.uuid.unwrap_or_default();
+    assert!(uuid.bytes().all(|b| b.is_ascii_digit() || b == b'-'));
+    let Some(archiso) = survey.archiso else { return };
+    assert!(!archiso.airootfs.is_empty());
+    let words = archiso.kernels.iter().flat_map(|kernel| [&kernel.arch, &kernel.name]);
+    for word in words.chain([&archiso.install_dir]).chain(archiso.airootfs.iter().map(|root| &root.arch)) {
+        assert!(word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b)), "{word:?}");
+    }
+}
+
+/// A node is found by its name and by its path, and its extents lie inside the image.
+fn node(index: &Index, id: NodeId, inside: impl Fn(&Extent) -> bool) {
+    let node = index.node(id);
+    assert!(node.attributes.nlink > 0);
+    match &node.kind {
+        Kind::File { extents } => assert!(extents.iter().all(|extent| inside(extent) && extent.len > 0)),
+        Kind::Symlink { target } => {
+            assert!((1..=MAX_TARGET).contains(&target.len()));
+            let _ends = index.resolve(node.parent, target);
+        }
+        Kind::Directory { .. } | Kind::Special => {}
+    }
+    if id == NodeId::ROOT {
+        return;
+    }
+    assert!((1..=MAX_NAME).contains(&node.name.len()));
+    assert_eq!(index.child(node.parent, &node.name), Some(id));
+    assert!(index.child_ignoring_case(node.parent, &node.name.to_ascii_uppercase()).is_some());
+    if !matches!(node.kind, Kind::Symlink { .. }) {
+        assert_eq!(index.resolve(NodeId::ROOT, &index.path(id)), Some(id));
+    }
+}
+
+/// Areas, each behind its length, are taken in one after the other: texts and continuations keep their limits, and a
+/// padding entry (PD) in front of an area changes nothing.
+pub fn susp(data: &[u8]) {
+    let (mut plain, mut padded) = (RockRidge::default(), RockRidge::default());
+    let mut areas = Reader::new(data);
+    while let Ok(area) = areas.u8().and_then(|len| areas.take(len.into())) {
+        let next = plain.absorb(area);
+        assert_eq!(next, padded.absorb(&[b"PD\x06\x01\0\0", area].concat()));
+        assert_eq!(format!("{plain:?}"), format!("{padded:?}"));
+        let Ok(next) = next else { return };
+        assert!(next.is_none_or(|next| next.offset + next.len <= BLOCK as usize));
+        assert!(plain.name.as_ref().is_none_or(|name| name.len() <= MAX_NAME));
+        assert!(plain.target.as_ref().is_none_or(|target| target.len() <= MAX_TARGET));
+    }
+}
+
+/// A boot catalog gives a bounded number of entries, an MBR at most four partitions; and a GPT header whose checksum is
+/// good loses it with any one bit.
+pub fn el_torito_partitions(data: &[u8]) {
+    assert!(el_torito::catalog(data).map_or(0, |entries| entries.len()) <= 64);
+    let _block = el_torito::catalog_block(Reader::new(data));
+    assert!(Mbr::parse(data).is_none_or(|mbr| mbr.partitions.len() <= 4));
+    let Some(header) = GptHeader::parse(data) else { return };
+    let array_len = header.array_len().unwrap_or(0);
+    assert!(array_len <= 1 << 20);
+    let gpt = header.table(data.get(512..), Some(&header));
+    assert_eq!(gpt.header, gpt.backup);
+    if header.checksum == Verdict::Good {
+        let mut changed = data.to_vec();
+        // One bit of the own sector's number, which decides nothing else.
+        changed[24 + usize::from(data[24] % 8)] ^= 1;
+        assert_eq!(GptHeader::parse(&changed).map(|header| header.checksum), Some(Verdict::Bad));
+    }
+}
