@@ -1,9 +1,13 @@
 //! A network of a test's own: a namespace with a bridge, other hosts on it as further namespaces, taps for machines.
 
+use std::fs::File;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, id};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::needs::{find, tool};
 use super::running::output_of;
@@ -61,6 +65,11 @@ impl Lan {
         &self.server.name
     }
 
+    /// The host that the server runs on.
+    pub fn server(&self) -> &Namespace {
+        &self.server
+    }
+
     /// A command that runs beside the server, as root.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         self.server.command(program)
@@ -102,6 +111,11 @@ impl Namespace {
         namespace
     }
 
+    /// A name that no other namespace has at this time.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A command that runs inside, as root.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = tool("ip");
@@ -110,12 +124,20 @@ impl Namespace {
         command
     }
 
+    /// Moves the calling thread inside, for good: what it opens and spawns is there.
+    pub fn enter(&self) {
+        let namespace = File::open(format!("/run/netns/{}", self.name)).expect("iproute2 keeps it there");
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .expect("root may enter its own namespaces");
+    }
+
     fn configure(&self, interface: &str, address: Ipv4Addr) {
         self.ip(&["address", "add", &format!("{address}/24"), "brd", "+", "dev", interface]);
         self.ip(&["link", "set", interface, "up"]);
     }
 
-    fn ip(&self, arguments: &[&str]) {
+    /// `ip` with these arguments, inside.
+    pub fn ip(&self, arguments: &[&str]) {
         output_of(tool("ip").args(["-netns", &self.name]).args(arguments));
     }
 }
