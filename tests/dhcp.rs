@@ -1,0 +1,473 @@
+//! The DHCP door with real clients and beside a real DHCP server, each in a network namespace of its own.
+
+mod common;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use common::lan::{self, BRIDGE, Lan, Namespace};
+use common::needs::needs;
+use common::running::{Running, output_of, text_of};
+use isowire::boot;
+use isowire::dhcp::server::{AuthorityConfig, Config, Mode, Server, Sharing, Sockets, StartError, bind};
+use isowire::dhcp::wire::{Message, MessageType};
+
+const US: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 254);
+const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 7);
+const RANGE: &str = "192.168.77.50-192.168.77.99";
+/// A client's patience with what may have to be sent twice.
+const SOON: Duration = Duration::from_secs(20);
+
+const PXE_DISCOVER: &[u8] = include_bytes!("data/dhcp/ipxe-bios-discover.bin");
+const PXE_4011_REQUEST: &[u8] = include_bytes!("data/dhcp/ipxe-bios-4011-request.bin");
+const PLAIN_DISCOVER: &[u8] = include_bytes!("data/dhcp/ipconfig-discover.bin");
+
+/// Our server on a thread in a namespace. Ends when dropped.
+struct Serving {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Serving {
+    fn start(host: &Namespace, mode: Mode) -> Result<Self, StartError> {
+        let (stop, stopped) = oneshot::channel();
+        let (ready, started) = mpsc::channel();
+        let thread = thread::scope(|scope| {
+            // The namespace outlives the thread's entry to it, which is all that needs it.
+            let entered = scope.spawn(move || {
+                host.enter();
+                thread::spawn(move || serve(mode, &ready, stopped))
+            });
+            entered.join().unwrap()
+        });
+        started.recv().expect("the server starts or says why not")?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.stop.take().map(|stop| stop.send(()));
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(thread::panicking() || matches!(ended, Some(Ok(()))), "the server panicked");
+    }
+}
+
+fn serve(mode: Mode, ready: &mpsc::Sender<Result<(), StartError>>, stopped: oneshot::Receiver<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let port = |port| {
+            let sharing = if matches!(mode, Mode::Proxy) { Sharing::Shared } else { Sharing::Alone };
+            bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port), Some(BRIDGE), sharing).unwrap()
+        };
+        let sockets = Sockets { dhcp: port(67), boot_server: Some(port(4011)) };
+        let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"));
+        let config = Config { interface: Some(BRIDGE.to_owned()), advertise: None, mode: mode.clone(), boot };
+        match Server::start(sockets, config).await {
+            Ok(server) => {
+                ready.send(Ok(())).unwrap();
+                server.run(async { drop(stopped.await) }).await;
+            }
+            Err(error) => ready.send(Err(error)).unwrap(),
+        }
+    });
+}
+
+fn authority(lease_file: Option<PathBuf>) -> Mode {
+    Mode::Authority(AuthorityConfig {
+        pool: RANGE.parse().unwrap(),
+        netmask: None,
+        router: Some(ROUTER),
+        dns: vec![Ipv4Addr::new(9, 9, 9, 9)],
+        lease_seconds: 3600,
+        lease_file,
+    })
+}
+
+/// A host without an address.
+fn newcomer(lan: &mut Lan) -> Namespace {
+    let host = lan.host(CLIENT);
+    host.ip(&["address", "flush", "dev", "eth0"]);
+    host
+}
+
+/// dnsmasq with a pool of two addresses, as a router has it: it probes an address for three seconds before an offer.
+fn router(lan: &mut Lan, dir: &Path) -> (Running, Namespace) {
+    let host = lan.host(ROUTER);
+    let mut command = host.command("dnsmasq");
+    command
+        .args([
+            "--keep-in-foreground",
+            "--log-facility=-",
+            "--log-dhcp",
+            "--conf-file=/dev/null",
+            "--user=root",
+        ])
+        .args(["--port=0", "--interface=eth0", "--bind-interfaces", "--dhcp-authoritative"])
+        .args(["--pid-file=", "--dhcp-range=192.168.77.200,192.168.77.209"])
+        .arg(format!("--dhcp-leasefile={}", dir.join("dnsmasq.leases").display()));
+    let mut dnsmasq = Running::start(&mut command, &dir.join("dnsmasq.log"));
+    dnsmasq.wait_for("DHCP, IP range", SOON);
+    (dnsmasq, host)
+}
+
+/// A captured DISCOVER that asks for a broadcast reply: a UDP socket on a host without an address hears no other.
+fn broadcast(captured: &[u8]) -> Vec<u8> {
+    let mut datagram = captured.to_vec();
+    datagram[10] |= 0x80;
+    datagram
+}
+
+/// Sends `datagrams` to a port of everybody, as a client without an address does, and collects what comes to port 68
+/// in `time`.
+fn shout(host: &Namespace, datagrams: &[Vec<u8>], time: Duration) -> Vec<(Message, SocketAddr)> {
+    let talk = || {
+        host.enter();
+        let socket = client_socket();
+        for datagram in datagrams {
+            socket.send_to(datagram, (Ipv4Addr::BROADCAST, 67)).unwrap();
+        }
+        collect(&socket, time)
+    };
+    thread::scope(|scope| scope.spawn(talk).join().unwrap())
+}
+
+fn client_socket() -> UdpSocket {
+    let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
+    let socket = bind(any, Some("eth0"), Sharing::Shared).unwrap();
+    socket.set_broadcast(true).unwrap();
+    socket
+}
+
+fn collect(socket: &UdpSocket, time: Duration) -> Vec<(Message, SocketAddr)> {
+    let end = Instant::now() + time;
+    let mut received = Vec::new();
+    let mut bytes = [0; 2048];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return received;
+        }
+        socket.set_read_timeout(Some(left)).unwrap();
+        if let Ok((len, from)) = socket.recv_from(&mut bytes) {
+            received.push((Message::parse(&bytes[..len]).unwrap(), from));
+        }
+    }
+}
+
+/// The senders of what was received.
+fn servers(received: &[(Message, SocketAddr)]) -> Vec<Ipv4Addr> {
+    let mut servers: Vec<_> = received.iter().filter_map(|(message, _)| message.server).collect();
+    servers.sort_unstable();
+    servers.dedup();
+    servers
+}
+
+fn executable(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The value in lines of `NAME=value` or `NAME='value'`.
+fn value<'a>(lines: &'a str, name: &str) -> &'a str {
+    let line = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    line.unwrap_or_else(|| panic!("no {name} in:\n{lines}")).trim_matches('\'')
+}
+
+/// busybox's client. Its script keeps what each event told it, and configures the interface.
+struct Udhcpc {
+    client: Running,
+    dir: PathBuf,
+}
+
+impl Udhcpc {
+    fn start(host: &Namespace, dir: &Path, options: &[&str]) -> Self {
+        let dir = dir.join(format!("udhcpc-{}", fs::read_dir(dir).unwrap().count()));
+        fs::create_dir(&dir).unwrap();
+        let script = format!(
+            "#!/bin/sh\ncase $1 in\ndeconfig) ip address flush dev $interface ;;\n\
+             bound|renew) ip address replace $ip/$mask broadcast + dev $interface ;;\nesac\n\
+             env > {0}/new && mv {0}/new {0}/$1\n",
+            dir.display()
+        );
+        executable(&dir.join("script"), &script);
+        let mut command = host.command("udhcpc");
+        command.args(["-f", "-i", "eth0", "-t", "10", "-T", "1", "-s"]).arg(dir.join("script"));
+        command.arg("-p").arg(dir.join("pid")).args(options);
+        Self { client: Running::start(&mut command, &dir.join("log")), dir }
+    }
+
+    /// Waits for an event and returns its environment.
+    fn told(&mut self, event: &str) -> String {
+        let (file, end) = (self.dir.join(event), Instant::now() + SOON);
+        while !file.exists() {
+            assert!(Instant::now() < end, "no {event}:\n{}", self.client.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+        fs::read_to_string(&file).unwrap()
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = fs::read_to_string(self.dir.join("pid")).unwrap();
+        output_of(common::needs::tool("kill").args([signal, pid.trim()]));
+    }
+}
+
+#[test]
+fn udhcpc_leases_renews_and_releases() {
+    needs!(lan::NEEDS, ["udhcpc", "kill"]);
+    let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
+    let lease_file = dir.path().join("leases");
+    let host = newcomer(&mut lan);
+    let _server = Serving::start(lan.server(), authority(Some(lease_file.clone()))).unwrap();
+
+    let mut udhcpc = Udhcpc::start(&host, dir.path(), &[]);
+    let bound = udhcpc.told("bound");
+    let address = value(&bound, "ip").to_owned();
+    assert_eq!(value(&bound, "subnet"), "255.255.255.0");
+    assert_eq!(value(&bound, "router"), ROUTER.to_string());
+    assert_eq!(value(&bound, "dns"), "9.9.9.9");
+    assert_eq!((value(&bound, "serverid"), value(&bound, "siaddr")), ("192.168.77.1", "192.168.77.1"));
+    assert_eq!(value(&bound, "lease"), "3600");
+    assert!(!bound.contains("boot_file"), "no boot file for others:\n{bound}");
+
+    udhcpc.signal("-USR1");
+    assert_eq!(value(&udhcpc.told("renew"), "ip"), address);
+    udhcpc.signal("-USR2");
+    wait_for(&lease_file, &format!("free {address}\n"));
+}
+
+fn wait_for(file: &Path, text: &str) {
+    let end = Instant::now() + SOON;
+    while !text_of(file).contains(text) {
+        assert!(Instant::now() < end, "no {text:?} in:\n{}", text_of(file));
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn leases_survive_a_restart() {
+    needs!(lan::NEEDS, ["udhcpc"]);
+    let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
+    let lease_file = dir.path().join("leases");
+    let host = newcomer(&mut lan);
+    let server = Serving::start(lan.server(), authority(Some(lease_file.clone()))).unwrap();
+    // An address that the machine wished for, not the one its hardware address points to.
+    let homes = ["192.168.77.61", "192.168.77.62"];
+    let mut addresses = Vec::new();
+    for wish in homes {
+        let mut udhcpc = Udhcpc::start(&host, dir.path(), &["-r", wish]);
+        addresses.push(value(&udhcpc.told("bound"), "ip").to_owned());
+    }
+    assert_eq!(addresses, ["192.168.77.61"; 2], "a machine has one address");
+    drop(server);
+    let _server = Serving::start(lan.server(), authority(Some(lease_file))).unwrap();
+    let mut udhcpc = Udhcpc::start(&host, dir.path(), &[]);
+    assert_eq!(value(&udhcpc.told("bound"), "ip"), "192.168.77.61");
+}
+
+#[test]
+fn dhclient_reboots_with_its_address_and_gives_it_back() {
+    needs!(lan::NEEDS, ["dhclient"]);
+    let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
+    let lease_file = dir.path().join("leases");
+    let host = newcomer(&mut lan);
+    let _server = Serving::start(lan.server(), authority(Some(lease_file.clone()))).unwrap();
+    let script = dir.path().join("script");
+    executable(
+        &script,
+        "#!/bin/sh\n[ -z \"$new_ip_address\" ] || ip address replace $new_ip_address/24 dev $interface\n",
+    );
+    let dhclient = |options: &[&str]| {
+        let mut command = host.command("dhclient");
+        command.args(["-4", "-1", "-v"]).args(options).arg("-sf").arg(&script);
+        command.arg("-lf").arg(dir.path().join("dhclient.leases")).arg("-pf").arg(dir.path().join("pid"));
+        let output = command.arg("eth0").output().unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let first = dhclient(&[]);
+    assert!(first.contains("DHCPDISCOVER on eth0") && first.contains("bound to 192.168.77."), "{first}");
+    dhclient(&["-x"]);
+    let again = dhclient(&[]);
+    assert!(!again.contains("DHCPDISCOVER on eth0") && again.contains("bound to 192.168.77."), "{again}");
+    let gone = dhclient(&["-r"]);
+    assert!(gone.contains("DHCPRELEASE of 192.168.77."), "{gone}");
+    wait_for(&lease_file, "free 192.168.77.");
+}
+
+const IPCONFIG: &str = "/usr/lib/klibc/bin/ipconfig";
+
+/// Runs the client of the initramfs and returns what it writes for the hooks.
+fn ipconfig(host: &Namespace) -> String {
+    // It writes to a place of the machine's, by the interface's name.
+    host.ip(&["link", "set", "eth0", "down"]);
+    let name = format!("iw{}", std::process::id() % 100_000);
+    host.ip(&["link", "set", "eth0", "name", &name]);
+    host.ip(&["link", "set", &name, "up"]);
+    let config = PathBuf::from(format!("/run/net-{name}.conf"));
+    output_of(host.command(IPCONFIG).args(["-t", "20", "-c", "dhcp", "-d", &name]));
+    let text = fs::read_to_string(&config).unwrap();
+    fs::remove_file(config).unwrap();
+    text
+}
+
+#[test]
+fn the_initramfs_finds_its_server() {
+    needs!(lan::NEEDS, [IPCONFIG]);
+    let mut lan = Lan::new(US);
+    let host = newcomer(&mut lan);
+    let _server = Serving::start(lan.server(), authority(None)).unwrap();
+    let told = ipconfig(&host);
+    assert_eq!(value(&told, "ROOTSERVER"), US.to_string());
+    assert_eq!(value(&told, "IPV4GATEWAY"), ROUTER.to_string());
+    assert_eq!(value(&told, "IPV4DNS0"), "9.9.9.9");
+    assert!(value(&told, "IPV4ADDR").starts_with("192.168.77."));
+    assert_eq!(value(&told, "filename"), "");
+}
+
+#[test]
+fn a_boot_client_gets_all_at_once() {
+    needs!(lan::NEEDS);
+    let mut lan = Lan::new(US);
+    let host = newcomer(&mut lan);
+    let _server = Serving::start(lan.server(), authority(None)).unwrap();
+    // It asks for unicast, and takes what it gets.
+    let received = shout(&host, &[PXE_DISCOVER.to_vec()], Duration::from_millis(500));
+    let [(offer, from)] = &received[..] else { panic!("not one offer: {received:?}") };
+    assert_eq!(*from, SocketAddr::from((US, 67)));
+    assert_eq!((offer.kind, offer.header.siaddr), (MessageType::Offer, US));
+    assert_eq!(offer.vendor_class, b"PXEClient");
+}
+
+#[test]
+fn no_authority_beside_another_server() {
+    needs!(lan::NEEDS, ["dnsmasq"]);
+    let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
+    let (_dnsmasq, _router) = router(&mut lan, dir.path());
+    let error = Serving::start(lan.server(), authority(None)).err().expect("refused");
+    assert_eq!(
+        error.to_string(),
+        "another DHCP server (192.168.77.254) answers on br0; use proxy mode (leave out --dhcp-range) or stop it"
+    );
+}
+
+#[test]
+fn an_authority_yields_to_a_server_that_comes_later() {
+    needs!(lan::NEEDS);
+    let mut lan = Lan::new(US);
+    let host = newcomer(&mut lan);
+    let _server = Serving::start(lan.server(), authority(None)).unwrap();
+    let discover = broadcast(PLAIN_DISCOVER);
+    let time = Duration::from_millis(500);
+    assert_eq!(servers(&shout(&host, std::slice::from_ref(&discover), time)), [US]);
+    let mut takes_another = Message::discover(5, [2, 0, 0, 0, 0, 9]);
+    takes_another.kind = MessageType::Request;
+    takes_another.server = Some(ROUTER);
+    takes_another.requested = Some(CLIENT);
+    assert_eq!(servers(&shout(&host, &[takes_another.emit(), discover], time)), [Ipv4Addr::UNSPECIFIED; 0]);
+}
+
+#[test]
+fn a_proxy_answers_boot_clients_only() {
+    needs!(lan::NEEDS, ["dnsmasq", "udhcpc"], [IPCONFIG]);
+    let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
+    let (_dnsmasq, _router) = router(&mut lan, dir.path());
+    let _server = Serving::start(lan.server(), Mode::Proxy).unwrap();
+    let host = newcomer(&mut lan);
+
+    // dnsmasq takes three seconds for its first offer of an address.
+    let received = shout(&host, &[broadcast(PXE_DISCOVER)], Duration::from_secs(5));
+    assert_eq!(servers(&received), [US, ROUTER]);
+    let (ours, from) = received.iter().find(|(offer, _)| offer.server == Some(US)).unwrap();
+    assert_eq!(*from, SocketAddr::from((US, 67)));
+    assert!(ours.header.yiaddr.is_unspecified() && ours.header.siaddr == US);
+
+    let received = shout(&host, &[broadcast(PLAIN_DISCOVER)], Duration::from_secs(5));
+    assert_eq!(servers(&received), [ROUTER], "the initramfs' own client must hear the router only");
+    let bound = Udhcpc::start(&host, dir.path(), &["-q"]).told("bound");
+    assert_eq!(value(&bound, "serverid"), ROUTER.to_string());
+    let told = ipconfig(&host);
+    assert_eq!(value(&told, "ROOTSERVER"), ROUTER.to_string());
+}
+
+#[test]
+fn the_boot_server_port_answers_where_it_was_asked_from() {
+    needs!(lan::NEEDS);
+    let mut lan = Lan::new(US);
+    let host = lan.host(CLIENT);
+    let _server = Serving::start(lan.server(), Mode::Proxy).unwrap();
+    let ask = || {
+        host.enter();
+        let socket = UdpSocket::bind((CLIENT, 4011)).unwrap();
+        socket.send_to(PXE_4011_REQUEST, (US, 4011)).unwrap();
+        collect(&socket, Duration::from_millis(500))
+    };
+    let received = thread::scope(|scope| scope.spawn(ask).join().unwrap());
+    let [(ack, from)] = &received[..] else { panic!("not one reply: {received:?}") };
+    assert_eq!((*from, ack.kind), (SocketAddr::from((US, 4011)), MessageType::Ack));
+    assert_eq!(ack.boot_item, Some([0x80, 0, 0, 0]));
+}
+
+/// dnsmasq as a relay agent: a client of another network gets an address of that network.
+#[test]
+fn through_a_relay_agent() {
+    needs!(lan::NEEDS, ["dnsmasq", "udhcpc"]);
+    let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
+    let relay = lan.host(ROUTER);
+    let (host, far) = (newcomer(&mut lan), Ipv4Addr::new(10, 9, 0, 1));
+    // The client's cable goes from the segment to the relay agent.
+    host.ip(&["link", "delete", "eth0"]);
+    host.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "eth1", "netns", relay.name()]);
+    host.ip(&["link", "set", "eth0", "up"]);
+    relay.ip(&["address", "add", &format!("{far}/24"), "dev", "eth1"]);
+    relay.ip(&["link", "set", "eth1", "up"]);
+    output_of(relay.command("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]));
+    lan.server().ip(&["route", "add", "10.9.0.0/24", "via", &ROUTER.to_string()]);
+    let mut command = relay.command("dnsmasq");
+    command.args([
+        "--keep-in-foreground",
+        "--log-facility=-",
+        "--conf-file=/dev/null",
+        "--user=root",
+        "--port=0",
+    ]);
+    command.args(["--pid-file=", &format!("--dhcp-relay={far},{US}")]);
+    let mut dnsmasq = Running::start(&mut command, &dir.path().join("relay.log"));
+    dnsmasq.wait_for("DHCP relay from", SOON);
+
+    let Mode::Authority(near) = authority(None) else { unreachable!() };
+    let pool = "10.9.0.50-10.9.0.99".parse().unwrap();
+    let netmask = Some(Ipv4Addr::new(255, 255, 255, 0));
+    let remote = AuthorityConfig { pool, netmask, router: Some(far), ..near };
+    let _server = Serving::start(lan.server(), Mode::Authority(remote)).unwrap();
+    let mut udhcpc = Udhcpc::start(&host, dir.path(), &[]);
+    let bound = udhcpc.told("bound");
+    assert!(value(&bound, "ip").starts_with("10.9.0."), "{bound}");
+    assert_eq!((value(&bound, "router"), value(&bound, "siaddr")), ("10.9.0.1", "192.168.77.1"));
+    // Renewing goes to us directly, past the relay agent.
+    host.ip(&["route", "add", "default", "via", &far.to_string()]);
+    udhcpc.signal("-USR1");
+    udhcpc.told("renew");
+}
+
+#[test]
+fn a_range_that_cannot_be_served_is_refused_with_a_reason() {
+    needs!(lan::NEEDS);
+    let lan = Lan::new(US);
+    let refused = |range: &str| {
+        let Mode::Authority(config) = authority(None) else { unreachable!() };
+        let pool = range.parse().unwrap();
+        let started = Serving::start(lan.server(), Mode::Authority(AuthorityConfig { pool, ..config }));
+        started.err().expect("refused").to_string()
+    };
+    assert!(refused("10.0.0.5-10.0.0.9").contains("no interface to serve has an address in the network"));
+    assert!(refused("192.168.77.200-192.168.78.9").contains("leaves the network"));
+}
