@@ -3,6 +3,7 @@
 //! `fuzz/fuzz_targets/NAME.rs` feeds them with what libFuzzer invents, `tests/corpus.rs` with the committed seeds of
 //! `fuzz/corpus/NAME/`, each named by the path it takes. A property panics when it does not hold.
 
+pub mod dhcp;
 pub mod image;
 pub mod nbd;
 
@@ -11,6 +12,8 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target; `tests/corpus.rs` proves that each has its file and its seeds.
 pub const TARGETS: &[Target] = &[
+    ("dhcp_message", dhcp::message),
+    ("dhcp_session", dhcp::session),
     ("el_torito_partitions", image::el_torito_partitions),
     ("iso_image", image::iso_image),
     ("nbd_handshake", nbd::handshake),

@@ -1,0 +1,199 @@
+//! Properties of DHCP: messages, and a whole network of clients against one session.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use dhcproto::v4::{self, DhcpOption, OptionCode, UnknownOption};
+use dhcproto::{Decodable, Decoder};
+
+use crate::boot;
+use crate::codec::{Reader, Truncated};
+use crate::dhcp::lease::{Leases, UnixTime};
+use crate::dhcp::session::{Answer, Authority, Destination, Door, Network, Question, Role, Session};
+use crate::dhcp::wire::{Flags, HardwareAddress, Message, MessageType, Opcode, Reply};
+
+const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
+/// Few addresses, so that machines fight for them.
+const POOL: [u8; 2] = [8, 11];
+const LEASE_SECONDS: u32 = 100;
+const START: UnixTime = UnixTime(1_700_000_000);
+
+/// Whatever is understood is written so that it is understood to be the same.
+pub fn message(data: &[u8]) {
+    let Ok(message) = Message::parse(data) else { return };
+    let emitted = message.emit();
+    assert!(emitted.len() >= 300);
+    assert_eq!(Message::parse(&emitted), Ok(message));
+}
+
+/// Eight clients, an operator's clock, and other servers play against one session: a proxy for an even first byte, an
+/// authority for an odd one.
+pub fn session(data: &[u8]) {
+    let mut input = Reader::new(data);
+    let Ok(first) = input.u8() else { return };
+    let mut play = Play::new(first % 2 == 0);
+    while play.step(&mut input).is_ok() {}
+    play.restart();
+}
+
+/// The session, and what its replies promised.
+struct Play {
+    session: Session,
+    now: UnixTime,
+    /// Who has a lease of which address until when, by the ACKs.
+    promised: HashMap<Ipv4Addr, (HardwareAddress, UnixTime)>,
+}
+
+impl Play {
+    fn new(is_proxy: bool) -> Self {
+        let role = if is_proxy { Role::Proxy } else { Role::Authority(Box::new(authority())) };
+        let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"));
+        Self { session: Session { role, boot }, now: START, promised: HashMap::new() }
+    }
+
+    /// One message, after some time.
+    fn step(&mut self, input: &mut Reader<'_>) -> Result<(), Truncated> {
+        self.now = self.now.after(u32::from(input.u8()? / 4));
+        let question = question(input)?;
+        if question.from.port() % 64 == 0 {
+            self.session.saw_rival(Ipv4Addr::new(10, 0, 0, 2), self.now);
+        }
+        let answer = self.session.answer(&question, self.now);
+        match &answer {
+            Answer::Send { reply, to, .. } => self.check_reply(&question, reply, *to),
+            Answer::Silence(_) => self.note_end(&question.message),
+        }
+        if let Role::Authority(authority) = &mut self.session.role {
+            assert!(authority.leases.len() <= usize::from(POOL[1] - POOL[0] + 1));
+            assert!(authority.leases.take_events().len() <= 1);
+        }
+        Ok(())
+    }
+
+    fn check_reply(&mut self, question: &Question, reply: &Reply, to: Destination) {
+        let message = &question.message;
+        let is_boot_client =
+            [&b"PXEClient"[..], b"HTTPClient"].iter().any(|c| message.vendor_class.starts_with(c));
+        assert!(is_boot_client || matches!(self.session.role, Role::Authority(_)), "a proxy spoke to others");
+        assert!(is_boot_client || reply.boot_file().is_none());
+        check_bytes(message, &reply.emit());
+        check_destination(question, to);
+        let machine = message.header.hardware();
+        let address = reply.header.yiaddr;
+        if address.is_unspecified() {
+            return;
+        }
+        assert!(
+            address.octets().starts_with(&[10, 0, 0]) && (POOL[0]..=POOL[1]).contains(&address.octets()[3])
+        );
+        let holder = self.promised.get(&address).filter(|(_, until)| *until > self.now);
+        assert!(holder.is_none_or(|(holder, _)| *holder == machine), "{address} for two machines");
+        if reply.kind == MessageType::Ack {
+            self.promised.insert(address, (machine, self.now.after(LEASE_SECONDS)));
+        }
+    }
+
+    /// A machine gave its address back, or found it in use.
+    fn note_end(&mut self, message: &Message) {
+        let address = match message.kind {
+            MessageType::Release => message.header.ciaddr,
+            MessageType::Decline => message.requested.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            _ => return,
+        };
+        let Role::Authority(authority) = &self.session.role else { return };
+        if !authority.leases.has_lease(&message.header.hardware(), address) {
+            self.promised.remove(&address);
+        }
+    }
+
+    /// A new session that reads the lease file keeps every promise.
+    fn restart(&self) {
+        let Role::Authority(before) = &self.session.role else { return };
+        let text: String = before.leases.snapshot().map(|event| format!("{event}\n")).collect();
+        let mut after = authority().leases;
+        assert_eq!(after.replay_text(&text, self.now), 0);
+        for (&address, (machine, until)) in &self.promised {
+            let keeps = |leases: &Leases| *until <= self.now || leases.has_lease(machine, address);
+            assert!(keeps(&before.leases) && keeps(&after), "{address} of {machine} is lost");
+        }
+    }
+}
+
+fn authority() -> Authority {
+    let [first, last] = POOL.map(|n| Ipv4Addr::new(10, 0, 0, n));
+    let network = Network { address: first, netmask: NETMASK, router: None, dns: vec![] };
+    let pool = format!("{first}-{last}").parse().expect("a pool");
+    Authority::new(network, Leases::new(pool, LEASE_SECONDS, &[US]))
+}
+
+/// Ten bytes and what they announce: small choices, so that machines meet.
+fn question(input: &mut Reader<'_>) -> Result<Question, Truncated> {
+    let [machine, kind, requested, server, ciaddr, giaddr, class, size, relay, port] = input.array()?;
+    let hardware = [0, 0, 0, 0, 0, machine % 8];
+    let mut message = Message::discover(1, hardware);
+    message.header.hardware_len = if machine == 255 { 0 } else { 6 };
+    message.header.opcode = if machine == 254 { Opcode::BootReply } else { Opcode::BootRequest };
+    message.header.flags = Flags::new(u16::from(machine) << 8);
+    message.header.ciaddr = address(ciaddr).unwrap_or(Ipv4Addr::UNSPECIFIED);
+    message.header.giaddr = address(giaddr).unwrap_or(Ipv4Addr::UNSPECIFIED);
+    message.kind = MessageType::from(kind % 10);
+    message.requested = address(requested);
+    message.server = [None, Some(US), Some(Ipv4Addr::new(10, 0, 0, 2))][usize::from(server % 3)];
+    message.max_size = (size % 2 == 1).then_some(u16::from(size) * 8);
+    message.vendor_class = [&b""[..], b"PXEClient:Arch:00000", b"HTTPClient:Arch:00016", b"udhcp"]
+        [usize::from(class % 4)]
+    .into();
+    message.architectures = [vec![], vec![0], vec![7, 0], vec![16]][usize::from(class / 4 % 4)].clone();
+    message.user_class = [&b""[..], b"iPXE"][usize::from(class / 16 % 2)].into();
+    for option in [&mut message.client_id, &mut message.machine_id] {
+        let len = usize::from(input.u8()?);
+        *option = input.take(len.min(input.remaining()))?.to_vec();
+    }
+    message.relay_info =
+        [vec![], vec![5, 4, 10, 0, 0, 0], vec![19, 0], vec![7; 255]][usize::from(relay % 4)].clone();
+    let door = if port % 4 == 3 { Door::BootServer } else { Door::Dhcp };
+    let from = SocketAddrV4::new(message.header.ciaddr, u16::from(port));
+    let local = if relay / 4 % 8 == 7 { Ipv4Addr::new(172, 16, 0, 1) } else { US };
+    Ok(Question { message, door, from, local, server: US })
+}
+
+/// None, one around the pool, or one of another network.
+fn address(choice: u8) -> Option<Ipv4Addr> {
+    match choice % 16 {
+        0 => None,
+        15 => Some(Ipv4Addr::new(8, 8, 8, 8)),
+        n => Some(Ipv4Addr::new(10, 0, 0, n)),
+    }
+}
+
+/// A size that the client takes, our address, and text that no shell minds, by the word of another decoder.
+fn check_bytes(question: &Message, bytes: &[u8]) {
+    let limit = usize::from(question.max_size.unwrap_or(0).max(576)) - 28;
+    assert!((300..=limit).contains(&bytes.len()), "{} bytes", bytes.len());
+    let reply = v4::Message::decode(&mut Decoder::new(bytes)).expect("a reply that dhcproto reads");
+    assert_eq!((reply.siaddr(), reply.xid()), (US, question.header.xid));
+    assert_eq!(reply.sname(), None);
+    let text = |code| match reply.opts().get(code) {
+        Some(DhcpOption::TFTPServerName(text) | DhcpOption::BootfileName(text)) => text.clone(),
+        Some(DhcpOption::Unknown(option)) => UnknownOption::data(option).to_vec(),
+        _ => Vec::new(),
+    };
+    let file = reply.fname().unwrap_or_default().to_vec();
+    let texts = [OptionCode::TFTPServerName, OptionCode::BootfileName, OptionCode::Unknown(209)].map(text);
+    for text in texts.iter().chain([&file]) {
+        let text = text.strip_suffix(&[0]).unwrap_or(text);
+        assert!(text.iter().all(|&b| b.is_ascii_alphanumeric() || b"._/:-".contains(&b)), "{text:?}");
+    }
+    for code in [OptionCode::Hostname, OptionCode::DomainName, OptionCode::RootPath, OptionCode::NisDomain] {
+        assert_eq!(reply.opts().get(code), None);
+    }
+}
+
+/// Nobody has us write to a stranger: only to the relay agent, the sender at the boot server's port, or our network.
+fn check_destination(question: &Question, to: Destination) {
+    let Destination::Unicast(to) = to else { return };
+    let is_relay = *to.ip() == question.message.header.giaddr;
+    let is_sender = question.door == Door::BootServer && to == question.from;
+    assert!(is_relay || is_sender || to.ip().octets().starts_with(&[10, 0, 0]), "written to {to}");
+}
