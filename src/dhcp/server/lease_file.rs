@@ -37,11 +37,13 @@ pub(super) struct LeaseFile {
 }
 
 impl LeaseFile {
-    /// Reads the file into `leases` (none is fine: nothing was leased yet) and writes it anew.
+    /// Reads the file into `leases` (none is fine: nothing was leased yet) and writes it anew, in a directory that is
+    /// made where it is missing.
     ///
     /// # Errors
     /// When it cannot be read or written.
     pub fn open(path: &Path, leases: &mut Leases, now: UnixTime) -> io::Result<Self> {
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
         let bytes = match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             read => read?,
@@ -149,7 +151,7 @@ mod tests {
     #[tokio::test]
     async fn leases_outlive_the_process() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("leases");
+        let path = dir.path().join("state/isowire/leases");
         let mut before = leases();
         let mut file = LeaseFile::open(&path, &mut before, NOW).unwrap();
         claim(&mut before, 1);
@@ -164,7 +166,7 @@ mod tests {
         assert_eq!(after.len(), 2);
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with(HEAD) && !text.contains("10.0.0.3"), "{text}");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
     }
 
     #[tokio::test]
