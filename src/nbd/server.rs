@@ -1,8 +1,10 @@
 //! The shell of the NBD door: accepts, moves bytes between sockets and sessions, logs the story of each client.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -32,20 +34,35 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(3600);
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(600);
 
+/// What all clients share.
+#[derive(Debug)]
+struct Door {
+    catalog: Arc<Catalog>,
+    /// Clients that live on an export right now.
+    attached: AtomicUsize,
+}
+
 /// Serves `catalog` to every client that connects, until `shutdown` is ready. Clients that are attached then live on
 /// as long as the runtime does.
 pub async fn run(listener: TcpListener, catalog: Arc<Catalog>, shutdown: impl Future<Output = ()>) {
-    tokio::pin!(shutdown);
+    let door = Arc::new(Door { catalog, attached: AtomicUsize::new(0) });
+    tokio::select! {
+        () = shutdown => {}
+        never = accept_all(listener, &door) => match never {},
+    }
+    let machines = door.attached.load(Ordering::Relaxed);
+    if machines > 0 {
+        warn!(machines, "stopping takes the root away from machines that live on it");
+    }
+}
+
+async fn accept_all(listener: TcpListener, door: &Arc<Door>) -> Infallible {
     let mut is_failing = false;
     loop {
-        let accepted = tokio::select! {
-            () = &mut shutdown => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
+        match listener.accept().await {
             Ok((socket, peer)) => {
                 is_failing = false;
-                tokio::spawn(serve(socket, peer, Arc::clone(&catalog)));
+                tokio::spawn(serve(socket, peer, Arc::clone(door)));
             }
             Err(error) => {
                 // One line, not one for each try.
@@ -59,14 +76,18 @@ pub async fn run(listener: TcpListener, catalog: Arc<Catalog>, shutdown: impl Fu
 }
 
 /// One client from its first byte to its last.
-async fn serve(mut socket: TcpStream, peer: SocketAddr, catalog: Arc<Catalog>) {
+async fn serve(mut socket: TcpStream, peer: SocketAddr, door: Arc<Door>) {
     if let Err(error) = set_options(&socket) {
         return debug!(%peer, %error, "NBD client gone at once");
     }
     let mut input = BytesMut::new();
-    let handshake = shake_hands(&mut socket, &mut input, catalog);
+    let handshake = shake_hands(&mut socket, &mut input, Arc::clone(&door.catalog));
     match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
-        Ok(Ok(Some(attached))) => transmit(&socket, peer, input, *attached).await,
+        Ok(Ok(Some(attached))) => {
+            door.attached.fetch_add(1, Ordering::Relaxed);
+            transmit(&socket, peer, input, *attached).await;
+            door.attached.fetch_sub(1, Ordering::Relaxed);
+        }
         Ok(Ok(None)) => debug!(%peer, "NBD client only asked"),
         Ok(Err(Parted::Rejected(reason))) => info!(%peer, "NBD client turned away: {reason}"),
         Ok(Err(Parted::Socket(error))) => debug!(%peer, %error, "NBD client gone in the handshake"),

@@ -36,9 +36,9 @@ pub struct ForeignDhcp {
 /// What to know about a port that is not the registered one.
 pub fn port_note(service: &'static str, port: u16) -> &'static str {
     match (service, port) {
-        ("NBD", NBD_PORT) | ("TFTP", TFTP_PORT) => "",
-        ("NBD", _) => "; archiso's initramfs asks port 10809 and no other",
-        _ => "; firmware asks port 69, only iPXE can be told another",
+        ("NBD", port) if port != NBD_PORT => "; archiso's initramfs asks port 10809 and no other",
+        ("TFTP", port) if port != TFTP_PORT => "; firmware asks port 69, only iPXE can be told another",
+        _ => "",
     }
 }
 
@@ -133,7 +133,9 @@ mod tests {
 
     #[test]
     fn odd_ports_are_noted() {
-        assert_eq!((port_note("NBD", 10809), port_note("TFTP", 69)), ("", ""));
+        for (door, port) in [("NBD", 10809), ("TFTP", 69), ("DHCP", 67)] {
+            assert_eq!(port_note(door, port), "", "{door}");
+        }
         assert!(port_note("NBD", 1).contains("10809"));
         assert!(port_note("TFTP", 6969).contains("69"));
     }
