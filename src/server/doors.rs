@@ -116,7 +116,8 @@ impl Doors {
                 self.off("DHCP", OFF);
                 return Ok(());
             }
-            (Dhcp::Off, _) => return Err(Unfit::Off("dhcp").into()),
+            (Dhcp::Off, [Some(_), _]) => return Err(Unfit::Off("dhcp").into()),
+            (Dhcp::Off, [None, Some(_)]) => return Err(Unfit::Off("pxe").into()),
             (Dhcp::Proxy(asked), _) => {
                 (*asked, Sharing::Shared, "proxy, beside the DHCP server of the network")
             }

@@ -1,0 +1,85 @@
+//! What the program says to a person who mistypes: one line, and an exit code.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn isowire(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_isowire")).args(arguments).output().unwrap()
+}
+
+/// The exit code and the only line on standard error; nothing may be on standard output.
+fn complaint(arguments: &[&str]) -> (i32, String) {
+    let output = isowire(arguments);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "{arguments:?}");
+    assert_eq!(text.lines().count(), 1, "{arguments:?}: {text}");
+    (output.status.code().unwrap(), text.trim_end().to_owned())
+}
+
+#[test]
+fn mistakes_in_settings_end_with_2() {
+    let (code, line) = complaint(&["serve"]);
+    assert_eq!(code, 2);
+    assert_eq!(line, "isowire: no image to serve: name an ISO, as in `isowire serve archlinux.iso`");
+    let (code, line) = complaint(&["serve", "x.iso", "--nbd", "99999"]);
+    assert_eq!(code, 2);
+    assert_eq!(line, "isowire: --nbd: `99999` is no port: write a number up to 65535, or `off`");
+    let (code, line) = complaint(&["serve", "x.iso", "--dhcp", "server"]);
+    assert_eq!(code, 2);
+    assert!(line.contains("add `dhcp-range`"), "{line}");
+    let (code, line) = complaint(&["serve", "x.iso", "--root", "http"]);
+    assert_eq!(code, 2);
+    assert!(line.contains("does not serve yet"), "{line}");
+}
+
+#[test]
+fn mistakes_in_the_file_are_told_with_their_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("isowire.toml");
+    fs::write(&path, "tftp = 69\n\nmenu-timeout = \"soon\"\n").unwrap();
+    let (code, line) = complaint(&["serve", "x.iso", "-c", path.to_str().unwrap()]);
+    assert_eq!(code, 2);
+    assert!(line.contains("isowire.toml:3: menu-timeout: `soon` is no time in seconds"), "{line}");
+    fs::write(&path, "tfpt = 69\n").unwrap();
+    let (code, line) = complaint(&["serve", "x.iso", "-c", path.to_str().unwrap()]);
+    assert_eq!(code, 2);
+    assert!(line.contains("isowire.toml:1: unknown field `tfpt`, expected one of `interface`"), "{line}");
+    let (code, line) = complaint(&["serve", "-c", "/no/such.toml"]);
+    assert_eq!(code, 2);
+    assert!(line.starts_with("isowire: /no/such.toml: cannot be read"), "{line}");
+}
+
+#[test]
+fn images_that_cannot_be_served_end_with_1() {
+    let (code, line) = complaint(&["serve", "/no/such.iso"]);
+    assert_eq!(code, 1);
+    assert!(line.starts_with("isowire: /no/such.iso: "), "{line}");
+    let (code, line) = complaint(&["serve", env!("CARGO_BIN_EXE_isowire")]);
+    assert_eq!(code, 1);
+    assert!(line.contains("ISO 9660 image"), "{line}");
+    let (code, line) = complaint(&["inspect", "/dev/null"]);
+    assert_eq!(code, 1);
+    assert!(line.starts_with("isowire: /dev/null: "), "{line}");
+}
+
+#[test]
+fn the_example_file_asks_for_its_image_only() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.toml");
+    let (code, line) = complaint(&["serve", "--config", example.to_str().unwrap()]);
+    assert_eq!(code, 1, "the file is fine, its image is not there: {line}");
+    assert!(line.contains("archlinux.iso: "), "{line}");
+}
+
+#[test]
+fn help_and_version_are_there() {
+    let help = isowire(&["serve", "--help"]);
+    assert!(help.status.success());
+    let help = String::from_utf8(help.stdout).unwrap();
+    for option in ["--config", "--dhcp-range", "--copytoram", "--menu-timeout", "--tftp-single-port"] {
+        assert!(help.contains(option), "{option}");
+    }
+    assert!(isowire(&["--version"]).status.success());
+    assert_eq!(isowire(&[]).status.code(), Some(2));
+    assert_eq!(isowire(&["serve", "--no-such-option"]).status.code(), Some(2));
+}
