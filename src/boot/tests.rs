@@ -277,3 +277,22 @@ fn the_loader_goes_into_the_boot_plan() {
     let site = files().site();
     assert_eq!(site, Site::new(Some("boot/syslinux/lpxelinux.0")));
 }
+
+proptest::proptest! {
+    /// What fuzzing asks of the menu, for text that looks like one.
+    #[test]
+    fn no_value_leaves_its_line(lines in proptest::collection::vec(directive(), 0..40)) {
+        crate::fuzzing::boot::syslinux_menu(lines.concat().as_bytes());
+    }
+}
+
+/// A line of a menu, more often right than not.
+fn directive() -> impl proptest::strategy::Strategy<Value = String> {
+    proptest::string::string_regex(concat!(
+        "(LABEL [a-c]|MENU LABEL [ -~\\x00-\\xff]{0,90}|LINUX (::/arch/vmlinuz-linux|menu\\.c32|[!-~]{0,9})",
+        "|INITRD (/arch/initramfs-linux\\.img,?){0,6}|APPEND (-|archiso_(nbd|nfs|http)_srv=x( [!-~]{1,99}){0,9})",
+        "|MENU COLOR [ -~]{0,40}|SERIAL [ -~]{0,9}|UI [ -~]{0,12}|INCLUDE archiso_(pxe|head|tail)\\.cfg|[ -~]*)",
+        "[\r\n\\x00\u{85}\u{2028}]{0,2}\n",
+    ))
+    .unwrap()
+}

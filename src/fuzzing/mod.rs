@@ -3,6 +3,7 @@
 //! `fuzz/fuzz_targets/NAME.rs` feeds them with what libFuzzer invents, `tests/corpus.rs` with the committed seeds of
 //! `fuzz/corpus/NAME/`, each named by the path it takes. A property panics when it does not hold.
 
+pub mod boot;
 pub mod dhcp;
 pub mod image;
 pub mod nbd;
@@ -19,4 +20,5 @@ pub const TARGETS: &[Target] = &[
     ("nbd_handshake", nbd::handshake),
     ("nbd_transmission", nbd::transmission),
     ("susp", image::susp),
+    ("syslinux_menu", boot::syslinux_menu),
 ];

@@ -34,7 +34,9 @@ pub enum Unfit {
     Kind(String, io::Error),
     #[error("the inherited socket `{0}` is no IPv4 one: write its address as in ListenDatagram=0.0.0.0:69")]
     Family(String),
-    #[error("the inherited socket `{0}` has no use, since the configuration has that service off")]
+    #[error(
+        "the inherited socket `{0}` has no use, since that service is off: disable its socket unit, or turn it on"
+    )]
     Off(&'static str),
 }
 

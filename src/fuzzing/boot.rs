@@ -1,0 +1,122 @@
+//! Properties of the boot room.
+
+use std::net::Ipv4Addr;
+
+use crate::boot::bootable::Tree;
+use crate::boot::menu::{self, Bootable, Cms, CopyToRam, Place, Root, Server, Settings};
+use crate::boot::syslinux;
+use crate::boot::text::Word;
+use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
+use crate::image::index::Attributes;
+use crate::image::{Extent, Index, Kind, NodeId};
+
+/// The directives that a menu of ours has, and the first words of its help texts.
+const WORDS: &[&str] = &[
+    "",
+    "#",
+    "SERIAL",
+    "UI",
+    "MENU",
+    "DEFAULT",
+    "TIMEOUT",
+    "LABEL",
+    "TEXT",
+    "ENDTEXT",
+    "LINUX",
+    "INITRD",
+    "APPEND",
+    "SYSAPPEND",
+    "CONFIG",
+    "LOCALBOOT",
+    "SAY",
+    "PROMPT",
+    "The",
+    "It",
+    "Leaves",
+];
+
+/// Longest kernel command line that x86 takes, without what SYSAPPEND adds (`ip=` with four addresses, `BOOTIF=`).
+const COMMAND_LINE_MAX: usize = 2047 - 128;
+
+/// The files of an image's menu are separated by NUL. Whatever they hold, the menu made from them is plain text, has
+/// the entries that it was made to have and no other, and loads only what is in the image.
+pub fn syslinux_menu(data: &[u8]) {
+    let files: Vec<&[u8]> = data.splitn(MENUS.len(), |&byte| byte == 0).collect();
+    let (index, archiso) = image();
+    let read = |node: NodeId| {
+        let position = archiso.syslinux_menus.iter().position(|&menu| menu == node)?;
+        files.get(position).map(|text| text.to_vec())
+    };
+    let tree = Tree { index: &index, read: &read };
+    let bootable =
+        tree.bootable("i", Place::Default, &archiso, Some("UUID")).expect("it is an archiso image");
+    check(&index, &bootable);
+}
+
+fn check(index: &Index, bootable: &Bootable) {
+    let roots = vec![Root::Nbd, Root::Nfs, Root::Http];
+    let parameters = Word::new("quiet").into_iter().collect();
+    let settings = Settings { roots, copytoram: CopyToRam::Auto, timeout: 10, cms: Cms::Verify, parameters };
+    let server = Server { address: Ipv4Addr::BROADCAST, tftp_port: 69, http_port: 80 };
+    let text = menu::generate(std::slice::from_ref(bootable), &settings, &server);
+    assert!(text.bytes().all(|byte| byte == b'\n' || byte == b' ' || byte.is_ascii_graphic()), "{text}");
+    for line in text.lines() {
+        assert!(WORDS.contains(&line.split(' ').next().unwrap_or_default()), "{line}");
+    }
+    let read = syslinux::parse(text.as_bytes(), &mut |name| panic!("nothing of ours includes {name}"));
+    assert_eq!(read.entries.len(), text.matches("\nLABEL ").count());
+    for (entry, number) in read.entries.iter().zip(1..) {
+        assert_eq!(entry.label, number.to_string());
+        for name in entry.kernel.iter().chain(&entry.initrd) {
+            let path = name.strip_prefix("::/").expect("our prefix");
+            assert!(crate::export::path::resolve(index, path.as_bytes()).is_ok(), "{name}");
+        }
+        let initrd: usize = entry.initrd.iter().map(|name| name.len() + 1).sum();
+        let bytes: usize = entry.parameters.iter().map(|word| word.len() + 1).sum();
+        assert!(initrd + bytes + entry.kernel.as_ref().map_or(0, String::len) <= COMMAND_LINE_MAX, "{text}");
+        assert!(entry.parameters.iter().all(|word| !word.contains("initrd=")));
+    }
+}
+
+/// The menus of the image, by the names in archiso's; the first part of the input is the first.
+const MENUS: [&str; 4] = ["archiso_pxe.cfg", "archiso_head.cfg", "archiso_pxe-linux.cfg", "archiso_tail.cfg"];
+
+fn image() -> (Index, Archiso) {
+    let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let mut index = Index::new(attributes);
+    let mut add =
+        |parent, name: &str, kind| index.add(parent, name.as_bytes(), kind, attributes).expect("a good name");
+    let directory = || Kind::Directory { entries: Vec::new() };
+    let file = || Kind::File { extents: vec![Extent { offset: 0, len: 1 }] };
+    let arch = add(NodeId::ROOT, "arch", directory());
+    let kernel = add(arch, "vmlinuz-linux", file());
+    let initramfs = add(arch, "initramfs-linux.img", file());
+    let airootfs = add(arch, "airootfs.sfs", file());
+    let syslinux = add(NodeId::ROOT, "syslinux", directory());
+    let lpxelinux = add(syslinux, "lpxelinux.0", file());
+    add(syslinux, "menu.c32", file());
+    let archiso = Archiso {
+        install_dir: "arch".into(),
+        kernels: vec![Kernel {
+            arch: "x86_64".into(),
+            name: "linux".into(),
+            kernel,
+            initramfs: Some(initramfs),
+            microcode: Vec::new(),
+        }],
+        airootfs: vec![Airootfs {
+            arch: "x86_64".into(),
+            node: airootfs,
+            format: Format::Squashfs,
+            size: 1,
+            sha512: None,
+            cms_signature: Some(airootfs),
+        }],
+        uuid_file: None,
+        syslinux_dir: Some(syslinux),
+        lpxelinux: Some(lpxelinux),
+        syslinux_menus: MENUS.into_iter().map(|name| add(syslinux, name, file())).collect(),
+        loader_entries: Vec::new(),
+    };
+    (index, archiso)
+}
