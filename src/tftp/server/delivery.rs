@@ -2,8 +2,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -13,12 +12,12 @@ use tracing::{debug, info, warn};
 
 use super::link::Link;
 use super::{MAX_DATAGRAM, error_packet};
+use crate::boot::files::File;
 use crate::codec::Reader;
 use crate::export::batch::Chunk;
 use crate::export::{Batch, Piece};
 use crate::image::Source;
 use crate::sys::{self, Iov, MAX_MESSAGE, MAX_MESSAGES, MAX_SEGMENTS, Route};
-use crate::tftp::Opened;
 use crate::tftp::session::{Blocks, Limits, Outcome, Standing, Transfer, Transmit};
 use crate::tftp::wire::{DATA_HEADER_LEN, ErrorCode, Packet, Request, data_header};
 use crate::transmit::Broken;
@@ -36,7 +35,7 @@ const TURN: usize = 16;
 /// What the door sees of a delivery, and tells it.
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
-    standing: AtomicU8,
+    standing: Mutex<Standing>,
     repeated_request: Notify,
 }
 
@@ -47,27 +46,18 @@ impl Liveness {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        match self.standing.load(Ordering::Relaxed) {
-            0 => Standing::Unheard,
-            1 => Standing::Heard,
-            _ => Standing::AllSent,
-        }
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn update(&self, standing: Standing) {
-        let number = match standing {
-            Standing::Unheard => 0,
-            Standing::Heard => 1,
-            Standing::AllSent => 2,
-        };
-        self.standing.store(number, Ordering::Relaxed);
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
     }
 }
 
 /// A transfer with all it needs.
 pub(super) struct Delivery {
     link: Link,
-    opened: Opened,
+    file: File,
     transfer: Transfer,
     liveness: Arc<Liveness>,
     /// For the log.
@@ -83,17 +73,17 @@ pub(super) struct Delivery {
 impl Delivery {
     pub(super) fn new(
         link: Link,
-        opened: Opened,
+        file: File,
         request: &Request<'_>,
         limits: Limits,
         liveness: Arc<Liveness>,
     ) -> Self {
         let since = Instant::now();
-        let transfer = Transfer::new(since, opened.export.len(), &request.options, limits);
+        let transfer = Transfer::new(since, file.export.len(), &request.options, limits);
         let path = request.filename.escape_ascii().to_string().into();
         Self {
             link,
-            opened,
+            file,
             transfer,
             liveness,
             path,
@@ -179,13 +169,13 @@ impl Delivery {
 
     /// Waits until what leaves next is in the page cache.
     async fn warm(&mut self) -> io::Result<()> {
-        let Some(image) = &self.opened.image else { return Ok(()) };
+        let Some(image) = &self.file.image else { return Ok(()) };
         let (offset, len) = self.transfer.upcoming();
         if offset + len <= self.warm_up_to {
             return Ok(());
         }
-        let end = (offset + len.max(WARM)).min(self.opened.export.len());
-        for piece in self.opened.export.range(offset, end - offset).into_iter().flatten() {
+        let end = (offset + len.max(WARM)).min(self.file.export.len());
+        for piece in self.file.export.range(offset, end - offset).into_iter().flatten() {
             if let Piece::Image(range) = piece {
                 image.source.warm(range).await?;
             }
@@ -198,7 +188,7 @@ impl Delivery {
         for block in blocks {
             self.batch.push_bytes(&data_header(block.number));
             // The transfer stays inside the file, whose size it got from the export.
-            let pieces = self.opened.export.range(block.offset, block.len).into_iter().flatten();
+            let pieces = self.file.export.range(block.offset, block.len).into_iter().flatten();
             pieces.for_each(|piece| self.batch.push_piece(piece));
         }
     }
@@ -212,7 +202,7 @@ impl Delivery {
 
     /// Sends the batch, cut into datagrams of `len` bytes of which the last may be shorter.
     async fn flush(&mut self, len: u16) -> Result<(), Broken> {
-        let source = self.opened.image.as_ref().map(|image| &image.source);
+        let source = self.file.image.as_ref().map(|image| &image.source);
         while !self.batch.is_empty() {
             let cut = self.cutting.cut(len, self.batch.len());
             let send =
@@ -228,7 +218,7 @@ impl Delivery {
 
     fn report(&self, result: Result<(), Broken>) {
         let peer = self.link.route().to;
-        let (path, bytes, ms) = (&*self.path, self.opened.export.len(), self.since.elapsed().as_millis());
+        let (path, bytes, ms) = (&*self.path, self.file.export.len(), self.since.elapsed().as_millis());
         let (blksize, windowsize) = (self.transfer.blksize(), self.transfer.windowsize());
         let resent = self.transfer.resent();
         match (result, self.transfer.outcome()) {

@@ -14,15 +14,16 @@ use bytes::{Bytes, BytesMut};
 use nix::sys::socket::{self, ControlMessageOwned, MsgFlags, SockaddrIn, sockopt};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{debug, info, warn};
 
 use self::delivery::{Delivery, Liveness};
 use self::link::{Inbox, Link};
 use super::session::{self, Limits, Opening};
 use super::wire::{ErrorCode, MAX_BLKSIZE, Packet, Request};
-use super::{OpenError, Opened};
+use crate::boot::files::{Files, NoFile};
 use crate::codec::Reader;
+use crate::export::path::PathError;
 
 /// Transfers at a time. Each costs a socket and about two kilobytes.
 pub const MAX_TRANSFERS: usize = 4096;
@@ -79,28 +80,23 @@ impl Default for Options {
 
 /// Serves requests that come to `socket` until `shutdown` is ready; transfers that go on then are cut off.
 ///
-/// `open` finds the file that a path means for clients that reach us by the address given with it. It must not wait.
-///
 /// # Errors
 /// What the socket says about its set-up. Nothing that a client does ends the server.
-pub async fn run<F>(
+pub async fn run(
     socket: UdpSocket,
-    open: F,
+    files: Arc<Files>,
     options: Options,
     shutdown: impl Future<Output = ()>,
-) -> io::Result<()>
-where
-    F: Fn(&[u8], Ipv4Addr) -> Result<Opened, OpenError>,
-{
+) -> io::Result<()> {
     socket::setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-    let mut door =
-        Door { socket: Arc::new(socket), open, options, live: HashMap::new(), tasks: JoinSet::new() };
+    let (live, tasks) = (HashMap::new(), JoinSet::new());
+    let mut door = Door { socket: Arc::new(socket), files, options, live, tasks };
     let mut receiver = Receiver::new();
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => return Ok(()),
-            Some(ended) = door.tasks.join_next() => door.forget(ended.ok()),
+            Some(ended) = door.tasks.join_next() => door.forget(ended),
             received = receiver.receive(&door.socket) => match received {
                 Ok(datagram) => door.handle(datagram),
                 Err(error) => {
@@ -112,9 +108,9 @@ where
     }
 }
 
-struct Door<F> {
+struct Door {
     socket: Arc<UdpSocket>,
-    open: F,
+    files: Arc<Files>,
     options: Options,
     /// By the client's address and port: its transfer identifier.
     live: HashMap<SocketAddrV4, Live>,
@@ -132,10 +128,7 @@ struct Live {
     task: AbortHandle,
 }
 
-impl<F> Door<F>
-where
-    F: Fn(&[u8], Ipv4Addr) -> Result<Opened, OpenError>,
-{
+impl Door {
     fn handle(&mut self, datagram: Datagram<'_>) {
         let packet = Packet::parse(&mut Reader::new(datagram.bytes));
         if let (Ok(Packet::Ack { .. } | Packet::Error { .. }), Some(inbox)) =
@@ -172,8 +165,9 @@ where
         match self.start(request, datagram) {
             Ok(live) => drop(self.live.insert(peer, live)),
             Err(refusal) => {
-                info!(%peer, path = %request.filename.escape_ascii(), "TFTP refused: {refusal}");
-                refuse(&self.socket, peer, refusal.code(), &refusal.to_string());
+                let text = format!("{refusal}: {}", request.filename.escape_ascii());
+                info!(%peer, "TFTP refused: {text}");
+                refuse(&self.socket, peer, refusal.code(), &text);
             }
         }
     }
@@ -183,7 +177,7 @@ where
             return Err(Refusal::Busy(self.live.len()));
         }
         let Datagram { bytes, peer, local } = datagram;
-        let opened = (self.open)(request.filename, local)?;
+        let file = self.files.open(request.filename, local)?;
         let limits = self.limits(peer, local);
         let (link, inbox) = match self.options.ports {
             Ports::PerTransfer => (Link::own(peer, local)?, None),
@@ -193,7 +187,7 @@ where
             }
         };
         let liveness = Arc::new(Liveness::default());
-        let delivery = Delivery::new(link, opened, request, limits, Arc::clone(&liveness));
+        let delivery = Delivery::new(link, file, request, limits, Arc::clone(&liveness));
         let task = self.tasks.spawn(async move {
             delivery.run().await;
             peer
@@ -209,16 +203,21 @@ where
         }
     }
 
-    /// Forgets the delivery to a client that ended. One that was aborted says no client, and was forgotten then.
-    fn forget(&mut self, ended: Option<SocketAddrV4>) {
-        let Some(peer) = ended else { return };
-        if self.live.get(&peer).is_some_and(|live| live.task.is_finished()) {
-            self.live.remove(&peer);
+    /// Forgets a delivery that ended. One that was cut off was forgotten then; its client may have another one now.
+    fn forget(&mut self, ended: Result<SocketAddrV4, JoinError>) {
+        match ended {
+            Ok(peer) if self.live.get(&peer).is_some_and(Live::is_over) => drop(self.live.remove(&peer)),
+            Err(error) if error.is_panic() => self.live.retain(|_, live| !live.is_over()),
+            Ok(_) | Err(_) => {}
         }
     }
 }
 
 impl Live {
+    fn is_over(&self) -> bool {
+        self.task.is_finished()
+    }
+
     fn covers(&self, request: &[u8]) -> bool {
         self.request == request && self.liveness.standing().covers_repeated_request(self.since.elapsed())
     }
@@ -228,18 +227,18 @@ impl Live {
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error(transparent)]
-    Open(#[from] OpenError),
-    #[error("the server is busy with {0} transfers: try again")]
+    NoFile(#[from] NoFile),
+    #[error("the server is busy with {0} transfers, try again")]
     Busy(usize),
-    #[error("the server has no socket to spare: {0}")]
+    #[error("the server has no socket to spare ({0})")]
     Socket(#[from] io::Error),
 }
 
 impl Refusal {
     const fn code(&self) -> ErrorCode {
         match self {
-            Self::Open(OpenError::NotFound(_)) => ErrorCode::FileNotFound,
-            Self::Open(OpenError::Denied(_)) => ErrorCode::AccessViolation,
+            Self::NoFile(NoFile::Path(PathError::NotFound)) => ErrorCode::FileNotFound,
+            Self::NoFile(_) => ErrorCode::AccessViolation,
             Self::Busy(_) | Self::Socket(_) => ErrorCode::NotDefined,
         }
     }

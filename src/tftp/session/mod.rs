@@ -55,9 +55,10 @@ const STRAY: Opening<'static> =
     Opening::Refuse(ErrorCode::UnknownTransferId, "this port serves no transfer of yours");
 
 /// How far a transfer has come, for whoever gets a second request from the same port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Standing {
     /// The client answered nothing yet.
+    #[default]
     Unheard,
     /// The client takes part.
     Heard,

@@ -1,1 +1,442 @@
+//! Transfers over a simulated link with a simulated clock.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::tftp::wire::{MAX_BLKSIZE, TransferOption};
+
+const LIMITS: Limits = Limits { blksize: 1468, windowsize: 64 };
+const MIB: u64 = 1 << 20;
+
+/// What the link does to packets; shares are in percent.
+#[derive(Debug, Clone, Copy)]
+struct Weather {
+    loss: u64,
+    duplication: u64,
+    /// One way. What is delayed more than others is overtaken by them.
+    delay: Duration,
+    jitter: Duration,
+}
+
+const CALM: Weather =
+    Weather { loss: 0, duplication: 0, delay: Duration::from_micros(200), jitter: Duration::ZERO };
+
+/// A packet on the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Flying {
+    Oack,
+    Data { number: u16, offset: u64, len: u64 },
+    Ack(u16),
+}
+
+/// A client as RFC 7440 has it, that repeats its last ACK for every block out of turn, as lpxelinux does.
+struct Client {
+    blksize: u64,
+    windowsize: u64,
+    file_len: u64,
+    /// Blocks it has.
+    has: u64,
+    in_window: u64,
+    is_done: bool,
+}
+
+impl Client {
+    fn handle(&mut self, packet: Flying) -> Option<u16> {
+        let Flying::Data { number, offset, len } = packet else {
+            return (self.has == 0).then_some(0);
+        };
+        if number != (self.has + 1) as u16 {
+            self.in_window = 0;
+            return Some(self.has as u16);
+        }
+        assert_eq!(offset, self.has * self.blksize);
+        assert_eq!(len, self.blksize.min(self.file_len - offset));
+        self.has += 1;
+        self.in_window += 1;
+        self.is_done = len < self.blksize;
+        let is_window_over = self.in_window == self.windowsize;
+        (is_window_over || self.is_done).then(|| {
+            self.in_window = 0;
+            self.has as u16
+        })
+    }
+}
+
+/// What became of a simulated transfer.
+struct Report {
+    outcome: Outcome,
+    elapsed: Duration,
+    /// DATA packets that left.
+    data: u64,
+    resent: u64,
+}
+
+/// Transfers a file; `None` when it did not end within a simulated minute.
+struct Simulation {
+    start: Instant,
+    now: Instant,
+    flying: BinaryHeap<Reverse<(Instant, u64, Flying)>>,
+    count: u64,
+    random: u64,
+    weather: Weather,
+}
+
+impl Simulation {
+    fn new(weather: Weather, seed: u64) -> Self {
+        let start = Instant::now();
+        Self { start, now: start, flying: BinaryHeap::new(), count: 0, random: seed * 2 + 1, weather }
+    }
+
+    fn run(mut self, file_len: u64, options: &[TransferOption<'_>]) -> Report {
+        let mut transfer = Transfer::new(self.now, file_len, options, LIMITS);
+        let (blksize, windowsize) = (transfer.blksize().into(), transfer.windowsize().into());
+        let mut client = Client { blksize, windowsize, file_len, has: 0, in_window: 0, is_done: false };
+        let mut data = 0;
+        while transfer.outcome().is_none() {
+            while let Some(transmit) = transfer.poll_transmit(self.now) {
+                let packets: Vec<Flying> = match transmit {
+                    Transmit::Oack(_) => vec![Flying::Oack],
+                    Transmit::Blocks(blocks) => blocks
+                        .map(|Block { number, offset, len }| Flying::Data { number, offset, len })
+                        .collect(),
+                };
+                data += packets.iter().filter(|packet| **packet != Flying::Oack).count() as u64;
+                packets.into_iter().for_each(|packet| self.send(packet));
+            }
+            let deadline = transfer.poll_timeout().unwrap();
+            match self.flying.peek() {
+                Some(Reverse((arrival, ..))) if *arrival <= deadline => {
+                    self.deliver(&mut transfer, &mut client)
+                }
+                _ => {
+                    self.now = deadline;
+                    transfer.handle_timeout(deadline);
+                }
+            }
+        }
+        let outcome = transfer.outcome().unwrap().clone();
+        assert_eq!(outcome == Outcome::Complete, client.is_done, "{outcome:?}");
+        Report { outcome, elapsed: self.now - self.start, data, resent: transfer.resent() }
+    }
+
+    fn send(&mut self, packet: Flying) {
+        let copies = 1 + u64::from(self.dice() < self.weather.duplication);
+        for _ in 0..copies {
+            if self.dice() < self.weather.loss {
+                continue;
+            }
+            let jitter = self.weather.jitter.mul_f64(self.dice() as f64 / 100.0);
+            self.count += 1;
+            self.flying.push(Reverse((self.now + self.weather.delay + jitter, self.count, packet)));
+        }
+    }
+
+    fn deliver(&mut self, transfer: &mut Transfer, client: &mut Client) {
+        let Some(Reverse((arrival, _, packet))) = self.flying.pop() else { return };
+        self.now = arrival;
+        match packet {
+            Flying::Ack(block) => transfer.handle_packet(self.now, &Packet::Ack { block }),
+            packet => {
+                if let Some(ack) = client.handle(packet) {
+                    self.send(Flying::Ack(ack));
+                }
+            }
+        }
+    }
+
+    /// 0 to 99 (xorshift64).
+    fn dice(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % 100
+    }
+}
+
+fn lockstep() -> [TransferOption<'static>; 1] {
+    [TransferOption::Blksize(1468)]
+}
+
+fn window(blocks: u16) -> [TransferOption<'static>; 2] {
+    [TransferOption::Blksize(1468), TransferOption::Windowsize(blocks)]
+}
+
+#[test]
+fn files_of_all_lengths_arrive_with_each_block_sent_once() {
+    for windowsize in [1, 2, 4, 64] {
+        for len in [0, 1, 511, 512, 513, 1024, 512 * 64, 512 * 64 - 1, 512 * 128 + 7] {
+            let report = Simulation::new(CALM, 1).run(len, &[TransferOption::Windowsize(windowsize)]);
+            assert_eq!(report.outcome, Outcome::Complete);
+            assert_eq!(report.data, len / 512 + 1, "{len} bytes, windowsize {windowsize}");
+            assert_eq!(report.resent, 0);
+        }
+    }
+}
+
+#[test]
+fn a_lossy_link_costs_little_time() {
+    let weather = Weather { loss: 1, ..CALM };
+    for options in [&lockstep()[..], &window(4), &window(16), &window(64)] {
+        for seed in 1..40 {
+            let report = Simulation::new(weather, seed).run(MIB, options);
+            assert_eq!(report.outcome, Outcome::Complete);
+            assert!(report.elapsed < Duration::from_secs(1), "{options:?} seed {seed}: {:?}", report.elapsed);
+        }
+    }
+}
+
+#[test]
+fn a_link_that_duplicates_everything_costs_no_data_in_lockstep_and_little_in_windows() {
+    let weather = Weather { duplication: 100, ..CALM };
+    let blocks = MIB / 1468 + 1;
+    let report = Simulation::new(weather, 1).run(MIB, &lockstep());
+    assert_eq!((report.outcome, report.data), (Outcome::Complete, blocks));
+    for windowsize in [4, 16, 64] {
+        let report = Simulation::new(weather, 1).run(MIB, &window(windowsize));
+        assert_eq!(report.outcome, Outcome::Complete);
+        assert!(report.data < blocks * 3, "windowsize {windowsize}: {} of {blocks}", report.data);
+    }
+}
+
+#[test]
+fn a_link_that_reorders_and_duplicates_is_no_obstacle() {
+    let jitter = Duration::from_micros(300);
+    let weather = Weather { loss: 1, duplication: 5, jitter, ..CALM };
+    for options in [&lockstep()[..], &window(8)] {
+        for seed in 1..20 {
+            let report = Simulation::new(weather, seed).run(MIB, options);
+            assert_eq!(report.outcome, Outcome::Complete);
+            assert!(report.elapsed < Duration::from_secs(2), "{options:?} seed {seed}: {:?}", report.elapsed);
+        }
+    }
+}
+
+#[test]
+fn the_worst_link_is_slow_and_not_fatal() {
+    let weather = Weather { loss: 20, duplication: 20, jitter: Duration::from_millis(5), ..CALM };
+    for seed in 1..10 {
+        let report = Simulation::new(weather, seed).run(MIB / 8, &window(4));
+        assert_eq!(report.outcome, Outcome::Complete);
+    }
+}
+
+#[test]
+fn block_numbers_roll_over() {
+    for (options, loss) in [(&[][..], 0), (&[TransferOption::Windowsize(64)], 0), (&window(64)[..1], 1)] {
+        let weather = Weather { loss, ..CALM };
+        let report = Simulation::new(weather, 3).run(100_000_000, options);
+        assert_eq!(report.outcome, Outcome::Complete);
+    }
+    let mut blocks = Blocks::of(65_535, 65_537, 512, 1 << 30);
+    let numbers: Vec<u16> = blocks.by_ref().map(|block| block.number).collect();
+    assert_eq!(numbers, [65_535, 0, 1]);
+}
+
+#[test]
+fn a_path_that_becomes_slow_is_noticed() {
+    let options = lockstep();
+    let start = Instant::now();
+    let mut transfer = Transfer::new(start, 300 * 1468, &options, LIMITS);
+    let mut now = start;
+    for block in 0..=300_u16 {
+        let round_trip = Duration::from_millis(if block < 100 { 1 } else { 150 });
+        assert!(transfer.poll_transmit(now).is_some());
+        let answered = now + round_trip;
+        while let Some(deadline) = transfer.poll_timeout().filter(|deadline| *deadline < answered) {
+            transfer.handle_timeout(deadline);
+            while transfer.poll_transmit(deadline).is_some() {}
+        }
+        now = answered;
+        transfer.handle_packet(now, &Packet::Ack { block });
+    }
+    assert!(transfer.resent() < 20, "{} blocks of 200 were sent in vain", transfer.resent());
+}
+
+/// A transfer in its first window, with the blocks of it that left.
+fn started(options: &[TransferOption<'_>]) -> (Transfer, Instant) {
+    let now = Instant::now();
+    let mut transfer = Transfer::new(now, MIB, options, LIMITS);
+    assert!(matches!(transfer.poll_transmit(now), Some(Transmit::Oack(_))));
+    transfer.handle_packet(now, &Packet::Ack { block: 0 });
+    assert!(matches!(transfer.poll_transmit(now), Some(Transmit::Blocks(_))));
+    (transfer, now)
+}
+
+/// Numbers of the blocks that leave now.
+fn leaving(transfer: &mut Transfer, now: Instant) -> Vec<u16> {
+    match transfer.poll_transmit(now) {
+        Some(Transmit::Blocks(blocks)) => blocks.map(|block| block.number).collect(),
+        Some(Transmit::Oack(_)) => panic!("an OACK after its ACK"),
+        None => Vec::new(),
+    }
+}
+
+#[test]
+fn an_ack_inside_the_window_resumes_behind_it() {
+    let (mut transfer, now) = started(&window(4));
+    transfer.handle_packet(now, &Packet::Ack { block: 2 });
+    assert_eq!(leaving(&mut transfer, now), [3, 4, 5, 6]);
+    assert_eq!(transfer.resent(), 2);
+    transfer.handle_packet(now, &Packet::Ack { block: 6 });
+    assert_eq!(leaving(&mut transfer, now), [7, 8, 9, 10]);
+}
+
+#[test]
+fn old_repeated_and_impossible_acks_are_passed_over() {
+    let (mut transfer, now) = started(&window(4));
+    transfer.handle_packet(now, &Packet::Ack { block: 4 });
+    assert_eq!(leaving(&mut transfer, now), [5, 6, 7, 8]);
+    for block in [4, 4, 3, 0, 9, 65_535] {
+        transfer.handle_packet(now, &Packet::Ack { block });
+        assert!(leaving(&mut transfer, now).is_empty(), "ACK {block}");
+    }
+}
+
+#[test]
+fn a_client_that_reminds_us_while_we_wait_gets_one_window() {
+    let (mut transfer, mut now) = started(&window(2));
+    let remind = |transfer: &mut Transfer, now| {
+        transfer.handle_packet(now, &Packet::Ack { block: 0 });
+        leaving(transfer, now)
+    };
+    assert!(remind(&mut transfer, now + Duration::from_secs(1)).is_empty(), "our own wait is over first");
+    for _ in 0..4 {
+        now = transfer.poll_timeout().unwrap();
+        transfer.handle_timeout(now);
+        assert_eq!(leaving(&mut transfer, now), [1, 2]);
+    }
+    assert!(remind(&mut transfer, now + Duration::from_millis(1)).is_empty());
+    assert_eq!(remind(&mut transfer, now + Duration::from_millis(100)), [1, 2]);
+    assert!(remind(&mut transfer, now + Duration::from_millis(101)).is_empty());
+}
+
+/// When a silent client is sent something, and how that ends.
+fn silence(options: &[TransferOption<'_>]) -> (Vec<Duration>, Outcome, Duration) {
+    let start = Instant::now();
+    let mut transfer = Transfer::new(start, MIB, options, LIMITS);
+    let mut now = start;
+    let mut sent = Vec::new();
+    loop {
+        while transfer.poll_transmit(now).is_some() {
+            sent.push(now - start);
+        }
+        let Some(deadline) = transfer.poll_timeout() else { break };
+        now = deadline;
+        transfer.handle_timeout(now);
+    }
+    (sent, transfer.outcome().unwrap().clone(), now - start)
+}
+
+#[test]
+fn a_silent_client_is_given_up() {
+    let (sent, outcome, end) = silence(&[]);
+    assert_eq!(sent.len(), 7);
+    assert_eq!(sent[1], Duration::from_millis(250));
+    assert!(sent.windows(3).all(|at| at[2] - at[1] >= at[1] - at[0]));
+    assert_eq!(outcome, Outcome::TimedOut);
+    assert!((Duration::from_secs(10)..Duration::from_secs(20)).contains(&end), "{end:?}");
+}
+
+#[test]
+fn the_clients_timeout_is_honoured() {
+    let (sent, ..) = silence(&[TransferOption::Timeout(2)]);
+    let expected: Vec<Duration> = (0..7).map(|n| Duration::from_secs(2 * n)).collect();
+    assert_eq!(sent, expected);
+}
+
+/// The OACK to these options, as text.
+fn oack(asked: &[TransferOption<'_>]) -> Option<String> {
+    let now = Instant::now();
+    match Transfer::new(now, 5_000_000_000, asked, LIMITS).poll_transmit(now) {
+        Some(Transmit::Oack(options)) => Some(Packet::Oack(options.to_vec()).to_string()),
+        _ => None,
+    }
+}
+
+#[test]
+fn only_what_was_asked_is_acknowledged_and_never_more_of_it() {
+    use TransferOption::{Blksize, Timeout, Tsize, Unknown, Windowsize};
+    let multicast = Unknown { name: b"multicast", value: b"" };
+    let text = |asked: &[TransferOption<'_>]| oack(asked).unwrap();
+    assert_eq!(text(&[Tsize(0), Blksize(1408)]), "OACK tsize=5000000000 blksize=1408");
+    assert_eq!(text(&[Blksize(MAX_BLKSIZE), Windowsize(65_535)]), "OACK blksize=1468 windowsize=64");
+    assert_eq!(text(&[Windowsize(4), multicast, Timeout(30)]), "OACK windowsize=4 timeout=30");
+    assert_eq!(text(&[Blksize(512), Blksize(1024)]), "OACK blksize=512");
+    assert_eq!(oack(&[multicast, Timeout(31)]), None);
+    assert_eq!(oack(&[]), None);
+}
+
+#[test]
+fn asking_for_the_size_alone_is_a_normal_end() {
+    let now = Instant::now();
+    let mut transfer = Transfer::new(now, MIB, &[TransferOption::Tsize(0)], LIMITS);
+    assert!(transfer.poll_transmit(now).is_some());
+    let message = b"User aborted the transfer";
+    transfer.handle_packet(now, &Packet::Error { code: ErrorCode::OptionNegotiation, message });
+    assert!(matches!(transfer.outcome(), Some(Outcome::Aborted { .. })));
+    assert!(transfer.poll_transmit(now).is_none());
+    assert!(transfer.poll_timeout().is_none());
+}
+
+#[test]
+fn the_last_ack_may_get_lost() {
+    let now = Instant::now();
+    let mut transfer = Transfer::new(now, 5, &[], LIMITS);
+    while let Some(deadline) = transfer.poll_timeout() {
+        while transfer.poll_transmit(deadline).is_some() {}
+        transfer.handle_timeout(transfer.poll_timeout().unwrap());
+    }
+    assert_eq!(transfer.outcome(), Some(&Outcome::Unconfirmed));
+}
+
+#[test]
+fn a_repeated_request_is_answered_again_until_the_client_is_heard() {
+    let now = Instant::now();
+    let mut transfer = Transfer::new(now, MIB, &lockstep(), LIMITS);
+    assert!(transfer.poll_transmit(now).is_some());
+    transfer.handle_repeated_request(now);
+    assert!(transfer.poll_transmit(now).is_none(), "the network made a copy of the request");
+    let later = now + Duration::from_millis(200);
+    transfer.handle_repeated_request(later);
+    assert!(matches!(transfer.poll_transmit(later), Some(Transmit::Oack(_))));
+    transfer.handle_packet(later, &Packet::Ack { block: 0 });
+    assert_eq!(leaving(&mut transfer, later), [1]);
+    transfer.handle_repeated_request(later + Duration::from_secs(1));
+    assert!(leaving(&mut transfer, later + Duration::from_secs(1)).is_empty());
+}
+
+#[test]
+fn a_repeated_request_starts_anew_only_when_it_cannot_be_a_copy() {
+    let (young, old) = (Duration::from_millis(500), Duration::from_secs(2));
+    assert!(Standing::Unheard.covers_repeated_request(old));
+    assert!(Standing::Heard.covers_repeated_request(young));
+    assert!(!Standing::Heard.covers_repeated_request(old));
+    assert!(!Standing::AllSent.covers_repeated_request(young));
+    let (mut transfer, now) = started(&lockstep());
+    assert_eq!(transfer.standing(), Standing::Heard);
+    (1..=MIB / 1468).for_each(|block| {
+        transfer.handle_packet(now, &Packet::Ack { block: block as u16 });
+        leaving(&mut transfer, now);
+    });
+    assert_eq!(transfer.standing(), Standing::AllSent);
+}
+
+#[test]
+fn openings_earn_what_they_should() {
+    let refusal = |bytes: &'static [u8]| match open(Packet::parse(&mut crate::codec::Reader::new(bytes))) {
+        Opening::Refuse(code, _) => Some(u16::from(code)),
+        Opening::Read(_) | Opening::Ignore => None,
+    };
+    assert_eq!(refusal(b"\0\x01f\0octet\0"), None);
+    assert_eq!(refusal(b"\0\x01f\0netascii\0"), Some(4));
+    assert_eq!(refusal(b"\0\x01f\0mail\0"), Some(4));
+    assert_eq!(refusal(b"\0\x02f\0octet\0"), Some(2));
+    assert_eq!(refusal(b"\0\x03\0\x01x"), Some(5));
+    assert_eq!(refusal(b"\0\x04\0\x01"), Some(5));
+    assert_eq!(refusal(b"\0\x05\0\x01no\0"), None);
+    assert_eq!(refusal(b"\0\x09"), Some(4));
+    assert_eq!(stray(Ok(Packet::Error { code: ErrorCode::NotDefined, message: b"" })), Opening::Ignore);
+    assert_eq!(stray(Ok(Packet::Ack { block: 1 })), STRAY);
+}

@@ -8,11 +8,17 @@ const INITIAL_WAIT: Duration = Duration::from_millis(250);
 /// A measured wait is never shorter than that: firmware may look away for some milliseconds.
 const MIN_WAIT: Duration = Duration::from_millis(20);
 
+/// The same for a window of which only the end was sent.
+const SHORTEST_WAIT: Duration = Duration::from_millis(2);
+
 /// A measured wait is never longer than that.
 const MAX_WAIT: Duration = Duration::from_secs(4);
 
 /// Each wait is longer than the one before by this factor.
 const BACKOFF: f32 = 1.5;
+
+/// Waits that are as short as measured, for packets that got lost. The others are for clients that are busy.
+const QUICK_TRIES: u8 = 2;
 
 /// How often a window is sent again without an answer.
 const MAX_TRIES: u8 = 6;
@@ -23,8 +29,10 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 /// Why something is to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// It is new, or its wait is over.
+    /// It was acknowledged up to here, or the wait is over: what follows, whether it left before or not.
     Turn,
+    /// A window went on while another is on its way: what did not leave before.
+    Rest,
     /// The client repeated itself. The wait goes on, so that repeating for ever keeps no transfer alive.
     Reminder,
 }
@@ -38,6 +46,8 @@ pub(super) struct Timer {
     wait: Duration,
     tries: u8,
     transmitted: Instant,
+    /// The same, without the tries.
+    first_transmitted: Instant,
     deadline: Instant,
 }
 
@@ -50,6 +60,7 @@ impl Timer {
             wait: INITIAL_WAIT,
             tries: 0,
             transmitted: now,
+            first_transmitted: now,
             deadline: now,
         }
     }
@@ -61,8 +72,13 @@ impl Timer {
 
     pub(super) fn handle_transmit(&mut self, now: Instant, due: Due) {
         self.transmitted = now;
-        if due == Due::Turn {
-            self.deadline = now + self.next_wait();
+        if !self.is_retrying() && due != Due::Reminder {
+            self.first_transmitted = now;
+        }
+        match due {
+            Due::Turn => self.deadline = now + self.next_wait(),
+            Due::Rest => self.deadline = now + self.next_wait().min(self.short_wait()),
+            Due::Reminder => {}
         }
     }
 
@@ -71,10 +87,18 @@ impl Timer {
         self.deadline
     }
 
+    /// Two round trips: by then we know whether what was under way was of use, or thrown away as out of turn.
+    fn short_wait(&self) -> Duration {
+        (self.smoothed.unwrap_or(INITIAL_WAIT) * 2).max(SHORTEST_WAIT)
+    }
+
     fn next_wait(&self) -> Duration {
-        let wait = self.agreed.unwrap_or_else(|| match self.tries {
-            0 => self.wait,
-            tries => self.wait.max(INITIAL_WAIT.mul_f32(BACKOFF.powi(i32::from(tries) - 1))),
+        let wait = self.agreed.unwrap_or_else(|| {
+            let wait = self.wait.mul_f32(BACKOFF.powi(self.tries.into()));
+            match self.tries.checked_sub(QUICK_TRIES) {
+                None => wait,
+                Some(slow) => wait.max(INITIAL_WAIT.mul_f32(BACKOFF.powi(slow.into()))),
+            }
         });
         if self.tries == MAX_TRIES { wait.max(LAST_WAIT) } else { wait }
     }
@@ -85,15 +109,24 @@ impl Timer {
             return false;
         }
         self.tries += 1;
-        // Kept until a round trip is measured again: else a path that became slow is never noticed.
-        self.wait = self.wait.mul_f32(BACKOFF).min(MAX_WAIT);
         true
     }
 
-    /// Measures a round trip, unless it is unknown which of several copies was answered (RFC 6298 §3).
+    /// Takes note of an answer to what was transmitted last. The round trip is measured unless it is unknown which of
+    /// several copies was answered (RFC 6298 §3).
     pub(super) fn handle_answer(&mut self, now: Instant) {
-        if !self.is_retrying() {
-            self.measure(now.saturating_duration_since(self.transmitted));
+        if self.is_retrying() {
+            return self.handle_early_answer(now);
+        }
+        self.measure(now.saturating_duration_since(self.transmitted));
+    }
+
+    /// Takes note of an answer to something transmitted earlier. If it answers the first of several copies, the path
+    /// has become slow, and the next wait has to be that long for a round trip to be measured again.
+    pub(super) fn handle_early_answer(&mut self, now: Instant) {
+        if self.is_retrying() {
+            let since_first = now.saturating_duration_since(self.first_transmitted);
+            self.wait = since_first.clamp(MIN_WAIT, MAX_WAIT);
         }
         self.tries = 0;
     }
@@ -122,5 +155,11 @@ impl Timer {
     /// Whether half of the measured wait has passed since something was sent.
     pub(super) fn is_half_over(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.transmitted) > self.wait / 2
+    }
+
+    /// Whether what was transmitted last is still on its way, so that no answer can be one to it.
+    pub(super) fn is_under_way(&self, now: Instant) -> bool {
+        let round_trip = self.smoothed.unwrap_or_default();
+        now.saturating_duration_since(self.transmitted) < round_trip / 2
     }
 }

@@ -43,6 +43,13 @@ pub struct Blocks {
     file_len: u64,
 }
 
+impl Blocks {
+    /// Blocks `first` to `last` of a file.
+    pub(super) const fn of(first: u64, last: u64, blksize: u16, file_len: u64) -> Self {
+        Self { next: first, last, blksize, file_len }
+    }
+}
+
 /// One block: its number on the wire and where its data lies in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {
@@ -154,12 +161,11 @@ impl Transfer {
             // RFC 2347: ACK of block 0 takes the OACK.
             Phase::Offering(_) if number == 0 => self.advance(now, 0),
             Phase::Sending(acked) => {
-                let acked = *acked;
-                let ahead = u64::from(number.wrapping_sub(acked as u16));
-                match ahead {
-                    0 => self.handle_repeated_ack(now),
-                    // RFC 7440 §4: an ACK inside the window tells of a loss; what follows it is sent again.
-                    _ if acked + ahead <= self.sent => self.advance(now, acked + ahead),
+                let ahead = u64::from(number.wrapping_sub(*acked as u16));
+                match *acked + ahead {
+                    _ if ahead == 0 => self.handle_repeated_ack(now),
+                    block if block == self.sent => self.advance(now, block),
+                    block if block < self.sent => self.advance_inside(now, block),
                     // Of a block long acknowledged, or never sent.
                     _ => {}
                 }
@@ -168,7 +174,7 @@ impl Transfer {
         }
     }
 
-    /// The client has every block up to `acked`.
+    /// The client has every block that was sent, up to `acked`.
     fn advance(&mut self, now: Instant, acked: u64) {
         self.heard = true;
         self.timer.handle_answer(now);
@@ -177,6 +183,15 @@ impl Transfer {
         }
         self.phase = Phase::Sending(acked);
         self.due = Some(Due::Turn);
+    }
+
+    /// The client has the blocks up to `acked`, and counts its window from there. RFC 7440 §4: it missed what follows,
+    /// and that is sent again. But where blocks are duplicated or reordered, one such ACK follows the other, and what
+    /// the first one asked for is still on its way: then only the end of the new window is missing.
+    fn advance_inside(&mut self, now: Instant, acked: u64) {
+        self.timer.handle_early_answer(now);
+        self.phase = Phase::Sending(acked);
+        self.due = Some(if self.timer.is_under_way(now) { Due::Rest } else { Due::Turn });
     }
 
     /// To answer every repeated ACK with data would double the traffic for the rest of the transfer, as each copy is
@@ -218,7 +233,10 @@ impl Transfer {
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit<'_>> {
         let due = self.due.take()?;
         self.timer.handle_transmit(now, due);
-        let blocks = self.window();
+        let mut blocks = self.window();
+        if due == Due::Rest {
+            blocks.next = blocks.next.max(self.sent + 1);
+        }
         match &self.phase {
             Phase::Offering(options) => Some(Transmit::Oack(options)),
             Phase::Sending(_) => {
@@ -244,7 +262,7 @@ impl Transfer {
             Phase::Offering(_) | Phase::Over(_) => 0,
         };
         let last = self.last_block().min(acked + u64::from(self.windowsize));
-        Blocks { next: acked + 1, last, blksize: self.blksize, file_len: self.file_len }
+        Blocks::of(acked + 1, last, self.blksize, self.file_len)
     }
 
     /// RFC 1350 §2: the end is a block shorter than the others, so a file of whole blocks is followed by an empty one.
