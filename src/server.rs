@@ -20,9 +20,8 @@ use tracing::{info, warn};
 use self::doors::Doors;
 use self::report::{ForeignDhcp, Report};
 use self::sockets::{Inherited, Unfit};
-use crate::boot::files::{Files, NameTaken, NoFile, Ports};
+use crate::boot::files::{Files, NameTaken, Ports};
 use crate::config::{Config, Dhcp, ImageFile, TftpPorts};
-use crate::export::path::PathError;
 use crate::export::{Catalog, Served};
 use crate::image::{Image, OpenError};
 use crate::{dhcp, nbd, tftp};
@@ -138,7 +137,7 @@ async fn start(
     if let Some(socket) = doors.tftp {
         socket.set_nonblocking(true)?;
         let advertise = config.advertise;
-        let open = move |path: &[u8], local| open_for_tftp(&files, path, advertise.unwrap_or(local));
+        let open = move |path: &[u8], local| files.open(path, advertise.unwrap_or(local));
         services.spawn(tftp::server::run(UdpSocket::from_std(socket)?, open, tftp_options(config), stop()));
     }
     Ok(())
@@ -163,14 +162,6 @@ fn tftp_options(config: &Config) -> tftp::server::Options {
         TftpPorts::Single => tftp::server::Ports::Single,
     };
     tftp::server::Options { ports, ..tftp::server::Options::default() }
-}
-
-fn open_for_tftp(files: &Files, path: &[u8], local: Ipv4Addr) -> Result<tftp::Opened, tftp::OpenError> {
-    match files.open(path, local) {
-        Ok(file) => Ok(tftp::Opened { export: file.export, image: file.image }),
-        Err(error @ NoFile::Path(PathError::NotFound)) => Err(tftp::OpenError::NotFound(error.to_string())),
-        Err(error) => Err(tftp::OpenError::Denied(error.to_string())),
-    }
 }
 
 /// SIGINT (Ctrl-C) and SIGTERM.

@@ -21,7 +21,7 @@ use self::delivery::{Delivery, Liveness};
 use self::link::{Inbox, Link};
 use super::session::{self, Limits, Opening};
 use super::wire::{ErrorCode, MAX_BLKSIZE, Packet, Request};
-use crate::boot::files::{Files, NoFile};
+use crate::boot::files::{File, NoFile};
 use crate::codec::Reader;
 use crate::export::path::PathError;
 
@@ -80,17 +80,22 @@ impl Default for Options {
 
 /// Serves requests that come to `socket` until `shutdown` is ready; transfers that go on then are cut off.
 ///
+/// `open` finds the file that a path means, for clients that reach us by the address given with it. It must not wait.
+///
 /// # Errors
 /// What the socket says about its set-up. Nothing that a client does ends the server.
-pub async fn run(
+pub async fn run<F>(
     socket: UdpSocket,
-    files: Arc<Files>,
+    open: F,
     options: Options,
     shutdown: impl Future<Output = ()>,
-) -> io::Result<()> {
+) -> io::Result<()>
+where
+    F: Fn(&[u8], Ipv4Addr) -> Result<File, NoFile>,
+{
     socket::setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
     let (live, tasks) = (HashMap::new(), JoinSet::new());
-    let mut door = Door { socket: Arc::new(socket), files, options, live, tasks };
+    let mut door = Door { socket: Arc::new(socket), open, options, live, tasks };
     let mut receiver = Receiver::new();
     tokio::pin!(shutdown);
     loop {
@@ -108,9 +113,9 @@ pub async fn run(
     }
 }
 
-struct Door {
+struct Door<F> {
     socket: Arc<UdpSocket>,
-    files: Arc<Files>,
+    open: F,
     options: Options,
     /// By the client's address and port: its transfer identifier.
     live: HashMap<SocketAddrV4, Live>,
@@ -128,7 +133,10 @@ struct Live {
     task: AbortHandle,
 }
 
-impl Door {
+impl<F> Door<F>
+where
+    F: Fn(&[u8], Ipv4Addr) -> Result<File, NoFile>,
+{
     fn handle(&mut self, datagram: Datagram<'_>) {
         let packet = Packet::parse(&mut Reader::new(datagram.bytes));
         if let (Ok(Packet::Ack { .. } | Packet::Error { .. }), Some(inbox)) =
@@ -177,7 +185,7 @@ impl Door {
             return Err(Refusal::Busy(self.live.len()));
         }
         let Datagram { bytes, peer, local } = datagram;
-        let file = self.files.open(request.filename, local)?;
+        let file = (self.open)(request.filename, local)?;
         let limits = self.limits(peer, local);
         let (link, inbox) = match self.options.ports {
             Ports::PerTransfer => (Link::own(peer, local)?, None),
@@ -302,10 +310,13 @@ impl Receiver {
     }
 }
 
-/// The address of ours that a datagram was sent to.
+/// The address of ours that a datagram was sent to; `None` when that is nobody's alone.
 fn unicast_address(control: ControlMessageOwned) -> Option<Ipv4Addr> {
     let ControlMessageOwned::Ipv4PacketInfo(info) = control else { return None };
-    let is_unicast = info.ipi_spec_dst.s_addr == info.ipi_addr.s_addr;
+    let [ours, destination] =
+        [info.ipi_spec_dst, info.ipi_addr].map(|a| Ipv4Addr::from(a.s_addr.to_ne_bytes()));
+    // What came before we asked for packet info, as what made systemd start us did, has only its destination.
+    let is_unicast = ours == destination || ours.is_unspecified();
     // RFC 1123 §4.2.3.5: a request to a broadcast address is ignored silently.
-    is_unicast.then(|| Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()))
+    (is_unicast && !destination.is_broadcast() && !destination.is_multicast()).then_some(destination)
 }

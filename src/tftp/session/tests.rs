@@ -284,6 +284,24 @@ fn an_ack_inside_the_window_resumes_behind_it() {
 }
 
 #[test]
+fn a_second_ack_inside_the_window_at_once_asks_for_what_is_under_way() {
+    let start = Instant::now();
+    let mut transfer = Transfer::new(start, MIB, &window(4), LIMITS);
+    assert!(transfer.poll_transmit(start).is_some());
+    let now = start + Duration::from_millis(4);
+    let mut answer_to = |now, block| {
+        transfer.handle_packet(now, &Packet::Ack { block });
+        transfer.handle_timeout(now);
+        leaving(&mut transfer, now)
+    };
+    assert_eq!(answer_to(now, 0), [1, 2, 3, 4]);
+    assert_eq!(answer_to(now, 1), [2, 3, 4, 5]);
+    assert_eq!(answer_to(now, 2), [6]);
+    assert_eq!(answer_to(now, 3), [7]);
+    assert_eq!(answer_to(now + Duration::from_millis(8), 3), [4, 5, 6, 7], "thrown away as out of turn");
+}
+
+#[test]
 fn old_repeated_and_impossible_acks_are_passed_over() {
     let (mut transfer, now) = started(&window(4));
     transfer.handle_packet(now, &Packet::Ack { block: 4 });

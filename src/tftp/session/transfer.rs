@@ -97,6 +97,8 @@ pub struct Transfer {
     phase: Phase,
     /// The client took part at least once.
     heard: bool,
+    /// The last window was sent because of an ACK inside the one before.
+    is_resumed: bool,
     /// Highest block that left at least once.
     sent: u64,
     resent: u64,
@@ -123,6 +125,7 @@ impl Transfer {
             windowsize: 1,
             phase: Phase::Sending(0),
             heard: false,
+            is_resumed: false,
             sent: 0,
             resent: 0,
             due: Some(Due::Turn),
@@ -183,6 +186,7 @@ impl Transfer {
         }
         self.phase = Phase::Sending(acked);
         self.due = Some(Due::Turn);
+        self.is_resumed = false;
     }
 
     /// The client has the blocks up to `acked`, and counts its window from there. RFC 7440 §4: it missed what follows,
@@ -191,7 +195,9 @@ impl Transfer {
     fn advance_inside(&mut self, now: Instant, acked: u64) {
         self.timer.handle_early_answer(now);
         self.phase = Phase::Sending(acked);
-        self.due = Some(if self.timer.is_under_way(now) { Due::Rest } else { Due::Turn });
+        let is_coming = self.is_resumed && self.timer.is_under_way(now);
+        self.due = Some(if is_coming { Due::Rest } else { Due::Turn });
+        self.is_resumed = true;
     }
 
     /// To answer every repeated ACK with data would double the traffic for the rest of the transfer, as each copy is
