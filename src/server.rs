@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -53,6 +54,7 @@ pub enum Fatal {
 pub fn run(config: &Config) -> Result<(), Fatal> {
     // First of all: it changes the environment, which other threads must not see.
     let inherited = Inherited::take()?;
+    raise_file_limit();
     let catalog = Arc::new(open(&config.images)?);
     let doors = Doors::open(config, inherited)?;
     let ports = Ports { tftp: doors.tftp_port(), http: 80 };
@@ -62,6 +64,14 @@ pub fn run(config: &Config) -> Result<(), Fatal> {
     // Sessions that live for days, like those of NBD, end here.
     runtime.shutdown_timeout(Duration::from_millis(200));
     served
+}
+
+/// Allows as many open files as this user may have: each machine takes one, and many systems start a program with 1024.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!(%error, open_files = limit.current, "cannot allow more open files");
+    }
 }
 
 /// Opens the images; there is at least one.
