@@ -23,6 +23,7 @@ pub mod export;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod image;
+pub mod inspect;
 pub mod nbd;
 pub mod server;
 pub mod sys;

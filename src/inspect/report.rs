@@ -1,0 +1,307 @@
+//! What `inspect` tells, as plain data: the page and the JSON are two forms of it. Paths are absolute in the image;
+//! what is not UTF-8 in them is replaced.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::boot::bootable::{bios_loader, survey};
+use crate::boot::menu::Place;
+use crate::boot::{Architecture, Firmware, Machine, Site, plan};
+use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
+use crate::image::{BootRecords, Image, Index, Kind, NodeId, partitions};
+
+/// The report on one image.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub file: String,
+    /// Bytes of the image file.
+    pub size: u64,
+    pub volume: Volume,
+    pub tree: Tree,
+    pub boot_records: Records,
+    /// Null for any other image.
+    pub archiso: Option<Arch>,
+    /// How machines can boot it over the network with this server.
+    pub network_boot: Vec<Way>,
+    pub warnings: Vec<String>,
+}
+
+/// See [`crate::image::Volume`].
+#[derive(Debug, Serialize)]
+pub struct Volume {
+    pub label: String,
+    pub uuid: Option<String>,
+    pub system: String,
+    pub publisher: String,
+    pub preparer: String,
+    pub application: String,
+    /// RFC 3339, UTC.
+    pub created: Option<String>,
+    pub modified: Option<String>,
+    /// Bytes of the file system.
+    pub size: u64,
+}
+
+/// How much there is.
+#[derive(Debug, Default, Serialize)]
+pub struct Tree {
+    /// `Rock Ridge`, `Joliet` or `ISO 9660`.
+    pub names: String,
+    pub directories: usize,
+    pub files: usize,
+    pub symlinks: usize,
+    pub special: usize,
+}
+
+/// What firmware finds on a disc or a stick.
+#[derive(Debug, Serialize)]
+pub struct Records {
+    pub el_torito: Vec<BootImage>,
+    pub efi_image: Option<Range>,
+    pub mbr: Option<Mbr>,
+    pub gpt: Option<Gpt>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct BootImage {
+    pub platform: String,
+    pub bootable: bool,
+    /// Logical block of 2048 bytes.
+    pub block: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Range {
+    pub offset: u64,
+    pub size: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Mbr {
+    pub disk_id: String,
+    pub partitions: Vec<Partition>,
+}
+
+/// A partition of either table. Sectors have 512 bytes.
+#[derive(Debug, Serialize)]
+pub struct Partition {
+    pub number: u32,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub first_sector: u64,
+    pub sectors: u64,
+}
+
+/// Each checksum is `good`, `bad` or `missing`.
+#[derive(Debug, Serialize)]
+pub struct Gpt {
+    pub disk: String,
+    pub header_checksum: String,
+    pub array_checksum: String,
+    pub backup_checksum: String,
+    pub partitions: Vec<Partition>,
+}
+
+/// See [`Archiso`].
+#[derive(Debug, Serialize)]
+pub struct Arch {
+    pub install_dir: String,
+    pub kernels: Vec<KernelFiles>,
+    pub airootfs: Vec<RootImage>,
+    pub uuid_file: Option<String>,
+    pub syslinux_dir: Option<String>,
+    pub lpxelinux: Option<String>,
+    pub syslinux_menus: Vec<String>,
+    pub loader_entries: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct KernelFiles {
+    pub name: String,
+    pub architecture: String,
+    pub kernel: String,
+    pub initramfs: Option<String>,
+    pub microcode: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct RootImage {
+    pub architecture: String,
+    pub path: String,
+    /// `squashfs`, `erofs` or `unknown`.
+    pub format: String,
+    pub size: u64,
+    pub sha512: Option<String>,
+    pub cms_signature: Option<String>,
+}
+
+/// One kind of firmware.
+#[derive(Debug, Serialize)]
+pub struct Way {
+    pub firmware: String,
+    /// The program it loads; null when it cannot boot.
+    pub boot_file: Option<String>,
+    /// What stands in the way.
+    pub obstacles: Vec<String>,
+}
+
+impl Report {
+    /// Everything that is known of `image`, which was opened at `path`.
+    pub fn of(path: &Path, image: &Image) -> Self {
+        let volume = &image.volume;
+        Self {
+            file: path.to_string_lossy().into_owned(),
+            size: image.source.len(),
+            volume: Volume {
+                label: volume.label.clone(),
+                uuid: volume.uuid.clone(),
+                system: volume.system.clone(),
+                publisher: volume.publisher.clone(),
+                preparer: volume.preparer.clone(),
+                application: volume.application.clone(),
+                created: volume.created.as_ref().map(ToString::to_string),
+                modified: volume.modified.as_ref().map(ToString::to_string),
+                size: volume.size,
+            },
+            tree: Tree::of(image),
+            boot_records: Records::of(&image.boot),
+            archiso: image.archiso.as_ref().map(|archiso| Arch::of(archiso, &image.index)),
+            network_boot: image.archiso.as_ref().map(|archiso| ways(image, archiso)).unwrap_or_default(),
+            warnings: image.warnings.clone(),
+        }
+    }
+}
+
+impl Tree {
+    fn of(image: &Image) -> Self {
+        let mut tree = Self { names: image.volume.names.to_string(), ..Self::default() };
+        for id in image.index.walk() {
+            *match image.index.node(id).kind {
+                Kind::Directory { .. } => &mut tree.directories,
+                Kind::File { .. } => &mut tree.files,
+                Kind::Symlink { .. } => &mut tree.symlinks,
+                Kind::Special => &mut tree.special,
+            } += 1;
+        }
+        tree
+    }
+}
+
+impl Records {
+    fn of(boot: &BootRecords) -> Self {
+        let image = |entry: &crate::image::el_torito::BootEntry| BootImage {
+            platform: entry.platform.to_string(),
+            bootable: entry.bootable,
+            block: entry.block,
+        };
+        Self {
+            el_torito: boot.el_torito.iter().map(image).collect(),
+            efi_image: boot.efi_image.map(|extent| Range { offset: extent.offset, size: extent.len }),
+            mbr: boot.mbr.as_ref().map(Mbr::of),
+            gpt: boot.gpt.as_ref().map(Gpt::of),
+        }
+    }
+}
+
+impl Mbr {
+    fn of(mbr: &partitions::Mbr) -> Self {
+        let partition = |partition: &partitions::MbrPartition| Partition {
+            number: partition.number.into(),
+            kind: format!("{:#04x}", partition.kind),
+            first_sector: partition.first.into(),
+            sectors: partition.sectors.into(),
+        };
+        Self {
+            disk_id: format!("{:08x}", mbr.disk_id),
+            partitions: mbr.partitions.iter().map(partition).collect(),
+        }
+    }
+}
+
+impl Gpt {
+    fn of(gpt: &partitions::Gpt) -> Self {
+        let partition = |partition: &partitions::GptPartition| Partition {
+            number: partition.number,
+            kind: partition.kind.to_string(),
+            first_sector: partition.first,
+            sectors: partition.last.saturating_sub(partition.first).saturating_add(1),
+        };
+        Self {
+            disk: gpt.disk.to_string(),
+            header_checksum: gpt.header.to_string(),
+            array_checksum: gpt.array.to_string(),
+            backup_checksum: gpt.backup.to_string(),
+            partitions: gpt.partitions.iter().map(partition).collect(),
+        }
+    }
+}
+
+impl Arch {
+    fn of(archiso: &Archiso, index: &Index) -> Self {
+        let path = |id: NodeId| String::from_utf8_lossy(&index.path(id)).into_owned();
+        let paths = |ids: &[NodeId]| ids.iter().copied().map(path).collect();
+        let kernel = |kernel: &Kernel| KernelFiles {
+            name: kernel.name.clone(),
+            architecture: kernel.arch.clone(),
+            kernel: path(kernel.kernel),
+            initramfs: kernel.initramfs.map(path),
+            microcode: paths(&kernel.microcode),
+        };
+        let root = |airootfs: &Airootfs| RootImage {
+            architecture: airootfs.arch.clone(),
+            path: path(airootfs.node),
+            format: airootfs.format.to_string(),
+            size: airootfs.size,
+            sha512: airootfs.sha512.map(path),
+            cms_signature: airootfs.cms_signature.map(path),
+        };
+        Self {
+            install_dir: archiso.install_dir.clone(),
+            kernels: archiso.kernels.iter().map(kernel).collect(),
+            airootfs: archiso.airootfs.iter().map(root).collect(),
+            uuid_file: archiso.uuid_file.map(path),
+            syslinux_dir: archiso.syslinux_dir.map(path),
+            lpxelinux: archiso.lpxelinux.map(path),
+            syslinux_menus: paths(&archiso.syslinux_menus),
+            loader_entries: paths(&archiso.loader_entries),
+        }
+    }
+}
+
+/// What this server would answer each kind of machine, and what the image lacks for it.
+fn ways(image: &Image, archiso: &Archiso) -> Vec<Way> {
+    let lacking = lacking(image, archiso);
+    let loader = bios_loader(image);
+    let site = Site::new(loader.as_ref().map(|path| path.as_str()));
+    let kinds = [
+        ("BIOS", Machine { firmware: Firmware::Pxe, architecture: Architecture::BIOS }),
+        // x64 UEFI (RFC 4578 §2.1).
+        ("UEFI", Machine { firmware: Firmware::Pxe, architecture: Architecture(7) }),
+    ];
+    let way = |(name, machine)| {
+        let (boot_file, refusal) = match plan(&machine, &site) {
+            Ok(plan) => (Some(plan.boot_file), None),
+            Err(refusal) => (None, Some(refusal.to_string())),
+        };
+        let boot_file = boot_file.filter(|_| lacking.is_empty());
+        let obstacles = refusal.into_iter().chain(lacking.iter().cloned()).collect();
+        Way { firmware: String::from(name), boot_file, obstacles }
+    };
+    kinds.map(way).into()
+}
+
+/// What no machine can do without.
+fn lacking(image: &Image, archiso: &Archiso) -> Vec<String> {
+    let mut lacking = Vec::new();
+    let bootable = survey("image", Place::Default, image);
+    if bootable.is_none_or(|bootable| bootable.recipes.is_empty()) {
+        lacking.push("the image has no kernel that a menu could name".to_owned());
+    }
+    let unknown = archiso.airootfs.iter().filter(|root| root.format == Format::Unknown);
+    lacking.extend(unknown.map(|root| {
+        let path = image.index.path(root.node);
+        format!("{} is neither squashfs nor erofs", String::from_utf8_lossy(&path))
+    }));
+    lacking
+}

@@ -1,0 +1,117 @@
+//! `isowire inspect` as a person and as a program read it.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use isowire::inspect::{self, Format, InspectError};
+
+use common::iso;
+use common::needs::needs;
+
+fn inspected(path: &Path, format: Format) -> (String, Result<(), InspectError>) {
+    let mut out = Vec::new();
+    let result = inspect::run(path, format, &mut out);
+    (String::from_utf8(out).expect("text"), result)
+}
+
+#[test]
+fn a_page_tells_what_an_archiso_image_holds() {
+    needs!(iso::NEEDS);
+    let image = iso::small();
+    let (page, result) = inspected(&image.path, Format::Text);
+    result.expect("an archiso image");
+    for line in [
+        "  label           ARCH_202601",
+        "  UUID            2026-01-02-03-04-05-00",
+        "  install dir     arch",
+        "  kernel          linux for x86_64: /arch/boot/x86_64/vmlinuz-linux",
+        "    initramfs     /arch/boot/x86_64/initramfs-linux.img",
+        "  airootfs        squashfs for x86_64: /arch/x86_64/airootfs.sfs",
+        "    SHA-512       /arch/x86_64/airootfs.sha512",
+        "    CMS signature /arch/x86_64/airootfs.sfs.cms.sig",
+        "  uuid file       /boot/2026-01-02-03-04-05-00.uuid",
+        "  lpxelinux       /boot/syslinux/lpxelinux.0",
+        "    checksums     header good, array good, backup good",
+        "  BIOS            yes, by /boot/syslinux/lpxelinux.0",
+    ] {
+        assert!(page.lines().any(|have| have == line), "no line {line:?} in:\n{page}");
+    }
+    assert!(!page.contains("Warnings"), "{page}");
+}
+
+#[test]
+fn json_tells_the_same_to_a_program() {
+    needs!(iso::NEEDS);
+    let image = iso::without_cms();
+    let (json, result) = inspected(&image.path, Format::Json);
+    result.expect("an archiso image");
+    let report: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let size = fs::metadata(&image.path).expect("there").len();
+    assert_eq!(report["size"], size);
+    assert_eq!(report["volume"]["label"], "ARCH_202601");
+    assert_eq!(report["tree"]["names"], "Rock Ridge");
+    assert_eq!(report["boot_records"]["el_torito"][1]["platform"], "UEFI");
+    assert_eq!(report["boot_records"]["gpt"]["array_checksum"], "good");
+    let root = &report["archiso"]["airootfs"][0];
+    assert_eq!((&root["format"], &root["path"]), (&"squashfs".into(), &"/arch/x86_64/airootfs.sfs".into()));
+    assert!(root["cms_signature"].is_null());
+    assert_eq!(report["network_boot"][0]["boot_file"], "/boot/syslinux/lpxelinux.0");
+    assert_eq!(report["warnings"], serde_json::json!([]));
+}
+
+#[test]
+fn a_changed_partition_table_is_told() {
+    needs!(iso::NEEDS);
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let changed = scratch.path().join("changed.iso");
+    let mut bytes = fs::read(iso::small().path).expect("readable");
+    bytes[1024 + 40] ^= 1; // in the partition array
+    fs::write(&changed, bytes).expect("written");
+    let (page, result) = inspected(&changed, Format::Text);
+    result.expect("an archiso image");
+    assert!(page.contains("checksums     header good, array bad, backup good"), "{page}");
+    assert!(page.contains("Warnings\n  GPT: the checksum of its array is bad\n"), "{page}");
+}
+
+#[test]
+fn a_download_that_ended_early_is_one_line() {
+    needs!(iso::NEEDS);
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let cut = scratch.path().join("cut.iso");
+    let whole = iso::small().path;
+    let size = fs::metadata(&whole).expect("there").len();
+    // Even when nothing but the backup of the partition table is missing.
+    for len in [size / 2, size - 512] {
+        fs::copy(&whole, &cut).expect("copied");
+        fs::File::options().write(true).open(&cut).and_then(|file| file.set_len(len)).expect("cut");
+        let (page, result) = inspected(&cut, Format::Text);
+        let says = format!("{}: truncated: {len} bytes are there, {size} are needed; ", cut.display());
+        let line = result.expect_err("cut off").to_string();
+        assert!(line.starts_with(&says) && line.lines().count() == 1, "{line}");
+        assert_eq!(page, "");
+    }
+}
+
+#[test]
+fn another_iso_is_listed_and_refused() {
+    let path = Path::new("/usr/lib/ipxe/ipxe.iso");
+    needs!(["/usr/lib/ipxe/ipxe.iso"]);
+    for format in [Format::Text, Format::Json] {
+        let (report, result) = inspected(path, format);
+        assert!(report.contains("ISOIMAGE") && report.contains("UEFI"), "{report}");
+        let line = result.expect_err("not archiso's").to_string();
+        assert!(line.starts_with("/usr/lib/ipxe/ipxe.iso: not an Arch ISO: "), "{line}");
+        assert_eq!(line.lines().count(), 1);
+    }
+}
+
+#[test]
+fn no_iso_is_one_line() {
+    let (report, result) =
+        inspected(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml").as_path(), Format::Text);
+    let line = result.expect_err("no ISO").to_string();
+    assert!(line.contains("Cargo.toml: not an ISO 9660 image: it "), "{line}");
+    assert_eq!(report, "");
+}
