@@ -1,13 +1,13 @@
 //! Our index against what went into an image, what hadris-iso and what xorriso see of it.
 
+mod common;
+
 use std::collections::BTreeMap;
-use std::env;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use hadris_fs::sync::FileSystem;
@@ -17,6 +17,9 @@ use hadris_storage::host::FileDevice;
 
 use isowire::image::tree::Names;
 use isowire::image::{Extent, Fault, Image, Kind, NodeId};
+
+use common::iso::odd;
+use common::needs::{met, needs, tool};
 
 /// An image as a map from path to entry, whoever read it.
 type Listing = BTreeMap<Vec<u8>, Entry>;
@@ -158,7 +161,7 @@ fn xorriso_others(path: &Path) -> BTreeMap<Vec<u8>, (Type, Vec<u8>)> {
 }
 
 fn xorriso_find(path: &Path, what: &[&str]) -> Vec<Vec<u8>> {
-    let mut xorriso = Command::new("xorriso");
+    let mut xorriso = tool("xorriso");
     xorriso.args(["-report_about", "FAILURE", "-indev"]).arg(path).args(["-find", "/"]).args(what);
     let output = xorriso.stdin(Stdio::null()).output().expect("xorriso runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -245,42 +248,11 @@ fn assert_as_source(iso: &Path, as_stored: fn(&[u8]) -> Vec<u8>) {
     assert!(more.is_empty(), "not in the source: {more:?}");
 }
 
-// ---- what the tests need
-
-/// False, said aloud, when a tool is missing; under `CI=true` that is a failure.
-fn requires(tools: &[&str]) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let there = |tool: &&str| {
-        Path::new(tool).is_file() || env::split_paths(&path).any(|dir| dir.join(tool).is_file())
-    };
-    let Some(missing) = tools.iter().find(|tool| !there(tool)) else { return true };
-    assert_ne!(env::var("CI").as_deref(), Ok("true"), "{missing} is needed under CI=true");
-    let _ = writeln!(io::stderr(), "skipped: needs {missing}");
-    false
-}
-
-/// Makes an image by `tests/iso/odd`, once for each run of the tests.
-fn odd(name: &str) -> PathBuf {
-    static MADE: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("odd");
-    let iso = dir.join(name).with_extension("iso");
-    let mut made = MADE.lock().unwrap_or_else(|poison| poison.into_inner());
-    if !made.iter().any(|other| other == name) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/iso/odd");
-        let output = Command::new(script).arg(&dir).arg(name).output().expect("tests/iso/odd runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        made.push(name.to_owned());
-    }
-    iso
-}
-
 // ---- images of our own
 
 #[test]
 fn rock_ridge_as_mkarchiso_writes_it() {
-    if !requires(&["xorriso"]) {
-        return;
-    }
+    needs!(["xorriso"]);
     let iso = odd("rock");
     let image = open(&iso);
     assert_eq!((image.volume.names, image.volume.label.as_str()), (Names::RockRidge, "ODD_ROCK"));
@@ -292,9 +264,7 @@ fn rock_ridge_as_mkarchiso_writes_it() {
 
 #[test]
 fn relocated_directories_stand_where_they_belong() {
-    if !requires(&["xorriso", "genisoimage"]) {
-        return;
-    }
+    needs!(["xorriso", "genisoimage"]);
     let by_xorriso = odd("reloc");
     assert_as_hadris(&by_xorriso, all);
     assert_as_xorriso(&by_xorriso);
@@ -309,9 +279,7 @@ fn relocated_directories_stand_where_they_belong() {
 
 #[test]
 fn hard_links_share_their_extent_and_count_their_names() {
-    if !requires(&["xorriso"]) {
-        return;
-    }
+    needs!(["xorriso"]);
     let listing = ours(&open(&odd("reloc")));
     let [file, hard, other] =
         ["/links/file", "/links/hard", "/links/dir/hard-in-dir"].map(|p| &listing[p.as_bytes()]);
@@ -323,9 +291,7 @@ fn hard_links_share_their_extent_and_count_their_names() {
 
 #[test]
 fn joliet_without_rock_ridge() {
-    if !requires(&["genisoimage"]) {
-        return;
-    }
+    needs!(["genisoimage"]);
     let iso = odd("joliet");
     assert_eq!(open(&iso).volume.names, Names::Joliet);
     assert_as_source(&iso, <[u8]>::to_vec);
@@ -334,9 +300,7 @@ fn joliet_without_rock_ridge() {
 
 #[test]
 fn plain_names_are_lower_case() {
-    if !requires(&["genisoimage"]) {
-        return;
-    }
+    needs!(["genisoimage"]);
     let iso = odd("plain");
     assert_eq!(open(&iso).volume.names, Names::Plain);
     assert_as_source(&iso, <[u8]>::to_ascii_lowercase);
@@ -344,9 +308,7 @@ fn plain_names_are_lower_case() {
 
 #[test]
 fn a_file_over_four_gibibytes_is_one_extent() {
-    if !requires(&["xorriso"]) {
-        return;
-    }
+    needs!(["xorriso"]);
     let iso = odd("multi");
     assert_as_source(&iso, <[u8]>::to_vec);
     assert_as_hadris(&iso, all);
@@ -369,9 +331,7 @@ fn a_file_over_four_gibibytes_is_one_extent() {
 
 #[test]
 fn ten_thousand_entries_are_indexed_in_well_under_a_second() {
-    if !requires(&["xorriso"]) {
-        return;
-    }
+    needs!(["xorriso"]);
     let iso = odd("rock");
     let mut best = Duration::MAX;
     for _ in 0..3 {
@@ -379,15 +339,13 @@ fn ten_thousand_entries_are_indexed_in_well_under_a_second() {
         assert!(open(&iso).index.len() > 10_000);
         best = best.min(start.elapsed());
     }
-    // The tests are not optimised: 20 times what a release build takes.
-    assert!(best < Duration::from_millis(500), "{best:?}");
+    // A release build takes 30 ms (benches/image.rs); tests are not optimised and run beside others.
+    assert!(best < Duration::from_secs(2), "{best:?}");
 }
 
 #[test]
 fn content_is_read_by_its_extent() {
-    if !requires(&["xorriso"]) {
-        return;
-    }
+    needs!(["xorriso"]);
     let image = open(&odd("rock"));
     let read = |path: &str| {
         let node = image.index.resolve(NodeId::ROOT, path.as_bytes()).expect(path);
@@ -406,13 +364,10 @@ fn content_is_read_by_its_extent() {
 
 #[test]
 fn label_and_uuid_are_what_blkid_prints() {
-    if !requires(&["xorriso", "genisoimage", "/usr/sbin/blkid"]) {
-        return;
-    }
+    needs!(["xorriso", "genisoimage", "blkid"]);
     for iso in ["rock", "reloc", "moved", "joliet", "plain"].map(odd).iter().chain(&debians()) {
         let value = |name: &str| {
-            let blkid =
-                Command::new("/usr/sbin/blkid").args(["-p", "-o", "value", "-s", name]).arg(iso).output();
+            let blkid = tool("blkid").args(["-p", "-o", "value", "-s", name]).arg(iso).output();
             String::from_utf8(blkid.expect("blkid runs").stdout).expect("text").trim_end().to_owned()
         };
         let volume = open(iso).volume;
@@ -423,9 +378,7 @@ fn label_and_uuid_are_what_blkid_prints() {
 
 #[test]
 fn an_image_that_was_cut_off_says_so() {
-    if !requires(&["xorriso"]) {
-        return;
-    }
+    needs!(["xorriso"]);
     let whole = odd("reloc");
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let cut = scratch.path().join("cut.iso");
@@ -444,9 +397,10 @@ fn what_is_no_iso_says_so_in_one_line() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let file = scratch.path().join("file");
     for (content, says) in [
-        (&b"<!DOCTYPE html>"[..], "not an ISO 9660 image but a web page"),
-        (b"", "not an ISO 9660 image but an empty file"),
-        (&[0; 65536], "not an ISO 9660 image but something else"),
+        (&b"<!DOCTYPE html>"[..], "not an ISO 9660 image: it is a web page"),
+        (b"", "not an ISO 9660 image: it is empty"),
+        (&[0; 20_000], "not an ISO 9660 image: it is too short"),
+        (&[0; 65_536], "not an ISO 9660 image: it has no volume descriptor at byte 32768"),
     ] {
         fs::write(&file, content).expect("written");
         let error = Image::open(&file).expect_err("no ISO").to_string();
@@ -468,14 +422,14 @@ fn debians() -> Vec<PathBuf> {
         "/usr/lib/memtest86+/memtest86+x64.iso",
         "/usr/lib/memtest86+/memtest86+ia32.iso",
     ];
-    ISOS.iter().filter(|iso| requires(&[iso])).map(PathBuf::from).collect()
+    ISOS.iter().filter(|iso| met(&[iso])).map(PathBuf::from).collect()
 }
 
 #[test]
 fn debians_isos_look_the_same_to_all() {
     for iso in debians() {
         assert_as_hadris(&iso, without_attributes);
-        if requires(&["xorriso"]) {
+        if met(&["xorriso"]) {
             assert_as_xorriso(&iso);
         }
         assert_eq!(open(&iso).archiso, None);

@@ -49,7 +49,7 @@ pub struct Volume {
 pub enum Fault {
     #[error("cannot be read: {0}; check the path, its permissions and the disk")]
     Io(#[from] io::Error),
-    #[error("not an ISO 9660 image but {0}; give the .iso file as it was published")]
+    #[error("not an ISO 9660 image: it {0}; give the .iso file as it was published")]
     NotIso(&'static str),
     #[error(
         "logical blocks of {0} bytes instead of 2048 are not supported; write the image anew with xorriso"
@@ -149,21 +149,22 @@ impl<'a> Descriptors<'a> {
 /// What an operator may have taken for an ISO.
 fn looks_like(media: &(impl Media + ?Sized)) -> io::Result<&'static str> {
     const KINDS: &[(&[u8], &str)] = &[
-        (b"\x1f\x8b", "gzip data"),
-        (b"\xfd7zXZ", "xz data"),
-        (b"\x28\xb5\x2f\xfd", "zstd data"),
-        (b"PK", "a zip archive"),
-        (b"hsqs", "a squashfs image"),
-        (b"<", "a web page or XML"),
-        (b"d8:announce", "a torrent"),
-        (b"-----BEGIN", "a signature"),
+        (b"\x1f\x8b", "is gzip data"),
+        (b"\xfd7zXZ", "is xz data"),
+        (b"\x28\xb5\x2f\xfd", "is zstd data"),
+        (b"PK", "is a zip archive"),
+        (b"hsqs", "is a squashfs image"),
+        (b"<", "is a web page or XML"),
+        (b"d8:announce", "is a torrent"),
+        (b"-----BEGIN", "is a signature"),
     ];
-    if media.size() == 0 {
-        return Ok("an empty file");
-    }
     let head = media.read(Extent { offset: 0, len: media.size().min(16) })?.unwrap_or_default();
-    let kind = KINDS.iter().find(|(magic, _)| head.starts_with(magic));
-    Ok(kind.map_or("something else", |(_, name)| name))
+    let kind = KINDS.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, kind)| *kind);
+    Ok(kind.unwrap_or(match media.size() {
+        0 => "is empty",
+        size if size <= FIRST_DESCRIPTOR * BLOCK => "is too short",
+        _ => "has no volume descriptor at byte 32768",
+    }))
 }
 
 /// Bytes of a volume.
