@@ -37,8 +37,7 @@ pub(super) struct LeaseFile {
 }
 
 impl LeaseFile {
-    /// Reads the file into `leases` (none is fine: nothing was leased yet) and writes it anew, in a directory that is
-    /// made where it is missing.
+    /// Reads the file into `leases` and writes it anew. A file that is not there yet is made, and so is its directory.
     ///
     /// # Errors
     /// When it cannot be read or written.
@@ -151,7 +150,7 @@ mod tests {
     #[tokio::test]
     async fn leases_outlive_the_process() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state/isowire/leases");
+        let path = dir.path().join("state/leases");
         let mut before = leases();
         let mut file = LeaseFile::open(&path, &mut before, NOW).unwrap();
         claim(&mut before, 1);

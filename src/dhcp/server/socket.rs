@@ -134,3 +134,32 @@ fn arrival(received: &RecvMsg<'_, '_, SockaddrIn>) -> io::Result<Arrival> {
         spec_dst: address(info.ipi_spec_dst),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_shares_its_port_with_nobody() {
+        let bind = |port, sharing| bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port), None, sharing);
+        let first = bind(0, Sharing::Shared).unwrap();
+        let port = first.local_addr().unwrap().port();
+        assert!(bind(port, Sharing::Shared).is_ok());
+        assert_eq!(bind(port, Sharing::Alone).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn a_datagram_tells_how_it_came() {
+        let local = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let mut receiver = Socket::new(bind(local, None, Sharing::Alone).unwrap()).unwrap();
+        let sender = Socket::new(bind(local, None, Sharing::Alone).unwrap()).unwrap();
+        let std::net::SocketAddr::V4(to) = receiver.udp.local_addr().unwrap() else { panic!("no IPv4") };
+        let discover = Message::discover(7, [2; 6]);
+        sender.send_from(&discover.emit(), to, 0, Ipv4Addr::LOCALHOST).unwrap();
+        let (message, arrival) = receiver.receive().await.unwrap();
+        assert_eq!(message, Ok(discover));
+        assert_eq!(std::net::SocketAddr::from(arrival.from), sender.udp.local_addr().unwrap());
+        assert_eq!((arrival.to, arrival.spec_dst), (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST));
+        assert_ne!(arrival.interface, 0);
+    }
+}

@@ -72,15 +72,17 @@ impl Story {
 }
 
 fn tell_reply(question: &Question, reply: &Reply, architecture: Option<String>) {
-    let machine = question.message.header.hardware();
-    let own =
-        [reply.header.yiaddr, reply.header.ciaddr].into_iter().find(|address| !address.is_unspecified());
-    let (address, file) = (own.map(display), reply.boot_file().map(display));
+    let message = &question.message;
+    let machine = message.header.hardware();
+    let refused = message.requested.filter(|_| reply.kind == MessageType::Nak);
+    let addresses = [Some(reply.header.yiaddr), refused, Some(message.header.ciaddr)];
+    let address = addresses.into_iter().flatten().find(|address| !address.is_unspecified()).map(display);
+    let file = reply.boot_file().map(display);
     let step = match (question.door, reply.kind) {
         (Door::BootServer, _) => "PXE boot server reply",
         (Door::Dhcp, MessageType::Offer) => "DHCP offer",
-        (Door::Dhcp, MessageType::Nak) => "DHCP refusal: this address is not its own here",
-        (Door::Dhcp, _) if question.message.kind == MessageType::Inform => "DHCP information",
+        (Door::Dhcp, MessageType::Nak) => "DHCP refusal: it may not have this address",
+        (Door::Dhcp, _) if message.kind == MessageType::Inform => "DHCP information",
         (Door::Dhcp, _) => "DHCP lease",
     };
     info!(%machine, address, architecture, file, "{step}");

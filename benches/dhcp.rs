@@ -1,0 +1,89 @@
+//! The hot object of the DHCP door: one message, from packet bytes to reply bytes.
+//!
+//! Cases: a proxy's offer, an authority's offer and lease, an offer from a pool of 65,536 addresses in which one is
+//! free, and a client that a proxy does not answer. The bar is 5,000 exchanges of two messages a second.
+
+use std::hint::black_box;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use isowire::boot;
+use isowire::dhcp::lease::{Leases, Pool, UnixTime};
+use isowire::dhcp::session::{Answer, Authority, Door, Network, Question, Role, Session};
+use isowire::dhcp::wire::{HardwareAddress, Message};
+
+const US: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+const NOW: UnixTime = UnixTime(1_700_000_000);
+
+const DISCOVER: &[u8] = include_bytes!("../tests/data/dhcp/ipxe-bios-discover.bin");
+const PLAIN: &[u8] = include_bytes!("../tests/data/dhcp/ipconfig-discover.bin");
+
+fn session(role: Role) -> Session {
+    Session { role, boot: boot::Site::new(Some("boot/syslinux/lpxelinux.0")) }
+}
+
+fn authority() -> Authority {
+    let first = Ipv4Addr::new(10, 0, 0, 0);
+    let network = Network { address: first, netmask: Ipv4Addr::new(255, 0, 0, 0), router: None, dns: vec![] };
+    let pool = Pool::new(first, Ipv4Addr::new(10, 0, 255, 255)).expect("as large as may be");
+    Authority::new(network, Leases::new(pool, 3600, &[US]))
+}
+
+/// One address is left, for whoever asks.
+fn full_authority() -> Authority {
+    let mut authority = authority();
+    for n in 0..65_535_u32 {
+        let [_, _, a, b] = n.to_be_bytes();
+        let machine = HardwareAddress::ethernet([2, 9, 9, 9, a, b]);
+        authority.leases.claim(machine, Ipv4Addr::new(10, 0, a, b), NOW).expect("free");
+    }
+    authority.leases.take_events();
+    authority
+}
+
+/// A REQUEST for what a DISCOVER of the same client is offered.
+fn request(session: &mut Session) -> Vec<u8> {
+    let Some(offer) = exchange(session, DISCOVER) else { panic!("no offer") };
+    let offer = Message::parse(&offer).expect("ours");
+    let mut request = Message::parse(DISCOVER).expect("captured");
+    request.kind = 3.into();
+    request.requested = Some(offer.header.yiaddr);
+    request.server = offer.server;
+    request.emit()
+}
+
+fn exchange(session: &mut Session, datagram: &[u8]) -> Option<Vec<u8>> {
+    let message = Message::parse(datagram).expect("captured");
+    let from = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
+    let question = Question { message, door: Door::Dhcp, from, local: US, server: US };
+    match session.answer(&question, NOW) {
+        Answer::Send { reply, .. } => Some(reply.emit()),
+        Answer::Silence(_) => None,
+    }
+}
+
+fn messages(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("dhcp message");
+    group.throughput(Throughput::Elements(1));
+    let mut case = |name: &str, mut session: Session, datagram: &[u8]| {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                black_box(exchange(&mut session, black_box(datagram)));
+                if let Role::Authority(authority) = &mut session.role {
+                    black_box(authority.leases.take_events());
+                }
+            });
+        });
+    };
+    case("proxy offer", session(Role::Proxy), DISCOVER);
+    case("proxy silence", session(Role::Proxy), PLAIN);
+    case("authority offer", session(Role::Authority(Box::new(authority()))), DISCOVER);
+    let mut leasing = session(Role::Authority(Box::new(authority())));
+    let request = request(&mut leasing);
+    case("authority lease", leasing, &request);
+    case("authority offer from a full pool", session(Role::Authority(Box::new(full_authority()))), DISCOVER);
+    group.finish();
+}
+
+criterion_group!(benches, messages);
+criterion_main!(benches);
