@@ -83,3 +83,31 @@ fn help_and_version_are_there() {
     assert_eq!(isowire(&[]).status.code(), Some(2));
     assert_eq!(isowire(&["serve", "--no-such-option"]).status.code(), Some(2));
 }
+
+#[test]
+fn the_manual_knows_every_option() {
+    let manual = include_str!("../dist/isowire.1").replace('\\', "");
+    let cli = <isowire::cli::Cli as clap::CommandFactory>::command();
+    for command in cli.get_subcommands() {
+        assert!(manual.contains(&format!("isowire {}", command.get_name())));
+        for option in command.get_arguments().filter_map(|argument| argument.get_long()) {
+            assert!(manual.contains(&format!("--{option}")), "--{option}");
+        }
+    }
+}
+
+#[test]
+fn the_units_pass_sockets_by_the_names_that_are_known() {
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/systemd");
+    let service = fs::read_to_string(units.join("isowire.service")).unwrap();
+    for name in ["nbd", "tftp", "dhcp", "pxe"] {
+        let unit = format!("isowire-{name}.socket");
+        let socket = fs::read_to_string(units.join(&unit)).unwrap();
+        assert!(socket.contains(&format!("\nFileDescriptorName={name}\n")), "{unit}");
+        assert_eq!(
+            service.matches(&unit).count(),
+            if name == "dhcp" || name == "pxe" { 4 } else { 3 },
+            "{unit}"
+        );
+    }
+}
