@@ -14,6 +14,12 @@ pub const NEEDS: [&str; 1] = ["qemu-system-x86_64"];
 /// From power on to power off. Everything is emulated, perhaps on a loaded machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(420);
 
+const BETWEEN_KEYS: Duration = Duration::from_secs(1);
+
+/// Keys by QEMU's names.
+pub const ENTER: &str = "ret";
+pub const DOWN: &str = "down";
+
 /// The network cards whose ROMs and drivers differ.
 #[derive(Clone, Copy)]
 pub enum Card {
@@ -24,7 +30,7 @@ pub enum Card {
 pub struct Machine {
     qemu: Running,
     serial: PathBuf,
-    keyboard: PathBuf,
+    monitor: PathBuf,
 }
 
 impl Machine {
@@ -32,7 +38,7 @@ impl Machine {
     pub fn power_on(lan: &mut Lan, card: Card, dir: &Path) -> Machine {
         let serial = dir.join("serial.log");
         // A socket's path has to be short, and `dir` may be deep.
-        let keyboard = std::env::temp_dir().join(format!("{}.serial", lan.name()));
+        let monitor = std::env::temp_dir().join(format!("{}.monitor", lan.name()));
         let tap = lan.tap();
         let model = match card {
             Card::E1000 => "e1000",
@@ -41,15 +47,12 @@ impl Machine {
         let mut command = lan.command("qemu-system-x86_64");
         command
             .args(["-accel", "tcg", "-cpu", "max", "-m", "1024", "-display", "none", "-no-reboot"])
-            .args(["-nodefaults", "-boot", "n", "-serial", "chardev:serial", "-chardev"])
-            .arg(format!(
-                "socket,id=serial,path={},server=on,wait=off,logfile={}",
-                keyboard.display(),
-                serial.display()
-            ))
+            .args(["-nodefaults", "-vga", "std", "-boot", "n"])
+            .args(["-serial", &format!("file:{}", serial.display())])
+            .args(["-monitor", &format!("unix:{},server=on,wait=off", monitor.display())])
             .args(["-netdev", &format!("tap,id=lan,ifname={tap},script=no,downscript=no")])
             .args(["-device", &format!("{model},netdev=lan,mac=52:54:00:12:34:56")]);
-        Machine { qemu: Running::start(&mut command, &dir.join("qemu.log")), serial, keyboard }
+        Machine { qemu: Running::start(&mut command, &dir.join("qemu.log")), serial, monitor }
     }
 
     /// Waits until `text` appears on the serial console.
@@ -61,12 +64,15 @@ impl Machine {
         }
     }
 
-    /// Types `keys` on the serial console.
-    pub fn type_keys(&self, keys: &str) {
-        let mut console = UnixStream::connect(&self.keyboard).expect("QEMU listens on its serial line");
-        console.write_all(keys.as_bytes()).expect("QEMU reads its serial line");
-        // Closed at once the characters would be lost with the connection.
-        sleep(Duration::from_secs(1));
+    /// Presses keys, as slowly as a person: a loader drops what comes while it draws its menu.
+    pub fn press(&self, keys: &[&str]) {
+        let mut monitor = UnixStream::connect(&self.monitor).expect("QEMU listens to its monitor");
+        for key in keys {
+            sleep(BETWEEN_KEYS);
+            writeln!(monitor, "sendkey {key}").expect("QEMU reads its monitor");
+        }
+        // Closed at once the last would be lost with the connection.
+        sleep(BETWEEN_KEYS);
     }
 
     /// Waits until the machine has powered itself off.
@@ -84,7 +90,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.keyboard);
+        let _ = std::fs::remove_file(&self.monitor);
     }
 }
 
