@@ -117,7 +117,13 @@ pub fn load(serve: &Serve, variable: &dyn Fn(&str) -> Option<OsString>) -> Resul
         None => (None, RawConfig::default()),
     };
     let raw = RawConfig::from(serve).or(from_file);
-    Checker { file: file.as_ref(), raw: &raw }.config(&serve.iso, variable)
+    let config = Checker { file: file.as_ref(), raw: &raw }.config(&serve.iso, variable)?;
+    match (config.nbd, config.tftp, &config.dhcp) {
+        (Door::Off, Door::Off, Dhcp::Off) => Err(Wrong::new(
+            "nothing to serve: `nbd`, `tftp` and `dhcp` are all off: leave one of them on".to_owned(),
+        )),
+        _ => Ok(config),
+    }
 }
 
 struct Checker<'a> {

@@ -92,12 +92,15 @@ fn open(images: &[ImageFile]) -> Result<Catalog, OpenError> {
 }
 
 async fn serve(config: &Config, doors: Doors, catalog: Arc<Catalog>, files: Arc<Files>) -> Result<(), Fatal> {
-    // From here on a signal ends us in order, even before all is up.
-    let stop_signals = StopSignals::new()?;
+    let mut stop_signals = StopSignals::new()?;
     let report = report(config, &doors, &files);
     let (stop, stopping) = watch::channel(());
     let mut services = JoinSet::new();
-    start(&mut services, config, doors, catalog, files, &stopping).await?;
+    tokio::select! {
+        started = start(&mut services, config, doors, catalog, files, &stopping) => started?,
+        // A DHCP server looks around for seconds before it starts.
+        _ = stop_signals.received() => return Ok(()),
+    }
     announce(&report);
     let ended = tokio::select! {
         signal = stop_signals.received() => {
@@ -185,7 +188,7 @@ impl StopSignals {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    async fn received(mut self) -> &'static str {
+    async fn received(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "interrupted",
             _ = self.terminate.recv() => "asked to by SIGTERM",
@@ -193,6 +196,7 @@ impl StopSignals {
     }
 }
 
+/// What is up, and what to do about what is not.
 fn report(config: &Config, doors: &Doors, files: &Files) -> Report {
     Report {
         rows: doors.rows.clone(),

@@ -28,6 +28,9 @@ fn mistakes_in_settings_end_with_2() {
     let (code, line) = complaint(&["serve", "x.iso", "--dhcp", "server"]);
     assert_eq!(code, 2);
     assert!(line.contains("add `dhcp-range`"), "{line}");
+    let (code, line) = complaint(&["serve", "x.iso", "--nbd", "off", "--tftp", "off", "--dhcp", "off"]);
+    assert_eq!(code, 2);
+    assert_eq!(line, "isowire: nothing to serve: `nbd`, `tftp` and `dhcp` are all off: leave one of them on");
     let (code, line) = complaint(&["serve", "x.iso", "--root", "http"]);
     assert_eq!(code, 2);
     assert!(line.contains("does not serve yet"), "{line}");
@@ -104,10 +107,6 @@ fn the_units_pass_sockets_by_the_names_that_are_known() {
         let unit = format!("isowire-{name}.socket");
         let socket = fs::read_to_string(units.join(&unit)).unwrap();
         assert!(socket.contains(&format!("\nFileDescriptorName={name}\n")), "{unit}");
-        assert_eq!(
-            service.matches(&unit).count(),
-            if name == "dhcp" || name == "pxe" { 4 } else { 3 },
-            "{unit}"
-        );
+        assert!(service.contains(&unit), "{unit}");
     }
 }

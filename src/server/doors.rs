@@ -4,6 +4,8 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::path::PathBuf;
 
+use tracing::warn;
+
 use super::Fatal;
 use super::report::{Row, port_note};
 use super::sockets::{self, Inherited, Unfit};
@@ -35,6 +37,9 @@ impl Doors {
         doors.open_nbd(config, inherited.nbd)?;
         doors.open_tftp(config, inherited.tftp)?;
         doors.open_dhcp(config, [inherited.dhcp, inherited.pxe])?;
+        if doors.dhcp.is_some() && (doors.tftp.is_none() || doors.tftp_port() != TFTP_PORT) {
+            warn!("DHCP sends firmware to TFTP on port 69 of this host, and isowire serves none there");
+        }
         Ok(doors)
     }
 
