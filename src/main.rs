@@ -2,11 +2,12 @@
 
 use std::env;
 use std::fmt::Display;
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
 use isowire::cli::{Cli, Command, Inspect, Serve};
-use isowire::image::Image;
+use isowire::inspect::{self, Format};
 use isowire::{config, server, telemetry};
 
 fn main() -> ExitCode {
@@ -29,11 +30,9 @@ fn serve(options: &Serve) -> ExitCode {
 }
 
 fn look(options: &Inspect) -> ExitCode {
-    match Image::open(&options.iso) {
-        Ok(image) => {
-            image.warnings.iter().for_each(|warning| println!("{warning}"));
-            ExitCode::SUCCESS
-        }
+    let format = if options.json { Format::Json } else { Format::Text };
+    match inspect::run(&options.iso, format, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(FAILURE, &error),
     }
 }

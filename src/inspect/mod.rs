@@ -57,11 +57,17 @@ pub fn run(path: &Path, format: Format, out: &mut impl Write) -> Result<(), Insp
         Format::Text => write!(out, "{}", page::Page(&report)),
         Format::Json => json(&report, out),
     }
+    .or_else(ignore_reader_gone)
     .map_err(InspectError::Output)?;
     match report.archiso {
         Some(_) => Ok(()),
         None => Err(InspectError::NotArchiso(path.to_owned())),
     }
+}
+
+/// Whoever read the report has seen enough of it: `isowire inspect ISO | head`.
+fn ignore_reader_gone(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }
 
 fn json(report: &Report, out: &mut impl Write) -> io::Result<()> {
