@@ -3,6 +3,7 @@
 pub mod arch;
 pub mod boot_records;
 pub mod el_torito;
+mod entries;
 pub mod index;
 pub mod iso9660;
 pub mod partitions;

@@ -6,8 +6,9 @@
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 
+use super::entries::{Damaged, Entries, Entry};
 use super::index::{Attributes, Kind, Refused};
-use super::iso9660::{self, BLOCK, Record, Records, VolumeDescriptor};
+use super::iso9660::{self, BLOCK, Record, VolumeDescriptor};
 use super::susp::{self, Continuation, RockRidge};
 use super::warnings::{Warnings, shown};
 use super::{Extent, Fault, Index, Malformed, Media, NodeId};
@@ -122,31 +123,6 @@ impl From<std::io::Error> for Flaw {
     }
 }
 
-/// A file or directory as its records tell it.
-struct Entry<'a> {
-    /// The first one, which has the name and the attributes.
-    record: Record<'a>,
-    extents: Vec<Extent>,
-}
-
-impl<'a> Entry<'a> {
-    fn of(record: Record<'a>) -> Self {
-        let mut entry = Self { record, extents: Vec::new() };
-        entry.append(&record);
-        entry
-    }
-
-    /// Adds a section of the file (ECMA-119 §6.5.1). libisofs writes sections back to back: they become one extent.
-    fn append(&mut self, record: &Record<'a>) {
-        let extent = Extent::at_block(record.block, record.len.into());
-        match self.extents.last_mut() {
-            _ if extent.len == 0 => {}
-            Some(last) if last.end() == extent.offset => last.len += extent.len,
-            _ => self.extents.push(extent),
-        }
-    }
-}
-
 /// The walk in progress.
 struct Walk<'a, M: ?Sized> {
     media: &'a M,
@@ -159,7 +135,9 @@ struct Walk<'a, M: ?Sized> {
     seen: HashSet<u64>,
     /// The block of continuation areas read last. Writers put those of a directory side by side.
     areas: Option<(u32, Vec<u8>)>,
+    /// Bytes parsed, up to [`MAX_WORK`].
     work: u64,
+    /// Bytes of names and targets, up to [`MAX_TEXT`].
     text: usize,
     cut_off: bool,
     warnings: &'a mut Warnings,
@@ -187,25 +165,30 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         let missing = Fault::Damaged("its root directory cannot be read");
         let block = self.media.read(Extent::at_block(root.block, BLOCK))?.ok_or(missing)?;
         let record = own_record(&block)?;
-        let Some(sharing) = susp::sharing(record.system_use) else {
-            return Ok(attributes(S_IFDIR, Some(&record), &RockRidge::default()));
-        };
+        let rock = self.introduction(&record)?;
+        Ok(attributes(S_IFDIR, Some(&record), &rock))
+    }
+
+    /// What the root's own record says of the tree and of itself; nothing when that is not Rock Ridge.
+    fn introduction(&mut self, record: &Record<'_>) -> Result<RockRidge, Fault> {
+        let Some(sharing) = susp::sharing(record.system_use) else { return Ok(RockRidge::default()) };
         self.skip = sharing.begin;
         match self.rock_ridge(record.system_use) {
-            Err(Flaw::Fatal(fault)) => return Err(fault),
-            Err(flaw) => self.warnings.add(|| format!("the root directory's attributes: {flaw}")),
             Ok(rock) if rock.spoken => {
                 (self.names, self.skip) = (Names::RockRidge, sharing.skip);
-                return Ok(attributes(S_IFDIR, Some(&record), &rock));
+                return Ok(rock);
             }
             Ok(_) => {}
+            Err(Flaw::Fatal(fault)) => return Err(fault),
+            Err(flaw) => self.warnings.add(|| format!("/: names are not those of Rock Ridge: {flaw}")),
         }
-        Ok(attributes(S_IFDIR, Some(&record), &RockRidge::default()))
+        Ok(RockRidge::default())
     }
 
     fn go(&mut self, root: Record<'_>) -> Result<(), Fault> {
         let extent = Extent::at_block(root.block, root.len.into());
-        self.check_directory(extent).map_err(|Malformed(what)| Fault::Damaged(what))?;
+        let unusable = "its root directory lies behind the end of the image or is larger than 64 MiB";
+        self.check_directory(extent).map_err(|_| Fault::Damaged(unusable))?;
         self.seen.insert(extent.offset);
         self.ahead.push_back(Directory { id: NodeId::ROOT, extent, depth: 0 });
         while let Some(directory) = self.ahead.pop_front() {
@@ -217,36 +200,14 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     fn directory(&mut self, dir: &Directory) -> Result<(), Fault> {
         self.spend(dir.extent.len)?;
         let content = self.media.read(dir.extent)?.unwrap_or_default();
-        let mut unfinished: Option<Entry<'_>> = None;
-        for record in Records::new(&content) {
-            let record = match record {
-                Ok(record) => record,
-                Err(flaw) => {
-                    self.leave_out(dir, b"(a record)", flaw.into())?;
-                    continue;
-                }
-            };
-            if record.is_self() || record.is_parent() || record.is_associated() {
-                continue;
-            }
-            let entry = match unfinished.take() {
-                Some(mut entry) if entry.record.id == record.id => {
-                    entry.append(&record);
-                    entry
-                }
-                Some(other) => {
-                    self.lost_end(dir, &other);
-                    Entry::of(record)
-                }
-                None => Entry::of(record),
-            };
-            if record.goes_on() {
-                unfinished = Some(entry);
-            } else {
-                self.entry(dir, entry)?;
+        for entry in Entries::new(&content) {
+            match entry {
+                Ok(entry) if entry.record.is_self() || entry.record.is_parent() => {}
+                Ok(entry) if entry.record.is_associated() => {}
+                Ok(entry) => self.entry(dir, entry)?,
+                Err(Damaged { id, flaw }) => self.leave_out(dir, id, flaw.into())?,
             }
         }
-        unfinished.iter().for_each(|entry| self.lost_end(dir, entry));
         Ok(())
     }
 
@@ -322,6 +283,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
 
     /// RRIP §4.1.5.1: a directory that was moved up; its length and its attributes stand in its own first record.
     fn add_relocated(&mut self, dir: &Directory, name: &[u8], block: u32) -> Result<(), Flaw> {
+        self.spend(BLOCK)?;
         let Some(bytes) = self.media.read(Extent::at_block(block, BLOCK))? else {
             self.cut_off = true;
             return Err(Malformed("it lies behind the end of the image").into());
@@ -421,10 +383,6 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
             return Err(Fault::Damaged("its directories overlap or take more than 256 MiB"));
         }
         Ok(())
-    }
-
-    fn lost_end(&mut self, dir: &Directory, entry: &Entry<'_>) {
-        self.warn(dir, entry.record.id, &"left out: the last extent of this file is missing");
     }
 
     /// What is wrong with an entry is worth a warning; what is wrong with the image ends the walk.
