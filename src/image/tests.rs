@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::el_torito::tests::{boot, validation};
 use super::iso9660::BLOCK;
 use super::survey::{Fault, Survey};
 use super::tree::Names;
@@ -214,6 +215,52 @@ fn types_come_from_posix_mode_but_a_directory_from_its_flag() {
     assert_eq!(tree.warning(), "/targetless: left out: it is a symlink without a target");
 }
 
+#[test]
+fn what_other_standards_put_first_is_skipped() {
+    let own = [entry(b"SP", &[0xbe, 0xef, 3]), px(0o040_555)].concat();
+    let mut forge = Forge::new();
+    forge.directory(ROOT, &own, &[record(b"X", 0, 0, 0, &[b"abc", &nm(b"name")[..]].concat())]);
+    assert_eq!(forge.tree().names("/"), ["name"]);
+    // CD-ROM XA: fourteen bytes of its own before everything.
+    let xa = [0; 14];
+    let own = [&xa[..], &entry(b"SP", &[0xbe, 0xef, 14]), &px(0o040_555)].concat();
+    forge.directory(ROOT, &own, &[record(b"X", 0, 0, 0, &[&xa[..], &nm(b"name")].concat())]);
+    assert_eq!(forge.tree().names("/"), ["name"]);
+}
+
+#[test]
+fn susp_without_rock_ridge_gives_no_names() {
+    let mut forge = Forge::new();
+    let apple = entry(b"ER", b"\x0e\0\0\x01APPLE COMPUTER");
+    let own = [entry(b"SP", &[0xbe, 0xef, 0]), apple].concat();
+    forge.directory(ROOT, &own, &[record(b"X.;1", 0, 0, 0, &nm(b"not this"))]);
+    let tree = forge.tree();
+    assert_eq!((tree.names("/"), tree.0.volume.names), (vec!["x".to_owned()], Names::Plain));
+}
+
+#[test]
+fn streams_and_interleaved_files_are_left_out_and_zisofs_is_told() {
+    let mut interleaved = file("GAPS", ROOT, 10);
+    interleaved[26] = 1;
+    let zf = entry(b"ZF", b"pz\x04\x0f\0\0\0\0\0\0\0\0");
+    let tree = Forge::rock_ridge(&[
+        record(b"FORK", ROOT, 10, 4, b""),
+        file("FORK", ROOT, 20),
+        interleaved,
+        record(b"Z", ROOT, 10, 0, &[nm(b"packed"), zf].concat()),
+    ])
+    .tree();
+    assert_eq!(tree.names("/"), ["fork", "packed"]);
+    assert_eq!(tree.0.index.node(tree.node("/fork")).size(), 20);
+    assert_eq!(
+        tree.0.warnings,
+        [
+            "/gaps: left out: interleaved files are not supported",
+            "/packed: compressed with zisofs, and served as it is stored",
+        ]
+    );
+}
+
 // ---- continuation areas
 
 #[test]
@@ -389,6 +436,57 @@ fn warnings_are_bounded() {
     forge.directory(ROOT, b"", &far);
     let warnings = forge.tree().0.warnings;
     assert_eq!((warnings.len(), warnings[32].as_str()), (33, "and 9968 more of these"));
+}
+
+// ---- boot records
+
+/// An image whose catalog offers an EFI image at block 22, of so many sectors of 512 bytes.
+fn efi(sectors: u16) -> Forge {
+    let mut forge = Forge::new();
+    let terminator = forge.bytes[TERMINATOR as usize * 2048..][..2048].to_vec();
+    forge.directory(19, b"", &[]);
+    forge.put(TERMINATOR + 1, 0, &terminator);
+    forge.put(TERMINATOR, 0, b"\0CD001\x01EL TORITO SPECIFICATION");
+    forge.put(TERMINATOR, 71, &20_u32.to_le_bytes());
+    forge.put(PRIMARY, 156 + 2, &19_u32.to_le_bytes());
+    forge.put(20, 0, &[validation(0xef), boot(0x88, sectors, 22)].concat());
+    forge.put(40, 0, b"the end");
+    forge
+}
+
+fn efi_image(forge: &Forge) -> Option<u64> {
+    let image = forge.tree().0.boot.efi_image?;
+    assert_eq!(image.offset, 22 * BLOCK);
+    Some(image.len)
+}
+
+#[test]
+fn the_efi_image_is_as_long_as_its_partition_its_file_or_its_entry_says() {
+    assert_eq!(efi_image(&efi(4)), Some(2048));
+    let unknown = efi(1);
+    assert_eq!(efi_image(&unknown), None, "1 stands for an unknown size");
+    assert_eq!(unknown.tree().warning(), "El Torito: no EFI image of a known size at byte 45056");
+    assert_eq!(efi_image(&efi(0xffff)), None, "behind the end");
+
+    let mut as_file = efi(1);
+    as_file.directory(19, b"", &[file("EFI.IMG;1", 22, 5000)]);
+    as_file.put(PRIMARY, 156 + 2, &19_u32.to_le_bytes());
+    assert_eq!(efi_image(&as_file), Some(5000));
+
+    let mut as_partition = efi(4);
+    let partition = [&[0, 0, 0, 0, 0xef, 0, 0, 0][..], &88_u32.to_le_bytes(), &40_u32.to_le_bytes()].concat();
+    as_partition.put(0, 446, &partition);
+    as_partition.put(0, 510, &[0x55, 0xaa]);
+    assert_eq!(efi_image(&as_partition), Some(40 * 512));
+}
+
+#[test]
+fn a_bad_boot_catalog_is_a_warning() {
+    let mut forge = efi(4);
+    forge.put(20, 0, &[9]);
+    assert_eq!(forge.tree().warning(), "the El Torito boot catalog has no valid validation entry");
+    forge.put(TERMINATOR, 71, &u32::MAX.to_le_bytes());
+    assert_eq!(forge.tree().warning(), "El Torito: the boot catalog lies behind the end of the image");
 }
 
 // ---- the whole image
