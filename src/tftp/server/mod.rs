@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use nix::sys::socket::{self, ControlMessageOwned, MsgFlags, SockaddrIn, sockopt};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
@@ -25,7 +26,7 @@ use crate::boot::files::{File, NoFile};
 use crate::codec::Reader;
 use crate::export::path::PathError;
 
-/// Transfers at a time. Each costs a socket and about two kilobytes.
+/// Transfers at a time. Each costs a socket and about four kilobytes.
 pub const MAX_TRANSFERS: usize = 4096;
 
 /// Blocks in a row that we agree to: as many full Ethernet frames as fit into the receive buffer that Linux gives a
@@ -43,6 +44,9 @@ const ETHERNET_MTU: u16 = 1500;
 
 /// Longest text in an ERROR packet, in bytes: two lines of a boot screen, and far from any datagram's limit.
 const MAX_TEXT: usize = 400;
+
+/// Requests that wait for us when a room full of machines is switched on, in bytes of the kernel's memory: at 768 each.
+const RECEIVE_BUFFER: usize = 2 << 20;
 
 /// Pause after a failed receive: out of memory is not over the next microsecond.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
@@ -94,6 +98,8 @@ where
     F: Fn(&[u8], Ipv4Addr) -> Result<File, NoFile>,
 {
     socket::setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+    // The system may give less. A request that is lost then is repeated by its client, seconds later.
+    let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
     let (live, tasks) = (HashMap::new(), JoinSet::new());
     let mut door = Door { socket: Arc::new(socket), open, options, live, tasks };
     let mut receiver = Receiver::new();
