@@ -7,6 +7,7 @@ pub mod boot;
 pub mod dhcp;
 pub mod image;
 pub mod nbd;
+pub mod tftp;
 
 /// A fuzz target: its name and its property.
 pub type Target = (&'static str, fn(&[u8]));
@@ -21,4 +22,6 @@ pub const TARGETS: &[Target] = &[
     ("nbd_transmission", nbd::transmission),
     ("susp", image::susp),
     ("syslinux_menu", boot::syslinux_menu),
+    ("tftp_packet", tftp::packet),
+    ("tftp_transfer", tftp::transfer),
 ];
