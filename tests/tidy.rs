@@ -53,7 +53,7 @@ const LINES_MAX: usize = 400;
 struct Source {
     /// Below `src/`.
     path: String,
-    /// Without comments and without what follows `#[cfg(test)] mod tests {`.
+    /// Without comments and without the tests at the end.
     code: String,
 }
 
@@ -135,7 +135,8 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
 }
 
 fn code_of(text: &str) -> String {
-    let tests = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    let is_module = |at: &usize| text[*at..].lines().nth(1).is_some_and(|line| line.contains("mod tests {"));
+    let tests = text.match_indices("#[cfg(test)]").map(|(at, _)| at).find(is_module).unwrap_or(text.len());
     let lines = text[..tests].lines().filter(|line| !line.trim_start().starts_with("//"));
     lines.collect::<Vec<_>>().join("\n")
 }
