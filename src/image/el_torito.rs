@@ -137,10 +137,10 @@ fn boot_entry(r: &mut Reader<'_>, platform: Platform) -> Option<BootEntry> {
 }
 
 #[cfg(test)]
-pub(in crate::image) mod tests {
+mod tests {
     use super::*;
 
-    pub(in crate::image) fn validation(platform: u8) -> [u8; 32] {
+    fn validation(platform: u8) -> [u8; 32] {
         let mut entry = [0; 32];
         entry[0] = 1;
         entry[1] = platform;
@@ -150,7 +150,7 @@ pub(in crate::image) mod tests {
         entry
     }
 
-    pub(in crate::image) fn boot(indicator: u8, sectors: u16, block: u32) -> [u8; 32] {
+    fn boot(indicator: u8, sectors: u16, block: u32) -> [u8; 32] {
         let mut entry = [0; 32];
         entry[0] = indicator;
         entry[6..8].copy_from_slice(&sectors.to_le_bytes());

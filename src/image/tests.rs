@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::el_torito::tests::{boot, validation};
 use super::iso9660::BLOCK;
 use super::survey::{Fault, Survey};
 use super::tree::Names;
@@ -449,7 +448,11 @@ fn efi(sectors: u16) -> Forge {
     forge.put(TERMINATOR, 0, b"\0CD001\x01EL TORITO SPECIFICATION");
     forge.put(TERMINATOR, 71, &20_u32.to_le_bytes());
     forge.put(PRIMARY, 156 + 2, &19_u32.to_le_bytes());
-    forge.put(20, 0, &[validation(0xef), boot(0x88, sectors, 22)].concat());
+    forge.put(20, 0, b"\x01\xef");
+    forge.put(20, 28, b"\xaa\x66\x55\xaa"); // the words of the validation entry add up to 0
+    forge.put(20, 32, &[0x88]);
+    forge.put(20, 32 + 6, &sectors.to_le_bytes());
+    forge.put(20, 32 + 8, &22_u32.to_le_bytes());
     forge.put(40, 0, b"the end");
     forge
 }
