@@ -1,7 +1,6 @@
 //! One file on its way: moves what a [`Transfer`] decides between its link, the image and the clock.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -10,24 +9,18 @@ use tokio::sync::Notify;
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
+use super::datagrams::Knife;
 use super::link::Link;
 use super::{MAX_DATAGRAM, error_packet};
 use crate::boot::files::File;
 use crate::codec::Reader;
-use crate::export::batch::Chunk;
 use crate::export::{Batch, Piece};
-use crate::image::Source;
-use crate::sys::{self, Iov, MAX_MESSAGE, MAX_MESSAGES, MAX_SEGMENTS, Route};
 use crate::tftp::session::{Blocks, Limits, Outcome, Standing, Transfer, Transmit};
 use crate::tftp::wire::{DATA_HEADER_LEN, ErrorCode, Packet, Request, data_header};
 use crate::transmit::Broken;
 
 /// Bytes of a file that are made sure to be in the page cache at a time.
 const WARM: u64 = 1 << 20;
-
-/// Memory areas of one `sendmmsg`: a header and a payload for each datagram, and some for blocks that lie across the
-/// seam of two extents.
-const AREAS: usize = 2 * MAX_MESSAGES + 32;
 
 /// Datagrams of the client taken before we look at the clock again.
 const TURN: usize = 16;
@@ -65,7 +58,7 @@ pub(super) struct Delivery {
     since: Instant,
     /// What is leaving.
     batch: Batch,
-    cutting: Cutting,
+    knife: Knife,
     /// The file is in the page cache up to this byte, or was a moment ago.
     warm_up_to: u64,
 }
@@ -89,7 +82,7 @@ impl Delivery {
             path,
             since,
             batch: Batch::default(),
-            cutting: Cutting::Kernels,
+            knife: Knife::default(),
             warm_up_to: 0,
         }
     }
@@ -109,6 +102,7 @@ impl Delivery {
         let alarm = sleep_until(self.since.into());
         tokio::pin!(alarm);
         loop {
+            tokio::task::consume_budget().await;
             self.transmit().await?;
             self.liveness.update(self.transfer.standing());
             let Some(deadline) = self.transfer.poll_timeout() else { return Ok(()) };
@@ -203,17 +197,7 @@ impl Delivery {
     /// Sends the batch, cut into datagrams of `len` bytes of which the last may be shorter.
     async fn flush(&mut self, len: u16) -> Result<(), Broken> {
         let source = self.file.image.as_ref().map(|image| &image.source);
-        while !self.batch.is_empty() {
-            let cut = self.cutting.cut(len, self.batch.len());
-            let send =
-                |socket: BorrowedFd<'_>| send_front(&self.batch, source, socket, self.link.route(), cut);
-            match self.link.send(send).await {
-                Ok(sent) => self.batch.advance(sent),
-                Err(error) if cut.is_refused(&error) => self.cutting = Cutting::Ours,
-                Err(error) => return Err(whose_fault(error)),
-            }
-        }
-        Ok(())
+        self.knife.flush(&mut self.batch, len, source, &self.link).await
     }
 
     fn report(&self, result: Result<(), Broken>) {
@@ -238,91 +222,4 @@ impl Delivery {
             }
         }
     }
-}
-
-/// sendmmsg(2) reports pages of the mapping that are gone as EFAULT.
-fn whose_fault(error: io::Error) -> Broken {
-    match error.raw_os_error() {
-        Some(libc::EFAULT) => Broken::Image(error),
-        _ if error.kind() == io::ErrorKind::UnexpectedEof => Broken::Image(error),
-        _ => Broken::Peer(error),
-    }
-}
-
-/// Who cuts a window into datagrams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cutting {
-    /// The kernel, from messages of many blocks: two to three times cheaper (`UDP_SEGMENT`).
-    Kernels,
-    /// We, for kernels and network devices that cannot.
-    Ours,
-}
-
-impl Cutting {
-    /// How to cut `queued` bytes into datagrams of `len`.
-    fn cut(self, len: u16, queued: u64) -> Cut {
-        let len_usize = usize::from(len);
-        match self {
-            Self::Kernels if queued > u64::from(len) && 2 * len_usize <= MAX_MESSAGE => {
-                let count = MAX_SEGMENTS.min(MAX_MESSAGE / len_usize);
-                Cut { message: (count * len_usize) as u64, segment: Some(len) }
-            }
-            _ => Cut { message: u64::from(len), segment: None },
-        }
-    }
-}
-
-/// Bytes of a message, and of each datagram that the kernel makes of it.
-#[derive(Debug, Clone, Copy)]
-struct Cut {
-    message: u64,
-    segment: Option<u16>,
-}
-
-impl Cut {
-    /// Whether it is the cutting by the kernel that failed.
-    fn is_refused(self, error: &io::Error) -> bool {
-        self.segment.is_some()
-            && matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE))
-    }
-}
-
-/// Hands the front of the batch to the kernel and returns how many bytes it took: whole messages only.
-fn send_front(
-    batch: &Batch,
-    source: Option<&Source>,
-    socket: BorrowedFd<'_>,
-    route: Route,
-    cut: Cut,
-) -> io::Result<u64> {
-    let mut areas = [Iov::EMPTY; AREAS];
-    let mut ends = [0; MAX_MESSAGES];
-    let mut messages = 0;
-    let mut len = 0;
-    for (count, (area, chunk)) in areas.iter_mut().zip(batch.chunks()).enumerate() {
-        *area = match chunk {
-            Chunk::Bytes(bytes) => bytes.into(),
-            Chunk::Image(range) => {
-                source.and_then(|source| source.span(range)).ok_or(io::ErrorKind::UnexpectedEof)?.into()
-            }
-        };
-        len += chunk.len();
-        let is_whole = len.is_multiple_of(cut.message) || len == batch.len();
-        if !is_whole {
-            continue;
-        }
-        let Some(end) = ends.get_mut(messages) else { break };
-        *end = count + 1;
-        messages += 1;
-    }
-    let mut rest = &areas[..];
-    let mut gathered = [&areas[..0]; MAX_MESSAGES];
-    let mut start = 0;
-    for (slot, end) in gathered.iter_mut().zip(ends.into_iter().take(messages)) {
-        (*slot, rest) = rest.split_at(end - start);
-        start = end;
-    }
-    let route = Route { segment: cut.segment, ..route };
-    let sent = sys::send_datagrams(socket, route, gathered.get(..messages).unwrap_or_default())?;
-    Ok((sent as u64 * cut.message).min(batch.len()))
 }

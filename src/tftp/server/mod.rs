@@ -1,5 +1,6 @@
 //! The shell of the TFTP door: takes requests at the well-known port and starts a delivery for each.
 
+mod datagrams;
 mod delivery;
 mod link;
 

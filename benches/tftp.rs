@@ -1,0 +1,51 @@
+//! The hot object of the TFTP door: one step of a transfer, from an ACK as it comes to the queued window.
+//!
+//! Cases: windows of 1, 16 and 64 blocks of 1468 bytes.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use isowire::codec::Reader;
+use isowire::export::{Batch, Export};
+use isowire::image::Extent;
+use isowire::tftp::session::{Limits, Transfer, Transmit};
+use isowire::tftp::wire::{Packet, TransferOption, data_header};
+
+/// Larger than any run gets through.
+const SIZE: u64 = 1 << 60;
+
+fn step(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("tftp step");
+    for windowsize in [1, 16, 64] {
+        let export = Export::of_extents(&[Extent { offset: 0, len: SIZE }]);
+        let options = [TransferOption::Blksize(1468), TransferOption::Windowsize(windowsize)];
+        let limits = Limits { blksize: 1468, windowsize };
+        let now = Instant::now();
+        let mut transfer = Transfer::new(now, export.len(), &options, limits);
+        assert!(matches!(transfer.poll_transmit(now), Some(Transmit::Oack(_))));
+        let mut batch = Batch::default();
+        let mut last = 0_u16;
+        group.throughput(Throughput::Elements(windowsize.into()));
+        group.bench_function(format!("window of {windowsize}"), |bencher| {
+            bencher.iter(|| {
+                let [high, low] = last.to_be_bytes();
+                let packet = Packet::parse(&mut Reader::new(black_box(&[0, 4, high, low]))).unwrap();
+                transfer.handle_packet(now, &packet);
+                let Some(Transmit::Blocks(blocks)) = transfer.poll_transmit(now) else {
+                    panic!("every ACK earns a window");
+                };
+                for block in blocks {
+                    batch.push_bytes(&data_header(block.number));
+                    export.range(block.offset, block.len).unwrap().for_each(|piece| batch.push_piece(piece));
+                    last = block.number;
+                }
+                batch.advance(batch.len());
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, step);
+criterion_main!(benches);

@@ -1,0 +1,218 @@
+//! Queued ranges become datagrams here, as they become a stream in [`crate::transmit`]: payload goes from the mapping
+//! to the kernel, untouched by us.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use super::link::Link;
+use crate::export::Batch;
+use crate::export::batch::Chunk;
+use crate::image::Source;
+use crate::sys::{self, Iov, MAX_MESSAGE, MAX_MESSAGES, MAX_SEGMENTS, Route};
+use crate::transmit::Broken;
+
+/// Memory areas of one `sendmmsg`: a header and a payload for each datagram, and some for blocks that lie across the
+/// seam of two extents.
+const AREAS: usize = 2 * MAX_MESSAGES + 32;
+
+/// Who cuts a window into datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Knife {
+    /// The kernel, from messages of many blocks (`UDP_SEGMENT`): a quarter of the work.
+    #[default]
+    Kernels,
+    /// We, where the kernel or the network device cannot.
+    Ours,
+}
+
+impl Knife {
+    /// Sends the whole batch in datagrams of `len` bytes, of which the last may be shorter. Waits for the socket as
+    /// long as it takes.
+    ///
+    /// # Errors
+    /// See [`Broken`]. A datagram that was only lost is none.
+    pub(super) async fn flush(
+        &mut self,
+        batch: &mut Batch,
+        len: u16,
+        source: Option<&Source>,
+        link: &Link,
+    ) -> Result<(), Broken> {
+        while !batch.is_empty() {
+            let cut = self.cut(len, batch.len());
+            let send =
+                |socket: BorrowedFd<'_>| Gathered::of(batch, source, cut)?.send(socket, link.route(), cut);
+            match link.send(send).await {
+                Ok(messages) => batch.advance((messages as u64 * cut.message).min(batch.len())),
+                Err(error) if cut.is_refused(&error) => *self = Self::Ours,
+                Err(error) => return Err(whose_fault(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// How to cut `queued` bytes into datagrams of `len`.
+    fn cut(self, len: u16, queued: u64) -> Cut {
+        let per_message = MAX_SEGMENTS.min(MAX_MESSAGE / usize::from(len)) as u64;
+        if self == Self::Ours || per_message < 2 || queued <= u64::from(len) {
+            return Cut { message: u64::from(len), segment: None };
+        }
+        Cut { message: per_message * u64::from(len), segment: Some(len) }
+    }
+}
+
+/// Bytes of a message, and of each datagram that the kernel makes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cut {
+    message: u64,
+    segment: Option<u16>,
+}
+
+impl Cut {
+    /// Whether it is the cutting by the kernel that failed.
+    fn is_refused(self, error: &io::Error) -> bool {
+        let codes = [libc::EINVAL, libc::EIO, libc::EMSGSIZE].map(Some);
+        self.segment.is_some() && codes.contains(&error.raw_os_error())
+    }
+}
+
+/// sendmmsg(2) reports pages of the mapping that are gone as EFAULT.
+fn whose_fault(error: io::Error) -> Broken {
+    match error.raw_os_error() {
+        Some(libc::EFAULT) => Broken::Image(error),
+        _ if error.kind() == io::ErrorKind::UnexpectedEof => Broken::Image(error),
+        _ => Broken::Peer(error),
+    }
+}
+
+/// The front of a batch, as whole messages.
+struct Gathered<'a> {
+    areas: [Iov<'a>; AREAS],
+    /// How many areas make up each message.
+    counts: [usize; MAX_MESSAGES],
+    messages: usize,
+}
+
+impl<'a> Gathered<'a> {
+    fn of(batch: &'a Batch, source: Option<&'a Source>, cut: Cut) -> io::Result<Self> {
+        let mut gathered = Self { areas: [Iov::EMPTY; AREAS], counts: [0; MAX_MESSAGES], messages: 0 };
+        let mut len = 0;
+        for (area, chunk) in gathered.areas.iter_mut().zip(batch.chunks()) {
+            let Some(count) = gathered.counts.get_mut(gathered.messages) else { break };
+            *area = area_of(chunk, source)?;
+            *count += 1;
+            len += chunk.len();
+            if len.is_multiple_of(cut.message) || len == batch.len() {
+                gathered.messages += 1;
+            }
+        }
+        match gathered.messages {
+            // As sendmsg(2) says it: a file in more pieces than that is not one that a machine boots from.
+            0 => Err(io::Error::from_raw_os_error(libc::EMSGSIZE)),
+            _ => Ok(gathered),
+        }
+    }
+
+    /// Hands the messages to the kernel and returns how many it took.
+    fn send(&self, socket: BorrowedFd<'_>, route: Route, cut: Cut) -> io::Result<usize> {
+        let mut rest = &self.areas[..];
+        let mut messages = [&self.areas[..0]; MAX_MESSAGES];
+        for (message, count) in messages.iter_mut().zip(self.counts).take(self.messages) {
+            (*message, rest) = rest.split_at(count);
+        }
+        let route = Route { segment: cut.segment, ..route };
+        sys::send_datagrams(socket, route, messages.get(..self.messages).unwrap_or_default())
+    }
+}
+
+fn area_of<'a>(chunk: Chunk<'a>, source: Option<&'a Source>) -> io::Result<Iov<'a>> {
+    match chunk {
+        Chunk::Bytes(bytes) => Ok(bytes.into()),
+        Chunk::Image(range) => {
+            let span = source.and_then(|source| source.span(range));
+            Ok(span.ok_or(io::ErrorKind::UnexpectedEof)?.into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::export::Export;
+    use crate::image::Extent;
+    use crate::tftp::wire::data_header;
+
+    /// What arrives of a file of 40 blocks in three extents, cut by `knife`, on a link of either kind.
+    async fn arriving(knife: Knife, is_shared: bool) -> (Vec<Vec<u8>>, Knife) {
+        let mut image = tempfile::NamedTempFile::new().unwrap();
+        image.write_all(&(0..100_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+        let source = Source::open(image.path()).unwrap();
+        let extents = [(0, 10_000), (50_001, 30_000), (200_000, 18_000)];
+        let export = Export::of_extents(&extents.map(|(offset, len)| Extent { offset, len }));
+        let mut batch = Batch::default();
+        for block in 0..40 {
+            batch.push_bytes(&data_header(block));
+            let (offset, len) = (u64::from(block) * 1468, 1468.min(58_000 - u64::from(block) * 1468));
+            export.range(offset, len).unwrap().for_each(|piece| batch.push_piece(piece));
+        }
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_nonblocking(true).unwrap();
+        let SocketAddr::V4(peer) = client.local_addr().unwrap() else { panic!("bound to IPv4") };
+        let door = Arc::new(tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap());
+        let link = match is_shared {
+            true => Link::shared(&door, peer, Ipv4Addr::new(127, 0, 0, 9)).0,
+            false => Link::own(peer, Ipv4Addr::new(127, 0, 0, 9)).unwrap(),
+        };
+        let mut knife = knife;
+        knife.flush(&mut batch, 1472, Some(&source), &link).await.unwrap();
+        let mut buf = [0; 2000];
+        let receive = || {
+            let (len, from) = client.recv_from(&mut buf).ok()?;
+            assert_eq!(from.ip(), Ipv4Addr::new(127, 0, 0, 9));
+            Some(buf[..len].to_vec())
+        };
+        (std::iter::from_fn(receive).collect(), knife)
+    }
+
+    #[tokio::test]
+    async fn it_arrives_the_same_whoever_cuts() {
+        let (expected, _) = arriving(Knife::Ours, false).await;
+        assert_eq!(expected.len(), 40);
+        assert_eq!(expected.iter().map(Vec::len).sum::<usize>(), 58_000 + 40 * 4);
+        let payload: Vec<u8> = expected.iter().flat_map(|datagram| &datagram[4..]).copied().collect();
+        assert_eq!(
+            payload[9_996..10_003],
+            [&2499_u32.to_le_bytes()[..], &12_500_u32.to_le_bytes()[1..]].concat()
+        );
+        for (knife, is_shared) in [(Knife::Ours, true), (Knife::Kernels, false), (Knife::Kernels, true)] {
+            let (arrived, used) = arriving(knife, is_shared).await;
+            assert!(arrived == expected, "{knife:?}, shared: {is_shared}");
+            assert_eq!(used, knife, "Linux 4.18 and later cut");
+        }
+    }
+
+    #[test]
+    fn one_datagram_or_a_giant_one_needs_no_knife() {
+        let whole = |len| Cut { message: len, segment: None };
+        assert_eq!(Knife::Kernels.cut(1472, 1472), whole(1472));
+        assert_eq!(Knife::Kernels.cut(65_468, 200_000), whole(65_468));
+        assert_eq!(Knife::Ours.cut(1472, 200_000), whole(1472));
+        assert_eq!(Knife::Kernels.cut(1472, 200_000), Cut { message: 44 * 1472, segment: Some(1472) });
+        assert_eq!(Knife::Kernels.cut(12, 200_000), Cut { message: 64 * 12, segment: Some(12) });
+    }
+
+    #[test]
+    fn a_file_in_too_many_pieces_is_refused() {
+        let mut batch = Batch::default();
+        for _ in 0..AREAS {
+            batch.push_bytes(&[0]);
+            batch.push_piece(crate::export::Piece::Memory(bytes::Bytes::from_static(b"x")));
+        }
+        let error = Gathered::of(&batch, None, Cut { message: 2000, segment: None }).err().unwrap();
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+    }
+}
