@@ -30,7 +30,8 @@ fn step(criterion: &mut Criterion) {
         group.bench_function(format!("window of {windowsize}"), |bencher| {
             bencher.iter(|| {
                 let [high, low] = last.to_be_bytes();
-                let packet = Packet::parse(&mut Reader::new(black_box(&[0, 4, high, low]))).unwrap();
+                let ack = black_box([0, 4, high, low]);
+                let packet = Packet::parse(&mut Reader::new(&ack)).unwrap();
                 transfer.handle_packet(now, &packet);
                 let Some(Transmit::Blocks(blocks)) = transfer.poll_transmit(now) else {
                     panic!("every ACK earns a window");
