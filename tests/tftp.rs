@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -18,8 +18,8 @@ use isowire::export::{Catalog, Served};
 use isowire::image::index::{Attributes, Index, Kind, NodeId};
 use isowire::image::{Extent, Image, Source};
 use isowire::tftp::server::{self, Options, Ports};
-use tokio::sync::Barrier;
-use tokio::task::JoinSet;
+use tokio::sync::{Barrier, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
 
 /// The files of the test image: name, offset, length.
 const FILES: [(&str, u64, u64); 5] = [
@@ -36,6 +36,8 @@ const ROLLOVER: u64 = 65_536 * 512 + 5000;
 /// A server of one image, in this process.
 struct Server {
     runtime: tokio::runtime::Runtime,
+    running: JoinHandle<io::Result<()>>,
+    stop: oneshot::Sender<()>,
     dir: tempfile::TempDir,
     port: u16,
 }
@@ -50,8 +52,9 @@ impl Server {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let socket = runtime.block_on(tokio::net::UdpSocket::bind("0.0.0.0:0")).unwrap();
         let port = socket.local_addr().unwrap().port();
-        runtime.spawn(server::run(socket, open, options, std::future::pending()));
-        Self { runtime, dir, port }
+        let (stop, stopped) = oneshot::channel();
+        let running = runtime.spawn(server::run(socket, open, options, async { drop(stopped.await) }));
+        Self { runtime, running, stop, dir, port }
     }
 
     fn content(&self, name: &str) -> Vec<u8> {
@@ -433,6 +436,27 @@ fn a_truncated_image_ends_the_transfer_and_not_the_server() {
     client.expect_error(0, "the image cannot be read");
     client.request("boot/small", "");
     assert_eq!(client.expect_data(1).len(), 5);
+}
+
+#[test]
+fn a_server_that_is_stopped_ends_what_it_began() {
+    let server = Server::start(Options::default());
+    let mut client = server.client();
+    client.open("boot/small", "");
+    client.expect_data(1);
+    let mut late = server.client();
+    server.stop.send(()).unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        late.request("boot/small", "");
+        if late.receive().starts_with(b"\0\x05\0\0the server is being stopped") {
+            break;
+        }
+        late.ack(1);
+        assert!(Instant::now() < end);
+    }
+    client.ack(1);
+    server.runtime.block_on(server.running).unwrap().unwrap();
 }
 
 /// Machines that boot at the same time.

@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use self::delivery::{Delivery, Liveness};
 use self::link::{Inbox, Link};
 use super::session::{self, Limits, Opening};
-use super::wire::{ErrorCode, MAX_BLKSIZE, Packet, Request};
+use super::wire::{ErrorCode, MAX_BLKSIZE, MIN_BLKSIZE, Packet, Request};
 use crate::boot::files::{File, NoFile};
 use crate::codec::Reader;
 use crate::export::path::PathError;
@@ -83,7 +83,8 @@ impl Default for Options {
     }
 }
 
-/// Serves requests that come to `socket` until `shutdown` is ready; transfers that go on then are cut off.
+/// Serves requests that come to `socket` until `shutdown` is ready and the transfers that went on then have ended. To
+/// drop the future cuts them off.
 ///
 /// `open` finds the file that a path means, for clients that reach us by the address given with it. It must not wait.
 ///
@@ -102,12 +103,12 @@ where
     // The system may give less. A request that is lost then is repeated by its client, seconds later.
     let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
     let (live, tasks) = (HashMap::new(), JoinSet::new());
-    let mut door = Door { socket: Arc::new(socket), open, options, live, tasks };
+    let mut door = Door { socket: Arc::new(socket), open, options, live, tasks, is_stopping: false };
     let mut receiver = Receiver::new();
     tokio::pin!(shutdown);
-    loop {
+    while !door.is_stopping || !door.tasks.is_empty() {
         tokio::select! {
-            () = &mut shutdown => return Ok(()),
+            () = &mut shutdown, if !door.is_stopping => door.is_stopping = true,
             Some(ended) = door.tasks.join_next() => door.forget(ended),
             received = receiver.receive(&door.socket) => match received {
                 Ok(datagram) => door.handle(datagram),
@@ -118,6 +119,7 @@ where
             },
         }
     }
+    Ok(())
 }
 
 struct Door<F> {
@@ -127,6 +129,8 @@ struct Door<F> {
     /// By the client's address and port: its transfer identifier.
     live: HashMap<SocketAddrV4, Live>,
     tasks: JoinSet<SocketAddrV4>,
+    /// No new transfer is started.
+    is_stopping: bool,
 }
 
 /// A delivery that goes on.
@@ -188,6 +192,9 @@ where
     }
 
     fn start(&mut self, request: &Request<'_>, datagram: Datagram<'_>) -> Result<Live, Refusal> {
+        if self.is_stopping {
+            return Err(Refusal::Stopping);
+        }
         if self.live.len() >= self.options.max_transfers {
             return Err(Refusal::Busy(self.live.len()));
         }
@@ -213,8 +220,8 @@ where
     fn limits(&self, peer: SocketAddrV4, local: Ipv4Addr) -> Limits {
         let mtu = link::path_mtu(peer, local).unwrap_or(ETHERNET_MTU);
         Limits {
-            blksize: self.options.max_blksize.min(mtu.saturating_sub(HEADERS)),
-            windowsize: self.options.max_windowsize,
+            blksize: self.options.max_blksize.min(mtu.saturating_sub(HEADERS)).max(MIN_BLKSIZE),
+            windowsize: self.options.max_windowsize.max(1),
         }
     }
 
@@ -245,6 +252,8 @@ enum Refusal {
     NoFile(#[from] NoFile),
     #[error("the server is busy with {0} transfers, try again")]
     Busy(usize),
+    #[error("the server is being stopped")]
+    Stopping,
     #[error("the server has no socket to spare ({0})")]
     Socket(#[from] io::Error),
 }
@@ -254,7 +263,7 @@ impl Refusal {
         match self {
             Self::NoFile(NoFile::Path(PathError::NotFound)) => ErrorCode::FileNotFound,
             Self::NoFile(_) => ErrorCode::AccessViolation,
-            Self::Busy(_) | Self::Socket(_) => ErrorCode::NotDefined,
+            Self::Busy(_) | Self::Stopping | Self::Socket(_) => ErrorCode::NotDefined,
         }
     }
 }
