@@ -116,7 +116,12 @@ pub fn el_torito_partitions(data: &[u8]) {
     let Some(header) = GptHeader::parse(data) else { return };
     let array_len = header.array_len().unwrap_or(0);
     assert!(array_len <= 1 << 20);
-    let gpt = header.table(data.get(512..), Some(&header));
+    let array = data.get(512..);
+    let cut = array.and_then(|array| array.get(..array_len));
+    for array in [array, cut] {
+        assert!(header.table(array, None).partitions.len() <= array_len / 128);
+    }
+    let gpt = header.table(cut, Some(&header));
     assert_eq!(gpt.header, gpt.backup);
     if header.checksum == Verdict::Good {
         let mut changed = data.to_vec();

@@ -194,8 +194,10 @@ impl GptHeader {
         Ok(len as usize) // at most 1 MiB
     }
 
-    /// The table, from this header, the array it points to (`None` when it could not be read) and the other header.
+    /// The table, from this header, the array it points to (`None` when it could not be read) and the other header. An
+    /// array that is not as long as [`GptHeader::array_len`] says counts as none.
     pub fn table(&self, array: Option<&[u8]>, backup: Option<&GptHeader>) -> Gpt {
+        let array = array.filter(|array| self.array_len() == Ok(array.len()));
         let matches = |array: &[u8]| Verdict::of(crc32fast::hash(array) == self.array_crc);
         Gpt {
             disk: self.disk,
@@ -331,6 +333,8 @@ mod tests {
         assert!(!size(4, 0));
         assert!(!size(u32::MAX, u32::MAX));
         assert!(!size(8193, 128));
+        let entries_of_nothing = GptHeader::parse(&header(&[], 4, 0)).unwrap().table(Some(&[0; 512]), None);
+        assert_eq!((entries_of_nothing.array, entries_of_nothing.partitions), (Verdict::Missing, vec![]));
         let mut sector = header(&[], 1, 128);
         sector[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(GptHeader::parse(&sector).unwrap().checksum, Verdict::Bad);
