@@ -80,10 +80,7 @@ impl Server {
 
     /// A client that talks to this address of the server.
     fn client_from(&self, address: Ipv4Addr) -> Client {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let server = SocketAddr::from((address, self.port));
-        Client { socket, server, peer: server }
+        Client::of(SocketAddr::from((address, self.port)))
     }
 }
 
@@ -96,6 +93,12 @@ struct Client {
 }
 
 impl Client {
+    fn of(server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Self { socket, server, peer: server }
+    }
+
     fn request(&self, name: &str, options: &str) {
         let options = options.replace(' ', "\0");
         let request = format!("\0\x01{name}\0octet\0{options}{}", if options.is_empty() { "" } else { "\0" });
@@ -444,10 +447,10 @@ fn a_server_that_is_stopped_ends_what_it_began() {
     let mut client = server.client();
     client.open("boot/small", "");
     client.expect_data(1);
-    let mut late = server.client();
     server.stop.send(()).unwrap();
     let end = Instant::now() + Duration::from_secs(10);
     loop {
+        let mut late = Client::of(client.server);
         late.request("boot/small", "");
         if late.receive().starts_with(b"\0\x05\0\0the server is being stopped") {
             break;
