@@ -70,8 +70,9 @@ fn is_there(what: &str) -> bool {
     }
 }
 
-/// The test harness swallows what passing tests print with `println!`, not what is written to the stream itself.
+/// The test harness swallows what passing tests print with `println!`, not what is written to the stream itself. One
+/// write for the line: tests run in parallel.
 fn aloud(text: &str) {
     let test = std::thread::current().name().unwrap_or("test").to_owned();
-    let _ = writeln!(stderr(), "{test}: {text}");
+    let _ = stderr().write_all(format!("{test}: {text}\n").as_bytes());
 }
