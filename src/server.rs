@@ -6,10 +6,11 @@ mod report;
 pub mod sockets;
 
 use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::ifaddrs::getifaddrs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UdpSocket};
@@ -218,12 +219,9 @@ fn own_address(config: &Config) -> Option<Ipv4Addr> {
     if !config.bind.is_unspecified() {
         return Some(config.bind);
     }
-    let interfaces = if_addrs::get_if_addrs().ok()?;
     let wanted = |name: &str| config.interface.as_deref().is_none_or(|wanted| wanted == name);
-    interfaces.iter().filter(|interface| wanted(&interface.name)).find_map(|interface| match interface.ip() {
-        IpAddr::V4(address) if !address.is_loopback() => Some(address),
-        _ => None,
-    })
+    let own = getifaddrs().ok()?.filter(|own| wanted(&own.interface_name));
+    own.filter_map(|own| Some(own.address?.as_sockaddr_in()?.ip())).find(|address| !address.is_loopback())
 }
 
 /// Tells the person at the terminal and systemd that all is up.
