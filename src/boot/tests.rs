@@ -157,7 +157,8 @@ fn an_archiso_image_boots_its_own_pxe_entries() {
     assert_eq!(nbd.kernel.as_str(), "arch/boot/x86_64/vmlinuz-linux");
     assert_eq!(nbd.initrd[0].as_str(), "arch/boot/x86_64/initramfs-linux.img");
     let parameters: Vec<_> = nbd.parameters.iter().map(|word| word.as_str()).collect();
-    assert_eq!(parameters, ["console=ttyS0,115200"], "what we say ourselves is dropped");
+    let own = ["console=ttyS0,115200", "no_timer_check", "panic=1"];
+    assert_eq!(parameters, own, "what we say ourselves is dropped");
 }
 
 #[test]
