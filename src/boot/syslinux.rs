@@ -23,7 +23,7 @@ pub struct Menu {
     pub serial: Option<String>,
     /// Argument of the last UI: a menu program and its arguments.
     pub ui: Option<String>,
-    /// The MENU lines in front of the first entry that only set colours, sizes and the background, each as it stands.
+    /// The MENU lines in front of the first entry that only set colours, sizes and the background.
     pub look: Vec<String>,
     /// The entries, in order.
     pub entries: Vec<Entry>,
@@ -77,7 +77,7 @@ impl Parser<'_> {
                 // TEXT runs to ENDTEXT: what stands between is prose, whatever it looks like.
                 "text" => drop(lines.find(|line| split_word(line).0.eq_ignore_ascii_case("endtext"))),
                 "include" => self.include(rest, depth),
-                "menu" => self.menu_line(line, rest, depth),
+                "menu" => self.menu_line(rest, depth),
                 word => self.directive(word, rest),
             }
         }
@@ -93,13 +93,13 @@ impl Parser<'_> {
         }
     }
 
-    fn menu_line(&mut self, line: &str, rest: &str, depth: u32) {
+    fn menu_line(&mut self, rest: &str, depth: u32) {
         let (word, argument) = split_word(rest);
         match (word.to_ascii_lowercase().as_str(), &mut self.entry) {
             ("include", _) => self.include(argument, depth),
             ("label", Some(draft)) => draft.entry.title = Some(argument.replace('^', "")),
             (word, None) if is_look(word) && self.menu.look.len() < MAX_LOOK => {
-                self.menu.look.push(line.to_owned());
+                self.menu.look.push(format!("MENU {rest}"));
             }
             _ => {}
         }
@@ -246,9 +246,9 @@ mod tests {
     #[test]
     fn only_the_look_is_kept_of_the_global_menu_lines() {
         let menu = alone(
-            "MENU TITLE x\nMENU PASSWD y\nmenu color title 1 2 3 std\nMENU HIDDEN\nLABEL a\nMENU WIDTH 9",
+            "MENU TITLE x\nMENU PASSWD y\nmEnu\tcolor title 1 2 3 std\nMENU HIDDEN\nLABEL a\nMENU WIDTH 9",
         );
-        assert_eq!(menu.look, ["menu color title 1 2 3 std"]);
+        assert_eq!(menu.look, ["MENU color title 1 2 3 std"]);
     }
 
     #[test]
