@@ -5,10 +5,10 @@
 //! checksums) is read with `pread` into owned memory.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -55,16 +55,22 @@ impl Source {
     /// Opens and maps `path`. Nothing is read yet.
     ///
     /// # Errors
-    /// Whatever opening, `stat` or `mmap` say; a directory is `IsADirectory`.
+    /// Whatever `stat`, opening or `mmap` say; a directory is `IsADirectory`, a FIFO `InvalidInput`.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        if metadata.is_dir() {
+        let file_type = path.metadata()?.file_type();
+        if file_type.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        let len = metadata.len();
+        if file_type.is_fifo() {
+            // To open it would wait until somebody writes.
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a FIFO"));
+        }
+        let file = File::open(path)?;
+        // The metadata of a block device, such as an optical drive, do not tell its size.
+        let len = (&file).seek(SeekFrom::End(0))?;
+        let map_len = usize::try_from(len).map_err(io::Error::other)?;
         // mmap(2) refuses a length of 0.
-        let map = (len > 0).then(|| MmapOptions::new().map_raw_read_only(&file)).transpose()?;
+        let map = (len > 0).then(|| MmapOptions::new().len(map_len).map_raw_read_only(&file)).transpose()?;
         Ok(Self { file: Arc::new(file), residency: Residency::default(), map, len })
     }
 
@@ -98,18 +104,26 @@ impl Source {
         let address = map.as_ptr().wrapping_add(offset);
         Some(Span { address, len, source: PhantomData })
     }
-
-    /// Size of the file now: less than [`Source::len`] when somebody truncated it.
-    ///
-    /// # Errors
-    /// What `fstat` says.
-    pub fn len_now(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
-    }
 }
 
 impl AsFd for Source {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_an_image_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert_eq!(Source::open(&fifo).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(Source::open(dir.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(Source::open(&dir.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(Source::open(Path::new("/dev/null")).unwrap().is_empty());
     }
 }
