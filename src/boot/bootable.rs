@@ -13,6 +13,8 @@ const MENUS_MAX: usize = 64;
 /// Parameters of one entry of the image that are kept, in bytes with the spaces, so that the kernel's command line
 /// (2048 bytes on x86) has room for ours and the operator's.
 const PARAMETERS_MAX: usize = 600;
+/// Entries of the image that ours are made of; archiso has three.
+const RECIPES_MAX: usize = 32;
 /// initramfs images of one entry.
 const INITRD_MAX: usize = 4;
 
@@ -106,7 +108,9 @@ impl Tree<'_> {
     }
 
     fn recipes(&self, stock: &Stock) -> Vec<Recipe> {
-        stock.menu.entries.iter().filter_map(|entry| self.recipe(entry, stock.path.directory())).collect()
+        let recipes =
+            stock.menu.entries.iter().filter_map(|entry| self.recipe(entry, stock.path.directory()));
+        recipes.take(RECIPES_MAX).collect()
     }
 
     /// `None` for an entry that boots no root from the network, or that names what is not there.
@@ -146,7 +150,7 @@ impl Tree<'_> {
                 parameters: Vec::new(),
             })
         };
-        archiso.kernels.iter().filter_map(recipe).collect()
+        archiso.kernels.iter().filter_map(recipe).take(RECIPES_MAX).collect()
     }
 
     fn look(&self, menu: Option<&Menu>, loader: Option<NodeId>) -> Look {
