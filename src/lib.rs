@@ -26,6 +26,7 @@ pub mod image;
 pub mod inspect;
 pub mod nbd;
 pub mod server;
+pub mod stream;
 pub mod sys;
 pub mod telemetry;
 pub mod tftp;

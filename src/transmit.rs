@@ -38,6 +38,8 @@ pub enum Broken {
 
 /// Sends the whole batch; waits for the socket and for cold parts of the image as long as it takes.
 ///
+/// `source` is the image that the ranges of the batch are ranges of.
+///
 /// # Errors
 /// See [`Broken`].
 pub async fn flush(batch: &mut Batch, source: &Source, socket: &TcpStream) -> Result<(), Broken> {

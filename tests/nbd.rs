@@ -85,7 +85,7 @@ fn catalog(image: &Path) -> Catalog {
     let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(attributes);
     index.add(NodeId::ROOT, b"airootfs.sfs", Kind::File { extents: vec![FILE] }, attributes).unwrap();
-    let image = Arc::new(Image::new(Source::open(image).unwrap(), index));
+    let image = Arc::new(Image::new(Source::open(image).unwrap(), index).unwrap());
     Catalog::new(Served { name: "arch-2026".into(), image }, Vec::new())
 }
 

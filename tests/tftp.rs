@@ -156,7 +156,7 @@ fn files(image: &Path) -> Files {
         let kind = Kind::File { extents: vec![Extent { offset, len }] };
         index.add(dir, name.as_bytes(), kind, attributes).unwrap();
     }
-    let image = Arc::new(Image::new(Source::open(image).unwrap(), index));
+    let image = Arc::new(Image::new(Source::open(image).unwrap(), index).unwrap());
     let catalog = Catalog::new(Served { name: "arch".into(), image }, Vec::new());
     let settings = Settings {
         roots: vec![Root::Nbd],

@@ -99,7 +99,7 @@ fn image(files: &[(&str, String)]) -> Image {
         index.add(parent, name.as_bytes(), Kind::File { extents }, attributes(0o100_444)).unwrap();
         offset += content.len() as u64;
     }
-    let mut image = Image::new(Source::open(media.path()).unwrap(), index);
+    let mut image = Image::new(Source::open(media.path()).unwrap(), index).unwrap();
     image.volume.uuid = Some("2026-01-02-03-04-05-00".into());
     image.archiso = Some(archiso(&image.index));
     image

@@ -53,7 +53,7 @@ fn catalog() -> Arc<Catalog> {
     let mut index = Index::new(attributes);
     let file = Kind::File { extents: vec![EXTENT] };
     index.add(NodeId::ROOT, b"f", file, attributes).expect("a good name");
-    let image = Arc::new(Image::new(source, index));
+    let image = Arc::new(Image::new(source, index).unwrap());
     Arc::new(Catalog::new(Served { name: "i".into(), image }, Vec::new()))
 }
 

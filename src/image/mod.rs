@@ -4,6 +4,7 @@ pub mod arch;
 pub mod boot_records;
 pub mod el_torito;
 mod entries;
+pub mod identity;
 pub mod index;
 pub mod iso9660;
 pub mod partitions;
@@ -25,6 +26,7 @@ use crate::export::Export;
 
 pub use arch::Archiso;
 pub use boot_records::BootRecords;
+pub use identity::Identity;
 pub use index::{Index, Kind, Node, NodeId};
 pub use source::Source;
 pub use survey::{Fault, Survey, Volume};
@@ -112,6 +114,7 @@ impl Media for [u8] {
 /// An ISO image and all that is known about it. Immutable, made to be shared in an `Arc`.
 #[derive(Debug)]
 pub struct Image {
+    pub identity: Identity,
     pub source: Source,
     pub index: Index,
     pub volume: Volume,
@@ -124,9 +127,13 @@ pub struct Image {
 
 impl Image {
     /// An image of this file and this tree, whose extents were checked against the file; nothing else is known of it.
-    pub fn new(source: Source, index: Index) -> Self {
+    ///
+    /// # Errors
+    /// Whatever reading the file says.
+    pub fn new(source: Source, index: Index) -> io::Result<Self> {
+        let identity = Identity::of(&source, &index, None)?;
         let (volume, boot) = (Volume::default(), BootRecords::default());
-        Self { source, index, volume, boot, archiso: None, warnings: Vec::new() }
+        Ok(Self { identity, source, index, volume, boot, archiso: None, warnings: Vec::new() })
     }
 
     /// Opens and indexes the image at `path`.
@@ -136,12 +143,11 @@ impl Image {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let open = || {
             let source = Source::open(path)?;
-            let survey = Survey::of(&source)?;
-            Ok((source, survey))
+            let Survey { index, volume, boot, archiso, warnings } = Survey::of(&source)?;
+            let identity = Identity::of(&source, &index, archiso.as_ref())?;
+            Ok(Self { identity, source, index, volume, boot, archiso, warnings })
         };
-        let (source, survey) = open().map_err(|fault| OpenError { path: path.to_owned(), fault })?;
-        let Survey { index, volume, boot, archiso, warnings } = survey;
-        Ok(Self { source, index, volume, boot, archiso, warnings })
+        open().map_err(|fault| OpenError { path: path.to_owned(), fault })
     }
 
     /// The whole content of a file, copied.

@@ -1,6 +1,5 @@
 //! The shell of the NBD door: accepts, moves bytes between sockets and sessions, logs the story of each client.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
@@ -17,22 +15,12 @@ use super::session::{Attached, Handshake, Next, Rejected, Transmission, Turn};
 use super::wire::{self, Malformed};
 use crate::export::{Batch, Catalog, Piece};
 use crate::image::Image;
+use crate::stream;
 use crate::transmit::{self, Broken};
 
 /// Time a client has to attach to an export. There is no such limit after that: a booted machine may be silent for
 /// days.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(15);
-
-/// Bytes read from a socket at once: more requests than the kernel's client keeps in flight (128 of 28 bytes).
-const RECEIVE: usize = 4 << 10;
-
-/// Pause after a failed accept: out of file descriptors is not over the next microsecond.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// A peer that vanished without a word is noticed after an hour of silence and some probes, or when it leaves
-/// data unacknowledged for this long. Neither ends a peer that is merely slow or silent.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(3600);
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(600);
 
 /// What all clients share.
 #[derive(Debug)]
@@ -48,7 +36,7 @@ pub async fn run(listener: TcpListener, catalog: Arc<Catalog>, shutdown: impl Fu
     let door = Arc::new(Door { catalog, attached: AtomicUsize::new(0) });
     tokio::select! {
         () = shutdown => {}
-        never = accept_all(listener, &door) => match never {},
+        never = stream::accept(listener, "NBD", |socket, peer| serve(socket, peer, Arc::clone(&door))) => match never {},
     }
     let machines = door.attached.load(Ordering::Relaxed);
     if machines > 0 {
@@ -56,30 +44,8 @@ pub async fn run(listener: TcpListener, catalog: Arc<Catalog>, shutdown: impl Fu
     }
 }
 
-async fn accept_all(listener: TcpListener, door: &Arc<Door>) -> Infallible {
-    let mut is_failing = false;
-    loop {
-        match listener.accept().await {
-            Ok((socket, peer)) => {
-                is_failing = false;
-                tokio::spawn(serve(socket, peer, Arc::clone(door)));
-            }
-            Err(error) => {
-                // One line, not one for each try.
-                if !std::mem::replace(&mut is_failing, true) {
-                    warn!(%error, "NBD cannot take new clients for now; those it has are served");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
 /// One client from its first byte to its last.
 async fn serve(mut socket: TcpStream, peer: SocketAddr, door: Arc<Door>) {
-    if let Err(error) = set_options(&socket) {
-        return debug!(%peer, %error, "NBD client gone at once");
-    }
     let mut input = BytesMut::new();
     let handshake = shake_hands(&mut socket, &mut input, Arc::clone(&door.catalog));
     match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
@@ -93,13 +59,6 @@ async fn serve(mut socket: TcpStream, peer: SocketAddr, door: Arc<Door>) {
         Ok(Err(Parted::Socket(error))) => debug!(%peer, %error, "NBD client gone in the handshake"),
         Err(_) => info!(%peer, "NBD client turned away: no export chosen within {HANDSHAKE_DEADLINE:?}"),
     }
-}
-
-fn set_options(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
-    let socket = SockRef::from(socket);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))?;
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
 }
 
 /// Why a client left before it had an export.
@@ -181,7 +140,7 @@ async fn converse(
         transmit::flush(&mut batch, &image.source, socket).await?;
         match turn {
             Turn::Drained => {
-                if receive(socket, &mut input, &mut batch).await.map_err(Broken::Peer)? == 0 {
+                if stream::receive(socket, &mut input, &mut batch).await.map_err(Broken::Peer)? == 0 {
                     return Ok(End::Closed);
                 }
             }
@@ -191,26 +150,6 @@ async fn converse(
             Turn::Broken(malformed) => return Ok(End::Broken(malformed)),
             Turn::Flooded { len } => return Ok(End::Flooded(len)),
         }
-    }
-}
-
-/// Reads more requests; gives all memory back before it waits, so that an idle client costs next to nothing.
-async fn receive(socket: &TcpStream, input: &mut BytesMut, batch: &mut Batch) -> io::Result<usize> {
-    loop {
-        let mut buf = [0; RECEIVE];
-        match socket.try_read(&mut buf) {
-            Ok(n) => {
-                input.extend_from_slice(buf.get(..n).unwrap_or_default());
-                return Ok(n);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        batch.release();
-        if input.is_empty() {
-            *input = BytesMut::new();
-        }
-        socket.readable().await?;
     }
 }
 
@@ -234,7 +173,8 @@ mod tests {
     /// A client of a server whose image is empty.
     async fn connect() -> TcpStream {
         let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
-        let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), Index::new(attributes));
+        let image =
+            Image::new(Source::open(Path::new("/dev/null")).unwrap(), Index::new(attributes)).unwrap();
         let served = Served { name: "empty".into(), image: Arc::new(image) };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -22,7 +22,7 @@ fn catalog() -> Arc<Catalog> {
     let mut index = Index::new(attributes);
     let extents = vec![Extent { offset: 4096, len: 5000 }];
     index.add(NodeId::ROOT, b"airootfs.sfs", Kind::File { extents }, attributes).unwrap();
-    let image = Arc::new(Image::new(Source::open(file.path()).unwrap(), index));
+    let image = Arc::new(Image::new(Source::open(file.path()).unwrap(), index).unwrap());
     Arc::new(Catalog::new(Served { name: "arch-2026".into(), image }, Vec::new()))
 }
 

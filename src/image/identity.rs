@@ -1,0 +1,109 @@
+//! Which image this is: one number, the same for every copy of the same ISO, after a restart and on another server.
+//!
+//! File handles, file ids and ETags are made of it, so that a client never gets bytes of one image for a file of
+//! another. It tells images apart that differ by accident or by a new release; it is no defence against somebody who
+//! makes an image on purpose, for whoever writes the image decides what machines boot anyway.
+
+use std::io;
+
+use crc32fast::Hasher;
+
+use super::index::{Index, Kind, Node};
+use super::iso9660::BLOCK;
+use super::{Archiso, Extent, Media};
+
+/// The system area (with MBR and GPT) and the first volume descriptors.
+const HEAD: u64 = 32 * BLOCK;
+
+/// Longest checksum file that counts: a line is 128 digits and a name.
+const CHECKSUM_MAX: u64 = 4096;
+
+/// See the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity(pub u64);
+
+impl Identity {
+    /// Reads what tells the image apart: its head, its tree, and what archiso wrote down of its content.
+    ///
+    /// # Errors
+    /// Whatever reading the image says.
+    pub fn of(media: &(impl Media + ?Sized), index: &Index, archiso: Option<&Archiso>) -> io::Result<Self> {
+        let content = content(media, index, archiso)?;
+        Ok(Self(u64::from(content) << 32 | u64::from(tree(media.size(), index))))
+    }
+}
+
+/// Two images of one tree differ in the date of their volume, or at least in the checksum of their root file system.
+fn content(media: &(impl Media + ?Sized), index: &Index, archiso: Option<&Archiso>) -> io::Result<u32> {
+    let mut hasher = Hasher::new();
+    let head = Extent { offset: 0, len: media.size().min(HEAD) };
+    hasher.update(&media.read(head)?.unwrap_or_default());
+    let checksums = archiso.into_iter().flat_map(|archiso| &archiso.airootfs).filter_map(|root| root.sha512);
+    for checksum in checksums {
+        if let Kind::File { extents } = &index.node(checksum).kind {
+            for &Extent { offset, len } in extents {
+                let extent = Extent { offset, len: len.min(CHECKSUM_MAX) };
+                hasher.update(&media.read(extent)?.unwrap_or_default());
+            }
+        }
+    }
+    Ok(hasher.finalize())
+}
+
+fn tree(size: u64, index: &Index) -> u32 {
+    let mut hasher = Hasher::new();
+    hasher.update(&size.to_be_bytes());
+    for id in index.walk() {
+        hasher.update(&id.0.to_be_bytes());
+        hash_node(&mut hasher, index.node(id));
+    }
+    hasher.finalize()
+}
+
+fn hash_node(hasher: &mut Hasher, node: &Node) {
+    let Node { name, parent, kind, attributes } = node;
+    hasher.update(&parent.0.to_be_bytes());
+    hasher.update(&attributes.mode.to_be_bytes());
+    hasher.update(&attributes.mtime.to_be_bytes());
+    hasher.update(&[name.len() as u8]);
+    hasher.update(name);
+    match kind {
+        Kind::File { extents } => {
+            for extent in extents {
+                hasher.update(&extent.offset.to_be_bytes());
+                hasher.update(&extent.len.to_be_bytes());
+            }
+        }
+        Kind::Symlink { target } => hasher.update(target),
+        Kind::Directory { .. } | Kind::Special => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::index::{Attributes, NodeId};
+
+    const PLAIN: Attributes = Attributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+
+    fn identity(media: &[u8], name: &[u8], extent: Extent) -> Identity {
+        let mut index = Index::new(PLAIN);
+        index.add(NodeId::ROOT, name, Kind::File { extents: vec![extent] }, PLAIN).unwrap();
+        Identity::of(media, &index, None).unwrap()
+    }
+
+    #[test]
+    fn a_copy_is_the_same_image_and_anything_else_another() {
+        let extent = Extent { offset: 2048, len: 100 };
+        let image = vec![7; 100_000];
+        let mut others = vec![image.clone(), image[1..].to_vec()];
+        others[0][HEAD as usize - 1] = 8;
+        let known = identity(&image, b"name", extent);
+        assert_eq!(identity(&image.clone(), b"name", extent), known);
+        assert_ne!(identity(&others[0], b"name", extent), known, "another head");
+        assert_ne!(identity(&others[1], b"name", extent), known, "another size");
+        assert_ne!(identity(&image, b"nane", extent), known, "another name");
+        assert_ne!(identity(&image, b"name", Extent { len: 99, ..extent }), known, "another length");
+        assert_ne!(identity(&image, b"name", Extent { offset: 4096, ..extent }), known, "another place");
+    }
+}

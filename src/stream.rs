@@ -1,0 +1,85 @@
+//! What every door on TCP does the same way: take clients, and read what they send.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tracing::{debug, warn};
+
+use crate::export::Batch;
+
+/// Bytes read from a socket at once: more requests than the kernel's NBD client keeps in flight (128 of 28 bytes).
+const RECEIVE: usize = 4 << 10;
+
+/// Pause after a failed accept: out of file descriptors is not over the next microsecond.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A peer that vanished without a word is noticed after an hour of silence and some probes, or when it leaves
+/// data unacknowledged for this long. Neither ends a peer that is merely slow or silent.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(3600);
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(600);
+
+/// Takes every client that connects and has a task of its own `serve` it.
+pub async fn accept<F>(
+    listener: TcpListener,
+    door: &'static str,
+    serve: impl Fn(TcpStream, SocketAddr) -> F,
+) -> Infallible
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut is_failing = false;
+    loop {
+        match listener.accept().await {
+            Ok((socket, peer)) => {
+                is_failing = false;
+                match set_options(&socket) {
+                    Ok(()) => drop(tokio::spawn(serve(socket, peer))),
+                    Err(error) => debug!(%peer, %error, "{door} client gone at once"),
+                }
+            }
+            Err(error) => {
+                // One line, not one for each try.
+                if !std::mem::replace(&mut is_failing, true) {
+                    warn!(%error, "{door} cannot take new clients for now; those it has are served");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn set_options(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let socket = SockRef::from(socket);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
+}
+
+/// Reads more requests and returns how many bytes came, 0 when there will be none any more. Gives all memory back
+/// before it waits, so that an idle client costs next to nothing.
+///
+/// # Errors
+/// What the socket says.
+pub async fn receive(socket: &TcpStream, input: &mut BytesMut, batch: &mut Batch) -> io::Result<usize> {
+    loop {
+        let mut buf = [0; RECEIVE];
+        match socket.try_read(&mut buf) {
+            Ok(n) => {
+                input.extend_from_slice(buf.get(..n).unwrap_or_default());
+                return Ok(n);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        batch.release();
+        if input.is_empty() {
+            *input = BytesMut::new();
+        }
+        socket.readable().await?;
+    }
+}
