@@ -96,7 +96,7 @@ mod tests {
     fn a_copy_is_the_same_image_and_anything_else_another() {
         let extent = Extent { offset: 2048, len: 100 };
         let image = vec![7; 100_000];
-        let mut others = vec![image.clone(), image[1..].to_vec()];
+        let mut others = [image.clone(), image[1..].to_vec()];
         others[0][HEAD as usize - 1] = 8;
         let known = identity(&image, b"name", extent);
         assert_eq!(identity(&image.clone(), b"name", extent), known);

@@ -30,12 +30,18 @@ const TURN: usize = 16;
 pub(super) struct Liveness {
     standing: Mutex<Standing>,
     repeated_request: Notify,
+    next_request: Notify,
 }
 
 impl Liveness {
     /// The client repeated its request.
     pub(super) fn repeat_request(&self) {
         self.repeated_request.notify_one();
+    }
+
+    /// The client asked for another file.
+    pub(super) fn end(&self) {
+        self.next_request.notify_one();
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -112,6 +118,11 @@ impl Delivery {
             }
             tokio::select! {
                 biased;
+                () = self.liveness.next_request.notified() => {
+                    // The last ACK left before the request, and came to another socket.
+                    self.receive()?;
+                    self.transfer.handle_next_request();
+                }
                 ready = self.link.readable() => {
                     ready.map_err(Broken::Peer)?;
                     self.receive()?;

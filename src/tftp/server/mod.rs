@@ -178,7 +178,7 @@ where
             if live.covers(datagram.bytes) {
                 return live.liveness.repeat_request();
             }
-            live.task.abort();
+            live.liveness.end();
             self.live.remove(&peer);
         }
         match self.start(request, datagram) {
@@ -225,7 +225,7 @@ where
         }
     }
 
-    /// Forgets a delivery that ended. One that was cut off was forgotten then; its client may have another one now.
+    /// Forgets a delivery that ended. One that its client left for another file was forgotten then.
     fn forget(&mut self, ended: Result<SocketAddrV4, JoinError>) {
         match ended {
             Ok(peer) if self.live.get(&peer).is_some_and(Live::is_over) => drop(self.live.remove(&peer)),

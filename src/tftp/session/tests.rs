@@ -399,6 +399,21 @@ fn asking_for_the_size_alone_is_a_normal_end() {
 }
 
 #[test]
+fn who_asks_for_the_next_file_is_done_with_this_one() {
+    let now = Instant::now();
+    let mut small = Transfer::new(now, 5, &[], LIMITS);
+    while small.poll_transmit(now).is_some() {}
+    small.handle_next_request();
+    assert_eq!(small.outcome(), Some(&Outcome::Unconfirmed));
+
+    let mut large = Transfer::new(now, MIB, &[], LIMITS);
+    while large.poll_transmit(now).is_some() {}
+    large.handle_next_request();
+    assert!(matches!(large.outcome(), Some(Outcome::Aborted { .. })));
+    assert!(large.poll_timeout().is_none());
+}
+
+#[test]
 fn the_last_ack_may_get_lost() {
     let now = Instant::now();
     let mut transfer = Transfer::new(now, 5, &[], LIMITS);

@@ -223,11 +223,23 @@ impl Transfer {
         }
         if self.timer.handle_timeout() {
             self.due = Some(Due::Turn);
-        } else if self.sent == self.last_block() {
-            self.end(Outcome::Unconfirmed);
         } else {
-            self.end(Outcome::TimedOut);
+            self.end_unheard(Outcome::TimedOut);
         }
+    }
+
+    /// The client asks for its next file from the same port, so it is done with this one.
+    pub fn handle_next_request(&mut self) {
+        if self.outcome().is_none() {
+            let message = "asked for another file".into();
+            self.end_unheard(Outcome::Aborted { code: ErrorCode::NotDefined, message });
+        }
+    }
+
+    /// Ends without a last word of the client: who was sent everything most likely has it.
+    fn end_unheard(&mut self, otherwise: Outcome) {
+        let everything_left = self.sent == self.last_block();
+        self.end(if everything_left { Outcome::Unconfirmed } else { otherwise });
     }
 
     /// When to call [`Transfer::handle_timeout`]; `None` when the transfer is over.
