@@ -25,6 +25,7 @@ pub mod fuzzing;
 pub mod image;
 pub mod inspect;
 pub mod nbd;
+pub mod nfs;
 pub mod server;
 pub mod stream;
 pub mod sys;
