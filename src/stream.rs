@@ -66,20 +66,39 @@ fn set_options(socket: &TcpStream) -> io::Result<()> {
 /// # Errors
 /// What the socket says.
 pub async fn receive(socket: &TcpStream, input: &mut BytesMut, batch: &mut Batch) -> io::Result<usize> {
+    if let Some(n) = read_now(socket, input)? {
+        return Ok(n);
+    }
+    batch.release();
+    if input.is_empty() {
+        *input = BytesMut::new();
+    }
+    listen(socket, input).await
+}
+
+/// As [`receive`], for somebody who is at something else meanwhile and keeps the memory. Nothing is lost when it is
+/// dropped before it is ready.
+///
+/// # Errors
+/// What the socket says.
+pub async fn listen(socket: &TcpStream, input: &mut BytesMut) -> io::Result<usize> {
     loop {
-        let mut buf = [0; RECEIVE];
-        match socket.try_read(&mut buf) {
-            Ok(n) => {
-                input.extend_from_slice(buf.get(..n).unwrap_or_default());
-                return Ok(n);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        batch.release();
-        if input.is_empty() {
-            *input = BytesMut::new();
+        if let Some(n) = read_now(socket, input)? {
+            return Ok(n);
         }
         socket.readable().await?;
+    }
+}
+
+/// Reads what has come; `None` when that is nothing yet.
+fn read_now(socket: &TcpStream, input: &mut BytesMut) -> io::Result<Option<usize>> {
+    let mut buf = [0; RECEIVE];
+    match socket.try_read(&mut buf) {
+        Ok(n) => {
+            input.extend_from_slice(buf.get(..n).unwrap_or_default());
+            Ok(Some(n))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
     }
 }

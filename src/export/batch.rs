@@ -61,17 +61,29 @@ impl Batch {
         self.queued == 0
     }
 
+    /// Bytes of memory that headers take, those that left included. Payload takes none.
+    pub const fn held(&self) -> usize {
+        self.arena.len()
+    }
+
     /// Queues a copy of `bytes`: for headers.
     pub fn push_bytes(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
+        self.write_bytes(|arena| arena.extend_from_slice(bytes));
+    }
+
+    /// Queues what `write` appends: for headers that are made in place. It must leave alone what it finds.
+    pub fn write_bytes<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let before = self.arena.len();
+        let returned = write(&mut self.arena);
+        let added = self.arena.len().saturating_sub(before);
+        if added > 0 {
+            self.queued += added as u64;
+            match self.parts.back_mut() {
+                Some(Part::Arena(len)) => *len += added,
+                _ => self.parts.push_back(Part::Arena(added)),
+            }
         }
-        self.arena.extend_from_slice(bytes);
-        self.queued += bytes.len() as u64;
-        match self.parts.back_mut() {
-            Some(Part::Arena(len)) => *len += bytes.len(),
-            _ => self.parts.push_back(Part::Arena(bytes.len())),
-        }
+        returned
     }
 
     /// Queues payload.
@@ -206,6 +218,16 @@ mod tests {
             assert_eq!(shown(&bytewise), rest);
             assert_eq!(at_once.len(), 22 - n);
         }
+    }
+
+    #[test]
+    fn bytes_are_written_in_place() {
+        let mut batch = Batch::default();
+        batch.push_bytes(b"he");
+        assert_eq!(batch.write_bytes(|arena| std::mem::replace(arena, b"head".to_vec()).len()), 2);
+        batch.write_bytes(|_| ());
+        assert_eq!(shown(&batch), "head");
+        assert_eq!((batch.len(), batch.chunks().count()), (4, 1));
     }
 
     #[test]

@@ -1,12 +1,17 @@
 //! What this server offers: images by name, and the names a peer may ask for.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Export, path};
-use crate::image::Image;
+use crate::image::{Image, NodeId};
 
 /// The name archiso's hook asks for (`archiso_nbd_name`, mkinitcpio-archiso `archiso_pxe_nbd`).
 pub const ARCHISO: &str = "archiso";
+
+/// Where archiso mounts an image, and where the Arch wiki has a server mount it: the boot menus on an ISO name the one,
+/// people's recipes the other. Both are the default image here.
+const MOUNT_POINTS: [&str; 2] = ["/run/archiso/bootmnt", "/mnt/archiso"];
 
 /// An image and the name it goes by.
 #[derive(Debug, Clone)]
@@ -66,9 +71,95 @@ impl Catalog {
         Some(Found { image: Arc::clone(image), export: image.export(node)? })
     }
 
+    /// The node of an image that a client mounts when it asks for `path`: `/` and what is below, `/run/archiso/bootmnt`
+    /// and `/mnt/archiso` are the default image, `/NAME` is the image of that name.
+    pub fn node(&self, path: &[u8]) -> Option<(&Served, NodeId)> {
+        let resolve = |served: &Served, path| served.image.index.resolve(NodeId::ROOT, path);
+        let default = |path| Some((&self.default, resolve(&self.default, path)?));
+        if let Some(rest) = MOUNT_POINTS.iter().find_map(|point| below(path, point.as_bytes())) {
+            return default(rest);
+        }
+        // As everywhere, the tree of the default image comes first.
+        default(path).or_else(|| {
+            let path = path.strip_prefix(b"/").unwrap_or(path);
+            self.images().find_map(|served| {
+                let rest = below(path, served.name.as_bytes())?;
+                Some((served, resolve(served, rest)?))
+            })
+        })
+    }
+
+    /// The paths of whole images for [`Catalog::node`], as a list of exports shows them.
+    pub fn mount_points(&self) -> impl Iterator<Item = Cow<'static, str>> {
+        let fixed = ["/"].into_iter().chain(MOUNT_POINTS).map(Cow::Borrowed);
+        fixed.chain(self.images().map(|served| Cow::Owned(format!("/{}", served.name))))
+    }
+
     /// The names of the whole images, as a list of exports shows them.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(ARCHISO)
             .chain(self.images().map(|served| served.name.as_str()).filter(|&name| name != ARCHISO))
+    }
+}
+
+/// What is left of `path` below the directory `top`; empty for `top` itself.
+fn below<'a>(path: &'a [u8], top: &[u8]) -> Option<&'a [u8]> {
+    path.strip_prefix(top).filter(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::image::Source;
+    use crate::image::index::{Attributes, Index, Kind};
+
+    /// An image whose root has a directory of this name.
+    fn image(name: &str, directory: &str) -> Served {
+        let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+        let mut index = Index::new(attributes);
+        let kind = Kind::Directory { entries: Vec::new() };
+        index.add(NodeId::ROOT, directory.as_bytes(), kind, attributes).unwrap();
+        let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
+        Served { name: name.into(), image: Arc::new(image) }
+    }
+
+    #[test]
+    fn a_path_is_mounted_from_the_default_image_or_the_one_it_names() {
+        let catalog = Catalog::new(image("first", "arch"), vec![image("other", "boot")]);
+        let found = |path: &str| {
+            catalog.node(path.as_bytes()).map(|(served, node)| format!("{} {}", served.name, node.0))
+        };
+        for root in
+            ["/", "", "/first", "/first/", "/mnt/archiso", "/run/archiso/bootmnt/", "/../..", "/first/.."]
+        {
+            assert_eq!(found(root).as_deref(), Some("first 0"), "{root}");
+        }
+        for arch in ["/arch", "/arch/", "//arch", "/first/arch", "/mnt/archiso/arch", "arch"] {
+            assert_eq!(found(arch).as_deref(), Some("first 1"), "{arch}");
+        }
+        assert_eq!(found("/other").as_deref(), Some("other 0"));
+        assert_eq!(found("/other/boot/.").as_deref(), Some("other 1"));
+        for nothing in [
+            "/../../etc",
+            "/other/../arch",
+            "/boot",
+            "/others",
+            "/mnt",
+            "/mnt/archiso2",
+            "/run/archiso/bootmnt/x",
+            "/ARCH",
+        ] {
+            assert_eq!(found(nothing), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn the_list_of_exports_holds_only_what_can_be_mounted() {
+        let catalog = Catalog::new(image("first", "arch"), vec![image("other", "boot")]);
+        let paths: Vec<_> = catalog.mount_points().collect();
+        assert_eq!(paths, ["/", "/run/archiso/bootmnt", "/mnt/archiso", "/first", "/other"]);
+        assert!(paths.iter().all(|path| catalog.node(path.as_bytes()).is_some()));
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod catalog;
+pub mod content;
 pub mod path;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use crate::image::Extent;
 
 pub use batch::Batch;
 pub use catalog::{Catalog, Found, Served};
+pub use content::Content;
 
 /// A byte range of the image that was checked against an export: whoever holds one checks nothing again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
