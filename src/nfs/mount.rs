@@ -1,0 +1,125 @@
+//! MOUNT version 3 (RFC 1813, appendix I): from the path of an export to the handle of its directory.
+//!
+//! The server keeps no list of who has mounted what: it would be wrong after every machine that is switched off.
+
+use std::net::SocketAddr;
+
+use tracing::info;
+
+use super::handle::Handle;
+use super::rpc::{AUTH_NONE, AUTH_SYS, Call, Refused};
+use super::xdr::{self, Emitter, Malformed};
+use crate::export::Catalog;
+use crate::image::Kind;
+
+pub const PROGRAM: u32 = 100_005;
+pub const VERSION: u32 = 3;
+
+/// Longest path of a mount, in bytes (MNTPATHLEN).
+const PATH_MAX: usize = 1024;
+
+/// Procedures.
+mod procedure {
+    pub const NULL: u32 = 0;
+    pub const MNT: u32 = 1;
+    pub const DUMP: u32 = 2;
+    pub const UMNT: u32 = 3;
+    pub const UMNTALL: u32 = 4;
+    pub const EXPORT: u32 = 5;
+}
+
+const MNT3_OK: u32 = 0;
+
+/// Why a path cannot be mounted: the client's fault. The numbers are `mountstat3`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum Unmountable {
+    #[error("there is no such directory in any image")]
+    NoEnt = 2,
+    #[error("it is not a directory")]
+    NotDir = 20,
+    #[error("the path is longer than {PATH_MAX} bytes")]
+    NameTooLong = 63,
+}
+
+/// Answers a call of the MOUNT program from `peer`.
+///
+/// # Errors
+/// [`Refused`]
+pub fn answer(
+    catalog: &Catalog,
+    peer: SocketAddr,
+    call: &Call<'_>,
+    results: &mut Emitter<'_>,
+) -> Result<(), Refused> {
+    if call.version != VERSION {
+        return Err(Refused::ProgMismatch { low: VERSION, high: VERSION });
+    }
+    match call.procedure {
+        procedure::NULL => {}
+        procedure::MNT => mount(catalog, peer, call, results)?,
+        // An empty list.
+        procedure::DUMP => results.boolean(false),
+        procedure::UMNT => {
+            let path = xdr::opaque(&mut { call.args }, PATH_MAX)?;
+            info!(%peer, path = %path.escape_ascii(), "unmounted over NFS");
+        }
+        procedure::UMNTALL => info!(%peer, "unmounted everything over NFS"),
+        procedure::EXPORT => exports(catalog, results),
+        _ => return Err(Refused::ProcUnavail),
+    }
+    Ok(())
+}
+
+fn mount(
+    catalog: &Catalog,
+    peer: SocketAddr,
+    call: &Call<'_>,
+    results: &mut Emitter<'_>,
+) -> Result<(), Refused> {
+    let path = match xdr::opaque(&mut { call.args }, PATH_MAX) {
+        Ok(path) => path,
+        Err(Malformed::TooLong { .. }) => {
+            refuse(peer, b"", Unmountable::NameTooLong, results);
+            return Ok(());
+        }
+        Err(malformed) => return Err(malformed.into()),
+    };
+    match directory(catalog, path) {
+        Ok((image, handle)) => {
+            info!(%peer, path = %path.escape_ascii(), image, "mounted over NFS");
+            results.u32(MNT3_OK);
+            results.opaque(&handle.bytes());
+            // The flavors that are taken, the preferred one first.
+            results.u32(2);
+            results.u32(AUTH_SYS);
+            results.u32(AUTH_NONE);
+        }
+        Err(unmountable) => refuse(peer, path, unmountable, results),
+    }
+    Ok(())
+}
+
+fn refuse(peer: SocketAddr, path: &[u8], unmountable: Unmountable, results: &mut Emitter<'_>) {
+    info!(%peer, path = %path.escape_ascii(), "mount over NFS refused: {unmountable}");
+    results.u32(unmountable as u32);
+}
+
+/// The name of the image and the handle of its directory that `path` means.
+fn directory<'a>(catalog: &'a Catalog, path: &[u8]) -> Result<(&'a str, Handle), Unmountable> {
+    let (served, node) = catalog.node(path).ok_or(Unmountable::NoEnt)?;
+    match served.image.index.node(node).kind {
+        Kind::Directory { .. } => Ok((&served.name, Handle { identity: served.image.identity, node })),
+        _ => Err(Unmountable::NotDir),
+    }
+}
+
+/// `exports`: every path, for everybody.
+fn exports(catalog: &Catalog, results: &mut Emitter<'_>) {
+    for path in catalog.mount_points() {
+        results.boolean(true);
+        results.opaque(path.as_bytes());
+        // ex_groups: none, which means all.
+        results.boolean(false);
+    }
+    results.boolean(false);
+}

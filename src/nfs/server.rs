@@ -1,0 +1,251 @@
+//! The shell of the NFS door: accepts, moves bytes between sockets and sessions, logs the story of each client.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::net::{TcpListener, TcpStream};
+use tracing::{debug, info, warn};
+
+use super::rpc::BadRecord;
+use super::session::{Session, Turn};
+use crate::export::{Batch, Catalog};
+use crate::image::Source;
+use crate::stream;
+use crate::transmit::{self, Broken};
+
+/// Bytes of input that are taken while replies wait for the client to read: a hundred calls. Longer than any record.
+const INPUT_MAX: usize = 16 << 10;
+
+/// What all clients share.
+#[derive(Debug)]
+struct Door {
+    catalog: Arc<Catalog>,
+    connections: AtomicUsize,
+}
+
+/// Serves `catalog` by NFS and MOUNT to every client that connects, until `shutdown` is ready. Connections then live
+/// on as long as the runtime does.
+pub async fn run(listener: TcpListener, catalog: Arc<Catalog>, shutdown: impl Future<Output = ()>) {
+    let door = Arc::new(Door { catalog, connections: AtomicUsize::new(0) });
+    tokio::select! {
+        () = shutdown => {}
+        never = stream::accept(listener, "NFS", |socket, peer| serve(socket, peer, Arc::clone(&door))) => match never {},
+    }
+    let connections = door.connections.load(Ordering::Relaxed);
+    if connections > 0 {
+        info!(connections, "stopping: machines that live on NFS wait until the server is back");
+    }
+}
+
+/// One connection from its first byte to its last.
+async fn serve(socket: TcpStream, peer: SocketAddr, door: Arc<Door>) {
+    let mut session = Session::new(Arc::clone(&door.catalog), peer);
+    let since = Instant::now();
+    door.connections.fetch_add(1, Ordering::Relaxed);
+    let end = converse(&socket, &mut session).await;
+    door.connections.fetch_sub(1, Ordering::Relaxed);
+    let (tally, seconds) = (session.tally(), since.elapsed().as_secs());
+    let (reads, bytes) = (tally.reads, tally.bytes);
+    match end {
+        Err(error @ Broken::Image(_)) => {
+            warn!(%peer, reads, bytes, seconds, "NFS read failed: {error}; put the file back as it was");
+        }
+        Ok(end) if reads == 0 => debug!(%peer, "NFS connection over: {end}"),
+        Ok(end) => info!(%peer, reads, bytes, seconds, "root read over NFS: {end}"),
+        Err(Broken::Peer(error)) if reads == 0 => debug!(%peer, "NFS connection lost: {error}"),
+        Err(Broken::Peer(error)) => info!(%peer, reads, bytes, seconds, "root read over NFS: {error}"),
+    }
+}
+
+/// How a connection ended in order, or at least by the client's doing.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the client closed the connection")]
+    Closed,
+    #[error("the client broke the protocol: {0}")]
+    Broken(BadRecord),
+}
+
+/// Calls and replies, in turns, until the client goes.
+async fn converse(socket: &TcpStream, session: &mut Session) -> Result<End, Broken> {
+    let (mut input, mut batch) = (BytesMut::new(), Batch::default());
+    loop {
+        let turn = session.handle(&mut input, &mut batch);
+        let unread = input.len();
+        send(&mut batch, &session.image().source, socket, &mut input).await?;
+        session.sent(&input);
+        match turn {
+            // What came meanwhile may be a call: to wait for more could be for ever.
+            Turn::Drained if input.len() > unread => {}
+            Turn::Drained => {
+                if stream::receive(socket, &mut input, &mut batch).await.map_err(Broken::Peer)? == 0 {
+                    return Ok(End::Closed);
+                }
+            }
+            Turn::Full => tokio::task::yield_now().await,
+            Turn::Broken(bad) => return Ok(End::Broken(bad)),
+        }
+    }
+}
+
+/// Sends the whole batch, and takes meanwhile what the client says: what came before its answer had left is known to
+/// be a duplicate then.
+async fn send(
+    batch: &mut Batch,
+    source: &Source,
+    socket: &TcpStream,
+    input: &mut BytesMut,
+) -> Result<(), Broken> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    let mut flush = pin!(transmit::flush(batch, source, socket));
+    let mut is_open = true;
+    loop {
+        tokio::select! {
+            biased;
+            heard = stream::listen(socket, input), if is_open && input.len() < INPUT_MAX => {
+                is_open = heard.map_err(Broken::Peer)? > 0;
+            }
+            flushed = &mut flush => return flushed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpSocket;
+
+    use super::*;
+    use crate::export::Served;
+    use crate::image::index::{Attributes, Index, Kind, NodeId};
+    use crate::image::{Extent, Image};
+    use crate::nfs::handle::Handle;
+    use crate::nfs::session::READ_MAX;
+    use crate::nfs::wire::procedure::{NULL, READ};
+
+    const SIZE: u64 = 64 << 20;
+    const FILE: NodeId = NodeId(1);
+
+    /// A client of a server whose image holds one file of zeros, and the handle of the file.
+    async fn connect() -> (TcpStream, Vec<u8>) {
+        let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+        let mut index = Index::new(attributes);
+        let file = Kind::File { extents: vec![Extent { offset: 0, len: SIZE }] };
+        index.add(NodeId::ROOT, b"file", file, attributes).unwrap();
+        let medium = tempfile::NamedTempFile::new().unwrap();
+        medium.as_file().set_len(SIZE).unwrap();
+        let image = Image::new(Source::open(medium.path()).unwrap(), index).unwrap();
+        let handle = Handle { identity: image.identity, node: FILE }.bytes().to_vec();
+        let served = Served { name: "zeros".into(), image: Arc::new(image) };
+        // So small that replies wait in the server.
+        let [listening, socket] = [(); 2].map(|()| TcpSocket::new_v4().unwrap());
+        listening.set_send_buffer_size(64 << 10).unwrap();
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+        listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listening.listen(16).unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(run(listener, Arc::new(Catalog::new(served, Vec::new())), std::future::pending()));
+        (socket.connect(address).await.unwrap(), handle)
+    }
+
+    fn call(xid: u32, procedure: u32, args: &[u8]) -> Vec<u8> {
+        let head = [xid, 0, 2, 100_003, 3, procedure, 0, 0, 0, 0].map(u32::to_be_bytes).concat();
+        let mark = 1 << 31 | (head.len() + args.len()) as u32;
+        [&mark.to_be_bytes()[..], &head, args].concat()
+    }
+
+    fn read(xid: u32, handle: &[u8], count: u32) -> Vec<u8> {
+        let offset = u64::from(xid % 32) << 20;
+        let args = [&16u32.to_be_bytes()[..], handle, &offset.to_be_bytes(), &count.to_be_bytes()];
+        call(xid, READ, &args.concat())
+    }
+
+    /// The number of the next reply, which is read as a whole.
+    async fn xid(socket: &mut TcpStream) -> u32 {
+        let within = Duration::from_secs(60);
+        let reply = async {
+            let len = socket.read_u32().await.unwrap() & !(1 << 31);
+            let mut reply = vec![0; len as usize];
+            socket.read_exact(&mut reply).await.unwrap();
+            u32::from_be_bytes(reply[..4].try_into().unwrap())
+        };
+        tokio::time::timeout(within, reply).await.expect("every call is answered")
+    }
+
+    #[tokio::test]
+    async fn many_long_reads_at_once_are_all_answered() {
+        let (mut socket, handle) = connect().await;
+        let calls: Vec<u8> = (0..48).flat_map(|n| read(n, &handle, READ_MAX)).collect();
+        socket.write_all(&calls).await.unwrap();
+        for n in 0..48 {
+            assert_eq!(xid(&mut socket).await, n);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_comes_while_the_last_answer_waits_is_answered() {
+        let (mut socket, handle) = connect().await;
+        // Less than a turn and more than the sockets hold.
+        socket.write_all(&read(1, &handle, READ_MAX - 4096)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        socket.write_all(&call(2, NULL, &[])).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(xid(&mut socket).await, 1);
+        assert_eq!(xid(&mut socket).await, 2);
+    }
+
+    #[tokio::test]
+    async fn who_asks_again_while_the_answer_waits_gets_one_answer() {
+        let (mut socket, handle) = connect().await;
+        let calls: Vec<u8> = (0..32).flat_map(|n| read(n, &handle, READ_MAX)).collect();
+        socket.write_all(&calls).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // No socket holds this much, so the last call waits, however slow this machine is.
+        socket.write_all(&read(31, &handle, READ_MAX).repeat(3)).await.unwrap();
+        for n in 0..32 {
+            assert_eq!(xid(&mut socket).await, n);
+        }
+        socket.write_all(&call(99, NULL, &[])).await.unwrap();
+        assert_eq!(xid(&mut socket).await, 99);
+        // By now all has left: the number is as good as a new one.
+        socket.write_all(&read(31, &handle, READ_MAX)).await.unwrap();
+        assert_eq!(xid(&mut socket).await, 31);
+    }
+
+    #[tokio::test]
+    async fn a_reply_comes_in_one_piece() {
+        let (mut socket, _) = connect().await;
+        for n in 0..100 {
+            socket.write_all(&call(n, NULL, &[])).await.unwrap();
+            let mut reply = [0; 100];
+            assert_eq!(socket.read(&mut reply).await.unwrap(), 28);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_stops_talking_still_gets_all_answers() {
+        let (mut socket, handle) = connect().await;
+        let calls: Vec<u8> = (0..32).flat_map(|n| read(n, &handle, READ_MAX)).collect();
+        socket.write_all(&calls).await.unwrap();
+        socket.shutdown().await.unwrap();
+        for n in 0..32 {
+            assert_eq!(xid(&mut socket).await, n);
+        }
+        assert_eq!(socket.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_talks_nonsense_is_left() {
+        let (mut socket, _) = connect().await;
+        socket.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        assert_eq!(socket.read(&mut [0]).await.unwrap_or(0), 0);
+    }
+}

@@ -1,0 +1,124 @@
+//! An object that a handle means: its attributes, and what somebody may do with it.
+
+use crate::export::Catalog;
+use crate::image::{Image, Kind, Node, NodeId, iso9660};
+use crate::nfs::handle::{self, Handle};
+use crate::nfs::rpc::Credentials;
+use crate::nfs::wire::reply::{Attributes, FileType};
+use crate::nfs::wire::{Status, access};
+
+/// Type bits of a POSIX mode.
+const S_IFMT: u32 = 0o170_000;
+const S_IFSOCK: u32 = 0o140_000;
+const S_IFBLK: u32 = 0o060_000;
+const S_IFCHR: u32 = 0o020_000;
+
+/// Bits that a mode has for its owner, its group and all others.
+const MAY_READ: u32 = 0o4;
+const MAY_EXECUTE: u32 = 0o1;
+
+/// A node of an image.
+#[derive(Debug, Clone, Copy)]
+pub struct Object<'a> {
+    /// Position of the image in the catalog.
+    pub position: usize,
+    pub image: &'a Image,
+    pub id: NodeId,
+}
+
+impl<'a> Object<'a> {
+    /// The object that the handle of a call means.
+    ///
+    /// # Errors
+    /// [`Status::BadHandle`] for bytes that no server like this one sent, [`Status::Stale`] for a handle of an image
+    /// that is not here.
+    pub fn find(catalog: &'a Catalog, handle: &[u8]) -> Result<Self, Status> {
+        let Handle { identity, node: id } = Handle::parse(handle).map_err(|_| Status::BadHandle)?;
+        let mut images = catalog.images().map(|served| &*served.image).enumerate();
+        let (position, image) = images.find(|(_, image)| image.identity == identity).ok_or(Status::Stale)?;
+        if id.0 as usize >= image.index.len() {
+            return Err(Status::Stale);
+        }
+        Ok(Self { position, image, id })
+    }
+
+    /// Another object of the same image.
+    pub const fn sibling(self, id: NodeId) -> Self {
+        Self { id, ..self }
+    }
+
+    pub fn node(&self) -> &'a Node {
+        self.image.index.node(self.id)
+    }
+
+    pub fn handle(&self) -> [u8; Handle::LEN] {
+        Handle { identity: self.image.identity, node: self.id }.bytes()
+    }
+
+    pub const fn fileid(&self) -> u64 {
+        handle::fileid(self.id)
+    }
+
+    /// # Errors
+    /// [`Status::NotDir`]
+    pub fn directory(self) -> Result<Self, Status> {
+        match self.node().kind {
+            Kind::Directory { .. } => Ok(self),
+            _ => Err(Status::NotDir),
+        }
+    }
+
+    /// What the object shows of itself, as Rock Ridge has it.
+    pub fn attributes(&self) -> Attributes {
+        let Node { kind, attributes, .. } = self.node();
+        let size = match kind {
+            // A directory has no content here. To say so would make it look like an empty one to some programs.
+            Kind::Directory { .. } => iso9660::BLOCK,
+            _ => self.node().size(),
+        };
+        Attributes {
+            file_type: file_type(kind, attributes.mode),
+            mode: attributes.mode & 0o7777,
+            nlink: attributes.nlink.max(1),
+            uid: attributes.uid,
+            gid: attributes.gid,
+            size,
+            used: size.next_multiple_of(iso9660::BLOCK),
+            fsid: handle::fsid(self.image.identity),
+            fileid: self.fileid(),
+            time: attributes.mtime.clamp(0, u32::MAX.into()) as u32,
+        }
+    }
+
+    /// What whoever calls may do, as the mode says. Root may read and enter everything, and run what somebody may run,
+    /// as on every Unix.
+    pub fn access(&self, credentials: &Credentials<'_>) -> u32 {
+        let Node { kind, attributes, .. } = self.node();
+        let (owner, group, others) = (attributes.mode >> 6, attributes.mode >> 3, attributes.mode);
+        let is_directory = matches!(kind, Kind::Directory { .. });
+        let may = match credentials {
+            Credentials::Sys(user) if user.uid == 0 && is_directory => MAY_READ | MAY_EXECUTE,
+            Credentials::Sys(user) if user.uid == 0 => MAY_READ | (owner | group | others) & MAY_EXECUTE,
+            Credentials::Sys(user) if user.uid == attributes.uid => owner,
+            Credentials::Sys(user) if user.is_in_group(attributes.gid) => group,
+            Credentials::Sys(_) | Credentials::None => others,
+        };
+        let execute = if is_directory { access::LOOKUP } else { access::EXECUTE };
+        let granted = |bit: u32, right: u32| if may & bit != 0 { right } else { 0 };
+        granted(MAY_READ, access::READ) | granted(MAY_EXECUTE, execute)
+    }
+}
+
+fn file_type(kind: &Kind, mode: u32) -> FileType {
+    match kind {
+        Kind::Directory { .. } => FileType::Directory,
+        Kind::File { .. } => FileType::Regular,
+        Kind::Symlink { .. } => FileType::Symlink,
+        Kind::Special => match mode & S_IFMT {
+            S_IFBLK => FileType::BlockDevice,
+            S_IFCHR => FileType::CharacterDevice,
+            S_IFSOCK => FileType::Socket,
+            _ => FileType::Fifo,
+        },
+    }
+}

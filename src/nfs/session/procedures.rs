@@ -1,0 +1,215 @@
+//! The procedures of NFS version 3 that only look.
+
+use super::object::Object;
+use super::{DIRECTORY_MAX, READ_MAX, directory, read_only};
+use crate::codec::Truncated;
+use crate::export::{Catalog, Content, ImageRange};
+use crate::image::index::MAX_NAME;
+use crate::image::{Kind, NodeId};
+use crate::nfs::rpc::{self, Call, Refused};
+use crate::nfs::wire::reply::{self, FsInfo, FsStat, PathConf, ReadHead};
+use crate::nfs::wire::{self, Read, ReadDir, Status, procedure};
+use crate::nfs::xdr::{self, Emitter, Malformed};
+
+/// Most names of one object, as Rock Ridge could say it.
+const LINK_MAX: u32 = i32::MAX as u32;
+
+/// What READ sends behind its results.
+#[derive(Debug, Clone, Copy)]
+pub struct Payload<'a> {
+    /// Position of the image in the catalog.
+    pub image: usize,
+    content: Content<'a>,
+    offset: u64,
+    /// Bytes, all of them inside the file.
+    pub len: u32,
+}
+
+impl<'a> Payload<'a> {
+    pub fn ranges(&self) -> impl Iterator<Item = ImageRange> + use<'a> {
+        self.content.range(self.offset, self.len.into())
+    }
+
+    /// Bytes, with the padding of XDR.
+    pub const fn padded_len(&self) -> u32 {
+        self.len + xdr::padding(self.len as usize) as u32
+    }
+}
+
+/// Why a procedure did not succeed: the client's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failed {
+    Status(Status),
+    Malformed(Malformed),
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        Failed::Status(status)
+    }
+}
+
+impl From<Malformed> for Failed {
+    fn from(malformed: Malformed) -> Self {
+        Failed::Malformed(malformed)
+    }
+}
+
+impl From<Truncated> for Failed {
+    fn from(truncated: Truncated) -> Self {
+        Failed::Malformed(truncated.into())
+    }
+}
+
+/// Answers a call of the NFS program.
+///
+/// # Errors
+/// [`Refused`]
+pub fn answer<'a>(
+    catalog: &'a Catalog,
+    call: &Call<'_>,
+    results: &mut Emitter<'_>,
+) -> Result<Option<Payload<'a>>, Refused> {
+    if call.version != wire::VERSION {
+        return Err(Refused::ProgMismatch { low: wire::VERSION, high: wire::VERSION });
+    }
+    match call.procedure {
+        procedure::NULL => Ok(None),
+        number if read_only::modifies(number) => {
+            read_only::refuse(catalog, call, results)?;
+            Ok(None)
+        }
+        procedure::GETATTR..=procedure::PATHCONF => look(catalog, call, results),
+        _ => Err(Refused::ProcUnavail),
+    }
+}
+
+/// Runs a procedure on the object whose handle comes first in the arguments.
+fn look<'a>(
+    catalog: &'a Catalog,
+    call: &Call<'_>,
+    results: &mut Emitter<'_>,
+) -> Result<Option<Payload<'a>>, Refused> {
+    let mut args = call.args;
+    let found = Object::find(catalog, wire::handle(&mut args)?);
+    let start = results.len();
+    let call = Call { args, ..*call };
+    match found.map_err(Failed::from).and_then(|object| run(object, &call, results)) {
+        Ok(payload) => Ok(payload),
+        Err(Failed::Malformed(malformed)) => Err(malformed.into()),
+        Err(Failed::Status(status)) => {
+            results.rewind(start);
+            results.u32(status as u32);
+            // GETATTR fails without a word; all others tell the attributes of the object, if there is one.
+            if call.procedure != procedure::GETATTR {
+                let attributes = found.map(|object| object.attributes());
+                reply::post_op_attr(attributes.as_ref().ok(), results);
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// The results of a procedure on `object`, the status first. Whoever fails half-way need not clean up.
+fn run<'a>(
+    object: Object<'a>,
+    call: &Call<'_>,
+    results: &mut Emitter<'_>,
+) -> Result<Option<Payload<'a>>, Failed> {
+    results.u32(Status::Ok as u32);
+    match call.procedure {
+        procedure::GETATTR => object.attributes().emit(results),
+        procedure::LOOKUP => lookup(object, call, results)?,
+        procedure::ACCESS => access(object, call, results)?,
+        procedure::READLINK => readlink(object, results)?,
+        procedure::READ => return read(object, call, results),
+        procedure::READDIR => directory::list(object, &ReadDir::parse(&mut { call.args })?, results)?,
+        procedure::READDIRPLUS => {
+            directory::list_plus(object, &ReadDir::parse_plus(&mut { call.args })?, results)?;
+        }
+        procedure::FSSTAT => fsstat(object, results),
+        procedure::FSINFO => fsinfo(object, results),
+        _ => pathconf(object, results),
+    }
+    Ok(None)
+}
+
+fn lookup(object: Object<'_>, call: &Call<'_>, results: &mut Emitter<'_>) -> Result<(), Failed> {
+    let name = wire::name(&mut { call.args })?;
+    let found = object.sibling(child(object.directory()?, name)?);
+    results.opaque(&found.handle());
+    reply::post_op_attr(Some(&found.attributes()), results);
+    reply::post_op_attr(Some(&object.attributes()), results);
+    Ok(())
+}
+
+/// The entry of exactly this name. A client walks a path by itself, so a name with a `/` names nothing.
+fn child(directory: Object<'_>, name: &[u8]) -> Result<NodeId, Status> {
+    match name {
+        b"." => Ok(directory.id),
+        // The root is its own parent.
+        b".." => Ok(directory.node().parent),
+        _ if name.len() > MAX_NAME => Err(Status::NameTooLong),
+        _ => directory.image.index.child(directory.id, name).ok_or(Status::NoEnt),
+    }
+}
+
+fn access(object: Object<'_>, call: &Call<'_>, results: &mut Emitter<'_>) -> Result<(), Failed> {
+    let wanted = { call.args }.u32_be()?;
+    reply::post_op_attr(Some(&object.attributes()), results);
+    results.u32(wanted & object.access(&call.credentials));
+    Ok(())
+}
+
+fn readlink(object: Object<'_>, results: &mut Emitter<'_>) -> Result<(), Failed> {
+    // RFC 1813 §3.3.5: NFS3ERR_INVAL for anything but a symlink.
+    let Kind::Symlink { target } = &object.node().kind else { return Err(Status::Inval.into()) };
+    reply::post_op_attr(Some(&object.attributes()), results);
+    results.opaque(target);
+    Ok(())
+}
+
+fn read<'a>(
+    object: Object<'a>,
+    call: &Call<'_>,
+    results: &mut Emitter<'_>,
+) -> Result<Option<Payload<'a>>, Failed> {
+    let Read { offset, count } = Read::parse(&mut { call.args })?;
+    let extents = match &object.node().kind {
+        Kind::File { extents } => extents,
+        Kind::Directory { .. } => return Err(Status::IsDir.into()),
+        // RFC 1813 §3.3.6: NFS3ERR_INVAL for anything but a file.
+        Kind::Symlink { .. } | Kind::Special => return Err(Status::Inval.into()),
+    };
+    let attributes = object.attributes();
+    // RFC 1813 §3.3.6: at or behind the end there are no bytes, and that is no error.
+    let left = attributes.size.saturating_sub(offset);
+    // No more than READ_MAX, so the cast keeps the value.
+    let len = left.min(count.min(READ_MAX).into()) as u32;
+    reply::post_op_attr(Some(&attributes), results);
+    ReadHead { count: len, eof: u64::from(len) == left }.emit(results);
+    Ok(Some(Payload { image: object.position, content: Content::of_extents(extents), offset, len }))
+}
+
+fn fsstat(object: Object<'_>, results: &mut Emitter<'_>) {
+    reply::post_op_attr(Some(&object.attributes()), results);
+    let image = object.image;
+    FsStat { bytes: image.source.len(), files: image.index.len() as u64 }.emit(results);
+}
+
+fn fsinfo(object: Object<'_>, results: &mut Emitter<'_>) {
+    reply::post_op_attr(Some(&object.attributes()), results);
+    let info = FsInfo {
+        read_max: READ_MAX,
+        // Writes are refused, but one of this size at least arrives; libnfs mounts nothing that takes less.
+        write_max: rpc::PAYLOAD_MAX as u32,
+        directory: DIRECTORY_MAX,
+        file_size_max: i64::MAX as u64,
+    };
+    info.emit(results);
+}
+
+fn pathconf(object: Object<'_>, results: &mut Emitter<'_>) {
+    reply::post_op_attr(Some(&object.attributes()), results);
+    PathConf { link_max: LINK_MAX, name_max: MAX_NAME as u32 }.emit(results);
+}

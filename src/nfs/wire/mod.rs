@@ -1,0 +1,126 @@
+//! Byte layouts of NFS version 3 (RFC 1813, section 3): numbers, arguments of calls, and in [`reply`] what replies are
+//! made of. Nothing here panics on input or allocates.
+
+pub mod reply;
+
+use super::rpc;
+use super::xdr::{self, Malformed};
+use crate::codec::Reader;
+
+pub const PROGRAM: u32 = 100_003;
+pub const VERSION: u32 = 3;
+
+/// Longest file handle of any server, in bytes (NFS3_FHSIZE).
+pub const HANDLE_MAX: usize = 64;
+
+/// Bytes of a cookie verifier (NFS3_COOKIEVERFSIZE).
+pub const COOKIE_VERIFIER: usize = 8;
+
+/// Procedures.
+pub mod procedure {
+    pub const NULL: u32 = 0;
+    pub const GETATTR: u32 = 1;
+    pub const SETATTR: u32 = 2;
+    pub const LOOKUP: u32 = 3;
+    pub const ACCESS: u32 = 4;
+    pub const READLINK: u32 = 5;
+    pub const READ: u32 = 6;
+    pub const WRITE: u32 = 7;
+    pub const CREATE: u32 = 8;
+    pub const MKDIR: u32 = 9;
+    pub const SYMLINK: u32 = 10;
+    pub const MKNOD: u32 = 11;
+    pub const REMOVE: u32 = 12;
+    pub const RMDIR: u32 = 13;
+    pub const RENAME: u32 = 14;
+    pub const LINK: u32 = 15;
+    pub const READDIR: u32 = 16;
+    pub const READDIRPLUS: u32 = 17;
+    pub const FSSTAT: u32 = 18;
+    pub const FSINFO: u32 = 19;
+    pub const PATHCONF: u32 = 20;
+    pub const COMMIT: u32 = 21;
+}
+
+/// Outcome of a procedure (`nfsstat3`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Ok = 0,
+    NoEnt = 2,
+    NotDir = 20,
+    IsDir = 21,
+    Inval = 22,
+    Rofs = 30,
+    NameTooLong = 63,
+    Stale = 70,
+    BadHandle = 10_001,
+    BadCookie = 10_003,
+    TooSmall = 10_005,
+}
+
+/// What somebody may do with an object (ACCESS). Nobody may MODIFY, EXTEND or DELETE here.
+pub mod access {
+    pub const READ: u32 = 0x01;
+    pub const LOOKUP: u32 = 0x02;
+    pub const EXECUTE: u32 = 0x20;
+}
+
+/// `nfs_fh3`: a handle that may be any server's.
+///
+/// # Errors
+/// [`Malformed`]
+pub fn handle<'a>(args: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
+    xdr::opaque(args, HANDLE_MAX)
+}
+
+/// `filename3`. The protocol sets no limit; a record has one.
+///
+/// # Errors
+/// [`Malformed`]
+pub fn name<'a>(args: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
+    xdr::opaque(args, rpc::RECORD_MAX)
+}
+
+/// What READ asks for, behind the handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Read {
+    pub offset: u64,
+    pub count: u32,
+}
+
+impl Read {
+    /// # Errors
+    /// [`Malformed`]
+    pub fn parse(args: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self { offset: args.u64_be()?, count: args.u32_be()? })
+    }
+}
+
+/// What READDIR and READDIRPLUS ask for, behind the handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadDir {
+    /// The entry after which to go on; 0 to begin.
+    pub cookie: u64,
+    /// What came with that cookie.
+    pub verifier: [u8; COOKIE_VERIFIER],
+    /// Most bytes of names, file ids and cookies; without a limit in READDIR.
+    pub dircount: u32,
+    /// Most bytes of the results behind the status.
+    pub maxcount: u32,
+}
+
+impl ReadDir {
+    /// # Errors
+    /// [`Malformed`]
+    pub fn parse(args: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (cookie, verifier, maxcount) = (args.u64_be()?, args.array()?, args.u32_be()?);
+        Ok(Self { cookie, verifier, dircount: u32::MAX, maxcount })
+    }
+
+    /// # Errors
+    /// [`Malformed`]
+    pub fn parse_plus(args: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (cookie, verifier) = (args.u64_be()?, args.array()?);
+        Ok(Self { cookie, verifier, dircount: args.u32_be()?, maxcount: args.u32_be()? })
+    }
+}
