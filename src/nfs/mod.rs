@@ -2,8 +2,8 @@
 //!
 //! [`xdr`] and [`rpc`] are what every RPC program is made of; [`wire`] knows the bytes of NFS, [`session`] decides,
 //! [`server`] moves. Whatever a client keeps of an image, its handles, file ids and cookies, comes from the image
-//! ([`handle`]): a machine that lives on its root sees no difference between a restart and a slow server. [`portmap`] tells machines where all
-//! this is.
+//! ([`handle`]): a machine that lives on its root sees no difference between a restart and a slow server.
+//! [`portmap`] tells machines at which port all this is.
 
 pub mod handle;
 pub mod mount;

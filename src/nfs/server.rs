@@ -1,5 +1,7 @@
 //! The shell of the NFS door: accepts, moves bytes between sockets and sessions, logs the story of each client.
 
+pub mod portmap;
+
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;

@@ -1,0 +1,208 @@
+//! The shell of the portmapper: its stream and its datagrams.
+
+use std::convert::Infallible;
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use nix::sys::socket::{self, ControlMessageOwned, MsgFlags, SockaddrIn, sockopt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tracing::{debug, warn};
+
+use crate::nfs::portmap::Portmap;
+use crate::nfs::rpc::BadRecord;
+use crate::stream;
+use crate::sys::{self, Iov, Route};
+
+/// Time for a call and its reply. Clients ask one question and go.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Largest datagram that is taken; the longest call that makes sense has some 1200 bytes.
+const DATAGRAM_MAX: usize = 2048;
+
+/// Pause after a failed receive: out of memory is not over the next microsecond.
+const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Tells every client that asks at `tcp` or `udp` that NFS and MOUNT are at `nfs_port`, until `shutdown` is ready.
+///
+/// # Errors
+/// What the datagram socket says about its set-up. Nothing that a client does ends the service.
+pub async fn run(
+    tcp: TcpListener,
+    udp: UdpSocket,
+    nfs_port: u16,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let portmap = Portmap::new(nfs_port);
+    let datagrams = Datagrams::new(udp)?;
+    tokio::select! {
+        () = shutdown => Ok(()),
+        never = stream::accept(tcp, "portmapper", move |socket, peer| serve(socket, peer, portmap)) => match never {},
+        never = datagrams.serve(portmap) => match never {},
+    }
+}
+
+/// One client on a stream, from its first byte to its last.
+async fn serve(mut socket: TcpStream, peer: SocketAddr, portmap: Portmap) {
+    let end = async {
+        let local = socket.local_addr()?;
+        let mut input = BytesMut::new();
+        while tokio::time::timeout(DEADLINE, exchange(&mut socket, &mut input, local, portmap)).await?? {}
+        Ok::<(), End>(())
+    };
+    if let Err(end) = end.await {
+        debug!(%peer, "portmapper client left: {end}");
+    }
+}
+
+/// Why a connection ended before its client closed it.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+    #[error("no call within {DEADLINE:?}")]
+    Late(#[from] tokio::time::error::Elapsed),
+    #[error(transparent)]
+    Broken(#[from] BadRecord),
+}
+
+/// Receives something and answers what is complete; false when nothing will come any more.
+async fn exchange(
+    socket: &mut TcpStream,
+    input: &mut BytesMut,
+    local: SocketAddr,
+    portmap: Portmap,
+) -> Result<bool, End> {
+    if socket.read_buf(input).await? == 0 {
+        return Ok(false);
+    }
+    let mut out = Vec::new();
+    let taken = portmap.handle_stream(input, local, &mut out);
+    // All at once: archiso's nfsmount reads a reply with a single read().
+    socket.write_all(&out).await?;
+    input.advance(taken?);
+    Ok(true)
+}
+
+/// The socket that takes calls as datagrams.
+struct Datagrams {
+    socket: UdpSocket,
+    /// Our own port.
+    port: u16,
+}
+
+impl Datagrams {
+    fn new(socket: UdpSocket) -> io::Result<Self> {
+        socket::setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+        let port = socket.local_addr()?.port();
+        Ok(Self { socket, port })
+    }
+
+    async fn serve(&self, portmap: Portmap) -> Infallible {
+        let (mut datagram, mut out) = ([0; DATAGRAM_MAX], Vec::new());
+        loop {
+            match self.receive(&mut datagram).await {
+                Ok((len, peer, local)) => {
+                    let datagram = datagram.get(..len).unwrap_or_default();
+                    portmap.handle_datagram(datagram, SocketAddrV4::new(local, self.port).into(), &mut out);
+                    self.reply(&out, peer, local);
+                    out.clear();
+                }
+                Err(error) => {
+                    warn!(%error, "the portmapper cannot receive");
+                    tokio::time::sleep(RECEIVE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// A datagram's length, who sent it, and the address of ours that it was sent to.
+    async fn receive(&self, bytes: &mut [u8]) -> io::Result<(usize, SocketAddrV4, Ipv4Addr)> {
+        let mut control = nix::cmsg_space!(nix::libc::in_pktinfo);
+        let fd = self.socket.as_raw_fd();
+        self.socket
+            .async_io(Interest::READABLE, || {
+                let mut slices = [IoSliceMut::new(bytes)];
+                let received =
+                    socket::recvmsg::<SockaddrIn>(fd, &mut slices, Some(&mut control), MsgFlags::empty())?;
+                let peer = received.address.ok_or(io::ErrorKind::InvalidData)?;
+                let local = received.cmsgs()?.find_map(|message| match message {
+                    // A broadcast has no address of ours; the kernel would answer from this one.
+                    ControlMessageOwned::Ipv4PacketInfo(info) => Some(info.ipi_spec_dst),
+                    _ => None,
+                });
+                let local = local.ok_or(io::ErrorKind::InvalidData)?;
+                Ok((received.bytes, peer.into(), Ipv4Addr::from(u32::from_be(local.s_addr))))
+            })
+            .await
+    }
+
+    /// Sends at once or not at all: the client asks again.
+    fn reply(&self, reply: &[u8], to: SocketAddrV4, from: Ipv4Addr) {
+        if reply.is_empty() {
+            return;
+        }
+        let route = Route { to, from: Some(from), segment: None };
+        if let Err(error) = sys::send_datagrams(self.socket.as_fd(), route, &[&[Iov::from(reply)]]) {
+            debug!(peer = %to, %error, "the portmapper's reply was lost");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A portmapper at a port of its own, both ways.
+    async fn start() -> u16 {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        let udp = UdpSocket::bind(("0.0.0.0", port)).await.unwrap();
+        tokio::spawn(run(tcp, udp, 2049, std::future::pending()));
+        port
+    }
+
+    /// The call of a GETPORT for NFS.
+    fn getport() -> Vec<u8> {
+        [0x1234_u32, 0, 2, 100_000, 2, 3, 0, 0, 0, 0, 100_003, 3, 6, 0].map(u32::to_be_bytes).concat()
+    }
+
+    #[tokio::test]
+    async fn a_reply_comes_in_one_piece() {
+        let port = start().await;
+        let record = [&[0x80, 0, 0, 56][..], &getport()].concat();
+        for _ in 0..20 {
+            let mut socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            socket.write_all(&record).await.unwrap();
+            let mut reply = [0; 100];
+            assert_eq!(socket.read(&mut reply).await.unwrap(), 32);
+            assert_eq!(reply[28..32], 2049_u32.to_be_bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_datagram_is_answered_from_where_it_was_sent_to() {
+        let port = start().await;
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let server = SocketAddr::from(([127, 0, 0, 9], port));
+        for noise in [&b""[..], b"noise", &[0xff; 40]] {
+            client.send_to(noise, server).await.unwrap();
+        }
+        client.send_to(&getport(), server).await.unwrap();
+        let mut reply = [0; 100];
+        let (len, from) = client.recv_from(&mut reply).await.unwrap();
+        assert_eq!((len, from), (28, server));
+        assert_eq!(reply[24..28], 2049_u32.to_be_bytes());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_nothing_is_let_go() {
+        let port = start().await;
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        socket.write_all(b"\x80\0\0\x38").await.unwrap();
+        assert_eq!(socket.read(&mut [0; 10]).await.unwrap(), 0, "closed, and not with an answer");
+    }
+}
