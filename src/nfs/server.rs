@@ -1,6 +1,7 @@
 //! The shell of the NFS door: accepts, moves bytes between sockets and sessions, logs the story of each client.
 
 pub mod portmap;
+pub mod rpcbind;
 
 use std::net::SocketAddr;
 use std::pin::pin;

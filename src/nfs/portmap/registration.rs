@@ -12,7 +12,7 @@ pub enum Request {
     Set(u16),
     /// Forget it; the result is 1, or 0 when somebody else registered it.
     Unset,
-    /// The result is its port, or 0. On the way rpcbind forgets a port that nobody listens at any more.
+    /// The result is its port, or 0.
     Port,
 }
 
