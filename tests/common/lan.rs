@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, id};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -102,7 +103,8 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    fn new() -> Namespace {
+    /// A host with nothing but its loopback interface.
+    pub fn new() -> Namespace {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("isowire-{}-{}", id(), COUNT.fetch_add(1, Ordering::Relaxed));
         output_of(tool("ip").args(["netns", "add", &name]));
@@ -129,6 +131,17 @@ impl Namespace {
         let namespace = File::open(format!("/run/netns/{}", self.name)).expect("iproute2 keeps it there");
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
             .expect("root may enter its own namespaces");
+    }
+
+    /// Opens sockets inside; they stay there, whoever uses them.
+    pub fn inside<T: Send>(&self, open: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                self.enter();
+                open()
+            });
+            inside.join().expect("what runs inside does not panic")
+        })
     }
 
     fn configure(&self, interface: &str, address: Ipv4Addr) {

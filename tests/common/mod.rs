@@ -5,4 +5,5 @@ pub mod iso;
 pub mod lan;
 pub mod machine;
 pub mod needs;
+pub mod rpc;
 pub mod running;

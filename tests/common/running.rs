@@ -57,9 +57,19 @@ impl Running {
         }
     }
 
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// SIGKILL: no time for a farewell.
+    pub fn kill(mut self) {
+        self.child.kill().expect("our own child can be killed");
+        self.child.wait().expect("our own child can be waited for");
+    }
+
     /// SIGTERM, and after a while SIGKILL. The status tells which of them ended it.
     pub fn stop(&mut self) -> ExitStatus {
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let _ = kill_process(self.pid(), Signal::TERM);
         if let Some(status) = self.wait(GRACE) {
             return status;
         }
