@@ -7,6 +7,7 @@ pub mod boot;
 pub mod dhcp;
 pub mod image;
 pub mod nbd;
+pub mod portmap;
 pub mod tftp;
 
 /// A fuzz target: its name and its property.
@@ -20,6 +21,7 @@ pub const TARGETS: &[Target] = &[
     ("iso_image", image::iso_image),
     ("nbd_handshake", nbd::handshake),
     ("nbd_transmission", nbd::transmission),
+    ("portmap", portmap::calls),
     ("susp", image::susp),
     ("syslinux_menu", boot::syslinux_menu),
     ("tftp_packet", tftp::packet),
