@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::bootable::survey;
-use super::files::{NoFile, Ports};
+use super::files::{Entry, NoFile, Ports};
 use super::menu::{Cms, CopyToRam, Place, Root, Settings};
 use super::*;
 use crate::export::catalog::Served;
@@ -262,6 +262,22 @@ fn the_tree_of_each_image_is_served() {
     assert_eq!(open("two").unwrap_err(), NoFile::NotAFile);
     assert_eq!(open("../etc/passwd").unwrap_err(), NoFile::Path(PathError::Outside));
     assert_eq!(open("two/../../etc/passwd").unwrap_err(), NoFile::Path(PathError::Outside));
+}
+
+#[test]
+fn whole_images_and_our_files_lie_beside_the_tree() {
+    let files = files();
+    let image = files.open(b"/two.iso", HERE).unwrap();
+    assert_eq!(image.export, image.image.unwrap().whole());
+    assert_eq!(files.open(b"/two.iso/arch", HERE).unwrap_err(), NoFile::Path(PathError::NotFound));
+    let names = |path: &[u8]| {
+        let Ok(Entry::Directory(directory)) = files.look_up(path, HERE) else { panic!("no directory") };
+        let items = files.items(directory);
+        items.iter().map(|item| String::from_utf8_lossy(&item.name).into_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(b"/"), ["arch", "boot", "isowire", "two", "one.iso", "two.iso"]);
+    assert_eq!(names(b"/one/"), ["arch", "boot"], "the tree and nothing else");
+    assert_eq!(names(b"isowire"), ["pxelinux.cfg"]);
 }
 
 #[test]

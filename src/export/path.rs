@@ -38,10 +38,14 @@ fn step(index: &Index, dir: NodeId, name: &[u8]) -> Result<NodeId, PathError> {
         _ => {}
     }
     let child = index.child(dir, name).or_else(|| index.child_ignoring_case(dir, name));
-    let child = child.ok_or(PathError::NotFound)?;
-    match &index.node(child).kind {
-        Kind::Symlink { target } => index.resolve(dir, target).ok_or(PathError::NotFound),
-        _ => Ok(child),
+    child.and_then(|child| follow(index, child)).ok_or(PathError::NotFound)
+}
+
+/// The node itself, or what it leads to where it is a symlink; `None` when it leads nowhere in the image.
+pub fn follow(index: &Index, node: NodeId) -> Option<NodeId> {
+    match &index.node(node).kind {
+        Kind::Symlink { target } => index.resolve(index.node(node).parent, target),
+        _ => Some(node),
     }
 }
 
