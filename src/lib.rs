@@ -22,6 +22,7 @@ pub mod dhcp;
 pub mod export;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod http;
 pub mod image;
 pub mod inspect;
 pub mod nbd;

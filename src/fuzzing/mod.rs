@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod dhcp;
+pub mod http;
 pub mod image;
 pub mod nbd;
 pub mod portmap;
@@ -18,6 +19,8 @@ pub const TARGETS: &[Target] = &[
     ("dhcp_message", dhcp::message),
     ("dhcp_session", dhcp::session),
     ("el_torito_partitions", image::el_torito_partitions),
+    ("http_range", http::range),
+    ("http_request", http::request),
     ("iso_image", image::iso_image),
     ("nbd_handshake", nbd::handshake),
     ("nbd_transmission", nbd::transmission),

@@ -1,0 +1,208 @@
+//! Properties of HTTP requests, answers and ranges.
+
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use bytes::BytesMut;
+use jiff::Timestamp;
+
+use crate::boot::Files;
+use crate::boot::files::Ports;
+use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
+use crate::export::batch::Chunk;
+use crate::export::{Batch, Catalog, Served};
+use crate::http::session::{Next, Resources, Session, Turn};
+use crate::http::wire::range::{RANGES_MAX, Wanted, wanted};
+use crate::http::wire::{Method, Request};
+use crate::image::index::{Attributes, Index, Kind, NodeId};
+use crate::image::{Extent, Image, Source};
+
+/// The file `f` of the image `i`, and `f` of the image `j`.
+const FILES: [Extent; 2] = [Extent { offset: 4096, len: 5000 }, Extent { offset: 65_536, len: 2 << 20 }];
+
+/// Most bytes of answers in memory at a time: what a turn allows, and one answer on top.
+const MEMORY_MAX: usize = 160 << 10;
+
+/// Whatever a client sends, however it is cut into segments: complete requests get answers that are well-formed, the
+/// rest gets none.
+pub fn request(data: &[u8]) {
+    answers(data);
+    let [at_once, bytewise] = [usize::MAX, 1].map(|segment| converse(data, segment));
+    assert_eq!(at_once, bytewise);
+}
+
+/// Takes the requests one by one, and looks at each answer.
+fn answers(data: &[u8]) {
+    let mut session = session();
+    let mut input = BytesMut::from(data);
+    loop {
+        let (before, method) = (input.len(), next_method(&input));
+        let mut batch = Batch::default();
+        let turn = session.handle_one(&mut input, Timestamp::UNIX_EPOCH, &mut batch);
+        if !batch.is_empty() {
+            check_answer(&batch, method);
+        }
+        match turn {
+            Some(Turn { next: Next::Read, .. }) => {
+                assert!(batch.is_empty());
+                return assert!(input.is_empty() || matches!(Request::parse(&input), Ok(None)));
+            }
+            Some(Turn { next: Next::Close, .. }) => return assert!(!batch.is_empty()),
+            _ => assert!(input.len() < before || !batch.is_empty()),
+        }
+    }
+}
+
+fn next_method(input: &[u8]) -> Option<Method> {
+    Some(Request::parse(input).ok()??.0.method)
+}
+
+fn check_answer(batch: &Batch, method: Option<Method>) {
+    let Some(Chunk::Bytes(start)) = batch.chunks().next() else { panic!("an answer begins with its head") };
+    let end = start.windows(4).position(|end| end == b"\r\n\r\n").expect("a head ends");
+    let head = str::from_utf8(&start[..end]).expect("a head is text");
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")).expect("a status line");
+    let (code, reason) = status.split_once(' ').expect("a code and a reason");
+    assert!(code.len() == 3 && code.parse::<u16>().is_ok() && !reason.is_empty(), "{status}");
+    let fields: Vec<_> = lines.map(|line| line.split_once(": ").expect("a name and a value")).collect();
+    for (name, value) in &fields {
+        assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'), "{head}");
+        assert!(value.bytes().all(|byte| matches!(byte, b' '..=b'~')) && value.len() <= 1023, "{head}");
+    }
+    assert_eq!(fields.last().map(|(name, _)| *name), Some("Date"), "lpxelinux misses the last field");
+    let length = fields.iter().find(|(name, _)| *name == "Content-Length").map(|(_, value)| *value);
+    let content = batch.len() - (end as u64 + 4);
+    match (length, method) {
+        (None, _) => assert!(code == "304" && content == 0, "{head}"),
+        (Some(_), Some(Method::Head)) => assert_eq!(content, 0, "{head}"),
+        (Some(length), _) => assert_eq!(length.parse(), Ok(content), "{head}"),
+    }
+}
+
+/// Feeds a session in segments; what it said (a range as its numbers), and whether it closed.
+fn converse(data: &[u8], segment: usize) -> (Vec<u8>, bool) {
+    let mut session = session();
+    let (mut said, mut input) = (Vec::new(), BytesMut::new());
+    for bytes in data.chunks(segment.min(data.len()).max(1)) {
+        input.extend_from_slice(bytes);
+        loop {
+            let mut batch = Batch::default();
+            let turn = session.handle(&mut input, Timestamp::UNIX_EPOCH, &mut batch);
+            let memory: usize = batch.chunks().map(|chunk| record(chunk, &mut said)).sum();
+            assert!(memory <= MEMORY_MAX);
+            match turn.next {
+                Next::Read => break,
+                Next::GoOn => {}
+                Next::Close => return (said, true),
+            }
+        }
+    }
+    (said, false)
+}
+
+/// Notes what leaves, and returns how much memory it takes until then.
+fn record(chunk: Chunk<'_>, said: &mut Vec<u8>) -> usize {
+    match chunk {
+        Chunk::Bytes(bytes) => {
+            said.extend_from_slice(bytes);
+            bytes.len()
+        }
+        Chunk::Image(range) => {
+            let end = range.offset() + range.len();
+            assert!(FILES.iter().any(|file| range.offset() >= file.offset && end <= file.end()));
+            said.extend_from_slice(&range.offset().to_be_bytes());
+            said.extend_from_slice(&range.len().to_be_bytes());
+            0
+        }
+    }
+}
+
+fn session() -> Session {
+    static RESOURCES: LazyLock<Arc<Resources>> = LazyLock::new(resources);
+    Session::new(Arc::clone(&RESOURCES), Ipv4Addr::new(10, 0, 0, 1))
+}
+
+/// Two images without bytes: a session never reads any.
+fn resources() -> Arc<Resources> {
+    let [default, other] =
+        ["i", "j"].into_iter().zip(FILES).map(image).collect::<Vec<_>>().try_into().unwrap();
+    let catalog = Arc::new(Catalog::new(default, vec![other]));
+    let settings = Settings {
+        roots: vec![Root::Nbd],
+        copytoram: CopyToRam::Auto,
+        timeout: 0,
+        cms: Cms::Verify,
+        parameters: Vec::new(),
+    };
+    let files = Files::new(catalog, settings, Ports { tftp: 69, http: 80 }).expect("names of their own");
+    Arc::new(Resources::new(Arc::new(files)))
+}
+
+fn image((name, file): (&str, Extent)) -> Served {
+    let source = Source::open(Path::new("/dev/null")).expect("/dev/null opens");
+    let attributes = Attributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: 784_111_777 };
+    let mut index = Index::new(attributes);
+    let mut add = |name: &[u8], kind| index.add(NodeId::ROOT, name, kind, attributes).expect("a good name");
+    add(b"f", Kind::File { extents: vec![file] });
+    add(b"empty.efi", Kind::File { extents: Vec::new() });
+    add(b"d", Kind::Directory { entries: Vec::new() });
+    let image = Image::new(source, index).expect("nothing to read");
+    Served { name: name.into(), image: Arc::new(image) }
+}
+
+/// A range field means what a reading of it without any cleverness says. The first byte is the length of the file.
+pub fn range(data: &[u8]) {
+    let Some((&len, field)) = data.split_first() else { return };
+    let len = usize::from(len);
+    let (parts, bytes) = match (wanted(field, len as u64), expected(field, len)) {
+        (Wanted::Whole, None) => return,
+        (Wanted::Nothing, Some(bytes)) => return assert!(!bytes.contains(&true)),
+        (Wanted::Parts(parts), Some(bytes)) => (parts, bytes),
+        (wanted, expected) => panic!("{wanted:?} instead of {expected:?}"),
+    };
+    let mut sent = vec![0; len];
+    for part in &parts {
+        sent[part.start as usize..part.end as usize].iter_mut().for_each(|times| *times += 1);
+    }
+    assert!(!parts.is_empty() && parts.iter().all(|part| !part.is_empty()));
+    assert!(bytes.iter().zip(&sent).all(|(&wanted, &times)| times == i32::from(wanted)), "{parts:?}");
+    let touch = |a: &Range<u64>, b: &Range<u64>| a.end == b.start;
+    assert!(!parts.iter().any(|a| parts.iter().any(|b| touch(a, b))), "{parts:?}");
+}
+
+/// Which bytes of the file are wanted, byte by byte; `None` for a field that is ignored.
+fn expected(field: &[u8], len: usize) -> Option<Vec<bool>> {
+    let field = str::from_utf8(field).ok()?.to_ascii_lowercase();
+    let specs = field.strip_prefix("bytes=")?.split(',').map(|spec| spec.trim_matches(is_blank));
+    let specs: Vec<_> = specs.filter(|spec| !spec.is_empty()).collect();
+    if len == 0 || specs.is_empty() || specs.len() > RANGES_MAX {
+        return None;
+    }
+    let mut bytes = vec![false; len];
+    for spec in specs {
+        let (first, last) = spec.split_once('-')?;
+        for (byte, is_wanted) in (0..).zip(&mut bytes) {
+            *is_wanted |= match (number(first)?, number(last)?) {
+                (None, None) => return None,
+                (None, Some(suffix)) => len as u64 - byte <= suffix,
+                (Some(first), None) => byte >= first,
+                (Some(first), Some(last)) if last < first => return None,
+                (Some(first), Some(last)) => (first..=last).contains(&byte),
+            };
+        }
+    }
+    Some(bytes)
+}
+
+fn is_blank(c: char) -> bool {
+    c.is_ascii_whitespace()
+}
+
+/// No number for an empty text, `None` for what is none. The largest there is stands for those that are larger.
+fn number(text: &str) -> Option<Option<u64>> {
+    let is_number = text.chars().all(|c| c.is_ascii_digit());
+    is_number.then(|| (!text.is_empty()).then(|| text.parse().unwrap_or(u64::MAX)))
+}

@@ -1,0 +1,8 @@
+//! HTTP, read-only: files, parts of files and directories of the images, for firmware, initramfs and people.
+//!
+//! HTTP/1.0 and HTTP/1.1 as RFC 9110 (semantics) and RFC 9112 (syntax on the wire) say, without TLS. [`wire`] knows the
+//! bytes, [`session`] decides, [`server`] moves. Which file a path means is decided by [`crate::boot::files`].
+
+pub mod server;
+pub mod session;
+pub mod wire;

@@ -1,0 +1,192 @@
+//! One HTTP client: what it gets next. Pure: bytes and the time in, bytes and ranges out; no I/O, no clock.
+//!
+//! A [`Session`] takes requests off the input one by one; what each of them earns is decided by [`answer`].
+
+pub mod answer;
+mod conditions;
+mod listing;
+mod multipart;
+mod send;
+#[cfg(test)]
+mod tests;
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+use jiff::Timestamp;
+
+pub use self::answer::Answer;
+pub use self::listing::Resources;
+use super::wire::date::HttpDate;
+use super::wire::head::Connection;
+use super::wire::{Malformed, Request, Status, Version};
+use crate::export::Batch;
+use crate::image::Image;
+
+/// Bytes queued before the connection has to give way to others. What is made by us is in memory until it leaves, so
+/// this is also what a client costs that asks and does not read.
+const TURN_BYTES: u64 = 128 << 10;
+
+/// Requests answered before the connection has to give way to others.
+const TURN_REQUESTS: u32 = 64;
+
+/// Longest content of a request that is swallowed, in bytes. Nobody here reads it.
+const CONTENT_MAX: u64 = 64 << 10;
+
+/// What the connection does next; what is in the batch is sent first in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Every complete request was answered: read more.
+    Read,
+    /// Enough for one turn: come back for the rest of the input.
+    GoOn,
+    /// This was the last answer.
+    Close,
+}
+
+/// What a turn came to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Turn {
+    pub next: Next,
+    /// What the last answer of the batch is, when it is worth a line of the log.
+    pub story: Option<Story>,
+}
+
+/// An answer that belongs to the story of a boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Story {
+    /// As the client wrote it, without percent-encoding.
+    pub path: String,
+    pub status: Status,
+    /// Content that was queued.
+    pub bytes: u64,
+    /// The program that asks.
+    pub agent: String,
+}
+
+/// State of one connection.
+#[derive(Debug)]
+pub struct Session {
+    resources: Arc<Resources>,
+    /// The address that the client reached us at.
+    local: Ipv4Addr,
+    /// The image that the ranges in the batch are ranges of.
+    image: Arc<Image>,
+    /// Bytes of a request's content still to be swallowed.
+    swallow: u64,
+    /// Where heads are written.
+    scratch: Vec<u8>,
+}
+
+impl Session {
+    /// A client that reached us at `local`.
+    pub fn new(resources: Arc<Resources>, local: Ipv4Addr) -> Self {
+        let image = Arc::clone(resources.files().default_image());
+        Self { resources, local, image, swallow: 0, scratch: Vec::new() }
+    }
+
+    /// The image that the ranges in the batch are ranges of.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Whether nothing of a request has come yet.
+    pub fn is_between_requests(&self, input: &BytesMut) -> bool {
+        input.is_empty() && self.swallow == 0
+    }
+
+    /// Answers complete requests of `input`, takes them off, and queues the answers.
+    pub fn handle(&mut self, input: &mut BytesMut, now: Timestamp, out: &mut Batch) -> Turn {
+        for _ in 0..TURN_REQUESTS {
+            if out.len() >= TURN_BYTES {
+                break;
+            }
+            if let Some(turn) = self.handle_one(input, now, out) {
+                return turn;
+            }
+        }
+        Turn { next: Next::GoOn, story: None }
+    }
+
+    /// Says that a request took too long to arrive; nothing to a client that did not begin one.
+    pub fn time_out(&mut self, input: &BytesMut, now: Timestamp, out: &mut Batch) {
+        if !self.is_between_requests(input) {
+            let answer = Answer::refusal(Status::REQUEST_TIMEOUT, "the request did not arrive in time");
+            self.queue(answer, Connection::Closes, HttpDate::new(now), out);
+        }
+    }
+
+    /// Answers one request; `Some` when the turn ends with it.
+    pub fn handle_one(&mut self, input: &mut BytesMut, now: Timestamp, out: &mut Batch) -> Option<Turn> {
+        let now = HttpDate::new(now);
+        self.swallow_content(input);
+        let (request, len) = match Request::parse(input) {
+            Ok(Some(parsed)) => parsed,
+            Ok(None) => return Some(Turn { next: Next::Read, story: None }),
+            Err(malformed) => {
+                let answer = Answer::refusal(status(malformed), malformed);
+                self.queue(answer, Connection::Closes, now, out);
+                return Some(Turn { next: Next::Close, story: None });
+            }
+        };
+        let answer = Answer::to(&request, &self.resources, self.local, now);
+        if !self.turn_to(answer.image(), out) {
+            return Some(Turn { next: Next::GoOn, story: None });
+        }
+        let connection = connection(&request);
+        let story = answer.story(&request);
+        self.swallow = request.content;
+        input.advance(len);
+        self.swallow_content(input);
+        self.queue(answer, connection, now, out);
+        let next = if connection == Connection::Closes { Next::Close } else { Next::GoOn };
+        (next == Next::Close || story.is_some()).then_some(Turn { next, story })
+    }
+
+    fn swallow_content(&mut self, input: &mut BytesMut) {
+        // No more than the input has, so the cast keeps the value.
+        let n = self.swallow.min(input.len() as u64);
+        input.advance(n as usize);
+        self.swallow -= n;
+    }
+
+    /// Whether ranges of `image` can be queued: all that are in a batch are ranges of one image.
+    fn turn_to(&mut self, image: Option<&Arc<Image>>, out: &Batch) -> bool {
+        let Some(image) = image.filter(|image| !Arc::ptr_eq(image, &self.image)) else { return true };
+        if out.is_empty() {
+            self.image = Arc::clone(image);
+        }
+        out.is_empty()
+    }
+
+    fn queue(&mut self, answer: Answer, connection: Connection, now: HttpDate, out: &mut Batch) {
+        self.scratch.clear();
+        answer.queue(connection, now, &mut self.scratch, out);
+    }
+}
+
+/// RFC 9112 §9.3, and §9.6 for the content that nobody waits for: a client that asked for leave to send it may well not
+/// send it, and then it is not clear where the next request begins.
+fn connection(request: &Request<'_>) -> Connection {
+    let expects = request.content > 0 && request.field("Expect").is_some();
+    if expects || request.content > CONTENT_MAX || !request.wants_to_stay() {
+        return Connection::Closes;
+    }
+    match request.version {
+        Version::Http10 => Connection::StaysAsAsked,
+        Version::Http11 => Connection::Stays,
+    }
+}
+
+/// Whose fault it is, in HTTP's numbers.
+const fn status(malformed: Malformed) -> Status {
+    match malformed {
+        Malformed::Syntax(_) | Malformed::Host | Malformed::Length => Status::BAD_REQUEST,
+        Malformed::Version => Status::VERSION_NOT_SUPPORTED,
+        Malformed::LongHead | Malformed::ManyFields => Status::HEADER_FIELDS_TOO_LARGE,
+        Malformed::LongTarget => Status::URI_TOO_LONG,
+        Malformed::Chunked => Status::LENGTH_REQUIRED,
+        Malformed::Coding => Status::NOT_IMPLEMENTED,
+    }
+}

@@ -1,0 +1,122 @@
+//! An answer as bytes and ranges.
+
+use std::ops::Range;
+
+use super::answer::{Answer, Content, Resource};
+use crate::export::{Batch, Export};
+use crate::http::wire::date::HttpDate;
+use crate::http::wire::head::Connection;
+use crate::http::wire::range::ContentRange;
+use crate::http::wire::{Head, Method, Status};
+
+impl Answer {
+    pub fn status(&self) -> Status {
+        match &self.content {
+            Content::Refusal(refusal) => refusal.status,
+            Content::Redirect { .. } => Status::MOVED_PERMANENTLY,
+            Content::NotModified(_) => Status::NOT_MODIFIED,
+            Content::NotSatisfiable(_) => Status::RANGE_NOT_SATISFIABLE,
+            Content::Whole(_) => Status::OK,
+            Content::Part(..) | Content::Parts(..) => Status::PARTIAL_CONTENT,
+        }
+    }
+
+    /// Queues the head, and the content unless the request was HEAD. `scratch` is empty, and a place to write in.
+    pub fn queue(self, connection: Connection, now: HttpDate, scratch: &mut Vec<u8>, out: &mut Batch) {
+        let text = self.text();
+        let mut head = Head::new(self.status(), scratch);
+        self.describe(&text, now, &mut head);
+        head.end(connection, now);
+        out.push_bytes(scratch);
+        if self.method != Method::Head {
+            out.push_bytes(text.as_bytes());
+            self.queue_content(out);
+        }
+    }
+
+    /// What a person reads who sees no file.
+    fn text(&self) -> String {
+        let status = self.status();
+        match &self.content {
+            Content::Refusal(refusal) => format!("{status}: {}\n", refusal.reason),
+            Content::Redirect { location } => format!("{status}: {location}\n"),
+            Content::NotSatisfiable(_) => format!("{status}: the file ends before\n"),
+            _ => String::new(),
+        }
+    }
+
+    fn describe(&self, text: &str, now: HttpDate, head: &mut Head<'_>) {
+        match &self.content {
+            Content::Refusal(_) | Content::Redirect { .. } | Content::NotSatisfiable(_) => {
+                head.field("Content-Length", text.len());
+                head.field("Content-Type", "text/plain; charset=utf-8");
+            }
+            // RFC 9110 §15.4.5: it has no content, and the fields that matter to a cache.
+            Content::NotModified(resource) => resource.describe(now, head),
+            Content::Whole(resource) => {
+                head.field("Content-Length", resource.export.len());
+                head.field("Content-Type", resource.media_type);
+                resource.describe(now, head);
+            }
+            Content::Part(resource, part) => {
+                head.field("Content-Length", part.end - part.start);
+                head.field("Content-Type", resource.media_type);
+                head.field("Content-Range", content_range(resource, Some(part)));
+                resource.describe(now, head);
+            }
+            Content::Parts(resource, parts) => {
+                head.field("Content-Length", parts.len());
+                head.field("Content-Type", parts.media_type());
+                resource.describe(now, head);
+            }
+        }
+        match &self.content {
+            // RFC 9110 §15.5.6: the answer has to say what is allowed.
+            Content::Refusal(refusal) if refusal.status == Status::METHOD_NOT_ALLOWED => {
+                head.field("Allow", "GET, HEAD");
+            }
+            Content::Redirect { location } => head.field("Location", location),
+            Content::NotSatisfiable(resource) => head.field("Content-Range", content_range(resource, None)),
+            _ => {}
+        }
+    }
+
+    fn queue_content(self, out: &mut Batch) {
+        match self.content {
+            Content::Whole(Resource { export, .. }) => queue(&export, &(0..export.len()), out),
+            Content::Part(Resource { export, .. }, part) => queue(&export, &part, out),
+            Content::Parts(Resource { export, .. }, parts) => {
+                for (head, part) in &parts.parts {
+                    out.push_bytes(head.as_bytes());
+                    queue(&export, part, out);
+                }
+                out.push_bytes(parts.end.as_bytes());
+            }
+            Content::Refusal(_)
+            | Content::Redirect { .. }
+            | Content::NotModified(_)
+            | Content::NotSatisfiable(_) => {}
+        }
+    }
+}
+
+impl Resource {
+    fn describe(&self, now: HttpDate, head: &mut Head<'_>) {
+        head.field("ETag", self.validators.tag);
+        if let Some(modified) = self.validators.modified {
+            // RFC 9110 §8.8.2.1: never later than Date, whatever the clock of who made the image said.
+            head.field("Last-Modified", modified.min(now));
+        }
+        head.field("Accept-Ranges", "bytes");
+    }
+}
+
+fn content_range(resource: &Resource, part: Option<&Range<u64>>) -> ContentRange {
+    ContentRange { part: part.cloned(), of: resource.export.len() }
+}
+
+/// The part was cut to the file already, so there is always something to queue.
+fn queue(export: &Export, part: &Range<u64>, out: &mut Batch) {
+    let pieces = export.range(part.start, part.end - part.start);
+    pieces.into_iter().flatten().for_each(|piece| out.push_piece(piece));
+}

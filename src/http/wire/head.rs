@@ -1,0 +1,106 @@
+//! The head of a response (RFC 9112 §4).
+
+use std::fmt::{self, Display};
+use std::io::Write;
+
+use super::date::HttpDate;
+
+/// A status code, and how it is called (RFC 9110 §15, RFC 6585).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status(pub u16);
+
+impl Status {
+    pub const OK: Self = Self(200);
+    pub const PARTIAL_CONTENT: Self = Self(206);
+    pub const MOVED_PERMANENTLY: Self = Self(301);
+    pub const NOT_MODIFIED: Self = Self(304);
+    pub const BAD_REQUEST: Self = Self(400);
+    pub const NOT_FOUND: Self = Self(404);
+    pub const METHOD_NOT_ALLOWED: Self = Self(405);
+    pub const REQUEST_TIMEOUT: Self = Self(408);
+    pub const LENGTH_REQUIRED: Self = Self(411);
+    pub const PRECONDITION_FAILED: Self = Self(412);
+    pub const CONTENT_TOO_LARGE: Self = Self(413);
+    pub const URI_TOO_LONG: Self = Self(414);
+    pub const RANGE_NOT_SATISFIABLE: Self = Self(416);
+    pub const HEADER_FIELDS_TOO_LARGE: Self = Self(431);
+    pub const NOT_IMPLEMENTED: Self = Self(501);
+    pub const VERSION_NOT_SUPPORTED: Self = Self(505);
+
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::OK => "OK",
+            Self::PARTIAL_CONTENT => "Partial Content",
+            Self::MOVED_PERMANENTLY => "Moved Permanently",
+            Self::NOT_MODIFIED => "Not Modified",
+            Self::BAD_REQUEST => "Bad Request",
+            Self::NOT_FOUND => "Not Found",
+            Self::METHOD_NOT_ALLOWED => "Method Not Allowed",
+            Self::REQUEST_TIMEOUT => "Request Timeout",
+            Self::LENGTH_REQUIRED => "Length Required",
+            Self::PRECONDITION_FAILED => "Precondition Failed",
+            Self::CONTENT_TOO_LARGE => "Content Too Large",
+            Self::URI_TOO_LONG => "URI Too Long",
+            Self::RANGE_NOT_SATISFIABLE => "Range Not Satisfiable",
+            Self::HEADER_FIELDS_TOO_LARGE => "Request Header Fields Too Large",
+            Self::NOT_IMPLEMENTED => "Not Implemented",
+            Self::VERSION_NOT_SUPPORTED => "HTTP Version Not Supported",
+            _ => "",
+        }
+    }
+}
+
+impl Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, self.reason())
+    }
+}
+
+/// What becomes of the connection behind a response, and whether the client has to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connection {
+    /// It stays, as is the rule in HTTP/1.1.
+    Stays,
+    /// It stays, which a client of HTTP/1.0 asked for and has to be told.
+    StaysAsAsked,
+    Closes,
+}
+
+/// A head, written field by field.
+///
+/// lpxelinux acts on a field when the next one begins, so the last is never one that it needs: [`Head::end`] writes one
+/// behind all others. It also cuts values at 1023 bytes.
+#[derive(Debug)]
+pub struct Head<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl<'a> Head<'a> {
+    /// Writes the status line behind whatever is in `out`. RFC 9110 §2.5: with the highest version that the server
+    /// conforms to, whatever the client's is.
+    pub fn new(status: Status, out: &'a mut Vec<u8>) -> Self {
+        put(out, format_args!("HTTP/1.1 {status}\r\n"));
+        Self { out }
+    }
+
+    /// Writes one field. No value may hold the end of a line.
+    pub fn field(&mut self, name: &str, value: impl Display) {
+        put(self.out, format_args!("{name}: {value}\r\n"));
+    }
+
+    /// Writes what stands in every head, and its end. RFC 9110 §6.6.1: a server with a clock sends Date.
+    pub fn end(mut self, connection: Connection, now: HttpDate) {
+        match connection {
+            Connection::Stays => {}
+            Connection::StaysAsAsked => self.field("Connection", "keep-alive"),
+            Connection::Closes => self.field("Connection", "close"),
+        }
+        self.field("Date", now);
+        put(self.out, format_args!("\r\n"));
+    }
+}
+
+fn put(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
+    // A Vec takes everything.
+    let _ = out.write_fmt(text);
+}
