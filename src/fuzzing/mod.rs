@@ -8,6 +8,7 @@ pub mod dhcp;
 pub mod http;
 pub mod image;
 pub mod nbd;
+pub mod nfs;
 pub mod portmap;
 pub mod tftp;
 
@@ -24,6 +25,9 @@ pub const TARGETS: &[Target] = &[
     ("iso_image", image::iso_image),
     ("nbd_handshake", nbd::handshake),
     ("nbd_transmission", nbd::transmission),
+    ("nfs_mount", nfs::mount),
+    ("nfs_record", nfs::record),
+    ("nfs_session", nfs::session),
     ("portmap", portmap::calls),
     ("susp", image::susp),
     ("syslinux_menu", boot::syslinux_menu),

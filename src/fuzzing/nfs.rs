@@ -1,0 +1,193 @@
+//! Properties of NFS, MOUNT and RPC.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use bytes::BytesMut;
+
+use crate::codec::{Reader, Truncated};
+use crate::export::batch::Chunk;
+use crate::export::{Batch, Catalog, Served};
+use crate::image::index::{Attributes, Index, Kind, NodeId};
+use crate::image::{Extent, Image, Source};
+use crate::nfs::handle::Handle;
+use crate::nfs::mount;
+use crate::nfs::rpc::{self, BadRecord, Message, RECORD_MAX, Refused};
+use crate::nfs::session::{DIRECTORY_MAX, READ_MAX, Session, Turn};
+
+/// Most bytes that one call may queue, and most memory that it may take: what a turn allows, and one longest reply.
+const TURN_OUT_MAX: u64 = (1 << 20) + READ_MAX as u64 + 4096;
+const TURN_HELD_MAX: usize = (128 << 10) + DIRECTORY_MAX as usize + 4096;
+
+/// A file of each image, in two extents.
+const EXTENTS: [Extent; 2] = [Extent { offset: 4096, len: 3 << 20 }, Extent { offset: 1 << 30, len: 77 }];
+
+const LAST_FRAGMENT: u32 = 1 << 31;
+
+/// A record is found when all of it is there and not before; it is what its fragments hold; any message gets one
+/// small reply or none.
+pub fn record(data: &[u8]) {
+    let Ok(Some(record)) = rpc::next_record(data) else { return };
+    assert!(record.len <= data.len() && record.message.len() <= RECORD_MAX);
+    assert_eq!(Some(&record.message[..]), joined(Reader::new(data)).as_deref());
+    for end in 0..record.len {
+        assert_eq!(rpc::next_record(&data[..end]), Ok(None));
+    }
+    let mut out = Vec::new();
+    if let Ok(message) = Message::parse(&record.message) {
+        message.answer(&mut out, |call, results| {
+            results.opaque(call.args.rest());
+            if call.procedure % 2 == 0 { Ok(()) } else { Err(Refused::ProcUnavail) }
+        });
+        assert!((12..=record.message.len() + 32).contains(&out.len()) && out.len().is_multiple_of(4));
+        assert_eq!(out[..4], record.message[..4], "the xid");
+    }
+}
+
+/// The message at the front of a stream, by the words of RFC 5531 §11.
+fn joined(mut reader: Reader<'_>) -> Option<Vec<u8>> {
+    let mut message = Vec::new();
+    loop {
+        let mark = reader.u32_be().ok()?;
+        message.extend_from_slice(reader.take((mark & !LAST_FRAGMENT) as usize).ok()?);
+        if mark & LAST_FRAGMENT != 0 {
+            return Some(message);
+        }
+    }
+}
+
+/// Whatever MOUNT is asked, its results are well-formed, and a handle that it gives is that of a directory. The first
+/// byte chooses the procedure; the rest are its arguments.
+pub fn mount(data: &[u8]) {
+    let Some((&procedure, args)) = data.split_first() else { return };
+    let head = [7, 0, 2, mount::PROGRAM, 3, procedure.into(), 0, 0, 0, 0].map(u32::to_be_bytes).concat();
+    let call = [&head, args].concat();
+    let message = Message::parse(&call).expect("a call");
+    let mut out = Vec::new();
+    let peer = ([192, 0, 2, 1], 700).into();
+    let is_done = message.answer(&mut out, |call, results| mount::answer(&CATALOG, peer, call, results));
+    let mut results = Reader::new(&out);
+    results.skip(24).expect("a header");
+    match (is_done, procedure) {
+        (None, _) | (_, 0 | 3 | 4) => assert!(results.is_empty()),
+        (_, 1) => check_mount(&mut results).expect("results of MNT"),
+        (_, 2) => assert_eq!(results.rest(), [0; 4]),
+        (_, _) => assert_eq!(out.len(), 24 + exports_len()),
+    }
+}
+
+fn check_mount(results: &mut Reader<'_>) -> Result<(), Truncated> {
+    if results.u32_be()? != 0 {
+        assert!(results.is_empty());
+        return Ok(());
+    }
+    assert_eq!(results.u32_be()? as usize, Handle::LEN);
+    let Handle { identity, node } = Handle::parse(results.take(Handle::LEN)?).expect("a handle of ours");
+    let mut images = CATALOG.images().map(|served| &served.image);
+    let image = images.find(|image| image.identity == identity).expect("an image that is served");
+    assert!(matches!(image.index.node(node).kind, Kind::Directory { .. }));
+    assert_eq!(results.rest().len(), 12, "two flavors");
+    Ok(())
+}
+
+fn exports_len() -> usize {
+    CATALOG.mount_points().map(|path| 4 + 4 + path.len().next_multiple_of(4) + 4).sum::<usize>() + 4
+}
+
+/// However the client's bytes are cut into segments, the same calls get the same replies, in their order; each reply
+/// is a record of its own that is as long as it says; a turn is bounded; only the bytes of files are ever read.
+pub fn session(data: &[u8]) {
+    let [at_once, bytewise] = [usize::MAX, 1].map(|segment| converse(data, segment));
+    assert_eq!(at_once, bytewise);
+}
+
+/// What a connection said: each reply with its ranges as numbers, the first to every xid, and how it ended. (How a
+/// call is cut decides whether it comes before the answer to an earlier one of its number has left.)
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    replies: Vec<Vec<u8>>,
+    end: Option<BadRecord>,
+}
+
+fn converse(data: &[u8], segment: usize) -> Said {
+    let mut session = Session::new(Arc::clone(&CATALOG), ([192, 0, 2, 1], 700).into());
+    let (mut replies, mut seen, mut input) = (Vec::new(), BTreeSet::new(), BytesMut::new());
+    for bytes in data.chunks(segment.min(data.len()).max(1)) {
+        input.extend_from_slice(bytes);
+        loop {
+            let mut batch = Batch::default();
+            let turn = session.handle(&mut input, &mut batch);
+            assert!(batch.len() <= TURN_OUT_MAX && batch.held() <= TURN_HELD_MAX);
+            replies.extend(records(&batch).into_iter().filter(|reply| seen.insert(reply[..4].to_vec())));
+            session.sent(&input);
+            match turn {
+                Turn::Drained => break,
+                Turn::Full => {}
+                Turn::Broken(bad) => return Said { replies, end: Some(bad) },
+            }
+        }
+    }
+    Said { replies, end: None }
+}
+
+/// The records in a batch, without their marks; a range stands as its numbers.
+fn records(batch: &Batch) -> Vec<Vec<u8>> {
+    let mut records: Vec<Vec<u8>> = Vec::new();
+    // Bytes that the last record still lacks.
+    let mut left = 0;
+    for chunk in batch.chunks() {
+        let mut bytes = match chunk {
+            Chunk::Image(range) => {
+                assert!(range.len() <= left, "payload belongs to a record");
+                left -= range.len();
+                let record = records.last_mut().expect("payload follows a header");
+                record.extend_from_slice(&range.offset().to_be_bytes());
+                record.extend_from_slice(&range.len().to_be_bytes());
+                let is_inside =
+                    |e: &Extent| e.offset <= range.offset() && range.offset() + range.len() <= e.end();
+                assert!(EXTENTS.iter().any(is_inside));
+                continue;
+            }
+            Chunk::Bytes(bytes) => Reader::new(bytes),
+        };
+        while !bytes.is_empty() {
+            if left == 0 {
+                let mark = bytes.u32_be().expect("a whole mark");
+                assert!(mark & LAST_FRAGMENT != 0 && mark.is_multiple_of(4));
+                left = (mark & !LAST_FRAGMENT).into();
+                records.push(Vec::new());
+            }
+            let part = bytes.take((left as usize).min(bytes.remaining())).expect("no more than there is");
+            left -= part.len() as u64;
+            records.last_mut().expect("just pushed").extend_from_slice(part);
+        }
+    }
+    assert_eq!(left, 0, "the last record is whole");
+    assert!(records.iter().all(|record| record[4..8] == [0, 0, 0, 1]), "a reply");
+    records
+}
+
+/// Two images, so that a connection has to change between them.
+static CATALOG: LazyLock<Arc<Catalog>> = LazyLock::new(|| {
+    let [first, second] =
+        ["first", "second"].map(|name| Served { name: name.into(), image: Arc::new(image(name)) });
+    Arc::new(Catalog::new(first, vec![second]))
+});
+
+/// Nodes: 1 a directory, 2 a file, 3 a symlink, 4 a device, 5 to 204 files without content; 205 differs.
+fn image(name: &str) -> Image {
+    let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let mut index = Index::new(attributes);
+    let mut add = |parent, name: &[u8], kind| index.add(parent, name, kind, attributes).expect("a good name");
+    let directory = add(NodeId::ROOT, b"d", Kind::Directory { entries: Vec::new() });
+    add(directory, b"file", Kind::File { extents: EXTENTS.to_vec() });
+    add(directory, b"link", Kind::Symlink { target: b"/d/file".as_slice().into() });
+    add(directory, b"device", Kind::Special);
+    for n in 0..200 {
+        add(directory, format!("{n:0>180}").as_bytes(), Kind::File { extents: Vec::new() });
+    }
+    add(NodeId::ROOT, name.as_bytes(), Kind::Special);
+    Image::new(Source::open(Path::new("/dev/null")).expect("/dev/null opens"), index)
+        .expect("no bytes to read")
+}
