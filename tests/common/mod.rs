@@ -5,5 +5,7 @@ pub mod iso;
 pub mod lan;
 pub mod machine;
 pub mod needs;
+pub mod nfs;
 pub mod rpc;
 pub mod running;
+pub mod tree;

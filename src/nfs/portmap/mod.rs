@@ -8,19 +8,21 @@ pub mod registration;
 
 use std::net::SocketAddr;
 
+pub use super::mount::PROGRAM as MOUNT;
 use super::rpc::{self, BadRecord, Call, Message, NotACall, Refused};
+pub use super::wire::PROGRAM as NFS;
 use super::xdr::{self, Emitter};
+use super::{mount, wire};
 
 /// The port that clients ask (RFC 1833 §1).
 pub const PORT: u16 = 111;
 
-/// Program numbers (RFC 1833 §3; RFC 1813 §2 and appendix I).
+/// Number of this program (RFC 1833 §3).
 pub const PORTMAP: u32 = 100_000;
-pub const NFS: u32 = 100_003;
-pub const MOUNT: u32 = 100_005;
 
 /// The version of NFS and of MOUNT that is served.
-const SERVED: u32 = 3;
+const SERVED: u32 = wire::VERSION;
+const _: () = assert!(SERVED == mount::VERSION);
 
 /// Versions of this program: the portmapper of old, and rpcbind twice.
 const PORTMAPPER: u32 = 2;
