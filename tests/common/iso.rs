@@ -8,10 +8,12 @@ use std::sync::Mutex;
 use super::running::output_of;
 
 /// The programs that `tests/iso/build` calls.
-pub const NEEDS: [&str; 15] = [
+pub const NEEDS: [&str; 17] = [
     "xorriso",
     "mksquashfs",
+    "mkfs.erofs",
     "busybox",
+    "curl",
     "nbd-client",
     "openssl",
     "cpio",
@@ -41,6 +43,11 @@ pub fn small() -> ArchIso {
 /// The same without a CMS signature.
 pub fn without_cms() -> ArchIso {
     built("no-cms", &["--no-cms"])
+}
+
+/// The same with airootfs.erofs in the place of airootfs.sfs.
+pub fn erofs() -> ArchIso {
+    built("erofs", &["--erofs"])
 }
 
 /// About 600 MiB, as large as a real one once was.
