@@ -48,6 +48,18 @@ pub struct Serve {
     #[arg(long, value_name = "PORT|off")]
     pub nbd: Option<String>,
 
+    /// Serve NFS on this port, or not [default: 2049]
+    #[arg(long, value_name = "PORT|off")]
+    pub nfs: Option<String>,
+
+    /// Answer as portmapper on this port, so that machines find NFS, or not [default: 111]
+    #[arg(long, value_name = "PORT|off")]
+    pub portmap: Option<String>,
+
+    /// Serve HTTP on this port, or not [default: 80, else 8080]
+    #[arg(long, value_name = "PORT|off")]
+    pub http: Option<String>,
+
     /// Serve TFTP on this port, or not [default: 69]
     #[arg(long, value_name = "PORT|off")]
     pub tftp: Option<String>,
@@ -64,8 +76,8 @@ pub struct Serve {
     #[arg(long, value_name = "FIRST-LAST")]
     pub dhcp_range: Option<String>,
 
-    /// Where machines get their root file system from unless they choose in the menu [default: nbd]
-    #[arg(long, value_name = "nbd")]
+    /// What the root file system comes by, unless the menu is told otherwise [default: the first one served]
+    #[arg(long, value_name = "nbd|nfs|http")]
     pub root: Option<String>,
 
     /// Have machines copy their root file system into memory [default: auto]

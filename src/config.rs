@@ -19,6 +19,12 @@ use value::{Mode, Refusal};
 
 /// The registered port of NBD, which archiso's hook always asks.
 pub const NBD_PORT: u16 = 10809;
+/// IANA's `nfs`. A portmapper tells clients any other one.
+pub const NFS_PORT: u16 = 2049;
+/// RFC 1833 §1; archiso's nfsmount always asks this one.
+pub const PORTMAP_PORT: u16 = 111;
+/// RFC 9110 §4.2.1: what a URL without a port means, as those in archiso's own menu are.
+pub const HTTP_PORT: u16 = 80;
 /// RFC 1350 §4; firmware always asks this one.
 pub const TFTP_PORT: u16 = 69;
 /// All `kernel-parameters` together, in bytes: the kernel's command line holds 2048 (x86's COMMAND_LINE_SIZE), of which
@@ -46,10 +52,13 @@ pub struct Config {
     pub bind: Ipv4Addr,
     /// The address machines are told; else the one that their request reached.
     pub advertise: Option<Ipv4Addr>,
-    pub nbd: Door,
+    pub root_doors: RootDoors,
     pub tftp: Door,
     pub tftp_ports: TftpPorts,
     pub dhcp: Dhcp,
+    /// The root protocol that the operator named. Without one it is the first of the menu that can be served.
+    pub root: Option<Root>,
+    /// Its roots are those that may be served, in the order of the menu.
     pub menu: Settings,
     pub log_format: LogFormat,
 }
@@ -70,6 +79,44 @@ pub enum Door {
         port: u16,
         asked: Asked,
     },
+}
+
+impl Door {
+    pub fn is_off(self) -> bool {
+        self == Door::Off
+    }
+}
+
+/// The services that a root file system comes by.
+#[derive(Debug, Clone, Copy)]
+pub struct RootDoors {
+    pub nbd: Door,
+    /// NFS and MOUNT.
+    pub nfs: Door,
+    /// Where clients ask for the port of NFS.
+    pub portmap: Door,
+    pub http: Door,
+}
+
+impl RootDoors {
+    /// The roots that may be served, this one first.
+    fn roots(&self, first: Option<Root>) -> Vec<Root> {
+        let mut roots = vec![Root::Nbd, Root::Nfs, Root::Http];
+        roots.retain(|&root| self.lacks(root).is_none());
+        roots.sort_by_key(|&root| Some(root) != first);
+        roots
+    }
+
+    /// The service that is off and without which there is no such root.
+    fn lacks(&self, root: Root) -> Option<&'static str> {
+        let needed = match root {
+            Root::Nbd => vec![("nbd", self.nbd)],
+            // archiso's nfsmount has no way to be told the port of MOUNT.
+            Root::Nfs => vec![("nfs", self.nfs), ("portmap", self.portmap)],
+            Root::Http => vec![("http", self.http)],
+        };
+        needed.into_iter().find_map(|(name, door)| door.is_off().then_some(name))
+    }
 }
 
 /// Whether somebody wants a service enough to start nothing without it.
@@ -118,12 +165,14 @@ pub fn load(serve: &Serve, variable: &dyn Fn(&str) -> Option<OsString>) -> Resul
     };
     let raw = RawConfig::from(serve).or(from_file);
     let config = Checker { file: file.as_ref(), raw: &raw }.config(&serve.iso, variable)?;
-    match (config.nbd, config.tftp, &config.dhcp) {
-        (Door::Off, Door::Off, Dhcp::Off) => Err(Wrong::new(
-            "nothing to serve: `nbd`, `tftp` and `dhcp` are all off: leave one of them on".to_owned(),
-        )),
-        _ => Ok(config),
+    let RootDoors { nbd, nfs, http, .. } = config.root_doors;
+    if [nbd, nfs, http, config.tftp].into_iter().all(Door::is_off) && matches!(config.dhcp, Dhcp::Off) {
+        return Err(Wrong::new(
+            "nothing to serve: `nbd`, `nfs`, `http`, `tftp` and `dhcp` are all off: leave one of them on"
+                .into(),
+        ));
     }
+    Ok(config)
 }
 
 struct Checker<'a> {
@@ -134,17 +183,18 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn config(&self, iso: &[PathBuf], variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, Wrong> {
         let raw = self.raw;
-        let nbd = self.door("nbd", &raw.nbd, NBD_PORT)?;
+        let doors = self.root_doors()?;
         Ok(Config {
             images: self.images(iso)?,
             interface: self.read("interface", &raw.interface, value::interface)?,
             bind: self.read("bind", &raw.bind, value::address)?.unwrap_or(Ipv4Addr::UNSPECIFIED),
             advertise: self.read("advertise", &raw.advertise, value::host_address)?,
-            nbd,
+            root: self.root(&doors)?,
+            menu: self.menu(&doors)?,
+            root_doors: doors,
             tftp: self.door("tftp", &raw.tftp, TFTP_PORT)?,
             tftp_ports: self.tftp_ports()?,
             dhcp: self.dhcp(variable)?,
-            menu: self.menu(nbd)?,
             log_format: self
                 .read("log-format", &raw.log_format, value::log_format)?
                 .unwrap_or(LogFormat::Text),
@@ -181,18 +231,37 @@ impl Checker<'_> {
         Ok(self.read(key, value, value::door)?.unwrap_or(default))
     }
 
+    fn root_doors(&self) -> Result<RootDoors, Wrong> {
+        let raw = self.raw;
+        let doors = RootDoors {
+            nbd: self.door("nbd", &raw.nbd, NBD_PORT)?,
+            nfs: self.door("nfs", &raw.nfs, NFS_PORT)?,
+            portmap: self.door("portmap", &raw.portmap, PORTMAP_PORT)?,
+            http: self.door("http", &raw.http, HTTP_PORT)?,
+        };
+        match (&raw.portmap, doors.portmap) {
+            (Some(value), Door::On { .. }) if doors.nfs.is_off() => {
+                Err(self.wrong("portmap", value, "is for NFS, which is off: leave out `nfs = off`, or this"))
+            }
+            _ => Ok(doors),
+        }
+    }
+
     fn tftp_ports(&self) -> Result<TftpPorts, Wrong> {
         let single =
             self.read("tftp-single-port", &self.raw.tftp_single_port, value::truth)?.unwrap_or(false);
         Ok(if single { TftpPorts::Single } else { TftpPorts::Many })
     }
 
-    fn menu(&self, nbd: Door) -> Result<Settings, Wrong> {
+    fn root(&self, doors: &RootDoors) -> Result<Option<Root>, Wrong> {
+        self.read("root", &self.raw.root, |text| value::root(text, doors))
+    }
+
+    fn menu(&self, doors: &RootDoors) -> Result<Settings, Wrong> {
         let raw = self.raw;
-        self.read("root", &raw.root, |text| value::root(text, nbd))?;
         let verify = self.read("cms-verify", &raw.cms_verify, value::truth)?.unwrap_or(true);
         Ok(Settings {
-            roots: if nbd == Door::Off { Vec::new() } else { vec![Root::Nbd] },
+            roots: doors.roots(self.root(doors)?),
             copytoram: self.read("copytoram", &raw.copytoram, value::copytoram)?.unwrap_or(CopyToRam::Auto),
             timeout: self.read("menu-timeout", &raw.menu_timeout, value::menu_timeout)?.unwrap_or(10),
             cms: if verify { Cms::Verify } else { Cms::Skip },

@@ -3,6 +3,7 @@
 
 mod doors;
 mod report;
+mod services;
 pub mod sockets;
 
 use std::io::{self, Write as _};
@@ -13,20 +14,20 @@ use std::time::Duration;
 use nix::ifaddrs::getifaddrs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
-use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use self::doors::Doors;
 use self::report::{ForeignDhcp, Report};
 use self::sockets::{Inherited, Unfit};
 use crate::boot::files::{Files, NameTaken, Ports};
-use crate::config::{Config, Dhcp, ImageFile, TftpPorts};
+use crate::boot::menu::Root;
+use crate::config::{Config, ImageFile};
+use crate::dhcp::server::StartError;
 use crate::export::{Catalog, Served};
 use crate::image::{Image, OpenError};
-use crate::{dhcp, nbd, tftp};
+use crate::nfs::server::rpcbind::NotRegistered;
 
 /// What is under way when we are told to stop has this long to come to its end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -43,7 +44,9 @@ pub enum Fatal {
     #[error("{service}: {address} cannot be used: {error}: {fix}")]
     Bind { service: &'static str, address: SocketAddrV4, error: io::Error, fix: String },
     #[error("dhcp: {0}")]
-    Dhcp(#[from] dhcp::server::StartError),
+    Dhcp(#[from] StartError),
+    #[error("portmap: {0}")]
+    Rpcbind(#[from] NotRegistered),
     #[error("the system does not let isowire run: {0}")]
     System(#[from] io::Error),
 }
@@ -58,8 +61,7 @@ pub fn run(config: &Config) -> Result<(), Fatal> {
     raise_file_limit();
     let catalog = Arc::new(open(&config.images)?);
     let doors = Doors::open(config, inherited)?;
-    let ports = Ports { tftp: doors.tftp_port(), http: 80 };
-    let files = Arc::new(Files::new(Arc::clone(&catalog), config.menu.clone(), ports)?);
+    let files = Arc::new(files(config, &doors, Arc::clone(&catalog))?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(serve(config, doors, catalog, files));
     // Sessions that live for days, like those of NBD, end here.
@@ -92,16 +94,22 @@ fn open(images: &[ImageFile]) -> Result<Catalog, OpenError> {
     Ok(Catalog::new(served.remove(0), others))
 }
 
+/// What machines load; the menu offers the roots that are served.
+fn files(config: &Config, doors: &Doors, catalog: Arc<Catalog>) -> Result<Files, NameTaken> {
+    let mut menu = config.menu.clone();
+    menu.roots.retain(|&root| doors.serves(root));
+    Files::new(catalog, menu, Ports { tftp: doors.tftp_port(), http: doors.http_port() })
+}
+
 async fn serve(config: &Config, doors: Doors, catalog: Arc<Catalog>, files: Arc<Files>) -> Result<(), Fatal> {
     let mut stop_signals = StopSignals::new()?;
     let report = report(config, &doors, &files);
     let (stop, stopping) = watch::channel(());
-    let mut services = JoinSet::new();
-    tokio::select! {
-        started = start(&mut services, config, doors, catalog, files, &stopping) => started?,
+    let mut services = tokio::select! {
+        started = services::start(config, doors, catalog, files, &stopping) => started?,
         // A DHCP server looks around for seconds before it starts.
         _ = stop_signals.received() => return Ok(()),
-    }
+    };
     announce(&report);
     let ended = tokio::select! {
         signal = stop_signals.received() => {
@@ -115,67 +123,6 @@ async fn serve(config: &Config, doors: Doors, catalog: Arc<Catalog>, files: Arc<
     let drained = async { while services.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN, drained).await;
     ended.map_err(Fatal::from)
-}
-
-/// Starts every service that has its sockets.
-async fn start(
-    services: &mut JoinSet<io::Result<()>>,
-    config: &Config,
-    doors: Doors,
-    catalog: Arc<Catalog>,
-    files: Arc<Files>,
-    stopping: &watch::Receiver<()>,
-) -> Result<(), Fatal> {
-    let stop = || {
-        let mut stopping = stopping.clone();
-        // The sender never sends: it is dropped.
-        async move { while stopping.changed().await.is_ok() {} }
-    };
-    // First, since it is the one that may yet find a reason not to start.
-    if let Some(sockets) = doors.dhcp {
-        let (server, stop) =
-            (dhcp::server::Server::start(sockets, dhcp_config(config, &files)).await?, stop());
-        services.spawn(async move {
-            server.run(stop).await;
-            Ok(())
-        });
-    }
-    if let Some(listener) = doors.nbd {
-        listener.set_nonblocking(true)?;
-        let (listener, stop) = (TcpListener::from_std(listener)?, stop());
-        services.spawn(async move {
-            nbd::server::run(listener, catalog, stop).await;
-            Ok(())
-        });
-    }
-    if let Some(socket) = doors.tftp {
-        socket.set_nonblocking(true)?;
-        let advertise = config.advertise;
-        let open = move |path: &[u8], local| files.open(path, advertise.unwrap_or(local));
-        services.spawn(tftp::server::run(UdpSocket::from_std(socket)?, open, tftp_options(config), stop()));
-    }
-    Ok(())
-}
-
-fn dhcp_config(config: &Config, files: &Files) -> dhcp::server::Config {
-    let mode = match &config.dhcp {
-        Dhcp::Server(authority) => dhcp::server::Mode::Authority(authority.clone()),
-        Dhcp::Proxy(_) | Dhcp::Off => dhcp::server::Mode::Proxy,
-    };
-    dhcp::server::Config {
-        interface: config.interface.clone(),
-        advertise: config.advertise,
-        mode,
-        boot: files.site(),
-    }
-}
-
-fn tftp_options(config: &Config) -> tftp::server::Options {
-    let ports = match config.tftp_ports {
-        TftpPorts::Many => tftp::server::Ports::PerTransfer,
-        TftpPorts::Single => tftp::server::Ports::Single,
-    };
-    tftp::server::Options { ports, ..tftp::server::Options::default() }
 }
 
 /// SIGINT (Ctrl-C) and SIGTERM.
@@ -201,9 +148,17 @@ impl StopSignals {
 fn report(config: &Config, doors: &Doors, files: &Files) -> Report {
     Report {
         rows: doors.rows.clone(),
+        other_root: other_root(config, doors),
         unprivileged: doors.lacks_privilege.then(doors::program),
         foreign_dhcp: foreign_dhcp(config, doors, files),
     }
+}
+
+/// The first root of the menu, where a default that nobody changed could not be served.
+fn other_root(config: &Config, doors: &Doors) -> Option<Root> {
+    let wanted = config.menu.roots.first()?;
+    let served = config.menu.roots.iter().find(|&&root| doors.serves(root))?;
+    (served != wanted).then_some(*served)
 }
 
 /// What to enter elsewhere, where nobody is told by us what to load, and there is something to load.

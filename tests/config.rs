@@ -28,12 +28,17 @@ fn mistakes_in_settings_end_with_2() {
     let (code, line) = complaint(&["serve", "x.iso", "--dhcp", "server"]);
     assert_eq!(code, 2);
     assert!(line.contains("add `dhcp-range`"), "{line}");
-    let (code, line) = complaint(&["serve", "x.iso", "--nbd", "off", "--tftp", "off", "--dhcp", "off"]);
+    let off = ["nbd", "nfs", "http", "tftp", "dhcp"].map(|service| format!("--{service}=off"));
+    let off = off.each_ref().map(String::as_str);
+    let (code, line) = complaint(&[&["serve", "x.iso"], &off[..]].concat());
     assert_eq!(code, 2);
-    assert_eq!(line, "isowire: nothing to serve: `nbd`, `tftp` and `dhcp` are all off: leave one of them on");
-    let (code, line) = complaint(&["serve", "x.iso", "--root", "http"]);
+    assert_eq!(
+        line,
+        "isowire: nothing to serve: `nbd`, `nfs`, `http`, `tftp` and `dhcp` are all off: leave one of them on"
+    );
+    let (code, line) = complaint(&["serve", "x.iso", "--root", "nfs", "--portmap", "off"]);
     assert_eq!(code, 2);
-    assert!(line.contains("does not serve yet"), "{line}");
+    assert!(line.starts_with("isowire: --root: `nfs` needs `portmap`, which is off"), "{line}");
 }
 
 #[test]
@@ -103,7 +108,7 @@ fn the_manual_knows_every_option() {
 fn the_units_pass_sockets_by_the_names_that_are_known() {
     let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/systemd");
     let service = fs::read_to_string(units.join("isowire.service")).unwrap();
-    for name in ["nbd", "tftp", "dhcp", "pxe"] {
+    for name in ["nbd", "nfs", "portmap", "http", "tftp", "dhcp", "pxe"] {
         let unit = format!("isowire-{name}.socket");
         let socket = fs::read_to_string(units.join(&unit)).unwrap();
         assert!(socket.contains(&format!("\nFileDescriptorName={name}\n")), "{unit}");

@@ -3,14 +3,15 @@
 mod common;
 
 use std::fs::{self, Permissions};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use tempfile::TempDir;
@@ -20,6 +21,8 @@ use common::needs::{needs, tool};
 use common::running::{Running, output_of};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isowire");
+/// Where an rpcbind of this machine takes registrations; a network namespace does not hide it.
+const RPCBIND: &str = "/run/rpcbind.sock";
 const SOON: Duration = Duration::from_secs(20);
 
 /// A directory with an image as mkarchiso lays it out, in which nothing boots.
@@ -57,11 +60,12 @@ impl Stage {
         self.path("log")
     }
 
-    /// On loopback, on any free ports, without DHCP.
+    /// On loopback, on any free ports, without DHCP and a portmapper.
     fn serve(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("serve").arg(self.path("arch.iso"));
-        command.args(["--bind", "127.0.0.1", "--nbd", "0", "--tftp", "0", "--dhcp", "off"]);
+        command.args(["--bind", "127.0.0.1", "--nbd", "0", "--nfs", "0", "--http", "0", "--tftp", "0"]);
+        command.args(["--portmap", "off", "--dhcp", "off"]);
         command
     }
 
@@ -95,6 +99,30 @@ fn fetched(port: u16, name: &str) -> String {
     String::from_utf8(packet[4..len].to_vec()).unwrap()
 }
 
+/// The body of what HTTP sends for a path.
+fn got(port: u16, path: &str) -> String {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    socket.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
+    let mut reply = String::new();
+    socket.read_to_string(&mut reply).unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    assert!(head.lines().next().unwrap().contains(" 200 "), "{head}");
+    body.to_owned()
+}
+
+/// Whether an RPC program answers its procedure 0 (RFC 5531), which does nothing.
+fn answers(port: u16, program: u32, version: u32) -> bool {
+    let call = [0x8000_0028, 7, 0, 2, program, version, 0, 0, 0, 0, 0];
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    socket.write_all(&call.map(u32::to_be_bytes).concat()).unwrap();
+    // The mark of 24 bytes, xid, REPLY, MSG_ACCEPTED, a verifier of nothing, SUCCESS.
+    let mut reply = [0; 28];
+    let expected = [0x8000_0018_u32, 7, 1, 0, 0, 0, 0].map(u32::to_be_bytes).concat();
+    socket.read_exact(&mut reply).is_ok_and(|()| reply[..] == expected)
+}
+
 fn greets(port: u16) -> bool {
     let mut greeting = [0; 8];
     let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -112,16 +140,35 @@ fn starts_tells_and_ends() {
     assert!(log.contains("DHCP     -                     off: the configuration says so\n"), "{log}");
     assert!(log.contains("boot file (option 67) tftp://127.0.0.1:"), "{log}");
     assert!(greets(port(&log, "NBD")));
-    let tftp = port(&log, "TFTP");
+    assert!(answers(port(&log, "NFS"), 100_003, 3) && answers(port(&log, "NFS"), 100_005, 3));
+    let (tftp, http) = (port(&log, "TFTP"), port(&log, "HTTP"));
     assert_eq!(fetched(tftp, "/boot/syslinux/lpxelinux.0"), "loader");
     let menu = fetched(tftp, "isowire/pxelinux.cfg");
     assert!(
-        menu.contains(&format!("\nLINUX tftp://127.0.0.1:{tftp}/arch/boot/x86_64/vmlinuz-linux\n")),
+        menu.contains(&format!("\nLINUX http://127.0.0.1:{http}/arch/boot/x86_64/vmlinuz-linux\n")),
         "{menu}"
     );
     assert!(menu.contains(" archiso_nbd_srv=127.0.0.1 "), "{menu}");
+    assert!(menu.contains(&format!(" archiso_http_srv=http://127.0.0.1:{http}/ ")), "{menu}");
+    assert!(!menu.contains("archiso_nfs_srv"), "no portmapper tells where NFS is: {menu}");
+    assert_eq!(got(http, "/arch/boot/x86_64/vmlinuz-linux"), "kernel");
+    assert_eq!(got(http, "/isowire/pxelinux.cfg"), menu);
     assert!(server.stop().success());
     assert!(server.log().contains("stopping: asked to by SIGTERM"));
+}
+
+#[test]
+fn without_http_the_kernel_comes_by_tftp() {
+    needs!(["xorriso"]);
+    let stage = Stage::new();
+    let mut command = Command::new(PROGRAM);
+    command.arg("serve").arg(stage.path("arch.iso")).args(["--bind", "127.0.0.1", "--dhcp", "off"]);
+    command.args(["--nbd", "0", "--nfs", "off", "--http", "off", "--tftp", "0"]);
+    let server = stage.start(&mut command);
+    let tftp = port(&server.log(), "TFTP");
+    let menu = fetched(tftp, "isowire/pxelinux.cfg");
+    let kernel = format!("\nLINUX tftp://127.0.0.1:{tftp}/arch/boot/x86_64/vmlinuz-linux\n");
+    assert!(menu.contains(&kernel) && !menu.contains("http://"), "{menu}");
 }
 
 #[test]
@@ -137,6 +184,9 @@ fn several_images_have_several_trees() {
     assert_eq!(fetched(tftp, "second-one/arch/boot/x86_64/vmlinuz-linux"), "kernel");
     let menu = fetched(tftp, "boot/syslinux/pxelinux.cfg/default");
     assert!(menu.contains(" archiso_nbd_srv=10.1.2.3 archiso_nbd_name=second-one "), "{menu}");
+    let http = port(&log, "HTTP");
+    assert!(menu.contains(&format!(" archiso_http_srv=http://10.1.2.3:{http}/second-one/ ")), "{menu}");
+    assert_eq!(got(http, "/second-one/arch/boot/x86_64/vmlinuz-linux"), "kernel");
 }
 
 #[test]
@@ -166,21 +216,22 @@ fn systemd_is_told() {
     assert_eq!(told().trim_end(), "STOPPING=1");
 }
 
-/// Starts the server as a supervisor does: with `first` at file descriptor 3 and `second` at 4.
-fn activated(stage: &Stage, names: &str, first: &impl AsFd, second: &impl AsFd) -> Running {
-    // A shell stands in for the supervisor: it moves the sockets to their places and knows the process id.
-    let fds = [first.as_fd(), second.as_fd()].map(|fd| {
-        fcntl_setfd(fd, FdFlags::empty()).unwrap();
-        fd.as_raw_fd()
-    });
-    let script = format!(
-        "exec 13<&{} 14<&{}; exec 3<&13 4<&14 13<&- 14<&-; LISTEN_PID=$$ exec \"$0\" \"$@\"",
-        fds[0], fds[1]
-    );
+/// Starts the server as a supervisor does: with these sockets at file descriptor 3 and the next ones.
+fn activated(stage: &Stage, names: &str, sockets: &[&dyn AsFd], options: &[&str]) -> Running {
+    // A shell stands in for the supervisor: it moves the sockets to their places and knows the process id. They go by
+    // higher numbers, since one may stand where another is to go.
+    let (mut aside, mut into_place) = (String::new(), String::new());
+    for (position, socket) in sockets.iter().enumerate() {
+        fcntl_setfd(socket.as_fd(), FdFlags::empty()).unwrap();
+        aside += &format!(" {}<&{}", 200 + position, socket.as_fd().as_raw_fd());
+        into_place += &format!(" {}<&{1} {1}<&-", 3 + position, 200 + position);
+    }
+    let script = format!("exec {aside}; exec {into_place}; LISTEN_PID=$$ exec \"$0\" \"$@\"");
     // The shell of Debian takes only one digit in a redirection.
     let mut command = tool("bash");
     command.args(["-c", &script, PROGRAM, "serve"]).arg(stage.path("arch.iso")).args(["--dhcp", "off"]);
-    command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", names);
+    command.args(["--bind", "127.0.0.1"]).args(options);
+    command.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_FDNAMES", names);
     Running::start(&mut command, &stage.log())
 }
 
@@ -193,14 +244,24 @@ fn inherited_sockets_are_taken_by_name() {
     needs!(["xorriso", "bash"]);
     let stage = Stage::new();
     let (nbd, tftp) = sockets();
-    // The other way round than they are used.
-    let mut server = activated(&stage, "tftp:nbd", &tftp, &nbd);
+    let (nfs, portmap_udp) = sockets();
+    let (http, _) = sockets();
+    let (portmap, _) = sockets();
+    // In another order than they are used.
+    let passed: [&dyn AsFd; 6] = [&tftp, &portmap_udp, &http, &nbd, &portmap, &nfs];
+    let mut server = activated(&stage, "tftp:portmap:http:nbd:portmap:nfs", &passed, &[]);
     server.wait_for("\nready\n", SOON);
-    let ports = [nbd.local_addr().unwrap().port(), tftp.local_addr().unwrap().port()];
-    drop((nbd, tftp));
-    assert_eq!([port(&server.log(), "NBD"), port(&server.log(), "TFTP")], ports);
-    assert!(greets(ports[0]));
-    assert_eq!(fetched(ports[1], "boot/syslinux/lpxelinux.0"), "loader");
+    let tcp = [&nbd, &nfs, &portmap, &http].map(|socket| socket.local_addr().unwrap().port());
+    let udp = [&portmap_udp, &tftp].map(|socket| socket.local_addr().unwrap().port());
+    drop((nbd, nfs, portmap, http, portmap_udp, tftp));
+    let log = server.log();
+    assert_eq!(["NBD", "NFS", "Portmap", "HTTP"].map(|service| port(&log, service)), tcp);
+    assert_eq!(port(&log, "TFTP"), udp[1]);
+    assert!(greets(tcp[0]));
+    assert!(answers(tcp[1], 100_003, 3));
+    assert!(answers(tcp[2], 100_000, 2));
+    assert_eq!(got(tcp[3], "/boot/syslinux/lpxelinux.0"), "loader");
+    assert_eq!(fetched(udp[1], "boot/syslinux/lpxelinux.0"), "loader");
     assert!(server.stop().success());
 }
 
@@ -208,14 +269,19 @@ fn inherited_sockets_are_taken_by_name() {
 fn inherited_sockets_without_a_use_are_refused() {
     needs!(["xorriso", "bash"]);
     let stage = Stage::new();
-    let (nbd, tftp) = sockets();
+    let (tcp, udp) = sockets();
+    let off = ["--nfs", "off", "--http", "off"];
     for (names, complaint) in [
-        ("tftp:http", "an inherited socket is called `http`"),
+        ("tftp:ftp", "an inherited socket is called `ftp`"),
         ("tftp", "an inherited socket is called `unknown`"),
         ("tftp:dhcp", "the inherited socket `dhcp` is of the wrong kind"),
+        ("http:nbd", "the inherited socket `http` is of the wrong kind"),
         ("pxe:nbd", "the inherited socket `pxe` has no use"),
+        ("tftp:http", "the inherited socket `http` has no use"),
+        ("portmap:nbd", "the inherited socket `portmap` has no use"),
+        ("portmap:portmap", "the inherited socket `portmap` has no use"),
     ] {
-        let mut server = activated(&stage, names, &tftp, &nbd);
+        let mut server = activated(&stage, names, &[&udp, &tcp], &off);
         assert_eq!(server.wait(SOON).unwrap().code(), Some(1), "{names}: {}", server.log());
         assert!(server.log().contains(complaint), "{names}: {}", server.log());
     }
@@ -226,16 +292,16 @@ fn a_busy_port_is_told() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     let (nbd, tftp) = sockets();
-    for (option, port) in
-        [("--nbd", nbd.local_addr().unwrap().port()), ("--tftp", tftp.local_addr().unwrap().port())]
-    {
+    let [tcp, udp] = [nbd.local_addr().unwrap().port(), tftp.local_addr().unwrap().port()];
+    for (name, port) in [("nbd", tcp), ("nfs", tcp), ("portmap", tcp), ("http", tcp), ("tftp", udp)] {
         let mut command = Command::new(PROGRAM);
         command.arg("serve").arg(stage.path("arch.iso")).args(["--bind", "127.0.0.1", "--dhcp", "off"]);
-        let other = if option == "--nbd" { "--tftp" } else { "--nbd" };
-        command.args([other, "0", option, &port.to_string()]);
+        for service in ["nbd", "nfs", "portmap", "http", "tftp"] {
+            let port = if service == name { port } else { 0 };
+            command.args([format!("--{service}"), port.to_string()]);
+        }
         let mut server = Running::start(&mut command, &stage.log());
         assert_eq!(server.wait(SOON).unwrap().code(), Some(1), "{}", server.log());
-        let name = option.trim_start_matches('-');
         assert_eq!(
             server.log().trim_end(),
             format!(
@@ -267,21 +333,38 @@ fn without_a_privilege_it_serves_what_it_can_and_says_the_rest() {
     };
     let mut server = stage.start(&mut command());
     let log = server.log();
-    assert_eq!([port(&log, "NBD"), port(&log, "TFTP")], [10809, 6969]);
+    let rows = ["NBD", "NFS", "HTTP", "TFTP"].map(|service| port(&log, service));
+    assert_eq!(rows, [10809, 2049, 8080, 6969]);
+    assert!(
+        log.contains(
+            "0.0.0.0:8080          serving arch here, as port 80 needs a privilege; the image's own"
+        ),
+        "{log}"
+    );
     assert!(
         log.contains("0.0.0.0:6969          serving here, as port 69 needs a privilege; firmware asks"),
         "{log}"
     );
     assert!(log.contains("DHCP     -                     off: port 67 needs a privilege\n"), "{log}");
+    if !Path::new(RPCBIND).exists() {
+        assert!(
+            log.contains(
+                "Portmap  -                     off: port 111 needs a privilege; archiso's initramfs"
+            ),
+            "{log}"
+        );
+    }
     assert!(log.contains(&format!("sudo setcap cap_net_bind_service+ep {}\n", program.display())), "{log}");
     assert!(log.contains("sudo sysctl net.ipv4.ip_unprivileged_port_start=67\n"), "{log}");
     assert!(log.contains("dhcp-boot=tftp://192.168.77.1:6969/boot/syslinux/lpxelinux.0\n"), "{log}");
     assert!(server.stop().success());
 
     // What the operator asks for is not left out.
-    for (option, service) in
-        [(["--tftp", "69"], "tftp: 0.0.0.0:69"), (["--dhcp", "proxy"], "dhcp: 0.0.0.0:67")]
-    {
+    for (option, service) in [
+        (["--tftp", "69"], "tftp: 0.0.0.0:69"),
+        (["--http", "80"], "http: 0.0.0.0:80"),
+        (["--dhcp", "proxy"], "dhcp: 0.0.0.0:67"),
+    ] {
         let mut server = Running::start(command().args(option), &stage.log());
         assert_eq!(server.wait(SOON).unwrap().code(), Some(1), "{}", server.log());
         let line = format!(
@@ -303,10 +386,79 @@ fn with_the_privilege_everything_is_up() {
     command.arg("serve").arg(stage.path("arch.iso"));
     let server = stage.start(&mut command);
     let log = server.log();
-    let rows = [port(&log, "NBD"), port(&log, "TFTP"), port(&log, "DHCP")];
-    assert_eq!(rows, [10809, 69, 67], "{log}");
+    let rows = ["NBD", "NFS", "Portmap", "HTTP", "TFTP", "DHCP"].map(|service| port(&log, service));
+    assert_eq!(rows, [10809, 2049, 111, 80, 69, 67], "{log}");
     assert!(
         log.ends_with("proxy, beside the DHCP server of the network\n\nready\n"),
         "nothing is left to do: {log}"
     );
+}
+
+#[test]
+fn a_default_that_is_taken_is_a_row_unless_it_is_the_root() {
+    needs!(lan::NEEDS, ["xorriso"]);
+    let stage = Stage::new();
+    let lan = Lan::new(Ipv4Addr::new(192, 168, 77, 1));
+    lan.server().enter();
+    let taken = [10809, 80].map(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+    let command = || {
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").arg(stage.path("arch.iso"));
+        command
+    };
+    let mut server = stage.start(&mut command());
+    let log = server.log();
+    assert!(log.contains("NBD      -                     off: another program has port 10809\n"), "{log}");
+    assert!(
+        log.contains("0.0.0.0:8080          serving arch here, as another program has port 80;"),
+        "{log}"
+    );
+    assert!(log.contains("\nMachines get their root file system over NFS, unless"), "{log}");
+    let menu = fetched(69, "isowire/pxelinux.cfg");
+    let root = menu.find(" archiso_nfs_srv=127.0.0.1:/run/archiso/bootmnt ");
+    assert!(root < menu.find(" archiso_http_srv=http://127.0.0.1:8080/ ") && root.is_some(), "{menu}");
+    assert!(!menu.contains("archiso_nbd_srv"), "{menu}");
+    assert!(server.stop().success());
+
+    for options in [&["--root", "nbd"][..], &["--nfs", "off", "--http", "off"]] {
+        let mut server = Running::start(command().args(options), &stage.log());
+        assert_eq!(server.wait(SOON).unwrap().code(), Some(1), "{options:?}: {}", server.log());
+        assert!(server.log().starts_with("isowire: nbd: 0.0.0.0:10809 cannot be used: "), "{}", server.log());
+        assert_eq!(server.log().lines().count(), 1, "{}", server.log());
+    }
+    drop(taken);
+}
+
+#[test]
+fn an_rpcbind_that_has_the_port_tells_machines_instead() {
+    needs!(lan::NEEDS, ["xorriso", "rpcbind", "rpcinfo", "unshare", "nsenter"]);
+    let stage = Stage::new();
+    let lan = Lan::new(Ipv4Addr::new(192, 168, 77, 1));
+    // With a /run of its own, since a network namespace does not hide its socket there.
+    let mut command = lan.command("unshare");
+    command.args(["-m", "sh", "-c", "mount -t tmpfs none /run && exec rpcbind -f"]);
+    let rpcbind = Running::start(&mut command, &stage.path("rpcbind.log"));
+    let known = || output_of(lan.command("rpcinfo").args(["-p", "127.0.0.1"]));
+    let answers = || lan.command("rpcinfo").args(["-p", "127.0.0.1"]).output().unwrap().status.success();
+    let end = Instant::now() + SOON;
+    while !answers() {
+        assert!(Instant::now() < end, "{}", rpcbind.log());
+        sleep(Duration::from_millis(50));
+    }
+
+    let serve = || {
+        let mut command = lan.command("nsenter");
+        command.args(["-t", &rpcbind.pid().to_string(), "-m", PROGRAM, "serve"]);
+        command.arg(stage.path("arch.iso")).args(["--dhcp", "off", "--portmap", "111"]);
+        command
+    };
+    let mut server = stage.start(&mut serve());
+    let log = server.log();
+    assert!(
+        log.contains("Portmap  -                     rpcbind, which has port 111, tells where NFS is\n"),
+        "{log}"
+    );
+    assert!(known().contains("2049  nfs") && known().contains("2049  mountd"), "{}", known());
+    assert!(server.stop().success());
+    assert!(!known().contains("2049"), "{}", known());
 }

@@ -165,7 +165,7 @@ fn files(image: &Path) -> Files {
         cms: Cms::Verify,
         parameters: Vec::new(),
     };
-    Files::new(Arc::new(catalog), settings, MenuPorts { tftp: 69, http: 80 }).unwrap()
+    Files::new(Arc::new(catalog), settings, MenuPorts { tftp: 69, http: Some(80) }).unwrap()
 }
 
 /// Xorshift: incompressible, and the same in every run.

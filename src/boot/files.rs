@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+pub use super::menu::Ports;
 use super::menu::{self, Bootable, Place, Server, Settings};
 use super::text::PlainPath;
 use super::{MENU_PATH, Site, bootable};
@@ -28,13 +29,6 @@ pub struct Files {
     fallback_menu: String,
     settings: Settings,
     ports: Ports,
-}
-
-/// Where the menu tells machines to load from.
-#[derive(Debug, Clone, Copy)]
-pub struct Ports {
-    pub tftp: u16,
-    pub http: u16,
 }
 
 /// What a path names.
@@ -200,9 +194,7 @@ impl Files {
 
     /// The menu for machines that reach us at `local`.
     pub fn menu(&self, local: Ipv4Addr) -> String {
-        let Ports { tftp: tftp_port, http: http_port } = self.ports;
-        let server = Server { address: local, tftp_port, http_port };
-        menu::generate(&self.bootables, &self.settings, &server)
+        menu::generate(&self.bootables, &self.settings, &Server { address: local, ports: self.ports })
     }
 
     /// The menu has a name of ours, and the one that PXELINUX asks for last where nobody sends option 209.

@@ -19,15 +19,6 @@ pub enum Root {
 }
 
 impl Root {
-    /// What archiso's boot parameters call it.
-    const fn title(self) -> &'static str {
-        match self {
-            Root::Nbd => "NBD",
-            Root::Nfs => "NFS",
-            Root::Http => "HTTP",
-        }
-    }
-
     /// The parameter that selects it (mkinitcpio-archiso, docs/README.bootparams).
     pub const fn parameter(self) -> &'static str {
         match self {
@@ -35,6 +26,16 @@ impl Root {
             Root::Nfs => "archiso_nfs_srv",
             Root::Http => "archiso_http_srv",
         }
+    }
+}
+
+impl fmt::Display for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Root::Nbd => "NBD",
+            Root::Nfs => "NFS",
+            Root::Http => "HTTP",
+        })
     }
 }
 
@@ -153,22 +154,45 @@ pub struct Look {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Server {
     pub address: Ipv4Addr,
-    pub tftp_port: u16,
-    pub http_port: u16,
+    pub ports: Ports,
+}
+
+/// The ports that machines load from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    pub tftp: u16,
+    /// `None` where there is no HTTP: kernels then come by TFTP too.
+    pub http: Option<u16>,
 }
 
 impl Server {
     /// What PXELINUX is to put before a path without a leading `/` (core/fs/pxe/urlparse.c).
-    fn prefix(&self) -> String {
-        match self.tftp_port {
+    fn tftp_prefix(&self) -> String {
+        match self.ports.tftp {
             TFTP => "::/".to_owned(),
             port => format!("tftp://{}:{port}/", self.address),
         }
+    }
+
+    /// The root of the HTTP tree.
+    fn http_prefix(&self) -> Option<String> {
+        Some(match self.ports.http? {
+            HTTP => format!("http://{}/", self.address),
+            port => format!("http://{}:{port}/", self.address),
+        })
+    }
+
+    /// What to put before kernels and initramfs images. PXELINUX asks for one TFTP block at a time, which takes several
+    /// times as long as HTTP; its own modules and menus it loads by TFTP all the same.
+    fn kernel_prefix(&self) -> String {
+        self.http_prefix().unwrap_or_else(|| self.tftp_prefix())
     }
 }
 
 /// The port that `::/` means (RFC 1350 §4).
 const TFTP: u16 = 69;
+/// The port that `http://` means (RFC 9110 §4.2.1).
+const HTTP: u16 = 80;
 
 /// Makes the menu for machines that reach us as `server`.
 pub fn generate(images: &[Bootable], settings: &Settings, server: &Server) -> String {
@@ -217,7 +241,7 @@ fn default_image(images: &[Bootable]) -> Option<&Bootable> {
 /// default image is.
 fn stock(image: &Bootable, server: &Server) -> Option<Entry> {
     let path = image.stock.as_ref()?;
-    let prefix = server.prefix();
+    let prefix = server.tftp_prefix();
     Some(Entry {
         title: Line::new("The image's own menu"),
         help: "It has no time limit and waits for a choice.",
@@ -252,7 +276,7 @@ impl Scribe<'_> {
     }
 
     fn entry(&self, recipe: &Recipe, root: Root, copy: CopyToRam) -> Entry {
-        let prefix = self.prefix();
+        let prefix = format!("{}{}", self.server.kernel_prefix(), self.directory());
         let initrd: Vec<_> = recipe.initrd.iter().map(|path| format!("{prefix}{path}")).collect();
         let mut action = format!("LINUX {prefix}{}\n", recipe.kernel);
         if !initrd.is_empty() {
@@ -261,10 +285,6 @@ impl Scribe<'_> {
         // 1: ip=CLIENT:SERVER:GATEWAY:NETMASK, 2: BOOTIF=; archiso_pxe_common reads both.
         action += &format!("APPEND {}\nSYSAPPEND 3\n", self.command_line(recipe, root, copy));
         Entry { title: self.title(recipe, root, copy), help: copy.help(), action }
-    }
-
-    fn prefix(&self) -> String {
-        format!("{}{}", self.server.prefix(), self.directory())
     }
 
     fn directory(&self) -> String {
@@ -279,7 +299,7 @@ impl Scribe<'_> {
         let mut title = match own {
             Some(own) if self.several => format!("{}: {own}", self.image.name),
             Some(own) => own.to_string(),
-            None => format!("{} ({}, {})", self.image.name, recipe.architecture, root.title()),
+            None => format!("{} ({}, {root})", self.image.name, recipe.architecture),
         };
         if copy != self.settings.copytoram {
             title += if copy == CopyToRam::No { ", not copied to RAM" } else { ", copied to RAM" };
@@ -309,13 +329,14 @@ impl Scribe<'_> {
     /// Always the literal address: `${pxeserver}` is the router where another server gives the addresses.
     fn root_address(&self, root: Root) -> String {
         let address = self.server.address;
-        let directory = self.directory();
         match (root, self.image.place) {
             (Root::Nbd, _) => address.to_string(),
             (Root::Nfs, Place::Default) => format!("{address}:/run/archiso/bootmnt"),
             (Root::Nfs, Place::Named) => format!("{address}:/{}", self.image.name),
-            (Root::Http, _) if self.server.http_port == 80 => format!("http://{address}/{directory}"),
-            (Root::Http, _) => format!("http://{address}:{}/{directory}", self.server.http_port),
+            // Without HTTP there is no such entry.
+            (Root::Http, _) => {
+                format!("{}{}", self.server.http_prefix().unwrap_or_default(), self.directory())
+            }
         }
     }
 }
@@ -413,7 +434,8 @@ mod tests {
         }
     }
 
-    const SERVER: Server = Server { address: Ipv4Addr::new(192, 168, 1, 10), tftp_port: 69, http_port: 80 };
+    const SERVER: Server =
+        Server { address: Ipv4Addr::new(192, 168, 1, 10), ports: Ports { tftp: 69, http: Some(80) } };
 
     /// The lines of a menu that start with this word, without it.
     fn lines<'a>(menu: &'a str, word: &str) -> Vec<&'a str> {
@@ -440,8 +462,8 @@ MENU LABEL Medium (x86_64, NBD)
 TEXT HELP
 The root file system is copied into memory first: the server may go then.
 ENDTEXT
-LINUX ::/arch/boot/x86_64/vmlinuz-linux
-INITRD ::/arch/boot/ucode.img,::/arch/boot/x86_64/initramfs-linux.img
+LINUX http://192.168.1.10/arch/boot/x86_64/vmlinuz-linux
+INITRD http://192.168.1.10/arch/boot/ucode.img,http://192.168.1.10/arch/boot/x86_64/initramfs-linux.img
 APPEND archisobasedir=arch archisosearchuuid=2026-01-02-03-04-05-00 archiso_nbd_srv=192.168.1.10 \
              copytoram=auto cms_verify=y console=ttyS0,115200 quiet
 SYSAPPEND 3
@@ -451,8 +473,8 @@ MENU LABEL Medium (x86_64, NBD), not copied to RAM
 TEXT HELP
 The root file system stays on the server: the server must stay up.
 ENDTEXT
-LINUX ::/arch/boot/x86_64/vmlinuz-linux
-INITRD ::/arch/boot/ucode.img,::/arch/boot/x86_64/initramfs-linux.img
+LINUX http://192.168.1.10/arch/boot/x86_64/vmlinuz-linux
+INITRD http://192.168.1.10/arch/boot/ucode.img,http://192.168.1.10/arch/boot/x86_64/initramfs-linux.img
 APPEND archisobasedir=arch archisosearchuuid=2026-01-02-03-04-05-00 archiso_nbd_srv=192.168.1.10 \
              copytoram=n cms_verify=y console=ttyS0,115200 quiet
 SYSAPPEND 3
@@ -476,12 +498,14 @@ LOCALBOOT 0
 
     #[test]
     fn every_root_gets_its_own_address_and_only_nbd_a_uuid() {
-        let menu = generate(&[image("arch")], &settings(&[Root::Http, Root::Nfs]), &SERVER);
+        let menu = generate(&[image("arch")], &settings(&[Root::Http, Root::Nfs, Root::Nbd]), &SERVER);
         let append = lines(&menu, "APPEND");
-        assert_eq!(append.len(), 3, "HTTP always copies, NFS has a choice");
+        assert_eq!(append.len(), 5, "HTTP always copies, NFS and NBD have a choice");
         assert!(append[0].contains(" archiso_http_srv=http://192.168.1.10/ "));
         assert!(append[1].contains(" archiso_nfs_srv=192.168.1.10:/run/archiso/bootmnt "));
-        assert!(!menu.contains("archisosearchuuid"));
+        assert!(append[3].contains(" archiso_nbd_srv=192.168.1.10 "));
+        let with_uuid: Vec<_> = append.iter().map(|line| line.contains("archisosearchuuid=")).collect();
+        assert_eq!(with_uuid, [false, false, false, true, true]);
         let titles = lines(&menu, "MENU LABEL");
         assert_eq!(titles[0], "arch (x86_64, HTTP)", "no title of the author's speaks of HTTP");
         assert_eq!(titles[1], "NFS");
@@ -494,7 +518,7 @@ LOCALBOOT 0
         let append = lines(&menu, "APPEND");
         assert!(!append[0].contains("archiso_nbd_name"));
         assert!(append[2].contains(" archiso_nbd_name=two "));
-        assert_eq!(lines(&menu, "LINUX")[2], "::/two/arch/boot/x86_64/vmlinuz-linux");
+        assert_eq!(lines(&menu, "LINUX")[2], "http://192.168.1.10/two/arch/boot/x86_64/vmlinuz-linux");
         assert_eq!(lines(&menu, "MENU LABEL")[2], "two: Medium (x86_64, NBD)");
         assert_eq!(lines(&menu, "CONFIG").len(), 1, "the other's own menu would load this one's kernel");
     }
@@ -522,8 +546,27 @@ LOCALBOOT 0
     }
 
     #[test]
+    fn without_http_kernels_come_by_tftp() {
+        let server = Server { ports: Ports { http: None, ..SERVER.ports }, ..SERVER };
+        let menu = generate(&[image("arch")], &settings(&[Root::Nbd]), &server);
+        assert_eq!(lines(&menu, "LINUX")[0], "::/arch/boot/x86_64/vmlinuz-linux");
+        assert_eq!(
+            lines(&menu, "INITRD")[0],
+            "::/arch/boot/ucode.img,::/arch/boot/x86_64/initramfs-linux.img"
+        );
+    }
+
+    #[test]
+    fn another_http_port_is_in_every_url() {
+        let server = Server { ports: Ports { http: Some(8080), ..SERVER.ports }, ..SERVER };
+        let menu = generate(&[image("arch")], &settings(&[Root::Http]), &server);
+        assert_eq!(lines(&menu, "LINUX")[0], "http://192.168.1.10:8080/arch/boot/x86_64/vmlinuz-linux");
+        assert!(lines(&menu, "APPEND")[0].contains(" archiso_http_srv=http://192.168.1.10:8080/ "));
+    }
+
+    #[test]
     fn another_tftp_port_needs_urls() {
-        let server = Server { tftp_port: 6969, ..SERVER };
+        let server = Server { ports: Ports { tftp: 6969, http: None }, ..SERVER };
         let menu = generate(&[image("arch")], &settings(&[Root::Nbd]), &server);
         assert_eq!(lines(&menu, "LINUX")[0], "tftp://192.168.1.10:6969/arch/boot/x86_64/vmlinuz-linux");
         assert_eq!(

@@ -214,7 +214,7 @@ fn served(name: &str) -> Served {
 
 fn files() -> Files {
     let catalog = Catalog::new(served("one"), vec![served("two")]);
-    Files::new(Arc::new(catalog), settings(), Ports { tftp: 69, http: 80 }).unwrap()
+    Files::new(Arc::new(catalog), settings(), Ports { tftp: 69, http: Some(80) }).unwrap()
 }
 
 /// The content of a file made by us.
@@ -283,10 +283,10 @@ fn whole_images_and_our_files_lie_beside_the_tree() {
 #[test]
 fn an_image_cannot_hide_behind_a_directory() {
     let catalog = Catalog::new(served("one"), vec![served("ARCH")]);
-    let error = Files::new(Arc::new(catalog), settings(), Ports { tftp: 69, http: 80 }).unwrap_err();
+    let error = Files::new(Arc::new(catalog), settings(), Ports { tftp: 69, http: Some(80) }).unwrap_err();
     assert!(error.to_string().starts_with("the image `ARCH` would hide behind `/ARCH` of the image `one`"));
     let default = Catalog::new(served("arch"), Vec::new());
-    assert!(Files::new(Arc::new(default), settings(), Ports { tftp: 69, http: 80 }).is_ok());
+    assert!(Files::new(Arc::new(default), settings(), Ports { tftp: 69, http: Some(80) }).is_ok());
 }
 
 #[test]

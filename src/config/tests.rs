@@ -36,11 +36,23 @@ fn wrong(file: &str) -> String {
 fn the_defaults() {
     let config = from_options(&[]);
     assert_eq!(config.images, [ImageFile { path: "arch.iso".into(), name: Word::new("arch").unwrap() }]);
-    assert_eq!(config.nbd, Door::On { port: 10809, asked: Asked::ByDefault });
-    assert_eq!(config.tftp, Door::On { port: 69, asked: Asked::ByDefault });
+    let on = |port| Door::On { port, asked: Asked::ByDefault };
+    let RootDoors { nbd, nfs, portmap, http } = config.root_doors;
+    assert_eq!([nbd, nfs, portmap, http, config.tftp], [on(10809), on(2049), on(111), on(80), on(69)]);
     assert!(matches!(config.dhcp, Dhcp::Proxy(Asked::ByDefault)));
     assert_eq!((config.menu.timeout, config.menu.copytoram), (10, CopyToRam::Auto));
-    assert_eq!((config.menu.roots, config.menu.cms), (vec![Root::Nbd], Cms::Verify));
+    assert_eq!(config.menu.roots, [Root::Nbd, Root::Nfs, Root::Http]);
+    assert_eq!((config.root, config.menu.cms), (None, Cms::Verify));
+}
+
+#[test]
+fn the_menu_has_the_roots_that_are_on_the_chosen_one_first() {
+    let roots = |arguments: &[&str]| from_options(arguments).menu.roots;
+    assert_eq!(roots(&["--root", "http"]), [Root::Http, Root::Nbd, Root::Nfs]);
+    assert_eq!(roots(&["--root", "nfs", "--http", "off"]), [Root::Nfs, Root::Nbd]);
+    assert_eq!(roots(&["--nbd", "off"]), [Root::Nfs, Root::Http]);
+    assert_eq!(roots(&["--nbd", "off", "--portmap", "off"]), [Root::Http], "archiso finds no NFS without it");
+    assert_eq!(roots(&["--nbd", "off", "--nfs", "off", "--http", "off"]), []);
 }
 
 #[test]
@@ -48,7 +60,7 @@ fn the_command_line_wins() {
     let file =
         "nbd = 1\ntftp = \"off\"\ncopytoram = \"no\"\nmenu-timeout = 3\n[[image]]\npath = \"other.iso\"";
     let config = loaded(&["--nbd", "2", "--copytoram", "yes", "arch.iso"], Some(file)).unwrap();
-    assert_eq!(config.nbd, Door::On { port: 2, asked: Asked::ByOperator });
+    assert_eq!(config.root_doors.nbd, Door::On { port: 2, asked: Asked::ByOperator });
     assert_eq!(config.tftp, Door::Off);
     assert_eq!((config.menu.timeout, config.menu.copytoram), (3, CopyToRam::Yes));
     assert_eq!(config.images.len(), 1);
@@ -154,8 +166,11 @@ fn mistakes_tell_where_what_why_and_what_to_do() {
             "isowire.toml:2: lease-time: `1µ` is no lease time",
         ),
         ("dns = ['1.1.1.1']", "isowire.toml:1: dns: `1.1.1.1` needs a DHCP server: add `dhcp-range`"),
-        ("root = 'nfs'", "isowire.toml:1: root: `nfs` is a root that this version does not serve yet"),
-        ("root = 'nbd'\nnbd = 'off'", "isowire.toml:1: root: `nbd` is off"),
+        ("root = 'iscsi'", "isowire.toml:1: root: `iscsi` is none of `nbd`, `nfs`, `http`"),
+        ("nbd = 'off'\nroot = 'nbd'", "isowire.toml:2: root: `nbd` is off: turn it on, or choose"),
+        ("root = 'nfs'\nportmap = 'off'", "isowire.toml:1: root: `nfs` needs `portmap`, which is off"),
+        ("root = 'http'\nhttp = 'off'", "isowire.toml:1: root: `http` is off: turn it on"),
+        ("nfs = 'off'\nportmap = 111", "isowire.toml:2: portmap: `111` is for NFS, which is off"),
         ("copytoram = true", "isowire.toml:1: copytoram: `true` is none of `yes`, `no`, `auto`"),
         ("menu-timeout = -1", "isowire.toml:1: menu-timeout: `-1` is no time in seconds up to 3599"),
         ("cms-verify = 'maybe'", "isowire.toml:1: cms-verify: `maybe` is neither `true` nor `false`"),
@@ -214,7 +229,8 @@ fn the_example_shows_every_key() {
 
 #[test]
 fn the_example_is_valid_and_its_values_are_the_defaults() {
-    let without_default = ["interface", "advertise", "dhcp-range", "netmask", "router", "dns", "lease-file"];
+    let without_default =
+        ["interface", "advertise", "dhcp-range", "netmask", "router", "dns", "lease-file", "root"];
     let server = ["dhcp-range", "netmask", "router", "dns", "lease-time", "lease-file"];
     let text = |keep: &dyn Fn(&str) -> bool| {
         let kept = example().into_iter().filter(|(key, _)| keep(key) && key != "path" && key != "name");
@@ -223,7 +239,8 @@ fn the_example_is_valid_and_its_values_are_the_defaults() {
     let as_it_is = loaded(&["a.iso"], Some(EXAMPLE)).unwrap();
     let defaults = text(&|key| !without_default.contains(&key) && !server.contains(&key));
     let mut spelled_out = loaded(&["a.iso"], Some(&defaults)).unwrap();
-    for door in [&mut spelled_out.nbd, &mut spelled_out.tftp] {
+    let RootDoors { nbd, nfs, portmap, http } = &mut spelled_out.root_doors;
+    for door in [nbd, nfs, portmap, http, &mut spelled_out.tftp] {
         let Door::On { asked, .. } = door else { panic!("{door:?} is on by default") };
         *asked = Asked::ByDefault;
     }

@@ -3,8 +3,8 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Asked, Door, LogFormat};
-use crate::boot::menu::CopyToRam;
+use super::{Asked, Door, LogFormat, RootDoors};
+use crate::boot::menu::{CopyToRam, Root};
 use crate::boot::text::Word;
 use crate::dhcp::lease::{BadPool, Pool};
 
@@ -118,12 +118,17 @@ pub fn lease_time(text: &str) -> Result<u32, Refusal> {
         .ok_or_else(|| "is no lease time: write one from `2m` to `30d`, like `1d`".into())
 }
 
-pub fn root(text: &str, nbd: Door) -> Result<(), Refusal> {
-    match (text, nbd) {
-        ("nbd", Door::Off) => Err("is off: leave out `nbd = off`, or this".into()),
-        ("nbd", Door::On { .. }) => Ok(()),
-        ("nfs" | "http", _) => Err("is a root that this version does not serve yet: `nbd` is served".into()),
-        _ => Err("is no root that is served: write `nbd`".into()),
+pub fn root(text: &str, doors: &RootDoors) -> Result<Root, Refusal> {
+    let root = match text {
+        "nbd" => Root::Nbd,
+        "nfs" => Root::Nfs,
+        "http" => Root::Http,
+        _ => return Err("is none of `nbd`, `nfs`, `http`".into()),
+    };
+    match doors.lacks(root) {
+        Some(service) if service == text => Err("is off: turn it on, or choose another root".into()),
+        Some(service) => Err(format!("needs `{service}`, which is off: turn it on, or choose another root")),
+        None => Ok(root),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::boot::bootable::Tree;
-use crate::boot::menu::{self, Bootable, Cms, CopyToRam, Place, Root, Server, Settings};
+use crate::boot::menu::{self, Bootable, Cms, CopyToRam, Place, Ports, Root, Server, Settings};
 use crate::boot::syslinux;
 use crate::boot::text::Word;
 use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
@@ -57,7 +57,8 @@ fn check(index: &Index, bootable: &Bootable) {
     let roots = vec![Root::Nbd, Root::Nfs, Root::Http];
     let parameters = Word::new("quiet").into_iter().collect();
     let settings = Settings { roots, copytoram: CopyToRam::Auto, timeout: 10, cms: Cms::Verify, parameters };
-    let server = Server { address: Ipv4Addr::BROADCAST, tftp_port: 69, http_port: 80 };
+    // The longest prefix there is.
+    let server = Server { address: Ipv4Addr::BROADCAST, ports: Ports { tftp: 69, http: Some(u16::MAX) } };
     let text = menu::generate(std::slice::from_ref(bootable), &settings, &server);
     assert!(text.bytes().all(|byte| byte == b'\n' || byte == b' ' || byte.is_ascii_graphic()), "{text}");
     for line in text.lines() {
@@ -68,7 +69,7 @@ fn check(index: &Index, bootable: &Bootable) {
     for (entry, number) in read.entries.iter().zip(1..) {
         assert_eq!(entry.label, number.to_string());
         for name in entry.kernel.iter().chain(&entry.initrd) {
-            let path = name.strip_prefix("::/").expect("our prefix");
+            let path = name.strip_prefix("http://255.255.255.255:65535/").expect("our prefix");
             assert!(crate::export::path::resolve(index, path.as_bytes()).is_ok(), "{name}");
         }
         let initrd: usize = entry.initrd.iter().map(|name| name.len() + 1).sum();

@@ -173,7 +173,7 @@ mod tests {
             cms: Cms::Verify,
             parameters: Vec::new(),
         };
-        let files = Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: 80 }).unwrap();
+        let files = Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: Some(80) }).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(run(listener, Arc::new(files), None, std::future::pending()));

@@ -1,42 +1,82 @@
 //! Which services there are in this run: the sockets that could be had, and a row of the report for each.
 
+mod portmap;
+
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use socket2::SockRef;
 use tracing::warn;
+
+pub use self::portmap::Portmap;
 
 use super::Fatal;
 use super::report::{Row, port_note};
 use super::sockets::{self, Inherited, Unfit};
-use crate::config::{Asked, Config, Dhcp, Door, TFTP_PORT};
+use crate::boot::menu::Root;
+use crate::config::{Asked, Config, Dhcp, Door, RootDoors, TFTP_PORT};
 use crate::dhcp;
 use crate::dhcp::server::{Sharing, Sockets};
 
-/// Where TFTP goes when nobody chose a port and the registered one is not to be had. iPXE can be told.
+/// Where services go when nobody chose a port and the registered one is not to be had. The menu names this one for
+/// HTTP; iPXE can be told this one for TFTP.
+const HTTP_FALLBACK: u16 = 8080;
 const TFTP_FALLBACK: u16 = 6969;
 
 /// The sockets of this run.
 #[derive(Debug, Default)]
 pub struct Doors {
     pub nbd: Option<TcpListener>,
+    pub nfs: Option<TcpListener>,
+    pub portmap: Option<Portmap>,
+    pub http: Option<TcpListener>,
     pub tftp: Option<UdpSocket>,
     pub dhcp: Option<dhcp::server::Sockets>,
     pub rows: Vec<Row>,
     /// Whether a privilege is all that some service lacks.
     pub lacks_privilege: bool,
+    /// Why roots are not served that nobody asked for by name.
+    missed: Vec<(Root, Fatal)>,
+}
+
+/// A service on one port, as it is wanted.
+struct Service<'a> {
+    /// In the table.
+    name: &'static str,
+    /// In the configuration; inherited sockets are called so too.
+    key: &'static str,
+    door: Door,
+    ip: Ipv4Addr,
+    fallback: Option<u16>,
+    /// The root that there is not without this service.
+    root: Option<Root>,
+    state: &'a str,
 }
 
 impl Doors {
     /// Binds or takes over every socket.
     ///
     /// # Errors
-    /// [`Fatal`] when a service cannot be had that the operator wants, or without which no machine boots.
+    /// [`Fatal`] when a service cannot be had that the operator wants, or no service that machines get a root from.
     pub fn open(config: &Config, inherited: Inherited) -> Result<Self, Fatal> {
         let mut doors = Self::default();
-        doors.open_nbd(config, inherited.nbd)?;
-        doors.open_tftp(config, inherited.tftp)?;
+        let names: Vec<_> = config.images.iter().map(|image| image.name.as_str()).collect();
+        let images = format!("serving {}", names.join(", "));
+        let RootDoors { nbd, nfs, portmap: _, http } = config.root_doors;
+        let service = |name, key, door| Service::new(name, key, door, config.bind);
+        let nbd = service("NBD", "nbd", nbd).of_root(Root::Nbd, &images);
+        let nfs = service("NFS", "nfs", nfs).of_root(Root::Nfs, &images);
+        let http = service("HTTP", "http", http).of_root(Root::Http, &images).or_on(HTTP_FALLBACK);
+        let tftp = service("TFTP", "tftp", config.tftp).or_on(TFTP_FALLBACK);
+        doors.nbd = doors.open_one(&nbd, inherited.nbd, sockets::listen)?;
+        doors.nfs = doors.open_one(&nfs, inherited.nfs, sockets::listen)?;
+        doors.open_portmap(config, inherited.portmap)?;
+        doors.http = doors.open_one(&http, inherited.http, sockets::listen)?;
+        doors.tftp = doors.open_one(&tftp, inherited.tftp, UdpSocket::bind)?;
         doors.open_dhcp(config, [inherited.dhcp, inherited.pxe])?;
+        doors.require_root(config)?;
         if doors.dhcp.is_some() && (doors.tftp.is_none() || doors.tftp_port() != TFTP_PORT) {
             warn!("DHCP sends firmware to TFTP on port 69 of this host, and isowire serves none there");
         }
@@ -45,12 +85,24 @@ impl Doors {
 
     /// The port machines are told to load from: the registered one where there is no TFTP of ours.
     pub fn tftp_port(&self) -> u16 {
-        let address = self.tftp.as_ref().and_then(|socket| socket.local_addr().ok());
-        address.map_or(TFTP_PORT, |address| address.port())
+        self.tftp.as_ref().and_then(port_of).unwrap_or(TFTP_PORT)
     }
 
-    fn up(&mut self, service: &'static str, address: io::Result<SocketAddr>, state: &str) {
-        let address = address.ok();
+    pub fn http_port(&self) -> Option<u16> {
+        self.http.as_ref().and_then(port_of)
+    }
+
+    /// Whether archiso's initramfs can get its root by this protocol.
+    pub fn serves(&self, root: Root) -> bool {
+        match root {
+            Root::Nbd => self.nbd.is_some(),
+            // archiso's nfsmount has no way to be told the port of MOUNT.
+            Root::Nfs => self.nfs.is_some() && self.portmap.is_some(),
+            Root::Http => self.http.is_some(),
+        }
+    }
+
+    fn up(&mut self, service: &'static str, address: Option<SocketAddr>, state: &str) {
         let note = address.map_or("", |address| port_note(service, address.port()));
         self.rows.push(Row { service, address, state: format!("{state}{note}") });
     }
@@ -59,60 +111,64 @@ impl Doors {
         self.rows.push(Row { service, address: None, state: format!("off: {why}") });
     }
 
-    /// A service that is off because of an error, and only a default.
-    fn missed(&mut self, service: &'static str, error: &io::Error, port: u16) {
-        self.lacks_privilege |= error.kind() == ErrorKind::PermissionDenied;
-        self.off(service, &why_not(error, port));
-    }
-
-    /// The root file system comes by it, so there is no doing without unless the operator says so.
-    fn open_nbd(&mut self, config: &Config, inherited: Option<TcpListener>) -> Result<(), Fatal> {
-        let listener = match (inherited, config.nbd) {
-            (Some(_), Door::Off) => return Err(Unfit::Off("nbd").into()),
-            (None, Door::Off) => {
-                self.off("NBD", OFF);
-                return Ok(());
-            }
-            (Some(listener), _) => listener,
-            (None, Door::On { port, .. }) => {
-                let address = SocketAddrV4::new(config.bind, port);
-                sockets::listen(address).map_err(|error| cannot("nbd", address, error))?
-            }
+    /// Opens a service: inherited, else on its port, else, when nobody asked for it, on the other one or not at all.
+    fn open_one<S: AsFd>(
+        &mut self,
+        service: &Service<'_>,
+        inherited: Option<S>,
+        bind: impl Fn(SocketAddrV4) -> io::Result<S>,
+    ) -> Result<Option<S>, Fatal> {
+        let Door::On { port, asked } = service.door else {
+            self.off(service.name, OFF);
+            return if inherited.is_some() { Err(Unfit::Off(service.key).into()) } else { Ok(None) };
         };
-        let names: Vec<_> = config.images.iter().map(|image| image.name.as_str()).collect();
-        self.up("NBD", listener.local_addr(), &format!("serving {}", names.join(", ")));
-        self.nbd = Some(listener);
-        Ok(())
-    }
-
-    fn open_tftp(&mut self, config: &Config, inherited: Option<UdpSocket>) -> Result<(), Fatal> {
-        let (port, asked) = match (&inherited, config.tftp) {
-            (Some(_), Door::Off) => return Err(Unfit::Off("tftp").into()),
-            (None, Door::Off) => {
-                self.off("TFTP", OFF);
-                return Ok(());
+        let address = SocketAddrV4::new(service.ip, port);
+        match (inherited.map_or_else(|| bind(address), Ok), asked) {
+            (Ok(socket), _) => {
+                self.up(service.name, address_of(&socket), service.state);
+                Ok(Some(socket))
             }
-            (_, Door::On { port, asked }) => (port, asked),
-        };
-        let address = SocketAddrV4::new(config.bind, port);
-        let fallback = SocketAddrV4::new(config.bind, TFTP_FALLBACK);
-        match (inherited.map_or_else(|| UdpSocket::bind(address), Ok), asked) {
-            (Ok(socket), _) => self.tftp_up(socket, "serving"),
-            (Err(error), Asked::ByOperator) => return Err(cannot("tftp", address, error)),
-            (Err(error), Asked::ByDefault) => match UdpSocket::bind(fallback) {
-                Ok(socket) => {
-                    self.lacks_privilege |= error.kind() == ErrorKind::PermissionDenied;
-                    self.tftp_up(socket, &format!("serving here, as {}", why_not(&error, port)));
-                }
-                Err(_) => self.missed("TFTP", &error, port),
-            },
+            (Err(error), Asked::ByOperator) => Err(cannot(service.key, address, error)),
+            (Err(error), Asked::ByDefault) => Ok(self.open_elsewhere(service, address, error, bind)),
         }
-        Ok(())
     }
 
-    fn tftp_up(&mut self, socket: UdpSocket, state: &str) {
-        self.up("TFTP", socket.local_addr(), state);
-        self.tftp = Some(socket);
+    /// What becomes of a default that cannot be had at its `address`.
+    fn open_elsewhere<S: AsFd>(
+        &mut self,
+        service: &Service<'_>,
+        address: SocketAddrV4,
+        error: io::Error,
+        bind: impl Fn(SocketAddrV4) -> io::Result<S>,
+    ) -> Option<S> {
+        let Service { name, state, .. } = service;
+        self.lacks_privilege |= error.kind() == ErrorKind::PermissionDenied;
+        let why = why_not(&error, address.port());
+        let socket = service.fallback.and_then(|port| bind(SocketAddrV4::new(service.ip, port)).ok());
+        match &socket {
+            Some(socket) => self.up(name, address_of(socket), &format!("{state} here, as {why}")),
+            None => {
+                self.off(name, &why);
+                self.missed.extend(service.root.map(|root| (root, cannot(service.key, address, error))));
+            }
+        }
+        socket
+    }
+
+    /// Machines need a root: the one that the operator named, else any. Where all are off nobody wants them to boot.
+    fn require_root(&mut self, config: &Config) -> Result<(), Fatal> {
+        let wanted = match config.root {
+            Some(root) => vec![root],
+            None => config.menu.roots.clone(),
+        };
+        if wanted.iter().any(|&root| self.serves(root)) {
+            return Ok(());
+        }
+        let missed = std::mem::take(&mut self.missed);
+        match missed.into_iter().find(|(root, _)| wanted.contains(root)) {
+            Some((_, fatal)) => Err(fatal),
+            None => Ok(()),
+        }
     }
 
     fn open_dhcp(&mut self, config: &Config, inherited: [Option<UdpSocket>; 2]) -> Result<(), Fatal> {
@@ -130,17 +186,42 @@ impl Doors {
         };
         match (dhcp_sockets(config.interface.as_deref(), sharing, inherited), asked) {
             (Ok(Sockets { dhcp, boot_server }), _) => {
-                self.up("DHCP", dhcp.local_addr(), state);
+                self.up("DHCP", dhcp.local_addr().ok(), state);
                 self.dhcp = Some(Sockets { dhcp, boot_server });
             }
             (Err((address, error)), Asked::ByOperator) => return Err(cannot("dhcp", address, error)),
-            (Err((address, error)), Asked::ByDefault) => self.missed("DHCP", &error, address.port()),
+            (Err((address, error)), Asked::ByDefault) => {
+                self.lacks_privilege |= error.kind() == ErrorKind::PermissionDenied;
+                self.off("DHCP", &why_not(&error, address.port()));
+            }
         }
         Ok(())
     }
 }
 
+impl<'a> Service<'a> {
+    fn new(name: &'static str, key: &'static str, door: Door, ip: Ipv4Addr) -> Self {
+        Self { name, key, door, ip, fallback: None, root: None, state: "serving" }
+    }
+
+    fn of_root(self, root: Root, state: &'a str) -> Self {
+        Self { root: Some(root), state, ..self }
+    }
+
+    fn or_on(self, port: u16) -> Self {
+        Self { fallback: Some(port), ..self }
+    }
+}
+
 const OFF: &str = "the configuration says so";
+
+fn address_of(socket: &impl AsFd) -> Option<SocketAddr> {
+    SockRef::from(socket).local_addr().ok()?.as_socket()
+}
+
+fn port_of(socket: &impl AsFd) -> Option<u16> {
+    address_of(socket).map(|address| address.port())
+}
 
 /// Binds what was not inherited; else says which address could not be had.
 fn dhcp_sockets(

@@ -4,12 +4,15 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::config::{NBD_PORT, TFTP_PORT};
+use crate::boot::menu::Root;
+use crate::config::{HTTP_PORT, NBD_PORT, PORTMAP_PORT, TFTP_PORT};
 
 /// The services of this run and why some are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     pub rows: Vec<Row>,
+    /// Where machines get their root from, where that is not what one would expect.
+    pub other_root: Option<Root>,
     /// This program, for `setcap`; `None` where no privilege is missing.
     pub unprivileged: Option<PathBuf>,
     /// What another DHCP server has to say; `None` where we say it ourselves, or have nothing to load.
@@ -37,6 +40,8 @@ pub struct ForeignDhcp {
 pub fn port_note(service: &'static str, port: u16) -> &'static str {
     match (service, port) {
         ("NBD", port) if port != NBD_PORT => "; archiso's initramfs asks port 10809 and no other",
+        ("Portmap", port) if port != PORTMAP_PORT => "; archiso's initramfs asks port 111 and no other",
+        ("HTTP", port) if port != HTTP_PORT => "; the image's own menu asks port 80, ours asks this one",
         ("TFTP", port) if port != TFTP_PORT => "; firmware asks port 69, only iPXE can be told another",
         _ => "",
     }
@@ -49,6 +54,12 @@ impl fmt::Display for Report {
             let address = address.map_or_else(|| "-".to_owned(), |address| address.to_string());
             writeln!(f, "{service:<8} {address:<21} {state}")?;
         }
+        if let Some(root) = self.other_root {
+            writeln!(
+                f,
+                "\nMachines get their root file system over {root}, unless the menu is told otherwise."
+            )?;
+        }
         if let Some(program) = &self.unprivileged {
             write_privileges(f, program)?;
         }
@@ -59,8 +70,9 @@ impl fmt::Display for Report {
 fn write_privileges(f: &mut fmt::Formatter<'_>, program: &std::path::Path) -> fmt::Result {
     writeln!(
         f,
-        "\nThis user may not use the ports below 1024 that DHCP and TFTP have. One of these is enough:"
+        "\nThis user may not use ports below 1024: DHCP has 67, TFTP 69, HTTP 80, the portmapper of NFS 111."
     )?;
+    writeln!(f, "One of these is enough for all of them:")?;
     writeln!(f, "  sudo setcap cap_net_bind_service+ep {}", program.display())?;
     writeln!(f, "  sudo sysctl net.ipv4.ip_unprivileged_port_start=67")?;
     writeln!(f, "  the systemd units of isowire (dist/systemd), which open these ports for it")
@@ -100,7 +112,7 @@ mod tests {
     #[test]
     fn all_up() {
         let rows = vec![row("NBD", 10809, "serving arch"), row("TFTP", 69, "serving")];
-        let report = Report { rows, unprivileged: None, foreign_dhcp: None };
+        let report = Report { rows, other_root: None, unprivileged: None, foreign_dhcp: None };
         assert_eq!(
             report.to_string(),
             "SERVICE  ADDRESS               STATE\n\
@@ -119,11 +131,13 @@ mod tests {
         };
         let report = Report {
             rows: vec![off],
+            other_root: Some(Root::Nfs),
             unprivileged: Some("/opt/isowire".into()),
             foreign_dhcp: Some(foreign.clone()),
         };
         let text = report.to_string();
         assert!(text.contains("DHCP     -                     off\n"));
+        assert!(text.contains("\nMachines get their root file system over NFS, unless"));
         assert!(text.contains("\n  sudo setcap cap_net_bind_service+ep /opt/isowire\n"));
         assert!(text.contains("dhcp-boot=/boot/syslinux/lpxelinux.0,,10.0.0.1\n"));
         let text = ForeignDhcp { tftp_port: 6969, ..foreign }.to_string();
@@ -136,5 +150,8 @@ mod tests {
         assert_eq!([port_note("NBD", 10809), port_note("TFTP", 69), port_note("DHCP", 67)], [""; 3]);
         assert!(port_note("NBD", 1).contains("10809"));
         assert!(port_note("TFTP", 6969).contains("69"));
+        assert_eq!([port_note("Portmap", 111), port_note("HTTP", 80), port_note("NFS", 12049)], [""; 3]);
+        assert!(port_note("Portmap", 10111).contains("111"));
+        assert!(port_note("HTTP", 8080).contains("80"));
     }
 }

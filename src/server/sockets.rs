@@ -14,6 +14,9 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug, Default)]
 pub struct Inherited {
     pub nbd: Option<TcpListener>,
+    pub nfs: Option<TcpListener>,
+    pub portmap: PortmapSockets,
+    pub http: Option<TcpListener>,
     pub tftp: Option<UdpSocket>,
     /// Port 67.
     pub dhcp: Option<UdpSocket>,
@@ -21,17 +24,28 @@ pub struct Inherited {
     pub pxe: Option<UdpSocket>,
 }
 
+/// What a portmapper listens on: one port of both transports. Both are called `portmap`, so that one unit can open them.
+#[derive(Debug, Default)]
+pub struct PortmapSockets {
+    pub tcp: Option<TcpListener>,
+    pub udp: Option<UdpSocket>,
+}
+
 /// A socket was passed on to us that we have no use for: a mistake in a unit file.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
     #[error(
-        "an inherited socket is called `{0}`: set FileDescriptorName= of its unit to nbd, tftp, dhcp or pxe"
+        "an inherited socket is called `{0}`: set FileDescriptorName= of its unit to nbd, nfs, portmap, http, \
+         tftp, dhcp or pxe"
     )]
     Unknown(String),
     #[error("two inherited sockets are called `{0}`: leave one out")]
     Twice(String),
-    #[error("the inherited socket `{0}` is of the wrong kind: nbd listens on TCP, the others on UDP ({1})")]
-    Kind(String, io::Error),
+    #[error(
+        "the inherited socket `{0}` is of the wrong kind: nbd, nfs, http and portmap listen on TCP, portmap and the \
+         others on UDP"
+    )]
+    Kind(String),
     #[error("the inherited socket `{0}` is no IPv4 one: write its address as in ListenDatagram=0.0.0.0:69")]
     Family(String),
     #[error(
@@ -59,23 +73,33 @@ impl Inherited {
     }
 
     fn add(&mut self, name: &str, sockets: &mut ListenFd, position: usize) -> Result<(), Unfit> {
-        let udp = match name {
-            "nbd" => {
-                let socket = sockets.take_tcp_listener(position).map_err(|e| Unfit::Kind(name.into(), e))?;
-                return once(name, &mut self.nbd, socket);
-            }
-            "tftp" => &mut self.tftp,
-            "dhcp" => &mut self.dhcp,
-            "pxe" => &mut self.pxe,
+        let (tcp, udp) = match name {
+            "nbd" => (Some(&mut self.nbd), None),
+            "nfs" => (Some(&mut self.nfs), None),
+            "portmap" => (Some(&mut self.portmap.tcp), Some(&mut self.portmap.udp)),
+            "http" => (Some(&mut self.http), None),
+            "tftp" => (None, Some(&mut self.tftp)),
+            "dhcp" => (None, Some(&mut self.dhcp)),
+            "pxe" => (None, Some(&mut self.pxe)),
             _ => return Err(Unfit::Unknown(name.into())),
         };
-        let socket = sockets.take_udp_socket(position).map_err(|e| Unfit::Kind(name.into(), e))?;
-        // DHCPv4 and TFTP look at packet information that only IPv4 sockets have.
-        let is_v4 = |socket: &UdpSocket| socket.local_addr().is_ok_and(|address| address.is_ipv4());
-        if !socket.as_ref().is_none_or(is_v4) {
-            return Err(Unfit::Family(name.into()));
+        // A socket of another kind stays where it is.
+        if let Some(slot) = tcp
+            && let Ok(socket) = sockets.take_tcp_listener(position)
+        {
+            return once(name, slot, socket);
         }
-        once(name, udp, socket)
+        if let Some(slot) = udp
+            && let Ok(socket) = sockets.take_udp_socket(position)
+        {
+            // Which of our addresses a datagram reached is packet information of IPv4 sockets.
+            let is_v4 = |socket: &UdpSocket| socket.local_addr().is_ok_and(|address| address.is_ipv4());
+            return match socket.as_ref().is_none_or(is_v4) {
+                true => once(name, slot, socket),
+                false => Err(Unfit::Family(name.into())),
+            };
+        }
+        Err(Unfit::Kind(name.into()))
     }
 }
 

@@ -47,7 +47,7 @@ fn resources() -> Arc<Resources> {
         parameters: Vec::new(),
     };
     let catalog = Catalog::new(image("one"), vec![image("two")]);
-    let files = Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: 80 }).unwrap();
+    let files = Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: Some(80) }).unwrap();
     Arc::new(Resources::new(Arc::new(files)))
 }
 

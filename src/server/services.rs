@@ -1,0 +1,109 @@
+//! The services of a run: each has its sockets, and is a task that ends when it is told to stop.
+
+use std::io;
+use std::net::{TcpListener as StdListener, UdpSocket as StdSocket};
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::Fatal;
+use super::doors::{Doors, Portmap};
+use crate::boot::Files;
+use crate::config::{Config, Dhcp, TftpPorts};
+use crate::export::Catalog;
+use crate::{dhcp, http, nbd, nfs, tftp};
+
+/// Starts every service that has its sockets. They stop when the sender of `stopping` is dropped.
+///
+/// # Errors
+/// [`Fatal`] when one of them finds a reason not to start.
+pub async fn start(
+    config: &Config,
+    doors: Doors,
+    catalog: Arc<Catalog>,
+    files: Arc<Files>,
+    stopping: &watch::Receiver<()>,
+) -> Result<JoinSet<io::Result<()>>, Fatal> {
+    let mut services = JoinSet::new();
+    let stop = || {
+        let mut stopping = stopping.clone();
+        // Nothing is ever sent.
+        async move { while stopping.changed().await.is_ok() {} }
+    };
+    // First, since it is the one that may yet find a reason not to start.
+    if let Some(sockets) = doors.dhcp {
+        let server = dhcp::server::Server::start(sockets, dhcp_config(config, &files)).await?;
+        services.spawn(unfailing(server.run(stop())));
+    }
+    if let Some(listener) = doors.nbd {
+        services.spawn(unfailing(nbd::server::run(stream(listener)?, Arc::clone(&catalog), stop())));
+    }
+    if let Some(listener) = doors.nfs {
+        let port = listener.local_addr()?.port();
+        services.spawn(unfailing(nfs::server::run(stream(listener)?, catalog, stop())));
+        match doors.portmap {
+            Some(Portmap::Ours { tcp, udp }) => {
+                let (tcp, udp) = (stream(tcp)?, datagrams(udp)?);
+                services.spawn(nfs::server::portmap::run(tcp, udp, port, stop()));
+            }
+            Some(Portmap::Rpcbind(registration)) => {
+                let stop = stop();
+                services.spawn(async move {
+                    stop.await;
+                    registration.withdraw();
+                    Ok(())
+                });
+            }
+            None => {}
+        }
+    }
+    if let Some(listener) = doors.http {
+        let (listener, files) = (stream(listener)?, Arc::clone(&files));
+        services.spawn(unfailing(http::server::run(listener, files, config.advertise, stop())));
+    }
+    if let Some(socket) = doors.tftp {
+        let advertise = config.advertise;
+        let open = move |path: &[u8], local| files.open(path, advertise.unwrap_or(local));
+        services.spawn(tftp::server::run(datagrams(socket)?, open, tftp_options(config), stop()));
+    }
+    Ok(services)
+}
+
+/// A service that nothing ends but the word to stop.
+async fn unfailing(service: impl Future<Output = ()>) -> io::Result<()> {
+    service.await;
+    Ok(())
+}
+
+fn stream(listener: StdListener) -> io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+fn datagrams(socket: StdSocket) -> io::Result<UdpSocket> {
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
+}
+
+fn dhcp_config(config: &Config, files: &Files) -> dhcp::server::Config {
+    let mode = match &config.dhcp {
+        Dhcp::Server(authority) => dhcp::server::Mode::Authority(authority.clone()),
+        Dhcp::Proxy(_) | Dhcp::Off => dhcp::server::Mode::Proxy,
+    };
+    dhcp::server::Config {
+        interface: config.interface.clone(),
+        advertise: config.advertise,
+        mode,
+        boot: files.site(),
+    }
+}
+
+fn tftp_options(config: &Config) -> tftp::server::Options {
+    let ports = match config.tftp_ports {
+        TftpPorts::Many => tftp::server::Ports::PerTransfer,
+        TftpPorts::Single => tftp::server::Ports::Single,
+    };
+    tftp::server::Options { ports, ..tftp::server::Options::default() }
+}
