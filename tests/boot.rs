@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use common::iso::{self, ArchIso};
 use common::lan::{self, BRIDGE, Lan, Namespace};
-use common::machine::{self, Card, DOWN, ENTER, Machine, Report};
+use common::machine::{self, Card, DOWN, END, ENTER, Machine, Report, UP};
 use common::needs::{needs, only_with_all, tool};
 use common::running::{Running, output_of, text_of};
 
@@ -21,48 +21,120 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 254);
 const RANGE: &str = "192.168.77.50-192.168.77.99";
 
-/// What the server tells of every boot, in this order.
-const STORY: [&str; 5] = [
-    "path=\"/boot/syslinux/lpxelinux.0\"",
-    "/pxelinux.cfg", // ours, or that of a machine without option 209
-    "path=\"/arch/boot/x86_64/vmlinuz-linux\"",
-    "path=\"/arch/boot/x86_64/initramfs-linux.img\"",
-    "root attached over NBD",
+/// A line of the server's log, by words that stand in it.
+type Chapter = &'static [&'static str];
+
+const LEASE: [Chapter; 2] = [&["DHCP offer", "x86 BIOS"], &["DHCP lease"]];
+const OFFER_BESIDE_ANOTHER: [Chapter; 2] =
+    [&["DHCP offer", "x86 BIOS"], &["takes its address from another DHCP server"]];
+/// The menu is ours, or that of a machine without option 209.
+const MENU: [Chapter; 2] =
+    [&["over TFTP", "path=\"/boot/syslinux/lpxelinux.0\""], &["over TFTP", "pxelinux.cfg"]];
+const STOCK_MENU: [Chapter; 3] =
+    [MENU[0], MENU[1], &["over TFTP", "path=\"/boot/syslinux/archiso_pxe.cfg\""]];
+const KERNEL_BY_HTTP: [Chapter; 2] = [
+    &["HTTP", "status=200", "path=\"/arch/boot/x86_64/vmlinuz-linux\""],
+    &["HTTP", "status=200", "path=\"/arch/boot/x86_64/initramfs-linux.img\""],
+];
+const KERNEL_BY_TFTP: [Chapter; 2] = [
+    &["over TFTP", "path=\"/arch/boot/x86_64/vmlinuz-linux\""],
+    &["over TFTP", "path=\"/arch/boot/x86_64/initramfs-linux.img\""],
+];
+const NBD: Chapter = &["root attached over NBD", "export=\"archiso\""];
+const NBD_RELEASED: Chapter = &["root released", "export=\"archiso\""];
+const NBD_TAKEN_AWAY: Chapter = &["stopping takes the root away", "machines=1"];
+const NFS: Chapter = &["mounted over NFS", "/run/archiso/bootmnt"];
+const NFS_RELEASED: Chapter = &["root read over NFS"];
+const NFS_WAITS: Chapter = &["machines that live on NFS wait", "connections=1"];
+const SQUASHFS: Chapter = &["HTTP", "status=200", "path=\"/arch/x86_64/airootfs.sfs\""];
+const EROFS: [Chapter; 2] = [
+    &["HTTP", "not found", "path=\"/arch/x86_64/airootfs.sfs\""],
+    &["HTTP", "status=200", "path=\"/arch/x86_64/airootfs.erofs\""],
 ];
 
+// ---- our menu
+
 #[test]
-fn server_dhcp_root_copied_to_ram() {
+fn nbd_root_copied_to_ram() {
     needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
-    let mut site = Site::new("server-dhcp-ram", iso::small());
+    let mut site = Site::new("nbd-ram", iso::small());
     let server = site.serve(&["--dhcp-range", RANGE, "--copytoram", "yes", "--menu-timeout", "1"]);
     let report = site.boot(Card::E1000);
     site.check(&report, "root=nbd copytoram=y verified=cms");
-    site.check_story(server);
+    site.check_story(server, &[&LEASE[..], &MENU, &KERNEL_BY_HTTP, &[NBD, NBD_RELEASED]]);
 }
 
 #[test]
-fn proxy_dhcp_root_stays_on_the_server() {
+fn nbd_root_stays_on_the_server() {
+    only_with_all!();
     needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS, ["dnsmasq"]);
-    let mut site = Site::new("proxy-dhcp-attached", iso::small());
+    let mut site = Site::new("nbd-attached", iso::small());
     let _router = site.router(&[]);
     let server = site.serve(&["--copytoram", "no", "--menu-timeout", "1"]);
     let report = site.boot(Card::Virtio);
     site.check(&report, "root=nbd copytoram=n verified=cms");
-    site.check_story(server);
+    site.check_story(server, &[&OFFER_BESIDE_ANOTHER, &MENU, &KERNEL_BY_HTTP, &[NBD, NBD_TAKEN_AWAY]]);
 }
 
-/// A DHCP server that names us and the boot file, and knows nothing of option 209.
 #[test]
-fn foreign_dhcp_without_a_proxy() {
+fn nfs_root_stays_on_the_server() {
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS, ["dnsmasq"]);
+    let mut site = Site::new("nfs-attached", iso::small());
+    let _router = site.router(&[]);
+    let server = site.serve(&["--root", "nfs", "--copytoram", "no", "--menu-timeout", "1"]);
+    let report = site.boot(Card::Virtio);
+    site.check(&report, "root=nfs copytoram=n verified=cms");
+    site.check_story(server, &[&OFFER_BESIDE_ANOTHER, &MENU, &KERNEL_BY_HTTP, &[NFS, NFS_WAITS]]);
+}
+
+#[test]
+fn nfs_root_copied_to_ram() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
+    let mut site = Site::new("nfs-ram", iso::small());
+    let server =
+        site.serve(&["--root", "nfs", "--dhcp-range", RANGE, "--copytoram", "yes", "--menu-timeout", "1"]);
+    let report = site.boot(Card::E1000);
+    site.check(&report, "root=nfs copytoram=y verified=cms");
+    site.check_story(server, &[&LEASE, &MENU, &KERNEL_BY_HTTP, &[NFS, NFS_RELEASED]]);
+}
+
+#[test]
+fn http_root_from_squashfs() {
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
+    let mut site = Site::new("http-squashfs", iso::small());
+    let server = site.serve(&["--root", "http", "--dhcp-range", RANGE, "--menu-timeout", "1"]);
+    let report = site.boot(Card::E1000);
+    site.check(&report, "root=http copytoram=y verified=cms");
+    site.check_story(server, &[&LEASE, &MENU, &KERNEL_BY_HTTP, &[SQUASHFS]]);
+}
+
+/// On another port than 80, which only our menu can tell machines.
+#[test]
+fn http_root_from_erofs() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
+    let mut site = Site::new("http-erofs", iso::erofs());
+    let server =
+        site.serve(&["--root", "http", "--http", "8080", "--dhcp-range", RANGE, "--menu-timeout", "1"]);
+    let report = site.boot(Card::Virtio);
+    site.check(&report, "root=http copytoram=y verified=cms");
+    site.check_story(server, &[&LEASE[..], &MENU, &KERNEL_BY_HTTP, &EROFS]);
+}
+
+/// A DHCP server that names us and the boot file, and knows nothing of option 209; and everything by TFTP.
+#[test]
+fn foreign_dhcp_and_no_http() {
     only_with_all!();
     needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS, ["dnsmasq"]);
     let mut site = Site::new("foreign-dhcp", iso::small());
     let boot = format!("--dhcp-boot=/boot/syslinux/lpxelinux.0,,{SERVER}");
     let _router = site.router(&[&boot]);
-    let server = site.serve(&["--dhcp", "off", "--copytoram", "auto", "--menu-timeout", "1"]);
+    let server =
+        site.serve(&["--dhcp", "off", "--http", "off", "--copytoram", "auto", "--menu-timeout", "1"]);
     let report = site.boot(Card::E1000);
     site.check(&report, "root=nbd copytoram=y verified=cms");
-    site.check_story(server);
+    site.check_story(server, &[&MENU, &KERNEL_BY_TFTP, &[NBD, NBD_RELEASED]]);
 }
 
 #[test]
@@ -73,24 +145,62 @@ fn an_image_without_a_cms_signature() {
     let server = site.serve(&["--dhcp-range", RANGE, "--copytoram", "no", "--menu-timeout", "1"]);
     let report = site.boot(Card::Virtio);
     site.check(&report, "root=nbd copytoram=n verified=none");
-    site.check_story(server);
+    site.check_story(server, &[&LEASE[..], &MENU, &KERNEL_BY_HTTP, &[NBD, NBD_TAKEN_AWAY]]);
 }
 
-/// Our menu's third entry opens the image's own, which is served as it stands and asks `${pxeserver}` for everything.
+// ---- the image's own menu, which is served as it stands and asks `${pxeserver}` for everything
+
 #[test]
-fn the_stock_menu_unedited() {
+fn the_stock_menu_over_nbd() {
     only_with_all!();
     needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
-    let mut site = Site::new("stock-menu", iso::small());
-    let server = site.serve(&["--dhcp-range", RANGE, "--menu-timeout", "60"]);
-    let mut machine = Machine::power_on(&mut site.lan, Card::E1000, &site.logs);
-    machine.wait_for("The image's own menu");
-    machine.press(&[DOWN, DOWN, ENTER]);
-    // Nothing but the stock menu has this entry.
-    machine.wait_for("Hardware Information");
-    machine.press(&[ENTER]);
-    site.check(&machine.run_to_power_off(), "root=nbd copytoram=y verified=cms");
-    site.check_story(server);
+    let mut site = Site::new("stock-nbd", iso::small());
+    let (server, report) = site.boot_by_stock_menu(&[ENTER]);
+    site.check(&report, "root=nbd copytoram=y verified=cms");
+    site.check_story(server, &[&LEASE[..], &STOCK_MENU, &KERNEL_BY_TFTP, &[NBD, NBD_RELEASED]]);
+}
+
+#[test]
+fn the_stock_menu_over_nfs() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
+    let mut site = Site::new("stock-nfs", iso::small());
+    let (server, report) = site.boot_by_stock_menu(&[DOWN, ENTER]);
+    site.check(&report, "root=nfs copytoram=y verified=cms");
+    site.check_story(server, &[&LEASE[..], &STOCK_MENU, &KERNEL_BY_TFTP, &[NFS, NFS_RELEASED]]);
+}
+
+/// The menu stays as it is: a person at the machine adds to one line of it, by Tab.
+#[test]
+fn the_stock_menu_over_nfs_without_a_copy() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
+    let mut site = Site::new("stock-nfs-attached", iso::small());
+    let parameter = ["spc", "c", "o", "p", "y", "t", "o", "r", "a", "m", "equal", "n"];
+    let keys = [&[DOWN, "tab"], &parameter[..], &[ENTER]].concat();
+    let (server, report) = site.boot_by_stock_menu(&keys);
+    site.check(&report, "root=nfs copytoram=n verified=cms");
+    site.check_story(server, &[&LEASE[..], &STOCK_MENU, &KERNEL_BY_TFTP, &[NFS, NFS_WAITS]]);
+}
+
+#[test]
+fn the_stock_menu_over_http() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
+    let mut site = Site::new("stock-http", iso::small());
+    let (server, report) = site.boot_by_stock_menu(&[DOWN, DOWN, ENTER]);
+    site.check(&report, "root=http copytoram=y verified=cms");
+    site.check_story(server, &[&LEASE[..], &STOCK_MENU, &KERNEL_BY_TFTP, &[SQUASHFS]]);
+}
+
+#[test]
+fn the_stock_menu_over_http_from_erofs() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
+    let mut site = Site::new("stock-http-erofs", iso::erofs());
+    let (server, report) = site.boot_by_stock_menu(&[DOWN, DOWN, ENTER]);
+    site.check(&report, "root=http copytoram=y verified=cms");
+    site.check_story(server, &[&LEASE[..], &STOCK_MENU, &KERNEL_BY_TFTP, &EROFS]);
 }
 
 /// The wiki's recipe in our place (with nbdkit for nbd-server), through the ISO's own menu: what fails here is the bed's fault, not the server's.
@@ -189,18 +299,28 @@ impl Site {
         assert_eq!(report.value("READY"), ready);
     }
 
-    /// The server's log tells the boot as a story, and it ends cleanly when asked.
-    fn check_story(&self, mut server: Running) {
-        let log = server.log();
-        let mut rest = log.as_str();
-        for chapter in STORY {
-            let (_, after) = rest.split_once(chapter).unwrap_or_else(|| {
-                panic!("`{chapter}` is missing or out of order in the server's log:\n{log}")
-            });
-            rest = after;
-        }
+    /// Goes to the image's own menu, which is the last but one entry of ours, and there by `keys`.
+    fn boot_by_stock_menu(&mut self, keys: &[&str]) -> (Running, Report) {
+        let server = self.serve(&["--dhcp-range", RANGE, "--menu-timeout", "60"]);
+        let mut machine = Machine::power_on(&mut self.lan, Card::E1000, &self.logs);
+        machine.wait_for("The image's own menu");
+        machine.press(&[END, UP, ENTER]);
+        // Nothing but the stock menu has this entry.
+        machine.wait_for("Hardware Information");
+        machine.press(keys);
+        (server, machine.run_to_power_off())
+    }
+
+    /// The server ends cleanly when asked, and its log tells the boot as a story.
+    fn check_story(&self, mut server: Running, story: &[&[Chapter]]) {
         let status = server.stop();
-        assert!(status.success(), "the server ended with {status}:\n{}", server.log());
+        let log = server.log();
+        assert!(status.success(), "the server ended with {status}:\n{log}");
+        let mut lines = log.lines();
+        for chapter in story.concat() {
+            let tells = |line: &str| chapter.iter().all(|words| line.contains(words));
+            assert!(lines.any(tells), "{chapter:?} is missing or out of order in the server's log:\n{log}");
+        }
     }
 }
 

@@ -19,6 +19,8 @@ const BETWEEN_KEYS: Duration = Duration::from_secs(1);
 /// Keys by QEMU's names.
 pub const ENTER: &str = "ret";
 pub const DOWN: &str = "down";
+pub const END: &str = "end";
+pub const UP: &str = "up";
 
 /// The network cards whose ROMs and drivers differ.
 #[derive(Clone, Copy)]
