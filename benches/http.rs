@@ -45,7 +45,7 @@ fn resources() -> Arc<Resources> {
         cms: Cms::Verify,
         parameters: Vec::new(),
     };
-    let files = Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: 80 }).unwrap();
+    let files = Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: Some(80) }).unwrap();
     Arc::new(Resources::new(Arc::new(files)))
 }
 

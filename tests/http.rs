@@ -70,7 +70,7 @@ impl Server {
             cms: Cms::Verify,
             parameters: Vec::new(),
         };
-        let files = Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: 80 }).unwrap();
+        let files = Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: Some(80) }).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();

@@ -137,7 +137,8 @@ fn resources() -> Arc<Resources> {
         cms: Cms::Verify,
         parameters: Vec::new(),
     };
-    let files = Files::new(catalog, settings, Ports { tftp: 69, http: Some(80) }).expect("names of their own");
+    let files =
+        Files::new(catalog, settings, Ports { tftp: 69, http: Some(80) }).expect("names of their own");
     Arc::new(Resources::new(Arc::new(files)))
 }
 
