@@ -45,32 +45,30 @@ fn page(
 ) -> Result<(), Failed> {
     let directory = directory.directory()?;
     let first = first(directory, asked)?;
-    let max = asked.maxcount.min(DIRECTORY_MAX) as usize;
-    let mut left_of_names = asked.dircount as usize;
-    let start = results.len();
+    let mut names_left = asked.dircount as usize;
+    // Where the results have to end, or before.
+    let limit = results.len() + asked.maxcount.min(DIRECTORY_MAX) as usize;
     let verifier = handle::cookie_verifier(directory.image.identity);
     reply::entries_start(&directory.attributes(), &verifier, results);
 
-    let mut end = EntriesEnd { eof: true };
-    let mut is_empty = true;
-    for place in first.. {
-        let Some((name, object)) = entry(directory, place) else { break };
+    let mut place = first;
+    while let Some((name, object)) = entry(directory, place) {
         let before = results.len();
         emit(name, object, place, detail, results);
         let names = names_len(name);
-        if names > left_of_names || results.len() - start + EntriesEnd::LEN > max {
+        if names > names_left || results.len() + EntriesEnd::LEN > limit {
             results.rewind(before);
-            end.eof = false;
             break;
         }
-        left_of_names -= names;
-        is_empty = false;
+        names_left -= names;
+        place += 1;
     }
+    let eof = entry(directory, place).is_none();
     // RFC 1813 §3.3.16: a client that has no room for a single entry would ask for it for ever.
-    if is_empty && !end.eof || results.len() - start + EntriesEnd::LEN > max {
+    if place == first && !eof || results.len() + EntriesEnd::LEN > limit {
         return Err(Status::TooSmall.into());
     }
-    end.emit(results);
+    EntriesEnd { eof }.emit(results);
     Ok(())
 }
 
