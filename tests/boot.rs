@@ -33,8 +33,8 @@ const MENU: [Chapter; 2] =
 const STOCK_MENU: [Chapter; 3] =
     [MENU[0], MENU[1], &["over TFTP", "path=\"/boot/syslinux/archiso_pxe.cfg\""]];
 const KERNEL_BY_HTTP: [Chapter; 2] = [
-    &["HTTP", "status=200", "path=\"/arch/boot/x86_64/vmlinuz-linux\""],
-    &["HTTP", "status=200", "path=\"/arch/boot/x86_64/initramfs-linux.img\""],
+    &["sent over HTTP", "status=200", "path=\"/arch/boot/x86_64/vmlinuz-linux\""],
+    &["sent over HTTP", "status=200", "path=\"/arch/boot/x86_64/initramfs-linux.img\""],
 ];
 const KERNEL_BY_TFTP: [Chapter; 2] = [
     &["over TFTP", "path=\"/arch/boot/x86_64/vmlinuz-linux\""],
@@ -46,10 +46,10 @@ const NBD_TAKEN_AWAY: Chapter = &["stopping takes the root away", "machines=1"];
 const NFS: Chapter = &["mounted over NFS", "/run/archiso/bootmnt"];
 const NFS_RELEASED: Chapter = &["root read over NFS"];
 const NFS_WAITS: Chapter = &["machines that live on NFS wait", "connections=1"];
-const SQUASHFS: Chapter = &["HTTP", "status=200", "path=\"/arch/x86_64/airootfs.sfs\""];
+const SQUASHFS: Chapter = &["sent over HTTP", "status=200", "path=\"/arch/x86_64/airootfs.sfs\""];
 const EROFS: [Chapter; 2] = [
-    &["HTTP", "not found", "path=\"/arch/x86_64/airootfs.sfs\""],
-    &["HTTP", "status=200", "path=\"/arch/x86_64/airootfs.erofs\""],
+    &["HTTP refused: no such file", "path=\"/arch/x86_64/airootfs.sfs\""],
+    &["sent over HTTP", "status=200", "path=\"/arch/x86_64/airootfs.erofs\""],
 ];
 
 // ---- our menu

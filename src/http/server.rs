@@ -140,11 +140,11 @@ fn tell(turn: &Turn, peer: SocketAddr, since: Instant, sent: &Result<(), Broken>
     let Some(Story { path, status, bytes, agent }) = &turn.story else { return };
     let (status, ms) = (status.0, since.elapsed().as_millis());
     match sent {
-        Ok(()) if status == Status::NOT_FOUND.0 => info!(%peer, ?path, ?agent, "HTTP file not found"),
-        Ok(()) => info!(%peer, ?path, status, bytes, ms, ?agent, "HTTP file sent"),
+        Ok(()) if status == Status::NOT_FOUND.0 => info!(%peer, ?path, ?agent, "HTTP refused: no such file"),
+        Ok(()) => info!(%peer, ?path, status, bytes, ms, ?agent, "file sent over HTTP"),
         Err(error) => {
             let sent = bytes.saturating_sub(unsent);
-            info!(%peer, ?path, status, bytes, sent, ms, ?agent, "HTTP file broken off: {error}");
+            info!(%peer, ?path, status, bytes, sent, ms, ?agent, "HTTP broken off: {error}");
         }
     }
 }
