@@ -16,6 +16,7 @@ pub struct Cli {
 pub enum Command {
     Serve(Box<Serve>),
     Inspect(Inspect),
+    Check(Check),
 }
 
 /// Serve ISOs to machines that boot from the network.
@@ -102,4 +103,15 @@ pub struct Inspect {
     /// Print JSON for a program to read
     #[arg(long)]
     pub json: bool,
+}
+
+/// Play a client through every door on loopback and verify every byte.
+///
+/// What comes is compared with the image, and the root file system with its airootfs.sha512. Nobody else is served, and
+/// no privilege is needed. DHCP is not played: it needs broadcasts and port 67.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The image to serve [default: a small sample that isowire makes]
+    #[arg(value_name = "ISO")]
+    pub iso: Option<PathBuf>,
 }

@@ -15,6 +15,7 @@
 //! session -> export -> image.
 
 pub mod boot;
+pub mod check;
 pub mod cli;
 pub mod codec;
 pub mod config;

@@ -6,14 +6,15 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use isowire::cli::{Cli, Command, Inspect, Serve};
+use isowire::cli::{Check, Cli, Command, Inspect, Serve};
 use isowire::inspect::{self, Format};
-use isowire::{config, server, telemetry};
+use isowire::{check, config, server, telemetry};
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(options) => serve(&options),
         Command::Inspect(options) => look(&options),
+        Command::Check(options) => play(&options),
     }
 }
 
@@ -32,6 +33,13 @@ fn serve(options: &Serve) -> ExitCode {
 fn look(options: &Inspect) -> ExitCode {
     let format = if options.json { Format::Json } else { Format::Text };
     match inspect::run(&options.iso, format, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => end(FAILURE, &error),
+    }
+}
+
+fn play(options: &Check) -> ExitCode {
+    match check::run(options.iso.as_deref(), &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(FAILURE, &error),
     }

@@ -34,6 +34,7 @@ const SESSION: &[&str] = &[
     "nfs/mount",
     "nfs/portmap",
     "boot/",
+    "check/sample.rs",
     "image/identity.rs",
     "image/index.rs",
     "image/arch.rs",

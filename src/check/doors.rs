@@ -1,0 +1,91 @@
+//! The doors, opened for this process alone: on loopback, on ports that the system chooses.
+
+use std::future::pending;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, UdpSocket};
+
+use crate::boot::files::{Files, Ports};
+use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
+use crate::export::{Catalog, Served};
+use crate::image::Image;
+use crate::{http, nbd, nfs, tftp};
+
+/// The name of the image.
+pub const NAME: &str = "check";
+
+/// Where the doors are, and what they serve besides the image.
+pub struct Doors {
+    pub nbd: SocketAddr,
+    /// NFS and MOUNT, where the portmapper sends clients.
+    pub nfs: SocketAddr,
+    pub portmap: SocketAddr,
+    pub http: SocketAddr,
+    pub tftp: SocketAddr,
+    pub files: Arc<Files>,
+}
+
+impl Doors {
+    /// Opens every door to `image`. They stay open as long as the runtime lives.
+    ///
+    /// # Errors
+    /// What the system says about sockets.
+    pub async fn open(image: Arc<Image>) -> io::Result<Self> {
+        let catalog = Arc::new(Catalog::new(Served { name: NAME.to_owned(), image }, Vec::new()));
+        let [nbd, nfs] = [listener().await?, listener().await?];
+        let [portmap, http] = [listener().await?, listener().await?];
+        let [portmap_udp, tftp] = [socket().await?, socket().await?];
+        let ports = Ports { tftp: tftp.local_addr()?.port(), http: http.local_addr()?.port() };
+        let files = Files::new(Arc::clone(&catalog), settings(), ports).map_err(io::Error::other)?;
+        let files = Arc::new(files);
+        let doors = Self {
+            nbd: nbd.local_addr()?,
+            nfs: nfs.local_addr()?,
+            portmap: portmap.local_addr()?,
+            http: http.local_addr()?,
+            tftp: tftp.local_addr()?,
+            files: Arc::clone(&files),
+        };
+        tokio::spawn(nbd::server::run(nbd, Arc::clone(&catalog), pending()));
+        tokio::spawn(nfs::server::run(nfs, catalog, pending()));
+        tokio::spawn(nfs::server::portmap::run(portmap, portmap_udp, doors.nfs.port(), pending()));
+        tokio::spawn(http::server::run(http, Arc::clone(&files), None, pending()));
+        let open = move |path: &[u8], local| files.open(path, local);
+        tokio::spawn(tftp::server::run(tftp, open, tftp::server::Options::default(), pending()));
+        Ok(doors)
+    }
+
+    /// The menu that isowire makes.
+    pub fn menu(&self) -> String {
+        self.files.menu(Ipv4Addr::LOCALHOST)
+    }
+
+    /// True for a file of the image that firmware can ask for: a backslash separates names in its paths, so a name
+    /// cannot have one, and what isowire makes hides what the image has in its place.
+    pub fn is_reachable(&self, path: &[u8]) -> bool {
+        let is_made =
+            |path| self.files.open(path, Ipv4Addr::LOCALHOST).is_ok_and(|file| file.image.is_none());
+        !path.contains(&b'\\') && !is_made(path)
+    }
+}
+
+async fn listener() -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await
+}
+
+async fn socket() -> io::Result<UdpSocket> {
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await
+}
+
+/// A menu of everything.
+fn settings() -> Settings {
+    Settings {
+        roots: vec![Root::Nbd, Root::Nfs, Root::Http],
+        copytoram: CopyToRam::Auto,
+        timeout: 10,
+        cms: Cms::Verify,
+        parameters: Vec::new(),
+    }
+}

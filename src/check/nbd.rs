@@ -1,0 +1,219 @@
+//! A client of the NBD door: fixed newstyle handshake with `NBD_OPT_GO`, simple replies, one request at a time.
+
+use std::net::SocketAddr;
+
+use bytes::{BufMut, BytesMut};
+
+use super::connection::Connection;
+use super::doors::Doors;
+use super::original::{Expected, Fault, Original, Tally};
+use crate::codec::Reader;
+use crate::export::catalog::ARCHISO;
+use crate::image::{Extent, Kind, NodeId};
+use crate::nbd::wire::{
+    Cmd, FLAG_FIXED_NEWSTYLE, FLAG_HAS_FLAGS, FLAG_NO_ZEROES, FLAG_READ_ONLY, GREETING, Info, OPTS_MAGIC,
+    Opt, REP_MAGIC, REQUEST_MAGIC, Rep, SIMPLE_REPLY_MAGIC,
+};
+
+/// Bytes of one request.
+const REQUEST: u64 = 1 << 20;
+
+/// Longest reply to an option that is read.
+const REPLY_MAX: u32 = 8 << 10;
+
+/// Reads the whole image, its root images first, and one file as an export of its own.
+///
+/// # Errors
+/// [`Fault`] says what is wrong with the door.
+pub async fn check(doors: &Doors, original: &Original, tally: &mut Tally) -> Result<(), Fault> {
+    let mut client = Client::attach(doors.nbd, ARCHISO.as_bytes(), original).await?;
+    let whole = original.image.source.len();
+    original.stretch(0, whole).has_size(client.size)?;
+    let mut read = Vec::new();
+    for node in original.root_images() {
+        let mut expected = original.file(node);
+        for &extent in extents(original, node) {
+            client.read(extent, &mut expected).await?;
+            read.push(extent);
+        }
+        *tally += expected.finish()?;
+    }
+    for rest in gaps(read, whole) {
+        let mut expected = original.stretch(rest.offset, rest.len);
+        client.read(rest, &mut expected).await?;
+        *tally += expected.finish()?;
+    }
+    client.disconnect().await?;
+    if let Some(node) = largest_boot_file(original) {
+        *tally += file_export(doors.nbd, node, original).await?;
+    }
+    Ok(())
+}
+
+/// Bytes that [`check`] reads.
+pub fn work(original: &Original) -> u64 {
+    let file = largest_boot_file(original).map_or(0, |node| original.image.index.node(node).size());
+    original.image.source.len() + file
+}
+
+fn largest_boot_file(original: &Original) -> Option<NodeId> {
+    original.boot_files().max_by_key(|&node| original.image.index.node(node).size())
+}
+
+async fn file_export(address: SocketAddr, node: NodeId, original: &Original) -> Result<Tally, Fault> {
+    let name = [ARCHISO.as_bytes(), b":", &original.image.index.path(node)].concat();
+    let mut client = Client::attach(address, &name, original).await?;
+    let mut expected = original.file(node);
+    expected.has_size(client.size)?;
+    client.read(Extent { offset: 0, len: client.size }, &mut expected).await?;
+    client.disconnect().await?;
+    expected.finish()
+}
+
+fn extents(original: &Original, node: NodeId) -> &[Extent] {
+    match &original.image.index.node(node).kind {
+        Kind::File { extents } => extents,
+        _ => &[],
+    }
+}
+
+/// What lies between `read` and up to `end`.
+fn gaps(mut read: Vec<Extent>, end: u64) -> Vec<Extent> {
+    read.sort_by_key(|extent| extent.offset);
+    read.push(Extent { offset: end, len: 0 });
+    let mut at = 0;
+    let mut gaps = Vec::new();
+    for extent in read {
+        gaps.push(Extent { offset: at, len: extent.offset.saturating_sub(at) });
+        at = at.max(extent.end());
+    }
+    gaps.retain(|gap| gap.len > 0);
+    gaps
+}
+
+/// A client that is attached to an export.
+struct Client {
+    connection: Connection,
+    /// Bytes of the export.
+    size: u64,
+    cookie: u64,
+}
+
+impl Client {
+    async fn attach(address: SocketAddr, export: &[u8], original: &Original) -> Result<Self, Fault> {
+        let mut connection = Connection::open(address, original.patience).await?;
+        if connection.array().await? != GREETING {
+            return Err(Fault::protocol("the greeting is none of fixed newstyle"));
+        }
+        connection.send(&go(export)).await?;
+        let size = await_export(&mut connection).await?;
+        Ok(Self { connection, size, cookie: 0 })
+    }
+
+    /// Reads an extent of the export.
+    async fn read(&mut self, extent: Extent, expected: &mut Expected<'_>) -> Result<(), Fault> {
+        let mut offset = extent.offset;
+        while offset < extent.end() {
+            let len = REQUEST.min(extent.end() - offset);
+            self.request(Cmd::READ, offset, len as u32).await?;
+            self.reply().await?;
+            self.connection.payload(len, expected).await?;
+            offset += len;
+        }
+        Ok(())
+    }
+
+    async fn disconnect(&mut self) -> Result<(), Fault> {
+        self.request(Cmd::DISC, 0, 0).await
+    }
+
+    async fn request(&mut self, command: Cmd, offset: u64, len: u32) -> Result<(), Fault> {
+        self.cookie += 1;
+        let mut request = BytesMut::new();
+        request.put_u32(REQUEST_MAGIC);
+        request.put_u16(0);
+        request.put_u16(command.0);
+        request.put_u64(self.cookie);
+        request.put_u64(offset);
+        request.put_u32(len);
+        self.connection.send(&request).await
+    }
+
+    /// The header of a simple reply to the last request.
+    async fn reply(&mut self) -> Result<(), Fault> {
+        let header: [u8; 16] = self.connection.array().await?;
+        let mut header = Reader::new(&header);
+        let (magic, error, cookie) = (header.u32_be()?, header.u32_be()?, header.u64_be()?);
+        if magic != SIMPLE_REPLY_MAGIC || cookie != self.cookie {
+            return Err(Fault::protocol("what came is no reply to the request"));
+        }
+        if error != 0 {
+            return Err(Fault::protocol(format!("a read ends with error {error}")));
+        }
+        Ok(())
+    }
+}
+
+/// Client flags, and the option that chooses an export.
+fn go(export: &[u8]) -> BytesMut {
+    let mut out = BytesMut::new();
+    out.put_u32(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES);
+    out.put_u64(OPTS_MAGIC);
+    out.put_u32(Opt::GO.0);
+    out.put_u32(4 + export.len() as u32 + 2);
+    out.put_u32(export.len() as u32);
+    out.put_slice(export);
+    // No further information is wanted.
+    out.put_u16(0);
+    out
+}
+
+/// The replies to [`go`]: returns the size of the export.
+async fn await_export(connection: &mut Connection) -> Result<u64, Fault> {
+    let mut size = None;
+    loop {
+        let header: [u8; 20] = connection.array().await?;
+        let mut header = Reader::new(&header);
+        let (magic, option) = (header.u64_be()?, header.u32_be()?);
+        let (reply, len) = (Rep(header.u32_be()?), header.u32_be()?);
+        if magic != REP_MAGIC || option != Opt::GO.0 || len > REPLY_MAX {
+            return Err(Fault::protocol("what came is no reply to NBD_OPT_GO"));
+        }
+        let data = connection.bytes(len as usize).await?;
+        match reply {
+            Rep::INFO => size = export_info(Reader::new(&data))?.or(size),
+            Rep::ACK => {
+                return size.ok_or_else(|| Fault::protocol("NBD_OPT_GO is answered without NBD_INFO_EXPORT"));
+            }
+            refused => {
+                let text = String::from_utf8_lossy(&data).escape_debug().to_string();
+                return Err(Fault::protocol(format!("the export is refused with {refused}: {text}")));
+            }
+        }
+    }
+}
+
+/// The size in `NBD_INFO_EXPORT`; `None` for any other information.
+fn export_info(mut data: Reader<'_>) -> Result<Option<u64>, Fault> {
+    if Info(data.u16_be()?) != Info::EXPORT {
+        return Ok(None);
+    }
+    let (size, flags) = (data.u64_be()?, data.u16_be()?);
+    if flags & (FLAG_HAS_FLAGS | FLAG_READ_ONLY) != FLAG_HAS_FLAGS | FLAG_READ_ONLY || !data.is_empty() {
+        return Err(Fault::protocol("NBD_INFO_EXPORT does not say read-only"));
+    }
+    Ok(Some(size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_all_that_was_not_read() {
+        let extent = |offset, len| Extent { offset, len };
+        assert_eq!(gaps(vec![], 10), [extent(0, 10)]);
+        assert_eq!(gaps(vec![extent(6, 2), extent(0, 3), extent(2, 2)], 10), [extent(4, 2), extent(8, 2)]);
+        assert_eq!(gaps(vec![extent(0, 10), extent(3, 4)], 10), []);
+    }
+}

@@ -1,0 +1,316 @@
+//! A client of the NFS door (RFC 1813): asks the portmapper and mounts as archiso's nfsmount does, then walks the whole
+//! tree with READDIRPLUS and LOOKUP and reads all there is.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use bytes::{BufMut, BytesMut};
+
+use super::doors::Doors;
+use super::original::{Fault, Original, Tally};
+use super::rpc::{self, Procedure, numbers, opaque, put_opaque};
+use crate::codec::Reader;
+use crate::image::{Kind, NodeId};
+
+/// What the menu of an Arch ISO mounts.
+const EXPORT: &[u8] = b"/run/archiso/bootmnt";
+
+/// RFC 1833 §3: PMAPPROC_GETPORT, and the protocol TCP.
+const GETPORT: Procedure = Procedure(100_000, 2, 3);
+const TCP: u32 = 6;
+
+/// RFC 1813 §5.2 and §3.3.
+const MNT: Procedure = Procedure(100_005, 3, 1);
+const LOOKUP: Procedure = Procedure(100_003, 3, 3);
+const READLINK: Procedure = Procedure(100_003, 3, 5);
+const READ: Procedure = Procedure(100_003, 3, 6);
+const READDIRPLUS: Procedure = Procedure(100_003, 3, 17);
+const FSINFO: Procedure = Procedure(100_003, 3, 19);
+
+/// Longest file handle (RFC 1813 §2.4, NFS3_FHSIZE).
+const HANDLE_MAX: usize = 64;
+
+/// Bytes asked for at once, unless the server prefers less; and of a directory.
+const READ_MAX: u32 = 1 << 20;
+const LISTING_MAX: u32 = 64 << 10;
+
+/// RFC 1813 §2.3.5, ftype3.
+const NF3REG: u32 = 1;
+const NF3DIR: u32 = 2;
+const NF3LNK: u32 = 5;
+
+type Handle = Vec<u8>;
+
+/// Mounts and reads everything.
+///
+/// # Errors
+/// [`Fault`] says what is wrong with the door.
+pub async fn check(doors: &Doors, original: &Original, tally: &mut Tally) -> Result<(), Fault> {
+    let [nfs, mount] = [READ, MNT].map(|program| port_of(doors.portmap, program, original));
+    let (nfs, mount) = (nfs.await?, mount.await?);
+    let root = mounted(mount, original).await?;
+    let mut client = Client { rpc: rpc::Client::open(nfs, original).await?, original, read: READ_MAX };
+    client.read = client.preferred_read(&root).await?;
+    let mut ahead = vec![(NodeId::ROOT, root)];
+    while let Some((directory, handle)) = ahead.pop() {
+        client.compare_listing(directory, &handle).await?;
+        for &node in original.image.index.children(directory) {
+            let (handle, attributes) = client.look_up(&handle, node).await?;
+            client.compare_attributes(node, attributes)?;
+            match &original.image.index.node(node).kind {
+                Kind::Directory { .. } => ahead.push((node, handle)),
+                Kind::File { .. } => *tally += client.read(node, &handle).await?,
+                Kind::Symlink { target } => client.read_link(node, &handle, target).await?,
+                Kind::Special => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that [`check`] reads.
+pub fn work(original: &Original) -> u64 {
+    original.files().map(|node| original.image.index.node(node).size()).sum()
+}
+
+/// Where a program of the same host is to be found.
+async fn port_of(portmap: SocketAddr, program: Procedure, original: &Original) -> Result<SocketAddr, Fault> {
+    let Procedure(number, version, _) = program;
+    let mut arguments = BytesMut::new();
+    [number, version, TCP, 0].into_iter().for_each(|number| arguments.put_u32(number));
+    let results = rpc::Client::open(portmap, original).await?.call(GETPORT, &arguments).await?;
+    let [port] = numbers(&mut Reader::new(&results))?;
+    match u16::try_from(port) {
+        Ok(port) if port > 0 => Ok((portmap.ip(), port).into()),
+        _ => Err(Fault::protocol(format!("the portmapper knows no port of program {number}"))),
+    }
+}
+
+/// The handle of the root directory.
+async fn mounted(mount: SocketAddr, original: &Original) -> Result<Handle, Fault> {
+    let mut arguments = BytesMut::new();
+    put_opaque(&mut arguments, EXPORT);
+    let results = rpc::Client::open(mount, original).await?.call(MNT, &arguments).await?;
+    let mut results = succeeded(&results, "MNT", "/")?;
+    handle(&mut results)
+}
+
+/// What a procedure returns behind the state NFS3_OK.
+fn succeeded<'a>(results: &'a [u8], procedure: &str, path: &str) -> Result<Reader<'a>, Fault> {
+    let mut results = Reader::new(results);
+    match results.u32_be()? {
+        0 => Ok(results),
+        state => Err(Fault::Wrong {
+            path: path.to_owned(),
+            what: format!("cannot be had: {procedure} says {state}"),
+        }),
+    }
+}
+
+fn handle(results: &mut Reader<'_>) -> Result<Handle, Fault> {
+    let handle = opaque(results)?;
+    if handle.is_empty() || handle.len() > HANDLE_MAX {
+        return Err(Fault::protocol(format!("a file handle has {} bytes", handle.len())));
+    }
+    Ok(handle.to_vec())
+}
+
+/// The part of `fattr3` that is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Attributes {
+    kind: u32,
+    links: u32,
+    size: u64,
+    fileid: u64,
+}
+
+/// RFC 1813 §2.3.5, post_op_attr and fattr3.
+fn attributes(results: &mut Reader<'_>) -> Result<Option<Attributes>, Fault> {
+    if !boolean(results)? {
+        return Ok(None);
+    }
+    let [kind, _mode, links, _uid, _gid] = numbers(results)?;
+    let size = results.u64_be()?;
+    results.skip(8 + 8 + 8)?; // used, rdev, fsid
+    let fileid = results.u64_be()?;
+    results.skip(3 * 8)?; // atime, mtime, ctime
+    Ok(Some(Attributes { kind, links, size, fileid }))
+}
+
+/// RFC 4506 §4.4.
+fn boolean(results: &mut Reader<'_>) -> Result<bool, Fault> {
+    match results.u32_be()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(Fault::protocol(format!("{other} is no boolean"))),
+    }
+}
+
+/// Some entries of a directory.
+struct Listing {
+    names: Vec<Vec<u8>>,
+    /// Where the next ones begin.
+    cookie: u64,
+    verifier: u64,
+    is_last: bool,
+}
+
+struct Client<'a> {
+    rpc: rpc::Client,
+    original: &'a Original,
+    /// Bytes to ask for at once.
+    read: u32,
+}
+
+impl Client<'_> {
+    async fn preferred_read(&mut self, root: &Handle) -> Result<u32, Fault> {
+        let results = self.call(FSINFO, root, &[]).await?;
+        let mut results = succeeded(&results, "FSINFO", "/")?;
+        attributes(&mut results)?;
+        let [max, preferred] = numbers(&mut results)?;
+        if preferred == 0 || preferred > max {
+            return Err(Fault::protocol(format!(
+                "FSINFO prefers reads of {preferred} bytes, of {max} at most"
+            )));
+        }
+        Ok(preferred.min(READ_MAX))
+    }
+
+    /// The directory has the entries of the image and no others.
+    async fn compare_listing(&mut self, directory: NodeId, handle: &Handle) -> Result<(), Fault> {
+        let path = self.original.path(directory);
+        let index = &self.original.image.index;
+        let mut missing: HashSet<&[u8]> =
+            index.children(directory).iter().map(|&node| &*index.node(node).name).collect();
+        let mut at = Listing { names: Vec::new(), cookie: 0, verifier: 0, is_last: false };
+        while !at.is_last {
+            at = self.list(&path, handle, &at).await?;
+            for name in &at.names {
+                if name != b"." && name != b".." && !missing.remove(&name[..]) {
+                    let what =
+                        format!("lists {}, which is not there or was listed before", name.escape_ascii());
+                    return Err(Fault::Wrong { path, what });
+                }
+            }
+        }
+        match missing.iter().next() {
+            None => Ok(()),
+            Some(name) => Err(Fault::Wrong { path, what: format!("does not list {}", name.escape_ascii()) }),
+        }
+    }
+
+    async fn list(&mut self, path: &str, directory: &Handle, from: &Listing) -> Result<Listing, Fault> {
+        let mut arguments = BytesMut::new();
+        arguments.put_u64(from.cookie);
+        arguments.put_u64(from.verifier);
+        arguments.put_u32(LISTING_MAX);
+        arguments.put_u32(LISTING_MAX);
+        let results = self.call(READDIRPLUS, directory, &arguments).await?;
+        let mut results = succeeded(&results, "READDIRPLUS", path)?;
+        attributes(&mut results)?;
+        let mut listing =
+            Listing { names: Vec::new(), cookie: from.cookie, verifier: results.u64_be()?, is_last: false };
+        while boolean(&mut results)? {
+            let fileid = results.u64_be()?;
+            listing.names.push(opaque(&mut results)?.to_vec());
+            listing.cookie = results.u64_be()?;
+            if attributes(&mut results)?.is_some_and(|attributes| attributes.fileid != fileid) {
+                return Err(Fault::Wrong {
+                    path: path.to_owned(),
+                    what: "lists contradictory file ids".to_owned(),
+                });
+            }
+            if boolean(&mut results)? {
+                self::handle(&mut results)?;
+            }
+        }
+        listing.is_last = boolean(&mut results)?;
+        if listing.names.is_empty() && !listing.is_last {
+            return Err(Fault::Wrong { path: path.to_owned(), what: "is listed without end".to_owned() });
+        }
+        Ok(listing)
+    }
+
+    async fn look_up(
+        &mut self,
+        directory: &Handle,
+        node: NodeId,
+    ) -> Result<(Handle, Option<Attributes>), Fault> {
+        let mut name = BytesMut::new();
+        put_opaque(&mut name, &self.original.image.index.node(node).name);
+        let results = self.call(LOOKUP, directory, &name).await?;
+        let mut results = succeeded(&results, "LOOKUP", &self.original.path(node))?;
+        Ok((self::handle(&mut results)?, attributes(&mut results)?))
+    }
+
+    fn compare_attributes(&self, node: NodeId, attributes: Option<Attributes>) -> Result<(), Fault> {
+        let path = || self.original.path(node);
+        let Some(Attributes { kind, links, size, .. }) = attributes else {
+            return Err(Fault::Wrong { path: path(), what: "comes without attributes".to_owned() });
+        };
+        let entry = self.original.image.index.node(node);
+        let expected = match entry.kind {
+            Kind::Directory { .. } => NF3DIR,
+            Kind::File { .. } => NF3REG,
+            Kind::Symlink { .. } => NF3LNK,
+            Kind::Special => return Ok(()),
+        };
+        if kind != expected || links == 0 {
+            return Err(Fault::Wrong { path: path(), what: format!("is of type {kind} with {links} links") });
+        }
+        if kind != NF3DIR && size != entry.size() {
+            return Err(Fault::Size { path: path(), there: size, expected: entry.size() });
+        }
+        Ok(())
+    }
+
+    /// Reads a file to its end; returns how much was right.
+    async fn read(&mut self, node: NodeId, handle: &Handle) -> Result<Tally, Fault> {
+        let mut expected = self.original.file(node);
+        let mut offset = 0;
+        loop {
+            let mut arguments = BytesMut::new();
+            arguments.put_u64(offset);
+            arguments.put_u32(self.read);
+            let results = self.call(READ, handle, &arguments).await?;
+            let mut results = succeeded(&results, "READ", expected.path())?;
+            attributes(&mut results)?;
+            let (count, is_end) = (results.u32_be()?, boolean(&mut results)?);
+            let data = opaque(&mut results)?;
+            if count as usize != data.len() || count > self.read || (count == 0 && !is_end) {
+                return Err(Fault::protocol(format!("READ of {} bytes returns {count}", self.read)));
+            }
+            expected.take(data)?;
+            offset += u64::from(count);
+            if is_end {
+                return expected.finish();
+            }
+        }
+    }
+
+    async fn read_link(&mut self, node: NodeId, handle: &Handle, target: &[u8]) -> Result<(), Fault> {
+        let path = self.original.path(node);
+        let results = self.call(READLINK, handle, &[]).await?;
+        let mut results = succeeded(&results, "READLINK", &path)?;
+        attributes(&mut results)?;
+        let there = opaque(&mut results)?;
+        if there == target {
+            return Ok(());
+        }
+        let (there, target) = (there.escape_ascii(), target.escape_ascii());
+        Err(Fault::Wrong { path, what: format!("points to {there} instead of {target}") })
+    }
+
+    /// Every procedure that is called here begins with a file handle.
+    async fn call(
+        &mut self,
+        procedure: Procedure,
+        handle: &Handle,
+        arguments: &[u8],
+    ) -> Result<Vec<u8>, Fault> {
+        let mut all = BytesMut::new();
+        put_opaque(&mut all, handle);
+        all.put_slice(arguments);
+        self.rpc.call(procedure, &all).await
+    }
+}

@@ -1,0 +1,84 @@
+//! What came of it, as a table for a person.
+
+use std::fmt::{self, Display, Formatter};
+use std::time::Duration;
+
+use indicatif::HumanBytes;
+
+use super::original::{Fault, Tally};
+
+/// What came of one door.
+#[derive(Debug)]
+pub struct Row {
+    pub door: &'static str,
+    /// What was right before the first fault.
+    pub tally: Tally,
+    pub time: Duration,
+    pub verdict: Result<(), Fault>,
+}
+
+/// The table, and what it cannot say.
+#[derive(Debug)]
+pub struct Report {
+    pub rows: Vec<Row>,
+    pub remarks: Vec<String>,
+}
+
+impl Report {
+    /// Doors with a fault.
+    pub fn bad(&self) -> usize {
+        self.rows.iter().filter(|row| row.verdict.is_err()).count()
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        line(f, ["DOOR", "FILES", "BYTES", "TIME", "VERDICT"])?;
+        for Row { door, tally, time, verdict } in &self.rows {
+            let verdict = match verdict {
+                Ok(()) if tally.checksums > 0 => "ok, airootfs.sha512 verified".to_owned(),
+                Ok(()) => "ok".to_owned(),
+                Err(fault) => fault.to_string(),
+            };
+            let time = format!("{:.2} s", time.as_secs_f64());
+            let (files, bytes) = (tally.files.to_string(), HumanBytes(tally.bytes).to_string());
+            line(f, [door, &files, &bytes, &time, &verdict])?;
+        }
+        line(f, ["DHCP", "-", "-", "-", "not played: it needs broadcasts and port 67"])?;
+        self.remarks.iter().try_for_each(|remark| write!(f, "\n{remark}\n"))
+    }
+}
+
+fn line(f: &mut Formatter<'_>, [door, files, bytes, time, verdict]: [&str; 5]) -> fmt::Result {
+    writeln!(f, "{door:<5} {files:>6}  {bytes:>11}  {time:>9}  {verdict}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_of_good_and_bad() {
+        let tally = |files, bytes, checksums| Tally { files, bytes, checksums };
+        let row = |door, tally, verdict| Row { door, tally, time: Duration::from_millis(1234), verdict };
+        let fault = Fault::Differs { path: "/arch/x86_64/airootfs.sfs".into(), at: 4097 };
+        let report = Report {
+            rows: vec![
+                row("NBD", tally(2, 5 << 20, 1), Ok(())),
+                row("NFS", tally(0, 0, 0), Err(fault)),
+                row("TFTP", tally(12, 1000, 0), Ok(())),
+            ],
+            remarks: vec!["A remark.".into()],
+        };
+        assert_eq!(report.bad(), 1);
+        assert_eq!(
+            report.to_string(),
+            "DOOR   FILES        BYTES       TIME  VERDICT\n\
+             NBD        2     5.00 MiB     1.23 s  ok, airootfs.sha512 verified\n\
+             NFS        0          0 B     1.23 s  differs at byte 4097 of /arch/x86_64/airootfs.sfs\n\
+             TFTP      12       1000 B     1.23 s  ok\n\
+             DHCP       -            -          -  not played: it needs broadcasts and port 67\n\
+             \nA remark.\n"
+        );
+    }
+}

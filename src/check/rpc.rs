@@ -1,0 +1,142 @@
+//! ONC RPC over TCP as a client (RFC 5531), and XDR as far as it takes (RFC 4506).
+
+use std::net::SocketAddr;
+
+use bytes::{BufMut, BytesMut};
+
+use super::connection::Connection;
+use super::original::{Fault, Original};
+use crate::codec::Reader;
+
+/// RFC 5531 §9.
+const RPC_VERSION: u32 = 2;
+const CALL: u32 = 0;
+const REPLY: u32 = 1;
+
+/// RFC 5531 §11: the last fragment of a record.
+const LAST_FRAGMENT: u32 = 1 << 31;
+
+/// Longest record that is read: a READ of 1 MiB and what is around it.
+const RECORD_MAX: u32 = (1 << 20) + 4096;
+
+/// xid, type, state, flavour and length of an empty verifier, accept state.
+const REPLY_HEADER: u32 = 24;
+
+/// A procedure: program, version and number.
+#[derive(Debug, Clone, Copy)]
+pub struct Procedure(pub u32, pub u32, pub u32);
+
+/// A client of one program.
+pub struct Client {
+    connection: Connection,
+    xid: u32,
+}
+
+impl Client {
+    /// # Errors
+    /// [`Fault`] when nobody answers.
+    pub async fn open(address: SocketAddr, original: &Original) -> Result<Self, Fault> {
+        let connection = Connection::open(address, original.patience).await?;
+        Ok(Self { connection, xid: 0x6973_6f00 })
+    }
+
+    /// The results of a call.
+    ///
+    /// # Errors
+    /// [`Fault`] when there are none.
+    pub async fn call(&mut self, procedure: Procedure, arguments: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.xid = self.xid.wrapping_add(1);
+        self.connection.send(&call(self.xid, procedure, arguments)).await?;
+        let mark = u32::from_be_bytes(self.connection.array().await?);
+        let len = mark & !LAST_FRAGMENT;
+        // archiso's nfsmount reads a reply at once, so that none may come in two fragments.
+        if mark & LAST_FRAGMENT == 0 || !(REPLY_HEADER..=RECORD_MAX).contains(&len) {
+            return Err(Fault::protocol(format!("a reply begins with the record mark {mark:#010x}")));
+        }
+        let header: [u8; REPLY_HEADER as usize] = self.connection.array().await?;
+        self.accept(Reader::new(&header))?;
+        self.connection.bytes((len - REPLY_HEADER) as usize).await
+    }
+
+    /// RFC 5531 §9: MSG_ACCEPTED, AUTH_NONE, SUCCESS. The verifier has to be empty: nfsmount looks at fixed places.
+    fn accept(&self, mut header: Reader<'_>) -> Result<(), Fault> {
+        let [xid, kind, state, flavour, length, accepted] = numbers(&mut header)?;
+        if [xid, kind] != [self.xid, REPLY] {
+            return Err(Fault::protocol("what came is no reply to the call"));
+        }
+        if [state, flavour, length, accepted] != [0; 4] {
+            return Err(Fault::protocol(format!("a call is not accepted (state {state}, {accepted})")));
+        }
+        Ok(())
+    }
+}
+
+fn call(xid: u32, Procedure(program, version, procedure): Procedure, arguments: &[u8]) -> BytesMut {
+    let mut out = BytesMut::new();
+    // Ten numbers: AUTH_NONE twice, for the credentials and the verifier.
+    out.put_u32(LAST_FRAGMENT | (40 + arguments.len() as u32));
+    let header = [xid, CALL, RPC_VERSION, program, version, procedure, 0, 0, 0, 0];
+    header.into_iter().for_each(|number| out.put_u32(number));
+    out.put_slice(arguments);
+    out
+}
+
+/// The next numbers.
+///
+/// # Errors
+/// [`Fault`] when the input ends before.
+pub fn numbers<const N: usize>(reader: &mut Reader<'_>) -> Result<[u32; N], Fault> {
+    let mut numbers = [0; N];
+    for number in &mut numbers {
+        *number = reader.u32_be()?;
+    }
+    Ok(numbers)
+}
+
+/// RFC 4506 §4.10: opaque data of variable length, and the zeros that fill its last word.
+///
+/// # Errors
+/// [`Fault`] when it is longer than the input, or filled with anything else.
+pub fn opaque<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Fault> {
+    let len = reader.u32_be()? as usize;
+    let data = reader.take(len)?;
+    if reader.take(padding(len))?.iter().any(|&byte| byte != 0) {
+        return Err(Fault::protocol("opaque data are filled up with something"));
+    }
+    Ok(data)
+}
+
+/// Appends opaque data of variable length.
+pub fn put_opaque(out: &mut BytesMut, data: &[u8]) {
+    out.put_u32(data.len() as u32);
+    out.put_slice(data);
+    out.put_bytes(0, padding(data.len()));
+}
+
+const fn padding(len: usize) -> usize {
+    len.next_multiple_of(4) - len
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_as_the_standard_has_it() {
+        let call = call(7, Procedure(100_003, 3, 6), &[0xab; 4]);
+        let words = [0x8000_002c_u32, 7, 0, 2, 100_003, 3, 6, 0, 0, 0, 0, 0xabab_abab];
+        assert_eq!(call, words.map(u32::to_be_bytes).concat());
+    }
+
+    #[test]
+    fn opaque_data_are_filled_up_with_zeros() {
+        let mut out = BytesMut::new();
+        put_opaque(&mut out, b"abcde");
+        assert_eq!(&out[..], b"\0\0\0\x05abcde\0\0\0");
+        assert_eq!(opaque(&mut Reader::new(&out)).unwrap(), b"abcde");
+        out[11] = 1;
+        assert!(opaque(&mut Reader::new(&out)).is_err());
+        assert!(opaque(&mut Reader::new(&out[..9])).is_err());
+        assert!(opaque(&mut Reader::new(&[0xff; 8])).is_err());
+    }
+}

@@ -1,0 +1,408 @@
+//! A small image laid out as mkarchiso does it, for who has no ISO at hand. Pure.
+//!
+//! It is written by the standards and not by our reader, which proves itself on it: ISO 9660 (ECMA-119), SUSP 1.12,
+//! Rock Ridge (RRIP 1.12). Names of files are Rock Ridge's alone: ISO 9660's own are numbers.
+
+use bytes::BufMut;
+use sha2::{Digest, Sha512};
+
+/// Bytes of a logical block, which is a logical sector too (ECMA-119 §6.2).
+const BLOCK: usize = 2048;
+
+/// Where things are, in blocks. The path tables and the continuation areas have one each.
+const DESCRIPTOR: u32 = 16;
+const PATH_TABLES: [u32; 2] = [18, 19];
+const CONTINUATIONS: u32 = 20;
+const DIRECTORIES: u32 = 21;
+
+/// 2026-01-01 00:00 UTC, as a volume descriptor (ECMA-119 §8.4.26.1) and as a directory record (§9.1.5) have it.
+const LONG_DATE: &[u8; 17] = b"2026010100000000\0";
+const SHORT_DATE: [u8; 7] = [126, 1, 1, 0, 0, 0, 0];
+
+/// A directory among the flags of a directory record (ECMA-119 §9.1.6).
+const DIRECTORY: u8 = 0x02;
+
+/// The longest directory record: its length is a byte, and even.
+const RECORD_MAX: usize = 254;
+
+/// The bytes of the image, the same each time.
+pub fn image() -> Vec<u8> {
+    let mut tree = Tree::default();
+    let mut root_image = noise(1, 3_212_345);
+    // squashfs_fs.h: the magic number.
+    root_image.splice(..4, *b"hsqs");
+    let digits: String = Sha512::digest(&root_image).iter().map(|byte| format!("{byte:02x}")).collect();
+    tree.file("arch/x86_64/airootfs.sfs", root_image);
+    tree.file("arch/x86_64/airootfs.sha512", format!("{digits}  airootfs.sfs\n").into_bytes());
+    tree.file("arch/boot/x86_64/vmlinuz-linux", noise(2, 700_001));
+    tree.file("arch/boot/x86_64/initramfs-linux.img", noise(3, 900_000));
+    tree.file("boot/2026-01-01-00-00-00-00.uuid", Vec::new());
+    tree.file("boot/syslinux/lpxelinux.0", noise(4, 75_072));
+    tree.file("boot/syslinux/ldlinux.c32", noise(5, 10 * 1428));
+    for size in [1, BLOCK - 1, BLOCK, BLOCK + 1] {
+        tree.file(&format!("odd/{size} bytes"), noise(6, size));
+    }
+    tree.file(&format!("odd/{}", "n".repeat(255)), noise(7, 255));
+    tree.file("odd/\u{17e}lu\u{165}ou\u{10d}k\u{fd}", noise(8, 99));
+    tree.file("odd/1/2/3/4/5/6/7/8/9/10/11/deep", noise(9, 4321));
+    tree.symlink("odd/link", "../arch/./boot/x86_64/vmlinuz-linux");
+    tree.write()
+}
+
+/// Xorshift: incompressible.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15 ^ seed;
+    let mut word = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| word()).collect();
+    bytes.truncate(len);
+    bytes
+}
+
+/// An entry of the tree. The root is the first of them.
+struct Entry {
+    name: String,
+    content: Content,
+    /// Block and bytes of the content.
+    block: u32,
+    len: u32,
+}
+
+enum Content {
+    /// Entries by their numbers.
+    Directory(Vec<usize>),
+    File(Vec<u8>),
+    Symlink(String),
+}
+
+struct Tree(Vec<Entry>);
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self(vec![Entry::new("", Content::Directory(Vec::new()))])
+    }
+}
+
+impl Entry {
+    fn new(name: &str, content: Content) -> Self {
+        let len = if let Content::File(bytes) = &content { bytes.len() } else { 0 };
+        Self { name: name.to_owned(), content, block: 0, len: len as u32 }
+    }
+
+    fn entries(&self) -> &[usize] {
+        if let Content::Directory(entries) = &self.content { entries } else { &[] }
+    }
+
+    const fn is_directory(&self) -> bool {
+        matches!(self.content, Content::Directory(_))
+    }
+}
+
+impl Tree {
+    fn file(&mut self, path: &str, content: Vec<u8>) {
+        self.add(path, Content::File(content));
+    }
+
+    fn symlink(&mut self, path: &str, target: &str) {
+        self.add(path, Content::Symlink(target.to_owned()));
+    }
+
+    /// Adds an entry, and the directories that lead to it.
+    fn add(&mut self, path: &str, content: Content) {
+        let (parents, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = parents.split('/').fold(0, |at, name| self.directory(at, name));
+        self.insert(parent, Entry::new(name, content));
+    }
+
+    fn directory(&mut self, parent: usize, name: &str) -> usize {
+        let known = self.0[parent].entries().iter().find(|&&entry| self.0[entry].name == name).copied();
+        known.unwrap_or_else(|| self.insert(parent, Entry::new(name, Content::Directory(Vec::new()))))
+    }
+
+    fn insert(&mut self, parent: usize, entry: Entry) -> usize {
+        let number = self.0.len();
+        self.0.push(entry);
+        if let Content::Directory(entries) = &mut self.0[parent].content {
+            entries.push(number);
+        }
+        number
+    }
+
+    fn write(mut self) -> Vec<u8> {
+        let directories = self.directories();
+        let blocks = self.place(&directories);
+        let mut image = vec![0; blocks as usize * BLOCK];
+        let mut put =
+            |block: u32, bytes: &[u8]| image[block as usize * BLOCK..][..bytes.len()].copy_from_slice(bytes);
+        let path_table = self.path_table(&directories, u32::to_le_bytes, u16::to_le_bytes);
+        put(DESCRIPTOR, &self.descriptor(blocks, path_table.len() as u32));
+        // ECMA-119 §8.3.
+        put(DESCRIPTOR + 1, b"\xffCD001\x01");
+        put(PATH_TABLES[0], &path_table);
+        put(PATH_TABLES[1], &self.path_table(&directories, u32::to_be_bytes, u16::to_be_bytes));
+        let mut continuations = Vec::new();
+        for &(directory, parent) in &directories {
+            put(self.0[directory].block, &self.records(directory, parent, &mut continuations));
+        }
+        put(CONTINUATIONS, &continuations);
+        for entry in &self.0 {
+            if let Content::File(bytes) = &entry.content {
+                put(entry.block, bytes);
+            }
+        }
+        image
+    }
+
+    /// All directories and their parents, level by level: the order of a path table (ECMA-119 §6.9.1).
+    fn directories(&self) -> Vec<(usize, usize)> {
+        let mut directories = vec![(0, 0)];
+        let mut done = 0;
+        while let Some(&(directory, _)) = directories.get(done) {
+            let inner = self.0[directory].entries().iter().filter(|&&entry| self.0[entry].is_directory());
+            directories.extend(inner.map(|&entry| (entry, directory)));
+            done += 1;
+        }
+        directories
+    }
+
+    /// Gives each directory and each file its place, and returns the blocks of the whole.
+    fn place(&mut self, directories: &[(usize, usize)]) -> u32 {
+        for &(directory, parent) in directories {
+            // How long records are does not depend on the places in them.
+            self.0[directory].len = self.records(directory, parent, &mut Vec::new()).len() as u32;
+        }
+        let files = (0..self.0.len()).filter(|&entry| matches!(self.0[entry].content, Content::File(_)));
+        let order: Vec<_> = directories.iter().map(|&(directory, _)| directory).chain(files).collect();
+        order.into_iter().fold(DIRECTORIES, |block, entry| {
+            self.0[entry].block = block;
+            block + self.0[entry].len.div_ceil(BLOCK as u32)
+        })
+    }
+
+    /// The primary volume descriptor (ECMA-119 §8.4).
+    fn descriptor(&self, blocks: u32, path_table_len: u32) -> Vec<u8> {
+        let mut out = b"\x01CD001\x01\0".to_vec();
+        out.put_slice(&padded::<32>(""));
+        out.put_slice(&padded::<32>("ISOWIRE_SAMPLE"));
+        out.put_bytes(0, 8);
+        put_both_u32(&mut out, blocks);
+        out.put_bytes(0, 32);
+        // A set of one volume, this one the first.
+        [1, 1, BLOCK as u16].into_iter().for_each(|number| put_both_u16(&mut out, number));
+        put_both_u32(&mut out, path_table_len);
+        out.put_slice(&[PATH_TABLES[0].to_le_bytes(), [0; 4]].concat());
+        out.put_slice(&[PATH_TABLES[1].to_be_bytes(), [0; 4]].concat());
+        out.put_slice(&self.record(b"\0", &self.0[0], &[]));
+        out.put_slice(&padded::<128>(""));
+        ["", "ISOWIRE", "ISOWIRE"].into_iter().for_each(|text| out.put_slice(&padded::<128>(text)));
+        out.put_slice(&padded::<{ 3 * 37 }>(""));
+        out.put_slice(LONG_DATE);
+        out.put_slice(LONG_DATE);
+        // Neither an end of validity nor a beginning of it.
+        out.put_slice(&[[b'0'; 16].as_slice(), &[0]].concat().repeat(2));
+        out.put_u8(1);
+        out
+    }
+
+    /// A path table (ECMA-119 §9.4), in either byte order.
+    fn path_table(
+        &self,
+        directories: &[(usize, usize)],
+        u32_bytes: fn(u32) -> [u8; 4],
+        u16_bytes: fn(u16) -> [u8; 2],
+    ) -> Vec<u8> {
+        let number =
+            |wanted| directories.iter().position(|&(directory, _)| directory == wanted).unwrap_or_default();
+        let mut out = Vec::new();
+        for &(directory, parent) in directories {
+            let id = self.identifier(directory, parent);
+            out.put_slice(&[id.len() as u8, 0]);
+            out.put_slice(&u32_bytes(self.0[directory].block));
+            out.put_slice(&u16_bytes(number(parent) as u16 + 1));
+            out.put_slice(&id);
+            out.put_bytes(0, id.len() % 2);
+        }
+        out
+    }
+
+    /// The identifier of an entry: its number in its directory, so that the order is that of the identifiers.
+    fn identifier(&self, entry: usize, parent: usize) -> Vec<u8> {
+        let Some(position) = self.0[parent].entries().iter().position(|&other| other == entry) else {
+            return vec![0];
+        };
+        let ending = if self.0[entry].is_directory() { "" } else { ".;1" };
+        format!("{position:08}{ending}").into_bytes()
+    }
+
+    /// The records of a directory (ECMA-119 §6.8.1), to whole blocks. What does not fit into them goes on in
+    /// `continuations`.
+    fn records(&self, directory: usize, parent: usize, continuations: &mut Vec<u8>) -> Vec<u8> {
+        let (own, above) = (&self.0[directory], &self.0[parent]);
+        let announcement = if directory == 0 { announcement() } else { Vec::new() };
+        let mut records = vec![
+            self.record(b"\0", own, &[announcement, self.attributes(own)].concat()),
+            self.record(b"\x01", above, &self.attributes(above)),
+        ];
+        for &entry in own.entries() {
+            let (id, entry) = (self.identifier(entry, directory), &self.0[entry]);
+            let room = RECORD_MAX - self.record(&id, entry, &[]).len();
+            let system_use = fitted(&self.attributes(entry), &names(entry), room, continuations);
+            records.push(self.record(&id, entry, &system_use));
+        }
+        let mut out = Vec::new();
+        for record in records {
+            // A record ends in the block where it began.
+            if out.len() % BLOCK + record.len() > BLOCK {
+                out.resize(out.len().next_multiple_of(BLOCK), 0);
+            }
+            out.extend(record);
+        }
+        out.resize(out.len().next_multiple_of(BLOCK), 0);
+        out
+    }
+
+    /// A directory record (ECMA-119 §9.1).
+    fn record(&self, id: &[u8], entry: &Entry, system_use: &[u8]) -> Vec<u8> {
+        let mut out = vec![0, 0];
+        put_both_u32(&mut out, entry.block);
+        put_both_u32(&mut out, entry.len);
+        out.put_slice(&SHORT_DATE);
+        out.put_slice(&[if entry.is_directory() { DIRECTORY } else { 0 }, 0, 0]);
+        put_both_u16(&mut out, 1);
+        out.put_u8(id.len() as u8);
+        out.put_slice(id);
+        out.put_bytes(0, out.len() % 2);
+        out.put_slice(system_use);
+        out.put_bytes(0, out.len() % 2);
+        out[0] = out.len() as u8;
+        out
+    }
+
+    /// PX (RRIP §4.1.1, in the form that all readers know, without a serial number) and TF with a modification time.
+    fn attributes(&self, entry: &Entry) -> Vec<u8> {
+        let subdirectories = entry.entries().iter().filter(|&&inner| self.0[inner].is_directory()).count();
+        let (mode, links) = match entry.content {
+            Content::Directory(_) => (0o040_555, 2 + subdirectories as u32),
+            Content::File(_) => (0o100_444, 1),
+            Content::Symlink(_) => (0o120_777, 1),
+        };
+        let mut posix = Vec::new();
+        [mode, links, 0, 0].into_iter().for_each(|number| put_both_u32(&mut posix, number));
+        [system_use_entry(b"PX", &posix), system_use_entry(b"TF", &[&[0x02][..], &SHORT_DATE].concat())]
+            .concat()
+    }
+}
+
+/// NM (RRIP §4.1.4) in two parts, as no name of 255 bytes fits into one entry, and SL (§4.1.3) of a symlink.
+fn names(entry: &Entry) -> Vec<Vec<u8>> {
+    let (first, second) = entry.name.as_bytes().split_at(entry.name.len().min(100));
+    let goes_on = u8::from(!second.is_empty());
+    let mut entries = vec![system_use_entry(b"NM", &[&[goes_on], first].concat())];
+    if !second.is_empty() {
+        entries.push(system_use_entry(b"NM", &[&[0], second].concat()));
+    }
+    if let Content::Symlink(target) = &entry.content {
+        let components: Vec<u8> = target.split('/').flat_map(component).collect();
+        entries.push(system_use_entry(b"SL", &[&[0], &components[..]].concat()));
+    }
+    entries
+}
+
+/// A component of a symlink's target: flags, length, text.
+fn component(name: &str) -> Vec<u8> {
+    match name {
+        "." => vec![0x02, 0],
+        ".." => vec![0x04, 0],
+        name => [&[0, name.len() as u8], name.as_bytes()].concat(),
+    }
+}
+
+/// SP (SUSP §5.3) and ER (§5.5): Rock Ridge is spoken here.
+fn announcement() -> Vec<u8> {
+    const ID: &[u8] = b"RRIP_1991A";
+    let extension = [&[ID.len() as u8, 0, 0, 1], ID].concat();
+    [system_use_entry(b"SP", &[0xbe, 0xef, 0]), system_use_entry(b"ER", &extension)].concat()
+}
+
+/// `start` and what of `entries` fits behind it into `room` bytes; the others go to the end of `continuations`, where CE
+/// (SUSP §5.1) points.
+fn fitted(start: &[u8], entries: &[Vec<u8>], room: usize, continuations: &mut Vec<u8>) -> Vec<u8> {
+    const POINTER: usize = 28;
+    let mut out = start.to_vec();
+    if out.len() + entries.concat().len() <= room {
+        return [out, entries.concat()].concat();
+    }
+    let mut rest = entries;
+    while let Some((entry, behind)) =
+        rest.split_first().filter(|(entry, _)| out.len() + entry.len() + POINTER <= room)
+    {
+        out.extend(entry);
+        rest = behind;
+    }
+    let rest = rest.concat();
+    let mut pointer = Vec::new();
+    let place = [CONTINUATIONS, continuations.len() as u32, rest.len() as u32];
+    place.into_iter().for_each(|number| put_both_u32(&mut pointer, number));
+    continuations.extend(rest);
+    [out, system_use_entry(b"CE", &pointer)].concat()
+}
+
+/// A system use entry (SUSP §4): signature, length, version, data.
+fn system_use_entry(signature: &[u8; 2], data: &[u8]) -> Vec<u8> {
+    [&signature[..], &[data.len() as u8 + 4, 1], data].concat()
+}
+
+/// `text` and spaces (ECMA-119 §7.4.3.2).
+fn padded<const LEN: usize>(text: &str) -> [u8; LEN] {
+    let mut field = [b' '; LEN];
+    field.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+    field
+}
+
+/// Both byte orders (ECMA-119 §7.2.3, §7.3.3).
+fn put_both_u16(out: &mut Vec<u8>, number: u16) {
+    out.put_u16_le(number);
+    out.put_u16(number);
+}
+
+fn put_both_u32(out: &mut Vec<u8>, number: u32) {
+    out.put_u32_le(number);
+    out.put_u32(number);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::arch::Format;
+    use crate::image::tree::Names;
+    use crate::image::{Kind, Survey};
+
+    #[test]
+    fn our_reader_finds_all_of_it_and_nothing_to_complain_about() {
+        let image = image();
+        let survey = Survey::of(&image[..]).unwrap();
+        assert!(survey.warnings.is_empty(), "{:?}", survey.warnings);
+        assert_eq!(survey.volume.names, Names::RockRidge);
+        assert_eq!(survey.volume.size, image.len() as u64);
+        let archiso = survey.archiso.expect("laid out as archiso does it");
+        assert_eq!((archiso.kernels.len(), archiso.airootfs[0].format), (1, Format::Squashfs));
+        assert!(archiso.uuid_file.is_some() && archiso.lpxelinux.is_some());
+        let index = &survey.index;
+        let kernel = index.resolve(crate::image::NodeId::ROOT, b"odd/link").expect("a link to the kernel");
+        let Kind::File { extents } = &index.node(kernel).kind else { panic!("a file") };
+        let (offset, len) = (extents[0].offset as usize, extents[0].len as usize);
+        assert!(image[offset..][..len] == noise(2, 700_001));
+        let lengths: Vec<_> = index.walk().map(|id| index.node(id).name.len()).collect();
+        assert!(lengths.contains(&255));
+        assert_eq!(index.len(), 34, "the root and what was added");
+    }
+
+    #[test]
+    fn it_is_the_same_each_time() {
+        assert!(image() == image());
+    }
+}

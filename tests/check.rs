@@ -1,0 +1,551 @@
+//! `isowire check`: good doors pass, and every way in which a door can be wrong is noticed.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::iso;
+use common::needs::{needs, tool};
+use common::running::output_of;
+use hadris_fs::sync::FileSystem;
+use hadris_fs::{MountOptions, Name};
+use hadris_iso::sync::IsoFs;
+use hadris_storage::host::FileDevice;
+use isowire::check::{self, Doors, Fault, Original, Report, sample};
+use isowire::image::index::{Index, Kind, NodeId};
+use isowire::image::{Extent, Image, Source};
+use isowire::nfs;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+/// The doors that are played, in the order of the table, and those that read root images.
+const DOORS: [&str; 4] = ["NBD", "NFS", "HTTP", "TFTP"];
+const ROOTS: [&str; 3] = ["NBD", "NFS", "HTTP"];
+
+const ROOT_IMAGE: &str = "/arch/x86_64/airootfs.sfs";
+const KERNEL: &str = "/arch/boot/x86_64/vmlinuz-linux";
+const INITRAMFS: &str = "/arch/boot/x86_64/initramfs-linux.img";
+
+// ---- the program
+
+fn isowire(arguments: &[&Path]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_isowire")).arg("check").args(arguments).output().unwrap()
+}
+
+/// The verdict on each door in the table.
+fn verdicts(output: &Output) -> BTreeMap<String, String> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let (_, table) = text.split_once("DOOR ").expect("a table");
+    let (head, rows) = table.split_once('\n').unwrap();
+    let column = "DOOR ".len() + head.find("VERDICT").unwrap();
+    let rows = rows.lines().take_while(|line| !line.is_empty());
+    rows.map(|row| (row.split_whitespace().next().unwrap().to_owned(), row[column..].to_owned())).collect()
+}
+
+#[track_caller]
+fn assert_all_well(output: &Output) {
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "no bar where nobody looks: {output:?}");
+    let verdicts = verdicts(output);
+    for door in DOORS {
+        let well = if ROOTS.contains(&door) { "ok, airootfs.sha512 verified" } else { "ok" };
+        assert_eq!(verdicts[door], well, "{door}");
+    }
+    assert_eq!(verdicts["DHCP"], "not played: it needs broadcasts and port 67");
+}
+
+#[test]
+fn without_an_iso_a_sample_is_checked() {
+    let output = isowire(&[]);
+    assert_all_well(&output);
+    assert!(output.stdout.starts_with(b"No ISO was given"), "{output:?}");
+}
+
+#[test]
+fn an_iso_as_mkarchiso_makes_it() {
+    needs!(iso::NEEDS);
+    assert_all_well(&isowire(&[&iso::small().path]));
+}
+
+#[test]
+fn any_other_iso_is_compared_and_has_no_checksum() {
+    needs!(["genisoimage"]);
+    let output = isowire(&[&iso::odd("moved")]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(verdicts(&output).iter().all(|(door, verdict)| door == "DHCP" || verdict == "ok"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("This is no archiso image"), "{output:?}");
+}
+
+#[test]
+fn what_is_no_iso_gets_one_line() {
+    for (path, why) in
+        [("/nonexistent.iso", "No such file"), ("/dev/null", "it is empty"), ("/", "directory")]
+    {
+        let output = isowire(&[Path::new(path)]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+        assert!(said.starts_with("isowire: /") && said.contains(why), "{said}");
+        assert!(output.stdout.is_empty());
+    }
+    let [one, two] = [Path::new("/one"), Path::new("/two")];
+    assert_eq!(isowire(&[one, two]).status.code(), Some(2));
+}
+
+#[test]
+fn a_damaged_image_is_told_from_a_bad_door() {
+    let sample = Sample::new();
+    let image = sample.open();
+    flip(&sample.path, extent(&image, ROOT_IMAGE).offset + 100_000);
+    let output = isowire(&[&sample.path]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let verdicts = verdicts(&output);
+    for door in ROOTS {
+        assert!(
+            verdicts[door].ends_with("which does not match its checksum file: the image is damaged"),
+            "{door}"
+        );
+    }
+    assert_eq!(verdicts["TFTP"], "ok");
+    let said = format!("isowire: {} of {} doors did not pass the check\n", ROOTS.len(), DOORS.len());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), said);
+}
+
+// ---- the sample
+
+#[test]
+fn xorriso_finds_in_the_sample_what_we_do() {
+    needs!(["xorriso"]);
+    let sample = Sample::new();
+    let (image, out) = (sample.open(), sample.dir.path().join("out"));
+    output_of(
+        tool("xorriso")
+            .args(["-osirrox", "on", "-indev"])
+            .arg(&sample.path)
+            .args(["-extract", "/"])
+            .arg(&out),
+    );
+    let mut files = 0;
+    for id in image.index.walk() {
+        let path = out.join(String::from_utf8(image.index.path(id)).unwrap().trim_start_matches('/'));
+        match &image.index.node(id).kind {
+            Kind::Directory { entries } => assert_eq!(fs::read_dir(path).unwrap().count(), entries.len()),
+            Kind::Symlink { target } => {
+                assert_eq!(fs::read_link(path).unwrap().as_os_str().as_encoded_bytes(), &**target)
+            }
+            _ => {
+                assert!(fs::read(&path).unwrap() == image.read(id, 1 << 30).unwrap(), "{}", path.display());
+                files += 1;
+            }
+        }
+    }
+    assert_eq!(files, 14);
+}
+
+#[test]
+fn hadris_finds_in_the_sample_what_we_do() {
+    let sample = Sample::new();
+    let image = sample.open();
+    let device = FileDevice::open(&sample.path).unwrap();
+    let mut iso = IsoFs::mount(device, MountOptions::new()).unwrap();
+    for id in image.index.walk().skip(1) {
+        let node = image.index.node(id);
+        let path = image.index.path(id);
+        let names = path.split(|&byte| byte == b'/').skip(1);
+        let found = names.fold(iso.root(), |at, name| iso.lookup(at, Name::new(name)).unwrap());
+        let Kind::File { extents } = &node.kind else { continue };
+        assert_eq!(iso.stat(found).unwrap().len(), node.size(), "{}", path.escape_ascii());
+        let mut there = [hadris_fs::Extent::new(0, 0); 4];
+        let count = iso.extents(found, 0, &mut there).unwrap();
+        let there: Vec<_> = there[..count].iter().filter(|extent| !extent.is_empty()).collect();
+        let ours: Vec<_> = extents.iter().filter(|extent| extent.len > 0).collect();
+        assert_eq!(there.len(), ours.len());
+        assert!(
+            there.iter().zip(&ours).all(|(there, ours)| there.offset() == ours.offset),
+            "{}",
+            path.escape_ascii()
+        );
+    }
+}
+
+// ---- doors that lie
+
+/// The sample image in a file.
+struct Sample {
+    dir: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Sample {
+    fn new() -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = dir.path().join("sample.iso");
+        fs::write(&path, sample::image()).unwrap();
+        Self { dir, path }
+    }
+
+    fn open(&self) -> Image {
+        Image::open(&self.path).unwrap()
+    }
+
+    /// A copy whose tree is another one.
+    fn retold(&self, retell: impl Fn(&[u8], &Kind) -> Option<Kind>) -> Image {
+        let image = self.open();
+        let mut index = Index::new(image.index.node(NodeId::ROOT).attributes);
+        let mut known = BTreeMap::from([(NodeId::ROOT, NodeId::ROOT)]);
+        for id in image.index.walk().skip(1) {
+            let node = image.index.node(id);
+            let told = match &node.kind {
+                Kind::Directory { .. } => Some(Kind::Directory { entries: Vec::new() }),
+                other => retell(&image.index.path(id), other),
+            };
+            if let Some(told) = told {
+                known.insert(id, index.add(known[&node.parent], &node.name, told, node.attributes).unwrap());
+            }
+        }
+        Image::new(Source::open(&self.path).unwrap(), index).unwrap()
+    }
+}
+
+fn extent(image: &Image, path: &str) -> Extent {
+    let id = image.index.resolve(NodeId::ROOT, path.as_bytes()).unwrap();
+    let Kind::File { extents } = &image.index.node(id).kind else { panic!("a file") };
+    extents[0]
+}
+
+fn flip(path: &Path, offset: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[!byte[0]], offset).unwrap();
+}
+
+/// What becomes of a check for which the doors serve `served` where `original` should come.
+fn played(
+    served: Image,
+    original: Image,
+    spoil: impl AsyncFnOnce(&mut Doors),
+) -> BTreeMap<&'static str, String> {
+    played_with(Duration::from_secs(20), served, original, spoil)
+}
+
+fn played_with(
+    patience: Duration,
+    served: Image,
+    original: Image,
+    spoil: impl AsyncFnOnce(&mut Doors),
+) -> BTreeMap<&'static str, String> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let report: Report = runtime.block_on(async {
+        let mut doors = Doors::open(Arc::new(served)).await.unwrap();
+        spoil(&mut doors).await;
+        check::play(&doors, &Original::new(Arc::new(original), patience).unwrap()).await
+    });
+    runtime.shutdown_background();
+    let told =
+        |verdict: &Result<(), Fault>| verdict.as_ref().map_or_else(ToString::to_string, |()| "ok".to_owned());
+    report.rows.iter().map(|row| (row.door, told(&row.verdict))).collect()
+}
+
+async fn as_they_are(_: &mut Doors) {}
+
+#[test]
+fn one_wrong_byte_is_found_at_its_place() {
+    let (good, bad) = (Sample::new(), Sample::new());
+    flip(&bad.path, extent(&good.open(), INITRAMFS).offset + 123_456);
+    let verdicts = played(bad.open(), good.open(), as_they_are);
+    let place = format!("differs at byte 123456 of {INITRAMFS}");
+    let in_the_image = extent(&good.open(), INITRAMFS).offset + 123_456;
+    for door in DOORS {
+        let place = if door == "NBD" {
+            format!("differs at byte {in_the_image} of the image")
+        } else {
+            place.clone()
+        };
+        assert_eq!(verdicts[door], place, "{door}");
+    }
+    flip(&bad.path, in_the_image);
+    flip(&bad.path, extent(&good.open(), ROOT_IMAGE).offset + 3_000_000);
+    let verdicts = played(bad.open(), good.open(), as_they_are);
+    for door in ROOTS {
+        assert_eq!(verdicts[door], format!("differs at byte 3000000 of {ROOT_IMAGE}"), "{door}");
+    }
+}
+
+#[test]
+fn a_file_that_is_shorter_or_longer_is_found() {
+    let sample = Sample::new();
+    let len = extent(&sample.open(), KERNEL).len;
+    for told in [len - 1, len + 1, 0] {
+        let retell = |path: &[u8], kind: &Kind| match kind {
+            Kind::File { extents } if path == KERNEL.as_bytes() => {
+                Some(Kind::File { extents: vec![Extent { len: told, ..extents[0] }] })
+            }
+            other => Some(other.clone()),
+        };
+        let verdicts = played(sample.retold(retell), sample.open(), as_they_are);
+        for door in DOORS.into_iter().filter(|&door| door != "NBD") {
+            assert_eq!(verdicts[door], format!("{KERNEL} has {told} bytes instead of {len}"), "{door}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_found() {
+    let sample = Sample::new();
+    let retell = |path: &[u8], kind: &Kind| (path != KERNEL.as_bytes()).then(|| kind.clone());
+    let verdicts = played(sample.retold(retell), sample.open(), as_they_are);
+    for door in DOORS.into_iter().filter(|&door| door != "NBD") {
+        assert_ne!(verdicts[door], "ok", "{door}");
+        assert!(verdicts[door].contains("vmlinuz-linux"), "{door}: {}", verdicts[door]);
+    }
+}
+
+#[test]
+fn an_image_that_is_shorter_is_found() {
+    let (good, bad) = (Sample::new(), Sample::new());
+    let len = fs::metadata(&good.path).unwrap().len();
+    let image = fs::read(&good.path).unwrap();
+    fs::write(&bad.path, [&image[..], &[0; 2048]].concat()).unwrap();
+    let verdicts = played(bad.open(), good.open(), as_they_are);
+    assert_eq!(verdicts["NBD"], format!("the image has {} bytes instead of {len}", len + 2048));
+}
+
+/// What a relay does when it has passed on so many bytes of the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Hang,
+    Close,
+}
+
+/// A door in front of another one on TCP that spoils what the server says.
+async fn relay(door: SocketAddr, bytes: usize, then: Then) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(pass_on(client, door, bytes, then));
+        }
+    });
+    address
+}
+
+async fn pass_on(client: TcpStream, door: SocketAddr, mut bytes: usize, then: Then) {
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_door, mut to_door) = TcpStream::connect(door).await.unwrap().into_split();
+    let requests = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_door).await });
+    let mut buffer = [0; 4096];
+    while bytes > 0 {
+        let n = from_door.read(&mut buffer[..bytes.min(4096)]).await.unwrap_or(0);
+        if n == 0 || to_client.write_all(&buffer[..n]).await.is_err() {
+            break;
+        }
+        bytes -= n;
+    }
+    match then {
+        Then::Hang => drop(requests.await),
+        Then::Close => requests.abort(),
+    }
+}
+
+/// Puts something in front of a door on TCP.
+async fn replace(doors: &mut Doors, door: &str, front: impl AsyncFnOnce(SocketAddr) -> SocketAddr) {
+    match door {
+        "NBD" => doors.nbd = front(doors.nbd).await,
+        "HTTP" => doors.http = front(doors.http).await,
+        _ => doors.portmap = portmap(front(doors.nfs).await).await,
+    }
+}
+
+/// A portmapper that sends clients there.
+async fn portmap(nfs: SocketAddr) -> SocketAddr {
+    let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    tokio::spawn(nfs::server::portmap::run(tcp, udp, nfs.port(), std::future::pending()));
+    address
+}
+
+#[test]
+fn a_stuck_door_is_a_verdict_and_no_silence() {
+    let (sample, patience) = (Sample::new(), Duration::from_millis(500));
+    let stuck = format!("stuck: nothing came for {patience:?}");
+    for door in ROOTS {
+        // At the start, in what comes before any payload, and in the middle of it.
+        for bytes in [0, 10, 60, 1_000_000] {
+            let verdicts = played_with(patience, sample.open(), sample.open(), async |doors: &mut Doors| {
+                replace(doors, door, async |address| relay(address, bytes, Then::Hang).await).await;
+            });
+            assert_eq!(verdicts[door], stuck, "{door}");
+            assert_eq!(verdicts.len(), DOORS.len(), "the next doors have their turn");
+        }
+    }
+    let silent = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = silent.local_addr().unwrap();
+    let verdicts = played_with(patience, sample.open(), sample.open(), async |doors: &mut Doors| {
+        doors.tftp = address;
+    });
+    assert_eq!(verdicts["TFTP"], stuck);
+}
+
+#[test]
+fn a_connection_that_ends_is_found() {
+    let sample = Sample::new();
+    for door in ROOTS {
+        for bytes in [0, 10, 60, 1_000_000] {
+            let verdicts = played(sample.open(), sample.open(), async |doors: &mut Doors| {
+                replace(doors, door, async |address| relay(address, bytes, Then::Close).await).await;
+            });
+            assert!(verdicts[door].starts_with("the connection ended: "), "{door}: {}", verdicts[door]);
+        }
+        let closed = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let verdicts = played(sample.open(), sample.open(), async |doors: &mut Doors| {
+            replace(doors, door, async |_| closed).await;
+        });
+        let expected = format!("{closed} cannot be reached: ");
+        assert!(verdicts[door].starts_with(&expected), "{door}: {}", verdicts[door]);
+    }
+}
+
+/// A server on TCP that says this to every client, and then waits for it to go.
+async fn recording(answer: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = client.write_all(answer).await;
+                let _ = tokio::io::copy(&mut client, &mut tokio::io::sink()).await;
+            });
+        }
+    });
+    address
+}
+
+/// A record of ONC RPC that accepts the first call of a client, with these results.
+fn accepted(results: &[u32]) -> Vec<u8> {
+    let reply = [0x6973_6f01, 1, 0, 0, 0, 0];
+    let words: Vec<u32> = reply.iter().chain(results).copied().collect();
+    let mark = 0x8000_0000 | (4 * words.len() as u32);
+    std::iter::once(mark).chain(words).flat_map(u32::to_be_bytes).collect()
+}
+
+#[test]
+fn a_portmapper_or_an_nfs_server_that_talks_nonsense_is_found() {
+    let sample = Sample::new();
+    let good = accepted(&[2049]);
+    let part = |mark: u32, from: usize| [&mark.to_be_bytes(), &good[from..]].concat();
+    let portmappers = [
+        (accepted(&[0]), "breaks the protocol: the portmapper knows no port of program 100003"),
+        (accepted(&[65_536]), "breaks the protocol: the portmapper knows no port of program 100003"),
+        (accepted(&[]), "breaks the protocol: input ends in the middle of a value"),
+        (part(28, 4), "breaks the protocol: a reply begins with the record mark 0x0000001c"),
+        (part(0xffff_ffff, 4), "breaks the protocol: a reply begins with the record mark 0xffffffff"),
+        (part(0x8000_0014, 8), "breaks the protocol: a reply begins with the record mark 0x80000014"),
+        (part(0x8000_0018, 8), "breaks the protocol: what came is no reply to the call"),
+    ];
+    for (answer, expected) in portmappers {
+        let verdicts = played(sample.open(), sample.open(), async |doors: &mut Doors| {
+            doors.portmap = recording(answer.leak()).await;
+        });
+        assert_eq!(verdicts["NFS"], expected);
+    }
+    // MNT: an error, a handle that is too long, and one that is not there.
+    let mounts = [
+        (accepted(&[13]), "/ cannot be had: MNT says 13"),
+        (accepted(&[&[0, 68][..], &[7; 17]].concat()), "breaks the protocol: a file handle has 68 bytes"),
+        (accepted(&[0, 64]), "breaks the protocol: input ends in the middle of a value"),
+    ];
+    for (answer, expected) in mounts {
+        let verdicts = played(sample.open(), sample.open(), async |doors: &mut Doors| {
+            replace(doors, "NFS", async |_| recording(answer.leak()).await).await;
+        });
+        assert_eq!(verdicts["NFS"], expected);
+    }
+}
+
+#[test]
+fn an_http_server_that_talks_nonsense_is_found() {
+    const OK: &str = "HTTP/1.1 200 OK\r\n";
+    let sample = Sample::new();
+    let answers = [
+        ("SSH-2.0-OpenSSH\r\n".to_owned(), "breaks the protocol: a response has no proper head: "),
+        (format!("{OK}\r\n"), "breaks the protocol: a response has no Content-Length"),
+        (format!("{OK}Content-Length: -1\r\n\r\n"), "breaks the protocol: a response has no Content-Length"),
+        (
+            format!("{OK}X: {}", "x".repeat(20_000)),
+            "breaks the protocol: the head of a response has more than",
+        ),
+        (format!("{OK}Content-Length: 3\r\n\r\nabc"), "isowire/pxelinux.cfg has 3 bytes instead of "),
+        (
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned(),
+            "isowire/pxelinux.cfg is answered with",
+        ),
+    ];
+    for (answer, expected) in answers {
+        let verdicts = played(sample.open(), sample.open(), async |doors: &mut Doors| {
+            doors.http = recording(answer.leak().as_bytes()).await;
+        });
+        assert!(verdicts["HTTP"].starts_with(expected), "{}", verdicts["HTTP"]);
+    }
+}
+
+#[test]
+fn an_nbd_server_that_talks_nonsense_is_found() {
+    const REPLY: &[u8] = b"NBDMAGICIHAVEOPT\0\x03\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x07";
+    let sample = Sample::new();
+    let answers: [(&[u8], &str); 6] = [
+        (b"NBDMAGIC\0\0\x42\x02\x81\x86\x12\x53\0\0", "the greeting is none of fixed newstyle"),
+        (b"\0\0\0\x01\0\0\0\0", "NBD_OPT_GO is answered without NBD_INFO_EXPORT"),
+        (b"\x80\0\0\x06\0\0\0\x03who", "the export is refused with NBD_REP_ERR_UNKNOWN: who"),
+        (b"\0\0\0\x03\xff\xff\xff\xff", "what came is no reply to NBD_OPT_GO"),
+        (b"\0\0\0\x03\0\0\0\x0c\0\0\0\0\0\0\0\0\0\0\0\x01", "NBD_INFO_EXPORT does not say read-only"),
+        (b"\0\0\0\x03\0\0\0\x03\0\0\0", "input ends in the middle of a value"),
+    ];
+    for (answer, expected) in answers {
+        let start = if answer.starts_with(b"NBD") { &b""[..] } else { REPLY };
+        let answer = [start, answer].concat();
+        let verdicts = played(sample.open(), sample.open(), async |doors: &mut Doors| {
+            doors.nbd = recording(answer.leak()).await;
+        });
+        assert_eq!(verdicts["NBD"], format!("breaks the protocol: {expected}"));
+    }
+}
+
+/// A TFTP server that says the same to everything.
+async fn parrot(answer: &'static [u8]) -> SocketAddr {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((_, peer)) = socket.recv_from(&mut [0; 2048]).await {
+            let _ = socket.send_to(answer, peer).await;
+        }
+    });
+    address
+}
+
+#[test]
+fn a_tftp_server_that_talks_nonsense_is_found() {
+    let sample = Sample::new();
+    let answers: [(&[u8], &str); 6] = [
+        (b"\0\x05\0\x01none\0", "is answered with ERROR file not found: none instead of an OACK"),
+        (b"\0\x03\0\x01data", "is answered with DATA block 1, 4 bytes instead of an OACK"),
+        (b"\0\x06blksize\x001468\0", "is offered without the options that were asked for"),
+        (b"\0\x06blksize\x009999\0", "is offered with blksize=9999, which was not asked for"),
+        (b"\0\x06tsize\x007\0", "has 7 bytes instead of"),
+        (b"?", "is answered oddly: packet ends in the middle of a field"),
+    ];
+    for (answer, verdict) in answers {
+        let verdicts = played(sample.open(), sample.open(), async |doors: &mut Doors| {
+            doors.tftp = parrot(answer).await;
+        });
+        let expected = format!("isowire/pxelinux.cfg {verdict}");
+        assert!(verdicts["TFTP"].starts_with(&expected), "{}", verdicts["TFTP"]);
+    }
+}
