@@ -58,10 +58,11 @@ pub fn large() -> ArchIso {
 /// One of the images of `tests/iso/odd`, by its name there.
 pub fn odd(name: &str) -> PathBuf {
     let _turn = TURN.lock();
-    let dir = directory().join("odd");
+    let (dir, script) = (directory().join("odd"), script("odd"));
     let iso = dir.join(name).with_extension("iso");
-    if !iso.exists() {
-        output_of(Command::new(script("odd")).arg(&dir).arg(name));
+    let age = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
+    if age(&iso) < age(&script) {
+        output_of(Command::new(script).arg(&dir).arg(name));
     }
     iso
 }
