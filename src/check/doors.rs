@@ -37,7 +37,7 @@ impl Doors {
         let [nbd, nfs] = [listener().await?, listener().await?];
         let [portmap, http] = [listener().await?, listener().await?];
         let [portmap_udp, tftp] = [socket().await?, socket().await?];
-        let ports = Ports { tftp: tftp.local_addr()?.port(), http: http.local_addr()?.port() };
+        let ports = Ports { tftp: tftp.local_addr()?.port(), http: Some(http.local_addr()?.port()) };
         let files = Files::new(Arc::clone(&catalog), settings(), ports).map_err(io::Error::other)?;
         let files = Arc::new(files);
         let doors = Self {
