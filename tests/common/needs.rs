@@ -40,11 +40,16 @@ pub fn met(needed: &[&str]) -> bool {
 }
 
 pub fn everything() -> bool {
-    let asked = env::var("ISOWIRE_TESTS").as_deref() == Ok("all");
+    let asked = asked_for_all();
     if !asked {
         aloud("skipped: runs with `tests/run --all`");
     }
     asked
+}
+
+/// Whether tests that run anyway are to take their time.
+pub fn asked_for_all() -> bool {
+    env::var("ISOWIRE_TESTS").as_deref() == Ok("all")
 }
 
 /// A command by the program's full path: `/usr/sbin` is not on every user's `PATH`.

@@ -109,6 +109,16 @@ pub fn anonymous_memory(pid: Pid) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }
 
+/// Whether SIGSTOP has reached every thread of a process.
+pub fn is_stopped(pid: Pid) -> bool {
+    let mut threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
+    threads.all(|thread| {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
+        // The state stands behind the name, which may hold anything.
+        stat.rsplit(')').next().is_some_and(|fields| fields.starts_with(" T"))
+    })
+}
+
 /// Processor time that a process has used, in ticks of 10 ms.
 pub fn processor_ticks(pid: Pid) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
