@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::needs::{needs, tool};
-use common::running::output_of;
+use common::running::{Running, output_of};
 use isowire::boot::Files;
 use isowire::boot::files::Ports;
 use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
@@ -545,6 +545,42 @@ fn anonymous_memory() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn out_of_file_descriptors_clients_live_on_and_new_ones_wait() {
+    needs!(["sh", "xorriso"]);
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let [tree, iso, log] = ["tree", "stage.iso", "log"].map(|name| dir.path().join(name));
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("small"), "small").unwrap();
+    output_of(tool("xorriso").args(["-as", "mkisofs", "-quiet", "-R", "-o"]).arg(&iso).arg(&tree));
+    let mut limited = tool("sh");
+    limited
+        .args(["-c", "ulimit -n 60; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_isowire"), "serve"])
+        .arg(&iso);
+    limited.args(["--bind", "127.0.0.1", "--http", "0", "--nbd", "off", "--nfs", "off", "--portmap", "off"]);
+    limited.args(["--tftp", "off", "--dhcp", "off"]);
+    let mut server = Running::start(&mut limited, &log);
+    server.wait_for("\nready\n", Duration::from_secs(60));
+    let port =
+        server.log().split("127.0.0.1:").nth(1).and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    let connect = || {
+        let socket = TcpStream::connect(("127.0.0.1", port.unwrap())).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        socket
+    };
+    let is_served = |socket: &mut TcpStream| {
+        socket.write_all(&request("GET", "small", "")).unwrap();
+        assert_eq!(Answer::read(socket).body, b"small");
+    };
+    let mut established = connect();
+    is_served(&mut established);
+    let crowd: Vec<_> = (0..100).map(|_| connect()).collect();
+    server.wait_for("HTTP cannot take new clients for now", Duration::from_secs(60));
+    (0..10).for_each(|_| is_served(&mut established));
+    drop(crowd);
+    is_served(&mut connect());
 }
 
 #[test]
