@@ -245,7 +245,7 @@ fn played_with(
     let report: Report = runtime.block_on(async {
         let mut doors = Doors::open(Arc::new(served)).await.unwrap();
         spoil(&mut doors).await;
-        check::play(&doors, &Original::new(Arc::new(original), patience).unwrap()).await
+        check::play(&doors, &Original::new(Arc::new(original), patience)).await
     });
     runtime.shutdown_background();
     let told =

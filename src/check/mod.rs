@@ -98,14 +98,14 @@ fn sample_image() -> Result<Image, CheckError> {
 
 async fn check(image: Arc<Image>) -> io::Result<Report> {
     let doors = Doors::open(Arc::clone(&image)).await?;
-    let mut original = Original::new(image, PATIENCE)?;
+    let mut original = Original::new(image, PATIENCE);
     original.progress = progress(work(&doors, &original));
     Ok(play(&doors, &original).await)
 }
 
 /// A bar on standard error, where a person looks at both streams.
 fn progress(bytes: u64) -> ProgressBar {
-    let look = "{prefix:<5} {bar:40} {bytes:>11} of {total_bytes}, {binary_bytes_per_sec}, {eta} to go";
+    let look = "{prefix:<5} {wide_bar} {bytes:>11} of {total_bytes}, {binary_bytes_per_sec}, {eta} to go";
     match ProgressStyle::with_template(look) {
         // Where standard error is no terminal, the bar hides by itself.
         Ok(style) if io::stdout().is_terminal() => ProgressBar::new(bytes).with_style(style),

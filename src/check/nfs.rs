@@ -182,11 +182,12 @@ impl Client<'_> {
         let index = &self.original.image.index;
         let mut missing: HashSet<&[u8]> =
             index.children(directory).iter().map(|&node| &*index.node(node).name).collect();
+        let mut optional = HashSet::from([&b"."[..], b".."]);
         let mut at = Listing { names: Vec::new(), cookie: 0, verifier: 0, is_last: false };
         while !at.is_last {
             at = self.list(&path, handle, &at).await?;
             for name in &at.names {
-                if name != b"." && name != b".." && !missing.remove(&name[..]) {
+                if !missing.remove(&name[..]) && !optional.remove(&name[..]) {
                     let what =
                         format!("lists {}, which is not there or was listed before", name.escape_ascii());
                     return Err(Fault::Wrong { path, what });

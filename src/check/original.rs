@@ -84,30 +84,25 @@ pub struct Original {
 }
 
 impl Original {
-    /// # Errors
-    /// Whatever reading the checksum files says.
-    pub fn new(image: Arc<Image>, patience: Duration) -> io::Result<Self> {
+    pub fn new(image: Arc<Image>, patience: Duration) -> Self {
         let (mut checksums, mut remarks) = (HashMap::new(), Vec::new());
-        let root_images = image.archiso.iter().flat_map(|archiso| &archiso.airootfs);
-        for root in root_images {
-            let path = shown(&image, root.node);
-            let Some(file) = root.sha512 else {
-                remarks.push(format!(
-                    "{path} has no airootfs.sha512 beside it: it is compared with the image alone."
-                ));
-                continue;
-            };
-            match checksum(&image.read(file, CHECKSUM_MAX)?) {
-                Some(checksum) => drop(checksums.insert(root.node, checksum)),
-                None => remarks.push(format!("{} holds no SHA-512 checksum.", shown(&image, file))),
+        if image.archiso.is_none() {
+            remarks.push(NOT_ARCHISO.to_owned());
+        }
+        for root in image.archiso.iter().flat_map(|archiso| &archiso.airootfs) {
+            match root.sha512.map(|file| image.read(file, CHECKSUM_MAX).ok().as_deref().and_then(checksum)) {
+                Some(Some(checksum)) => drop(checksums.insert(root.node, checksum)),
+                Some(None) => remarks.push(without_checksum(
+                    &image,
+                    root.node,
+                    "what is in airootfs.sha512 beside it is none",
+                )),
+                None => {
+                    remarks.push(without_checksum(&image, root.node, "there is no airootfs.sha512 beside it"))
+                }
             }
         }
-        if image.archiso.is_none() {
-            remarks.push(String::from(
-                "This is no archiso image: all files are compared with it, and there is no airootfs.sha512 to verify.",
-            ));
-        }
-        Ok(Self { image, patience, progress: ProgressBar::hidden(), checksums, remarks })
+        Self { image, patience, progress: ProgressBar::hidden(), checksums, remarks }
     }
 
     /// All files, in the order of the image.
@@ -164,6 +159,14 @@ impl Original {
     }
 }
 
+const NOT_ARCHISO: &str =
+    "This is no archiso image: all files are compared with it, and there is no airootfs.sha512 to verify.";
+
+fn without_checksum(image: &Image, root: NodeId, why: &str) -> String {
+    let path = shown(image, root);
+    format!("{path} is compared with the image alone, and with no checksum: {why}.")
+}
+
 fn shown(image: &Image, node: NodeId) -> String {
     String::from_utf8_lossy(&image.index.path(node)).escape_debug().to_string()
 }
@@ -171,6 +174,10 @@ fn shown(image: &Image, node: NodeId) -> String {
 /// The checksum in the first line that `sha512sum` wrote.
 fn checksum(text: &[u8]) -> Option<Checksum> {
     let digits = std::str::from_utf8(text.get(..128)?).ok()?;
+    // `from_str_radix` takes a sign.
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
     let mut checksum = [0; 64];
     for (position, byte) in checksum.iter_mut().enumerate() {
         *byte = u8::from_str_radix(digits.get(2 * position..2 * position + 2)?, 16).ok()?;
@@ -266,5 +273,21 @@ impl Expected<'_> {
             }
         }
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checksum_is_read_as_sha512sum_writes_it() {
+        let digits = "0f".repeat(64);
+        assert_eq!(checksum(format!("{digits}  airootfs.sfs\n").as_bytes()), Some([0x0f; 64]));
+        assert_eq!(checksum(digits.to_uppercase().as_bytes()), Some([0x0f; 64]));
+        for wrong in ["", &digits[1..], &digits.replacen('0', "g", 1), &digits.replacen("0f", "+f", 1), "ž"]
+        {
+            assert_eq!(checksum(wrong.as_bytes()), None, "{wrong}");
+        }
     }
 }
