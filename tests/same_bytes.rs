@@ -53,10 +53,8 @@ impl Source {
         Self { tree, iso, files }
     }
 
-    /// Files whose paths firmware can write: there a backslash separates names.
-    fn reachable(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        let all = self.files.iter().map(|(path, size)| (&path[..], *size));
-        all.filter(|(path, _)| !path.contains(&b'\\'))
+    fn files(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        self.files.iter().map(|(path, size)| (&path[..], *size))
     }
 
     fn path(&self, file: &[u8]) -> PathBuf {
@@ -298,7 +296,7 @@ fn nbd_whole_image() {
 fn nbd_file_exports() {
     needs!(["xorriso", "nbdcopy"]);
     let server = Server::of(&ODD);
-    for (file, _) in ODD.reachable() {
+    for (file, _) in ODD.files() {
         let export = format!("archiso%3A/{}", encoded(file));
         let output = tool("nbdcopy").arg(server.nbd(&export)).arg("-").output().unwrap();
         assert!(output.status.success(), "{export}: {output:?}");
@@ -431,7 +429,7 @@ fn nfs_parts_of_a_file_over_four_gibibytes() {
 fn http_whole_files() {
     needs!(["xorriso", "curl"]);
     let server = Server::of(&ODD);
-    let files: Vec<_> = ODD.reachable().enumerate().collect();
+    let files: Vec<_> = ODD.files().enumerate().collect();
     curl(files.iter().map(|(n, (file, _))| request(&server.http(file), &server.out(n), &[])), &server, &[]);
     for (position, (file, _)) in files {
         assert_same(&server.fetched(position), &ODD.content(file), &file.escape_ascii().to_string());
@@ -449,7 +447,7 @@ fn http_ranges() {
     needs!(["xorriso", "curl"]);
     let server = Server::of(&ODD);
     let mut random = Random(1);
-    let files: Vec<_> = ODD.reachable().filter(|(_, size)| *size > 0).collect();
+    let files: Vec<_> = ODD.files().filter(|(_, size)| *size > 0).collect();
     let mut ask = |_| {
         let (file, size) = files[random.next() as usize % files.len()];
         (file, random.range(size, size))
@@ -490,8 +488,7 @@ fn tftp_by_curl_in_blocks_of_many_sizes() {
     let server = Server::of(&ODD);
     for blksize in [512, 1428, 1468, 8192, 65_464] {
         let option = format!("tftp-blksize = {blksize}");
-        let files: Vec<_> =
-            ODD.reachable().filter(|(_, size)| (1..1 << 20).contains(size)).enumerate().collect();
+        let files: Vec<_> = ODD.files().filter(|(_, size)| (1..1 << 20).contains(size)).enumerate().collect();
         let requests =
             files.iter().map(|(n, (file, _))| request(&server.tftp(file), &server.out(n), &[&option]));
         curl(requests, &server, &[]);
@@ -514,7 +511,7 @@ fn tftp_by_atftp_in_windows() {
         &["blksize 512", "windowsize 64", "timeout 3"],
     ];
     // atftp takes names from its command line as they are, so UTF-8 only.
-    let files = ODD.reachable().filter(|(file, _)| file.starts_with(b"sizes/"));
+    let files = ODD.files().filter(|(file, _)| file.starts_with(b"sizes/"));
     for ((file, _), options) in files.flat_map(|file| options.map(|options| (file, options))) {
         let mut atftp = tool("atftp");
         for option in options {

@@ -214,15 +214,14 @@ impl Files {
     }
 
     fn find_beside(&self, path: &[u8]) -> Result<Found<'_>, NoFile> {
-        let mut names = names(path);
-        let name = names.next().ok_or(PathError::NotFound)?;
-        let rest = names.collect::<Vec<_>>().join(&b'/');
+        let name = names(path).next().ok_or(PathError::NotFound)?;
+        let rest = behind(name, path);
         if let Some(served) = self.named(name) {
-            return Ok(Found::Node(served, path::resolve(&served.image.index, &rest)?));
+            return Ok(Found::Node(served, path::resolve(&served.image.index, rest)?));
         }
         let whole = name.strip_suffix(ISO).and_then(|name| self.named(name)).map(Found::Whole);
         let made = (name == made_directory()).then_some(Found::Made);
-        Ok(whole.or(made).filter(|_| rest.is_empty()).ok_or(PathError::NotFound)?)
+        Ok(whole.or(made).filter(|_| names(rest).next().is_none()).ok_or(PathError::NotFound)?)
     }
 
     fn named(&self, name: &[u8]) -> Option<&Served> {
@@ -312,7 +311,13 @@ fn modified(image: &Image, node: NodeId) -> Option<Timestamp> {
     Timestamp::from_second(image.index.node(node).attributes.mtime).ok()
 }
 
+/// What follows the first name of a path.
+fn behind<'a>(name: &[u8], path: &'a [u8]) -> &'a [u8] {
+    let start = path.windows(name.len()).position(|part| part == name).unwrap_or(0);
+    path.get(start + name.len()..).unwrap_or_default()
+}
+
 /// The names in a path, however its slashes are written.
-pub fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|&byte| byte == b'/' || byte == b'\\').filter(|name| !name.is_empty() && *name != b".")
 }

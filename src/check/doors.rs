@@ -62,12 +62,9 @@ impl Doors {
         self.files.menu(Ipv4Addr::LOCALHOST)
     }
 
-    /// True for a file of the image that firmware can ask for: a backslash separates names in its paths, so a name
-    /// cannot have one, and what isowire makes hides what the image has in its place.
+    /// False for a file of the image that cannot be asked for: what isowire makes hides what the image has in its place.
     pub fn is_reachable(&self, path: &[u8]) -> bool {
-        let is_made =
-            |path| self.files.open(path, Ipv4Addr::LOCALHOST).is_ok_and(|file| file.image.is_none());
-        !path.contains(&b'\\') && !is_made(path)
+        !self.files.open(path, Ipv4Addr::LOCALHOST).is_ok_and(|file| file.image.is_none())
     }
 }
 

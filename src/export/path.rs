@@ -18,8 +18,9 @@ pub enum PathError {
 
 /// The node that `path` names, from the root of the image.
 ///
-/// Firmware writes paths in many ways, so any number of slashes may lead, and `\` is a slash. Case is ignored only
-/// where the exact name does not exist (ISO 9660 names are upper-case). Symlinks are followed, inside the image.
+/// Firmware writes paths in many ways, so any number of slashes may lead, and `\` is a slash where it is not part of a
+/// name. Case is ignored only where the exact name does not exist (ISO 9660 names are upper-case). Symlinks are followed,
+/// inside the image.
 ///
 /// # Errors
 /// [`PathError`] says why nothing was found. A `..` is refused, not resolved.
@@ -27,8 +28,14 @@ pub fn resolve(index: &Index, path: &[u8]) -> Result<NodeId, PathError> {
     if path.len() > PATH_MAX {
         return Err(PathError::TooLong);
     }
-    path.split(|&byte| byte == b'/' || byte == b'\\')
-        .try_fold(NodeId::ROOT, |dir, name| step(index, dir, name))
+    match walk(index, path.split(|&byte| byte == b'/')) {
+        Err(PathError::NotFound) => walk(index, path.split(|&byte| byte == b'/' || byte == b'\\')),
+        resolved => resolved,
+    }
+}
+
+fn walk<'a>(index: &Index, mut names: impl Iterator<Item = &'a [u8]>) -> Result<NodeId, PathError> {
+    names.try_fold(NodeId::ROOT, |dir, name| step(index, dir, name))
 }
 
 fn step(index: &Index, dir: NodeId, name: &[u8]) -> Result<NodeId, PathError> {
@@ -88,6 +95,15 @@ mod tests {
             assert_eq!(resolve(&index, way.as_bytes()), Ok(kernel), "{way}");
         }
         assert_eq!(resolve(&index, b""), Ok(NodeId::ROOT));
+    }
+
+    #[test]
+    fn a_backslash_may_be_part_of_a_name() {
+        let (mut index, kernel) = sample();
+        let odd =
+            index.add(NodeId::ROOT, b"arch\\up", Kind::File { extents: Vec::new() }, ATTRIBUTES).unwrap();
+        assert_eq!(resolve(&index, b"/arch\\up"), Ok(odd));
+        assert_eq!(resolve(&index, b"/arch/up"), Ok(kernel));
     }
 
     #[test]

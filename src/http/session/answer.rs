@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::conditions::{self, Outcome, Validators};
 use super::multipart::Multipart;
 use super::{CONTENT_MAX, Resources, Story};
-use crate::boot::files::{Directory, Entry, File, NoFile, names};
+use crate::boot::files::{Directory, Entry, File, NoFile};
 use crate::export::Export;
 use crate::export::path::PathError;
 use crate::http::wire::condition::EntityTag;
@@ -153,7 +153,8 @@ fn check(request: &Request<'_>) -> Result<(), Refusal> {
 /// To the form with the slash, against which the references of a listing are right. It is put together from names: a
 /// path that begins with two slashes would lead to another host.
 fn redirect(path: &[u8]) -> Content {
-    let segments: String = names(path).map(|name| format!("{}/", Segment(name))).collect();
+    let names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".");
+    let segments: String = names.map(|name| format!("{}/", Segment(name))).collect();
     Content::Redirect { location: format!("/{segments}") }
 }
 
