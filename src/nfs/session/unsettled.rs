@@ -10,28 +10,34 @@ use std::collections::VecDeque;
 /// Calls of one connection that were answered a moment ago.
 #[derive(Debug, Default)]
 pub struct Unsettled {
-    /// In the order of the answers, which is that of `until`.
-    calls: VecDeque<Answered>,
+    /// Their numbers, in the order of the answers; side by side, because every call is compared with all of them.
+    xids: VecDeque<u32>,
+    /// The first of them, whose answers have left.
+    sent: VecDeque<Sent>,
+    /// How many more of them there are, whose answers have not.
+    queued: usize,
     /// Bytes of the stream that were parsed.
     taken: u64,
 }
 
+/// Answers that left together.
 #[derive(Debug)]
-struct Answered {
-    xid: u32,
-    /// The bytes of the stream before this one came before the answer had left.
+struct Sent {
+    count: usize,
+    /// The bytes of the stream before this one came before the answers had left.
     until: u64,
 }
 
 impl Unsettled {
     /// True when the call that begins at the front of the input was sent before the answer to its number had left.
     pub fn contains(&self, xid: u32) -> bool {
-        self.calls.iter().any(|answered| answered.xid == xid)
+        self.xids.contains(&xid)
     }
 
     /// An answer was queued.
     pub fn answered(&mut self, xid: u32) {
-        self.calls.push_back(Answered { xid, until: u64::MAX });
+        self.xids.push_back(xid);
+        self.queued += 1;
     }
 
     /// The front of the input was parsed.
@@ -42,19 +48,22 @@ impl Unsettled {
 
     /// Every answer has left, when `unread` bytes of input had come that are not parsed yet.
     pub fn sent(&mut self, unread: usize) {
-        let until = self.taken + unread as u64;
-        self.calls.iter_mut().rev().take_while(|answered| answered.until == u64::MAX).for_each(|answered| {
-            answered.until = until;
-        });
-        self.forget();
+        let count = std::mem::take(&mut self.queued);
+        if count > 0 {
+            self.sent.push_back(Sent { count, until: self.taken + unread as u64 });
+            self.forget();
+        }
     }
 
     fn forget(&mut self) {
-        while self.calls.front().is_some_and(|answered| answered.until <= self.taken) {
-            self.calls.pop_front();
+        while let Some(&Sent { count, until }) = self.sent.front()
+            && until <= self.taken
+        {
+            self.xids.drain(..count);
+            self.sent.pop_front();
         }
-        if self.calls.is_empty() {
-            self.calls.shrink_to(KEPT);
+        if self.xids.is_empty() {
+            self.xids.shrink_to(KEPT);
         }
     }
 }
@@ -103,9 +112,9 @@ mod tests {
             if xid % 512 == 0 {
                 unsettled.sent(4096);
             }
-            assert!(unsettled.calls.len() <= 512 + 4096 / 40 + 1);
+            assert!(unsettled.xids.len() <= 512 + 4096 / 40 + 1);
         }
         unsettled.sent(0);
-        assert!(unsettled.calls.capacity() <= 2 * KEPT);
+        assert!(unsettled.xids.capacity() <= 2 * KEPT && unsettled.sent.is_empty());
     }
 }
