@@ -36,8 +36,20 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Powers on a machine on `lan`; its serial console is logged to `serial.log` in `dir`.
+    /// Powers on a machine on `lan`, which boots by PXE; its serial console is logged to `serial.log` in `dir`.
     pub fn power_on(lan: &mut Lan, card: Card, dir: &Path) -> Machine {
+        Self::start(lan, card, dir, &["-boot", "n"])
+    }
+
+    /// Powers on a machine that has its kernel and initramfs already, and runs `/init` of the latter by `command_line`.
+    pub fn boot(lan: &mut Lan, dir: &Path, kernel: &Path, initramfs: &Path, command_line: &str) -> Machine {
+        let path = |path: &Path| path.to_str().expect("no odd names in target").to_owned();
+        let (kernel, initramfs) = (path(kernel), path(initramfs));
+        let boot = ["-kernel", &kernel, "-initrd", &initramfs, "-append", command_line];
+        Self::start(lan, Card::Virtio, dir, &boot)
+    }
+
+    fn start(lan: &mut Lan, card: Card, dir: &Path, boot: &[&str]) -> Machine {
         let serial = dir.join("serial.log");
         // A socket's path has to be short, and `dir` may be deep.
         let monitor = std::env::temp_dir().join(format!("{}.monitor", lan.name()));
@@ -49,7 +61,8 @@ impl Machine {
         let mut command = lan.command("qemu-system-x86_64");
         command
             .args(["-accel", "tcg", "-cpu", "max", "-m", "1024", "-display", "none", "-no-reboot"])
-            .args(["-nodefaults", "-vga", "std", "-boot", "n"])
+            .args(["-nodefaults", "-vga", "std"])
+            .args(boot)
             .args(["-serial", &format!("file:{}", serial.display())])
             .args(["-monitor", &format!("unix:{},server=on,wait=off", monitor.display())])
             .args(["-netdev", &format!("tap,id=lan,ifname={tap},script=no,downscript=no")])

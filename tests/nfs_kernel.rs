@@ -1,0 +1,210 @@
+//! The Linux kernel's NFS client, in a machine of its own: what it sees of a tree, and whether a file system that lies
+//! on NFS survives the death of the server.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use common::iso;
+use common::lan::{self, BRIDGE, Lan};
+use common::machine::{self, Machine, Report};
+use common::needs::{asked_for_all, needs, tool};
+use common::nfs::started;
+use common::running::{Running, output_of};
+use common::tree::{self, MANY, SQUASHFS_FILES, Tree, tree};
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+
+/// A port that nobody finds without the portmapper.
+const NFS_PORT: u16 = 20_490;
+
+/// To read ten thousand files takes an emulated machine two minutes; of those in the large directory one in ten will do.
+const SKIPPED: &str = "entry-*[1-9]";
+
+/// How long the server stays away: many times the 0.7 seconds after which archiso's mount asks again.
+const AWAY: Duration = Duration::from_secs(10);
+
+#[test]
+fn the_kernel_sees_the_source_and_survives_a_restart() {
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS, tree::NEEDS);
+    let (mut lan, tree) = (Lan::new(SERVER), tree());
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nfs_kernel");
+    fs::create_dir_all(&dir).unwrap();
+    let server = serve(&lan, &tree, &dir);
+    let listen = || lan.server().inside(|| TcpListener::bind((SERVER, 0)).unwrap());
+    let (answers, restart) = (Answers::collect(listen()), listen());
+    let command_line = format!(
+        "console=ttyS0 quiet panic=-1 rdinit=/nfs-init isowire.nfs={NFS_PORT} isowire.skip={} \
+         isowire.report={} isowire.restart={}",
+        if asked_for_all() { "" } else { SKIPPED },
+        answers.port,
+        restart.local_addr().unwrap().port()
+    );
+    let (kernel, initramfs) = boot_files(&dir);
+    let mut machine = Machine::boot(&mut lan, &dir, &kernel, &initramfs, &command_line);
+
+    machine.wait_for("ready for the restart");
+    server.kill();
+    // The guest goes on when this connection is closed.
+    drop(restart.accept().unwrap());
+    thread::sleep(AWAY);
+    let _server = serve(&lan, &tree, &dir);
+    let report = machine.run_to_power_off();
+
+    check_listing(&tree, &answers.take("listing"));
+    let sub = Tree { source: tree.source.join("sub"), ..common::tree::tree() };
+    check_listing(&sub, &answers.take("plain-listing"));
+    check_links(&tree, &answers.take("links"));
+    check_sums(&tree, &answers.take("sums"));
+    check_report(&tree, &report);
+}
+
+fn serve(lan: &Lan, tree: &Tree, dir: &Path) -> Running {
+    let mut command = lan.command(env!("CARGO_BIN_EXE_isowire"));
+    command.arg("serve").arg(&tree.iso).args(["--interface", BRIDGE, "--nfs", &NFS_PORT.to_string()]);
+    command.args(["--nbd", "0", "--http", "off", "--tftp", "off", "--dhcp", "off"]);
+    started(&mut command, &dir.join("server.log"))
+}
+
+/// The kernel and initramfs of the test ISO, the guest's own init in front of the latter.
+fn boot_files(dir: &Path) -> (PathBuf, PathBuf) {
+    let (kernel, archiso) = (dir.join("vmlinuz"), dir.join("archiso.img"));
+    for (name, file) in [("vmlinuz-linux", &kernel), ("initramfs-linux.img", &archiso)] {
+        let _ = fs::remove_file(file);
+        let mut xorriso = tool("xorriso");
+        xorriso.args(["-no_rc", "-report_about", "SORRY", "-osirrox", "on", "-indev"]).arg(iso::small().path);
+        output_of(xorriso.arg("-extract").arg(format!("/arch/boot/x86_64/{name}")).arg(file));
+    }
+    let init = dir.join("nfs-init");
+    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/nfs-init"), &init).unwrap();
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).unwrap();
+    // An archive that is not compressed comes first, as microcode does.
+    let initramfs = dir.join("initramfs.img");
+    let script = "{ echo nfs-init | cpio -o -H newc --quiet; cat archiso.img; } > initramfs.img";
+    output_of(Command::new("sh").args(["-ec", script]).current_dir(dir));
+    (kernel, initramfs)
+}
+
+/// The long answers of the guest, by their names.
+struct Answers {
+    port: u16,
+    answers: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
+}
+
+impl Answers {
+    /// Takes answers for as long as the test runs.
+    fn collect(listener: TcpListener) -> Self {
+        let collected = Self { port: listener.local_addr().unwrap().port(), answers: Arc::default() };
+        let answers = Arc::clone(&collected.answers);
+        thread::spawn(move || {
+            for connection in listener.incoming() {
+                let mut answer = Vec::new();
+                connection.unwrap().read_to_end(&mut answer).unwrap();
+                let end = answer.iter().position(|&byte| byte == b'\n').expect("a name in the first line");
+                let text = answer.split_off(end + 1);
+                answers.lock().unwrap().insert(String::from_utf8(answer).unwrap().trim().to_owned(), text);
+            }
+        });
+        collected
+    }
+
+    /// The lines of an answer.
+    fn take(&self, name: &str) -> Vec<Vec<u8>> {
+        let answer =
+            self.answers.lock().unwrap().remove(name).unwrap_or_else(|| panic!("the guest sent no {name}"));
+        answer.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
+    }
+}
+
+/// Mode, owner, size, date and name of every entry.
+fn check_listing(tree: &Tree, lines: &[Vec<u8>]) {
+    let mut expected: Vec<_> = tree.entries().iter().map(|path| line(tree, path)).collect();
+    let mut seen: Vec<_> = lines.iter().map(|line| without_what_is_free(line)).collect();
+    expected.sort();
+    seen.sort();
+    for (seen, expected) in seen.iter().zip(&expected) {
+        assert!(
+            seen == expected,
+            "{}\nis what was seen of\n{}",
+            seen.escape_ascii(),
+            expected.escape_ascii()
+        );
+    }
+    assert_eq!(seen.len(), expected.len());
+}
+
+fn line(tree: &Tree, path: &Path) -> Vec<u8> {
+    let of = tree.metadata(path);
+    let numbers = [of.nlink(), of.uid().into(), of.gid().into(), of.size(), of.mtime() as u64];
+    let numbers = numbers.map(|number| number.to_string()).join(" ");
+    let line = [format!("{:x} {numbers} ./", of.mode()).as_bytes(), path.as_os_str().as_bytes()].concat();
+    without_what_is_free(&line)
+}
+
+/// The link count and the size of a directory are the file system's own affair.
+fn without_what_is_free(line: &[u8]) -> Vec<u8> {
+    let mut fields: Vec<_> = line.splitn(7, |&byte| byte == b' ').collect();
+    assert_eq!(fields.len(), 7, "{}", line.escape_ascii());
+    if fields[0].starts_with(b"4") {
+        (fields[1], fields[4]) = (b"-", b"-");
+    }
+    fields.join(&b' ')
+}
+
+fn check_links(tree: &Tree, lines: &[Vec<u8>]) {
+    let links: Vec<_> = tree.entries().into_iter().filter(|path| tree.metadata(path).is_symlink()).collect();
+    assert_eq!(lines.len(), links.len());
+    for path in links {
+        let target = fs::read_link(tree.source.join(&path)).unwrap();
+        let line = [b"./", path.as_os_str().as_bytes(), b"\t", target.as_os_str().as_bytes()].concat();
+        assert!(lines.contains(&line), "{}", line.escape_ascii());
+    }
+}
+
+fn check_sums(tree: &Tree, lines: &[Vec<u8>]) {
+    let is_read = |path: &PathBuf| {
+        let name = path.file_name().unwrap().as_bytes();
+        asked_for_all() || !name.starts_with(b"entry-") || name.ends_with(b"0")
+    };
+    let files = tree.entries().into_iter().filter(|path| tree.metadata(path).is_file());
+    let files: Vec<_> = files.filter(is_read).collect();
+    assert_eq!(lines.len(), files.len());
+    let mut seen: Vec<_> = lines.to_vec();
+    seen.sort();
+    for path in files {
+        let sum: String = Sha256::digest(tree.read(&path)).iter().map(|byte| format!("{byte:02x}")).collect();
+        let line = [sum.as_bytes(), b"  ./", path.as_os_str().as_bytes()].concat();
+        assert!(seen.binary_search(&line).is_ok(), "{} differs", path.display());
+    }
+}
+
+fn check_report(tree: &Tree, report: &Report) {
+    let options = report.value("mounted");
+    for option in ["vers=3", "proto=tcp", "nolock", "rsize=1048576", "hard", &format!("port={NFS_PORT}")] {
+        assert!(options.contains(option), "{options}");
+    }
+    assert_eq!(report.value("script"), "it runs");
+    let refused = report.value("touch");
+    assert_eq!(refused.matches("Read-only file system").count(), 2, "{refused}");
+    let size = fs::metadata(&tree.iso).unwrap().len() / 1024;
+    let df: Vec<_> = report.value("df").split_whitespace().collect();
+    assert!(df[1].parse::<u64>().unwrap().abs_diff(size) < 1024 && df[3] == "0", "{df:?} of {size} KiB");
+    assert_eq!(report.value("entries"), MANY.1.to_string());
+    assert!(report.value("calls").contains("READDIRPLUS="), "{}", report.value("calls"));
+    assert!(report.value("plain-calls").contains("READDIR="), "{}", report.value("plain-calls"));
+    assert!(report.value("plain-calls").contains("READDIRPLUS=0"), "{}", report.value("plain-calls"));
+    assert_eq!(report.value("intact"), format!("{SQUASHFS_FILES} of {SQUASHFS_FILES}"));
+    assert_eq!(report.value("complaints"), "0");
+}
