@@ -18,8 +18,9 @@ const RECEIVE: usize = 4 << 10;
 /// Pause after a failed accept: out of file descriptors is not over the next microsecond.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A peer that vanished without a word is noticed after an hour of silence and some probes, or when it leaves
-/// data unacknowledged for this long. Neither ends a peer that is merely slow or silent.
+/// A peer that vanished without a word is noticed after an hour of silence and some probes, or when it leaves data
+/// unacknowledged for this long; the kernel counts one whose window stays shut among these. Neither ends a peer that
+/// reads slowly or has nothing to ask.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(3600);
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(600);
 
