@@ -50,12 +50,15 @@ impl ImageRange {
     }
 }
 
+/// What padding is made of: the kernel sends the same page again and again.
+static ZEROS: [u8; 4096] = [0; 4096];
+
 /// One stretch of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Region {
     /// Bytes of the image.
     Image(Extent),
-    /// Bytes made by us: a generated menu.
+    /// Bytes made by us: a generated menu, padding.
     Memory(Bytes),
 }
 
@@ -97,6 +100,18 @@ impl Export {
     /// A file made by us.
     pub fn of_memory(bytes: impl Into<Bytes>) -> Self {
         Self::of_regions([Region::Memory(bytes.into())])
+    }
+
+    /// `len` zero bytes, for padding: they take no memory beside a list entry for each page.
+    pub fn of_zeros(len: usize) -> Self {
+        let page = |at| Region::Memory(Bytes::from_static(&ZEROS).slice(..ZEROS.len().min(len - at)));
+        Self::of_regions((0..len).step_by(ZEROS.len()).map(page))
+    }
+
+    /// The bytes of these exports, one behind the other. Their ranges have to be ranges of the same image.
+    pub fn concat(parts: impl IntoIterator<Item = Self>) -> Self {
+        let parts: Vec<_> = parts.into_iter().collect();
+        Self::of_regions(parts.iter().flat_map(|part| part.regions.iter().cloned()))
     }
 
     fn of_regions(regions: impl IntoIterator<Item = Region>) -> Self {
@@ -199,6 +214,30 @@ mod tests {
         assert_eq!(export.range(0, 23).unwrap_err(), OutOfRange);
         assert_eq!(export.range(23, 0).unwrap_err(), OutOfRange);
         assert_eq!(export.range(u64::MAX, 2).unwrap_err(), OutOfRange);
+    }
+
+    #[test]
+    fn parts_are_joined_in_their_order() {
+        let parts = [composed(), Export::of_zeros(3), Export::of_zeros(0), Export::of_memory("z")];
+        let joined = Export::concat(parts);
+        assert_eq!(joined.len(), 22 + 3 + 1);
+        let pieces: Vec<_> = joined.range(21, 5).unwrap().collect();
+        assert_eq!(
+            pieces,
+            [
+                Piece::Image(ImageRange { offset: 506, len: 1 }),
+                Piece::Memory(Bytes::from_static(&[0; 3])),
+                Piece::Memory(Bytes::from_static(b"z")),
+            ]
+        );
+    }
+
+    #[test]
+    fn padding_may_be_longer_than_a_page() {
+        let lens = |len| Export::of_zeros(len).regions.iter().map(Region::len).collect::<Vec<_>>();
+        assert_eq!(lens(4096), [4096]);
+        assert_eq!(lens(8193), [4096, 4096, 1]);
+        assert_eq!(Export::of_zeros(8193).len(), 8193);
     }
 
     #[test]
