@@ -26,6 +26,9 @@ const WIRE: &[&str] = &[
     "image/el_torito.rs",
     "image/partitions.rs",
     "boot/syslinux.rs",
+    "boot/uki/pe.rs",
+    "image/initramfs/cpio.rs",
+    "image/initramfs/packing.rs",
 ];
 const SESSION: &[&str] = &[
     "/session",

@@ -7,6 +7,7 @@ pub mod files;
 pub mod menu;
 pub mod syslinux;
 pub mod text;
+pub mod uki;
 
 use std::fmt;
 

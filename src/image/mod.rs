@@ -2,13 +2,16 @@
 
 pub mod arch;
 pub mod boot_records;
+pub mod content;
 pub mod el_torito;
 mod entries;
 pub mod identity;
 pub mod index;
+pub mod initramfs;
 pub mod iso9660;
 pub mod partitions;
 mod residency;
+pub mod rootfs;
 pub mod source;
 pub mod survey;
 pub mod susp;

@@ -1,0 +1,296 @@
+use super::*;
+use crate::export::Piece;
+use crate::image::Extent;
+
+/// A PE program, written down field by field.
+#[derive(Clone)]
+struct Program {
+    machine: u16,
+    magic: u16,
+    section_alignment: u32,
+    file_alignment: u32,
+    headers_len: u32,
+    subsystem: u16,
+    dll_characteristics: u16,
+    certificates: u64,
+    sections: Vec<(&'static str, u32, Vec<u8>)>,
+    /// What stands behind the sections: the symbols of old linkers.
+    behind: &'static [u8],
+}
+
+const MAGIC: &[u8] = b"#### LoaderInfo: systemd-stub 257.13-1~deb13u1 ####";
+
+fn stub() -> Program {
+    Program {
+        machine: X86_64,
+        magic: 0x20b,
+        section_alignment: 4096,
+        file_alignment: 512,
+        headers_len: 1024,
+        subsystem: EFI_APPLICATION,
+        dll_characteristics: 0x160,
+        certificates: 0,
+        sections: vec![(".text", 0x1000, vec![0xcc; 700]), (".sdmagic", 0x2100, MAGIC.to_vec())],
+        behind: b"symbols",
+    }
+}
+
+impl Program {
+    fn bytes(&self) -> Vec<u8> {
+        let mut file = b"MZ".to_vec();
+        file.resize(0x3c, 0);
+        file.extend(64u32.to_le_bytes());
+        file.extend(b"PE\0\0");
+        file.extend(self.machine.to_le_bytes());
+        file.extend((self.sections.len() as u16).to_le_bytes());
+        file.extend([0, 0xdead, 7].map(u32::to_le_bytes).concat());
+        file.extend([240u16, 0x22e].map(u16::to_le_bytes).concat());
+        let optional = file.len();
+        file.extend(self.magic.to_le_bytes());
+        file.resize(optional + 8, 0);
+        file.extend(100u32.to_le_bytes());
+        file.resize(optional + 32, 0);
+        file.extend([self.section_alignment, self.file_alignment].map(u32::to_le_bytes).concat());
+        file.resize(optional + 60, 0);
+        file.extend([self.headers_len, 0x1234].map(u32::to_le_bytes).concat());
+        file.extend([self.subsystem, self.dll_characteristics].map(u16::to_le_bytes).concat());
+        file.resize(optional + 108, 0);
+        file.extend(16u32.to_le_bytes());
+        file.resize(optional + 144, 0);
+        file.extend(self.certificates.to_le_bytes());
+        file.resize(optional + 240, 0);
+        let mut at = self.headers_len;
+        for (name, address, content) in &self.sections {
+            let raw = content.len().next_multiple_of(512) as u32;
+            let mut header = name.as_bytes().to_vec();
+            header.resize(8, 0);
+            header.extend([content.len() as u32, *address, raw, at].map(u32::to_le_bytes).concat());
+            header.resize(36, 0);
+            header.extend(0x6000_0020_u32.to_le_bytes());
+            file.extend(header);
+            at += raw;
+        }
+        file.resize(file.len().max(self.headers_len as usize), 0);
+        for (_, _, content) in &self.sections {
+            file.extend(content);
+            file.resize(file.len().next_multiple_of(512), 0);
+        }
+        file.extend(self.behind);
+        file
+    }
+
+    fn parse(&self) -> Result<Stub, Unusable> {
+        Stub::parse(self.bytes())
+    }
+}
+
+/// An image that holds microcode, initramfs and kernel, and where they are.
+struct Parts {
+    image: Vec<u8>,
+    microcode: Export,
+    initramfs: Export,
+    kernel: Kernel,
+}
+
+fn parts(kernel: &Program) -> Parts {
+    let mut image = vec![0xee; 2048];
+    let mut add = |content: &[u8]| {
+        let extent = Extent { offset: image.len() as u64, len: content.len() as u64 };
+        image.extend(content);
+        image.resize(image.len().next_multiple_of(2048), 0xee);
+        Export::of_extents(&[extent])
+    };
+    let (microcode, initramfs) = (add(b"microcode!"), add(&[0x11; 1025]));
+    let head = kernel.bytes();
+    let kernel = Kernel::new(add(&head), &head).unwrap();
+    Parts { image, microcode, initramfs, kernel }
+}
+
+fn command_line(words: &[&str]) -> CommandLine {
+    let words: Vec<_> = words.iter().map(|word| Word::new(word).unwrap()).collect();
+    CommandLine::new(&words).unwrap()
+}
+
+/// The file that a machine gets.
+fn bytes(export: &Export, image: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for piece in export.range(0, export.len()).unwrap() {
+        match piece {
+            Piece::Memory(memory) => bytes.extend(memory),
+            Piece::Image(range) => {
+                bytes.extend(&image[range.offset() as usize..][..range.len() as usize]);
+            }
+        }
+    }
+    bytes
+}
+
+fn composed(stub: &Program, kernel: &Program) -> Vec<u8> {
+    let Parts { image, microcode, initramfs, kernel } = parts(kernel);
+    let line = command_line(&["ip=dhcp", "BOOTIF=01-52-54-00-4c-41-42"]);
+    let program = compose(&stub.parse().unwrap(), &line, &[microcode, initramfs], &kernel).unwrap();
+    bytes(&program, &image)
+}
+
+#[test]
+fn sections_follow_the_stub_in_their_order() {
+    let kernel = stub();
+    let program = composed(&stub(), &kernel);
+    let headers = Headers::parse(&program).unwrap();
+    let sections = headers.section_table(&program).unwrap();
+    let seen: Vec<_> = sections
+        .iter()
+        .map(|section| {
+            let name = String::from_utf8_lossy(&section.name).trim_end_matches('\0').to_owned();
+            let Section { virtual_size, virtual_address, raw_size, raw_offset, characteristics, .. } =
+                section;
+            (name, *virtual_size, *virtual_address, *raw_size, *raw_offset, *characteristics)
+        })
+        .collect();
+    let kernel_len = kernel.bytes().len() as u32;
+    assert_eq!(kernel_len, 2567);
+    let expected = [
+        (".text", 700, 0x1000, 1024, 1024, 0x6000_0020),
+        (".sdmagic", 51, 0x2100, 512, 2048, 0x6000_0020),
+        (".cmdline", 35, 0x3000, 512, 2560, 0x4000_0040),
+        (".initrd", 12 + 1025, 0x4000, 1536, 3072, 0x4000_0040),
+        (".linux", kernel_len, 0x5000, 3072, 4608, 0x4000_0020),
+    ];
+    assert_eq!(seen, expected.map(|(name, a, b, c, d, e)| (name.to_owned(), a, b, c, d, e)));
+    assert_eq!(program.len(), 4608 + 3072, "the padding of the last section is part of the file");
+    assert_eq!(&program[2560..2595], b"ip=dhcp BOOTIF=01-52-54-00-4c-41-42");
+    assert_eq!(&program[3072..3085], b"microcode!\0\0\x11", "padded to four bytes, the initramfs behind it");
+    assert_eq!(&program[4608..4608 + 2567], kernel.bytes());
+    for (from, to) in [(2595, 3072), (3072 + 1037, 4608), (4608 + 2567, program.len())] {
+        assert!(program[from..to].iter().all(|&byte| byte == 0), "padding from {from} to {to}");
+    }
+}
+
+#[test]
+fn only_what_has_to_change_of_the_headers_does() {
+    let (before, after) = (stub().bytes(), composed(&stub(), &stub()));
+    let changed: Vec<_> = (0..before.len() - 7).filter(|&at| before[at] != after[at]).collect();
+    let (coff, optional, table) = (64, 64 + 24, 64 + 24 + 240 + 80);
+    let initialized = 100 + 35 + 1037 + 2567u32;
+    let field = |at: usize| u32::from_le_bytes(after[at..at + 4].try_into().unwrap());
+    assert_eq!(after[coff + 6..coff + 8], [5, 0], "NumberOfSections");
+    assert_eq!((field(coff + 12), field(coff + 16)), (0, 0), "the symbol table is gone");
+    assert_eq!(field(optional + 8), initialized, "SizeOfInitializedData");
+    assert_eq!(field(optional + 56), 0x6000, "SizeOfImage");
+    assert_eq!(field(optional + 64), 0, "CheckSum");
+    let allowed = |at: &usize| {
+        [coff + 6..coff + 8, coff + 12..coff + 20, optional + 8..optional + 12, optional + 56..optional + 60]
+            .iter()
+            .chain(&[optional + 64..optional + 68, table..table + 120])
+            .any(|range| range.contains(at))
+    };
+    assert!(changed.iter().all(allowed), "{changed:?}");
+}
+
+#[test]
+fn pages_are_protected_only_with_a_kernel_that_can_bear_it() {
+    let nx = |stub: &Program, kernel: &Program| {
+        Headers::parse(&composed(stub, kernel)).unwrap().dll_characteristics
+    };
+    let old = Program { dll_characteristics: 0, ..stub() };
+    assert_eq!(nx(&stub(), &stub()), 0x160);
+    assert_eq!(nx(&stub(), &old), 0x060);
+    assert_eq!(nx(&old, &stub()), 0);
+}
+
+#[test]
+fn a_stub_with_small_section_alignment_gets_pages_all_the_same() {
+    let program = composed(&Program { section_alignment: 512, ..stub() }, &stub());
+    let sections = Headers::parse(&program).unwrap().section_table(&program).unwrap();
+    assert!(sections[2..].iter().all(|section| section.virtual_address % 4096 == 0));
+}
+
+#[test]
+fn the_version_is_told() {
+    let stub = stub().parse().unwrap();
+    assert_eq!(stub.version(), "257.13-1~deb13u1");
+    assert_eq!(stub.to_string(), "EFI stub of systemd 257.13-1~deb13u1");
+}
+
+#[test]
+fn a_stub_that_cannot_be_used_is_refused_with_a_reason() {
+    let text = |program: Program| program.parse().unwrap_err().to_string();
+    let section = |name| (name, 0x3000, b"x".to_vec());
+    let with = |name| Program { sections: [stub().sections, vec![section(name)]].concat(), ..stub() };
+    let magic = |magic: &[u8]| Program { sections: vec![(".sdmagic", 0x1000, magic.to_vec())], ..stub() };
+    let cases = [
+        (
+            Program { machine: 0xaa64, ..stub() },
+            "it is a program for machines of type 0xaa64, and not for x86-64",
+        ),
+        (Program { magic: 0x10b, ..stub() }, "it is no 64-bit program"),
+        (Program { subsystem: 11, ..stub() }, "it is no EFI application: its subsystem is 11"),
+        (Program { certificates: 1, ..stub() }, "it is signed: "),
+        (Program { file_alignment: 0, ..stub() }, "its file alignment of 0 bytes is none that can be used"),
+        (Program { file_alignment: 256, ..stub() }, "its file alignment of 256 bytes"),
+        (Program { section_alignment: 4095, ..stub() }, "its section alignment of 4095 bytes"),
+        (with(".linux"), "it has sections of a unified kernel image already"),
+        (magic(b"#### LoaderInfo: systemd-boot 257 ####"), "it is not systemd's EFI stub"),
+        (magic(b"#### LoaderInfo: systemd-stub 257"), "it is not systemd's EFI stub"),
+        (Program { headers_len: 512, ..stub() }, "its header has room for 2 more sections, and 3 are needed"),
+        (Program { sections: Vec::new(), behind: MAGIC, ..stub() }, "its sections are not in the file"),
+    ];
+    for (program, reason) in cases {
+        let text = text(program);
+        assert!(text.starts_with(reason), "{text}, and not: {reason}");
+    }
+    let error = |bytes: &[u8]| Stub::parse(bytes.to_vec()).unwrap_err().to_string();
+    assert_eq!(error(b""), "it is no PE program");
+    assert_eq!(error(b"\x7fELF"), "it is no PE program");
+    assert_eq!(error(b"MZ"), "its headers are cut off");
+}
+
+#[test]
+fn room_that_is_not_empty_is_no_room() {
+    let mut bytes = stub().bytes();
+    let table_end = 64 + 24 + 240 + 80;
+    bytes[table_end + 119] = 1;
+    assert_eq!(Stub::parse(bytes).unwrap_err(), Unusable::NoRoom { free: 2, needed: 3 });
+}
+
+#[test]
+fn every_cut_of_a_stub_is_refused() {
+    let whole = stub().bytes();
+    for len in 0..whole.len() - 7 {
+        Stub::parse(whole[..len].to_vec()).unwrap_err();
+    }
+    assert_eq!(Stub::parse(whole).unwrap().bytes.len(), 2560, "symbols are cut off");
+}
+
+#[test]
+fn a_kernel_without_efi_is_refused_with_a_reason() {
+    let error = |head: &[u8]| Kernel::new(Export::of_zeros(1), head).unwrap_err().to_string();
+    assert_eq!(error(&[0; 4096]), "the kernel has no EFI stub (CONFIG_EFI_STUB): it is no PE program");
+    let other = Program { machine: 0x14c, ..stub() }.bytes();
+    assert_eq!(error(&other), "the kernel is for machines of type 0x014c, and not for x86-64");
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused() {
+    let Parts { initramfs, kernel, .. } = parts(&stub());
+    let (stub, line) = (stub().parse().unwrap(), command_line(&["quiet"]));
+    let initrd = |len| Export::of_extents(&[Extent { offset: 0, len }]);
+    let error = |initrd: &[Export], kernel| compose(&stub, &line, initrd, kernel).unwrap_err();
+    assert_eq!(error(&[], &kernel), Misfit::Empty("initramfs"));
+    let none = Kernel { file: Export::of_zeros(0), nx_compat: true };
+    assert_eq!(error(&[initramfs], &none), Misfit::Empty("kernel"));
+    let gib = 1 << 30;
+    for len in [4 * gib - 6000, 4 * gib - 1, 4 * gib, 1 << 40, u64::MAX / 2] {
+        assert_eq!(error(&[initrd(len)], &kernel), Misfit::TooLarge, "{len}");
+    }
+    assert_eq!(compose(&stub, &line, &[initrd(4 * gib - 65536)], &kernel).unwrap().len() >> 30, 3);
+}
+
+#[test]
+fn a_command_line_has_an_end() {
+    let word = Word::new(&"x".repeat(1023)).unwrap();
+    assert!(CommandLine::new([&word, &word]).is_ok());
+    let more = Word::new("y").unwrap();
+    assert_eq!(CommandLine::new([&word, &word, &more]), Err(Misfit::CommandLine(2049)));
+    assert_eq!(CommandLine::new([]), Err(Misfit::CommandLine(0)));
+}

@@ -1,0 +1,149 @@
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use super::cpio::tests::archive;
+use super::*;
+
+const EARLY: [(&str, &[u8]); 2] = [("kernel", b""), ("kernel/x86/microcode/GenuineIntel.bin", b"microcode")];
+
+/// What mkinitcpio packs for releng, without what is large in it.
+const RELENG: [(&str, &[u8]); 9] = [
+    ("hooks/archiso_pxe_common", b"run_hook() {"),
+    ("hooks/archiso_pxe_http", b""),
+    ("hooks/archiso_pxe_nbd", b"ash"),
+    ("hooks/archiso_pxe_nfs", b""),
+    ("init", b"#!/usr/bin/ash"),
+    ("usr/bin/curl", b"\x7fELF"),
+    ("usr/bin/ipconfig", b"\x7fELF"),
+    ("usr/bin/nbd-client", b"\x7fELF"),
+    ("usr/bin/nfsmount", b"\x7fELF"),
+];
+
+fn contents(file: &[u8]) -> Contents {
+    Contents::of(file)
+}
+
+/// Packed by a program of the test machine; `None` where there is none.
+fn packed(program: &str, arguments: &[&str], bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut command = Command::new(program);
+    let mut child = match command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() {
+        Ok(child) => child,
+        Err(_) if std::env::var("CI").as_deref() != Ok("true") => return None,
+        Err(error) => panic!("{program}: {error}"),
+    };
+    let mut stdin = child.stdin.take().unwrap();
+    let bytes = bytes.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&bytes).unwrap());
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(output.status.success());
+    Some(output.stdout)
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// lz4's legacy format, with the one block uncompressed as a run of literals.
+fn lz4(bytes: &[u8]) -> Vec<u8> {
+    let mut block = vec![0xf0];
+    let mut left = bytes.len() - 15;
+    while left >= 255 {
+        block.push(255);
+        left -= 255;
+    }
+    block.push(left as u8);
+    block.extend(bytes);
+    [&0x184c_2102_u32.to_le_bytes()[..], &(block.len() as u32).to_le_bytes(), &block].concat()
+}
+
+#[test]
+fn all_parts_are_found_behind_microcode_and_packing() {
+    let rest = archive(&RELENG);
+    let packings = [
+        Some(rest.clone()),
+        Some(gzip(&rest)),
+        Some(lz4(&rest)),
+        packed("zstd", &["-q", "-19", "-T0"], &rest),
+        packed("xz", &["-9e", "--check=crc32"], &rest),
+        packed("gzip", &["-c"], &rest),
+        packed("lz4", &["-l", "-9", "-q"], &rest),
+    ];
+    for packed in packings.into_iter().flatten() {
+        let mut file = archive(&EARLY);
+        file.resize(file.len().next_multiple_of(512), 0);
+        file.extend(packed);
+        let contents = contents(&file);
+        assert_eq!(contents.found.len(), 8, "{contents:?}");
+        assert!(contents.unread.is_none(), "{contents:?}");
+        for needed in [Part::NBD, Part::NFS, Part::HTTP] {
+            assert!(matches!(contents.answer(&needed), Answer::Complete));
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let file = gzip(&archive(&[RELENG[0], RELENG[2], RELENG[4], RELENG[7]]));
+    let contents = contents(&file);
+    assert!(contents.unread.is_none(), "{contents:?}");
+    let Answer::Missing(missing) = contents.answer(&Part::NFS) else { panic!("{contents:?}") };
+    let missing: Vec<_> = missing.iter().map(Part::to_string).collect();
+    assert_eq!(missing, ["program ipconfig", "hook archiso_pxe_nfs", "program nfsmount"]);
+}
+
+#[test]
+fn paths_are_written_in_many_ways() {
+    for path in ["hooks/archiso_pxe_nbd", "./hooks/archiso_pxe_nbd", "/hooks/archiso_pxe_nbd"] {
+        assert_eq!(Part::at(path.as_bytes()), Some(Part::NbdHook), "{path}");
+    }
+    for path in ["bin/curl", "./usr/bin/curl", "sbin/curl"] {
+        assert_eq!(Part::at(path.as_bytes()), Some(Part::Curl), "{path}");
+    }
+    for path in
+        ["curl", "hooks", "hooks/", "usr/hooks/archiso_pxe_nbd", "bin/archiso_pxe_nbd", "hooks/curl", "."]
+    {
+        assert_eq!(Part::at(path.as_bytes()), None, "{path}");
+    }
+}
+
+#[test]
+fn the_rest_is_not_read_once_all_is_found() {
+    let mut file = archive(&RELENG);
+    file.extend(b"this is no part of an initramfs");
+    let contents = contents(&file);
+    assert_eq!((contents.found.len(), contents.unread.is_none()), (8, true));
+}
+
+#[test]
+fn what_cannot_be_read_is_said() {
+    let cut = &gzip(&archive(&RELENG[..8]))[..60];
+    let cases: [(&[u8], &str); 6] = [
+        (b"BZh91AY&SY", "it is packed with bzip2, which isowire does not read"),
+        (b"what is this", "a part of it is neither a cpio archive nor packed in a way that is known"),
+        (b"07", "a part of it is neither a cpio archive nor packed in a way that is known"),
+        (b"070701zz", "it cannot be read or unpacked: "),
+        (cut, "it cannot be read or unpacked: "),
+        (&gzip(&gzip(&archive(&RELENG))), "a part of it is neither a cpio archive nor"),
+    ];
+    for (file, why) in cases {
+        let contents = contents(file);
+        let Answer::Unknown(missing, unread) = contents.answer(&Part::NBD) else { panic!("{contents:?}") };
+        assert!(unread.to_string().starts_with(why), "{unread}");
+        assert!(missing.contains(&Part::NbdClient));
+    }
+    let nothing = contents(&[0; 5000]);
+    assert!(matches!(nothing.answer(&Part::NBD), Answer::Missing(missing) if missing.len() == 4));
+}
+
+#[test]
+fn a_bomb_is_left_in_time() {
+    let mut contents = Contents::default();
+    let bomb = gzip(&vec![0; 1 << 20]);
+    let result = contents.parts(&mut Stream::new(&bomb[..]), Layer::File { left: 64 << 10 });
+    assert!(matches!(result, Err(Unread::TooLarge)), "{result:?}");
+    let many = gzip(&archive(&[])).repeat(PARTS_MAX + 1);
+    assert!(matches!(Contents::of(&many[..]).unread, Some(Unread::Parts)));
+}

@@ -1,0 +1,64 @@
+//! Metadata of squashfs: tables of inodes and directories, packed in blocks of 8 KiB that structures lie across.
+
+use super::wire::{METADATA_MAX, Packed, Reference};
+use super::{CUT_OFF, NoFile, Squashfs};
+use crate::codec::Reader;
+use crate::image::{Extent, Malformed, Media};
+
+/// Reads a table from some structure on.
+pub struct Metadata<'s, 'a, M: ?Sized> {
+    squashfs: &'s Squashfs<'a, M>,
+    /// Where the next block begins in the image.
+    next: u64,
+    block: Vec<u8>,
+    /// Bytes of the block that were read.
+    at: usize,
+}
+
+impl<'s, 'a, M: Media + ?Sized> Metadata<'s, 'a, M> {
+    /// Reads on from the structure at `reference` of the table that begins at `table`.
+    pub fn new(squashfs: &'s Squashfs<'a, M>, table: u64, reference: Reference) -> Result<Self, NoFile> {
+        let next = table.checked_add(reference.block).ok_or(CUT_OFF)?;
+        let mut metadata = Self { squashfs, next, block: Vec::new(), at: 0 };
+        metadata.advance()?;
+        metadata.at = reference.offset.into();
+        Ok(metadata)
+    }
+
+    /// The next `N` bytes.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], NoFile> {
+        let bytes = self.take(N)?;
+        Ok(Reader::new(&bytes).array().map_err(Malformed::from)?)
+    }
+
+    /// The next `n` bytes: a few hundred at most.
+    pub fn take(&mut self, n: usize) -> Result<Vec<u8>, NoFile> {
+        let mut bytes = Vec::new();
+        while bytes.len() < n {
+            if self.at >= self.block.len() {
+                self.advance()?;
+            }
+            let rest = self.block.get(self.at..).unwrap_or_default();
+            let taken = rest.get(..n - bytes.len()).unwrap_or(rest);
+            bytes.extend_from_slice(taken);
+            self.at += taken.len();
+        }
+        Ok(bytes)
+    }
+
+    fn advance(&mut self) -> Result<(), NoFile> {
+        let budget = self.squashfs.budget.get().checked_sub(1);
+        self.squashfs.budget.set(budget.ok_or(Malformed("its directories are too large"))?);
+        let word = self.squashfs.media.read(Extent { offset: self.next, len: 2 })?.ok_or(CUT_OFF)?;
+        let packed = Packed::metadata(Reader::new(&word).u16_le().map_err(Malformed::from)?);
+        if packed.len == 0 {
+            return Err(Malformed("a metadata block is empty").into());
+        }
+        // Two bytes were read behind `next`, so this is no more than the size of the image.
+        let start = self.next + 2;
+        self.block = self.squashfs.block(start, packed, METADATA_MAX)?;
+        self.next = start + u64::from(packed.len);
+        self.at = 0;
+        Ok(())
+    }
+}

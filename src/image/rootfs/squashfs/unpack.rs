@@ -1,0 +1,46 @@
+//! Unpacks one block of squashfs.
+
+use std::io::{self, Read};
+
+use flate2::read::ZlibDecoder;
+use lzma_rust2::XzReader;
+use ruzstd::decoding::StreamingDecoder;
+
+use super::wire::Compression;
+
+/// Memory that unpacking a block of 1 MiB may take, in KiB.
+const XZ_MEMORY: u32 = 8 << 10;
+/// Largest window of a zstd frame, in bytes.
+const ZSTD_WINDOW: u64 = 8 << 20;
+
+/// What `packed` holds, when that is no more than `max` bytes.
+///
+/// # Errors
+/// `InvalidData` when it is more, and what the decoder says.
+pub fn unpack(compression: Compression, packed: &[u8], max: usize) -> io::Result<Vec<u8>> {
+    match compression {
+        Compression::Zlib => up_to(max, ZlibDecoder::new(packed)),
+        // One stream, with the BCJ filter that mksquashfs was told (`-Xbcj x86`).
+        Compression::Xz => up_to(max, XzReader::new_mem_limit(packed, false, XZ_MEMORY)),
+        Compression::Zstd => {
+            let decoder = StreamingDecoder::new_with_max_window_size(packed, ZSTD_WINDOW);
+            up_to(max, decoder.map_err(io::Error::other)?)
+        }
+        Compression::Lz4 => {
+            let mut unpacked = vec![0; max];
+            let len = lz4_flex::block::decompress_into(packed, &mut unpacked).map_err(io::Error::other)?;
+            unpacked.truncate(len);
+            Ok(unpacked)
+        }
+        Compression::Other(name) => Err(io::Error::new(io::ErrorKind::Unsupported, name)),
+    }
+}
+
+fn up_to(max: usize, decoder: impl Read) -> io::Result<Vec<u8>> {
+    let mut unpacked = Vec::new();
+    decoder.take(max as u64 + 1).read_to_end(&mut unpacked)?;
+    if unpacked.len() > max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a block holds more than blocks do"));
+    }
+    Ok(unpacked)
+}
