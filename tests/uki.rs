@@ -11,7 +11,7 @@ use object::LittleEndian as LE;
 use object::read::pe::{ImageNtHeaders, ImageOptionalHeader, PeFile64};
 
 use isowire::boot::text::Word;
-use isowire::boot::uki::{self, CommandLine, KERNEL_HEAD, Kernel, Stub};
+use isowire::boot::uki::{self, CommandLine, EfiKernel, KERNEL_HEAD, Stub};
 use isowire::export::{Export, Piece};
 use isowire::image::initramfs::{Answer, Contents, Part};
 use isowire::image::rootfs::Squashfs;
@@ -83,7 +83,7 @@ fn compose(image: &Image, stub: &Stub) -> Composed {
     let kernel = bytes(&image.export(files.kernel).unwrap(), image);
     let words: Vec<_> = LINE.split(' ').map(|word| Word::new(word).unwrap()).collect();
     let line = CommandLine::new(&words).unwrap();
-    let parsed = Kernel::new(image.export(files.kernel).unwrap(), &kernel[..KERNEL_HEAD]).unwrap();
+    let parsed = EfiKernel::new(image.export(files.kernel).unwrap(), &kernel[..KERNEL_HEAD]).unwrap();
     let program = uki::compose(stub, &line, &exports, &parsed).unwrap();
     let in_memory: u64 = program
         .range(0, program.len())

@@ -1,12 +1,15 @@
 //! Properties of the image's parsers.
 
+use std::cell::Cell;
 use std::io;
 
 use crate::codec::Reader;
 use crate::image::el_torito;
 use crate::image::index::MAX_NAME;
+use crate::image::initramfs::Contents;
 use crate::image::iso9660::BLOCK;
 use crate::image::partitions::{GptHeader, Mbr, Verdict};
+use crate::image::rootfs::Squashfs;
 use crate::image::susp::{MAX_TARGET, RockRidge};
 use crate::image::{Extent, Index, Kind, Media, NodeId, Survey};
 
@@ -128,5 +131,57 @@ pub fn el_torito_partitions(data: &[u8]) {
         // One bit of the own sector's number, which decides nothing else.
         changed[24 + usize::from(data[24] % 8)] ^= 1;
         assert_eq!(GptHeader::parse(&changed).map(|header| header.checksum), Some(Verdict::Bad));
+    }
+}
+
+/// An archive in front, as mkinitcpio puts microcode there, changes nothing of what is found in an initramfs and of why
+/// its rest is not read.
+pub fn cpio(data: &[u8]) {
+    // Many parts reach a limit one sooner with another in front.
+    if data.len() > 1 << 16 {
+        return;
+    }
+    let (plain, behind) = (Contents::of(data), Contents::of(&[MICROCODE, data].concat()[..]));
+    assert_eq!(plain.found, behind.found);
+    let why = |contents: &Contents| contents.unread.as_ref().map(ToString::to_string);
+    assert_eq!(why(&plain), why(&behind));
+}
+
+/// An archive with nothing but its last entry.
+const MICROCODE: &[u8] = b"070701\
+    0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000\
+    0000000b00000000TRAILER!!!\0\0\0\0";
+
+/// Largest file that is read, in bytes.
+const FILE_MAX: u64 = 64 << 10;
+/// All that may be read of an image for it: 4096 metadata blocks, the file's blocks of 4 KiB or the one of 1 MiB, and the
+/// block with its end.
+const READ_MAX: u64 = 4096 * (8192 + 2) + (3 << 20);
+
+/// Whatever the image, a file is read within the limits, and the second time the same.
+pub fn squashfs(data: &[u8]) {
+    let media = Counted { bytes: data, read: Cell::new(0) };
+    let Ok(squashfs) = Squashfs::open(&media) else { return };
+    let read = || squashfs.read_file("usr/lib/stub", FILE_MAX).map_err(|error| error.to_string());
+    let first = read();
+    assert!(media.read.get() <= READ_MAX, "{} bytes were read", media.read.get());
+    assert!(first.as_ref().map_or(0, Vec::len) as u64 <= FILE_MAX);
+    assert_eq!(first, read());
+}
+
+/// Counts what is read.
+struct Counted<'a> {
+    bytes: &'a [u8],
+    read: Cell<u64>,
+}
+
+impl Media for Counted<'_> {
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn fill(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read.set(self.read.get() + buf.len() as u64);
+        self.bytes.fill(buf, offset)
     }
 }

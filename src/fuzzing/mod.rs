@@ -17,6 +17,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target; `tests/corpus.rs` proves that each has its file and its seeds.
 pub const TARGETS: &[Target] = &[
+    ("cpio", image::cpio),
     ("dhcp_message", dhcp::message),
     ("dhcp_session", dhcp::session),
     ("el_torito_partitions", image::el_torito_partitions),
@@ -28,7 +29,9 @@ pub const TARGETS: &[Target] = &[
     ("nfs_mount", nfs::mount),
     ("nfs_record", nfs::record),
     ("nfs_session", nfs::session),
+    ("pe_stub", boot::pe_stub),
     ("portmap", portmap::calls),
+    ("squashfs", image::squashfs),
     ("susp", image::susp),
     ("syslinux_menu", boot::syslinux_menu),
     ("tftp_packet", tftp::packet),

@@ -59,13 +59,13 @@ impl CommandLine {
 
 /// A kernel with an EFI stub of its own, which systemd's stub starts.
 #[derive(Debug, Clone)]
-pub struct Kernel {
+pub struct EfiKernel {
     file: Export,
     /// It keeps pages that are written to apart from those that are executed.
     nx_compat: bool,
 }
 
-impl Kernel {
+impl EfiKernel {
     /// The kernel in `file`, of which `head` are the first bytes, [`KERNEL_HEAD`] of them if it has so many.
     ///
     /// # Errors
@@ -114,7 +114,7 @@ pub fn compose(
     stub: &Stub,
     command_line: &CommandLine,
     initrd: &[Export],
-    kernel: &Kernel,
+    kernel: &EfiKernel,
 ) -> Result<Export, Misfit> {
     if initrd.iter().all(Export::is_empty) {
         return Err(Misfit::Empty("initramfs"));
@@ -195,7 +195,7 @@ impl Layout {
 }
 
 /// The headers of the stub, changed to those of the program.
-fn patched(stub: &Stub, added: &[Section], image_len: u32, kernel: &Kernel) -> Bytes {
+fn patched(stub: &Stub, added: &[Section], image_len: u32, kernel: &EfiKernel) -> Bytes {
     let Headers { signature_at: coff, optional_at: optional, .. } = stub.headers;
     let old = usize::from(stub.headers.sections);
     let sections = stub.headers.sections.saturating_add(SECTIONS as u16);

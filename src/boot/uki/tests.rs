@@ -89,7 +89,7 @@ struct Parts {
     image: Vec<u8>,
     microcode: Export,
     initramfs: Export,
-    kernel: Kernel,
+    kernel: EfiKernel,
 }
 
 fn parts(kernel: &Program) -> Parts {
@@ -102,7 +102,7 @@ fn parts(kernel: &Program) -> Parts {
     };
     let (microcode, initramfs) = (add(b"microcode!"), add(&[0x11; 1025]));
     let head = kernel.bytes();
-    let kernel = Kernel::new(add(&head), &head).unwrap();
+    let kernel = EfiKernel::new(add(&head), &head).unwrap();
     Parts { image, microcode, initramfs, kernel }
 }
 
@@ -264,7 +264,7 @@ fn every_cut_of_a_stub_is_refused() {
 
 #[test]
 fn a_kernel_without_efi_is_refused_with_a_reason() {
-    let error = |head: &[u8]| Kernel::new(Export::of_zeros(1), head).unwrap_err().to_string();
+    let error = |head: &[u8]| EfiKernel::new(Export::of_zeros(1), head).unwrap_err().to_string();
     assert_eq!(error(&[0; 4096]), "the kernel has no EFI stub (CONFIG_EFI_STUB): it is no PE program");
     let other = Program { machine: 0x14c, ..stub() }.bytes();
     assert_eq!(error(&other), "the kernel is for machines of type 0x014c, and not for x86-64");
@@ -277,7 +277,7 @@ fn parts_that_do_not_fit_are_refused() {
     let initrd = |len| Export::of_extents(&[Extent { offset: 0, len }]);
     let error = |initrd: &[Export], kernel| compose(&stub, &line, initrd, kernel).unwrap_err();
     assert_eq!(error(&[], &kernel), Misfit::Empty("initramfs"));
-    let none = Kernel { file: Export::of_zeros(0), nx_compat: true };
+    let none = EfiKernel { file: Export::of_zeros(0), nx_compat: true };
     assert_eq!(error(&[initramfs], &none), Misfit::Empty("kernel"));
     let gib = 1 << 30;
     for len in [4 * gib - 6000, 4 * gib - 1, 4 * gib, 1 << 40, u64::MAX / 2] {
