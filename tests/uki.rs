@@ -14,11 +14,11 @@ use isowire::boot::text::Word;
 use isowire::boot::uki::{self, CommandLine, EfiKernel, KERNEL_HEAD, Stub};
 use isowire::export::{Export, Piece};
 use isowire::image::initramfs::{Answer, Contents, Part};
-use isowire::image::rootfs::Squashfs;
+use isowire::image::rootfs::{NoFile, Squashfs, erofs};
 use isowire::image::{Image, Source};
 
 use common::iso;
-use common::needs::{needs, only_with_all};
+use common::needs::{needs, only_with_all, tool};
 use common::running::output_of;
 
 const DEBIAN_STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
@@ -256,5 +256,40 @@ fn a_stub_is_read_out_of_every_squashfs() {
         command.arg(&root).arg(&image).args(["-quiet", "-no-progress", "-all-root"]);
         output_of(command.args(way));
         assert!(read(&image) == stub, "{way:?}");
+    }
+}
+
+#[test]
+fn a_stub_is_read_out_of_every_erofs() {
+    needs!(["mkfs.erofs", DEBIAN_STUB]);
+    let dir = tempfile::tempdir().unwrap();
+    let stub = fs::read(DEBIAN_STUB).unwrap();
+    let root = tree(dir.path(), &stub);
+    let image = dir.path().join("image.erofs");
+    let mut ways: Vec<&[&str]> = vec![
+        &[],
+        &["-zlz4"],
+        &["-zlz4hc,12", "-Eztailpacking"],
+        &["-zlz4hc", "-C65536", "-Eztailpacking,force-inode-compact"],
+        &["-zlz4", "-Elegacy-compress,force-inode-extended"],
+    ];
+    // Debian 12 has erofs-utils 1.5, which knows lz4 only.
+    let help = tool("mkfs.erofs").arg("--help").output().expect("it is there");
+    if [help.stdout, help.stderr].concat().windows(4).any(|word| word == b"lzma") {
+        // As archiso's baseline profile has it, and what else there is.
+        ways.push(&["-zlzma,109", "-Eztailpacking,fragments,dedupe,force-inode-extended"]);
+        ways.push(&["-zlzma,6", "-C1048576", "-Eall-fragments"]);
+        ways.push(&["-zzstd,12", "-C262144", "-Efragments,dedupe"]);
+        ways.push(&["-zdeflate", "-Eztailpacking"]);
+    }
+    for way in ways {
+        let _ = fs::remove_file(&image);
+        output_of(tool("mkfs.erofs").args(["-d1", "-T0"]).args(way).arg(&image).arg(&root));
+        let image = Source::open(&image).unwrap();
+        let read = |path, limit| erofs::read_file(&image, path, limit);
+        assert!(read(PATH, 1 << 20).unwrap() == stub, "{way:?}");
+        assert!(matches!(read("usr/lib/nothing", 1), Err(NoFile::Missing(_))), "{way:?}");
+        assert!(matches!(read("usr/lib", 1), Err(NoFile::NotAFile(_))), "{way:?}");
+        assert!(matches!(read(PATH, 83_000), Err(NoFile::TooLarge { .. })), "{way:?}");
     }
 }

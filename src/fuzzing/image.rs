@@ -9,7 +9,7 @@ use crate::image::index::MAX_NAME;
 use crate::image::initramfs::Contents;
 use crate::image::iso9660::BLOCK;
 use crate::image::partitions::{GptHeader, Mbr, Verdict};
-use crate::image::rootfs::Squashfs;
+use crate::image::rootfs::{self, Squashfs};
 use crate::image::susp::{MAX_TARGET, RockRidge};
 use crate::image::{Extent, Index, Kind, Media, NodeId, Survey};
 
@@ -165,6 +165,14 @@ pub fn squashfs(data: &[u8]) {
     let read = || squashfs.read_file("usr/lib/stub", FILE_MAX).map_err(|error| error.to_string());
     let first = read();
     assert!(media.read.get() <= READ_MAX, "{} bytes were read", media.read.get());
+    assert!(first.as_ref().map_or(0, Vec::len) as u64 <= FILE_MAX);
+    assert_eq!(first, read());
+}
+
+/// Whatever the image, a file is read within the limit, and the second time the same.
+pub fn erofs(data: &[u8]) {
+    let read = || rootfs::erofs::read_file(data, "usr/lib/stub", FILE_MAX).map_err(|error| error.to_string());
+    let first = read();
     assert!(first.as_ref().map_or(0, Vec::len) as u64 <= FILE_MAX);
     assert_eq!(first, read());
 }

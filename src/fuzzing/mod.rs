@@ -21,6 +21,7 @@ pub const TARGETS: &[Target] = &[
     ("dhcp_message", dhcp::message),
     ("dhcp_session", dhcp::session),
     ("el_torito_partitions", image::el_torito_partitions),
+    ("erofs", image::erofs),
     ("http_range", http::range),
     ("http_request", http::request),
     ("iso_image", image::iso_image),

@@ -1,6 +1,7 @@
 //! One small file out of the root file system that an image carries: nothing of it is mounted or unpacked, only the
 //! tables on the way to that file are read.
 
+pub mod erofs;
 pub mod squashfs;
 
 use std::io;
@@ -20,7 +21,7 @@ pub fn read_file(image: &Image, root: &Airootfs, path: &str, limit: u64) -> Resu
     let content = image.content(root.node).ok_or(NoFile::Format)?;
     match root.format {
         Format::Squashfs => Squashfs::open(&content)?.read_file(path, limit),
-        Format::Erofs => Err(NoFile::Feature("erofs")),
+        Format::Erofs => erofs::read_file(&content, path, limit),
         Format::Unknown => Err(NoFile::Format),
     }
 }
@@ -38,8 +39,6 @@ pub enum NoFile {
     Format,
     #[error("it is compressed with {0}, which isowire does not read")]
     Compression(&'static str),
-    #[error("its {0} is a feature that isowire does not read")]
-    Feature(&'static str),
     #[error("it is damaged: {0}")]
     Damaged(#[from] Malformed),
     #[error("it cannot be unpacked: {0}")]

@@ -1,0 +1,92 @@
+//! Reads one file by its path out of erofs, through the crate `erofs-rs`.
+//!
+//! Its interface for slices would need the mapping as a `&[u8]`. The asynchronous one asks for ranges, which are read in
+//! place at once: so its futures never wait, and no runtime is needed.
+
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use erofs_rs::Error;
+use erofs_rs::r#async::EroFS;
+use erofs_rs::backend::AsyncImage;
+
+use super::NoFile;
+use crate::image::{Malformed, Media};
+
+/// All that is read of an image in search of one file, in bytes: directories of some ten thousand entries.
+const READ_MAX: u64 = 64 << 20;
+/// What each read costs beside its bytes: the time to unpack what is in a block.
+const READ_COST: u64 = 4096;
+/// Bytes that are asked for at a time.
+const STEP: usize = 64 << 10;
+
+/// The content of the file at `path`, from the root and without a leading `/`. Symlinks are not followed.
+///
+/// # Errors
+/// [`NoFile`], also for a file of more than `limit` bytes.
+pub fn read_file(media: &(impl Media + ?Sized + Sync), path: &str, limit: u64) -> Result<Vec<u8>, NoFile> {
+    let image = Ranges { media, left: AtomicU64::new(READ_MAX) };
+    let mut reading = pin!(read(image, path, limit));
+    match reading.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(Malformed("it cannot be read in one go").into()),
+    }
+}
+
+async fn read(image: impl AsyncImage, path: &str, limit: u64) -> Result<Vec<u8>, NoFile> {
+    let why = |error| no_file(error, path);
+    let erofs = EroFS::new(image).await.map_err(why)?;
+    let mut file = erofs.open(format!("/{path}")).await.map_err(why)?;
+    let size = file.size();
+    if size > limit {
+        return Err(NoFile::TooLarge { path: path.to_owned(), size, limit });
+    }
+    let mut content = Vec::new();
+    let mut buf = vec![0; STEP];
+    loop {
+        let n = file.read(&mut buf).await.map_err(why)?;
+        if n == 0 {
+            break;
+        }
+        content.extend(buf.iter().take(n));
+    }
+    if content.len() as u64 == size {
+        Ok(content)
+    } else {
+        Err(Malformed("a file ends before its size").into())
+    }
+}
+
+fn no_file(error: Error, path: &str) -> NoFile {
+    match error {
+        Error::PathNotFound(_) | Error::NotADirectory(_) => NoFile::Missing(path.to_owned()),
+        Error::NotAFile(_) => NoFile::NotAFile(path.to_owned()),
+        Error::Io(error) => NoFile::Read(error),
+        error => NoFile::Unpack(io::Error::other(error)),
+    }
+}
+
+/// The image as the crate wants it.
+struct Ranges<'a, M: ?Sized> {
+    media: &'a M,
+    /// What may still be read.
+    left: AtomicU64,
+}
+
+impl<M: Media + ?Sized + Sync> AsyncImage for Ranges<'_, M> {
+    async fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> erofs_rs::Result<()> {
+        let cost = READ_COST + buf.len() as u64;
+        let spent =
+            self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(cost));
+        if spent.is_err() {
+            return Err(Error::OutOfBounds("its directories are too large".into()));
+        }
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.media.size()) {
+            return Err(Error::OutOfBounds("it is cut off".into()));
+        }
+        Ok(self.media.fill(buf, offset)?)
+    }
+}
