@@ -131,7 +131,7 @@ pub fn compose(
     let mut sections = Vec::new();
     let mut bodies = Vec::new();
     for (name, characteristics, content) in parts {
-        let section = layout.place(name, characteristics, content.len())?;
+        let section = layout.place(name, characteristics, content.len()).ok_or(Misfit::TooLarge)?;
         sections.push(section);
         bodies.extend([content, Export::of_zeros((section.raw_size - section.virtual_size) as usize)]);
     }
@@ -179,18 +179,16 @@ impl Layout {
         })
     }
 
-    /// The section's place: its last bytes in the file are padding, without which EDK2 takes the program for damaged.
-    fn place(&mut self, name: [u8; 8], characteristics: u32, len: u64) -> Result<Section, Misfit> {
-        let placed = (|| {
-            let virtual_size = u32::try_from(len).ok()?;
-            let raw_size = virtual_size.checked_next_multiple_of(self.file_alignment)?;
-            let (raw_offset, virtual_address) = (self.file, self.memory);
-            self.file = raw_offset.checked_add(raw_size)?;
-            let memory_end = virtual_address.checked_add(virtual_size)?;
-            self.memory = memory_end.checked_next_multiple_of(self.memory_alignment)?;
-            Some(Section { name, virtual_size, virtual_address, raw_size, raw_offset, characteristics })
-        })();
-        placed.ok_or(Misfit::TooLarge)
+    /// The section's place; `None` when it does not fit. Its last bytes in the file are padding, without which EDK2
+    /// takes the program for damaged.
+    fn place(&mut self, name: [u8; 8], characteristics: u32, len: u64) -> Option<Section> {
+        let virtual_size = u32::try_from(len).ok()?;
+        let raw_size = virtual_size.checked_next_multiple_of(self.file_alignment)?;
+        let (raw_offset, virtual_address) = (self.file, self.memory);
+        self.file = raw_offset.checked_add(raw_size)?;
+        let memory_end = virtual_address.checked_add(virtual_size)?;
+        self.memory = memory_end.checked_next_multiple_of(self.memory_alignment)?;
+        Some(Section { name, virtual_size, virtual_address, raw_size, raw_offset, characteristics })
     }
 }
 

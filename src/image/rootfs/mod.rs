@@ -13,7 +13,8 @@ pub use squashfs::Squashfs;
 
 /// The content of the file at `path` in a root file system of `image`.
 ///
-/// `path` has no leading `/`. Symlinks are not followed.
+/// `path` has no leading `/`. Symlinks are not followed. Some blocks are unpacked on the way, which takes some ten
+/// milliseconds: this is nothing for an asynchronous task.
 ///
 /// # Errors
 /// [`NoFile`], also for a file of more than `limit` bytes.
