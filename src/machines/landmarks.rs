@@ -1,0 +1,231 @@
+//! Which ranges of an image mean something for a boot.
+
+use std::sync::{Arc, Weak};
+
+use super::Step;
+use crate::image::{Extent, Image, Kind, NodeId};
+
+/// Most landmarks of an image. archiso's own have about ten; what an image has beyond is not told apart.
+const LANDMARKS_MAX: usize = 4096;
+
+/// An image, for the registry: its name and its landmarks.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub name: Arc<str>,
+    /// By which it is found again. It keeps no file open.
+    image: Weak<Image>,
+    pub landmarks: Landmarks,
+}
+
+impl Known {
+    pub fn new(name: &str, image: &Arc<Image>) -> Self {
+        Self { name: name.into(), image: Arc::downgrade(image), landmarks: Landmarks::of(image) }
+    }
+
+    pub fn is(&self, image: &Image) -> bool {
+        std::ptr::eq(self.image.as_ptr(), image)
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.image.strong_count() > 0
+    }
+}
+
+/// The ranges of one image that tell how far a boot is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Landmarks {
+    /// In the order of the image; none overlaps the one before.
+    marks: Vec<Landmark>,
+}
+
+/// One range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Landmark {
+    extent: Extent,
+    place: Place,
+}
+
+/// What is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A file that belongs to this step.
+    File(Step),
+    /// A part of a root file system.
+    Root {
+        airootfs: Airootfs,
+        /// Where in the file the part begins, in bytes.
+        at: u64,
+    },
+}
+
+/// A root file system of an image: there may be one for each architecture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Airootfs {
+    pub node: NodeId,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl Landmarks {
+    /// The landmarks of `image`; none where it is not one of archiso's.
+    pub fn of(image: &Image) -> Self {
+        let mut marks = Vec::new();
+        let Some(archiso) = &image.archiso else { return Self { marks } };
+        let mut add = |node, step| marks.extend(files(image, node, |_| Place::File(step)));
+        archiso.lpxelinux.into_iter().for_each(|node| add(node, Step::Loader));
+        let menus = archiso.syslinux_menus.iter().chain(&archiso.loader_entries);
+        menus.for_each(|&node| add(node, Step::Menu));
+        for kernel in &archiso.kernels {
+            add(kernel.kernel, Step::Kernel);
+            kernel.initramfs.iter().chain(&kernel.microcode).for_each(|&node| add(node, Step::Initramfs));
+        }
+        for root in &archiso.airootfs {
+            let airootfs = Airootfs { node: root.node, size: root.size };
+            marks.extend(files(image, root.node, |at| Place::Root { airootfs, at }));
+        }
+        Self::sorted(marks)
+    }
+
+    fn sorted(mut marks: Vec<Landmark>) -> Self {
+        marks.sort_by_key(|mark| mark.extent.offset);
+        let mut end = 0;
+        // Two names of one file are one range.
+        marks.retain(|mark| {
+            let is_free = mark.extent.offset >= end;
+            if is_free {
+                end = mark.extent.end();
+            }
+            is_free
+        });
+        marks.truncate(LANDMARKS_MAX);
+        Self { marks }
+    }
+
+    /// What lies in `len` bytes of the image from `offset`: the place, where the common part begins, counted from the
+    /// beginning of the place, and how long it is.
+    pub(super) fn within(&self, offset: u64, len: u64) -> impl Iterator<Item = (Place, u64, u64)> {
+        let end = offset.saturating_add(len);
+        let first = self.marks.partition_point(|mark| mark.extent.end() <= offset);
+        let marks = self.marks.iter().skip(first).take_while(move |mark| mark.extent.offset < end);
+        marks.map(move |Landmark { extent, place }| {
+            let from = offset.max(extent.offset);
+            (*place, from - extent.offset, end.min(extent.end()) - from)
+        })
+    }
+}
+
+/// The extents of a file, each with what is there, by its place in the file.
+fn files(image: &Image, node: NodeId, place: impl Fn(u64) -> Place) -> Vec<Landmark> {
+    let Kind::File { extents } = &image.index.node(node).kind else { return Vec::new() };
+    let mut at = 0;
+    let mut marks = Vec::new();
+    for &extent in extents.iter().filter(|extent| extent.len > 0) {
+        marks.push(Landmark { extent, place: place(at) });
+        at += extent.len;
+    }
+    marks
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::image::arch::{self, Archiso, Format, Kernel};
+    use crate::image::index::{Attributes, Index};
+    use crate::image::{Source, Volume};
+
+    pub const MIB: u64 = 1 << 20;
+    pub const LOADER: Extent = Extent { offset: 64 << 10, len: 100 };
+    pub const MENU: Extent = Extent { offset: 66 << 10, len: 100 };
+    pub const KERNEL: Extent = Extent { offset: MIB, len: MIB };
+    pub const INITRAMFS: Extent = Extent { offset: 2 * MIB, len: MIB };
+    /// A file in two extents, the second of which stands first.
+    pub const AIROOTFS: [Extent; 2] =
+        [Extent { offset: 6 * MIB, len: 3 * MIB }, Extent { offset: 4 * MIB, len: MIB }];
+
+    /// An image with one of each, in an empty file: nobody here reads it.
+    pub fn image() -> Arc<Image> {
+        let plain = Attributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+        let mut index = Index::new(plain);
+        let mut add = |name: &str, extents: &[Extent]| {
+            let kind = Kind::File { extents: extents.to_vec() };
+            index.add(NodeId::ROOT, name.as_bytes(), kind, plain).unwrap()
+        };
+        let (loader, menu) = (add("lpxelinux.0", &[LOADER]), add("archiso_pxe.cfg", &[MENU]));
+        let (kernel, initramfs) = (add("vmlinuz-linux", &[KERNEL]), add("initramfs-linux.img", &[INITRAMFS]));
+        let airootfs = add("airootfs.sfs", &AIROOTFS);
+        let archiso = Archiso {
+            install_dir: "arch".into(),
+            kernels: vec![Kernel {
+                arch: "x86_64".into(),
+                name: "linux".into(),
+                kernel,
+                initramfs: Some(initramfs),
+                microcode: Vec::new(),
+            }],
+            airootfs: vec![arch::Airootfs {
+                arch: "x86_64".into(),
+                node: airootfs,
+                format: Format::Squashfs,
+                size: 4 * MIB,
+                sha512: None,
+                cms_signature: None,
+            }],
+            uuid_file: None,
+            syslinux_dir: None,
+            lpxelinux: Some(loader),
+            syslinux_menus: vec![menu],
+            loader_entries: Vec::new(),
+        };
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&[0; 2048]).unwrap();
+        let mut image = Image::new(Source::open(file.path()).unwrap(), index).unwrap();
+        (image.archiso, image.volume) = (Some(archiso), Volume::default());
+        Arc::new(image)
+    }
+
+    fn steps(offset: u64, len: u64) -> Vec<(Option<Step>, u64, u64)> {
+        let landmarks = Landmarks::of(&image());
+        let step = |place| match place {
+            Place::File(step) => Some(step),
+            Place::Root { .. } => None,
+        };
+        landmarks.within(offset, len).map(|(place, from, len)| (step(place), from, len)).collect()
+    }
+
+    #[test]
+    fn bytes_tell_what_they_are() {
+        assert_eq!(steps(KERNEL.offset, 1), [(Some(Step::Kernel), 0, 1)]);
+        assert_eq!(steps(LOADER.end() - 1, 5), [(Some(Step::Loader), 99, 1)]);
+        assert_eq!(steps(LOADER.end(), 100), []);
+        assert_eq!(steps(9 * MIB, u64::MAX), []);
+        let all: Vec<_> = steps(0, u64::MAX).into_iter().map(|(step, ..)| step).collect();
+        let files = [Step::Loader, Step::Menu, Step::Kernel, Step::Initramfs].map(Some);
+        assert_eq!(all, [&files[..], &[None, None]].concat());
+    }
+
+    #[test]
+    fn a_place_in_the_root_is_one_of_the_file() {
+        let landmarks = Landmarks::of(&image());
+        let places: Vec<_> = landmarks.within(4 * MIB + 7, 3 * MIB).collect();
+        let at = |(place, from, len)| match place {
+            Place::Root { airootfs, at } => (airootfs.size, at + from, len),
+            Place::File(step) => panic!("{step:?}"),
+        };
+        let places: Vec<_> = places.into_iter().map(at).collect();
+        assert_eq!(places, [(4 * MIB, 3 * MIB + 7, MIB - 7), (4 * MIB, 0, MIB + 7)]);
+    }
+
+    #[test]
+    fn ranges_that_overlap_are_one() {
+        let mark = |offset, len, step| Landmark { extent: Extent { offset, len }, place: Place::File(step) };
+        let landmarks = Landmarks::sorted(vec![
+            mark(10, 5, Step::Menu),
+            mark(0, 10, Step::Kernel),
+            mark(0, 10, Step::Kernel),
+            mark(12, 9, Step::Loader),
+        ]);
+        assert_eq!(landmarks.marks, [mark(0, 10, Step::Kernel), mark(10, 5, Step::Menu)]);
+    }
+}

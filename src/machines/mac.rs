@@ -1,0 +1,95 @@
+//! MAC addresses: what a machine is known by, whatever address it has.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The hardware address of an Ethernet card.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Mac([u8; 6]);
+
+impl Mac {
+    /// The address in these bytes; `None` when there are not six, or they are nobody's: zeros, a group of machines.
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let bytes = <[u8; 6]>::try_from(bytes).ok()?;
+        let [first, ..] = bytes;
+        // IEEE 802-2014 §8.2.2: the lowest bit of the first byte tells a group's address.
+        (bytes != [0; 6] && first & 1 == 0).then_some(Self(bytes))
+    }
+}
+
+/// `52:54:00:12:34:56`
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is no MAC address of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no MAC address: write 52:54:00:12:34:56")]
+pub struct BadMac;
+
+/// Reads six bytes in hexadecimal with `:` or `-` between them.
+impl FromStr for Mac {
+    type Err = BadMac;
+
+    fn from_str(text: &str) -> Result<Self, BadMac> {
+        let bytes: Result<Vec<u8>, BadMac> = text.split([':', '-']).take(7).map(byte).collect();
+        Mac::new(&bytes?).ok_or(BadMac)
+    }
+}
+
+/// Exactly two hexadecimal digits.
+fn byte(digits: &str) -> Result<u8, BadMac> {
+    let fits = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    u8::from_str_radix(digits, 16).ok().filter(|_| fits).ok_or(BadMac)
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = BadMac;
+
+    fn try_from(text: String) -> Result<Self, BadMac> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_back() {
+        let mac = Mac::new(&[0x52, 0x54, 0, 0x12, 0x34, 0xfe]).unwrap();
+        assert_eq!(mac.to_string(), "52:54:00:12:34:fe");
+        for text in ["52:54:00:12:34:fe", "52-54-00-12-34-FE"] {
+            assert_eq!(text.parse(), Ok(mac), "{text}");
+        }
+        for text in ["", "52:54:00:12:34", "52:54:00:12:34:fe:00", "52:54:00:12:34:+e", "5é:54:00:12:34:fe"]
+        {
+            assert_eq!(text.parse::<Mac>(), Err(BadMac), "{text}");
+        }
+    }
+
+    #[test]
+    fn nobodys_address_is_none() {
+        for bytes in [&[0; 6][..], &[0xff; 6], &[1, 0, 0x5e, 0, 0, 1], &[2; 5], &[2; 7], &[]] {
+            assert_eq!(Mac::new(bytes), None, "{bytes:?}");
+        }
+    }
+}

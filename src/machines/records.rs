@@ -1,0 +1,395 @@
+//! The records: which events belong to which machine, and what they change. Pure; time is an argument.
+//!
+//! A machine is known by its MAC address as soon as that is told, and before by its address. DHCP tells both in one
+//! breath; where it is somebody else's, the neighbours of this host ([`neighbours`](super::neighbours)) do.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::traffic::Traffic;
+use super::{Door, End, Mac, Stage, Step};
+use crate::boot::{self, Firmware};
+
+/// Most machines that are remembered.
+pub(super) const MACHINES_MAX: usize = 4096;
+
+/// So many are forgotten at once when there is no room: to look for the oldest one each time would be dear while somebody
+/// invents MAC addresses.
+const FORGET: usize = MACHINES_MAX / 16;
+
+/// Most addresses of one machine, the last ones.
+const ADDRESSES_MAX: usize = 4;
+
+/// Most counters of one boot. More than one there are where a machine was known by several addresses before its MAC
+/// address was.
+const TRAFFIC_MAX: usize = 4;
+
+/// Longest reason that is kept, in bytes.
+const REASON_MAX: usize = 200;
+
+/// Number of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Id(u64);
+
+/// All records, at most [`MACHINES_MAX`].
+#[derive(Debug)]
+pub(super) struct Records {
+    epoch: Instant,
+    machines: HashMap<Id, Record>,
+    by_mac: HashMap<Mac, Id>,
+    by_address: HashMap<IpAddr, Id>,
+    next: u64,
+    forgotten: u64,
+}
+
+/// One machine.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub mac: Option<Mac>,
+    /// The last one first.
+    pub addresses: Vec<IpAddr>,
+    /// What it said of itself last.
+    pub machine: Option<boot::Machine>,
+    /// Why it got no boot file when it last asked for one.
+    pub refusal: Option<String>,
+    /// Boots that were seen to begin.
+    pub boots: u32,
+    pub boot: Boot,
+}
+
+/// The last boot of a machine.
+#[derive(Debug)]
+pub(super) struct Boot {
+    pub began: Instant,
+    /// The program that asked first.
+    began_as: Option<Firmware>,
+    pub step: Step,
+    /// When each step was first reached; none for a step that came after a later one.
+    pub reached: [Option<Instant>; Step::ALL.len()],
+    pub image: Option<Arc<str>>,
+    pub root: Option<Root>,
+    last_event: Instant,
+    /// Never empty, at most [`TRAFFIC_MAX`]; new connections add to the first.
+    pub traffic: Vec<Arc<Traffic>>,
+}
+
+/// How a machine stands to its root file system.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Root {
+    /// What it came by last.
+    pub door: Door,
+    pub connections: u32,
+    /// How the last connection ended.
+    end: Stage,
+}
+
+impl Records {
+    /// `epoch` is where time begins.
+    pub fn new(epoch: Instant) -> Self {
+        let (machines, by_mac, by_address) = Default::default();
+        Self { epoch, machines, by_mac, by_address, next: 0, forgotten: 0 }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.machines.values()
+    }
+
+    /// Machines that were forgotten because there was no room.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    pub fn strangers(&self) -> Vec<IpAddr> {
+        let strangers = self.iter().filter(|record| record.mac.is_none());
+        strangers.flat_map(|record| &record.addresses).copied().collect()
+    }
+
+    pub fn offered(&mut self, mac: Mac, machine: boot::Machine, address: Option<IpAddr>, now: Instant) {
+        let Some(id) = self.of_mac(mac, now) else { return };
+        self.asked(id, machine.firmware, now);
+        if let Some(record) = self.machines.get_mut(&id) {
+            record.machine = Some(machine);
+            record.refusal = None;
+            record.boot.reach(Step::Offered, now);
+        }
+        if let Some(address) = address {
+            self.bind(id, address, now);
+        }
+    }
+
+    pub fn refused(&mut self, mac: Mac, why: &str, now: Instant) {
+        let Some(id) = self.of_mac(mac, now) else { return };
+        if let Some(record) = self.machines.get_mut(&id) {
+            record.refusal = Some(why.chars().take(REASON_MAX).collect());
+            record.boot.last_event = now;
+        }
+    }
+
+    pub fn leased(&mut self, mac: Mac, address: IpAddr, now: Instant) {
+        let Some(&id) = self.by_mac.get(&mac) else { return };
+        self.bind(id, address, now);
+        if let Some(record) = self.machines.get_mut(&id) {
+            record.boot.reach(Step::Leased, now);
+        }
+    }
+
+    pub fn met(&mut self, mac: Mac, address: IpAddr, now: Instant) {
+        if !self.by_mac.contains_key(&mac) {
+            // The record that the address has, if it has one, is that machine's.
+            let stranger = self.by_address.get(&address).copied();
+            let record = stranger.and_then(|id| Some((id, self.machines.get_mut(&id)?)));
+            if let Some((id, record)) = record.filter(|(_, record)| record.mac.is_none()) {
+                record.mac = Some(mac);
+                self.by_mac.insert(mac, id);
+                return;
+            }
+        }
+        if let Some(id) = self.of_mac(mac, now) {
+            self.bind(id, address, now);
+        }
+    }
+
+    /// The counters of the machine at `address`, if it is one.
+    pub fn at(&self, address: IpAddr) -> Option<Arc<Traffic>> {
+        self.machines.get(self.by_address.get(&address)?)?.boot.traffic.first().cloned()
+    }
+
+    /// The counters for a connection from `address` that is about `step` first. `None` when there is no room for another
+    /// machine.
+    pub fn join(&mut self, address: IpAddr, step: Step, now: Instant) -> Option<Arc<Traffic>> {
+        let known = self.by_address.get(&address).copied();
+        let id = known.or_else(|| self.add(None, address, now))?;
+        let epoch = self.epoch;
+        let record = self.machines.get_mut(&id)?;
+        if record.boot.is_over(step) {
+            record.begin(epoch, now);
+        }
+        record.boot.traffic.first().cloned()
+    }
+
+    /// `traffic` tells which boot the news is of. Of one that is over it is no news.
+    pub fn reached(
+        &mut self,
+        address: IpAddr,
+        traffic: &Arc<Traffic>,
+        step: Step,
+        image: Option<&Arc<str>>,
+        now: Instant,
+    ) {
+        let Some(boot) = self.boot(address, traffic) else { return };
+        boot.reach(step, now);
+        if let Some(image) = image {
+            boot.image = Some(Arc::clone(image));
+        }
+    }
+
+    pub fn attached(
+        &mut self,
+        address: IpAddr,
+        traffic: &Arc<Traffic>,
+        door: Door,
+        image: Option<&Arc<str>>,
+        now: Instant,
+    ) {
+        self.reached(address, traffic, Step::Root, image, now);
+        let Some(boot) = self.boot(address, traffic) else { return };
+        let root = boot.root.get_or_insert(Root { door, connections: 0, end: Stage::Attached });
+        root.door = door;
+        root.connections += 1;
+    }
+
+    pub fn released(&mut self, address: IpAddr, traffic: &Arc<Traffic>, end: End, now: Instant) {
+        let Some(boot) = self.boot(address, traffic) else { return };
+        boot.last_event = now;
+        let is_whole = boot.traffic.iter().filter_map(|traffic| traffic.root()).any(|root| root.is_whole());
+        let Some(root) = &mut boot.root else { return };
+        root.connections = root.connections.saturating_sub(1);
+        root.end = match (root.door, is_whole, end) {
+            // What came by HTTP is a copy, however the connection ended.
+            (Door::Http, true, _) | (_, true, End::Released) => Stage::Copied,
+            (_, _, End::Released) => Stage::Released,
+            (_, _, End::Lost) => Stage::Lost,
+        };
+    }
+
+    fn boot(&mut self, address: IpAddr, traffic: &Arc<Traffic>) -> Option<&mut Boot> {
+        let record = self.machines.get_mut(self.by_address.get(&address)?)?;
+        let is_of_boot = record.boot.traffic.iter().any(|of_boot| Arc::ptr_eq(of_boot, traffic));
+        is_of_boot.then_some(&mut record.boot)
+    }
+
+    /// Firmware asked for a boot file: unless it is known to be on its way, a boot begins.
+    fn asked(&mut self, id: Id, firmware: Firmware, now: Instant) {
+        let epoch = self.epoch;
+        let Some(record) = self.machines.get_mut(&id) else { return };
+        if record.boot.is_over_for(firmware) {
+            record.begin(epoch, now);
+        }
+        record.boot.began_as.get_or_insert(firmware);
+    }
+
+    fn of_mac(&mut self, mac: Mac, now: Instant) -> Option<Id> {
+        self.by_mac.get(&mac).copied().or_else(|| self.add(Some(mac), None, now))
+    }
+
+    /// A new record; `None` when there is no room.
+    fn add(&mut self, mac: Option<Mac>, address: impl Into<Option<IpAddr>>, now: Instant) -> Option<Id> {
+        if self.machines.len() >= MACHINES_MAX {
+            self.forget();
+        }
+        if self.machines.len() >= MACHINES_MAX {
+            return None;
+        }
+        let id = Id(self.next);
+        self.next += 1;
+        let addresses: Vec<_> = address.into().into_iter().collect();
+        self.by_address.extend(addresses.iter().map(|&address| (address, id)));
+        self.by_mac.extend(mac.map(|mac| (mac, id)));
+        let boot = Boot::new(self.epoch, now);
+        let record = Record { mac, addresses, machine: None, refusal: None, boots: 1, boot };
+        self.machines.insert(id, record);
+        Some(id)
+    }
+
+    /// Makes room. Machines on a root stay; the others go in the order in which they were last heard of, those first that
+    /// only asked DHCP, since that takes no more than an invented MAC address.
+    fn forget(&mut self) {
+        let is_idle = |record: &Record| record.boot.root.is_none_or(|root| root.connections == 0);
+        let idle = self.machines.iter().filter(|(_, record)| is_idle(record));
+        let mut idle: Vec<_> =
+            idle.map(|(&id, record)| (record.boot.step > Step::Offered, record.last_seen(), id)).collect();
+        idle.sort_unstable();
+        for (_, _, id) in idle.into_iter().take(FORGET) {
+            self.remove(id);
+            self.forgotten += 1;
+        }
+    }
+
+    fn remove(&mut self, id: Id) -> Option<Record> {
+        let record = self.machines.remove(&id)?;
+        for address in &record.addresses {
+            self.by_address.remove(address);
+        }
+        if let Some(mac) = &record.mac {
+            self.by_mac.remove(mac);
+        }
+        Some(record)
+    }
+
+    /// The machine has this address now, and nobody else.
+    fn bind(&mut self, id: Id, address: IpAddr, now: Instant) {
+        let before = self.by_address.get(&address).copied().filter(|&before| before != id);
+        if let Some(before) = before {
+            self.take_away(before, address, id);
+        }
+        let Some(record) = self.machines.get_mut(&id) else { return };
+        record.addresses.retain(|&other| other != address);
+        record.addresses.insert(0, address);
+        record.boot.last_event = now;
+        for gone in record.addresses.split_off(record.addresses.len().min(ADDRESSES_MAX)) {
+            self.by_address.remove(&gone);
+        }
+        self.by_address.insert(address, id);
+    }
+
+    /// An address turned out to be another machine's. What was known by the address alone is that machine's as well,
+    /// unless it began before that machine's boot: then it is of an earlier boot, or of somebody else.
+    fn take_away(&mut self, from: Id, address: IpAddr, to: Id) {
+        let Some(record) = self.machines.get_mut(&from) else { return };
+        record.addresses.retain(|&other| other != address);
+        if record.mac.is_some() || !record.addresses.is_empty() {
+            return;
+        }
+        let stranger = self.remove(from);
+        if let (Some(stranger), Some(record)) = (stranger, self.machines.get_mut(&to))
+            && stranger.boot.began >= record.boot.began
+        {
+            record.boot.join(stranger.boot);
+        }
+    }
+}
+
+impl Record {
+    /// When something was last heard of it or sent to it.
+    pub fn last_seen(&self) -> Instant {
+        let sent = self.boot.traffic.iter().filter_map(|traffic| traffic.last_seen());
+        sent.fold(self.boot.last_event, Instant::max)
+    }
+
+    fn begin(&mut self, epoch: Instant, now: Instant) {
+        self.boots = self.boots.saturating_add(1);
+        self.boot = Boot::new(epoch, now);
+    }
+}
+
+impl Boot {
+    fn new(epoch: Instant, now: Instant) -> Self {
+        let mut boot = Self {
+            began: now,
+            began_as: None,
+            step: Step::Seen,
+            reached: Default::default(),
+            image: None,
+            root: None,
+            last_event: now,
+            traffic: vec![Arc::new(Traffic::new(epoch))],
+        };
+        boot.reach(Step::Seen, now);
+        boot
+    }
+
+    pub fn stage(&self) -> Stage {
+        let root = self.root.map(|root| if root.connections > 0 { Stage::Attached } else { root.end });
+        Stage::new(self.step, root)
+    }
+
+    fn reach(&mut self, step: Step, now: Instant) {
+        self.last_event = now;
+        if step < self.step {
+            return;
+        }
+        self.step = step;
+        if let Some(reached) = self.reached.get_mut(step as usize) {
+            reached.get_or_insert(now);
+        }
+    }
+
+    /// Whether a machine whose firmware asks for a boot file now has left this boot behind. iPXE that was loaded as a boot
+    /// program asks once more in the same boot.
+    fn is_over_for(&self, firmware: Firmware) -> bool {
+        let is_loaded_ipxe = firmware == Firmware::Ipxe && self.began_as != Some(Firmware::Ipxe);
+        self.step > Step::Leased && !(is_loaded_ipxe && self.step <= Step::Menu)
+    }
+
+    /// Whether a machine that takes this step on a new connection has left this boot behind: nobody asks for a boot program
+    /// once a kernel runs. Where DHCP is ours it told so before.
+    fn is_over(&self, step: Step) -> bool {
+        let is_on_root = self.root.is_some_and(|root| root.connections > 0);
+        match step {
+            Step::Seen | Step::Offered | Step::Leased | Step::Root => false,
+            Step::Loader | Step::Menu => self.step >= Step::Kernel,
+            Step::Kernel | Step::Initramfs => self.step == Step::Root && !is_on_root,
+        }
+    }
+
+    /// What was taken for another machine's boot is this one.
+    fn join(&mut self, other: Boot) {
+        self.step = self.step.max(other.step);
+        self.last_event = self.last_event.max(other.last_event);
+        for (mine, its) in self.reached.iter_mut().zip(other.reached) {
+            *mine = [*mine, its].into_iter().flatten().min();
+        }
+        self.image = other.image.or(self.image.take());
+        self.root = match (self.root, other.root) {
+            (Some(mine), Some(its)) => Some(Root { connections: mine.connections + its.connections, ..its }),
+            (mine, its) => its.or(mine),
+        };
+        self.traffic.extend(other.traffic);
+        self.traffic.truncate(TRAFFIC_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests;

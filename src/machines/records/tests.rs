@@ -1,0 +1,396 @@
+//! Boots as they were seen, and any order of events.
+
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::boot::Architecture;
+
+const BIOS_PXE: boot::Machine = boot::Machine { firmware: Firmware::Pxe, architecture: Architecture::BIOS };
+const IPXE: boot::Machine = boot::Machine { firmware: Firmware::Ipxe, architecture: Architecture(7) };
+const UEFI: boot::Machine = boot::Machine { firmware: Firmware::Pxe, architecture: Architecture(7) };
+
+/// Records, and a clock that goes on a second with every event.
+struct Site {
+    records: Records,
+    now: Instant,
+}
+
+impl Site {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { records: Records::new(now), now }
+    }
+
+    fn tick(&mut self) -> Instant {
+        self.now += Duration::from_secs(1);
+        self.now
+    }
+
+    fn offered(&mut self, mac: Mac, machine: boot::Machine) {
+        let now = self.tick();
+        self.records.offered(mac, machine, None, now);
+    }
+
+    fn leased(&mut self, mac: Mac, address: IpAddr) {
+        let now = self.tick();
+        self.records.leased(mac, address, now);
+    }
+
+    /// A new connection that is about this step.
+    fn load(&mut self, address: IpAddr, step: Step) -> Arc<Traffic> {
+        let now = self.tick();
+        let traffic = self.records.join(address, step, now).unwrap();
+        self.records.reached(address, &traffic, step, None, now);
+        traffic
+    }
+
+    fn attach(&mut self, address: IpAddr, door: Door) -> Arc<Traffic> {
+        let now = self.tick();
+        let traffic = self.records.join(address, Step::Root, now).unwrap();
+        self.records.attached(address, &traffic, door, None, now);
+        traffic
+    }
+
+    fn release(&mut self, address: IpAddr, traffic: &Arc<Traffic>, end: End) {
+        let now = self.tick();
+        self.records.released(address, traffic, end, now);
+    }
+
+    /// The only machine there is.
+    fn only(&self) -> &Record {
+        let all: Vec<_> = self.records.iter().collect();
+        assert_eq!(all.len(), 1, "{all:?}");
+        all[0]
+    }
+
+    fn stage(&self) -> Stage {
+        self.only().boot.stage()
+    }
+}
+
+fn mac(number: u16) -> Mac {
+    let [high, low] = number.to_be_bytes();
+    Mac::new(&[0x52, 0x54, 0, 0, high, low]).unwrap()
+}
+
+fn address(number: u8) -> IpAddr {
+    IpAddr::from([10, 0, 0, number])
+}
+
+#[test]
+fn a_boot_from_its_first_question_to_its_end() {
+    let mut site = Site::new();
+    site.offered(mac(1), BIOS_PXE);
+    assert_eq!(site.stage(), Stage::Offered);
+    site.leased(mac(1), address(1));
+    assert_eq!(site.stage(), Stage::Leased);
+    for (step, stage) in [
+        (Step::Loader, Stage::Loader),
+        (Step::Menu, Stage::Menu),
+        // lpxelinux loads its menu system after the menu, and then the menu again.
+        (Step::Loader, Stage::Menu),
+        (Step::Menu, Stage::Menu),
+        (Step::Kernel, Stage::Kernel),
+        (Step::Initramfs, Stage::Initramfs),
+        // Its entry has the kernel once more: as iPXE does it that was told so.
+        (Step::Kernel, Stage::Initramfs),
+    ] {
+        site.load(address(1), step);
+        assert_eq!(site.stage(), stage);
+    }
+    let root = site.attach(address(1), Door::Nbd);
+    assert_eq!(site.stage(), Stage::Attached);
+    site.release(address(1), &root, End::Lost);
+    assert_eq!(site.stage(), Stage::Lost);
+    let root = site.attach(address(1), Door::Nbd);
+    assert_eq!(site.stage(), Stage::Attached);
+    site.release(address(1), &root, End::Released);
+    assert_eq!(site.stage(), Stage::Released);
+    let record = site.only();
+    assert_eq!((record.boots, record.addresses.as_slice()), (1, &[address(1)][..]));
+    let reached: Vec<_> =
+        record.boot.reached.iter().map(|at| at.map(|at| (at - record.boot.began).as_secs())).collect();
+    assert_eq!(reached, [0, 0, 1, 2, 3, 6, 7, 9].map(Some));
+}
+
+#[test]
+fn a_second_boot_is_one() {
+    let mut site = Site::new();
+    for boots in 1..4 {
+        site.offered(mac(1), BIOS_PXE);
+        site.offered(mac(1), BIOS_PXE);
+        site.leased(mac(1), address(1));
+        assert_eq!((site.stage(), site.only().boots), (Stage::Leased, boots));
+        site.load(address(1), Step::Loader);
+        site.load(address(1), Step::Kernel);
+        site.attach(address(1), Door::Nbd);
+        assert_eq!(site.only().boot.root.unwrap().connections, 1, "the last boot's does not count");
+    }
+}
+
+#[test]
+fn a_second_boot_is_seen_without_dhcp() {
+    let mut site = Site::new();
+    site.load(address(1), Step::Loader);
+    site.load(address(1), Step::Kernel);
+    let root = site.attach(address(1), Door::Nfs);
+    site.load(address(1), Step::Kernel);
+    assert_eq!(site.only().boots, 1, "who lives on its root and looks at a kernel does not boot");
+    site.load(address(1), Step::Loader);
+    assert_eq!((site.only().boots, site.stage()), (2, Stage::Loader));
+    site.release(address(1), &root, End::Lost);
+    assert_eq!(site.stage(), Stage::Loader, "the end of the last boot is no news of this one");
+}
+
+#[test]
+fn ipxe_that_was_loaded_asks_in_the_same_boot() {
+    let mut site = Site::new();
+    site.offered(mac(1), UEFI);
+    site.load(address(9), Step::Loader);
+    site.leased(mac(1), address(9));
+    site.offered(mac(1), IPXE);
+    assert_eq!((site.only().boots, site.stage()), (1, Stage::Loader));
+    site.load(address(9), Step::Menu);
+    site.load(address(9), Step::Kernel);
+    site.offered(mac(1), IPXE);
+    assert_eq!((site.only().boots, site.stage()), (2, Stage::Offered));
+}
+
+#[test]
+fn ipxe_in_rom_that_asks_again_boots_again() {
+    let mut site = Site::new();
+    site.offered(mac(1), IPXE);
+    site.leased(mac(1), address(1));
+    site.load(address(1), Step::Loader);
+    site.offered(mac(1), IPXE);
+    assert_eq!((site.only().boots, site.stage()), (2, Stage::Offered));
+}
+
+#[test]
+fn a_machine_keeps_its_record_when_its_address_changes() {
+    let mut site = Site::new();
+    site.offered(mac(1), BIOS_PXE);
+    for number in 1..=6 {
+        site.leased(mac(1), address(number));
+    }
+    site.leased(mac(1), address(4));
+    assert_eq!(site.only().addresses, [4, 6, 5, 3].map(address));
+    site.load(address(3), Step::Loader);
+    assert_eq!(site.stage(), Stage::Loader);
+    site.load(address(1), Step::Loader);
+    assert_eq!(site.records.iter().count(), 2, "an address of long ago may be anybody's");
+}
+
+#[test]
+fn an_address_is_one_machines() {
+    let mut site = Site::new();
+    site.offered(mac(1), BIOS_PXE);
+    site.leased(mac(1), address(1));
+    let root = site.attach(address(1), Door::Nbd);
+    site.offered(mac(2), BIOS_PXE);
+    site.leased(mac(2), address(1));
+    site.load(address(1), Step::Loader);
+    // Whoever had the address is gone, but that is not what this connection tells of.
+    site.release(address(1), &root, End::Lost);
+    let mut stages: Vec<_> = site.records.iter().map(|record| (record.mac, record.boot.stage())).collect();
+    stages.sort_by_key(|(mac, _)| *mac);
+    assert_eq!(stages, [(Some(mac(1)), Stage::Attached), (Some(mac(2)), Stage::Loader)]);
+}
+
+#[test]
+fn a_machine_known_by_its_address_gets_its_mac_address_later() {
+    let mut site = Site::new();
+    let traffic = site.load(address(1), Step::Kernel);
+    assert_eq!(site.records.strangers(), [address(1)]);
+    let now = site.tick();
+    site.records.met(mac(1), address(1), now);
+    assert!(site.records.strangers().is_empty());
+    assert_eq!((site.only().mac, site.stage()), (Some(mac(1)), Stage::Kernel));
+    assert!(Arc::ptr_eq(&site.load(address(1), Step::Initramfs), &traffic));
+
+    // The initramfs has another address, and is taken for another machine until that is told.
+    let second = site.attach(address(2), Door::Nfs);
+    assert_eq!(site.records.iter().count(), 2);
+    let now = site.tick();
+    site.records.met(mac(1), address(2), now);
+    assert_eq!(site.stage(), Stage::Attached);
+    second.add(Door::Nfs, 100, now);
+    traffic.add(Door::Nfs, 1, now);
+    let sent: u64 = site.only().boot.traffic.iter().map(|traffic| traffic.bytes(Door::Nfs)).sum();
+    assert_eq!(sent, 101);
+    site.release(address(2), &second, End::Released);
+    assert_eq!(site.stage(), Stage::Released);
+}
+
+#[test]
+fn what_an_address_did_before_a_boot_is_not_of_that_boot() {
+    let mut site = Site::new();
+    site.attach(address(1), Door::Nbd);
+    site.offered(mac(1), BIOS_PXE);
+    site.leased(mac(1), address(1));
+    assert_eq!(site.stage(), Stage::Leased);
+}
+
+#[test]
+fn who_never_asked_for_a_boot_file_may_lease_what_it_likes() {
+    let mut site = Site::new();
+    site.leased(mac(1), address(1));
+    assert_eq!(site.records.iter().count(), 0);
+}
+
+#[test]
+fn why_there_is_no_boot_file_is_kept_until_there_is_one() {
+    let mut site = Site::new();
+    let now = site.tick();
+    site.records.refused(mac(1), &"é".repeat(1000), now);
+    assert_eq!(site.stage(), Stage::Seen);
+    assert_eq!(site.only().refusal.as_ref().map(|why| why.chars().count()), Some(REASON_MAX));
+    site.offered(mac(1), BIOS_PXE);
+    assert_eq!(site.only().refusal, None);
+}
+
+#[test]
+fn those_who_only_asked_are_forgotten_first_and_those_on_a_root_never() {
+    let mut site = Site::new();
+    site.attach(address(1), Door::Nbd);
+    site.load(address(2), Step::Loader);
+    for number in 0..10_000 {
+        site.offered(mac(number), BIOS_PXE);
+        assert!(site.records.iter().count() <= MACHINES_MAX);
+    }
+    assert!(site.records.at(address(1)).is_some() && site.records.at(address(2)).is_some());
+    assert!(site.records.by_mac.contains_key(&mac(9999)), "the last one is there");
+    assert!(!site.records.by_mac.contains_key(&mac(0)));
+    assert!(site.records.forgotten() >= 10_002 - MACHINES_MAX as u64);
+}
+
+#[test]
+fn where_all_are_on_a_root_there_is_no_room() {
+    let mut site = Site::new();
+    for number in 0..MACHINES_MAX as u32 {
+        site.attach(IpAddr::from(number.to_be_bytes()), Door::Nbd);
+    }
+    let now = site.tick();
+    assert!(site.records.join(address(1), Step::Loader, now).is_none());
+    site.offered(mac(1), BIOS_PXE);
+    assert_eq!((site.records.iter().count(), site.records.forgotten()), (MACHINES_MAX, 0));
+}
+
+/// One thing that a door tells.
+#[derive(Debug, Clone)]
+enum Event {
+    Offered(u16, boot::Machine, Option<u8>),
+    Refused(u16),
+    Leased(u16, u8),
+    Met(u16, u8),
+    Load(u8, Step),
+    Attach(u8, Door),
+    /// The connection of this number goes on or ends: it may be of a boot that is long over.
+    Reached(prop::sample::Index, Step),
+    Release(prop::sample::Index, End),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    use prop::sample::Index;
+    let mac = || 0..6_u16;
+    let address = || 0..8_u8;
+    let machine = || prop::sample::select(vec![BIOS_PXE, UEFI, IPXE]);
+    let step = || prop::sample::select(Step::ALL.to_vec());
+    let door = prop::sample::select(Door::ALL.to_vec());
+    let end = prop::sample::select(vec![End::Released, End::Lost]);
+    prop_oneof![
+        (mac(), machine(), proptest::option::of(address())).prop_map(|(m, x, a)| Event::Offered(m, x, a)),
+        mac().prop_map(Event::Refused),
+        (mac(), address()).prop_map(|(m, a)| Event::Leased(m, a)),
+        (mac(), address()).prop_map(|(m, a)| Event::Met(m, a)),
+        (address(), step()).prop_map(|(a, s)| Event::Load(a, s)),
+        (address(), door).prop_map(|(a, d)| Event::Attach(a, d)),
+        (any::<Index>(), step()).prop_map(|(i, s)| Event::Reached(i, s)),
+        (any::<Index>(), end).prop_map(|(i, e)| Event::Release(i, e)),
+    ]
+}
+
+type Connections = Vec<(IpAddr, Arc<Traffic>)>;
+
+fn tell(site: &mut Site, connections: &mut Connections, event: &Event) {
+    let now = site.tick();
+    match event {
+        Event::Offered(number, machine, at) => {
+            site.records.offered(mac(*number), *machine, at.map(address), now);
+        }
+        Event::Refused(number) => site.records.refused(mac(*number), "no loader", now),
+        Event::Leased(number, at) => site.records.leased(mac(*number), address(*at), now),
+        Event::Met(number, at) => site.records.met(mac(*number), address(*at), now),
+        Event::Load(at, step) => {
+            let traffic = site.load(address(*at), *step);
+            connections.push((address(*at), traffic));
+        }
+        Event::Attach(at, door) => {
+            let traffic = site.attach(address(*at), *door);
+            connections.push((address(*at), traffic));
+        }
+        Event::Reached(which, step) if !connections.is_empty() => {
+            let (at, traffic) = which.get(connections);
+            site.records.reached(*at, traffic, *step, None, now);
+        }
+        Event::Release(which, end) if !connections.is_empty() => {
+            let (at, traffic) = connections.remove(which.index(connections.len()));
+            site.records.released(at, &traffic, *end, now);
+        }
+        Event::Reached(..) | Event::Release(..) => {}
+    }
+}
+
+/// What holds whatever happened.
+fn check(records: &Records) {
+    let mut macs = 0;
+    let mut addresses = 0;
+    for (id, record) in &records.machines {
+        assert!(record.mac.is_some() || !record.addresses.is_empty(), "nothing tells who it is: {record:?}");
+        assert!(record.addresses.len() <= ADDRESSES_MAX);
+        assert!((1..=TRAFFIC_MAX).contains(&record.boot.traffic.len()));
+        assert!(record.boot.reached[record.boot.step as usize].is_some(), "{record:?}");
+        assert!(record.boot.root.is_none() || record.boot.step == Step::Root, "{record:?}");
+        for address in &record.addresses {
+            assert_eq!(records.by_address.get(address), Some(id), "two have {address}");
+        }
+        if let Some(mac) = &record.mac {
+            assert_eq!(records.by_mac.get(mac), Some(id), "two are {mac}");
+            macs += 1;
+        }
+        addresses += record.addresses.len();
+    }
+    assert_eq!((macs, addresses), (records.by_mac.len(), records.by_address.len()));
+    assert!(records.machines.len() <= MACHINES_MAX);
+}
+
+/// How far each machine is: by boot, as nobody goes back within one.
+fn steps(records: &Records) -> HashMap<(Id, u32), Step> {
+    records.machines.iter().map(|(&id, record)| ((id, record.boots), record.boot.step)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_events_keeps_the_records_whole(events in vec(event(), 0..200)) {
+        let (mut site, mut connections) = (Site::new(), Connections::new());
+        for event in &events {
+            let before = steps(&site.records);
+            tell(&mut site, &mut connections, event);
+            check(&site.records);
+            for (boot, step) in steps(&site.records) {
+                let was = before.get(&boot).copied().unwrap_or(Step::Seen);
+                prop_assert!(step >= was, "{boot:?} went from {was:?} to {step:?} by {event:?}");
+            }
+        }
+        // Connections that are all over leave nobody attached.
+        for (at, traffic) in connections.drain(..) {
+            site.release(at, &traffic, End::Lost);
+        }
+        check(&site.records);
+    }
+}

@@ -1,0 +1,199 @@
+//! What one machine was sent in one boot: counters that its connections add to without a lock.
+//!
+//! All of them are statistics: nothing is decided by one counter together with another, so every access is relaxed.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::Door;
+use super::landmarks::{Airootfs, Known};
+
+/// Bytes of the root file system that one bit stands for.
+const CHUNK: u64 = 256 << 10;
+
+/// Most bits of one boot: two kilobytes. A root file system of more than 4 GiB has larger chunks.
+const CHUNKS_MAX: u64 = 16 << 10;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Traffic {
+    /// Times are milliseconds from here.
+    epoch: Instant,
+    last_seen: AtomicU64,
+    /// Bytes of images, by [`Door`].
+    bytes: [AtomicU64; Door::ALL.len()],
+    /// The root file system that it began to read.
+    root: OnceLock<Coverage>,
+}
+
+impl Traffic {
+    pub fn new(epoch: Instant) -> Self {
+        Self { epoch, last_seen: AtomicU64::new(0), bytes: Default::default(), root: OnceLock::new() }
+    }
+
+    /// Bytes of an image left by a door.
+    pub fn add(&self, door: Door, bytes: u64, now: Instant) {
+        if let Some(counter) = self.bytes.get(door as usize) {
+            counter.fetch_add(bytes, Relaxed);
+        }
+        // A day is less than 2^27 milliseconds.
+        let now = now.saturating_duration_since(self.epoch).as_millis() as u64;
+        self.last_seen.store(now, Relaxed);
+    }
+
+    /// `len` bytes of a root file system left, from its byte `offset`.
+    pub fn cover(&self, known: &Arc<Known>, airootfs: Airootfs, offset: u64, len: u64) {
+        let root = self.root.get_or_init(|| Coverage::new(Arc::clone(known), airootfs));
+        if root.airootfs == airootfs && Arc::ptr_eq(&root.known, known) {
+            root.add(offset, len);
+        }
+    }
+
+    /// When bytes last left, if any did.
+    pub fn last_seen(&self) -> Option<Instant> {
+        let millis = self.last_seen.load(Relaxed);
+        (millis > 0).then(|| self.epoch + Duration::from_millis(millis))
+    }
+
+    pub fn bytes(&self, door: Door) -> u64 {
+        self.bytes.get(door as usize).map_or(0, |counter| counter.load(Relaxed))
+    }
+
+    pub fn root(&self) -> Option<&Coverage> {
+        self.root.get()
+    }
+}
+
+/// How much of a root file system a machine was sent, as an upper bound that costs a bit per chunk: it is never less
+/// than what the machine has, and it is exact for who reads from the first byte to the last, as the hooks do that copy
+/// or verify the image. A machine that picks blocks seems to have whole chunks, but never more than it was sent.
+#[derive(Debug)]
+pub(super) struct Coverage {
+    known: Arc<Known>,
+    airootfs: Airootfs,
+    /// Bytes sent, those sent twice counted twice.
+    sent: AtomicU64,
+    /// Bytes of a chunk are a power of two: this one.
+    shift: u32,
+    chunks: Box<[AtomicU64]>,
+}
+
+impl Coverage {
+    fn new(known: Arc<Known>, airootfs: Airootfs) -> Self {
+        let chunk = airootfs.size.div_ceil(CHUNKS_MAX).next_power_of_two().max(CHUNK);
+        let words = airootfs.size.div_ceil(chunk).div_ceil(u64::BITS.into());
+        let chunks = (0..words).map(|_| AtomicU64::new(0)).collect();
+        Self { known, airootfs, sent: AtomicU64::new(0), shift: chunk.trailing_zeros(), chunks }
+    }
+
+    fn add(&self, offset: u64, len: u64) {
+        if len == 0 {
+            return;
+        }
+        self.sent.fetch_add(len, Relaxed);
+        for chunk in offset >> self.shift..=(offset + len - 1) >> self.shift {
+            let bit = 1 << (chunk % u64::from(u64::BITS));
+            let Some(word) = self.chunks.get((chunk / u64::from(u64::BITS)) as usize) else { return };
+            // Most bits are there already, and to look is cheaper than to write.
+            if word.load(Relaxed) & bit == 0 {
+                word.fetch_or(bit, Relaxed);
+            }
+        }
+    }
+
+    /// Bytes of the whole file system.
+    pub fn size(&self) -> u64 {
+        self.airootfs.size
+    }
+
+    /// Bytes of it that the machine has at most.
+    pub fn covered(&self) -> u64 {
+        let chunks: u64 = self.chunks.iter().map(|word| u64::from(word.load(Relaxed).count_ones())).sum();
+        (chunks << self.shift).min(self.sent.load(Relaxed)).min(self.airootfs.size)
+    }
+
+    /// Whether it may have all of it.
+    pub fn is_whole(&self) -> bool {
+        self.covered() == self.airootfs.size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machines::landmarks::tests::{MIB, image};
+    use crate::machines::landmarks::{Known, Place};
+
+    fn known() -> (Arc<Known>, Airootfs) {
+        let known = Known::new("arch", &image());
+        let place = known.landmarks.within(0, u64::MAX).last().unwrap().0;
+        let Place::Root { airootfs, .. } = place else { panic!("{place:?}") };
+        (Arc::new(known), airootfs)
+    }
+
+    fn coverage(size: u64) -> Coverage {
+        let (known, airootfs) = known();
+        Coverage::new(known, Airootfs { size, ..airootfs })
+    }
+
+    #[test]
+    fn who_reads_straight_on_is_known_to_the_chunk() {
+        let size = 812 * MIB + 4096;
+        let coverage = coverage(size);
+        for offset in (0..size).step_by(64 << 10) {
+            assert_eq!(coverage.covered(), offset);
+            coverage.add(offset, (size - offset).min(64 << 10));
+        }
+        assert!(coverage.is_whole());
+        coverage.add(0, size);
+        assert_eq!(coverage.covered(), size, "what is read twice is there once");
+    }
+
+    #[test]
+    fn who_picks_blocks_has_no_more_than_was_sent() {
+        let coverage = coverage(512 * MIB);
+        for offset in (0..512 * MIB).step_by(1 << 20) {
+            coverage.add(offset, 4096);
+        }
+        assert_eq!(coverage.covered(), 512 * 4096);
+        for _ in 0..1000 {
+            coverage.add(0, MIB);
+        }
+        assert_eq!(coverage.covered(), 512 * CHUNK + 3 * CHUNK, "the same megabyte again and again");
+        assert!(!coverage.is_whole());
+    }
+
+    #[test]
+    fn a_large_image_has_large_chunks() {
+        for size in [0, 1, CHUNK, CHUNK * CHUNKS_MAX, CHUNK * CHUNKS_MAX + 1, 100 << 30, 8 << 40] {
+            let coverage = coverage(size);
+            assert!(coverage.chunks.len() <= 256, "{size}");
+            coverage.add(0, size);
+            assert!(coverage.is_whole(), "{size}");
+        }
+        coverage(10).add(u64::MAX - 1, 1);
+    }
+
+    #[test]
+    fn another_root_does_not_count() {
+        let (epoch, (known, airootfs)) = (Instant::now(), known());
+        let traffic = Traffic::new(epoch);
+        traffic.cover(&known, airootfs, 0, 10);
+        traffic.cover(&known, Airootfs { size: 5, ..airootfs }, 0, 5);
+        traffic.cover(&Arc::new(Known::new("other", &image())), airootfs, 10, 10);
+        assert_eq!(traffic.root().map(Coverage::covered), Some(10));
+    }
+
+    #[test]
+    fn doors_are_counted_apart() {
+        let epoch = Instant::now();
+        let traffic = Traffic::new(epoch);
+        assert_eq!(traffic.last_seen(), None);
+        traffic.add(Door::Nbd, 7, epoch + Duration::from_secs(2));
+        traffic.add(Door::Nbd, 1, epoch + Duration::from_secs(3));
+        traffic.add(Door::Tftp, 2, epoch + Duration::from_secs(3));
+        assert_eq!(Door::ALL.map(|door| traffic.bytes(door)), [2, 0, 8, 0]);
+        assert_eq!(traffic.last_seen(), Some(epoch + Duration::from_secs(3)));
+    }
+}
