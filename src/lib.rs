@@ -30,6 +30,7 @@ pub mod machines;
 pub mod nbd;
 pub mod nfs;
 pub mod server;
+pub mod status;
 pub mod stream;
 pub mod sys;
 pub mod telemetry;

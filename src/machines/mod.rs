@@ -15,11 +15,13 @@
 //! initramfs shows how far the machine has come in it.
 
 mod landmarks;
+pub mod local;
 pub mod mac;
 pub mod meter;
 pub mod neighbours;
 mod records;
 mod registry;
+pub mod server;
 pub mod stage;
 pub mod status;
 mod traffic;

@@ -1,0 +1,269 @@
+//! The shell of the status: one small read-only answer over HTTP, on a socket of this host and on a TCP port if wanted.
+//!
+//! It says who boots here and nothing else, takes no orders, and costs a bounded amount whoever asks. A server of HTTP in
+//! full would be a dependency and a large surface for `GET /`.
+
+use std::io;
+use std::net::TcpListener as StdTcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use jiff::Timestamp;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::local::{LocalSocket, Name};
+use super::{Registry, neighbours};
+
+/// Clients that are answered at a time on a socket; others wait to be accepted.
+const CLIENTS_MAX: usize = 32;
+
+/// Time for a question. Whoever is slower is left: others may wait for the place.
+const QUESTION_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Time for the answer to be read.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Longest head of a request, in bytes.
+const HEAD_MAX: usize = 8 << 10;
+
+/// Most header fields of a request. Browsers send about fifteen.
+const FIELDS_MAX: usize = 64;
+
+/// Pause after a failed accept: out of file descriptors is not over the next microsecond.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A socket to be asked on.
+#[derive(Debug)]
+pub enum Socket {
+    Local(LocalSocket),
+    Tcp(StdTcpListener),
+}
+
+/// Answers on these sockets until `shutdown` is ready.
+///
+/// # Errors
+/// What the system says about the sockets' set-up. Nothing that a client does ends the server.
+pub async fn run(
+    sockets: Vec<Socket>,
+    registry: Arc<Registry>,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let mut listeners = JoinSet::new();
+    for socket in sockets {
+        listeners.spawn(accept(Listener::new(socket)?, Arc::clone(&registry)));
+    }
+    shutdown.await;
+    Ok(())
+}
+
+#[derive(Debug)]
+enum Listener {
+    Local(UnixListener, #[expect(dead_code, reason = "the name goes when this is dropped")] Name),
+    Tcp(TcpListener),
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl Listener {
+    fn new(socket: Socket) -> io::Result<Self> {
+        Ok(match socket {
+            Socket::Local(LocalSocket { listener, name }) => {
+                listener.set_nonblocking(true)?;
+                Self::Local(UnixListener::from_std(listener)?, name)
+            }
+            Socket::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                Self::Tcp(TcpListener::from_std(listener)?)
+            }
+        })
+    }
+
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Local(listener, _) => Box::new(listener.accept().await?.0),
+            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+async fn accept(listener: Listener, registry: Arc<Registry>) {
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let mut is_failing = false;
+    loop {
+        // Nobody closes the semaphore.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok(stream) => {
+                is_failing = false;
+                let registry = Arc::clone(&registry);
+                tokio::spawn(async move {
+                    let _place = place;
+                    if let Err(error) = serve(stream, &registry).await {
+                        debug!(%error, "status client gone");
+                    }
+                });
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut is_failing, true) {
+                    warn!(%error, "the status cannot be asked for now");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One question, one answer.
+async fn serve(mut stream: Box<dyn Stream>, registry: &Registry) -> io::Result<()> {
+    let mut head = BytesMut::new();
+    let request = timeout(QUESTION_DEADLINE, read(&mut stream, &mut head)).await??;
+    let answer = answer(request, || status(registry));
+    timeout(ANSWER_DEADLINE, send(stream, &answer, head)).await?
+}
+
+async fn read(stream: &mut Box<dyn Stream>, head: &mut BytesMut) -> io::Result<Result<Request, Refusal>> {
+    loop {
+        if (&mut *stream).take((HEAD_MAX - head.len()) as u64).read_buf(head).await? == 0 {
+            return Ok(Err(if head.len() < HEAD_MAX { Refusal::BadRequest } else { Refusal::LongHead }));
+        }
+        if let Some(request) = parse(head).transpose() {
+            return Ok(request);
+        }
+    }
+}
+
+async fn send(mut stream: Box<dyn Stream>, answer: &[u8], mut rest: BytesMut) -> io::Result<()> {
+    stream.write_all(answer).await?;
+    stream.shutdown().await?;
+    // Closed at once with something unread, the connection would be reset, and the answer lost (RFC 9112 §9.6).
+    loop {
+        rest.clear();
+        if stream.read_buf(&mut rest).await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// What is known now, as JSON.
+fn status(registry: &Registry) -> Vec<u8> {
+    let now = Instant::now();
+    let strangers = registry.strangers();
+    if !strangers.is_empty() {
+        // The kernel answers from memory. Without its table machines are shown by their addresses alone.
+        let neighbours = neighbours::read().unwrap_or_default();
+        for (address, mac) in neighbours.into_iter().filter(|(address, _)| strangers.contains(address)) {
+            registry.met(mac, address, now);
+        }
+    }
+    // Nothing of a status cannot be written as JSON: its keys are texts.
+    serde_json::to_vec(&registry.status(now, Timestamp::now())).unwrap_or_default()
+}
+
+/// What may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Request {
+    Status,
+    /// The same without content: HEAD.
+    StatusHead,
+}
+
+/// Why there is no answer: the peer's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    BadRequest,
+    NotFound,
+    NotAllowed,
+    LongHead,
+}
+
+impl Refusal {
+    const fn line(self) -> &'static str {
+        match self {
+            Refusal::BadRequest => "400 Bad Request",
+            Refusal::NotFound => "404 Not Found",
+            Refusal::NotAllowed => "405 Method Not Allowed\r\nAllow: GET, HEAD",
+            Refusal::LongHead => "431 Request Header Fields Too Large",
+        }
+    }
+}
+
+/// Reads the head of a request; `None` while it has not arrived in full.
+fn parse(head: &[u8]) -> Result<Option<Request>, Refusal> {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut fields);
+    match request.parse(head) {
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Ok(httparse::Status::Complete(_)) => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::LongHead),
+        Err(_) => return Err(Refusal::BadRequest),
+    }
+    let path = request.path.unwrap_or_default().split('?').next().unwrap_or_default();
+    match (request.method, path) {
+        (Some("GET"), "/") => Ok(Some(Request::Status)),
+        (Some("HEAD"), "/") => Ok(Some(Request::StatusHead)),
+        (_, "/") => Err(Refusal::NotAllowed),
+        _ => Err(Refusal::NotFound),
+    }
+}
+
+fn answer(request: Result<Request, Refusal>, status: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+    let (line, media_type, content) = match request {
+        Ok(_) => ("200 OK", "application/json", status()),
+        Err(refusal) => (refusal.line(), "text/plain", b"The status of isowire is at /\n".to_vec()),
+    };
+    let len = content.len();
+    let mut answer = format!(
+        "HTTP/1.1 {line}\r\nContent-Type: {media_type}\r\nContent-Length: {len}\r\nCache-Control: no-store\r\n\
+         X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+    )
+    .into_bytes();
+    if request != Ok(Request::StatusHead) {
+        answer.extend_from_slice(&content);
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests() {
+        let of = |line: &str| parse(format!("{line} HTTP/1.1\r\nHost: here\r\n\r\n").as_bytes());
+        assert_eq!(of("GET /"), Ok(Some(Request::Status)));
+        assert_eq!(of("GET /?now"), Ok(Some(Request::Status)));
+        assert_eq!(of("HEAD /"), Ok(Some(Request::StatusHead)));
+        assert_eq!(of("POST /"), Err(Refusal::NotAllowed));
+        assert_eq!(of("GET /../etc/passwd"), Err(Refusal::NotFound));
+        assert_eq!(of("GET"), Err(Refusal::BadRequest));
+        assert_eq!(parse(b"GET / HTTP/1.0\r\n\r\n"), Ok(Some(Request::Status)));
+        assert_eq!(parse(b"\x16\x03\x01\x02\0\x01"), Err(Refusal::BadRequest), "TLS");
+        let many = "A: b\r\n".repeat(FIELDS_MAX + 1);
+        assert_eq!(parse(format!("GET / HTTP/1.1\r\n{many}\r\n").as_bytes()), Err(Refusal::LongHead));
+    }
+
+    #[test]
+    fn a_request_may_come_in_pieces() {
+        let request = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n";
+        for end in 0..request.len() {
+            assert_eq!(parse(&request[..end]), Ok(None), "{end}");
+        }
+    }
+
+    #[test]
+    fn answers() {
+        let text = |request| String::from_utf8(answer(request, || b"{}".to_vec())).unwrap();
+        let whole = text(Ok(Request::Status));
+        assert!(whole.starts_with("HTTP/1.1 200 OK\r\n") && whole.ends_with("\r\n\r\n{}"), "{whole}");
+        assert_eq!(text(Ok(Request::StatusHead)) + "{}", whole);
+        let refused = text(Err(Refusal::NotAllowed));
+        assert!(refused.starts_with("HTTP/1.1 405 Method Not Allowed\r\nAllow: GET, HEAD\r\n"), "{refused}");
+    }
+}

@@ -1,0 +1,184 @@
+//! The machines as a table for people.
+
+use std::fmt::{self, Display, Formatter};
+use std::net::IpAddr;
+
+use indicatif::HumanBytes;
+
+use crate::machines::Status;
+use crate::machines::status::{Airootfs, Machine};
+
+/// A status to be printed.
+pub(super) struct Table(pub Status);
+
+const HEADINGS: [&str; COLUMNS] =
+    ["MACHINE", "ADDRESS", "FIRMWARE", "STAGE", "IMAGE", "ROOT", "READ", "SENT", "BEGAN", "SEEN"];
+const COLUMNS: usize = 10;
+
+impl Display for Table {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(Status { machines, time, .. }) = self;
+        if machines.is_empty() {
+            return f.write_str("no machine was seen yet\n");
+        }
+        let rows: Vec<_> = machines.iter().map(|machine| cells(machine, *time)).collect();
+        write_columns(f, &rows)?;
+        for machine in machines {
+            if let Some(why) = &machine.refusal {
+                writeln!(f, "\n{}: no boot file: {}", name(machine), printable(why))?;
+            }
+        }
+        writeln!(f, "\n{}", summary(machines))
+    }
+}
+
+/// One row. Times are ages, by the clock of the server.
+fn cells(machine: &Machine, now: i64) -> [String; COLUMNS] {
+    [
+        machine.mac.map_or_else(unknown, |mac| mac.to_string()),
+        machine.addresses.first().map_or_else(unknown, IpAddr::to_string),
+        machine.firmware.as_deref().map_or_else(unknown, printable),
+        machine.stage.to_string(),
+        machine.image.as_deref().map_or_else(unknown, printable),
+        machine.root.map_or_else(unknown, |door| door.to_string()),
+        machine.airootfs.map_or_else(unknown, read),
+        HumanBytes(machine.sent.total()).to_string(),
+        age(now - machine.since),
+        age(now - machine.last_seen),
+    ]
+}
+
+fn unknown() -> String {
+    "-".to_owned()
+}
+
+/// 100 % is all of it and not less.
+fn read(Airootfs { size, read }: Airootfs) -> String {
+    let percent = u128::from(read) * 100 / u128::from(size.max(1));
+    format!("{percent} % of {}", HumanBytes(size))
+}
+
+/// The two units that matter.
+fn age(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{minutes}m {}s", seconds % 60),
+        3600..86_400 => format!("{hours}h {}m", minutes % 60),
+        _ => format!("{days}d {}h", hours % 24),
+    }
+}
+
+/// As wide as its widest cell is each column, except the last.
+fn write_columns(f: &mut Formatter<'_>, rows: &[[String; COLUMNS]]) -> fmt::Result {
+    let headings = HEADINGS.map(str::to_owned);
+    let lines = || std::iter::once(&headings).chain(rows);
+    let mut widths = [0; COLUMNS];
+    for line in lines() {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for line in lines() {
+        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+fn name(machine: &Machine) -> String {
+    let address = machine.addresses.first();
+    machine.mac.map(|mac| mac.to_string()).or(address.map(IpAddr::to_string)).unwrap_or_else(unknown)
+}
+
+/// Whoever wants to stop the server wants to know this.
+fn summary(machines: &[Machine]) -> String {
+    let living = machines.iter().filter(|machine| machine.root_connections > 0).count();
+    let machines = match machines.len() {
+        1 => "1 machine".to_owned(),
+        count => format!("{count} machines"),
+    };
+    format!("{machines}, {living} with a connection to a root file system")
+}
+
+/// Text of somebody else's that no terminal takes for a command.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::machines::status::Sent;
+    use crate::machines::{Door, Stage};
+
+    fn machine() -> Machine {
+        Machine {
+            mac: None,
+            addresses: vec![[192, 168, 77, 90].into()],
+            firmware: None,
+            architecture: None,
+            refusal: None,
+            stage: Stage::Menu,
+            image: None,
+            root: None,
+            root_connections: 0,
+            airootfs: None,
+            sent: Sent::default(),
+            boots: 1,
+            since: 990,
+            last_seen: 1000,
+            reached: BTreeMap::new(),
+        }
+    }
+
+    fn table(machines: Vec<Machine>) -> String {
+        Table(Status { isowire: "1".into(), time: 1000, forgotten: 0, machines }).to_string()
+    }
+
+    #[test]
+    fn a_machine_on_its_root_and_one_in_its_menu() {
+        let on_root = Machine {
+            mac: "52:54:00:fe:00:b0".parse().ok(),
+            addresses: vec![[192, 168, 77, 9].into(), [10, 0, 0, 1].into()],
+            firmware: Some("x86 BIOS, iPXE".into()),
+            stage: Stage::Attached,
+            image: Some("archlinux".into()),
+            root: Some(Door::Nbd),
+            root_connections: 1,
+            airootfs: Some(Airootfs { size: 1 << 30, read: (1 << 30) - 1 }),
+            sent: Sent { tftp: 1 << 20, nbd: 3 << 20, ..Sent::default() },
+            since: 927,
+            ..machine()
+        };
+        assert_eq!(
+            table(vec![machine(), on_root]),
+            "MACHINE            ADDRESS        FIRMWARE        STAGE          IMAGE      ROOT  READ              SENT      BEGAN   SEEN\n\
+             -                  192.168.77.90  -               menu           -          -     -                 0 B       10s     0s\n\
+             52:54:00:fe:00:b0  192.168.77.9   x86 BIOS, iPXE  root attached  archlinux  NBD   99 % of 1.00 GiB  4.00 MiB  1m 13s  0s\n\
+             \n\
+             2 machines, 1 with a connection to a root file system\n"
+        );
+        assert_eq!(table(Vec::new()), "no machine was seen yet\n");
+    }
+
+    #[test]
+    fn why_a_machine_does_not_boot_and_no_escape_sequence() {
+        let refused = Machine { refusal: Some("\x1b[2Jno\u{9b}7m loader\n".into()), ..machine() };
+        let text = table(vec![refused]);
+        assert!(text.contains("\n192.168.77.90: no boot file: ?[2Jno?7m loader?\n"), "{text}");
+        assert!(text.ends_with("\n1 machine, 0 with a connection to a root file system\n"), "{text}");
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let ages = [-5, 0, 59, 60, 3599, 3600, 86_399, 86_400, 1_000_000].map(age);
+        assert_eq!(
+            ages,
+            ["0s", "0s", "59s", "1m 0s", "59m 59s", "1h 0m", "23h 59m", "1d 0h", "11d 13h"].map(String::from)
+        );
+    }
+}

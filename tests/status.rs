@@ -1,0 +1,202 @@
+//! `isowire status` and its server over real sockets: what is told, and what a hostile client can do about it.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use isowire::boot::{Architecture, Firmware, Machine};
+use isowire::inspect::Format;
+use isowire::machines::local::LocalSocket;
+use isowire::machines::server::{self, Socket};
+use isowire::machines::{Door, Mac, Meter, Registry, Step};
+use isowire::status::{self, Repeat};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+/// A status server on both kinds of sockets, with one machine.
+struct Site {
+    registry: Arc<Registry>,
+    tcp: SocketAddr,
+    local: PathBuf,
+    runtime_directory: tempfile::TempDir,
+    /// The server stops when this is dropped.
+    stop: Option<oneshot::Sender<()>>,
+    _runtime: Runtime,
+}
+
+impl Site {
+    fn new() -> Self {
+        let registry = Arc::new(Registry::new(Instant::now()));
+        registry.offered(mac(), X64, Some(ADDRESS), Instant::now());
+
+        let runtime_directory = tempfile::tempdir().unwrap();
+        let local = runtime_directory.path().join("isowire/status.sock");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = listener.local_addr().unwrap();
+        let sockets = vec![Socket::Local(LocalSocket::bind(&local).unwrap()), Socket::Tcp(listener)];
+        let runtime = Runtime::new().unwrap();
+        let (stop, stopping) = oneshot::channel::<()>();
+        let shutdown = async {
+            let _ = stopping.await;
+        };
+        runtime.spawn(server::run(sockets, Arc::clone(&registry), shutdown));
+        Self { registry, tcp, local, runtime_directory, stop: Some(stop), _runtime: runtime }
+    }
+
+    fn status(&self, url: Option<&str>, format: Format) -> Result<String, String> {
+        let directory = self.runtime_directory.path().as_os_str().to_owned();
+        let variable = |name: &str| (name == "XDG_RUNTIME_DIR").then(|| directory.clone());
+        let mut out = Vec::new();
+        match status::run(url, format, Repeat::Once, &variable, &mut out) {
+            Ok(()) => Ok(String::from_utf8(out).unwrap()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", self.tcp)
+    }
+
+    /// What a client gets that sends this and then nothing more.
+    fn raw(&self, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.tcp).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // The server may be done with us before it has read all.
+        let _ = stream.write_all(request);
+        let _ = stream.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).unwrap()
+    }
+}
+
+const X64: Machine = Machine { firmware: Firmware::Pxe, architecture: Architecture(7) };
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
+/// Longer than the server has any.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn mac() -> Mac {
+    "52:54:00:fe:00:b0".parse().unwrap()
+}
+
+#[test]
+fn both_sockets_tell_the_same() {
+    let site = Site::new();
+    Meter::new(Arc::clone(&site.registry), ADDRESS.into(), Door::Tftp, Instant::now())
+        .reached(Step::Menu, Instant::now());
+    for url in [None, Some(site.url()), Some(site.local.display().to_string()), Some(site.tcp.to_string())] {
+        let text = site.status(url.as_deref(), Format::Text).unwrap();
+        let row: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(row[..5], ["52:54:00:fe:00:b0", "10.0.0.7", "x64", "UEFI", "menu"], "{url:?}: {text}");
+        assert!(text.ends_with("\n1 machine, 0 with a connection to a root file system\n"), "{text}");
+    }
+}
+
+/// The names that programs rely on.
+#[test]
+fn json_keeps_its_names() {
+    let site = Site::new();
+    let json: serde_json::Value = serde_json::from_str(&site.status(None, Format::Json).unwrap()).unwrap();
+    let names =
+        |value: &serde_json::Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+    assert_eq!(names(&json), ["forgotten", "isowire", "machines", "time"]);
+    let machine = &json["machines"][0];
+    assert_eq!(
+        names(machine),
+        [
+            "addresses",
+            "airootfs",
+            "architecture",
+            "boots",
+            "firmware",
+            "image",
+            "last_seen",
+            "mac",
+            "reached",
+            "refusal",
+            "root",
+            "root_connections",
+            "sent",
+            "since",
+            "stage",
+        ]
+    );
+    assert_eq!(names(&machine["sent"]), ["http", "nbd", "nfs", "tftp"]);
+    assert_eq!(machine["mac"], "52:54:00:fe:00:b0");
+    assert_eq!(machine["addresses"], serde_json::json!(["10.0.0.7"]));
+    assert_eq!((&machine["stage"], &machine["architecture"]), (&"offered".into(), &7.into()));
+    assert_eq!(machine["reached"], serde_json::json!({"seen": 0.0, "offered": 0.0}));
+    assert_eq!(machine["airootfs"], serde_json::Value::Null);
+    let ages =
+        ["since", "last_seen"].map(|name| json["time"].as_i64().unwrap() - machine[name].as_i64().unwrap());
+    assert!(ages.iter().all(|age| (0..60).contains(age)), "{ages:?}");
+}
+
+#[test]
+fn where_there_is_no_server_it_is_said_what_to_do() {
+    let mut site = Site::new();
+    drop(site.stop.take());
+    let deadline = Instant::now() + PATIENCE;
+    while site.local.exists() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(!site.local.exists(), "the socket goes with its server");
+    let error = site.status(None, Format::Text).unwrap_err();
+    assert!(error.contains("isowire/status.sock or /run/isowire/status.sock"), "{error}");
+    assert!(error.contains("start `isowire serve`"), "{error}");
+    let error = site.status(Some(&site.url()), Format::Text).unwrap_err();
+    assert!(error.starts_with(&format!("no isowire answers at {}", site.url())), "{error}");
+    let error = site.status(Some("https://boot.example/"), Format::Text).unwrap_err();
+    assert!(error.contains("http://ADDR:PORT/"), "{error}");
+}
+
+#[test]
+fn what_is_no_request_gets_an_answer_that_says_so() {
+    let site = Site::new();
+    let status = |request: &[u8]| site.raw(request).lines().next().unwrap_or_default().to_owned();
+    assert_eq!(status(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "HTTP/1.1 200 OK");
+    assert_eq!(status(b"HEAD / HTTP/1.0\r\n\r\n"), "HTTP/1.1 200 OK");
+    assert_eq!(status(b"GET /etc/passwd HTTP/1.1\r\n\r\n"), "HTTP/1.1 404 Not Found");
+    assert_eq!(status(b"DELETE / HTTP/1.1\r\n\r\n"), "HTTP/1.1 405 Method Not Allowed");
+    assert_eq!(status(b"GET / HTTP/1.1\r\nHo"), "HTTP/1.1 400 Bad Request");
+    assert_eq!(status(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"), "HTTP/1.1 400 Bad Request");
+    assert_eq!(status(b""), "HTTP/1.1 400 Bad Request");
+    let long = [b"GET / HTTP/1.1\r\nA: ", &[b'a'; 100_000][..]].concat();
+    assert_eq!(status(&long), "HTTP/1.1 431 Request Header Fields Too Large");
+    assert_eq!(status(&b"GET / HTTP/1.1\r\n".repeat(10_000)), "HTTP/1.1 400 Bad Request");
+}
+
+#[test]
+fn those_who_say_nothing_do_not_keep_the_others_out() {
+    let site = Site::new();
+    let silent: Vec<_> = (0..40).map(|_| UnixStream::connect(&site.local).unwrap()).collect();
+    let over_tcp: Vec<_> = (0..40).map(|_| TcpStream::connect(site.tcp).unwrap()).collect();
+    // They are left after a while each time; a client that waits gets its turn.
+    let mut client = TcpStream::connect(site.tcp).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut first = [0; 15];
+    client.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    drop((silent, over_tcp));
+}
+
+/// What a client does that is asked to talk to somebody else's server.
+#[test]
+fn an_answer_without_end_is_given_up() {
+    let site = Site::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let flood = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+        while stream.write_all(&[b' '; 64 << 10]).is_ok() {}
+    });
+    let error = site.status(Some(&url), Format::Json).unwrap_err();
+    assert!(error.starts_with(&format!("the answer of {url} did not come to its end")), "{error}");
+    flood.join().unwrap();
+}
