@@ -17,6 +17,7 @@ pub enum Command {
     Serve(Box<Serve>),
     Inspect(Inspect),
     Check(Check),
+    Status(Status),
 }
 
 /// Serve ISOs to machines that boot from the network.
@@ -89,6 +90,10 @@ pub struct Serve {
     #[arg(long, value_name = "SECONDS")]
     pub menu_timeout: Option<String>,
 
+    /// Tell what machines are doing on this address as well, or not at all [default: on a socket of this host]
+    #[arg(long, value_name = "ADDR:PORT|off")]
+    pub status: Option<String>,
+
     /// The form of the log on standard error [default: text]
     #[arg(long, value_name = "text|json")]
     pub log_format: Option<String>,
@@ -114,4 +119,20 @@ pub struct Check {
     /// The image to serve [default: a small sample that isowire makes]
     #[arg(value_name = "ISO")]
     pub iso: Option<PathBuf>,
+}
+
+/// Tell what the machines are doing that boot from a running server.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// The server: http://ADDR:PORT/ as its --status says, or the path of its socket [default: the one on this host]
+    #[arg(value_name = "URL")]
+    pub url: Option<String>,
+
+    /// Print JSON for a program to read
+    #[arg(long)]
+    pub json: bool,
+
+    /// Look again every second until interrupted
+    #[arg(long)]
+    pub watch: bool,
 }

@@ -5,7 +5,7 @@ mod raw;
 mod value;
 
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
@@ -14,6 +14,7 @@ use crate::cli::Serve;
 use crate::dhcp::lease::Pool;
 use crate::dhcp::server::{AuthorityConfig, DEFAULT_LEASE_SECONDS};
 use crate::export::catalog::ARCHISO;
+use crate::machines::local;
 use raw::{File, List, RawConfig, RawImage, Value};
 use value::{Mode, Refusal};
 
@@ -60,6 +61,8 @@ pub struct Config {
     pub root: Option<Root>,
     /// Its roots are those that may be served, in the order of the menu.
     pub menu: Settings,
+    /// Where the status is told.
+    pub status: Status,
     pub log_format: LogFormat,
 }
 
@@ -145,6 +148,18 @@ pub enum Dhcp {
     Server(AuthorityConfig),
 }
 
+/// Where it is told what the machines are doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    Off,
+    On {
+        /// On this host.
+        socket: PathBuf,
+        /// For others, where the operator wants it.
+        address: Option<SocketAddrV4>,
+    },
+}
+
 /// The form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -195,6 +210,7 @@ impl Checker<'_> {
             tftp: self.door("tftp", &raw.tftp, TFTP_PORT)?,
             tftp_ports: self.tftp_ports()?,
             dhcp: self.dhcp(variable)?,
+            status: self.status(variable)?,
             log_format: self
                 .read("log-format", &raw.log_format, value::log_format)?
                 .unwrap_or(LogFormat::Text),
@@ -229,6 +245,15 @@ impl Checker<'_> {
     fn door(&self, key: &str, value: &Option<Value>, default: u16) -> Result<Door, Wrong> {
         let default = Door::On { port: default, asked: Asked::ByDefault };
         Ok(self.read(key, value, value::door)?.unwrap_or(default))
+    }
+
+    fn status(&self, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Status, Wrong> {
+        let socket = local::server_path(variable);
+        Ok(match self.read("status", &self.raw.status, value::status)? {
+            Some(None) => Status::Off,
+            Some(address) => Status::On { socket, address },
+            None => Status::On { socket, address: None },
+        })
     }
 
     fn root_doors(&self) -> Result<RootDoors, Wrong> {

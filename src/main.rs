@@ -2,12 +2,13 @@
 
 use std::env;
 use std::fmt::Display;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 use clap::Parser;
-use isowire::cli::{Check, Cli, Command, Inspect, Serve};
+use isowire::cli::{Check, Cli, Command, Inspect, Serve, Status};
 use isowire::inspect::{self, Format};
+use isowire::status::{self, Repeat, StatusError};
 use isowire::{check, config, server, telemetry};
 
 fn main() -> ExitCode {
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
         Command::Serve(options) => serve(&options),
         Command::Inspect(options) => look(&options),
         Command::Check(options) => play(&options),
+        Command::Status(options) => ask(&options),
     }
 }
 
@@ -41,6 +43,21 @@ fn look(options: &Inspect) -> ExitCode {
 fn play(options: &Check) -> ExitCode {
     match check::run(options.iso.as_deref(), &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => end(FAILURE, &error),
+    }
+}
+
+fn ask(options: &Status) -> ExitCode {
+    let format = if options.json { Format::Json } else { Format::Text };
+    let repeat = match options.watch {
+        false => Repeat::Once,
+        true if !options.json && io::stdout().is_terminal() => Repeat::OnScreen,
+        true => Repeat::Lines,
+    };
+    let variable = |name: &str| env::var_os(name);
+    match status::run(options.url.as_deref(), format, repeat, &variable, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(StatusError::Place(unfit)) => end(USAGE, &unfit),
         Err(error) => end(FAILURE, &error),
     }
 }

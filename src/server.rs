@@ -9,7 +9,7 @@ pub mod sockets;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -27,6 +27,7 @@ use crate::config::{Config, ImageFile};
 use crate::dhcp::server::StartError;
 use crate::export::{Catalog, Served};
 use crate::image::{Image, OpenError};
+use crate::machines::Registry;
 use crate::nfs::server::rpcbind::NotRegistered;
 
 /// What is under way when we are told to stop has this long to come to its end.
@@ -104,9 +105,11 @@ fn files(config: &Config, doors: &Doors, catalog: Arc<Catalog>) -> Result<Files,
 async fn serve(config: &Config, doors: Doors, catalog: Arc<Catalog>, files: Arc<Files>) -> Result<(), Fatal> {
     let mut stop_signals = StopSignals::new()?;
     let report = report(config, &doors, &files);
+    let machines = Arc::new(Registry::new(Instant::now()));
+    machines.serve(&catalog);
     let (stop, stopping) = watch::channel(());
     let mut services = tokio::select! {
-        started = services::start(config, doors, catalog, files, &stopping) => started?,
+        started = services::start(config, doors, catalog, files, machines, &stopping) => started?,
         // A DHCP server looks around for seconds before it starts.
         _ = stop_signals.received() => return Ok(()),
     };

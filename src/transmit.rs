@@ -6,13 +6,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::export::batch::Chunk;
 use crate::export::{Batch, ImageRange};
-use crate::image::Source;
+use crate::image::{Image, Source};
+use crate::machines::Meter;
 use crate::sys::{self, Follow, Iov};
 
 /// From this many bytes on, `sendfile` beats `sendmsg` from the mapping (measured on loopback; a network card that
@@ -38,11 +40,17 @@ pub enum Broken {
 
 /// Sends the whole batch; waits for the socket and for cold parts of the image as long as it takes.
 ///
-/// `source` is the image that the ranges of the batch are ranges of.
+/// `image` is the one that the ranges of the batch are ranges of; `meter` is told what left.
 ///
 /// # Errors
 /// See [`Broken`].
-pub async fn flush(batch: &mut Batch, source: &Source, socket: &TcpStream) -> Result<(), Broken> {
+pub async fn flush(
+    batch: &mut Batch,
+    image: &Image,
+    socket: &TcpStream,
+    meter: &mut Meter,
+) -> Result<(), Broken> {
+    let source = &image.source;
     let mut sent_in_turn = 0;
     while !batch.is_empty() {
         warm_window(batch, source).await.map_err(Broken::Image)?;
@@ -52,6 +60,7 @@ pub async fn flush(batch: &mut Batch, source: &Source, socket: &TcpStream) -> Re
             // sendfile(2) returns 0 only at the end of the file.
             return Err(Broken::Image(io::ErrorKind::UnexpectedEof.into()));
         }
+        meter.sent(image, batch, sent as u64, Instant::now());
         batch.advance(sent as u64);
         sent_in_turn += sent as u64;
         if sent_in_turn >= WINDOW && !batch.is_empty() {

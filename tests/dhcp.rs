@@ -70,7 +70,14 @@ fn serve(mode: Mode, ready: &mpsc::Sender<Result<(), StartError>>, stopped: ones
         };
         let sockets = Sockets { dhcp: port(67), boot_server: Some(port(4011)) };
         let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"));
-        let config = Config { interface: Some(BRIDGE.to_owned()), advertise: None, mode: mode.clone(), boot };
+        let machines = std::sync::Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
+        let config = Config {
+            interface: Some(BRIDGE.to_owned()),
+            advertise: None,
+            mode: mode.clone(),
+            boot,
+            machines,
+        };
         match Server::start(sockets, config).await {
             Ok(server) => {
                 ready.send(Ok(())).unwrap();

@@ -70,11 +70,18 @@ impl Server {
             cms: Cms::Verify,
             parameters: Vec::new(),
         };
+        let machines = Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
         let files = Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: Some(80) }).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();
-        runtime.spawn(isowire::http::server::run(listener, Arc::new(files), None, std::future::pending()));
+        runtime.spawn(isowire::http::server::run(
+            listener,
+            Arc::new(files),
+            machines,
+            None,
+            std::future::pending(),
+        ));
         Self { _runtime: runtime, dir, image, port }
     }
 

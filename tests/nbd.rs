@@ -38,7 +38,8 @@ impl Server {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();
-        runtime.spawn(isowire::nbd::server::run(listener, catalog, std::future::pending()));
+        let machines = Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
+        runtime.spawn(isowire::nbd::server::run(listener, catalog, machines, std::future::pending()));
         Self { _runtime: runtime, _dir: dir, image, port }
     }
 

@@ -383,15 +383,16 @@ fn with_the_privilege_everything_is_up() {
     let stage = Stage::new();
     let lan = Lan::new(Ipv4Addr::new(192, 168, 77, 1));
     let mut command = lan.command_as_nobody(open_to_all(&stage));
-    command.arg("serve").arg(stage.path("arch.iso"));
+    let run = stage.path("run");
+    fs::create_dir(&run).unwrap();
+    fs::set_permissions(&run, Permissions::from_mode(0o777)).unwrap();
+    command.env("XDG_RUNTIME_DIR", &run).arg("serve").arg(stage.path("arch.iso"));
     let server = stage.start(&mut command);
     let log = server.log();
     let rows = ["NBD", "NFS", "Portmap", "HTTP", "TFTP", "DHCP"].map(|service| port(&log, service));
     assert_eq!(rows, [10809, 2049, 111, 80, 69, 67], "{log}");
-    assert!(
-        log.ends_with("proxy, beside the DHCP server of the network\n\nready\n"),
-        "nothing is left to do: {log}"
-    );
+    let last = format!("{}: isowire status\n\nready\n", run.join("isowire/status.sock").display());
+    assert!(log.ends_with(&last), "nothing is left to do: {log}");
 }
 
 #[test]
@@ -461,4 +462,61 @@ fn an_rpcbind_that_has_the_port_tells_machines_instead() {
     assert!(known().contains("2049  nfs") && known().contains("2049  mountd"), "{}", known());
     assert!(server.stop().success());
     assert!(!known().contains("2049"), "{}", known());
+}
+
+/// The stage, the root's protocol and what was read of it, as `isowire status` has them of the only machine.
+fn machine(command: &mut Command) -> (String, String, String) {
+    let status: serde_json::Value = serde_json::from_str(&output_of(command)).unwrap();
+    let machines = status["machines"].as_array().unwrap();
+    assert_eq!(machines.len(), 1, "{status}");
+    let machine = &machines[0];
+    assert_eq!(machine["addresses"][0], "127.0.0.1", "{status}");
+    let text = |value: &serde_json::Value| value.to_string().replace('"', "");
+    (text(&machine["stage"]), text(&machine["root"]), text(&machine["airootfs"]["read"]))
+}
+
+#[test]
+fn the_status_tells_how_far_a_machine_is() {
+    needs!(["xorriso"]);
+    let stage = Stage::new();
+    let mut command = stage.serve();
+    let server =
+        stage.start(command.args(["--status", "127.0.0.1:0"]).env("XDG_RUNTIME_DIR", stage.dir.path()));
+    let log = server.log();
+    let rows: Vec<_> = log.lines().filter(|line| line.starts_with("Status")).collect();
+    assert_eq!(rows.len(), 2, "{log}");
+    let url = format!("http://{}/", rows[1].split_whitespace().nth(1).unwrap());
+    let told = |stage_name: &str, root: &str, read: &str| {
+        let expected = (stage_name.into(), root.into(), read.into());
+        let mut status = Command::new(PROGRAM);
+        status.args(["status", "--json"]).env("XDG_RUNTIME_DIR", stage.dir.path());
+        assert_eq!(machine(&mut status), expected);
+        let mut status = Command::new(PROGRAM);
+        assert_eq!(machine(status.args(["status", "--json", &url])), expected);
+    };
+    let (tftp, http) = (port(&log, "TFTP"), port(&log, "HTTP"));
+    fetched(tftp, "/boot/syslinux/lpxelinux.0");
+    told("loader", "null", "null");
+    fetched(tftp, "/isowire/pxelinux.cfg");
+    told("menu", "null", "null");
+    got(http, "/arch/boot/x86_64/vmlinuz-linux");
+    told("kernel", "null", "null");
+    got(http, "/arch/boot/x86_64/initramfs-linux.img");
+    told("initramfs", "null", "null");
+
+    let mut nbd = TcpStream::connect(("127.0.0.1", port(&log, "NBD"))).unwrap();
+    nbd.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x07archiso").unwrap();
+    nbd.read_exact(&mut [0; 18 + 10]).unwrap();
+    told("attached", "nbd", "null");
+    drop(nbd);
+    // The server hears of it later.
+    let mut status = Command::new(PROGRAM);
+    status.args(["status", "--json", &url]);
+    let end = Instant::now() + SOON;
+    while machine(&mut status).0 == "attached" && Instant::now() < end {
+        sleep(Duration::from_millis(20));
+    }
+    told("released", "nbd", "null");
+    got(http, "/arch/x86_64/airootfs.sfs");
+    told("copied", "http", "4");
 }

@@ -53,7 +53,9 @@ impl Server {
         let socket = runtime.block_on(tokio::net::UdpSocket::bind("0.0.0.0:0")).unwrap();
         let port = socket.local_addr().unwrap().port();
         let (stop, stopped) = oneshot::channel();
-        let running = runtime.spawn(server::run(socket, open, options, async { drop(stopped.await) }));
+        let machines = Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
+        let running =
+            runtime.spawn(server::run(socket, open, machines, options, async { drop(stopped.await) }));
         Self { runtime, running, stop, dir, port }
     }
 

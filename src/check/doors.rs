@@ -4,6 +4,7 @@ use std::future::pending;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::net::{TcpListener, UdpSocket};
 
@@ -11,6 +12,7 @@ use crate::boot::files::{Files, Ports};
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
 use crate::export::{Catalog, Served};
 use crate::image::Image;
+use crate::machines::Registry;
 use crate::{http, nbd, nfs, tftp};
 
 /// The name of the image.
@@ -48,12 +50,13 @@ impl Doors {
             tftp: tftp.local_addr()?,
             files: Arc::clone(&files),
         };
-        tokio::spawn(nbd::server::run(nbd, Arc::clone(&catalog), pending()));
-        tokio::spawn(nfs::server::run(nfs, catalog, pending()));
+        let machines = Arc::new(Registry::new(Instant::now()));
+        tokio::spawn(nbd::server::run(nbd, Arc::clone(&catalog), Arc::clone(&machines), pending()));
+        tokio::spawn(nfs::server::run(nfs, catalog, Arc::clone(&machines), pending()));
         tokio::spawn(nfs::server::portmap::run(portmap, portmap_udp, doors.nfs.port(), pending()));
-        tokio::spawn(http::server::run(http, Arc::clone(&files), None, pending()));
+        tokio::spawn(http::server::run(http, Arc::clone(&files), Arc::clone(&machines), None, pending()));
         let open = move |path: &[u8], local| files.open(path, local);
-        tokio::spawn(tftp::server::run(tftp, open, tftp::server::Options::default(), pending()));
+        tokio::spawn(tftp::server::run(tftp, open, machines, tftp::server::Options::default(), pending()));
         Ok(doors)
     }
 

@@ -43,6 +43,7 @@ pub struct RawConfig {
     pub menu_timeout: Option<Value>,
     pub cms_verify: Option<Value>,
     pub kernel_parameters: Option<List>,
+    pub status: Option<Value>,
     pub log_format: Option<Value>,
     pub image: Vec<RawImage>,
 }
@@ -180,6 +181,7 @@ impl RawConfig {
             root: self.root.or(file.root),
             copytoram: self.copytoram.or(file.copytoram),
             menu_timeout: self.menu_timeout.or(file.menu_timeout),
+            status: self.status.or(file.status),
             log_format: self.log_format.or(file.log_format),
             ..file
         }
@@ -204,6 +206,7 @@ impl From<&cli::Serve> for RawConfig {
             root: value(&serve.root),
             copytoram: value(&serve.copytoram),
             menu_timeout: value(&serve.menu_timeout),
+            status: value(&serve.status),
             log_format: value(&serve.log_format),
             ..RawConfig::default()
         }

@@ -1,7 +1,7 @@
 //! What single settings may be. Each function takes a text and gives the value, or says why it is none and what to
 //! write instead, as the end of a sentence that starts with the text.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::{Asked, Door, LogFormat, RootDoors};
 use crate::boot::menu::{CopyToRam, Root};
@@ -152,6 +152,17 @@ pub fn parameter(text: &str) -> Result<Word, Refusal> {
     Word::new(text).filter(|_| free).ok_or_else(|| {
         "is not one kernel parameter: write each as a text of its own, without spaces and `initrd=`".into()
     })
+}
+
+/// `None` for `off`.
+pub fn status(text: &str) -> Result<Option<SocketAddrV4>, Refusal> {
+    match text {
+        "off" => Ok(None),
+        text => text
+            .parse()
+            .map(Some)
+            .map_err(|_| "is no IPv4 address with a port: write one like 127.0.0.1:8081, or `off`".into()),
+    }
 }
 
 pub fn log_format(text: &str) -> Result<LogFormat, Refusal> {

@@ -16,6 +16,7 @@ use super::session::{Next, Resources, Session, Story, Turn};
 use super::wire::Status;
 use crate::boot::Files;
 use crate::export::Batch;
+use crate::machines::{self, Meter, Registry, Step};
 use crate::stream;
 use crate::transmit::{self, Broken};
 
@@ -39,11 +40,16 @@ const DISCARD: usize = 16 << 10;
 pub async fn run(
     listener: TcpListener,
     files: Arc<Files>,
+    machines: Arc<Registry>,
     advertise: Option<Ipv4Addr>,
     shutdown: impl Future<Output = ()>,
 ) {
     let resources = Arc::new(Resources::new(files));
-    let serve = |socket, peer| serve(socket, peer, Arc::clone(&resources), advertise);
+    let serve = |socket, peer: SocketAddr| {
+        let now = Instant::now().into_std();
+        let meter = Meter::new(Arc::clone(&machines), peer.ip(), machines::Door::Http, now);
+        serve(socket, peer, Arc::clone(&resources), advertise, meter)
+    };
     tokio::select! {
         () = shutdown => {}
         never = stream::accept(listener, "HTTP", serve) => match never {},
@@ -56,9 +62,10 @@ async fn serve(
     peer: SocketAddr,
     resources: Arc<Resources>,
     advertise: Option<Ipv4Addr>,
+    meter: Meter,
 ) {
     let Some(local) = advertise.or_else(|| local_address(&socket)) else { return };
-    match converse(&socket, peer, Session::new(resources, local)).await {
+    match converse(&socket, peer, Session::new(resources, local), meter).await {
         Ok(End::Closed) => {}
         Ok(End::Answered) => {
             let _ = timeout(LINGER, part(&mut socket)).await;
@@ -87,14 +94,22 @@ enum End {
 }
 
 /// Requests and answers, in turns.
-async fn converse(socket: &TcpStream, peer: SocketAddr, mut session: Session) -> Result<End, Broken> {
+async fn converse(
+    socket: &TcpStream,
+    peer: SocketAddr,
+    mut session: Session,
+    mut meter: Meter,
+) -> Result<End, Broken> {
     let (mut input, mut batch) = (BytesMut::new(), Batch::default());
     let mut deadline = Instant::now() + IDLE;
     loop {
         let since = Instant::now();
         let turn = session.handle(&mut input, Timestamp::now(), &mut batch);
         let is_progress = !batch.is_empty();
-        let sent = transmit::flush(&mut batch, &session.image().source, socket).await;
+        let sent = transmit::flush(&mut batch, session.image(), socket, &mut meter).await;
+        if turn.story.as_ref().is_some_and(|story| story.is_made && story.status == Status::OK) {
+            meter.reached(Step::Menu, Instant::now().into_std());
+        }
         tell(&turn, peer, since, &sent, batch.len());
         sent?;
         match turn.next {
@@ -110,7 +125,7 @@ async fn converse(socket: &TcpStream, peer: SocketAddr, mut session: Session) ->
                     Ok(Ok(_)) if is_idle => deadline = Instant::now() + REQUEST_DEADLINE,
                     Ok(Ok(_)) => {}
                     Ok(Err(error)) => return Err(Broken::Peer(error)),
-                    Err(_) => return late(socket, &mut session, &input).await,
+                    Err(_) => return late(socket, &mut session, &input, &mut meter).await,
                 }
             }
         }
@@ -118,10 +133,15 @@ async fn converse(socket: &TcpStream, peer: SocketAddr, mut session: Session) ->
 }
 
 /// Nothing came for too long.
-async fn late(socket: &TcpStream, session: &mut Session, input: &BytesMut) -> Result<End, Broken> {
+async fn late(
+    socket: &TcpStream,
+    session: &mut Session,
+    input: &BytesMut,
+    meter: &mut Meter,
+) -> Result<End, Broken> {
     let mut batch = Batch::default();
     session.time_out(input, Timestamp::now(), &mut batch);
-    transmit::flush(&mut batch, &session.image().source, socket).await?;
+    transmit::flush(&mut batch, session.image(), socket, meter).await?;
     Ok(End::Answered)
 }
 
@@ -137,7 +157,7 @@ async fn part(socket: &mut TcpStream) -> io::Result<()> {
 
 /// The boot as a story; `unsent` bytes of the batch are still here, and the answer in question was its last.
 fn tell(turn: &Turn, peer: SocketAddr, since: Instant, sent: &Result<(), Broken>, unsent: u64) {
-    let Some(Story { path, status, bytes, agent }) = &turn.story else { return };
+    let Some(Story { path, status, bytes, agent, .. }) = &turn.story else { return };
     let (status, ms) = (status.0, since.elapsed().as_millis());
     match sent {
         Ok(()) if status == Status::NOT_FOUND.0 => info!(%peer, ?path, ?agent, "HTTP refused: no such file"),
@@ -173,10 +193,11 @@ mod tests {
             cms: Cms::Verify,
             parameters: Vec::new(),
         };
+        let machines = Arc::new(Registry::new(Instant::now().into_std()));
         let files = Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: Some(80) }).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(run(listener, Arc::new(files), None, std::future::pending()));
+        tokio::spawn(run(listener, Arc::new(files), machines, None, std::future::pending()));
         TcpStream::connect(address).await.unwrap()
     }
 

@@ -15,6 +15,7 @@ use super::session::{Attached, Handshake, Next, Rejected, Transmission, Turn};
 use super::wire::{self, Malformed};
 use crate::export::{Batch, Catalog, Piece};
 use crate::image::Image;
+use crate::machines::{self, Meter, Registry};
 use crate::stream;
 use crate::transmit::{self, Broken};
 
@@ -26,14 +27,20 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 struct Door {
     catalog: Arc<Catalog>,
+    machines: Arc<Registry>,
     /// Clients that live on an export right now.
     attached: AtomicUsize,
 }
 
 /// Serves `catalog` to every client that connects, until `shutdown` is ready. Clients that are attached then live on
 /// as long as the runtime does.
-pub async fn run(listener: TcpListener, catalog: Arc<Catalog>, shutdown: impl Future<Output = ()>) {
-    let door = Arc::new(Door { catalog, attached: AtomicUsize::new(0) });
+pub async fn run(
+    listener: TcpListener,
+    catalog: Arc<Catalog>,
+    machines: Arc<Registry>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let door = Arc::new(Door { catalog, machines, attached: AtomicUsize::new(0) });
     tokio::select! {
         () = shutdown => {}
         never = stream::accept(listener, "NBD", |socket, peer| serve(socket, peer, Arc::clone(&door))) => match never {},
@@ -51,7 +58,7 @@ async fn serve(mut socket: TcpStream, peer: SocketAddr, door: Arc<Door>) {
     match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
         Ok(Ok(Some(attached))) => {
             door.attached.fetch_add(1, Ordering::Relaxed);
-            transmit(&socket, peer, input, *attached).await;
+            transmit(&socket, peer, input, *attached, &door.machines).await;
             door.attached.fetch_sub(1, Ordering::Relaxed);
         }
         Ok(Ok(None)) => debug!(%peer, "NBD client only asked"),
@@ -97,12 +104,22 @@ async fn shake_hands(
 }
 
 /// The client's life on its root.
-async fn transmit(socket: &TcpStream, peer: SocketAddr, input: BytesMut, attached: Attached) {
+async fn transmit(
+    socket: &TcpStream,
+    peer: SocketAddr,
+    input: BytesMut,
+    attached: Attached,
+    machines: &Arc<Registry>,
+) {
     let Attached { image, mut transmission, name } = attached;
     let size = transmission.export().len();
     info!(%peer, export = name, size, "root attached over NBD");
     let since = Instant::now();
-    let end = converse(socket, input, &image, &mut transmission).await;
+    let mut meter = Meter::new(Arc::clone(machines), peer.ip(), machines::Door::Nbd, since);
+    meter.attached(&image, since);
+    let end = converse(socket, input, &image, &mut transmission, &mut meter).await;
+    let fate = if end.is_ok() { machines::End::Released } else { machines::End::Lost };
+    meter.ended(fate, Instant::now());
     let (tally, seconds) = (transmission.tally(), since.elapsed().as_secs());
     let (reads, bytes) = (tally.reads, tally.bytes);
     match end {
@@ -133,11 +150,12 @@ async fn converse(
     mut input: BytesMut,
     image: &Image,
     session: &mut Transmission,
+    meter: &mut Meter,
 ) -> Result<End, Broken> {
     let mut batch = Batch::default();
     loop {
         let turn = session.handle(&mut input, &mut batch);
-        transmit::flush(&mut batch, &image.source, socket).await?;
+        transmit::flush(&mut batch, image, socket, meter).await?;
         match turn {
             Turn::Drained => {
                 if stream::receive(socket, &mut input, &mut batch).await.map_err(Broken::Peer)? == 0 {
@@ -178,7 +196,9 @@ mod tests {
         let served = Served { name: "empty".into(), image: Arc::new(image) };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(run(listener, Arc::new(Catalog::new(served, Vec::new())), std::future::pending()));
+        let catalog = Arc::new(Catalog::new(served, Vec::new()));
+        let machines = Arc::new(Registry::new(Instant::now()));
+        tokio::spawn(run(listener, catalog, machines, std::future::pending()));
         TcpStream::connect(address).await.unwrap()
     }
 

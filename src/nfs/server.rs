@@ -16,7 +16,8 @@ use tracing::{debug, info, warn};
 use super::rpc::BadRecord;
 use super::session::{Session, Turn};
 use crate::export::{Batch, Catalog};
-use crate::image::Source;
+use crate::image::Image;
+use crate::machines::{self, Meter, Registry};
 use crate::stream;
 use crate::transmit::{self, Broken};
 
@@ -27,13 +28,19 @@ const INPUT_MAX: usize = 16 << 10;
 #[derive(Debug)]
 struct Door {
     catalog: Arc<Catalog>,
+    machines: Arc<Registry>,
     connections: AtomicUsize,
 }
 
 /// Serves `catalog` by NFS and MOUNT to every client that connects, until `shutdown` is ready. Connections then live
 /// on as long as the runtime does.
-pub async fn run(listener: TcpListener, catalog: Arc<Catalog>, shutdown: impl Future<Output = ()>) {
-    let door = Arc::new(Door { catalog, connections: AtomicUsize::new(0) });
+pub async fn run(
+    listener: TcpListener,
+    catalog: Arc<Catalog>,
+    machines: Arc<Registry>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let door = Arc::new(Door { catalog, machines, connections: AtomicUsize::new(0) });
     tokio::select! {
         () = shutdown => {}
         never = stream::accept(listener, "NFS", |socket, peer| serve(socket, peer, Arc::clone(&door))) => match never {},
@@ -49,7 +56,10 @@ async fn serve(socket: TcpStream, peer: SocketAddr, door: Arc<Door>) {
     let mut session = Session::new(Arc::clone(&door.catalog), peer);
     let since = Instant::now();
     door.connections.fetch_add(1, Ordering::Relaxed);
-    let end = converse(&socket, &mut session).await;
+    let mut meter = Meter::new(Arc::clone(&door.machines), peer.ip(), machines::Door::Nfs, since);
+    let end = converse(&socket, &mut session, &mut meter).await;
+    let fate = if end.is_ok() { machines::End::Released } else { machines::End::Lost };
+    meter.ended(fate, Instant::now());
     door.connections.fetch_sub(1, Ordering::Relaxed);
     let (tally, seconds) = (session.tally(), since.elapsed().as_secs());
     let (reads, bytes) = (tally.reads, tally.bytes);
@@ -74,12 +84,12 @@ enum End {
 }
 
 /// Calls and replies, in turns, until the client goes.
-async fn converse(socket: &TcpStream, session: &mut Session) -> Result<End, Broken> {
+async fn converse(socket: &TcpStream, session: &mut Session, meter: &mut Meter) -> Result<End, Broken> {
     let (mut input, mut batch) = (BytesMut::new(), Batch::default());
     loop {
         let turn = session.handle(&mut input, &mut batch);
         let unread = input.len();
-        send(&mut batch, &session.image().source, socket, &mut input).await?;
+        send(&mut batch, session.image(), socket, &mut input, meter).await?;
         session.sent(&input);
         match turn {
             // What came meanwhile may be a call: to wait for more could be for ever.
@@ -99,14 +109,15 @@ async fn converse(socket: &TcpStream, session: &mut Session) -> Result<End, Brok
 /// be a duplicate then.
 async fn send(
     batch: &mut Batch,
-    source: &Source,
+    image: &Image,
     socket: &TcpStream,
     input: &mut BytesMut,
+    meter: &mut Meter,
 ) -> Result<(), Broken> {
     if batch.is_empty() {
         return Ok(());
     }
-    let mut flush = pin!(transmit::flush(batch, source, socket));
+    let mut flush = pin!(transmit::flush(batch, image, socket, meter));
     let mut is_open = true;
     loop {
         tokio::select! {
@@ -129,7 +140,7 @@ mod tests {
     use super::*;
     use crate::export::Served;
     use crate::image::index::{Attributes, Index, Kind, NodeId};
-    use crate::image::{Extent, Image};
+    use crate::image::{Extent, Source};
     use crate::nfs::handle::Handle;
     use crate::nfs::session::READ_MAX;
     use crate::nfs::wire::procedure::{NULL, READ};
@@ -155,7 +166,9 @@ mod tests {
         listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = listening.listen(16).unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(run(listener, Arc::new(Catalog::new(served, Vec::new())), std::future::pending()));
+        let machines = Arc::new(Registry::new(Instant::now()));
+        let catalog = Arc::new(Catalog::new(served, Vec::new()));
+        tokio::spawn(run(listener, catalog, machines, std::future::pending()));
         (socket.connect(address).await.unwrap(), handle)
     }
 

@@ -16,9 +16,10 @@ use super::Fatal;
 use super::report::{Row, port_note};
 use super::sockets::{self, Inherited, Unfit};
 use crate::boot::menu::Root;
-use crate::config::{Asked, Config, Dhcp, Door, RootDoors, TFTP_PORT};
+use crate::config::{Asked, Config, Dhcp, Door, RootDoors, Status, TFTP_PORT};
 use crate::dhcp;
 use crate::dhcp::server::{Sharing, Sockets};
+use crate::machines::local::LocalSocket;
 
 /// Where services go when nobody chose a port and the registered one is not to be had. The menu names this one for
 /// HTTP; iPXE can be told this one for TFTP.
@@ -34,6 +35,9 @@ pub struct Doors {
     pub http: Option<TcpListener>,
     pub tftp: Option<UdpSocket>,
     pub dhcp: Option<dhcp::server::Sockets>,
+    /// `isowire status` asks here.
+    pub status_socket: Option<LocalSocket>,
+    pub status: Option<TcpListener>,
     pub rows: Vec<Row>,
     /// Whether a privilege is all that some service lacks.
     pub lacks_privilege: bool,
@@ -77,10 +81,36 @@ impl Doors {
         doors.tftp = doors.open_one(&tftp, inherited.tftp, UdpSocket::bind)?;
         doors.open_dhcp(config, [inherited.dhcp, inherited.pxe])?;
         doors.require_root(config)?;
+        doors.open_status(&config.status)?;
         if doors.dhcp.is_some() && (doors.tftp.is_none() || doors.tftp_port() != TFTP_PORT) {
             warn!("DHCP sends firmware to TFTP on port 69 of this host, and isowire serves none there");
         }
         Ok(doors)
+    }
+
+    /// The socket of this host is a default, the address is somebody's wish.
+    fn open_status(&mut self, wanted: &Status) -> Result<(), Fatal> {
+        let Status::On { socket, address } = wanted else {
+            self.off("Status", OFF);
+            return Ok(());
+        };
+        match LocalSocket::bind(socket) {
+            Ok(bound) => {
+                let state = format!("{}: isowire status", bound.path().display());
+                self.up("Status", None, &state);
+                self.status_socket = Some(bound);
+            }
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                self.off("Status", &format!("another isowire has {}", socket.display()));
+            }
+            Err(error) => self.off("Status", &format!("cannot make {}: {error}", socket.display())),
+        }
+        if let Some(address) = *address {
+            let listener = sockets::listen(address).map_err(|error| cannot("status", address, error))?;
+            self.up("Status", address_of(&listener), "isowire status http://ADDRESS/");
+            self.status = Some(listener);
+        }
+        Ok(())
     }
 
     /// The port machines are told to load from: the registered one where there is no TFTP of ours.

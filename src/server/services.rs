@@ -13,7 +13,9 @@ use super::doors::{Doors, Portmap};
 use crate::boot::Files;
 use crate::config::{Config, Dhcp, TftpPorts};
 use crate::export::Catalog;
-use crate::{dhcp, http, nbd, nfs, tftp};
+use crate::machines::Registry;
+use crate::machines::server::Socket;
+use crate::{dhcp, http, machines, nbd, nfs, tftp};
 
 /// Starts every service that has its sockets. They stop when the sender of `stopping` is dropped.
 ///
@@ -24,6 +26,7 @@ pub async fn start(
     doors: Doors,
     catalog: Arc<Catalog>,
     files: Arc<Files>,
+    machines: Arc<Registry>,
     stopping: &watch::Receiver<()>,
 ) -> Result<JoinSet<io::Result<()>>, Fatal> {
     let mut services = JoinSet::new();
@@ -34,15 +37,25 @@ pub async fn start(
     };
     // First, since it is the one that may yet find a reason not to start.
     if let Some(sockets) = doors.dhcp {
-        let server = dhcp::server::Server::start(sockets, dhcp_config(config, &files)).await?;
+        let server = dhcp::server::Server::start(sockets, dhcp_config(config, &files, &machines)).await?;
         services.spawn(unfailing(server.run(stop())));
     }
     if let Some(listener) = doors.nbd {
-        services.spawn(unfailing(nbd::server::run(stream(listener)?, Arc::clone(&catalog), stop())));
+        services.spawn(unfailing(nbd::server::run(
+            stream(listener)?,
+            Arc::clone(&catalog),
+            Arc::clone(&machines),
+            stop(),
+        )));
     }
     if let Some(listener) = doors.nfs {
         let port = listener.local_addr()?.port();
-        services.spawn(unfailing(nfs::server::run(stream(listener)?, catalog, stop())));
+        services.spawn(unfailing(nfs::server::run(
+            stream(listener)?,
+            catalog,
+            Arc::clone(&machines),
+            stop(),
+        )));
         match doors.portmap {
             Some(Portmap::Ours { tcp, udp }) => {
                 let (tcp, udp) = (stream(tcp)?, datagrams(udp)?);
@@ -61,13 +74,27 @@ pub async fn start(
     }
     if let Some(listener) = doors.http {
         let (listener, files) = (stream(listener)?, Arc::clone(&files));
-        services.spawn(unfailing(http::server::run(listener, files, config.advertise, stop())));
+        services.spawn(unfailing(http::server::run(
+            listener,
+            files,
+            Arc::clone(&machines),
+            config.advertise,
+            stop(),
+        )));
     }
     if let Some(socket) = doors.tftp {
         let advertise = config.advertise;
         let open = move |path: &[u8], local| files.open(path, advertise.unwrap_or(local));
-        services.spawn(tftp::server::run(datagrams(socket)?, open, tftp_options(config), stop()));
+        services.spawn(tftp::server::run(
+            datagrams(socket)?,
+            open,
+            Arc::clone(&machines),
+            tftp_options(config),
+            stop(),
+        ));
     }
+    let status = doors.status_socket.map(Socket::Local).into_iter().chain(doors.status.map(Socket::Tcp));
+    services.spawn(machines::server::run(status.collect(), machines, stop()));
     Ok(services)
 }
 
@@ -87,7 +114,7 @@ fn datagrams(socket: StdSocket) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
 }
 
-fn dhcp_config(config: &Config, files: &Files) -> dhcp::server::Config {
+fn dhcp_config(config: &Config, files: &Files, machines: &Arc<Registry>) -> dhcp::server::Config {
     let mode = match &config.dhcp {
         Dhcp::Server(authority) => dhcp::server::Mode::Authority(authority.clone()),
         Dhcp::Proxy(_) | Dhcp::Off => dhcp::server::Mode::Proxy,
@@ -97,6 +124,7 @@ fn dhcp_config(config: &Config, files: &Files) -> dhcp::server::Config {
         advertise: config.advertise,
         mode,
         boot: files.site(),
+        machines: Arc::clone(machines),
     }
 }
 

@@ -37,7 +37,8 @@ impl Server {
         let port = listener.local_addr().unwrap().port();
         let runtime = Runtime::new().unwrap();
         let listener = registered(&runtime, listener);
-        runtime.spawn(isowire::nfs::server::run(listener, catalog, std::future::pending()));
+        let machines = Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
+        runtime.spawn(isowire::nfs::server::run(listener, catalog, machines, std::future::pending()));
         Self { runtime, port }
     }
 

@@ -3,12 +3,14 @@
 mod interfaces;
 mod lease_file;
 mod rival;
+mod sighting;
 mod socket;
 mod start;
 mod story;
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
@@ -22,6 +24,7 @@ use self::story::Story;
 use super::lease::UnixTime;
 use super::session::{Answer, Destination, Door, Question, Role, Session, Sighting, Silence};
 use super::wire::{Malformed, Message};
+use crate::machines::Registry;
 
 pub use socket::{Sharing, bind};
 pub use start::{AuthorityConfig, Config, DEFAULT_LEASE_SECONDS, Mode, StartError};
@@ -46,6 +49,7 @@ pub struct Server {
     dhcp: Socket,
     boot_server: Option<Socket>,
     session: Session,
+    machines: Arc<Registry>,
     interfaces: Interfaces,
     /// The only interface to serve.
     interface: Option<String>,
@@ -101,6 +105,7 @@ impl Server {
         let answer = self.session.answer(&question, self.clock.now());
         self.record_leases();
         self.story.tell(&question, &answer);
+        sighting::tell(&self.machines, &question, &answer, Instant::now());
         match answer {
             Answer::Send { reply, to, .. } => self.send(door, &reply.emit(), to, &arrival, local),
             Answer::Silence(Silence::ChoseAnother(rival)) if !self.interfaces.is_own(rival) => {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tracing::info;
 
@@ -14,6 +15,7 @@ use super::{Clock, Server, Sockets, rival};
 use crate::boot;
 use crate::dhcp::lease::{Leases, Pool, UnixTime};
 use crate::dhcp::session::{Authority, Network, Role, Session};
+use crate::machines::Registry;
 
 /// A day: the initramfs takes its address once and never renews it, so a lease should outlast a boot and what is done
 /// in it.
@@ -29,6 +31,8 @@ pub struct Config {
     pub mode: Mode,
     /// What machines boot with.
     pub boot: boot::Site,
+    /// Told of each machine's way.
+    pub machines: Arc<Registry>,
 }
 
 /// How we stand to the network.
@@ -84,7 +88,7 @@ impl Server {
     /// # Errors
     /// [`StartError`].
     pub async fn start(sockets: Sockets, config: Config) -> Result<Self, StartError> {
-        let Config { interface, advertise, mode, boot } = config;
+        let Config { interface, advertise, mode, boot, machines } = config;
         let interfaces = Interfaces::read().map_err(StartError::Interfaces)?;
         let clock = Clock::start();
         let (role, lease_file) = match mode {
@@ -100,6 +104,7 @@ impl Server {
             dhcp: adopt(sockets.dhcp)?,
             boot_server: sockets.boot_server.map(adopt).transpose()?,
             session: Session { role, boot },
+            machines,
             interfaces,
             interface,
             advertise,

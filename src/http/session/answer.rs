@@ -107,7 +107,8 @@ impl Answer {
         }
         let path = target::path(request.target).unwrap_or_default();
         let agent = request.field("User-Agent").unwrap_or_default();
-        Some(Story { path: text(&path), status: self.status(), bytes, agent: text(agent) })
+        let is_made = matches!(&self.content, Content::Whole(Resource { origin: Origin::Made, .. }));
+        Some(Story { path: text(&path), status: self.status(), bytes, agent: text(agent), is_made })
     }
 }
 

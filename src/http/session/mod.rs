@@ -63,6 +63,8 @@ pub struct Story {
     pub bytes: u64,
     /// The program that asks.
     pub agent: String,
+    /// It is made by us for machines, not a file of an image.
+    pub is_made: bool,
 }
 
 /// State of one connection.

@@ -15,6 +15,7 @@ use super::{MAX_DATAGRAM, error_packet};
 use crate::boot::files::File;
 use crate::codec::Reader;
 use crate::export::{Batch, Piece};
+use crate::machines::{Meter, Step};
 use crate::tftp::session::{Blocks, Limits, Outcome, Standing, Transfer, Transmit};
 use crate::tftp::wire::{DATA_HEADER_LEN, ErrorCode, Packet, Request, data_header};
 use crate::transmit::Broken;
@@ -58,6 +59,7 @@ pub(super) struct Delivery {
     link: Link,
     file: File,
     transfer: Transfer,
+    meter: Meter,
     liveness: Arc<Liveness>,
     /// For the log.
     path: Box<str>,
@@ -76,6 +78,7 @@ impl Delivery {
         request: &Request<'_>,
         limits: Limits,
         liveness: Arc<Liveness>,
+        meter: Meter,
     ) -> Self {
         let since = Instant::now();
         let transfer = Transfer::new(since, file.export.len(), &request.options, limits);
@@ -84,6 +87,7 @@ impl Delivery {
             link,
             file,
             transfer,
+            meter,
             liveness,
             path,
             since,
@@ -195,6 +199,12 @@ impl Delivery {
             // The transfer stays inside the file, whose size it got from the export.
             let pieces = self.file.export.range(block.offset, block.len).into_iter().flatten();
             pieces.for_each(|piece| self.batch.push_piece(piece));
+        }
+        let now = Instant::now();
+        match &self.file.image {
+            Some(image) => self.meter.sent(image, &self.batch, self.batch.len(), now),
+            // All that is made by us alone is a menu.
+            None => self.meter.reached(Step::Menu, now),
         }
     }
 

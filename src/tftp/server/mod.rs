@@ -26,6 +26,7 @@ use super::wire::{ErrorCode, MAX_BLKSIZE, MIN_BLKSIZE, Packet, Request};
 use crate::boot::files::{File, NoFile};
 use crate::codec::Reader;
 use crate::export::path::PathError;
+use crate::machines::{self, Meter, Registry};
 
 /// Transfers at a time. Each costs a socket and about four kilobytes.
 pub const MAX_TRANSFERS: usize = 4096;
@@ -93,6 +94,7 @@ impl Default for Options {
 pub async fn run<F>(
     socket: UdpSocket,
     open: F,
+    machines: Arc<Registry>,
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()>
@@ -103,7 +105,8 @@ where
     // The system may give less. A request that is lost then is repeated by its client, seconds later.
     let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
     let (live, tasks) = (HashMap::new(), JoinSet::new());
-    let mut door = Door { socket: Arc::new(socket), open, options, live, tasks, is_stopping: false };
+    let mut door =
+        Door { socket: Arc::new(socket), open, machines, options, live, tasks, is_stopping: false };
     let mut receiver = Receiver::new();
     tokio::pin!(shutdown);
     while !door.is_stopping || !door.tasks.is_empty() {
@@ -125,6 +128,7 @@ where
 struct Door<F> {
     socket: Arc<UdpSocket>,
     open: F,
+    machines: Arc<Registry>,
     options: Options,
     /// By the client's address and port: its transfer identifier.
     live: HashMap<SocketAddrV4, Live>,
@@ -209,7 +213,9 @@ where
             }
         };
         let liveness = Arc::new(Liveness::default());
-        let delivery = Delivery::new(link, file, request, limits, Arc::clone(&liveness));
+        let meter =
+            Meter::new(Arc::clone(&self.machines), (*peer.ip()).into(), machines::Door::Tftp, Instant::now());
+        let delivery = Delivery::new(link, file, request, limits, Arc::clone(&liveness), meter);
         let task = self.tasks.spawn(async move {
             delivery.run().await;
             peer
