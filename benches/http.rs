@@ -13,6 +13,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use isowire::boot::Files;
 use isowire::boot::files::Ports;
 use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
+use isowire::boot::uki::NoStub;
 use isowire::export::{Batch, Catalog, Served};
 use isowire::http::session::{Resources, Session};
 use isowire::http::wire::Request;
@@ -45,7 +46,9 @@ fn resources() -> Arc<Resources> {
         cms: Cms::Verify,
         parameters: Vec::new(),
     };
-    let files = Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: Some(80) }).unwrap();
+    let files =
+        Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: Some(80) }, Err(NoStub::NotArchiso))
+            .unwrap();
     Arc::new(Resources::new(Arc::new(files)))
 }
 

@@ -90,6 +90,10 @@ pub struct Serve {
     #[arg(long, value_name = "SECONDS")]
     pub menu_timeout: Option<String>,
 
+    /// Boot UEFI machines by this EFI stub of systemd [default: the one in the image]
+    #[arg(long, value_name = "FILE")]
+    pub stub: Option<String>,
+
     /// Tell what machines are doing on this address as well, or not at all [default: on a socket of this host]
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub status: Option<String>,

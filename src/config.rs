@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
 use crate::boot::text::Word;
+use crate::boot::uki::Stub;
 use crate::cli::Serve;
 use crate::dhcp::lease::Pool;
 use crate::dhcp::server::{AuthorityConfig, DEFAULT_LEASE_SECONDS};
@@ -61,6 +62,8 @@ pub struct Config {
     pub root: Option<Root>,
     /// Its roots are those that may be served, in the order of the menu.
     pub menu: Settings,
+    /// What UEFI machines boot with, instead of the default image's own.
+    pub stub: Option<Stub>,
     /// Where the status is told.
     pub status: Status,
     pub log_format: LogFormat,
@@ -206,6 +209,7 @@ impl Checker<'_> {
             advertise: self.read("advertise", &raw.advertise, value::host_address)?,
             root: self.root(&doors)?,
             menu: self.menu(&doors)?,
+            stub: self.stub()?,
             root_doors: doors,
             tftp: self.door("tftp", &raw.tftp, TFTP_PORT)?,
             tftp_ports: self.tftp_ports()?,
@@ -291,6 +295,13 @@ impl Checker<'_> {
             timeout: self.read("menu-timeout", &raw.menu_timeout, value::menu_timeout)?.unwrap_or(10),
             cms: if verify { Cms::Verify } else { Cms::Skip },
             parameters: self.parameters()?,
+        })
+    }
+
+    fn stub(&self) -> Result<Option<Stub>, Wrong> {
+        self.read("stub", &self.raw.stub, |text| {
+            let is_of_file = self.raw.stub.as_ref().is_some_and(Value::is_of_file);
+            value::stub(&if is_of_file { self.resolve(text) } else { text.into() })
         })
     }
 

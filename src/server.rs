@@ -2,6 +2,7 @@
 //! and ends in order.
 
 mod doors;
+mod hooks;
 mod report;
 mod services;
 pub mod sockets;
@@ -23,6 +24,7 @@ use self::report::{ForeignDhcp, Report};
 use self::sockets::{Inherited, Unfit};
 use crate::boot::files::{Files, NameTaken, Ports};
 use crate::boot::menu::Root;
+use crate::boot::uki::Stub;
 use crate::config::{Config, ImageFile};
 use crate::dhcp::server::StartError;
 use crate::export::{Catalog, Served};
@@ -99,12 +101,24 @@ fn open(images: &[ImageFile]) -> Result<Catalog, OpenError> {
 fn files(config: &Config, doors: &Doors, catalog: Arc<Catalog>) -> Result<Files, NameTaken> {
     let mut menu = config.menu.clone();
     menu.roots.retain(|&root| doors.serves(root));
-    Files::new(catalog, menu, Ports { tftp: doors.tftp_port(), http: doors.http_port() })
+    let ports = Ports { tftp: doors.tftp_port(), http: doors.http_port() };
+    let stub = match &config.stub {
+        Some(stub) => Ok(stub.clone()),
+        None => Stub::of_image(&catalog.default_image().image),
+    };
+    let files = Files::new(catalog, menu, ports, stub)?;
+    match files.programs() {
+        Ok(programs) => info!("UEFI machines boot by the {}", programs.stub()),
+        Err(why) => warn!("UEFI machines do not boot from here: {why}"),
+    }
+    Ok(files)
 }
 
 async fn serve(config: &Config, doors: Doors, catalog: Arc<Catalog>, files: Arc<Files>) -> Result<(), Fatal> {
     let mut stop_signals = StopSignals::new()?;
     let report = report(config, &doors, &files);
+    let (catalog_to_check, roots) = (Arc::clone(&catalog), doors.roots());
+    tokio::task::spawn_blocking(move || hooks::check(&catalog_to_check, &roots));
     let machines = Arc::new(Registry::new(Instant::now()));
     machines.serve(&catalog);
     let (stop, stopping) = watch::channel(());
@@ -169,7 +183,8 @@ fn foreign_dhcp(config: &Config, doors: &Doors, files: &Files) -> Option<Foreign
     let tftp = doors.tftp.as_ref().filter(|_| doors.dhcp.is_none())?;
     let boot_file = files.site().boot_file()?.to_owned();
     let address = config.advertise.or_else(|| own_address(config))?;
-    Some(ForeignDhcp { address, tftp_port: tftp.local_addr().ok()?.port(), boot_file })
+    let uefi_boot_file = files.site().uefi_boot_file();
+    Some(ForeignDhcp { address, tftp_port: tftp.local_addr().ok()?.port(), boot_file, uefi_boot_file })
 }
 
 /// An address that machines can reach us at, as far as that can be known without one asking.

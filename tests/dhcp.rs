@@ -6,7 +6,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use common::lan::{self, BRIDGE, Lan, Namespace};
 use common::needs::needs;
 use common::running::{Running, output_of, text_of};
 use isowire::boot;
+use isowire::boot::menu::{Ports, Root};
 use isowire::dhcp::server::{AuthorityConfig, Config, Mode, Server, Sharing, Sockets, StartError, bind};
 use isowire::dhcp::wire::{Message, MessageType};
 
@@ -69,15 +70,12 @@ fn serve(mode: Mode, ready: &mpsc::Sender<Result<(), StartError>>, stopped: ones
             bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port), Some(BRIDGE), sharing).unwrap()
         };
         let sockets = Sockets { dhcp: port(67), boot_server: Some(port(4011)) };
-        let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"));
-        let machines = std::sync::Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
-        let config = Config {
-            interface: Some(BRIDGE.to_owned()),
-            advertise: None,
-            mode: mode.clone(),
-            boot,
-            machines,
-        };
+        let uefi = boot::Uefi { root: Root::Nbd, ports: Ports { tftp: 69, http: Some(80) } };
+        let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Ok(uefi));
+        let interface = Some(BRIDGE.to_owned());
+        let mode = mode.clone();
+        let machines = Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
+        let config = Config { interface, advertise: None, mode, boot, leased: Arc::default(), machines };
         match Server::start(sockets, config).await {
             Ok(server) => {
                 ready.send(Ok(())).unwrap();

@@ -35,9 +35,14 @@ fn a_page_tells_what_an_archiso_image_holds() {
         "  lpxelinux       /boot/syslinux/lpxelinux.0",
         "    checksums     header good, array good, backup good",
         "  BIOS            yes, by /boot/syslinux/lpxelinux.0",
+        // The test bed's init does by itself what archiso's hooks do.
+        "  root over NBD   /arch/boot/x86_64/initramfs-linux.img lacks hook archiso_pxe_common, hook archiso_pxe_nbd",
     ] {
         assert!(page.lines().any(|have| have == line), "no line {line:?} in:\n{page}");
     }
+    let uefi = "  UEFI            yes, by /isowire/nbd.efi, composed with the EFI stub of systemd ";
+    let line = page.lines().find(|line| line.starts_with(uefi));
+    assert!(line.is_some_and(|line| line.ends_with("; Secure Boot has to be off")), "{page}");
     assert!(!page.contains("Warnings"), "{page}");
 }
 
@@ -58,6 +63,10 @@ fn json_tells_the_same_to_a_program() {
     assert_eq!((&root["format"], &root["path"]), (&"squashfs".into(), &"/arch/x86_64/airootfs.sfs".into()));
     assert!(root["cms_signature"].is_null());
     assert_eq!(report["network_boot"][0]["boot_file"], "/boot/syslinux/lpxelinux.0");
+    assert_eq!(report["network_boot"][1]["boot_file"], "/isowire/nbd.efi");
+    assert_eq!(report["roots"][1]["root"], "NFS");
+    let shortfall = report["roots"][1]["shortfall"].as_str().expect("a line");
+    assert_eq!(shortfall, "lacks hook archiso_pxe_common, hook archiso_pxe_nfs");
     assert_eq!(report["warnings"], serde_json::json!([]));
 }
 

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::io::{FdFlags, fcntl_setfd};
 use tempfile::TempDir;
 
+use common::iso;
 use common::lan::{self, Lan};
 use common::needs::{needs, tool};
 use common::running::{Running, output_of};
@@ -393,6 +394,51 @@ fn with_the_privilege_everything_is_up() {
     assert_eq!(rows, [10809, 2049, 111, 80, 69, 67], "{log}");
     let last = format!("{}: isowire status\n\nready\n", run.join("isowire/status.sock").display());
     assert!(log.ends_with(&last), "nothing is left to do: {log}");
+}
+
+/// The whole program, parts of it, and what is said of it, as firmware asks by HTTP and by TFTP.
+#[test]
+fn a_boot_program_for_uefi_is_one_file_by_every_door() {
+    needs!(iso::NEEDS);
+    let stage = Stage::new();
+    fs::remove_file(stage.path("arch.iso")).unwrap();
+    fs::copy(iso::small().path, stage.path("arch.iso")).unwrap();
+    let server = stage.start(&mut stage.serve());
+    let log = server.log();
+    assert!(log.contains("UEFI machines boot by the EFI stub of systemd "), "{log}");
+    let curl = |arguments: &[&str], to: &str| {
+        let mut curl = tool("curl");
+        output_of(curl.args(["-q", "-s", "-S", "-f", "-o"]).arg(stage.path(to)).args(arguments));
+        fs::read(stage.path(to)).unwrap()
+    };
+    let path = "/isowire/52-54-00-12-34-56/http.efi";
+    let url = format!("http://127.0.0.1:{}{path}", port(&log, "HTTP"));
+    let whole = curl(&[&url], "whole");
+    assert_eq!(whole[..2], *b"MZ");
+    assert!(curl(&["-r", "100000-5000000", &url], "part") == whole[100_000..=5_000_000]);
+    let by_tftp = curl(&[&format!("tftp://127.0.0.1:{}{path}", port(&log, "TFTP"))], "tftp");
+    assert!(by_tftp == whole, "{} bytes by TFTP, {} by HTTP", by_tftp.len(), whole.len());
+
+    let head = String::from_utf8(curl(&["-I", &url], "head")).unwrap();
+    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    assert_eq!(field("Content-Length:"), Some(whole.len().to_string().as_str()), "{head}");
+    assert_eq!(field("Content-Type:"), Some("application/efi"), "{head}");
+    let tag = field("ETag:").unwrap_or_else(|| panic!("{head}"));
+    let unchanged = curl(&["-I", "-H", &format!("If-None-Match: {tag}"), &url], "unchanged");
+    assert!(unchanged.starts_with(b"HTTP/1.1 304 "), "{}", String::from_utf8_lossy(&unchanged));
+}
+
+#[test]
+fn a_stub_that_is_none_is_one_line() {
+    needs!(["xorriso"]);
+    let stage = Stage::new();
+    let iso = stage.path("arch.iso");
+    for (file, says) in [(iso.to_str().unwrap(), "cannot be used: "), ("/nothing", "cannot be read: ")] {
+        let mut server = Running::start(stage.serve().args(["--stub", file]), &stage.log());
+        assert_eq!(server.wait(SOON).unwrap().code(), Some(2), "{}", server.log());
+        let line = format!("isowire: --stub: `{file}` {says}");
+        assert!(server.log().starts_with(&line) && server.log().lines().count() == 1, "{}", server.log());
+    }
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl Site {
     }
 }
 
-const X64: Machine = Machine { firmware: Firmware::Pxe, architecture: Architecture(7) };
+const X64: Machine = Machine { firmware: Firmware::Pxe, architecture: Architecture(7), mac: None };
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
 /// Longer than the server has any.
 const PATIENCE: Duration = Duration::from_secs(60);

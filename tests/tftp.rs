@@ -14,6 +14,7 @@ use common::needs::{needs, tool};
 use common::running::output_of;
 use isowire::boot::files::{Files, Ports as MenuPorts};
 use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
+use isowire::boot::uki::NoStub;
 use isowire::export::{Catalog, Served};
 use isowire::image::index::{Attributes, Index, Kind, NodeId};
 use isowire::image::{Extent, Image, Source};
@@ -167,7 +168,8 @@ fn files(image: &Path) -> Files {
         cms: Cms::Verify,
         parameters: Vec::new(),
     };
-    Files::new(Arc::new(catalog), settings, MenuPorts { tftp: 69, http: Some(80) }).unwrap()
+    Files::new(Arc::new(catalog), settings, MenuPorts { tftp: 69, http: Some(80) }, Err(NoStub::NotArchiso))
+        .unwrap()
 }
 
 /// Xorshift: incompressible, and the same in every run.

@@ -39,7 +39,6 @@ const SESSION: &[&str] = &[
     "boot/",
     "check/sample.rs",
     "machines/landmarks",
-    "machines/mac",
     "machines/meter",
     "machines/mod",
     "machines/records",

@@ -4,6 +4,7 @@ use super::menu::{Bootable, Look, Place, Recipe, Root};
 use super::syslinux::{self, Entry, Menu};
 use super::text::{Line, PlainPath, Word};
 use crate::export::path;
+use crate::image::initramfs::{Answer, Contents, Part};
 use crate::image::{Archiso, Image, Index, Kind, NodeId};
 
 /// Largest menu that is read, in bytes; archiso's have one or two thousand.
@@ -44,6 +45,33 @@ pub fn survey(name: &str, place: Place, image: &Image) -> Option<Bootable> {
 /// Path of the image's PXELINUX, for [`Site::new`](super::Site::new).
 pub fn bios_loader(image: &Image) -> Option<PlainPath> {
     path_of(&image.index, image.archiso.as_ref()?.lpxelinux?)
+}
+
+/// What is in the initramfs images of `image`, each with its path. They are unpacked for it, which takes up to a second
+/// for each.
+pub fn initramfs(image: &Image) -> impl Iterator<Item = (String, Contents)> {
+    let mut nodes: Vec<_> = image.archiso.iter().flat_map(|archiso| &archiso.kernels).collect();
+    nodes.dedup_by_key(|kernel| kernel.initramfs);
+    nodes.into_iter().filter_map(|kernel| {
+        let node = kernel.initramfs?;
+        let path = String::from_utf8_lossy(&image.index.path(node)).escape_debug().to_string();
+        Some((path, Contents::of(&image.content(node)?)))
+    })
+}
+
+/// What an initramfs lacks to get its root by this protocol, as the end of a sentence about it; `None` when all is there.
+pub fn shortfall(initramfs: &Contents, root: Root) -> Option<String> {
+    let needed = match root {
+        Root::Nbd => &Part::NBD,
+        Root::Nfs => &Part::NFS,
+        Root::Http => &Part::HTTP,
+    };
+    let list = |parts: Vec<Part>| parts.iter().map(Part::to_string).collect::<Vec<_>>().join(", ");
+    match initramfs.answer(needed) {
+        Answer::Complete => None,
+        Answer::Missing(parts) => Some(format!("lacks {}", list(parts))),
+        Answer::Unknown(parts, why) => Some(format!("may lack {}: {why}", list(parts))),
+    }
 }
 
 /// The tree of an image and a way to read its small files.

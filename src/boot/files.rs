@@ -7,10 +7,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+use super::leased::Leased;
 pub use super::menu::Ports;
 use super::menu::{self, Bootable, Place, Server, Settings};
 use super::text::PlainPath;
-use super::{MENU_PATH, Site, bootable};
+use super::uefi::{NoUefi, ProgramName, Programs};
+use super::uki::{NoStub, Stub};
+use super::{MENU_PATH, Site, Uefi, bootable};
 use crate::export::path::{self, PathError};
 use crate::export::{Catalog, Export, Served};
 use crate::image::{Identity, Image, Kind, NodeId};
@@ -27,6 +30,9 @@ pub struct Files {
     loader: Option<PlainPath>,
     /// Where PXELINUX looks for a menu last, when nobody told it.
     fallback_menu: String,
+    /// What UEFI machines boot: the default image.
+    programs: Result<Programs, NoUefi>,
+    leased: Arc<Leased>,
     settings: Settings,
     ports: Ports,
 }
@@ -118,11 +124,16 @@ pub struct NameTaken {
 }
 
 impl Files {
-    /// The files of these images and the menu for them.
+    /// The files of these images and the menu for them. UEFI machines boot with this stub.
     ///
     /// # Errors
     /// [`NameTaken`]: the operator has to choose another name.
-    pub fn new(catalog: Arc<Catalog>, settings: Settings, ports: Ports) -> Result<Self, NameTaken> {
+    pub fn new(
+        catalog: Arc<Catalog>,
+        settings: Settings,
+        ports: Ports,
+        stub: Result<Stub, NoStub>,
+    ) -> Result<Self, NameTaken> {
         let default = catalog.default_image();
         let taken = |name: &&str| path::resolve(&default.image.index, name.as_bytes()).is_ok();
         if let Some(name) = catalog.images().skip(1).map(|served| served.name.as_str()).find(taken) {
@@ -133,14 +144,32 @@ impl Files {
             let place = if position == 0 { Place::Default } else { Place::Named };
             bootable::survey(&served.name, place, &served.image)
         });
+        let bootables: Vec<_> = bootables.collect();
+        let of_default = bootables.iter().find(|bootable| bootable.place == Place::Default);
+        let programs = Programs::new(&default.image, of_default, &settings.roots, stub);
         let directory = loader.as_ref().map_or("", PlainPath::directory);
         let fallback_menu = format!("{directory}pxelinux.cfg/default");
-        Ok(Self { bootables: bootables.collect(), loader, fallback_menu, settings, ports, catalog })
+        let leased = Arc::default();
+        Ok(Self { bootables, loader, fallback_menu, programs, leased, settings, ports, catalog })
     }
 
     /// What [`plan`](super::plan) has to know.
     pub fn site(&self) -> Site {
-        Site::new(self.loader.as_ref().map(PlainPath::as_str))
+        let uefi = self.programs().map(|programs| Uefi { root: programs.default_root(), ports: self.ports });
+        Site::new(self.loader.as_ref().map(PlainPath::as_str), uefi.map_err(NoUefi::clone))
+    }
+
+    /// What UEFI machines boot.
+    ///
+    /// # Errors
+    /// [`NoUefi`] says why there is nothing.
+    pub fn programs(&self) -> Result<&Programs, &NoUefi> {
+        self.programs.as_ref()
+    }
+
+    /// What machines are leased, for our DHCP server to note.
+    pub fn leased(&self) -> &Arc<Leased> {
+        &self.leased
     }
 
     /// The image whose tree is at `/`.
@@ -166,6 +195,9 @@ impl Files {
     pub fn look_up(&self, path: &[u8], local: Ipv4Addr) -> Result<Entry<'_>, NoFile> {
         if self.is_menu(path) {
             return Ok(Entry::File(made(self.menu(local))));
+        }
+        if let Some(program) = self.program(path, local) {
+            return Ok(Entry::File(program));
         }
         match self.find(path)? {
             Found::Root => Ok(Entry::Directory(Directory::Root)),
@@ -194,7 +226,18 @@ impl Files {
 
     /// The menu for machines that reach us at `local`.
     pub fn menu(&self, local: Ipv4Addr) -> String {
-        menu::generate(&self.bootables, &self.settings, &Server { address: local, ports: self.ports })
+        menu::generate(&self.bootables, &self.settings, &self.server(local))
+    }
+
+    fn server(&self, local: Ipv4Addr) -> Server {
+        Server { address: local, ports: self.ports }
+    }
+
+    /// The boot program at `path`, for a machine that reached us at `local`.
+    fn program(&self, path: &[u8], local: Ipv4Addr) -> Option<File> {
+        let name = ProgramName::parse(names(path))?;
+        let lease = name.machine.and_then(|machine| self.leased.of(machine));
+        self.programs().ok()?.program(name, lease, &self.settings, &self.server(local))
     }
 
     /// The menu has a name of ours, and the one that PXELINUX asks for last where nobody sends option 209.

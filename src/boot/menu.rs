@@ -19,6 +19,18 @@ pub enum Root {
 }
 
 impl Root {
+    /// All there are, in the order of preference.
+    pub const ALL: [Root; 3] = [Root::Nbd, Root::Nfs, Root::Http];
+
+    /// The word for it on the command line and in paths.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Root::Nbd => "nbd",
+            Root::Nfs => "nfs",
+            Root::Http => "http",
+        }
+    }
+
     /// The parameter that selects it (mkinitcpio-archiso, docs/README.bootparams).
     pub const fn parameter(self) -> &'static str {
         match self {
@@ -175,7 +187,7 @@ impl Server {
     }
 
     /// The root of the HTTP tree.
-    fn http_prefix(&self) -> Option<String> {
+    pub fn http_prefix(&self) -> Option<String> {
         Some(match self.ports.http? {
             HTTP => format!("http://{}/", self.address),
             port => format!("http://{}:{port}/", self.address),
@@ -207,6 +219,27 @@ pub fn generate(images: &[Bootable], settings: &Settings, server: &Server) -> St
         let _ = write_entry(&mut text, number, entry);
     }
     text
+}
+
+/// The command line of the first entry of an image's menu for this root: without a menu, that is what a machine boots.
+/// `None` for an image that has nothing to boot.
+pub fn command_line(image: &Bootable, root: Root, settings: &Settings, server: &Server) -> Option<Vec<Word>> {
+    let scribe = Scribe { image, server, settings, several: false };
+    Some(scribe.command_line(image.recipe(root)?, root, settings.copytoram))
+}
+
+impl Bootable {
+    /// What is booted with this root by the first entry of the menu.
+    pub fn recipe(&self, root: Root) -> Option<&Recipe> {
+        self.recipes_for(root).into_iter().next()
+    }
+
+    /// The image's own entries for this protocol; else the first there is.
+    fn recipes_for(&self, root: Root) -> Vec<&Recipe> {
+        let fits = |recipe: &&Recipe| recipe.root.is_none_or(|own| own == root);
+        let own: Vec<_> = self.recipes.iter().filter(fits).collect();
+        if own.is_empty() { self.recipes.iter().take(1).collect() } else { own }
+    }
 }
 
 /// One entry, in the order of the menu. Its label is its number there, which is short to type at a `boot:` prompt.
@@ -260,19 +293,12 @@ struct Scribe<'a> {
 impl Scribe<'_> {
     fn entries(&self, root: Root) -> Vec<Entry> {
         let mut entries = Vec::new();
-        for recipe in self.recipes(root) {
+        for recipe in self.image.recipes_for(root) {
             for copy in copies(root, self.settings.copytoram) {
                 entries.push(self.entry(recipe, root, copy));
             }
         }
         entries
-    }
-
-    /// The image's own entries for this protocol; else the first there is.
-    fn recipes(&self, root: Root) -> Vec<&Recipe> {
-        let fits = |recipe: &&Recipe| recipe.root.is_none_or(|own| own == root);
-        let own: Vec<_> = self.image.recipes.iter().filter(fits).collect();
-        if own.is_empty() { self.image.recipes.iter().take(1).collect() } else { own }
     }
 
     fn entry(&self, recipe: &Recipe, root: Root, copy: CopyToRam) -> Entry {
@@ -283,7 +309,9 @@ impl Scribe<'_> {
             action += &format!("INITRD {}\n", initrd.join(","));
         }
         // 1: ip=CLIENT:SERVER:GATEWAY:NETMASK, 2: BOOTIF=; archiso_pxe_common reads both.
-        action += &format!("APPEND {}\nSYSAPPEND 3\n", self.command_line(recipe, root, copy));
+        let command_line: Vec<_> =
+            self.command_line(recipe, root, copy).iter().map(Word::to_string).collect();
+        action += &format!("APPEND {}\nSYSAPPEND 3\n", command_line.join(" "));
         Entry { title: self.title(recipe, root, copy), help: copy.help(), action }
     }
 
@@ -307,7 +335,7 @@ impl Scribe<'_> {
         Line::new(&title)
     }
 
-    fn command_line(&self, recipe: &Recipe, root: Root, copy: CopyToRam) -> String {
+    fn command_line(&self, recipe: &Recipe, root: Root, copy: CopyToRam) -> Vec<Word> {
         let mut words = vec![format!("archisobasedir={}", self.image.base_dir)];
         // With another root the hook would wait for a block device of this UUID, which never comes.
         if let (Root::Nbd, Some(uuid)) = (root, &self.image.uuid) {
@@ -321,9 +349,9 @@ impl Scribe<'_> {
         if self.image.signed && self.settings.cms == Cms::Verify {
             words.push("cms_verify=y".to_owned());
         }
-        let kept = recipe.parameters.iter().chain(&self.settings.parameters);
-        words.extend(kept.map(Word::to_string));
-        words.join(" ")
+        // Made of words and addresses, each of them is a word.
+        let ours = words.iter().filter_map(|word| Word::new(word));
+        ours.chain(recipe.parameters.iter().chain(&self.settings.parameters).cloned()).collect()
     }
 
     /// Always the literal address: `${pxeserver}` is the router where another server gives the addresses.

@@ -4,20 +4,32 @@
 
 pub mod bootable;
 pub mod files;
+pub mod leased;
+mod mac;
 pub mod menu;
 pub mod syslinux;
 pub mod text;
+pub mod uefi;
 pub mod uki;
 
 use std::fmt;
+use std::net::Ipv4Addr;
+
+use menu::{Ports, Root, Server};
+use uefi::ProgramName;
 
 pub use files::Files;
+pub use leased::Leased;
+pub use mac::{BadMac, Mac};
+pub use uefi::NoUefi;
 
 /// A machine, as far as its boot depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Machine {
     pub firmware: Firmware,
     pub architecture: Architecture,
+    /// `None` where its link has none, as InfiniBand.
+    pub mac: Option<Mac>,
 }
 
 /// The program that asks for a boot file.
@@ -39,6 +51,12 @@ pub struct Architecture(pub u16);
 impl Architecture {
     /// Intel x86 with a BIOS; also what a machine is that does not send option 93.
     pub const BIOS: Architecture = Architecture(0);
+    /// x86-64 with UEFI.
+    pub const UEFI: Architecture = Architecture(7);
+    /// EFI byte code by the registry; much firmware of x86-64 machines says so.
+    pub const EBC: Architecture = Architecture(9);
+    /// x86-64 with UEFI HTTP Boot.
+    pub const UEFI_HTTP: Architecture = Architecture(16);
 
     /// The registry's word for the number.
     const fn name(self) -> Option<&'static str> {
@@ -86,18 +104,35 @@ impl fmt::Display for Machine {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
     bios_loader: Option<String>,
+    uefi: Result<Uefi, NoUefi>,
+}
+
+/// What UEFI machines are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uefi {
+    /// The root file system they get.
+    pub root: Root,
+    pub ports: Ports,
 }
 
 impl Site {
     /// `bios_loader`: path of `lpxelinux.0` from the root of the TFTP tree, without a leading `/`; `None` where the
-    /// image has none. A path that cannot go into a DHCP reply counts as none.
-    pub fn new(bios_loader: Option<&str>) -> Self {
-        Self { bios_loader: bios_loader.map(|path| format!("/{path}")).filter(|path| fits_dhcp(path)) }
+    /// image has none. A path that cannot go into a DHCP reply counts as none. `uefi`: what there is for UEFI machines,
+    /// or why there is nothing.
+    pub fn new(bios_loader: Option<&str>, uefi: Result<Uefi, NoUefi>) -> Self {
+        let bios_loader = bios_loader.map(|path| format!("/{path}")).filter(|path| fits_dhcp(path));
+        Self { bios_loader, uefi }
     }
 
     /// What BIOS machines load, as in their boot plan.
     pub fn boot_file(&self) -> Option<&str> {
         self.bios_loader.as_deref()
+    }
+
+    /// What every UEFI machine with one network card can load, as in a boot plan.
+    pub fn uefi_boot_file(&self) -> Option<String> {
+        let Uefi { root, .. } = self.uefi.as_ref().ok()?;
+        Some(format!("/{}", ProgramName { machine: None, root: *root }))
     }
 }
 
@@ -118,29 +153,42 @@ pub const MENU: &str = "::/isowire/pxelinux.cfg";
 /// What to offer a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootPlan {
-    /// The program to load: `file` and option 67. Only characters that are plain to a shell, at most 127.
+    /// The program to load, a path or for HTTP Boot a URL: `file` and option 67. Only characters that are plain to a
+    /// shell, at most 127.
     pub boot_file: String,
     /// The program's configuration: option 209 (RFC 5071 §4).
     pub config_file: Option<String>,
 }
 
 /// Why a machine gets no boot plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("{0} machines are not served yet: switch the firmware to legacy (BIOS, CSM) network boot")]
+    #[error(
+        "{0} machines are not served: an Arch ISO boots x86-64 ones, by BIOS, UEFI PXE or UEFI HTTP boot"
+    )]
     Architecture(Architecture),
     #[error("the image has no lpxelinux.0 to boot BIOS machines with")]
     NoLoader,
+    #[error("nothing to boot UEFI machines with: {0}")]
+    NoUefi(#[from] NoUefi),
+    #[error("UEFI HTTP boot needs HTTP, which is off: choose PXE in the firmware")]
+    NoHttp,
+    // It would hand the program its name for a command line, which systemd's stub takes in place of the one in it.
+    #[error("iPXE under UEFI is not served yet: let the firmware itself boot from the network")]
+    UefiIpxe,
 }
 
-/// Decides what `machine` boots.
+/// Decides what `machine` boots, which reaches us at `server`.
 ///
 /// # Errors
 /// [`Refusal`] says, for the log, why there is nothing for this machine.
-pub fn plan(machine: &Machine, site: &Site) -> Result<BootPlan, Refusal> {
+pub fn plan(machine: &Machine, server: Ipv4Addr, site: &Site) -> Result<BootPlan, Refusal> {
     match (machine.firmware, machine.architecture) {
         // iPXE in a BIOS runs lpxelinux on its own UNDI like any PXE ROM, so the image's own loader serves both.
         (Firmware::Pxe | Firmware::Ipxe, Architecture::BIOS) => pxelinux(site),
+        (Firmware::Pxe, Architecture::UEFI | Architecture::EBC) => program(machine, site),
+        (Firmware::HttpBoot, Architecture::UEFI_HTTP) => program_by_http(machine, server, site),
+        (Firmware::Ipxe, Architecture::UEFI | Architecture::EBC) => Err(Refusal::UefiIpxe),
         (_, architecture) => Err(Refusal::Architecture(architecture)),
     }
 }
@@ -148,6 +196,19 @@ pub fn plan(machine: &Machine, site: &Site) -> Result<BootPlan, Refusal> {
 fn pxelinux(site: &Site) -> Result<BootPlan, Refusal> {
     let boot_file = site.bios_loader.clone().ok_or(Refusal::NoLoader)?;
     Ok(BootPlan { boot_file, config_file: Some(MENU.to_owned()) })
+}
+
+fn program(machine: &Machine, site: &Site) -> Result<BootPlan, Refusal> {
+    let Uefi { root, .. } = site.uefi.clone()?;
+    let name = ProgramName { machine: machine.mac, root };
+    Ok(BootPlan { boot_file: format!("/{name}"), config_file: None })
+}
+
+fn program_by_http(machine: &Machine, server: Ipv4Addr, site: &Site) -> Result<BootPlan, Refusal> {
+    let Uefi { root, ports } = site.uefi.clone()?;
+    let prefix = Server { address: server, ports }.http_prefix().ok_or(Refusal::NoHttp)?;
+    let name = ProgramName { machine: machine.mac, root };
+    Ok(BootPlan { boot_file: format!("{prefix}{name}"), config_file: None })
 }
 
 #[cfg(test)]

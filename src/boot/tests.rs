@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::bootable::survey;
 use super::files::{Entry, NoFile, Ports};
 use super::menu::{Cms, CopyToRam, Place, Root, Settings};
+use super::uki::NoStub;
 use super::*;
 use crate::export::catalog::Served;
 use crate::export::path::PathError;
@@ -22,18 +23,21 @@ const TAIL: &str = include_str!("../../tests/iso/syslinux/archiso_tail.cfg");
 
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
+const PORTS: Ports = Ports { tftp: 69, http: Some(80) };
+
 fn site() -> Site {
-    Site::new(Some("boot/syslinux/lpxelinux.0"))
+    Site::new(Some("boot/syslinux/lpxelinux.0"), Ok(Uefi { root: Root::Nfs, ports: PORTS }))
 }
 
 fn machine(firmware: Firmware, architecture: u16) -> Machine {
-    Machine { firmware, architecture: Architecture(architecture) }
+    let mac = Mac::new(&[0x52, 0x54, 0, 0x12, 0x34, 0xfe]);
+    Machine { firmware, architecture: Architecture(architecture), mac }
 }
 
 #[test]
 fn bios_machines_load_the_images_own_pxelinux() {
     for firmware in [Firmware::Pxe, Firmware::Ipxe] {
-        let plan = plan(&machine(firmware, 0), &site()).unwrap();
+        let plan = plan(&machine(firmware, 0), HERE, &site()).unwrap();
         assert_eq!(plan.boot_file, "/boot/syslinux/lpxelinux.0");
         assert_eq!(plan.config_file.as_deref(), Some("::/isowire/pxelinux.cfg"));
     }
@@ -41,21 +45,40 @@ fn bios_machines_load_the_images_own_pxelinux() {
 
 #[test]
 fn others_are_refused_by_name() {
-    let refusal = |firmware, number| plan(&machine(firmware, number), &site()).unwrap_err().to_string();
-    assert!(refusal(Firmware::Pxe, 7).starts_with("x64 UEFI machines are not served yet"));
+    let refusal = |firmware, number| plan(&machine(firmware, number), HERE, &site()).unwrap_err().to_string();
+    assert!(refusal(Firmware::Pxe, 6).starts_with("x86 UEFI machines are not served"));
     assert!(refusal(Firmware::Ipxe, 11).starts_with("ARM 64-bit UEFI machines"));
-    assert!(refusal(Firmware::HttpBoot, 16).starts_with("x64 UEFI boot from HTTP machines"));
+    assert!(refusal(Firmware::HttpBoot, 20).starts_with("x86 BIOS boot from HTTP machines"));
     assert!(refusal(Firmware::Pxe, 4711).starts_with("architecture 4711 machines"));
+    assert!(refusal(Firmware::Ipxe, 7).starts_with("iPXE under UEFI is not served yet"));
+}
+
+#[test]
+fn uefi_machines_load_programs_of_their_own() {
+    let boot_file = |machine: Machine| plan(&machine, HERE, &site()).unwrap().boot_file;
+    for architecture in [7, 9] {
+        let file = boot_file(machine(Firmware::Pxe, architecture));
+        assert_eq!(file, "/isowire/52-54-00-12-34-fe/nfs.efi");
+    }
+    let file = boot_file(machine(Firmware::HttpBoot, 16));
+    assert_eq!(file, "http://10.0.0.1/isowire/52-54-00-12-34-fe/nfs.efi");
+    let nameless = Machine { mac: None, ..machine(Firmware::Pxe, 7) };
+    assert_eq!(boot_file(nameless), "/isowire/nfs.efi");
+    let longest = Uefi { root: Root::Http, ports: Ports { tftp: 69, http: Some(u16::MAX) } };
+    let site = Site::new(None, Ok(longest));
+    let plan = plan(&machine(Firmware::HttpBoot, 16), Ipv4Addr::BROADCAST, &site).unwrap();
+    assert!(fits_dhcp(&plan.boot_file) && plan.config_file.is_none());
 }
 
 #[test]
 fn an_image_without_a_loader_boots_nobody() {
     let bios = machine(Firmware::Pxe, 0);
-    assert_eq!(plan(&bios, &Site::new(None)), Err(Refusal::NoLoader));
+    let plan = |loader: Option<&str>| plan(&bios, HERE, &Site::new(loader, site().uefi));
+    assert_eq!(plan(None), Err(Refusal::NoLoader));
     for unfit in ["boot/$(reboot)/lpxelinux.0", "a b", "x'y", &"a".repeat(127)] {
-        assert_eq!(plan(&bios, &Site::new(Some(unfit))), Err(Refusal::NoLoader), "{unfit}");
+        assert_eq!(plan(Some(unfit)), Err(Refusal::NoLoader), "{unfit}");
     }
-    assert!(plan(&bios, &Site::new(Some(&"a".repeat(126)))).is_ok());
+    assert!(plan(Some(&"a".repeat(126))).is_ok());
 }
 
 /// What mkarchiso makes of its templates.
@@ -64,7 +87,7 @@ fn filled(template: &str) -> String {
 }
 
 /// The files of an archiso image, with this as its PXE entries.
-fn archiso_files(entries: &str) -> Vec<(&'static str, String)> {
+pub(super) fn archiso_files(entries: &str) -> Vec<(&'static str, String)> {
     vec![
         ("arch/boot/x86_64/vmlinuz-linux", "kernel".into()),
         ("arch/boot/x86_64/initramfs-linux.img", "initramfs".into()),
@@ -81,12 +104,13 @@ fn archiso_files(entries: &str) -> Vec<(&'static str, String)> {
 }
 
 /// An image that holds these files, one behind the other.
-fn image(files: &[(&str, String)]) -> Image {
+pub(super) fn image(files: &[(&str, impl AsRef<[u8]>)]) -> Image {
     let mut media = tempfile::NamedTempFile::new().unwrap();
     let mut index = Index::new(attributes(0o040_555));
     let mut offset = 0;
     for (path, content) in files {
-        media.write_all(content.as_bytes()).unwrap();
+        let content = content.as_ref();
+        media.write_all(content).unwrap();
         let (directory, name) = path.rsplit_once('/').unwrap();
         let parent = directory.split('/').fold(NodeId::ROOT, |parent, name| {
             let known = index.child(parent, name.as_bytes());
@@ -198,7 +222,7 @@ fn other_images_boot_nothing() {
     assert_eq!(survey("other", Place::Default, &image), None);
 }
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         roots: vec![Root::Nbd],
         copytoram: CopyToRam::Auto,
@@ -214,7 +238,7 @@ fn served(name: &str) -> Served {
 
 fn files() -> Files {
     let catalog = Catalog::new(served("one"), vec![served("two")]);
-    Files::new(Arc::new(catalog), settings(), Ports { tftp: 69, http: Some(80) }).unwrap()
+    Files::new(Arc::new(catalog), settings(), PORTS, Err(NoStub::NotArchiso)).unwrap()
 }
 
 /// The content of a file made by us.
@@ -283,16 +307,17 @@ fn whole_images_and_our_files_lie_beside_the_tree() {
 #[test]
 fn an_image_cannot_hide_behind_a_directory() {
     let catalog = Catalog::new(served("one"), vec![served("ARCH")]);
-    let error = Files::new(Arc::new(catalog), settings(), Ports { tftp: 69, http: Some(80) }).unwrap_err();
+    let files = |catalog| Files::new(Arc::new(catalog), settings(), PORTS, Err(NoStub::NotArchiso));
+    let error = files(catalog).unwrap_err();
     assert!(error.to_string().starts_with("the image `ARCH` would hide behind `/ARCH` of the image `one`"));
     let default = Catalog::new(served("arch"), Vec::new());
-    assert!(Files::new(Arc::new(default), settings(), Ports { tftp: 69, http: Some(80) }).is_ok());
+    assert!(files(default).is_ok());
 }
 
 #[test]
 fn the_loader_goes_into_the_boot_plan() {
     let site = files().site();
-    assert_eq!(site, Site::new(Some("boot/syslinux/lpxelinux.0")));
+    assert_eq!(site.boot_file(), Some("/boot/syslinux/lpxelinux.0"));
 }
 
 proptest::proptest! {

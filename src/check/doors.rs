@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use crate::boot::files::{Files, Ports};
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
+use crate::boot::uki::Stub;
 use crate::export::{Catalog, Served};
 use crate::image::Image;
 use crate::machines::Registry;
@@ -40,7 +41,8 @@ impl Doors {
         let [portmap, http] = [listener().await?, listener().await?];
         let [portmap_udp, tftp] = [socket().await?, socket().await?];
         let ports = Ports { tftp: tftp.local_addr()?.port(), http: Some(http.local_addr()?.port()) };
-        let files = Files::new(Arc::clone(&catalog), settings(), ports).map_err(io::Error::other)?;
+        let stub = Stub::of_image(&catalog.default_image().image);
+        let files = Files::new(Arc::clone(&catalog), settings(), ports, stub).map_err(io::Error::other)?;
         let files = Arc::new(files);
         let doors = Self {
             nbd: nbd.local_addr()?,

@@ -18,6 +18,12 @@ pub struct Value {
     at: Option<usize>,
 }
 
+impl Value {
+    pub const fn is_of_file(&self) -> bool {
+        self.at.is_some()
+    }
+}
+
 /// The keys of the configuration file; the command line has some of them as options.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -43,6 +49,7 @@ pub struct RawConfig {
     pub menu_timeout: Option<Value>,
     pub cms_verify: Option<Value>,
     pub kernel_parameters: Option<List>,
+    pub stub: Option<Value>,
     pub status: Option<Value>,
     pub log_format: Option<Value>,
     pub image: Vec<RawImage>,
@@ -181,6 +188,7 @@ impl RawConfig {
             root: self.root.or(file.root),
             copytoram: self.copytoram.or(file.copytoram),
             menu_timeout: self.menu_timeout.or(file.menu_timeout),
+            stub: self.stub.or(file.stub),
             status: self.status.or(file.status),
             log_format: self.log_format.or(file.log_format),
             ..file
@@ -206,6 +214,7 @@ impl From<&cli::Serve> for RawConfig {
             root: value(&serve.root),
             copytoram: value(&serve.copytoram),
             menu_timeout: value(&serve.menu_timeout),
+            stub: value(&serve.stub),
             status: value(&serve.status),
             log_format: value(&serve.log_format),
             ..RawConfig::default()

@@ -1,11 +1,16 @@
 //! What single settings may be. Each function takes a text and gives the value, or says why it is none and what to
 //! write instead, as the end of a sentence that starts with the text.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
 
 use super::{Asked, Door, LogFormat, RootDoors};
 use crate::boot::menu::{CopyToRam, Root};
 use crate::boot::text::Word;
+use crate::boot::uki::Stub;
+use crate::boot::uki::stub::{STUB_MAX, STUB_PATH};
 use crate::dhcp::lease::{BadPool, Pool};
 
 /// Longest time the menu may wait, in seconds: PXELINUX counts tenths up to 35996 (doc/menu.txt).
@@ -68,6 +73,17 @@ pub fn door(text: &str) -> Result<Door, Refusal> {
 
 fn port(text: &str) -> Result<u16, Refusal> {
     text.parse().map_err(|_| "is no port: write a number up to 65535, or `off`".into())
+}
+
+/// Reads and checks an EFI stub.
+pub fn stub(path: &Path) -> Result<Stub, Refusal> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(STUB_MAX + 1).read_to_end(&mut bytes));
+    read.map_err(|error| format!("cannot be read: {error}"))?;
+    if bytes.len() as u64 > STUB_MAX {
+        return Err(format!("is larger than {STUB_MAX} bytes: name the {STUB_PATH} of a systemd"));
+    }
+    Stub::parse(bytes).map_err(|why| format!("cannot be used: {why}: name the {STUB_PATH} of a systemd"))
 }
 
 pub fn truth(text: &str) -> Result<bool, Refusal> {

@@ -7,6 +7,7 @@ use dhcproto::v4::{self, DhcpOption, OptionCode, UnknownOption};
 use dhcproto::{Decodable, Decoder};
 
 use crate::boot;
+use crate::boot::menu::{Ports, Root};
 use crate::codec::{Reader, Truncated};
 use crate::dhcp::lease::{Leases, UnixTime};
 use crate::dhcp::session::{Answer, Authority, Destination, Door, Network, Question, Role, Session};
@@ -48,7 +49,9 @@ struct Play {
 impl Play {
     fn new(is_proxy: bool) -> Self {
         let role = if is_proxy { Role::Proxy } else { Role::Authority(Box::new(authority())) };
-        let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"));
+        let ports = Ports { tftp: 69, http: Some(80) };
+        let boot =
+            boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Ok(boot::Uefi { root: Root::Nbd, ports }));
         Self { session: Session { role, boot }, now: START, promised: HashMap::new() }
     }
 

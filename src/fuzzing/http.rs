@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use crate::boot::Files;
 use crate::boot::files::Ports;
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
+use crate::boot::uki::NoStub;
 use crate::export::batch::Chunk;
 use crate::export::{Batch, Catalog, Served};
 use crate::http::session::{Next, Resources, Session, Turn};
@@ -138,8 +139,8 @@ fn resources() -> Arc<Resources> {
         cms: Cms::Verify,
         parameters: Vec::new(),
     };
-    let files =
-        Files::new(catalog, settings, Ports { tftp: 69, http: Some(80) }).expect("names of their own");
+    let ports = Ports { tftp: 69, http: Some(80) };
+    let files = Files::new(catalog, settings, ports, Err(NoStub::NotArchiso)).expect("names of their own");
     Arc::new(Resources::new(Arc::new(files)))
 }
 

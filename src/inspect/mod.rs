@@ -6,6 +6,7 @@ mod report;
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::image::{Image, OpenError};
 
@@ -51,7 +52,7 @@ impl std::error::Error for InspectError {}
 /// # Errors
 /// [`InspectError`] when there is no usable image, when it is not one of archiso's, or when `out` cannot be written.
 pub fn run(path: &Path, format: Format, out: &mut impl Write) -> Result<(), InspectError> {
-    let image = Image::open(path).map_err(InspectError::Open)?;
+    let image = Arc::new(Image::open(path).map_err(InspectError::Open)?);
     let report = Report::of(path, &image);
     match format {
         Format::Text => write!(out, "{}", page::Page(&report)),

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::report::{Arch, Gpt, KernelFiles, Mbr, Records, Report, RootImage, Way};
+use super::report::{Arch, Gpt, KernelFiles, Mbr, Records, Report, RootImage, RootWay, Way};
 
 /// Column where the facts begin, behind the indentation.
 const FACTS: usize = 16;
@@ -21,6 +21,7 @@ impl Display for Page<'_> {
         records(f, &report.boot_records)?;
         section(f, "Boot from the network", !report.network_boot.is_empty())?;
         report.network_boot.iter().try_for_each(|way| self::way(f, way))?;
+        report.roots.iter().try_for_each(|way| self::root_way(f, way))?;
         section(f, "Warnings", !report.warnings.is_empty())?;
         report.warnings.iter().try_for_each(|line| writeln!(f, "  {line}"))
     }
@@ -125,8 +126,19 @@ fn gpt(f: &mut Formatter<'_>, gpt: &Gpt) -> fmt::Result {
 
 fn way(f: &mut Formatter<'_>, way: &Way) -> fmt::Result {
     match &way.boot_file {
-        Some(file) => fact(f, &way.firmware, format_args!("yes, by {file}")),
+        Some(file) => {
+            fact(f, &way.firmware, list([&format!("yes, by {file}")].into_iter().chain(&way.remarks)))
+        }
         None => fact(f, &way.firmware, format_args!("no: {}", way.obstacles.join("; "))),
+    }
+}
+
+fn root_way(f: &mut Formatter<'_>, way: &RootWay) -> fmt::Result {
+    let RootWay { root, initramfs, shortfall } = way;
+    let name = format!("root over {root}");
+    match shortfall {
+        Some(shortfall) => fact(f, &name, format_args!("{initramfs} {shortfall}")),
+        None => fact(f, &name, format_args!("yes, by {initramfs}")),
     }
 }
 

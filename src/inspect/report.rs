@@ -1,14 +1,20 @@
 //! What `inspect` tells, as plain data: the page and the JSON are two forms of it. Paths are absolute in the image;
 //! what is not UTF-8 in them is replaced.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::boot::bootable::{bios_loader, survey};
-use crate::boot::menu::Place;
-use crate::boot::{Architecture, Firmware, Machine, Site, plan};
+use crate::boot::bootable::{bios_loader, initramfs, shortfall, survey};
+use crate::boot::menu::{Place, Ports, Root};
+use crate::boot::uefi::Programs;
+use crate::boot::uki::Stub;
+use crate::boot::{Architecture, Firmware, Machine, Site, Uefi, plan};
+use crate::config::{HTTP_PORT, TFTP_PORT};
 use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
+use crate::image::initramfs::Contents;
 use crate::image::{BootRecords, Image, Index, Kind, NodeId, partitions};
 
 /// The report on one image.
@@ -24,6 +30,8 @@ pub struct Report {
     pub archiso: Option<Arch>,
     /// How machines can boot it over the network with this server.
     pub network_boot: Vec<Way>,
+    /// How they can get their root file system then.
+    pub roots: Vec<RootWay>,
     pub warnings: Vec<String>,
 }
 
@@ -144,11 +152,22 @@ pub struct Way {
     pub boot_file: Option<String>,
     /// What stands in the way.
     pub obstacles: Vec<String>,
+    /// What to know where nothing does.
+    pub remarks: Vec<String>,
+}
+
+/// One root protocol with one initramfs.
+#[derive(Debug, Serialize)]
+pub struct RootWay {
+    pub root: String,
+    pub initramfs: String,
+    /// What it lacks for this root; null when all is there.
+    pub shortfall: Option<String>,
 }
 
 impl Report {
     /// Everything that is known of `image`, which was opened at `path`.
-    pub fn of(path: &Path, image: &Image) -> Self {
+    pub fn of(path: &Path, image: &Arc<Image>) -> Self {
         let volume = &image.volume;
         Self {
             file: path.to_string_lossy().into_owned(),
@@ -168,6 +187,7 @@ impl Report {
             boot_records: Records::of(&image.boot),
             archiso: image.archiso.as_ref().map(|archiso| Arch::of(archiso, &image.index)),
             network_boot: image.archiso.as_ref().map(|archiso| ways(image, archiso)).unwrap_or_default(),
+            roots: roots(image),
             warnings: image.warnings.clone(),
         }
     }
@@ -270,38 +290,63 @@ impl Arch {
 }
 
 /// What this server would answer each kind of machine, and what the image lacks for it.
-fn ways(image: &Image, archiso: &Archiso) -> Vec<Way> {
-    let lacking = lacking(image, archiso);
-    let loader = bios_loader(image);
-    let site = Site::new(loader.as_ref().map(|path| path.as_str()));
-    let kinds = [
-        ("BIOS", Machine { firmware: Firmware::Pxe, architecture: Architecture::BIOS }),
-        // x64 UEFI (RFC 4578 §2.1).
-        ("UEFI", Machine { firmware: Firmware::Pxe, architecture: Architecture(7) }),
-    ];
-    let way = |(name, machine)| {
-        let (boot_file, refusal) = match plan(&machine, &site) {
-            Ok(plan) => (Some(plan.boot_file), None),
-            Err(refusal) => (None, Some(refusal.to_string())),
-        };
-        let boot_file = boot_file.filter(|_| lacking.is_empty());
-        let obstacles = refusal.into_iter().chain(lacking.iter().cloned()).collect();
-        Way { firmware: String::from(name), boot_file, obstacles }
-    };
-    kinds.map(way).into()
-}
-
-/// What no machine can do without.
-fn lacking(image: &Image, archiso: &Archiso) -> Vec<String> {
-    let mut lacking = Vec::new();
+fn ways(image: &Arc<Image>, archiso: &Archiso) -> Vec<Way> {
     let bootable = survey("image", Place::Default, image);
+    let programs = Programs::new(image, bootable.as_ref(), &Root::ALL, Stub::of_image(image));
+    let remarks = programs
+        .iter()
+        .map(|programs| format!("composed with the {}; Secure Boot has to be off", programs.stub()));
+    let remarks = remarks.collect();
+    let ports = Ports { tftp: TFTP_PORT, http: Some(HTTP_PORT) };
+    let uefi = programs.map(|programs| Uefi { root: programs.default_root(), ports });
+    let loader = bios_loader(image);
+    let site = Site::new(loader.as_ref().map(|path| path.as_str()), uefi);
+    let mut lacking = unknown_roots(image, archiso);
     if bootable.is_none_or(|bootable| bootable.recipes.is_empty()) {
         lacking.push("the image has no kernel that a menu could name".to_owned());
     }
+    vec![
+        way("BIOS", Architecture::BIOS, &site, &lacking, Vec::new()),
+        way("UEFI", Architecture::UEFI, &site, &lacking, remarks),
+    ]
+}
+
+/// `lacking`: what no machine can do without.
+fn way(
+    firmware: &str,
+    architecture: Architecture,
+    site: &Site,
+    lacking: &[String],
+    remarks: Vec<String>,
+) -> Way {
+    let machine = Machine { firmware: Firmware::Pxe, architecture, mac: None };
+    let (boot_file, refusal) = match plan(&machine, Ipv4Addr::UNSPECIFIED, site) {
+        Ok(plan) => (Some(plan.boot_file), None),
+        Err(refusal) => (None, Some(refusal.to_string())),
+    };
+    let boot_file = boot_file.filter(|_| lacking.is_empty());
+    let obstacles = refusal.into_iter().chain(lacking.iter().cloned()).collect();
+    Way { firmware: firmware.to_owned(), boot_file, obstacles, remarks }
+}
+
+/// Root file systems of no format that is known.
+fn unknown_roots(image: &Image, archiso: &Archiso) -> Vec<String> {
     let unknown = archiso.airootfs.iter().filter(|root| root.format == Format::Unknown);
-    lacking.extend(unknown.map(|root| {
+    let line = |root: &Airootfs| {
         let path = image.index.path(root.node);
         format!("{} is neither squashfs nor erofs", String::from_utf8_lossy(&path))
-    }));
-    lacking
+    };
+    unknown.map(line).collect()
+}
+
+/// What each initramfs can do.
+fn roots(image: &Image) -> Vec<RootWay> {
+    let ways = |(path, contents): (String, Contents)| {
+        Root::ALL.map(|root| RootWay {
+            root: root.to_string(),
+            initramfs: path.clone(),
+            shortfall: shortfall(&contents, root),
+        })
+    };
+    initramfs(image).flat_map(ways).collect()
 }

@@ -16,7 +16,6 @@
 
 mod landmarks;
 pub mod local;
-pub mod mac;
 pub mod meter;
 pub mod neighbours;
 mod records;
@@ -26,8 +25,8 @@ pub mod stage;
 pub mod status;
 mod traffic;
 
+pub use crate::boot::Mac;
 pub use landmarks::Landmarks;
-pub use mac::Mac;
 pub use meter::Meter;
 pub use registry::Registry;
 pub use stage::{Door, End, Stage, Step};

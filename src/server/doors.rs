@@ -132,6 +132,11 @@ impl Doors {
         }
     }
 
+    /// The roots that are served.
+    pub fn roots(&self) -> Vec<Root> {
+        Root::ALL.into_iter().filter(|&root| self.serves(root)).collect()
+    }
+
     fn up(&mut self, service: &'static str, address: Option<SocketAddr>, state: &str) {
         let note = address.map_or("", |address| port_note(service, address.port()));
         self.rows.push(Row { service, address, state: format!("{state}{note}") });

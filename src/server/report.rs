@@ -32,8 +32,10 @@ pub struct Row {
 pub struct ForeignDhcp {
     pub address: Ipv4Addr,
     pub tftp_port: u16,
-    /// As in a boot plan, with a leading `/`.
+    /// For BIOS machines, as in a boot plan, with a leading `/`.
     pub boot_file: String,
+    /// The same for UEFI machines, if they can boot.
+    pub uefi_boot_file: Option<String>,
 }
 
 /// What to know about a port that is not the registered one.
@@ -80,12 +82,19 @@ fn write_privileges(f: &mut fmt::Formatter<'_>, program: &std::path::Path) -> fm
 
 impl fmt::Display for ForeignDhcp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, tftp_port, boot_file } = self;
+        let Self { address, tftp_port, boot_file, uefi_boot_file } = self;
         writeln!(f, "Machines boot from here when the DHCP server of their network says so:")?;
         if *tftp_port == TFTP_PORT {
             writeln!(f, "  dnsmasq      dhcp-boot={boot_file},,{address}")?;
             writeln!(f, "  ISC dhcpd    next-server {address}; filename \"{boot_file}\";")?;
-            writeln!(f, "  others       next server (option 66) {address}, boot file (option 67) {boot_file}")
+            writeln!(
+                f,
+                "  others       next server (option 66) {address}, boot file (option 67) {boot_file}"
+            )?;
+            match uefi_boot_file {
+                Some(file) => writeln!(f, "That is for BIOS; machines with UEFI need the boot file {file}"),
+                None => Ok(()),
+            }
         } else {
             let url = format!("tftp://{address}:{tftp_port}{boot_file}");
             writeln!(f, "  dnsmasq      dhcp-boot={url}")?;
@@ -128,6 +137,7 @@ mod tests {
             address: Ipv4Addr::new(10, 0, 0, 1),
             tftp_port: 69,
             boot_file: "/boot/syslinux/lpxelinux.0".into(),
+            uefi_boot_file: Some("/isowire/nfs.efi".into()),
         };
         let report = Report {
             rows: vec![off],
@@ -140,6 +150,9 @@ mod tests {
         assert!(text.contains("\nMachines get their root file system over NFS, unless"));
         assert!(text.contains("\n  sudo setcap cap_net_bind_service+ep /opt/isowire\n"));
         assert!(text.contains("dhcp-boot=/boot/syslinux/lpxelinux.0,,10.0.0.1\n"));
+        assert!(
+            text.contains("\nThat is for BIOS; machines with UEFI need the boot file /isowire/nfs.efi\n")
+        );
         let text = ForeignDhcp { tftp_port: 6969, ..foreign }.to_string();
         assert!(text.contains("dhcp-boot=tftp://10.0.0.1:6969/boot/syslinux/lpxelinux.0\n"));
         assert!(text.contains("Only iPXE"));

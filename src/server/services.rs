@@ -124,6 +124,7 @@ fn dhcp_config(config: &Config, files: &Files, machines: &Arc<Registry>) -> dhcp
         advertise: config.advertise,
         mode,
         boot: files.site(),
+        leased: Arc::clone(files.leased()),
         machines: Arc::clone(machines),
     }
 }

@@ -11,7 +11,7 @@
 pub mod pe;
 pub mod stub;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use bytes::Bytes;
 
@@ -54,6 +54,10 @@ impl CommandLine {
         } else {
             Err(Misfit::CommandLine(line.len()))
         }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
     }
 }
 

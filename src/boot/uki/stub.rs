@@ -97,6 +97,11 @@ impl Stub {
         Ok(Self::parse(bytes)?)
     }
 
+    /// The file, up to the end of its last section.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// systemd's version, as the stub tells it: `252.39-1~deb12u2`.
     pub fn version(&self) -> &str {
         &self.version

@@ -35,6 +35,11 @@ fn stub() -> Program {
     }
 }
 
+/// A stub's file, which can stand for a kernel as well.
+pub fn stub_file() -> Vec<u8> {
+    stub().bytes()
+}
+
 impl Program {
     fn bytes(&self) -> Vec<u8> {
         let mut file = b"MZ".to_vec();

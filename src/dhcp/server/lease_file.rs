@@ -58,9 +58,8 @@ impl LeaseFile {
         Ok(Self { queue, writer, appended: 0 })
     }
 
-    /// Queues what happened, and a rewrite when the file has grown far beyond the leases.
-    pub fn record(&mut self, leases: &mut Leases) {
-        let events = leases.take_events();
+    /// Queues what happened to `leases`, and a rewrite when the file has grown far beyond them.
+    pub fn record(&mut self, events: &[Event], leases: &Leases) {
         if events.is_empty() {
             return;
         }
@@ -154,9 +153,9 @@ mod tests {
         let mut before = leases();
         let mut file = LeaseFile::open(&path, &mut before, NOW).unwrap();
         claim(&mut before, 1);
-        file.record(&mut before);
+        file.record(&before.take_events(), &before);
         claim(&mut before, 2);
-        file.record(&mut before);
+        file.record(&before.take_events(), &before);
         file.close().await;
         fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"lease 10.0.0.3 03:0").unwrap();
 
@@ -176,7 +175,7 @@ mod tests {
         let mut file = LeaseFile::open(&path, &mut leases, NOW).unwrap();
         for _ in 0..3 * SLACK {
             claim(&mut leases, 1);
-            file.record(&mut leases);
+            file.record(&leases.take_events(), &leases);
             // The queue takes no more than a slow disk may hold up.
             while file.queue.capacity() < QUEUE {
                 tokio::task::yield_now().await;

@@ -24,6 +24,7 @@ use self::story::Story;
 use super::lease::UnixTime;
 use super::session::{Answer, Destination, Door, Question, Role, Session, Sighting, Silence};
 use super::wire::{Malformed, Message};
+use crate::boot::Leased;
 use crate::machines::Registry;
 
 pub use socket::{Sharing, bind};
@@ -54,6 +55,7 @@ pub struct Server {
     /// The only interface to serve.
     interface: Option<String>,
     advertise: Option<Ipv4Addr>,
+    leased: Arc<Leased>,
     lease_file: Option<LeaseFile>,
     clock: Clock,
     story: Story,
@@ -140,9 +142,10 @@ impl Server {
 
     fn record_leases(&mut self) {
         let Role::Authority(authority) = &mut self.session.role else { return };
-        match &mut self.lease_file {
-            Some(file) => file.record(&mut authority.leases),
-            None => drop(authority.leases.take_events()),
+        let events = authority.leases.take_events();
+        events.iter().for_each(|event| start::note(&self.leased, &authority.network, event));
+        if let Some(file) = &mut self.lease_file {
+            file.record(&events, &authority.leases);
         }
     }
 

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::dhcp::session::{Answer, Door, Question, Silence};
-use crate::dhcp::wire::{HardwareAddress, MessageType, Reply};
+use crate::dhcp::session::{Answer, Door, Question, Silence, mac};
+use crate::dhcp::wire::{MessageType, Reply};
 use crate::machines::{Mac, Registry};
 
 /// One step of one machine. Only machines that boot from the network become known; those that merely lease do not.
@@ -36,10 +36,6 @@ fn tell_boot_server(machines: &Registry, mac: Mac, question: &Question, reply: &
     }
 }
 
-fn mac(hardware: &HardwareAddress) -> Option<Mac> {
-    Mac::new(hardware.bytes()).filter(|_| hardware.kind() == HardwareAddress::ETHERNET)
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, SocketAddrV4};
@@ -65,7 +61,8 @@ mod tests {
 
     impl Site {
         fn new(role: Role) -> Self {
-            let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"));
+            let uefi = Err(boot::uki::NoStub::NotArchiso.into());
+            let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"), uefi);
             Self { session: Session { role, boot }, machines: Registry::new(Instant::now()) }
         }
 

@@ -12,9 +12,10 @@ use super::lease_file::LeaseFile;
 use super::socket::Socket;
 use super::story::Story;
 use super::{Clock, Server, Sockets, rival};
-use crate::boot;
-use crate::dhcp::lease::{Leases, Pool, UnixTime};
-use crate::dhcp::session::{Authority, Network, Role, Session};
+use crate::boot::leased::Lease;
+use crate::boot::{self, Leased};
+use crate::dhcp::lease::{Event, Leases, Pool, UnixTime};
+use crate::dhcp::session::{Authority, Network, Role, Session, mac};
 use crate::machines::Registry;
 
 /// A day: the initramfs takes its address once and never renews it, so a lease should outlast a boot and what is done
@@ -31,6 +32,8 @@ pub struct Config {
     pub mode: Mode,
     /// What machines boot with.
     pub boot: boot::Site,
+    /// Where it is noted what machines are leased.
+    pub leased: Arc<boot::Leased>,
     /// Told of each machine's way.
     pub machines: Arc<Registry>,
 }
@@ -88,7 +91,7 @@ impl Server {
     /// # Errors
     /// [`StartError`].
     pub async fn start(sockets: Sockets, config: Config) -> Result<Self, StartError> {
-        let Config { interface, advertise, mode, boot, machines } = config;
+        let Config { interface, advertise, mode, boot, leased, machines } = config;
         let interfaces = Interfaces::read().map_err(StartError::Interfaces)?;
         let clock = Clock::start();
         let (role, lease_file) = match mode {
@@ -99,6 +102,10 @@ impl Server {
                 (Role::Authority(Box::new(authority)), file)
             }
         };
+        if let Role::Authority(authority) = &role {
+            let noted = authority.leases.snapshot();
+            noted.for_each(|event| note(&leased, &authority.network, &event));
+        }
         let adopt = |socket| Socket::new(socket).map_err(StartError::Socket);
         Ok(Self {
             dhcp: adopt(sockets.dhcp)?,
@@ -108,10 +115,19 @@ impl Server {
             interfaces,
             interface,
             advertise,
+            leased,
             lease_file,
             clock,
             story: Story::default(),
         })
+    }
+}
+
+/// Keeps the table of what machines are leased in step with the leases.
+pub(super) fn note(leased: &Leased, network: &Network, event: &Event) {
+    let Event::Leased { address, machine, .. } = event else { return leased.free(event.address()) };
+    if let Some(machine) = mac(machine) {
+        leased.grant(machine, Lease { address: *address, netmask: network.netmask, router: network.router });
     }
 }
 

@@ -1,8 +1,10 @@
 //! Who asks for a boot file, and which options tell it.
 
+use std::net::Ipv4Addr;
+
 use super::Question;
-use crate::boot::{self, Architecture, BootPlan, Firmware, Machine, Refusal};
-use crate::dhcp::wire::{BootClass, Message, ReplyOption, SafeText, UnsafeText};
+use crate::boot::{self, Architecture, BootPlan, Firmware, Mac, Machine, Refusal};
+use crate::dhcp::wire::{BootClass, HardwareAddress, Message, ReplyOption, SafeText, UnsafeText};
 
 /// The boot file for one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,9 +25,10 @@ pub enum NoBoot {
 }
 
 /// What the sender may boot; `None` when it asks for no boot file.
-pub(super) fn plan(message: &Message, site: &boot::Site) -> Option<Result<BootOffer, NoBoot>> {
+pub(super) fn plan(question: &Question, site: &boot::Site) -> Option<Result<BootOffer, NoBoot>> {
+    let Question { message, server, .. } = question;
     let class = boot_class(message)?;
-    let mut offers = machines(message, class).map(|machine| offer(machine, class, site));
+    let mut offers = machines(message, class).map(|machine| offer(machine, class, *server, site));
     let first = offers.next()?;
     // RFC 4578 §2.1: a client that names several architectures runs any of them.
     Some(first.or_else(|refused| offers.find_map(Result::ok).ok_or(refused)))
@@ -39,11 +42,16 @@ fn boot_class(message: &Message) -> Option<BootClass> {
 }
 
 fn machines(message: &Message, class: BootClass) -> impl Iterator<Item = Machine> {
-    let firmware = firmware(message, class);
+    let (firmware, mac) = (firmware(message, class), mac(&message.header.hardware()));
     // RFC 4578 demands the option; ROMs older than it are BIOS ROMs.
     let default = message.architectures.is_empty().then_some(Architecture::BIOS.0);
     let architectures = message.architectures.iter().copied().chain(default);
-    architectures.map(move |code| Machine { firmware, architecture: Architecture(code) })
+    architectures.map(move |code| Machine { firmware, architecture: Architecture(code), mac })
+}
+
+/// The MAC address of a machine on Ethernet.
+pub fn mac(hardware: &HardwareAddress) -> Option<Mac> {
+    Mac::new(hardware.bytes()).filter(|_| hardware.kind() == HardwareAddress::ETHERNET)
 }
 
 fn firmware(message: &Message, class: BootClass) -> Firmware {
@@ -56,8 +64,13 @@ fn firmware(message: &Message, class: BootClass) -> Firmware {
     }
 }
 
-fn offer(machine: Machine, class: BootClass, site: &boot::Site) -> Result<BootOffer, NoBoot> {
-    let BootPlan { boot_file, config_file } = boot::plan(&machine, site)?;
+fn offer(
+    machine: Machine,
+    class: BootClass,
+    server: Ipv4Addr,
+    site: &boot::Site,
+) -> Result<BootOffer, NoBoot> {
+    let BootPlan { boot_file, config_file } = boot::plan(&machine, server, site)?;
     let config_file = config_file.as_deref().map(SafeText::new).transpose()?;
     Ok(BootOffer { machine, class, file: SafeText::new(&boot_file)?, config_file })
 }

@@ -16,7 +16,7 @@ use super::wire::{Header, Message, MessageType, Opcode, Reply, ReplyOption};
 use crate::boot;
 
 pub use authority::{Authority, Network, Sighting};
-pub use boot_offer::{BootOffer, NoBoot};
+pub use boot_offer::{BootOffer, NoBoot, mac};
 
 /// A message and how it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl Session {
         if question.message.header.opcode != Opcode::BootRequest {
             return Answer::Silence(Silence::NoRequest);
         }
-        let boot = boot_offer::plan(&question.message, &self.boot);
+        let boot = boot_offer::plan(question, &self.boot);
         let answer = match (question.door, &mut self.role) {
             (Door::BootServer, _) => boot_server(question, boot),
             (Door::Dhcp, Role::Proxy) => proxy(question, boot),

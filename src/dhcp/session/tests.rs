@@ -1,4 +1,5 @@
 use super::*;
+use crate::boot::menu::{Ports, Root};
 use crate::dhcp::lease::Leases;
 use crate::dhcp::wire::{BootClass, SafeText};
 
@@ -25,7 +26,13 @@ fn pool(n: u8) -> Ipv4Addr {
 }
 
 fn boot_site() -> boot::Site {
-    boot::Site::new(Some("boot/syslinux/lpxelinux.0"))
+    let uefi = boot::Uefi { root: Root::Nbd, ports: Ports { tftp: 69, http: Some(8080) } };
+    boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Ok(uefi))
+}
+
+/// For an image that has no stub.
+fn no_uefi() -> boot::Site {
+    boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Err(boot::uki::NoStub::NotArchiso.into()))
 }
 
 fn proxy() -> Session {
@@ -147,13 +154,65 @@ mod a_proxy {
     }
 
     #[test]
-    fn has_nothing_for_uefi_and_says_why() {
-        for message in
-            [captured!("ipxe-efi-discover"), captured!("ovmf-pxe-discover"), captured!("ovmf-http-discover")]
-        {
-            let Silence::NoBoot(why) = silence(ask(&mut proxy(), message)) else { panic!("another reason") };
-            assert!(why.to_string().contains("x64 UEFI"), "{why}");
+    fn names_a_uefi_machine_its_own_program() {
+        let message = captured!("ovmf-pxe-discover");
+        let mac = mac(&message.header.hardware()).unwrap();
+        let (reply, to) = sent(ask(&mut proxy(), message.clone()));
+        assert_eq!((to, reply.header.yiaddr, reply.header.siaddr), (Destination::Broadcast, NOBODY, US));
+        let file = format!("/isowire/{}/nbd.efi", mac.dashed());
+        assert_eq!(
+            reply.options,
+            [
+                ReplyOption::ServerIdentifier(US),
+                ReplyOption::BootClass(BootClass::PxeClient),
+                ReplyOption::MachineIdentifier(message.machine_id.clone()),
+                ReplyOption::SkipDiscovery { boot_item: None },
+                ReplyOption::BootFile(SafeText::new(&file).unwrap()),
+                ReplyOption::TftpServer(US),
+            ]
+        );
+        // EDK2 takes an offer with a menu for one that it has to choose from, and hangs.
+        assert!(reply.emit().windows(6).any(|option| option == [43, 4, 6, 1, 8, 255]));
+        let byte_code = Message { architectures: vec![9], ..message };
+        assert_eq!(sent(ask(&mut proxy(), byte_code)).0.boot_file().unwrap().as_str(), file);
+    }
+
+    #[test]
+    fn names_http_boot_a_url() {
+        let message = captured!("ovmf-http-discover");
+        let mac = mac(&message.header.hardware()).unwrap();
+        let (reply, _) = sent(ask(&mut proxy(), message.clone()));
+        assert_eq!(
+            reply.options,
+            [
+                ReplyOption::ServerIdentifier(US),
+                ReplyOption::BootClass(BootClass::HttpClient),
+                ReplyOption::MachineIdentifier(message.machine_id),
+                ReplyOption::BootFile(
+                    SafeText::new(&format!("http://10.80.0.1:8080/isowire/{}/nbd.efi", mac.dashed()))
+                        .unwrap()
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn says_why_there_is_nothing_for_a_machine() {
+        let reason = |session: &mut Session, message| match silence(ask(session, message)) {
+            Silence::NoBoot(why) => why.to_string(),
+            another => panic!("{another}"),
+        };
+        let arm = Message { architectures: vec![11], ..captured!("ovmf-pxe-discover") };
+        assert!(reason(&mut proxy(), arm).starts_with("ARM 64-bit UEFI machines are not served"));
+        assert!(reason(&mut proxy(), captured!("ipxe-efi-discover")).starts_with("iPXE under UEFI"));
+        let mut without_stub = Session { role: Role::Proxy, boot: no_uefi() };
+        for message in [captured!("ovmf-pxe-discover"), captured!("ovmf-http-discover")] {
+            assert!(reason(&mut without_stub, message).contains("give one with --stub FILE"));
         }
+        let uefi = boot::Uefi { root: Root::Nbd, ports: Ports { tftp: 69, http: None } };
+        let mut without_http = Session { role: Role::Proxy, boot: boot::Site::new(None, Ok(uefi)) };
+        let why = reason(&mut without_http, captured!("ovmf-http-discover"));
+        assert!(why.contains("HTTP, which is off"), "{why}");
     }
 
     #[test]
@@ -247,14 +306,25 @@ mod an_authority {
     }
 
     #[test]
-    fn gives_a_uefi_machine_an_address_and_a_reason() {
+    fn gives_a_machine_that_cannot_boot_an_address_and_a_reason() {
+        let mut session = Session { boot: no_uefi(), ..authority() };
         let Answer::Send { reply, boot: Some(Err(why)), .. } =
-            ask(&mut authority(), captured!("ovmf-http-discover"))
+            ask(&mut session, captured!("ovmf-http-discover"))
         else {
             panic!("no address, or no reason")
         };
         assert_eq!(reply.boot_file(), None);
-        assert!(why.to_string().contains("boot from HTTP"));
+        assert!(why.to_string().contains("--stub"));
+    }
+
+    #[test]
+    fn gives_uefi_machines_address_and_program_at_once() {
+        for message in [captured!("ovmf-pxe-discover"), captured!("ovmf-http-discover")] {
+            let (reply, _) = sent(ask(&mut authority(), message));
+            assert!(!reply.header.yiaddr.is_unspecified());
+            assert!(reply.boot_file().unwrap().as_str().ends_with("/nbd.efi"));
+            assert!(!reply.options.iter().any(|option| matches!(option, ReplyOption::ConfigFile(_))));
+        }
     }
 
     #[test]

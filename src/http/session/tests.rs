@@ -6,6 +6,7 @@ use super::*;
 use crate::boot::Files;
 use crate::boot::files::Ports;
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
+use crate::boot::uki::NoStub;
 use crate::export::batch::Chunk;
 use crate::export::{Catalog, Served};
 use crate::image::index::{Attributes, Index, Kind, NodeId};
@@ -47,7 +48,9 @@ fn resources() -> Arc<Resources> {
         parameters: Vec::new(),
     };
     let catalog = Catalog::new(image("one"), vec![image("two")]);
-    let files = Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: Some(80) }).unwrap();
+    let files =
+        Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: Some(80) }, Err(NoStub::NotArchiso))
+            .unwrap();
     Arc::new(Resources::new(Arc::new(files)))
 }
 

@@ -8,9 +8,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::boot::Architecture;
 
-const BIOS_PXE: boot::Machine = boot::Machine { firmware: Firmware::Pxe, architecture: Architecture::BIOS };
-const IPXE: boot::Machine = boot::Machine { firmware: Firmware::Ipxe, architecture: Architecture(7) };
-const UEFI: boot::Machine = boot::Machine { firmware: Firmware::Pxe, architecture: Architecture(7) };
+const BIOS_PXE: boot::Machine =
+    boot::Machine { firmware: Firmware::Pxe, architecture: Architecture::BIOS, mac: None };
+const IPXE: boot::Machine =
+    boot::Machine { firmware: Firmware::Ipxe, architecture: Architecture(7), mac: None };
+const UEFI: boot::Machine =
+    boot::Machine { firmware: Firmware::Pxe, architecture: Architecture(7), mac: None };
 
 /// Records, and a clock that goes on a second with every event.
 struct Site {

@@ -18,6 +18,11 @@ impl Mac {
         // IEEE 802-2014 §8.2.2: the lowest bit of the first byte tells a group's address.
         (bytes != [0; 6] && first & 1 == 0).then_some(Self(bytes))
     }
+
+    /// `52-54-00-12-34-56`, as it stands in paths and, behind `01-`, in `BOOTIF=`.
+    pub fn dashed(self) -> String {
+        self.to_string().replace(':', "-")
+    }
 }
 
 /// `52:54:00:12:34:56`
@@ -77,6 +82,7 @@ mod tests {
     fn text_and_back() {
         let mac = Mac::new(&[0x52, 0x54, 0, 0x12, 0x34, 0xfe]).unwrap();
         assert_eq!(mac.to_string(), "52:54:00:12:34:fe");
+        assert_eq!(mac.dashed(), "52-54-00-12-34-fe");
         for text in ["52:54:00:12:34:fe", "52-54-00-12-34-FE"] {
             assert_eq!(text.parse(), Ok(mac), "{text}");
         }

@@ -1,0 +1,206 @@
+//! What UEFI machines load: a boot program for each machine and each root, composed when it is asked for.
+//!
+//! Its name says whom it is for, `/isowire/52-54-00-12-34-56/nbd.efi`, since the firmware that loads it says nothing of
+//! itself and the kernel in it has to be told its network card and its address.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::Mac;
+use super::files::{File, Version};
+use super::leased::Lease;
+use super::menu::{self, Bootable, Recipe, Root, Server, Settings};
+use super::text::{PlainPath, Word};
+use super::uki::{self, CommandLine, EfiKernel, KERNEL_HEAD, Misfit, NoKernel, NoStub, Stub};
+use crate::export::Export;
+use crate::export::path::{self, PathError};
+use crate::image::{Extent, Image, Media as _};
+
+/// Where what we make is.
+const DIRECTORY: &str = "isowire";
+const ENDING: &str = ".efi";
+
+/// Name of a boot program: its path from the root of the tree that machines load from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProgramName {
+    /// `None` for a program that fits every machine with one network card.
+    pub machine: Option<Mac>,
+    pub root: Root,
+}
+
+impl ProgramName {
+    /// Reads the names in a path; `None` for any other file.
+    pub fn parse<'a>(names: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
+        let names: Vec<_> = names.take(4).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
+        let (machine, file) = match names[..] {
+            [DIRECTORY, file] => (None, file),
+            [DIRECTORY, machine, file] => (Some(machine.parse().ok()?), file),
+            _ => return None,
+        };
+        let root = file.strip_suffix(ENDING)?;
+        let root = Root::ALL.into_iter().find(|known| known.word() == root)?;
+        Some(Self { machine, root })
+    }
+}
+
+/// Without a leading `/`.
+impl fmt::Display for ProgramName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{DIRECTORY}/")?;
+        if let Some(machine) = self.machine {
+            write!(f, "{}/", machine.dashed())?;
+        }
+        write!(f, "{}{ENDING}", self.root.word())
+    }
+}
+
+/// Why there is nothing to boot UEFI machines with: the operator's to mend, in one line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NoUefi(String);
+
+impl From<NoStub> for NoUefi {
+    fn from(why: NoStub) -> Self {
+        Self(why.to_string())
+    }
+}
+
+impl From<NoParts> for NoUefi {
+    fn from(why: NoParts) -> Self {
+        Self(why.to_string())
+    }
+}
+
+/// Why an image's files make no program.
+#[derive(Debug, thiserror::Error)]
+enum NoParts {
+    #[error("no root file system is served")]
+    NoRoot,
+    #[error("the image has no kernel that could be booted")]
+    NoRecipe,
+    #[error("/{path} cannot be had: {why}")]
+    NoFile { path: PlainPath, why: PathError },
+    #[error("/{path}: {why}")]
+    Unread { path: PlainPath, why: std::io::Error },
+    #[error("/{path}: {why}")]
+    NoKernel { path: PlainPath, why: NoKernel },
+    #[error(transparent)]
+    Misfit(#[from] Misfit),
+}
+
+/// The boot programs of one image.
+#[derive(Debug)]
+pub struct Programs {
+    image: Arc<Image>,
+    bootable: Bootable,
+    stub: Stub,
+    /// SHA-256 of the stub, for the versions of programs.
+    fingerprint: [u8; 32],
+    default_root: Root,
+    parts: Vec<(Root, Parts)>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    kernel: EfiKernel,
+    initrd: Vec<Export>,
+}
+
+impl Programs {
+    /// The programs that boot `image` with a root by each of these protocols, the default first. It reads the first
+    /// bytes of kernels.
+    ///
+    /// # Errors
+    /// [`NoUefi`] when none can be composed.
+    pub fn new(
+        image: &Arc<Image>,
+        bootable: Option<&Bootable>,
+        roots: &[Root],
+        stub: Result<Stub, NoStub>,
+    ) -> Result<Self, NoUefi> {
+        let stub = stub?;
+        let bootable = bootable.ok_or(NoParts::NoRecipe)?;
+        let default_root = *roots.first().ok_or(NoParts::NoRoot)?;
+        let parts = roots.iter().map(|&root| Ok((root, Parts::of(image, bootable, root, &stub)?)));
+        let parts = parts.collect::<Result<_, NoParts>>()?;
+        let fingerprint = Sha256::digest(stub.bytes()).into();
+        let (image, bootable) = (Arc::clone(image), bootable.clone());
+        Ok(Self { image, bootable, stub, fingerprint, default_root, parts })
+    }
+
+    /// The root that machines get where nobody chose.
+    pub const fn default_root(&self) -> Root {
+        self.default_root
+    }
+
+    /// The stub that they begin with.
+    pub fn stub(&self) -> &Stub {
+        &self.stub
+    }
+
+    /// The program of this name, for a machine that has this lease of ours; `None` where its root is not served.
+    pub fn program(
+        &self,
+        name: ProgramName,
+        lease: Option<Lease>,
+        settings: &Settings,
+        server: &Server,
+    ) -> Option<File> {
+        let (_, parts) = self.parts.iter().find(|(root, _)| *root == name.root)?;
+        let mut words = menu::command_line(&self.bootable, name.root, settings, server)?;
+        words.extend(network(name.machine, lease, server));
+        let line = CommandLine::new(&words).ok()?;
+        let export = uki::compose(&self.stub, &line, &parts.initrd, &parts.kernel).ok()?;
+        let identity = self.image.identity.0.to_le_bytes();
+        let version = Version::of_content(&[&identity[..], &self.fingerprint, line.as_bytes()].concat());
+        Some(File { export, image: Some(Arc::clone(&self.image)), version, modified: None })
+    }
+}
+
+impl Parts {
+    /// Finds them, and makes sure that they can be put together.
+    fn of(image: &Image, bootable: &Bootable, root: Root, stub: &Stub) -> Result<Self, NoParts> {
+        let Recipe { kernel, initrd, .. } = bootable.recipe(root).ok_or(NoParts::NoRecipe)?;
+        let initrd = initrd.iter().map(|path| file(image, path)).collect::<Result<_, _>>()?;
+        let kernel = self::kernel(image, kernel)?;
+        let parts = Self { kernel, initrd };
+        let any_line = CommandLine::new(&Word::new("quiet"))?;
+        uki::compose(stub, &any_line, &parts.initrd, &parts.kernel)?;
+        Ok(parts)
+    }
+}
+
+fn file(image: &Image, path: &PlainPath) -> Result<Export, NoParts> {
+    let found = path::resolve(&image.index, path.as_str().as_bytes());
+    let node = found.map_err(|why| NoParts::NoFile { path: path.clone(), why })?;
+    image.export(node).ok_or(NoParts::NoFile { path: path.clone(), why: PathError::NotFound })
+}
+
+fn kernel(image: &Image, path: &PlainPath) -> Result<EfiKernel, NoParts> {
+    let file = file(image, path)?;
+    let node = path::resolve(&image.index, path.as_str().as_bytes()).ok();
+    let content = node.and_then(|node| image.content(node));
+    let len = file.len().min(KERNEL_HEAD as u64);
+    let head = content.map_or(Ok(None), |content| content.read(Extent { offset: 0, len }));
+    let head = head.map_err(|why| NoParts::Unread { path: path.clone(), why })?.unwrap_or_default();
+    EfiKernel::new(file, &head).map_err(|why| NoParts::NoKernel { path: path.clone(), why })
+}
+
+/// What PXELINUX adds for a BIOS machine (SYSAPPEND 3). archiso's hook puts the card that BOOTIF names behind what
+/// `ip=` says, so nothing may follow the netmask.
+fn network(machine: Option<Mac>, lease: Option<Lease>, server: &Server) -> impl Iterator<Item = Word> {
+    let ip = match lease {
+        Some(Lease { address, netmask, router }) => {
+            let server = server.address;
+            format!("ip={address}:{server}:{}:{netmask}", router.unwrap_or(server))
+        }
+        None => "ip=dhcp".to_owned(),
+    };
+    let card = machine.map(|mac| format!("BOOTIF=01-{}", mac.dashed()));
+    [Some(ip), card].into_iter().flatten().filter_map(|word| Word::new(&word))
+}
+
+#[cfg(test)]
+mod tests;

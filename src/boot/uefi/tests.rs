@@ -1,0 +1,170 @@
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::boot::files::{Entry, Files, NoFile};
+use crate::boot::menu::{Place, Ports};
+use crate::boot::tests::{archiso_files, image, settings};
+use crate::boot::uki::tests::stub_file;
+use crate::boot::{Site, Uefi};
+use crate::export::catalog::Served;
+use crate::export::{Catalog, Piece};
+
+const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const KERNEL: &str = "arch/boot/x86_64/vmlinuz-linux";
+const MACHINE: &str = "52-54-00-12-34-56";
+const ENTRIES: &str = include_str!("../../../tests/iso/syslinux/archiso_pxe-linux.cfg");
+
+/// An archiso image with this kernel.
+fn archiso(kernel: &[u8]) -> Arc<Image> {
+    let entries = ENTRIES.replace("%INSTALL_DIR%", "arch").replace("%ARCH%", "x86_64");
+    let mut files: Vec<_> =
+        archiso_files(&entries).into_iter().map(|(path, text)| (path, text.into_bytes())).collect();
+    files.iter_mut().filter(|(path, _)| *path == KERNEL).for_each(|(_, content)| *content = kernel.to_vec());
+    Arc::new(image(&files))
+}
+
+/// What is served of it, with its stub.
+fn files(roots: &[Root]) -> Files {
+    let default = Served { name: "one".into(), image: archiso(&stub_file()) };
+    let settings = Settings { roots: roots.to_vec(), ..settings() };
+    let stub = Ok(Stub::parse(stub_file()).unwrap());
+    Files::new(Arc::new(Catalog::new(default, Vec::new())), settings, PORTS, stub).unwrap()
+}
+
+const PORTS: Ports = Ports { tftp: 69, http: Some(8080) };
+
+fn lease(router: Option<Ipv4Addr>) -> Lease {
+    Lease { address: Ipv4Addr::new(10, 0, 0, 60), netmask: Ipv4Addr::new(255, 255, 0, 0), router }
+}
+
+/// The command line in the program at `path`.
+#[track_caller]
+fn command_line(files: &Files, path: &str) -> String {
+    let file = files.open(path.as_bytes(), HERE).unwrap();
+    let pieces = file.export.range(0, file.export.len()).unwrap();
+    let mut lines = pieces.filter_map(|piece| match piece {
+        Piece::Memory(bytes) if bytes.starts_with(b"archisobasedir=") => {
+            String::from_utf8(bytes.to_vec()).ok()
+        }
+        _ => None,
+    });
+    lines.next().expect("a part of its own")
+}
+
+#[test]
+fn names_and_back() {
+    let parse = |path: &str| ProgramName::parse(path.split('/').map(str::as_bytes));
+    for root in Root::ALL {
+        for machine in [None, Some(MACHINE.parse().unwrap())] {
+            let name = ProgramName { machine, root };
+            assert_eq!(parse(&name.to_string()), Some(name));
+        }
+    }
+    let name = ProgramName { machine: MACHINE.parse().ok(), root: Root::Nbd };
+    assert_eq!(name.to_string(), "isowire/52-54-00-12-34-56/nbd.efi");
+    for other in [
+        "",
+        "isowire",
+        "nbd.efi",
+        "isowire/nbd",
+        "isowire/ftp.efi",
+        "isowire/NBD.efi",
+        "isowire/52-54-00-12-34/nbd.efi",
+        "isowire/52-54-00-12-34-56",
+        "isowire/52-54-00-12-34-56/nbd.efi/x",
+        "isowire/52-54-00-12-34-56/nbd.efi/x/y",
+        "other/52-54-00-12-34-56/nbd.efi",
+    ] {
+        assert_eq!(parse(other), None, "{other}");
+    }
+}
+
+#[test]
+fn each_root_has_its_own_command_line() {
+    let files = files(&Root::ALL);
+    let common = "console=ttyS0,115200 no_timer_check panic=1 ip=dhcp BOOTIF=01-52-54-00-12-34-56";
+    let line = |root: &str| command_line(&files, &format!("/isowire/{MACHINE}/{root}.efi"));
+    assert_eq!(
+        line("nbd"),
+        format!(
+            "archisobasedir=arch archisosearchuuid=2026-01-02-03-04-05-00 archiso_nbd_srv=10.0.0.1 copytoram=auto \
+             cms_verify=y {common}"
+        )
+    );
+    assert_eq!(
+        line("nfs"),
+        format!(
+            "archisobasedir=arch archiso_nfs_srv=10.0.0.1:/run/archiso/bootmnt copytoram=auto cms_verify=y {common}"
+        )
+    );
+    assert_eq!(
+        line("http"),
+        format!(
+            "archisobasedir=arch archiso_http_srv=http://10.0.0.1:8080/ copytoram=auto cms_verify=y {common}"
+        )
+    );
+    let any = command_line(&files, "isowire/nbd.efi");
+    assert!(any.ends_with(" panic=1 ip=dhcp"), "{any}");
+}
+
+#[test]
+fn a_machine_is_told_what_it_was_leased() {
+    let files = files(&[Root::Nfs]);
+    let machine = MACHINE.parse().unwrap();
+    let path = format!("isowire/{MACHINE}/nfs.efi");
+    for (router, gateway) in [(None, "10.0.0.1"), (Some(Ipv4Addr::new(10, 0, 0, 254)), "10.0.0.254")] {
+        files.leased().grant(machine, lease(router));
+        let line = command_line(&files, &path);
+        let ip = format!(" ip=10.0.0.60:10.0.0.1:{gateway}:255.255.0.0 BOOTIF=01-{MACHINE}");
+        assert!(line.ends_with(&ip), "{line}");
+    }
+    let other = command_line(&files, "isowire/52-54-00-12-34-57/nfs.efi");
+    assert!(other.ends_with(" ip=dhcp BOOTIF=01-52-54-00-12-34-57"), "{other}");
+    files.leased().free(lease(None).address);
+    assert!(command_line(&files, &path).contains(" ip=dhcp "));
+}
+
+#[test]
+fn a_program_is_made_of_the_image_and_has_a_version() {
+    let files = files(&[Root::Nbd]);
+    let open = |machine: &str| files.open(format!("isowire/{machine}/nbd.efi").as_bytes(), HERE).unwrap();
+    let [first, again, other] = [MACHINE, MACHINE, "52-54-00-12-34-57"].map(open);
+    assert!(Arc::ptr_eq(first.image.as_ref().unwrap(), files.default_image()));
+    assert_eq!((&first.export, first.version), (&again.export, again.version));
+    assert_ne!(first.version, other.version);
+    let elsewhere = files.open(format!("isowire/{MACHINE}/nbd.efi").as_bytes(), Ipv4Addr::LOCALHOST).unwrap();
+    assert_ne!(first.version, elsewhere.version);
+    assert_eq!(first.export.len() % 512, 0);
+}
+
+#[test]
+fn only_roots_that_are_served_have_programs() {
+    let files = files(&[Root::Http]);
+    assert_eq!(files.programs().unwrap().default_root(), Root::Http);
+    assert!(files.open(b"isowire/http.efi", HERE).is_ok());
+    assert!(matches!(files.open(b"isowire/nbd.efi", HERE), Err(NoFile::Path(PathError::NotFound))));
+    assert_eq!(
+        files.site(),
+        Site::new(Some("boot/syslinux/lpxelinux.0"), Ok(Uefi { root: Root::Http, ports: PORTS }))
+    );
+    assert!(matches!(files.look_up(b"isowire", HERE), Ok(Entry::Directory(_))));
+}
+
+#[test]
+fn what_makes_no_program_is_said() {
+    let stub = || Ok(Stub::parse(stub_file()).unwrap());
+    let why = |kernel: &[u8], roots: &[Root], stub| {
+        let image = archiso(kernel);
+        let bootable = crate::boot::bootable::survey("one", Place::Default, &image);
+        Programs::new(&image, bootable.as_ref(), roots, stub).unwrap_err().to_string()
+    };
+    let kernel = stub_file();
+    assert_eq!(why(&kernel, &[], stub()), "no root file system is served");
+    let none = why(&kernel, &[Root::Nbd], Err(NoStub::NoRoot));
+    assert!(none.ends_with("give an EFI stub with --stub FILE"), "{none}");
+    let old = why(b"a kernel for BIOS only", &[Root::Nbd], stub());
+    assert!(old.starts_with("/arch/boot/x86_64/vmlinuz-linux: the kernel has no EFI stub"), "{old}");
+    let image = archiso(&kernel);
+    let other = Programs::new(&image, None, &[Root::Nbd], stub()).unwrap_err().to_string();
+    assert_eq!(other, "the image has no kernel that could be booted");
+}
