@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use common::iso::{self, ArchIso};
 use common::lan::{self, BRIDGE, Lan, Namespace};
-use common::machine::{self, Card, DOWN, END, ENTER, Machine, Report, UP};
+use common::machine::{self, Card, DOWN, END, ENTER, Machine, Report, UP, Uefi};
 use common::needs::{needs, only_with_all, tool};
 use common::running::{Running, output_of, text_of};
 
@@ -146,6 +146,51 @@ fn an_image_without_a_cms_signature() {
     let report = site.boot(Card::Virtio);
     site.check(&report, "root=nbd copytoram=n verified=none");
     site.check_story(server, &[&LEASE[..], &MENU, &KERNEL_BY_HTTP, &[NBD, NBD_TAKEN_AWAY]]);
+}
+
+// ---- UEFI, with a program composed of the image's own EFI stub
+
+#[test]
+fn uefi_pxe_to_an_nbd_root() {
+    needs!(lan::NEEDS, machine::NEEDS, machine::UEFI_NEEDS, iso::NEEDS);
+    let mut site = Site::new("uefi-pxe-nbd", iso::small());
+    let server = site.serve(&["--dhcp-range", RANGE, "--copytoram", "no"]);
+    let report = site.boot_uefi(Uefi::Pxe);
+    site.check(&report, "root=nbd copytoram=n verified=cms");
+    assert!(report.value("network:").contains(":192.168.77.1:192.168.77.1:255.255.255.0::eth0 gives"));
+    let lease = [&["DHCP offer", "x64 UEFI"][..], &["DHCP lease"]];
+    let program: Chapter = &["over TFTP", "path=\"/isowire/52-54-00-12-34-56/nbd.efi\""];
+    site.check_story(server, &[&lease, &[program, NBD, NBD_TAKEN_AWAY]]);
+}
+
+#[test]
+fn uefi_http_boot_to_an_http_root() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, machine::UEFI_NEEDS, iso::NEEDS, ["dnsmasq"]);
+    let mut site = Site::new("uefi-http-http", iso::small());
+    let _router = site.router(&[]);
+    let server = site.serve(&["--root", "http", "--http", "8080"]);
+    let report = site.boot_uefi(Uefi::Http);
+    site.check(&report, "root=http copytoram=y verified=cms");
+    assert!(report.value("network:").starts_with("ip=:::::eth0:dhcp gives"));
+    let offer = [&["DHCP offer", "x64 UEFI boot from HTTP"][..], OFFER_BESIDE_ANOTHER[1]];
+    let program: Chapter =
+        &["sent over HTTP", "status=200", "path=\"/isowire/52-54-00-12-34-56/http.efi\"", "UefiHttpBoot"];
+    site.check_story(server, &[&offer, &[program, SQUASHFS]]);
+}
+
+#[test]
+fn uefi_pxe_beside_another_dhcp_server_to_an_nfs_root() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, machine::UEFI_NEEDS, iso::NEEDS, ["dnsmasq"]);
+    let mut site = Site::new("uefi-pxe-nfs", iso::erofs());
+    let _router = site.router(&[]);
+    let server = site.serve(&["--root", "nfs", "--copytoram", "no"]);
+    let report = site.boot_uefi(Uefi::Pxe);
+    site.check(&report, "root=nfs copytoram=n verified=cms");
+    let offer = [&["DHCP offer", "x64 UEFI"][..], OFFER_BESIDE_ANOTHER[1]];
+    let program: Chapter = &["over TFTP", "path=\"/isowire/52-54-00-12-34-56/nfs.efi\""];
+    site.check_story(server, &[&offer, &[program, NFS, NFS_WAITS]]);
 }
 
 // ---- the image's own menu, which is served as it stands and asks `${pxeserver}` for everything
@@ -288,6 +333,10 @@ impl Site {
 
     fn boot(&mut self, card: Card) -> Report {
         Machine::power_on(&mut self.lan, card, &self.logs).run_to_power_off()
+    }
+
+    fn boot_uefi(&mut self, uefi: Uefi) -> Report {
+        Machine::power_on_uefi(&mut self.lan, uefi, &self.logs).run_to_power_off()
     }
 
     fn check(&self, report: &Report, ready: &str) {

@@ -1,4 +1,4 @@
-//! A diskless PC: QEMU with SeaBIOS, whose network card's iPXE ROM boots by PXE.
+//! A diskless PC: QEMU with SeaBIOS, whose network card's iPXE ROM boots by PXE, or with OVMF, which boots by itself.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -10,6 +10,10 @@ use super::lan::Lan;
 use super::running::{Running, text_of};
 
 pub const NEEDS: [&str; 1] = ["qemu-system-x86_64"];
+pub const UEFI_NEEDS: [&str; 2] = [OVMF, OVMF_VARIABLES];
+
+const OVMF: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
 /// From power on to power off. Everything is emulated, perhaps on a loaded machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(420);
@@ -27,6 +31,14 @@ pub const UP: &str = "up";
 pub enum Card {
     E1000,
     Virtio,
+    VirtioWithoutRom,
+}
+
+/// What UEFI boots from the network by.
+#[derive(Clone, Copy)]
+pub enum Uefi {
+    Pxe,
+    Http,
 }
 
 pub struct Machine {
@@ -39,6 +51,21 @@ impl Machine {
     /// Powers on a machine on `lan`, which boots by PXE; its serial console is logged to `serial.log` in `dir`.
     pub fn power_on(lan: &mut Lan, card: Card, dir: &Path) -> Machine {
         Self::start(lan, card, dir, &["-boot", "n"])
+    }
+
+    /// Powers on a machine with UEFI. Its card has no ROM, so that the firmware's own drivers are used: it has none for
+    /// QEMU's e1000.
+    pub fn power_on_uefi(lan: &mut Lan, uefi: Uefi, dir: &Path) -> Machine {
+        let variables = dir.join("variables.fd");
+        std::fs::copy(OVMF_VARIABLES, &variables).expect("cargo's directory for tests is writable");
+        let flash = |file: &str, more| format!("if=pflash,format=raw,file={file}{more}");
+        let (code, variables) = (flash(OVMF, ",readonly=on"), flash(&variables.display().to_string(), ""));
+        let mut boot = vec!["-drive", &code, "-drive", &variables];
+        boot.extend(["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]);
+        if let Uefi::Http = uefi {
+            boot.extend(["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]);
+        }
+        Self::start(lan, Card::VirtioWithoutRom, dir, &boot)
     }
 
     /// Powers on a machine that has its kernel and initramfs already, and runs `/init` of the latter by `command_line`.
@@ -57,6 +84,7 @@ impl Machine {
         let model = match card {
             Card::E1000 => "e1000",
             Card::Virtio => "virtio-net-pci",
+            Card::VirtioWithoutRom => "virtio-net-pci,romfile=",
         };
         let mut command = lan.command("qemu-system-x86_64");
         command
