@@ -12,6 +12,7 @@ use isowire::boot::menu::{Ports, Root};
 use isowire::dhcp::lease::{Leases, Pool, UnixTime};
 use isowire::dhcp::session::{Answer, Authority, Door, Network, Question, Role, Session};
 use isowire::dhcp::wire::{HardwareAddress, Message};
+use isowire::export::Allowed;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 const NOW: UnixTime = UnixTime(1_700_000_000);
@@ -21,7 +22,11 @@ const PLAIN: &[u8] = include_bytes!("../tests/data/dhcp/ipconfig-discover.bin");
 
 fn session(role: Role) -> Session {
     let uefi = boot::Uefi { root: Root::Nbd, ports: Ports { tftp: 69, http: Some(80) } };
-    Session { role, boot: boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Ok(uefi)) }
+    Session {
+        role,
+        boot: boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Ok(uefi)),
+        allowed: Allowed::default(),
+    }
 }
 
 fn authority() -> Authority {

@@ -42,6 +42,10 @@ pub struct Serve {
     #[arg(long, value_name = "ADDR")]
     pub bind: Option<String>,
 
+    /// Let in only who has an address in these networks, as 192.168.1.0/24 [default: everybody]
+    #[arg(long, value_name = "NET", value_delimiter = ',')]
+    pub allow: Vec<String>,
+
     /// Tell machines this IPv4 address [default: the one of ours that a request reached]
     #[arg(long, value_name = "ADDR")]
     pub advertise: Option<String>,

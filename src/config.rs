@@ -14,6 +14,8 @@ use crate::boot::uki::Stub;
 use crate::cli::Serve;
 use crate::dhcp::lease::Pool;
 use crate::dhcp::server::{AuthorityConfig, DEFAULT_LEASE_SECONDS};
+use crate::export::Allowed;
+use crate::export::allowed::Subnet;
 use crate::export::catalog::ARCHISO;
 use crate::machines::local;
 use raw::{File, List, RawConfig, RawImage, Value};
@@ -52,6 +54,8 @@ pub struct Config {
     /// The network interface that DHCP is answered on; all where there is none.
     pub interface: Option<String>,
     pub bind: Ipv4Addr,
+    /// Who may come to any service.
+    pub allowed: Allowed,
     /// The address machines are told; else the one that their request reached.
     pub advertise: Option<Ipv4Addr>,
     pub root_doors: RootDoors,
@@ -206,6 +210,7 @@ impl Checker<'_> {
             images: self.images(iso)?,
             interface: self.read("interface", &raw.interface, value::interface)?,
             bind: self.read("bind", &raw.bind, value::address)?.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            allowed: self.allowed()?,
             advertise: self.read("advertise", &raw.advertise, value::host_address)?,
             root: self.root(&doors)?,
             menu: self.menu(&doors)?,
@@ -244,6 +249,21 @@ impl Checker<'_> {
 
     fn wrong(&self, key: &str, value: &Value, why: &str) -> Wrong {
         Wrong::new(format!("{}: `{}` {why}", raw::place(key, value, self.file), value.text.escape_debug()))
+    }
+
+    fn allowed(&self) -> Result<Allowed, Wrong> {
+        let Some(list) = &self.raw.allow else { return Ok(Allowed::default()) };
+        let mut subnets: Vec<Subnet> = Vec::new();
+        for value in &list.0 {
+            let subnet = value::subnet(&value.text).map_err(|why| self.wrong("allow", value, &why))?;
+            let overlaps = |other: &&Subnet| other.covers(subnet) || subnet.covers(**other);
+            if let Some(other) = subnets.iter().find(overlaps) {
+                let why = format!("shares addresses with {other}: leave out the smaller of the two");
+                return Err(self.wrong("allow", value, &why));
+            }
+            subnets.push(subnet);
+        }
+        Ok(Allowed::only(subnets))
     }
 
     fn door(&self, key: &str, value: &Option<Value>, default: u16) -> Result<Door, Wrong> {
@@ -378,6 +398,10 @@ impl Checker<'_> {
                     format!("is not in one network with {outside} by the netmask {mask}: change one of them");
                 return Err(self.wrong("dhcp-range", range, &why));
             }
+        }
+        if let Some(refused) = self.allowed()?.first_refused(pool.first(), pool.last()) {
+            let why = format!("has {refused}, which is not in `allow`: change one of them");
+            return Err(self.wrong("dhcp-range", range, &why));
         }
         let lease_seconds = self.read("lease-time", &raw.lease_time, value::lease_time)?;
         Ok(AuthorityConfig {

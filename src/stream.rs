@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use crate::export::Batch;
+use crate::export::{Allowed, Batch};
 
 /// Bytes read from a socket at once: more requests than the kernel's NBD client keeps in flight (128 of 28 bytes).
 const RECEIVE: usize = 4 << 10;
@@ -24,9 +24,35 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(3600);
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(600);
 
-/// Takes every client that connects and has a task of its own `serve` it.
+/// A socket that clients connect to, and who of them may.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    allowed: Allowed,
+}
+
+impl Listener {
+    /// Clients whose address is not `allowed` are sent away.
+    pub fn new(socket: TcpListener, allowed: Allowed) -> Self {
+        Self { socket, allowed }
+    }
+
+    /// Who may connect.
+    pub fn allowed(&self) -> &Allowed {
+        &self.allowed
+    }
+}
+
+/// For everybody.
+impl From<TcpListener> for Listener {
+    fn from(socket: TcpListener) -> Self {
+        Self::new(socket, Allowed::default())
+    }
+}
+
+/// Takes every client that connects and may, and has a task of its own `serve` it.
 pub async fn accept<F>(
-    listener: TcpListener,
+    Listener { socket: listener, allowed }: Listener,
     door: &'static str,
     serve: impl Fn(TcpStream, SocketAddr) -> F,
 ) -> Infallible
@@ -38,6 +64,10 @@ where
         match listener.accept().await {
             Ok((socket, peer)) => {
                 is_failing = false;
+                if !allowed.contains(peer.ip()) {
+                    info!(%peer, "{door} client sent away: its address is not in `allow`");
+                    continue;
+                }
                 match set_options(&socket) {
                     Ok(()) => drop(tokio::spawn(serve(socket, peer))),
                     Err(error) => debug!(%peer, %error, "{door} client gone at once"),
@@ -101,5 +131,30 @@ fn read_now(socket: &TcpStream, input: &mut BytesMut) -> io::Result<Option<usize
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpSocket;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_may_not_come_is_sent_away_unread() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = socket.local_addr().unwrap();
+        let listener = Listener::new(socket, Allowed::only(vec!["127.0.0.2".parse().unwrap()]));
+        tokio::spawn(accept(listener, "test", |mut socket, _| async move {
+            socket.write_all(b"hello").await.unwrap();
+        }));
+        for (client, heard) in [("127.0.0.1:0", &b""[..]), ("127.0.0.2:0", b"hello")] {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(client.parse().unwrap()).unwrap();
+            let mut bytes = Vec::new();
+            socket.connect(server).await.unwrap().read_to_end(&mut bytes).await.unwrap();
+            assert_eq!(bytes, heard, "{client}");
+        }
     }
 }

@@ -19,6 +19,7 @@ use isowire::boot;
 use isowire::boot::menu::{Ports, Root};
 use isowire::dhcp::server::{AuthorityConfig, Config, Mode, Server, Sharing, Sockets, StartError, bind};
 use isowire::dhcp::wire::{Message, MessageType};
+use isowire::export::Allowed;
 
 const US: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 254);
@@ -75,7 +76,15 @@ fn serve(mode: Mode, ready: &mpsc::Sender<Result<(), StartError>>, stopped: ones
         let interface = Some(BRIDGE.to_owned());
         let mode = mode.clone();
         let machines = Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
-        let config = Config { interface, advertise: None, mode, boot, leased: Arc::default(), machines };
+        let config = Config {
+            interface,
+            advertise: None,
+            mode,
+            boot,
+            machines,
+            leased: Arc::default(),
+            allowed: Allowed::default(),
+        };
         match Server::start(sockets, config).await {
             Ok(server) => {
                 ready.send(Ok(())).unwrap();

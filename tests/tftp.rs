@@ -15,7 +15,7 @@ use common::running::output_of;
 use isowire::boot::files::{Files, Ports as MenuPorts};
 use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
 use isowire::boot::uki::NoStub;
-use isowire::export::{Catalog, Served};
+use isowire::export::{Allowed, Catalog, Served};
 use isowire::image::index::{Attributes, Index, Kind, NodeId};
 use isowire::image::{Extent, Image, Source};
 use isowire::tftp::server::{self, Options, Ports};
@@ -187,6 +187,21 @@ fn write_noise(path: &Path) {
 
 fn single_port() -> Options {
     Options { ports: Ports::Single, ..Options::default() }
+}
+
+#[test]
+fn who_may_not_come_gets_no_answer() {
+    let list = Allowed::only(vec!["127.0.0.2".parse().unwrap()]);
+    let server = Server::start(Options { allowed: list, ..Options::default() });
+    let (other, mut allowed) = (server.client(), server.client());
+    allowed.socket = UdpSocket::bind(("127.0.0.2", 0)).unwrap();
+    for client in [&other, &allowed] {
+        client.request("no/such/file", "");
+        client.request("boot/small", "");
+    }
+    allowed.expect_error(1, "no such file");
+    // Its requests came first: an answer would be there.
+    assert!(other.is_left_in_peace_for(Duration::from_millis(1)));
 }
 
 // ---- real clients ----

@@ -30,6 +30,8 @@ impl Value {
 pub struct RawConfig {
     pub interface: Option<Value>,
     pub bind: Option<Value>,
+    #[serde(deserialize_with = "networks")]
+    pub allow: Option<List>,
     pub advertise: Option<Value>,
     pub nbd: Option<Value>,
     pub nfs: Option<Value>,
@@ -80,6 +82,15 @@ impl<'de> Deserialize<'de> for List {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Vec::deserialize(deserializer).map(List)
     }
+}
+
+/// An empty list would lock everybody out, and read as if it let everybody in.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<List>, D::Error> {
+    let list = List::deserialize(deserializer)?;
+    if list.0.is_empty() {
+        return Err(de::Error::custom("nobody could come: name the networks that may, or leave it out"));
+    }
+    Ok(Some(list))
 }
 
 /// A string, a number or a truth value, as text.
@@ -176,6 +187,7 @@ impl RawConfig {
         RawConfig {
             interface: self.interface.or(file.interface),
             bind: self.bind.or(file.bind),
+            allow: self.allow.or(file.allow),
             advertise: self.advertise.or(file.advertise),
             nbd: self.nbd.or(file.nbd),
             nfs: self.nfs.or(file.nfs),
@@ -199,9 +211,11 @@ impl RawConfig {
 impl From<&cli::Serve> for RawConfig {
     fn from(serve: &cli::Serve) -> Self {
         let value = |option: &Option<String>| option.as_deref().map(Value::from);
+        let values = |options: &[String]| options.iter().map(|option| Value::from(&option[..])).collect();
         RawConfig {
             interface: value(&serve.interface),
             bind: value(&serve.bind),
+            allow: (!serve.allow.is_empty()).then(|| List(values(&serve.allow))),
             advertise: value(&serve.advertise),
             nbd: value(&serve.nbd),
             nfs: value(&serve.nfs),

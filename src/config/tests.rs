@@ -68,6 +68,20 @@ fn the_command_line_wins() {
 }
 
 #[test]
+fn who_may_come() {
+    let may = |config: &Config, peer: [u8; 4]| config.allowed.contains(peer.into());
+    assert!(may(&from_options(&[]), [1, 2, 3, 4]));
+    let file = Some("allow = ['10.0.0.0/24', '192.168.1.7']");
+    let listed = loaded(&["a.iso"], file).unwrap();
+    assert_eq!(
+        [[10, 0, 0, 9], [192, 168, 1, 7], [127, 0, 0, 1]].map(|ip| may(&listed, ip)),
+        [true, true, false]
+    );
+    let other = loaded(&["a.iso", "--allow", "127.0.0.0/8,10.9.0.0/16", "--allow", "1.1.1.1"], file).unwrap();
+    assert_eq!([[10, 0, 0, 9], [127, 0, 0, 1], [1, 1, 1, 1]].map(|ip| may(&other, ip)), [false, true, true]);
+}
+
+#[test]
 fn a_dhcp_server() {
     let config = from_options(&["--dhcp-range", "10.0.0.9-10.0.0.20"]);
     let Dhcp::Server(pool) = config.dhcp else { panic!("{:?}", config.dhcp) };
@@ -136,6 +150,23 @@ fn mistakes_tell_where_what_why_and_what_to_do() {
         ("nbd = 70000", "isowire.toml:1: nbd: `70000` is no port: write a number up to 65535, or `off`"),
         ("\n\ntftp = 'on'", "isowire.toml:3: tftp: `on` is no port: write a number up to 65535, or `off`"),
         ("bind = '::1'", "isowire.toml:1: bind: `::1` is no IPv4 address: write one like 192.168.1.10"),
+        ("allow = ['10.0.0.0/24', 'lan']", "isowire.toml:1: allow: `lan` is no network: write one like"),
+        ("allow = ['10.0.0.0/33']", "isowire.toml:1: allow: `10.0.0.0/33` is no network"),
+        ("allow = ['::1']", "isowire.toml:1: allow: `::1` is no network: write one like 192.168.1.0/24"),
+        (
+            "allow = ['10.0.0.7/24']",
+            "isowire.toml:1: allow: `10.0.0.7/24` is more than the address of a network: write 10.0.0.0/24",
+        ),
+        (
+            "allow = ['10.0.0.7',\n'10.0.0.0/24']",
+            "isowire.toml:2: allow: `10.0.0.0/24` shares addresses with 10.0.0.7: leave out the smaller",
+        ),
+        ("allow = ['10.0.0.7',\n'10.0.0.7']", "isowire.toml:2: allow: `10.0.0.7` shares addresses with"),
+        ("\nallow = []", "isowire.toml:2: nobody could come: name the networks that may, or leave it out"),
+        (
+            "allow = ['10.0.0.0/29']\ndhcp-range = '10.0.0.4-10.0.0.9'",
+            "isowire.toml:2: dhcp-range: `10.0.0.4-10.0.0.9` has 10.0.0.8, which is not in `allow`",
+        ),
         (
             "advertise='0.0.0.0'",
             "isowire.toml:1: advertise: `0.0.0.0` is no IPv4 address of a host: write one",
@@ -230,7 +261,7 @@ fn the_example_shows_every_key() {
 #[test]
 fn the_example_is_valid_and_its_values_are_the_defaults() {
     let without_default =
-        ["interface", "advertise", "dhcp-range", "netmask", "router", "dns", "lease-file", "root"];
+        ["interface", "allow", "advertise", "dhcp-range", "netmask", "router", "dns", "lease-file", "root"];
     let server = ["dhcp-range", "netmask", "router", "dns", "lease-time", "lease-file"];
     let text = |keep: &dyn Fn(&str) -> bool| {
         let kept = example().into_iter().filter(|(key, _)| keep(key) && key != "path" && key != "name");

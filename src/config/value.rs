@@ -12,6 +12,7 @@ use crate::boot::text::Word;
 use crate::boot::uki::Stub;
 use crate::boot::uki::stub::{STUB_MAX, STUB_PATH};
 use crate::dhcp::lease::{BadPool, Pool};
+use crate::export::allowed::Subnet;
 
 /// Longest time the menu may wait, in seconds: PXELINUX counts tenths up to 35996 (doc/menu.txt).
 const MENU_TIMEOUT_MAX: u16 = 3599;
@@ -53,6 +54,10 @@ pub fn host_address(text: &str) -> Result<Ipv4Addr, Refusal> {
 
 fn is_host(address: Ipv4Addr) -> bool {
     !address.is_unspecified() && !address.is_broadcast() && !address.is_multicast()
+}
+
+pub fn subnet(text: &str) -> Result<Subnet, Refusal> {
+    text.parse().map_err(|bad| format!("is {bad}"))
 }
 
 pub fn netmask(text: &str) -> Result<Ipv4Addr, Refusal> {

@@ -1,5 +1,6 @@
 //! Exports: the bytes a peer may have, as an ordered list of regions, and the only way to a checked range of them.
 
+pub mod allowed;
 pub mod batch;
 pub mod catalog;
 pub mod content;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 
 use crate::image::Extent;
 
+pub use allowed::Allowed;
 pub use batch::Batch;
 pub use catalog::{Catalog, Found, Served};
 pub use content::Content;

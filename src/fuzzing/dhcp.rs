@@ -12,6 +12,7 @@ use crate::codec::{Reader, Truncated};
 use crate::dhcp::lease::{Leases, UnixTime};
 use crate::dhcp::session::{Answer, Authority, Destination, Door, Network, Question, Role, Session};
 use crate::dhcp::wire::{Flags, HardwareAddress, Message, MessageType, Opcode, Reply};
+use crate::export::Allowed;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
@@ -52,7 +53,11 @@ impl Play {
         let ports = Ports { tftp: 69, http: Some(80) };
         let boot =
             boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Ok(boot::Uefi { root: Root::Nbd, ports }));
-        Self { session: Session { role, boot }, now: START, promised: HashMap::new() }
+        Self {
+            session: Session { role, boot, allowed: Allowed::default() },
+            now: START,
+            promised: HashMap::new(),
+        }
     }
 
     /// One message, after some time.

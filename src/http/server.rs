@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use jiff::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
@@ -17,7 +17,7 @@ use super::wire::Status;
 use crate::boot::Files;
 use crate::export::Batch;
 use crate::machines::{self, Meter, Registry, Step};
-use crate::stream;
+use crate::stream::{self, Listener};
 use crate::transmit::{self, Broken};
 
 /// Time a request has to arrive once it has begun. An answer may take as long as its client reads.
@@ -38,7 +38,7 @@ const DISCARD: usize = 16 << 10;
 ///
 /// `advertise` is the address that files made by us tell machines; without it, each is told the one it reached us at.
 pub async fn run(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     files: Arc<Files>,
     machines: Arc<Registry>,
     advertise: Option<Ipv4Addr>,
@@ -52,7 +52,7 @@ pub async fn run(
     };
     tokio::select! {
         () = shutdown => {}
-        never = stream::accept(listener, "HTTP", serve) => match never {},
+        never = stream::accept(listener.into(), "HTTP", serve) => match never {},
     }
 }
 
@@ -172,6 +172,8 @@ fn tell(turn: &Turn, peer: SocketAddr, since: Instant, sent: &Result<(), Broken>
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use tokio::net::TcpListener;
 
     use super::*;
     use crate::boot::files::Ports;

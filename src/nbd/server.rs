@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use super::session::{Attached, Handshake, Next, Rejected, Transmission, Turn};
@@ -16,7 +16,7 @@ use super::wire::{self, Malformed};
 use crate::export::{Batch, Catalog, Piece};
 use crate::image::Image;
 use crate::machines::{self, Meter, Registry};
-use crate::stream;
+use crate::stream::{self, Listener};
 use crate::transmit::{self, Broken};
 
 /// Time a client has to attach to an export. There is no such limit after that: a booted machine may be silent for
@@ -35,7 +35,7 @@ struct Door {
 /// Serves `catalog` to every client that connects, until `shutdown` is ready. Clients that are attached then live on
 /// as long as the runtime does.
 pub async fn run(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     catalog: Arc<Catalog>,
     machines: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
@@ -43,7 +43,7 @@ pub async fn run(
     let door = Arc::new(Door { catalog, machines, attached: AtomicUsize::new(0) });
     tokio::select! {
         () = shutdown => {}
-        never = stream::accept(listener, "NBD", |socket, peer| serve(socket, peer, Arc::clone(&door))) => match never {},
+        never = stream::accept(listener.into(), "NBD", |socket, peer| serve(socket, peer, Arc::clone(&door))) => match never {},
     }
     let machines = door.attached.load(Ordering::Relaxed);
     if machines > 0 {
@@ -182,6 +182,8 @@ fn prefetch(image: &Image, session: &Transmission, offset: u64, len: u32) {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use tokio::net::TcpListener;
 
     use super::*;
     use crate::export::Served;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::BytesMut;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use super::rpc::BadRecord;
@@ -18,7 +18,7 @@ use super::session::{Session, Turn};
 use crate::export::{Batch, Catalog};
 use crate::image::Image;
 use crate::machines::{self, Meter, Registry};
-use crate::stream;
+use crate::stream::{self, Listener};
 use crate::transmit::{self, Broken};
 
 /// Bytes of input that are taken while replies wait for the client to read: a hundred calls. Longer than any record.
@@ -35,7 +35,7 @@ struct Door {
 /// Serves `catalog` by NFS and MOUNT to every client that connects, until `shutdown` is ready. Connections then live
 /// on as long as the runtime does.
 pub async fn run(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     catalog: Arc<Catalog>,
     machines: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
@@ -43,7 +43,7 @@ pub async fn run(
     let door = Arc::new(Door { catalog, machines, connections: AtomicUsize::new(0) });
     tokio::select! {
         () = shutdown => {}
-        never = stream::accept(listener, "NFS", |socket, peer| serve(socket, peer, Arc::clone(&door))) => match never {},
+        never = stream::accept(listener.into(), "NFS", |socket, peer| serve(socket, peer, Arc::clone(&door))) => match never {},
     }
     let connections = door.connections.load(Ordering::Relaxed);
     if connections > 0 {

@@ -15,6 +15,7 @@ use crate::config::{Config, Dhcp, TftpPorts};
 use crate::export::Catalog;
 use crate::machines::Registry;
 use crate::machines::server::Socket;
+use crate::stream::Listener;
 use crate::{dhcp, http, machines, nbd, nfs, tftp};
 
 /// Starts every service that has its sockets. They stop when the sender of `stopping` is dropped.
@@ -42,7 +43,7 @@ pub async fn start(
     }
     if let Some(listener) = doors.nbd {
         services.spawn(unfailing(nbd::server::run(
-            stream(listener)?,
+            stream(listener, config)?,
             Arc::clone(&catalog),
             Arc::clone(&machines),
             stop(),
@@ -51,14 +52,14 @@ pub async fn start(
     if let Some(listener) = doors.nfs {
         let port = listener.local_addr()?.port();
         services.spawn(unfailing(nfs::server::run(
-            stream(listener)?,
+            stream(listener, config)?,
             catalog,
             Arc::clone(&machines),
             stop(),
         )));
         match doors.portmap {
             Some(Portmap::Ours { tcp, udp }) => {
-                let (tcp, udp) = (stream(tcp)?, datagrams(udp)?);
+                let (tcp, udp) = (stream(tcp, config)?, datagrams(udp)?);
                 services.spawn(nfs::server::portmap::run(tcp, udp, port, stop()));
             }
             Some(Portmap::Rpcbind(registration)) => {
@@ -73,7 +74,7 @@ pub async fn start(
         }
     }
     if let Some(listener) = doors.http {
-        let (listener, files) = (stream(listener)?, Arc::clone(&files));
+        let (listener, files) = (stream(listener, config)?, Arc::clone(&files));
         services.spawn(unfailing(http::server::run(
             listener,
             files,
@@ -104,9 +105,9 @@ async fn unfailing(service: impl Future<Output = ()>) -> io::Result<()> {
     Ok(())
 }
 
-fn stream(listener: StdListener) -> io::Result<TcpListener> {
+fn stream(listener: StdListener, config: &Config) -> io::Result<Listener> {
     listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+    Ok(Listener::new(TcpListener::from_std(listener)?, config.allowed.clone()))
 }
 
 fn datagrams(socket: StdSocket) -> io::Result<UdpSocket> {
@@ -126,6 +127,7 @@ fn dhcp_config(config: &Config, files: &Files, machines: &Arc<Registry>) -> dhcp
         boot: files.site(),
         leased: Arc::clone(files.leased()),
         machines: Arc::clone(machines),
+        allowed: config.allowed.clone(),
     }
 }
 
@@ -134,5 +136,5 @@ fn tftp_options(config: &Config) -> tftp::server::Options {
         TftpPorts::Many => tftp::server::Ports::PerTransfer,
         TftpPorts::Single => tftp::server::Ports::Single,
     };
-    tftp::server::Options { ports, ..tftp::server::Options::default() }
+    tftp::server::Options { ports, allowed: config.allowed.clone(), ..tftp::server::Options::default() }
 }

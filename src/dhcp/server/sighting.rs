@@ -47,6 +47,7 @@ mod tests {
     use crate::dhcp::lease::{Leases, UnixTime};
     use crate::dhcp::session::{Authority, Network, Role, Session};
     use crate::dhcp::wire::Message;
+    use crate::export::Allowed;
     use crate::machines::Stage;
     use crate::machines::status::Machine;
 
@@ -63,7 +64,10 @@ mod tests {
         fn new(role: Role) -> Self {
             let uefi = Err(boot::uki::NoStub::NotArchiso.into());
             let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"), uefi);
-            Self { session: Session { role, boot }, machines: Registry::new(Instant::now()) }
+            Self {
+                session: Session { role, boot, allowed: Allowed::default() },
+                machines: Registry::new(Instant::now()),
+            }
         }
 
         fn hear(&mut self, door: Door, from: Ipv4Addr, message: Message) {

@@ -16,6 +16,7 @@ use crate::boot::leased::Lease;
 use crate::boot::{self, Leased};
 use crate::dhcp::lease::{Event, Leases, Pool, UnixTime};
 use crate::dhcp::session::{Authority, Network, Role, Session, mac};
+use crate::export::Allowed;
 use crate::machines::Registry;
 
 /// A day: the initramfs takes its address once and never renews it, so a lease should outlast a boot and what is done
@@ -36,6 +37,8 @@ pub struct Config {
     pub leased: Arc<boot::Leased>,
     /// Told of each machine's way.
     pub machines: Arc<Registry>,
+    /// Who is answered, of those that have an address.
+    pub allowed: Allowed,
 }
 
 /// How we stand to the network.
@@ -91,7 +94,7 @@ impl Server {
     /// # Errors
     /// [`StartError`].
     pub async fn start(sockets: Sockets, config: Config) -> Result<Self, StartError> {
-        let Config { interface, advertise, mode, boot, leased, machines } = config;
+        let Config { interface, advertise, mode, boot, machines, leased, allowed } = config;
         let interfaces = Interfaces::read().map_err(StartError::Interfaces)?;
         let clock = Clock::start();
         let (role, lease_file) = match mode {
@@ -110,7 +113,7 @@ impl Server {
         Ok(Self {
             dhcp: adopt(sockets.dhcp)?,
             boot_server: sockets.boot_server.map(adopt).transpose()?,
-            session: Session { role, boot },
+            session: Session { role, boot, allowed },
             machines,
             interfaces,
             interface,

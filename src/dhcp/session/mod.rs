@@ -14,6 +14,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use super::lease::UnixTime;
 use super::wire::{Header, Message, MessageType, Opcode, Reply, ReplyOption};
 use crate::boot;
+use crate::export::Allowed;
 
 pub use authority::{Authority, Network, Sighting};
 pub use boot_offer::{BootOffer, NoBoot, mac};
@@ -66,6 +67,8 @@ pub enum Answer {
 pub enum Silence {
     #[error("not from a client")]
     NoRequest,
+    #[error("{0} is not in `allow`")]
+    NotAllowed(Ipv4Addr),
     #[error("{0:?} is not answered")]
     NotAnswered(MessageType),
     #[error("neither PXE nor HTTP boot client")]
@@ -113,6 +116,8 @@ pub struct Session {
     pub role: Role,
     /// What machines boot with.
     pub boot: boot::Site,
+    /// Who is answered, of those that have an address.
+    pub allowed: Allowed,
 }
 
 impl Session {
@@ -120,6 +125,10 @@ impl Session {
     pub fn answer(&mut self, question: &Question, now: UnixTime) -> Answer {
         if question.message.header.opcode != Opcode::BootRequest {
             return Answer::Silence(Silence::NoRequest);
+        }
+        if let Some(address) = address_of(question).filter(|&address| !self.allowed.contains(address.into()))
+        {
+            return Answer::Silence(Silence::NotAllowed(address));
         }
         let boot = boot_offer::plan(question, &self.boot);
         let answer = match (question.door, &mut self.role) {
@@ -137,6 +146,13 @@ impl Session {
             Role::Authority(authority) => authority.saw_rival(address, now),
         }
     }
+}
+
+/// The address that tells where a question comes from: the relay agent's, else the client's. A client without one is on
+/// our own wire, and cannot be told from others there.
+fn address_of(question: &Question) -> Option<Ipv4Addr> {
+    let Header { giaddr, ciaddr, .. } = question.message.header;
+    [giaddr, ciaddr, *question.from.ip()].into_iter().find(|address| !address.is_unspecified())
 }
 
 /// What a boot client may have; `None` for all others.

@@ -35,8 +35,12 @@ fn no_uefi() -> boot::Site {
     boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Err(boot::uki::NoStub::NotArchiso.into()))
 }
 
+fn session(role: Role) -> Session {
+    Session { role, boot: boot_site(), allowed: Allowed::default() }
+}
+
 fn proxy() -> Session {
-    Session { role: Role::Proxy, boot: boot_site() }
+    session(Role::Proxy)
 }
 
 /// Leases 10.80.0.50 to .59 for an hour.
@@ -44,7 +48,7 @@ fn authority() -> Session {
     let network =
         Network { address: pool(50), netmask: Ipv4Addr::new(255, 255, 255, 0), router: None, dns: vec![] };
     let leases = Leases::new("10.80.0.50-10.80.0.59".parse().unwrap(), HOUR, &[US]);
-    Session { role: Role::Authority(Box::new(Authority::new(network, leases))), boot: boot_site() }
+    session(Role::Authority(Box::new(Authority::new(network, leases))))
 }
 
 fn at(door: Door, message: Message) -> Question {
@@ -90,6 +94,31 @@ fn lease(session: &mut Session, n: u8) -> Ipv4Addr {
         (MessageType::Ack, offer.header.yiaddr, Destination::Broadcast)
     );
     ack.header.yiaddr
+}
+
+#[test]
+fn an_address_that_is_not_allowed_gets_no_answer() {
+    let list = || Allowed::only(vec!["10.80.0.0/24".parse().unwrap()]);
+    let foreign = Ipv4Addr::new(10, 81, 0, 1);
+    for mut session in [proxy(), authority()] {
+        session.allowed = list();
+        // It has no address yet.
+        sent(ask(&mut session, captured!("ipxe-bios-discover")));
+        for from in [pool(7), foreign] {
+            let mut relayed = captured!("ipxe-bios-discover");
+            let mut renewing = plain(MessageType::Request, 7);
+            (relayed.header.giaddr, renewing.header.ciaddr) = (from, from);
+            for message in [relayed, renewing] {
+                let answer = ask(&mut session, message);
+                assert_eq!(answer == Answer::Silence(Silence::NotAllowed(foreign)), from == foreign);
+            }
+        }
+        let boot_server = Question {
+            from: SocketAddrV4::new(foreign, 4011),
+            ..at(Door::BootServer, captured!("ipxe-bios-discover"))
+        };
+        assert_eq!(silence(session.answer(&boot_server, NOW)), Silence::NotAllowed(foreign));
+    }
 }
 
 mod a_proxy {
@@ -205,12 +234,13 @@ mod a_proxy {
         let arm = Message { architectures: vec![11], ..captured!("ovmf-pxe-discover") };
         assert!(reason(&mut proxy(), arm).starts_with("ARM 64-bit UEFI machines are not served"));
         assert!(reason(&mut proxy(), captured!("ipxe-efi-discover")).starts_with("iPXE under UEFI"));
-        let mut without_stub = Session { role: Role::Proxy, boot: no_uefi() };
+        let mut without_stub = Session { role: Role::Proxy, boot: no_uefi(), allowed: Allowed::default() };
         for message in [captured!("ovmf-pxe-discover"), captured!("ovmf-http-discover")] {
             assert!(reason(&mut without_stub, message).contains("give one with --stub FILE"));
         }
         let uefi = boot::Uefi { root: Root::Nbd, ports: Ports { tftp: 69, http: None } };
-        let mut without_http = Session { role: Role::Proxy, boot: boot::Site::new(None, Ok(uefi)) };
+        let mut without_http =
+            Session { role: Role::Proxy, boot: boot::Site::new(None, Ok(uefi)), allowed: Allowed::default() };
         let why = reason(&mut without_http, captured!("ovmf-http-discover"));
         assert!(why.contains("HTTP, which is off"), "{why}");
     }

@@ -2,19 +2,20 @@
 
 use std::convert::Infallible;
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use nix::sys::socket::{self, ControlMessageOwned, MsgFlags, SockaddrIn, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket};
 use tracing::{debug, warn};
 
+use crate::export::Allowed;
 use crate::nfs::portmap::Portmap;
 use crate::nfs::rpc::BadRecord;
-use crate::stream;
+use crate::stream::{self, Listener};
 use crate::sys::{self, Iov, Route};
 
 /// Time for a call and its reply. Clients ask one question and go.
@@ -26,18 +27,19 @@ const DATAGRAM_MAX: usize = 2048;
 /// Pause after a failed receive: out of memory is not over the next microsecond.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Tells every client that asks at `tcp` or `udp` that NFS and MOUNT are at `nfs_port`, until `shutdown` is ready.
+/// Tells every client that asks at `tcp` or `udp`, and may connect to `tcp`, that NFS and MOUNT are at `nfs_port`, until `shutdown` is ready.
 ///
 /// # Errors
 /// What the datagram socket says about its set-up. Nothing that a client does ends the service.
 pub async fn run(
-    tcp: TcpListener,
+    tcp: impl Into<Listener>,
     udp: UdpSocket,
     nfs_port: u16,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let portmap = Portmap::new(nfs_port);
-    let datagrams = Datagrams::new(udp)?;
+    let tcp = tcp.into();
+    let datagrams = Datagrams::new(udp, tcp.allowed().clone())?;
     tokio::select! {
         () = shutdown => Ok(()),
         never = stream::accept(tcp, "portmapper", move |socket, peer| serve(socket, peer, portmap)) => match never {},
@@ -92,19 +94,23 @@ struct Datagrams {
     socket: UdpSocket,
     /// Our own port.
     port: u16,
+    allowed: Allowed,
 }
 
 impl Datagrams {
-    fn new(socket: UdpSocket) -> io::Result<Self> {
+    fn new(socket: UdpSocket, allowed: Allowed) -> io::Result<Self> {
         socket::setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         let port = socket.local_addr()?.port();
-        Ok(Self { socket, port })
+        Ok(Self { socket, port, allowed })
     }
 
     async fn serve(&self, portmap: Portmap) -> Infallible {
         let (mut datagram, mut out) = ([0; DATAGRAM_MAX], Vec::new());
         loop {
             match self.receive(&mut datagram).await {
+                Ok((_, peer, _)) if !self.allowed.contains(IpAddr::V4(*peer.ip())) => {
+                    debug!(%peer, "call to the portmapper not answered: its address is not in `allow`");
+                }
                 Ok((len, peer, local)) => {
                     let datagram = datagram.get(..len).unwrap_or_default();
                     portmap.handle_datagram(datagram, SocketAddrV4::new(local, self.port).into(), &mut out);
@@ -154,6 +160,8 @@ impl Datagrams {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
     /// A portmapper at a port of its own, both ways.
@@ -196,6 +204,24 @@ mod tests {
         let (len, from) = client.recv_from(&mut reply).await.unwrap();
         assert_eq!((len, from), (28, server));
         assert_eq!(reply[24..28], 2049_u32.to_be_bytes());
+    }
+
+    #[tokio::test]
+    async fn datagrams_of_others_are_not_answered() {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        let udp = UdpSocket::bind(("127.0.0.1", port)).await.unwrap();
+        let tcp = Listener::new(tcp, Allowed::only(vec!["127.0.0.2".parse().unwrap()]));
+        tokio::spawn(run(tcp, udp, 2049, std::future::pending()));
+        let [allowed, other] = ["127.0.0.2:0", "127.0.0.1:0"].map(UdpSocket::bind);
+        let (allowed, other) = (allowed.await.unwrap(), other.await.unwrap());
+        for client in [&other, &allowed] {
+            client.send_to(&getport(), ("127.0.0.1", port)).await.unwrap();
+        }
+        let mut reply = [0; 100];
+        assert_eq!(allowed.recv(&mut reply).await.unwrap(), 28);
+        // Its call came first, so what there is for it has come.
+        assert!(other.try_recv(&mut reply).is_err());
     }
 
     #[tokio::test(start_paused = true)]

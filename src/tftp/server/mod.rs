@@ -6,7 +6,7 @@ mod link;
 
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ use super::session::{self, Limits, Opening};
 use super::wire::{ErrorCode, MAX_BLKSIZE, MIN_BLKSIZE, Packet, Request};
 use crate::boot::files::{File, NoFile};
 use crate::codec::Reader;
+use crate::export::Allowed;
 use crate::export::path::PathError;
 use crate::machines::{self, Meter, Registry};
 
@@ -64,13 +65,15 @@ pub enum Ports {
 }
 
 /// How the door is run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     pub ports: Ports,
     /// Largest block in bytes; it is also never larger than the path to a client carries in one piece.
     pub max_blksize: u16,
     pub max_windowsize: u16,
     pub max_transfers: usize,
+    /// Who is answered.
+    pub allowed: Allowed,
 }
 
 impl Default for Options {
@@ -80,6 +83,7 @@ impl Default for Options {
             max_blksize: MAX_BLKSIZE,
             max_windowsize: MAX_WINDOWSIZE,
             max_transfers: MAX_TRANSFERS,
+            allowed: Allowed::default(),
         }
     }
 }
@@ -153,6 +157,9 @@ where
     F: Fn(&[u8], Ipv4Addr) -> Result<File, NoFile>,
 {
     fn handle(&mut self, datagram: Datagram<'_>) {
+        if !self.options.allowed.contains(IpAddr::V4(*datagram.peer.ip())) {
+            return debug!(peer = %datagram.peer, "TFTP not answered: its address is not in `allow`");
+        }
         let packet = Packet::parse(&mut Reader::new(datagram.bytes));
         if let (Ok(Packet::Ack { .. } | Packet::Error { .. }), Some(inbox)) =
             (&packet, self.inbox(datagram.peer))
