@@ -30,7 +30,7 @@ const SECTION_ALIGNMENT_MAX: u32 = 2 << 20;
 const COMPOSED: [&[u8; 8]; 3] = [b".linux\0\0", b".initrd\0", b".cmdline"];
 
 /// A stub that can be used, without what old linkers put behind its sections (COFF symbols).
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Stub {
     /// From the start of the file to the end of its last section.
     pub(super) bytes: Bytes,
@@ -40,6 +40,13 @@ pub struct Stub {
     /// First free address behind the sections in memory.
     pub(super) memory_end: u32,
     version: String,
+}
+
+/// Without its bytes, of which there are a hundred thousand.
+impl fmt::Debug for Stub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stub").field("version", &self.version).finish_non_exhaustive()
+    }
 }
 
 /// Why a program cannot be composed with this file.
