@@ -1,5 +1,6 @@
 //! A diskless PC: QEMU with SeaBIOS, whose network card's iPXE ROM boots by PXE, or with OVMF, which boots by itself.
 
+use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -78,6 +79,8 @@ impl Machine {
 
     fn start(lan: &mut Lan, card: Card, dir: &Path, boot: &[&str]) -> Machine {
         let serial = dir.join("serial.log");
+        // What a machine before this one said would be taken for its words until QEMU has opened the file.
+        let _ = fs::remove_file(&serial);
         // A socket's path has to be short, and `dir` may be deep.
         let monitor = std::env::temp_dir().join(format!("{}.monitor", lan.name()));
         let tap = lan.tap();
