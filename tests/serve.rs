@@ -4,7 +4,7 @@ mod common;
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -14,6 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::io::{FdFlags, fcntl_setfd};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use common::iso;
@@ -63,10 +64,17 @@ impl Stage {
 
     /// On loopback, on any free ports, without DHCP and a portmapper.
     fn serve(&self) -> Command {
+        let mut command = self.serve_all();
+        command.args(["--portmap", "off"]);
+        command
+    }
+
+    /// The same, and nothing said of the portmapper.
+    fn serve_all(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("serve").arg(self.path("arch.iso"));
         command.args(["--bind", "127.0.0.1", "--nbd", "0", "--nfs", "0", "--http", "0", "--tftp", "0"]);
-        command.args(["--portmap", "off", "--dhcp", "off"]);
+        command.args(["--dhcp", "off"]);
         command
     }
 
@@ -79,9 +87,10 @@ impl Stage {
 
 /// The port in the row of a service.
 fn port(log: &str, service: &str) -> u16 {
-    let row = log.lines().find(|line| line.split_whitespace().next() == Some(service));
-    let row = row.unwrap_or_else(|| panic!("no row for {service} in:\n{log}"));
-    row.split_whitespace().nth(1).and_then(|address| address.rsplit(':').next()?.parse().ok()).unwrap()
+    let rows = log.lines().map(str::split_whitespace).filter(|row| row.clone().next() == Some(service));
+    // A local socket has a row too, and no port.
+    let mut ports = rows.filter_map(|mut row| row.nth(1)?.rsplit(':').next()?.parse().ok());
+    ports.next().unwrap_or_else(|| panic!("no port for {service} in:\n{log}"))
 }
 
 /// What TFTP sends for a name, at most one block.
@@ -128,6 +137,40 @@ fn greets(port: u16) -> bool {
     let mut greeting = [0; 8];
     let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
     socket.read_exact(&mut greeting).is_ok_and(|()| &greeting == b"NBDMAGIC")
+}
+
+#[test]
+fn who_is_not_allowed_gets_nothing_from_any_door() {
+    needs!(["xorriso"]);
+    let stage = Stage::new();
+    let server = stage.start(stage.serve_all().args([
+        "--portmap",
+        "0",
+        "--allow",
+        "127.0.0.2",
+        "--status",
+        "127.0.0.1:0",
+    ]));
+    let log = server.log();
+    let ask = |from: [u8; 4], service: &str| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+        socket.connect(&SocketAddr::from(([127, 0, 0, 1], port(&log, service))).into()).unwrap();
+        let mut socket = TcpStream::from(socket);
+        let (program, version) = if service == "Portmap" { (100_000, 2) } else { (100_003, 3) };
+        // Procedure 0 (RFC 5531); NBD speaks first, whatever it hears.
+        let call = [0x8000_0028_u32, 7, 0, 2, program, version, 0, 0, 0, 0, 0].map(u32::to_be_bytes).concat();
+        let sent =
+            if ["HTTP", "Status"].contains(&service) { b"GET / HTTP/1.0\r\n\r\n".to_vec() } else { call };
+        let _ = socket.write_all(&sent);
+        socket.read(&mut [0; 4]).unwrap_or(0)
+    };
+    for service in ["NBD", "NFS", "Portmap", "HTTP", "Status"] {
+        assert_eq!(ask([127, 0, 0, 1], service), 0, "{service}");
+        assert_eq!(ask([127, 0, 0, 2], service), 4, "{service}");
+    }
+    assert!(server.log().contains("NBD client sent away: its address is not in `allow`"), "{}", server.log());
 }
 
 #[test]

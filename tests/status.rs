@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use isowire::boot::{Architecture, Firmware, Machine};
+use isowire::export::Allowed;
 use isowire::inspect::Format;
 use isowire::machines::local::LocalSocket;
 use isowire::machines::server::{self, Socket};
@@ -37,7 +38,10 @@ impl Site {
         let local = runtime_directory.path().join("isowire/status.sock");
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = listener.local_addr().unwrap();
-        let sockets = vec![Socket::Local(LocalSocket::bind(&local).unwrap()), Socket::Tcp(listener)];
+        let sockets = vec![
+            Socket::Local(LocalSocket::bind(&local).unwrap()),
+            Socket::Tcp(listener, Allowed::default()),
+        ];
         let runtime = Runtime::new().unwrap();
         let (stop, stopping) = oneshot::channel::<()>();
         let shutdown = async {

@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::local::{LocalSocket, Name};
 use super::{Registry, neighbours};
+use crate::export::Allowed;
 
 /// Clients that are answered at a time on a socket; others wait to be accepted.
 const CLIENTS_MAX: usize = 32;
@@ -42,7 +43,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub enum Socket {
     Local(LocalSocket),
-    Tcp(StdTcpListener),
+    /// For those who may come.
+    Tcp(StdTcpListener, Allowed),
 }
 
 /// Answers on these sockets until `shutdown` is ready.
@@ -65,7 +67,7 @@ pub async fn run(
 #[derive(Debug)]
 enum Listener {
     Local(UnixListener, #[expect(dead_code, reason = "the name goes when this is dropped")] Name),
-    Tcp(TcpListener),
+    Tcp(TcpListener, Allowed),
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -78,9 +80,9 @@ impl Listener {
                 listener.set_nonblocking(true)?;
                 Self::Local(UnixListener::from_std(listener)?, name)
             }
-            Socket::Tcp(listener) => {
+            Socket::Tcp(listener, allowed) => {
                 listener.set_nonblocking(true)?;
-                Self::Tcp(TcpListener::from_std(listener)?)
+                Self::Tcp(TcpListener::from_std(listener)?, allowed)
             }
         })
     }
@@ -88,8 +90,18 @@ impl Listener {
     async fn accept(&self) -> io::Result<Box<dyn Stream>> {
         Ok(match self {
             Self::Local(listener, _) => Box::new(listener.accept().await?.0),
-            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Self::Tcp(listener, allowed) => Box::new(accept_allowed(listener, allowed).await?),
         })
+    }
+}
+
+async fn accept_allowed(listener: &TcpListener, allowed: &Allowed) -> io::Result<TcpStream> {
+    loop {
+        let (socket, peer) = listener.accept().await?;
+        if allowed.contains(peer.ip()) {
+            return Ok(socket);
+        }
+        info!(%peer, "status client sent away: its address is not in `allow`");
     }
 }
 

@@ -94,7 +94,8 @@ pub async fn start(
             stop(),
         ));
     }
-    let status = doors.status_socket.map(Socket::Local).into_iter().chain(doors.status.map(Socket::Tcp));
+    let tcp = doors.status.map(|listener| Socket::Tcp(listener, config.allowed.clone()));
+    let status = doors.status_socket.map(Socket::Local).into_iter().chain(tcp);
     services.spawn(machines::server::run(status.collect(), machines, stop()));
     Ok(services)
 }
