@@ -172,6 +172,11 @@ impl Files {
         &self.leased
     }
 
+    /// The images whose files these are.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
     /// The image whose tree is at `/`.
     pub fn default_image(&self) -> &Arc<Image> {
         &self.catalog.default_image().image
@@ -259,16 +264,12 @@ impl Files {
     fn find_beside(&self, path: &[u8]) -> Result<Found<'_>, NoFile> {
         let name = names(path).next().ok_or(PathError::NotFound)?;
         let rest = behind(name, path);
-        if let Some(served) = self.named(name) {
+        if let Some(served) = self.catalog.named(name) {
             return Ok(Found::Node(served, path::resolve(&served.image.index, rest)?));
         }
-        let whole = name.strip_suffix(ISO).and_then(|name| self.named(name)).map(Found::Whole);
+        let whole = name.strip_suffix(ISO).and_then(|name| self.catalog.named(name)).map(Found::Whole);
         let made = (name == made_directory()).then_some(Found::Made);
         Ok(whole.or(made).filter(|_| names(rest).next().is_none()).ok_or(PathError::NotFound)?)
-    }
-
-    fn named(&self, name: &[u8]) -> Option<&Served> {
-        self.catalog.images().find(|served| served.name.as_bytes() == name)
     }
 
     fn root_items(&self) -> Vec<Item<'_>> {

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::bootable::survey;
-use super::files::{Entry, NoFile, Ports};
+use super::files::{Directory, Entry, NoFile, Ports};
 use super::menu::{Cms, CopyToRam, Place, Root, Settings};
 use super::uki::NoStub;
 use super::*;
@@ -302,6 +302,23 @@ fn whole_images_and_our_files_lie_beside_the_tree() {
     assert_eq!(names(b"/"), ["arch", "boot", "isowire", "two", "one.iso", "two.iso"]);
     assert_eq!(names(b"/one/"), ["arch", "boot"], "the tree and nothing else");
     assert_eq!(names(b"isowire"), ["pxelinux.cfg"]);
+}
+
+#[test]
+fn each_edition_is_served_and_not_listed() {
+    let files = files();
+    for served in files.catalog().images() {
+        let edition = served.edition();
+        let open = |path: String| files.open(path.as_bytes(), HERE);
+        let kernel = open(format!("/{edition}/arch/boot/x86_64/vmlinuz-linux")).unwrap();
+        assert!(Arc::ptr_eq(&kernel.image.unwrap(), &served.image));
+        let whole = open(format!("{edition}.iso")).unwrap();
+        assert!(Arc::ptr_eq(&whole.image.unwrap(), &served.image));
+        assert_eq!(open(format!("{edition}0/arch")).unwrap_err(), NoFile::Path(PathError::NotFound));
+        let Entry::Directory(directory) = files.look_up(edition.as_bytes(), HERE).unwrap() else { panic!() };
+        assert_eq!(files.items(directory).len(), 2);
+    }
+    assert!(files.items(Directory::Root).iter().all(|item| !item.name.contains(&b'~')));
 }
 
 #[test]

@@ -20,6 +20,19 @@ pub struct Served {
     pub image: Arc<Image>,
 }
 
+impl Served {
+    /// `NAME~IDENTITY`: a name that goes on meaning this very image when its name comes to mean another one. No image
+    /// has a name with a `~`.
+    pub fn edition(&self) -> String {
+        format!("{}~{}", self.name, self.image.identity)
+    }
+
+    fn is_edition(&self, name: &[u8]) -> bool {
+        let rest = name.strip_prefix(self.name.as_bytes()).and_then(|rest| rest.strip_prefix(b"~"));
+        rest.is_some_and(|identity| identity == self.image.identity.to_string().as_bytes())
+    }
+}
+
 /// All images of this server. There is always at least one; the first is the default.
 #[derive(Debug, Clone)]
 pub struct Catalog {
@@ -50,15 +63,21 @@ impl Catalog {
         std::iter::once(&self.default).chain(&self.others)
     }
 
-    /// The image of this name; `archiso` and the empty name are the default image.
+    /// The image of this name or this edition; `archiso` and the empty name are the default image.
     pub fn image(&self, name: &[u8]) -> Option<&Served> {
         if name.is_empty() || name == ARCHISO.as_bytes() {
             return Some(&self.default);
         }
-        self.images().find(|served| served.name.as_bytes() == name)
+        self.named(name)
     }
 
-    /// The export called `name`: `archiso`, an image's own name or the empty name is a whole image,
+    /// The image that has this name itself, or whose [edition](Served::edition) it is.
+    pub fn named(&self, name: &[u8]) -> Option<&Served> {
+        let by_name = self.images().find(|served| served.name.as_bytes() == name);
+        by_name.or_else(|| self.images().find(|served| served.is_edition(name)))
+    }
+
+    /// The export called `name`: `archiso`, an image's own name, its edition or the empty name is a whole image,
     /// `NAME:/path/of/a/file` one file of it.
     pub fn export(&self, name: &[u8]) -> Option<Found> {
         if let Some(Served { image, .. }) = self.image(name) {
@@ -72,7 +91,7 @@ impl Catalog {
     }
 
     /// The node of an image that a client mounts when it asks for `path`: `/` and what is below, `/run/archiso/bootmnt`
-    /// and `/mnt/archiso` are the default image, `/NAME` is the image of that name.
+    /// and `/mnt/archiso` are the default image, `/NAME` is the image of that name or that edition.
     pub fn node(&self, path: &[u8]) -> Option<(&Served, NodeId)> {
         let resolve = |served: &Served, path| served.image.index.resolve(NodeId::ROOT, path);
         let default = |path| Some((&self.default, resolve(&self.default, path)?));
@@ -82,10 +101,10 @@ impl Catalog {
         // As everywhere, the tree of the default image comes first.
         default(path).or_else(|| {
             let path = path.strip_prefix(b"/").unwrap_or(path);
-            self.images().find_map(|served| {
-                let rest = below(path, served.name.as_bytes())?;
-                Some((served, resolve(served, rest)?))
-            })
+            let end = path.iter().position(|&byte| byte == b'/').unwrap_or(path.len());
+            let (name, rest) = path.split_at_checked(end)?;
+            let served = self.named(name)?;
+            Some((served, resolve(served, rest)?))
         })
     }
 
@@ -152,6 +171,28 @@ mod tests {
             "/ARCH",
         ] {
             assert_eq!(found(nothing), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn an_edition_is_one_image_and_no_other() {
+        let catalog = Catalog::new(image("first", "arch"), vec![image("other", "boot")]);
+        for served in catalog.images() {
+            let edition = served.edition();
+            assert_eq!(edition, format!("{}~{:016x}", served.name, served.image.identity.0));
+            assert_eq!(catalog.image(edition.as_bytes()).map(|found| &found.name), Some(&served.name));
+            let whole = catalog.export(edition.as_bytes()).expect("a whole image");
+            assert!(Arc::ptr_eq(&whole.image, &served.image));
+            let mounted = |path: String| catalog.node(path.as_bytes()).map(|(served, _)| &served.name);
+            assert_eq!(mounted(format!("/{edition}")), Some(&served.name));
+            assert_eq!(mounted(format!("/{edition}/none")), None);
+            assert!(catalog.names().all(|name| name != edition), "it is in no list");
+        }
+        let [first, other] = [0, 1].map(|n| catalog.images().nth(n).unwrap().image.identity);
+        for nothing in
+            [format!("first~{other}"), format!("first~{first}0"), "first~".into(), format!("~{first}")]
+        {
+            assert!(catalog.image(nothing.as_bytes()).is_none(), "{nothing}");
         }
     }
 

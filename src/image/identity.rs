@@ -4,6 +4,7 @@
 //! another. It tells images apart that differ by accident or by a new release; it is no defence against somebody who
 //! makes an image on purpose, for whoever writes the image decides what machines boot anyway.
 
+use std::fmt;
 use std::io;
 
 use crc32fast::Hasher;
@@ -21,6 +22,13 @@ const CHECKSUM_MAX: u64 = 4096;
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity(pub u64);
+
+/// 16 hexadecimal digits.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
 
 impl Identity {
     /// Reads what tells the image apart: its head, its tree, and what archiso wrote down of its content.
