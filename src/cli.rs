@@ -94,6 +94,14 @@ pub struct Serve {
     #[arg(long, value_name = "SECONDS")]
     pub menu_timeout: Option<String>,
 
+    /// What UEFI machines load: a program composed of kernel and initramfs, or iPXE and its menu [default: composed]
+    #[arg(long, value_name = "composed|ipxe")]
+    pub uefi: Option<String>,
+
+    /// The iPXE for UEFI machines, snponly.efi or ipxe.efi [default: the one on this host]
+    #[arg(long, value_name = "FILE")]
+    pub ipxe: Option<String>,
+
     /// Boot UEFI machines by this EFI stub of systemd [default: the one in the image]
     #[arg(long, value_name = "FILE")]
     pub stub: Option<String>,

@@ -1,6 +1,7 @@
 //! The settings of `serve`: the command line over the configuration file over the defaults, checked once, with nothing
 //! left to interpret. A setting that cannot be is one line: what, where, why, and what to do.
 
+mod machine;
 mod raw;
 mod value;
 
@@ -8,9 +9,12 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
-use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
+use bytes::Bytes;
+
+use crate::boot::menu::{Cms, CopyToRam, Preferences, Root, Settings};
 use crate::boot::text::Word;
 use crate::boot::uki::Stub;
+use crate::boot::{Rules, UefiBy};
 use crate::cli::Serve;
 use crate::dhcp::lease::Pool;
 use crate::dhcp::server::{AuthorityConfig, DEFAULT_LEASE_SECONDS};
@@ -66,7 +70,12 @@ pub struct Config {
     pub root: Option<Root>,
     /// Its roots are those that may be served, in the order of the menu.
     pub menu: Settings,
-    /// What UEFI machines boot with, instead of the default image's own.
+    /// What is otherwise for some machines.
+    pub rules: Rules,
+    pub uefi: UefiBy,
+    /// iPXE for UEFI, where it is wanted.
+    pub ipxe: Option<Bytes>,
+    /// What UEFI machines boot with, instead of the stub in each image.
     pub stub: Option<Stub>,
     /// Where the status is told.
     pub status: Status,
@@ -78,6 +87,7 @@ pub struct Config {
 pub struct ImageFile {
     pub path: PathBuf,
     pub name: Word,
+    pub preferences: Preferences,
 }
 
 /// A service on one port.
@@ -206,19 +216,27 @@ impl Checker<'_> {
     fn config(&self, iso: &[PathBuf], variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, Wrong> {
         let raw = self.raw;
         let doors = self.root_doors()?;
+        let menu = self.menu(&doors)?;
+        let images = self.images(iso, &doors, length(&menu.parameters))?;
+        let longest = images.iter().map(|image| length(&image.preferences.parameters)).max().unwrap_or(0);
+        let dhcp = self.dhcp(variable)?;
+        let uefi = self.uefi()?;
         Ok(Config {
-            images: self.images(iso)?,
+            rules: self.rules(&doors, &dhcp, length(&menu.parameters) + longest)?,
+            ipxe: self.ipxe(uefi)?,
+            uefi,
+            images,
             interface: self.read("interface", &raw.interface, value::interface)?,
             bind: self.read("bind", &raw.bind, value::address)?.unwrap_or(Ipv4Addr::UNSPECIFIED),
             allowed: self.allowed()?,
             advertise: self.read("advertise", &raw.advertise, value::host_address)?,
             root: self.root(&doors)?,
-            menu: self.menu(&doors)?,
+            menu,
             stub: self.stub()?,
             root_doors: doors,
             tftp: self.door("tftp", &raw.tftp, TFTP_PORT)?,
             tftp_ports: self.tftp_ports()?,
-            dhcp: self.dhcp(variable)?,
+            dhcp,
             status: self.status(variable)?,
             log_format: self
                 .read("log-format", &raw.log_format, value::log_format)?
@@ -248,7 +266,11 @@ impl Checker<'_> {
     }
 
     fn wrong(&self, key: &str, value: &Value, why: &str) -> Wrong {
-        Wrong::new(format!("{}: `{}` {why}", raw::place(key, value, self.file), value.text.escape_debug()))
+        Wrong::new(format!("{}: `{}` {why}", self.place(key, value), value.text.escape_debug()))
+    }
+
+    fn place(&self, key: &str, value: &Value) -> String {
+        raw::place(key, value, self.file)
     }
 
     fn allowed(&self) -> Result<Allowed, Wrong> {
@@ -314,7 +336,7 @@ impl Checker<'_> {
             copytoram: self.read("copytoram", &raw.copytoram, value::copytoram)?.unwrap_or(CopyToRam::Auto),
             timeout: self.read("menu-timeout", &raw.menu_timeout, value::menu_timeout)?.unwrap_or(10),
             cms: if verify { Cms::Verify } else { Cms::Skip },
-            parameters: self.parameters()?,
+            parameters: self.parameters(&raw.kernel_parameters, 0)?,
         })
     }
 
@@ -325,10 +347,36 @@ impl Checker<'_> {
         })
     }
 
-    fn parameters(&self) -> Result<Vec<Word>, Wrong> {
-        let list = &self.raw.kernel_parameters;
+    /// What UEFI gets: whoever names an iPXE wants it.
+    fn uefi(&self) -> Result<UefiBy, Wrong> {
+        let raw = self.raw;
+        match (self.read("uefi", &raw.uefi, value::uefi)?, &raw.ipxe) {
+            (Some(UefiBy::Composed), Some(value)) => {
+                Err(self.wrong("ipxe", value, "is for `uefi = ipxe`: leave out one of the two"))
+            }
+            (Some(by), _) => Ok(by),
+            (None, Some(_)) => Ok(UefiBy::Ipxe),
+            (None, None) => Ok(UefiBy::Composed),
+        }
+    }
+
+    fn ipxe(&self, uefi: UefiBy) -> Result<Option<Bytes>, Wrong> {
+        match (uefi, &self.raw.ipxe, &self.raw.uefi) {
+            (UefiBy::Composed, ..) => Ok(None),
+            (UefiBy::Ipxe, Some(value), _) => self.read("ipxe", &self.raw.ipxe, |text| {
+                value::ipxe(&if value.is_of_file() { self.resolve(text) } else { text.into() })
+            }),
+            (UefiBy::Ipxe, None, Some(value)) => {
+                value::ipxe_of_host().map(Some).map_err(|why| self.wrong("uefi", value, &why))
+            }
+            (UefiBy::Ipxe, None, None) => Ok(None),
+        }
+    }
+
+    /// Kernel parameters, behind others that take so many bytes.
+    fn parameters(&self, list: &Option<List>, before: usize) -> Result<Vec<Word>, Wrong> {
         let words = self.read_all("kernel-parameters", list, value::parameter)?;
-        let bytes: usize = words.iter().map(|word| word.as_str().len() + 1).sum();
+        let bytes = before + length(&words);
         match list.iter().flat_map(|list| list.0.last()).next() {
             Some(last) if bytes > PARAMETERS_MAX => {
                 let why = format!("makes them {bytes} bytes long: {PARAMETERS_MAX} fit, leave some out");
@@ -424,13 +472,15 @@ impl Checker<'_> {
     }
 
     /// The images of the command line, else those of the file.
-    fn images(&self, iso: &[PathBuf]) -> Result<Vec<ImageFile>, Wrong> {
+    fn images(&self, iso: &[PathBuf], doors: &RootDoors, parameters: usize) -> Result<Vec<ImageFile>, Wrong> {
         let mut images = Vec::new();
         for path in iso {
-            images.push(ImageFile { path: path.clone(), name: name_of(path) });
+            let preferences = Preferences::default();
+            images.push(ImageFile { path: path.clone(), name: name_of(path), preferences });
         }
         if iso.is_empty() {
-            images = self.raw.image.iter().map(|image| self.image(image)).collect::<Result<_, _>>()?;
+            let image = |image| self.image(image, doors, parameters);
+            images = self.raw.image.iter().map(image).collect::<Result<_, _>>()?;
         }
         if images.is_empty() {
             return Err(Wrong::new(
@@ -441,16 +491,42 @@ impl Checker<'_> {
         Ok(images)
     }
 
-    fn image(&self, image: &RawImage) -> Result<ImageFile, Wrong> {
-        let path = self.resolve(&image.path.text);
-        let name = self.read("name", &image.name, value::image_name)?.unwrap_or_else(|| name_of(&path));
-        Ok(ImageFile { path, name })
+    fn image(&self, raw: &RawImage, doors: &RootDoors, parameters: usize) -> Result<ImageFile, Wrong> {
+        let path = self.resolve(&raw.path.text);
+        let name = self.read("name", &raw.name, value::image_name)?.unwrap_or_else(|| name_of(&path));
+        let choices = (&raw.root, &raw.copytoram, &raw.kernel_parameters);
+        Ok(ImageFile { path, name, preferences: self.preferences(choices, doors, parameters)? })
     }
+
+    /// What is otherwise for an image or some machines. Its kernel parameters stand behind others of so many bytes.
+    fn preferences(
+        &self,
+        (root, copytoram, parameters): (&Option<Value>, &Option<Value>, &Option<List>),
+        doors: &RootDoors,
+        before: usize,
+    ) -> Result<Preferences, Wrong> {
+        let preferences = Preferences {
+            root: self.read("root", root, |text| value::root(text, doors))?,
+            copytoram: self.read("copytoram", copytoram, value::copytoram)?,
+            parameters: self.parameters(parameters, before)?,
+        };
+        match (copytoram, &preferences) {
+            (Some(value), Preferences { root: Some(Root::Http), copytoram: Some(CopyToRam::No), .. }) => {
+                Err(self.wrong("copytoram", value, "cannot be with `root = http`, which always copies"))
+            }
+            _ => Ok(preferences),
+        }
+    }
+}
+
+/// Bytes that parameters take in a command line.
+fn length(parameters: &[Word]) -> usize {
+    parameters.iter().map(|word| word.as_str().len() + 1).sum()
 }
 
 fn check_names(images: &[ImageFile]) -> Result<(), Wrong> {
     for (position, image) in images.iter().enumerate() {
-        let ImageFile { path, name } = image;
+        let ImageFile { path, name, .. } = image;
         let same = |other: &&ImageFile| other.name.as_str().eq_ignore_ascii_case(name.as_str());
         let taken = images.iter().take(position).find(same).map(|other| other.path.display().to_string());
         // `archiso` is what archiso's hook calls the default image.

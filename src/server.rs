@@ -22,9 +22,9 @@ use tracing::{info, warn};
 use self::doors::Doors;
 use self::report::{ForeignDhcp, Report};
 use self::sockets::{Inherited, Unfit};
-use crate::boot::files::{Files, NameTaken, Ports};
+use crate::boot::UefiBy;
+use crate::boot::files::{Files, NameTaken, Ports, Terms};
 use crate::boot::menu::Root;
-use crate::boot::uki::Stub;
 use crate::config::{Config, ImageFile};
 use crate::dhcp::server::StartError;
 use crate::export::{Catalog, Served};
@@ -83,7 +83,7 @@ fn raise_file_limit() {
 /// Opens the images; there is at least one.
 fn open(images: &[ImageFile]) -> Result<Catalog, OpenError> {
     let mut served = Vec::new();
-    for ImageFile { path, name } in images {
+    for ImageFile { path, name, .. } in images {
         let image = Image::open(path)?;
         for warning in &image.warnings {
             warn!(image = %name, "{warning}");
@@ -102,16 +102,31 @@ fn files(config: &Config, doors: &Doors, catalog: Arc<Catalog>) -> Result<Files,
     let mut menu = config.menu.clone();
     menu.roots.retain(|&root| doors.serves(root));
     let ports = Ports { tftp: doors.tftp_port(), http: doors.http_port() };
-    let stub = match &config.stub {
-        Some(stub) => Ok(stub.clone()),
-        None => Stub::of_image(&catalog.default_image().image),
+    let preferences = config.images.iter().map(|image| (image.name.to_string(), image.preferences.clone()));
+    let terms = Terms {
+        stub: config.stub.clone(),
+        uefi_by: config.uefi,
+        ipxe: config.ipxe.clone(),
+        rules: Arc::new(config.rules.clone()),
+        preferences: preferences.collect(),
+        ..Terms::new(menu, ports)
     };
-    let files = Files::new(catalog, menu, ports, stub)?;
-    match files.programs() {
-        Ok(programs) => info!("UEFI machines boot by the {}", programs.stub()),
-        Err(why) => warn!("UEFI machines do not boot from here: {why}"),
-    }
+    let files = Files::new(catalog, terms)?;
+    tell_uefi(&files, config.uefi);
     Ok(files)
+}
+
+/// By what each image boots UEFI machines. With iPXE none needs a program.
+fn tell_uefi(files: &Files, uefi: UefiBy) {
+    if uefi == UefiBy::Ipxe {
+        return info!("UEFI machines boot by iPXE");
+    }
+    for (image, programs) in files.programs() {
+        match programs {
+            Ok(programs) => info!(image, "UEFI machines boot by the {}", programs.stub()),
+            Err(why) => warn!(image, "UEFI machines do not boot from here: {why}"),
+        }
+    }
 }
 
 async fn serve(config: &Config, doors: Doors, catalog: Arc<Catalog>, files: Arc<Files>) -> Result<(), Fatal> {

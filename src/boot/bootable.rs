@@ -1,6 +1,6 @@
 //! What an image has to boot with: its own PXE entries where it has some, else its kernels.
 
-use super::menu::{Bootable, Look, Place, Recipe, Root};
+use super::menu::{Bootable, Look, Recipe, Root};
 use super::syslinux::{self, Entry, Menu};
 use super::text::{Line, PlainPath, Word};
 use crate::export::path;
@@ -35,11 +35,11 @@ const OURS: [&str; 12] = [
     "ip",
 ];
 
-/// Finds out what `image` boots; `None` for one that is not archiso's.
-pub fn survey(name: &str, place: Place, image: &Image) -> Option<Bootable> {
+/// Finds out what `image` boots, which has this name and this one for itself alone; `None` for one that is not archiso's.
+pub fn survey(name: &str, edition: &str, image: &Image) -> Option<Bootable> {
     let read = |node| image.read(node, MENU_MAX).ok();
     let tree = Tree { index: &image.index, read: &read };
-    tree.bootable(name, place, image.archiso.as_ref()?, image.volume.uuid.as_deref())
+    tree.bootable(name, edition, image.archiso.as_ref()?, image.volume.uuid.as_deref())
 }
 
 /// Path of the image's PXELINUX, for [`Site::new`](super::Site::new).
@@ -90,7 +90,7 @@ impl Tree<'_> {
     pub(crate) fn bootable(
         &self,
         name: &str,
-        place: Place,
+        edition: &str,
         archiso: &Archiso,
         uuid: Option<&str>,
     ) -> Option<Bootable> {
@@ -101,7 +101,7 @@ impl Tree<'_> {
         }
         Some(Bootable {
             name: Word::new(name)?,
-            place,
+            edition: Word::new(edition)?,
             base_dir: Word::new(&archiso.install_dir)?,
             uuid: uuid.and_then(Word::new),
             signed: archiso.airootfs.iter().any(|airootfs| airootfs.cms_signature.is_some()),

@@ -1,4 +1,5 @@
-//! Values that can stand in a PXELINUX menu: none of them can end its line or its word.
+//! Values that can stand in a menu of PXELINUX and in a script of iPXE: none of them can end its line or its word, or be
+//! taken for a command.
 
 use std::fmt;
 
@@ -7,9 +8,15 @@ use std::fmt;
 pub struct Word(String);
 
 impl Word {
-    /// `None` for text that is not one word.
+    /// `None` for text that is not one word, or that iPXE takes for its own (src/core/exec.c, src/image/script.c): its
+    /// separators, a comment, a line that goes on, a setting to put in.
     pub fn new(text: &str) -> Option<Self> {
-        (!text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())).then(|| Self(text.to_owned()))
+        let is_word = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+        let is_ipxe = matches!(text, "||" | "&&" | ";")
+            || text.starts_with('#')
+            || text.ends_with('\\')
+            || text.contains("${");
+        (is_word && !is_ipxe).then(|| Self(text.to_owned()))
     }
 }
 
@@ -84,6 +91,12 @@ mod tests {
         assert_eq!(Word::new("console=ttyS0,115200").unwrap().as_str(), "console=ttyS0,115200");
         for bad in ["", "a b", "a\tb", "a\n", "a\0", "ä", "\x1b"] {
             assert_eq!(Word::new(bad), None, "{bad:?}");
+        }
+        for ipxe in ["||", "&&", ";", "#", "#a", "a\\", "a=${net0/mac}"] {
+            assert_eq!(Word::new(ipxe), None, "{ipxe}");
+        }
+        for fine in ["a||b", "a#b", "a;b", "a\\b", "$a", "{a}", "a=$(b)"] {
+            assert!(Word::new(fine).is_some(), "{fine}");
         }
     }
 

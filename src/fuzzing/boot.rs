@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 
 use crate::boot::bootable::Tree;
-use crate::boot::menu::{self, Bootable, Cms, CopyToRam, Place, Ports, Root, Server, Settings};
+use crate::boot::menu::{
+    Bootable, Cms, CopyToRam, Menu, Ports, Root, Server, Settings, Shown, Start, ipxe, pxelinux,
+};
 use crate::boot::syslinux;
 use crate::boot::text::Word;
 use crate::boot::uki::pe::{Headers, Section};
@@ -38,11 +40,22 @@ const WORDS: &[&str] = &[
     "Leaves",
 ];
 
+/// The commands that a script of ours has.
+const COMMANDS: &[&str] = &[
+    "#!ipxe", "#", "imgfree", "isset", "menu", "item", "choose", "goto", "kernel", "initrd", "boot", "exit",
+    "prompt",
+];
+
 /// Longest kernel command line that x86 takes, without what SYSAPPEND adds (`ip=` with four addresses, `BOOTIF=`).
 const COMMAND_LINE_MAX: usize = 2047 - 128;
 
-/// The files of an image's menu are separated by NUL. Whatever they hold, the menu made from them is plain text, has
-/// the entries that it was made to have and no other, and loads only what is in the image.
+/// The longest prefix there is.
+const SERVER: Server =
+    Server { address: Ipv4Addr::BROADCAST, ports: Ports { tftp: 69, http: Some(u16::MAX) } };
+const PREFIX: &str = "http://255.255.255.255:65535/i~1/";
+
+/// The files of an image's menu are separated by NUL. Whatever they hold, the menus made from them are plain text, have
+/// the entries that they were made to have and no other, and load only what is in the image.
 pub fn syslinux_menu(data: &[u8]) {
     let files: Vec<&[u8]> = data.splitn(MENUS.len(), |&byte| byte == 0).collect();
     let (index, archiso) = image();
@@ -51,19 +64,33 @@ pub fn syslinux_menu(data: &[u8]) {
         files.get(position).map(|text| text.to_vec())
     };
     let tree = Tree { index: &index, read: &read };
-    let bootable =
-        tree.bootable("i", Place::Default, &archiso, Some("UUID")).expect("it is an archiso image");
+    let bootable = tree.bootable("i", "i~1", &archiso, Some("UUID")).expect("it is an archiso image");
     check(&index, &bootable);
 }
 
+/// Checks the menus that are made for an image.
 fn check(index: &Index, bootable: &Bootable) {
-    let roots = vec![Root::Nbd, Root::Nfs, Root::Http];
+    let roots = Root::ALL.to_vec();
     let parameters = Word::new("quiet").into_iter().collect();
     let settings = Settings { roots, copytoram: CopyToRam::Auto, timeout: 10, cms: Cms::Verify, parameters };
-    // The longest prefix there is.
-    let server = Server { address: Ipv4Addr::BROADCAST, ports: Ports { tftp: 69, http: Some(u16::MAX) } };
-    let text = menu::generate(std::slice::from_ref(bootable), &settings, &server);
-    assert!(text.bytes().all(|byte| byte == b'\n' || byte == b' ' || byte.is_ascii_graphic()), "{text}");
+    let menu = Menu {
+        server: SERVER,
+        start: Start::Menu,
+        timeout: 10,
+        images: vec![Shown { image: bootable, settings }],
+        look: &bootable.look,
+        stock: bootable.stock.as_ref(),
+    };
+    let [text, script] = [pxelinux::write(&menu), ipxe::write(&menu, None)];
+    for text in [&text, &script] {
+        assert!(text.bytes().all(|byte| byte == b'\n' || byte == b' ' || byte.is_ascii_graphic()), "{text}");
+    }
+    check_menu(index, &text);
+    let stock = usize::from(bootable.stock.is_some());
+    check_script(index, &script, text.matches("\nLABEL ").count() - stock);
+}
+
+fn check_menu(index: &Index, text: &str) {
     for line in text.lines() {
         assert!(WORDS.contains(&line.split(' ').next().unwrap_or_default()), "{line}");
     }
@@ -71,15 +98,56 @@ fn check(index: &Index, bootable: &Bootable) {
     assert_eq!(read.entries.len(), text.matches("\nLABEL ").count());
     for (entry, number) in read.entries.iter().zip(1..) {
         assert_eq!(entry.label, number.to_string());
-        for name in entry.kernel.iter().chain(&entry.initrd) {
-            let path = name.strip_prefix("http://255.255.255.255:65535/").expect("our prefix");
-            assert!(crate::export::path::resolve(index, path.as_bytes()).is_ok(), "{name}");
-        }
+        entry.kernel.iter().chain(&entry.initrd).for_each(|name| check_file(index, name));
         let initrd: usize = entry.initrd.iter().map(|name| name.len() + 1).sum();
         let bytes: usize = entry.parameters.iter().map(|word| word.len() + 1).sum();
         assert!(initrd + bytes + entry.kernel.as_ref().map_or(0, String::len) <= COMMAND_LINE_MAX, "{text}");
         assert!(entry.parameters.iter().all(|word| !word.contains("initrd=")));
     }
+}
+
+/// iPXE reads a script line by line and splits lines at their spaces (src/image/script.c, src/core/exec.c).
+fn check_script(index: &Index, text: &str, entries: usize) {
+    let mut labels = Vec::new();
+    for line in text.lines() {
+        assert!(!line.ends_with('\\'), "{line}");
+        let words: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
+        let Some((first, rest)) = words.split_first() else { continue };
+        if let Some(label) = first.strip_prefix(':') {
+            labels.push(label);
+            assert!(rest.is_empty(), "{line}");
+            continue;
+        }
+        assert!(COMMANDS.contains(first), "{line}");
+        let separators = rest.iter().filter(|word| matches!(**word, "||" | "&&" | ";")).count();
+        let goes_on = matches!(*first, "kernel" | "initrd" | "choose" | "boot" | "prompt");
+        match *first {
+            "isset" => assert_eq!(line, "isset ${netX/ip} || dhcp ||"),
+            "imgfree" => assert!(["imgfree", "imgfree autoexec.ipxe ||"].contains(&line), "{line}"),
+            _ => assert_eq!(separators, usize::from(goes_on), "{line}"),
+        }
+        let comments = rest.iter().filter(|word| word.starts_with('#')).count();
+        assert!(*first == "#" || comments == 0, "{line}");
+        let own = ["${netX/ip}", "${netX/gateway}", "${netX/netmask}", "${netX/mac:hexhyp}", "${entry}"];
+        let settings = own.iter().map(|name| line.matches(name).count()).sum::<usize>();
+        assert_eq!(line.matches("${").count(), settings, "{line}");
+        let file = match *first {
+            "kernel" => rest.first(),
+            "initrd" => rest.get(2),
+            _ => None,
+        };
+        file.into_iter().for_each(|name| check_file(index, name));
+    }
+    let numbers: Vec<_> = (1..=entries).map(|number| number.to_string()).collect();
+    assert_eq!(labels.first(), Some(&"start"));
+    assert_eq!(labels.last(), Some(&"failed"));
+    assert!(labels.iter().skip(1).take(entries).eq(&numbers), "{labels:?}");
+    assert_eq!(labels.len(), entries + 2);
+}
+
+fn check_file(index: &Index, name: &str) {
+    let path = name.strip_prefix(PREFIX).unwrap_or_else(|| panic!("{name} is not ours"));
+    assert!(crate::export::path::resolve(index, path.as_bytes()).is_ok(), "{name}");
 }
 
 /// The menus of the image, by the names in archiso's; the first part of the input is the first.

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::boot::bootable::{bios_loader, initramfs, shortfall, survey};
-use crate::boot::menu::{Place, Ports, Root};
+use crate::boot::menu::{Ports, Root};
+use crate::boot::text::Word;
 use crate::boot::uefi::Programs;
 use crate::boot::uki::Stub;
-use crate::boot::{Architecture, Firmware, Machine, Site, Uefi, plan};
+use crate::boot::{Architecture, Firmware, Machine, NoUefi, Site, plan};
 use crate::config::{HTTP_PORT, TFTP_PORT};
 use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
 use crate::image::initramfs::Contents;
@@ -289,18 +290,24 @@ impl Arch {
     }
 }
 
+/// The name of an image that has none yet.
+const IMAGE: &str = "image";
+
 /// What this server would answer each kind of machine, and what the image lacks for it.
 fn ways(image: &Arc<Image>, archiso: &Archiso) -> Vec<Way> {
-    let bootable = survey("image", Place::Default, image);
-    let programs = Programs::new(image, bootable.as_ref(), &Root::ALL, Stub::of_image(image));
+    let bootable = survey(IMAGE, IMAGE, image);
+    let programs = bootable.as_ref().ok_or_else(NoUefi::no_image);
+    let programs =
+        programs.and_then(|bootable| Programs::new(image, bootable, &Root::ALL, Stub::of_image(image)));
     let remarks = programs
         .iter()
         .map(|programs| format!("composed with the {}; Secure Boot has to be off", programs.stub()));
     let remarks = remarks.collect();
     let ports = Ports { tftp: TFTP_PORT, http: Some(HTTP_PORT) };
-    let uefi = programs.map(|programs| Uefi { root: programs.default_root(), ports });
+    let roots = programs.map(|programs| programs.roots());
     let loader = bios_loader(image);
-    let site = Site::new(loader.as_ref().map(|path| path.as_str()), uefi);
+    let site = Site::new(loader.as_ref().map(|path| path.as_str()), ports);
+    let site = Word::new(IMAGE).into_iter().fold(site, |site, name| site.with_image(name, roots.clone()));
     let mut lacking = unknown_roots(image, archiso);
     if bootable.is_none_or(|bootable| bootable.recipes.is_empty()) {
         lacking.push("the image has no kernel that a menu could name".to_owned());
@@ -320,7 +327,7 @@ fn way(
     remarks: Vec<String>,
 ) -> Way {
     let machine = Machine { firmware: Firmware::Pxe, architecture, mac: None };
-    let (boot_file, refusal) = match plan(&machine, Ipv4Addr::UNSPECIFIED, site) {
+    let (boot_file, refusal) = match plan(&machine, b"PXEClient", Ipv4Addr::UNSPECIFIED, site) {
         Ok(plan) => (Some(plan.boot_file), None),
         Err(refusal) => (None, Some(refusal.to_string())),
     };
