@@ -82,6 +82,15 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+impl Config {
+    /// The roots that the operator named, for all machines or for some.
+    pub fn named_roots(&self) -> impl Iterator<Item = Root> {
+        let images = self.images.iter().map(|image| &image.preferences);
+        let preferences = images.chain(self.rules.iter().map(|rule| &rule.preferences));
+        self.root.into_iter().chain(preferences.filter_map(|preferences| preferences.root))
+    }
+}
+
 /// An image and the name it is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageFile {

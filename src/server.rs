@@ -25,6 +25,7 @@ use self::sockets::{Inherited, Unfit};
 use crate::boot::UefiBy;
 use crate::boot::files::{Files, NameTaken, Ports, Terms};
 use crate::boot::menu::Root;
+use crate::boot::text::Word;
 use crate::config::{Config, ImageFile};
 use crate::dhcp::server::StartError;
 use crate::export::{Catalog, Served};
@@ -42,6 +43,11 @@ pub enum Fatal {
     Image(#[from] OpenError),
     #[error(transparent)]
     Name(#[from] NameTaken),
+    #[error(
+        "a [[machine]] of the configuration file is to boot the image `{0}`, and no image of that name boots: change `image` \
+         there, or give an [[image]] this `name`"
+    )]
+    UnknownImage(Word),
     #[error(transparent)]
     Inherited(#[from] Unfit),
     #[error("{service}: {address} cannot be used: {error}: {fix}")]
@@ -98,7 +104,7 @@ fn open(images: &[ImageFile]) -> Result<Catalog, OpenError> {
 }
 
 /// What machines load; the menu offers the roots that are served.
-fn files(config: &Config, doors: &Doors, catalog: Arc<Catalog>) -> Result<Files, NameTaken> {
+fn files(config: &Config, doors: &Doors, catalog: Arc<Catalog>) -> Result<Files, Fatal> {
     let mut menu = config.menu.clone();
     menu.roots.retain(|&root| doors.serves(root));
     let ports = Ports { tftp: doors.tftp_port(), http: doors.http_port() };
@@ -112,6 +118,9 @@ fn files(config: &Config, doors: &Doors, catalog: Arc<Catalog>) -> Result<Files,
         ..Terms::new(menu, ports)
     };
     let files = Files::new(catalog, terms)?;
+    if let Some(name) = files.unknown_images().next() {
+        return Err(Fatal::UnknownImage(name.clone()));
+    }
     tell_uefi(&files, config.uefi);
     Ok(files)
 }

@@ -14,7 +14,7 @@ use super::made::{DIRECTORY, Made, What, Whom};
 pub use super::menu::Ports;
 use super::menu::{Bootable, Look, Menu, Preferences, Root, Server, Settings, Shown, ipxe, pxelinux};
 use super::rules::{Rule, Rules};
-use super::text::PlainPath;
+use super::text::{PlainPath, Word};
 use super::uefi::{NoUefi, Programs};
 use super::uki::Stub;
 use super::{Mac, Site, UefiBy, bootable};
@@ -206,6 +206,12 @@ impl Files {
     /// What UEFI machines boot, for each image that machines boot at all, by its name; the default first.
     pub fn programs(&self) -> impl Iterator<Item = (&str, Result<&Programs, &NoUefi>)> {
         self.offers.iter().map(|offer| (offer.bootable.name.as_str(), offer.programs.as_ref()))
+    }
+
+    /// Names in rules that no image has: their machines get the default image.
+    pub fn unknown_images(&self) -> impl Iterator<Item = &Word> {
+        let is_there = |name: &&Word| self.offers.iter().any(|offer| offer.bootable.name == **name);
+        self.terms.rules.iter().filter_map(|rule| rule.image.as_ref()).filter(move |name| !is_there(name))
     }
 
     /// What machines are leased, for our DHCP server to note.

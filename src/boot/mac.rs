@@ -19,6 +19,10 @@ impl Mac {
         (bytes != [0; 6] && first & 1 == 0).then_some(Self(bytes))
     }
 
+    pub const fn octets(self) -> [u8; 6] {
+        self.0
+    }
+
     /// The address in a `BOOTIF=` or the name of a PXELINUX menu, `01-52-54-00-12-34-56`: 1 is Ethernet.
     pub fn of_bootif(text: &str) -> Option<Self> {
         text.strip_prefix("01-")?.parse().ok()

@@ -108,6 +108,11 @@ impl Rules {
         by_number.or_else(|| self.find(&Client { mac: whom.machine, ..Client::default() }))
     }
 
+    /// What single machines are to be leased.
+    pub fn fixed_addresses(&self) -> impl Iterator<Item = (Mac, Ipv4Addr)> {
+        self.iter().filter_map(|rule| Some((rule.who.macs.first()?.whole()?, rule.address?)))
+    }
+
     fn position(&self, client: &Client<'_>) -> Option<usize> {
         self.0.iter().position(|rule| rule.who.fits(client))
     }

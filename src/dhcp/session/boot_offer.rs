@@ -1,6 +1,7 @@
 //! Who asks for a boot file, and which options tell it.
 
 use super::Question;
+use crate::boot::rules::Client;
 use crate::boot::{self, Architecture, BootPlan, Firmware, Mac, Machine, Refusal};
 use crate::dhcp::wire::{BootClass, HardwareAddress, Message, ReplyOption, SafeText, UnsafeText};
 
@@ -20,6 +21,14 @@ pub enum NoBoot {
     Refused(#[from] Refusal),
     #[error("the name of its boot file: {0}")]
     Unsafe(#[from] UnsafeText),
+}
+
+/// Whether a rule has this machine left alone. One that says no architecture has none.
+pub(super) fn is_ignored(question: &Question, site: &boot::Site) -> bool {
+    let message = &question.message;
+    let (mac, vendor_class) = (mac(&message.header.hardware()), &message.vendor_class[..]);
+    let architecture = message.architectures.first().map(|&code| Architecture(code));
+    site.rules().find(&Client { mac, architecture, vendor_class }).is_some_and(|rule| rule.is_ignored)
 }
 
 /// What the sender may boot; `None` when it asks for no boot file.

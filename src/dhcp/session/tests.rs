@@ -1,5 +1,9 @@
+use std::sync::Arc;
+
 use super::*;
+use crate::boot::Rules;
 use crate::boot::menu::{Ports, Root};
+use crate::boot::rules::{Rule, Who};
 use crate::boot::text::Word;
 use crate::dhcp::lease::Leases;
 use crate::dhcp::wire::{BootClass, SafeText};
@@ -131,6 +135,23 @@ fn an_address_that_is_not_allowed_gets_no_answer() {
             ..at(Door::BootServer, captured!("ipxe-bios-discover"))
         };
         assert_eq!(silence(session.answer(&boot_server, NOW)), Silence::NotAllowed(foreign));
+    }
+}
+
+#[test]
+fn a_machine_that_a_rule_ignores_hears_nothing() {
+    let ours = captured!("ipxe-bios-discover");
+    let macs = vec!["52:54:00:4c:41:42".parse().unwrap()];
+    let who = Who { macs, ..Who::default() };
+    let rules = Arc::new(Rules::new(vec![Rule { who, is_ignored: true, ..Rule::default() }]));
+    for mut session in [proxy(), authority()] {
+        session.boot = session.boot.with_rules(Arc::clone(&rules));
+        assert_eq!(silence(ask(&mut session, ours.clone())), Silence::Ignored);
+        let plain = Message { vendor_class: Vec::new(), architectures: Vec::new(), ..ours.clone() };
+        assert_eq!(silence(ask(&mut session, plain)), Silence::Ignored);
+        let mut other = ours.clone();
+        other.header.chaddr[5] ^= 1;
+        assert!(matches!(ask(&mut session, other), Answer::Send { .. }));
     }
 }
 
