@@ -82,6 +82,10 @@ pub struct Serve {
     #[arg(long, value_name = "FIRST-LAST")]
     pub dhcp_range: Option<String>,
 
+    /// Tell machines that boot that there is no IPv6 router, so that iPXE does not wait for one
+    #[arg(long)]
+    pub router_advertisement: bool,
+
     /// What the root file system comes by, unless the menu is told otherwise [default: the first one served]
     #[arg(long, value_name = "nbd|nfs|http")]
     pub root: Option<String>,

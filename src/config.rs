@@ -1,6 +1,7 @@
 //! The settings of `serve`: the command line over the configuration file over the defaults, checked once, with nothing
 //! left to interpret. A setting that cannot be is one line: what, where, why, and what to do.
 
+mod dhcp;
 mod machine;
 mod raw;
 mod value;
@@ -16,14 +17,13 @@ use crate::boot::text::Word;
 use crate::boot::uki::Stub;
 use crate::boot::{Rules, UefiBy};
 use crate::cli::Serve;
-use crate::dhcp::lease::Pool;
-use crate::dhcp::server::{AuthorityConfig, DEFAULT_LEASE_SECONDS};
+use crate::dhcp::server::AuthorityConfig;
 use crate::export::Allowed;
 use crate::export::allowed::Subnet;
 use crate::export::catalog::ARCHISO;
 use crate::machines::local;
 use raw::{File, List, RawConfig, RawImage, Value};
-use value::{Mode, Refusal};
+use value::Refusal;
 
 /// The registered port of NBD, which archiso's hook always asks.
 pub const NBD_PORT: u16 = 10809;
@@ -66,6 +66,8 @@ pub struct Config {
     pub tftp: Door,
     pub tftp_ports: TftpPorts,
     pub dhcp: Dhcp,
+    /// Needs DHCP, which is then wanted by the operator too.
+    pub solicitations: Solicitations,
     /// The root protocol that the operator named. Without one it is the first of the menu that can be served.
     pub root: Option<Root>,
     /// Its roots are those that may be served, in the order of the menu.
@@ -174,6 +176,14 @@ pub enum Dhcp {
     Server(AuthorityConfig),
 }
 
+/// What to do when a machine that boots asks for IPv6 routers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Solicitations {
+    Ignored,
+    /// It is told that there is none.
+    Answered,
+}
+
 /// Where it is told what the machines are doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
@@ -246,6 +256,7 @@ impl Checker<'_> {
             tftp: self.door("tftp", &raw.tftp, TFTP_PORT)?,
             tftp_ports: self.tftp_ports()?,
             dhcp,
+            solicitations: self.solicitations()?,
             status: self.status(variable)?,
             log_format: self
                 .read("log-format", &raw.log_format, value::log_format)?
@@ -393,87 +404,6 @@ impl Checker<'_> {
             }
             _ => Ok(words),
         }
-    }
-
-    fn dhcp(&self, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Dhcp, Wrong> {
-        let raw = self.raw;
-        let mode = self.read("dhcp", &raw.dhcp, value::dhcp_mode)?;
-        let range = self.read("dhcp-range", &raw.dhcp_range, value::range)?;
-        match (mode, range, &raw.dhcp, &raw.dhcp_range) {
-            (None | Some(Mode::Server), Some(range), _, Some(value)) => {
-                self.authority(range, value, variable).map(Dhcp::Server)
-            }
-            (Some(Mode::Server), None, Some(value), _) => {
-                Err(self.wrong("dhcp", value, "has no addresses to lease: add `dhcp-range`, FIRST-LAST"))
-            }
-            (_, Some(_), _, Some(value)) => {
-                Err(self.wrong("dhcp-range", value, "is for `dhcp = server`: leave out one of the two"))
-            }
-            (mode, ..) => {
-                self.nothing_for_a_server()?;
-                Ok(match mode {
-                    Some(Mode::Off) => Dhcp::Off,
-                    Some(_) => Dhcp::Proxy(Asked::ByOperator),
-                    None => Dhcp::Proxy(Asked::ByDefault),
-                })
-            }
-        }
-    }
-
-    /// Settings of a DHCP server do nothing where we are none.
-    fn nothing_for_a_server(&self) -> Result<(), Wrong> {
-        let raw = self.raw;
-        let dns = raw.dns.iter().flat_map(|list| list.0.first()).next();
-        let settings = [
-            ("netmask", raw.netmask.as_ref()),
-            ("router", raw.router.as_ref()),
-            ("dns", dns),
-            ("lease-time", raw.lease_time.as_ref()),
-            ("lease-file", raw.lease_file.as_ref()),
-        ];
-        match settings.into_iter().find_map(|(key, value)| Some((key, value?))) {
-            Some((key, value)) => {
-                Err(self.wrong(key, value, "needs a DHCP server: add `dhcp-range`, or leave it out"))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn authority(
-        &self,
-        pool: Pool,
-        range: &Value,
-        variable: &dyn Fn(&str) -> Option<OsString>,
-    ) -> Result<AuthorityConfig, Wrong> {
-        let raw = self.raw;
-        let netmask = self.read("netmask", &raw.netmask, value::netmask)?;
-        let router = self.read("router", &raw.router, value::host_address)?;
-        if let Some(mask) = netmask {
-            let outside = |&address: &Ipv4Addr| (address & mask) != (pool.first() & mask);
-            if let Some(outside) = [Some(pool.last()), router].into_iter().flatten().find(outside) {
-                let why =
-                    format!("is not in one network with {outside} by the netmask {mask}: change one of them");
-                return Err(self.wrong("dhcp-range", range, &why));
-            }
-        }
-        if let Some(refused) = self.allowed()?.first_refused(pool.first(), pool.last()) {
-            let why = format!("has {refused}, which is not in `allow`: change one of them");
-            return Err(self.wrong("dhcp-range", range, &why));
-        }
-        let lease_seconds = self.read("lease-time", &raw.lease_time, value::lease_time)?;
-        Ok(AuthorityConfig {
-            pool,
-            netmask,
-            router,
-            dns: self.read_all("dns", &raw.dns, value::host_address)?,
-            lease_seconds: lease_seconds.unwrap_or(DEFAULT_LEASE_SECONDS),
-            lease_file: Some(self.lease_file(variable)?),
-        })
-    }
-
-    fn lease_file(&self, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, Wrong> {
-        let path = self.read("lease-file", &self.raw.lease_file, |text| Ok(self.resolve(text)))?;
-        Ok(path.unwrap_or_else(|| state_directory(variable).join("leases")))
     }
 
     fn resolve(&self, path: &str) -> PathBuf {

@@ -28,6 +28,7 @@ pub mod image;
 pub mod inspect;
 pub mod machines;
 pub mod nbd;
+pub mod ndp;
 pub mod nfs;
 pub mod server;
 pub mod status;

@@ -52,6 +52,8 @@ pub enum Fatal {
     Inherited(#[from] Unfit),
     #[error("{service}: {address} cannot be used: {error}: {fix}")]
     Bind { service: &'static str, address: SocketAddrV4, error: io::Error, fix: String },
+    #[error("router-advertisement: cannot be had: {error}: {fix}, or leave the setting out")]
+    Advertisement { error: io::Error, fix: String },
     #[error("dhcp: {0}")]
     Dhcp(#[from] StartError),
     #[error("portmap: {0}")]

@@ -5,6 +5,8 @@ use clap::Parser;
 
 use super::*;
 use crate::cli::{Cli, Command};
+use crate::dhcp::lease::Pool;
+use crate::dhcp::server::DEFAULT_LEASE_SECONDS;
 
 const EXAMPLE: &str = include_str!("../../config.example.toml");
 
@@ -100,6 +102,25 @@ fn a_dhcp_server() {
     let Dhcp::Server(pool) = loaded(&["arch.iso"], Some(file)).unwrap().dhcp else { panic!("no server") };
     assert_eq!((pool.dns.len(), pool.lease_seconds), (2, 172_800));
     assert_eq!(pool.lease_file.unwrap(), Path::new("/l"));
+}
+
+#[test]
+fn router_advertisements_need_dhcp() {
+    assert_eq!(from_options(&[]).solicitations, Solicitations::Ignored);
+    let config = from_options(&["--router-advertisement"]);
+    assert_eq!(config.solicitations, Solicitations::Answered);
+    assert!(matches!(config.dhcp, Dhcp::Proxy(Asked::ByOperator)), "without it nobody would be answered");
+    let config = loaded(&["a.iso"], Some("router-advertisement = false\ndhcp = 'off'")).unwrap();
+    assert_eq!(config.solicitations, Solicitations::Ignored);
+    let file = "dhcp-range = '10.0.0.9-10.0.0.20'\nrouter-advertisement = true";
+    let config = loaded(&["a.iso"], Some(file)).unwrap();
+    assert!(matches!((config.dhcp, config.solicitations), (Dhcp::Server(_), Solicitations::Answered)));
+    assert_eq!(
+        wrong("dhcp = 'off'\nrouter-advertisement = true"),
+        "isowire.toml:2: router-advertisement: `true` is for machines that ask by DHCP, which is off: leave out one \
+         of the two"
+    );
+    assert!(wrong("router-advertisement = 1").contains("`1` is"));
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod dhcp;
 pub mod http;
 pub mod image;
 pub mod nbd;
+pub mod ndp;
 pub mod nfs;
 pub mod portmap;
 pub mod tftp;
@@ -27,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     ("iso_image", image::iso_image),
     ("nbd_handshake", nbd::handshake),
     ("nbd_transmission", nbd::transmission),
+    ("ndp_solicitation", ndp::solicitation),
     ("nfs_mount", nfs::mount),
     ("nfs_record", nfs::record),
     ("nfs_session", nfs::session),

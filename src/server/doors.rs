@@ -1,5 +1,6 @@
 //! Which services there are in this run: the sockets that could be had, and a row of the report for each.
 
+mod advertisement;
 mod portmap;
 
 use std::io::{self, ErrorKind};
@@ -20,6 +21,7 @@ use crate::config::{Asked, Config, Dhcp, Door, RootDoors, Status, TFTP_PORT};
 use crate::dhcp;
 use crate::dhcp::server::{Sharing, Sockets};
 use crate::machines::local::LocalSocket;
+use crate::ndp::server::Listener;
 
 /// Where services go when nobody chose a port and the registered one is not to be had. The menu names this one for
 /// HTTP; iPXE can be told this one for TFTP.
@@ -35,6 +37,8 @@ pub struct Doors {
     pub http: Option<TcpListener>,
     pub tftp: Option<UdpSocket>,
     pub dhcp: Option<dhcp::server::Sockets>,
+    /// Where machines ask for IPv6 routers.
+    pub advertisement: Option<Listener>,
     /// `isowire status` asks here.
     pub status_socket: Option<LocalSocket>,
     pub status: Option<TcpListener>,
@@ -79,7 +83,9 @@ impl Doors {
         doors.open_portmap(config, inherited.portmap)?;
         doors.http = doors.open_one(&http, inherited.http, sockets::listen)?;
         doors.tftp = doors.open_one(&tftp, inherited.tftp, UdpSocket::bind)?;
+        doors.open_advertisement(config)?;
         doors.open_dhcp(config, [inherited.dhcp, inherited.pxe])?;
+        doors.tell_advertisement();
         doors.require_roots(config)?;
         doors.open_status(&config.status)?;
         if doors.dhcp.is_some() && (doors.tftp.is_none() || doors.tftp_port() != TFTP_PORT) {
