@@ -140,7 +140,7 @@ pub enum Place {
 /// A kernel and what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
-    /// A title by the image's author, which tells the root protocol in their words.
+    /// A title by the image's author. It tells the root protocol in their words where `root` says so.
     pub title: Option<Line>,
     pub architecture: Word,
     pub kernel: PlainPath,
@@ -323,10 +323,14 @@ impl Scribe<'_> {
     }
 
     fn title(&self, recipe: &Recipe, root: Root, copy: CopyToRam) -> Line {
-        let own = recipe.title.as_ref().filter(|_| recipe.root == Some(root));
+        let own = recipe.title.as_ref().and_then(|title| match recipe.root {
+            Some(own) => (own == root).then(|| title.to_string()),
+            // The author's words are of the kernel and its parameters, and nothing of the network.
+            None => Some(format!("{title} ({root})")),
+        });
         let mut title = match own {
             Some(own) if self.several => format!("{}: {own}", self.image.name),
-            Some(own) => own.to_string(),
+            Some(own) => own,
             None => format!("{} ({}, {root})", self.image.name, recipe.architecture),
         };
         if copy != self.settings.copytoram {
@@ -537,6 +541,22 @@ LOCALBOOT 0
         let titles = lines(&menu, "MENU LABEL");
         assert_eq!(titles[0], "arch (x86_64, HTTP)", "no title of the author's speaks of HTTP");
         assert_eq!(titles[1], "NFS");
+    }
+
+    #[test]
+    fn entries_for_any_root_are_told_apart_by_title_and_root() {
+        let recipes = vec![recipe(None, "Some Linux"), recipe(None, "Some Linux, LTS")];
+        let menu =
+            generate(&[Bootable { recipes, ..image("arch") }], &settings(&[Root::Http, Root::Nbd]), &SERVER);
+        let expected = [
+            "Some Linux (HTTP)",
+            "Some Linux, LTS (HTTP)",
+            "Some Linux (NBD)",
+            "Some Linux (NBD), not copied to RAM",
+            "Some Linux, LTS (NBD)",
+            "Some Linux, LTS (NBD), not copied to RAM",
+        ];
+        assert_eq!(lines(&menu, "MENU LABEL")[..6], expected);
     }
 
     #[test]

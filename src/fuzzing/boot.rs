@@ -8,6 +8,8 @@ use crate::boot::syslinux;
 use crate::boot::text::Word;
 use crate::boot::uki::pe::{Headers, Section};
 use crate::boot::uki::{self, CommandLine, EfiKernel, Stub};
+use crate::boot::{grub, loader};
+use crate::config;
 use crate::export::{Export, Piece};
 use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
 use crate::image::index::Attributes;
@@ -44,21 +46,65 @@ const COMMAND_LINE_MAX: usize = 2047 - 128;
 /// The files of an image's menu are separated by NUL. Whatever they hold, the menu made from them is plain text, has
 /// the entries that it was made to have and no other, and loads only what is in the image.
 pub fn syslinux_menu(data: &[u8]) {
-    let files: Vec<&[u8]> = data.splitn(MENUS.len(), |&byte| byte == 0).collect();
-    let (index, archiso) = image();
+    menu_of(&MENUS, data);
+}
+
+/// The same for systemd-boot's entries: two of them, and what says which comes first. An entry's parts are no more than
+/// its text is.
+pub fn loader_entry(data: &[u8]) {
+    let entry = loader::parse("a.conf", data).entry;
+    let parts = entry.title.iter().chain(&entry.kernel).chain(&entry.initrd).chain(&entry.parameters);
+    assert!(parts.map(String::len).sum::<usize>() <= data.len());
+    menu_of(&["loader/entries/a.conf", "loader/entries/b.conf", "loader/loader.conf"], data);
+}
+
+/// The same for a menu of GRUB, and a file that it may source.
+pub fn grub_menu(data: &[u8]) {
+    let entries = grub::parse(data, "/boot/grub", &mut |_| None);
+    assert!(entries.iter().all(|entry| entry.kernel.as_ref().is_some_and(|kernel| !kernel.contains('\0'))));
+    menu_of(&["boot/grub/grub.cfg", "boot/grub/a.cfg", "boot/grub/loopback.cfg"], data);
+}
+
+/// The image has these files; the first part of the input is the first.
+fn menu_of(paths: &[&str], data: &[u8]) {
+    let texts: Vec<&[u8]> = data.splitn(paths.len(), |&byte| byte == 0).collect();
+    let (index, archiso) = image(paths);
+    let nodes: Vec<_> = paths.iter().map(|path| index.resolve(NodeId::ROOT, path.as_bytes())).collect();
     let read = |node: NodeId| {
-        let position = archiso.syslinux_menus.iter().position(|&menu| menu == node)?;
-        files.get(position).map(|text| text.to_vec())
+        let position = nodes.iter().position(|&menu| menu == Some(node))?;
+        texts.get(position).map(|text| text.to_vec())
     };
     let tree = Tree { index: &index, read: &read };
     let bootable =
         tree.bootable("i", Place::Default, &archiso, Some("UUID")).expect("it is an archiso image");
-    check(&index, &bootable);
+    let parameters = Word::new("quiet").into_iter().collect();
+    check(&index, &bootable, parameters);
 }
 
-fn check(index: &Index, bootable: &Bootable) {
+/// Whatever the configuration file holds, it is settings or one line that says what is wrong; and no setting leaves its
+/// line of the menu.
+pub fn config(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let config = match config::of_text(text) {
+        Ok(config) => config,
+        Err(wrong) => {
+            let line = wrong.to_string();
+            assert!(!line.is_empty() && !line.contains(char::is_control), "{line:?}");
+            return;
+        }
+    };
+    assert!(!config.images.is_empty());
+    assert!(config.root.is_none_or(|root| config.menu.roots.first() == Some(&root)));
+    let (index, archiso) = image(&MENUS);
+    let tree = Tree { index: &index, read: &|_| None };
+    let [first, ..] = &config.images[..] else { return };
+    let bootable =
+        tree.bootable(first.name.as_str(), Place::Named, &archiso, None).expect("its name is a word");
+    check(&index, &bootable, config.menu.parameters);
+}
+
+fn check(index: &Index, bootable: &Bootable, parameters: Vec<Word>) {
     let roots = vec![Root::Nbd, Root::Nfs, Root::Http];
-    let parameters = Word::new("quiet").into_iter().collect();
     let settings = Settings { roots, copytoram: CopyToRam::Auto, timeout: 10, cms: Cms::Verify, parameters };
     // The longest prefix there is.
     let server = Server { address: Ipv4Addr::BROADCAST, ports: Ports { tftp: 69, http: Some(u16::MAX) } };
@@ -73,6 +119,10 @@ fn check(index: &Index, bootable: &Bootable) {
         assert_eq!(entry.label, number.to_string());
         for name in entry.kernel.iter().chain(&entry.initrd) {
             let path = name.strip_prefix("http://255.255.255.255:65535/").expect("our prefix");
+            let path = match bootable.place {
+                Place::Default => path,
+                Place::Named => path.split_once('/').expect("the image's name").1,
+            };
             assert!(crate::export::path::resolve(index, path.as_bytes()).is_ok(), "{name}");
         }
         let initrd: usize = entry.initrd.iter().map(|name| name.len() + 1).sum();
@@ -82,23 +132,37 @@ fn check(index: &Index, bootable: &Bootable) {
     }
 }
 
-/// The menus of the image, by the names in archiso's; the first part of the input is the first.
-const MENUS: [&str; 4] = ["archiso_pxe.cfg", "archiso_head.cfg", "archiso_pxe-linux.cfg", "archiso_tail.cfg"];
+/// The menus of an image, by the names in archiso's.
+const MENUS: [&str; 4] = [
+    "syslinux/archiso_pxe.cfg",
+    "syslinux/archiso_head.cfg",
+    "syslinux/archiso_pxe-linux.cfg",
+    "syslinux/archiso_tail.cfg",
+];
 
-fn image() -> (Index, Archiso) {
+/// An archiso image with these files besides.
+fn image(paths: &[&str]) -> (Index, Archiso) {
     let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(attributes);
-    let mut add =
-        |parent, name: &str, kind| index.add(parent, name.as_bytes(), kind, attributes).expect("a good name");
-    let directory = || Kind::Directory { entries: Vec::new() };
-    let file = || Kind::File { extents: vec![Extent { offset: 0, len: 1 }] };
-    let arch = add(NodeId::ROOT, "arch", directory());
-    let kernel = add(arch, "vmlinuz-linux", file());
-    let initramfs = add(arch, "initramfs-linux.img", file());
-    let airootfs = add(arch, "airootfs.sfs", file());
-    let syslinux = add(NodeId::ROOT, "syslinux", directory());
-    let lpxelinux = add(syslinux, "lpxelinux.0", file());
-    add(syslinux, "menu.c32", file());
+    let mut add = |path: &str| {
+        let (directory, name) = path.rsplit_once('/').expect("in a directory");
+        let parent = directory.split('/').fold(NodeId::ROOT, |parent, name| {
+            index.child(parent, name.as_bytes()).unwrap_or_else(|| {
+                let kind = Kind::Directory { entries: Vec::new() };
+                index.add(parent, name.as_bytes(), kind, attributes).expect("a good name")
+            })
+        });
+        let kind = Kind::File { extents: vec![Extent { offset: 0, len: 1 }] };
+        index.add(parent, name.as_bytes(), kind, attributes).expect("a good name")
+    };
+    let [kernel, initramfs, airootfs, lpxelinux] =
+        ["arch/vmlinuz-linux", "arch/initramfs-linux.img", "arch/airootfs.sfs", "syslinux/lpxelinux.0"]
+            .map(&mut add);
+    add("syslinux/menu.c32");
+    let nodes: Vec<_> = paths.iter().map(|path| (*path, add(path))).collect();
+    let within = |directory: &str| {
+        nodes.iter().filter(|(path, _)| path.starts_with(directory)).map(|(_, node)| *node).collect()
+    };
     let archiso = Archiso {
         install_dir: "arch".into(),
         kernels: vec![Kernel {
@@ -117,10 +181,10 @@ fn image() -> (Index, Archiso) {
             cms_signature: Some(airootfs),
         }],
         uuid_file: None,
-        syslinux_dir: Some(syslinux),
+        syslinux_dir: index.child(NodeId::ROOT, b"syslinux"),
         lpxelinux: Some(lpxelinux),
-        syslinux_menus: MENUS.into_iter().map(|name| add(syslinux, name, file())).collect(),
-        loader_entries: Vec::new(),
+        syslinux_menus: within("syslinux/"),
+        loader_entries: within("loader/entries/"),
     };
     (index, archiso)
 }

@@ -17,14 +17,17 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target; `tests/corpus.rs` proves that each has its file and its seeds.
 pub const TARGETS: &[Target] = &[
+    ("config", boot::config),
     ("cpio", image::cpio),
     ("dhcp_message", dhcp::message),
     ("dhcp_session", dhcp::session),
     ("el_torito_partitions", image::el_torito_partitions),
     ("erofs", image::erofs),
+    ("grub_menu", boot::grub_menu),
     ("http_range", http::range),
     ("http_request", http::request),
     ("iso_image", image::iso_image),
+    ("loader_entry", boot::loader_entry),
     ("nbd_handshake", nbd::handshake),
     ("nbd_transmission", nbd::transmission),
     ("nfs_mount", nfs::mount),
