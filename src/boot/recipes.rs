@@ -312,3 +312,6 @@ pub(super) fn path_of(index: &Index, mut id: NodeId) -> Option<PlainPath> {
     names.reverse();
     PlainPath::new(&names.join("/"))
 }
+
+#[cfg(test)]
+mod tests;
