@@ -215,15 +215,18 @@ pub fn load(serve: &Serve, variable: &dyn Fn(&str) -> Option<OsString>) -> Resul
         None => (None, RawConfig::default()),
     };
     let raw = RawConfig::from(serve).or(from_file);
-    let config = Checker { file: file.as_ref(), raw: &raw }.config(&serve.iso, variable)?;
-    let RootDoors { nbd, nfs, http, .. } = config.root_doors;
-    if [nbd, nfs, http, config.tftp].into_iter().all(Door::is_off) && matches!(config.dhcp, Dhcp::Off) {
-        return Err(Wrong::new(
-            "nothing to serve: `nbd`, `nfs`, `http`, `tftp` and `dhcp` are all off: leave one of them on"
-                .into(),
-        ));
-    }
-    Ok(config)
+    Checker { file: file.as_ref(), raw: &raw }.checked(&serve.iso, variable)
+}
+
+/// What [`load`] makes of a configuration file with this text and no command line. It reads no file, so there is no EFI
+/// stub.
+///
+/// # Errors
+/// As those of [`load`].
+pub(crate) fn of_text(text: &str) -> Result<Config, Wrong> {
+    let (file, mut raw) = File::parse(Path::new("isowire.toml"), text.to_owned())?;
+    raw.stub = None;
+    Checker { file: Some(&file), raw: &raw }.checked(&[], &|_| None)
 }
 
 struct Checker<'a> {
@@ -232,6 +235,18 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
+    fn checked(&self, iso: &[PathBuf], variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, Wrong> {
+        let config = self.config(iso, variable)?;
+        let RootDoors { nbd, nfs, http, .. } = config.root_doors;
+        if [nbd, nfs, http, config.tftp].into_iter().all(Door::is_off) && matches!(config.dhcp, Dhcp::Off) {
+            return Err(Wrong::new(
+                "nothing to serve: `nbd`, `nfs`, `http`, `tftp` and `dhcp` are all off: leave one of them on"
+                    .into(),
+            ));
+        }
+        Ok(config)
+    }
+
     fn config(&self, iso: &[PathBuf], variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, Wrong> {
         let raw = self.raw;
         let doors = self.root_doors()?;

@@ -3,11 +3,15 @@
 //! Everything here is a pure decision. `dhcp` asks [`plan`] what to offer; `tftp` serves what was offered.
 
 pub mod bootable;
+pub mod entry;
 pub mod files;
+pub mod grub;
 pub mod leased;
+pub mod loader;
 mod mac;
 pub mod made;
 pub mod menu;
+mod recipes;
 pub mod rules;
 mod site;
 pub mod syslinux;

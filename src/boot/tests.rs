@@ -195,32 +195,39 @@ fn node(index: &Index, path: &str) -> Option<NodeId> {
 }
 
 fn archiso(index: &Index) -> Archiso {
-    let syslinux_dir = node(index, "boot/syslinux");
-    let is_menu = |&id: &NodeId| index.node(id).name.ends_with(b".cfg");
+    let is_install_dir = |&id: &NodeId| index.resolve(id, b"x86_64/airootfs.sfs").is_some();
+    let dir = index.children(NodeId::ROOT).iter().copied().find(is_install_dir).unwrap();
+    let install_dir = String::from_utf8(index.node(dir).name.to_vec()).unwrap();
+    let below = |path: &str| node(index, &format!("{install_dir}/{path}"));
+    let ending = |dir: Option<NodeId>, ending: &str| {
+        let entries = dir.map(|dir| index.children(dir)).unwrap_or_default().iter().copied();
+        entries.filter(|&id| index.node(id).name.ends_with(ending.as_bytes())).collect()
+    };
+    let kernel = |name: &str| Kernel {
+        arch: "x86_64".into(),
+        name: name.into(),
+        kernel: below(&format!("boot/x86_64/vmlinuz-{name}")).unwrap(),
+        initramfs: below(&format!("boot/x86_64/initramfs-{name}.img")),
+        microcode: below("boot/amd-ucode.img").into_iter().collect(),
+    };
+    let is_there = |name: &&str| below(&format!("boot/x86_64/vmlinuz-{name}")).is_some();
+    let syslinux_dir = node(index, "boot/syslinux").or_else(|| below("boot/syslinux"));
     Archiso {
-        install_dir: "arch".into(),
-        kernels: vec![Kernel {
-            arch: "x86_64".into(),
-            name: "linux".into(),
-            kernel: node(index, "arch/boot/x86_64/vmlinuz-linux").unwrap(),
-            initramfs: node(index, "arch/boot/x86_64/initramfs-linux.img"),
-            microcode: node(index, "arch/boot/amd-ucode.img").into_iter().collect(),
-        }],
+        kernels: ["linux", "linux-lts"].into_iter().filter(is_there).map(kernel).collect(),
         airootfs: vec![Airootfs {
             arch: "x86_64".into(),
-            node: node(index, "arch/x86_64/airootfs.sfs").unwrap(),
+            node: below("x86_64/airootfs.sfs").unwrap(),
             format: Format::Squashfs,
             size: 4,
             sha512: None,
-            cms_signature: node(index, "arch/x86_64/airootfs.sfs.cms.sig"),
+            cms_signature: below("x86_64/airootfs.sfs.cms.sig"),
         }],
         uuid_file: None,
         syslinux_dir,
-        lpxelinux: node(index, "boot/syslinux/lpxelinux.0"),
-        syslinux_menus: syslinux_dir
-            .map(|dir| index.children(dir).iter().copied().filter(is_menu).collect())
-            .unwrap_or_default(),
-        loader_entries: Vec::new(),
+        lpxelinux: syslinux_dir.and_then(|dir| index.child(dir, b"lpxelinux.0")),
+        syslinux_menus: ending(syslinux_dir, ".cfg"),
+        loader_entries: ending(node(index, "loader/entries"), ".conf"),
+        install_dir,
     }
 }
 
@@ -465,7 +472,7 @@ proptest::proptest! {
     /// What fuzzing asks of the menu, for text that looks like one.
     #[test]
     fn no_value_leaves_its_line(lines in proptest::collection::vec(directive(), 0..40)) {
-        crate::fuzzing::boot::syslinux_menu(lines.concat().as_bytes());
+        crate::fuzzing::menus::syslinux_menu(lines.concat().as_bytes());
     }
 }
 

@@ -62,6 +62,11 @@ impl PlainPath {
     pub fn directory(&self) -> &str {
         self.0.rfind('/').map_or("", |slash| self.0.split_at(slash + 1).0)
     }
+
+    /// Whether the file is in this directory of the root, or in one below it.
+    pub fn is_below(&self, directory: &str) -> bool {
+        self.0.split_once('/').is_some_and(|(first, _)| first == directory)
+    }
 }
 
 macro_rules! reads_as_text {
@@ -111,6 +116,11 @@ mod tests {
     fn paths_are_plain() {
         let path = PlainPath::new("arch/boot/x86_64/vmlinuz-linux").unwrap();
         assert_eq!(path.directory(), "arch/boot/x86_64/");
+        assert!(
+            path.is_below("arch")
+                && !path.is_below("arc")
+                && !PlainPath::new("arch").unwrap().is_below("arch")
+        );
         assert_eq!(PlainPath::new("vmlinuz").unwrap().directory(), "");
         for bad in
             ["", "/a", "a/", "a//b", "a/../b", "./a", "a b", "a,b", "a:b", "a#b", "a%b", "a;b", "initrd=a"]

@@ -216,6 +216,14 @@ impl File {
     pub fn read(path: &Path) -> Result<(Self, RawConfig), Wrong> {
         let text = fs::read_to_string(path)
             .map_err(|error| Wrong::new(format!("{}: cannot be read: {error}", path.display())))?;
+        Self::parse(path, text)
+    }
+
+    /// Reads the text of the configuration file at `path`.
+    ///
+    /// # Errors
+    /// As those of [`read`](Self::read).
+    pub fn parse(path: &Path, text: String) -> Result<(Self, RawConfig), Wrong> {
         let file = File { path: path.to_owned(), text };
         let raw = toml::from_str(&file.text).map_err(|error| file.malformed(&error))?;
         Ok((file, raw))

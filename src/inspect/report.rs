@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::boot::bootable::{bios_loader, initramfs, shortfall, survey};
-use crate::boot::menu::{Ports, Root};
-use crate::boot::text::Word;
+use crate::boot::bootable::{self, bios_loader, initramfs, shortfall, survey};
+use crate::boot::menu::{Ports, Recipe, Root};
+use crate::boot::text::{PlainPath, Word};
 use crate::boot::uefi::Programs;
 use crate::boot::uki::Stub;
 use crate::boot::{Architecture, Firmware, Machine, NoUefi, Site, plan};
@@ -29,6 +29,8 @@ pub struct Report {
     pub boot_records: Records,
     /// Null for any other image.
     pub archiso: Option<Arch>,
+    /// What they boot then; null for any other image.
+    pub entries: Option<Entries>,
     /// How machines can boot it over the network with this server.
     pub network_boot: Vec<Way>,
     /// How they can get their root file system then.
@@ -145,6 +147,29 @@ pub struct RootImage {
     pub cms_signature: Option<String>,
 }
 
+/// See [`bootable::Entries`].
+#[derive(Debug, Serialize)]
+pub struct Entries {
+    /// As the end of a sentence.
+    pub origin: String,
+    /// In the order of the menu.
+    pub entries: Vec<MenuEntry>,
+}
+
+/// A kernel and what belongs to it.
+#[derive(Debug, Serialize)]
+pub struct MenuEntry {
+    /// The author's; null where they gave none.
+    pub title: Option<String>,
+    pub architecture: String,
+    pub kernel: String,
+    pub initramfs: Vec<String>,
+    /// What the image's author wants the kernel to be told.
+    pub parameters: Vec<String>,
+    /// The only root protocol it is for; null for one that is for all.
+    pub root: Option<String>,
+}
+
 /// One kind of firmware.
 #[derive(Debug, Serialize)]
 pub struct Way {
@@ -187,6 +212,7 @@ impl Report {
             tree: Tree::of(image),
             boot_records: Records::of(&image.boot),
             archiso: image.archiso.as_ref().map(|archiso| Arch::of(archiso, &image.index)),
+            entries: bootable::entries(image).map(|entries| Entries::of(&entries)),
             network_boot: image.archiso.as_ref().map(|archiso| ways(image, archiso)).unwrap_or_default(),
             roots: roots(image),
             warnings: image.warnings.clone(),
@@ -287,6 +313,21 @@ impl Arch {
             syslinux_menus: paths(&archiso.syslinux_menus),
             loader_entries: paths(&archiso.loader_entries),
         }
+    }
+}
+
+impl Entries {
+    fn of(entries: &bootable::Entries) -> Self {
+        let path = |path: &PlainPath| format!("/{path}");
+        let entry = |recipe: &Recipe| MenuEntry {
+            title: recipe.title.as_ref().map(ToString::to_string),
+            architecture: recipe.architecture.to_string(),
+            kernel: path(&recipe.kernel),
+            initramfs: recipe.initrd.iter().map(path).collect(),
+            parameters: recipe.parameters.iter().map(ToString::to_string).collect(),
+            root: recipe.root.map(|root| root.to_string()),
+        };
+        Self { origin: entries.origin.to_string(), entries: entries.recipes.iter().map(entry).collect() }
     }
 }
 

@@ -39,7 +39,7 @@ pub struct Bootable {
 /// A kernel and what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
-    /// A title by the image's author, which tells the root protocol in their words.
+    /// A title by the image's author. It tells the root protocol in their words where `root` says so.
     pub title: Option<Line>,
     pub architecture: Word,
     pub kernel: PlainPath,
@@ -231,10 +231,14 @@ impl<'a> Scribe<'a, '_> {
 
     fn title(&self, recipe: &Recipe, root: Root, copy: CopyToRam) -> Line {
         let name = &self.shown.image.name;
-        let own = recipe.title.as_ref().filter(|_| recipe.root == Some(root));
+        let own = recipe.title.as_ref().and_then(|title| match recipe.root {
+            Some(own) => (own == root).then(|| title.to_string()),
+            // The author's words are of the kernel and its parameters, and nothing of the network.
+            None => Some(format!("{title} ({root})")),
+        });
         let mut title = match own {
             Some(own) if self.several => format!("{name}: {own}"),
-            Some(own) => own.to_string(),
+            Some(own) => own,
             None => format!("{name} ({}, {root})", recipe.architecture),
         };
         if copy != self.shown.settings.copytoram {

@@ -311,3 +311,19 @@ fn no_title_is_a_command() {
     let script = ipxe::write(&menu(&images, &settings(&[Root::Nbd]), &SERVER), None);
     assert_eq!(lines(&script, "item")[0], "1 A __ goto x __ _ _ _{b} _");
 }
+
+#[test]
+fn entries_for_any_root_are_told_apart_by_title_and_root() {
+    let recipes = vec![recipe(None, "Some Linux"), recipe(None, "Some Linux, LTS")];
+    let menu =
+        generate(&[Bootable { recipes, ..image("arch") }], &settings(&[Root::Http, Root::Nbd]), &SERVER);
+    let expected = [
+        "Some Linux (HTTP)",
+        "Some Linux, LTS (HTTP)",
+        "Some Linux (NBD)",
+        "Some Linux (NBD), not copied to RAM",
+        "Some Linux, LTS (NBD)",
+        "Some Linux, LTS (NBD), not copied to RAM",
+    ];
+    assert_eq!(lines(&menu, "MENU LABEL")[..6], expected);
+}
