@@ -7,6 +7,7 @@ pub mod files;
 pub mod leased;
 mod mac;
 pub mod menu;
+mod quirks;
 pub mod syslinux;
 pub mod text;
 pub mod uefi;
@@ -21,6 +22,7 @@ use uefi::ProgramName;
 pub use files::Files;
 pub use leased::Leased;
 pub use mac::{BadMac, Mac};
+pub use quirks::{Quirk, Quirks, UnknownQuirk};
 pub use uefi::NoUefi;
 
 /// A machine, as far as its boot depends on it.
@@ -158,6 +160,8 @@ pub struct BootPlan {
     pub boot_file: String,
     /// The program's configuration: option 209 (RFC 5071 §4).
     pub config_file: Option<String>,
+    /// In what way DHCP tells it, where the machine needs another one.
+    pub quirks: Quirks,
 }
 
 /// Why a machine gets no boot plan.
@@ -195,20 +199,20 @@ pub fn plan(machine: &Machine, server: Ipv4Addr, site: &Site) -> Result<BootPlan
 
 fn pxelinux(site: &Site) -> Result<BootPlan, Refusal> {
     let boot_file = site.bios_loader.clone().ok_or(Refusal::NoLoader)?;
-    Ok(BootPlan { boot_file, config_file: Some(MENU.to_owned()) })
+    Ok(BootPlan { boot_file, config_file: Some(MENU.to_owned()), quirks: Quirks::default() })
 }
 
 fn program(machine: &Machine, site: &Site) -> Result<BootPlan, Refusal> {
     let Uefi { root, .. } = site.uefi.clone()?;
     let name = ProgramName { machine: machine.mac, root };
-    Ok(BootPlan { boot_file: format!("/{name}"), config_file: None })
+    Ok(BootPlan { boot_file: format!("/{name}"), config_file: None, quirks: Quirks::default() })
 }
 
 fn program_by_http(machine: &Machine, server: Ipv4Addr, site: &Site) -> Result<BootPlan, Refusal> {
     let Uefi { root, ports } = site.uefi.clone()?;
     let prefix = Server { address: server, ports }.http_prefix().ok_or(Refusal::NoHttp)?;
     let name = ProgramName { machine: machine.mac, root };
-    Ok(BootPlan { boot_file: format!("{prefix}{name}"), config_file: None })
+    Ok(BootPlan { boot_file: format!("{prefix}{name}"), config_file: None, quirks: Quirks::default() })
 }
 
 #[cfg(test)]
