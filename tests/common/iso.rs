@@ -55,6 +55,30 @@ pub fn large() -> ArchIso {
     built("large", &["--airootfs-mib", "563"])
 }
 
+/// The same as another distribution lays it out: install directory `other`, a kernel in `/boot`, and for menus only an
+/// entry for systemd-boot. PXELINUX is there.
+pub fn other_distribution() -> ArchIso {
+    const ENTRY: &str = "title Other Linux\nlinux /boot/vmlinuz-other\ninitrd /boot/other.img\n\
+                         options archisobasedir=other archisolabel=OTHER console=ttyS0,115200 panic=1 told-by-entry\n";
+    let small = small();
+    let _turn = TURN.lock();
+    let path = directory().join("other-distribution.iso");
+    let entry = directory().join("other-distribution.conf");
+    let _ = fs::remove_file(&path);
+    fs::write(&entry, ENTRY).expect("cargo's directory for tests is writable");
+    let mut xorriso = super::needs::tool("xorriso");
+    xorriso
+        .args(["-no_rc", "-report_about", "SORRY", "-boot_image", "any", "discard", "-indev"])
+        .arg(&small.path);
+    xorriso.arg("-outdev").arg(&path).args(["-volid", "OTHER", "-joliet", "on", "-pathspecs", "off"]);
+    xorriso.args(["-mv", "/arch/boot/x86_64/vmlinuz-linux", "/boot/vmlinuz-other", "--"]);
+    xorriso.args(["-mv", "/arch/boot/x86_64/initramfs-linux.img", "/boot/other.img", "--"]);
+    xorriso.args(["-rm_r", "/arch/boot", "/loader/entries", "--", "-mv", "/arch", "/other", "--"]);
+    xorriso.args(["-find", "/boot/syslinux", "-name", "*.cfg", "-exec", "rm", "--", "-map"]).arg(&entry);
+    output_of(xorriso.args(["/loader/entries/other.conf", "-commit"]));
+    ArchIso { path, ..small }
+}
+
 /// One of the images of `tests/iso/odd`, by its name there.
 pub fn odd(name: &str) -> PathBuf {
     let _turn = TURN.lock();
