@@ -256,6 +256,18 @@ fn uefi_with_ipxe_in_the_cards_rom_to_an_nfs_root() {
     site.check_story(server, &[&OFFER_BESIDE_ANOTHER[1..], &SCRIPT, &KERNEL_BY_HTTP, &[NFS, NFS_WAITS]]);
 }
 
+#[test]
+fn uefi_pxe_with_a_strict_firmware() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, machine::UEFI_NEEDS, iso::NEEDS, ["apt-get"]);
+    let mut site = Site::new("uefi-strict", iso::small());
+    let server = site.serve(&["--dhcp-range", RANGE, "--copytoram", "no"]);
+    let report = site.boot_uefi(Uefi::StrictPxe);
+    site.check(&report, "root=nbd copytoram=n verified=cms");
+    let program: Chapter = &["over TFTP", "path=\"/isowire/52-54-00-12-34-56/nbd.efi\""];
+    site.check_story(server, &[&[program, NBD, NBD_TAKEN_AWAY]]);
+}
+
 /// All of the program is in memory twice while the firmware starts it.
 #[test]
 fn uefi_boots_a_program_of_300_mb_in_1_gib() {

@@ -180,8 +180,8 @@ fn newer_stubs_are_extended_by_the_same_rules() {
     needs!(iso::NEEDS, ["apt-get"]);
     let image = Image::open(&iso::small().path).unwrap();
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stubs");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stubs");
-    output_of(Command::new(script).arg(&dir));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/newer");
+    output_of(Command::new(script).arg("stubs").arg(&dir));
     let mut versions = Vec::new();
     for file in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
         let stub = fs::read(&file).unwrap();

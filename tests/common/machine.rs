@@ -4,11 +4,12 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::lan::Lan;
-use super::running::{Running, text_of};
+use super::running::{Running, output_of, text_of};
 
 pub const NEEDS: [&str; 1] = ["qemu-system-x86_64"];
 pub const UEFI_NEEDS: [&str; 2] = [OVMF, OVMF_VARIABLES];
@@ -43,6 +44,8 @@ pub enum Card {
 pub enum Uefi {
     Pxe,
     Http,
+    /// PXE, of a firmware that lets no memory be written and executed at the same time.
+    StrictPxe,
     /// iPXE in the ROM of the card, which the firmware runs in its place.
     IpxeRom,
 }
@@ -68,10 +71,23 @@ impl Machine {
     /// it has none for QEMU's e1000.
     pub fn power_on_uefi(lan: &mut Lan, uefi: Uefi, dir: &Path) -> Machine {
         let variables = dir.join("variables.fd");
-        std::fs::copy(OVMF_VARIABLES, &variables).expect("cargo's directory for tests is writable");
-        let flash = |file: &str, more| format!("if=pflash,format=raw,file={file}{more}");
-        let (code, variables) = (flash(OVMF, ",readonly=on"), flash(&variables.display().to_string(), ""));
+        let (code, template) = match uefi {
+            Uefi::StrictPxe => strict_firmware(),
+            _ => (OVMF.into(), OVMF_VARIABLES.into()),
+        };
+        fs::copy(template, &variables).expect("cargo's directory for tests is writable");
+        let flash = |file: &Path, more| format!("if=pflash,format=raw,file={}{more}", file.display());
+        let (code, variables) = (flash(&code, ",readonly=on"), flash(&variables, ""));
         let mut boot = vec!["-drive", &code, "-drive", &variables];
+        if let Uefi::StrictPxe = uefi {
+            // It keeps its variables where nobody but its management mode writes.
+            boot.extend([
+                "-machine",
+                "q35,smm=on",
+                "-global",
+                "driver=cfi.pflash01,property=secure,value=on",
+            ]);
+        }
         boot.extend(["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]);
         if let Uefi::Http = uefi {
             boot.extend(["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]);
@@ -143,6 +159,14 @@ impl Machine {
     fn console(&self) -> String {
         text_of(&self.serial)
     }
+}
+
+/// A newer OVMF and its variables, which are downloaded once.
+fn strict_firmware() -> (PathBuf, PathBuf) {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ovmf");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/newer");
+    output_of(Command::new(script).arg("ovmf").arg(&dir));
+    (dir.join("strictnx.fd"), dir.join("variables.fd"))
 }
 
 impl Drop for Machine {
