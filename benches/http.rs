@@ -46,9 +46,14 @@ fn resources() -> Arc<Resources> {
         cms: Cms::Verify,
         parameters: Vec::new(),
     };
-    let files =
-        Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: Some(80) }, Err(NoStub::NotArchiso))
-            .unwrap();
+    let files = Files::new(
+        Arc::new(catalog),
+        settings,
+        Ports { tftp: 69, http: Some(80) },
+        Err(NoStub::NotArchiso),
+        Arc::default(),
+    )
+    .unwrap();
     Arc::new(Resources::new(Arc::new(files)))
 }
 

@@ -77,6 +77,7 @@ impl Server {
             settings,
             Ports { tftp: 69, http: Some(80) },
             Err(NoStub::NotArchiso),
+            Arc::default(),
         )
         .unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -168,8 +168,14 @@ fn files(image: &Path) -> Files {
         cms: Cms::Verify,
         parameters: Vec::new(),
     };
-    Files::new(Arc::new(catalog), settings, MenuPorts { tftp: 69, http: Some(80) }, Err(NoStub::NotArchiso))
-        .unwrap()
+    Files::new(
+        Arc::new(catalog),
+        settings,
+        MenuPorts { tftp: 69, http: Some(80) },
+        Err(NoStub::NotArchiso),
+        Arc::default(),
+    )
+    .unwrap()
 }
 
 /// Xorshift: incompressible, and the same in every run.

@@ -124,7 +124,8 @@ pub struct NameTaken {
 }
 
 impl Files {
-    /// The files of these images and the menu for them. UEFI machines boot with this stub.
+    /// The files of these images and the menu for them. UEFI machines boot with this stub; `leased` is what machines
+    /// are leased, by our DHCP server.
     ///
     /// # Errors
     /// [`NameTaken`]: the operator has to choose another name.
@@ -133,12 +134,10 @@ impl Files {
         settings: Settings,
         ports: Ports,
         stub: Result<Stub, NoStub>,
+        leased: Arc<Leased>,
     ) -> Result<Self, NameTaken> {
         let default = catalog.default_image();
-        let taken = |name: &&str| path::resolve(&default.image.index, name.as_bytes()).is_ok();
-        if let Some(name) = catalog.images().skip(1).map(|served| served.name.as_str()).find(taken) {
-            return Err(NameTaken { name: name.to_owned(), default: default.name.clone() });
-        }
+        catalog.images().skip(1).try_for_each(|served| reachable(&served.name, default))?;
         let loader = bootable::bios_loader(&default.image);
         let bootables = catalog.images().enumerate().filter_map(|(position, served)| {
             let place = if position == 0 { Place::Default } else { Place::Named };
@@ -149,7 +148,6 @@ impl Files {
         let programs = Programs::new(&default.image, of_default, &settings.roots, stub);
         let directory = loader.as_ref().map_or("", PlainPath::directory);
         let fallback_menu = format!("{directory}pxelinux.cfg/default");
-        let leased = Arc::default();
         Ok(Self { bootables, loader, fallback_menu, programs, leased, settings, ports, catalog })
     }
 
@@ -290,6 +288,17 @@ impl Files {
         // As in `find`: whatever the tree has of that name is what is served.
         items.extend(beside.into_iter().filter(|item| path::resolve(&default.index, &item.name).is_err()));
         items
+    }
+}
+
+/// Whether an image called `name` can be reached beside the tree of the default image.
+///
+/// # Errors
+/// [`NameTaken`]
+pub fn reachable(name: &str, default: &Served) -> Result<(), NameTaken> {
+    match path::resolve(&default.image.index, name.as_bytes()) {
+        Ok(_) => Err(NameTaken { name: name.to_owned(), default: default.name.clone() }),
+        Err(_) => Ok(()),
     }
 }
 

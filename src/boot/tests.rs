@@ -238,7 +238,7 @@ fn served(name: &str) -> Served {
 
 fn files() -> Files {
     let catalog = Catalog::new(served("one"), vec![served("two")]);
-    Files::new(Arc::new(catalog), settings(), PORTS, Err(NoStub::NotArchiso)).unwrap()
+    Files::new(Arc::new(catalog), settings(), PORTS, Err(NoStub::NotArchiso), Arc::default()).unwrap()
 }
 
 /// The content of a file made by us.
@@ -324,7 +324,8 @@ fn each_edition_is_served_and_not_listed() {
 #[test]
 fn an_image_cannot_hide_behind_a_directory() {
     let catalog = Catalog::new(served("one"), vec![served("ARCH")]);
-    let files = |catalog| Files::new(Arc::new(catalog), settings(), PORTS, Err(NoStub::NotArchiso));
+    let files =
+        |catalog| Files::new(Arc::new(catalog), settings(), PORTS, Err(NoStub::NotArchiso), Arc::default());
     let error = files(catalog).unwrap_err();
     assert!(error.to_string().starts_with("the image `ARCH` would hide behind `/ARCH` of the image `one`"));
     let default = Catalog::new(served("arch"), Vec::new());

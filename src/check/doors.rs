@@ -42,7 +42,8 @@ impl Doors {
         let [portmap_udp, tftp] = [socket().await?, socket().await?];
         let ports = Ports { tftp: tftp.local_addr()?.port(), http: Some(http.local_addr()?.port()) };
         let stub = Stub::of_image(&catalog.default_image().image);
-        let files = Files::new(Arc::clone(&catalog), settings(), ports, stub).map_err(io::Error::other)?;
+        let files = Files::new(Arc::clone(&catalog), settings(), ports, stub, Arc::default())
+            .map_err(io::Error::other)?;
         let files = Arc::new(files);
         let doors = Self {
             nbd: nbd.local_addr()?,

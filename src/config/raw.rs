@@ -64,6 +64,8 @@ pub struct RawImage {
     pub path: Value,
     #[serde(default)]
     pub name: Option<Value>,
+    #[serde(default)]
+    pub default: Option<Value>,
 }
 
 /// Several values.

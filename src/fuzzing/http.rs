@@ -140,7 +140,8 @@ fn resources() -> Arc<Resources> {
         parameters: Vec::new(),
     };
     let ports = Ports { tftp: 69, http: Some(80) };
-    let files = Files::new(catalog, settings, ports, Err(NoStub::NotArchiso)).expect("names of their own");
+    let files = Files::new(catalog, settings, ports, Err(NoStub::NotArchiso), Arc::default())
+        .expect("names of their own");
     Arc::new(Resources::new(Arc::new(files)))
 }
 

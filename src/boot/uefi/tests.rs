@@ -28,7 +28,7 @@ fn files(roots: &[Root]) -> Files {
     let default = Served { name: "one".into(), image: archiso(&stub_file()) };
     let settings = Settings { roots: roots.to_vec(), ..settings() };
     let stub = Ok(Stub::parse(stub_file()).unwrap());
-    Files::new(Arc::new(Catalog::new(default, Vec::new())), settings, PORTS, stub).unwrap()
+    Files::new(Arc::new(Catalog::new(default, Vec::new())), settings, PORTS, stub, Arc::default()).unwrap()
 }
 
 const PORTS: Ports = Ports { tftp: 69, http: Some(8080) };

@@ -17,6 +17,7 @@ use crate::boot::{self, Leased};
 use crate::dhcp::lease::{Event, Leases, Pool, UnixTime};
 use crate::dhcp::session::{Authority, Network, Role, Session, mac};
 use crate::export::Allowed;
+use crate::live::Live;
 use crate::machines::Registry;
 
 /// A day: the initramfs takes its address once and never renews it, so a lease should outlast a boot and what is done
@@ -32,9 +33,9 @@ pub struct Config {
     pub advertise: Option<Ipv4Addr>,
     pub mode: Mode,
     /// What machines boot with.
-    pub boot: boot::Site,
+    pub boot: Live<boot::Site>,
     /// Where it is noted what machines are leased.
-    pub leased: Arc<boot::Leased>,
+    pub leased: Arc<Leased>,
     /// Told of each machine's way.
     pub machines: Arc<Registry>,
     /// Who is answered, of those that have an address.
@@ -113,7 +114,8 @@ impl Server {
         Ok(Self {
             dhcp: adopt(sockets.dhcp)?,
             boot_server: sockets.boot_server.map(adopt).transpose()?,
-            session: Session { role, boot, allowed },
+            session: Session { role, boot: boot::Site::clone(&boot.current()), allowed },
+            boot,
             machines,
             interfaces,
             interface,

@@ -48,9 +48,14 @@ fn resources() -> Arc<Resources> {
         parameters: Vec::new(),
     };
     let catalog = Catalog::new(image("one"), vec![image("two")]);
-    let files =
-        Files::new(Arc::new(catalog), settings, Ports { tftp: 69, http: Some(80) }, Err(NoStub::NotArchiso))
-            .unwrap();
+    let files = Files::new(
+        Arc::new(catalog),
+        settings,
+        Ports { tftp: 69, http: Some(80) },
+        Err(NoStub::NotArchiso),
+        Arc::default(),
+    )
+    .unwrap();
     Arc::new(Resources::new(Arc::new(files)))
 }
 
