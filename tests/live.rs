@@ -308,7 +308,7 @@ fn who_is_in_the_middle_of_an_image_that_is_replaced_goes_on_with_it() {
     let [one, two] = [1, 2].map(|seed| shelf.iso(seed));
     shelf.put(&one, "arch-1.iso");
     let image = fs::read(&one.path).unwrap();
-    let half = image.len() / 2 & !4095;
+    let half = (image.len() / 2) & !4095;
     let mut server = shelf.start();
     let edition = |iso: &Iso| format!("arch-1~{}", iso.identity);
     assert!(find(&mut server.nfs(), &format!("/{}", edition(&one))).is_some(), "before it is replaced, too");
