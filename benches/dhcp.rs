@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use isowire::boot;
 use isowire::boot::menu::{Ports, Root};
+use isowire::boot::text::Word;
 use isowire::dhcp::lease::{Leases, Pool, UnixTime};
 use isowire::dhcp::session::{Answer, Authority, Door, Network, Question, Role, Session};
 use isowire::dhcp::wire::{HardwareAddress, Message};
@@ -21,12 +22,9 @@ const DISCOVER: &[u8] = include_bytes!("../tests/data/dhcp/ipxe-bios-discover.bi
 const PLAIN: &[u8] = include_bytes!("../tests/data/dhcp/ipconfig-discover.bin");
 
 fn session(role: Role) -> Session {
-    let uefi = boot::Uefi { root: Root::Nbd, ports: Ports { tftp: 69, http: Some(80) } };
-    Session {
-        role,
-        boot: boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Ok(uefi)),
-        allowed: Allowed::default(),
-    }
+    let image = Word::new("arch").expect("one word");
+    let site = boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Ports { tftp: 69, http: Some(80) });
+    Session { role, boot: site.with_image(image, Ok(vec![Root::Nbd])), allowed: Allowed::default() }
 }
 
 fn authority() -> Authority {

@@ -11,9 +11,8 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use isowire::boot::Files;
-use isowire::boot::files::Ports;
+use isowire::boot::files::{Ports, Terms};
 use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
-use isowire::boot::uki::NoStub;
 use isowire::export::{Batch, Catalog, Served};
 use isowire::http::session::{Resources, Session};
 use isowire::http::wire::Request;
@@ -46,14 +45,8 @@ fn resources() -> Arc<Resources> {
         cms: Cms::Verify,
         parameters: Vec::new(),
     };
-    let files = Files::new(
-        Arc::new(catalog),
-        settings,
-        Ports { tftp: 69, http: Some(80) },
-        Err(NoStub::NotArchiso),
-        Arc::default(),
-    )
-    .unwrap();
+    let files =
+        Files::new(Arc::new(catalog), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
     Arc::new(Resources::new(Arc::new(files)))
 }
 

@@ -82,6 +82,10 @@ pub struct Serve {
     #[arg(long, value_name = "FIRST-LAST")]
     pub dhcp_range: Option<String>,
 
+    /// Tell machines that boot that there is no IPv6 router, so that iPXE does not wait for one
+    #[arg(long)]
+    pub router_advertisement: bool,
+
     /// What the root file system comes by, unless the menu is told otherwise [default: the first one served]
     #[arg(long, value_name = "nbd|nfs|http")]
     pub root: Option<String>,
@@ -93,6 +97,14 @@ pub struct Serve {
     /// Boot the first entry of the menu after this time; 0 waits for ever [default: 10]
     #[arg(long, value_name = "SECONDS")]
     pub menu_timeout: Option<String>,
+
+    /// What UEFI machines load: a program composed of kernel and initramfs, or iPXE and its menu [default: composed]
+    #[arg(long, value_name = "composed|ipxe")]
+    pub uefi: Option<String>,
+
+    /// The iPXE for UEFI machines, snponly.efi or ipxe.efi [default: the one on this host]
+    #[arg(long, value_name = "FILE")]
+    pub ipxe: Option<String>,
 
     /// Boot UEFI machines by this EFI stub of systemd [default: the one in the image]
     #[arg(long, value_name = "FILE")]

@@ -1,6 +1,8 @@
 //! The settings of `serve`: the command line over the configuration file over the defaults, checked once, with nothing
 //! left to interpret. A setting that cannot be is one line: what, where, why, and what to do.
 
+mod dhcp;
+mod machine;
 mod raw;
 mod value;
 
@@ -8,17 +10,19 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
-use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
+use bytes::Bytes;
+
+use crate::boot::menu::{Cms, CopyToRam, Preferences, Root, Settings};
 use crate::boot::text::Word;
 use crate::boot::uki::Stub;
+use crate::boot::{Rules, UefiBy};
 use crate::cli::Serve;
-use crate::dhcp::lease::Pool;
-use crate::dhcp::server::{AuthorityConfig, DEFAULT_LEASE_SECONDS};
+use crate::dhcp::server::AuthorityConfig;
 use crate::export::Allowed;
 use crate::export::allowed::Subnet;
 use crate::machines::local;
 use raw::{File, List, RawConfig, RawImage, Value};
-use value::{Mode, Refusal};
+use value::Refusal;
 
 /// The registered port of NBD, which archiso's hook always asks.
 pub const NBD_PORT: u16 = 10809;
@@ -61,15 +65,31 @@ pub struct Config {
     pub tftp: Door,
     pub tftp_ports: TftpPorts,
     pub dhcp: Dhcp,
+    /// Needs DHCP, which is then wanted by the operator too.
+    pub solicitations: Solicitations,
     /// The root protocol that the operator named. Without one it is the first of the menu that can be served.
     pub root: Option<Root>,
     /// Its roots are those that may be served, in the order of the menu.
     pub menu: Settings,
-    /// What UEFI machines boot with, instead of the default image's own.
+    /// What is otherwise for some machines.
+    pub rules: Rules,
+    pub uefi: UefiBy,
+    /// iPXE for UEFI, where it is wanted.
+    pub ipxe: Option<Bytes>,
+    /// What UEFI machines boot with, instead of the stub in each image.
     pub stub: Option<Stub>,
     /// Where the status is told.
     pub status: Status,
     pub log_format: LogFormat,
+}
+
+impl Config {
+    /// The roots that the operator named, for all machines or for some.
+    pub fn named_roots(&self) -> impl Iterator<Item = Root> {
+        let images = self.images.iter().map(|image| &image.preferences);
+        let preferences = images.chain(self.rules.iter().map(|rule| &rule.preferences));
+        self.root.into_iter().chain(preferences.filter_map(|preferences| preferences.root))
+    }
 }
 
 /// An ISO, or a folder of ISOs, as the operator named it. Which of them it is may change while we run.
@@ -78,6 +98,8 @@ pub struct Place {
     pub path: PathBuf,
     /// What an ISO is called, where that is not made of its file's name.
     pub name: Option<Word>,
+    /// What is otherwise for its images.
+    pub preferences: Preferences,
 }
 
 /// A service on one port.
@@ -155,6 +177,14 @@ pub enum Dhcp {
     Server(AuthorityConfig),
 }
 
+/// What to do when a machine that boots asks for IPv6 routers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Solicitations {
+    Ignored,
+    /// It is told that there is none.
+    Answered,
+}
+
 /// Where it is told what the machines are doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
@@ -186,15 +216,18 @@ pub fn load(serve: &Serve, variable: &dyn Fn(&str) -> Option<OsString>) -> Resul
         None => (None, RawConfig::default()),
     };
     let raw = RawConfig::from(serve).or(from_file);
-    let config = Checker { file: file.as_ref(), raw: &raw }.config(&serve.iso, variable)?;
-    let RootDoors { nbd, nfs, http, .. } = config.root_doors;
-    if [nbd, nfs, http, config.tftp].into_iter().all(Door::is_off) && matches!(config.dhcp, Dhcp::Off) {
-        return Err(Wrong::new(
-            "nothing to serve: `nbd`, `nfs`, `http`, `tftp` and `dhcp` are all off: leave one of them on"
-                .into(),
-        ));
-    }
-    Ok(config)
+    Checker { file: file.as_ref(), raw: &raw }.checked(&serve.iso, variable)
+}
+
+/// What [`load`] makes of a configuration file with this text and no command line. It reads no file, so there is no EFI
+/// stub.
+///
+/// # Errors
+/// As those of [`load`].
+pub(crate) fn of_text(text: &str) -> Result<Config, Wrong> {
+    let (file, mut raw) = File::parse(Path::new("isowire.toml"), text.to_owned())?;
+    raw.stub = None;
+    Checker { file: Some(&file), raw: &raw }.checked(&[], &|_| None)
 }
 
 struct Checker<'a> {
@@ -203,22 +236,43 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
+    fn checked(&self, iso: &[PathBuf], variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, Wrong> {
+        let config = self.config(iso, variable)?;
+        let RootDoors { nbd, nfs, http, .. } = config.root_doors;
+        if [nbd, nfs, http, config.tftp].into_iter().all(Door::is_off) && matches!(config.dhcp, Dhcp::Off) {
+            return Err(Wrong::new(
+                "nothing to serve: `nbd`, `nfs`, `http`, `tftp` and `dhcp` are all off: leave one of them on"
+                    .into(),
+            ));
+        }
+        Ok(config)
+    }
+
     fn config(&self, iso: &[PathBuf], variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, Wrong> {
         let raw = self.raw;
         let doors = self.root_doors()?;
+        let menu = self.menu(&doors)?;
+        let images = self.images(iso, &doors, length(&menu.parameters))?;
+        let longest = images.iter().map(|image| length(&image.preferences.parameters)).max().unwrap_or(0);
+        let dhcp = self.dhcp(variable)?;
+        let uefi = self.uefi()?;
         Ok(Config {
-            images: self.images(iso)?,
+            rules: self.rules(&doors, &dhcp, length(&menu.parameters) + longest)?,
+            ipxe: self.ipxe(uefi)?,
+            uefi,
+            images,
             interface: self.read("interface", &raw.interface, value::interface)?,
             bind: self.read("bind", &raw.bind, value::address)?.unwrap_or(Ipv4Addr::UNSPECIFIED),
             allowed: self.allowed()?,
             advertise: self.read("advertise", &raw.advertise, value::host_address)?,
             root: self.root(&doors)?,
-            menu: self.menu(&doors)?,
+            menu,
             stub: self.stub()?,
             root_doors: doors,
             tftp: self.door("tftp", &raw.tftp, TFTP_PORT)?,
             tftp_ports: self.tftp_ports()?,
-            dhcp: self.dhcp(variable)?,
+            dhcp,
+            solicitations: self.solicitations()?,
             status: self.status(variable)?,
             log_format: self
                 .read("log-format", &raw.log_format, value::log_format)?
@@ -248,7 +302,11 @@ impl Checker<'_> {
     }
 
     fn wrong(&self, key: &str, value: &Value, why: &str) -> Wrong {
-        Wrong::new(format!("{}: `{}` {why}", raw::place(key, value, self.file), value.text.escape_debug()))
+        Wrong::new(format!("{}: `{}` {why}", self.place(key, value), value.text.escape_debug()))
+    }
+
+    fn place(&self, key: &str, value: &Value) -> String {
+        raw::place(key, value, self.file)
     }
 
     fn allowed(&self) -> Result<Allowed, Wrong> {
@@ -314,7 +372,7 @@ impl Checker<'_> {
             copytoram: self.read("copytoram", &raw.copytoram, value::copytoram)?.unwrap_or(CopyToRam::Auto),
             timeout: self.read("menu-timeout", &raw.menu_timeout, value::menu_timeout)?.unwrap_or(10),
             cms: if verify { Cms::Verify } else { Cms::Skip },
-            parameters: self.parameters()?,
+            parameters: self.parameters(&raw.kernel_parameters, 0)?,
         })
     }
 
@@ -325,10 +383,36 @@ impl Checker<'_> {
         })
     }
 
-    fn parameters(&self) -> Result<Vec<Word>, Wrong> {
-        let list = &self.raw.kernel_parameters;
+    /// What UEFI gets: whoever names an iPXE wants it.
+    fn uefi(&self) -> Result<UefiBy, Wrong> {
+        let raw = self.raw;
+        match (self.read("uefi", &raw.uefi, value::uefi)?, &raw.ipxe) {
+            (Some(UefiBy::Composed), Some(value)) => {
+                Err(self.wrong("ipxe", value, "is for `uefi = ipxe`: leave out one of the two"))
+            }
+            (Some(by), _) => Ok(by),
+            (None, Some(_)) => Ok(UefiBy::Ipxe),
+            (None, None) => Ok(UefiBy::Composed),
+        }
+    }
+
+    fn ipxe(&self, uefi: UefiBy) -> Result<Option<Bytes>, Wrong> {
+        match (uefi, &self.raw.ipxe, &self.raw.uefi) {
+            (UefiBy::Composed, ..) => Ok(None),
+            (UefiBy::Ipxe, Some(value), _) => self.read("ipxe", &self.raw.ipxe, |text| {
+                value::ipxe(&if value.is_of_file() { self.resolve(text) } else { text.into() })
+            }),
+            (UefiBy::Ipxe, None, Some(value)) => {
+                value::ipxe_of_host().map(Some).map_err(|why| self.wrong("uefi", value, &why))
+            }
+            (UefiBy::Ipxe, None, None) => Ok(None),
+        }
+    }
+
+    /// Kernel parameters, behind others that take so many bytes.
+    fn parameters(&self, list: &Option<List>, before: usize) -> Result<Vec<Word>, Wrong> {
         let words = self.read_all("kernel-parameters", list, value::parameter)?;
-        let bytes: usize = words.iter().map(|word| word.as_str().len() + 1).sum();
+        let bytes = before + length(&words);
         match list.iter().flat_map(|list| list.0.last()).next() {
             Some(last) if bytes > PARAMETERS_MAX => {
                 let why = format!("makes them {bytes} bytes long: {PARAMETERS_MAX} fit, leave some out");
@@ -338,98 +422,23 @@ impl Checker<'_> {
         }
     }
 
-    fn dhcp(&self, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Dhcp, Wrong> {
-        let raw = self.raw;
-        let mode = self.read("dhcp", &raw.dhcp, value::dhcp_mode)?;
-        let range = self.read("dhcp-range", &raw.dhcp_range, value::range)?;
-        match (mode, range, &raw.dhcp, &raw.dhcp_range) {
-            (None | Some(Mode::Server), Some(range), _, Some(value)) => {
-                self.authority(range, value, variable).map(Dhcp::Server)
-            }
-            (Some(Mode::Server), None, Some(value), _) => {
-                Err(self.wrong("dhcp", value, "has no addresses to lease: add `dhcp-range`, FIRST-LAST"))
-            }
-            (_, Some(_), _, Some(value)) => {
-                Err(self.wrong("dhcp-range", value, "is for `dhcp = server`: leave out one of the two"))
-            }
-            (mode, ..) => {
-                self.nothing_for_a_server()?;
-                Ok(match mode {
-                    Some(Mode::Off) => Dhcp::Off,
-                    Some(_) => Dhcp::Proxy(Asked::ByOperator),
-                    None => Dhcp::Proxy(Asked::ByDefault),
-                })
-            }
-        }
-    }
-
-    /// Settings of a DHCP server do nothing where we are none.
-    fn nothing_for_a_server(&self) -> Result<(), Wrong> {
-        let raw = self.raw;
-        let dns = raw.dns.iter().flat_map(|list| list.0.first()).next();
-        let settings = [
-            ("netmask", raw.netmask.as_ref()),
-            ("router", raw.router.as_ref()),
-            ("dns", dns),
-            ("lease-time", raw.lease_time.as_ref()),
-            ("lease-file", raw.lease_file.as_ref()),
-        ];
-        match settings.into_iter().find_map(|(key, value)| Some((key, value?))) {
-            Some((key, value)) => {
-                Err(self.wrong(key, value, "needs a DHCP server: add `dhcp-range`, or leave it out"))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn authority(
-        &self,
-        pool: Pool,
-        range: &Value,
-        variable: &dyn Fn(&str) -> Option<OsString>,
-    ) -> Result<AuthorityConfig, Wrong> {
-        let raw = self.raw;
-        let netmask = self.read("netmask", &raw.netmask, value::netmask)?;
-        let router = self.read("router", &raw.router, value::host_address)?;
-        if let Some(mask) = netmask {
-            let outside = |&address: &Ipv4Addr| (address & mask) != (pool.first() & mask);
-            if let Some(outside) = [Some(pool.last()), router].into_iter().flatten().find(outside) {
-                let why =
-                    format!("is not in one network with {outside} by the netmask {mask}: change one of them");
-                return Err(self.wrong("dhcp-range", range, &why));
-            }
-        }
-        if let Some(refused) = self.allowed()?.first_refused(pool.first(), pool.last()) {
-            let why = format!("has {refused}, which is not in `allow`: change one of them");
-            return Err(self.wrong("dhcp-range", range, &why));
-        }
-        let lease_seconds = self.read("lease-time", &raw.lease_time, value::lease_time)?;
-        Ok(AuthorityConfig {
-            pool,
-            netmask,
-            router,
-            dns: self.read_all("dns", &raw.dns, value::host_address)?,
-            lease_seconds: lease_seconds.unwrap_or(DEFAULT_LEASE_SECONDS),
-            lease_file: Some(self.lease_file(variable)?),
-        })
-    }
-
-    fn lease_file(&self, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, Wrong> {
-        let path = self.read("lease-file", &self.raw.lease_file, |text| Ok(self.resolve(text)))?;
-        Ok(path.unwrap_or_else(|| state_directory(variable).join("leases")))
-    }
-
     fn resolve(&self, path: &str) -> PathBuf {
         self.file.map_or_else(|| PathBuf::from(path), |file| file.resolve(path))
     }
 
     /// The images of the command line, else those of the file.
-    fn images(&self, iso: &[PathBuf]) -> Result<Vec<Place>, Wrong> {
+    fn images(&self, iso: &[PathBuf], doors: &RootDoors, parameters: usize) -> Result<Vec<Place>, Wrong> {
         if !iso.is_empty() {
-            return Ok(iso.iter().map(|path| Place { path: path.clone(), name: None }).collect());
+            let place = |path: &PathBuf| Place {
+                path: path.clone(),
+                name: None,
+                preferences: Preferences::default(),
+            };
+            return Ok(iso.iter().map(place).collect());
         }
         let images = &self.raw.image;
-        let mut places = images.iter().map(|image| self.place(image)).collect::<Result<Vec<_>, _>>()?;
+        let image = |image| self.image(image, doors, parameters);
+        let mut places = images.iter().map(image).collect::<Result<Vec<_>, _>>()?;
         if places.is_empty() {
             return Err(Wrong::new(
                 "no image to serve: name an ISO, as in `isowire serve archlinux.iso`".into(),
@@ -441,9 +450,10 @@ impl Checker<'_> {
         Ok(places)
     }
 
-    fn place(&self, image: &RawImage) -> Result<Place, Wrong> {
-        let name = self.read("name", &image.name, value::image_name)?;
-        Ok(Place { path: self.resolve(&image.path.text), name })
+    fn image(&self, raw: &RawImage, doors: &RootDoors, parameters: usize) -> Result<Place, Wrong> {
+        let (path, name) = (self.resolve(&raw.path.text), self.read("name", &raw.name, value::image_name)?);
+        let choices = (&raw.root, &raw.copytoram, &raw.kernel_parameters);
+        Ok(Place { path, name, preferences: self.preferences(choices, doors, parameters)? })
     }
 
     /// Position of the one that says so of itself.
@@ -460,6 +470,31 @@ impl Checker<'_> {
         }
         Ok(default)
     }
+
+    /// What is otherwise for an image or some machines. Its kernel parameters stand behind others of so many bytes.
+    fn preferences(
+        &self,
+        (root, copytoram, parameters): (&Option<Value>, &Option<Value>, &Option<List>),
+        doors: &RootDoors,
+        before: usize,
+    ) -> Result<Preferences, Wrong> {
+        let preferences = Preferences {
+            root: self.read("root", root, |text| value::root(text, doors))?,
+            copytoram: self.read("copytoram", copytoram, value::copytoram)?,
+            parameters: self.parameters(parameters, before)?,
+        };
+        match (copytoram, &preferences) {
+            (Some(value), Preferences { root: Some(Root::Http), copytoram: Some(CopyToRam::No), .. }) => {
+                Err(self.wrong("copytoram", value, "cannot be with `root = http`, which always copies"))
+            }
+            _ => Ok(preferences),
+        }
+    }
+}
+
+/// Bytes that parameters take in a command line.
+fn length(parameters: &[Word]) -> usize {
+    parameters.iter().map(|word| word.as_str().len() + 1).sum()
 }
 
 /// The name of an image that was given none: its file's stem, in plain characters.

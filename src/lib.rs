@@ -29,6 +29,7 @@ pub mod inspect;
 pub mod live;
 pub mod machines;
 pub mod nbd;
+pub mod ndp;
 pub mod nfs;
 pub mod server;
 pub mod status;

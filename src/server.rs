@@ -27,12 +27,13 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use self::doors::Doors;
-use self::library::{Library, Making};
+use self::library::Library;
 use self::problem::Problem;
 use self::report::{ForeignDhcp, Report};
 use self::sockets::{Inherited, Unfit};
-use crate::boot::files::{Files, NameTaken, Ports};
+use crate::boot::files::{Files, NameTaken, Ports, Terms};
 use crate::boot::menu::Root;
+use crate::boot::text::Word;
 use crate::config::Config;
 use crate::dhcp::server::StartError;
 use crate::machines::Registry;
@@ -48,10 +49,17 @@ pub enum Fatal {
     Images(#[from] Problem),
     #[error(transparent)]
     Name(#[from] NameTaken),
+    #[error(
+        "a [[machine]] of the configuration file is to boot the image `{0}`, and no image of that name boots: change `image` \
+         there, or give an [[image]] this `name`"
+    )]
+    UnknownImage(Word),
     #[error(transparent)]
     Inherited(#[from] Unfit),
     #[error("{service}: {address} cannot be used: {error}: {fix}")]
     Bind { service: &'static str, address: SocketAddrV4, error: io::Error, fix: String },
+    #[error("router-advertisement: cannot be had: {error}: {fix}, or leave the setting out")]
+    Advertisement { error: io::Error, fix: String },
     #[error("dhcp: {0}")]
     Dhcp(#[from] StartError),
     #[error("portmap: {0}")]
@@ -73,7 +81,7 @@ pub fn run(config: &Config) -> Result<(), Fatal> {
     let doors = Doors::open(config, inherited, &names)?;
     let machines = Arc::new(Registry::new(Instant::now()));
     let (places, roots) = (config.images.clone(), doors.roots());
-    let library = Library::new(places, opened, making(config, &doors), roots, Arc::clone(&machines))?;
+    let library = Library::new(places, opened, terms(config, &doors), roots, Arc::clone(&machines))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(serve(config, doors, library, machines));
     // Sessions that live for days, like those of NBD, end here.
@@ -89,12 +97,18 @@ fn raise_file_limit() {
     }
 }
 
-/// What machines load is made with this; the menu offers the roots that are served.
-fn making(config: &Config, doors: &Doors) -> Making {
-    let mut settings = config.menu.clone();
-    settings.roots.retain(|&root| doors.serves(root));
+/// What the operator chose about boots; the menu offers the roots that are served.
+fn terms(config: &Config, doors: &Doors) -> Terms {
+    let mut menu = config.menu.clone();
+    menu.roots.retain(|&root| doors.serves(root));
     let ports = Ports { tftp: doors.tftp_port(), http: doors.http_port() };
-    Making { settings, ports, stub: config.stub.clone(), leased: Arc::default() }
+    Terms {
+        stub: config.stub.clone(),
+        uefi_by: config.uefi,
+        ipxe: config.ipxe.clone(),
+        rules: Arc::new(config.rules.clone()),
+        ..Terms::new(menu, ports)
+    }
 }
 
 async fn serve(

@@ -179,6 +179,26 @@ impl Control {
     }
 }
 
+/// `ICMPV6_FILTER` of `linux/icmpv6.h`, an option of the level `IPPROTO_ICMPV6` (RFC 3542 §3.2).
+const ICMPV6_FILTER: libc::c_int = 1;
+
+/// Has a raw ICMPv6 socket take messages of this type alone.
+///
+/// # Errors
+/// What the kernel says: for other sockets that it knows no such option.
+pub fn take_icmpv6_only(socket: BorrowedFd<'_>, kind: u8) -> io::Result<()> {
+    // `struct icmp6_filter`: a set bit blocks a type.
+    let mut filter = [u32::MAX; 8];
+    if let Some(word) = filter.get_mut(usize::from(kind / 32)) {
+        *word &= !(1 << (kind % 32));
+    }
+    let (level, len) = (libc::IPPROTO_ICMPV6, size_of_val(&filter) as libc::socklen_t);
+    // SAFETY: the kernel reads `len` bytes of `filter`, which lives until the call returns.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, ICMPV6_FILTER, filter.as_ptr().cast(), len) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Number of the system call (include/uapi/asm-generic/unistd.h; the same on every architecture).
 const SYS_CACHESTAT: libc::c_long = 451;
 

@@ -17,6 +17,7 @@ use common::needs::needs;
 use common::running::{Running, output_of, text_of};
 use isowire::boot;
 use isowire::boot::menu::{Ports, Root};
+use isowire::boot::text::Word;
 use isowire::dhcp::server::{AuthorityConfig, Config, Mode, Server, Sharing, Sockets, StartError, bind};
 use isowire::dhcp::wire::{Message, MessageType};
 use isowire::export::Allowed;
@@ -71,8 +72,9 @@ fn serve(mode: Mode, ready: &mpsc::Sender<Result<(), StartError>>, stopped: ones
             bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port), Some(BRIDGE), sharing).unwrap()
         };
         let sockets = Sockets { dhcp: port(67), boot_server: Some(port(4011)) };
-        let uefi = boot::Uefi { root: Root::Nbd, ports: Ports { tftp: 69, http: Some(80) } };
-        let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Ok(uefi));
+        let ports = Ports { tftp: 69, http: Some(80) };
+        let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"), ports)
+            .with_image(Word::new("arch").unwrap(), Ok(vec![Root::Nbd]));
         let interface = Some(BRIDGE.to_owned());
         let mode = mode.clone();
         let machines = Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));

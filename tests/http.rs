@@ -16,9 +16,8 @@ use std::time::Duration;
 use common::needs::{needs, tool};
 use common::running::{Running, output_of};
 use isowire::boot::Files;
-use isowire::boot::files::Ports;
+use isowire::boot::files::{Ports, Terms};
 use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
-use isowire::boot::uki::NoStub;
 use isowire::export::{Catalog, Served};
 use isowire::image::index::{Attributes, Index, Kind, NodeId};
 use isowire::image::{Extent, Image, Source};
@@ -72,14 +71,8 @@ impl Server {
             parameters: Vec::new(),
         };
         let machines = Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
-        let files = Files::new(
-            Arc::new(catalog),
-            settings,
-            Ports { tftp: 69, http: Some(80) },
-            Err(NoStub::NotArchiso),
-            Arc::default(),
-        )
-        .unwrap();
+        let files =
+            Files::new(Arc::new(catalog), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();

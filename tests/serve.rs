@@ -421,6 +421,40 @@ fn without_a_privilege_it_serves_what_it_can_and_says_the_rest() {
     }
 }
 
+/// The one service that takes more than a port below 1024.
+#[test]
+fn router_advertisements_need_a_privilege_of_their_own() {
+    needs!(lan::NEEDS, ["xorriso"]);
+    let stage = Stage::new();
+    let lan = Lan::new(Ipv4Addr::new(192, 168, 77, 1));
+    let program = open_to_all(&stage);
+    let mut command = lan.command_as_nobody(&program);
+    command.arg("serve").arg(stage.path("arch.iso")).arg("--router-advertisement");
+    let mut server = Running::start(&mut command, &stage.log());
+    assert_eq!(server.wait(SOON).unwrap().code(), Some(1), "{}", server.log());
+    assert_eq!(
+        server.log(),
+        format!(
+            "isowire: router-advertisement: cannot be had: Operation not permitted (os error 1): run `sudo setcap \
+             cap_net_raw,cap_net_bind_service+ep {}`, or leave the setting out\n",
+            program.display()
+        )
+    );
+
+    output_of(lan.command("sysctl").args(["-qw", "net.ipv6.conf.br0.disable_ipv6=1"]));
+    for (interface, why) in [
+        ("br0", "IPv6 is turned off on br0: turn IPv6 on"),
+        ("br9", "No such device (os error 19): choose one of `ip link` for `interface`"),
+    ] {
+        let mut command = lan.command(PROGRAM);
+        command.arg("serve").arg(stage.path("arch.iso")).args(["--router-advertisement", "-i", interface]);
+        let mut server = Running::start(&mut command, &stage.log());
+        assert_eq!(server.wait(SOON).unwrap().code(), Some(1), "{}", server.log());
+        let line = format!("isowire: router-advertisement: cannot be had: {why}, or leave the setting out\n");
+        assert_eq!(server.log(), line);
+    }
+}
+
 #[test]
 fn with_the_privilege_everything_is_up() {
     needs!(lan::NEEDS, ["xorriso"]);

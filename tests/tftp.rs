@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 
 use common::needs::{needs, tool};
 use common::running::output_of;
-use isowire::boot::files::{Files, Ports as MenuPorts};
+use isowire::boot::files::{Files, Ports as MenuPorts, Terms};
 use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
-use isowire::boot::uki::NoStub;
 use isowire::export::{Allowed, Catalog, Served};
 use isowire::image::index::{Attributes, Index, Kind, NodeId};
 use isowire::image::{Extent, Image, Source};
@@ -168,14 +167,7 @@ fn files(image: &Path) -> Files {
         cms: Cms::Verify,
         parameters: Vec::new(),
     };
-    Files::new(
-        Arc::new(catalog),
-        settings,
-        MenuPorts { tftp: 69, http: Some(80) },
-        Err(NoStub::NotArchiso),
-        Arc::default(),
-    )
-    .unwrap()
+    Files::new(Arc::new(catalog), Terms::new(settings, MenuPorts { tftp: 69, http: Some(80) })).unwrap()
 }
 
 /// Xorshift: incompressible, and the same in every run.

@@ -73,33 +73,39 @@ const RULES: &[Rule] = &[
             "crate::http",
             "crate::tftp",
             "crate::dhcp",
+            "crate::ndp",
             "crate::server",
         ],
         why: "doors tell of machines, and not the other way round",
     },
     Rule {
         room: &["nbd/"],
-        forbidden: &["crate::nfs", "crate::http", "crate::tftp", "crate::dhcp", "crate::boot"],
+        forbidden: &["crate::nfs", "crate::http", "crate::tftp", "crate::dhcp", "crate::ndp", "crate::boot"],
         why: DOORS,
     },
     Rule {
         room: &["nfs/"],
-        forbidden: &["crate::nbd", "crate::http", "crate::tftp", "crate::dhcp", "crate::boot"],
+        forbidden: &["crate::nbd", "crate::http", "crate::tftp", "crate::dhcp", "crate::ndp", "crate::boot"],
         why: DOORS,
     },
     Rule {
         room: &["http/"],
-        forbidden: &["crate::nbd", "crate::nfs", "crate::tftp", "crate::dhcp"],
+        forbidden: &["crate::nbd", "crate::nfs", "crate::tftp", "crate::dhcp", "crate::ndp"],
         why: DOORS,
     },
     Rule {
         room: &["tftp/"],
-        forbidden: &["crate::nbd", "crate::nfs", "crate::http", "crate::dhcp"],
+        forbidden: &["crate::nbd", "crate::nfs", "crate::http", "crate::dhcp", "crate::ndp"],
+        why: DOORS,
+    },
+    Rule {
+        room: &["ndp/"],
+        forbidden: &["crate::nbd", "crate::nfs", "crate::http", "crate::tftp", "crate::dhcp", "crate::boot"],
         why: DOORS,
     },
     Rule {
         room: &["dhcp/"],
-        forbidden: &["crate::nbd", "crate::nfs", "crate::http", "crate::tftp"],
+        forbidden: &["crate::nbd", "crate::nfs", "crate::http", "crate::tftp", "crate::ndp"],
         why: DOORS,
     },
 ];
@@ -109,6 +115,7 @@ const PROTOCOLS: &[&str] = &[
     "crate::http",
     "crate::tftp",
     "crate::dhcp",
+    "crate::ndp",
     "crate::boot",
     "crate::server",
 ];

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| isowire::fuzzing::boot::syslinux_menu(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| isowire::fuzzing::menus::syslinux_menu(data));

@@ -1,19 +1,23 @@
 //! The files that machines load: those we make, and below them the trees of the images.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::leased::Leased;
+use super::made::{DIRECTORY, Made, What, Whom};
 pub use super::menu::Ports;
-use super::menu::{self, Bootable, Place, Server, Settings};
-use super::text::PlainPath;
-use super::uefi::{NoUefi, ProgramName, Programs};
-use super::uki::{NoStub, Stub};
-use super::{MENU_PATH, Site, Uefi, bootable};
+use super::menu::{Bootable, Look, Menu, Preferences, Root, Server, Settings, Shown, ipxe, pxelinux};
+use super::rules::{Rule, Rules};
+use super::text::{PlainPath, Word};
+use super::uefi::{NoUefi, Programs};
+use super::uki::Stub;
+use super::{Mac, Site, UefiBy, bootable};
 use crate::export::path::{self, PathError};
 use crate::export::{Catalog, Export, Served};
 use crate::image::{Identity, Image, Kind, NodeId};
@@ -21,20 +25,68 @@ use crate::image::{Identity, Image, Kind, NodeId};
 /// Ending of the name that a whole image has beside its tree.
 const ISO: &[u8] = b".iso";
 
+/// What the operator chose about boots, whatever images there are.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    pub settings: Settings,
+    pub ports: Ports,
+    /// What UEFI machines boot with instead of the stub in each image.
+    pub stub: Option<Stub>,
+    pub uefi_by: UefiBy,
+    /// iPXE for UEFI, where there is one.
+    pub ipxe: Option<Bytes>,
+    pub rules: Arc<Rules>,
+    /// What is otherwise for images of these names.
+    pub preferences: HashMap<String, Preferences>,
+    /// What machines are leased, for our DHCP server to note.
+    pub leased: Arc<Leased>,
+}
+
+impl Terms {
+    /// Nothing special for any image or machine.
+    pub fn new(settings: Settings, ports: Ports) -> Self {
+        Self {
+            settings,
+            ports,
+            stub: None,
+            uefi_by: UefiBy::Composed,
+            ipxe: None,
+            rules: Arc::default(),
+            preferences: HashMap::new(),
+            leased: Arc::default(),
+        }
+    }
+}
+
 /// What a machine may load by a path, whatever protocol it asks by.
 #[derive(Debug)]
 pub struct Files {
     catalog: Arc<Catalog>,
-    bootables: Vec<Bootable>,
-    /// PXELINUX of the default image.
-    loader: Option<PlainPath>,
-    /// Where PXELINUX looks for a menu last, when nobody told it.
-    fallback_menu: String,
-    /// What UEFI machines boot: the default image.
-    programs: Result<Programs, NoUefi>,
-    leased: Arc<Leased>,
+    /// What there is of each image to boot, the default first.
+    offers: Vec<Offer>,
+    /// PXELINUX, of the first image that has one.
+    loader: Option<Loader>,
+    terms: Terms,
+}
+
+/// An image that machines boot.
+#[derive(Debug)]
+struct Offer {
+    bootable: Bootable,
+    /// Those of all machines, but for what is otherwise for this image.
     settings: Settings,
-    ports: Ports,
+    programs: Result<Programs, NoUefi>,
+}
+
+/// PXELINUX in the tree that machines load from.
+#[derive(Debug)]
+struct Loader {
+    /// From the root, without a leading `/`.
+    path: PlainPath,
+    /// The look of its image's own menu.
+    look: Look,
+    /// That menu, where its image is the default one: its entries name files from the root of the tree.
+    stock: Option<PlainPath>,
 }
 
 /// What a path names.
@@ -124,50 +176,44 @@ pub struct NameTaken {
 }
 
 impl Files {
-    /// The files of these images and the menu for them. UEFI machines boot with this stub; `leased` is what machines
-    /// are leased, by our DHCP server.
+    /// The files of these images and the menus for them. It reads their own menus, and the EFI stub of each.
     ///
     /// # Errors
     /// [`NameTaken`]: the operator has to choose another name.
-    pub fn new(
-        catalog: Arc<Catalog>,
-        settings: Settings,
-        ports: Ports,
-        stub: Result<Stub, NoStub>,
-        leased: Arc<Leased>,
-    ) -> Result<Self, NameTaken> {
+    pub fn new(catalog: Arc<Catalog>, terms: Terms) -> Result<Self, NameTaken> {
         let default = catalog.default_image();
         catalog.images().skip(1).try_for_each(|served| reachable(&served.name, default))?;
-        let loader = bootable::bios_loader(&default.image);
-        let bootables = catalog.images().enumerate().filter_map(|(position, served)| {
-            let place = if position == 0 { Place::Default } else { Place::Named };
-            bootable::survey(&served.name, place, &served.image)
-        });
-        let bootables: Vec<_> = bootables.collect();
-        let of_default = bootables.iter().find(|bootable| bootable.place == Place::Default);
-        let programs = Programs::new(&default.image, of_default, &settings.roots, stub);
-        let directory = loader.as_ref().map_or("", PlainPath::directory);
-        let fallback_menu = format!("{directory}pxelinux.cfg/default");
-        Ok(Self { bootables, loader, fallback_menu, programs, leased, settings, ports, catalog })
+        let offers: Vec<_> = catalog.images().filter_map(|served| Offer::of(served, &terms)).collect();
+        let loader = Loader::find(&catalog, &offers);
+        Ok(Self { catalog, offers, loader, terms })
     }
 
     /// What [`plan`](super::plan) has to know.
     pub fn site(&self) -> Site {
-        let uefi = self.programs().map(|programs| Uefi { root: programs.default_root(), ports: self.ports });
-        Site::new(self.loader.as_ref().map(PlainPath::as_str), uefi.map_err(NoUefi::clone))
+        let loader = self.loader.as_ref().map(|loader| loader.path.as_str());
+        let site = Site::new(loader, self.terms.ports)
+            .with_uefi_by(self.terms.uefi_by)
+            .with_rules(Arc::clone(&self.terms.rules));
+        self.offers.iter().fold(site, |site, Offer { bootable, programs, .. }| {
+            let roots = programs.as_ref().map(Programs::roots).map_err(NoUefi::clone);
+            site.with_image(bootable.name.clone(), roots)
+        })
     }
 
-    /// What UEFI machines boot.
-    ///
-    /// # Errors
-    /// [`NoUefi`] says why there is nothing.
-    pub fn programs(&self) -> Result<&Programs, &NoUefi> {
-        self.programs.as_ref()
+    /// What UEFI machines boot, for each image that machines boot at all, by its name; the default first.
+    pub fn programs(&self) -> impl Iterator<Item = (&str, Result<&Programs, &NoUefi>)> {
+        self.offers.iter().map(|offer| (offer.bootable.name.as_str(), offer.programs.as_ref()))
+    }
+
+    /// Names in rules that no image has: their machines get the default image.
+    pub fn unknown_images(&self) -> impl Iterator<Item = &Word> {
+        let is_there = |name: &&Word| self.offers.iter().any(|offer| offer.bootable.name == **name);
+        self.terms.rules.iter().filter_map(|rule| rule.image.as_ref()).filter(move |name| !is_there(name))
     }
 
     /// What machines are leased, for our DHCP server to note.
     pub fn leased(&self) -> &Arc<Leased> {
-        &self.leased
+        &self.terms.leased
     }
 
     /// The images whose files these are.
@@ -196,11 +242,8 @@ impl Files {
     /// # Errors
     /// [`NoFile`] for the machine's screen.
     pub fn look_up(&self, path: &[u8], local: Ipv4Addr) -> Result<Entry<'_>, NoFile> {
-        if self.is_menu(path) {
-            return Ok(Entry::File(made(self.menu(local))));
-        }
-        if let Some(program) = self.program(path, local) {
-            return Ok(Entry::File(program));
+        if let Some(file) = self.made(path, local) {
+            return Ok(Entry::File(file));
         }
         match self.find(path)? {
             Found::Root => Ok(Entry::Directory(Directory::Root)),
@@ -220,32 +263,64 @@ impl Files {
         let mut items = match directory {
             Directory::Root => self.root_items(),
             Directory::Tree(served, node) => tree_items(&served.image, node),
-            Directory::Made => vec![made_item(MENU_PATH)],
+            Directory::Made => [What::Menu, What::Script].map(made_item).into(),
         };
         let is_file = |item: &Item<'_>| item.kind != ItemKind::Directory;
         items.sort_by(|a, b| (is_file(a), &a.name).cmp(&(is_file(b), &b.name)));
         items
     }
 
-    /// The menu for machines that reach us at `local`.
-    pub fn menu(&self, local: Ipv4Addr) -> String {
-        menu::generate(&self.bootables, &self.settings, &self.server(local))
+    /// The file at `path` that we make for a machine that reached us at `local`.
+    fn made(&self, path: &[u8], local: Ipv4Addr) -> Option<File> {
+        let Made { whom, what } = Made::parse(names(path)).or_else(|| self.menu_of_others(path))?;
+        let server = Server { address: local, ports: self.terms.ports };
+        match what {
+            What::Menu => Some(made(pxelinux::write(&self.menu(whom, server)))),
+            What::Script if whom == Whom::default() => Some(made(ipxe::write_referral(&server))),
+            What::Script => Some(made(ipxe::write(&self.menu(whom, server), whom.machine))),
+            What::Program(root) => self.program(root, whom, &server),
+            What::Ipxe => self.terms.ipxe.clone().map(made),
+        }
     }
 
-    fn server(&self, local: Ipv4Addr) -> Server {
-        Server { address: local, ports: self.ports }
+    /// Where nobody told PXELINUX of a menu, it looks beside itself for one of its network card, and at last for any.
+    fn menu_of_others(&self, path: &[u8]) -> Option<Made> {
+        let directory = format!("{}pxelinux.cfg", self.loader.as_ref()?.path.directory());
+        let directory: Vec<_> = names(directory.as_bytes()).collect();
+        let path: Vec<_> = names(path).take(directory.len() + 2).collect();
+        let machine = match path.strip_prefix(&directory[..])? {
+            [b"default"] => None,
+            [name] => Some(Mac::of_bootif(str::from_utf8(name).ok()?)?),
+            _ => return None,
+        };
+        Some(Made { whom: Whom { machine, rule: None }, what: What::Menu })
     }
 
-    /// The boot program at `path`, for a machine that reached us at `local`.
-    fn program(&self, path: &[u8], local: Ipv4Addr) -> Option<File> {
-        let name = ProgramName::parse(names(path))?;
-        let lease = name.machine.and_then(|machine| self.leased.of(machine));
-        self.programs().ok()?.program(name, lease, &self.settings, &self.server(local))
+    /// What somebody is shown: the image of their rule comes first.
+    fn menu(&self, whom: Whom, server: Server) -> Menu<'_> {
+        static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new() };
+        let rule = self.terms.rules.of(whom);
+        let mut images: Vec<_> = self.offers.iter().map(|offer| offer.shown(rule)).collect();
+        images.sort_by_key(|shown| Some(&shown.image.name) != rule.and_then(|rule| rule.image.as_ref()));
+        Menu {
+            server,
+            start: rule.map(|rule| rule.start).unwrap_or_default(),
+            timeout: self.terms.settings.timeout,
+            images,
+            look: self.loader.as_ref().map_or(&NO_LOOK, |loader| &loader.look),
+            stock: self.loader.as_ref().and_then(|loader| loader.stock.as_ref()),
+        }
     }
 
-    /// The menu has a name of ours, and the one that PXELINUX asks for last where nobody sends option 209.
-    fn is_menu(&self, path: &[u8]) -> bool {
-        [MENU_PATH, &self.fallback_menu].iter().any(|menu| names(path).eq(names(menu.as_bytes())))
+    /// The boot program of the image that is meant for somebody.
+    fn program(&self, root: Root, whom: Whom, server: &Server) -> Option<File> {
+        let rule = self.terms.rules.of(whom);
+        let name = rule.and_then(|rule| rule.image.as_ref());
+        let named = self.offers.iter().find(|offer| Some(&offer.bootable.name) == name);
+        let offer = named.or(self.offers.first())?;
+        let lease = whom.machine.and_then(|machine| self.terms.leased.of(machine));
+        let settings = offer.shown(rule).settings;
+        offer.programs.as_ref().ok()?.program(root, whom.machine, lease, settings, server)
     }
 
     /// The tree of the default image comes first: what is beside it never hides a file.
@@ -266,7 +341,7 @@ impl Files {
             return Ok(Found::Node(served, path::resolve(&served.image.index, rest)?));
         }
         let whole = name.strip_suffix(ISO).and_then(|name| self.catalog.named(name)).map(Found::Whole);
-        let made = (name == made_directory()).then_some(Found::Made);
+        let made = (name == DIRECTORY.as_bytes()).then_some(Found::Made);
         Ok(whole.or(made).filter(|_| names(rest).next().is_none()).ok_or(PathError::NotFound)?)
     }
 
@@ -275,7 +350,7 @@ impl Files {
         let mut items = tree_items(default, NodeId::ROOT);
         let directory =
             |name: &'static [u8]| Item { name: name.into(), kind: ItemKind::Directory, modified: None };
-        let mut beside = vec![directory(made_directory())];
+        let mut beside = vec![directory(DIRECTORY.as_bytes())];
         for (position, Served { name, image }) in self.catalog.images().enumerate() {
             let modified = image.volume.modified.or(image.volume.created);
             if position > 0 {
@@ -302,6 +377,44 @@ pub fn reachable(name: &str, default: &Served) -> Result<(), NameTaken> {
     }
 }
 
+impl Offer {
+    /// What there is of an image; `None` where there is nothing to boot.
+    fn of(served: &Served, terms: &Terms) -> Option<Self> {
+        let bootable = bootable::survey(&served.name, &served.edition(), &served.image)?;
+        let settings = match terms.preferences.get(&served.name) {
+            Some(preferences) => terms.settings.preferring(preferences),
+            None => terms.settings.clone(),
+        };
+        let stub = terms.stub.clone().map_or_else(|| Stub::of_image(&served.image), Ok);
+        let programs = Programs::new(&served.image, &bootable, &settings.roots, stub);
+        Some(Self { bootable, settings, programs })
+    }
+
+    /// The image as a machine is shown it that this rule is for.
+    fn shown(&self, rule: Option<&Rule>) -> Shown<'_> {
+        let settings = match rule {
+            Some(rule) => self.settings.preferring(&rule.preferences),
+            None => self.settings.clone(),
+        };
+        Shown { image: &self.bootable, settings }
+    }
+}
+
+impl Loader {
+    /// The first image that has PXELINUX gives it to all.
+    fn find(catalog: &Catalog, offers: &[Offer]) -> Option<Self> {
+        catalog.images().enumerate().find_map(|(position, Served { name, image })| {
+            let path = bootable::bios_loader(image)?;
+            let offer = offers.iter().find(|offer| offer.bootable.name.as_str() == name)?;
+            let (look, stock) = (offer.bootable.look.clone(), offer.bootable.stock.clone());
+            Some(match position {
+                0 => Self { path, look, stock },
+                _ => Self { path: PlainPath::new(&format!("{name}/{path}"))?, look, stock: None },
+            })
+        })
+    }
+}
+
 /// What a path leads to, besides the menu.
 enum Found<'a> {
     Root,
@@ -325,18 +438,14 @@ fn entry(served: &Served, node: NodeId) -> Result<Entry<'_>, NoFile> {
     }))
 }
 
-fn made(content: String) -> File {
-    let version = Version::of_content(content.as_bytes());
+fn made(content: impl Into<Bytes>) -> File {
+    let content = content.into();
+    let version = Version::of_content(&content);
     File { export: Export::of_memory(content), image: None, version, modified: None }
 }
 
-fn made_directory() -> &'static [u8] {
-    names(MENU_PATH.as_bytes()).next().unwrap_or_default()
-}
-
-fn made_item(path: &'static str) -> Item<'static> {
-    let name = names(path.as_bytes()).last().unwrap_or_default();
-    Item { name: name.into(), kind: ItemKind::Made, modified: None }
+fn made_item(what: What) -> Item<'static> {
+    Item { name: what.name().as_bytes().into(), kind: ItemKind::Made, modified: None }
 }
 
 fn tree_items(image: &Image, directory: NodeId) -> Vec<Item<'_>> {

@@ -19,6 +19,15 @@ impl Mac {
         (bytes != [0; 6] && first & 1 == 0).then_some(Self(bytes))
     }
 
+    pub const fn octets(self) -> [u8; 6] {
+        self.0
+    }
+
+    /// The address in a `BOOTIF=` or the name of a PXELINUX menu, `01-52-54-00-12-34-56`: 1 is Ethernet.
+    pub fn of_bootif(text: &str) -> Option<Self> {
+        text.strip_prefix("01-")?.parse().ok()
+    }
+
     /// `52-54-00-12-34-56`, as it stands in paths and, behind `01-`, in `BOOTIF=`.
     pub fn dashed(self) -> String {
         self.to_string().replace(':', "-")
@@ -49,9 +58,45 @@ impl FromStr for Mac {
     type Err = BadMac;
 
     fn from_str(text: &str) -> Result<Self, BadMac> {
-        let bytes: Result<Vec<u8>, BadMac> = text.split([':', '-']).take(7).map(byte).collect();
-        Mac::new(&bytes?).ok_or(BadMac)
+        Mac::new(&bytes(text)?).ok_or(BadMac)
     }
+}
+
+/// How MAC addresses begin, or all of one: the first three bytes tell the maker of a card.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MacPrefix(Vec<u8>);
+
+impl MacPrefix {
+    /// Whether an address begins so.
+    pub fn fits(&self, Mac(bytes): Mac) -> bool {
+        bytes.starts_with(&self.0)
+    }
+
+    /// Whether every address that `other` fits begins so.
+    pub fn covers(&self, other: &MacPrefix) -> bool {
+        other.0.starts_with(&self.0)
+    }
+
+    /// The one address, where this is all of it.
+    pub fn whole(&self) -> Option<Mac> {
+        Mac::new(&self.0)
+    }
+}
+
+/// Reads one to six bytes in hexadecimal with `:` or `-` between them.
+impl FromStr for MacPrefix {
+    type Err = BadMac;
+
+    fn from_str(text: &str) -> Result<Self, BadMac> {
+        let bytes = bytes(text)?;
+        let is_whole = bytes.len() < 6 || Mac::new(&bytes).is_some();
+        if bytes.len() <= 6 && is_whole { Ok(Self(bytes)) } else { Err(BadMac) }
+    }
+}
+
+/// At least one byte, and no more than seven.
+fn bytes(text: &str) -> Result<Vec<u8>, BadMac> {
+    text.split([':', '-']).take(7).map(byte).collect()
 }
 
 /// Exactly two hexadecimal digits.
@@ -89,6 +134,20 @@ mod tests {
         for text in ["", "52:54:00:12:34", "52:54:00:12:34:fe:00", "52:54:00:12:34:+e", "5é:54:00:12:34:fe"]
         {
             assert_eq!(text.parse::<Mac>(), Err(BadMac), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_any_part_from_the_start() {
+        let mac: Mac = "52:54:00:12:34:fe".parse().unwrap();
+        for text in ["52", "52:54:00", "52-54-00-12-34", "52:54:00:12:34:fe"] {
+            let prefix: MacPrefix = text.parse().unwrap();
+            assert!(prefix.fits(mac) && "52".parse::<MacPrefix>().unwrap().covers(&prefix), "{text}");
+            assert_eq!(prefix.whole().is_some(), text.len() == 17, "{text}");
+        }
+        assert!(!"54".parse::<MacPrefix>().unwrap().fits(mac));
+        for text in ["", "5", "52:", "52:54:00:12:34:fe:00", "01:00:5e:00:00:01", "00:00:00:00:00:00"] {
+            assert_eq!(text.parse::<MacPrefix>(), Err(BadMac), "{text}");
         }
     }
 

@@ -3,10 +3,17 @@
 //! Everything here is a pure decision. `dhcp` asks [`plan`] what to offer; `tftp` serves what was offered.
 
 pub mod bootable;
+pub mod entry;
 pub mod files;
+pub mod grub;
 pub mod leased;
+pub mod loader;
 mod mac;
+pub mod made;
 pub mod menu;
+mod recipes;
+pub mod rules;
+mod site;
 pub mod syslinux;
 pub mod text;
 pub mod uefi;
@@ -15,12 +22,15 @@ pub mod uki;
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use menu::{Ports, Root, Server};
-use uefi::ProgramName;
+use made::{Made, What, Whom};
+use menu::{Root, Server};
+use rules::{Client, Rule};
 
 pub use files::Files;
 pub use leased::Leased;
-pub use mac::{BadMac, Mac};
+pub use mac::{BadMac, Mac, MacPrefix};
+pub use rules::Rules;
+pub use site::{Site, UefiBy};
 pub use uefi::NoUefi;
 
 /// A machine, as far as its boot depends on it.
@@ -100,42 +110,6 @@ impl fmt::Display for Machine {
     }
 }
 
-/// What this site has to boot machines with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Site {
-    bios_loader: Option<String>,
-    uefi: Result<Uefi, NoUefi>,
-}
-
-/// What UEFI machines are told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Uefi {
-    /// The root file system they get.
-    pub root: Root,
-    pub ports: Ports,
-}
-
-impl Site {
-    /// `bios_loader`: path of `lpxelinux.0` from the root of the TFTP tree, without a leading `/`; `None` where the
-    /// image has none. A path that cannot go into a DHCP reply counts as none. `uefi`: what there is for UEFI machines,
-    /// or why there is nothing.
-    pub fn new(bios_loader: Option<&str>, uefi: Result<Uefi, NoUefi>) -> Self {
-        let bios_loader = bios_loader.map(|path| format!("/{path}")).filter(|path| fits_dhcp(path));
-        Self { bios_loader, uefi }
-    }
-
-    /// What BIOS machines load, as in their boot plan.
-    pub fn boot_file(&self) -> Option<&str> {
-        self.bios_loader.as_deref()
-    }
-
-    /// What every UEFI machine with one network card can load, as in a boot plan.
-    pub fn uefi_boot_file(&self) -> Option<String> {
-        let Uefi { root, .. } = self.uefi.as_ref().ok()?;
-        Some(format!("/{}", ProgramName { machine: None, root: *root }))
-    }
-}
-
 /// True for text that may stand in a DHCP reply: it fits the BOOTP `file` field with its NUL (RFC 2131 §2), and its
 /// characters mean nothing to the shell of an initramfs that sources what `ipconfig` wrote.
 fn fits_dhcp(text: &str) -> bool {
@@ -143,12 +117,9 @@ fn fits_dhcp(text: &str) -> bool {
     text.len() < 128 && text.bytes().all(plain)
 }
 
-/// Where the menu is in the tree that machines load from.
-pub const MENU_PATH: &str = "isowire/pxelinux.cfg";
-
-/// Option 209 of every PXELINUX plan. PXELINUX puts its path prefix before any name that is no URL, a leading `/` or
-/// not; the form `::name` names a file of the TFTP server itself (core/fs/pxe/urlparse.c).
-pub const MENU: &str = "::/isowire/pxelinux.cfg";
+/// What stands before the path of the menu in option 209. PXELINUX puts its path prefix before any name that is no URL, a
+/// leading `/` or not; the form `::name` names a file of the TFTP server itself (core/fs/pxe/urlparse.c).
+pub const FROM_ROOT: &str = "::/";
 
 /// What to offer a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +129,14 @@ pub struct BootPlan {
     pub boot_file: String,
     /// The program's configuration: option 209 (RFC 5071 §4).
     pub config_file: Option<String>,
+    pub quirks: Quirks,
+}
+
+/// What the firmware of a machine needs otherwise than all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Quirks {
+    /// Its iPXE has no HTTP or no menus: it loads what plain PXE loads.
+    pub no_script: bool,
 }
 
 /// Why a machine gets no boot plan.
@@ -174,41 +153,96 @@ pub enum Refusal {
     #[error("UEFI HTTP boot needs HTTP, which is off: choose PXE in the firmware")]
     NoHttp,
     // It would hand the program its name for a command line, which systemd's stub takes in place of the one in it.
-    #[error("iPXE under UEFI is not served yet: let the firmware itself boot from the network")]
-    UefiIpxe,
+    #[error("its iPXE may run no script by a rule, and can load nothing else under UEFI")]
+    NoScript,
 }
 
-/// Decides what `machine` boots, which reaches us at `server`.
+/// Decides what `machine`, of this DHCP vendor class, boots, which reaches us at `server`.
 ///
 /// # Errors
 /// [`Refusal`] says, for the log, why there is nothing for this machine.
-pub fn plan(machine: &Machine, server: Ipv4Addr, site: &Site) -> Result<BootPlan, Refusal> {
-    match (machine.firmware, machine.architecture) {
-        // iPXE in a BIOS runs lpxelinux on its own UNDI like any PXE ROM, so the image's own loader serves both.
-        (Firmware::Pxe | Firmware::Ipxe, Architecture::BIOS) => pxelinux(site),
-        (Firmware::Pxe, Architecture::UEFI | Architecture::EBC) => program(machine, site),
-        (Firmware::HttpBoot, Architecture::UEFI_HTTP) => program_by_http(machine, server, site),
-        (Firmware::Ipxe, Architecture::UEFI | Architecture::EBC) => Err(Refusal::UefiIpxe),
-        (_, architecture) => Err(Refusal::Architecture(architecture)),
+pub fn plan(
+    machine: &Machine,
+    vendor_class: &[u8],
+    server: Ipv4Addr,
+    site: &Site,
+) -> Result<BootPlan, Refusal> {
+    let client = Client { mac: machine.mac, architecture: Some(machine.architecture), vendor_class };
+    let rule = site.rules().find(&client);
+    let server = Server { address: server, ports: site.ports };
+    let planner = Planner { site, server, whom: site.rules().whom(&client), rule };
+    planner.plan(machine)
+}
+
+struct Planner<'a> {
+    site: &'a Site,
+    server: Server,
+    whom: Whom,
+    rule: Option<&'a Rule>,
+}
+
+impl Planner<'_> {
+    fn plan(&self, machine: &Machine) -> Result<BootPlan, Refusal> {
+        let runs_scripts = !self.quirks().no_script;
+        match (machine.firmware, machine.architecture) {
+            (Firmware::Ipxe, Architecture::BIOS | Architecture::UEFI | Architecture::EBC) if runs_scripts => {
+                Ok(self.script())
+            }
+            (Firmware::Pxe | Firmware::Ipxe, Architecture::BIOS) => self.pxelinux(),
+            (Firmware::Pxe, Architecture::UEFI | Architecture::EBC) => {
+                self.program().map(|path| self.by_tftp(&path))
+            }
+            (Firmware::HttpBoot, Architecture::UEFI_HTTP) => {
+                self.by_http(&self.program()?).ok_or(Refusal::NoHttp)
+            }
+            (Firmware::Ipxe, Architecture::UEFI | Architecture::EBC) => Err(Refusal::NoScript),
+            (_, architecture) => Err(Refusal::Architecture(architecture)),
+        }
     }
-}
 
-fn pxelinux(site: &Site) -> Result<BootPlan, Refusal> {
-    let boot_file = site.bios_loader.clone().ok_or(Refusal::NoLoader)?;
-    Ok(BootPlan { boot_file, config_file: Some(MENU.to_owned()) })
-}
+    fn quirks(&self) -> Quirks {
+        self.rule.map(|rule| rule.quirks).unwrap_or_default()
+    }
 
-fn program(machine: &Machine, site: &Site) -> Result<BootPlan, Refusal> {
-    let Uefi { root, .. } = site.uefi.clone()?;
-    let name = ProgramName { machine: machine.mac, root };
-    Ok(BootPlan { boot_file: format!("/{name}"), config_file: None })
-}
+    fn pxelinux(&self) -> Result<BootPlan, Refusal> {
+        let boot_file = self.site.boot_file().ok_or(Refusal::NoLoader)?.to_owned();
+        let config_file = Some(format!("{FROM_ROOT}{}", self.made(What::Menu)));
+        Ok(BootPlan { boot_file, config_file, quirks: self.quirks() })
+    }
 
-fn program_by_http(machine: &Machine, server: Ipv4Addr, site: &Site) -> Result<BootPlan, Refusal> {
-    let Uefi { root, ports } = site.uefi.clone()?;
-    let prefix = Server { address: server, ports }.http_prefix().ok_or(Refusal::NoHttp)?;
-    let name = ProgramName { machine: machine.mac, root };
-    Ok(BootPlan { boot_file: format!("{prefix}{name}"), config_file: None })
+    /// By HTTP it comes faster, and the log tells of it in the words that kernels are told in.
+    fn script(&self) -> BootPlan {
+        let path = self.made(What::Script);
+        self.by_http(&path).unwrap_or_else(|| self.by_tftp(&path))
+    }
+
+    /// What UEFI itself loads.
+    fn program(&self) -> Result<Made, Refusal> {
+        Ok(self.made(match self.site.uefi_by {
+            UefiBy::Ipxe => What::Ipxe,
+            UefiBy::Composed => What::Program(self.root()?),
+        }))
+    }
+
+    /// The root that the rule names, where there is a program with it, else the image's first.
+    fn root(&self) -> Result<Root, NoUefi> {
+        let image = self.rule.and_then(|rule| rule.image.as_ref());
+        let preferred = self.rule.and_then(|rule| rule.preferences.root);
+        self.site.program_root(image, preferred)
+    }
+
+    fn made(&self, what: What) -> Made {
+        Made { whom: self.whom, what }
+    }
+
+    fn by_tftp(&self, path: &Made) -> BootPlan {
+        BootPlan { boot_file: format!("/{path}"), config_file: None, quirks: self.quirks() }
+    }
+
+    fn by_http(&self, path: &Made) -> Option<BootPlan> {
+        let boot_file = format!("{}{path}", self.server.http_url()?);
+        Some(BootPlan { boot_file, config_file: None, quirks: self.quirks() })
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //! An image may come from anywhere, so every count has a limit, and a line that is not plain printable ASCII is passed
 //! over: no text that comes out of here can end the line it will stand in.
 
+use super::entry::Entry;
+
 /// Longest line that SYSLINUX reads (`MAX_LINE`); longer ones are passed over.
 const MAX_LINE: usize = 4096;
 /// How deep INCLUDE may nest: archiso nests once.
@@ -27,20 +29,6 @@ pub struct Menu {
     pub look: Vec<String>,
     /// The entries, in order.
     pub entries: Vec<Entry>,
-}
-
-/// One LABEL.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Entry {
-    pub label: String,
-    /// MENU LABEL, without the `^` in front of a hot key.
-    pub title: Option<String>,
-    /// LINUX or KERNEL: the file's name as it stands; `None` for an entry of another kind.
-    pub kernel: Option<String>,
-    /// INITRD: names as they stand. `initrd=` in APPEND counts as well.
-    pub initrd: Vec<String>,
-    /// The words of APPEND, the global ones where the entry has none of its own.
-    pub parameters: Vec<String>,
 }
 
 /// Reads a menu. `include` gives the content of a file by its name as it stands in the menu; an INCLUDE of what it

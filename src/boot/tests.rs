@@ -5,9 +5,10 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::bootable::survey;
-use super::files::{Directory, Entry, NoFile, Ports};
-use super::menu::{Cms, CopyToRam, Place, Root, Settings};
-use super::uki::NoStub;
+use super::files::{Directory, Entry, NoFile, Ports, Terms};
+use super::menu::{Cms, CopyToRam, Preferences, Root, Settings, Start};
+use super::rules::Who;
+use super::text::Word;
 use super::*;
 use crate::export::catalog::Served;
 use crate::export::path::PathError;
@@ -26,7 +27,16 @@ const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const PORTS: Ports = Ports { tftp: 69, http: Some(80) };
 
 fn site() -> Site {
-    Site::new(Some("boot/syslinux/lpxelinux.0"), Ok(Uefi { root: Root::Nfs, ports: PORTS }))
+    site_with(Ok(vec![Root::Nfs, Root::Nbd]), PORTS)
+}
+
+fn site_with(roots: Result<Vec<Root>, NoUefi>, ports: Ports) -> Site {
+    Site::new(Some("boot/syslinux/lpxelinux.0"), ports).with_image(Word::new("one").unwrap(), roots)
+}
+
+/// The plan for a machine that no rule tells by its vendor class.
+fn plan(machine: &Machine, server: Ipv4Addr, site: &Site) -> Result<BootPlan, Refusal> {
+    super::plan(machine, b"PXEClient", server, site)
 }
 
 fn machine(firmware: Firmware, architecture: u16) -> Machine {
@@ -36,11 +46,60 @@ fn machine(firmware: Firmware, architecture: u16) -> Machine {
 
 #[test]
 fn bios_machines_load_the_images_own_pxelinux() {
-    for firmware in [Firmware::Pxe, Firmware::Ipxe] {
-        let plan = plan(&machine(firmware, 0), HERE, &site()).unwrap();
-        assert_eq!(plan.boot_file, "/boot/syslinux/lpxelinux.0");
-        assert_eq!(plan.config_file.as_deref(), Some("::/isowire/pxelinux.cfg"));
+    let plan = plan(&machine(Firmware::Pxe, 0), HERE, &site()).unwrap();
+    assert_eq!(plan.boot_file, "/boot/syslinux/lpxelinux.0");
+    assert_eq!(plan.config_file.as_deref(), Some("::/isowire/52-54-00-12-34-fe/pxelinux.cfg"));
+}
+
+#[test]
+fn ipxe_gets_a_script_whatever_it_runs_on() {
+    for architecture in [0, 7, 9] {
+        let machine = machine(Firmware::Ipxe, architecture);
+        let file = |site: &Site| plan(&machine, HERE, site).unwrap();
+        assert_eq!(file(&site()).boot_file, "http://10.0.0.1/isowire/52-54-00-12-34-fe/boot.ipxe");
+        assert_eq!(file(&site()).config_file, None);
+        let without_http = site_with(Ok(vec![Root::Nbd]), Ports { http: None, ..PORTS });
+        assert_eq!(file(&without_http).boot_file, "/isowire/52-54-00-12-34-fe/boot.ipxe");
+        // Never again what it was loaded as.
+        assert_eq!(file(&site().with_uefi_by(UefiBy::Ipxe)), file(&site()));
     }
+}
+
+#[test]
+fn uefi_may_load_ipxe_first() {
+    let site = site().with_uefi_by(UefiBy::Ipxe);
+    let boot_file = |machine: Machine| plan(&machine, HERE, &site).unwrap().boot_file;
+    assert_eq!(boot_file(machine(Firmware::Pxe, 7)), "/isowire/52-54-00-12-34-fe/ipxe.efi");
+    let url = "http://10.0.0.1/isowire/52-54-00-12-34-fe/ipxe.efi";
+    assert_eq!(boot_file(machine(Firmware::HttpBoot, 16)), url);
+    assert_eq!(boot_file(machine(Firmware::Pxe, 0)), "/boot/syslinux/lpxelinux.0");
+    assert_eq!(site.uefi_boot_file().as_deref(), Some("/isowire/ipxe.efi"));
+}
+
+fn rule(mac: &str, rule: Rule) -> Rule {
+    Rule { who: Who { macs: vec![mac.parse().unwrap()], ..Who::default() }, ..rule }
+}
+
+#[test]
+fn a_rule_chooses_image_root_and_loader() {
+    let two = Word::new("two").unwrap();
+    let prefers = |root| Preferences { root: Some(root), ..Preferences::default() };
+    let site =
+        |rule| site().with_image(two.clone(), Ok(vec![Root::Http])).with_rules(Rules::new(vec![rule]).into());
+    let file = |machine: Machine, site: &Site| plan(&machine, HERE, site).map(|plan| plan.boot_file);
+    let (bios, uefi) = (machine(Firmware::Ipxe, 0), machine(Firmware::Pxe, 7));
+    let by_root = site(rule("52:54", Rule { preferences: prefers(Root::Nbd), ..Rule::default() }));
+    assert_eq!(file(uefi, &by_root).unwrap(), "/isowire/52-54-00-12-34-fe/nbd.efi");
+    let by_image = site(rule("52:54", Rule { image: Some(two.clone()), ..Rule::default() }));
+    assert_eq!(file(uefi, &by_image).unwrap(), "/isowire/52-54-00-12-34-fe/http.efi");
+    let old = Quirks { no_script: true };
+    let by_quirk = site(rule("52:54", Rule { quirks: old, ..Rule::default() }));
+    assert_eq!(file(bios, &by_quirk).unwrap(), "/boot/syslinux/lpxelinux.0");
+    assert_eq!(file(machine(Firmware::Ipxe, 7), &by_quirk), Err(Refusal::NoScript));
+    // What a path cannot tell by itself, it says.
+    let who = Who { architectures: vec![Architecture::UEFI], ..Who::default() };
+    let by_architecture = site(Rule { who, preferences: prefers(Root::Nbd), ..Rule::default() });
+    assert_eq!(file(uefi, &by_architecture).unwrap(), "/isowire/52-54-00-12-34-fe/rule-0/nbd.efi");
 }
 
 #[test]
@@ -50,7 +109,6 @@ fn others_are_refused_by_name() {
     assert!(refusal(Firmware::Ipxe, 11).starts_with("ARM 64-bit UEFI machines"));
     assert!(refusal(Firmware::HttpBoot, 20).starts_with("x86 BIOS boot from HTTP machines"));
     assert!(refusal(Firmware::Pxe, 4711).starts_with("architecture 4711 machines"));
-    assert!(refusal(Firmware::Ipxe, 7).starts_with("iPXE under UEFI is not served yet"));
 }
 
 #[test]
@@ -64,8 +122,7 @@ fn uefi_machines_load_programs_of_their_own() {
     assert_eq!(file, "http://10.0.0.1/isowire/52-54-00-12-34-fe/nfs.efi");
     let nameless = Machine { mac: None, ..machine(Firmware::Pxe, 7) };
     assert_eq!(boot_file(nameless), "/isowire/nfs.efi");
-    let longest = Uefi { root: Root::Http, ports: Ports { tftp: 69, http: Some(u16::MAX) } };
-    let site = Site::new(None, Ok(longest));
+    let site = site_with(Ok(vec![Root::Http]), Ports { tftp: 69, http: Some(u16::MAX) });
     let plan = plan(&machine(Firmware::HttpBoot, 16), Ipv4Addr::BROADCAST, &site).unwrap();
     assert!(fits_dhcp(&plan.boot_file) && plan.config_file.is_none());
 }
@@ -73,7 +130,7 @@ fn uefi_machines_load_programs_of_their_own() {
 #[test]
 fn an_image_without_a_loader_boots_nobody() {
     let bios = machine(Firmware::Pxe, 0);
-    let plan = |loader: Option<&str>| plan(&bios, HERE, &Site::new(loader, site().uefi));
+    let plan = |loader: Option<&str>| plan(&bios, HERE, &Site::new(loader, PORTS));
     assert_eq!(plan(None), Err(Refusal::NoLoader));
     for unfit in ["boot/$(reboot)/lpxelinux.0", "a b", "x'y", &"a".repeat(127)] {
         assert_eq!(plan(Some(unfit)), Err(Refusal::NoLoader), "{unfit}");
@@ -138,38 +195,45 @@ fn node(index: &Index, path: &str) -> Option<NodeId> {
 }
 
 fn archiso(index: &Index) -> Archiso {
-    let syslinux_dir = node(index, "boot/syslinux");
-    let is_menu = |&id: &NodeId| index.node(id).name.ends_with(b".cfg");
+    let is_install_dir = |&id: &NodeId| index.resolve(id, b"x86_64/airootfs.sfs").is_some();
+    let dir = index.children(NodeId::ROOT).iter().copied().find(is_install_dir).unwrap();
+    let install_dir = String::from_utf8(index.node(dir).name.to_vec()).unwrap();
+    let below = |path: &str| node(index, &format!("{install_dir}/{path}"));
+    let ending = |dir: Option<NodeId>, ending: &str| {
+        let entries = dir.map(|dir| index.children(dir)).unwrap_or_default().iter().copied();
+        entries.filter(|&id| index.node(id).name.ends_with(ending.as_bytes())).collect()
+    };
+    let kernel = |name: &str| Kernel {
+        arch: "x86_64".into(),
+        name: name.into(),
+        kernel: below(&format!("boot/x86_64/vmlinuz-{name}")).unwrap(),
+        initramfs: below(&format!("boot/x86_64/initramfs-{name}.img")),
+        microcode: below("boot/amd-ucode.img").into_iter().collect(),
+    };
+    let is_there = |name: &&str| below(&format!("boot/x86_64/vmlinuz-{name}")).is_some();
+    let syslinux_dir = node(index, "boot/syslinux").or_else(|| below("boot/syslinux"));
     Archiso {
-        install_dir: "arch".into(),
-        kernels: vec![Kernel {
-            arch: "x86_64".into(),
-            name: "linux".into(),
-            kernel: node(index, "arch/boot/x86_64/vmlinuz-linux").unwrap(),
-            initramfs: node(index, "arch/boot/x86_64/initramfs-linux.img"),
-            microcode: node(index, "arch/boot/amd-ucode.img").into_iter().collect(),
-        }],
+        kernels: ["linux", "linux-lts"].into_iter().filter(is_there).map(kernel).collect(),
         airootfs: vec![Airootfs {
             arch: "x86_64".into(),
-            node: node(index, "arch/x86_64/airootfs.sfs").unwrap(),
+            node: below("x86_64/airootfs.sfs").unwrap(),
             format: Format::Squashfs,
             size: 4,
             sha512: None,
-            cms_signature: node(index, "arch/x86_64/airootfs.sfs.cms.sig"),
+            cms_signature: below("x86_64/airootfs.sfs.cms.sig"),
         }],
         uuid_file: None,
         syslinux_dir,
-        lpxelinux: node(index, "boot/syslinux/lpxelinux.0"),
-        syslinux_menus: syslinux_dir
-            .map(|dir| index.children(dir).iter().copied().filter(is_menu).collect())
-            .unwrap_or_default(),
-        loader_entries: Vec::new(),
+        lpxelinux: syslinux_dir.and_then(|dir| index.child(dir, b"lpxelinux.0")),
+        syslinux_menus: ending(syslinux_dir, ".cfg"),
+        loader_entries: ending(node(index, "loader/entries"), ".conf"),
+        install_dir,
     }
 }
 
 #[test]
 fn an_archiso_image_boots_its_own_pxe_entries() {
-    let bootable = survey("arch", Place::Default, &image(&archiso_files(PXE_ENTRIES))).unwrap();
+    let bootable = survey("arch", "arch~1", &image(&archiso_files(PXE_ENTRIES))).unwrap();
     assert_eq!(bootable.stock.unwrap().as_str(), "boot/syslinux/archiso_pxe.cfg");
     assert_eq!(bootable.look.serial.unwrap().as_str(), "0 115200");
     assert_eq!(bootable.look.ui.unwrap().as_str(), "vesamenu.c32");
@@ -189,7 +253,7 @@ fn an_archiso_image_boots_its_own_pxe_entries() {
 fn without_pxe_entries_the_kernels_are_booted() {
     let mut files = archiso_files("LABEL x\nLINUX ::/arch/boot/x86_64/vmlinuz-linux\nAPPEND root=/dev/sda");
     files.retain(|(path, _)| !path.ends_with(".c32"));
-    let bootable = survey("arch", Place::Default, &image(&files)).unwrap();
+    let bootable = survey("arch", "arch~1", &image(&files)).unwrap();
     assert_eq!(bootable.stock, None);
     assert_eq!(bootable.look.ui, None);
     let [recipe] = &bootable.recipes[..] else { panic!("{:?}", bootable.recipes) };
@@ -210,7 +274,7 @@ fn entries_that_cannot_boot_are_passed_over() {
         entry(&format!("{good}APPEND archiso_nbd_srv=x {}", "y".repeat(601))),
         entry(&format!("{good}APPEND archiso_nbd_srv=x good=initrd=/x quiet splash")),
     ];
-    let bootable = survey("arch", Place::Default, &image(&archiso_files(&entries.concat()))).unwrap();
+    let bootable = survey("arch", "arch~1", &image(&archiso_files(&entries.concat()))).unwrap();
     let [recipe] = &bootable.recipes[..] else { panic!("{:?}", bootable.recipes) };
     assert_eq!(recipe.parameters.iter().map(|word| word.as_str()).collect::<Vec<_>>(), ["quiet", "splash"]);
 }
@@ -219,7 +283,7 @@ fn entries_that_cannot_boot_are_passed_over() {
 fn other_images_boot_nothing() {
     let mut image = image(&archiso_files(PXE_ENTRIES));
     image.archiso = None;
-    assert_eq!(survey("other", Place::Default, &image), None);
+    assert_eq!(survey("other", "other~1", &image), None);
 }
 
 pub(super) fn settings() -> Settings {
@@ -238,7 +302,7 @@ fn served(name: &str) -> Served {
 
 fn files() -> Files {
     let catalog = Catalog::new(served("one"), vec![served("two")]);
-    Files::new(Arc::new(catalog), settings(), PORTS, Err(NoStub::NotArchiso), Arc::default()).unwrap()
+    Files::new(Arc::new(catalog), Terms::new(settings(), PORTS)).unwrap()
 }
 
 /// The content of a file made by us.
@@ -259,7 +323,6 @@ fn the_menu_is_found_by_both_its_names() {
     let menu = text(&files, "/isowire/pxelinux.cfg");
     assert!(menu.contains("archiso_nbd_srv=10.0.0.1 "));
     assert!(menu.contains("\nCONFIG ::/boot/syslinux/archiso_pxe.cfg ::/boot/syslinux/\n"));
-    assert_eq!(menu, files.menu(HERE));
     for name in [
         "boot/syslinux/pxelinux.cfg/default",
         "//boot/syslinux//pxelinux.cfg/default",
@@ -269,6 +332,74 @@ fn the_menu_is_found_by_both_its_names() {
     }
     let elsewhere = files.open(b"isowire/pxelinux.cfg", Ipv4Addr::new(10, 9, 9, 9)).unwrap();
     assert_eq!(elsewhere.export.len(), menu.len() as u64, "another address, as long");
+}
+
+#[test]
+fn each_machine_has_a_menu_and_a_script_of_its_own() {
+    let two = Word::new("two").unwrap();
+    let chosen = Rule {
+        image: Some(two),
+        start: Start::Straight,
+        preferences: Preferences {
+            root: Some(Root::Nfs),
+            copytoram: Some(CopyToRam::No),
+            parameters: Word::new("only=this").into_iter().collect(),
+        },
+        ..Rule::default()
+    };
+    let catalog = Catalog::new(served("one"), vec![served("two")]);
+    let settings = Settings { roots: vec![Root::Nbd, Root::Nfs], ..settings() };
+    let rules = Rules::new(vec![rule("52:54:00:12:34:56", chosen)]).into();
+    let files = Files::new(Arc::new(catalog), Terms { rules, ..Terms::new(settings, PORTS) }).unwrap();
+    let line = |path: &str, word: &str| {
+        let text = text(&files, path);
+        text.lines().find(|line| line.starts_with(word)).unwrap_or_default().to_owned()
+    };
+    for (path, word) in [
+        ("isowire/52-54-00-12-34-56/pxelinux.cfg", "APPEND"),
+        ("boot/syslinux/pxelinux.cfg/01-52-54-00-12-34-56", "APPEND"),
+        ("isowire/52-54-00-12-34-56/boot.ipxe", "kernel"),
+        ("isowire/52-54-00-12-34-56/autoexec.ipxe", "kernel"),
+        ("isowire/rule-0/boot.ipxe", "kernel"),
+    ] {
+        let line = line(path, word);
+        assert!(line.contains(" archiso_nfs_srv=10.0.0.1:/two~") && line.contains(" copytoram=n "), "{line}");
+        assert!(line.contains(" only=this"), "{line}");
+        assert!(!text(&files, path).contains("TITLE"), "nobody is asked");
+    }
+    for path in ["isowire/52-54-00-12-34-57/pxelinux.cfg", "boot/syslinux/pxelinux.cfg/default"] {
+        let line = line(path, "APPEND");
+        assert!(line.contains(" archiso_nbd_name=one~") && !line.contains(" only=this"), "{line}");
+    }
+    assert!(text(&files, "autoexec.ipxe").contains("/isowire/${netX/mac:hexhyp}/boot.ipxe\n"));
+}
+
+#[test]
+fn an_image_may_be_otherwise_than_the_rest() {
+    let catalog = Catalog::new(served("one"), vec![served("two")]);
+    let settings = Settings { roots: vec![Root::Nbd, Root::Nfs], ..settings() };
+    let prefers = Preferences { root: Some(Root::Nfs), ..Preferences::default() };
+    let preferences = [("two".to_owned(), prefers)].into();
+    let terms = Terms { preferences, ..Terms::new(settings, PORTS) };
+    let menu = text(&Files::new(Arc::new(catalog), terms).unwrap(), "isowire/pxelinux.cfg");
+    let roots: Vec<_> = menu.lines().filter(|line| line.starts_with("APPEND")).collect();
+    assert_eq!(roots.len(), 8);
+    assert!(
+        roots[0].contains("archiso_nbd_name=one~") && roots[4].contains("archiso_nfs_srv=10.0.0.1:/two~")
+    );
+}
+
+#[test]
+fn any_image_may_bring_the_loader() {
+    let mut files: Vec<_> = archiso_files(PXE_ENTRIES);
+    files.retain(|(path, _)| !path.starts_with("boot/"));
+    let bare = Served { name: "bare".into(), image: Arc::new(image(&files)) };
+    let files =
+        Files::new(Arc::new(Catalog::new(bare, vec![served("two")])), Terms::new(settings(), PORTS)).unwrap();
+    assert_eq!(files.site().boot_file(), Some("/two/boot/syslinux/lpxelinux.0"));
+    let menu = text(&files, "two/boot/syslinux/pxelinux.cfg/default");
+    assert!(menu.contains("\nUI vesamenu.c32\n") && menu.contains("archiso_nbd_name=bare~"));
+    assert!(!menu.contains("CONFIG"), "its entries would load from the root of the tree");
 }
 
 #[test]
@@ -301,7 +432,7 @@ fn whole_images_and_our_files_lie_beside_the_tree() {
     };
     assert_eq!(names(b"/"), ["arch", "boot", "isowire", "two", "one.iso", "two.iso"]);
     assert_eq!(names(b"/one/"), ["arch", "boot"], "the tree and nothing else");
-    assert_eq!(names(b"isowire"), ["pxelinux.cfg"]);
+    assert_eq!(names(b"isowire"), ["boot.ipxe", "pxelinux.cfg"]);
 }
 
 #[test]
@@ -324,8 +455,7 @@ fn each_edition_is_served_and_not_listed() {
 #[test]
 fn an_image_cannot_hide_behind_a_directory() {
     let catalog = Catalog::new(served("one"), vec![served("ARCH")]);
-    let files =
-        |catalog| Files::new(Arc::new(catalog), settings(), PORTS, Err(NoStub::NotArchiso), Arc::default());
+    let files = |catalog| Files::new(Arc::new(catalog), Terms::new(settings(), PORTS));
     let error = files(catalog).unwrap_err();
     assert!(error.to_string().starts_with("the image `ARCH` would hide behind `/ARCH` of the image `one`"));
     let default = Catalog::new(served("arch"), Vec::new());
@@ -342,7 +472,7 @@ proptest::proptest! {
     /// What fuzzing asks of the menu, for text that looks like one.
     #[test]
     fn no_value_leaves_its_line(lines in proptest::collection::vec(directive(), 0..40)) {
-        crate::fuzzing::boot::syslinux_menu(lines.concat().as_bytes());
+        crate::fuzzing::menus::syslinux_menu(lines.concat().as_bytes());
     }
 }
 

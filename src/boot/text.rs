@@ -1,4 +1,5 @@
-//! Values that can stand in a PXELINUX menu: none of them can end its line or its word.
+//! Values that can stand in a menu of PXELINUX and in a script of iPXE: none of them can end its line or its word, or be
+//! taken for a command.
 
 use std::fmt;
 
@@ -7,9 +8,15 @@ use std::fmt;
 pub struct Word(String);
 
 impl Word {
-    /// `None` for text that is not one word.
+    /// `None` for text that is not one word, or that iPXE takes for its own (src/core/exec.c, src/image/script.c): its
+    /// separators, a comment, a line that goes on, a setting to put in.
     pub fn new(text: &str) -> Option<Self> {
-        (!text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())).then(|| Self(text.to_owned()))
+        let is_word = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+        let is_ipxe = matches!(text, "||" | "&&" | ";")
+            || text.starts_with('#')
+            || text.ends_with('\\')
+            || text.contains("${");
+        (is_word && !is_ipxe).then(|| Self(text.to_owned()))
     }
 }
 
@@ -55,6 +62,11 @@ impl PlainPath {
     pub fn directory(&self) -> &str {
         self.0.rfind('/').map_or("", |slash| self.0.split_at(slash + 1).0)
     }
+
+    /// Whether the file is in this directory of the root, or in one below it.
+    pub fn is_below(&self, directory: &str) -> bool {
+        self.0.split_once('/').is_some_and(|(first, _)| first == directory)
+    }
 }
 
 macro_rules! reads_as_text {
@@ -85,6 +97,12 @@ mod tests {
         for bad in ["", "a b", "a\tb", "a\n", "a\0", "ä", "\x1b"] {
             assert_eq!(Word::new(bad), None, "{bad:?}");
         }
+        for ipxe in ["||", "&&", ";", "#", "#a", "a\\", "a=${net0/mac}"] {
+            assert_eq!(Word::new(ipxe), None, "{ipxe}");
+        }
+        for fine in ["a||b", "a#b", "a;b", "a\\b", "$a", "{a}", "a=$(b)"] {
+            assert!(Word::new(fine).is_some(), "{fine}");
+        }
     }
 
     #[test]
@@ -98,6 +116,11 @@ mod tests {
     fn paths_are_plain() {
         let path = PlainPath::new("arch/boot/x86_64/vmlinuz-linux").unwrap();
         assert_eq!(path.directory(), "arch/boot/x86_64/");
+        assert!(
+            path.is_below("arch")
+                && !path.is_below("arc")
+                && !PlainPath::new("arch").unwrap().is_below("arch")
+        );
         assert_eq!(PlainPath::new("vmlinuz").unwrap().directory(), "");
         for bad in
             ["", "/a", "a/", "a//b", "a/../b", "./a", "a b", "a,b", "a:b", "a#b", "a%b", "a;b", "initrd=a"]

@@ -1,9 +1,5 @@
 //! What UEFI machines load: a boot program for each machine and each root, composed when it is asked for.
-//!
-//! Its name says whom it is for, `/isowire/52-54-00-12-34-56/nbd.efi`, since the firmware that loads it says nothing of
-//! itself and the kernel in it has to be told its network card and its address.
 
-use std::fmt;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -11,55 +7,28 @@ use sha2::{Digest, Sha256};
 use super::Mac;
 use super::files::{File, Version};
 use super::leased::Lease;
-use super::menu::{self, Bootable, Recipe, Root, Server, Settings};
+use super::menu::{Bootable, Recipe, Root, Server, Settings, Shown};
 use super::text::{PlainPath, Word};
 use super::uki::{self, CommandLine, EfiKernel, KERNEL_HEAD, Misfit, NoKernel, NoStub, Stub};
 use crate::export::Export;
 use crate::export::path::{self, PathError};
 use crate::image::{Extent, Image, Media as _};
 
-/// Where what we make is.
-const DIRECTORY: &str = "isowire";
-const ENDING: &str = ".efi";
-
-/// Name of a boot program: its path from the root of the tree that machines load from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProgramName {
-    /// `None` for a program that fits every machine with one network card.
-    pub machine: Option<Mac>,
-    pub root: Root,
-}
-
-impl ProgramName {
-    /// Reads the names in a path; `None` for any other file.
-    pub fn parse<'a>(names: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
-        let names: Vec<_> = names.take(4).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
-        let (machine, file) = match names[..] {
-            [DIRECTORY, file] => (None, file),
-            [DIRECTORY, machine, file] => (Some(machine.parse().ok()?), file),
-            _ => return None,
-        };
-        let root = file.strip_suffix(ENDING)?;
-        let root = Root::ALL.into_iter().find(|known| known.word() == root)?;
-        Some(Self { machine, root })
-    }
-}
-
-/// Without a leading `/`.
-impl fmt::Display for ProgramName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{DIRECTORY}/")?;
-        if let Some(machine) = self.machine {
-            write!(f, "{}/", machine.dashed())?;
-        }
-        write!(f, "{}{ENDING}", self.root.word())
-    }
-}
-
 /// Why there is nothing to boot UEFI machines with: the operator's to mend, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NoUefi(String);
+
+impl NoUefi {
+    /// No image has anything to boot.
+    pub fn no_image() -> Self {
+        Self("there is no image to boot".to_owned())
+    }
+
+    pub(super) fn no_root() -> Self {
+        NoParts::NoRoot.into()
+    }
+}
 
 impl From<NoStub> for NoUefi {
     fn from(why: NoStub) -> Self {
@@ -98,7 +67,6 @@ pub struct Programs {
     stub: Stub,
     /// SHA-256 of the stub, for the versions of programs.
     fingerprint: [u8; 32],
-    default_root: Root,
     parts: Vec<(Root, Parts)>,
 }
 
@@ -116,23 +84,24 @@ impl Programs {
     /// [`NoUefi`] when none can be composed.
     pub fn new(
         image: &Arc<Image>,
-        bootable: Option<&Bootable>,
+        bootable: &Bootable,
         roots: &[Root],
         stub: Result<Stub, NoStub>,
     ) -> Result<Self, NoUefi> {
         let stub = stub?;
-        let bootable = bootable.ok_or(NoParts::NoRecipe)?;
-        let default_root = *roots.first().ok_or(NoParts::NoRoot)?;
+        if roots.is_empty() {
+            return Err(NoParts::NoRoot.into());
+        }
         let parts = roots.iter().map(|&root| Ok((root, Parts::of(image, bootable, root, &stub)?)));
         let parts = parts.collect::<Result<_, NoParts>>()?;
         let fingerprint = Sha256::digest(stub.bytes()).into();
         let (image, bootable) = (Arc::clone(image), bootable.clone());
-        Ok(Self { image, bootable, stub, fingerprint, default_root, parts })
+        Ok(Self { image, bootable, stub, fingerprint, parts })
     }
 
-    /// The root that machines get where nobody chose.
-    pub const fn default_root(&self) -> Root {
-        self.default_root
+    /// The roots that there are programs with, the default first.
+    pub fn roots(&self) -> Vec<Root> {
+        self.parts.iter().map(|&(root, _)| root).collect()
     }
 
     /// The stub that they begin with.
@@ -140,17 +109,19 @@ impl Programs {
         &self.stub
     }
 
-    /// The program of this name, for a machine that has this lease of ours; `None` where its root is not served.
+    /// The program with this root for a machine of this MAC address, which has this lease of ours; `None` where the root
+    /// is not served.
     pub fn program(
         &self,
-        name: ProgramName,
+        root: Root,
+        machine: Option<Mac>,
         lease: Option<Lease>,
-        settings: &Settings,
+        settings: Settings,
         server: &Server,
     ) -> Option<File> {
-        let (_, parts) = self.parts.iter().find(|(root, _)| *root == name.root)?;
-        let mut words = menu::command_line(&self.bootable, name.root, settings, server)?;
-        words.extend(network(name.machine, lease, server));
+        let (_, parts) = self.parts.iter().find(|(known, _)| *known == root)?;
+        let mut words = Shown { image: &self.bootable, settings }.command_line(root, server)?;
+        words.extend(network(machine, lease, server));
         let line = CommandLine::new(&words).ok()?;
         let export = uki::compose(&self.stub, &line, &parts.initrd, &parts.kernel).ok()?;
         let identity = self.image.identity.0.to_le_bytes();

@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use tokio::net::{TcpListener, UdpSocket};
 
-use crate::boot::files::{Files, Ports};
+use crate::boot::files::{Files, Ports, Terms};
+use crate::boot::made::MENU_PATH;
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
-use crate::boot::uki::Stub;
-use crate::export::{Catalog, Served};
+use crate::export::{Catalog, Export, Served};
 use crate::image::Image;
 use crate::machines::Registry;
 use crate::{http, nbd, nfs, tftp};
@@ -41,9 +41,8 @@ impl Doors {
         let [portmap, http] = [listener().await?, listener().await?];
         let [portmap_udp, tftp] = [socket().await?, socket().await?];
         let ports = Ports { tftp: tftp.local_addr()?.port(), http: Some(http.local_addr()?.port()) };
-        let stub = Stub::of_image(&catalog.default_image().image);
-        let files = Files::new(Arc::clone(&catalog), settings(), ports, stub, Arc::default())
-            .map_err(io::Error::other)?;
+        let terms = Terms::new(settings(), ports);
+        let files = Files::new(Arc::clone(&catalog), terms).map_err(io::Error::other)?;
         let files = Arc::new(files);
         let doors = Self {
             nbd: nbd.local_addr()?,
@@ -64,8 +63,9 @@ impl Doors {
     }
 
     /// The menu that isowire makes.
-    pub fn menu(&self) -> String {
-        self.files.menu(Ipv4Addr::LOCALHOST)
+    pub fn menu(&self) -> Export {
+        let menu = self.files.open(MENU_PATH.as_bytes(), Ipv4Addr::LOCALHOST);
+        menu.map_or_else(|_| Export::of_extents(&[]), |file| file.export)
     }
 
     /// False for a file of the image that cannot be asked for: what isowire makes hides what the image has in its place.

@@ -149,8 +149,8 @@ impl Original {
     }
 
     /// A file that isowire makes.
-    pub fn made(&self, path: &str, content: String) -> Expected<'_> {
-        Expected { files: 1, ..self.expected(path.to_owned(), Export::of_memory(content)) }
+    pub fn made(&self, path: &str, content: Export) -> Expected<'_> {
+        Expected { files: 1, ..self.expected(path.to_owned(), content) }
     }
 
     fn expected(&self, path: String, export: Export) -> Expected<'_> {

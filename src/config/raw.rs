@@ -46,15 +46,19 @@ pub struct RawConfig {
     pub dns: Option<List>,
     pub lease_time: Option<Value>,
     pub lease_file: Option<Value>,
+    pub router_advertisement: Option<Value>,
     pub root: Option<Value>,
     pub copytoram: Option<Value>,
     pub menu_timeout: Option<Value>,
     pub cms_verify: Option<Value>,
     pub kernel_parameters: Option<List>,
+    pub uefi: Option<Value>,
+    pub ipxe: Option<Value>,
     pub stub: Option<Value>,
     pub status: Option<Value>,
     pub log_format: Option<Value>,
     pub image: Vec<RawImage>,
+    pub machine: Vec<RawMachine>,
 }
 
 /// One `[[image]]`.
@@ -66,9 +70,32 @@ pub struct RawImage {
     pub name: Option<Value>,
     #[serde(default)]
     pub default: Option<Value>,
+    #[serde(default)]
+    pub root: Option<Value>,
+    #[serde(default)]
+    pub copytoram: Option<Value>,
+    #[serde(default)]
+    pub kernel_parameters: Option<List>,
 }
 
-/// Several values.
+/// One `[[machine]]`.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawMachine {
+    pub mac: Option<List>,
+    pub architecture: Option<List>,
+    pub vendor: Option<Value>,
+    pub ignore: Option<Value>,
+    pub image: Option<Value>,
+    pub root: Option<Value>,
+    pub copytoram: Option<Value>,
+    pub kernel_parameters: Option<List>,
+    pub menu: Option<Value>,
+    pub address: Option<Value>,
+    pub quirks: Option<List>,
+}
+
+/// Several values, or a single one.
 #[derive(Debug, Clone, Default)]
 pub struct List(pub Vec<Value>);
 
@@ -82,7 +109,53 @@ impl<'de> Deserialize<'de> for Value {
 
 impl<'de> Deserialize<'de> for List {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Vec::deserialize(deserializer).map(List)
+        let spanned = Spanned::<OneOrMore>::deserialize(deserializer)?;
+        let at = Some(spanned.span().start);
+        Ok(Self(match spanned.into_inner() {
+            OneOrMore::One(Scalar(text)) => vec![Value { text, at }],
+            OneOrMore::More(values) => values,
+        }))
+    }
+}
+
+enum OneOrMore {
+    One(Scalar),
+    More(Vec<Value>),
+}
+
+impl<'de> Deserialize<'de> for OneOrMore {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OneOrMoreVisitor)
+    }
+}
+
+struct OneOrMoreVisitor;
+
+impl<'de> Visitor<'de> for OneOrMoreVisitor {
+    type Value = OneOrMore;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list, a string, a number, true or false")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMore, E> {
+        ScalarVisitor.visit_str(text).map(OneOrMore::One)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<OneOrMore, E> {
+        ScalarVisitor.visit_i64(number).map(OneOrMore::One)
+    }
+
+    fn visit_bool<E: de::Error>(self, truth: bool) -> Result<OneOrMore, E> {
+        ScalarVisitor.visit_bool(truth).map(OneOrMore::One)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMore, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = list.next_element()? {
+            values.push(value);
+        }
+        Ok(OneOrMore::More(values))
     }
 }
 
@@ -145,6 +218,14 @@ impl File {
     pub fn read(path: &Path) -> Result<(Self, RawConfig), Wrong> {
         let text = fs::read_to_string(path)
             .map_err(|error| Wrong::new(format!("{}: cannot be read: {error}", path.display())))?;
+        Self::parse(path, text)
+    }
+
+    /// Reads the text of the configuration file at `path`.
+    ///
+    /// # Errors
+    /// As those of [`read`](Self::read).
+    pub fn parse(path: &Path, text: String) -> Result<(Self, RawConfig), Wrong> {
         let file = File { path: path.to_owned(), text };
         let raw = toml::from_str(&file.text).map_err(|error| file.malformed(&error))?;
         Ok((file, raw))
@@ -199,9 +280,12 @@ impl RawConfig {
             tftp_single_port: self.tftp_single_port.or(file.tftp_single_port),
             dhcp: self.dhcp.or(file.dhcp),
             dhcp_range: self.dhcp_range.or(file.dhcp_range),
+            router_advertisement: self.router_advertisement.or(file.router_advertisement),
             root: self.root.or(file.root),
             copytoram: self.copytoram.or(file.copytoram),
             menu_timeout: self.menu_timeout.or(file.menu_timeout),
+            uefi: self.uefi.or(file.uefi),
+            ipxe: self.ipxe.or(file.ipxe),
             stub: self.stub.or(file.stub),
             status: self.status.or(file.status),
             log_format: self.log_format.or(file.log_format),
@@ -227,9 +311,12 @@ impl From<&cli::Serve> for RawConfig {
             tftp_single_port: serve.tftp_single_port.then(|| Value::from("true")),
             dhcp: value(&serve.dhcp),
             dhcp_range: value(&serve.dhcp_range),
+            router_advertisement: serve.router_advertisement.then(|| Value::from("true")),
             root: value(&serve.root),
             copytoram: value(&serve.copytoram),
             menu_timeout: value(&serve.menu_timeout),
+            uefi: value(&serve.uefi),
+            ipxe: value(&serve.ipxe),
             stub: value(&serve.stub),
             status: value(&serve.status),
             log_format: value(&serve.log_format),

@@ -5,11 +5,13 @@ use clap::Parser;
 
 use super::*;
 use crate::cli::{Cli, Command};
+use crate::dhcp::lease::Pool;
+use crate::dhcp::server::DEFAULT_LEASE_SECONDS;
 
 const EXAMPLE: &str = include_str!("../../config.example.toml");
 
 /// What `isowire serve` makes of these arguments and this configuration file.
-fn loaded(arguments: &[&str], file: Option<&str>) -> Result<Config, String> {
+pub(super) fn loaded(arguments: &[&str], file: Option<&str>) -> Result<Config, String> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("isowire.toml");
     let mut line = vec!["isowire", "serve"];
@@ -28,14 +30,17 @@ fn from_options(arguments: &[&str]) -> Config {
     loaded(&[&["arch.iso"], arguments].concat(), None).unwrap()
 }
 
-fn wrong(file: &str) -> String {
+pub(super) fn wrong(file: &str) -> String {
     loaded(&["arch.iso"], Some(file)).unwrap_err()
 }
 
 #[test]
 fn the_defaults() {
     let config = from_options(&[]);
-    assert_eq!(config.images, [Place { path: "arch.iso".into(), name: None }]);
+    assert_eq!(
+        config.images,
+        [Place { path: "arch.iso".into(), name: None, preferences: Preferences::default() }]
+    );
     let on = |port| Door::On { port, asked: Asked::ByDefault };
     let RootDoors { nbd, nfs, portmap, http } = config.root_doors;
     assert_eq!([nbd, nfs, portmap, http, config.tftp], [on(10809), on(2049), on(111), on(80), on(69)]);
@@ -93,6 +98,25 @@ fn a_dhcp_server() {
     let Dhcp::Server(pool) = loaded(&["arch.iso"], Some(file)).unwrap().dhcp else { panic!("no server") };
     assert_eq!((pool.dns.len(), pool.lease_seconds), (2, 172_800));
     assert_eq!(pool.lease_file.unwrap(), Path::new("/l"));
+}
+
+#[test]
+fn router_advertisements_need_dhcp() {
+    assert_eq!(from_options(&[]).solicitations, Solicitations::Ignored);
+    let config = from_options(&["--router-advertisement"]);
+    assert_eq!(config.solicitations, Solicitations::Answered);
+    assert!(matches!(config.dhcp, Dhcp::Proxy(Asked::ByOperator)), "without it nobody would be answered");
+    let config = loaded(&["a.iso"], Some("router-advertisement = false\ndhcp = 'off'")).unwrap();
+    assert_eq!(config.solicitations, Solicitations::Ignored);
+    let file = "dhcp-range = '10.0.0.9-10.0.0.20'\nrouter-advertisement = true";
+    let config = loaded(&["a.iso"], Some(file)).unwrap();
+    assert!(matches!((config.dhcp, config.solicitations), (Dhcp::Server(_), Solicitations::Answered)));
+    assert_eq!(
+        wrong("dhcp = 'off'\nrouter-advertisement = true"),
+        "isowire.toml:2: router-advertisement: `true` is for machines that ask by DHCP, which is off: leave out one \
+         of the two"
+    );
+    assert!(wrong("router-advertisement = 1").contains("`1` is"));
 }
 
 #[test]
@@ -249,23 +273,53 @@ fn keys(table: &str) -> BTreeSet<String> {
     expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The settings of the example as key and line, the commented ones as if they were not.
-fn example() -> Vec<(String, &'static str)> {
-    let setting = |line: &'static str| {
-        let line = line.strip_prefix('#').unwrap_or(line);
-        let key = line.split_once(" = ")?.0;
-        (!key.contains([' ', '#'])).then(|| (key.to_owned(), line))
-    };
-    EXAMPLE.lines().filter_map(setting).collect()
+/// A setting of the example: its table, empty for the file's own, its key and its line, as if it were no comment.
+type Shown = (&'static str, String, &'static str);
+
+fn example() -> Vec<Shown> {
+    let mut table = "";
+    let mut settings = Vec::new();
+    for line in EXAMPLE.lines().map(|line| line.strip_prefix('#').unwrap_or(line)) {
+        if let Some(name) = line.strip_prefix("[[").and_then(|rest| rest.strip_suffix("]]")) {
+            table = name;
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| !key.contains([' ', '#'])) {
+            settings.push((table, key.to_owned(), line));
+        }
+    }
+    settings
 }
 
 #[test]
 fn the_example_shows_every_key() {
     let mut known = keys("");
-    assert!(known.remove("image"), "an image is a table");
-    known.extend(keys("[[image]]\npath = 'x'"));
-    let shown: BTreeSet<_> = example().into_iter().map(|(key, _)| key).collect();
-    assert_eq!(shown, known);
+    for table in ["image", "machine"] {
+        assert!(known.remove(table), "{table} is a table");
+    }
+    for (table, known) in
+        [("", known), ("image", keys("[[image]]\npath = 'x'")), ("machine", keys("[[machine]]"))]
+    {
+        let shown: Vec<_> =
+            example().into_iter().filter(|(of, ..)| *of == table).map(|(_, key, _)| key).collect();
+        assert_eq!(BTreeSet::from_iter(shown.clone()), known, "{table}");
+        assert_eq!(shown.len(), known.len(), "{table}: each once");
+    }
+}
+
+/// All of a rule but what excludes the rest.
+#[test]
+fn the_examples_of_image_and_machine_can_be_used() {
+    let lines = |table: &str, but: &[&str]| {
+        let shown = example().into_iter().filter(|(of, key, _)| *of == table && !but.contains(&&key[..]));
+        shown.map(|(.., line)| format!("{line}\n")).collect::<String>()
+    };
+    let file = format!(
+        "[[image]]\n{}[[machine]]\n{}[[machine]]\nmac = '52:54:00:00:00:01'\n{}",
+        lines("image", &[]),
+        lines("machine", &["architecture", "vendor", "ignore"]),
+        lines("machine", &["mac", "address", "ignore"]),
+    );
+    let config = loaded(&["--dhcp-range", "192.168.1.100-192.168.1.199"], Some(&file)).unwrap();
+    assert_eq!((config.images.len(), config.rules.iter().count()), (1, 2));
 }
 
 #[test]
@@ -280,15 +334,14 @@ fn the_example_is_valid_and_its_values_are_the_defaults() {
         "dns",
         "lease-file",
         "root",
+        "ipxe",
         "stub",
         "status",
     ];
     let server = ["dhcp-range", "netmask", "router", "dns", "lease-time", "lease-file"];
     let text = |keep: &dyn Fn(&str) -> bool| {
-        // Those are keys of an image.
-        let is_setting = |key: &str| !["path", "name", "default"].contains(&key);
-        let kept = example().into_iter().filter(|(key, _)| keep(key) && is_setting(key));
-        kept.map(|(_, line)| line).collect::<Vec<_>>().join("\n")
+        let kept = example().into_iter().filter(|(table, key, _)| table.is_empty() && keep(key));
+        kept.map(|(.., line)| line).collect::<Vec<_>>().join("\n")
     };
     let as_it_is = loaded(&["a.iso"], Some(EXAMPLE)).unwrap();
     let defaults = text(&|key| !without_default.contains(&key) && !server.contains(&key));
@@ -300,7 +353,7 @@ fn the_example_is_valid_and_its_values_are_the_defaults() {
     }
     spelled_out.dhcp = Dhcp::Proxy(Asked::ByDefault);
     assert_eq!(format!("{spelled_out:?}"), format!("{as_it_is:?}"));
-    let all = loaded(&["a.iso"], Some(&text(&|key| key != "dhcp" && key != "stub"))).unwrap();
+    let all = loaded(&["a.iso"], Some(&text(&|key| !["dhcp", "ipxe", "stub"].contains(&key)))).unwrap();
     assert!(matches!(all.dhcp, Dhcp::Server(pool) if pool.lease_seconds == DEFAULT_LEASE_SECONDS));
     assert!(loaded(&[], Some(EXAMPLE)).is_ok(), "it has an image");
 }

@@ -6,11 +6,15 @@ use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::{Asked, Door, LogFormat, RootDoors};
 use crate::boot::menu::{CopyToRam, Root};
 use crate::boot::text::Word;
 use crate::boot::uki::Stub;
+use crate::boot::uki::pe::{EFI_APPLICATION, Headers, X86_64};
 use crate::boot::uki::stub::{STUB_MAX, STUB_PATH};
+use crate::boot::{Architecture, MacPrefix, Quirks, UefiBy};
 use crate::dhcp::lease::{BadPool, Pool};
 use crate::export::allowed::Subnet;
 
@@ -82,13 +86,90 @@ fn port(text: &str) -> Result<u16, Refusal> {
 
 /// Reads and checks an EFI stub.
 pub fn stub(path: &Path) -> Result<Stub, Refusal> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(STUB_MAX + 1).read_to_end(&mut bytes));
-    read.map_err(|error| format!("cannot be read: {error}"))?;
+    let bytes = read(path, STUB_MAX)?;
     if bytes.len() as u64 > STUB_MAX {
         return Err(format!("is larger than {STUB_MAX} bytes: name the {STUB_PATH} of a systemd"));
     }
     Stub::parse(bytes).map_err(|why| format!("cannot be used: {why}: name the {STUB_PATH} of a systemd"))
+}
+
+/// What UEFI machines load.
+pub fn uefi(text: &str) -> Result<UefiBy, Refusal> {
+    match text {
+        "composed" => Ok(UefiBy::Composed),
+        "ipxe" => Ok(UefiBy::Ipxe),
+        _ => Err("is neither `composed` nor `ipxe`".into()),
+    }
+}
+
+/// Where distributions put iPXE for UEFI: Arch and Fedora, Debian. The one without drivers of its own comes first: the
+/// firmware's have just been seen to work.
+const IPXE_PLACES: [&str; 6] = [
+    "/usr/share/ipxe/x86_64/snponly.efi",
+    "/usr/share/ipxe/snponly.efi",
+    "/usr/lib/ipxe/snponly.efi",
+    "/usr/share/ipxe/x86_64/ipxe.efi",
+    "/usr/share/ipxe/ipxe.efi",
+    "/usr/lib/ipxe/ipxe.efi",
+];
+
+/// Largest iPXE that is read, in bytes; those of distributions have one or two hundred thousand.
+const IPXE_MAX: u64 = 8 << 20;
+
+/// The iPXE of this host.
+pub fn ipxe_of_host() -> Result<Bytes, Refusal> {
+    let place = IPXE_PLACES.iter().map(Path::new).find(|place| place.is_file());
+    place.map_or_else(|| Err("finds no iPXE on this host: install it, or name one by `ipxe`".into()), ipxe)
+}
+
+/// Reads iPXE, and makes sure that it is for UEFI.
+pub fn ipxe(path: &Path) -> Result<Bytes, Refusal> {
+    let bytes = read(path, IPXE_MAX)?;
+    let headers = Headers::parse(&bytes).map_err(|why| format!("is no program for UEFI: {why}"))?;
+    let fits = headers.machine == X86_64 && headers.subsystem == EFI_APPLICATION;
+    fits.then(|| bytes.into())
+        .ok_or_else(|| "is no program for UEFI on x86-64: name a snponly.efi or ipxe.efi".into())
+}
+
+/// The first bytes of a file, one more than `max` where it has more.
+fn read(path: &Path, max: u64) -> Result<Vec<u8>, Refusal> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(max + 1).read_to_end(&mut bytes));
+    read.map_err(|error| format!("cannot be read: {error}"))?;
+    Ok(bytes)
+}
+
+pub fn mac_prefix(text: &str) -> Result<MacPrefix, Refusal> {
+    text.parse()
+        .map_err(|_| "is no MAC address, nor the start of one: write 52:54:00:12:34:56 or 52:54:00".into())
+}
+
+/// The client system architectures that a word stands for.
+pub fn architectures(text: &str) -> Result<Vec<Architecture>, Refusal> {
+    match text {
+        "bios" => Ok(vec![Architecture::BIOS]),
+        "uefi" => Ok(vec![Architecture::UEFI, Architecture::EBC, Architecture::UEFI_HTTP]),
+        "uefi-pxe" => Ok(vec![Architecture::UEFI, Architecture::EBC]),
+        "uefi-http" => Ok(vec![Architecture::UEFI_HTTP]),
+        number => number.parse().map(|number| vec![Architecture(number)]).map_err(|_| {
+            "is none of `bios`, `uefi`, `uefi-pxe`, `uefi-http`, and no number of DHCP option 93".into()
+        }),
+    }
+}
+
+/// How a vendor class begins.
+pub fn vendor(text: &str) -> Result<String, Refusal> {
+    let fits = (1..=255).contains(&text.len()) && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+    fits.then(|| text.to_owned())
+        .ok_or_else(|| "is no start of a vendor class (DHCP option 60), as PXEClient:Arch:00007".into())
+}
+
+pub fn add_quirk(quirks: &mut Quirks, text: &str) -> Result<(), Refusal> {
+    match text {
+        "no-script" => quirks.no_script = true,
+        _ => return Err("is none of `no-script`".into()),
+    }
+    Ok(())
 }
 
 pub fn truth(text: &str) -> Result<bool, Refusal> {
@@ -171,7 +252,8 @@ pub fn parameter(text: &str) -> Result<Word, Refusal> {
     // PXELINUX takes the first `initrd=` it sees for the list of initramfs images.
     let free = !text.contains("initrd=");
     Word::new(text).filter(|_| free).ok_or_else(|| {
-        "is not one kernel parameter: write each as a text of its own, without spaces and `initrd=`".into()
+        "is not one kernel parameter: write each as a text of its own, without spaces, `initrd=` and `${`"
+            .into()
     })
 }
 

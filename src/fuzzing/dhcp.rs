@@ -8,6 +8,7 @@ use dhcproto::{Decodable, Decoder};
 
 use crate::boot;
 use crate::boot::menu::{Ports, Root};
+use crate::boot::text::Word;
 use crate::codec::{Reader, Truncated};
 use crate::dhcp::lease::{Leases, UnixTime};
 use crate::dhcp::session::{Answer, Authority, Destination, Door, Network, Question, Role, Session};
@@ -51,8 +52,9 @@ impl Play {
     fn new(is_proxy: bool) -> Self {
         let role = if is_proxy { Role::Proxy } else { Role::Authority(Box::new(authority())) };
         let ports = Ports { tftp: 69, http: Some(80) };
+        let image = Word::new("i").expect("one word");
         let boot =
-            boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Ok(boot::Uefi { root: Root::Nbd, ports }));
+            boot::Site::new(Some("boot/syslinux/lpxelinux.0"), ports).with_image(image, Ok(vec![Root::Nbd]));
         Self {
             session: Session { role, boot, allowed: Allowed::default() },
             now: START,

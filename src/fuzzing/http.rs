@@ -10,8 +10,8 @@ use jiff::Timestamp;
 
 use crate::boot::Files;
 use crate::boot::files::Ports;
+use crate::boot::files::Terms;
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
-use crate::boot::uki::NoStub;
 use crate::export::batch::Chunk;
 use crate::export::{Batch, Catalog, Served};
 use crate::http::session::{Next, Resources, Session, Turn};
@@ -140,8 +140,7 @@ fn resources() -> Arc<Resources> {
         parameters: Vec::new(),
     };
     let ports = Ports { tftp: 69, http: Some(80) };
-    let files = Files::new(catalog, settings, ports, Err(NoStub::NotArchiso), Arc::default())
-        .expect("names of their own");
+    let files = Files::new(catalog, Terms::new(settings, ports)).expect("names of their own");
     Arc::new(Resources::new(Arc::new(files)))
 }
 

@@ -7,7 +7,9 @@ pub mod boot;
 pub mod dhcp;
 pub mod http;
 pub mod image;
+pub mod menus;
 pub mod nbd;
+pub mod ndp;
 pub mod nfs;
 pub mod portmap;
 pub mod tftp;
@@ -17,16 +19,20 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target; `tests/corpus.rs` proves that each has its file and its seeds.
 pub const TARGETS: &[Target] = &[
+    ("config", menus::config),
     ("cpio", image::cpio),
     ("dhcp_message", dhcp::message),
     ("dhcp_session", dhcp::session),
     ("el_torito_partitions", image::el_torito_partitions),
     ("erofs", image::erofs),
+    ("grub_menu", menus::grub_menu),
     ("http_range", http::range),
     ("http_request", http::request),
     ("iso_image", image::iso_image),
+    ("loader_entry", menus::loader_entry),
     ("nbd_handshake", nbd::handshake),
     ("nbd_transmission", nbd::transmission),
+    ("ndp_solicitation", ndp::solicitation),
     ("nfs_mount", nfs::mount),
     ("nfs_record", nfs::record),
     ("nfs_session", nfs::session),
@@ -34,7 +40,7 @@ pub const TARGETS: &[Target] = &[
     ("portmap", portmap::calls),
     ("squashfs", image::squashfs),
     ("susp", image::susp),
-    ("syslinux_menu", boot::syslinux_menu),
+    ("syslinux_menu", menus::syslinux_menu),
     ("tftp_packet", tftp::packet),
     ("tftp_transfer", tftp::transfer),
 ];

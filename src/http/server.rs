@@ -208,9 +208,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::boot::files::Ports;
+    use crate::boot::files::{Ports, Terms};
     use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
-    use crate::boot::uki::NoStub;
     use crate::export::{Catalog, Served};
     use crate::image::index::{Attributes, Index};
     use crate::image::{Image, Source};
@@ -229,14 +228,8 @@ mod tests {
             parameters: Vec::new(),
         };
         let machines = Arc::new(Registry::new(Instant::now().into_std()));
-        let files = Files::new(
-            Arc::new(catalog),
-            settings,
-            Ports { tftp: 69, http: Some(80) },
-            Err(NoStub::NotArchiso),
-            Arc::default(),
-        )
-        .unwrap();
+        let files =
+            Files::new(Arc::new(catalog), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(run(listener, Arc::new(files), machines, None, std::future::pending()));

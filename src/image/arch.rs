@@ -19,18 +19,26 @@ const DEFAULT_INSTALL_DIR: &[u8] = b"arch";
 /// Names of the root image, in the order in which archiso's hooks look for them.
 const AIROOTFS: [&str; 2] = ["airootfs.sfs", "airootfs.erofs"];
 
-/// Microcode images, in mkarchiso's order (`ucodes`).
-const MICROCODE: [&[u8]; 6] = [
+/// Microcode images, in mkarchiso's order (`ucodes`), with the names that older ones have.
+const MICROCODE: [&[u8]; 8] = [
     b"intel-uc.img",
     b"intel-ucode.img",
+    b"intel_ucode.img",
     b"amd-uc.img",
     b"amd-ucode.img",
+    b"amd_ucode.img",
     b"early_ucode.cpio",
     b"microcode.cpio",
 ];
 
 /// Where the syslinux files are: since archiso 63, and before it.
 const SYSLINUX: [&str; 2] = ["boot/syslinux", "syslinux"];
+
+/// Where they are in the install directory, in images of old profiles and of SystemRescue.
+const OWN_SYSLINUX: &str = "boot/syslinux";
+
+/// What the name of a kernel begins with; all of it where an image has but one.
+const KERNEL: &str = "vmlinuz";
 
 /// An image made by mkarchiso.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,10 +65,10 @@ pub struct Archiso {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
     pub arch: String,
-    /// What follows `vmlinuz-`: `linux`, `linux-lts`.
+    /// What follows `vmlinuz-`: `linux`, `linux-lts`; `vmlinuz` where nothing does.
     pub name: String,
     pub kernel: NodeId,
-    /// `initramfs-NAME.img`.
+    /// `initramfs-NAME.img`, or what stands for it beside a kernel without a name.
     pub initramfs: Option<NodeId>,
     /// To be loaded before the initramfs, in this order. None where the initramfs has them in it.
     pub microcode: Vec<NodeId>,
@@ -116,8 +124,13 @@ impl Archiso {
             airootfs.push(Airootfs::of(media, &places, arch, node)?);
         }
         let syslinux_dir = SYSLINUX.iter().find_map(|path| places.directory(NodeId::ROOT, path));
+        let syslinux_dir = syslinux_dir.or_else(|| places.directory(dir, OWN_SYSLINUX));
         let archiso = Self {
-            kernels: places.kernels(dir),
+            kernels: places.kernels(
+                dir,
+                &install_dir,
+                airootfs.first().map_or(FIRST_ARCH, |root| &root.arch),
+            ),
             airootfs,
             uuid_file: places.uuid_file(volume.uuid.as_deref(), warnings),
             syslinux_dir,
@@ -216,38 +229,46 @@ impl Places<'_> {
         images
     }
 
-    /// `/INSTALL_DIR/boot/ARCH/vmlinuz-NAME` and what belongs to it.
-    fn kernels(&self, install_dir: NodeId) -> Vec<Kernel> {
-        let Some(boot) = self.directory(install_dir, "boot") else { return Vec::new() };
-        let microcode = self.microcode(boot);
-        let mut kernels = Vec::new();
-        for (arch, dir) in self.directories(boot) {
-            for kernel in self.files_starting(dir, b"vmlinuz-") {
-                let Some(name) = self.kernel_name(kernel) else { continue };
-                let initramfs = self.file(dir, &format!("initramfs-{name}.img"));
-                kernels.push(Kernel {
-                    arch: arch.clone(),
-                    name,
-                    kernel,
-                    initramfs,
-                    microcode: microcode.clone(),
-                });
-            }
-        }
+    /// `/INSTALL_DIR/boot/ARCH/vmlinuz-NAME` and what belongs to it. Where there is none, those of `/INSTALL_DIR/boot`
+    /// and `/boot`, which are for the architecture `arch`.
+    fn kernels(&self, dir: NodeId, install_dir: &str, arch: &str) -> Vec<Kernel> {
+        let boot = self.directory(dir, "boot");
+        let by_arch = boot.map(|boot| self.directories(boot).collect::<Vec<_>>()).unwrap_or_default();
+        let microcode = boot.map(|boot| self.microcode(boot)).unwrap_or_default();
+        let kernels = by_arch.into_iter().flat_map(|(arch, dir)| self.kernels_in(dir, &arch, install_dir));
+        let mut kernels: Vec<_> =
+            kernels.map(|kernel| Kernel { microcode: microcode.clone(), ..kernel }).collect();
         kernels.sort_by_key(|kernel| kernel.arch != FIRST_ARCH);
+        let elsewhere = [boot, self.directory(NodeId::ROOT, "boot")].into_iter().flatten();
+        if kernels.is_empty() {
+            kernels = elsewhere.flat_map(|dir| self.kernels_in(dir, arch, install_dir)).collect();
+        }
         kernels
     }
 
-    fn files_starting(&self, dir: NodeId, start: &[u8]) -> Vec<NodeId> {
-        let mut files = self.files_ending(Some(dir), b"");
-        files.retain(|&id| self.index.node(id).name.starts_with(start));
-        files
+    /// The kernels in a directory, each with the initramfs and the microcode there.
+    fn kernels_in(&self, dir: NodeId, arch: &str, install_dir: &str) -> Vec<Kernel> {
+        let kernel = |&kernel: &NodeId| {
+            let name = self.kernel_name(kernel)?;
+            let initramfs = match name.as_str() {
+                // archiso called it so until 2020; SystemRescue calls it by its install directory.
+                KERNEL => ["archiso", install_dir, "initramfs"].map(|stem| format!("{stem}.img")).to_vec(),
+                name => vec![format!("initramfs-{name}.img")],
+            };
+            let initramfs = initramfs.iter().find_map(|name| self.file(dir, name));
+            Some(Kernel { arch: arch.to_owned(), name, kernel, initramfs, microcode: self.microcode(dir) })
+        };
+        self.files_ending(Some(dir), b"").iter().filter_map(kernel).collect()
     }
 
-    /// What follows `vmlinuz-`; `None` for a signature (`vmlinuz-linux.ipxe.sig`) and for odd characters.
+    /// What follows `vmlinuz-`, or `vmlinuz` itself; `None` for any other file, for a signature
+    /// (`vmlinuz-linux.ipxe.sig`) and for odd characters.
     fn kernel_name(&self, kernel: NodeId) -> Option<String> {
-        let name = word(self.index.node(kernel).name.strip_prefix(b"vmlinuz-")?)?;
-        (!name.ends_with(".sig")).then_some(name)
+        let name = word(&self.index.node(kernel).name)?;
+        let rest = name.strip_prefix(KERNEL)?;
+        let name =
+            if rest.is_empty() { KERNEL } else { rest.strip_prefix('-').filter(|name| !name.is_empty())? };
+        (!name.ends_with(".sig")).then(|| name.to_owned())
     }
 
     fn microcode(&self, boot: NodeId) -> Vec<NodeId> {

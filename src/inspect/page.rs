@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::report::{Arch, Gpt, KernelFiles, Mbr, Records, Report, RootImage, RootWay, Way};
+use super::report::{Arch, Entries, Gpt, KernelFiles, Mbr, Records, Report, RootImage, RootWay, Way};
 
 /// Column where the facts begin, behind the indentation.
 const FACTS: usize = 16;
@@ -20,6 +20,7 @@ impl Display for Page<'_> {
         }
         records(f, &report.boot_records)?;
         section(f, "Boot from the network", !report.network_boot.is_empty())?;
+        report.entries.iter().try_for_each(|entries| self::entries(f, entries))?;
         report.network_boot.iter().try_for_each(|way| self::way(f, way))?;
         report.roots.iter().try_for_each(|way| self::root_way(f, way))?;
         section(f, "Warnings", !report.warnings.is_empty())?;
@@ -122,6 +123,23 @@ fn gpt(f: &mut Formatter<'_>, gpt: &Gpt) -> fmt::Result {
     fact(f, "GPT", format_args!("disk {}, {partitions}", gpt.disk))?;
     let checksums = format!("header {header_checksum}, array {array_checksum}, backup {backup_checksum}");
     fact(f, "  checksums", checksums)
+}
+
+fn entries(f: &mut Formatter<'_>, entries: &Entries) -> fmt::Result {
+    let Entries { origin, entries } = entries;
+    match entries.len() {
+        0 => fact(f, "entries", "none"),
+        count => fact(f, "entries", format_args!("{count}, from {origin}")),
+    }?;
+    entries.iter().try_for_each(|entry| {
+        let title = entry.title.as_deref().map_or_else(String::new, |title| format!("{title}: "));
+        fact(
+            f,
+            "  boots",
+            format_args!("{title}{}", list([&entry.kernel].into_iter().chain(&entry.initramfs))),
+        )?;
+        text(f, "    told", &entry.parameters.join(" "))
+    })
 }
 
 fn way(f: &mut Formatter<'_>, way: &Way) -> fmt::Result {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::boot::bootable::{bios_loader, initramfs, shortfall, survey};
-use crate::boot::menu::{Place, Ports, Root};
+use crate::boot::bootable::{self, bios_loader, initramfs, shortfall, survey};
+use crate::boot::menu::{Ports, Recipe, Root};
+use crate::boot::text::{PlainPath, Word};
 use crate::boot::uefi::Programs;
 use crate::boot::uki::Stub;
-use crate::boot::{Architecture, Firmware, Machine, Site, Uefi, plan};
+use crate::boot::{Architecture, Firmware, Machine, NoUefi, Site, plan};
 use crate::config::{HTTP_PORT, TFTP_PORT};
 use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
 use crate::image::initramfs::Contents;
@@ -28,6 +29,8 @@ pub struct Report {
     pub boot_records: Records,
     /// Null for any other image.
     pub archiso: Option<Arch>,
+    /// What they boot then; null for any other image.
+    pub entries: Option<Entries>,
     /// How machines can boot it over the network with this server.
     pub network_boot: Vec<Way>,
     /// How they can get their root file system then.
@@ -144,6 +147,29 @@ pub struct RootImage {
     pub cms_signature: Option<String>,
 }
 
+/// See [`bootable::Entries`].
+#[derive(Debug, Serialize)]
+pub struct Entries {
+    /// As the end of a sentence.
+    pub origin: String,
+    /// In the order of the menu.
+    pub entries: Vec<MenuEntry>,
+}
+
+/// A kernel and what belongs to it.
+#[derive(Debug, Serialize)]
+pub struct MenuEntry {
+    /// The author's; null where they gave none.
+    pub title: Option<String>,
+    pub architecture: String,
+    pub kernel: String,
+    pub initramfs: Vec<String>,
+    /// What the image's author wants the kernel to be told.
+    pub parameters: Vec<String>,
+    /// The only root protocol it is for; null for one that is for all.
+    pub root: Option<String>,
+}
+
 /// One kind of firmware.
 #[derive(Debug, Serialize)]
 pub struct Way {
@@ -186,6 +212,7 @@ impl Report {
             tree: Tree::of(image),
             boot_records: Records::of(&image.boot),
             archiso: image.archiso.as_ref().map(|archiso| Arch::of(archiso, &image.index)),
+            entries: bootable::entries(image).map(|entries| Entries::of(&entries)),
             network_boot: image.archiso.as_ref().map(|archiso| ways(image, archiso)).unwrap_or_default(),
             roots: roots(image),
             warnings: image.warnings.clone(),
@@ -289,18 +316,39 @@ impl Arch {
     }
 }
 
+impl Entries {
+    fn of(entries: &bootable::Entries) -> Self {
+        let path = |path: &PlainPath| format!("/{path}");
+        let entry = |recipe: &Recipe| MenuEntry {
+            title: recipe.title.as_ref().map(ToString::to_string),
+            architecture: recipe.architecture.to_string(),
+            kernel: path(&recipe.kernel),
+            initramfs: recipe.initrd.iter().map(path).collect(),
+            parameters: recipe.parameters.iter().map(ToString::to_string).collect(),
+            root: recipe.root.map(|root| root.to_string()),
+        };
+        Self { origin: entries.origin.to_string(), entries: entries.recipes.iter().map(entry).collect() }
+    }
+}
+
+/// The name of an image that has none yet.
+const IMAGE: &str = "image";
+
 /// What this server would answer each kind of machine, and what the image lacks for it.
 fn ways(image: &Arc<Image>, archiso: &Archiso) -> Vec<Way> {
-    let bootable = survey("image", Place::Default, image);
-    let programs = Programs::new(image, bootable.as_ref(), &Root::ALL, Stub::of_image(image));
+    let bootable = survey(IMAGE, IMAGE, image);
+    let programs = bootable.as_ref().ok_or_else(NoUefi::no_image);
+    let programs =
+        programs.and_then(|bootable| Programs::new(image, bootable, &Root::ALL, Stub::of_image(image)));
     let remarks = programs
         .iter()
         .map(|programs| format!("composed with the {}; Secure Boot has to be off", programs.stub()));
     let remarks = remarks.collect();
     let ports = Ports { tftp: TFTP_PORT, http: Some(HTTP_PORT) };
-    let uefi = programs.map(|programs| Uefi { root: programs.default_root(), ports });
+    let roots = programs.map(|programs| programs.roots());
     let loader = bios_loader(image);
-    let site = Site::new(loader.as_ref().map(|path| path.as_str()), uefi);
+    let site = Site::new(loader.as_ref().map(|path| path.as_str()), ports);
+    let site = Word::new(IMAGE).into_iter().fold(site, |site, name| site.with_image(name, roots.clone()));
     let mut lacking = unknown_roots(image, archiso);
     if bootable.is_none_or(|bootable| bootable.recipes.is_empty()) {
         lacking.push("the image has no kernel that a menu could name".to_owned());
@@ -320,7 +368,7 @@ fn way(
     remarks: Vec<String>,
 ) -> Way {
     let machine = Machine { firmware: Firmware::Pxe, architecture, mac: None };
-    let (boot_file, refusal) = match plan(&machine, Ipv4Addr::UNSPECIFIED, site) {
+    let (boot_file, refusal) = match plan(&machine, b"PXEClient", Ipv4Addr::UNSPECIFIED, site) {
         Ok(plan) => (Some(plan.boot_file), None),
         Err(refusal) => (None, Some(refusal.to_string())),
     };

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use super::Step;
+use crate::boot::bootable::{entries, node_of};
 use crate::image::{Extent, Image, Kind, NodeId};
 
 /// Most landmarks of an image. archiso's own have about ten; what an image has beyond is not told apart.
@@ -78,6 +79,12 @@ impl Landmarks {
         for kernel in &archiso.kernels {
             add(kernel.kernel, Step::Kernel);
             kernel.initramfs.iter().chain(&kernel.microcode).for_each(|&node| add(node, Step::Initramfs));
+        }
+        // An image may have them elsewhere, and say so.
+        for recipe in entries(image).into_iter().flat_map(|entries| entries.recipes) {
+            node_of(image, &recipe.kernel).into_iter().for_each(|node| add(node, Step::Kernel));
+            let initrd = recipe.initrd.iter().filter_map(|path| node_of(image, path));
+            initrd.for_each(|node| add(node, Step::Initramfs));
         }
         for root in &archiso.airootfs {
             let airootfs = Airootfs { node: root.node, size: root.size };

@@ -52,6 +52,8 @@ pub(super) struct Record {
     pub addresses: Vec<IpAddr>,
     /// What it said of itself last.
     pub machine: Option<boot::Machine>,
+    /// When it was last offered a boot file.
+    offered: Option<Instant>,
     /// Why it got no boot file when it last asked for one.
     pub refusal: Option<String>,
     /// Boots that were seen to begin.
@@ -111,12 +113,18 @@ impl Records {
         self.asked(id, machine.firmware, now);
         if let Some(record) = self.machines.get_mut(&id) {
             record.machine = Some(machine);
+            record.offered = Some(now);
             record.refusal = None;
             record.boot.reach(Step::Offered, now);
         }
         if let Some(address) = address {
             self.bind(id, address, now);
         }
+    }
+
+    /// When this machine was last offered a boot file.
+    pub fn last_offered(&self, mac: Mac) -> Option<Instant> {
+        self.machines.get(self.by_mac.get(&mac)?)?.offered
     }
 
     pub fn refused(&mut self, mac: Mac, why: &str, now: Instant) {
@@ -248,7 +256,7 @@ impl Records {
         self.by_address.extend(addresses.iter().map(|&address| (address, id)));
         self.by_mac.extend(mac.map(|mac| (mac, id)));
         let boot = Boot::new(self.epoch, now);
-        let record = Record { mac, addresses, machine: None, refusal: None, boots: 1, boot };
+        let record = Record { mac, addresses, machine: None, offered: None, refusal: None, boots: 1, boot };
         self.machines.insert(id, record);
         Some(id)
     }

@@ -46,6 +46,11 @@ impl Registry {
         self.records().offered(mac, machine, address.map(IpAddr::V4), now);
     }
 
+    /// When DHCP last offered a boot file to this machine.
+    pub fn last_offered(&self, mac: Mac) -> Option<Instant> {
+        self.records().last_offered(mac)
+    }
+
     /// A machine asked for a boot file, and there is none for it.
     pub fn refused(&self, mac: Mac, why: &str, now: Instant) {
         self.records().refused(mac, why, now);

@@ -87,7 +87,7 @@ impl Sent {
 
 impl Machine {
     pub(super) fn new(record: &Record, now: Instant, time: Timestamp) -> Self {
-        let Record { mac, addresses, machine, refusal, boots, boot } = record;
+        let Record { mac, addresses, machine, refusal, boots, boot, .. } = record;
         let unix = |then: Instant| {
             // A server does not run for centuries.
             time.as_second() - now.saturating_duration_since(then).as_secs() as i64

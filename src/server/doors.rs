@@ -1,5 +1,6 @@
 //! Which services there are in this run: the sockets that could be had, and a row of the report for each.
 
+mod advertisement;
 mod portmap;
 
 use std::io::{self, ErrorKind};
@@ -20,6 +21,7 @@ use crate::config::{Asked, Config, Dhcp, Door, RootDoors, Status, TFTP_PORT};
 use crate::dhcp;
 use crate::dhcp::server::{Sharing, Sockets};
 use crate::machines::local::LocalSocket;
+use crate::ndp::server::Listener;
 
 /// Where services go when nobody chose a port and the registered one is not to be had. The menu names this one for
 /// HTTP; iPXE can be told this one for TFTP.
@@ -35,6 +37,8 @@ pub struct Doors {
     pub http: Option<TcpListener>,
     pub tftp: Option<UdpSocket>,
     pub dhcp: Option<dhcp::server::Sockets>,
+    /// Where machines ask for IPv6 routers.
+    pub advertisement: Option<Listener>,
     /// `isowire status` asks here.
     pub status_socket: Option<LocalSocket>,
     pub status: Option<TcpListener>,
@@ -78,8 +82,10 @@ impl Doors {
         doors.open_portmap(config, inherited.portmap)?;
         doors.http = doors.open_one(&http, inherited.http, sockets::listen)?;
         doors.tftp = doors.open_one(&tftp, inherited.tftp, UdpSocket::bind)?;
+        doors.open_advertisement(config)?;
         doors.open_dhcp(config, [inherited.dhcp, inherited.pxe])?;
-        doors.require_root(config)?;
+        doors.tell_advertisement();
+        doors.require_roots(config)?;
         doors.open_status(&config.status)?;
         if doors.dhcp.is_some() && (doors.tftp.is_none() || doors.tftp_port() != TFTP_PORT) {
             warn!("DHCP sends firmware to TFTP on port 69 of this host, and isowire serves none there");
@@ -189,19 +195,18 @@ impl Doors {
         socket
     }
 
-    /// Machines need a root: the one that the operator named, else any. Where all are off nobody wants them to boot.
-    fn require_root(&mut self, config: &Config) -> Result<(), Fatal> {
-        let wanted = match config.root {
-            Some(root) => vec![root],
-            None => config.menu.roots.clone(),
+    /// Machines need a root: those that the operator named, else any. Where all are off nobody wants them to boot.
+    fn require_roots(&mut self, config: &Config) -> Result<(), Fatal> {
+        let named: Vec<_> = config.named_roots().collect();
+        let is_enough = match named[..] {
+            [] => config.menu.roots.iter().any(|&root| self.serves(root)),
+            _ => named.iter().all(|&root| self.serves(root)),
         };
-        if wanted.iter().any(|&root| self.serves(root)) {
-            return Ok(());
-        }
+        let wanted = if named.is_empty() { &config.menu.roots } else { &named };
         let missed = std::mem::take(&mut self.missed);
         match missed.into_iter().find(|(root, _)| wanted.contains(root)) {
-            Some((_, fatal)) => Err(fatal),
-            None => Ok(()),
+            Some((_, fatal)) if !is_enough => Err(fatal),
+            _ => Ok(()),
         }
     }
 

@@ -166,6 +166,11 @@ mod tests {
     use std::fs::{self, File};
 
     use super::*;
+    use crate::boot::menu::Preferences;
+
+    fn place(path: &Path) -> Place {
+        Place { path: path.to_owned(), name: None, preferences: Preferences::default() }
+    }
 
     /// How long it took until a change was told, if it was.
     async fn told(watch: &mut Watch) -> Option<Duration> {
@@ -181,7 +186,7 @@ mod tests {
     async fn a_change_is_told_once_when_it_has_come_to_rest() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        let mut watch = Watch::new(vec![Place { path: dir.path().to_owned(), name: None }]).unwrap();
+        let mut watch = Watch::new(vec![place(dir.path())]).unwrap();
         assert!(watch.renew().is_none());
         assert!(told(&mut watch).await.is_some(), "what came before the watch");
         assert!(watch.renew().is_none());
@@ -201,7 +206,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("folder");
         fs::create_dir(&folder).unwrap();
-        let mut watch = Watch::new(vec![Place { path: folder.join("a.iso"), name: None }]).unwrap();
+        let mut watch = Watch::new(vec![place(&folder.join("a.iso"))]).unwrap();
         assert!(watch.renew().is_none());
         assert!(told(&mut watch).await.is_some());
         fs::remove_dir(&folder).unwrap();

@@ -16,10 +16,9 @@ use super::problem::Problem;
 use super::shelf::{self, Volume};
 use super::stand::{Event, Stand};
 use super::{Fatal, hooks, notify, scan};
-use crate::boot::files::{Files, NameTaken, Ports};
-use crate::boot::menu::{Root, Settings};
-use crate::boot::uki::Stub;
-use crate::boot::{Leased, Site};
+use crate::boot::files::{Files, Terms};
+use crate::boot::menu::Root;
+use crate::boot::{Leased, Site, UefiBy};
 use crate::config::Place;
 use crate::export::{Catalog, Served};
 use crate::live::{Live, Publisher};
@@ -27,27 +26,6 @@ use crate::machines::Registry;
 
 /// Between two looks at who still uses old images.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-
-/// What machines load is made of the images and of this.
-#[derive(Debug)]
-pub struct Making {
-    pub settings: Settings,
-    pub ports: Ports,
-    /// For UEFI machines, instead of the default image's own.
-    pub stub: Option<Stub>,
-    pub leased: Arc<Leased>,
-}
-
-impl Making {
-    /// What machines load of these images. Reads menus and looks for the stub.
-    fn files(&self, catalog: Arc<Catalog>) -> Result<Files, NameTaken> {
-        let stub = match &self.stub {
-            Some(stub) => Ok(stub.clone()),
-            None => Stub::of_image(&catalog.default_image().image),
-        };
-        Files::new(catalog, self.settings.clone(), self.ports, stub, Arc::clone(&self.leased))
-    }
-}
 
 /// What is there to begin with.
 #[derive(Debug)]
@@ -84,7 +62,8 @@ fn stock(places: &[Place], stand: &Stand) -> (Vec<Volume>, Vec<Problem>) {
 #[derive(Debug)]
 pub struct Library {
     places: Vec<Place>,
-    making: Arc<Making>,
+    /// What the operator chose, but for what is otherwise for some images.
+    terms: Terms,
     /// The roots that are served.
     roots: Vec<Root>,
     machines: Arc<Registry>,
@@ -104,7 +83,7 @@ impl Library {
     pub fn new(
         places: Vec<Place>,
         opened: Opened,
-        making: Making,
+        terms: Terms,
         roots: Vec<Root>,
         machines: Arc<Registry>,
     ) -> Result<Self, Fatal> {
@@ -112,12 +91,15 @@ impl Library {
         let stand = Stand::new(volumes);
         let catalog = Arc::new(stand.catalog().ok_or(Problem::NothingOpens)?);
         machines.serve(&catalog);
-        let files = Arc::new(making.files(Arc::clone(&catalog))?);
-        tell_programs(&files);
+        let files = Files::new(Arc::clone(&catalog), terms_for(&stand, &places, &terms))?;
+        if let Some(name) = files.unknown_images().next() {
+            return Err(Fatal::UnknownImage(name.clone()));
+        }
+        let files = Arc::new(files);
+        tell_uefi(&files, &terms, |_| true);
         let site = Publisher::new(Arc::new(files.site()));
         let (catalog, files) = (Publisher::new(catalog), Publisher::new(files));
-        let making = Arc::new(making);
-        Ok(Self { places, making, roots, machines, stand, catalog, files, site, told })
+        Ok(Self { places, terms, roots, machines, stand, catalog, files, site, told })
     }
 
     pub fn catalog(&self) -> Live<Catalog> {
@@ -134,7 +116,7 @@ impl Library {
     }
 
     pub fn leased(&self) -> Arc<Leased> {
-        Arc::clone(&self.making.leased)
+        Arc::clone(&self.terms.leased)
     }
 
     /// Keeps the images up to date until `shutdown` is ready.
@@ -222,8 +204,9 @@ impl Library {
 
     async fn go_over_to(&mut self, next: Stand, events: &[Event]) {
         let Some(catalog) = next.catalog().map(Arc::new) else { return };
-        let (making, of) = (Arc::clone(&self.making), Arc::clone(&catalog));
-        let files = match spawn_blocking(move || making.files(of)).await.map_err(io::Error::other) {
+        let (terms, of) = (terms_for(&next, &self.places, &self.terms), Arc::clone(&catalog));
+        // It reads menus, and the stub of each image.
+        let files = match spawn_blocking(move || Files::new(of, terms)).await.map_err(io::Error::other) {
             Ok(Ok(files)) => Arc::new(files),
             Ok(Err(taken)) => return warn!("the images stay as they were: {taken}"),
             Err(error) => return warn!("the images stay as they were: {error}"),
@@ -235,8 +218,8 @@ impl Library {
         self.site.publish(Arc::new(files.site()));
         self.stand = next;
         events.iter().for_each(Event::tell);
-        if events.iter().any(|event| matches!(event, Event::Default(_))) {
-            tell_programs(&files);
+        for name in files.unknown_images() {
+            warn!("a [[machine]] is to boot the image `{name}`, and no image of that name boots now");
         }
         let new = |event: &Event| match event {
             Event::Added(volume) | Event::Replaced(volume) | Event::Overwritten(volume) => {
@@ -244,7 +227,9 @@ impl Library {
             }
             Event::Gone(_) | Event::LetGo(_) | Event::Default(_) => None,
         };
-        self.check(events.iter().filter_map(new).collect());
+        let new: Vec<_> = events.iter().filter_map(new).collect();
+        tell_uefi(&files, &self.terms, |name| new.iter().any(|served| served.name == name));
+        self.check(new);
     }
 
     /// Warns of initramfs images without the hooks for a root, as soon as that is known.
@@ -267,9 +252,26 @@ async fn changed(watch: &mut Option<Watch>) -> io::Result<()> {
     }
 }
 
-fn tell_programs(files: &Files) {
-    match files.programs() {
-        Ok(programs) => info!("UEFI machines boot by the {}", programs.stub()),
-        Err(why) => warn!("UEFI machines do not boot from here: {why}"),
+/// The terms with what is otherwise for the images of a place.
+fn terms_for(stand: &Stand, places: &[Place], terms: &Terms) -> Terms {
+    let preferences = stand.shelf.iter().filter_map(|volume| {
+        let is_file = |place: &&Place| place.path == volume.path;
+        let is_folder = |place: &&Place| volume.path.parent() == Some(&*place.path);
+        let place = places.iter().find(is_file).or_else(|| places.iter().find(is_folder))?;
+        Some((volume.served().name.clone(), place.preferences.clone()))
+    });
+    Terms { preferences: preferences.collect(), ..terms.clone() }
+}
+
+/// By what these images boot UEFI machines. With iPXE none needs a program.
+fn tell_uefi(files: &Files, terms: &Terms, is_new: impl Fn(&str) -> bool) {
+    if terms.uefi_by == UefiBy::Ipxe {
+        return info!("UEFI machines boot by iPXE");
+    }
+    for (image, programs) in files.programs().filter(|(image, _)| is_new(image)) {
+        match programs {
+            Ok(programs) => info!(image, "UEFI machines boot by the {}", programs.stub()),
+            Err(why) => warn!(image, "UEFI machines do not boot from here: {why}"),
+        }
     }
 }

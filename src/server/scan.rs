@@ -38,7 +38,7 @@ pub enum Found {
 /// Every file of these places, those of the first place first, and what is wrong with places.
 pub fn look(places: &[Place]) -> (Vec<Found>, Vec<Problem>) {
     let (mut found, mut problems) = (Vec::new(), Vec::new());
-    for Place { path, name } in places {
+    for Place { path, name, .. } in places {
         if !path.is_dir() {
             let name = name.clone().unwrap_or_else(|| name_of(path));
             found.push(Found::File(Candidate { path: path.clone(), name, origin: Origin::Named }));
@@ -107,6 +107,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::boot::menu::Preferences;
 
     #[test]
     fn the_newest_of_each_kind_comes_first() {
@@ -135,7 +136,7 @@ mod tests {
     }
 
     fn place(path: &Path, name: Option<&str>) -> Place {
-        Place { path: path.to_owned(), name: name.and_then(Word::new) }
+        Place { path: path.to_owned(), name: name.and_then(Word::new), preferences: Preferences::default() }
     }
 
     /// The names of what is found, each with its file.

@@ -16,7 +16,7 @@ use crate::config::{Config, Dhcp, TftpPorts};
 use crate::machines::Registry;
 use crate::machines::server::Socket;
 use crate::stream::Listener;
-use crate::{dhcp, http, machines, nbd, nfs, tftp};
+use crate::{dhcp, http, machines, nbd, ndp, nfs, tftp};
 
 /// Starts every service that has its sockets. They stop when the sender of `stopping` is dropped.
 ///
@@ -41,6 +41,9 @@ pub async fn start(
     if let Some(sockets) = doors.dhcp {
         let server = dhcp::server::Server::start(sockets, dhcp_config(config, &library, &machines)).await?;
         services.spawn(unfailing(server.run(stop())));
+    }
+    if let Some(listener) = doors.advertisement {
+        services.spawn(ndp::server::run(listener, Arc::clone(&machines), stop()));
     }
     if let Some(listener) = doors.nbd {
         services.spawn(unfailing(nbd::server::run(

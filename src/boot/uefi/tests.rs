@@ -1,11 +1,11 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::boot::files::{Entry, Files, NoFile};
-use crate::boot::menu::{Place, Ports};
+use crate::boot::Site;
+use crate::boot::files::{Entry, Files, NoFile, Terms};
+use crate::boot::menu::Ports;
 use crate::boot::tests::{archiso_files, image, settings};
 use crate::boot::uki::tests::stub_file;
-use crate::boot::{Site, Uefi};
 use crate::export::catalog::Served;
 use crate::export::{Catalog, Piece};
 
@@ -27,8 +27,8 @@ fn archiso(kernel: &[u8]) -> Arc<Image> {
 fn files(roots: &[Root]) -> Files {
     let default = Served { name: "one".into(), image: archiso(&stub_file()) };
     let settings = Settings { roots: roots.to_vec(), ..settings() };
-    let stub = Ok(Stub::parse(stub_file()).unwrap());
-    Files::new(Arc::new(Catalog::new(default, Vec::new())), settings, PORTS, stub, Arc::default()).unwrap()
+    let terms = Terms { stub: Stub::parse(stub_file()).ok(), ..Terms::new(settings, PORTS) };
+    Files::new(Arc::new(Catalog::new(default, Vec::new())), terms).unwrap()
 }
 
 const PORTS: Ports = Ports { tftp: 69, http: Some(8080) };
@@ -52,55 +52,28 @@ fn command_line(files: &Files, path: &str) -> String {
 }
 
 #[test]
-fn names_and_back() {
-    let parse = |path: &str| ProgramName::parse(path.split('/').map(str::as_bytes));
-    for root in Root::ALL {
-        for machine in [None, Some(MACHINE.parse().unwrap())] {
-            let name = ProgramName { machine, root };
-            assert_eq!(parse(&name.to_string()), Some(name));
-        }
-    }
-    let name = ProgramName { machine: MACHINE.parse().ok(), root: Root::Nbd };
-    assert_eq!(name.to_string(), "isowire/52-54-00-12-34-56/nbd.efi");
-    for other in [
-        "",
-        "isowire",
-        "nbd.efi",
-        "isowire/nbd",
-        "isowire/ftp.efi",
-        "isowire/NBD.efi",
-        "isowire/52-54-00-12-34/nbd.efi",
-        "isowire/52-54-00-12-34-56",
-        "isowire/52-54-00-12-34-56/nbd.efi/x",
-        "isowire/52-54-00-12-34-56/nbd.efi/x/y",
-        "other/52-54-00-12-34-56/nbd.efi",
-    ] {
-        assert_eq!(parse(other), None, "{other}");
-    }
-}
-
-#[test]
 fn each_root_has_its_own_command_line() {
     let files = files(&Root::ALL);
     let common = "console=ttyS0,115200 no_timer_check panic=1 ip=dhcp BOOTIF=01-52-54-00-12-34-56";
     let line = |root: &str| command_line(&files, &format!("/isowire/{MACHINE}/{root}.efi"));
+    let edition = files.catalog().default_image().edition();
     assert_eq!(
         line("nbd"),
         format!(
-            "archisobasedir=arch archisosearchuuid=2026-01-02-03-04-05-00 archiso_nbd_srv=10.0.0.1 copytoram=auto \
-             cms_verify=y {common}"
+            "archisobasedir=arch archisosearchuuid=2026-01-02-03-04-05-00 archiso_nbd_srv=10.0.0.1 \
+             archiso_nbd_name={edition} copytoram=auto cms_verify=y {common}"
         )
     );
     assert_eq!(
         line("nfs"),
         format!(
-            "archisobasedir=arch archiso_nfs_srv=10.0.0.1:/run/archiso/bootmnt copytoram=auto cms_verify=y {common}"
+            "archisobasedir=arch archiso_nfs_srv=10.0.0.1:/{edition} copytoram=auto cms_verify=y {common}"
         )
     );
     assert_eq!(
         line("http"),
         format!(
-            "archisobasedir=arch archiso_http_srv=http://10.0.0.1:8080/ copytoram=auto cms_verify=y {common}"
+            "archisobasedir=arch archiso_http_srv=http://10.0.0.1:8080/{edition}/ copytoram=auto cms_verify=y {common}"
         )
     );
     let any = command_line(&files, "isowire/nbd.efi");
@@ -140,12 +113,14 @@ fn a_program_is_made_of_the_image_and_has_a_version() {
 #[test]
 fn only_roots_that_are_served_have_programs() {
     let files = files(&[Root::Http]);
-    assert_eq!(files.programs().unwrap().default_root(), Root::Http);
+    let (name, programs) = files.programs().next().unwrap();
+    assert_eq!((name, programs.unwrap().roots()), ("one", vec![Root::Http]));
     assert!(files.open(b"isowire/http.efi", HERE).is_ok());
     assert!(matches!(files.open(b"isowire/nbd.efi", HERE), Err(NoFile::Path(PathError::NotFound))));
     assert_eq!(
         files.site(),
-        Site::new(Some("boot/syslinux/lpxelinux.0"), Ok(Uefi { root: Root::Http, ports: PORTS }))
+        Site::new(Some("boot/syslinux/lpxelinux.0"), PORTS)
+            .with_image(Word::new("one").unwrap(), Ok(vec![Root::Http]))
     );
     assert!(matches!(files.look_up(b"isowire", HERE), Ok(Entry::Directory(_))));
 }
@@ -155,8 +130,8 @@ fn what_makes_no_program_is_said() {
     let stub = || Ok(Stub::parse(stub_file()).unwrap());
     let why = |kernel: &[u8], roots: &[Root], stub| {
         let image = archiso(kernel);
-        let bootable = crate::boot::bootable::survey("one", Place::Default, &image);
-        Programs::new(&image, bootable.as_ref(), roots, stub).unwrap_err().to_string()
+        let bootable = crate::boot::bootable::survey("one", "one~1", &image).unwrap();
+        Programs::new(&image, &bootable, roots, stub).unwrap_err().to_string()
     };
     let kernel = stub_file();
     assert_eq!(why(&kernel, &[], stub()), "no root file system is served");
@@ -165,6 +140,8 @@ fn what_makes_no_program_is_said() {
     let old = why(b"a kernel for BIOS only", &[Root::Nbd], stub());
     assert!(old.starts_with("/arch/boot/x86_64/vmlinuz-linux: the kernel has no EFI stub"), "{old}");
     let image = archiso(&kernel);
-    let other = Programs::new(&image, None, &[Root::Nbd], stub()).unwrap_err().to_string();
+    let bootable = crate::boot::bootable::survey("one", "one~1", &image).unwrap();
+    let bare = Bootable { recipes: Vec::new(), ..bootable };
+    let other = Programs::new(&image, &bare, &[Root::Nbd], stub()).unwrap_err().to_string();
     assert_eq!(other, "the image has no kernel that could be booted");
 }

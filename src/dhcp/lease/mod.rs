@@ -5,7 +5,7 @@
 
 mod event;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::{AddrParseError, Ipv4Addr};
 use std::str::FromStr;
@@ -135,6 +135,10 @@ pub enum NotGranted {
 pub struct Leases {
     pool: Pool,
     lease_seconds: u32,
+    /// Addresses that one machine has and no other, in the pool or not.
+    fixed: HashMap<HardwareAddress, Ipv4Addr>,
+    /// The same addresses by themselves.
+    taken: HashSet<Ipv4Addr>,
     free: BTreeSet<Ipv4Addr>,
     holds: HashMap<Ipv4Addr, (Hold, UnixTime)>,
     by_machine: HashMap<HardwareAddress, Ipv4Addr>,
@@ -149,12 +153,23 @@ impl Leases {
         Self {
             pool,
             lease_seconds,
+            fixed: HashMap::new(),
+            taken: HashSet::new(),
             free: pool.addresses().filter(|address| !reserved.contains(address)).collect(),
             holds: HashMap::new(),
             by_machine: HashMap::new(),
             by_end: BTreeSet::new(),
             events: Vec::new(),
         }
+    }
+
+    /// These machines get these addresses, and nobody else does.
+    #[must_use]
+    pub fn with_fixed(mut self, fixed: HashMap<HardwareAddress, Ipv4Addr>) -> Self {
+        self.taken = fixed.values().copied().collect();
+        self.free.retain(|address| !self.taken.contains(address));
+        self.fixed = fixed;
+        self
     }
 
     /// Seconds an address is leased for.
@@ -172,8 +187,8 @@ impl Leases {
         self.holds.is_empty()
     }
 
-    /// The address to offer: the one the machine holds, else the one it asks for, else the free one next to where
-    /// its hardware address points. `None` when no address is free.
+    /// The address to offer: the one the machine holds, else its own, else the one it asks for, else the free one next to
+    /// where its hardware address points. `None` when no address is free.
     pub fn offer(
         &mut self,
         machine: HardwareAddress,
@@ -181,7 +196,7 @@ impl Leases {
         now: UnixTime,
     ) -> Option<Ipv4Addr> {
         self.expire(now);
-        let held = self.by_machine.get(&machine).copied();
+        let held = self.by_machine.get(&machine).copied().or_else(|| self.own(&machine));
         let requested = requested.filter(|address| self.free.contains(address));
         let address = held.or(requested).or_else(|| self.free_near(&machine))?;
         if !self.has_lease(&machine, address) {
@@ -204,6 +219,7 @@ impl Leases {
         match self.by_machine.get(&machine) {
             Some(&held) if held != address => return Err(NotGranted::HoldsAnother(held)),
             Some(_) => {}
+            None if self.own(&machine) == Some(address) => {}
             None if self.free.contains(&address) => {}
             None if self.holds.contains_key(&address) => return Err(NotGranted::Taken),
             None => return Err(NotGranted::NotInPool),
@@ -263,10 +279,12 @@ impl Leases {
         })
     }
 
-    /// Applies an event of an earlier run. What is over, or not of this pool (the operator changed it), is dropped.
+    /// Applies an event of an earlier run. What is over, or does not fit the pool and the fixed addresses (the operator
+    /// changed them), is dropped.
     pub fn replay(&mut self, event: Event, now: UnixTime) {
         let address = event.address();
-        if !self.free.contains(&address) && !self.holds.contains_key(&address) {
+        let is_known = self.free.contains(&address) || self.holds.contains_key(&address);
+        if !is_known && !self.taken.contains(&address) || !self.agrees(&event) {
             return;
         }
         self.free(address);
@@ -280,6 +298,21 @@ impl Leases {
             Event::Declined { until, .. } if until > now => self.hold(address, Hold::Declined, until),
             _ => {}
         }
+    }
+
+    /// False for a lease of a fixed address to another machine, or of another address to a machine that has a fixed one.
+    fn agrees(&self, event: &Event) -> bool {
+        let Event::Leased { address, machine, .. } = event else { return true };
+        match self.fixed.get(machine) {
+            Some(own) => own == address,
+            None => !self.taken.contains(address),
+        }
+    }
+
+    /// The address that this machine has and no other, unless somebody else was found to use it.
+    fn own(&self, machine: &HardwareAddress) -> Option<Ipv4Addr> {
+        let own = self.fixed.get(machine).copied();
+        own.filter(|address| !matches!(self.holds.get(address), Some((Hold::Declined, _))))
     }
 
     fn free_near(&self, machine: &HardwareAddress) -> Option<Ipv4Addr> {
@@ -306,14 +339,16 @@ impl Leases {
         self.holds.insert(address, (hold, until));
     }
 
-    /// Ends whatever holds `address`, which is one of the pool.
+    /// Ends whatever holds `address`, which is one of the pool or a machine's own.
     fn free(&mut self, address: Ipv4Addr) {
         let Some((hold, until)) = self.holds.remove(&address) else { return };
         self.by_end.remove(&(until, address));
         if let Some(machine) = hold.machine() {
             self.by_machine.remove(machine);
         }
-        self.free.insert(address);
+        if !self.taken.contains(&address) {
+            self.free.insert(address);
+        }
     }
 }
 

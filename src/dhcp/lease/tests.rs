@@ -154,3 +154,53 @@ fn a_damaged_lease_file_is_read_as_far_as_it_goes() {
     assert!(leases.has_lease(&machine(1), address(5)), "the last line of a machine holds");
     assert!(leases.holds.contains_key(&address(6)));
 }
+
+fn with_fixed() -> Leases {
+    // One in the pool, one beside it.
+    let fixed = [(machine(1), address(2)), (machine(2), Ipv4Addr::new(10, 0, 0, 200))];
+    leases("10.0.0.1-10.0.0.3").with_fixed(fixed.into())
+}
+
+#[test]
+fn a_fixed_address_is_its_machines_alone() {
+    let mut leases = with_fixed();
+    for (n, own) in [(1, address(2)), (2, Ipv4Addr::new(10, 0, 0, 200))] {
+        assert_eq!(leases.offer(machine(n), Some(address(1)), START), Some(own), "whatever it asks for");
+        assert_eq!(leases.claim(machine(n), own, START), Ok(()));
+    }
+    assert_eq!(leases.offer(machine(3), Some(address(2)), START), leases.offer(machine(3), None, START));
+    assert_eq!(leases.claim(machine(4), address(2), START), Err(NotGranted::Taken));
+    leases.release(&machine(1), address(2));
+    assert_eq!(leases.claim(machine(4), address(2), START), Err(NotGranted::NotInPool));
+    assert_eq!(leases.claim(machine(1), address(2), START), Ok(()));
+    // All that are left of the pool.
+    let left: std::collections::BTreeSet<_> =
+        (10..20).filter_map(|n| leases.offer(machine(n), None, START)).collect();
+    assert!(!left.contains(&address(2)) && left.len() == 1, "{left:?}");
+}
+
+#[test]
+fn a_fixed_address_that_somebody_uses_rests() {
+    let mut leases = with_fixed();
+    assert_eq!(leases.offer(machine(1), None, START), Some(address(2)));
+    assert!(leases.decline(&machine(1), address(2), START));
+    let other = leases.offer(machine(1), None, START).unwrap();
+    assert_ne!(other, address(2));
+    let later = START.after(QUARANTINE_SECONDS + OFFER_SECONDS);
+    assert_eq!(leases.offer(machine(1), None, later), Some(address(2)));
+}
+
+#[test]
+fn leases_from_before_a_rule_do_not_count() {
+    let mut leases = with_fixed();
+    let until = START.after(1000);
+    for event in [
+        Event::Leased { address: address(1), machine: machine(1), until },
+        Event::Leased { address: address(2), machine: machine(3), until },
+    ] {
+        leases.replay(event, START);
+    }
+    assert!(leases.is_empty());
+    leases.replay(Event::Leased { address: address(2), machine: machine(1), until }, START);
+    assert!(leases.has_lease(&machine(1), address(2)));
+}

@@ -44,6 +44,7 @@ mod tests {
 
     use super::*;
     use crate::boot;
+    use crate::boot::menu::Ports;
     use crate::dhcp::lease::{Leases, UnixTime};
     use crate::dhcp::session::{Authority, Network, Role, Session};
     use crate::dhcp::wire::Message;
@@ -62,8 +63,8 @@ mod tests {
 
     impl Site {
         fn new(role: Role) -> Self {
-            let uefi = Err(boot::uki::NoStub::NotArchiso.into());
-            let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"), uefi);
+            let ports = Ports { tftp: 69, http: None };
+            let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"), ports);
             Self {
                 session: Session { role, boot, allowed: Allowed::default() },
                 machines: Registry::new(Instant::now()),

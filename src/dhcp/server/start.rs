@@ -1,5 +1,6 @@
 //! From what the operator wants to a server that is ready to run.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -13,9 +14,10 @@ use super::socket::Socket;
 use super::story::Story;
 use super::{Clock, Server, Sockets, rival};
 use crate::boot::leased::Lease;
-use crate::boot::{self, Leased};
+use crate::boot::{self, Leased, Rules};
 use crate::dhcp::lease::{Event, Leases, Pool, UnixTime};
 use crate::dhcp::session::{Authority, Network, Role, Session, mac};
+use crate::dhcp::wire::HardwareAddress;
 use crate::export::Allowed;
 use crate::live::Live;
 use crate::machines::Registry;
@@ -80,6 +82,11 @@ pub enum StartError {
     NoNetwork(Pool),
     #[error("the DHCP range {pool} leaves the network {first}, netmask {netmask}", first = pool.first())]
     PoolLeavesNetwork { pool: Pool, netmask: Ipv4Addr },
+    #[error(
+        "the `address` {address} of a [[machine]] is not one for machines of the network, netmask {netmask}, or somebody \
+         has it: choose another"
+    )]
+    FixedAddress { address: Ipv4Addr, netmask: Ipv4Addr },
     #[error("cannot use lease file {}: {source}", path.display())]
     LeaseFile { path: PathBuf, source: io::Error },
     #[error(
@@ -97,11 +104,12 @@ impl Server {
     pub async fn start(sockets: Sockets, config: Config) -> Result<Self, StartError> {
         let Config { interface, advertise, mode, boot, machines, leased, allowed } = config;
         let interfaces = Interfaces::read().map_err(StartError::Interfaces)?;
-        let clock = Clock::start();
+        let (clock, site) = (Clock::start(), boot.current());
         let (role, lease_file) = match mode {
             Mode::Proxy => (Role::Proxy, None),
             Mode::Authority(config) => {
-                let (authority, file) = authority(config, &interfaces, interface.as_deref(), clock.now())?;
+                let (authority, file) =
+                    authority(config, site.rules(), &interfaces, interface.as_deref(), clock.now())?;
                 refuse_rivals(&serving(&interfaces, interface.as_deref(), &authority.network)).await?;
                 (Role::Authority(Box::new(authority)), file)
             }
@@ -114,7 +122,7 @@ impl Server {
         Ok(Self {
             dhcp: adopt(sockets.dhcp)?,
             boot_server: sockets.boot_server.map(adopt).transpose()?,
-            session: Session { role, boot: boot::Site::clone(&boot.current()), allowed },
+            session: Session { role, boot: boot::Site::clone(&site), allowed },
             boot,
             machines,
             interfaces,
@@ -138,6 +146,7 @@ pub(super) fn note(leased: &Leased, network: &Network, event: &Event) {
 
 fn authority(
     config: AuthorityConfig,
+    rules: &Rules,
     interfaces: &Interfaces,
     only: Option<&str>,
     now: UnixTime,
@@ -149,13 +158,31 @@ fn authority(
     if !network.contains(pool.last()) {
         return Err(StartError::PoolLeavesNetwork { pool, netmask });
     }
-    let mut leases = Leases::new(pool, lease_seconds, &reserved(&network, interfaces));
+    let reserved = reserved(&network, interfaces);
+    let fixed = fixed(rules, &network, &reserved)?;
+    let mut leases = Leases::new(pool, lease_seconds, &reserved).with_fixed(fixed);
     let open = |path: PathBuf| match LeaseFile::open(&path, &mut leases, now) {
         Ok(file) => Ok(file),
         Err(source) => Err(StartError::LeaseFile { path, source }),
     };
     let file = lease_file.map(open).transpose()?;
     Ok((Authority::new(network, leases), file))
+}
+
+/// The addresses that rules give to one machine each.
+fn fixed(
+    rules: &Rules,
+    network: &Network,
+    reserved: &[Ipv4Addr],
+) -> Result<HashMap<HardwareAddress, Ipv4Addr>, StartError> {
+    let mut fixed = HashMap::new();
+    for (mac, address) in rules.fixed_addresses() {
+        if !network.contains(address) || reserved.contains(&address) {
+            return Err(StartError::FixedAddress { address, netmask: network.netmask });
+        }
+        fixed.insert(HardwareAddress::ethernet(mac.octets()), address);
+    }
+    Ok(fixed)
 }
 
 /// The netmask of the interface whose network `address` lies in.

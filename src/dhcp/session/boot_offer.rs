@@ -1,8 +1,7 @@
 //! Who asks for a boot file, and which options tell it.
 
-use std::net::Ipv4Addr;
-
 use super::Question;
+use crate::boot::rules::Client;
 use crate::boot::{self, Architecture, BootPlan, Firmware, Mac, Machine, Refusal};
 use crate::dhcp::wire::{BootClass, HardwareAddress, Message, ReplyOption, SafeText, UnsafeText};
 
@@ -24,11 +23,19 @@ pub enum NoBoot {
     Unsafe(#[from] UnsafeText),
 }
 
+/// Whether a rule has this machine left alone. One that says no architecture has none.
+pub(super) fn is_ignored(question: &Question, site: &boot::Site) -> bool {
+    let message = &question.message;
+    let (mac, vendor_class) = (mac(&message.header.hardware()), &message.vendor_class[..]);
+    let architecture = message.architectures.first().map(|&code| Architecture(code));
+    site.rules().find(&Client { mac, architecture, vendor_class }).is_some_and(|rule| rule.is_ignored)
+}
+
 /// What the sender may boot; `None` when it asks for no boot file.
 pub(super) fn plan(question: &Question, site: &boot::Site) -> Option<Result<BootOffer, NoBoot>> {
-    let Question { message, server, .. } = question;
+    let message = &question.message;
     let class = boot_class(message)?;
-    let mut offers = machines(message, class).map(|machine| offer(machine, class, *server, site));
+    let mut offers = machines(message, class).map(|machine| offer(machine, class, question, site));
     let first = offers.next()?;
     // RFC 4578 §2.1: a client that names several architectures runs any of them.
     Some(first.or_else(|refused| offers.find_map(Result::ok).ok_or(refused)))
@@ -67,10 +74,11 @@ fn firmware(message: &Message, class: BootClass) -> Firmware {
 fn offer(
     machine: Machine,
     class: BootClass,
-    server: Ipv4Addr,
+    question: &Question,
     site: &boot::Site,
 ) -> Result<BootOffer, NoBoot> {
-    let BootPlan { boot_file, config_file } = boot::plan(&machine, server, site)?;
+    let plan = boot::plan(&machine, &question.message.vendor_class, question.server, site)?;
+    let BootPlan { boot_file, config_file, quirks: _ } = plan;
     let config_file = config_file.as_deref().map(SafeText::new).transpose()?;
     Ok(BootOffer { machine, class, file: SafeText::new(&boot_file)?, config_file })
 }

@@ -69,6 +69,8 @@ pub enum Silence {
     NoRequest,
     #[error("{0} is not in `allow`")]
     NotAllowed(Ipv4Addr),
+    #[error("ignored by a rule")]
+    Ignored,
     #[error("{0:?} is not answered")]
     NotAnswered(MessageType),
     #[error("neither PXE nor HTTP boot client")]
@@ -129,6 +131,9 @@ impl Session {
         if let Some(address) = address_of(question).filter(|&address| !self.allowed.contains(address.into()))
         {
             return Answer::Silence(Silence::NotAllowed(address));
+        }
+        if boot_offer::is_ignored(question, &self.boot) {
+            return Answer::Silence(Silence::Ignored);
         }
         let boot = boot_offer::plan(question, &self.boot);
         let answer = match (question.door, &mut self.role) {

@@ -1,5 +1,10 @@
+use std::sync::Arc;
+
 use super::*;
+use crate::boot::Rules;
 use crate::boot::menu::{Ports, Root};
+use crate::boot::rules::{Rule, Who};
+use crate::boot::text::Word;
 use crate::dhcp::lease::Leases;
 use crate::dhcp::wire::{BootClass, SafeText};
 
@@ -26,13 +31,17 @@ fn pool(n: u8) -> Ipv4Addr {
 }
 
 fn boot_site() -> boot::Site {
-    let uefi = boot::Uefi { root: Root::Nbd, ports: Ports { tftp: 69, http: Some(8080) } };
-    boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Ok(uefi))
+    site(Ports { tftp: 69, http: Some(8080) }, Ok(vec![Root::Nbd]))
+}
+
+fn site(ports: Ports, roots: Result<Vec<Root>, boot::NoUefi>) -> boot::Site {
+    let image = Word::new("one").unwrap();
+    boot::Site::new(Some("boot/syslinux/lpxelinux.0"), ports).with_image(image, roots)
 }
 
 /// For an image that has no stub.
 fn no_uefi() -> boot::Site {
-    boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Err(boot::uki::NoStub::NotArchiso.into()))
+    site(Ports { tftp: 69, http: Some(8080) }, Err(boot::uki::NoStub::NotArchiso.into()))
 }
 
 fn session(role: Role) -> Session {
@@ -50,6 +59,14 @@ fn authority() -> Session {
     let leases = Leases::new("10.80.0.50-10.80.0.59".parse().unwrap(), HOUR, &[US]);
     session(Role::Authority(Box::new(Authority::new(network, leases))))
 }
+
+/// A PXE ROM that is not iPXE.
+fn bios_rom() -> Message {
+    Message { user_class: Vec::new(), ipxe_options: Vec::new(), ..captured!("ipxe-bios-discover") }
+}
+
+const MENU: &str = "::/isowire/52-54-00-4c-41-42/pxelinux.cfg";
+const SCRIPT: &str = "http://10.80.0.1:8080/isowire/52-54-00-4c-41-42/boot.ipxe";
 
 fn at(door: Door, message: Message) -> Question {
     let port = if door == Door::Dhcp { 68 } else { 4011 };
@@ -121,12 +138,29 @@ fn an_address_that_is_not_allowed_gets_no_answer() {
     }
 }
 
+#[test]
+fn a_machine_that_a_rule_ignores_hears_nothing() {
+    let ours = captured!("ipxe-bios-discover");
+    let macs = vec!["52:54:00:4c:41:42".parse().unwrap()];
+    let who = Who { macs, ..Who::default() };
+    let rules = Arc::new(Rules::new(vec![Rule { who, is_ignored: true, ..Rule::default() }]));
+    for mut session in [proxy(), authority()] {
+        session.boot = session.boot.with_rules(Arc::clone(&rules));
+        assert_eq!(silence(ask(&mut session, ours.clone())), Silence::Ignored);
+        let plain = Message { vendor_class: Vec::new(), architectures: Vec::new(), ..ours.clone() };
+        assert_eq!(silence(ask(&mut session, plain)), Silence::Ignored);
+        let mut other = ours.clone();
+        other.header.chaddr[5] ^= 1;
+        assert!(matches!(ask(&mut session, other), Answer::Send { .. }));
+    }
+}
+
 mod a_proxy {
     use super::*;
 
     #[test]
     fn makes_the_one_offer_that_all_firmware_takes() {
-        let message = captured!("ipxe-bios-discover");
+        let message = bios_rom();
         let (reply, to) = sent(ask(&mut proxy(), message.clone()));
         assert_eq!(to, Destination::Broadcast);
         assert_eq!(reply.kind, MessageType::Offer);
@@ -140,7 +174,7 @@ mod a_proxy {
                 ReplyOption::MachineIdentifier(message.machine_id),
                 ReplyOption::SkipDiscovery { boot_item: None },
                 ReplyOption::BootFile(SafeText::new("/boot/syslinux/lpxelinux.0").unwrap()),
-                ReplyOption::ConfigFile(SafeText::new(boot::MENU).unwrap()),
+                ReplyOption::ConfigFile(SafeText::new(MENU).unwrap()),
                 ReplyOption::TftpServer(US),
             ]
         );
@@ -233,14 +267,12 @@ mod a_proxy {
         };
         let arm = Message { architectures: vec![11], ..captured!("ovmf-pxe-discover") };
         assert!(reason(&mut proxy(), arm).starts_with("ARM 64-bit UEFI machines are not served"));
-        assert!(reason(&mut proxy(), captured!("ipxe-efi-discover")).starts_with("iPXE under UEFI"));
         let mut without_stub = Session { role: Role::Proxy, boot: no_uefi(), allowed: Allowed::default() };
         for message in [captured!("ovmf-pxe-discover"), captured!("ovmf-http-discover")] {
             assert!(reason(&mut without_stub, message).contains("give one with --stub FILE"));
         }
-        let uefi = boot::Uefi { root: Root::Nbd, ports: Ports { tftp: 69, http: None } };
-        let mut without_http =
-            Session { role: Role::Proxy, boot: boot::Site::new(None, Ok(uefi)), allowed: Allowed::default() };
+        let boot = site(Ports { tftp: 69, http: None }, Ok(vec![Root::Nbd]));
+        let mut without_http = Session { role: Role::Proxy, boot, allowed: Allowed::default() };
         let why = reason(&mut without_http, captured!("ovmf-http-discover"));
         assert!(why.contains("HTTP, which is off"), "{why}");
     }
@@ -272,7 +304,7 @@ mod the_boot_server {
             assert_eq!(to, Destination::Unicast(from));
             assert_eq!(reply.kind, MessageType::Ack);
             assert_eq!((reply.header.ciaddr, reply.header.yiaddr), (message.header.ciaddr, NOBODY));
-            assert_eq!(reply.boot_file().unwrap().as_str(), "/boot/syslinux/lpxelinux.0");
+            assert_eq!(reply.boot_file().unwrap().as_str(), SCRIPT);
             let confirmed = ReplyOption::SkipDiscovery { boot_item: Some([0x80, 0, 0, 0]) };
             assert!(reply.options.contains(&confirmed));
         }
@@ -314,8 +346,7 @@ mod an_authority {
                 ReplyOption::BootClass(BootClass::PxeClient),
                 ReplyOption::MachineIdentifier(message.machine_id),
                 ReplyOption::SkipDiscovery { boot_item: None },
-                ReplyOption::BootFile(SafeText::new("/boot/syslinux/lpxelinux.0").unwrap()),
-                ReplyOption::ConfigFile(SafeText::new(boot::MENU).unwrap()),
+                ReplyOption::BootFile(SafeText::new(SCRIPT).unwrap()),
                 ReplyOption::TftpServer(US),
                 ReplyOption::NoPxeDhcp,
                 ReplyOption::ClientIdentifier(message.client_id),

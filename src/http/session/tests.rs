@@ -4,9 +4,8 @@ use std::path::Path;
 
 use super::*;
 use crate::boot::Files;
-use crate::boot::files::Ports;
+use crate::boot::files::{Ports, Terms};
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
-use crate::boot::uki::NoStub;
 use crate::export::batch::Chunk;
 use crate::export::{Catalog, Served};
 use crate::image::index::{Attributes, Index, Kind, NodeId};
@@ -48,14 +47,8 @@ fn resources() -> Arc<Resources> {
         parameters: Vec::new(),
     };
     let catalog = Catalog::new(image("one"), vec![image("two")]);
-    let files = Files::new(
-        Arc::new(catalog),
-        settings,
-        Ports { tftp: 69, http: Some(80) },
-        Err(NoStub::NotArchiso),
-        Arc::default(),
-    )
-    .unwrap();
+    let files =
+        Files::new(Arc::new(catalog), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
     Arc::new(Resources::new(Arc::new(files)))
 }
 

@@ -397,3 +397,17 @@ proptest! {
         check(&site.records);
     }
 }
+
+#[test]
+fn the_last_offer_is_known_and_a_refusal_is_none() {
+    let mut site = Site::new();
+    let (mac, other) = (Mac::new(&[2, 0, 0, 0, 0, 1]).unwrap(), Mac::new(&[2, 0, 0, 0, 0, 2]).unwrap());
+    assert_eq!(site.records.last_offered(mac), None);
+    site.offered(mac, BIOS_PXE);
+    assert_eq!(site.records.last_offered(mac), Some(site.now));
+    site.offered(mac, BIOS_PXE);
+    let now = site.now;
+    site.leased(mac, IpAddr::from([10, 0, 0, 1]));
+    site.records.refused(other, "no reason", now);
+    assert_eq!([mac, other].map(|mac| site.records.last_offered(mac)), [Some(now), None]);
+}

@@ -1,0 +1,185 @@
+//! Reads systemd-boot's entries, `/loader/entries/*.conf` (UAPI.1 Boot Loader Specification, "Type #1"), and which of
+//! them `/loader/loader.conf` boots by itself (loader.conf(5)).
+
+use std::cmp::Ordering;
+
+use super::entry::Entry;
+
+/// Longest line that is read; longer ones are passed over. An entry's longest has its parameters, and a kernel takes 2048
+/// bytes of them.
+const MAX_LINE: usize = 4096;
+/// initramfs images of one entry; further ones are passed over, and the entry with them.
+const MAX_INITRD: usize = 16;
+/// Words of all `options` lines together; further ones are passed over.
+const MAX_PARAMETERS: usize = 512;
+
+/// An entry with what decides whether and where it stands in the menu.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Its label is the name of its file.
+    pub entry: Entry,
+    /// `architecture`: the only one it is for.
+    pub architecture: Option<String>,
+    /// `sort-key`.
+    pub sort_key: Option<String>,
+}
+
+impl Loaded {
+    /// True for a machine of the kind that an Arch ISO boots.
+    pub fn is_for_x86_64(&self) -> bool {
+        self.architecture.as_deref().is_none_or(|name| name.eq_ignore_ascii_case("x64"))
+    }
+
+    /// The order of the menu: those with a sort key come first. The names of the files are compared as text.
+    pub fn in_menu(&self, other: &Self) -> Ordering {
+        let key =
+            |loaded: &Self| (loaded.sort_key.is_none(), loaded.sort_key.clone(), loaded.entry.label.clone());
+        key(self).cmp(&key(other))
+    }
+}
+
+/// Reads the entry in the file `name`. Keys that are not needed to boot a kernel are passed over; an entry of another
+/// kind (`efi`, `uki`) comes out without a kernel.
+pub fn parse(name: &str, text: &[u8]) -> Loaded {
+    let mut loaded =
+        Loaded { entry: Entry { label: name.to_owned(), ..Entry::default() }, ..Loaded::default() };
+    let mut is_kernel = true;
+    for (key, value) in text.split(|&byte| byte == b'\n').filter_map(pair) {
+        let entry = &mut loaded.entry;
+        match key {
+            "title" => entry.title = Some(value.to_owned()),
+            "linux" => entry.kernel = Some(value.to_owned()),
+            "initrd" if entry.initrd.len() == MAX_INITRD => is_kernel = false,
+            "initrd" => entry.initrd.push(value.to_owned()),
+            "options" => {
+                let room = MAX_PARAMETERS.saturating_sub(entry.parameters.len());
+                entry.parameters.extend(value.split_ascii_whitespace().take(room).map(str::to_owned));
+            }
+            "architecture" => loaded.architecture = Some(value.to_owned()),
+            "sort-key" => loaded.sort_key = Some(value.to_owned()),
+            "efi" | "uki" | "uki-url" => is_kernel = false,
+            _ => {}
+        }
+    }
+    loaded.entry.kernel = loaded.entry.kernel.filter(|_| is_kernel);
+    loaded
+}
+
+/// The pattern of the entry that `loader.conf` boots by itself, if it names one.
+pub fn default_entry(text: &[u8]) -> Option<String> {
+    let pairs = text.split(|&byte| byte == b'\n').filter_map(pair);
+    pairs.filter(|(key, _)| *key == "default").next_back().map(|(_, pattern)| pattern.to_owned())
+}
+
+/// Whether a pattern of `loader.conf` means the file `name`, whose ending may be left out. Only `*` stands for other
+/// characters here; nobody uses the rest of fnmatch(3).
+pub fn means(pattern: &str, name: &str) -> bool {
+    let stem = name.strip_suffix(".conf").unwrap_or(name);
+    glob(pattern, name) || glob(pattern, stem)
+}
+
+/// It goes through `name` once, taking for each part between two `*` the first place where it fits.
+fn glob(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut left) = name.strip_prefix(start) else { return false };
+    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+    for part in middle.split('*') {
+        let Some((_, behind)) = left.split_once(part) else { return false };
+        left = if part.is_empty() { left } else { behind };
+    }
+    left.ends_with(end)
+}
+
+/// Key and value of a line; `None` when it says nothing, or holds what could not stand in a menu.
+fn pair(line: &[u8]) -> Option<(&str, &str)> {
+    let line = std::str::from_utf8(line).ok().filter(|line| line.len() < MAX_LINE)?.trim_ascii();
+    let is_plain = !line.contains(|c: char| c.is_control() && c != '\t');
+    let (key, value) = line.split_once([' ', '\t']).filter(|_| is_plain)?;
+    (!key.starts_with('#')).then_some((key, value.trim_ascii()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_read_with_all_its_lines() {
+        let loaded = parse(
+            "02-nv.conf",
+            b"# made by hand\r\ntitle   Some Linux \xe2\x80\x94 with drivers\nsort-key B\narchitecture x64\nversion 6.1\n\
+              linux\t/some/boot/x86_64/vmlinuz-linux\ninitrd  /some/boot/intel-ucode.img\n\
+              initrd  /some/boot/x86_64/initramfs-linux.img\noptions archisobasedir=some  quiet\n\
+              options\tarchisolabel=SOME nvidia-drm.modeset=1\nmachine-id 00\ngrub_users $x\n",
+        );
+        let Entry { label, title, kernel, initrd, parameters } = &loaded.entry;
+        assert_eq!(
+            (label.as_str(), title.as_deref()),
+            ("02-nv.conf", Some("Some Linux \u{2014} with drivers"))
+        );
+        assert_eq!(kernel.as_deref(), Some("/some/boot/x86_64/vmlinuz-linux"));
+        assert_eq!(initrd[..], ["/some/boot/intel-ucode.img", "/some/boot/x86_64/initramfs-linux.img"]);
+        assert_eq!(parameters.join(" "), "archisobasedir=some quiet archisolabel=SOME nvidia-drm.modeset=1");
+        assert_eq!(loaded.sort_key.as_deref(), Some("B"));
+        assert!(loaded.is_for_x86_64());
+    }
+
+    #[test]
+    fn entries_of_another_kind_have_no_kernel() {
+        let memtest = parse("m.conf", b"title Memtest\nefi /boot/memtest86+/memtest.efi\n");
+        assert_eq!(memtest.entry.kernel, None);
+        let both = parse("m.conf", b"linux /a\nuki /b.efi\n");
+        assert_eq!(both.entry.kernel, None);
+        assert!(!parse("a.conf", b"linux /a\narchitecture aa64\n").is_for_x86_64());
+        assert!(parse("a.conf", b"linux /a\narchitecture X64\n").is_for_x86_64());
+    }
+
+    #[test]
+    fn lines_that_are_not_plain_or_say_nothing_are_passed_over() {
+        let text =
+            [&b"linux /a\x00b\nlinux /a\x1b[2J\nlinux /\xff\nlinux\n  \nlinux "[..], &[b'a'; MAX_LINE]]
+                .concat();
+        assert_eq!(parse("a", &text).entry.kernel, None);
+    }
+
+    #[test]
+    fn initramfs_images_and_parameters_have_limits() {
+        let text = format!("linux /a\n{}options {}\n", "initrd /b\n".repeat(17), "x ".repeat(900));
+        let many = parse("a", text.as_bytes()).entry;
+        assert_eq!((many.kernel, many.initrd.len()), (None, MAX_INITRD), "half of its images would not do");
+        let many = parse("a", "options x y z\n".repeat(9000).as_bytes()).entry;
+        assert_eq!(many.parameters.len(), MAX_PARAMETERS);
+    }
+
+    #[test]
+    fn the_menu_is_in_order_of_sort_keys_then_of_names() {
+        let mut all = [
+            parse("03.conf", b"sort-key 02"),
+            parse("02.conf", b""),
+            parse("01.conf", b""),
+            parse("04.conf", b"sort-key 01"),
+        ];
+        all.sort_by(Loaded::in_menu);
+        assert_eq!(all.map(|loaded| loaded.entry.label), ["04.conf", "03.conf", "01.conf", "02.conf"]);
+    }
+
+    #[test]
+    fn the_default_is_a_pattern() {
+        let conf = b"timeout 15\n#default x\ndefault a\ndefault 01-archiso-*.conf\n";
+        assert_eq!(default_entry(conf).as_deref(), Some("01-archiso-*.conf"));
+        assert_eq!(default_entry(b"timeout 3"), None);
+        for (pattern, name, is_it) in [
+            ("01-archiso-*.conf", "01-archiso-x86_64-linux.conf", true),
+            ("01-archiso-x86_64-linux", "01-archiso-x86_64-linux.conf", true),
+            ("01-archiso-x86_64-linux.conf", "01-archiso-x86_64-linux.conf", true),
+            ("01-archiso-x86_64-linux.conf", "02-archiso-x86_64-linux.conf", false),
+            ("*linux*", "a-linux-lts.conf", true),
+            ("a*b*c", "abc", true),
+            ("a*b*c", "ac", false),
+            ("ab*ba", "aba", false),
+            ("*", "", true),
+            ("**", "x", true),
+        ] {
+            assert_eq!(means(pattern, name), is_it, "{pattern} {name}");
+        }
+    }
+}

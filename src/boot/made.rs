@@ -1,0 +1,181 @@
+//! The files that we make, by their paths: for one machine, or for any.
+//!
+//! ```text
+//! /isowire/52-54-00-12-34-56/nbd.efi           for this machine
+//! /isowire/52-54-00-12-34-56/rule-2/nbd.efi    for this machine, by a rule that the DHCP server chose
+//! /isowire/nbd.efi                             for whoever asks
+//! ```
+//!
+//! The path says whom it is for, since whoever loads it says nothing of itself: the kernel has to be told its network
+//! card and its address, and rules may tell one machine from others. Nothing has to be remembered for it.
+
+use std::fmt;
+
+use super::Mac;
+use super::menu::Root;
+use super::rules::RuleNumber;
+
+/// Where what we make is.
+pub const DIRECTORY: &str = "isowire";
+
+/// The menu of whoever asks.
+pub const MENU_PATH: &str = "isowire/pxelinux.cfg";
+
+/// Where iPXE looks for a script before it asks DHCP, beside itself.
+const AUTOEXEC: &str = "autoexec.ipxe";
+/// What a rule's number stands behind.
+const RULE: &str = "rule-";
+
+/// A file that we make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Made {
+    pub whom: Whom,
+    pub what: What,
+}
+
+/// Whom a file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Whom {
+    /// `None` for whoever asks.
+    pub machine: Option<Mac>,
+    /// The rule that counts, where the MAC address alone does not tell it.
+    pub rule: Option<RuleNumber>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// PXELINUX's menu.
+    Menu,
+    /// iPXE's script.
+    Script,
+    /// A boot program for UEFI that gets its root by this protocol.
+    Program(Root),
+    /// iPXE itself, for UEFI, where the operator wants it.
+    Ipxe,
+}
+
+impl What {
+    /// Every file there is.
+    pub const ALL: [What; 6] = [
+        What::Menu,
+        What::Script,
+        What::Program(Root::Nbd),
+        What::Program(Root::Nfs),
+        What::Program(Root::Http),
+        What::Ipxe,
+    ];
+
+    /// The file's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            What::Menu => "pxelinux.cfg",
+            What::Script => "boot.ipxe",
+            What::Program(Root::Nbd) => "nbd.efi",
+            What::Program(Root::Nfs) => "nfs.efi",
+            What::Program(Root::Http) => "http.efi",
+            What::Ipxe => "ipxe.efi",
+        }
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        let name = if name == AUTOEXEC { What::Script.name() } else { name };
+        Self::ALL.into_iter().find(|what| what.name() == name)
+    }
+}
+
+impl Made {
+    /// Reads the names in a path; `None` for any other file.
+    pub fn parse<'a>(names: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
+        let names: Vec<_> = names.take(5).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
+        let (machine, rule, file) = match names[..] {
+            [AUTOEXEC] => (None, None, AUTOEXEC),
+            [DIRECTORY, file] => (None, None, file),
+            [DIRECTORY, machine, file] if machine.starts_with(RULE) => (None, Some(machine), file),
+            [DIRECTORY, machine, file] => (Some(machine), None, file),
+            [DIRECTORY, machine, rule, file] => (Some(machine), Some(rule), file),
+            _ => return None,
+        };
+        let rule = rule.map(|rule| rule.strip_prefix(RULE)?.parse().ok().map(RuleNumber));
+        let whom = Whom {
+            machine: machine.map(str::parse).transpose().ok()?,
+            // What is there and cannot be read is no file of ours.
+            rule: rule.map_or(Some(None), |rule| rule.map(Some))?,
+        };
+        Some(Self { whom, what: What::of_name(file)? })
+    }
+}
+
+/// Without a leading `/`.
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{DIRECTORY}/")?;
+        if let Some(machine) = self.whom.machine {
+            write!(f, "{}/", machine.dashed())?;
+        }
+        if let Some(RuleNumber(rule)) = self.whom.rule {
+            write!(f, "{RULE}{rule}/")?;
+        }
+        f.write_str(self.what.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(path: &str) -> Option<Made> {
+        Made::parse(path.split('/').map(str::as_bytes))
+    }
+
+    #[test]
+    fn names_and_back() {
+        let machines = [None, "52:54:00:12:34:56".parse().ok()];
+        let rules = [None, Some(RuleNumber(0)), Some(RuleNumber(12))];
+        for what in What::ALL {
+            for (machine, rule) in machines.into_iter().flat_map(|machine| rules.map(|rule| (machine, rule)))
+            {
+                let made = Made { whom: Whom { machine, rule }, what };
+                assert_eq!(parse(&made.to_string()), Some(made));
+            }
+        }
+        let whom = Whom { machine: machines[1], rule: rules[2] };
+        let made = Made { whom, what: What::Program(Root::Nbd) };
+        assert_eq!(made.to_string(), "isowire/52-54-00-12-34-56/rule-12/nbd.efi");
+    }
+
+    #[test]
+    fn ipxe_finds_its_script_beside_itself() {
+        let script = |whom| Some(Made { whom, what: What::Script });
+        assert_eq!(parse("autoexec.ipxe"), script(Whom::default()));
+        assert_eq!(parse("isowire/autoexec.ipxe"), script(Whom::default()));
+        let machine = "52:54:00:12:34:56".parse().ok();
+        assert_eq!(
+            parse("isowire/52-54-00-12-34-56/autoexec.ipxe"),
+            script(Whom { machine, ..Whom::default() })
+        );
+    }
+
+    #[test]
+    fn other_paths_are_none_of_ours() {
+        for other in [
+            "",
+            "isowire",
+            "nbd.efi",
+            "boot.ipxe",
+            "isowire/nbd",
+            "isowire/ftp.efi",
+            "isowire/NBD.efi",
+            "isowire/52-54-00-12-34/nbd.efi",
+            "isowire/52-54-00-12-34-56",
+            "isowire/52-54-00-12-34-56/2/nbd.efi",
+            "isowire/52-54-00-12-34-56/rule-/nbd.efi",
+            "isowire/52-54-00-12-34-56/rule-x/nbd.efi",
+            "isowire/52-54-00-12-34-56/rule-99999999/nbd.efi",
+            "isowire/52-54-00-12-34-56/nbd.efi/x",
+            "isowire/52-54-00-12-34-56/rule-1/nbd.efi/x",
+            "other/52-54-00-12-34-56/nbd.efi",
+        ] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The menu for iPXE: a script (ipxe.org/scripting).
+//!
+//! iPXE splits a line at its spaces, takes `||`, `&&`, `;` and `#` for its own where they stand alone, expands `${name}`
+//! and joins lines at a `\` (src/core/exec.c, src/image/script.c). No [`Word`] and no path is any of these; titles lose
+//! the characters.
+
+use std::fmt::{self, Write as _};
+
+use super::{Boots, Entry, Kernel, Menu, Server, Start};
+use crate::boot::Mac;
+use crate::boot::text::{Line, Word};
+
+/// Time that what went wrong stays on the screen before the machine tries again, in milliseconds.
+const FAILURE_PAUSE: u32 = 10_000;
+
+/// The network card that iPXE used, as it stands in paths and, behind `01-`, in `BOOTIF=`.
+const OWN_CARD: &str = "${netX/mac:hexhyp}";
+
+/// The script for a machine of this MAC address; where it is not known, iPXE says it.
+pub fn write(menu: &Menu<'_>, machine: Option<Mac>) -> String {
+    let entries = menu.entries();
+    let entries: Vec<_> =
+        entries.iter().filter(|entry| !matches!(entry.boots, Boots::StockMenu(_))).collect();
+    let network = network(machine, &menu.server);
+    let mut text = String::from(HEAD);
+    // Writing to a String cannot fail.
+    let _ = head(&mut text, menu, &entries);
+    for (number, entry) in (1..).zip(&entries) {
+        let _ = write_entry(&mut text, number, entry, &menu.server, &network);
+    }
+    let _ = write!(text, "\n:failed\nprompt --timeout {FAILURE_PAUSE} {FAILED} ||\ngoto start\n");
+    text
+}
+
+/// The script for a machine that is not known yet: iPXE names it.
+pub fn write_referral(server: &Server) -> String {
+    format!("{HEAD}chain --replace --autofree {}isowire/{OWN_CARD}/boot.ipxe\n", prefix(server))
+}
+
+/// `autoexec.ipxe` runs before there is a network, and what is left of it would become part of the initramfs.
+const HEAD: &str = "\
+#!ipxe
+# Made by isowire for each machine that asks; see `copytoram`, `menu-timeout`,
+# `cms-verify`, `kernel-parameters` and [[machine]] in its configuration.
+imgfree autoexec.ipxe ||
+isset ${netX/ip} || dhcp ||
+";
+
+const FAILED: &str = "This did not boot: the lines above say why. Press a key for the menu...";
+
+/// What to put before every path.
+fn prefix(server: &Server) -> String {
+    server.http_url().unwrap_or_else(|| server.tftp_url())
+}
+
+fn head(text: &mut String, menu: &Menu<'_>, entries: &[&Entry<'_>]) -> fmt::Result {
+    writeln!(text, "\n:start")?;
+    if menu.start == Start::Straight {
+        return writeln!(text, "goto 1");
+    }
+    writeln!(text, "menu Network boot")?;
+    for (number, entry) in (1..).zip(entries) {
+        writeln!(text, "item {number} {}", plain(&entry.title))?;
+    }
+    let timeout = match menu.timeout {
+        0 => String::new(),
+        seconds => format!(" --timeout {}", u32::from(seconds) * 1000),
+    };
+    // Whoever leaves the menu by Escape goes on to the next boot device.
+    writeln!(text, "choose --default 1{timeout} entry || exit 1\ngoto ${{entry}}")
+}
+
+/// The title without what iPXE takes for its own.
+fn plain(title: &Line) -> String {
+    title.as_str().replace(['$', '|', '&', ';', '#', '\\'], "_")
+}
+
+fn write_entry(
+    text: &mut String,
+    number: u32,
+    entry: &Entry<'_>,
+    server: &Server,
+    network: &[String],
+) -> fmt::Result {
+    writeln!(text, "\n:{number}")?;
+    match &entry.boots {
+        Boots::Kernel(kernel) => write_kernel(text, kernel, &prefix(server), network),
+        Boots::StockMenu(_) | Boots::LocalDisk => writeln!(text, "exit 1"),
+    }
+}
+
+fn write_kernel(text: &mut String, kernel: &Kernel<'_>, prefix: &str, network: &[String]) -> fmt::Result {
+    let mut words: Vec<_> = kernel.command_line.iter().map(Word::to_string).collect();
+    words.extend_from_slice(network);
+    // Linux's EFI stub asks for each initramfs image by its name, unless iPXE hands them over in another way.
+    let names: Vec<_> = (1..=kernel.initrd().count()).map(|number| format!("initrd{number}.img")).collect();
+    words.extend(names.iter().map(|name| format!("initrd={name}")));
+    writeln!(text, "imgfree")?;
+    writeln!(text, "kernel {prefix}{} {} || goto failed", kernel.path(), words.join(" "))?;
+    for (name, path) in names.iter().zip(kernel.initrd()) {
+        writeln!(text, "initrd --name {name} {prefix}{path} || goto failed")?;
+    }
+    writeln!(text, "boot || goto failed")
+}
+
+/// What PXELINUX adds by itself (SYSAPPEND 3). archiso's hook puts the card that BOOTIF names behind what `ip=` says, so
+/// nothing may follow the netmask.
+fn network(machine: Option<Mac>, server: &Server) -> [String; 2] {
+    let address = server.address;
+    let card = machine.map_or_else(|| OWN_CARD.to_owned(), Mac::dashed);
+    [format!("ip=${{netX/ip}}:{address}:${{netX/gateway}}:${{netX/netmask}}"), format!("BOOTIF=01-{card}")]
+}

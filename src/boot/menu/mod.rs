@@ -1,0 +1,288 @@
+//! The menus that isowire makes: which entries there are, in which order, and what each boots. Pure facts; [`pxelinux`]
+//! and [`ipxe`] write them down.
+//!
+//! They stand beside the image's own menu, which has no timeout, asks `${pxeserver}` for everything and cannot say
+//! `copytoram=n`. What the image's author put into their entries is kept: kernel, initramfs, further parameters,
+//! titles, colours and the serial port.
+
+pub mod ipxe;
+pub mod pxelinux;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::net::Ipv4Addr;
+
+use super::text::{Line, PlainPath, Word};
+
+pub use settings::{Cms, CopyToRam, Preferences, Root, Settings};
+
+/// An image as the menu sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bootable {
+    pub name: Word,
+    /// A name that only this very image has. Whatever a boot loads later is named by it: a boot that began before the
+    /// image was replaced goes on with the one it began with.
+    pub edition: Word,
+    /// `archisobasedir=`.
+    pub base_dir: Word,
+    /// `archisosearchuuid=`.
+    pub uuid: Option<Word>,
+    pub signed: bool,
+    /// What the image boots: its own PXE entries, or one made from its kernel.
+    pub recipes: Vec<Recipe>,
+    pub look: Look,
+    /// The image's own PXE menu.
+    pub stock: Option<PlainPath>,
+}
+
+/// A kernel and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipe {
+    /// A title by the image's author. It tells the root protocol in their words where `root` says so.
+    pub title: Option<Line>,
+    pub architecture: Word,
+    pub kernel: PlainPath,
+    pub initrd: Vec<PlainPath>,
+    /// The root protocol of the image's own entry; `None` fits all.
+    pub root: Option<Root>,
+    /// What the image's author added to the parameters that we set.
+    pub parameters: Vec<Word>,
+}
+
+/// How the image's own menu looks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Look {
+    /// Arguments of SERIAL.
+    pub serial: Option<Line>,
+    /// The menu program, if the image has one: `vesamenu.c32` or `menu.c32`.
+    pub ui: Option<PlainPath>,
+    /// MENU lines.
+    pub lines: Vec<Line>,
+}
+
+impl Bootable {
+    /// What is booted with this root by the first entry of the menu.
+    pub fn recipe(&self, root: Root) -> Option<&Recipe> {
+        self.recipes_for(root).into_iter().next()
+    }
+
+    /// The image's own entries for this protocol; else the first there is.
+    fn recipes_for(&self, root: Root) -> Vec<&Recipe> {
+        let fits = |recipe: &&Recipe| recipe.root.is_none_or(|own| own == root);
+        let own: Vec<_> = self.recipes.iter().filter(fits).collect();
+        if own.is_empty() { self.recipes.iter().take(1).collect() } else { own }
+    }
+}
+
+/// Where a machine finds what the menu names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Server {
+    pub address: Ipv4Addr,
+    pub ports: Ports,
+}
+
+/// The ports that machines load from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    pub tftp: u16,
+    /// `None` where there is no HTTP: kernels then come by TFTP too.
+    pub http: Option<u16>,
+}
+
+impl Server {
+    /// The root of the TFTP tree.
+    pub fn tftp_url(&self) -> String {
+        match self.ports.tftp {
+            TFTP => format!("tftp://{}/", self.address),
+            port => format!("tftp://{}:{port}/", self.address),
+        }
+    }
+
+    /// The root of the HTTP tree.
+    pub fn http_url(&self) -> Option<String> {
+        Some(match self.ports.http? {
+            HTTP => format!("http://{}/", self.address),
+            port => format!("http://{}:{port}/", self.address),
+        })
+    }
+}
+
+/// The port that `tftp://` means (RFC 3617 §3).
+const TFTP: u16 = 69;
+/// The port that `http://` means (RFC 9110 §4.2.1).
+const HTTP: u16 = 80;
+
+/// What one machine is shown.
+#[derive(Debug)]
+pub struct Menu<'a> {
+    pub server: Server,
+    pub start: Start,
+    /// Seconds until the first entry boots by itself; 0 waits for ever.
+    pub timeout: u16,
+    /// The images to boot, the machine's own first.
+    pub images: Vec<Shown<'a>>,
+    /// The look of the image whose PXELINUX is loaded.
+    pub look: &'a Look,
+    /// The image's own menu, at its place in the tree that PXELINUX loads from.
+    pub stock: Option<&'a PlainPath>,
+}
+
+/// An image, and what was chosen for it.
+#[derive(Debug)]
+pub struct Shown<'a> {
+    pub image: &'a Bootable,
+    pub settings: Settings,
+}
+
+/// Whether somebody at the machine may choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    #[default]
+    Menu,
+    /// The first entry boots at once.
+    Straight,
+}
+
+/// One line of the menu.
+struct Entry<'a> {
+    title: Line,
+    help: &'static str,
+    boots: Boots<'a>,
+}
+
+enum Boots<'a> {
+    Kernel(Kernel<'a>),
+    StockMenu(&'a PlainPath),
+    LocalDisk,
+}
+
+/// What an entry loads, by paths from the root of the tree that machines load from.
+struct Kernel<'a> {
+    image: &'a Bootable,
+    recipe: &'a Recipe,
+    /// Without what tells the machine its address and its network card.
+    command_line: Vec<Word>,
+}
+
+impl Kernel<'_> {
+    fn path(&self) -> String {
+        format!("{}/{}", self.image.edition, self.recipe.kernel)
+    }
+
+    fn initrd(&self) -> impl Iterator<Item = String> {
+        self.recipe.initrd.iter().map(|path| format!("{}/{path}", self.image.edition))
+    }
+}
+
+impl<'a> Menu<'a> {
+    fn entries(&self) -> Vec<Entry<'a>> {
+        let mut entries = Vec::new();
+        for shown in &self.images {
+            let scribe = Scribe { shown, server: &self.server, several: self.images.len() > 1 };
+            entries.extend(shown.settings.roots.iter().flat_map(|&root| scribe.entries(root)));
+        }
+        entries.extend(self.stock.map(|path| Entry {
+            title: Line::new("The image's own menu"),
+            help: "It has no time limit and waits for a choice.",
+            boots: Boots::StockMenu(path),
+        }));
+        entries.push(Entry {
+            title: Line::new("Boot from the local disk"),
+            help: "Leaves the network and goes on with the next boot device.",
+            boots: Boots::LocalDisk,
+        });
+        entries
+    }
+}
+
+impl Shown<'_> {
+    /// The command line of the image's first entry for this root: without a menu, that is what a machine boots. `None`
+    /// for an image that has nothing to boot.
+    pub fn command_line(&self, root: Root, server: &Server) -> Option<Vec<Word>> {
+        let scribe = Scribe { shown: self, server, several: false };
+        Some(scribe.command_line(self.image.recipe(root)?, root, self.settings.copytoram))
+    }
+}
+
+/// Writes the entries of one image.
+struct Scribe<'a, 's> {
+    shown: &'s Shown<'a>,
+    server: &'s Server,
+    several: bool,
+}
+
+impl<'a> Scribe<'a, '_> {
+    fn entries(&self, root: Root) -> Vec<Entry<'a>> {
+        let mut entries = Vec::new();
+        for recipe in self.shown.image.recipes_for(root) {
+            for copy in copies(root, self.shown.settings.copytoram) {
+                entries.push(self.entry(recipe, root, copy));
+            }
+        }
+        entries
+    }
+
+    fn entry(&self, recipe: &'a Recipe, root: Root, copy: CopyToRam) -> Entry<'a> {
+        let command_line = self.command_line(recipe, root, copy);
+        let kernel = Kernel { image: self.shown.image, recipe, command_line };
+        Entry { title: self.title(recipe, root, copy), help: copy.help(), boots: Boots::Kernel(kernel) }
+    }
+
+    fn title(&self, recipe: &Recipe, root: Root, copy: CopyToRam) -> Line {
+        let name = &self.shown.image.name;
+        let own = recipe.title.as_ref().and_then(|title| match recipe.root {
+            Some(own) => (own == root).then(|| title.to_string()),
+            // The author's words are of the kernel and its parameters, and nothing of the network.
+            None => Some(format!("{title} ({root})")),
+        });
+        let mut title = match own {
+            Some(own) if self.several => format!("{name}: {own}"),
+            Some(own) => own,
+            None => format!("{name} ({}, {root})", recipe.architecture),
+        };
+        if copy != self.shown.settings.copytoram {
+            title += if copy == CopyToRam::No { ", not copied to RAM" } else { ", copied to RAM" };
+        }
+        Line::new(&title)
+    }
+
+    fn command_line(&self, recipe: &Recipe, root: Root, copy: CopyToRam) -> Vec<Word> {
+        let Shown { image, settings } = self.shown;
+        let mut words = vec![format!("archisobasedir={}", image.base_dir)];
+        // With another root the hook would wait for a block device of this UUID, which never comes.
+        if let (Root::Nbd, Some(uuid)) = (root, &image.uuid) {
+            words.push(format!("archisosearchuuid={uuid}"));
+        }
+        words.push(format!("{}={}", root.parameter(), self.root_address(root)));
+        if let Root::Nbd = root {
+            words.push(format!("archiso_nbd_name={}", image.edition));
+        }
+        words.push(format!("copytoram={}", copy.value()));
+        if image.signed && settings.cms == Cms::Verify {
+            words.push("cms_verify=y".to_owned());
+        }
+        // Made of words and addresses, each of them is a word.
+        let ours = words.iter().filter_map(|word| Word::new(word));
+        ours.chain(recipe.parameters.iter().chain(&settings.parameters).cloned()).collect()
+    }
+
+    /// Always the literal address: `${pxeserver}` is the router where another server gives the addresses.
+    fn root_address(&self, root: Root) -> String {
+        let (address, edition) = (self.server.address, &self.shown.image.edition);
+        match root {
+            Root::Nbd => address.to_string(),
+            Root::Nfs => format!("{address}:/{edition}"),
+            // Without HTTP there is no such entry.
+            Root::Http => format!("{}{edition}/", self.server.http_url().unwrap_or_default()),
+        }
+    }
+}
+
+/// The choices to offer, the operator's first. With an HTTP root archiso always copies.
+fn copies(root: Root, chosen: CopyToRam) -> Vec<CopyToRam> {
+    match root {
+        Root::Http => vec![chosen],
+        Root::Nbd | Root::Nfs => vec![chosen, chosen.opposite()],
+    }
+}

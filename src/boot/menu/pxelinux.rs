@@ -1,0 +1,90 @@
+//! The menu for PXELINUX (syslinux 6.04: doc/syslinux.txt, doc/menu.txt).
+
+use std::fmt::{self, Write as _};
+
+use super::{Boots, Entry, Kernel, Menu, Server, Start, TFTP};
+use crate::boot::text::Word;
+
+/// The text of its configuration file.
+pub fn write(menu: &Menu<'_>) -> String {
+    let entries = menu.entries();
+    let mut text =
+        String::from("# Made by isowire for each machine that asks; see `copytoram`, `menu-timeout`,\n");
+    text.push_str("# `cms-verify`, `kernel-parameters` and [[machine]] in its configuration.\n");
+    // Writing to a String cannot fail.
+    let _ = head(&mut text, menu, &entries);
+    // Its label is its number, which is short to type at a `boot:` prompt.
+    for (number, entry) in (1..).zip(&entries) {
+        let _ = write_entry(&mut text, number, entry, &menu.server);
+    }
+    text
+}
+
+fn head(text: &mut String, menu: &Menu<'_>, entries: &[Entry<'_>]) -> fmt::Result {
+    if let Some(serial) = &menu.look.serial {
+        writeln!(text, "SERIAL {serial}")?;
+    }
+    match (menu.start, &menu.look.ui) {
+        // Nobody is asked anything.
+        (Start::Straight, _) => writeln!(text, "PROMPT 0")?,
+        (Start::Menu, Some(ui)) => {
+            writeln!(text, "UI {ui}\nMENU TITLE Network boot")?;
+            menu.look.lines.iter().try_for_each(|line| writeln!(text, "{line}"))?;
+        }
+        (Start::Menu, None) => prompt(text, entries)?,
+    }
+    writeln!(text, "DEFAULT 1")?;
+    match menu.timeout {
+        // No TIMEOUT waits for ever.
+        0 => Ok(()),
+        // In tenths of a second.
+        seconds => writeln!(text, "TIMEOUT {}", u32::from(seconds) * 10),
+    }
+}
+
+/// Without a menu program PXELINUX has a prompt, at which a label can be typed.
+fn prompt(text: &mut String, entries: &[Entry<'_>]) -> fmt::Result {
+    writeln!(text, "SAY Network boot. Type a number and press Enter:")?;
+    for (number, entry) in (1..).zip(entries) {
+        writeln!(text, "SAY {number:4}  {}", entry.title)?;
+    }
+    writeln!(text, "PROMPT 1")
+}
+
+fn write_entry(text: &mut String, number: u32, entry: &Entry<'_>, server: &Server) -> fmt::Result {
+    writeln!(text, "\nLABEL {number}\nMENU LABEL {}", entry.title)?;
+    writeln!(text, "TEXT HELP\n{}\nENDTEXT", entry.help)?;
+    match &entry.boots {
+        Boots::Kernel(kernel) => write_kernel(text, kernel, &kernel_prefix(server)),
+        Boots::StockMenu(path) => {
+            let prefix = tftp_prefix(server);
+            writeln!(text, "CONFIG {prefix}{path} {prefix}{}", path.directory())
+        }
+        Boots::LocalDisk => writeln!(text, "LOCALBOOT 0"),
+    }
+}
+
+fn write_kernel(text: &mut String, kernel: &Kernel<'_>, prefix: &str) -> fmt::Result {
+    writeln!(text, "LINUX {prefix}{}", kernel.path())?;
+    let initrd: Vec<_> = kernel.initrd().map(|path| format!("{prefix}{path}")).collect();
+    if !initrd.is_empty() {
+        writeln!(text, "INITRD {}", initrd.join(","))?;
+    }
+    let command_line: Vec<_> = kernel.command_line.iter().map(Word::as_str).collect();
+    // 1: ip=CLIENT:SERVER:GATEWAY:NETMASK, 2: BOOTIF=; archiso_pxe_common reads both.
+    writeln!(text, "APPEND {}\nSYSAPPEND 3", command_line.join(" "))
+}
+
+/// What PXELINUX is to put before a path without a leading `/` (core/fs/pxe/urlparse.c).
+fn tftp_prefix(server: &Server) -> String {
+    match server.ports.tftp {
+        TFTP => "::/".to_owned(),
+        _ => server.tftp_url(),
+    }
+}
+
+/// What to put before kernels and initramfs images. PXELINUX asks for one TFTP block at a time, which takes several
+/// times as long as HTTP; its own modules and menus it loads by TFTP all the same.
+fn kernel_prefix(server: &Server) -> String {
+    server.http_url().unwrap_or_else(|| tftp_prefix(server))
+}

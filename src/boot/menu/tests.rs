@@ -1,0 +1,329 @@
+//! What each machine is shown, by PXELINUX and by iPXE.
+
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::boot::Mac;
+
+fn word(text: &str) -> Word {
+    Word::new(text).unwrap()
+}
+
+fn path(text: &str) -> PlainPath {
+    PlainPath::new(text).unwrap()
+}
+
+fn recipe(root: Option<Root>, title: &str) -> Recipe {
+    Recipe {
+        title: Some(Line::new(title)),
+        architecture: word("x86_64"),
+        kernel: path("arch/boot/x86_64/vmlinuz-linux"),
+        initrd: vec![path("arch/boot/ucode.img"), path("arch/boot/x86_64/initramfs-linux.img")],
+        root,
+        parameters: vec![word("console=ttyS0,115200")],
+    }
+}
+
+fn image(name: &str) -> Bootable {
+    Bootable {
+        name: word(name),
+        edition: word(&format!("{name}~1")),
+        base_dir: word("arch"),
+        uuid: Some(word("2026-01-02-03-04-05-00")),
+        signed: true,
+        recipes: vec![recipe(Some(Root::Nbd), "Medium (x86_64, NBD)"), recipe(Some(Root::Nfs), "NFS")],
+        look: Look {
+            serial: Some(Line::new("0 115200")),
+            ui: Some(path("vesamenu.c32")),
+            lines: vec![Line::new("MENU BACKGROUND splash.png")],
+        },
+        stock: Some(path("boot/syslinux/archiso_pxe.cfg")),
+    }
+}
+
+fn settings(roots: &[Root]) -> Settings {
+    Settings {
+        roots: roots.to_vec(),
+        copytoram: CopyToRam::Auto,
+        timeout: 10,
+        cms: Cms::Verify,
+        parameters: vec![word("quiet")],
+    }
+}
+
+const SERVER: Server =
+    Server { address: Ipv4Addr::new(192, 168, 1, 10), ports: Ports { tftp: 69, http: Some(80) } };
+
+/// What a machine is shown of these images.
+fn menu<'a>(images: &'a [Bootable], settings: &Settings, server: &Server) -> Menu<'a> {
+    static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new() };
+    let shown = |image| Shown { image, settings: settings.clone() };
+    Menu {
+        server: *server,
+        start: Start::Menu,
+        timeout: settings.timeout,
+        images: images.iter().map(shown).collect(),
+        look: images.first().map_or(&NO_LOOK, |image| &image.look),
+        stock: images.first().and_then(|image| image.stock.as_ref()),
+    }
+}
+
+fn generate(images: &[Bootable], settings: &Settings, server: &Server) -> String {
+    pxelinux::write(&menu(images, settings, server))
+}
+
+/// The lines of a menu that start with this word, without it.
+fn lines<'a>(menu: &'a str, word: &str) -> Vec<&'a str> {
+    menu.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).collect()
+}
+
+#[test]
+fn the_menu_of_one_image() {
+    let menu = generate(&[image("arch")], &settings(&[Root::Nbd]), &SERVER);
+    assert_eq!(
+        menu,
+        "\
+# Made by isowire for each machine that asks; see `copytoram`, `menu-timeout`,
+# `cms-verify`, `kernel-parameters` and [[machine]] in its configuration.
+SERIAL 0 115200
+UI vesamenu.c32
+MENU TITLE Network boot
+MENU BACKGROUND splash.png
+DEFAULT 1
+TIMEOUT 100
+
+LABEL 1
+MENU LABEL Medium (x86_64, NBD)
+TEXT HELP
+The root file system is copied into memory first: the server may go then.
+ENDTEXT
+LINUX http://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux
+INITRD http://192.168.1.10/arch~1/arch/boot/ucode.img,http://192.168.1.10/arch~1/arch/boot/x86_64/initramfs-linux.img
+APPEND archisobasedir=arch archisosearchuuid=2026-01-02-03-04-05-00 archiso_nbd_srv=192.168.1.10 \
+         archiso_nbd_name=arch~1 copytoram=auto cms_verify=y console=ttyS0,115200 quiet
+SYSAPPEND 3
+
+LABEL 2
+MENU LABEL Medium (x86_64, NBD), not copied to RAM
+TEXT HELP
+The root file system stays on the server: the server must stay up.
+ENDTEXT
+LINUX http://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux
+INITRD http://192.168.1.10/arch~1/arch/boot/ucode.img,http://192.168.1.10/arch~1/arch/boot/x86_64/initramfs-linux.img
+APPEND archisobasedir=arch archisosearchuuid=2026-01-02-03-04-05-00 archiso_nbd_srv=192.168.1.10 \
+         archiso_nbd_name=arch~1 copytoram=n cms_verify=y console=ttyS0,115200 quiet
+SYSAPPEND 3
+
+LABEL 3
+MENU LABEL The image's own menu
+TEXT HELP
+It has no time limit and waits for a choice.
+ENDTEXT
+CONFIG ::/boot/syslinux/archiso_pxe.cfg ::/boot/syslinux/
+
+LABEL 4
+MENU LABEL Boot from the local disk
+TEXT HELP
+Leaves the network and goes on with the next boot device.
+ENDTEXT
+LOCALBOOT 0
+"
+    );
+}
+
+#[test]
+fn every_root_gets_its_own_address_and_only_nbd_a_uuid() {
+    let menu = generate(&[image("arch")], &settings(&[Root::Http, Root::Nfs, Root::Nbd]), &SERVER);
+    let append = lines(&menu, "APPEND");
+    assert_eq!(append.len(), 5, "HTTP always copies, NFS and NBD have a choice");
+    assert!(append[0].contains(" archiso_http_srv=http://192.168.1.10/arch~1/ "));
+    assert!(append[1].contains(" archiso_nfs_srv=192.168.1.10:/arch~1 "));
+    assert!(append[3].contains(" archiso_nbd_srv=192.168.1.10 "));
+    let with_uuid: Vec<_> = append.iter().map(|line| line.contains("archisosearchuuid=")).collect();
+    assert_eq!(with_uuid, [false, false, false, true, true]);
+    let titles = lines(&menu, "MENU LABEL");
+    assert_eq!(titles[0], "arch (x86_64, HTTP)", "no title of the author's speaks of HTTP");
+    assert_eq!(titles[1], "NFS");
+}
+
+#[test]
+fn each_image_is_named_by_its_edition() {
+    let images = [image("one"), image("two")];
+    let menu = generate(&images, &settings(&[Root::Nbd]), &SERVER);
+    let append = lines(&menu, "APPEND");
+    assert!(append[0].contains(" archiso_nbd_name=one~1 "));
+    assert!(append[2].contains(" archiso_nbd_name=two~1 "));
+    assert_eq!(lines(&menu, "LINUX")[2], "http://192.168.1.10/two~1/arch/boot/x86_64/vmlinuz-linux");
+    assert_eq!(lines(&menu, "MENU LABEL")[2], "two: Medium (x86_64, NBD)");
+    assert_eq!(lines(&menu, "CONFIG").len(), 1, "the other's own menu would load this one's kernel");
+}
+
+#[test]
+fn the_choices_of_the_operator() {
+    let chosen = Settings {
+        copytoram: CopyToRam::No,
+        timeout: 0,
+        cms: Cms::Skip,
+        parameters: Vec::new(),
+        ..settings(&[Root::Nbd])
+    };
+    let menu = generate(&[image("arch")], &chosen, &SERVER);
+    assert!(lines(&menu, "APPEND")[0].ends_with(" copytoram=n console=ttyS0,115200"));
+    assert!(lines(&menu, "APPEND")[1].contains(" copytoram=y "));
+    assert_eq!(lines(&menu, "MENU LABEL")[1], "Medium (x86_64, NBD), copied to RAM");
+    assert!(lines(&menu, "TIMEOUT").is_empty());
+}
+
+#[test]
+fn an_unsigned_image_is_not_verified() {
+    let unsigned = Bootable { signed: false, ..image("arch") };
+    assert!(!generate(&[unsigned], &settings(&[Root::Nbd]), &SERVER).contains("cms_verify="));
+}
+
+#[test]
+fn without_http_kernels_come_by_tftp() {
+    let server = Server { ports: Ports { http: None, ..SERVER.ports }, ..SERVER };
+    let menu = generate(&[image("arch")], &settings(&[Root::Nbd]), &server);
+    assert_eq!(lines(&menu, "LINUX")[0], "::/arch~1/arch/boot/x86_64/vmlinuz-linux");
+    assert_eq!(
+        lines(&menu, "INITRD")[0],
+        "::/arch~1/arch/boot/ucode.img,::/arch~1/arch/boot/x86_64/initramfs-linux.img"
+    );
+}
+
+#[test]
+fn another_http_port_is_in_every_url() {
+    let server = Server { ports: Ports { http: Some(8080), ..SERVER.ports }, ..SERVER };
+    let menu = generate(&[image("arch")], &settings(&[Root::Http]), &server);
+    assert_eq!(lines(&menu, "LINUX")[0], "http://192.168.1.10:8080/arch~1/arch/boot/x86_64/vmlinuz-linux");
+    assert!(lines(&menu, "APPEND")[0].contains(" archiso_http_srv=http://192.168.1.10:8080/arch~1/ "));
+}
+
+#[test]
+fn another_tftp_port_needs_urls() {
+    let server = Server { ports: Ports { tftp: 6969, http: None }, ..SERVER };
+    let menu = generate(&[image("arch")], &settings(&[Root::Nbd]), &server);
+    assert_eq!(lines(&menu, "LINUX")[0], "tftp://192.168.1.10:6969/arch~1/arch/boot/x86_64/vmlinuz-linux");
+    assert_eq!(
+        lines(&menu, "CONFIG")[0],
+        "tftp://192.168.1.10:6969/boot/syslinux/archiso_pxe.cfg tftp://192.168.1.10:6969/boot/syslinux/"
+    );
+}
+
+#[test]
+fn without_a_menu_program_there_is_a_prompt() {
+    let plain = Bootable { look: Look::default(), ..image("arch") };
+    let menu = generate(&[plain], &settings(&[Root::Nbd]), &SERVER);
+    assert!(lines(&menu, "UI").is_empty());
+    assert_eq!(lines(&menu, "PROMPT"), ["1"]);
+    assert_eq!(lines(&menu, "SAY")[1], "   1  Medium (x86_64, NBD)");
+}
+
+#[test]
+fn without_a_root_there_is_still_a_menu() {
+    let menu = generate(&[image("arch")], &settings(&[]), &SERVER);
+    assert_eq!(lines(&menu, "MENU LABEL"), ["The image's own menu", "Boot from the local disk"]);
+    assert_eq!(lines(&generate(&[], &settings(&[Root::Nbd]), &SERVER), "LABEL"), ["1"]);
+}
+
+#[test]
+fn who_may_not_choose_boots_at_once() {
+    let images = [image("arch")];
+    let menu = Menu { start: Start::Straight, ..menu(&images, &settings(&[Root::Nbd]), &SERVER) };
+    let text = pxelinux::write(&menu);
+    assert!(lines(&text, "UI").is_empty());
+    assert_eq!((lines(&text, "PROMPT"), lines(&text, "DEFAULT")), (vec!["0"], vec!["1"]));
+    let script = ipxe::write(&menu, None);
+    assert!(script.contains("\n:start\ngoto 1\n") && lines(&script, "choose").is_empty());
+}
+
+#[test]
+fn the_script_of_one_image() {
+    let images = [image("arch")];
+    let machine: Option<Mac> = "52:54:00:12:34:56".parse().ok();
+    let script = ipxe::write(&menu(&images, &settings(&[Root::Nfs]), &SERVER), machine);
+    assert_eq!(
+        script,
+        "\
+#!ipxe
+# Made by isowire for each machine that asks; see `copytoram`, `menu-timeout`,
+# `cms-verify`, `kernel-parameters` and [[machine]] in its configuration.
+imgfree autoexec.ipxe ||
+isset ${netX/ip} || dhcp ||
+
+:start
+menu Network boot
+item 1 NFS
+item 2 NFS, not copied to RAM
+item 3 Boot from the local disk
+choose --default 1 --timeout 10000 entry || exit 1
+goto ${entry}
+
+:1
+imgfree
+kernel http://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux archisobasedir=arch \
+         archiso_nfs_srv=192.168.1.10:/arch~1 copytoram=auto cms_verify=y console=ttyS0,115200 quiet \
+         ip=${netX/ip}:192.168.1.10:${netX/gateway}:${netX/netmask} BOOTIF=01-52-54-00-12-34-56 \
+         initrd=initrd1.img initrd=initrd2.img || goto failed
+initrd --name initrd1.img http://192.168.1.10/arch~1/arch/boot/ucode.img || goto failed
+initrd --name initrd2.img http://192.168.1.10/arch~1/arch/boot/x86_64/initramfs-linux.img || goto failed
+boot || goto failed
+
+:2
+imgfree
+kernel http://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux archisobasedir=arch \
+         archiso_nfs_srv=192.168.1.10:/arch~1 copytoram=n cms_verify=y console=ttyS0,115200 quiet \
+         ip=${netX/ip}:192.168.1.10:${netX/gateway}:${netX/netmask} BOOTIF=01-52-54-00-12-34-56 \
+         initrd=initrd1.img initrd=initrd2.img || goto failed
+initrd --name initrd1.img http://192.168.1.10/arch~1/arch/boot/ucode.img || goto failed
+initrd --name initrd2.img http://192.168.1.10/arch~1/arch/boot/x86_64/initramfs-linux.img || goto failed
+boot || goto failed
+
+:3
+exit 1
+
+:failed
+prompt --timeout 10000 This did not boot: the lines above say why. Press a key for the menu... ||
+goto start
+"
+    );
+}
+
+#[test]
+fn a_script_without_http_loads_by_tftp() {
+    let images = [image("arch")];
+    let server = Server { ports: Ports { tftp: 69, http: None }, ..SERVER };
+    let script = ipxe::write(&menu(&images, &settings(&[Root::Nbd]), &server), None);
+    assert!(
+        lines(&script, "kernel")[0].starts_with("tftp://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux ")
+    );
+    assert!(lines(&script, "kernel")[0].contains(" BOOTIF=01-${netX/mac:hexhyp} "));
+    assert!(ipxe::write_referral(&server).ends_with(
+        "\nchain --replace --autofree tftp://192.168.1.10/isowire/${netX/mac:hexhyp}/boot.ipxe\n"
+    ));
+}
+
+#[test]
+fn no_title_is_a_command() {
+    let odd =
+        Bootable { recipes: vec![recipe(Some(Root::Nbd), "A || goto x && ; # ${b} \\")], ..image("arch") };
+    let images = [odd];
+    let script = ipxe::write(&menu(&images, &settings(&[Root::Nbd]), &SERVER), None);
+    assert_eq!(lines(&script, "item")[0], "1 A __ goto x __ _ _ _{b} _");
+}
+
+#[test]
+fn entries_for_any_root_are_told_apart_by_title_and_root() {
+    let recipes = vec![recipe(None, "Some Linux"), recipe(None, "Some Linux, LTS")];
+    let menu =
+        generate(&[Bootable { recipes, ..image("arch") }], &settings(&[Root::Http, Root::Nbd]), &SERVER);
+    let expected = [
+        "Some Linux (HTTP)",
+        "Some Linux, LTS (HTTP)",
+        "Some Linux (NBD)",
+        "Some Linux (NBD), not copied to RAM",
+        "Some Linux, LTS (NBD)",
+        "Some Linux, LTS (NBD), not copied to RAM",
+    ];
+    assert_eq!(lines(&menu, "MENU LABEL")[..6], expected);
+}

@@ -1,0 +1,212 @@
+//! Images as other distributions lay them out.
+
+use super::*;
+use crate::boot::bootable::{entries, initramfs, survey};
+use crate::boot::tests::image;
+
+/// The files of an image: each of these with its path for its content, and those with a text.
+fn files<'a>(empty: &[&'a str], texts: &[(&'a str, &'a str)]) -> Vec<(&'a str, String)> {
+    let empty = empty.iter().map(|path| (*path, (*path).to_owned()));
+    empty.chain(texts.iter().map(|(path, text)| (*path, (*text).to_owned()))).collect()
+}
+
+/// Where the entries come from, and of each its title, its files, and what its kernel is told.
+fn told(files: &[(&str, String)]) -> (Origin, Vec<String>) {
+    let Entries { origin, recipes } = entries(&image(files)).unwrap();
+    let recipe = |recipe: &Recipe| {
+        let title = recipe.title.as_ref().map_or("-", |title| title.as_str());
+        let initrd: Vec<_> = recipe.initrd.iter().map(|path| path.as_str()).collect();
+        let parameters: Vec<_> = recipe.parameters.iter().map(|word| word.as_str()).collect();
+        format!("{title}: {} {} {}", recipe.kernel, initrd.join(","), parameters.join(" "))
+    };
+    (origin, recipes.iter().map(recipe).collect())
+}
+
+const KERNELS: [&str; 6] = [
+    "some/x86_64/airootfs.sfs",
+    "some/boot/intel-ucode.img",
+    "some/boot/x86_64/vmlinuz-linux",
+    "some/boot/x86_64/initramfs-linux.img",
+    "some/boot/x86_64/vmlinuz-linux-lts",
+    "some/boot/x86_64/initramfs-linux-lts.img",
+];
+
+const LOADER: [(&str, &str); 4] = [
+    (
+        "loader/entries/a-nv.conf",
+        "title Some Linux, NVIDIA\nlinux /some/boot/x86_64/vmlinuz-linux\ninitrd /some/boot/intel-ucode.img\n\
+         initrd /some/boot/x86_64/initramfs-linux.img\n\
+         options archisobasedir=some archisolabel=SOME_1 cow_spacesize=10G nvidia-drm.modeset=1\n",
+    ),
+    (
+        "loader/entries/a.conf",
+        "title Some Linux\nlinux /some/boot/x86_64/vmlinuz-linux\ninitrd /some/boot/x86_64/initramfs-linux.img\n\
+         options archisobasedir=some archisosearchuuid=U accessibility=on\n",
+    ),
+    (
+        "loader/entries/lts.conf",
+        "title Some Linux, LTS\nlinux /some/boot/x86_64/vmlinuz-linux-lts\n\
+         initrd /some/boot/x86_64/initramfs-linux-lts.img\noptions archisobasedir=some copytoram=y\n",
+    ),
+    ("loader/entries/memtest.conf", "title Memtest\nefi /boot/memtest.efi\n"),
+];
+
+const GRUB: &str = "menuentry \"Some Linux (x86_64, ${platform})\" {\n\
+     linux ($root)/some/boot/x86_64/vmlinuz-linux archisobasedir=some img_dev=UUID=${uuid} quiet\n\
+     initrd /some/boot/x86_64/initramfs-linux.img\n}\n\
+     menuentry 'Memtest' {\nlinux /some/boot/memtest\n}\n";
+
+#[test]
+fn systemd_boots_entries_are_booted_with_their_default_first() {
+    let mut files = files(&KERNELS, &LOADER);
+    files.push(("loader/loader.conf", "timeout 5\ndefault lts*\n".into()));
+    files.push(("boot/grub/grub.cfg", GRUB.into()));
+    let (origin, recipes) = told(&files);
+    assert_eq!(origin, Origin::SystemdBoot);
+    assert_eq!(
+        recipes,
+        [
+            "Some Linux, LTS: some/boot/x86_64/vmlinuz-linux-lts some/boot/x86_64/initramfs-linux-lts.img ",
+            "Some Linux, NVIDIA: some/boot/x86_64/vmlinuz-linux \
+             some/boot/intel-ucode.img,some/boot/x86_64/initramfs-linux.img cow_spacesize=10G nvidia-drm.modeset=1",
+            "Some Linux: some/boot/x86_64/vmlinuz-linux some/boot/x86_64/initramfs-linux.img accessibility=on",
+        ]
+    );
+    let bootable = survey("some", "one~1", &image(&files)).unwrap();
+    assert_eq!((bootable.base_dir.as_str(), bootable.recipes.len()), ("some", 3));
+    assert_eq!(bootable.stock, None);
+}
+
+#[test]
+fn syslinux_entries_for_a_disc_come_before_those_of_others() {
+    let mut files = files(&KERNELS, &LOADER);
+    let entry = |name: &str, title: &str, more: &str| {
+        format!(
+            "LABEL {name}\nMENU LABEL {title}\nLINUX /some/boot/x86_64/vmlinuz-linux\n\
+             INITRD /some/boot/x86_64/initramfs-linux.img\nAPPEND archisobasedir=some archisolabel=X {more}\n"
+        )
+    };
+    let entries = [
+        entry("a", "Some Linux (BIOS)", "quiet"),
+        entry("b", "Some Linux in RAM", "copytoram=y quiet"),
+        entry("c", "Some Linux, nomodeset", "nomodeset"),
+        entry("d", "Persistent", "cow_label=DATA quiet"),
+        entry("e", "Of another system", "archisobasedir=other"),
+        "LABEL f\nLINUX /some/boot/memtest\nLABEL g\nCOM32 reboot.c32\n".to_owned(),
+    ];
+    files.push(("some/boot/memtest", "memtest".into()));
+    files.push(("boot/syslinux/sys-linux.cfg", entries.concat()));
+    files.push(("boot/syslinux/sys.cfg", "SERIAL 0\nUI menu.c32\nINCLUDE sys-linux.cfg\n".into()));
+    let (origin, recipes) = told(&files);
+    assert_eq!(origin, Origin::Syslinux);
+    let of = "some/boot/x86_64/vmlinuz-linux some/boot/x86_64/initramfs-linux.img";
+    assert_eq!(
+        recipes,
+        [format!("Some Linux (BIOS): {of} quiet"), format!("Some Linux, nomodeset: {of} nomodeset"),]
+    );
+    let bootable = survey("some", "one~1", &image(&files)).unwrap();
+    assert_eq!(bootable.look.serial.unwrap().as_str(), "0", "the menu that is whole gives the look");
+    assert_eq!(bootable.stock, None, "a menu for a disc is nothing to offer");
+}
+
+#[test]
+fn grubs_entries_are_booted_wherever_its_menu_is() {
+    for path in GRUB_MENUS {
+        let (origin, recipes) = told(&files(&KERNELS, &[(path, GRUB)]));
+        assert_eq!(origin, Origin::Grub);
+        assert_eq!(
+            recipes,
+            [
+                "Some Linux (x86_64): some/boot/x86_64/vmlinuz-linux some/boot/x86_64/initramfs-linux.img quiet"
+            ]
+        );
+    }
+    let sources =
+        [("boot/grub/grub.cfg", "source /boot/grub/kernels.cfg\n"), ("boot/grub/kernels.cfg", GRUB)];
+    assert_eq!(told(&files(&KERNELS, &sources)).1.len(), 1);
+}
+
+#[test]
+fn kernels_may_be_anywhere_and_have_any_name() {
+    let empty = [
+        "garden/x86_64/airootfs.sfs",
+        "boot/vmlinuz-x86_64",
+        "boot/initramfs-x86_64-linux.img",
+        "garden/boot/x86_64/vmlinuz",
+        "garden/boot/x86_64/archiso.img",
+    ];
+    let menu = "menuentry 'Zen' {\nlinux /boot/vmlinuz-x86_64 archisobasedir=/garden/ archisodevice=/dev/sda1\n\
+                initrd /boot/initramfs-x86_64-linux.img\n}\n\
+                menuentry 'Old' {\nlinux /garden/boot/x86_64/vmlinuz\ninitrd /garden/boot/x86_64/archiso.img\n}\n\
+                menuentry 'Not in the install directory' {\nlinux /boot/vmlinuz-x86_64\n\
+                initrd /boot/initramfs-x86_64-linux.img\n}\n";
+    let files = files(&empty, &[("boot/grub/grub.cfg", menu)]);
+    let expected = [
+        "Zen: boot/vmlinuz-x86_64 boot/initramfs-x86_64-linux.img ",
+        "Old: garden/boot/x86_64/vmlinuz garden/boot/x86_64/archiso.img ",
+    ];
+    assert_eq!(told(&files).1, expected);
+    let image = image(&files);
+    let recipes = entries(&image).unwrap().recipes;
+    assert!(recipes.iter().all(|recipe| recipe.architecture.as_str() == "x86_64"));
+    let looked_at: Vec<_> = initramfs(&image).map(|(path, _)| path).collect();
+    assert_eq!(looked_at, ["/boot/initramfs-x86_64-linux.img", "/garden/boot/x86_64/archiso.img"]);
+}
+
+#[test]
+fn names_may_start_in_the_install_directory() {
+    let empty = [
+        "rescue/x86_64/airootfs.sfs",
+        "rescue/boot/x86_64/vmlinuz",
+        "rescue/boot/x86_64/rescue.img",
+        "rescue/boot/amd_ucode.img",
+        "rescue/boot/syslinux/lpxelinux.0",
+    ];
+    let pxe = "INCLUDE boot/syslinux/head.cfg\nLABEL http\nMENU LABEL Rescue (HTTP)\nLINUX boot/x86_64/vmlinuz\n\
+               INITRD boot/amd_ucode.img,boot/x86_64/rescue.img\n\
+               APPEND archisobasedir=rescue archiso_http_srv=http://${pxeserver}/\nSYSAPPEND 3\n";
+    let head = "SERIAL 0 115200\n";
+    let texts = [("rescue/boot/syslinux/pxe.cfg", pxe), ("rescue/boot/syslinux/head.cfg", head)];
+    let files = files(&empty, &texts);
+    let (origin, recipes) = told(&files);
+    assert_eq!(origin, Origin::Pxelinux);
+    assert_eq!(
+        recipes,
+        [
+            "Rescue (HTTP): rescue/boot/x86_64/vmlinuz rescue/boot/amd_ucode.img,rescue/boot/x86_64/rescue.img "
+        ]
+    );
+    let bootable = survey("rescue", "one~1", &image(&files)).unwrap();
+    assert_eq!(bootable.recipes[0].root, Some(Root::Http));
+    assert_eq!(bootable.look.serial.unwrap().as_str(), "0 115200");
+    assert_eq!(bootable.stock, None, "its names would start in the menu's own directory");
+}
+
+#[test]
+fn hooks_of_others_are_not_taken_for_archisos() {
+    let loader = LOADER.map(|(path, text)| (path, text.replace("archisobasedir=", "misobasedir=")));
+    let loader: Vec<_> = loader.iter().map(|(path, text)| (*path, text.as_str())).collect();
+    let (origin, recipes) = told(&files(&KERNELS, &loader));
+    assert_eq!(origin, Origin::Kernels);
+    assert_eq!(
+        recipes,
+        [
+            "linux for x86_64: some/boot/x86_64/vmlinuz-linux some/boot/x86_64/initramfs-linux.img ",
+            "linux-lts for x86_64: some/boot/x86_64/vmlinuz-linux-lts some/boot/x86_64/initramfs-linux-lts.img ",
+        ],
+        "several kernels have names"
+    );
+}
+
+#[test]
+fn entries_have_a_limit() {
+    let entry = |number: usize| {
+        format!(
+            "menuentry {number} {{\nlinux /some/boot/x86_64/vmlinuz-linux archisobasedir=some x={number}\n\
+             initrd /some/boot/x86_64/initramfs-linux.img\n}}\n"
+        )
+    };
+    let menu: String = (0..100).map(entry).collect();
+    let (_, recipes) = told(&files(&KERNELS, &[("boot/grub/grub.cfg", &menu)]));
+    assert_eq!(recipes.len(), RECIPES_MAX);
+}

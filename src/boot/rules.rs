@@ -1,0 +1,192 @@
+//! Rules per machine: what the operator wants otherwise for some of them. The first rule that fits a machine is the one
+//! that counts, and no other.
+
+use std::net::Ipv4Addr;
+
+use super::mac::{Mac, MacPrefix};
+use super::made::Whom;
+use super::menu::{Preferences, Start};
+use super::text::Word;
+use super::{Architecture, Quirks};
+
+/// A machine, as far as rules tell machines apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Client<'a> {
+    pub mac: Option<Mac>,
+    /// `None` where it is not known, as in a path.
+    pub architecture: Option<Architecture>,
+    /// DHCP option 60; empty where it is not known.
+    pub vendor_class: &'a [u8],
+}
+
+/// Which machines a rule is for: those that fit everything that is said here.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Who {
+    /// Any of these; empty for all.
+    pub macs: Vec<MacPrefix>,
+    /// Any of these; empty for all.
+    pub architectures: Vec<Architecture>,
+    /// How the vendor class begins; empty for all.
+    pub vendor: String,
+}
+
+impl Who {
+    /// Whether a machine is one of these.
+    pub fn fits(&self, client: &Client<'_>) -> bool {
+        let mac = client.mac.is_some_and(|mac| self.macs.iter().any(|prefix| prefix.fits(mac)));
+        let architecture = client.architecture.is_some_and(|own| self.architectures.contains(&own));
+        (self.macs.is_empty() || mac)
+            && (self.architectures.is_empty() || architecture)
+            && client.vendor_class.starts_with(self.vendor.as_bytes())
+    }
+
+    /// Whether every machine that `other` fits is one of these.
+    pub fn covers(&self, other: &Who) -> bool {
+        let mac = |theirs: &MacPrefix| self.macs.iter().any(|ours| ours.covers(theirs));
+        let macs = self.macs.is_empty() || (!other.macs.is_empty() && other.macs.iter().all(mac));
+        let architecture = |theirs: &Architecture| self.architectures.contains(theirs);
+        let architectures = self.architectures.is_empty()
+            || (!other.architectures.is_empty() && other.architectures.iter().all(architecture));
+        macs && architectures && other.vendor.starts_with(&self.vendor)
+    }
+}
+
+/// What is otherwise for some machines.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rule {
+    pub who: Who,
+    /// No answer by DHCP at all.
+    pub is_ignored: bool,
+    /// The name of the image that stands first.
+    pub image: Option<Word>,
+    pub preferences: Preferences,
+    pub start: Start,
+    pub quirks: Quirks,
+    /// What our DHCP server leases to the one machine that this rule is for.
+    pub address: Option<Ipv4Addr>,
+}
+
+/// Position of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RuleNumber(pub u16);
+
+/// All rules, in the operator's order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rules(Vec<Rule>);
+
+impl Rules {
+    /// Most rules: each is looked at for each DHCP message.
+    pub const MAX: usize = 4096;
+
+    /// These rules, of which the first [`Rules::MAX`] count.
+    pub fn new(mut rules: Vec<Rule>) -> Self {
+        rules.truncate(Self::MAX);
+        Self(rules)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.0.iter()
+    }
+
+    /// The rule for a machine.
+    pub fn find(&self, client: &Client<'_>) -> Option<&Rule> {
+        self.0.get(self.position(client)?)
+    }
+
+    /// Whom files are for that this machine is to load: they name the rule where its MAC address alone would lead to
+    /// another.
+    pub fn whom(&self, client: &Client<'_>) -> Whom {
+        let by_mac = Client { mac: client.mac, ..Client::default() };
+        let rule = self.position(client).filter(|&rule| self.position(&by_mac) != Some(rule));
+        // At most MAX, so the cast keeps the value.
+        Whom { machine: client.mac, rule: rule.map(|rule| RuleNumber(rule as u16)) }
+    }
+
+    /// The rule for whom a file is.
+    pub fn of(&self, whom: Whom) -> Option<&Rule> {
+        let by_number = whom.rule.and_then(|RuleNumber(rule)| self.0.get(usize::from(rule)));
+        by_number.or_else(|| self.find(&Client { mac: whom.machine, ..Client::default() }))
+    }
+
+    /// What single machines are to be leased.
+    pub fn fixed_addresses(&self) -> impl Iterator<Item = (Mac, Ipv4Addr)> {
+        self.iter().filter_map(|rule| Some((rule.who.macs.first()?.whole()?, rule.address?)))
+    }
+
+    fn position(&self, client: &Client<'_>) -> Option<usize> {
+        self.0.iter().position(|rule| rule.who.fits(client))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(macs: &[&str], architectures: &[u16], vendor: &str) -> Who {
+        Who {
+            macs: macs.iter().map(|mac| mac.parse().unwrap()).collect(),
+            architectures: architectures.iter().map(|&number| Architecture(number)).collect(),
+            vendor: vendor.into(),
+        }
+    }
+
+    fn client(mac: &str, architecture: u16) -> Client<'static> {
+        let architecture = Some(Architecture(architecture));
+        Client { mac: mac.parse().ok(), architecture, vendor_class: b"PXEClient:Arch:00007:UNDI:003001" }
+    }
+
+    #[test]
+    fn a_machine_fits_all_that_is_said() {
+        let machine = client("52:54:00:12:34:56", 7);
+        for fits in [
+            who(&[], &[], ""),
+            who(&["52:54:00:12:34:56"], &[], ""),
+            who(&["00:11:22", "52:54"], &[0, 7], "PXEClient:Arch:00007"),
+        ] {
+            assert!(fits.fits(&machine), "{fits:?}");
+        }
+        for other in [
+            who(&["52:54:00:12:34:57"], &[], ""),
+            who(&["52:54"], &[0], ""),
+            who(&["52:54"], &[7], "HTTPClient"),
+        ] {
+            assert!(!other.fits(&machine), "{other:?}");
+        }
+        assert!(!who(&["52:54"], &[], "").fits(&Client { mac: None, ..machine }));
+    }
+
+    #[test]
+    fn what_covers_leaves_nothing_to_what_follows() {
+        let (site, one) = (who(&["52:54"], &[], ""), who(&["52:54:00:12:34:56"], &[], ""));
+        assert!(site.covers(&one) && site.covers(&site) && !one.covers(&site));
+        assert!(Who::default().covers(&site) && !site.covers(&Who::default()));
+        let uefi = who(&["52:54"], &[7, 9], "");
+        assert!(site.covers(&uefi) && !uefi.covers(&one));
+        assert!(uefi.covers(&who(&["52:54:01"], &[9], "PXE")));
+        assert!(!who(&[], &[], "PXE").covers(&who(&[], &[], "HTTP")));
+    }
+
+    #[test]
+    fn the_first_rule_that_fits_counts() {
+        let rule = |who| Rule { who, ..Rule::default() };
+        let rules = Rules::new(vec![
+            rule(who(&["52:54:00:00:00:01"], &[], "")),
+            rule(who(&[], &[7], "")),
+            rule(who(&["52:54"], &[], "")),
+        ]);
+        let found = |client: &Client<'_>| rules.position(client);
+        let (first, uefi, bios) =
+            (client("52:54:00:00:00:01", 7), client("52:54:00:00:00:02", 7), client("52:54:00:00:00:02", 0));
+        assert_eq!([&first, &uefi, &bios].map(found), [Some(0), Some(1), Some(2)]);
+        assert_eq!(found(&client("00:54:00:00:00:02", 0)), None);
+        // Only what the MAC address does not tell is in the path, and there it says the same.
+        assert_eq!(rules.whom(&first).rule, None);
+        assert_eq!(rules.whom(&bios).rule, None);
+        assert_eq!(rules.whom(&uefi).rule, Some(RuleNumber(1)));
+        for client in [&first, &uefi, &bios] {
+            assert_eq!(rules.of(rules.whom(client)), rules.find(client));
+        }
+        let gone = Whom { rule: Some(RuleNumber(9)), ..rules.whom(&bios) };
+        assert_eq!(rules.of(gone), rules.find(&bios));
+    }
+}

@@ -1,0 +1,110 @@
+use crate::boot::menu::{CopyToRam, Root, Start};
+use crate::boot::rules::Client;
+use crate::boot::{Architecture, Rules};
+use crate::config::tests::{loaded, wrong};
+
+/// The rules in the configuration file of a DHCP server.
+fn rules(file: &str) -> Rules {
+    loaded(&["arch.iso", "--dhcp-range", "10.0.0.10-10.0.0.20"], Some(file)).unwrap().rules
+}
+
+#[test]
+fn a_rule_with_everything() {
+    let rules = rules(
+        "[[machine]]\n\
+         mac = '52-54-00-12-34-56'\n\
+         image = 'two'\n\
+         root = 'nfs'\n\
+         copytoram = 'no'\n\
+         kernel-parameters = ['quiet', 'console=ttyS0']\n\
+         menu = false\n\
+         address = '10.0.0.5'\n\
+         quirks = 'no-script'\n",
+    );
+    let client = Client { mac: "52:54:00:12:34:56".parse().ok(), ..Client::default() };
+    let rule = rules.find(&client).unwrap();
+    assert_eq!(rule.image.as_ref().map(|name| name.as_str()), Some("two"));
+    assert_eq!((rule.preferences.root, rule.preferences.copytoram), (Some(Root::Nfs), Some(CopyToRam::No)));
+    assert_eq!((rule.preferences.parameters.len(), rule.start), (2, Start::Straight));
+    assert_eq!((rule.address, rule.quirks.no_script), ("10.0.0.5".parse().ok(), true));
+    assert!(!rule.is_ignored);
+}
+
+#[test]
+fn machines_are_told_apart_in_three_ways() {
+    let rules = rules(
+        "[[machine]]\nmac = ['52:54:00', '00:11']\narchitecture = 'uefi'\nmenu = false\n\
+         [[machine]]\narchitecture = ['bios', 11]\nignore = true\n\
+         [[machine]]\nvendor = 'HTTPClient'\nroot = 'http'\n",
+    );
+    let ignored = |architecture| {
+        let architecture = Some(Architecture(architecture));
+        rules.find(&Client { architecture, ..Client::default() }).is_some_and(|rule| rule.is_ignored)
+    };
+    assert_eq!([0, 11, 7].map(ignored), [true, true, false]);
+    for architecture in [Architecture::UEFI, Architecture::EBC, Architecture::UEFI_HTTP] {
+        let mac = "00:11:22:33:44:55".parse().ok();
+        let client = Client { mac, architecture: Some(architecture), vendor_class: b"" };
+        assert_eq!(rules.find(&client).map(|rule| rule.start), Some(Start::Straight));
+    }
+    let client = Client { vendor_class: b"HTTPClient:Arch:00016", ..Client::default() };
+    assert_eq!(rules.find(&client).and_then(|rule| rule.preferences.root), Some(Root::Http));
+}
+
+#[test]
+fn what_cannot_be_is_said_with_its_line() {
+    let first = "[[machine]]\nmac = '52:54'\nmenu = false\n";
+    for (rule, why) in [
+        ("menu = false", "isowire.toml:5: menu: this [[machine]] is for no machine: add `mac`"),
+        ("", "an empty [[machine]] is for no machine: add `mac`"),
+        ("mac = '00:11'", "isowire.toml:5: mac: this [[machine]] changes nothing"),
+        ("mac = '00:11'\nignore = false", "isowire.toml:5: mac: this [[machine]] changes nothing"),
+        (
+            "mac = '00:11'\nignore = true\nroot = 'nbd'",
+            "isowire.toml:7: root: `nbd` is for machines that are answered",
+        ),
+        (
+            "mac = '52:54'\nmenu = false",
+            "is never looked at: the rule at isowire.toml:2: mac has its machines",
+        ),
+        ("mac = '52:54:00:12:34:56'\nmenu = false", "is never looked at"),
+        (
+            "mac = '00:11'\nroot = 'http'\ncopytoram = 'no'",
+            "isowire.toml:7: copytoram: `no` cannot be with `root = http`",
+        ),
+        ("mac = '00:11'\nroot = 'ftp'", "isowire.toml:6: root: `ftp` is none of"),
+        ("mac = '00:11'\naddress = '10.0.0.5'", "`10.0.0.5` is for one machine"),
+        ("mac = '00:11:22:33:44:55'\naddress = '10.0.0.5'", "`10.0.0.5` needs a DHCP server"),
+        ("mac = '01:11:22:33:44:55'\nmenu = false", "`01:11:22:33:44:55` is no MAC address"),
+        ("architecture = 'arm'\nmenu = false", "`arm` is none of `bios`"),
+        ("vendor = ''\nmenu = false", "`` is no start of a vendor class"),
+        ("mac = '00:11'\nquirks = ['odd']", "isowire.toml:6: quirks: `odd` is none of"),
+        ("mac = '00:11'\nimage = 'a b'", "`a b` is no name for an image"),
+        ("mac = '00:11'\nkernel-parameters = ['a b']", "`a b` is not one kernel parameter"),
+        ("mac = '00:11'\nmack = 1", "isowire.toml:6: unknown field `mack`"),
+        ("mac = '00:11'\nmac = '00:12'", "isowire.toml:6: duplicate key"),
+    ] {
+        let said = wrong(&format!("{first}[[machine]]\n{rule}\n"));
+        assert!(said.contains(why), "{rule:?}: {said}");
+    }
+}
+
+#[test]
+fn no_two_machines_have_one_address() {
+    let one = |mac, address| format!("[[machine]]\nmac = '52:54:00:00:00:0{mac}'\naddress = '{address}'\n");
+    let load = |second: String| {
+        let file = one(1, "10.0.0.5") + &second;
+        loaded(&["arch.iso", "--dhcp-range", "10.0.0.10-10.0.0.20"], Some(&file))
+    };
+    assert!(load(one(2, "10.0.0.6")).is_ok());
+    let why = load(one(2, "10.0.0.5")).unwrap_err();
+    assert_eq!(why, "isowire.toml:6: address: `10.0.0.5` is another machine's already: give each its own");
+}
+
+#[test]
+fn parameters_of_all_fit_one_command_line() {
+    let long = |n| format!("kernel-parameters = ['{}']\n", "x".repeat(n));
+    let file = |n| format!("{}[[machine]]\nmac = '00:11'\n{}", long(300), long(n));
+    assert!(loaded(&["arch.iso"], Some(&file(298))).is_ok());
+    assert!(wrong(&file(299)).contains("isowire.toml:4: kernel-parameters"));
+}

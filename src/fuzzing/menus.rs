@@ -1,0 +1,252 @@
+//! Properties of the menus that are made of what images and the operator say.
+
+use std::net::Ipv4Addr;
+
+use crate::boot::bootable::Tree;
+use crate::boot::menu::{
+    Bootable, Cms, CopyToRam, Menu, Ports, Root, Server, Settings, Shown, Start, ipxe, pxelinux,
+};
+use crate::boot::text::Word;
+use crate::boot::{grub, loader, syslinux};
+use crate::config;
+use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
+use crate::image::index::Attributes;
+use crate::image::{Extent, Index, Kind, NodeId};
+
+/// The directives that a menu of ours has, and the first words of its help texts.
+const WORDS: &[&str] = &[
+    "",
+    "#",
+    "SERIAL",
+    "UI",
+    "MENU",
+    "DEFAULT",
+    "TIMEOUT",
+    "LABEL",
+    "TEXT",
+    "ENDTEXT",
+    "LINUX",
+    "INITRD",
+    "APPEND",
+    "SYSAPPEND",
+    "CONFIG",
+    "LOCALBOOT",
+    "SAY",
+    "PROMPT",
+    "The",
+    "It",
+    "Leaves",
+];
+
+/// The commands that a script of ours has.
+const COMMANDS: &[&str] = &[
+    "#!ipxe", "#", "imgfree", "isset", "menu", "item", "choose", "goto", "kernel", "initrd", "boot", "exit",
+    "prompt",
+];
+
+/// Longest kernel command line that x86 takes, without what SYSAPPEND adds (`ip=` with four addresses, `BOOTIF=`).
+const COMMAND_LINE_MAX: usize = 2047 - 128;
+
+/// The longest prefix there is.
+const SERVER: Server =
+    Server { address: Ipv4Addr::BROADCAST, ports: Ports { tftp: 69, http: Some(u16::MAX) } };
+const PREFIX: &str = "http://255.255.255.255:65535/";
+
+/// The files of an image's menu are separated by NUL. Whatever they hold, the menus made from them are plain text, have
+/// the entries that they were made to have and no other, and load only what is in the image.
+pub fn syslinux_menu(data: &[u8]) {
+    menu_of(&MENUS, data);
+}
+
+/// The same for systemd-boot's entries: two of them, and what says which comes first. An entry's parts are no more than
+/// its text is.
+pub fn loader_entry(data: &[u8]) {
+    let entry = loader::parse("a.conf", data).entry;
+    let parts = entry.title.iter().chain(&entry.kernel).chain(&entry.initrd).chain(&entry.parameters);
+    assert!(parts.map(String::len).sum::<usize>() <= data.len());
+    menu_of(&["loader/entries/a.conf", "loader/entries/b.conf", "loader/loader.conf"], data);
+}
+
+/// The same for a menu of GRUB, and a file that it may source.
+pub fn grub_menu(data: &[u8]) {
+    let entries = grub::parse(data, "/boot/grub", &mut |_| None);
+    assert!(entries.iter().all(|entry| entry.kernel.as_ref().is_some_and(|kernel| !kernel.contains('\0'))));
+    menu_of(&["boot/grub/grub.cfg", "boot/grub/a.cfg", "boot/grub/loopback.cfg"], data);
+}
+
+/// The image has these files; the first part of the input is the first.
+fn menu_of(paths: &[&str], data: &[u8]) {
+    let texts: Vec<&[u8]> = data.splitn(paths.len(), |&byte| byte == 0).collect();
+    let (index, archiso) = image(paths);
+    let nodes: Vec<_> = paths.iter().map(|path| index.resolve(NodeId::ROOT, path.as_bytes())).collect();
+    let read = |node: NodeId| {
+        let position = nodes.iter().position(|&menu| menu == Some(node))?;
+        texts.get(position).map(|text| text.to_vec())
+    };
+    let tree = Tree { index: &index, read: &read };
+    let bootable = tree.bootable("i", "i~1", &archiso, Some("UUID")).expect("it is an archiso image");
+    let parameters = Word::new("quiet").into_iter().collect();
+    check(&index, &bootable, parameters);
+}
+
+/// Whatever the configuration file holds, it is settings or one line that says what is wrong; and no setting leaves its
+/// line of the menu.
+pub fn config(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let config = match config::of_text(text) {
+        Ok(config) => config,
+        Err(wrong) => {
+            let line = wrong.to_string();
+            assert!(!line.is_empty() && !line.contains(char::is_control), "{line:?}");
+            return;
+        }
+    };
+    assert!(!config.images.is_empty());
+    assert!(config.root.is_none_or(|root| config.menu.roots.first() == Some(&root)));
+    let (index, archiso) = image(&MENUS);
+    let tree = Tree { index: &index, read: &|_| None };
+    let [first, ..] = &config.images[..] else { return };
+    let name = first.name.clone().unwrap_or_else(|| config::name_of(&first.path));
+    let edition = format!("{name}~1");
+    let bootable = tree.bootable(name.as_str(), &edition, &archiso, None).expect("its name is a word");
+    check(&index, &bootable, config.menu.parameters);
+}
+
+/// Checks the menus that are made for an image.
+fn check(index: &Index, bootable: &Bootable, parameters: Vec<Word>) {
+    let roots = Root::ALL.to_vec();
+    let settings = Settings { roots, copytoram: CopyToRam::Auto, timeout: 10, cms: Cms::Verify, parameters };
+    let menu = Menu {
+        server: SERVER,
+        start: Start::Menu,
+        timeout: 10,
+        images: vec![Shown { image: bootable, settings }],
+        look: &bootable.look,
+        stock: bootable.stock.as_ref(),
+    };
+    let [text, script] = [pxelinux::write(&menu), ipxe::write(&menu, None)];
+    for text in [&text, &script] {
+        assert!(text.bytes().all(|byte| byte == b'\n' || byte == b' ' || byte.is_ascii_graphic()), "{text}");
+    }
+    check_menu(index, bootable, &text);
+    let stock = usize::from(bootable.stock.is_some());
+    check_script(index, bootable, &script, text.matches("\nLABEL ").count() - stock);
+}
+
+fn check_menu(index: &Index, bootable: &Bootable, text: &str) {
+    for line in text.lines() {
+        assert!(WORDS.contains(&line.split(' ').next().unwrap_or_default()), "{line}");
+    }
+    let read = syslinux::parse(text.as_bytes(), &mut |name| panic!("nothing of ours includes {name}"));
+    assert_eq!(read.entries.len(), text.matches("\nLABEL ").count());
+    for (entry, number) in read.entries.iter().zip(1..) {
+        assert_eq!(entry.label, number.to_string());
+        entry.kernel.iter().chain(&entry.initrd).for_each(|name| check_file(index, bootable, name));
+        let initrd: usize = entry.initrd.iter().map(|name| name.len() + 1).sum();
+        let bytes: usize = entry.parameters.iter().map(|word| word.len() + 1).sum();
+        assert!(initrd + bytes + entry.kernel.as_ref().map_or(0, String::len) <= COMMAND_LINE_MAX, "{text}");
+        assert!(entry.parameters.iter().all(|word| !word.contains("initrd=")));
+    }
+}
+
+/// iPXE reads a script line by line and splits lines at their spaces (src/image/script.c, src/core/exec.c).
+fn check_script(index: &Index, bootable: &Bootable, text: &str, entries: usize) {
+    let mut labels = Vec::new();
+    for line in text.lines() {
+        assert!(!line.ends_with('\\'), "{line}");
+        let words: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
+        let Some((first, rest)) = words.split_first() else { continue };
+        if let Some(label) = first.strip_prefix(':') {
+            labels.push(label);
+            assert!(rest.is_empty(), "{line}");
+            continue;
+        }
+        assert!(COMMANDS.contains(first), "{line}");
+        let separators = rest.iter().filter(|word| matches!(**word, "||" | "&&" | ";")).count();
+        let goes_on = matches!(*first, "kernel" | "initrd" | "choose" | "boot" | "prompt");
+        match *first {
+            "isset" => assert_eq!(line, "isset ${netX/ip} || dhcp ||"),
+            "imgfree" => assert!(["imgfree", "imgfree autoexec.ipxe ||"].contains(&line), "{line}"),
+            _ => assert_eq!(separators, usize::from(goes_on), "{line}"),
+        }
+        let comments = rest.iter().filter(|word| word.starts_with('#')).count();
+        assert!(*first == "#" || comments == 0, "{line}");
+        let own = ["${netX/ip}", "${netX/gateway}", "${netX/netmask}", "${netX/mac:hexhyp}", "${entry}"];
+        let settings = own.iter().map(|name| line.matches(name).count()).sum::<usize>();
+        assert_eq!(line.matches("${").count(), settings, "{line}");
+        let file = match *first {
+            "kernel" => rest.first(),
+            "initrd" => rest.get(2),
+            _ => None,
+        };
+        file.into_iter().for_each(|name| check_file(index, bootable, name));
+    }
+    let numbers: Vec<_> = (1..=entries).map(|number| number.to_string()).collect();
+    assert_eq!(labels.first(), Some(&"start"));
+    assert_eq!(labels.last(), Some(&"failed"));
+    assert!(labels.iter().skip(1).take(entries).eq(&numbers), "{labels:?}");
+    assert_eq!(labels.len(), entries + 2);
+}
+
+fn check_file(index: &Index, bootable: &Bootable, name: &str) {
+    let path = name.strip_prefix(PREFIX).and_then(|path| path.strip_prefix(bootable.edition.as_str()));
+    let path = path.unwrap_or_else(|| panic!("{name} is not ours"));
+    assert!(crate::export::path::resolve(index, path.as_bytes()).is_ok(), "{name}");
+}
+
+/// The menus of an image, by the names in archiso's.
+const MENUS: [&str; 4] = [
+    "syslinux/archiso_pxe.cfg",
+    "syslinux/archiso_head.cfg",
+    "syslinux/archiso_pxe-linux.cfg",
+    "syslinux/archiso_tail.cfg",
+];
+
+/// An archiso image with these files besides.
+fn image(paths: &[&str]) -> (Index, Archiso) {
+    let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let mut index = Index::new(attributes);
+    let mut add = |path: &str| {
+        let (directory, name) = path.rsplit_once('/').expect("in a directory");
+        let parent = directory.split('/').fold(NodeId::ROOT, |parent, name| {
+            index.child(parent, name.as_bytes()).unwrap_or_else(|| {
+                let kind = Kind::Directory { entries: Vec::new() };
+                index.add(parent, name.as_bytes(), kind, attributes).expect("a good name")
+            })
+        });
+        let kind = Kind::File { extents: vec![Extent { offset: 0, len: 1 }] };
+        index.add(parent, name.as_bytes(), kind, attributes).expect("a good name")
+    };
+    let [kernel, initramfs, airootfs, lpxelinux] =
+        ["arch/vmlinuz-linux", "arch/initramfs-linux.img", "arch/airootfs.sfs", "syslinux/lpxelinux.0"]
+            .map(&mut add);
+    add("syslinux/menu.c32");
+    let nodes: Vec<_> = paths.iter().map(|path| (*path, add(path))).collect();
+    let within = |directory: &str| {
+        nodes.iter().filter(|(path, _)| path.starts_with(directory)).map(|(_, node)| *node).collect()
+    };
+    let archiso = Archiso {
+        install_dir: "arch".into(),
+        kernels: vec![Kernel {
+            arch: "x86_64".into(),
+            name: "linux".into(),
+            kernel,
+            initramfs: Some(initramfs),
+            microcode: Vec::new(),
+        }],
+        airootfs: vec![Airootfs {
+            arch: "x86_64".into(),
+            node: airootfs,
+            format: Format::Squashfs,
+            size: 1,
+            sha512: None,
+            cms_signature: Some(airootfs),
+        }],
+        uuid_file: None,
+        syslinux_dir: index.child(NodeId::ROOT, b"syslinux"),
+        lpxelinux: Some(lpxelinux),
+        syslinux_menus: within("syslinux/"),
+        loader_entries: within("loader/entries/"),
+    };
+    (index, archiso)
+}

@@ -1,0 +1,119 @@
+//! Router solicitations, and the one advertisement there is for them (RFC 4861 §4.1, §4.2, §4.6).
+
+use crate::codec::{Reader, Truncated};
+
+/// ICMPv6 types (RFC 4861 §4.1, §4.2).
+pub const ROUTER_SOLICITATION: u8 = 133;
+pub const ROUTER_ADVERTISEMENT: u8 = 134;
+
+/// Option type (RFC 4861 §4.6.1).
+const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
+
+/// Lengths of options are in units of so many bytes, and count the two bytes before the value (RFC 4861 §4.6).
+const UNIT: usize = 8;
+const OPTION_HEAD: usize = 2;
+
+/// The message says nothing that we know how to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    #[error(transparent)]
+    Truncated(#[from] Truncated),
+    #[error("ICMPv6 type {kind}, code {code} is no router solicitation")]
+    NoSolicitation { kind: u8, code: u8 },
+    #[error("an option has no length")]
+    EmptyOption,
+}
+
+/// A machine asks which routers there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouterSolicitation<'a> {
+    /// Where its sender is on the link: the first such option, whatever its length. On Ethernet these are six bytes.
+    pub source_link_layer_address: Option<&'a [u8]>,
+}
+
+impl<'a> RouterSolicitation<'a> {
+    /// Reads a whole ICMPv6 message, whose checksum the kernel has verified. Options that are unknown are passed over
+    /// (RFC 4861 §6.1.1).
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn parse(input: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let [kind, code, _, _] = input.array()?;
+        if (kind, code) != (ROUTER_SOLICITATION, 0) {
+            return Err(Malformed::NoSolicitation { kind, code });
+        }
+        // Reserved.
+        input.skip(4)?;
+        let mut source_link_layer_address = None;
+        while !input.is_empty() {
+            let (kind, value) = option(input)?;
+            if kind == SOURCE_LINK_LAYER_ADDRESS {
+                source_link_layer_address.get_or_insert(value);
+            }
+        }
+        Ok(Self { source_link_layer_address })
+    }
+}
+
+/// The type of an option, and its value.
+fn option<'a>(input: &mut Reader<'a>) -> Result<(u8, &'a [u8]), Malformed> {
+    let [kind, units] = input.array()?;
+    let value = (usize::from(units) * UNIT).checked_sub(OPTION_HEAD).ok_or(Malformed::EmptyOption)?;
+    Ok((kind, input.take(value)?))
+}
+
+/// An advertisement of nothing: a lifetime of 0 says that we are no router (RFC 4861 §4.2), zeros in the other fields that
+/// nothing is said of them, and there is no option: no prefix, no address of ours to be kept.
+pub const EMPTY_ADVERTISEMENT: [u8; 16] = {
+    let mut message = [0; 16];
+    // Behind it: code, checksum (which the kernel computes), current hop limit, the flags M and O, router lifetime,
+    // reachable time, retransmission timer.
+    message[0] = ROUTER_ADVERTISEMENT;
+    message
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(bytes: &[u8]) -> Result<RouterSolicitation<'_>, Malformed> {
+        RouterSolicitation::parse(&mut Reader::new(bytes))
+    }
+
+    const BARE: [u8; 8] = [133, 0, 0xab, 0xcd, 0, 0, 0, 0];
+
+    #[test]
+    fn what_ipxe_sends() {
+        let address = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+        let message = [&BARE[..], &[1, 1], &address].concat();
+        assert_eq!(parse(&message), Ok(RouterSolicitation { source_link_layer_address: Some(&address) }));
+        assert_eq!(parse(&BARE), Ok(RouterSolicitation { source_link_layer_address: None }));
+    }
+
+    #[test]
+    fn unknown_options_are_passed_over_and_the_first_address_counts() {
+        let options: [&[u8]; 4] = [&[14, 2], &[9; 14], &[1, 1, 2, 2, 2, 2, 2, 2], &[1, 1, 3, 3, 3, 3, 3, 3]];
+        let message = [&BARE[..], &options.concat()].concat();
+        assert_eq!(parse(&message).unwrap().source_link_layer_address, Some(&[2; 6][..]));
+        let infiniband = [&BARE[..], &[1, 3], &[5; 22]].concat();
+        assert_eq!(parse(&infiniband).unwrap().source_link_layer_address, Some(&[5; 22][..]));
+    }
+
+    #[test]
+    fn what_is_broken_is_no_solicitation() {
+        let with = |options: &[u8]| [&BARE[..], options].concat();
+        for cut in [&BARE[..3], &BARE[..7], &with(&[1]), &with(&[1, 1, 2, 2]), &with(&[1, 255, 0, 0])] {
+            assert_eq!(parse(cut), Err(Malformed::Truncated(Truncated)), "{cut:?}");
+        }
+        assert_eq!(parse(&with(&[1, 0, 2, 2, 2, 2, 2, 2])), Err(Malformed::EmptyOption));
+        for (kind, code) in [(134, 0), (133, 1), (128, 0)] {
+            let message = [&[kind, code], &BARE[2..]].concat();
+            assert_eq!(parse(&message), Err(Malformed::NoSolicitation { kind, code }));
+        }
+    }
+
+    #[test]
+    fn the_advertisement_says_nothing() {
+        assert_eq!(EMPTY_ADVERTISEMENT, [134, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+}
