@@ -1,6 +1,7 @@
 //! The settings of `serve`: the command line over the configuration file over the defaults, checked once, with nothing
 //! left to interpret. A setting that cannot be is one line: what, where, why, and what to do.
 
+mod boot;
 mod dhcp;
 mod machine;
 mod raw;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use crate::boot::menu::{Cms, CopyToRam, Preferences, Root, Settings};
+use crate::boot::menu::{Preferences, Root, Settings};
 use crate::boot::text::Word;
 use crate::boot::uki::Stub;
 use crate::boot::{Rules, UefiBy};
@@ -21,6 +22,7 @@ use crate::dhcp::server::AuthorityConfig;
 use crate::export::Allowed;
 use crate::export::allowed::Subnet;
 use crate::machines::local;
+use boot::length;
 use raw::{File, List, RawConfig, RawImage, Value};
 use value::Refusal;
 
@@ -219,14 +221,14 @@ pub fn load(serve: &Serve, variable: &dyn Fn(&str) -> Option<OsString>) -> Resul
     Checker { file: file.as_ref(), raw: &raw }.checked(&serve.iso, variable)
 }
 
-/// What [`load`] makes of a configuration file with this text and no command line. It reads no file, so there is no EFI
-/// stub.
+/// What [`load`] makes of a configuration file with this text and no command line. It reads no other file, so UEFI
+/// gets what it gets by default.
 ///
 /// # Errors
 /// As those of [`load`].
 pub(crate) fn of_text(text: &str) -> Result<Config, Wrong> {
     let (file, mut raw) = File::parse(Path::new("isowire.toml"), text.to_owned())?;
-    raw.stub = None;
+    (raw.stub, raw.uefi, raw.ipxe) = (None, None, None);
     Checker { file: Some(&file), raw: &raw }.checked(&[], &|_| None)
 }
 
@@ -360,68 +362,6 @@ impl Checker<'_> {
         Ok(if single { TftpPorts::Single } else { TftpPorts::Many })
     }
 
-    fn root(&self, doors: &RootDoors) -> Result<Option<Root>, Wrong> {
-        self.read("root", &self.raw.root, |text| value::root(text, doors))
-    }
-
-    fn menu(&self, doors: &RootDoors) -> Result<Settings, Wrong> {
-        let raw = self.raw;
-        let verify = self.read("cms-verify", &raw.cms_verify, value::truth)?.unwrap_or(true);
-        Ok(Settings {
-            roots: doors.roots(self.root(doors)?),
-            copytoram: self.read("copytoram", &raw.copytoram, value::copytoram)?.unwrap_or(CopyToRam::Auto),
-            timeout: self.read("menu-timeout", &raw.menu_timeout, value::menu_timeout)?.unwrap_or(10),
-            cms: if verify { Cms::Verify } else { Cms::Skip },
-            parameters: self.parameters(&raw.kernel_parameters, 0)?,
-        })
-    }
-
-    fn stub(&self) -> Result<Option<Stub>, Wrong> {
-        self.read("stub", &self.raw.stub, |text| {
-            let is_of_file = self.raw.stub.as_ref().is_some_and(Value::is_of_file);
-            value::stub(&if is_of_file { self.resolve(text) } else { text.into() })
-        })
-    }
-
-    /// What UEFI gets: whoever names an iPXE wants it.
-    fn uefi(&self) -> Result<UefiBy, Wrong> {
-        let raw = self.raw;
-        match (self.read("uefi", &raw.uefi, value::uefi)?, &raw.ipxe) {
-            (Some(UefiBy::Composed), Some(value)) => {
-                Err(self.wrong("ipxe", value, "is for `uefi = ipxe`: leave out one of the two"))
-            }
-            (Some(by), _) => Ok(by),
-            (None, Some(_)) => Ok(UefiBy::Ipxe),
-            (None, None) => Ok(UefiBy::Composed),
-        }
-    }
-
-    fn ipxe(&self, uefi: UefiBy) -> Result<Option<Bytes>, Wrong> {
-        match (uefi, &self.raw.ipxe, &self.raw.uefi) {
-            (UefiBy::Composed, ..) => Ok(None),
-            (UefiBy::Ipxe, Some(value), _) => self.read("ipxe", &self.raw.ipxe, |text| {
-                value::ipxe(&if value.is_of_file() { self.resolve(text) } else { text.into() })
-            }),
-            (UefiBy::Ipxe, None, Some(value)) => {
-                value::ipxe_of_host().map(Some).map_err(|why| self.wrong("uefi", value, &why))
-            }
-            (UefiBy::Ipxe, None, None) => Ok(None),
-        }
-    }
-
-    /// Kernel parameters, behind others that take so many bytes.
-    fn parameters(&self, list: &Option<List>, before: usize) -> Result<Vec<Word>, Wrong> {
-        let words = self.read_all("kernel-parameters", list, value::parameter)?;
-        let bytes = before + length(&words);
-        match list.iter().flat_map(|list| list.0.last()).next() {
-            Some(last) if bytes > PARAMETERS_MAX => {
-                let why = format!("makes them {bytes} bytes long: {PARAMETERS_MAX} fit, leave some out");
-                Err(self.wrong("kernel-parameters", last, &why))
-            }
-            _ => Ok(words),
-        }
-    }
-
     fn resolve(&self, path: &str) -> PathBuf {
         self.file.map_or_else(|| PathBuf::from(path), |file| file.resolve(path))
     }
@@ -470,31 +410,6 @@ impl Checker<'_> {
         }
         Ok(default)
     }
-
-    /// What is otherwise for an image or some machines. Its kernel parameters stand behind others of so many bytes.
-    fn preferences(
-        &self,
-        (root, copytoram, parameters): (&Option<Value>, &Option<Value>, &Option<List>),
-        doors: &RootDoors,
-        before: usize,
-    ) -> Result<Preferences, Wrong> {
-        let preferences = Preferences {
-            root: self.read("root", root, |text| value::root(text, doors))?,
-            copytoram: self.read("copytoram", copytoram, value::copytoram)?,
-            parameters: self.parameters(parameters, before)?,
-        };
-        match (copytoram, &preferences) {
-            (Some(value), Preferences { root: Some(Root::Http), copytoram: Some(CopyToRam::No), .. }) => {
-                Err(self.wrong("copytoram", value, "cannot be with `root = http`, which always copies"))
-            }
-            _ => Ok(preferences),
-        }
-    }
-}
-
-/// Bytes that parameters take in a command line.
-fn length(parameters: &[Word]) -> usize {
-    parameters.iter().map(|word| word.as_str().len() + 1).sum()
 }
 
 /// The name of an image that was given none: its file's stem, in plain characters.

@@ -21,6 +21,9 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 254);
 const RANGE: &str = "192.168.77.50-192.168.77.99";
 
+/// Debian's iPXE for UEFI without drivers of its own.
+const SNPONLY: &str = "/usr/lib/ipxe/snponly.efi";
+
 /// A line of the server's log, by words that stand in it.
 type Chapter = &'static [&'static str];
 
@@ -205,6 +208,93 @@ fn uefi_pxe_beside_another_dhcp_server_to_an_nfs_root() {
     site.check_story(server, &[&offer, &[program, NFS, NFS_WAITS]]);
 }
 
+// ---- UEFI by iPXE, which the firmware loads, or has already
+
+#[test]
+fn uefi_through_ipxe_to_an_nbd_root() {
+    needs!(lan::NEEDS, machine::NEEDS, machine::UEFI_NEEDS, iso::NEEDS, [SNPONLY]);
+    let mut site = Site::new("uefi-ipxe-nbd", iso::small());
+    let ipxe = site.staged(Path::new(SNPONLY));
+    let ipxe = ["--ipxe", ipxe.to_str().expect("no odd names in the temporary directory")];
+    let server = site
+        .serve(&[&ipxe[..], &["--dhcp-range", RANGE, "--copytoram", "yes", "--menu-timeout", "1"]].concat());
+    let report = site.boot_uefi(Uefi::Pxe);
+    site.check(&report, "root=nbd copytoram=y verified=cms");
+    let ipxe: [Chapter; 3] = [
+        &["DHCP offer", "architecture=\"x64 UEFI\"", "ipxe.efi"],
+        &["over TFTP", "path=\"/isowire/52-54-00-12-34-56/ipxe.efi\""],
+        &["DHCP offer", "architecture=\"x64 UEFI, iPXE\"", "boot.ipxe"],
+    ];
+    site.check_story(server, &[&ipxe, &SCRIPT, &KERNEL_BY_HTTP, &[NBD, NBD_RELEASED]]);
+}
+
+#[test]
+fn uefi_with_ipxe_in_the_cards_rom_to_an_nfs_root() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, machine::UEFI_NEEDS, iso::NEEDS, ["dnsmasq"]);
+    let mut site = Site::new("uefi-rom-nfs", iso::small());
+    let _router = site.router(&[]);
+    let server = site.serve(&["--root", "nfs", "--copytoram", "no", "--menu-timeout", "1"]);
+    let report = site.boot_uefi(Uefi::IpxeRom);
+    site.check(&report, "root=nfs copytoram=n verified=cms");
+    site.check_story(server, &[&OFFER_BESIDE_ANOTHER[1..], &SCRIPT, &KERNEL_BY_HTTP, &[NFS, NFS_WAITS]]);
+}
+
+/// All of the program is in memory twice while the firmware starts it.
+#[test]
+fn uefi_boots_a_program_of_300_mb_in_1_gib() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, machine::UEFI_NEEDS, iso::NEEDS);
+    let mut site = Site::new("uefi-heavy", iso::heavy());
+    let server = site.serve(&["--dhcp-range", RANGE, "--copytoram", "no"]);
+    let report = site.boot_uefi(Uefi::Http);
+    site.check(&report, "root=nbd copytoram=n verified=cms");
+    site.check_story(
+        server,
+        &[&[&["sent over HTTP", "status=200", "bytes=31", "nbd.efi"], NBD, NBD_TAKEN_AWAY]],
+    );
+}
+
+// ---- many images, and rules
+
+/// At the same time, each machine boots what it is to boot.
+#[test]
+fn two_images_and_a_rule_for_one_machine() {
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
+    let (mac, dashed) = ("52:54:00:12:34:57", "52-54-00-12-34-57");
+    let mut site = Site::new("two-images", iso::small());
+    let other = iso::erofs();
+    let options = ["--dhcp-range", RANGE, "--copytoram", "no", "--menu-timeout", "1"];
+    let server = site.serve_all(
+        &[&other.path],
+        &format!(
+            "[[machine]]\nmac = '{mac}'\nimage = 'erofs'\nroot = 'http'\nmenu = false\n\
+             copytoram = 'yes'\nkernel-parameters = 'its=own'\naddress = '192.168.77.200'\n"
+        ),
+        &options,
+    );
+    let logs = site.logs.join("other");
+    fs::create_dir(&logs).expect("just made, so empty");
+    let ruled = Machine::power_on_as(mac, &mut site.lan, Card::Virtio, &logs);
+    let plain = site.boot(Card::E1000);
+    let ruled = ruled.run_to_power_off();
+    site.check(&plain, "root=nbd copytoram=n verified=cms");
+    assert!(!plain.value("command line:").contains("its=own"));
+    assert_eq!(ruled.value("READY"), "root=http copytoram=y verified=cms");
+    assert_eq!(ruled.value("root-file-sha256"), other.content_sha256);
+    let line = ruled.value("command line:");
+    assert!(
+        line.contains("/erofs~") && line.contains(" its=own ") && line.contains(" ip=192.168.77.200:"),
+        "{line}"
+    );
+    let script = format!("path=\"/isowire/{dashed}/boot.ipxe\"");
+    let ruled: [&[&str]; 3] =
+        [&["DHCP lease", mac, "192.168.77.200"], &["sent over HTTP", &script], EROFS[1]];
+    let log = site.ended(server);
+    tells(&log, &ruled);
+    tells(&log, &[&LEASE[..], &SCRIPT, &KERNEL_BY_HTTP, &[NBD, NBD_TAKEN_AWAY]].concat());
+}
+
 // ---- the image's own menu, which is served as it stands and asks `${pxeserver}` for everything
 
 #[test]
@@ -297,15 +387,21 @@ impl Site {
 
     /// Starts `isowire serve` as nobody, with this configuration, and waits until it is ready.
     fn serve_by(&self, configuration: &str, options: &[&str]) -> Running {
-        let (program, image) =
-            (self.staged(Path::new(env!("CARGO_BIN_EXE_isowire"))), self.staged(&self.iso.path));
+        self.serve_all(&[], configuration, options)
+    }
+
+    /// The same with other images behind this site's own.
+    fn serve_all(&self, others: &[&Path], configuration: &str, options: &[&str]) -> Running {
+        let program = self.staged(Path::new(env!("CARGO_BIN_EXE_isowire")));
+        let images = [&[self.iso.path.as_path()], others].concat();
+        let images: Vec<_> = images.into_iter().map(|image| self.staged(image)).collect();
         let state = self.stage.path().join("state");
         fs::create_dir(&state).expect("just made, so empty");
         lan::give_to_nobody(&state);
         let mut command = self.lan.command_as_nobody(program);
         let file = state.join("isowire.toml");
         fs::write(&file, configuration).expect("just made, so empty");
-        command.args(["serve", "--config"]).args([file, image]);
+        command.args(["serve", "--config"]).arg(file).args(images);
         command.args(["--interface", BRIDGE]).args(options);
         command.current_dir(&state).env("HOME", &state).env("XDG_STATE_HOME", &state);
         let mut server = Running::start(&mut command, &self.logs.join("server.log"));
@@ -380,15 +476,25 @@ impl Site {
     }
 
     /// The server ends cleanly when asked, and its log tells the boot as a story.
-    fn check_story(&self, mut server: Running, story: &[&[Chapter]]) {
+    fn check_story(&self, server: Running, story: &[&[Chapter]]) {
+        tells(&self.ended(server), &story.concat());
+    }
+
+    /// The log of a server that ends cleanly when asked.
+    fn ended(&self, mut server: Running) -> String {
         let status = server.stop();
         let log = server.log();
         assert!(status.success(), "the server ended with {status}:\n{log}");
-        let mut lines = log.lines();
-        for chapter in story.concat() {
-            let tells = |line: &str| chapter.iter().all(|words| line.contains(words));
-            assert!(lines.any(tells), "{chapter:?} is missing or out of order in the server's log:\n{log}");
-        }
+        log
+    }
+}
+
+/// The chapters stand in the log in this order, with others between them.
+fn tells(log: &str, story: &[&[&str]]) {
+    let mut lines = log.lines();
+    for chapter in story {
+        let tells = |line: &str| chapter.iter().all(|words| line.contains(words));
+        assert!(lines.any(tells), "{chapter:?} is missing or out of order in the server's log:\n{log}");
     }
 }
 

@@ -67,8 +67,8 @@ pub fn parse(name: &str, text: &[u8]) -> Loaded {
 
 /// The pattern of the entry that `loader.conf` boots by itself, if it names one.
 pub fn default_entry(text: &[u8]) -> Option<String> {
-    let pairs = text.split(|&byte| byte == b'\n').filter_map(pair);
-    pairs.filter(|(key, _)| *key == "default").next_back().map(|(_, pattern)| pattern.to_owned())
+    let mut pairs = text.split(|&byte| byte == b'\n').filter_map(pair);
+    pairs.rfind(|(key, _)| *key == "default").map(|(_, pattern)| pattern.to_owned())
 }
 
 /// Whether a pattern of `loader.conf` means the file `name`, whose ending may be left out. Only `*` stands for other

@@ -11,6 +11,7 @@ pub mod loader;
 mod mac;
 pub mod made;
 pub mod menu;
+mod quirks;
 mod recipes;
 pub mod rules;
 mod site;
@@ -29,6 +30,7 @@ use rules::{Client, Rule};
 pub use files::Files;
 pub use leased::Leased;
 pub use mac::{BadMac, Mac, MacPrefix};
+pub use quirks::{Quirk, Quirks, UnknownQuirk};
 pub use rules::Rules;
 pub use site::{Site, UefiBy};
 pub use uefi::NoUefi;
@@ -129,14 +131,8 @@ pub struct BootPlan {
     pub boot_file: String,
     /// The program's configuration: option 209 (RFC 5071 §4).
     pub config_file: Option<String>,
+    /// In what way DHCP tells it, where the machine needs another one.
     pub quirks: Quirks,
-}
-
-/// What the firmware of a machine needs otherwise than all others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Quirks {
-    /// Its iPXE has no HTTP or no menus: it loads what plain PXE loads.
-    pub no_script: bool,
 }
 
 /// Why a machine gets no boot plan.
@@ -183,7 +179,7 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn plan(&self, machine: &Machine) -> Result<BootPlan, Refusal> {
-        let runs_scripts = !self.quirks().no_script;
+        let runs_scripts = !self.quirks().has(Quirk::NoScript);
         match (machine.firmware, machine.architecture) {
             (Firmware::Ipxe, Architecture::BIOS | Architecture::UEFI | Architecture::EBC) if runs_scripts => {
                 Ok(self.script())

@@ -92,7 +92,7 @@ fn a_rule_chooses_image_root_and_loader() {
     assert_eq!(file(uefi, &by_root).unwrap(), "/isowire/52-54-00-12-34-fe/nbd.efi");
     let by_image = site(rule("52:54", Rule { image: Some(two.clone()), ..Rule::default() }));
     assert_eq!(file(uefi, &by_image).unwrap(), "/isowire/52-54-00-12-34-fe/http.efi");
-    let old = Quirks { no_script: true };
+    let old = [Quirk::NoScript].into_iter().collect();
     let by_quirk = site(rule("52:54", Rule { quirks: old, ..Rule::default() }));
     assert_eq!(file(bios, &by_quirk).unwrap(), "/boot/syslinux/lpxelinux.0");
     assert_eq!(file(machine(Firmware::Ipxe, 7), &by_quirk), Err(Refusal::NoScript));

@@ -2,11 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use super::raw::{List, RawMachine, Value};
+use super::raw::{RawMachine, Value};
 use super::{Checker, Dhcp, RootDoors, Wrong, value};
 use crate::boot::menu::Start;
 use crate::boot::rules::{Rule, Who};
-use crate::boot::{Mac, Quirks, Rules};
+use crate::boot::{Mac, Rules};
 
 impl Checker<'_> {
     /// All rules. None of them can stand behind one that leaves it no machine.
@@ -51,7 +51,7 @@ impl Checker<'_> {
             image: self.read("image", &raw.image, value::image_name)?,
             preferences: self.preferences(choices, doors, parameters)?,
             start: if is_menu { Start::Menu } else { Start::Straight },
-            quirks: self.quirks(&raw.quirks)?,
+            quirks: self.read_all("quirks", &raw.quirks, value::quirk)?.into_iter().collect(),
             address: self.fixed_address(raw, &who, dhcp)?,
             who,
         })
@@ -81,14 +81,6 @@ impl Checker<'_> {
             }
             _ => Ok(()),
         }
-    }
-
-    fn quirks(&self, list: &Option<List>) -> Result<Quirks, Wrong> {
-        let mut quirks = Quirks::default();
-        for value in list.iter().flat_map(|list| &list.0) {
-            value::add_quirk(&mut quirks, &value.text).map_err(|why| self.wrong("quirks", value, &why))?;
-        }
-        Ok(quirks)
     }
 
     /// An address is leased to one machine, by our own DHCP server.

@@ -4,6 +4,7 @@ use std::fs;
 use clap::Parser;
 
 use super::*;
+use crate::boot::menu::{Cms, CopyToRam};
 use crate::cli::{Cli, Command};
 use crate::dhcp::lease::Pool;
 use crate::dhcp::server::DEFAULT_LEASE_SECONDS;

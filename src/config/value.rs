@@ -14,7 +14,7 @@ use crate::boot::text::Word;
 use crate::boot::uki::Stub;
 use crate::boot::uki::pe::{EFI_APPLICATION, Headers, X86_64};
 use crate::boot::uki::stub::{STUB_MAX, STUB_PATH};
-use crate::boot::{Architecture, MacPrefix, Quirks, UefiBy};
+use crate::boot::{Architecture, MacPrefix, Quirk, UefiBy, UnknownQuirk};
 use crate::dhcp::lease::{BadPool, Pool};
 use crate::export::allowed::Subnet;
 
@@ -164,12 +164,8 @@ pub fn vendor(text: &str) -> Result<String, Refusal> {
         .ok_or_else(|| "is no start of a vendor class (DHCP option 60), as PXEClient:Arch:00007".into())
 }
 
-pub fn add_quirk(quirks: &mut Quirks, text: &str) -> Result<(), Refusal> {
-    match text {
-        "no-script" => quirks.no_script = true,
-        _ => return Err("is none of `no-script`".into()),
-    }
-    Ok(())
+pub fn quirk(text: &str) -> Result<Quirk, Refusal> {
+    text.parse().map_err(|unknown: UnknownQuirk| unknown.to_string())
 }
 
 pub fn truth(text: &str) -> Result<bool, Refusal> {

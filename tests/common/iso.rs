@@ -50,6 +50,11 @@ pub fn erofs() -> ArchIso {
     built("erofs", &["--erofs"])
 }
 
+/// The same with an initramfs of about 280 MiB, larger than that of a real one.
+pub fn heavy() -> ArchIso {
+    built("heavy", &["--initramfs-mib", "280"])
+}
+
 /// About 600 MiB, as large as a real one once was.
 pub fn large() -> ArchIso {
     built("large", &["--airootfs-mib", "563"])

@@ -27,6 +27,9 @@ pub const DOWN: &str = "down";
 pub const END: &str = "end";
 pub const UP: &str = "up";
 
+/// The MAC address of a machine, unless it is given another.
+pub const MAC: &str = "52:54:00:12:34:56";
+
 /// The network cards whose ROMs and drivers differ.
 #[derive(Clone, Copy)]
 pub enum Card {
@@ -40,6 +43,8 @@ pub enum Card {
 pub enum Uefi {
     Pxe,
     Http,
+    /// iPXE in the ROM of the card, which the firmware runs in its place.
+    IpxeRom,
 }
 
 pub struct Machine {
@@ -51,11 +56,16 @@ pub struct Machine {
 impl Machine {
     /// Powers on a machine on `lan`, which boots by PXE; its serial console is logged to `serial.log` in `dir`.
     pub fn power_on(lan: &mut Lan, card: Card, dir: &Path) -> Machine {
-        Self::start(lan, card, dir, &["-boot", "n"])
+        Self::power_on_as(MAC, lan, card, dir)
     }
 
-    /// Powers on a machine with UEFI. Its card has no ROM, so that the firmware's own drivers are used: it has none for
-    /// QEMU's e1000.
+    /// The same for a machine of this MAC address.
+    pub fn power_on_as(mac: &str, lan: &mut Lan, card: Card, dir: &Path) -> Machine {
+        Self::start(mac, lan, card, dir, &["-boot", "n"])
+    }
+
+    /// Powers on a machine with UEFI. Unless it is to be used, its card has no ROM, so that the firmware's own drivers are:
+    /// it has none for QEMU's e1000.
     pub fn power_on_uefi(lan: &mut Lan, uefi: Uefi, dir: &Path) -> Machine {
         let variables = dir.join("variables.fd");
         std::fs::copy(OVMF_VARIABLES, &variables).expect("cargo's directory for tests is writable");
@@ -66,7 +76,8 @@ impl Machine {
         if let Uefi::Http = uefi {
             boot.extend(["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]);
         }
-        Self::start(lan, Card::VirtioWithoutRom, dir, &boot)
+        let card = if let Uefi::IpxeRom = uefi { Card::Virtio } else { Card::VirtioWithoutRom };
+        Self::start(MAC, lan, card, dir, &boot)
     }
 
     /// Powers on a machine that has its kernel and initramfs already, and runs `/init` of the latter by `command_line`.
@@ -74,16 +85,16 @@ impl Machine {
         let path = |path: &Path| path.to_str().expect("no odd names in target").to_owned();
         let (kernel, initramfs) = (path(kernel), path(initramfs));
         let boot = ["-kernel", &kernel, "-initrd", &initramfs, "-append", command_line];
-        Self::start(lan, Card::Virtio, dir, &boot)
+        Self::start(MAC, lan, Card::Virtio, dir, &boot)
     }
 
-    fn start(lan: &mut Lan, card: Card, dir: &Path, boot: &[&str]) -> Machine {
+    fn start(mac: &str, lan: &mut Lan, card: Card, dir: &Path, boot: &[&str]) -> Machine {
         let serial = dir.join("serial.log");
         // What a machine before this one said would be taken for its words until QEMU has opened the file.
         let _ = fs::remove_file(&serial);
         // A socket's path has to be short, and `dir` may be deep.
-        let monitor = std::env::temp_dir().join(format!("{}.monitor", lan.name()));
         let tap = lan.tap();
+        let monitor = std::env::temp_dir().join(format!("{}-{tap}.monitor", lan.name()));
         let model = match card {
             Card::E1000 => "e1000",
             Card::Virtio => "virtio-net-pci",
@@ -97,7 +108,7 @@ impl Machine {
             .args(["-serial", &format!("file:{}", serial.display())])
             .args(["-monitor", &format!("unix:{},server=on,wait=off", monitor.display())])
             .args(["-netdev", &format!("tap,id=lan,ifname={tap},script=no,downscript=no")])
-            .args(["-device", &format!("{model},netdev=lan,mac=52:54:00:12:34:56")]);
+            .args(["-device", &format!("{model},netdev=lan,mac={mac}")]);
         Machine { qemu: Running::start(&mut command, &dir.join("qemu.log")), serial, monitor }
     }
 

@@ -1,6 +1,6 @@
 use crate::boot::menu::{CopyToRam, Root, Start};
 use crate::boot::rules::Client;
-use crate::boot::{Architecture, Rules};
+use crate::boot::{Architecture, Quirk, Rules};
 use crate::config::tests::{loaded, wrong};
 
 /// The rules in the configuration file of a DHCP server.
@@ -26,7 +26,7 @@ fn a_rule_with_everything() {
     assert_eq!(rule.image.as_ref().map(|name| name.as_str()), Some("two"));
     assert_eq!((rule.preferences.root, rule.preferences.copytoram), (Some(Root::Nfs), Some(CopyToRam::No)));
     assert_eq!((rule.preferences.parameters.len(), rule.start), (2, Start::Straight));
-    assert_eq!((rule.address, rule.quirks.no_script), ("10.0.0.5".parse().ok(), true));
+    assert_eq!((rule.address, rule.quirks.has(Quirk::NoScript)), ("10.0.0.5".parse().ok(), true));
     assert!(!rule.is_ignored);
 }
 

@@ -23,6 +23,7 @@ pub(super) fn tell(machines: &Registry, question: &Question, answer: &Answer, no
                 machines.leased(mac, address, now);
             }
             tell_boot_server(machines, mac, question, reply, now);
+            tell_beside_server(machines, mac, question, reply, now);
         }
         Answer::Silence(Silence::TakesAddress { address, .. }) => machines.leased(mac, *address, now),
         Answer::Silence(_) => {}
@@ -33,6 +34,18 @@ pub(super) fn tell(machines: &Registry, question: &Question, answer: &Answer, no
 fn tell_boot_server(machines: &Registry, mac: Mac, question: &Question, reply: &Reply, now: Instant) {
     if question.door == Door::BootServer && reply.kind == MessageType::Ack {
         machines.met(mac, IpAddr::V4(*question.from.ip()), now);
+    }
+}
+
+/// Whose request is answered beside the server that it was for takes an address of that one's all the same.
+fn tell_beside_server(machines: &Registry, mac: Mac, question: &Question, reply: &Reply, now: Instant) {
+    let message = &question.message;
+    let is_proxied = question.door == Door::Dhcp
+        && message.kind == MessageType::Request
+        && reply.kind == MessageType::Ack
+        && reply.header.yiaddr.is_unspecified();
+    if let Some(address) = message.requested.filter(|_| is_proxied) {
+        machines.leased(mac, address, now);
     }
 }
 
@@ -127,6 +140,23 @@ mod tests {
         site.hear(Door::Dhcp, NOBODY, discover(0));
         assert_eq!(site.only(), (Stage::Offered, None));
         site.hear(Door::Dhcp, NOBODY, request(0, Ipv4Addr::new(10, 80, 0, 254)));
+        assert_eq!(site.only(), (Stage::Leased, Some(CLIENT.into())));
+    }
+
+    #[test]
+    fn a_request_that_is_answered_takes_its_address_too() {
+        let mut site = Site::new(Role::Proxy);
+        site.hear(Door::Dhcp, NOBODY, discover(0));
+        let message = request(0, Ipv4Addr::new(10, 80, 0, 254));
+        let from = SocketAddrV4::new(NOBODY, 68);
+        let question = Question { message, door: Door::Dhcp, from, local: US, server: US };
+        let Answer::Send { mut reply, to, boot } =
+            site.session.answer(&Question { message: discover(0), ..question.clone() }, UnixTime(1))
+        else {
+            panic!("no offer")
+        };
+        reply.kind = MessageType::Ack;
+        tell(&site.machines, &question, &Answer::Send { reply, to, boot }, Instant::now());
         assert_eq!(site.only(), (Stage::Leased, Some(CLIENT.into())));
     }
 

@@ -74,8 +74,9 @@ impl Story {
 fn tell_reply(question: &Question, reply: &Reply, architecture: Option<String>) {
     let message = &question.message;
     let machine = message.header.hardware();
-    let refused = message.requested.filter(|_| reply.kind == MessageType::Nak);
-    let addresses = [Some(reply.header.yiaddr), refused, Some(message.header.ciaddr)];
+    // Refused, or another server's to give.
+    let requested = message.requested.filter(|_| reply.kind != MessageType::Offer);
+    let addresses = [Some(reply.header.yiaddr), requested, Some(message.header.ciaddr)];
     let address = addresses.into_iter().flatten().find(|address| !address.is_unspecified()).map(display);
     let file = reply.boot_file().map(display);
     let step = match (question.door, reply.kind) {
@@ -83,6 +84,9 @@ fn tell_reply(question: &Question, reply: &Reply, architecture: Option<String>) 
         (Door::Dhcp, MessageType::Offer) => "DHCP offer",
         (Door::Dhcp, MessageType::Nak) => "DHCP refusal: it may not have this address",
         (Door::Dhcp, _) if message.kind == MessageType::Inform => "DHCP information",
+        (Door::Dhcp, _) if reply.header.yiaddr.is_unspecified() => {
+            "boot file beside the address of another DHCP server"
+        }
         (Door::Dhcp, _) => "DHCP lease",
     };
     info!(%machine, address, architecture, file, "{step}");

@@ -2,7 +2,7 @@
 
 use super::Question;
 use crate::boot::rules::Client;
-use crate::boot::{self, Architecture, BootPlan, Firmware, Mac, Machine, Refusal};
+use crate::boot::{self, Architecture, BootPlan, Firmware, Mac, Machine, Quirk, Quirks, Refusal};
 use crate::dhcp::wire::{BootClass, HardwareAddress, Message, ReplyOption, SafeText, UnsafeText};
 
 /// The boot file for one machine.
@@ -12,6 +12,7 @@ pub struct BootOffer {
     pub class: BootClass,
     pub file: SafeText,
     pub config_file: Option<SafeText>,
+    pub quirks: Quirks,
 }
 
 /// A boot client for which there is no boot file.
@@ -78,26 +79,36 @@ fn offer(
     site: &boot::Site,
 ) -> Result<BootOffer, NoBoot> {
     let plan = boot::plan(&machine, &question.message.vendor_class, question.server, site)?;
-    let BootPlan { boot_file, config_file, quirks: _ } = plan;
+    let BootPlan { boot_file, config_file, quirks } = plan;
     let config_file = config_file.as_deref().map(SafeText::new).transpose()?;
-    Ok(BootOffer { machine, class, file: SafeText::new(&boot_file)?, config_file })
+    Ok(BootOffer { machine, class, file: SafeText::new(&boot_file)?, config_file, quirks })
 }
 
 impl BootOffer {
-    /// The one shape that every firmware tried takes, with an address and without. Sent unasked: iPXE leaves 209 out
-    /// of its parameter list, but lpxelinux reads it from the reply that iPXE kept.
+    /// The one shape that every firmware tried takes, with an address and without, but for machines with quirks. Sent
+    /// unasked: iPXE leaves 209 out of its parameter list, but lpxelinux reads it from the reply that iPXE kept.
     pub(super) fn options(&self, question: &Question) -> impl Iterator<Item = ReplyOption> + use<> {
-        let Message { machine_id, boot_item, .. } = &question.message;
         let is_pxe = self.class == BootClass::PxeClient;
+        let is_plain = is_pxe && self.quirks.has(Quirk::Plain);
+        let of_pxe = if is_plain { [const { None }; 3] } else { self.class_options(question) };
         let options = [
-            Some(ReplyOption::BootClass(self.class)),
-            (!machine_id.is_empty()).then(|| ReplyOption::MachineIdentifier(machine_id.clone())),
-            // HTTP Boot must not get option 43.
-            is_pxe.then_some(ReplyOption::SkipDiscovery { boot_item: *boot_item }),
             Some(ReplyOption::BootFile(self.file.clone())),
             self.config_file.clone().map(ReplyOption::ConfigFile),
-            is_pxe.then_some(ReplyOption::TftpServer(question.server)),
+            (is_pxe && !is_plain).then_some(ReplyOption::TftpServer(question.server)),
         ];
-        options.into_iter().flatten()
+        of_pxe.into_iter().chain(options).flatten()
+    }
+
+    /// What a client knows a boot server by.
+    fn class_options(&self, question: &Question) -> [Option<ReplyOption>; 3] {
+        let Message { machine_id, boot_item, .. } = &question.message;
+        // HTTP Boot must not get option 43. Who chose a boot item waits for its confirmation, quirk or not.
+        let skips_discovery =
+            self.class == BootClass::PxeClient && (!self.quirks.has(Quirk::No43) || boot_item.is_some());
+        [
+            Some(ReplyOption::BootClass(self.class)),
+            (!machine_id.is_empty()).then(|| ReplyOption::MachineIdentifier(machine_id.clone())),
+            skips_discovery.then_some(ReplyOption::SkipDiscovery { boot_item: *boot_item }),
+        ]
     }
 }

@@ -13,7 +13,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::lease::UnixTime;
 use super::wire::{Header, Message, MessageType, Opcode, Reply, ReplyOption};
-use crate::boot;
+use crate::boot::{self, Quirk};
 use crate::export::Allowed;
 
 pub use authority::{Authority, Network, Sighting};
@@ -177,16 +177,16 @@ fn proxy(question: &Question, boot: Boot) -> Decision {
     if !header.giaddr.is_unspecified() {
         return Err(Silence::Relayed(header.giaddr));
     }
-    match kind {
-        MessageType::Discover => {
-            let boot = boot.map_err(Silence::NoBoot)?;
-            let reply = boot_reply(question, MessageType::Offer, &boot);
-            Ok(Answer::Send { reply, to: Destination::Broadcast, boot: Some(Ok(boot)) })
-        }
+    let answers = |boot: &BootOffer| boot.quirks.has(Quirk::AnswerRequest);
+    let (boot, reply_kind) = match (kind, boot) {
+        (MessageType::Discover, boot) => (boot.map_err(Silence::NoBoot)?, MessageType::Offer),
+        (MessageType::Request, Ok(boot)) if answers(&boot) => (boot, MessageType::Ack),
         // The address is another server's to give; the log tells which.
-        MessageType::Request => Err(takes_address(&question.message)),
-        kind => Err(Silence::NotAnswered(*kind)),
-    }
+        (MessageType::Request, _) => return Err(takes_address(&question.message)),
+        (kind, _) => return Err(Silence::NotAnswered(*kind)),
+    };
+    let reply = boot_reply(question, reply_kind, &boot);
+    Ok(Answer::Send { reply, to: Destination::Broadcast, boot: Some(Ok(boot)) })
 }
 
 fn takes_address(message: &Message) -> Silence {

@@ -1,0 +1,99 @@
+//! What some firmware needs otherwise than all others.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A way in which a machine is answered otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quirk {
+    /// A PXE client is told its boot file as by a DHCP server that knows nothing of PXE, without options 43, 60 and 97: for
+    /// firmware that ignores the file of a reply that says `PXEClient` (Ampere eMAG). A reply without an address says
+    /// nothing to most firmware then, so it is for machines that get their address here too.
+    Plain,
+    /// No option 43, which tells PXE clients to take the boot file and ask nobody: they ask port 4011 then. For UEFI firmware
+    /// that the option confuses.
+    No43,
+    /// A proxy answers the DHCPREQUEST on port 67 as well, which is another server's to answer: for old Intel cards, which
+    /// wait for the boot file there.
+    AnswerRequest,
+    /// Its iPXE has no HTTP or no menus: it loads what plain PXE loads.
+    NoScript,
+}
+
+impl Quirk {
+    pub const ALL: [Quirk; 4] = [Quirk::Plain, Quirk::No43, Quirk::AnswerRequest, Quirk::NoScript];
+
+    /// The word that an operator types.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Quirk::Plain => "plain",
+            Quirk::No43 => "no-43",
+            Quirk::AnswerRequest => "answer-request",
+            Quirk::NoScript => "no-script",
+        }
+    }
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+impl fmt::Display for Quirk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The word is no quirk's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is none of `plain`, `no-43`, `answer-request`, `no-script`")]
+pub struct UnknownQuirk;
+
+impl FromStr for Quirk {
+    type Err = UnknownQuirk;
+
+    fn from_str(text: &str) -> Result<Self, UnknownQuirk> {
+        Self::ALL.into_iter().find(|quirk| quirk.as_str() == text).ok_or(UnknownQuirk)
+    }
+}
+
+/// The quirks of one machine; by default it has none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Quirks(u8);
+
+impl Quirks {
+    pub const fn has(self, quirk: Quirk) -> bool {
+        self.0 & quirk.bit() != 0
+    }
+}
+
+impl FromIterator<Quirk> for Quirks {
+    fn from_iter<I: IntoIterator<Item = Quirk>>(quirks: I) -> Self {
+        Self(quirks.into_iter().fold(0, |bits, quirk| bits | quirk.bit()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_back() {
+        for quirk in Quirk::ALL {
+            assert_eq!(quirk.to_string().parse(), Ok(quirk));
+            assert!(UnknownQuirk.to_string().contains(&format!("`{quirk}`")));
+        }
+        for text in ["", "Plain", "no43", "plain "] {
+            assert_eq!(text.parse::<Quirk>(), Err(UnknownQuirk), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_machine_has_what_it_was_given() {
+        let has = |quirks: Quirks| Quirk::ALL.map(|quirk| quirks.has(quirk));
+        assert_eq!(has(Quirks::default()), [false; 4]);
+        assert_eq!(has(Quirks::from_iter([Quirk::Plain, Quirk::AnswerRequest])), [true, false, true, false]);
+        assert_eq!(has(Quirks::from_iter([Quirk::No43, Quirk::No43])), [false, true, false, false]);
+        assert_eq!(has(Quirk::ALL.into_iter().collect()), [true; 4]);
+    }
+}

@@ -1,0 +1,99 @@
+//! What machines boot: the settings of the menu and of UEFI.
+
+use bytes::Bytes;
+
+use super::raw::{List, Value};
+use super::{Checker, PARAMETERS_MAX, RootDoors, Wrong, value};
+use crate::boot::UefiBy;
+use crate::boot::menu::{Cms, CopyToRam, Preferences, Root, Settings};
+use crate::boot::text::Word;
+use crate::boot::uki::Stub;
+
+impl Checker<'_> {
+    pub(super) fn root(&self, doors: &RootDoors) -> Result<Option<Root>, Wrong> {
+        self.read("root", &self.raw.root, |text| value::root(text, doors))
+    }
+
+    pub(super) fn menu(&self, doors: &RootDoors) -> Result<Settings, Wrong> {
+        let raw = self.raw;
+        let verify = self.read("cms-verify", &raw.cms_verify, value::truth)?.unwrap_or(true);
+        Ok(Settings {
+            roots: doors.roots(self.root(doors)?),
+            copytoram: self.read("copytoram", &raw.copytoram, value::copytoram)?.unwrap_or(CopyToRam::Auto),
+            timeout: self.read("menu-timeout", &raw.menu_timeout, value::menu_timeout)?.unwrap_or(10),
+            cms: if verify { Cms::Verify } else { Cms::Skip },
+            parameters: self.parameters(&raw.kernel_parameters, 0)?,
+        })
+    }
+
+    pub(super) fn stub(&self) -> Result<Option<Stub>, Wrong> {
+        self.read("stub", &self.raw.stub, |text| {
+            let is_of_file = self.raw.stub.as_ref().is_some_and(Value::is_of_file);
+            value::stub(&if is_of_file { self.resolve(text) } else { text.into() })
+        })
+    }
+
+    /// What UEFI gets: whoever names an iPXE wants it.
+    pub(super) fn uefi(&self) -> Result<UefiBy, Wrong> {
+        let raw = self.raw;
+        match (self.read("uefi", &raw.uefi, value::uefi)?, &raw.ipxe) {
+            (Some(UefiBy::Composed), Some(value)) => {
+                Err(self.wrong("ipxe", value, "is for `uefi = ipxe`: leave out one of the two"))
+            }
+            (Some(by), _) => Ok(by),
+            (None, Some(_)) => Ok(UefiBy::Ipxe),
+            (None, None) => Ok(UefiBy::Composed),
+        }
+    }
+
+    pub(super) fn ipxe(&self, uefi: UefiBy) -> Result<Option<Bytes>, Wrong> {
+        match (uefi, &self.raw.ipxe, &self.raw.uefi) {
+            (UefiBy::Composed, ..) => Ok(None),
+            (UefiBy::Ipxe, Some(value), _) => self.read("ipxe", &self.raw.ipxe, |text| {
+                value::ipxe(&if value.is_of_file() { self.resolve(text) } else { text.into() })
+            }),
+            (UefiBy::Ipxe, None, Some(value)) => {
+                value::ipxe_of_host().map(Some).map_err(|why| self.wrong("uefi", value, &why))
+            }
+            (UefiBy::Ipxe, None, None) => Ok(None),
+        }
+    }
+
+    /// Kernel parameters, behind others that take so many bytes.
+    pub(super) fn parameters(&self, list: &Option<List>, before: usize) -> Result<Vec<Word>, Wrong> {
+        let words = self.read_all("kernel-parameters", list, value::parameter)?;
+        let bytes = before + length(&words);
+        match list.iter().flat_map(|list| list.0.last()).next() {
+            Some(last) if bytes > PARAMETERS_MAX => {
+                let why = format!("makes them {bytes} bytes long: {PARAMETERS_MAX} fit, leave some out");
+                Err(self.wrong("kernel-parameters", last, &why))
+            }
+            _ => Ok(words),
+        }
+    }
+
+    /// What is otherwise for an image or some machines. Its kernel parameters stand behind others of so many bytes.
+    pub(super) fn preferences(
+        &self,
+        (root, copytoram, parameters): (&Option<Value>, &Option<Value>, &Option<List>),
+        doors: &RootDoors,
+        before: usize,
+    ) -> Result<Preferences, Wrong> {
+        let preferences = Preferences {
+            root: self.read("root", root, |text| value::root(text, doors))?,
+            copytoram: self.read("copytoram", copytoram, value::copytoram)?,
+            parameters: self.parameters(parameters, before)?,
+        };
+        match (copytoram, &preferences) {
+            (Some(value), Preferences { root: Some(Root::Http), copytoram: Some(CopyToRam::No), .. }) => {
+                Err(self.wrong("copytoram", value, "cannot be with `root = http`, which always copies"))
+            }
+            _ => Ok(preferences),
+        }
+    }
+}
+
+/// Bytes that parameters take in a command line.
+pub(super) fn length(parameters: &[Word]) -> usize {
+    parameters.iter().map(|word| word.as_str().len() + 1).sum()
+}
