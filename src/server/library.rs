@@ -146,17 +146,17 @@ impl Library {
 
     /// A watch over the folders, if the system lets us have one.
     fn watch(&self) -> Option<Watch> {
-        let watch = Watch::new(self.places.clone()).and_then(|mut watch| match watch.renew() {
-            Some((_, error)) => Err(error),
-            None => Ok(watch),
-        });
-        match watch {
-            Ok(watch) => Some(watch),
+        let mut watch = match Watch::new(self.places.clone()) {
+            Ok(watch) => watch,
             Err(error) => {
                 warn!(%error, "folders cannot be watched: after a change, send isowire SIGHUP");
-                None
+                return None;
             }
+        };
+        if let Some((folder, error)) = watch.renew() {
+            warn!(folder = %folder.display(), %error, "cannot be watched: after a change there, send isowire SIGHUP");
         }
+        Some(watch)
     }
 
     /// As [`Library::renew`], and tells systemd.

@@ -92,7 +92,21 @@ pub fn stock(found: Vec<Found>, shelf: &[Volume], retired: &[Volume]) -> (Vec<Vo
             }
         }
     }
-    (named(stocked, shelf, &mut problems), problems)
+    let named = named(stocked, shelf, &mut problems);
+    let is_new = |volume: &&Volume| shelf.iter().chain(retired).all(|old| !old.is(volume));
+    named.iter().filter(is_new).for_each(warn);
+    (named, problems)
+}
+
+/// Tells what is wrong with an image that is served all the same.
+fn warn(volume: &Volume) {
+    let Served { name, image } = volume.served();
+    for warning in &image.warnings {
+        warn!(image = %name, "{warning}");
+    }
+    if image.archiso.is_none() {
+        warn!(image = %name, "this is no archiso image: it is served, and no machine boots from it");
+    }
 }
 
 /// The image in a file: the one that was opened before where that is the same; `None` where the file has gone.
@@ -118,12 +132,6 @@ fn volume(candidate: &Candidate, shelf: &[Volume], retired: &[Volume]) -> Result
     };
     if let Some(old) = old.filter(is_as_before) {
         return Ok(Some(Volume { stamp, ..old.clone() }));
-    }
-    for warning in &image.warnings {
-        warn!(image = %name, "{warning}");
-    }
-    if image.archiso.is_none() {
-        warn!(image = %name, "this is no archiso image: it is served, and no machine boots from it");
     }
     let listed = Arc::new(Listed::new(Served { name: name.to_string(), image: Arc::new(image) }));
     Ok(Some(Volume { path: path.clone(), stamp, listed, last_call: None }))
