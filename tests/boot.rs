@@ -163,6 +163,22 @@ fn an_image_without_a_cms_signature() {
     site.check_story(server, &[&LEASE[..], &MENU, &KERNEL_BY_HTTP, &[NBD, NBD_TAKEN_AWAY]]);
 }
 
+#[test]
+fn an_image_of_another_distribution() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
+    let mut site = Site::new("other-distribution", iso::other_distribution());
+    let server =
+        site.serve_by(PLAIN_PXE, &["--dhcp-range", RANGE, "--copytoram", "yes", "--menu-timeout", "1"]);
+    let report = site.boot(Card::E1000);
+    site.check(&report, "root=nbd copytoram=y verified=cms");
+    let kernel: [Chapter; 2] = [
+        &["sent over HTTP", "status=200", "/boot/vmlinuz-other\""],
+        &["sent over HTTP", "status=200", "/boot/other.img\""],
+    ];
+    site.check_story(server, &[&LEASE, &MENU, &kernel, &[NBD, NBD_RELEASED]]);
+}
+
 // ---- UEFI, with a program composed of the image's own EFI stub
 
 #[test]

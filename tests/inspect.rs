@@ -34,6 +34,7 @@ fn a_page_tells_what_an_archiso_image_holds() {
         "  uuid file       /boot/2026-01-02-03-04-05-00.uuid",
         "  lpxelinux       /boot/syslinux/lpxelinux.0",
         "    checksums     header good, array good, backup good",
+        "  entries         3, from its PXELINUX menu",
         "  BIOS            yes, by /boot/syslinux/lpxelinux.0",
         // The test bed's init does by itself what archiso's hooks do.
         "  root over NBD   /arch/boot/x86_64/initramfs-linux.img lacks hook archiso_pxe_common, hook archiso_pxe_nbd",
@@ -62,12 +63,55 @@ fn json_tells_the_same_to_a_program() {
     let root = &report["archiso"]["airootfs"][0];
     assert_eq!((&root["format"], &root["path"]), (&"squashfs".into(), &"/arch/x86_64/airootfs.sfs".into()));
     assert!(root["cms_signature"].is_null());
+    assert_eq!(report["entries"]["origin"], "its PXELINUX menu");
+    assert_eq!(report["entries"]["entries"][2]["root"], "HTTP");
     assert_eq!(report["network_boot"][0]["boot_file"], "/boot/syslinux/lpxelinux.0");
     assert_eq!(report["network_boot"][1]["boot_file"], "/isowire/nbd.efi");
     assert_eq!(report["roots"][1]["root"], "NFS");
     let shortfall = report["roots"][1]["shortfall"].as_str().expect("a line");
     assert_eq!(shortfall, "lacks hook archiso_pxe_common, hook archiso_pxe_nfs");
     assert_eq!(report["warnings"], serde_json::json!([]));
+}
+
+#[test]
+fn an_image_of_another_distribution_boots_what_its_own_entries_say() {
+    needs!(["xorriso", "cpio"]);
+    let image = iso::odd("other");
+    let (page, result) = inspected(&image, Format::Text);
+    result.expect("an archiso image");
+    let kernel = |name: &str| {
+        format!(
+            "/other/boot/x86_64/vmlinuz-{name}, /other/boot/intel-ucode.img, /other/boot/x86_64/initramfs-{name}.img"
+        )
+    };
+    for line in [
+        "  install dir     other".to_owned(),
+        "  entries         2, from its systemd-boot entries".to_owned(),
+        format!("    boots         Other Linux: {}", kernel("linux")),
+        "      told        quiet".to_owned(),
+        format!("    boots         Other Linux, LTS: {}", kernel("linux-lts")),
+        "  BIOS            no: the image has no lpxelinux.0 to boot BIOS machines with".to_owned(),
+    ] {
+        assert!(page.lines().any(|have| have == line), "no line {line:?} in:\n{page}");
+    }
+    for name in ["linux", "linux-lts"] {
+        let lacks = format!(
+            "  root over HTTP  /other/boot/x86_64/initramfs-{name}.img lacks hook archiso_pxe_common, "
+        );
+        assert!(page.lines().any(|line| line.starts_with(&lacks)), "no line {lacks:?} in:\n{page}");
+    }
+    let (json, _) = inspected(&image, Format::Json);
+    let report: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let entries = &report["entries"];
+    assert_eq!(entries["origin"], "its systemd-boot entries");
+    let [first, lts] = &entries["entries"].as_array().expect("a list")[..] else { panic!("{json}") };
+    assert_eq!(first["title"], "Other Linux", "the one that systemd-boot takes by itself comes first");
+    assert_eq!(
+        (&first["parameters"], &first["root"]),
+        (&serde_json::json!(["quiet"]), &serde_json::Value::Null)
+    );
+    assert_eq!(lts["kernel"], "/other/boot/x86_64/vmlinuz-linux-lts");
+    assert_eq!(lts["architecture"], "x86_64");
 }
 
 #[test]

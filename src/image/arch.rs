@@ -294,3 +294,70 @@ fn word(name: &[u8]) -> Option<String> {
     let safe = |b: &u8| b.is_ascii_alphanumeric() || b"._+-".contains(b);
     (!name.is_empty() && name.iter().all(safe)).then(|| String::from_utf8_lossy(name).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::index::Attributes;
+
+    /// The kernels of an image with these files whose install directory is `some`: architecture, name, initramfs and
+    /// microcode.
+    fn kernels(paths: &[&str]) -> Vec<String> {
+        let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+        let mut index = Index::new(attributes);
+        for path in paths {
+            path.split_inclusive('/').fold(NodeId::ROOT, |parent, name| {
+                let kind = match name.ends_with('/') {
+                    true => Kind::Directory { entries: Vec::new() },
+                    false => Kind::File { extents: Vec::new() },
+                };
+                let name = name.trim_end_matches('/').as_bytes();
+                let known = index.child(parent, name);
+                known.unwrap_or_else(|| index.add(parent, name, kind, attributes).unwrap())
+            });
+        }
+        let places = Places { index: &index };
+        let dir = index.child(NodeId::ROOT, b"some").unwrap();
+        let path = |&id: &NodeId| String::from_utf8(index.path(id)).unwrap();
+        let kernel = |Kernel { arch, name, initramfs, microcode, .. }: &Kernel| {
+            let files: Vec<_> = initramfs.iter().chain(microcode).map(path).collect();
+            format!("{arch} {name}: {}", files.join(" "))
+        };
+        places.kernels(dir, "some", "x86_64").iter().map(kernel).collect()
+    }
+
+    #[test]
+    fn kernels_are_where_archiso_puts_them() {
+        let found = kernels(&[
+            "some/boot/intel-ucode.img",
+            "some/boot/i686/vmlinuz-linux",
+            "some/boot/x86_64/vmlinuz-linux",
+            "some/boot/x86_64/vmlinuz-linux.ipxe.sig",
+            "some/boot/x86_64/vmlinuz-",
+            "some/boot/x86_64/vmlinuzlinux",
+            "some/boot/x86_64/initramfs-linux.img",
+            "boot/vmlinuz-other",
+        ]);
+        let expected = [
+            "x86_64 linux: /some/boot/x86_64/initramfs-linux.img /some/boot/intel-ucode.img",
+            "i686 linux: /some/boot/intel-ucode.img",
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn kernels_of_older_images_have_no_names() {
+        for initramfs in ["archiso.img", "some.img", "initramfs.img"] {
+            let path = format!("some/boot/x86_64/{initramfs}");
+            let found = kernels(&["some/boot/x86_64/vmlinuz", &path, "some/boot/amd_ucode.img"]);
+            assert_eq!(found, [format!("x86_64 vmlinuz: /{path} /some/boot/amd_ucode.img")]);
+        }
+    }
+
+    #[test]
+    fn kernels_elsewhere_are_taken_where_archiso_has_none() {
+        let found =
+            kernels(&["some/boot/vmlinuz-a", "boot/vmlinuz-b", "boot/initramfs-b.img", "boot/amd-ucode.img"]);
+        assert_eq!(found, ["x86_64 a: ", "x86_64 b: /boot/initramfs-b.img /boot/amd-ucode.img"]);
+    }
+}

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
+use super::needs::tool;
 use super::running::output_of;
 
 /// The programs that `tests/iso/build` calls.
@@ -58,6 +59,45 @@ pub fn heavy() -> ArchIso {
 /// About 600 MiB, as large as a real one once was.
 pub fn large() -> ArchIso {
     built("large", &["--airootfs-mib", "563"])
+}
+
+/// The same as another distribution lays it out: install directory `other`, a kernel in `/boot`, and for menus only an
+/// entry for systemd-boot. PXELINUX is there.
+pub fn other_distribution() -> ArchIso {
+    const ENTRY: &str = "title Other Linux\nlinux /boot/vmlinuz-other\ninitrd /boot/other.img\n\
+                         options archisobasedir=other archisolabel=OTHER console=ttyS0,115200 panic=1\n";
+    let small = small();
+    let _turn = TURN.lock();
+    let path = directory().join("other-distribution.iso");
+    let scratch = tempfile::tempdir_in(directory()).expect("cargo's directory for tests is writable");
+    let tree = scratch.path().join("tree");
+    output_of(
+        tool("xorriso")
+            .args(["-no_rc", "-osirrox", "on", "-indev"])
+            .arg(&small.path)
+            .args(["-extract", "/"])
+            .arg(&tree),
+    );
+    output_of(Command::new("chmod").args(["-R", "u+w"]).arg(&tree));
+    let rename = |from: &str, to: &str| fs::rename(tree.join(from), tree.join(to)).expect("it was extracted");
+    rename("arch/boot/x86_64/vmlinuz-linux", "boot/vmlinuz-other");
+    rename("arch/boot/x86_64/initramfs-linux.img", "boot/other.img");
+    rename("arch", "other");
+    for menu in fs::read_dir(tree.join("boot/syslinux")).expect("it was extracted") {
+        let menu = menu.expect("readable").path();
+        if menu.extension().is_some_and(|extension| extension == "cfg") {
+            fs::remove_file(menu).expect("it is ours");
+        }
+    }
+    fs::write(tree.join("loader/entries/01-archiso-linux.conf"), ENTRY).expect("it is ours");
+    output_of(
+        tool("xorriso")
+            .args(["-no_rc", "-report_about", "SORRY", "-as", "mkisofs", "-rational-rock", "-volid", "OTHER"])
+            .arg("-output")
+            .arg(&path)
+            .arg(&tree),
+    );
+    ArchIso { path, ..small }
 }
 
 /// One of the images of `tests/iso/odd`, by its name there.
