@@ -23,10 +23,10 @@ pub enum Command {
 /// Serve ISOs to machines that boot from the network.
 ///
 /// Each option is also a key of the configuration file; the command line wins. With several ISOs the first is the
-/// default.
+/// default. Of a folder every *.iso is served, and what comes, goes or is replaced there shows without a restart.
 #[derive(Debug, Args, Default)]
 pub struct Serve {
-    /// The images to serve
+    /// The images to serve, or folders of them
     #[arg(value_name = "ISO")]
     pub iso: Vec<PathBuf>,
 

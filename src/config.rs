@@ -21,7 +21,6 @@ use crate::cli::Serve;
 use crate::dhcp::server::AuthorityConfig;
 use crate::export::Allowed;
 use crate::export::allowed::Subnet;
-use crate::export::catalog::ARCHISO;
 use crate::machines::local;
 use boot::length;
 use raw::{File, List, RawConfig, RawImage, Value};
@@ -55,8 +54,8 @@ impl Wrong {
 /// Everything `serve` needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The images to open, at least one, the default first. No two have the same name.
-    pub images: Vec<ImageFile>,
+    /// Where images are, at least in one place; the first place has the default.
+    pub images: Vec<Place>,
     /// The network interface that DHCP is answered on; all where there is none.
     pub interface: Option<String>,
     pub bind: Ipv4Addr,
@@ -95,11 +94,13 @@ impl Config {
     }
 }
 
-/// An image and the name it is to have.
+/// An ISO, or a folder of ISOs, as the operator named it. Which of them it is may change while we run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageFile {
+pub struct Place {
     pub path: PathBuf,
-    pub name: Word,
+    /// What an ISO is called, where that is not made of its file's name.
+    pub name: Option<Word>,
+    /// What is otherwise for its images.
     pub preferences: Preferences,
 }
 
@@ -366,53 +367,53 @@ impl Checker<'_> {
     }
 
     /// The images of the command line, else those of the file.
-    fn images(&self, iso: &[PathBuf], doors: &RootDoors, parameters: usize) -> Result<Vec<ImageFile>, Wrong> {
-        let mut images = Vec::new();
-        for path in iso {
-            let preferences = Preferences::default();
-            images.push(ImageFile { path: path.clone(), name: name_of(path), preferences });
+    fn images(&self, iso: &[PathBuf], doors: &RootDoors, parameters: usize) -> Result<Vec<Place>, Wrong> {
+        if !iso.is_empty() {
+            let place = |path: &PathBuf| Place {
+                path: path.clone(),
+                name: None,
+                preferences: Preferences::default(),
+            };
+            return Ok(iso.iter().map(place).collect());
         }
-        if iso.is_empty() {
-            let image = |image| self.image(image, doors, parameters);
-            images = self.raw.image.iter().map(image).collect::<Result<_, _>>()?;
-        }
-        if images.is_empty() {
+        let images = &self.raw.image;
+        let image = |image| self.image(image, doors, parameters);
+        let mut places = images.iter().map(image).collect::<Result<Vec<_>, _>>()?;
+        if places.is_empty() {
             return Err(Wrong::new(
                 "no image to serve: name an ISO, as in `isowire serve archlinux.iso`".into(),
             ));
         }
-        check_names(&images)?;
-        Ok(images)
-    }
-
-    fn image(&self, raw: &RawImage, doors: &RootDoors, parameters: usize) -> Result<ImageFile, Wrong> {
-        let path = self.resolve(&raw.path.text);
-        let name = self.read("name", &raw.name, value::image_name)?.unwrap_or_else(|| name_of(&path));
-        let choices = (&raw.root, &raw.copytoram, &raw.kernel_parameters);
-        Ok(ImageFile { path, name, preferences: self.preferences(choices, doors, parameters)? })
-    }
-}
-
-fn check_names(images: &[ImageFile]) -> Result<(), Wrong> {
-    for (position, image) in images.iter().enumerate() {
-        let ImageFile { path, name, .. } = image;
-        let same = |other: &&ImageFile| other.name.as_str().eq_ignore_ascii_case(name.as_str());
-        let taken = images.iter().take(position).find(same).map(|other| other.path.display().to_string());
-        // `archiso` is what archiso's hook calls the default image.
-        let reserved = || (position > 0 && name.as_str() == ARCHISO).then(|| "the default image".to_owned());
-        if let Some(other) = taken.or_else(reserved) {
-            return Err(Wrong::new(format!(
-                "{}: its name `{name}` means {other} already: give it another `name` in an [[image]] of the \
-                 configuration file",
-                path.display()
-            )));
+        if let Some(default) = self.default_image(images)? {
+            places[..=default].rotate_right(1);
         }
+        Ok(places)
     }
-    Ok(())
+
+    fn image(&self, raw: &RawImage, doors: &RootDoors, parameters: usize) -> Result<Place, Wrong> {
+        let (path, name) = (self.resolve(&raw.path.text), self.read("name", &raw.name, value::image_name)?);
+        let choices = (&raw.root, &raw.copytoram, &raw.kernel_parameters);
+        Ok(Place { path, name, preferences: self.preferences(choices, doors, parameters)? })
+    }
+
+    /// Position of the one that says so of itself.
+    fn default_image(&self, images: &[RawImage]) -> Result<Option<usize>, Wrong> {
+        let mut default = None;
+        for (position, image) in images.iter().enumerate() {
+            if self.read("default", &image.default, value::truth)? != Some(true) {
+                continue;
+            }
+            if let (Some(_), Some(value)) = (default, &image.default) {
+                return Err(self.wrong("default", value, "is said of two images: leave out one of the two"));
+            }
+            default = Some(position);
+        }
+        Ok(default)
+    }
 }
 
 /// The name of an image that was given none: its file's stem, in plain characters.
-fn name_of(path: &Path) -> Word {
+pub fn name_of(path: &Path) -> Word {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let plain = |c: char| if value::is_plain(c) { c } else { '-' };
     let name: String = stem.chars().map(plain).take(value::NAME_MAX).collect();

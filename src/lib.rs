@@ -26,6 +26,7 @@ pub mod fuzzing;
 pub mod http;
 pub mod image;
 pub mod inspect;
+pub mod live;
 pub mod machines;
 pub mod nbd;
 pub mod ndp;

@@ -2,10 +2,17 @@
 //! and ends in order.
 
 mod doors;
+mod folders;
 mod hooks;
+mod library;
+mod problem;
 mod report;
+mod retirement;
+mod scan;
 mod services;
+mod shelf;
 pub mod sockets;
+mod stand;
 
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -20,16 +27,15 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use self::doors::Doors;
+use self::library::Library;
+use self::problem::Problem;
 use self::report::{ForeignDhcp, Report};
 use self::sockets::{Inherited, Unfit};
-use crate::boot::UefiBy;
 use crate::boot::files::{Files, NameTaken, Ports, Terms};
 use crate::boot::menu::Root;
 use crate::boot::text::Word;
-use crate::config::{Config, ImageFile};
+use crate::config::Config;
 use crate::dhcp::server::StartError;
-use crate::export::{Catalog, Served};
-use crate::image::{Image, OpenError};
 use crate::machines::Registry;
 use crate::nfs::server::rpcbind::NotRegistered;
 
@@ -40,7 +46,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
     #[error(transparent)]
-    Image(#[from] OpenError),
+    Images(#[from] Problem),
     #[error(transparent)]
     Name(#[from] NameTaken),
     #[error(
@@ -62,7 +68,7 @@ pub enum Fatal {
     System(#[from] io::Error),
 }
 
-/// Serves until SIGINT or SIGTERM.
+/// Serves until SIGINT or SIGTERM. SIGHUP has it look for images again.
 ///
 /// # Errors
 /// [`Fatal`] in one line, before anything was served.
@@ -70,11 +76,14 @@ pub fn run(config: &Config) -> Result<(), Fatal> {
     // First of all: it changes the environment, which other threads must not see.
     let inherited = Inherited::take()?;
     raise_file_limit();
-    let catalog = Arc::new(open(&config.images)?);
-    let doors = Doors::open(config, inherited)?;
-    let files = Arc::new(files(config, &doors, Arc::clone(&catalog))?);
+    let opened = library::open(&config.images)?;
+    let names: Vec<_> = opened.volumes.iter().map(|volume| &*volume.served().name).collect();
+    let doors = Doors::open(config, inherited, &names)?;
+    let machines = Arc::new(Registry::new(Instant::now()));
+    let (places, roots) = (config.images.clone(), doors.roots());
+    let library = Library::new(places, opened, terms(config, &doors), roots, Arc::clone(&machines))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let served = runtime.block_on(serve(config, doors, catalog, files));
+    let served = runtime.block_on(serve(config, doors, library, machines));
     // Sessions that live for days, like those of NBD, end here.
     runtime.shutdown_timeout(Duration::from_millis(200));
     served
@@ -88,68 +97,31 @@ fn raise_file_limit() {
     }
 }
 
-/// Opens the images; there is at least one.
-fn open(images: &[ImageFile]) -> Result<Catalog, OpenError> {
-    let mut served = Vec::new();
-    for ImageFile { path, name, .. } in images {
-        let image = Image::open(path)?;
-        for warning in &image.warnings {
-            warn!(image = %name, "{warning}");
-        }
-        if image.archiso.is_none() {
-            warn!(image = %name, "this is no archiso image: it is served, and no machine boots from it");
-        }
-        served.push(Served { name: name.to_string(), image: Arc::new(image) });
-    }
-    let others = served.split_off(1);
-    Ok(Catalog::new(served.remove(0), others))
-}
-
-/// What machines load; the menu offers the roots that are served.
-fn files(config: &Config, doors: &Doors, catalog: Arc<Catalog>) -> Result<Files, Fatal> {
+/// What the operator chose about boots; the menu offers the roots that are served.
+fn terms(config: &Config, doors: &Doors) -> Terms {
     let mut menu = config.menu.clone();
     menu.roots.retain(|&root| doors.serves(root));
     let ports = Ports { tftp: doors.tftp_port(), http: doors.http_port() };
-    let preferences = config.images.iter().map(|image| (image.name.to_string(), image.preferences.clone()));
-    let terms = Terms {
+    Terms {
         stub: config.stub.clone(),
         uefi_by: config.uefi,
         ipxe: config.ipxe.clone(),
         rules: Arc::new(config.rules.clone()),
-        preferences: preferences.collect(),
         ..Terms::new(menu, ports)
-    };
-    let files = Files::new(catalog, terms)?;
-    if let Some(name) = files.unknown_images().next() {
-        return Err(Fatal::UnknownImage(name.clone()));
-    }
-    tell_uefi(&files, config.uefi);
-    Ok(files)
-}
-
-/// By what each image boots UEFI machines. With iPXE none needs a program.
-fn tell_uefi(files: &Files, uefi: UefiBy) {
-    if uefi == UefiBy::Ipxe {
-        return info!("UEFI machines boot by iPXE");
-    }
-    for (image, programs) in files.programs() {
-        match programs {
-            Ok(programs) => info!(image, "UEFI machines boot by the {}", programs.stub()),
-            Err(why) => warn!(image, "UEFI machines do not boot from here: {why}"),
-        }
     }
 }
 
-async fn serve(config: &Config, doors: Doors, catalog: Arc<Catalog>, files: Arc<Files>) -> Result<(), Fatal> {
-    let mut stop_signals = StopSignals::new()?;
-    let report = report(config, &doors, &files);
-    let (catalog_to_check, roots) = (Arc::clone(&catalog), doors.roots());
-    tokio::task::spawn_blocking(move || hooks::check(&catalog_to_check, &roots));
-    let machines = Arc::new(Registry::new(Instant::now()));
-    machines.serve(&catalog);
+async fn serve(
+    config: &Config,
+    doors: Doors,
+    library: Library,
+    machines: Arc<Registry>,
+) -> Result<(), Fatal> {
+    let (mut stop_signals, hangup) = (StopSignals::new()?, signal(SignalKind::hangup())?);
+    let report = report(config, &doors, &library.files().current());
     let (stop, stopping) = watch::channel(());
     let mut services = tokio::select! {
-        started = services::start(config, doors, catalog, files, machines, &stopping) => started?,
+        started = services::start(config, doors, library, machines, hangup, &stopping) => started?,
         // A DHCP server looks around for seconds before it starts.
         _ = stop_signals.received() => return Ok(()),
     };

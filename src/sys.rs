@@ -1,12 +1,15 @@
-//! The system calls that take addresses of the mapping, or that rustix does not offer. With
-//! [`crate::image::source`] the only room of `unsafe`.
+//! The system calls that take addresses of the mapping, or that rustix does not offer, and what else the compiler cannot
+//! see to be right. With [`crate::image::source`] the only room of `unsafe`.
 
 use std::io;
 use std::marker::PhantomData;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::image::source::Span;
 
@@ -59,6 +62,15 @@ pub fn send(socket: BorrowedFd<'_>, iovs: &[Iov<'_>], follow: Follow) -> io::Res
         libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | more)
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Has the runtime tell when there is something to read. To be called inside of it.
+///
+/// # Errors
+/// What epoll says of a descriptor that cannot be waited for.
+pub fn readable(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open as long as it lives, and always the same descriptor.
+    Ok(unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }?)
 }
 
 /// A message of `iovs` to the socket's own peer.

@@ -82,7 +82,7 @@ fn serve(mode: Mode, ready: &mpsc::Sender<Result<(), StartError>>, stopped: ones
             interface,
             advertise: None,
             mode,
-            boot,
+            boot: Arc::new(boot).into(),
             machines,
             leased: Arc::default(),
             allowed: Allowed::default(),

@@ -182,10 +182,7 @@ impl Files {
     /// [`NameTaken`]: the operator has to choose another name.
     pub fn new(catalog: Arc<Catalog>, terms: Terms) -> Result<Self, NameTaken> {
         let default = catalog.default_image();
-        let taken = |name: &&str| path::resolve(&default.image.index, name.as_bytes()).is_ok();
-        if let Some(name) = catalog.images().skip(1).map(|served| served.name.as_str()).find(taken) {
-            return Err(NameTaken { name: name.to_owned(), default: default.name.clone() });
-        }
+        catalog.images().skip(1).try_for_each(|served| reachable(&served.name, default))?;
         let offers: Vec<_> = catalog.images().filter_map(|served| Offer::of(served, &terms)).collect();
         let loader = Loader::find(&catalog, &offers);
         Ok(Self { catalog, offers, loader, terms })
@@ -366,6 +363,17 @@ impl Files {
         // As in `find`: whatever the tree has of that name is what is served.
         items.extend(beside.into_iter().filter(|item| path::resolve(&default.index, &item.name).is_err()));
         items
+    }
+}
+
+/// Whether an image called `name` can be reached beside the tree of the default image.
+///
+/// # Errors
+/// [`NameTaken`]
+pub fn reachable(name: &str, default: &Served) -> Result<(), NameTaken> {
+    match path::resolve(&default.image.index, name.as_bytes()) {
+        Ok(_) => Err(NameTaken { name: name.to_owned(), default: default.name.clone() }),
+        Err(_) => Ok(()),
     }
 }
 

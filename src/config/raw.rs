@@ -69,6 +69,8 @@ pub struct RawImage {
     #[serde(default)]
     pub name: Option<Value>,
     #[serde(default)]
+    pub default: Option<Value>,
+    #[serde(default)]
     pub root: Option<Value>,
     #[serde(default)]
     pub copytoram: Option<Value>,

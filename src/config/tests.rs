@@ -40,11 +40,7 @@ fn the_defaults() {
     let config = from_options(&[]);
     assert_eq!(
         config.images,
-        [ImageFile {
-            path: "arch.iso".into(),
-            name: Word::new("arch").unwrap(),
-            preferences: Preferences::default()
-        }]
+        [Place { path: "arch.iso".into(), name: None, preferences: Preferences::default() }]
     );
     let on = |port| Door::On { port, asked: Asked::ByDefault };
     let RootDoors { nbd, nfs, portmap, http } = config.root_doors;
@@ -145,8 +141,8 @@ fn paths_in_the_file_start_at_the_file() {
     let serve = Serve { config: Some(path), ..Serve::default() };
     let config = load(&serve, &|_| None).unwrap();
     assert_eq!(config.images[0].path, directory.path().join("a.iso"));
-    assert_eq!(config.images[0].name.as_str(), "first");
-    assert_eq!((config.images[1].path.to_str(), config.images[1].name.as_str()), (Some("/b.iso"), "b"));
+    assert_eq!(config.images[0].name, Word::new("first"));
+    assert_eq!((config.images[1].path.to_str(), &config.images[1].name), (Some("/b.iso"), &None));
 }
 
 #[test]
@@ -162,15 +158,25 @@ fn names_come_from_files() {
 }
 
 #[test]
-fn two_images_have_two_names() {
-    let error = loaded(&["a/arch.iso", "b/ARCH.iso"], None).unwrap_err();
-    assert_eq!(
-        error,
-        "b/ARCH.iso: its name `ARCH` means a/arch.iso already: give it another `name` in an [[image]] of the \
-         configuration file"
+fn one_image_may_say_that_it_is_the_default() {
+    let paths = |file: &str| {
+        let config = loaded(&[], Some(file))?;
+        let name = |place: Place| place.path.file_name().unwrap().to_str().unwrap().to_owned();
+        Ok::<_, String>(config.images.into_iter().map(name).collect::<Vec<_>>())
+    };
+    let image = |name: &str, rest: &str| format!("[[image]]\npath = '{name}'\n{rest}\n");
+    let [a, b, c] = ["a", "b", "c"].map(|name| image(name, ""));
+    assert_eq!(paths(&[&a[..], &b, &c].concat()).unwrap(), ["a", "b", "c"]);
+    let second = image("b", "default = true");
+    assert_eq!(paths(&[&a[..], &second, &c].concat()).unwrap(), ["b", "a", "c"]);
+    let last = image("c", "default = true");
+    assert_eq!(paths(&[&a[..], &b, &last].concat()).unwrap(), ["c", "a", "b"]);
+    let error = paths(&[&second[..], &a, &last].concat()).unwrap_err();
+    assert!(
+        error.ends_with("isowire.toml:9: default: `true` is said of two images: leave out one of the two"),
+        "{error}"
     );
-    assert!(loaded(&["x.iso", "archiso.iso"], None).unwrap_err().contains("means the default image already"));
-    assert!(loaded(&["archiso.iso", "x.iso"], None).is_ok());
+    assert!(paths(&image("a", "default = 'yes'")).unwrap_err().contains(":3: default: `yes` is neither"));
 }
 
 #[test]

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Export, path};
-use crate::image::{Image, NodeId};
+use crate::image::{Identity, Image, NodeId};
 
 /// The name archiso's hook asks for (`archiso_nbd_name`, mkinitcpio-archiso `archiso_pxe_nbd`).
 pub const ARCHISO: &str = "archiso";
@@ -33,11 +34,48 @@ impl Served {
     }
 }
 
+/// An image in a catalog, or in several that follow each other.
+#[derive(Debug)]
+pub struct Listed {
+    served: Served,
+    /// Whether NFS was asked for it. Handles know nothing of connections, so this is all that tells who lives on it.
+    is_called: AtomicBool,
+}
+
+impl Listed {
+    pub const fn new(served: Served) -> Self {
+        Self { served, is_called: AtomicBool::new(false) }
+    }
+
+    pub const fn served(&self) -> &Served {
+        &self.served
+    }
+
+    /// Whether anybody mounted the image or used a handle of it since this was last asked.
+    pub fn take_called(&self) -> bool {
+        self.is_called.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether somebody besides catalogs has the image: a client of NBD, a transfer.
+    pub fn is_held(&self) -> bool {
+        Arc::strong_count(&self.served.image) > 1
+    }
+
+    fn note_call(&self) {
+        // Nearly always it is noted already: to write it again would have all processors wait for each other.
+        if !self.is_called.load(Ordering::Relaxed) {
+            self.is_called.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// All images of this server. There is always at least one; the first is the default.
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    default: Served,
-    others: Vec<Served>,
+    default: Arc<Listed>,
+    others: Vec<Arc<Listed>>,
+    /// Images that were replaced or removed: no name means them any more, but editions and handles do.
+    retired: Vec<Arc<Listed>>,
 }
 
 /// An export, and the image that its ranges are ranges of.
@@ -49,32 +87,68 @@ pub struct Found {
 
 impl Catalog {
     /// A catalog of these images. The caller made sure that no two have the same name.
-    pub const fn new(default: Served, others: Vec<Served>) -> Self {
-        Self { default, others }
+    pub fn new(default: Served, others: Vec<Served>) -> Self {
+        let listed = |served| Arc::new(Listed::new(served));
+        Self::with_retired(listed(default), others.into_iter().map(listed).collect(), Vec::new())
+    }
+
+    /// A catalog in which those that are `retired` go on being found by whoever knows them.
+    pub const fn with_retired(
+        default: Arc<Listed>,
+        others: Vec<Arc<Listed>>,
+        retired: Vec<Arc<Listed>>,
+    ) -> Self {
+        Self { default, others, retired }
     }
 
     /// The image that is meant where none is named.
-    pub const fn default_image(&self) -> &Served {
-        &self.default
+    pub fn default_image(&self) -> &Served {
+        self.default.served()
     }
 
     /// All images, the default first.
     pub fn images(&self) -> impl Iterator<Item = &Served> {
+        self.listed().map(|listed| listed.served())
+    }
+
+    fn listed(&self) -> impl Iterator<Item = &Arc<Listed>> {
         std::iter::once(&self.default).chain(&self.others)
+    }
+
+    /// The images, and behind them those that were.
+    fn known(&self) -> impl Iterator<Item = &Arc<Listed>> {
+        self.listed().chain(&self.retired)
+    }
+
+    /// The image of this identity, for somebody who comes with a handle of it, and its position in this catalog.
+    pub fn identified(&self, identity: Identity) -> Option<(usize, &Served)> {
+        let mut known = self.known().enumerate();
+        let (position, listed) = known.find(|(_, listed)| listed.served.image.identity == identity)?;
+        listed.note_call();
+        Some((position, listed.served()))
+    }
+
+    /// The image at a position that [`Catalog::identified`] gave.
+    pub fn at(&self, position: usize) -> Option<&Served> {
+        self.known().nth(position).map(|listed| listed.served())
     }
 
     /// The image of this name or this edition; `archiso` and the empty name are the default image.
     pub fn image(&self, name: &[u8]) -> Option<&Served> {
         if name.is_empty() || name == ARCHISO.as_bytes() {
-            return Some(&self.default);
+            return Some(self.default_image());
         }
         self.named(name)
     }
 
     /// The image that has this name itself, or whose [edition](Served::edition) it is.
     pub fn named(&self, name: &[u8]) -> Option<&Served> {
-        let by_name = self.images().find(|served| served.name.as_bytes() == name);
-        by_name.or_else(|| self.images().find(|served| served.is_edition(name)))
+        self.find(name).map(|listed| listed.served())
+    }
+
+    fn find(&self, name: &[u8]) -> Option<&Arc<Listed>> {
+        let by_name = self.listed().find(|listed| listed.served.name.as_bytes() == name);
+        by_name.or_else(|| self.known().find(|listed| listed.served.is_edition(name)))
     }
 
     /// The export called `name`: `archiso`, an image's own name, its edition or the empty name is a whole image,
@@ -93,7 +167,13 @@ impl Catalog {
     /// The node of an image that a client mounts when it asks for `path`: `/` and what is below, `/run/archiso/bootmnt`
     /// and `/mnt/archiso` are the default image, `/NAME` is the image of that name or that edition.
     pub fn node(&self, path: &[u8]) -> Option<(&Served, NodeId)> {
-        let resolve = |served: &Served, path| served.image.index.resolve(NodeId::ROOT, path);
+        let (listed, node) = self.mounted(path)?;
+        listed.note_call();
+        Some((listed.served(), node))
+    }
+
+    fn mounted(&self, path: &[u8]) -> Option<(&Arc<Listed>, NodeId)> {
+        let resolve = |listed: &Listed, path| listed.served.image.index.resolve(NodeId::ROOT, path);
         let default = |path| Some((&self.default, resolve(&self.default, path)?));
         if let Some(rest) = MOUNT_POINTS.iter().find_map(|point| below(path, point.as_bytes())) {
             return default(rest);
@@ -103,8 +183,8 @@ impl Catalog {
             let path = path.strip_prefix(b"/").unwrap_or(path);
             let end = path.iter().position(|&byte| byte == b'/').unwrap_or(path.len());
             let (name, rest) = path.split_at_checked(end)?;
-            let served = self.named(name)?;
-            Some((served, resolve(served, rest)?))
+            let listed = self.find(name)?;
+            Some((listed, resolve(listed, rest)?))
         })
     }
 

@@ -106,8 +106,9 @@ pub fn config(data: &[u8]) {
     let (index, archiso) = image(&MENUS);
     let tree = Tree { index: &index, read: &|_| None };
     let [first, ..] = &config.images[..] else { return };
-    let edition = format!("{}~1", first.name);
-    let bootable = tree.bootable(first.name.as_str(), &edition, &archiso, None).expect("its name is a word");
+    let name = first.name.clone().unwrap_or_else(|| config::name_of(&first.path));
+    let edition = format!("{name}~1");
+    let bootable = tree.bootable(name.as_str(), &edition, &archiso, None).expect("its name is a word");
     check(&index, &bootable, config.menu.parameters);
 }
 

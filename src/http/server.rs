@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -16,6 +16,7 @@ use super::session::{Next, Resources, Session, Story, Turn};
 use super::wire::Status;
 use crate::boot::Files;
 use crate::export::Batch;
+use crate::live::Live;
 use crate::machines::{self, Meter, Registry, Step};
 use crate::stream::{self, Listener};
 use crate::transmit::{self, Broken};
@@ -39,16 +40,16 @@ const DISCARD: usize = 16 << 10;
 /// `advertise` is the address that files made by us tell machines; without it, each is told the one it reached us at.
 pub async fn run(
     listener: impl Into<Listener>,
-    files: Arc<Files>,
+    files: impl Into<Live<Files>>,
     machines: Arc<Registry>,
     advertise: Option<Ipv4Addr>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let resources = Arc::new(Resources::new(files));
+    let shared = Arc::new(Shared::new(files.into()));
     let serve = |socket, peer: SocketAddr| {
         let now = Instant::now().into_std();
         let meter = Meter::new(Arc::clone(&machines), peer.ip(), machines::Door::Http, now);
-        serve(socket, peer, Arc::clone(&resources), advertise, meter)
+        serve(socket, peer, Arc::clone(&shared), advertise, meter)
     };
     tokio::select! {
         () = shutdown => {}
@@ -56,16 +57,42 @@ pub async fn run(
     }
 }
 
+/// What all clients share.
+#[derive(Debug)]
+struct Shared {
+    files: Live<Files>,
+    /// Of the files that were live when somebody last looked.
+    resources: Mutex<Arc<Resources>>,
+}
+
+impl Shared {
+    fn new(files: Live<Files>) -> Self {
+        let resources = Mutex::new(Arc::new(Resources::new(files.current())));
+        Self { files, resources }
+    }
+
+    /// The resources of `files`, which are the same for all.
+    fn resources(&self, files: &Arc<Files>) -> Arc<Resources> {
+        // Whoever panicked with the lock left nothing half done.
+        let mut resources = self.resources.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(resources.files(), files) {
+            *resources = Arc::new(Resources::new(Arc::clone(files)));
+        }
+        Arc::clone(&resources)
+    }
+}
+
 /// One client from its first request to its last.
 async fn serve(
     mut socket: TcpStream,
     peer: SocketAddr,
-    resources: Arc<Resources>,
+    shared: Arc<Shared>,
     advertise: Option<Ipv4Addr>,
     meter: Meter,
 ) {
     let Some(local) = advertise.or_else(|| local_address(&socket)) else { return };
-    match converse(&socket, peer, Session::new(resources, local), meter).await {
+    let session = Session::new(shared.resources(&shared.files.current()), local);
+    match converse(&socket, peer, &shared, session, meter).await {
         Ok(End::Closed) => {}
         Ok(End::Answered) => {
             let _ = timeout(LINGER, part(&mut socket)).await;
@@ -97,12 +124,17 @@ enum End {
 async fn converse(
     socket: &TcpStream,
     peer: SocketAddr,
+    shared: &Shared,
     mut session: Session,
     mut meter: Meter,
 ) -> Result<End, Broken> {
     let (mut input, mut batch) = (BytesMut::new(), Batch::default());
+    let mut files = shared.files.clone();
     let mut deadline = Instant::now() + IDLE;
     loop {
+        if let Some(files) = files.update() {
+            session.serve(shared.resources(&files));
+        }
         let since = Instant::now();
         let turn = session.handle(&mut input, Timestamp::now(), &mut batch);
         let is_progress = !batch.is_empty();

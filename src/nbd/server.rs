@@ -15,6 +15,7 @@ use super::session::{Attached, Handshake, Next, Rejected, Transmission, Turn};
 use super::wire::{self, Malformed};
 use crate::export::{Batch, Catalog, Piece};
 use crate::image::Image;
+use crate::live::Live;
 use crate::machines::{self, Meter, Registry};
 use crate::stream::{self, Listener};
 use crate::transmit::{self, Broken};
@@ -26,7 +27,7 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(15);
 /// What all clients share.
 #[derive(Debug)]
 struct Door {
-    catalog: Arc<Catalog>,
+    catalog: Live<Catalog>,
     machines: Arc<Registry>,
     /// Clients that live on an export right now.
     attached: AtomicUsize,
@@ -36,11 +37,11 @@ struct Door {
 /// as long as the runtime does.
 pub async fn run(
     listener: impl Into<Listener>,
-    catalog: Arc<Catalog>,
+    catalog: impl Into<Live<Catalog>>,
     machines: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let door = Arc::new(Door { catalog, machines, attached: AtomicUsize::new(0) });
+    let door = Arc::new(Door { catalog: catalog.into(), machines, attached: AtomicUsize::new(0) });
     tokio::select! {
         () = shutdown => {}
         never = stream::accept(listener.into(), "NBD", |socket, peer| serve(socket, peer, Arc::clone(&door))) => match never {},
@@ -54,7 +55,7 @@ pub async fn run(
 /// One client from its first byte to its last.
 async fn serve(mut socket: TcpStream, peer: SocketAddr, door: Arc<Door>) {
     let mut input = BytesMut::new();
-    let handshake = shake_hands(&mut socket, &mut input, Arc::clone(&door.catalog));
+    let handshake = shake_hands(&mut socket, &mut input, door.catalog.current());
     match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
         Ok(Ok(Some(attached))) => {
             door.attached.fetch_add(1, Ordering::Relaxed);

@@ -17,6 +17,7 @@ use super::rpc::BadRecord;
 use super::session::{Session, Turn};
 use crate::export::{Batch, Catalog};
 use crate::image::Image;
+use crate::live::Live;
 use crate::machines::{self, Meter, Registry};
 use crate::stream::{self, Listener};
 use crate::transmit::{self, Broken};
@@ -27,7 +28,7 @@ const INPUT_MAX: usize = 16 << 10;
 /// What all clients share.
 #[derive(Debug)]
 struct Door {
-    catalog: Arc<Catalog>,
+    catalog: Live<Catalog>,
     machines: Arc<Registry>,
     connections: AtomicUsize,
 }
@@ -36,11 +37,11 @@ struct Door {
 /// on as long as the runtime does.
 pub async fn run(
     listener: impl Into<Listener>,
-    catalog: Arc<Catalog>,
+    catalog: impl Into<Live<Catalog>>,
     machines: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let door = Arc::new(Door { catalog, machines, connections: AtomicUsize::new(0) });
+    let door = Arc::new(Door { catalog: catalog.into(), machines, connections: AtomicUsize::new(0) });
     tokio::select! {
         () = shutdown => {}
         never = stream::accept(listener.into(), "NFS", |socket, peer| serve(socket, peer, Arc::clone(&door))) => match never {},
@@ -53,11 +54,12 @@ pub async fn run(
 
 /// One connection from its first byte to its last.
 async fn serve(socket: TcpStream, peer: SocketAddr, door: Arc<Door>) {
-    let mut session = Session::new(Arc::clone(&door.catalog), peer);
+    let catalog = door.catalog.clone();
+    let mut session = Session::new(catalog.current(), peer);
     let since = Instant::now();
     door.connections.fetch_add(1, Ordering::Relaxed);
     let mut meter = Meter::new(Arc::clone(&door.machines), peer.ip(), machines::Door::Nfs, since);
-    let end = converse(&socket, &mut session, &mut meter).await;
+    let end = converse(&socket, catalog, &mut session, &mut meter).await;
     let fate = if end.is_ok() { machines::End::Released } else { machines::End::Lost };
     meter.ended(fate, Instant::now());
     door.connections.fetch_sub(1, Ordering::Relaxed);
@@ -84,9 +86,17 @@ enum End {
 }
 
 /// Calls and replies, in turns, until the client goes.
-async fn converse(socket: &TcpStream, session: &mut Session, meter: &mut Meter) -> Result<End, Broken> {
+async fn converse(
+    socket: &TcpStream,
+    mut catalog: Live<Catalog>,
+    session: &mut Session,
+    meter: &mut Meter,
+) -> Result<End, Broken> {
     let (mut input, mut batch) = (BytesMut::new(), Batch::default());
     loop {
+        if let Some(catalog) = catalog.update() {
+            session.serve(catalog);
+        }
         let turn = session.handle(&mut input, &mut batch);
         let unread = input.len();
         send(&mut batch, session.image(), socket, &mut input, meter).await?;

@@ -64,13 +64,12 @@ struct Service<'a> {
 }
 
 impl Doors {
-    /// Binds or takes over every socket.
+    /// Binds or takes over every socket, for images of these names.
     ///
     /// # Errors
     /// [`Fatal`] when a service cannot be had that the operator wants, or no service that machines get a root from.
-    pub fn open(config: &Config, inherited: Inherited) -> Result<Self, Fatal> {
+    pub fn open(config: &Config, inherited: Inherited, names: &[&str]) -> Result<Self, Fatal> {
         let mut doors = Self::default();
-        let names: Vec<_> = config.images.iter().map(|image| image.name.as_str()).collect();
         let images = format!("serving {}", names.join(", "));
         let RootDoors { nbd, nfs, portmap: _, http } = config.root_doors;
         let service = |name, key, door| Service::new(name, key, door, config.bind);

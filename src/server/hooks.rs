@@ -4,11 +4,11 @@ use tracing::warn;
 
 use crate::boot::bootable::{initramfs, shortfall};
 use crate::boot::menu::Root;
-use crate::export::{Catalog, Served};
+use crate::export::Served;
 
 /// Warns of each root that some initramfs cannot get. It unpacks them, which takes up to a second for each.
-pub fn check(catalog: &Catalog, roots: &[Root]) {
-    for Served { name, image } in catalog.images() {
+pub fn check(images: &[Served], roots: &[Root]) {
+    for Served { name, image } in images {
         for (path, contents) in initramfs(image) {
             for root in roots {
                 if let Some(shortfall) = shortfall(&contents, *root) {

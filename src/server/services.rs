@@ -5,14 +5,14 @@ use std::net::{TcpListener as StdListener, UdpSocket as StdSocket};
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Fatal;
 use super::doors::{Doors, Portmap};
-use crate::boot::Files;
+use super::library::Library;
 use crate::config::{Config, Dhcp, TftpPorts};
-use crate::export::Catalog;
 use crate::machines::Registry;
 use crate::machines::server::Socket;
 use crate::stream::Listener;
@@ -25,12 +25,13 @@ use crate::{dhcp, http, machines, nbd, ndp, nfs, tftp};
 pub async fn start(
     config: &Config,
     doors: Doors,
-    catalog: Arc<Catalog>,
-    files: Arc<Files>,
+    library: Library,
     machines: Arc<Registry>,
+    hangup: Signal,
     stopping: &watch::Receiver<()>,
 ) -> Result<JoinSet<io::Result<()>>, Fatal> {
     let mut services = JoinSet::new();
+    let (catalog, files) = (library.catalog(), library.files());
     let stop = || {
         let mut stopping = stopping.clone();
         // Nothing is ever sent.
@@ -38,7 +39,7 @@ pub async fn start(
     };
     // First, since it is the one that may yet find a reason not to start.
     if let Some(sockets) = doors.dhcp {
-        let server = dhcp::server::Server::start(sockets, dhcp_config(config, &files, &machines)).await?;
+        let server = dhcp::server::Server::start(sockets, dhcp_config(config, &library, &machines)).await?;
         services.spawn(unfailing(server.run(stop())));
     }
     if let Some(listener) = doors.advertisement {
@@ -47,7 +48,7 @@ pub async fn start(
     if let Some(listener) = doors.nbd {
         services.spawn(unfailing(nbd::server::run(
             stream(listener, config)?,
-            Arc::clone(&catalog),
+            catalog.clone(),
             Arc::clone(&machines),
             stop(),
         )));
@@ -77,7 +78,7 @@ pub async fn start(
         }
     }
     if let Some(listener) = doors.http {
-        let (listener, files) = (stream(listener, config)?, Arc::clone(&files));
+        let (listener, files) = (stream(listener, config)?, files.clone());
         services.spawn(unfailing(http::server::run(
             listener,
             files,
@@ -88,7 +89,7 @@ pub async fn start(
     }
     if let Some(socket) = doors.tftp {
         let advertise = config.advertise;
-        let open = move |path: &[u8], local| files.open(path, advertise.unwrap_or(local));
+        let open = move |path: &[u8], local| files.current().open(path, advertise.unwrap_or(local));
         services.spawn(tftp::server::run(
             datagrams(socket)?,
             open,
@@ -100,6 +101,7 @@ pub async fn start(
     let tcp = doors.status.map(|listener| Socket::Tcp(listener, config.allowed.clone()));
     let status = doors.status_socket.map(Socket::Local).into_iter().chain(tcp);
     services.spawn(machines::server::run(status.collect(), machines, stop()));
+    services.spawn(unfailing(library.run(hangup, stop())));
     Ok(services)
 }
 
@@ -119,7 +121,7 @@ fn datagrams(socket: StdSocket) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
 }
 
-fn dhcp_config(config: &Config, files: &Files, machines: &Arc<Registry>) -> dhcp::server::Config {
+fn dhcp_config(config: &Config, library: &Library, machines: &Arc<Registry>) -> dhcp::server::Config {
     let mode = match &config.dhcp {
         Dhcp::Server(authority) => dhcp::server::Mode::Authority(authority.clone()),
         Dhcp::Proxy(_) | Dhcp::Off => dhcp::server::Mode::Proxy,
@@ -128,8 +130,8 @@ fn dhcp_config(config: &Config, files: &Files, machines: &Arc<Registry>) -> dhcp
         interface: config.interface.clone(),
         advertise: config.advertise,
         mode,
-        boot: files.site(),
-        leased: Arc::clone(files.leased()),
+        boot: library.site(),
+        leased: library.leased(),
         machines: Arc::clone(machines),
         allowed: config.allowed.clone(),
     }

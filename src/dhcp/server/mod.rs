@@ -24,7 +24,8 @@ use self::story::Story;
 use super::lease::UnixTime;
 use super::session::{Answer, Destination, Door, Question, Role, Session, Sighting, Silence};
 use super::wire::{Malformed, Message};
-use crate::boot::Leased;
+use crate::boot::{Leased, Site};
+use crate::live::Live;
 use crate::machines::Registry;
 
 pub use socket::{Sharing, bind};
@@ -50,6 +51,7 @@ pub struct Server {
     dhcp: Socket,
     boot_server: Option<Socket>,
     session: Session,
+    boot: Live<Site>,
     machines: Arc<Registry>,
     interfaces: Interfaces,
     /// The only interface to serve.
@@ -101,6 +103,9 @@ impl Server {
         // Our own probe, or a DHCP client of this host: broadcasts come back to their sender.
         if self.interfaces.is_own_mac(message.header.hardware().bytes()) {
             return;
+        }
+        if let Some(boot) = self.boot.update() {
+            self.session.boot = Site::clone(&boot);
         }
         let server = self.advertise.unwrap_or(local);
         let question = Question { message, door, from: arrival.from, local, server };

@@ -19,6 +19,7 @@ use crate::dhcp::lease::{Event, Leases, Pool, UnixTime};
 use crate::dhcp::session::{Authority, Network, Role, Session, mac};
 use crate::dhcp::wire::HardwareAddress;
 use crate::export::Allowed;
+use crate::live::Live;
 use crate::machines::Registry;
 
 /// A day: the initramfs takes its address once and never renews it, so a lease should outlast a boot and what is done
@@ -34,9 +35,9 @@ pub struct Config {
     pub advertise: Option<Ipv4Addr>,
     pub mode: Mode,
     /// What machines boot with.
-    pub boot: boot::Site,
+    pub boot: Live<boot::Site>,
     /// Where it is noted what machines are leased.
-    pub leased: Arc<boot::Leased>,
+    pub leased: Arc<Leased>,
     /// Told of each machine's way.
     pub machines: Arc<Registry>,
     /// Who is answered, of those that have an address.
@@ -103,12 +104,12 @@ impl Server {
     pub async fn start(sockets: Sockets, config: Config) -> Result<Self, StartError> {
         let Config { interface, advertise, mode, boot, machines, leased, allowed } = config;
         let interfaces = Interfaces::read().map_err(StartError::Interfaces)?;
-        let clock = Clock::start();
+        let (clock, site) = (Clock::start(), boot.current());
         let (role, lease_file) = match mode {
             Mode::Proxy => (Role::Proxy, None),
             Mode::Authority(config) => {
                 let (authority, file) =
-                    authority(config, boot.rules(), &interfaces, interface.as_deref(), clock.now())?;
+                    authority(config, site.rules(), &interfaces, interface.as_deref(), clock.now())?;
                 refuse_rivals(&serving(&interfaces, interface.as_deref(), &authority.network)).await?;
                 (Role::Authority(Box::new(authority)), file)
             }
@@ -121,7 +122,8 @@ impl Server {
         Ok(Self {
             dhcp: adopt(sockets.dhcp)?,
             boot_server: sockets.boot_server.map(adopt).transpose()?,
-            session: Session { role, boot, allowed },
+            session: Session { role, boot: boot::Site::clone(&site), allowed },
+            boot,
             machines,
             interfaces,
             interface,

@@ -30,7 +30,7 @@ impl Resources {
         Self { files, pages: Mutex::default() }
     }
 
-    pub fn files(&self) -> &Files {
+    pub fn files(&self) -> &Arc<Files> {
         &self.files
     }
 

@@ -88,6 +88,11 @@ impl Session {
         Self { resources, local, image, swallow: 0, scratch: Vec::new() }
     }
 
+    /// From now on these are the files.
+    pub fn serve(&mut self, resources: Arc<Resources>) {
+        self.resources = resources;
+    }
+
     /// The image that the ranges in the batch are ranges of.
     pub fn image(&self) -> &Image {
         &self.image

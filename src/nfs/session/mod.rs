@@ -81,13 +81,18 @@ impl Session {
         Self { catalog, peer, queued_from: None, unsettled: Unsettled::default(), tally: Tally::default() }
     }
 
+    /// From now on these are the images. To be called between turns, when all of the batch has been sent.
+    pub fn serve(&mut self, catalog: Arc<Catalog>) {
+        (self.catalog, self.queued_from) = (catalog, None);
+    }
+
     pub const fn tally(&self) -> Tally {
         self.tally
     }
 
     /// The image that the ranges in the batch are ranges of.
     pub fn image(&self) -> &Image {
-        let queued = self.queued_from.and_then(|position| self.catalog.images().nth(position));
+        let queued = self.queued_from.and_then(|position| self.catalog.at(position));
         &queued.unwrap_or_else(|| self.catalog.default_image()).image
     }
 

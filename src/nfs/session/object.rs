@@ -34,8 +34,8 @@ impl<'a> Object<'a> {
     /// that is not here.
     pub fn find(catalog: &'a Catalog, handle: &[u8]) -> Result<Self, Status> {
         let Handle { identity, node: id } = Handle::parse(handle).map_err(|_| Status::BadHandle)?;
-        let mut images = catalog.images().map(|served| &*served.image).enumerate();
-        let (position, image) = images.find(|(_, image)| image.identity == identity).ok_or(Status::Stale)?;
+        let (position, served) = catalog.identified(identity).ok_or(Status::Stale)?;
+        let image = &*served.image;
         if id.0 as usize >= image.index.len() {
             return Err(Status::Stale);
         }
