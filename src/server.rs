@@ -14,7 +14,7 @@ mod shelf;
 pub mod sockets;
 mod stand;
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,7 +68,7 @@ pub enum Fatal {
     System(#[from] io::Error),
 }
 
-/// Serves until SIGINT or SIGTERM. SIGHUP has it look for images again.
+/// Serves until SIGINT, SIGTERM or the end of its terminal. SIGHUP has it look for images again.
 ///
 /// # Errors
 /// [`Fatal`] in one line, before anything was served.
@@ -140,21 +140,47 @@ async fn serve(
     ended.map_err(Fatal::from)
 }
 
-/// SIGINT (Ctrl-C) and SIGTERM.
+/// SIGINT (Ctrl-C), SIGTERM, and the SIGHUP of a terminal that is closed.
 struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
+    terminal: Terminal,
+}
+
+/// Where we were started from. Its end is a SIGHUP; any other has the images looked at.
+struct Terminal {
+    hangup: Signal,
+    was_there: bool,
+}
+
+impl Terminal {
+    async fn closed(&mut self) {
+        loop {
+            let signal = self.hangup.recv().await;
+            if signal.is_some() && self.was_there && !io::stdin().is_terminal() {
+                return;
+            }
+        }
+    }
 }
 
 impl StopSignals {
     fn new() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            terminal: Terminal {
+                hangup: signal(SignalKind::hangup())?,
+                was_there: io::stdin().is_terminal(),
+            },
+        })
     }
 
     async fn received(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "interrupted",
             _ = self.terminate.recv() => "asked to by SIGTERM",
+            () = self.terminal.closed() => "its terminal was closed",
         }
     }
 }
