@@ -18,7 +18,12 @@ use crate::config::LogFormat;
 /// When called twice.
 pub fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        // It would tell of a log that cannot be written on the same stream, and panic there: nobody reads any more, and that
+        // is no reason to stop.
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => {
             // systemd's journal notes the time of each line itself (systemd.exec(5), JOURNAL_STREAM).

@@ -9,18 +9,19 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use common::iso;
 use common::lan::{self, Lan};
 use common::needs::{needs, tool};
-use common::running::{Running, output_of};
+use common::running::{Running, output_of, text_of};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isowire");
 /// Where an rpcbind of this machine takes registrations; a network namespace does not hide it.
@@ -178,6 +179,29 @@ fn who_is_not_allowed_gets_nothing_from_any_door() {
         assert_eq!(ask([127, 0, 0, 2], service), 4, "{service}");
     }
     assert!(server.log().contains("NBD client sent away: its address is not in `allow`"), "{}", server.log());
+}
+
+/// As when it is piped into a program that ends, or its terminal is closed.
+#[test]
+fn a_log_that_nobody_reads_is_no_reason_to_stop() {
+    needs!(["xorriso"]);
+    let stage = Stage::new();
+    let mut command = stage.serve();
+    command.args(["--status", "off"]).stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut server = command.stdout(fs::File::create(stage.log()).unwrap()).spawn().unwrap();
+    drop(server.stderr.take());
+    let until = Instant::now() + SOON;
+    while !text_of(&stage.log()).contains("\nready\n") {
+        assert!(Instant::now() < until);
+        sleep(Duration::from_millis(20));
+    }
+    let http = port(&text_of(&stage.log()), "HTTP");
+    for _ in 0..3 {
+        // Each is a line in the log.
+        assert_eq!(got(http, "/arch/boot/x86_64/vmlinuz-linux"), "kernel");
+    }
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    assert!(server.wait().unwrap().success());
 }
 
 #[test]
