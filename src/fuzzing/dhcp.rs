@@ -6,12 +6,13 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use dhcproto::v4::{self, DhcpOption, OptionCode, UnknownOption};
 use dhcproto::{Decodable, Decoder};
 
-use crate::boot;
 use crate::boot::menu::{Ports, Root};
+use crate::boot::rules::{Client, Rule, Who};
 use crate::boot::text::Word;
+use crate::boot::{self, Quirk, Rules};
 use crate::codec::{Reader, Truncated};
 use crate::dhcp::lease::{Leases, UnixTime};
-use crate::dhcp::session::{Answer, Authority, Destination, Door, Network, Question, Role, Session};
+use crate::dhcp::session::{Answer, Authority, Destination, Door, Network, Question, Role, Session, mac};
 use crate::dhcp::wire::{Flags, HardwareAddress, Message, MessageType, Opcode, Reply};
 use crate::export::Allowed;
 
@@ -31,11 +32,12 @@ pub fn message(data: &[u8]) {
 }
 
 /// Eight clients, an operator's clock, and other servers play against one session: a proxy for an even first byte, an
-/// authority for an odd one.
+/// authority for an odd one, and with rules for some clients where its second bit is set.
 pub fn session(data: &[u8]) {
     let mut input = Reader::new(data);
     let Ok(first) = input.u8() else { return };
-    let mut play = Play::new(first % 2 == 0);
+    let rules = if first & 2 == 0 { Rules::default() } else { rules() };
+    let mut play = Play::new(first & 1 == 0, rules);
     while play.step(&mut input).is_ok() {}
     play.restart();
 }
@@ -49,12 +51,13 @@ struct Play {
 }
 
 impl Play {
-    fn new(is_proxy: bool) -> Self {
-        let role = if is_proxy { Role::Proxy } else { Role::Authority(Box::new(authority())) };
+    fn new(is_proxy: bool, rules: Rules) -> Self {
+        let role = if is_proxy { Role::Proxy } else { Role::Authority(Box::new(authority(&rules))) };
         let ports = Ports { tftp: 69, http: Some(80) };
         let image = Word::new("i").expect("one word");
-        let boot =
-            boot::Site::new(Some("boot/syslinux/lpxelinux.0"), ports).with_image(image, Ok(vec![Root::Nbd]));
+        let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"), ports)
+            .with_image(image, Ok(vec![Root::Nbd]))
+            .with_rules(rules.into());
         Self {
             session: Session { role, boot, allowed: Allowed::default() },
             now: START,
@@ -90,6 +93,8 @@ impl Play {
         check_bytes(message, &reply.emit());
         check_destination(question, to);
         let machine = message.header.hardware();
+        let rule = self.session.boot.rules().find(&Client { mac: mac(&machine), ..Client::default() });
+        assert!(rule.is_none_or(|rule| !rule.is_ignored), "a machine that is ignored was answered");
         let address = reply.header.yiaddr;
         if address.is_unspecified() {
             return;
@@ -97,6 +102,8 @@ impl Play {
         assert!(
             address.octets().starts_with(&[10, 0, 0]) && (POOL[0]..=POOL[1]).contains(&address.octets()[3])
         );
+        let owner = self.session.boot.rules().fixed_addresses().find(|(_, fixed)| *fixed == address);
+        assert!(owner.is_none_or(|(owner, _)| Some(owner) == mac(&machine)), "{address} is another's own");
         let holder = self.promised.get(&address).filter(|(_, until)| *until > self.now);
         assert!(holder.is_none_or(|(holder, _)| *holder == machine), "{address} for two machines");
         if reply.kind == MessageType::Ack {
@@ -121,7 +128,7 @@ impl Play {
     fn restart(&self) {
         let Role::Authority(before) = &self.session.role else { return };
         let text: String = before.leases.snapshot().map(|event| format!("{event}\n")).collect();
-        let mut after = authority().leases;
+        let mut after = authority(self.session.boot.rules()).leases;
         assert_eq!(after.replay_text(&text, self.now), 0);
         for (&address, (machine, until)) in &self.promised {
             let keeps = |leases: &Leases| *until <= self.now || leases.has_lease(machine, address);
@@ -130,11 +137,26 @@ impl Play {
     }
 }
 
-fn authority() -> Authority {
+/// Of the eight clients the last is ignored, the one before has an address of its own, and the one before has quirks.
+fn rules() -> Rules {
+    let of = |machine: u8, rule: Rule| {
+        let prefix = format!("00:00:00:00:00:{machine:02x}").parse().expect("a MAC address");
+        Rule { who: Who { macs: vec![prefix], ..Who::default() }, ..rule }
+    };
+    Rules::new(vec![
+        of(7, Rule { is_ignored: true, ..Rule::default() }),
+        of(6, Rule { address: Some(Ipv4Addr::new(10, 0, 0, POOL[0])), ..Rule::default() }),
+        of(5, Rule { quirks: Quirk::ALL.into_iter().collect(), ..Rule::default() }),
+    ])
+}
+
+fn authority(rules: &Rules) -> Authority {
     let [first, last] = POOL.map(|n| Ipv4Addr::new(10, 0, 0, n));
     let network = Network { address: first, netmask: NETMASK, router: None, dns: vec![] };
     let pool = format!("{first}-{last}").parse().expect("a pool");
-    Authority::new(network, Leases::new(pool, LEASE_SECONDS, &[US]))
+    let fixed = rules.fixed_addresses();
+    let fixed = fixed.map(|(mac, address)| (HardwareAddress::ethernet(mac.octets()), address)).collect();
+    Authority::new(network, Leases::new(pool, LEASE_SECONDS, &[US]).with_fixed(fixed))
 }
 
 /// Ten bytes and what they announce: small choices, so that machines meet.
