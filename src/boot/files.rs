@@ -12,12 +12,13 @@ use sha2::{Digest, Sha256};
 use super::leased::Leased;
 use super::made::{DIRECTORY, Made, What, Whom};
 pub use super::menu::Ports;
-use super::menu::{Bootable, Look, Menu, Preferences, Root, Server, Settings, Shown, ipxe, pxelinux};
-use super::rules::{Rule, Rules};
-use super::text::{PlainPath, Word};
+use super::menu::{Look, Menu, Preferences, Root, Server, Settings, ipxe, pxelinux};
+use super::offer::{Loader, Offer};
+use super::rules::Rules;
+use super::text::Word;
 use super::uefi::{NoUefi, Programs};
 use super::uki::Stub;
-use super::{Mac, Site, UefiBy, bootable};
+use super::{Mac, Site, UefiBy};
 use crate::export::path::{self, PathError};
 use crate::export::{Catalog, Export, Served};
 use crate::image::{Identity, Image, Kind, NodeId};
@@ -67,26 +68,6 @@ pub struct Files {
     /// PXELINUX, of the first image that has one.
     loader: Option<Loader>,
     terms: Terms,
-}
-
-/// An image that machines boot.
-#[derive(Debug)]
-struct Offer {
-    bootable: Bootable,
-    /// Those of all machines, but for what is otherwise for this image.
-    settings: Settings,
-    programs: Result<Programs, NoUefi>,
-}
-
-/// PXELINUX in the tree that machines load from.
-#[derive(Debug)]
-struct Loader {
-    /// From the root, without a leading `/`.
-    path: PlainPath,
-    /// The look of its image's own menu.
-    look: Look,
-    /// That menu, where its image is the default one: its entries name files from the root of the tree.
-    stock: Option<PlainPath>,
 }
 
 /// What a path names.
@@ -374,44 +355,6 @@ pub fn reachable(name: &str, default: &Served) -> Result<(), NameTaken> {
     match path::resolve(&default.image.index, name.as_bytes()) {
         Ok(_) => Err(NameTaken { name: name.to_owned(), default: default.name.clone() }),
         Err(_) => Ok(()),
-    }
-}
-
-impl Offer {
-    /// What there is of an image; `None` where there is nothing to boot.
-    fn of(served: &Served, terms: &Terms) -> Option<Self> {
-        let bootable = bootable::survey(&served.name, &served.edition(), &served.image)?;
-        let settings = match terms.preferences.get(&served.name) {
-            Some(preferences) => terms.settings.preferring(preferences),
-            None => terms.settings.clone(),
-        };
-        let stub = terms.stub.clone().map_or_else(|| Stub::of_image(&served.image), Ok);
-        let programs = Programs::new(&served.image, &bootable, &settings.roots, stub);
-        Some(Self { bootable, settings, programs })
-    }
-
-    /// The image as a machine is shown it that this rule is for.
-    fn shown(&self, rule: Option<&Rule>) -> Shown<'_> {
-        let settings = match rule {
-            Some(rule) => self.settings.preferring(&rule.preferences),
-            None => self.settings.clone(),
-        };
-        Shown { image: &self.bootable, settings }
-    }
-}
-
-impl Loader {
-    /// The first image that has PXELINUX gives it to all.
-    fn find(catalog: &Catalog, offers: &[Offer]) -> Option<Self> {
-        catalog.images().enumerate().find_map(|(position, Served { name, image })| {
-            let path = bootable::bios_loader(image)?;
-            let offer = offers.iter().find(|offer| offer.bootable.name.as_str() == name)?;
-            let (look, stock) = (offer.bootable.look.clone(), offer.bootable.stock.clone());
-            Some(match position {
-                0 => Self { path, look, stock },
-                _ => Self { path: PlainPath::new(&format!("{name}/{path}"))?, look, stock: None },
-            })
-        })
     }
 }
 

@@ -11,6 +11,7 @@ pub mod loader;
 mod mac;
 pub mod made;
 pub mod menu;
+mod offer;
 mod quirks;
 mod recipes;
 pub mod rules;

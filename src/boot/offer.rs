@@ -1,0 +1,68 @@
+//! What there is of each image to boot, and the loader that all share: made once for a set of images.
+
+use super::bootable;
+use super::files::Terms;
+use super::menu::{Bootable, Look, Settings, Shown};
+use super::rules::Rule;
+use super::text::PlainPath;
+use super::uefi::{NoUefi, Programs};
+use super::uki::Stub;
+use crate::export::{Catalog, Served};
+
+/// An image that machines boot.
+#[derive(Debug)]
+pub(super) struct Offer {
+    pub(super) bootable: Bootable,
+    /// Those of all machines, but for what is otherwise for this image.
+    pub(super) settings: Settings,
+    pub(super) programs: Result<Programs, NoUefi>,
+}
+
+/// PXELINUX in the tree that machines load from.
+#[derive(Debug)]
+pub(super) struct Loader {
+    /// From the root, without a leading `/`.
+    pub(super) path: PlainPath,
+    /// The look of its image's own menu.
+    pub(super) look: Look,
+    /// That menu, where its image is the default one: its entries name files from the root of the tree.
+    pub(super) stock: Option<PlainPath>,
+}
+
+impl Offer {
+    /// What there is of an image; `None` where there is nothing to boot.
+    pub(super) fn of(served: &Served, terms: &Terms) -> Option<Self> {
+        let bootable = bootable::survey(&served.name, &served.edition(), &served.image)?;
+        let settings = match terms.preferences.get(&served.name) {
+            Some(preferences) => terms.settings.preferring(preferences),
+            None => terms.settings.clone(),
+        };
+        let stub = terms.stub.clone().map_or_else(|| Stub::of_image(&served.image), Ok);
+        let programs = Programs::new(&served.image, &bootable, &settings.roots, stub);
+        Some(Self { bootable, settings, programs })
+    }
+
+    /// The image as a machine is shown it that this rule is for.
+    pub(super) fn shown(&self, rule: Option<&Rule>) -> Shown<'_> {
+        let settings = match rule {
+            Some(rule) => self.settings.preferring(&rule.preferences),
+            None => self.settings.clone(),
+        };
+        Shown { image: &self.bootable, settings }
+    }
+}
+
+impl Loader {
+    /// The first image that has PXELINUX gives it to all.
+    pub(super) fn find(catalog: &Catalog, offers: &[Offer]) -> Option<Self> {
+        catalog.images().enumerate().find_map(|(position, Served { name, image })| {
+            let path = bootable::bios_loader(image)?;
+            let offer = offers.iter().find(|offer| offer.bootable.name.as_str() == name)?;
+            let (look, stock) = (offer.bootable.look.clone(), offer.bootable.stock.clone());
+            Some(match position {
+                0 => Self { path, look, stock },
+                _ => Self { path: PlainPath::new(&format!("{name}/{path}"))?, look, stock: None },
+            })
+        })
+    }
+}
