@@ -187,8 +187,8 @@ impl Leases {
         self.holds.is_empty()
     }
 
-    /// The address to offer: the one the machine holds, else its own, else the one it asks for, else the free one next to
-    /// where its hardware address points. `None` when no address is free.
+    /// The address to offer: the machine's own, else the one it holds, else the one it asks for, else the free one next to
+    /// where its hardware address points. `None` when no address is free. What it holds besides its own it keeps.
     pub fn offer(
         &mut self,
         machine: HardwareAddress,
@@ -196,7 +196,7 @@ impl Leases {
         now: UnixTime,
     ) -> Option<Ipv4Addr> {
         self.expire(now);
-        let held = self.by_machine.get(&machine).copied().or_else(|| self.own(&machine));
+        let held = self.own(&machine).or_else(|| self.by_machine.get(&machine).copied());
         let requested = requested.filter(|address| self.free.contains(address));
         let address = held.or(requested).or_else(|| self.free_near(&machine))?;
         if !self.has_lease(&machine, address) {
@@ -217,6 +217,7 @@ impl Leases {
     ) -> Result<(), NotGranted> {
         self.expire(now);
         match self.by_machine.get(&machine) {
+            _ if self.has_lease(&machine, address) => {}
             Some(&held) if held != address => return Err(NotGranted::HoldsAnother(held)),
             Some(_) => {}
             None if self.own(&machine) == Some(address) => {}
@@ -251,7 +252,7 @@ impl Leases {
     /// Puts `address`, which the machine holds, in quarantine; true when it held it. Nobody can take another
     /// machine's address away.
     pub fn decline(&mut self, machine: &HardwareAddress, address: Ipv4Addr, now: UnixTime) -> bool {
-        let held = self.by_machine.get(machine) == Some(&address);
+        let held = self.holds.get(&address).and_then(|(hold, _)| hold.machine()) == Some(machine);
         if held {
             let until = now.after(QUARANTINE_SECONDS);
             self.hold(address, Hold::Declined, until);
@@ -284,13 +285,17 @@ impl Leases {
     pub fn replay(&mut self, event: Event, now: UnixTime) {
         let address = event.address();
         let is_known = self.free.contains(&address) || self.holds.contains_key(&address);
-        if !is_known && !self.taken.contains(&address) || !self.agrees(&event) {
+        if !is_known && !self.taken.contains(&address) || self.is_anothers_own(&event) {
             return;
         }
         self.free(address);
         match event {
             Event::Leased { machine, until, .. } if until > now => {
-                if let Some(&other) = self.by_machine.get(&machine) {
+                let own = self.fixed.get(&machine).copied();
+                let other = self.by_machine.get(&machine).copied();
+                if let Some(other) =
+                    other.filter(|&other| own.is_none_or(|own| own != other && own != address))
+                {
                     self.free(other);
                 }
                 self.hold(address, Hold::Leased(machine), until);
@@ -300,13 +305,10 @@ impl Leases {
         }
     }
 
-    /// False for a lease of a fixed address to another machine, or of another address to a machine that has a fixed one.
-    fn agrees(&self, event: &Event) -> bool {
-        let Event::Leased { address, machine, .. } = event else { return true };
-        match self.fixed.get(machine) {
-            Some(own) => own == address,
-            None => !self.taken.contains(address),
-        }
+    /// True for a lease of a fixed address to another machine than that whose own it is.
+    fn is_anothers_own(&self, event: &Event) -> bool {
+        let Event::Leased { address, machine, .. } = event else { return false };
+        self.taken.contains(address) && self.fixed.get(machine) != Some(address)
     }
 
     /// The address that this machine has and no other, unless somebody else was found to use it.
@@ -343,7 +345,9 @@ impl Leases {
     fn free(&mut self, address: Ipv4Addr) {
         let Some((hold, until)) = self.holds.remove(&address) else { return };
         self.by_end.remove(&(until, address));
-        if let Some(machine) = hold.machine() {
+        if let Some(machine) = hold.machine()
+            && self.by_machine.get(machine) == Some(&address)
+        {
             self.by_machine.remove(machine);
         }
         if !self.taken.contains(&address) {

@@ -191,16 +191,25 @@ fn a_fixed_address_that_somebody_uses_rests() {
 }
 
 #[test]
-fn leases_from_before_a_rule_do_not_count() {
+fn a_lease_from_before_a_rule_is_kept_and_the_next_is_the_own_one() {
     let mut leases = with_fixed();
     let until = START.after(1000);
     for event in [
         Event::Leased { address: address(1), machine: machine(1), until },
+        // Another's own by now.
         Event::Leased { address: address(2), machine: machine(3), until },
     ] {
         leases.replay(event, START);
     }
-    assert!(leases.is_empty());
-    leases.replay(Event::Leased { address: address(2), machine: machine(1), until }, START);
-    assert!(leases.has_lease(&machine(1), address(2)));
+    assert_eq!(leases.len(), 1);
+    assert_eq!(leases.claim(machine(1), address(1), START), Ok(()), "it renews what it has");
+    assert_eq!(leases.offer(machine(1), None, START), Some(address(2)), "it starts anew");
+    assert_eq!(leases.claim(machine(1), address(2), START), Ok(()));
+    assert!(leases.has_lease(&machine(1), address(1)) && leases.has_lease(&machine(1), address(2)));
+    let mut restarted = with_fixed();
+    leases.snapshot().for_each(|event| restarted.replay(event, START));
+    assert!(restarted.has_lease(&machine(1), address(1)) && restarted.has_lease(&machine(1), address(2)));
+    let later = START.after(HOUR + 1);
+    assert_eq!(leases.offer(machine(1), None, later), Some(address(2)));
+    assert_eq!(leases.len(), 1, "the other is over");
 }
