@@ -50,11 +50,14 @@ fn boot_class(message: &Message) -> Option<BootClass> {
 }
 
 fn machines(message: &Message, class: BootClass) -> impl Iterator<Item = Machine> {
-    let (firmware, mac) = (firmware(message, class), mac(&message.header.hardware()));
+    let mac = mac(&message.header.hardware());
     // RFC 4578 demands the option; ROMs older than it are BIOS ROMs.
     let default = message.architectures.is_empty().then_some(Architecture::BIOS.0);
     let architectures = message.architectures.iter().copied().chain(default);
-    architectures.map(move |code| Machine { firmware, architecture: Architecture(code), mac })
+    architectures.map(Architecture).map(move |architecture| {
+        let firmware = firmware(message, class, architecture);
+        Machine { firmware, architecture, mac }
+    })
 }
 
 /// The MAC address of a machine on Ethernet.
@@ -62,11 +65,18 @@ pub fn mac(hardware: &HardwareAddress) -> Option<Mac> {
     Mac::new(hardware.bytes()).filter(|_| hardware.kind() == HardwareAddress::ETHERNET)
 }
 
-fn firmware(message: &Message, class: BootClass) -> Firmware {
-    if message.has_user_class(b"iPXE") || !message.ipxe_options.is_empty() {
-        return Firmware::Ipxe;
-    }
+/// HTTP and menus, by the numbers of iPXE's features (src/include/ipxe/features.h): our scripts need both.
+const SCRIPT_FEATURES: [u8; 2] = [0x13, 0x27];
+
+fn firmware(message: &Message, class: BootClass, architecture: Architecture) -> Firmware {
+    let is_ipxe = message.has_user_class(b"iPXE") || !message.ipxe_options.is_empty();
+    let runs_scripts = SCRIPT_FEATURES.iter().all(|&feature| message.may_have_ipxe_feature(feature));
     match class {
+        // In a BIOS a lesser iPXE is as good as any PXE ROM. Under UEFI there is nothing else for it.
+        BootClass::PxeClient if is_ipxe && architecture == Architecture::BIOS && !runs_scripts => {
+            Firmware::Pxe
+        }
+        _ if is_ipxe => Firmware::Ipxe,
         BootClass::PxeClient => Firmware::Pxe,
         BootClass::HttpClient => Firmware::HttpBoot,
     }

@@ -181,6 +181,17 @@ mod a_proxy {
     }
 
     #[test]
+    fn takes_an_ipxe_without_menus_for_a_plain_rom() {
+        let whole = captured!("ipxe-bios-discover");
+        let file = |message| sent(ask(&mut proxy(), message)).0.boot_file().unwrap().as_str().to_owned();
+        assert_eq!(file(whole.clone()), SCRIPT);
+        let mut lesser = whole;
+        let menus = lesser.ipxe_options.windows(2).position(|option| option == [0x27, 1]).unwrap();
+        lesser.ipxe_options[menus] = 0x7f;
+        assert_eq!(file(lesser), "/boot/syslinux/lpxelinux.0");
+    }
+
+    #[test]
     fn says_nothing_to_others() {
         let mut proxy = proxy();
         let initramfs = captured!("ipconfig-discover");

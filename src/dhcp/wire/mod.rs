@@ -260,6 +260,11 @@ impl Message {
         tagged(&self.relay_info, code)
     }
 
+    /// False for an iPXE that lists its features (option 175) and does not have this one.
+    pub fn may_have_ipxe_feature(&self, code: u8) -> bool {
+        self.ipxe_options.is_empty() || tagged(&self.ipxe_options, code).is_some()
+    }
+
     /// Writes the message, padded to what old relay agents pass on. The reverse of [`Message::parse`].
     pub fn emit(&self) -> Vec<u8> {
         let mut out = self.header.emit(&[]);
