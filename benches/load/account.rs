@@ -20,7 +20,8 @@ const TICK: Duration = Duration::from_millis(10);
 /// asked for by their clocks, in nanoseconds.
 pub fn cpu(pid: u32) -> Duration {
     let all = processes();
-    let cost = |pid: &u32| own(*pid).unwrap_or_default() + TICK * all.get(pid).map_or(0, |process| process.children);
+    let cost =
+        |pid: &u32| own(*pid).unwrap_or_default() + TICK * all.get(pid).map_or(0, |process| process.children);
     family(pid, &all).iter().map(cost).sum()
 }
 

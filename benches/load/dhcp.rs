@@ -90,7 +90,8 @@ fn open(interface: &str) -> Result<Socket, Fault> {
 /// Asks again what got no answer for a second, as clients do; returns how many that were.
 fn again(socket: &Socket, exchanges: &mut [Exchange]) -> Result<u64, Fault> {
     let mut count = 0;
-    for exchange in exchanges.iter_mut().filter(|exchange| exchange.asked.elapsed() > Duration::from_secs(1)) {
+    for exchange in exchanges.iter_mut().filter(|exchange| exchange.asked.elapsed() > Duration::from_secs(1))
+    {
         exchange.asked = Instant::now();
         send(socket, &exchange.packet)?;
         count += 1;
@@ -138,4 +139,3 @@ fn parse(bytes: &[u8]) -> Option<(u32, u8, Ipv4Addr, Ipv4Addr)> {
     }
     Some((xid, kind, server, yours))
 }
-

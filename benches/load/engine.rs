@@ -257,7 +257,8 @@ impl<T: Talk> Engine<T> {
         let is_large = connection.talk.payload() >= LARGE && !self.is_verifying;
         if let (Some(body), true) = (&mut connection.body, is_large) {
             let wanted = body.left.min(buffer.len());
-            let Some(n) = received(rustix::net::recv(&connection.socket, &mut buffer[..wanted], RecvFlags::TRUNC))?
+            let Some(n) =
+                received(rustix::net::recv(&connection.socket, &mut buffer[..wanted], RecvFlags::TRUNC))?
             else {
                 return Ok(false);
             };
@@ -281,7 +282,11 @@ impl<T: Talk> Engine<T> {
 
     fn digest(&mut self, i: usize, bytes: &[u8]) -> Result<(), Fault> {
         let partial = std::mem::take(&mut self.connections[i].partial);
-        if partial.is_empty() { self.digest_all(i, bytes) } else { self.digest_all(i, &[&partial, bytes].concat()) }
+        if partial.is_empty() {
+            self.digest_all(i, bytes)
+        } else {
+            self.digest_all(i, &[&partial, bytes].concat())
+        }
     }
 
     fn digest_all(&mut self, i: usize, mut bytes: &[u8]) -> Result<(), Fault> {

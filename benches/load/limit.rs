@@ -132,7 +132,8 @@ impl Client {
             return Ok(());
         }
         let reply = |kind: u32, data: &[u8]| {
-            let head = [OPTION_REPLY_MAGIC.to_be_bytes(), (7_u64 << 32 | u64::from(kind)).to_be_bytes()].concat();
+            let head =
+                [OPTION_REPLY_MAGIC.to_be_bytes(), (7_u64 << 32 | u64::from(kind)).to_be_bytes()].concat();
             [&head, &(data.len() as u32).to_be_bytes()[..], data].concat()
         };
         // NBD_INFO_EXPORT: size, and flags that say read-only.

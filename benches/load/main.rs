@@ -48,11 +48,7 @@ enum Load {
     /// Leases
     Dhcp(DhcpLoad),
     /// The server that does nothing but send
-    Limit {
-        port: u16,
-        file: PathBuf,
-        way: limit::Way,
-    },
+    Limit { port: u16, file: PathBuf, way: limit::Way },
 }
 
 #[derive(Args)]
@@ -143,7 +139,7 @@ struct Storm {
     common: Common,
     #[command(flatten)]
     export: Export,
-    /// Offset and length of each read, a line each, in KiB
+    /// The reads of one boot
     #[arg(long)]
     trace: PathBuf,
     /// Seconds over which the machines are switched on
@@ -244,7 +240,9 @@ fn run(load: Load) -> Result<Value, Fault> {
             let mountd = SocketAddr::new(common.server.ip(), mount_port.unwrap_or(common.server.port()));
             let mount = nfs::Mount::new((common.server, mountd), &path, (call, len), file, names)?;
             let mount = Arc::new(mount);
-            engine::run(&common.plan(), common.connections, |count, _| nfs::connections(common.server, &mount, count))
+            engine::run(&common.plan(), common.connections, |count, _| {
+                nfs::connections(common.server, &mount, count)
+            })
         }
         Load::Http(HttpLoad { common, path }) => {
             let file = common.open()?;

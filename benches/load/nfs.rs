@@ -68,7 +68,8 @@ impl Xdr {
 fn call(xid: u32, (program, version): (u32, u32), procedure: u32, arguments: &[u8], out: &mut Vec<u8>) {
     // AUTH_SYS: stamp, machine name, uid, gid, no more gids.
     let credential = Xdr::default().number(0).opaque(b"load").number(0).number(0).number(0).0;
-    let head = Xdr::default().number(xid).number(0).number(2).number(program).number(version).number(procedure);
+    let head =
+        Xdr::default().number(xid).number(0).number(2).number(program).number(version).number(procedure);
     let head = head.number(1).opaque(&credential).number(0).number(0).0;
     out.extend_from_slice(&(LAST_FRAGMENT | (head.len() + arguments.len()) as u32).to_be_bytes());
     out.extend_from_slice(&head);
@@ -79,7 +80,8 @@ fn call(xid: u32, (program, version): (u32, u32), procedure: u32, arguments: &[u
 fn results(message: &[u8]) -> Option<&[u8]> {
     // xid, REPLY, MSG_ACCEPTED, flavour and length of the verifier, SUCCESS.
     let verifier = number(message, 16)? as usize;
-    let is_success = number(message, 4)? == 1 && number(message, 8)? == 0 && number(message, 20 + verifier)? == 0;
+    let is_success =
+        number(message, 4)? == 1 && number(message, 8)? == 0 && number(message, 20 + verifier)? == 0;
     message.get(24 + verifier..).filter(|_| is_success)
 }
 
@@ -190,7 +192,9 @@ impl Talk for Nfs {
         }
         match self.mount.call {
             // NF3REG, and the size behind mode, links, uid and gid.
-            Call::Getattr => number(results, 4) == Some(1) && results.get(24..32) == Some(&self.mount.size.to_be_bytes()),
+            Call::Getattr => {
+                number(results, 4) == Some(1) && results.get(24..32) == Some(&self.mount.size.to_be_bytes())
+            }
             // The files are as long as their number says: file attributes stand behind the handle.
             Call::Lookup => {
                 let attributes = 8 + number(results, 4).unwrap_or(0).next_multiple_of(4) as usize;
@@ -212,7 +216,11 @@ impl Talk for Nfs {
 }
 
 /// Connections for a load.
-pub fn connections(server: SocketAddr, mount: &Arc<Mount>, count: usize) -> Result<Vec<Connection<Nfs>>, Fault> {
+pub fn connections(
+    server: SocketAddr,
+    mount: &Arc<Mount>,
+    count: usize,
+) -> Result<Vec<Connection<Nfs>>, Fault> {
     let connect = |i| {
         let nfs = Nfs { mount: Arc::clone(mount), random: Random::new(i as u64), calls: 0 };
         Ok(Connection::new(connect(server)?, nfs)?)

@@ -1,7 +1,7 @@
 //! Many machines that boot at nearly the same time: each replays what one machine read, and when.
 
-use std::collections::BinaryHeap;
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -32,15 +32,15 @@ struct Step {
 const GIVE_UP: Duration = Duration::from_secs(120);
 
 impl Trace {
-    /// A line for each read: milliseconds since the last, offset and length in units of 2048 bytes. Offsets are taken
+    /// A line for each read: milliseconds since the last, offset and length in units of 512 bytes. Offsets are taken
     /// modulo the image's size, which may be smaller than that of the image that was traced.
     pub fn read(path: &Path, size: u64) -> Result<Self, Fault> {
         let mut steps = Vec::new();
         for line in fs::read_to_string(path)?.lines().filter(|line| !line.starts_with('#')) {
             let numbers: Vec<u64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
             let [pause, offset, len] = numbers[..] else { return Err(format!("no read: {line}").into()) };
-            let len = len * 2048;
-            let offset = offset * 2048 % (size - len) / 2048 * 2048;
+            let len = len * 512;
+            let offset = offset * 512 % (size - len) / 512 * 512;
             steps.push(Step { pause: Duration::from_millis(pause), offset, len: len as u32 });
         }
         Ok(Self(steps))
@@ -87,7 +87,9 @@ pub fn run(
         if begin.elapsed() > GIVE_UP {
             return Err(format!("{running} machines are not up after {GIVE_UP:?}").into());
         }
-        let wait = agenda.peek().map_or(Duration::from_millis(100), |Reverse((at, _))| at.saturating_duration_since(Instant::now()));
+        let wait = agenda.peek().map_or(Duration::from_millis(100), |Reverse((at, _))| {
+            at.saturating_duration_since(Instant::now())
+        });
         let wait = wait.min(Duration::from_millis(100));
         let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
         let mut events = Vec::with_capacity(256);
@@ -118,7 +120,8 @@ pub fn run(
     }
     let cpu = (account::cpu(pid) - cpu).as_secs_f64();
     let seconds = begin.elapsed().as_secs_f64();
-    let mut times: Vec<f64> = crowd.iter().filter_map(|machine| Some(machine.finished?.as_secs_f64())).collect();
+    let mut times: Vec<f64> =
+        crowd.iter().filter_map(|machine| Some(machine.finished?.as_secs_f64())).collect();
     times.sort_by(f64::total_cmp);
     let (sum, squares) = times.iter().fold((0.0, 0.0), |(sum, squares), t| (sum + t, squares + t * t));
     let bytes: u64 = steps.iter().map(|step| u64::from(step.len)).sum::<u64>() * machines as u64;

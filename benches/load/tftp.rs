@@ -40,8 +40,9 @@ pub struct Wish {
 struct Tally {
     files: u64,
     bytes: u64,
-    data: u64,
     blocks: u64,
+    /// DATA that a client had already.
+    extra: u64,
     wrong: u64,
     latencies: Histogram,
 }
@@ -66,7 +67,13 @@ struct Download<'a> {
 }
 
 /// Runs downloads for the time of the plan (at least one to its end where `plan.window` is zero).
-pub fn run(server: SocketAddr, wish: &Wish, file: &File, plan: &Plan, clients: usize) -> Result<Value, Fault> {
+pub fn run(
+    server: SocketAddr,
+    wish: &Wish,
+    file: &File,
+    plan: &Plan,
+    clients: usize,
+) -> Result<Value, Fault> {
     let timed = download(server, wish, None, plan, clients)?;
     let (tally, seconds, cpu) = timed;
     let once = Plan { window: Duration::ZERO, warm_up: Duration::ZERO, ..*plan };
@@ -74,8 +81,7 @@ pub fn run(server: SocketAddr, wish: &Wish, file: &File, plan: &Plan, clients: u
     let (verified, ..) = download(server, &faultless, Some(file), &once, 1)?;
     Ok(json!({
         "requests": tally.files, "bytes": tally.bytes, "seconds": seconds, "cpu": cpu.as_secs_f64(),
-        "p50": tally.latencies.quantile(0.5), "p99": tally.latencies.quantile(0.99),
-        "extra": tally.data.saturating_sub(tally.blocks), "data": tally.data,
+        "p50": (tally.files > 0).then(|| tally.latencies.quantile(0.5)), "extra": tally.extra,
         "anonymous": account::anonymous(plan.pid),
         "verified": verified.blocks, "wrong": verified.wrong,
     }))
@@ -98,7 +104,8 @@ fn download(
     let mut tally = Tally::default();
     let (cpu, since) = (account::cpu(plan.pid), Instant::now());
     let mut packet = vec![0; 65536];
-    let is_over = |tally: &Tally| since.elapsed() >= plan.window && (tally.files > 0 || !plan.window.is_zero());
+    let is_over =
+        |tally: &Tally| since.elapsed() >= plan.window && (tally.files > 0 || !plan.window.is_zero());
     while !is_over(&tally) {
         let mut events = Vec::with_capacity(64);
         let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
@@ -108,7 +115,7 @@ fn download(
             if downloads[i].receive(&mut packet, file, &mut tally)? {
                 // Every transfer has a socket of its own, as clients have.
                 epoll::delete(&epoll, &downloads[i].socket)?;
-                downloads[i] = Download::new(server, wish, tally.data + i as u64)?;
+                downloads[i] = Download::new(server, wish, tally.blocks + i as u64)?;
                 epoll::add(&epoll, &downloads[i].socket, EventData::new_u64(i as u64), EventFlags::IN)?;
             }
         }
@@ -161,7 +168,6 @@ impl<'a> Download<'a> {
             }
             match packet.get(..len) {
                 Some([0, 3, high, low, data @ ..]) => {
-                    tally.data += 1;
                     if self.wish.lose_one_of > 0 && self.random.below(self.wish.lose_one_of) == 0 {
                         continue;
                     }
@@ -190,20 +196,28 @@ impl<'a> Download<'a> {
         self.acknowledge()
     }
 
-    fn take(&mut self, number: u16, data: &[u8], file: Option<&File>, tally: &mut Tally) -> Result<bool, Fault> {
+    fn take(
+        &mut self,
+        number: u16,
+        data: &[u8],
+        file: Option<&File>,
+        tally: &mut Tally,
+    ) -> Result<bool, Fault> {
         if number != (self.got + 1) as u16 {
             // RFC 7440: the last block in order is acknowledged at a gap; once, or answers would multiply.
             let is_ahead = number.wrapping_sub(self.got as u16) < 1 << 15;
             if is_ahead && self.window > 1 && !std::mem::replace(&mut self.has_told_gap, true) {
                 self.acknowledge()?;
             }
+            tally.extra += u64::from(!is_ahead);
             return Ok(false);
         }
         self.heard = Instant::now();
         self.has_told_gap = false;
         if let Some(file) = file {
             let mut expected = vec![0; data.len()];
-            let is_right = file.read_exact_at(&mut expected, self.got * self.block as u64).is_ok() && data == expected;
+            let is_right =
+                file.read_exact_at(&mut expected, self.got * self.block as u64).is_ok() && data == expected;
             tally.wrong += u64::from(!is_right);
         }
         self.got += 1;

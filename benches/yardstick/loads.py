@@ -1,6 +1,7 @@
 """The loads, what is shown of each, and the bars that isowire is held against."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .servers import LIMIT, PEER, US
 
@@ -36,7 +37,7 @@ COLUMNS = {
         Column("slowed", "p99 ratio", lambda r: per(r, "p99", "alone"), ".2f"),
         Column("cold", "cold reads", lambda r: r.get("cold"), ",.0f"),
         Column("extra", "extra DATA", lambda r: r.get("extra"), ",.0f"),
-        Column("file", "s/file p50", lambda r: r.get("p50", 0) / 1e6, ".3f"),
+        Column("file", "s/file p50", lambda r: r["p50"] / 1e6 if r.get("p50") else None, ".3f"),
         Column("offer", "first offer s", lambda r: r.get("offer"), ".4f"),
         Column("first", "first s", lambda r: r.get("first"), ".2f"),
         Column("middle", "median s", lambda r: r.get("middle"), ".2f"),
@@ -146,6 +147,15 @@ COLD = [
 ]
 
 
+# One machine's reads, and when it asked for them.
+TRACE = Path(__file__).resolve().parents[1] / "data/boot-reads.txt"
+
+STORM = [
+    Load("nbd", "500 machines that boot within 5 s", ("--connections", 500, "--trace", TRACE, "--ramp", 5),
+         ("first", "middle", "last", "jain", "p99", "gib", "mib"), command="storm"),
+]
+
+
 def nfs(name, call, connections, depth, length, bars):
     argv = ("--call", call, "--connections", connections, "--depth", depth, "--len", length)
     return Load("nfs", name, argv, LARGE if call == "read" and length >= 64 * KIB else SMALL, bars)
@@ -176,7 +186,9 @@ HTTP = [
 
 
 def tftp(name, window, clients, bars, *more, file="middle", columns=("mbs", "gib", "extra")):
-    return Load("tftp", name, ("--window", window, "--connections", clients, *more), columns, bars, file=file)
+    seconds = 5 if file == "one" else 2
+    argv = ("--window", window, "--connections", clients, *more)
+    return Load("tftp", name, argv, columns, bars, file=file, seconds=seconds)
 
 
 def faster(factor):
@@ -204,4 +216,4 @@ DHCP = [
          (Bar("rate", 5000, at_least=True), Bar("p99", 2000))),
 ]
 
-SETS = {"nbd": NBD, "nfs": NFS, "http": HTTP, "tftp": TFTP, "dhcp": DHCP, "idle": IDLE, "cold": COLD}
+SETS = {"nbd": NBD, "nfs": NFS, "http": HTTP, "tftp": TFTP, "dhcp": DHCP, "idle": IDLE, "cold": COLD, "storm": STORM}

@@ -36,6 +36,8 @@ class Server:
         """Why it cannot be measured; None when it can."""
         if self.program and not find(self.program):
             return f"{self.program} is not installed"
+        if self.program == "in.tftpd" and "hpa" not in version("in.tftpd"):
+            return "in.tftpd is another one's"
         if self.program is None and self.kind == PEER and fixture.rivals is None:
             return "benches/rivals is not built"
         if self.needs_rpcbind and os.geteuid() != 0:
@@ -45,6 +47,10 @@ class Server:
 
 def find(program):
     return shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/sbin:/usr/local/sbin")
+
+
+def version(program):
+    return subprocess.run([find(program), "-V"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
 
 
 def isowire(fixture, port, directory, door, *more):

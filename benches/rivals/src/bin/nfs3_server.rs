@@ -3,9 +3,7 @@
 use isowire_rivals::{ROOT, Tree, arguments};
 use nfs3_server::nfs3_types::nfs3::{fattr3, filename3, ftype3, nfspath3, nfsstat3, nfstime3, specdata3};
 use nfs3_server::tcp::{NFSTcp, NFSTcpListener};
-use nfs3_server::vfs::{
-    DirEntryPlus, FileHandleU64, NextResult, NfsReadFileSystem, ReadDirPlusIterator,
-};
+use nfs3_server::vfs::{DirEntryPlus, FileHandleU64, NextResult, NfsReadFileSystem, ReadDirPlusIterator};
 
 struct Files(Tree);
 
@@ -25,7 +23,11 @@ impl NfsReadFileSystem for Files {
         ROOT.into()
     }
 
-    async fn lookup(&self, directory: &FileHandleU64, name: &filename3<'_>) -> Result<FileHandleU64, nfsstat3> {
+    async fn lookup(
+        &self,
+        directory: &FileHandleU64,
+        name: &filename3<'_>,
+    ) -> Result<FileHandleU64, nfsstat3> {
         let found = self.0.find((*directory).into(), name.as_ref());
         found.map(Into::into).ok_or(nfsstat3::NFS3ERR_NOENT)
     }
