@@ -51,7 +51,6 @@ pub async fn flush(
     meter: &mut Meter,
 ) -> Result<(), Broken> {
     let source = &image.source;
-    let mut sent_in_turn = 0;
     while !batch.is_empty() {
         warm_window(batch, source).await.map_err(Broken::Image)?;
         let send = || send_front(batch, source, socket.as_fd());
@@ -62,10 +61,10 @@ pub async fn flush(
         }
         meter.sent(image, batch, sent as u64, Instant::now());
         batch.advance(sent as u64);
-        sent_in_turn += sent as u64;
-        if sent_in_turn >= WINDOW && !batch.is_empty() {
+        // Also behind the last: a client that asks for more at once must not keep others from theirs.
+        if batch.turn() >= WINDOW {
+            batch.end_turn();
             tokio::task::yield_now().await;
-            sent_in_turn = 0;
         }
     }
     Ok(())

@@ -48,6 +48,8 @@ pub struct Batch {
     arena_sent: usize,
     parts: VecDeque<Part>,
     queued: u64,
+    /// Bytes that left since [`Batch::end_turn`].
+    turn: u64,
 }
 
 impl Batch {
@@ -59,6 +61,16 @@ impl Batch {
     /// True when everything was sent.
     pub const fn is_empty(&self) -> bool {
         self.queued == 0
+    }
+
+    /// Bytes that left in this turn of the connection, which may have come from several fillings of the batch.
+    pub const fn turn(&self) -> u64 {
+        self.turn
+    }
+
+    /// Others had their turn.
+    pub const fn end_turn(&mut self) {
+        self.turn = 0;
     }
 
     /// Bytes of memory that headers take, those that left included. Payload takes none.
@@ -122,6 +134,7 @@ impl Batch {
     pub fn advance(&mut self, n: u64) {
         assert!(n <= self.queued, "the kernel took {n} bytes of {}", self.queued);
         self.queued -= n;
+        self.turn += n;
         let mut n = n;
         while n > 0 {
             n -= self.advance_front(n);
@@ -228,6 +241,17 @@ mod tests {
         batch.write_bytes(|_| ());
         assert_eq!(shown(&batch), "head");
         assert_eq!((batch.len(), batch.chunks().count()), (4, 1));
+    }
+
+    #[test]
+    fn a_turn_may_take_several_fillings() {
+        let mut batch = sample();
+        batch.advance(22);
+        batch.push_bytes(b"x");
+        batch.advance(1);
+        assert_eq!(batch.turn(), 23);
+        batch.end_turn();
+        assert_eq!(batch.turn(), 0);
     }
 
     #[test]

@@ -1,0 +1,141 @@
+//! DHCP clients: DISCOVER, OFFER, REQUEST, ACK, each for a machine that was never seen before (RFC 2131).
+
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::account;
+use super::engine::{Fault, Plan};
+use super::histogram::Histogram;
+
+const COOKIE: [u8; 4] = [99, 130, 83, 99];
+const DISCOVER: u8 = 1;
+const OFFER: u8 = 2;
+const REQUEST: u8 = 3;
+const ACK: u8 = 5;
+
+/// Machines at most: what a pool of a /16 network has room for.
+const MACHINES: u32 = 60_000;
+
+/// An exchange that is under way.
+struct Exchange {
+    machine: u32,
+    since: Instant,
+    asked: Instant,
+    packet: Vec<u8>,
+}
+
+/// Exchanges one after the other, `together` at a time, by broadcast on `interface`.
+pub fn run(interface: &str, plan: &Plan, together: usize) -> Result<Value, Fault> {
+    let socket = open(interface)?;
+    let first = Instant::now();
+    let mut machines = 0..MACHINES;
+    let mut exchanges: Vec<Exchange> = Vec::new();
+    let (mut latencies, mut count, mut offer, mut lost) = (Histogram::default(), 0_u64, None, 0_u64);
+    let (cpu, since) = (account::cpu(plan.pid), Instant::now());
+    let mut packet = [0; 1500];
+    while since.elapsed() < plan.window {
+        while exchanges.len() < together {
+            let Some(machine) = machines.next() else { break };
+            let (now, packet) = (Instant::now(), message(machine, DISCOVER, &[]));
+            send(&socket, &packet)?;
+            exchanges.push(Exchange { machine, since: now, asked: now, packet });
+        }
+        if exchanges.is_empty() {
+            break;
+        }
+        let Ok(len) = (&socket).read(&mut packet) else {
+            lost += again(&socket, &mut exchanges)?;
+            continue;
+        };
+        let Some((xid, kind, server, yours)) = parse(&packet[..len]) else { continue };
+        let Some(at) = exchanges.iter().position(|exchange| exchange.machine == xid) else { continue };
+        let exchange = &mut exchanges[at];
+        let is_offered = exchange.packet[242] == DISCOVER;
+        if kind == OFFER && is_offered {
+            offer.get_or_insert(first.elapsed());
+            let options = [&[54, 4][..], &server.octets(), &[50, 4], &yours.octets()].concat();
+            exchange.packet = message(xid, REQUEST, &options);
+            exchange.asked = Instant::now();
+            send(&socket, &exchange.packet)?;
+        } else if kind == ACK && !is_offered {
+            latencies.add(exchange.since.elapsed());
+            count += 1;
+            exchanges.swap_remove(at);
+        }
+    }
+    let (seconds, cpu) = (since.elapsed().as_secs_f64(), account::cpu(plan.pid) - cpu);
+    Ok(json!({
+        "requests": count, "seconds": seconds, "cpu": cpu.as_secs_f64(),
+        "p50": latencies.quantile(0.5), "p99": latencies.quantile(0.99),
+        "offer": offer.map(|time| time.as_secs_f64()), "lost": lost, "anonymous": account::anonymous(plan.pid),
+        "verified": count, "wrong": 0,
+    }))
+}
+
+fn open(interface: &str) -> Result<Socket, Fault> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_broadcast(true)?;
+    socket.set_reuse_address(true)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 68)).into())?;
+    socket.set_recv_buffer_size(4 << 20)?;
+    socket.set_read_timeout(Some(Duration::from_millis(250)))?;
+    Ok(socket)
+}
+
+/// Asks again what got no answer for a second, as clients do; returns how many that were.
+fn again(socket: &Socket, exchanges: &mut [Exchange]) -> Result<u64, Fault> {
+    let mut count = 0;
+    for exchange in exchanges.iter_mut().filter(|exchange| exchange.asked.elapsed() > Duration::from_secs(1))
+    {
+        exchange.asked = Instant::now();
+        send(socket, &exchange.packet)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn send(socket: &Socket, packet: &[u8]) -> Result<(), Fault> {
+    socket.send_to(packet, &SocketAddr::from((Ipv4Addr::BROADCAST, 67)).into())?;
+    Ok(())
+}
+
+/// What klibc's ipconfig would send: no class, no client identifier. The transaction is the machine's number. Unlike
+/// klibc, which sees every frame, we have to ask for answers by broadcast.
+fn message(machine: u32, kind: u8, options: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 236];
+    bytes[..4].copy_from_slice(&[1, 1, 6, 0]);
+    bytes[4..8].copy_from_slice(&machine.to_be_bytes());
+    bytes[10] = 0x80;
+    bytes[28..30].copy_from_slice(&[0x52, 0x54]);
+    bytes[30..34].copy_from_slice(&machine.to_be_bytes());
+    bytes.extend_from_slice(&COOKIE);
+    bytes.extend_from_slice(&[53, 1, kind]);
+    bytes.extend_from_slice(options);
+    bytes.extend_from_slice(&[55, 5, 1, 3, 6, 12, 17, 255]);
+    bytes.resize(bytes.len().max(300), 0);
+    bytes
+}
+
+/// Transaction, kind, server and the address that is given.
+fn parse(bytes: &[u8]) -> Option<(u32, u8, Ipv4Addr, Ipv4Addr)> {
+    let address = |bytes: &[u8]| Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?));
+    let xid = u32::from_be_bytes(bytes.get(4..8)?.try_into().ok()?);
+    let yours = address(bytes.get(16..20)?)?;
+    let mut options = bytes.get(240..)?;
+    let (mut kind, mut server) = (0, Ipv4Addr::UNSPECIFIED);
+    while let [code @ 1..=254, len, rest @ ..] = options {
+        let (value, behind) = rest.split_at_checked(usize::from(*len))?;
+        match code {
+            53 => kind = *value.first()?,
+            54 => server = address(value)?,
+            _ => {}
+        }
+        options = behind;
+    }
+    Some((xid, kind, server, yours))
+}

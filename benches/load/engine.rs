@@ -1,0 +1,392 @@
+//! Many connections of one protocol on one thread: keeps a number of requests in flight on each, counts and times what
+//! comes back.
+//!
+//! Large payloads are thrown away by the kernel (`MSG_TRUNC`, tcp(7)), so that the client does not become what is
+//! measured; in the pass that verifies, everything is kept and compared.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::net::RecvFlags;
+use serde_json::{Value, json};
+
+use super::account;
+use super::histogram::Histogram;
+
+/// From this many bytes of payload on, it is thrown away unread.
+const LARGE: usize = 16 << 10;
+
+/// Most bytes taken by one call.
+const BUFFER: usize = 512 << 10;
+
+/// Bytes read to see the head of a reply whose payload is thrown away.
+const HEAD: usize = 512;
+
+/// System calls on one connection before the others get theirs.
+const TURN: usize = 8;
+
+/// How long replies may keep us waiting when there is nothing more to ask.
+const DRAIN: Duration = Duration::from_secs(5);
+
+pub type Fault = Box<dyn std::error::Error>;
+
+/// A request that is under way.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    pub offset: u64,
+    pub len: usize,
+    pub since: Instant,
+}
+
+/// What the head of a reply says.
+#[derive(Debug, Clone, Copy)]
+pub struct Reply {
+    /// Bytes of the head.
+    pub head: usize,
+    /// Which request it answers.
+    pub slot: usize,
+    /// Bytes that follow.
+    pub body: usize,
+}
+
+/// One protocol, from the client's side.
+pub trait Talk {
+    /// Appends a request and says what it asks for.
+    fn ask(&mut self, slot: usize, out: &mut Vec<u8>) -> Asked;
+
+    /// Reads the head of a reply; `None` when it is not complete yet.
+    fn reply(&self, bytes: &[u8]) -> Result<Option<Reply>, Fault>;
+
+    /// Whether a whole reply is right.
+    fn is_right(&self, asked: &Asked, head: &[u8], body: &[u8]) -> bool;
+
+    /// Bytes of payload that replies have at most: what the buffers are chosen by.
+    fn payload(&self) -> usize;
+}
+
+/// How a load is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    pub depth: usize,
+    /// Each request leaves in a segment of its own, as from the kernel's NBD client.
+    pub one_per_segment: bool,
+    pub warm_up: Duration,
+    pub window: Duration,
+    /// The server.
+    pub pid: u32,
+}
+
+pub struct Connection<T> {
+    socket: TcpStream,
+    talk: T,
+    slots: Vec<Option<Asked>>,
+    out: Vec<u8>,
+    /// Part of a head.
+    partial: Vec<u8>,
+    body: Option<Body>,
+    replies: u64,
+    bytes: u64,
+}
+
+struct Body {
+    slot: usize,
+    left: usize,
+    head: Vec<u8>,
+    kept: Vec<u8>,
+}
+
+impl<T: Talk> Connection<T> {
+    pub fn new(socket: TcpStream, talk: T) -> io::Result<Self> {
+        socket.set_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+        let (slots, out, partial) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { socket, talk, slots, out, partial, body: None, replies: 0, bytes: 0 })
+    }
+}
+
+pub struct Engine<T> {
+    connections: Vec<Connection<T>>,
+    epoll: rustix::fd::OwnedFd,
+    buffer: Vec<u8>,
+    latencies: Histogram,
+    depth: usize,
+    one_per_segment: bool,
+    is_asking: bool,
+    is_verifying: bool,
+    /// Replies that were not what is in the file.
+    pub wrong: u64,
+    pub verified: u64,
+}
+
+impl<T: Talk> Engine<T> {
+    pub fn new(connections: Vec<Connection<T>>, depth: usize, one_per_segment: bool) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        for (i, connection) in connections.iter().enumerate() {
+            epoll::add(&epoll, &connection.socket, EventData::new_u64(i as u64), EventFlags::IN)?;
+        }
+        Ok(Self {
+            connections,
+            epoll,
+            buffer: vec![0; BUFFER],
+            latencies: Histogram::default(),
+            depth,
+            one_per_segment,
+            is_asking: true,
+            is_verifying: false,
+            wrong: 0,
+            verified: 0,
+        })
+    }
+
+    /// Asks until every connection has its requests in flight.
+    pub fn begin(&mut self) -> Result<(), Fault> {
+        for i in 0..self.connections.len() {
+            for slot in 0..self.depth {
+                self.connections[i].slots.push(None);
+                self.ask(i, slot)?;
+            }
+            self.flush(i)?;
+        }
+        Ok(())
+    }
+
+    /// Warms up, measures for the time of the plan, and returns the figures.
+    pub fn measure(&mut self, plan: &Plan) -> Result<Value, Fault> {
+        self.run(Instant::now() + plan.warm_up)?;
+        self.latencies = Histogram::default();
+        self.connections.iter_mut().for_each(|connection| (connection.replies, connection.bytes) = (0, 0));
+        let (cpu, since) = (account::cpu(plan.pid), Instant::now());
+        self.run(since + plan.window)?;
+        let (seconds, cpu) = (since.elapsed().as_secs_f64(), account::cpu(plan.pid) - cpu);
+        let replies: u64 = self.connections.iter().map(|connection| connection.replies).sum();
+        let bytes: u64 = self.connections.iter().map(|connection| connection.bytes).sum();
+        if bytes == 0 {
+            return Err("nothing came".into());
+        }
+        Ok(json!({
+            "requests": replies, "bytes": bytes, "seconds": seconds, "cpu": cpu.as_secs_f64(),
+            "p50": self.latencies.quantile(0.5), "p99": self.latencies.quantile(0.99),
+            "jain": self.fairness(), "anonymous": account::anonymous(plan.pid),
+        }))
+    }
+
+    /// Jain's index over the connections: 1 when all got the same, 1/n when one got all.
+    fn fairness(&self) -> f64 {
+        let shares = self.connections.iter().map(|connection| connection.bytes as f64);
+        let (sum, squares) = shares.fold((0.0, 0.0), |(sum, squares), x| (sum + x, squares + x * x));
+        sum * sum / (self.connections.len() as f64 * squares)
+    }
+
+    /// Stops asking and waits for what is under way; false when not all came.
+    pub fn drain(&mut self) -> Result<bool, Fault> {
+        self.is_asking = false;
+        let end = Instant::now() + DRAIN;
+        while !self.is_idle() {
+            if Instant::now() > end {
+                return Ok(false);
+            }
+            self.turn(Duration::from_millis(50))?;
+        }
+        Ok(true)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.connections.iter().all(|connection| connection.slots.iter().all(Option::is_none))
+    }
+
+    /// Compares what comes for the time, or until this many replies were compared.
+    pub fn verify(&mut self, replies: u64, limit: Duration) -> Result<(), Fault> {
+        self.is_verifying = true;
+        self.is_asking = true;
+        let end = Instant::now() + limit;
+        self.begin()?;
+        while self.verified < replies && Instant::now() < end {
+            self.turn(Duration::from_millis(50))?;
+        }
+        Ok(())
+    }
+
+    /// Runs for the time and returns how many replies came.
+    pub fn count(&mut self, time: Duration) -> Result<u64, Fault> {
+        self.run(Instant::now() + time)?;
+        Ok(self.connections.iter().map(|connection| connection.replies).sum())
+    }
+
+    fn run(&mut self, until: Instant) -> Result<(), Fault> {
+        loop {
+            let now = Instant::now();
+            if now >= until {
+                return Ok(());
+            }
+            self.turn((until - now).min(Duration::from_millis(20)))?;
+        }
+    }
+
+    fn turn(&mut self, limit: Duration) -> Result<(), Fault> {
+        let mut events = Vec::with_capacity(512);
+        let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };
+        epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&limit))?;
+        for event in events {
+            let i = event.data.u64() as usize;
+            self.take(i)?;
+            self.flush(i)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what has come on one connection.
+    fn take(&mut self, i: usize) -> Result<(), Fault> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let taken = (0..TURN).try_for_each(|_| match self.take_once(i, &mut buffer) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(None),
+            Err(fault) => Err(Some(fault)),
+        });
+        self.buffer = buffer;
+        match taken {
+            Err(Some(fault)) => Err(fault),
+            _ => Ok(()),
+        }
+    }
+
+    /// One system call; true when there may be more.
+    fn take_once(&mut self, i: usize, buffer: &mut [u8]) -> Result<bool, Fault> {
+        let connection = &mut self.connections[i];
+        let is_large = connection.talk.payload() >= LARGE && !self.is_verifying;
+        if let (Some(body), true) = (&mut connection.body, is_large) {
+            let wanted = body.left.min(buffer.len());
+            let Some(n) =
+                received(rustix::net::recv(&connection.socket, &mut buffer[..wanted], RecvFlags::TRUNC))?
+            else {
+                return Ok(false);
+            };
+            body.left -= n;
+            connection.bytes += n as u64;
+            if body.left == 0 {
+                self.complete(i)?;
+            }
+            return Ok(n == wanted);
+        }
+        let wanted = if is_large { HEAD } else { buffer.len() };
+        let n = match (&connection.socket).read(&mut buffer[..wanted]) {
+            Ok(0) => return Err("the server closed a connection".into()),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        self.digest(i, &buffer[..n])?;
+        Ok(n == wanted)
+    }
+
+    fn digest(&mut self, i: usize, bytes: &[u8]) -> Result<(), Fault> {
+        let partial = std::mem::take(&mut self.connections[i].partial);
+        if partial.is_empty() {
+            self.digest_all(i, bytes)
+        } else {
+            self.digest_all(i, &[&partial, bytes].concat())
+        }
+    }
+
+    fn digest_all(&mut self, i: usize, mut bytes: &[u8]) -> Result<(), Fault> {
+        while !bytes.is_empty() {
+            let is_verifying = self.is_verifying;
+            let connection = &mut self.connections[i];
+            if let Some(body) = &mut connection.body {
+                let n = body.left.min(bytes.len());
+                if is_verifying {
+                    body.kept.extend_from_slice(&bytes[..n]);
+                }
+                body.left -= n;
+                connection.bytes += n as u64;
+                bytes = &bytes[n..];
+            } else {
+                let Some(Reply { head, slot, body: left }) = connection.talk.reply(bytes)? else {
+                    connection.partial = bytes.to_vec();
+                    return Ok(());
+                };
+                let (head, rest) = bytes.split_at(head);
+                let head = if is_verifying { head.to_vec() } else { Vec::new() };
+                connection.body = Some(Body { slot, left, head, kept: Vec::new() });
+                bytes = rest;
+            }
+            if self.connections[i].body.as_ref().is_some_and(|body| body.left == 0) {
+                self.complete(i)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A reply is there: ask again.
+    fn complete(&mut self, i: usize) -> Result<(), Fault> {
+        let connection = &mut self.connections[i];
+        let Some(body) = connection.body.take() else { return Ok(()) };
+        let slot = connection.slots.get_mut(body.slot).ok_or("a reply to no request")?;
+        let asked = slot.take().ok_or("a reply to no request")?;
+        connection.replies += 1;
+        self.latencies.add(asked.since.elapsed());
+        if self.is_verifying {
+            self.verified += 1;
+            self.wrong += u64::from(!connection.talk.is_right(&asked, &body.head, &body.kept));
+        }
+        if self.is_asking { self.ask(i, body.slot) } else { Ok(()) }
+    }
+
+    fn ask(&mut self, i: usize, slot: usize) -> Result<(), Fault> {
+        let connection = &mut self.connections[i];
+        connection.slots[slot] = Some(connection.talk.ask(slot, &mut connection.out));
+        if self.one_per_segment { self.flush(i) } else { Ok(()) }
+    }
+
+    /// Sends what is to be asked.
+    fn flush(&mut self, i: usize) -> Result<(), Fault> {
+        let connection = &mut self.connections[i];
+        while !connection.out.is_empty() {
+            match (&connection.socket).write(&connection.out) {
+                Ok(n) => drop(connection.out.drain(..n)),
+                // It goes with the next reply: there is one under way, or the server would have read.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `None` when nothing has come yet.
+fn received(result: rustix::io::Result<(usize, usize)>) -> Result<Option<usize>, Fault> {
+    match result {
+        Ok((0, 0)) => Err("the server closed a connection".into()),
+        Ok((_, n)) => Ok(Some(n)),
+        Err(rustix::io::Errno::AGAIN) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Connects, measures, and then verifies on connections of their own: `connect` makes that many.
+pub fn run<T: Talk>(
+    plan: &Plan,
+    connections: usize,
+    mut connect: impl FnMut(usize, Pass) -> Result<Vec<Connection<T>>, Fault>,
+) -> Result<Value, Fault> {
+    let mut engine = Engine::new(connect(connections, Pass::Timed)?, plan.depth, plan.one_per_segment)?;
+    engine.begin()?;
+    let mut figures = engine.measure(plan)?;
+    figures["drained"] = engine.drain()?.into();
+    drop(engine);
+    let few = connect(connections.min(16), Pass::Verified)?;
+    let mut engine = Engine::new(few, plan.depth.min(8), false)?;
+    engine.verify(256, Duration::from_secs(3))?;
+    engine.drain()?;
+    figures["verified"] = engine.verified.into();
+    figures["wrong"] = engine.wrong.into();
+    Ok(figures)
+}
+
+/// What connections are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    Timed,
+    Verified,
+}

@@ -1,0 +1,263 @@
+//! The load generator of `benches/peers`: plays many clients of one server, and prints what came of it as JSON.
+//!
+//! It reads the server's processor time at both ends of the timed window by itself, so that neither warm-up nor
+//! verification is counted, and compares replies with the file in a second pass that is not timed.
+
+mod account;
+mod crowd;
+mod dhcp;
+mod engine;
+mod histogram;
+mod http;
+mod limit;
+mod nbd;
+mod nfs;
+mod random;
+mod storm;
+mod tftp;
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Parser};
+use serde_json::Value;
+
+use engine::{Fault, Plan};
+
+/// Seconds for the server to get into its stride.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+#[derive(Parser)]
+enum Load {
+    /// Reads
+    Nbd(NbdLoad),
+    /// Connects, and crowds of clients
+    Crowd(Crowd),
+    /// Boots of many machines
+    Storm(Storm),
+    /// Calls
+    Nfs(NfsLoad),
+    /// Downloads
+    Http(HttpLoad),
+    /// Downloads
+    Tftp(TftpLoad),
+    /// Leases
+    Dhcp(DhcpLoad),
+    /// The server that does nothing but send
+    Limit { port: u16, file: PathBuf, way: limit::Way },
+}
+
+#[derive(Args)]
+struct Common {
+    /// The server's process
+    #[arg(long)]
+    pid: u32,
+    #[arg(long)]
+    server: SocketAddr,
+    /// What replies are compared with
+    #[arg(long)]
+    file: PathBuf,
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    #[arg(long, default_value_t = 1)]
+    connections: usize,
+    /// Requests in flight on each connection
+    #[arg(long, default_value_t = 1)]
+    depth: usize,
+}
+
+impl Common {
+    fn plan(&self) -> Plan {
+        let window = Duration::from_secs_f64(self.seconds);
+        Plan { depth: self.depth, one_per_segment: false, warm_up: WARM_UP, window, pid: self.pid }
+    }
+
+    fn open(&self) -> Result<Arc<File>, Fault> {
+        Ok(Arc::new(File::open(&self.file)?))
+    }
+}
+
+#[derive(Args)]
+struct Export {
+    #[arg(long)]
+    export: String,
+    #[arg(long, default_value_t = 4096)]
+    len: usize,
+    #[arg(long, value_enum, default_value_t = nbd::Pattern::Random)]
+    pattern: nbd::Pattern,
+    /// Read only so many bytes of the file, from its start
+    #[arg(long)]
+    area: Option<u64>,
+}
+
+impl Export {
+    fn reads(&self, file: Arc<File>) -> Result<nbd::Reads, Fault> {
+        let end = self.area.unwrap_or(file.metadata()?.len());
+        Ok(nbd::Reads { file, area: 0..end, len: self.len, pattern: self.pattern })
+    }
+}
+
+#[derive(Args)]
+struct NbdLoad {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    export: Export,
+    #[arg(long)]
+    one_per_segment: bool,
+}
+
+#[derive(Args)]
+struct Crowd {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    export: Export,
+    #[arg(long, value_enum)]
+    kind: Kind,
+    #[arg(long, default_value_t = 5000)]
+    idle: usize,
+    #[arg(long, default_value_t = 500)]
+    stalled: usize,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Kind {
+    FewByFew,
+    AllAtOnce,
+    Idle,
+    Cold,
+}
+
+#[derive(Args)]
+struct Storm {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    export: Export,
+    /// The reads of one boot
+    #[arg(long)]
+    trace: PathBuf,
+    /// Seconds over which the machines are switched on
+    #[arg(long, default_value_t = 5.0)]
+    ramp: f64,
+}
+
+#[derive(Args)]
+struct NfsLoad {
+    #[command(flatten)]
+    common: Common,
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// Where MOUNT is, when not where NFS is
+    #[arg(long)]
+    mount_port: Option<u16>,
+    #[arg(long, value_enum)]
+    call: nfs::Call,
+    #[arg(long, default_value_t = 65536)]
+    len: usize,
+    /// Names in the directory
+    #[arg(long, default_value_t = 10_000)]
+    names: u64,
+}
+
+#[derive(Args)]
+struct HttpLoad {
+    #[command(flatten)]
+    common: Common,
+    #[arg(long)]
+    path: String,
+}
+
+#[derive(Args)]
+struct TftpLoad {
+    #[command(flatten)]
+    common: Common,
+    #[arg(long)]
+    path: String,
+    #[arg(long, default_value_t = 1)]
+    window: u16,
+    #[arg(long, default_value_t = 0)]
+    lose_one_of: u64,
+    #[arg(long)]
+    twice: bool,
+}
+
+#[derive(Args)]
+struct DhcpLoad {
+    #[arg(long)]
+    pid: u32,
+    #[arg(long)]
+    interface: String,
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    #[arg(long, default_value_t = 1)]
+    together: usize,
+}
+
+fn main() -> ExitCode {
+    match run(Load::parse()) {
+        Ok(figures) => println!("{figures}"),
+        Err(fault) => {
+            eprintln!("{fault}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn run(load: Load) -> Result<Value, Fault> {
+    match load {
+        Load::Nbd(NbdLoad { common, export, one_per_segment }) => {
+            let reads = export.reads(common.open()?)?;
+            let plan = Plan { one_per_segment, ..common.plan() };
+            nbd::read_over(common.server, &export.export, &reads)?;
+            let connect = |count, _| nbd::connections(common.server, &export.export, &reads, count);
+            engine::run(&plan, common.connections, connect)
+        }
+        Load::Crowd(Crowd { common, export, kind, idle, stalled }) => {
+            let (reads, plan, server) = (export.reads(common.open()?)?, common.plan(), common.server);
+            let (export, count) = (&export.export, common.connections);
+            match kind {
+                Kind::FewByFew => crowd::few_by_few(server, export, &reads, &plan),
+                Kind::AllAtOnce => crowd::all_at_once(server, export, &reads, &plan, count),
+                Kind::Idle => crowd::beside_the_idle(server, export, &reads, &plan, (count, idle, stalled)),
+                Kind::Cold => crowd::beside_the_cold(server, export, &reads, &plan, count),
+            }
+        }
+        Load::Storm(Storm { common, export, trace, ramp }) => {
+            let size = common.open()?.metadata()?.len();
+            let trace = storm::Trace::read(&trace, size)?;
+            let ramp = Duration::from_secs_f64(ramp);
+            storm::run(common.server, &export.export, &trace, common.pid, (common.connections, ramp))
+        }
+        Load::Nfs(NfsLoad { common, path, mount_port, call, len, names }) => {
+            let file = File::open(&common.file)?;
+            let mountd = SocketAddr::new(common.server.ip(), mount_port.unwrap_or(common.server.port()));
+            let mount = nfs::Mount::new((common.server, mountd), &path, (call, len), file, names)?;
+            let mount = Arc::new(mount);
+            engine::run(&common.plan(), common.connections, |count, _| {
+                nfs::connections(common.server, &mount, count)
+            })
+        }
+        Load::Http(HttpLoad { common, path }) => {
+            let file = common.open()?;
+            let connect = |count, pass| http::connections(common.server, &path, &file, count, pass);
+            engine::run(&common.plan(), common.connections, connect)
+        }
+        Load::Tftp(TftpLoad { common, path, window, lose_one_of, twice }) => {
+            let wish = tftp::Wish { path, window, lose_one_of, twice };
+            tftp::run(common.server, &wish, &*common.open()?, &common.plan(), common.connections)
+        }
+        Load::Dhcp(DhcpLoad { pid, interface, seconds, together }) => {
+            let window = Duration::from_secs_f64(seconds);
+            let plan = Plan { depth: 1, one_per_segment: false, warm_up: WARM_UP, window, pid };
+            dhcp::run(&interface, &plan, together)
+        }
+        Load::Limit { port, file, way } => limit::serve(port, &File::open(file)?, way).map(|()| Value::Null),
+    }
+}

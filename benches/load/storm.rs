@@ -1,0 +1,161 @@
+//! Many machines that boot at nearly the same time: each replays what one machine read, and when.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use serde_json::{Value, json};
+
+use super::account;
+use super::engine::Fault;
+use super::histogram::Histogram;
+use super::nbd;
+
+/// One boot's reads.
+#[derive(Debug)]
+pub struct Trace(Vec<Step>);
+
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    /// How long the machine thinks before this read, once it has the last.
+    pause: Duration,
+    offset: u64,
+    len: u32,
+}
+
+/// A boot that takes longer has failed.
+const GIVE_UP: Duration = Duration::from_secs(120);
+
+impl Trace {
+    /// A line for each read: milliseconds since the last, offset and length in units of 512 bytes. Offsets are taken
+    /// modulo the image's size, which may be smaller than that of the image that was traced.
+    pub fn read(path: &Path, size: u64) -> Result<Self, Fault> {
+        let mut steps = Vec::new();
+        for line in fs::read_to_string(path)?.lines().filter(|line| !line.starts_with('#')) {
+            let numbers: Vec<u64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+            let [pause, offset, len] = numbers[..] else { return Err(format!("no read: {line}").into()) };
+            let len = len * 512;
+            let offset = offset * 512 % (size - len) / 512 * 512;
+            steps.push(Step { pause: Duration::from_millis(pause), offset, len: len as u32 });
+        }
+        Ok(Self(steps))
+    }
+}
+
+struct Machine {
+    socket: TcpStream,
+    since: Instant,
+    asked: Instant,
+    step: usize,
+    left: usize,
+    finished: Option<Duration>,
+}
+
+/// Boots `machines` over the time `ramp`.
+pub fn run(
+    server: SocketAddr,
+    export: &str,
+    Trace(steps): &Trace,
+    pid: u32,
+    (machines, ramp): (usize, Duration),
+) -> Result<Value, Fault> {
+    let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+    let mut crowd = Vec::new();
+    for (i, socket) in nbd::attach(server, export, machines)?.into_iter().enumerate() {
+        socket.set_nonblocking(true)?;
+        epoll::add(&epoll, &socket, EventData::new_u64(i as u64), EventFlags::IN)?;
+        let now = Instant::now();
+        crowd.push(Machine { socket, since: now, asked: now, step: 0, left: 0, finished: None });
+    }
+    let begin = Instant::now();
+    let cpu = account::cpu(pid);
+    let mut latencies = Histogram::default();
+    // When which machine asks next.
+    let mut agenda = BinaryHeap::new();
+    for (i, machine) in crowd.iter_mut().enumerate() {
+        machine.since = begin + ramp * i as u32 / machines as u32;
+        agenda.push(Reverse((machine.since, i)));
+    }
+    let mut buffer = vec![0; 256 << 10];
+    let mut running = machines;
+    while running > 0 {
+        if begin.elapsed() > GIVE_UP {
+            return Err(format!("{running} machines are not up after {GIVE_UP:?}").into());
+        }
+        let wait = agenda.peek().map_or(Duration::from_millis(100), |Reverse((at, _))| {
+            at.saturating_duration_since(Instant::now())
+        });
+        let wait = wait.min(Duration::from_millis(100));
+        let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
+        let mut events = Vec::with_capacity(256);
+        epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&limit))?;
+        for event in events {
+            let i = event.data.u64() as usize;
+            if !crowd[i].receive(&mut buffer, steps)? {
+                continue;
+            }
+            latencies.add(crowd[i].asked.elapsed());
+            crowd[i].step += 1;
+            match steps.get(crowd[i].step) {
+                Some(step) => agenda.push(Reverse((Instant::now() + step.pause, i))),
+                None => {
+                    crowd[i].finished = Some(crowd[i].since.elapsed());
+                    running -= 1;
+                }
+            }
+        }
+        while let Some(&Reverse((at, i))) = agenda.peek() {
+            if at > Instant::now() {
+                break;
+            }
+            agenda.pop();
+            let step = crowd[i].step;
+            crowd[i].ask(&steps[step])?;
+        }
+    }
+    let cpu = (account::cpu(pid) - cpu).as_secs_f64();
+    let seconds = begin.elapsed().as_secs_f64();
+    let mut times: Vec<f64> =
+        crowd.iter().filter_map(|machine| Some(machine.finished?.as_secs_f64())).collect();
+    times.sort_by(f64::total_cmp);
+    let (sum, squares) = times.iter().fold((0.0, 0.0), |(sum, squares), t| (sum + t, squares + t * t));
+    let bytes: u64 = steps.iter().map(|step| u64::from(step.len)).sum::<u64>() * machines as u64;
+    Ok(json!({
+        "requests": steps.len() * machines, "bytes": bytes, "seconds": seconds, "cpu": cpu,
+        "p50": latencies.quantile(0.5), "p99": latencies.quantile(0.99),
+        "first": times[0], "middle": times[times.len() / 2], "last": times[times.len() - 1],
+        "alone": steps.iter().map(|step| step.pause.as_secs_f64()).sum::<f64>(),
+        "jain": sum * sum / (times.len() as f64 * squares), "anonymous": account::anonymous(pid),
+    }))
+}
+
+impl Machine {
+    fn ask(&mut self, step: &Step) -> Result<(), Fault> {
+        self.asked = Instant::now();
+        self.left = 16 + step.len as usize;
+        Ok(self.socket.write_all(&nbd::request(0, self.step as u64, step.offset, step.len))?)
+    }
+
+    /// True when the reply is complete.
+    fn receive(&mut self, buffer: &mut [u8], steps: &[Step]) -> Result<bool, Fault> {
+        let wanted = buffer.len().min(self.left);
+        match self.socket.read(&mut buffer[..wanted]) {
+            Ok(0) => Err("the server closed a connection".into()),
+            Ok(n) => {
+                let is_first = steps.get(self.step).is_some_and(|step| self.left == 16 + step.len as usize);
+                if is_first && buffer.get(4..8) != Some(&[0; 4]) {
+                    return Err("an error reply".into());
+                }
+                self.left -= n;
+                Ok(self.left == 0)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

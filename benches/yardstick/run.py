@@ -1,0 +1,142 @@
+"""One load against one server, and all of them in turn."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from .servers import CLIENT_CORE, HOST, INTERFACE, SERVERS, Failed, Running, find
+
+LIMIT_SECONDS = 120
+SLOW_DISK_READS = 200
+"""Reads that the server's disk does in a second, for the load that reads what is not cached."""
+
+
+def rounds(fixture, loads, wanted, count, seconds, say):
+    """Runs every load against every server, in turn, that many times; yields (load, server, result or Failed)."""
+    given_up = set()
+    for number in range(count):
+        for load in loads:
+            for server in SERVERS[load.door]:
+                key = (load.name, server.name)
+                if not wanted(server) or key in given_up or (load.thousands and not server.takes_thousands):
+                    continue
+                missing = server.missing(fixture)
+                if missing is None:
+                    say(f"round {number + 1} of {count}: {load.door}, {load.name}: {server.name}")
+                try:
+                    if missing:
+                        raise Failed(missing)
+                    yield load, server, measure(fixture, load, server, seconds)
+                except Failed as failed:
+                    given_up.add(key)
+                    yield load, server, failed
+
+
+def measure(fixture, load, server, seconds):
+    with tempfile.TemporaryDirectory(prefix="isowire-peers-") as name, network(load.door) as (outside, inside):
+        directory = Path(name)
+        directory.chmod(0o755)
+        fixture.warm(*files(fixture, load, server))
+        running = Running(server, fixture, directory, load.door, outside)
+        try:
+            with slow_disk(fixture.iso, running.pid) if load.options.get("slow_disk") else nothing():
+                return play(fixture, load, server, running, seconds, inside)
+        finally:
+            running.stop()
+
+
+def files(fixture, load, server):
+    """What is read: the image, or the tree beside it by peers that serve directories."""
+    return [fixture.iso] if load.door == "nbd" else [fixture.iso, fixture.tree / load.file]
+
+
+def play(fixture, load, server, running, seconds, inside):
+    words = [fixture.load, load.command or load.door, "--pid", running.pid, "--seconds", seconds or load.seconds]
+    if load.door == "dhcp":
+        words += ["--interface", INTERFACE]
+    else:
+        words += ["--server", f"{HOST}:{running.port}"]
+        words += ["--file", fixture.iso if load.door == "nbd" else fixture.tree / load.file]
+    if load.door == "nbd":
+        words += ["--export", server.export]
+    elif load.door == "nfs":
+        words += ["--path", server.path]
+        if server.needs_rpcbind:
+            words += ["--mount-port", running.port + 1]
+    elif load.door in ("http", "tftp"):
+        words += ["--path", f"/{load.file}"]
+    argv = [*inside, "taskset", "-c", CLIENT_CORE, *map(str, [*words, *load.argv])]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"not done after {LIMIT_SECONDS} s") from None
+    if done.returncode != 0:
+        raise Failed(done.stderr.strip()[-300:] or f"the load ended with {done.returncode}")
+    result = json.loads(done.stdout)
+    if result.get("wrong"):
+        raise Failed(f"{result['wrong']} of {result['verified']} replies have wrong bytes")
+    return result
+
+
+@contextmanager
+def nothing():
+    yield
+
+
+@contextmanager
+def network(door):
+    """For DHCP two namespaces with a cable between them: what is put before server and client commands."""
+    if door != "dhcp":
+        yield (), ()
+        return
+    if os.geteuid() != 0 or not find("ip"):
+        raise Failed("namespaces need root and iproute2")
+    names = [f"isowire-peers-{os.getpid()}-{side}" for side in ("server", "client")]
+    ip = lambda *words: subprocess.run(["ip", *words], check=True)
+    try:
+        for name in names:
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        ip("-n", names[0], "link", "add", INTERFACE, "type", "veth", "peer", "name", INTERFACE, "netns", names[1])
+        for name, address in zip(names, ("10.77.0.1", "10.77.255.1")):
+            ip("-n", name, "address", "add", f"{address}/16", "brd", "+", "dev", INTERFACE)
+            ip("-n", name, "link", "set", INTERFACE, "up")
+        yield tuple(("ip", "netns", "exec", name) for name in names)
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL)
+
+
+def block_device(path):
+    """The number of the disk that a file lies on, not of its partition."""
+    number = os.stat(path).st_dev
+    name = f"{os.major(number)}:{os.minor(number)}"
+    whole = Path(f"/sys/dev/block/{name}").resolve()
+    if (whole / "partition").exists():
+        name = (whole.parent / "dev").read_text().strip()
+    return name
+
+
+@contextmanager
+def slow_disk(path, pid):
+    """Has the kernel slow the server's disk down, where there is a block I/O controller to do it; else the disk is what
+    it is, which the number of cold reads shows."""
+    group = Path(f"/sys/fs/cgroup/blkio/isowire-peers-{os.getpid()}")
+    try:
+        group.mkdir()
+        (group / "blkio.throttle.read_iops_device").write_text(f"{block_device(path)} {SLOW_DISK_READS}")
+        (group / "cgroup.procs").write_text(str(pid))
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        if group.exists():
+            parent = group.parent / "cgroup.procs"
+            for member in (group / "cgroup.procs").read_text().split():
+                parent.write_text(member)
+            group.rmdir()
