@@ -47,8 +47,8 @@ impl NfsReadFileSystem for Files {
             rdev: specdata3 { specdata1: 0, specdata2: 0 },
             fsid: 0,
             fileid,
-            atime: time.clone(),
-            mtime: time.clone(),
+            atime: time,
+            mtime: time,
             ctime: time,
         })
     }
