@@ -81,10 +81,10 @@ fn whose_fault(error: io::Error) -> Broken {
 
 /// Waits until what leaves next is in the page cache.
 async fn warm_window(batch: &Batch, source: &Source) -> io::Result<()> {
-    let mut left = WINDOW;
+    let (now, mut left) = (Instant::now(), WINDOW);
     for chunk in batch.chunks().take(AREAS) {
         if let Chunk::Image(range) = chunk {
-            source.warm(range.up_to(left.max(SENDFILE_FROM))).await?;
+            source.warm(range.up_to(left.max(SENDFILE_FROM)), now).await?;
         }
         left = left.saturating_sub(chunk.len());
         if left == 0 {

@@ -1,18 +1,20 @@
 //! Residency: what is not in the page cache is read by a blocking thread first, so that one client's cold read never
 //! stalls the runtime, and so that a thousand machines that boot at once cause one disk read.
 //!
-//! The page cache of an idle image is not for ever: the check stands in front of every send.
+//! The page cache of an idle image is not for ever: the check stands in front of every send. What was found there is
+//! believed for a moment, [granule](GRANULE) by granule: to ask the kernel for each 4 KiB costs a third of sending them.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::Advice;
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::ReadWriteFlags;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::Source;
@@ -28,6 +30,13 @@ const STEP: usize = 128 << 10;
 /// log2 of the page size that cachestat(2) counts in. Larger pages make a warm range look cold, which is only slow.
 const PAGE_BITS: u32 = 12;
 
+/// Bytes that are asked for at once, and remembered as one.
+const GRANULE: u64 = 64 << 10;
+
+/// Time is told in steps of this length: what was found in the page cache in this step or the last is taken to be there.
+/// The kernel lets go first of what nobody used for longer.
+const STEP_OF_TIME: Duration = Duration::from_secs(1);
+
 type ColdReads = HashMap<(u64, u64), Arc<OnceCell<()>>>;
 
 /// Which cold ranges are being read right now.
@@ -37,15 +46,29 @@ pub(super) struct Residency {
     readers: Semaphore,
     /// cachestat(2) does not work here: do not ask again.
     no_cachestat: AtomicBool,
+    /// Where time begins.
+    epoch: Instant,
+    /// For each granule the step of time in which all of it was last found in the page cache; 0 for never.
+    seen: Box<[AtomicU32]>,
 }
 
-impl Default for Residency {
-    fn default() -> Self {
+impl Residency {
+    /// For an image of this many bytes.
+    pub(super) fn new(len: u64) -> Self {
         Self {
             cold: Mutex::default(),
             readers: Semaphore::new(READERS),
             no_cachestat: AtomicBool::new(false),
+            epoch: Instant::now(),
+            seen: (0..len.div_ceil(GRANULE)).map(|_| AtomicU32::new(0)).collect(),
         }
+    }
+
+    /// The present step of time, never less than 2.
+    fn step(&self, now: Instant) -> u32 {
+        let steps = now.saturating_duration_since(self.epoch).as_millis() / STEP_OF_TIME.as_millis();
+        // It comes round after 136 years.
+        (steps as u32).saturating_add(2)
     }
 }
 
@@ -54,8 +77,8 @@ impl Source {
     ///
     /// # Errors
     /// What the disk says; `UnexpectedEof` when the file ends before the range does.
-    pub async fn warm(&self, range: ImageRange) -> io::Result<()> {
-        if self.is_warm(range) {
+    pub async fn warm(&self, range: ImageRange, now: Instant) -> io::Result<()> {
+        if self.was_warm(range, now) || self.is_present(range.offset(), range.len()) {
             return Ok(());
         }
         let key = (range.offset(), range.len());
@@ -82,41 +105,63 @@ impl Source {
         tokio::task::spawn_blocking(move || touch(&file, range)).await?
     }
 
-    /// True when every page of `range` is in the page cache.
-    fn is_warm(&self, range: ImageRange) -> bool {
-        if self.residency.no_cachestat.load(Ordering::Relaxed) {
-            return self.is_warm_at_both_ends(range);
+    /// True when all granules of `range` are in the page cache, as far as that was asked a moment ago or is now.
+    fn was_warm(&self, range: ImageRange, now: Instant) -> bool {
+        let step = self.residency.step(now);
+        let granules = range.offset() / GRANULE..=(range.offset() + range.len() - 1) / GRANULE;
+        granules.into_iter().all(|granule| self.is_granule_warm(granule, step))
+    }
+
+    fn is_granule_warm(&self, granule: u64, step: u32) -> bool {
+        // A range of this image has no granule behind the last.
+        let Some(seen) = self.residency.seen.get(granule as usize) else { return false };
+        if seen.load(Ordering::Relaxed) >= step - 1 {
+            return true;
         }
-        match sys::cached_pages(self.as_fd(), range.offset(), range.len()) {
-            Ok(pages) => pages >= pages_of(range),
+        let offset = granule * GRANULE;
+        let is_warm = self.is_present(offset, GRANULE.min(self.len() - offset));
+        if is_warm {
+            seen.store(step, Ordering::Relaxed);
+        }
+        is_warm
+    }
+
+    /// True when every page of these bytes is in the page cache.
+    fn is_present(&self, offset: u64, len: u64) -> bool {
+        if self.residency.no_cachestat.load(Ordering::Relaxed) {
+            return self.can_read_at_once(offset, len);
+        }
+        match sys::cached_pages(self.as_fd(), offset, len) {
+            Ok(pages) => pages >= pages_of(offset, len),
             Err(_) => {
                 self.residency.no_cachestat.store(true, Ordering::Relaxed);
-                self.is_warm_at_both_ends(range)
+                self.can_read_at_once(offset, len)
             }
         }
     }
 
-    /// The second-best check: a read of the first and the last byte that refuses to wait for a disk.
-    fn is_warm_at_both_ends(&self, range: ImageRange) -> bool {
-        let last = range.offset() + range.len() - 1;
-        [range.offset(), last].into_iter().all(|offset| self.can_read_at_once(offset))
-    }
-
-    fn can_read_at_once(&self, offset: u64) -> bool {
-        let mut byte = [0];
-        let mut buf = [IoSliceMut::new(&mut byte)];
-        match rustix::io::preadv2(self.as_fd(), &mut buf, offset, ReadWriteFlags::NOWAIT) {
-            Ok(read) => read == 1,
-            // The file system cannot tell: a blocking read is slow and always right.
-            Err(Errno::OPNOTSUPP | Errno::AGAIN | _) => false,
+    /// The second-best check: a read that refuses to wait for a disk, and throws away what it gets.
+    fn can_read_at_once(&self, mut offset: u64, mut len: u64) -> bool {
+        let mut scratch = [0; GRANULE as usize];
+        while len > 0 {
+            let (scratch, _) = scratch.split_at_mut(GRANULE.min(len) as usize);
+            let mut buf = [IoSliceMut::new(scratch)];
+            // A file system that cannot tell says so: a blocking read is slow and always right.
+            match rustix::io::preadv2(self.as_fd(), &mut buf, offset, ReadWriteFlags::NOWAIT) {
+                Ok(read) if read as u64 == GRANULE.min(len) => {}
+                _ => return false,
+            }
+            offset += GRANULE.min(len);
+            len -= GRANULE.min(len);
         }
+        true
     }
 }
 
-/// Number of pages that `range` touches.
-fn pages_of(range: ImageRange) -> u64 {
-    let last = range.offset() + range.len() - 1;
-    (last >> PAGE_BITS) - (range.offset() >> PAGE_BITS) + 1
+/// Number of pages that these bytes touch; there is at least one byte.
+fn pages_of(offset: u64, len: u64) -> u64 {
+    let last = offset + len - 1;
+    (last >> PAGE_BITS) - (offset >> PAGE_BITS) + 1
 }
 
 fn advise_will_need(file: &File, range: ImageRange) {
@@ -164,28 +209,48 @@ mod tests {
 
     #[test]
     fn counts_the_pages_a_range_touches() {
-        assert_eq!(pages_of(range(0, 1)), 1);
-        assert_eq!(pages_of(range(4095, 2)), 2);
-        assert_eq!(pages_of(range(2048, 4096)), 2);
-        assert_eq!(pages_of(range(4096, 4096)), 1);
+        assert_eq!(pages_of(0, 1), 1);
+        assert_eq!(pages_of(4095, 2), 2);
+        assert_eq!(pages_of(2048, 4096), 2);
+        assert_eq!(pages_of(4096, 4096), 1);
     }
 
     #[tokio::test]
     async fn cold_ranges_are_read_and_forgotten() {
         let source = source_of(1 << 20);
+        let now = Instant::now();
         rustix::fs::fadvise(source.as_fd(), 0, None, Advice::DontNeed).unwrap();
         for (offset, len) in [(0, 1 << 20), (2048, 4096), ((1 << 20) - 1, 1)] {
-            source.warm(range(offset, len)).await.unwrap();
-            assert!(source.is_warm(range(offset, len)));
-            assert!(source.is_warm_at_both_ends(range(offset, len)));
+            source.warm(range(offset, len), now).await.unwrap();
+            assert!(source.is_present(offset, len) && source.can_read_at_once(offset, len));
         }
         assert!(source.cold_reads().is_empty());
     }
 
     #[tokio::test]
+    async fn what_was_there_is_believed_for_a_moment() {
+        let source = source_of(3 * GRANULE as usize + 5);
+        let (now, granules) = (Instant::now(), 0..4);
+        source.warm(range(0, source.len()), now).await.unwrap();
+        assert!(source.was_warm(range(0, source.len()), now));
+        let seen =
+            || granules.clone().map(|n| source.residency.seen[n].load(Ordering::Relaxed)).collect::<Vec<_>>();
+        assert_eq!(seen(), [source.residency.step(now); 4]);
+        // Nobody asks the kernel, which would say another thing.
+        source.residency.seen[1].store(0, Ordering::Relaxed);
+        rustix::fs::fadvise(source.as_fd(), 0, None, Advice::DontNeed).unwrap();
+        for (moment, is_believed) in
+            [(now, true), (now + STEP_OF_TIME, true), (now + 3 * STEP_OF_TIME, false)]
+        {
+            assert_eq!(source.was_warm(range(0, 1), moment), is_believed);
+            assert!(!source.was_warm(range(GRANULE, 1), moment), "of this one nothing is known");
+        }
+    }
+
+    #[tokio::test]
     async fn a_range_behind_the_end_is_an_error() {
         let source = source_of(4096);
-        let error = source.warm(range(0, 1 << 20)).await.unwrap_err();
+        let error = source.warm(range(0, 1 << 20), Instant::now()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         assert!(source.cold_reads().is_empty());
     }

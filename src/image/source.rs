@@ -71,7 +71,7 @@ impl Source {
         let map_len = usize::try_from(len).map_err(io::Error::other)?;
         // mmap(2) refuses a length of 0.
         let map = (len > 0).then(|| MmapOptions::new().len(map_len).map_raw_read_only(&file)).transpose()?;
-        Ok(Self { file: Arc::new(file), residency: Residency::default(), map, len })
+        Ok(Self { file: Arc::new(file), residency: Residency::new(len), map, len })
     }
 
     /// Size in bytes when the file was opened.

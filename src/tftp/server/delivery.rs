@@ -186,7 +186,7 @@ impl Delivery {
         let end = (offset + len.max(WARM)).min(self.file.export.len());
         for piece in self.file.export.range(offset, end - offset).into_iter().flatten() {
             if let Piece::Image(range) = piece {
-                image.source.warm(range).await?;
+                image.source.warm(range, Instant::now()).await?;
             }
         }
         self.warm_up_to = end;
