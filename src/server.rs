@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use nix::ifaddrs::getifaddrs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -82,11 +83,17 @@ pub fn run(config: &Config) -> Result<(), Fatal> {
     let machines = Arc::new(Registry::new(Instant::now()));
     let (places, roots) = (config.images.clone(), doors.roots());
     let library = Library::new(places, opened, terms(config, &doors), roots, Arc::clone(&machines))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime()?;
     let served = runtime.block_on(serve(config, doors, library, machines));
     // Sessions that live for days, like those of NBD, end here.
     runtime.shutdown_timeout(Duration::from_millis(200));
     served
+}
+
+/// tokio keeps 256 tasks that are ready in a worker's own queue and looks at the rest, which all workers share, every
+/// 31 to 255 tasks. With a thousand machines at once some of them would wait for tens of rounds of the others.
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().global_queue_interval(2).build()
 }
 
 /// Allows as many open files as this user may have: each machine takes one, and many systems start a program with 1024.

@@ -21,8 +21,12 @@ use crate::sys::{self, Follow, Iov};
 /// gathers by itself may want 64 KiB).
 const SENDFILE_FROM: u64 = 256 << 10;
 
-/// Bytes checked for residency and sent before other connections get their turn.
+/// Bytes checked for residency and sent at once.
 const WINDOW: u64 = 1 << 20;
+
+/// Bytes that one connection is sent before others get their turn. A client that asks for more as fast as it is answered would
+/// else be served again and again, while a thousand others wait.
+const TURN: u64 = 512 << 10;
 
 /// Memory areas of one `sendmsg`: headers and payloads of 128 small replies.
 const AREAS: usize = 256;
@@ -62,7 +66,7 @@ pub async fn flush(
         meter.sent(image, batch, sent as u64, Instant::now());
         batch.advance(sent as u64);
         // Also behind the last: a client that asks for more at once must not keep others from theirs.
-        if batch.turn() >= WINDOW {
+        if batch.turn() >= TURN {
             batch.end_turn();
             tokio::task::yield_now().await;
         }
