@@ -265,11 +265,9 @@ fn terms_for(stand: &Stand, places: &[Place], terms: &Terms) -> Terms {
 
 /// By what these images boot UEFI machines. With iPXE none needs a program.
 fn tell_uefi(files: &Files, terms: &Terms, is_new: impl Fn(&str) -> bool) {
-    if terms.uefi_by == UefiBy::Ipxe {
-        return info!("UEFI machines boot by iPXE");
-    }
     for (image, programs) in files.programs().filter(|(image, _)| is_new(image)) {
         match programs {
+            _ if terms.uefi_by == UefiBy::Ipxe => info!(image, "UEFI machines boot by iPXE"),
             Ok(programs) => info!(image, "UEFI machines boot by the {}", programs.stub()),
             Err(why) => warn!(image, "UEFI machines do not boot from here: {why}"),
         }
