@@ -1,5 +1,7 @@
 //! What machines boot: the settings of the menu and of UEFI.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 
 use super::raw::{List, Value};
@@ -27,10 +29,14 @@ impl Checker<'_> {
     }
 
     pub(super) fn stub(&self) -> Result<Option<Stub>, Wrong> {
-        self.read("stub", &self.raw.stub, |text| {
-            let is_of_file = self.raw.stub.as_ref().is_some_and(Value::is_of_file);
-            value::stub(&if is_of_file { self.resolve(text) } else { text.into() })
-        })
+        let stub =
+            |value: &Value| value::stub(&self.path(value)).map_err(|why| self.wrong("stub", value, &why));
+        self.raw.stub.as_ref().map(stub).transpose()
+    }
+
+    /// A file that is named on the command line, or from the directory of the configuration file.
+    fn path(&self, value: &Value) -> PathBuf {
+        if value.is_of_file() { self.resolve(&value.text) } else { PathBuf::from(&value.text) }
     }
 
     /// What UEFI gets: whoever names an iPXE wants it.
@@ -47,16 +53,12 @@ impl Checker<'_> {
     }
 
     pub(super) fn ipxe(&self, uefi: UefiBy) -> Result<Option<Bytes>, Wrong> {
-        match (uefi, &self.raw.ipxe, &self.raw.uefi) {
-            (UefiBy::Composed, ..) => Ok(None),
-            (UefiBy::Ipxe, Some(value), _) => self.read("ipxe", &self.raw.ipxe, |text| {
-                value::ipxe(&if value.is_of_file() { self.resolve(text) } else { text.into() })
-            }),
-            (UefiBy::Ipxe, None, Some(value)) => {
-                value::ipxe_of_host().map(Some).map_err(|why| self.wrong("uefi", value, &why))
-            }
-            (UefiBy::Ipxe, None, None) => Ok(None),
-        }
+        let (found, key, value) = match (uefi, &self.raw.ipxe, &self.raw.uefi) {
+            (UefiBy::Composed, ..) | (UefiBy::Ipxe, None, None) => return Ok(None),
+            (UefiBy::Ipxe, Some(value), _) => (value::ipxe(&self.path(value)), "ipxe", value),
+            (UefiBy::Ipxe, None, Some(value)) => (value::ipxe_of_host(), "uefi", value),
+        };
+        found.map(Some).map_err(|why| self.wrong(key, value, &why))
     }
 
     /// Kernel parameters, behind others that take so many bytes.

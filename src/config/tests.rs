@@ -267,6 +267,25 @@ fn mistakes_tell_where_what_why_and_what_to_do() {
     assert!(loaded(&["--config", "/no/such"], None).unwrap_err().starts_with("/no/such: cannot be read"));
 }
 
+#[test]
+fn who_names_an_ipxe_wants_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ipxe, text) = (directory.path().join("ipxe.efi"), directory.path().join("text"));
+    // An EFI stub is a program for UEFI on x86-64, as iPXE is.
+    fs::write(&ipxe, crate::boot::uki::tests::stub_file()).unwrap();
+    fs::write(&text, "#!ipxe").unwrap();
+    let load = |arguments: &[&str]| loaded(&[&["arch.iso"], arguments].concat(), None);
+    let ipxe = ipxe.to_str().unwrap();
+    let config = load(&["--ipxe", ipxe]).unwrap();
+    assert_eq!((config.uefi, config.ipxe.is_some()), (UefiBy::Ipxe, true));
+    assert_eq!((from_options(&[]).uefi, from_options(&[]).ipxe), (UefiBy::Composed, None));
+    let why = load(&["--ipxe", ipxe, "--uefi", "composed"]).unwrap_err();
+    assert!(why.ends_with("is for `uefi = ipxe`: leave out one of the two"), "{why}");
+    let why = load(&["--ipxe", text.to_str().unwrap()]).unwrap_err();
+    assert!(why.contains("is no program for UEFI"), "{why}");
+    assert!(load(&["--uefi", "grub"]).unwrap_err().contains("is neither `composed` nor `ipxe`"));
+}
+
 /// The keys that the file knows, by its own words.
 fn keys(table: &str) -> BTreeSet<String> {
     let error = toml::from_str::<RawConfig>(&format!("{table}\nno-such-key = 1")).unwrap_err();

@@ -11,7 +11,7 @@
 pub mod pe;
 pub mod stub;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 use bytes::Bytes;
 
