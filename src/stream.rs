@@ -2,11 +2,14 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rustix::net::RecvFlags;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
 
@@ -123,14 +126,19 @@ pub async fn listen(socket: &TcpStream, input: &mut BytesMut) -> io::Result<usiz
 
 /// Reads what has come; `None` when that is nothing yet.
 fn read_now(socket: &TcpStream, input: &mut BytesMut) -> io::Result<Option<usize>> {
-    let mut buf = [0; RECEIVE];
-    match socket.try_read(&mut buf) {
-        Ok(n) => {
-            input.extend_from_slice(buf.get(..n).unwrap_or_default());
-            Ok(Some(n))
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error),
+    let mut read = None;
+    let waits = socket.try_io(Interest::READABLE, || {
+        let mut buf = [MaybeUninit::uninit(); RECEIVE];
+        let ((bytes, rest), _) = rustix::net::recv(socket, &mut buf, RecvFlags::DONTWAIT)?;
+        input.extend_from_slice(bytes);
+        read = Some(bytes.len());
+        // Less than there was room for is all there is (epoll(7), question 9): the runtime waits for more without a
+        // second call that only says so. The end of the stream stays, whoever asks again.
+        if bytes.is_empty() || rest.is_empty() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+    });
+    match waits {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Ok(read),
     }
 }
 

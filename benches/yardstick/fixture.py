@@ -60,7 +60,7 @@ def image():
     """The same files in a directory and in an ISO. They are kept: making them takes longer than reading them."""
     base = TARGET / "peers"
     tree, iso = base / "tree", base / "bench.iso"
-    if iso.exists():
+    if iso.exists() and tree.exists():
         return iso, tree
     shutil.rmtree(base, ignore_errors=True)
     (tree / "names").mkdir(parents=True)

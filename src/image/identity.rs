@@ -69,7 +69,7 @@ fn tree(size: u64, index: &Index) -> u32 {
 }
 
 fn hash_node(hasher: &mut Hasher, node: &Node) {
-    let Node { name, parent, kind, attributes } = node;
+    let Node { name, parent, kind, attributes, .. } = node;
     hasher.update(&parent.0.to_be_bytes());
     hasher.update(&attributes.mode.to_be_bytes());
     hasher.update(&attributes.mtime.to_be_bytes());

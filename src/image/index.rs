@@ -1,7 +1,8 @@
 //! The tree of an image: nodes, names and extents, built once and immutable from then on.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+
+use hashbrown::HashTable;
 
 use super::Extent;
 
@@ -41,6 +42,7 @@ pub struct Node {
     pub parent: NodeId,
     pub kind: Kind,
     pub attributes: Attributes,
+    size: u64,
 }
 
 /// What `stat` shows of a node.
@@ -57,13 +59,18 @@ pub struct Attributes {
 }
 
 impl Node {
-    /// Size in bytes: of the content of a file, of the target of a symlink, else 0.
-    pub fn size(&self) -> u64 {
-        match &self.kind {
+    fn new(name: &[u8], parent: NodeId, kind: Kind, attributes: Attributes) -> Self {
+        let size = match &kind {
             Kind::File { extents } => extents.iter().map(|e| e.len).sum(),
             Kind::Symlink { target } => target.len() as u64,
             Kind::Directory { .. } | Kind::Special => 0,
-        }
+        };
+        Self { name: name.into(), parent, kind, attributes, size }
+    }
+
+    /// Size in bytes: of the content of a file, of the target of a symlink, else 0.
+    pub const fn size(&self) -> u64 {
+        self.size
     }
 }
 
@@ -71,28 +78,23 @@ impl Node {
 #[derive(Debug)]
 pub struct Index {
     nodes: Vec<Node>,
-    /// Only of directories that have entries.
-    names: HashMap<NodeId, Names>,
-}
-
-/// The entries of one directory by name.
-#[derive(Debug, Default)]
-struct Names {
-    exact: HashMap<Box<[u8]>, NodeId>,
-    /// ASCII lower-case name to the first entry that has it.
-    folded: HashMap<Box<[u8]>, NodeId>,
+    /// All nodes but the root, by directory and name.
+    exact: HashTable<NodeId>,
+    /// The same with names in lower case, of which each is here once: the first entry that has it.
+    folded: HashTable<NodeId>,
+    hasher: RandomState,
 }
 
 impl Index {
     /// A tree of nothing but the root directory, to [`Index::add`] to.
     pub fn new(root: Attributes) -> Self {
-        let root = Node {
-            name: Box::default(),
-            parent: NodeId::ROOT,
-            kind: Kind::Directory { entries: Vec::new() },
-            attributes: root,
-        };
-        Self { nodes: vec![root], names: HashMap::new() }
+        let root = Node::new(b"", NodeId::ROOT, Kind::Directory { entries: Vec::new() }, root);
+        Self {
+            nodes: vec![root],
+            exact: HashTable::new(),
+            folded: HashTable::new(),
+            hasher: RandomState::new(),
+        }
     }
 
     /// Adds an entry to the directory `parent`.
@@ -108,19 +110,32 @@ impl Index {
     ) -> Result<NodeId, Refused> {
         let id = NodeId(u32::try_from(self.nodes.len()).map_err(|_| Refused::Full)?);
         check_name(name)?;
+        let is_double = self.child(parent, name).is_some();
         let Some(Node { kind: Kind::Directory { entries }, .. }) = self.nodes.get_mut(parent.0 as usize)
         else {
             return Err(Refused::NotADirectory);
         };
-        let names = self.names.entry(parent).or_default();
-        let Entry::Vacant(slot) = names.exact.entry(name.into()) else {
+        if is_double {
             return Err(Refused::Double);
-        };
-        slot.insert(id);
-        names.folded.entry(name.to_ascii_lowercase().into()).or_insert(id);
+        }
         entries.push(id);
-        self.nodes.push(Node { name: name.into(), parent, kind, attributes });
+        self.remember(id, parent, name);
+        self.nodes.push(Node::new(name, parent, kind, attributes));
         Ok(id)
+    }
+
+    /// Has `id` found by its name.
+    fn remember(&mut self, id: NodeId, parent: NodeId, name: &[u8]) {
+        let is_first = self.child_ignoring_case(parent, name).is_none();
+        let Self { nodes, exact, folded, hasher } = self;
+        let node = |id: &NodeId| &nodes[id.0 as usize];
+        exact.insert_unique(hash(hasher, parent, name), id, |id| {
+            hash(hasher, node(id).parent, &node(id).name)
+        });
+        if is_first {
+            let rehash = |id: &NodeId| hash_folded(hasher, node(id).parent, &node(id).name);
+            folded.insert_unique(hash_folded(hasher, parent, name), id, rehash);
+        }
     }
 
     /// The node with this number.
@@ -133,17 +148,16 @@ impl Index {
 
     /// The entry of this exact name in the directory `dir`.
     pub fn child(&self, dir: NodeId, name: &[u8]) -> Option<NodeId> {
-        self.names.get(&dir)?.exact.get(name).copied()
+        let is_it = |&id: &NodeId| self.node(id).parent == dir && *self.node(id).name == *name;
+        self.exact.find(hash(&self.hasher, dir, name), is_it).copied()
     }
 
     /// The first entry of the directory `dir`, in the order of the image, whose name differs from `name` at most in
     /// the case of ASCII letters.
     pub fn child_ignoring_case(&self, dir: NodeId, name: &[u8]) -> Option<NodeId> {
-        let mut buffer = [0; MAX_NAME];
-        let folded = buffer.get_mut(..name.len())?;
-        folded.copy_from_slice(name);
-        folded.make_ascii_lowercase();
-        self.names.get(&dir)?.folded.get(&*folded).copied()
+        let is_it =
+            |&id: &NodeId| self.node(id).parent == dir && self.node(id).name.eq_ignore_ascii_case(name);
+        self.folded.find(hash_folded(&self.hasher, dir, name), is_it).copied()
     }
 
     /// The node at `path`, taken from the directory `dir`, or from the root when it begins with `/`.
@@ -218,6 +232,17 @@ impl Index {
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
+}
+
+fn hash(hasher: &RandomState, dir: NodeId, name: &[u8]) -> u64 {
+    hasher.hash_one((dir, name))
+}
+
+fn hash_folded(hasher: &RandomState, dir: NodeId, name: &[u8]) -> u64 {
+    let mut state = hasher.build_hasher();
+    dir.hash(&mut state);
+    name.iter().for_each(|byte| state.write_u8(byte.to_ascii_lowercase()));
+    state.finish()
 }
 
 /// A name that a path can hold (POSIX: no `/`, no NUL, not empty, not `.` or `..`).

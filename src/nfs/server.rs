@@ -128,6 +128,12 @@ async fn send(
         return Ok(());
     }
     let mut flush = pin!(transmit::flush(batch, image, socket, meter));
+    // Most answers leave at once.
+    tokio::select! {
+        biased;
+        flushed = &mut flush => return flushed,
+        () = std::future::ready(()) => {}
+    }
     let mut is_open = true;
     loop {
         tokio::select! {
