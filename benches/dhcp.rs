@@ -90,5 +90,14 @@ fn messages(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, messages);
+fn bytes(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("dhcp bytes");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("parse", |bencher| bencher.iter(|| Message::parse(black_box(DISCOVER)).is_ok()));
+    let message = Message::parse(DISCOVER).expect("captured");
+    group.bench_function("emit", |bencher| bencher.iter(|| black_box(&message).emit()));
+    group.finish();
+}
+
+criterion_group!(benches, messages, bytes);
 criterion_main!(benches);

@@ -15,6 +15,7 @@ use common::iso::{self, ArchIso};
 use common::lan::{self, BRIDGE, Lan, Namespace};
 use common::machine::{self, Card, DOWN, END, ENTER, Machine, Report, UP, Uefi};
 use common::needs::{needs, only_with_all, tool};
+use common::reads::{self, Reads};
 use common::running::{Running, output_of, text_of};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
@@ -79,8 +80,10 @@ fn nbd_root_stays_on_the_server() {
     let mut site = Site::new("nbd-attached", iso::small());
     let _router = site.router(&[]);
     let server = site.serve_by(PLAIN_PXE, &["--copytoram", "no", "--menu-timeout", "1"]);
+    let reads = Reads::overhear(site.lan.server());
     let report = site.boot(Card::Virtio);
     site.check(&report, "root=nbd copytoram=n verified=cms");
+    site.keep(&reads.heard());
     site.check_story(server, &[&OFFER_BESIDE_ANOTHER, &MENU, &KERNEL_BY_HTTP, &[NBD, NBD_TAKEN_AWAY]]);
 }
 
@@ -489,6 +492,15 @@ impl Site {
             "the guest read something else"
         );
         assert_eq!(report.value("READY"), ready);
+    }
+
+    /// Keeps what a machine read of its root, for `benches/peers storm --trace`.
+    fn keep(&self, reads: &[reads::Read]) {
+        let size = fs::metadata(&self.iso.path).expect("it is served").len();
+        assert!(reads.iter().all(|read| read.offset + read.len <= size), "{reads:?}");
+        let read: u64 = reads.iter().map(|read| read.len).sum();
+        assert!(read > 1 << 20, "a root file system of {read} bytes");
+        fs::write(self.logs.join("reads.txt"), reads::trace(reads)).expect("the directory is ours");
     }
 
     /// Goes to the image's own menu, which is the last but one entry of ours, and there by `keys`.

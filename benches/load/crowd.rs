@@ -10,28 +10,31 @@ use rustix::fs::Advice;
 use serde_json::{Value, json};
 
 use super::account;
-use super::engine::{Connection, Engine, Fault, Plan};
+use super::engine::{self, Connection, Engine, Fault, Plan};
 use super::nbd::{self, CMD_DISC, Nbd, Pattern, Reads};
 
 /// Requests of 128 KiB that a client sends which then reads nothing.
 const STALLED: u64 = 32;
 const STALLED_LEN: u32 = 128 << 10;
 
-/// Clients that come and go together: so many that neither side waits for the other to wake up, and fewer than the
-/// backlog of nbd-server.
-const FEW: usize = 8;
-
-/// Connects, negotiates, reads once and leaves, a few clients at a time.
-pub fn few_by_few(server: SocketAddr, export: &str, reads: &Reads, plan: &Plan) -> Result<Value, Fault> {
+/// Connects, negotiates, reads once and leaves, a few clients at a time. Of one both sides wait for the other to wake up;
+/// more than 8 do not fit in the backlog of nbd-server.
+pub fn few_by_few(
+    server: SocketAddr,
+    export: &str,
+    reads: &Reads,
+    plan: &Plan,
+    few: usize,
+) -> Result<Value, Fault> {
     let (cpu, since) = (account::cpu(plan.pid), Instant::now());
     let mut count = 0;
     while since.elapsed() < plan.window {
-        let sockets = nbd::attach_together(server, export, FEW)?;
+        let sockets = nbd::attach_together(server, export, few)?;
         nbd::read_once(&sockets, reads, count)?;
         for mut socket in sockets {
             socket.write_all(&nbd::request(CMD_DISC, 0, 0, 0))?;
         }
-        count += FEW;
+        count += few;
     }
     let seconds = since.elapsed().as_secs_f64();
     // What a server does once a client has left is part of the price.
@@ -122,8 +125,7 @@ pub fn beside_the_cold(
     figures["cold"] = reader.join().map_err(|_| "the cold reader failed")??.into();
     engine.drain()?;
     figures["alone"] = alone["p99"].clone();
-    figures["verified"] = 0.into();
-    figures["wrong"] = 0.into();
+    engine::verify(&mut figures, nbd::connections(server, export, &cold, 16)?, 1)?;
     Ok(figures)
 }
 

@@ -1,5 +1,6 @@
 //! DHCP clients: DISCOVER, OFFER, REQUEST, ACK, each for a machine that was never seen before (RFC 2131).
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ struct Exchange {
     machine: u32,
     since: Instant,
     asked: Instant,
+    offered: Ipv4Addr,
     packet: Vec<u8>,
 }
 
@@ -36,13 +38,16 @@ pub fn run(interface: &str, plan: &Plan, together: usize) -> Result<Value, Fault
     let mut exchanges: Vec<Exchange> = Vec::new();
     let (mut latencies, mut count, mut offer, mut lost) = (Histogram::default(), 0_u64, None, 0_u64);
     let (cpu, since) = (account::cpu(plan.pid), Instant::now());
+    // Nobody gets an address that another one has, or another than was offered.
+    let (mut given, mut wrong) = (HashSet::new(), 0_u64);
     let mut packet = [0; 1500];
     while since.elapsed() < plan.window {
         while exchanges.len() < together {
             let Some(machine) = machines.next() else { break };
             let (now, packet) = (Instant::now(), message(machine, DISCOVER, &[]));
             send(&socket, &packet)?;
-            exchanges.push(Exchange { machine, since: now, asked: now, packet });
+            let offered = Ipv4Addr::UNSPECIFIED;
+            exchanges.push(Exchange { machine, since: now, asked: now, offered, packet });
         }
         if exchanges.is_empty() {
             break;
@@ -59,11 +64,12 @@ pub fn run(interface: &str, plan: &Plan, together: usize) -> Result<Value, Fault
             offer.get_or_insert(first.elapsed());
             let options = [&[54, 4][..], &server.octets(), &[50, 4], &yours.octets()].concat();
             exchange.packet = message(xid, REQUEST, &options);
-            exchange.asked = Instant::now();
+            (exchange.asked, exchange.offered) = (Instant::now(), yours);
             send(&socket, &exchange.packet)?;
         } else if kind == ACK && !is_offered {
             latencies.add(exchange.since.elapsed());
             count += 1;
+            wrong += u64::from(yours != exchange.offered || !given.insert(yours));
             exchanges.swap_remove(at);
         }
     }
@@ -72,7 +78,7 @@ pub fn run(interface: &str, plan: &Plan, together: usize) -> Result<Value, Fault
         "requests": count, "seconds": seconds, "cpu": cpu.as_secs_f64(),
         "p50": latencies.quantile(0.5), "p99": latencies.quantile(0.99),
         "offer": offer.map(|time| time.as_secs_f64()), "lost": lost, "anonymous": account::anonymous(plan.pid),
-        "verified": count, "wrong": 0,
+        "verified": count, "wrong": wrong,
     }))
 }
 

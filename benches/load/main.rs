@@ -153,6 +153,9 @@ struct NfsLoad {
     common: Common,
     #[arg(long, default_value = "/")]
     path: String,
+    /// The file in there
+    #[arg(long, default_value = "big")]
+    name: String,
     /// Where MOUNT is, when not where NFS is
     #[arg(long)]
     mount_port: Option<u16>,
@@ -223,22 +226,24 @@ fn run(load: Load) -> Result<Value, Fault> {
             let (reads, plan, server) = (export.reads(common.open()?)?, common.plan(), common.server);
             let (export, count) = (&export.export, common.connections);
             match kind {
-                Kind::FewByFew => crowd::few_by_few(server, export, &reads, &plan),
+                Kind::FewByFew => crowd::few_by_few(server, export, &reads, &plan, count),
                 Kind::AllAtOnce => crowd::all_at_once(server, export, &reads, &plan, count),
                 Kind::Idle => crowd::beside_the_idle(server, export, &reads, &plan, (count, idle, stalled)),
                 Kind::Cold => crowd::beside_the_cold(server, export, &reads, &plan, count),
             }
         }
         Load::Storm(Storm { common, export, trace, ramp }) => {
-            let size = common.open()?.metadata()?.len();
-            let trace = storm::Trace::read(&trace, size)?;
-            let ramp = Duration::from_secs_f64(ramp);
-            storm::run(common.server, &export.export, &trace, common.pid, (common.connections, ramp))
+            let reads = export.reads(common.open()?)?;
+            let trace = storm::Trace::read(&trace, reads.area.end)?;
+            let crowd = (common.connections, Duration::from_secs_f64(ramp));
+            let mut figures = storm::run(common.server, &export.export, &trace, common.pid, crowd)?;
+            engine::verify(&mut figures, nbd::connections(common.server, &export.export, &reads, 16)?, 1)?;
+            Ok(figures)
         }
-        Load::Nfs(NfsLoad { common, path, mount_port, call, len, names }) => {
+        Load::Nfs(NfsLoad { common, path, name, mount_port, call, len, names }) => {
             let file = File::open(&common.file)?;
             let mountd = SocketAddr::new(common.server.ip(), mount_port.unwrap_or(common.server.port()));
-            let mount = nfs::Mount::new((common.server, mountd), &path, (call, len), file, names)?;
+            let mount = nfs::Mount::new((common.server, mountd), (&path, &name), (call, len), file, names)?;
             let mount = Arc::new(mount);
             engine::run(&common.plan(), common.connections, |count, _| {
                 nfs::connections(common.server, &mount, count)

@@ -94,10 +94,10 @@ fn opaque(bytes: &[u8], at: usize) -> Option<&[u8]> {
 }
 
 impl Mount {
-    /// Mounts `path` and looks up `big` and `names` in it.
+    /// Mounts `path` and looks up the file `name` and the directory `names` in it.
     pub fn new(
         (server, mountd): (SocketAddr, SocketAddr),
-        path: &str,
+        (path, name): (&str, &str),
         (call, len): (Call, usize),
         file: File,
         names: u64,
@@ -110,7 +110,7 @@ impl Mount {
             let arguments = Xdr::default().opaque(&root).opaque(name.as_bytes()).0;
             Ok(opaque(&ask_once(&mut socket, NFS, LOOKUP, &arguments)?, 4).ok_or("no handle")?.to_vec())
         };
-        let (handle, directory) = (find("big")?, find("names")?);
+        let (handle, directory) = (find(name)?, find("names")?);
         Ok(Self { call, len, file, size, handle, directory, names })
     }
 }

@@ -79,9 +79,10 @@ pub fn run(
     let once = Plan { window: Duration::ZERO, warm_up: Duration::ZERO, ..*plan };
     let faultless = Wish { lose_one_of: 0, twice: false, ..wish.clone() };
     let (verified, ..) = download(server, &faultless, Some(file), &once, 1)?;
+    let quantile = |q| (tally.files > 0).then(|| tally.latencies.quantile(q));
     Ok(json!({
         "requests": tally.files, "bytes": tally.bytes, "seconds": seconds, "cpu": cpu.as_secs_f64(),
-        "p50": (tally.files > 0).then(|| tally.latencies.quantile(0.5)), "extra": tally.extra,
+        "p50": quantile(0.5), "p99": quantile(0.99), "extra": tally.extra,
         "anonymous": account::anonymous(plan.pid),
         "verified": verified.blocks, "wrong": verified.wrong,
     }))

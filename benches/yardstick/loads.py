@@ -36,6 +36,7 @@ COLUMNS = {
         Column("alone", "p99 us alone", lambda r: r.get("alone"), ",.0f"),
         Column("slowed", "p99 ratio", lambda r: per(r, "p99", "alone"), ".2f"),
         Column("cold", "cold reads", lambda r: r.get("cold"), ",.0f"),
+        Column("cold_mib", "cold MiB", lambda r: r["from_disk"] / MIB if "from_disk" in r else None, ",.1f"),
         Column("extra", "extra DATA", lambda r: r.get("extra"), ",.0f"),
         Column("file", "s/file p50", lambda r: r["p50"] / 1e6 if r.get("p50") else None, ".3f"),
         Column("offer", "first offer s", lambda r: r.get("offer"), ".4f"),
@@ -100,6 +101,8 @@ class Load:
     command: str | None = None
     """The file that is asked for, for doors that have several."""
     file: str = "big"
+    """Read as well by one client from a slow disk, after a time without it: that file, with these options."""
+    cold: tuple | None = None
     options: dict = field(default_factory=dict, hash=False)
 
 
@@ -127,8 +130,9 @@ NBD = [
     nbd("128 KiB random, 128 clients, depth 4", 128, 4, 128 * KIB, large()),
     nbd("128 KiB random, 1000 clients, depth 4", 1000, 4, 128 * KIB, large()),
     nbd("1 MiB sequential, 1 client, depth 4", 1, 4, MIB, large(), "sequential"),
-    Load("nbd", "connect, negotiate, read once: 8 at a time", ("--kind", "few-by-few"), ("rate", "us"),
-         (Bar("rate", 1.4, BEST, at_least=True),), command="crowd"),
+    *[Load("nbd", f"connect, negotiate, read once: {name}", ("--kind", "few-by-few", "--connections", few),
+           ("rate", "us"), (Bar("rate", 1.4, BEST, at_least=True),), command="crowd")
+      for name, few in [("one by one", 1), ("8 at a time", 8)]],
     Load("nbd", "connect, negotiate, read once: 1000 at once, then idle", ("--kind", "all-at-once", *CROWD),
          ("seconds", "us", "mib", "each"), (Bar("seconds", 1), Bar("mib", 10_000_000 / MIB)), command="crowd"),
 ]
@@ -147,13 +151,31 @@ COLD = [
 ]
 
 
+def beside_cold(door, name, *argv, seconds=2):
+    return Load(door, f"{name} what is cached beside one that reads what is not", argv, ("cold_mib", "alone", "p99", "slowed"),
+                (Bar("slowed", 2),), file="middle" if door == "nfs" else "one", cold=COLD_READER[door], seconds=seconds,
+                options={"slow_disk": True})
+
+
+COLD_READER = {
+    "nfs": ("--call", "read", "--depth", 4, "--len", 64 * KIB),
+    "http": (),
+    "tftp": ("--window", 16),
+}
+
+COLD += [
+    beside_cold("nfs", "64 that READ", "--call", "read", "--connections", 64, "--len", 4 * KIB),
+    beside_cold("http", "16 that GET", "--connections", 16),
+    beside_cold("tftp", "8 that load", "--connections", 8, "--window", 16),
+]
+
 # One machine's reads, and when it asked for them.
 TRACE = Path(__file__).resolve().parents[1] / "data/boot-reads.txt"
 
-STORM = [
-    Load("nbd", "500 machines that boot within 5 s", ("--connections", 500, "--trace", TRACE, "--ramp", 5),
-         ("first", "middle", "last", "jain", "p99", "gib", "mib"), command="storm"),
-]
+def storm(trace):
+    argv = ("--connections", 500, "--trace", trace, "--ramp", 5)
+    return [Load("nbd", "500 machines that boot within 5 s", argv, ("first", "middle", "last", "jain", "p99", "gib", "mib"),
+                 command="storm")]
 
 
 def nfs(name, call, connections, depth, length, bars):
@@ -216,4 +238,4 @@ DHCP = [
          (Bar("rate", 5000, at_least=True), Bar("p99", 2000))),
 ]
 
-SETS = {"nbd": NBD, "nfs": NFS, "http": HTTP, "tftp": TFTP, "dhcp": DHCP, "idle": IDLE, "cold": COLD, "storm": STORM}
+SETS = {"nbd": NBD, "nfs": NFS, "http": HTTP, "tftp": TFTP, "dhcp": DHCP, "idle": IDLE, "cold": COLD, "storm": storm(TRACE)}

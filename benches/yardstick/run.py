@@ -5,10 +5,11 @@ import os
 import shutil
 import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .servers import CLIENT_CORE, HOST, INTERFACE, SERVERS, Failed, Running, find
+from .fixture import BIG
+from .servers import CLIENT_CORE, HOST, INTERFACE, SERVERS, US, Failed, Running, descendants, find
 
 LIMIT_SECONDS = 120
 SLOW_DISK_READS = 200
@@ -51,25 +52,47 @@ def measure(fixture, load, server, seconds):
 
 def files(fixture, load, server):
     """What is read: the image, or the tree beside it by peers that serve directories."""
-    return [fixture.iso] if load.door == "nbd" else [fixture.iso, fixture.tree / load.file]
+    names = {load.file, "big"} if load.cold else {load.file}
+    return [fixture.iso] + [fixture.tree / name for name in names if load.door not in ("nbd", "dhcp")]
 
 
 def play(fixture, load, server, running, seconds, inside):
-    words = [fixture.load, load.command or load.door, "--pid", running.pid, "--seconds", seconds or load.seconds]
+    seconds = seconds or load.seconds
+    warm = command(fixture, load, server, running, seconds, inside, load.file, load.argv)
+    if load.cold is None:
+        return figures(warm)
+    alone = figures(warm)
+    chill(fixture.iso if server.kind == US else fixture.tree / "big")
+    cold = command(fixture, load, server, running, 3 * seconds, inside, "big", load.cold)
+    before = from_disk(running.pid)
+    reader = subprocess.Popen(cold, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        beside = figures(warm)
+        return {**beside, "alone": alone["p99"], "from_disk": from_disk(running.pid) - before}
+    finally:
+        reader.kill()
+        reader.wait()
+
+
+def command(fixture, load, server, running, seconds, inside, file, options):
+    words = [fixture.load, load.command or load.door, "--pid", running.pid, "--seconds", seconds]
     if load.door == "dhcp":
         words += ["--interface", INTERFACE]
     else:
         words += ["--server", f"{HOST}:{running.port}"]
-        words += ["--file", fixture.iso if load.door == "nbd" else fixture.tree / load.file]
+        words += ["--file", fixture.iso if load.door == "nbd" else fixture.tree / file]
     if load.door == "nbd":
         words += ["--export", server.export]
     elif load.door == "nfs":
-        words += ["--path", server.path]
+        words += ["--path", server.path, "--name", file]
         if server.needs_rpcbind:
             words += ["--mount-port", running.port + 1]
     elif load.door in ("http", "tftp"):
-        words += ["--path", f"/{load.file}"]
-    argv = [*inside, "taskset", "-c", CLIENT_CORE, *map(str, [*words, *load.argv])]
+        words += ["--path", f"/{file}"]
+    return [*inside, "taskset", "-c", CLIENT_CORE, *map(str, [*words, *options])]
+
+
+def figures(argv):
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
@@ -80,6 +103,22 @@ def play(fixture, load, server, running, seconds, inside):
     if result.get("wrong"):
         raise Failed(f"{result['wrong']} of {result['verified']} replies have wrong bytes")
     return result
+
+
+def chill(path):
+    """Drops the first GiB of a file from the page cache, but for what lies before every file of an image."""
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 4 << 20, BIG - (8 << 20), os.POSIX_FADV_DONTNEED)
+
+
+def from_disk(pid):
+    """Bytes that a server and its children had from the disk."""
+    total = 0
+    for member in descendants(pid):
+        with suppress(OSError):
+            text = Path(f"/proc/{member}/io").read_text()
+            total += int(text.split("read_bytes: ")[1].split()[0])
+    return total
 
 
 @contextmanager
@@ -138,5 +177,6 @@ def slow_disk(path, pid):
         if group.exists():
             parent = group.parent / "cgroup.procs"
             for member in (group / "cgroup.procs").read_text().split():
-                parent.write_text(member)
+                with suppress(ProcessLookupError):
+                    parent.write_text(member)
             group.rmdir()

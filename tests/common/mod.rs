@@ -6,6 +6,7 @@ pub mod lan;
 pub mod machine;
 pub mod needs;
 pub mod nfs;
+pub mod reads;
 pub mod rpc;
 pub mod running;
 pub mod tree;
