@@ -154,3 +154,28 @@ fn send_small(batch: &Batch, source: &Source, socket: BorrowedFd<'_>) -> io::Res
     }
     sys::send(socket, areas.get(..count).unwrap_or_default(), follow)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::{Export, Piece};
+    use crate::image::Extent;
+
+    fn range(offset: u64, len: u64) -> ImageRange {
+        match Export::of_extents(&[Extent { offset, len }]).range(0, len).unwrap().next() {
+            Some(Piece::Image(range)) => range,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn whole_pages_of_what_is_large_are_not_copied() {
+        let copied = |offset, len| copied(range(offset, len)).map_or(0, |part| part.len());
+        assert_eq!(copied(PAGE, SENDFILE_FROM - 1), SENDFILE_FROM - 1, "small");
+        assert_eq!(copied(PAGE, SENDFILE_FROM), 0);
+        assert_eq!(copied(2048, SENDFILE_FROM), SENDFILE_FROM, "too few whole pages");
+        assert_eq!(copied(2048, 64 << 10), 2048);
+        assert_eq!(copied(2048, WINDOW), 2048);
+        assert_eq!(copied(2048, WINDOW + 1), 0, "several windows");
+    }
+}

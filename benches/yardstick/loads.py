@@ -151,17 +151,18 @@ COLD = [
 ]
 
 
-def beside_cold(door, name, *argv, seconds=2):
-    return Load(door, f"{name} what is cached beside one that reads what is not", argv, ("cold_mib", "alone", "p99", "slowed"),
-                (Bar("slowed", 2),), file="middle" if door == "nfs" else "one", cold=COLD_READER[door], seconds=seconds,
-                options={"slow_disk": True})
-
-
 COLD_READER = {
     "nfs": ("--call", "read", "--depth", 4, "--len", 64 * KIB),
     "http": (),
     "tftp": ("--window", 16),
 }
+
+
+def beside_cold(door, name, *argv):
+    return Load(door, f"{name} what is cached beside one that reads what is not", argv,
+                ("cold_mib", "alone", "p99", "slowed"), (Bar("slowed", 2),), file="middle" if door == "nfs" else "one",
+                cold=COLD_READER[door], options={"slow_disk": True})
+
 
 COLD += [
     beside_cold("nfs", "64 that READ", "--call", "read", "--connections", 64, "--len", 4 * KIB),
@@ -172,10 +173,11 @@ COLD += [
 # One machine's reads, and when it asked for them.
 TRACE = Path(__file__).resolve().parents[1] / "data/boot-reads.txt"
 
+
 def storm(trace):
     argv = ("--connections", 500, "--trace", trace, "--ramp", 5)
-    return [Load("nbd", "500 machines that boot within 5 s", argv, ("first", "middle", "last", "jain", "p99", "gib", "mib"),
-                 command="storm")]
+    return [Load("nbd", "500 machines that boot within 5 s", argv,
+                 ("first", "middle", "last", "jain", "p99", "gib", "mib"), command="storm")]
 
 
 def nfs(name, call, connections, depth, length, bars):
@@ -238,4 +240,5 @@ DHCP = [
          (Bar("rate", 5000, at_least=True), Bar("p99", 2000))),
 ]
 
-SETS = {"nbd": NBD, "nfs": NFS, "http": HTTP, "tftp": TFTP, "dhcp": DHCP, "idle": IDLE, "cold": COLD, "storm": storm(TRACE)}
+SETS = {"nbd": NBD, "nfs": NFS, "http": HTTP, "tftp": TFTP, "dhcp": DHCP, "idle": IDLE, "cold": COLD,
+        "storm": storm(TRACE)}

@@ -106,7 +106,7 @@ def figures(argv):
 
 
 def chill(path):
-    """Drops the first GiB of a file from the page cache, but for what lies before every file of an image."""
+    """Drops `big` from the page cache: itself, or the image, in which it comes first, behind 2 MiB at most."""
     with open(path, "rb") as file:
         os.posix_fadvise(file.fileno(), 4 << 20, BIG - (8 << 20), os.POSIX_FADV_DONTNEED)
 
