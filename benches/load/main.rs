@@ -48,7 +48,7 @@ enum Load {
     /// Leases
     Dhcp(DhcpLoad),
     /// The server that does nothing but send
-    Limit { port: u16, file: PathBuf, way: limit::Way },
+    Limit { door: limit::Door, port: u16, file: PathBuf, way: limit::Way },
 }
 
 #[derive(Args)]
@@ -263,6 +263,6 @@ fn run(load: Load) -> Result<Value, Fault> {
             let plan = Plan { depth: 1, one_per_segment: false, warm_up: WARM_UP, window, pid };
             dhcp::run(&interface, &plan, together)
         }
-        Load::Limit { port, file, way } => limit::serve(port, &File::open(file)?, way).map(|()| Value::Null),
+        Load::Limit { door, port, file, way } => limit::serve(door, port, &file, way).map(|()| Value::Null),
     }
 }

@@ -67,8 +67,8 @@ def us(door, *more):
     return Server("isowire", lambda f, port, d: isowire(f, port, d, door, *more), US, takes_thousands=True)
 
 
-def limit(way):
-    argv = lambda f, port, d: [f.load, "limit", str(port), f.iso, way]
+def limit(door, way, file=lambda f: f.iso):
+    argv = lambda f, port, d: [f.load, "limit", door, str(port), file(f), way]
     return Server(f"raw {way}", argv, LIMIT, takes_thousands=True)
 
 
@@ -154,8 +154,8 @@ INTERFACE = "bench0"
 SERVERS = {
     "nbd": [
         us("nbd"),
-        limit("mapping"),
-        limit("sendfile"),
+        limit("nbd", "mapping"),
+        limit("nbd", "sendfile"),
         nbdkit("nbdkit"),
         nbdkit("nbdkit -t 1", "-t", "1"),
         qemu_nbd("threads"),
@@ -164,6 +164,8 @@ SERVERS = {
     ],
     "nfs": [
         us("nfs"),
+        limit("nfs", "mapping", lambda f: f.tree / "big"),
+        limit("nfs", "sendfile", lambda f: f.tree / "big"),
         rival("nfs3_server"),
         rival("nfsserve"),
         Server("ganesha", ganesha, program="ganesha.nfsd", needs_rpcbind=True, path="/bench"),
@@ -177,6 +179,7 @@ SERVERS = {
     ],
     "tftp": [
         us("tftp", "--root", "http"),
+        limit("tftp", "mapping", lambda f: f.tree),
         Server("atftpd", lambda f, port, d: ["atftpd", "--daemon", "--no-fork", "--bind-address", HOST, "--port",
                                              str(port), "--maxthread", "1000", "--user", "root.root", "--verbose=0",
                                              f.tree], program="atftpd"),

@@ -1,10 +1,15 @@
-//! What is reachable: an NBD server that does nothing but batch. One thread, no limits, no look at the page cache, no
-//! counting; trusts its client and its file.
+//! What is reachable: servers that do nothing but batch. One thread, no limits, no look at the page cache, no counting;
+//! they trust their clients and their files.
+
+mod nbd;
+mod nfs;
+mod tftp;
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
 
 use memmap2::Mmap;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -12,7 +17,15 @@ use rustix::net::SendFlags;
 
 use super::engine::Fault;
 
-/// How payload leaves.
+/// What is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Door {
+    Nbd,
+    Nfs,
+    Tftp,
+}
+
+/// How payload leaves (of TFTP always from a mapping).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Way {
     /// One `writev` of headers and parts of a mapping.
@@ -28,27 +41,79 @@ const AREAS: usize = 1024;
 const TURN: usize = 1 << 20;
 
 const LISTENER: u64 = u64::MAX;
-const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 
 struct Client {
     socket: TcpStream,
-    is_attached: bool,
+    speech: Speech,
     input: Vec<u8>,
-    /// Header and place of each reply that has not left.
-    replies: VecDeque<([u8; 16], u64, usize)>,
+    /// What has not left.
+    replies: VecDeque<Reply>,
     /// Bytes of the first that have left.
     sent: usize,
     is_blocked: bool,
 }
 
-/// Serves `file` for ever.
-pub fn serve(port: u16, file: &File, way: Way) -> Result<(), Fault> {
+/// What a client is to hear.
+#[derive(Clone, Copy)]
+enum Speech {
+    /// The size of the export, once it asks.
+    NbdGreeting(u64),
+    Nbd,
+    /// The size of the file.
+    Nfs(u64),
+}
+
+/// A header, and where in the file the payload lies that follows it.
+#[derive(Default)]
+struct Reply {
+    header: Header,
+    offset: u64,
+    len: usize,
+}
+
+/// Up to 160 bytes.
+struct Header {
+    bytes: [u8; 160],
+    len: usize,
+}
+
+impl Default for Header {
+    fn default() -> Self {
+        Self { bytes: [0; 160], len: 0 }
+    }
+}
+
+impl Header {
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+}
+
+impl std::ops::Deref for Header {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// Serves the file at `path`, or for TFTP what lies below it, for ever.
+pub fn serve(door: Door, port: u16, path: &Path, way: Way) -> Result<(), Fault> {
+    if door == Door::Tftp {
+        return tftp::serve(port, path);
+    }
+    let file = &File::open(path)?;
     // SAFETY: nobody truncates the file of a benchmark; that the mapping is a slice here is what makes this server
     // unfit for anything else.
     let map = unsafe { Mmap::map(file)? };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
     rustix::net::listen(&listener, 4096)?;
     listener.set_nonblocking(true)?;
+    let speech = match door {
+        Door::Nbd => Speech::NbdGreeting(map.len() as u64),
+        Door::Nfs | Door::Tftp => Speech::Nfs(map.len() as u64),
+    };
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     let mut clients: Vec<Option<Client>> = Vec::new();
@@ -60,7 +125,7 @@ pub fn serve(port: u16, file: &File, way: Way) -> Result<(), Fault> {
         for event in &events {
             let i = event.data.u64();
             if i == LISTENER {
-                accept(&listener, &epoll, &mut clients, map.len() as u64)?;
+                accept(&listener, &epoll, &mut clients, speech)?;
                 continue;
             }
             let Some(client) = &mut clients[i as usize] else { continue };
@@ -82,7 +147,7 @@ fn accept(
     listener: &TcpListener,
     epoll: &rustix::fd::OwnedFd,
     clients: &mut Vec<Option<Client>>,
-    size: u64,
+    speech: Speech,
 ) -> Result<(), Fault> {
     loop {
         let mut socket = match listener.accept() {
@@ -92,11 +157,12 @@ fn accept(
         };
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
-        // Fixed newstyle, no zeroes.
-        let _ = socket.write(b"NBDMAGICIHAVEOPT\0\x03")?;
+        if matches!(speech, Speech::NbdGreeting(_)) {
+            let _ = socket.write(nbd::GREETING)?;
+        }
         epoll::add(epoll, &socket, EventData::new_u64(clients.len() as u64), EventFlags::IN)?;
-        let (input, replies) = (size.to_be_bytes().to_vec(), VecDeque::new());
-        let client = Client { socket, is_attached: false, input, replies, sent: 0, is_blocked: false };
+        let (input, replies) = (Vec::new(), VecDeque::new());
+        let client = Client { socket, speech, input, replies, sent: 0, is_blocked: false };
         clients.push(Some(client));
     }
 }
@@ -107,8 +173,7 @@ impl Client {
         if !self.is_blocked {
             match self.socket.read(buffer) {
                 Ok(0) => return Ok(false),
-                Ok(n) if self.is_attached => self.take(&buffer[..n]),
-                Ok(n) => self.greet(&buffer[..n])?,
+                Ok(n) => self.hear(&buffer[..n])?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
@@ -123,46 +188,26 @@ impl Client {
         }
     }
 
-    /// Answers `NBD_OPT_GO`, whatever it names, once flags, header and data are there. The size waits in the input.
-    fn greet(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn hear(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.input.extend_from_slice(bytes);
-        let Some(header) = self.input.get(8 + 4..8 + 4 + 16) else { return Ok(()) };
-        let len = u32::from_be_bytes([header[12], header[13], header[14], header[15]]) as usize;
-        if self.input.len() < 28 + len {
-            return Ok(());
+        match self.speech {
+            Speech::NbdGreeting(size) => {
+                if let Some(answer) = nbd::attach(&mut self.input, size) {
+                    self.socket.write_all(&answer)?;
+                    self.speech = Speech::Nbd;
+                }
+            }
+            Speech::Nbd => nbd::take(&mut self.input, &mut self.replies),
+            Speech::Nfs(size) => nfs::take(&mut self.input, &mut self.replies, size),
         }
-        let reply = |kind: u32, data: &[u8]| {
-            let head =
-                [OPTION_REPLY_MAGIC.to_be_bytes(), (7_u64 << 32 | u64::from(kind)).to_be_bytes()].concat();
-            [&head, &(data.len() as u32).to_be_bytes()[..], data].concat()
-        };
-        // NBD_INFO_EXPORT: size, and flags that say read-only.
-        let info = [&[0, 0], &self.input[..8], &[0, 3]].concat();
-        self.socket.write_all(&[reply(3, &info), reply(1, &[])].concat())?;
-        self.is_attached = true;
-        self.input.clear();
         Ok(())
-    }
-
-    fn take(&mut self, bytes: &[u8]) {
-        self.input.extend_from_slice(bytes);
-        let whole = self.input.len() / 28 * 28;
-        for request in self.input[..whole].chunks_exact(28) {
-            let mut header = [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-            header[8..].copy_from_slice(&request[8..16]);
-            let [offset, rest] = [&request[16..24], &request[24..28]];
-            let offset = offset.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
-            let len = rest.iter().fold(0, |sum, &byte| sum << 8 | usize::from(byte));
-            self.replies.push_back((header, offset, len));
-        }
-        self.input.drain(..whole);
     }
 
     fn send_mapping(&mut self, map: &Mmap) -> io::Result<()> {
         while !self.replies.is_empty() {
             let mut areas = Vec::with_capacity(AREAS);
             let (mut skip, mut wanted) = (self.sent, 0);
-            for (header, offset, len) in &self.replies {
+            for Reply { header, offset, len } in &self.replies {
                 if areas.len() + 2 > AREAS || wanted >= TURN {
                     break;
                 }
@@ -181,9 +226,10 @@ impl Client {
     }
 
     fn send_file(&mut self, file: &File) -> io::Result<()> {
-        while let Some((header, offset, len)) = self.replies.front() {
+        while let Some(Reply { header, offset, len }) = self.replies.front() {
             let sent = if self.sent < header.len() {
-                rustix::net::send(&self.socket, &header[self.sent..], SendFlags::MORE | SendFlags::NOSIGNAL)?
+                let more = if *len > 0 { SendFlags::MORE } else { SendFlags::empty() };
+                rustix::net::send(&self.socket, &header[self.sent..], more | SendFlags::NOSIGNAL)?
             } else {
                 let sent = self.sent - header.len();
                 rustix::fs::sendfile(&self.socket, file, Some(&mut (offset + sent as u64)), len - sent)?
@@ -195,7 +241,7 @@ impl Client {
 
     fn advance(&mut self, sent: usize) {
         self.sent += sent;
-        while let Some((header, _, len)) = self.replies.front() {
+        while let Some(Reply { header, len, .. }) = self.replies.front() {
             let whole = header.len() + len;
             if self.sent < whole {
                 return;
