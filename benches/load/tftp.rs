@@ -122,7 +122,8 @@ fn download(
         }
         downloads.iter_mut().try_for_each(Download::mind_the_clock)?;
     }
-    Ok((tally, since.elapsed().as_secs_f64(), account::cpu(plan.pid) - cpu))
+    // Less than before, where the time of children that have ended is lost.
+    Ok((tally, since.elapsed().as_secs_f64(), account::cpu(plan.pid).saturating_sub(cpu)))
 }
 
 impl<'a> Download<'a> {

@@ -17,7 +17,7 @@ class Column:
 
 
 def per(result, top, bottom, factor=1):
-    return result[top] / result[bottom] * factor if result.get(bottom) else None
+    return result[top] / result[bottom] * factor if top in result and result.get(bottom) else None
 
 
 COLUMNS = {
