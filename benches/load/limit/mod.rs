@@ -100,9 +100,15 @@ impl std::ops::Deref for Header {
 
 /// Serves the file at `path`, or for TFTP what lies below it, for ever.
 pub fn serve(door: Door, port: u16, path: &Path, way: Way) -> Result<(), Fault> {
-    if door == Door::Tftp {
-        return tftp::serve(port, path);
+    match door {
+        Door::Nbd => serve_streams(port, path, way, Speech::NbdGreeting),
+        Door::Nfs => serve_streams(port, path, way, Speech::Nfs),
+        Door::Tftp => tftp::serve(port, path),
     }
+}
+
+/// `speech` makes of the size of the file what every client hears first.
+fn serve_streams(port: u16, path: &Path, way: Way, speech: fn(u64) -> Speech) -> Result<(), Fault> {
     let file = &File::open(path)?;
     // SAFETY: nobody truncates the file of a benchmark; that the mapping is a slice here is what makes this server
     // unfit for anything else.
@@ -110,10 +116,7 @@ pub fn serve(door: Door, port: u16, path: &Path, way: Way) -> Result<(), Fault> 
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
     rustix::net::listen(&listener, 4096)?;
     listener.set_nonblocking(true)?;
-    let speech = match door {
-        Door::Nbd => Speech::NbdGreeting(map.len() as u64),
-        Door::Nfs | Door::Tftp => Speech::Nfs(map.len() as u64),
-    };
+    let speech = speech(map.len() as u64);
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     let mut clients: Vec<Option<Client>> = Vec::new();

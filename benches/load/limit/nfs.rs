@@ -11,8 +11,9 @@ const GETATTR: u32 = 1;
 const LOOKUP: u32 = 3;
 const READ: u32 = 6;
 
-/// Where a call of the load generator has its procedure, and, behind a credential that is always equally long, its
-/// arguments.
+/// Where a call of the load generator has its program, its procedure, and, behind a credential that is always equally
+/// long, its arguments.
+const PROGRAM: usize = 16;
 const PROCEDURE: usize = 24;
 const ARGUMENTS: usize = 68;
 
@@ -40,7 +41,7 @@ fn answer(call: &[u8], size: u64) -> Reply {
     let mut reply = Reply::default();
     push(&mut reply.header, &[0, number(call, 4), 1, 0, 0, 0, 0, 0]);
     let arguments = &call[ARGUMENTS..];
-    match (number(call, 12 + 4), number(call, PROCEDURE)) {
+    match (number(call, PROGRAM), number(call, PROCEDURE)) {
         (MOUNT, _) => push(&mut reply.header, &[HANDLE[0], HANDLE[1], 1, 1]),
         (_, GETATTR) => push_attributes(&mut reply.header, size),
         (_, LOOKUP) => {
