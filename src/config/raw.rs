@@ -234,8 +234,10 @@ impl File {
     fn malformed(&self, error: &toml::de::Error) -> Wrong {
         let place =
             error.span().map_or_else(|| self.path.display().to_string(), |span| self.place(span.start));
-        // serde lists what it expected, over several lines at times.
-        let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+        // serde lists what it expected, over several lines at times, and repeats what was typed, be it printable or not.
+        let is_gap = |c: char| c.is_whitespace() || c.is_control();
+        let words = error.message().split(is_gap).filter(|word| !word.is_empty());
+        let message = words.collect::<Vec<_>>().join(" ");
         Wrong::new(format!("{place}: {message}"))
     }
 

@@ -250,6 +250,7 @@ fn mistakes_tell_where_what_why_and_what_to_do() {
         ("nbd = [1]", "isowire.toml:1: one value is wanted here, not a list"),
         ("nbd = 1.5", "isowire.toml:1: invalid type: floating point `1.5`, expected a string, a number"),
         ("\nport = 1", "isowire.toml:2: unknown field `port`, expected one of"),
+        ("\"po\\brt\" = 1", "isowire.toml:1: unknown field `po rt`, expected one of"),
         ("nbd = ", "isowire.toml:1: "),
     ];
     for (file, line) in cases {
