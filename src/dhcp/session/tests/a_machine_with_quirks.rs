@@ -1,0 +1,107 @@
+use super::*;
+
+fn offer(message: &Message, quirks: &[Quirk]) -> Reply {
+    let question = at(Door::Dhcp, message.clone());
+    sent(super::super::proxy(&question, quirky(&question, quirks)).unwrap()).0
+}
+
+/// Codes of options that tell PXE from plain DHCP, in what leaves.
+fn pxe_options(reply: &Reply) -> (bool, bool, bool) {
+    let message = Message::parse(&reply.emit()).unwrap();
+    let has = |wanted: fn(&ReplyOption) -> bool| reply.options.iter().any(wanted);
+    let skips = has(|option| matches!(option, ReplyOption::SkipDiscovery { .. }));
+    (!message.vendor_class.is_empty(), skips, !message.machine_id.is_empty())
+}
+
+#[test]
+fn a_plain_one_hears_nothing_of_pxe() {
+    let message = bios_rom();
+    let reply = offer(&message, &[Quirk::Plain]);
+    assert_eq!(
+        reply.options,
+        [
+            ReplyOption::ServerIdentifier(US),
+            ReplyOption::BootFile(SafeText::new("/boot/syslinux/lpxelinux.0").unwrap()),
+            ReplyOption::ConfigFile(SafeText::new(MENU).unwrap()),
+        ]
+    );
+    assert_eq!((reply.header.siaddr, pxe_options(&reply)), (US, (false, false, false)));
+    assert_eq!(pxe_options(&offer(&message, &[])), (true, true, true));
+    assert_eq!(pxe_options(&offer(&message, &[Quirk::Plain, Quirk::No43])), (false, false, false));
+}
+
+#[test]
+fn a_plain_one_gets_its_address_here_as_well() {
+    let mut session = authority();
+    let Role::Authority(authority) = &mut session.role else { unreachable!() };
+    let question = at(Door::Dhcp, captured!("ovmf-pxe-discover"));
+    let answer = authority.answer(&question, quirky(&question, &[Quirk::Plain]), NOW);
+    let (reply, _) = sent(answer.unwrap());
+    assert!(!reply.header.yiaddr.is_unspecified());
+    assert!(reply.boot_file().unwrap().as_str().ends_with("/nbd.efi"));
+    assert_eq!(pxe_options(&reply), (false, false, false));
+    assert!(reply.options.contains(&ReplyOption::Router(US)));
+}
+
+/// It takes no file from a reply that does not say `HTTPClient`.
+#[test]
+fn http_boot_stays_as_it_is() {
+    let message = captured!("ovmf-http-discover");
+    assert_eq!(offer(&message, &Quirk::ALL), offer(&message, &[]));
+}
+
+#[test]
+fn without_43_it_is_a_pxe_client_all_the_same() {
+    let message = captured!("ovmf-pxe-discover");
+    assert_eq!(pxe_options(&offer(&message, &[Quirk::No43])), (true, false, true));
+    let mut as_usual = offer(&message, &[]);
+    as_usual.options.retain(|option| !matches!(option, ReplyOption::SkipDiscovery { .. }));
+    assert_eq!(offer(&message, &[Quirk::No43]), as_usual, "nothing else is missing");
+
+    // Then it asks here.
+    let mut request = Message { kind: MessageType::Request, ..message };
+    request.header.ciaddr = pool(7);
+    let question = at(Door::BootServer, request);
+    let (ack, _) = sent(boot_server(&question, quirky(&question, &[Quirk::No43])).unwrap());
+    assert!(ack.boot_file().unwrap().as_str().ends_with("/nbd.efi"));
+    assert_eq!(pxe_options(&ack), (true, false, true));
+}
+
+#[test]
+fn a_boot_item_that_it_chose_is_confirmed() {
+    let question = at(Door::BootServer, captured!("ipxe-bios-4011-request"));
+    let (ack, _) = sent(boot_server(&question, quirky(&question, &[Quirk::No43])).unwrap());
+    assert!(ack.options.contains(&ReplyOption::SkipDiscovery { boot_item: Some([0x80, 0, 0, 0]) }));
+}
+
+#[test]
+fn a_request_is_answered_with_the_boot_file_and_no_address() {
+    let message = captured!("ipxe-bios-request-beside-proxy");
+    let question = at(Door::Dhcp, message.clone());
+    let answered = super::super::proxy(&question, quirky(&question, &[Quirk::AnswerRequest])).unwrap();
+    let (ack, to) = sent(answered);
+    assert_eq!((ack.kind, to), (MessageType::Ack, Destination::Broadcast));
+    assert_eq!((ack.header.yiaddr, ack.header.ciaddr, ack.header.siaddr), (NOBODY, NOBODY, US));
+    assert_eq!(ack.boot_file().unwrap().as_str(), SCRIPT);
+    assert_eq!(pxe_options(&ack), (true, true, true));
+    for quirks in [&[][..], &[Quirk::Plain, Quirk::No43]] {
+        let silent = super::super::proxy(&question, quirky(&question, quirks));
+        assert!(matches!(silent, Err(Silence::TakesAddress { .. })), "{quirks:?}");
+    }
+}
+
+#[test]
+fn other_messages_and_other_wires_are_not_answered() {
+    let ask = |message: Message| {
+        let question = at(Door::Dhcp, message);
+        super::super::proxy(&question, quirky(&question, &Quirk::ALL)).map(|_| ())
+    };
+    let request = captured!("ipxe-bios-request-beside-proxy");
+    for kind in [MessageType::Decline, MessageType::Release, MessageType::Inform] {
+        let message = Message { kind, ..request.clone() };
+        assert_eq!(ask(message), Err(Silence::NotAnswered(kind)));
+    }
+    let mut relayed = request;
+    relayed.header.giaddr = OTHER;
+    assert_eq!(ask(relayed), Err(Silence::Relayed(OTHER)));
+}

@@ -1,0 +1,143 @@
+use super::*;
+
+#[test]
+fn makes_the_one_offer_that_all_firmware_takes() {
+    let message = bios_rom();
+    let (reply, to) = sent(ask(&mut proxy(), message.clone()));
+    assert_eq!(to, Destination::Broadcast);
+    assert_eq!(reply.kind, MessageType::Offer);
+    assert_eq!((reply.header.yiaddr, reply.header.siaddr), (NOBODY, US));
+    assert_eq!((reply.header.xid, reply.header.chaddr), (message.header.xid, message.header.chaddr));
+    assert_eq!(
+        reply.options,
+        [
+            ReplyOption::ServerIdentifier(US),
+            ReplyOption::BootClass(BootClass::PxeClient),
+            ReplyOption::MachineIdentifier(message.machine_id),
+            ReplyOption::SkipDiscovery { boot_item: None },
+            ReplyOption::BootFile(SafeText::new("/boot/syslinux/lpxelinux.0").unwrap()),
+            ReplyOption::ConfigFile(SafeText::new(MENU).unwrap()),
+            ReplyOption::TftpServer(US),
+        ]
+    );
+}
+
+#[test]
+fn takes_an_ipxe_without_menus_for_a_plain_rom() {
+    let whole = captured!("ipxe-bios-discover");
+    let file = |message| sent(ask(&mut proxy(), message)).0.boot_file().unwrap().as_str().to_owned();
+    assert_eq!(file(whole.clone()), SCRIPT);
+    let mut lesser = whole;
+    let menus = lesser.ipxe_options.windows(2).position(|option| option == [0x27, 1]).unwrap();
+    lesser.ipxe_options[menus] = 0x7f;
+    assert_eq!(file(lesser), "/boot/syslinux/lpxelinux.0");
+}
+
+#[test]
+fn says_nothing_to_others() {
+    let mut proxy = proxy();
+    let initramfs = captured!("ipconfig-discover");
+    let lookalike = Message { vendor_class: b"xPXEClient".to_vec(), ..plain(MessageType::Discover, 1) };
+    let user_class_only = Message { user_class: b"iPXE".to_vec(), ..plain(MessageType::Discover, 1) };
+    for message in [initramfs, lookalike, user_class_only, plain(MessageType::Discover, 1)] {
+        for kind in (0..=20).map(MessageType::from) {
+            for door in [Door::Dhcp, Door::BootServer] {
+                let question = at(door, Message { kind, ..message.clone() });
+                assert_eq!(silence(proxy.answer(&question, NOW)), Silence::NoBootClient);
+            }
+        }
+    }
+}
+
+#[test]
+fn says_nothing_to_servers() {
+    assert_eq!(silence(ask(&mut proxy(), captured!("dnsmasq-proxy-offer"))), Silence::NoRequest);
+    assert_eq!(silence(ask(&mut proxy(), captured!("dnsmasq-offer"))), Silence::NoRequest);
+}
+
+#[test]
+fn only_notes_which_address_a_machine_takes() {
+    let taken = silence(ask(&mut proxy(), captured!("ipxe-bios-request-beside-proxy")));
+    let server = Ipv4Addr::new(192, 168, 77, 3);
+    assert_eq!(taken, Silence::TakesAddress { address: Ipv4Addr::new(192, 168, 77, 90), server });
+}
+
+#[test]
+fn leaves_relayed_messages_to_others() {
+    let mut message = captured!("ipxe-bios-discover");
+    message.header.giaddr = OTHER;
+    assert_eq!(silence(ask(&mut proxy(), message)), Silence::Relayed(OTHER));
+}
+
+#[test]
+fn names_a_uefi_machine_its_own_program() {
+    let message = captured!("ovmf-pxe-discover");
+    let mac = mac(&message.header.hardware()).unwrap();
+    let (reply, to) = sent(ask(&mut proxy(), message.clone()));
+    assert_eq!((to, reply.header.yiaddr, reply.header.siaddr), (Destination::Broadcast, NOBODY, US));
+    let file = format!("/isowire/{}/nbd.efi", mac.dashed());
+    assert_eq!(
+        reply.options,
+        [
+            ReplyOption::ServerIdentifier(US),
+            ReplyOption::BootClass(BootClass::PxeClient),
+            ReplyOption::MachineIdentifier(message.machine_id.clone()),
+            ReplyOption::SkipDiscovery { boot_item: None },
+            ReplyOption::BootFile(SafeText::new(&file).unwrap()),
+            ReplyOption::TftpServer(US),
+        ]
+    );
+    // EDK2 takes an offer with a menu for one that it has to choose from, and hangs.
+    assert!(reply.emit().windows(6).any(|option| option == [43, 4, 6, 1, 8, 255]));
+    let byte_code = Message { architectures: vec![9], ..message };
+    assert_eq!(sent(ask(&mut proxy(), byte_code)).0.boot_file().unwrap().as_str(), file);
+}
+
+#[test]
+fn names_http_boot_a_url() {
+    let message = captured!("ovmf-http-discover");
+    let mac = mac(&message.header.hardware()).unwrap();
+    let (reply, _) = sent(ask(&mut proxy(), message.clone()));
+    assert_eq!(
+        reply.options,
+        [
+            ReplyOption::ServerIdentifier(US),
+            ReplyOption::BootClass(BootClass::HttpClient),
+            ReplyOption::MachineIdentifier(message.machine_id),
+            ReplyOption::BootFile(
+                SafeText::new(&format!("http://10.80.0.1:8080/isowire/{}/nbd.efi", mac.dashed())).unwrap()
+            ),
+        ]
+    );
+}
+
+#[test]
+fn says_why_there_is_nothing_for_a_machine() {
+    let reason = |session: &mut Session, message| match silence(ask(session, message)) {
+        Silence::NoBoot(why) => why.to_string(),
+        another => panic!("{another}"),
+    };
+    let arm = Message { architectures: vec![11], ..captured!("ovmf-pxe-discover") };
+    assert!(reason(&mut proxy(), arm).starts_with("ARM 64-bit UEFI machines are not served"));
+    let mut without_stub = Session { role: Role::Proxy, boot: no_uefi(), allowed: Allowed::default() };
+    for message in [captured!("ovmf-pxe-discover"), captured!("ovmf-http-discover")] {
+        assert!(reason(&mut without_stub, message).contains("give one with --stub FILE"));
+    }
+    let boot = site(Ports { tftp: 69, http: None }, Ok(vec![Root::Nbd]));
+    let mut without_http = Session { role: Role::Proxy, boot, allowed: Allowed::default() };
+    let why = reason(&mut without_http, captured!("ovmf-http-discover"));
+    assert!(why.contains("HTTP, which is off"), "{why}");
+}
+
+#[test]
+fn takes_the_first_architecture_it_can_boot() {
+    let message = Message { architectures: vec![7, 0], ..captured!("ovmf-pxe-discover") };
+    assert!(matches!(ask(&mut proxy(), message), Answer::Send { .. }));
+    let old = Message { architectures: vec![], ..captured!("ovmf-pxe-discover") };
+    assert!(matches!(ask(&mut proxy(), old), Answer::Send { .. }), "a BIOS ROM older than option 93");
+}
+
+#[test]
+fn survives_a_rival() {
+    assert_eq!(proxy().saw_rival(OTHER, NOW), Sighting::Expected);
+}

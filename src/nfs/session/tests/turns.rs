@@ -1,0 +1,123 @@
+use super::*;
+
+fn reads(client: &Client, xids: impl IntoIterator<Item = u32>, count: u32) -> BytesMut {
+    let args = client.on(AIROOTFS).u64(0).u32(count);
+    let records: Vec<u8> = xids.into_iter().flat_map(|xid| nfs(xid, READ, &args)).collect();
+    BytesMut::from(&records[..])
+}
+
+fn xids(batch: &Batch) -> Vec<u32> {
+    replies(batch).iter().map(|reply| Reader::new(&reply.head).u32_be().unwrap()).collect()
+}
+
+#[test]
+fn a_turn_is_bounded_and_the_rest_is_answered_in_the_next() {
+    let mut client = Client::new();
+    let mut input = reads(&client, 0..100, 131_073);
+    let mut answered = Vec::new();
+    loop {
+        let mut batch = Batch::default();
+        let turn = client.session.handle(&mut input, &mut batch);
+        assert!(batch.len() <= (1 << 20) + 131_073 + 200);
+        answered.extend(xids(&batch));
+        client.session.sent(&input);
+        match turn {
+            Turn::Full => assert!(!input.is_empty()),
+            turn => break assert_eq!(turn, Turn::Drained),
+        }
+    }
+    assert_eq!(answered, (0..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn small_calls_and_listings_are_bounded_too() {
+    let client = Client::new();
+    let root = client.on(ROOT);
+    let many = client.on(MANY).u64(0).u64(0).u32(u32::MAX).u32(u32::MAX);
+    for (procedure, args, answered) in [(GETATTR, root, TURN_CALLS as usize), (READDIRPLUS, many, 3)] {
+        let records: Vec<u8> = (0..600).flat_map(|xid| nfs(xid, procedure, &args)).collect();
+        let (mut client, mut batch) = (Client::new(), Batch::default());
+        let turn = client.session.handle(&mut BytesMut::from(&records[..]), &mut batch);
+        assert_eq!((turn, xids(&batch).len()), (Turn::Full, answered));
+        assert!(batch.held() < TURN_HELD + DIRECTORY_MAX as usize);
+    }
+}
+
+#[test]
+fn a_batch_holds_ranges_of_one_image() {
+    let mut client = Client::new();
+    let identities: Vec<_> = client.session.catalog.images().map(|served| served.image.identity).collect();
+    let read = |image: usize, xid| {
+        let handle = Handle { identity: identities[image], node: AIROOTFS };
+        nfs(xid, READ, &Args::default().bytes(&handle.bytes()).u64(0).u32(4))
+    };
+    let getattr =
+        nfs(5, GETATTR, &Args::default().bytes(&Handle { identity: identities[1], node: ROOT }.bytes()));
+    let calls = [read(0, 1), read(0, 2), getattr, read(1, 3), read(1, 4), read(0, 6)];
+    let mut input = BytesMut::from(&calls.concat()[..]);
+    let turns = [(Turn::Full, vec![1, 2, 5], 0), (Turn::Full, vec![3, 4], 1), (Turn::Drained, vec![6], 0)];
+    for (turn, answered, image) in turns {
+        let mut batch = Batch::default();
+        assert_eq!(client.session.handle(&mut input, &mut batch), turn);
+        assert_eq!(xids(&batch), answered);
+        assert_eq!(client.session.image().identity, identities[image]);
+        client.session.sent(&input);
+    }
+    assert_eq!(client.session.tally().reads, 5, "a call that had to wait counts once");
+}
+
+#[test]
+fn a_call_that_comes_again_while_its_answer_is_queued_is_dropped() {
+    let (mut client, mut batch) = (Client::new(), Batch::default());
+    let mut input = reads(&client, [7, 8, 7, 9, 8], 4096);
+    assert_eq!(client.session.handle(&mut input, &mut batch), Turn::Drained);
+    assert_eq!(xids(&batch), [7, 8, 9]);
+
+    // More input, and nothing was sent yet: still queued.
+    let mut input = reads(&client, [7, 10], 4096);
+    assert_eq!(client.session.handle(&mut input, &mut batch), Turn::Drained);
+    assert_eq!(xids(&batch), [7, 8, 9, 10]);
+
+    // All of it has left: the number may be that of a new call.
+    client.session.sent(&input);
+    let mut batch = Batch::default();
+    let mut input = reads(&client, [7, 8], 4096);
+    assert_eq!(client.session.handle(&mut input, &mut batch), Turn::Drained);
+    assert_eq!(xids(&batch), [7, 8]);
+    assert_eq!(client.session.tally().reads, 6, "nothing was read for a duplicate");
+}
+
+/// A client that lost patience twice, while its first calls waited for the socket.
+#[test]
+fn a_call_that_came_again_before_its_answer_had_left_is_dropped() {
+    let mut client = Client::new();
+    let calls = repeat_n(0..20, 3).flatten().chain([20]);
+    let mut input = reads(&client, calls, 131_072);
+    let mut answered = Vec::new();
+    loop {
+        let mut batch = Batch::default();
+        let turn = client.session.handle(&mut input, &mut batch);
+        answered.extend(xids(&batch));
+        client.session.sent(&input);
+        if turn == Turn::Drained {
+            break;
+        }
+    }
+    assert_eq!(answered, (0..=20).collect::<Vec<_>>());
+
+    // What it says from now on comes behind the answers.
+    let (mut input, mut batch) = (reads(&client, [0], 4096), Batch::default());
+    assert_eq!(client.session.handle(&mut input, &mut batch), Turn::Drained);
+    assert_eq!(xids(&batch), [0]);
+}
+
+#[test]
+fn a_new_connection_knows_nothing_of_another() {
+    let catalog = catalog();
+    for _ in 0..2 {
+        let mut session = Session::new(Arc::clone(&catalog), "192.0.2.1:700".parse().unwrap());
+        let (mut input, mut batch) = (BytesMut::from(&nfs(7, NULL, &Args::default())[..]), Batch::default());
+        assert_eq!(session.handle(&mut input, &mut batch), Turn::Drained);
+        assert_eq!(xids(&batch), [7]);
+    }
+}
