@@ -160,9 +160,3 @@ fn a_machine_that_a_rule_ignores_hears_nothing() {
         assert!(matches!(ask(&mut session, other), Answer::Send { .. }));
     }
 }
-
-/// The plan of this machine, as if it had these quirks.
-fn quirky(question: &Question, quirks: &[Quirk]) -> Boot {
-    let boot = boot_offer::plan(question, &boot_site()).expect("a boot client").expect("a plan");
-    Some(Ok(BootOffer { quirks: quirks.iter().copied().collect(), ..boot }))
-}

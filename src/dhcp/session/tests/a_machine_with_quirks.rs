@@ -1,5 +1,11 @@
 use super::*;
 
+/// The plan of this machine, as if it had these quirks.
+fn quirky(question: &Question, quirks: &[Quirk]) -> Boot {
+    let boot = boot_offer::plan(question, &boot_site()).expect("a boot client").expect("a plan");
+    Some(Ok(BootOffer { quirks: quirks.iter().copied().collect(), ..boot }))
+}
+
 fn offer(message: &Message, quirks: &[Quirk]) -> Reply {
     let question = at(Door::Dhcp, message.clone());
     sent(super::super::proxy(&question, quirky(&question, quirks)).unwrap()).0
