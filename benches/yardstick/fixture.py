@@ -21,6 +21,8 @@ class Fixture:
     iso: Path
     tree: Path
     isowire: str
+    """Another build of isowire, to be compared with it."""
+    before: Path | None
     load: str
     rivals: Path | None
 
@@ -32,7 +34,7 @@ class Fixture:
                     pass
 
 
-def make(needs_rivals):
+def make(needs_rivals, before):
     """Builds what is measured, what measures it, and the image."""
     load = build(["cargo", "build", "--release", "--bench", "load"], "load")
     isowire = build(["cargo", "build", "--release", "--bin", "isowire"], "isowire")
@@ -45,7 +47,7 @@ def make(needs_rivals):
         else:
             print(f"benches/rivals does not build, its servers are skipped:\n{done.stderr}")
     iso, tree = image()
-    return Fixture(iso, tree, isowire, load, rivals)
+    return Fixture(iso, tree, isowire, before, load, rivals)
 
 
 def build(command, name):

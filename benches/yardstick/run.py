@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .fixture import BIG
-from .servers import CLIENT_CORE, HOST, INTERFACE, LIMIT, SERVERS, US, Failed, Running, descendants, find
+from .servers import BEFORE, CLIENT_CORE, HOST, INTERFACE, LIMIT, SERVERS, US, Failed, Running, descendants, find
 
 LIMIT_SECONDS = 120
 SLOW_DISK_READS = 200
@@ -68,7 +68,7 @@ def play(fixture, load, server, running, seconds, inside):
     if load.cold is None:
         return figures(warm)
     alone = figures(warm)
-    chill(fixture.iso if server.kind == US else fixture.tree / "big")
+    chill(fixture.iso if server.kind in (US, BEFORE) else fixture.tree / "big")
     cold = command(fixture, load, server, running, 3 * seconds, inside, "big", load.cold)
     before = from_disk(running.pid)
     reader = subprocess.Popen(cold, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

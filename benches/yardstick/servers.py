@@ -6,13 +6,13 @@ import signal
 import socket
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
 HOST = "127.0.0.1"
 SERVER_CORE, CLIENT_CORE = "0", "1"
-US, PEER, LIMIT = "us", "peer", "limit"
+US, BEFORE, PEER, LIMIT = "us", "before", "peer", "limit"
 
 RPCBIND = 111
 
@@ -36,6 +36,8 @@ class Server:
 
     def missing(self, fixture):
         """Why it cannot be measured; None when it can."""
+        if self.kind == BEFORE and fixture.before is None:
+            return "`--before` names no program"
         if self.program and not find(self.program):
             return f"{self.program} is not installed"
         if self.program == "in.tftpd" and "hpa" not in version("in.tftpd"):
@@ -67,6 +69,12 @@ def isowire(fixture, port, directory, door, *more):
 
 def us(door, *more):
     return Server("isowire", lambda f, port, d: isowire(f, port, d, door, *more), US, takes_thousands=True)
+
+
+def before(server):
+    """The same with the program of `--before`."""
+    argv = lambda f, port, d: server.argv(replace(f, isowire=f.before), port, d)
+    return replace(server, name="before", argv=argv, kind=BEFORE)
 
 
 def limit(door, way, file=lambda f: f.iso):
@@ -193,6 +201,10 @@ SERVERS = {
 }
 
 
+for servers in SERVERS.values():
+    servers.insert(1, before(servers[0]))
+
+
 class Failed(Exception):
     """A server did not start, or a load did not end well: one row says so, and the others go on."""
 
@@ -231,7 +243,7 @@ class Running:
                 self.pid = int((self.directory / "pid").read_text())
             except (OSError, ValueError):
                 return False
-        if self.server.kind == US:
+        if self.server.kind in (US, BEFORE):
             return "\nready" in self.log.read_text(errors="replace")
         if door in ("tftp", "dhcp"):
             port = 67 if door == "dhcp" else self.port

@@ -3,7 +3,7 @@
 from statistics import median
 
 from .loads import COLUMNS
-from .servers import SERVERS
+from .servers import BEFORE, SERVERS, US
 
 
 def medians(load, results):
@@ -15,6 +15,18 @@ def medians(load, results):
     return figures
 
 
+def paired(load, results):
+    """The median over the rounds of isowire's figure as a part of that of the program before, by column."""
+    kinds = {server.kind: results.get(server.name, []) for server in SERVERS[load.door] if server.kind in (US, BEFORE)}
+    ratios = {}
+    for key in load.columns:
+        value = COLUMNS[key].value
+        pairs = [(value(now), value(then)) for now, then in zip(kinds[US], kinds[BEFORE])]
+        if pairs and all(now is not None and then for now, then in pairs):
+            ratios[key] = median(now / then for now, then in pairs)
+    return ratios
+
+
 def report(loads, measured, failures):
     """What came of each load, ready to be printed or written as JSON."""
     reports = []
@@ -22,7 +34,8 @@ def report(loads, measured, failures):
         figures = medians(load, measured.get(load.name, {}))
         kinds = {server.name: server.kind for server in SERVERS[load.door]}
         bars = [(bar, bar.judge(figures, kinds)) for bar in load.bars]
-        reports.append((load, figures, bars, failures.get(load.name, {})))
+        ratios = paired(load, measured.get(load.name, {}))
+        reports.append((load, figures, ratios, bars, failures.get(load.name, {})))
     return reports
 
 
@@ -32,20 +45,23 @@ def as_json(reports):
             "door": load.door,
             "load": load.name,
             "medians": figures,
+            "before": ratios,
             "bars": [{"bar": str(bar), "value": j and j[0], "met": j and bool(j[1])} for bar, j in bars],
             "skipped": failed,
         }
-        for load, figures, bars, failed in reports
+        for load, figures, ratios, bars, failed in reports
     ]
 
 
 def show(reports):
-    for load, figures, bars, failed in reports:
+    for load, figures, ratios, bars, failed in reports:
         print(f"\n{load.door}: {load.name}")
         titles = [COLUMNS[key].title for key in load.columns]
         print(f"  {'':16}" + "".join(f"{title:>14}" for title in titles))
-        for server, values in figures.items():
-            cells = [format(values[key], COLUMNS[key].form) if key in values else "-" for key in load.columns]
+        rows = {**figures, "of before": ratios} if ratios else figures
+        for server, values in rows.items():
+            form = lambda key: ".3f" if values is ratios else COLUMNS[key].form
+            cells = [format(values[key], form(key)) if key in values else "-" for key in load.columns]
             print(f"  {server:16}" + "".join(f"{cell:>14}" for cell in cells))
         for server, why in failed.items():
             print(f"  {server:16}  skipped: {' '.join(why.split())}")
