@@ -13,11 +13,12 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use isowire::boot::Files;
 use isowire::boot::files::{Ports, Terms};
 use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
-use isowire::export::{Batch, Catalog, Served};
+use isowire::export::Batch;
 use isowire::http::session::{Resources, Session};
 use isowire::http::wire::Request;
 use isowire::image::index::{Attributes, Index, Kind, NodeId};
 use isowire::image::{Extent, Image, Source};
+use isowire::images::{ImageSet, ServedImage};
 use jiff::Timestamp;
 
 fn head(criterion: &mut Criterion) {
@@ -37,7 +38,7 @@ fn resources() -> Arc<Resources> {
     let arch = index.add(NodeId::ROOT, b"arch", Kind::Directory { entries: Vec::new() }, attributes).unwrap();
     index.add(arch, b"airootfs.sfs", file, attributes).unwrap();
     let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
-    let catalog = Catalog::new(Served { name: "arch".into(), image: Arc::new(image) }, Vec::new());
+    let images = ImageSet::new(ServedImage { name: "arch".into(), image: Arc::new(image) }, Vec::new());
     let settings = Settings {
         roots: vec![Root::Nbd],
         copytoram: CopyToRam::Auto,
@@ -46,7 +47,7 @@ fn resources() -> Arc<Resources> {
         parameters: Vec::new(),
     };
     let files =
-        Files::new(Arc::new(catalog), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
+        Files::new(Arc::new(images), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
     Arc::new(Resources::new(Arc::new(files)))
 }
 

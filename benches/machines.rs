@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use isowire::export::{Batch, Catalog, Export, Served};
+use isowire::export::{Batch, Export};
 use isowire::image::arch::{Airootfs, Archiso, Format};
 use isowire::image::index::{Attributes, Index};
 use isowire::image::{Extent, Image, Kind, NodeId, Source};
+use isowire::images::{ImageSet, ServedImage};
 use isowire::machines::{Door, Meter, Registry};
 
 const AIROOTFS: Extent = Extent { offset: 64 << 20, len: 800 << 20 };
@@ -56,9 +57,9 @@ fn batch(replies: u64, len: u64) -> Batch {
 
 fn bench(c: &mut Criterion) {
     let image = image();
-    let served = Served { name: "arch".into(), image: Arc::clone(&image) };
+    let served = ServedImage { name: "arch".into(), image: Arc::clone(&image) };
     let registry = Arc::new(Registry::new(Instant::now()));
-    registry.serve(&Catalog::new(served, Vec::new()));
+    registry.serve(&ImageSet::new(served, Vec::new()));
     let peer = [10, 0, 0, 9].into();
     let mut meter = Meter::new(registry, peer, Door::Nbd, Instant::now());
     let mut group = c.benchmark_group("meter");

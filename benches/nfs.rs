@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use isowire::export::{Batch, Catalog, Served};
+use isowire::export::Batch;
 use isowire::image::index::{Attributes, Index, Kind, NodeId};
 use isowire::image::{Extent, Image, Source};
+use isowire::images::{ImageSet, ServedImage};
 use isowire::nfs::handle::Handle;
 use isowire::nfs::rpc::{self, Message};
 use isowire::nfs::session::Session;
@@ -23,7 +24,7 @@ const FILE: NodeId = NodeId(1);
 const MANY: NodeId = NodeId(2);
 
 /// A large file and a directory of 10,000.
-fn catalog() -> Arc<Catalog> {
+fn images() -> Arc<ImageSet> {
     let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(attributes);
     let file = Kind::File { extents: vec![Extent { offset: 0, len: SIZE }] };
@@ -34,7 +35,7 @@ fn catalog() -> Arc<Catalog> {
         index.add(many, name.as_bytes(), Kind::File { extents: Vec::new() }, attributes).unwrap();
     }
     let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
-    Arc::new(Catalog::new(Served { name: "bench".into(), image: Arc::new(image) }, Vec::new()))
+    Arc::new(ImageSet::new(ServedImage { name: "bench".into(), image: Arc::new(image) }, Vec::new()))
 }
 
 /// A call as the Linux kernel sends it.
@@ -64,8 +65,8 @@ fn parse(criterion: &mut Criterion) {
 }
 
 fn turn(criterion: &mut Criterion) {
-    let catalog = catalog();
-    let identity = catalog.default_image().image.identity;
+    let images = images();
+    let identity = images.default_image().image.identity;
     let on = |node| Handle { identity, node }.bytes();
     let read = |n: u32, len: u32| {
         let offset = u64::from(n) * 7919 * 4096 % (SIZE - u64::from(len));
@@ -98,7 +99,7 @@ fn turn(criterion: &mut Criterion) {
     ];
     let mut group = criterion.benchmark_group("nfs turn");
     for (name, calls) in cases {
-        let mut session = Session::new(Arc::clone(&catalog), ([127, 0, 0, 1], 700).into());
+        let mut session = Session::new(Arc::clone(&images), ([127, 0, 0, 1], 700).into());
         let mut batch = Batch::default();
         group.throughput(Throughput::Elements(calls.len() as u64));
         let input = BytesMut::from(&calls.concat()[..]);

@@ -25,8 +25,9 @@ pub mod export;
 pub mod fuzzing;
 pub mod http;
 pub mod image;
+pub mod images;
 pub mod inspect;
-pub mod live;
+
 pub mod machines;
 pub mod nbd;
 pub mod ndp;
@@ -38,3 +39,4 @@ pub mod sys;
 pub mod telemetry;
 pub mod tftp;
 pub mod transmit;
+pub mod watched;

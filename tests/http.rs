@@ -18,9 +18,9 @@ use common::running::{Running, output_of};
 use isowire::boot::Files;
 use isowire::boot::files::{Ports, Terms};
 use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
-use isowire::export::{Catalog, Served};
 use isowire::image::index::{Attributes, Index, Kind, NodeId};
 use isowire::image::{Extent, Image, Source};
+use isowire::images::{ImageSet, ServedImage};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -62,7 +62,7 @@ impl Server {
         write_noise(&image, 48 * MIB);
         let file = File::create(&other).unwrap();
         file.write_all_at(b"the end", 5 * 1024 * MIB).unwrap();
-        let catalog = Catalog::new(served("arch", &image), vec![served("other", &other)]);
+        let images = ImageSet::new(served("arch", &image), vec![served("other", &other)]);
         let settings = Settings {
             roots: vec![Root::Nbd],
             copytoram: CopyToRam::Auto,
@@ -72,7 +72,7 @@ impl Server {
         };
         let machines = Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
         let files =
-            Files::new(Arc::new(catalog), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
+            Files::new(Arc::new(images), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -144,7 +144,7 @@ fn raise_file_limit() {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
 }
 
-fn served(name: &str, path: &Path) -> Served {
+fn served(name: &str, path: &Path) -> ServedImage {
     let source = Source::open(path).unwrap();
     let attributes = Attributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: MODIFIED };
     let mut index = Index::new(attributes);
@@ -158,7 +158,7 @@ fn served(name: &str, path: &Path) -> Served {
         let kind = Kind::File { extents: vec![extent] };
         index.add(parent, name.as_bytes(), kind, attributes).unwrap();
     }
-    Served { name: name.into(), image: Arc::new(Image::new(source, index).unwrap()) }
+    ServedImage { name: name.into(), image: Arc::new(Image::new(source, index).unwrap()) }
 }
 
 /// Xorshift: incompressible, and the same in every run.

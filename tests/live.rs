@@ -251,7 +251,7 @@ fn a_folder_is_served_and_what_comes_and_goes_in_it() {
     assert_eq!(server.said("broken.iso: not an ISO 9660 image"), 1);
     assert_eq!([server.kernel(""), server.kernel("/a-1"), server.kernel("/b")], [Some(1), Some(1), Some(3)]);
 
-    // The newest edition is the default, and a connection that was there before finds it too.
+    // The newest version is the default, and a connection that was there before finds it too.
     let mut client = server.nfs();
     let old = find(&mut client, "/").unwrap();
     assert!(find(&mut client, "/a-2").is_none());
@@ -271,7 +271,7 @@ fn a_folder_is_served_and_what_comes_and_goes_in_it() {
     let (_, listing) = server.http("/");
     let listing = String::from_utf8(listing).unwrap();
     assert!(["a-1/", "a-2.iso", "b/"].iter().all(|name| listing.contains(&format!("\"{name}\""))));
-    assert!(!listing.contains('~'), "editions are for machines");
+    assert!(!listing.contains('~'), "versioned names are for machines");
 
     // What is broken changes nothing, and is told once.
     fs::write(shelf.path("b.ISO.part"), &fs::read(&two.path).unwrap()[..1 << 20]).unwrap();
@@ -310,8 +310,11 @@ fn who_is_in_the_middle_of_an_image_that_is_replaced_goes_on_with_it() {
     let image = fs::read(&one.path).unwrap();
     let half = (image.len() / 2) & !4095;
     let mut server = shelf.start();
-    let edition = |iso: &Iso| format!("arch-1~{}", iso.identity);
-    assert!(find(&mut server.nfs(), &format!("/{}", edition(&one))).is_some(), "before it is replaced, too");
+    let versioned_name = |iso: &Iso| format!("arch-1~{}", iso.identity);
+    assert!(
+        find(&mut server.nfs(), &format!("/{}", versioned_name(&one))).is_some(),
+        "before it is replaced, too"
+    );
 
     let mut nbd = server.nbd("archiso").unwrap();
     assert_eq!(nbd.read(0, half), image[..half]);
@@ -348,16 +351,16 @@ fn who_is_in_the_middle_of_an_image_that_is_replaced_goes_on_with_it() {
 
     // Editions mean what they meant.
     for (iso, seed, whole) in [(&one, 1, &image), (&two, 2, &replacement)] {
-        let edition = edition(iso);
-        assert_eq!(server.kernel(&format!("/{edition}")), Some(seed));
-        assert_eq!(server.tftp(&format!("/{edition}/arch/boot/x86_64/vmlinuz-linux")), seed);
-        assert!(server.http(&format!("/{edition}.iso")).1 == **whole);
-        assert!(server.nbd(&edition).unwrap().read(0, half) == whole[..half]);
+        let versioned_name = versioned_name(iso);
+        assert_eq!(server.kernel(&format!("/{versioned_name}")), Some(seed));
+        assert_eq!(server.tftp(&format!("/{versioned_name}/arch/boot/x86_64/vmlinuz-linux")), seed);
+        assert!(server.http(&format!("/{versioned_name}.iso")).1 == **whole);
+        assert!(server.nbd(&versioned_name).unwrap().read(0, half) == whole[..half]);
         assert_eq!(
-            server.nbd(&format!("{edition}:/arch/boot/x86_64/vmlinuz-linux")).unwrap().read(0, 1),
+            server.nbd(&format!("{versioned_name}:/arch/boot/x86_64/vmlinuz-linux")).unwrap().read(0, 1),
             [seed]
         );
-        let mounted = find(&mut again, &format!("/{edition}")).unwrap();
+        let mounted = find(&mut again, &format!("/{versioned_name}")).unwrap();
         assert_eq!(again.read(&mounted, 0, 4096).unwrap().0, iso.root[..4096]);
     }
     assert!(server.running.stop().success());

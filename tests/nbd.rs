@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use common::needs::{needs, tool};
 use common::running::output_of;
-use isowire::export::{Catalog, Served};
 use isowire::image::index::{Attributes, Index, Kind, NodeId};
 use isowire::image::{Extent, Image, Source};
+use isowire::images::{ImageSet, ServedImage};
 
 /// Where the one file of the test image lies: at a multiple of 2048 that is none of 4096, as on an ISO.
 const FILE: Extent = Extent { offset: 10_240, len: 300_000 };
@@ -34,12 +34,12 @@ impl Server {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let image = dir.path().join("image");
         write_noise(&image, len);
-        let catalog = Arc::new(catalog(&image));
+        let images = Arc::new(images(&image));
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();
         let machines = Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
-        runtime.spawn(isowire::nbd::server::run(listener, catalog, machines, std::future::pending()));
+        runtime.spawn(isowire::nbd::server::run(listener, images, machines, std::future::pending()));
         Self { _runtime: runtime, _dir: dir, image, port }
     }
 
@@ -82,12 +82,12 @@ impl Server {
     }
 }
 
-fn catalog(image: &Path) -> Catalog {
+fn images(image: &Path) -> ImageSet {
     let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(attributes);
     index.add(NodeId::ROOT, b"airootfs.sfs", Kind::File { extents: vec![FILE] }, attributes).unwrap();
     let image = Arc::new(Image::new(Source::open(image).unwrap(), index).unwrap());
-    Catalog::new(Served { name: "arch-2026".into(), image }, Vec::new())
+    ImageSet::new(ServedImage { name: "arch-2026".into(), image }, Vec::new())
 }
 
 /// Xorshift: incompressible, and the same in every run.

@@ -14,9 +14,10 @@ use common::needs::{needs, tool};
 use common::running::output_of;
 use isowire::boot::files::{Files, Ports as MenuPorts, Terms};
 use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
-use isowire::export::{Allowed, Catalog, Served};
+use isowire::export::Allowed;
 use isowire::image::index::{Attributes, Index, Kind, NodeId};
 use isowire::image::{Extent, Image, Source};
+use isowire::images::{ImageSet, ServedImage};
 use isowire::tftp::server::{self, Options, Ports};
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
@@ -159,7 +160,7 @@ fn files(image: &Path) -> Files {
         index.add(dir, name.as_bytes(), kind, attributes).unwrap();
     }
     let image = Arc::new(Image::new(Source::open(image).unwrap(), index).unwrap());
-    let catalog = Catalog::new(Served { name: "arch".into(), image }, Vec::new());
+    let images = ImageSet::new(ServedImage { name: "arch".into(), image }, Vec::new());
     let settings = Settings {
         roots: vec![Root::Nbd],
         copytoram: CopyToRam::Auto,
@@ -167,7 +168,7 @@ fn files(image: &Path) -> Files {
         cms: Cms::Verify,
         parameters: Vec::new(),
     };
-    Files::new(Arc::new(catalog), Terms::new(settings, MenuPorts { tftp: 69, http: Some(80) })).unwrap()
+    Files::new(Arc::new(images), Terms::new(settings, MenuPorts { tftp: 69, http: Some(80) })).unwrap()
 }
 
 /// Xorshift: incompressible, and the same in every run.

@@ -14,10 +14,10 @@ pub use super::recipes::{Entries, Origin};
 const MENU_MAX: u64 = 64 << 10;
 
 /// Finds out what `image` boots, which has this name and this one for itself alone; `None` for one that is not archiso's.
-pub fn survey(name: &str, edition: &str, image: &Image) -> Option<Bootable> {
+pub fn survey(name: &str, versioned_name: &str, image: &Image) -> Option<Bootable> {
     let read = |node| image.read(node, MENU_MAX).ok();
     let tree = Tree { index: &image.index, read: &read };
-    tree.bootable(name, edition, image.archiso.as_ref()?, image.volume.uuid.as_deref())
+    tree.bootable(name, versioned_name, image.archiso.as_ref()?, image.volume.uuid.as_deref())
 }
 
 /// The entries of `image` that machines boot, and where they come from; `None` for one that is not archiso's.
@@ -82,7 +82,7 @@ impl Tree<'_> {
     pub(crate) fn bootable(
         &self,
         name: &str,
-        edition: &str,
+        versioned_name: &str,
         archiso: &Archiso,
         uuid: Option<&str>,
     ) -> Option<Bootable> {
@@ -90,7 +90,7 @@ impl Tree<'_> {
         let menu = choice.pxe.as_ref().or(choice.disk.as_ref()).map(|stock| &stock.menu);
         Some(Bootable {
             name: Word::new(name)?,
-            edition: Word::new(edition)?,
+            versioned_name: Word::new(versioned_name)?,
             base_dir: Word::new(&archiso.install_dir)?,
             uuid: uuid.and_then(Word::new),
             signed: archiso.airootfs.iter().any(|airootfs| airootfs.cms_signature.is_some()),

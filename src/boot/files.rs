@@ -19,9 +19,10 @@ use super::text::Word;
 use super::uefi::{NoUefi, Programs};
 use super::uki::Stub;
 use super::{Mac, Site, UefiBy};
+use crate::export::Export;
 use crate::export::path::{self, PathError};
-use crate::export::{Catalog, Export, Served};
 use crate::image::{Identity, Image, Kind, NodeId};
+use crate::images::{ImageSet, ServedImage};
 
 /// Ending of the name that a whole image has beside its tree.
 const ISO: &[u8] = b".iso";
@@ -62,7 +63,7 @@ impl Terms {
 /// What a machine may load by a path, whatever protocol it asks by.
 #[derive(Debug)]
 pub struct Files {
-    catalog: Arc<Catalog>,
+    images: Arc<ImageSet>,
     /// What there is of each image to boot, the default first.
     offers: Vec<Offer>,
     /// PXELINUX, of the first image that has one.
@@ -112,7 +113,7 @@ pub enum Directory<'a> {
     /// `/`: the tree of the default image and everything that lies beside it.
     Root,
     /// A directory of an image.
-    Tree(&'a Served, NodeId),
+    Tree(&'a ServedImage, NodeId),
     /// `/isowire/`: what we make.
     Made,
 }
@@ -161,12 +162,12 @@ impl Files {
     ///
     /// # Errors
     /// [`NameTaken`]: the operator has to choose another name.
-    pub fn new(catalog: Arc<Catalog>, terms: Terms) -> Result<Self, NameTaken> {
-        let default = catalog.default_image();
-        catalog.images().skip(1).try_for_each(|served| reachable(&served.name, default))?;
-        let offers: Vec<_> = catalog.images().filter_map(|served| Offer::of(served, &terms)).collect();
-        let loader = Loader::find(&catalog, &offers);
-        Ok(Self { catalog, offers, loader, terms })
+    pub fn new(images: Arc<ImageSet>, terms: Terms) -> Result<Self, NameTaken> {
+        let default = images.default_image();
+        images.iter().skip(1).try_for_each(|served| reachable(&served.name, default))?;
+        let offers: Vec<_> = images.iter().filter_map(|served| Offer::of(served, &terms)).collect();
+        let loader = Loader::find(&images, &offers);
+        Ok(Self { images, offers, loader, terms })
     }
 
     /// What [`plan`](super::plan) has to know.
@@ -198,13 +199,13 @@ impl Files {
     }
 
     /// The images whose files these are.
-    pub fn catalog(&self) -> &Arc<Catalog> {
-        &self.catalog
+    pub fn images(&self) -> &Arc<ImageSet> {
+        &self.images
     }
 
     /// The image whose tree is at `/`.
     pub fn default_image(&self) -> &Arc<Image> {
-        &self.catalog.default_image().image
+        &self.images.default_image().image
     }
 
     /// The file at `path`, for a machine that reached us at `local`.
@@ -229,7 +230,7 @@ impl Files {
         match self.find(path)? {
             Found::Root => Ok(Entry::Directory(Directory::Root)),
             Found::Node(served, node) => entry(served, node),
-            Found::Whole(Served { image, .. }) => Ok(Entry::File(File {
+            Found::Whole(ServedImage { image, .. }) => Ok(Entry::File(File {
                 export: image.whole(),
                 version: Version::of_image(image.identity, None),
                 modified: image.volume.modified.or(image.volume.created),
@@ -306,7 +307,7 @@ impl Files {
 
     /// The tree of the default image comes first: what is beside it never hides a file.
     fn find(&self, path: &[u8]) -> Result<Found<'_>, NoFile> {
-        let default = self.catalog.default_image();
+        let default = self.images.default_image();
         match path::resolve(&default.image.index, path) {
             Ok(NodeId::ROOT) => Ok(Found::Root),
             Ok(node) => Ok(Found::Node(default, node)),
@@ -318,10 +319,10 @@ impl Files {
     fn find_beside(&self, path: &[u8]) -> Result<Found<'_>, NoFile> {
         let name = names(path).next().ok_or(PathError::NotFound)?;
         let rest = behind(name, path);
-        if let Some(served) = self.catalog.named(name) {
+        if let Some(served) = self.images.named(name) {
             return Ok(Found::Node(served, path::resolve(&served.image.index, rest)?));
         }
-        let whole = name.strip_suffix(ISO).and_then(|name| self.catalog.named(name)).map(Found::Whole);
+        let whole = name.strip_suffix(ISO).and_then(|name| self.images.named(name)).map(Found::Whole);
         let made = (name == DIRECTORY.as_bytes()).then_some(Found::Made);
         Ok(whole.or(made).filter(|_| names(rest).next().is_none()).ok_or(PathError::NotFound)?)
     }
@@ -332,7 +333,7 @@ impl Files {
         let directory =
             |name: &'static [u8]| Item { name: name.into(), kind: ItemKind::Directory, modified: None };
         let mut beside = vec![directory(DIRECTORY.as_bytes())];
-        for (position, Served { name, image }) in self.catalog.images().enumerate() {
+        for (position, ServedImage { name, image }) in self.images.iter().enumerate() {
             let modified = image.volume.modified.or(image.volume.created);
             if position > 0 {
                 let name = Cow::Borrowed(name.as_bytes());
@@ -351,7 +352,7 @@ impl Files {
 ///
 /// # Errors
 /// [`NameTaken`]
-pub fn reachable(name: &str, default: &Served) -> Result<(), NameTaken> {
+pub fn reachable(name: &str, default: &ServedImage) -> Result<(), NameTaken> {
     match path::resolve(&default.image.index, name.as_bytes()) {
         Ok(_) => Err(NameTaken { name: name.to_owned(), default: default.name.clone() }),
         Err(_) => Ok(()),
@@ -361,14 +362,14 @@ pub fn reachable(name: &str, default: &Served) -> Result<(), NameTaken> {
 /// What a path leads to, besides the menu.
 enum Found<'a> {
     Root,
-    Node(&'a Served, NodeId),
+    Node(&'a ServedImage, NodeId),
     /// The image itself, at `/NAME.iso`.
-    Whole(&'a Served),
+    Whole(&'a ServedImage),
     /// The directory of what we make.
     Made,
 }
 
-fn entry(served: &Served, node: NodeId) -> Result<Entry<'_>, NoFile> {
+fn entry(served: &ServedImage, node: NodeId) -> Result<Entry<'_>, NoFile> {
     let image = &served.image;
     if let Kind::Directory { .. } = image.index.node(node).kind {
         return Ok(Entry::Directory(Directory::Tree(served, node)));

@@ -7,7 +7,7 @@ use super::rules::Rule;
 use super::text::PlainPath;
 use super::uefi::{NoUefi, Programs};
 use super::uki::Stub;
-use crate::export::{Catalog, Served};
+use crate::images::{ImageSet, ServedImage};
 
 /// An image that machines boot.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ pub(super) struct Loader {
 
 impl Offer {
     /// What there is of an image; `None` where there is nothing to boot.
-    pub(super) fn of(served: &Served, terms: &Terms) -> Option<Self> {
-        let bootable = bootable::survey(&served.name, &served.edition(), &served.image)?;
+    pub(super) fn of(served: &ServedImage, terms: &Terms) -> Option<Self> {
+        let bootable = bootable::survey(&served.name, &served.versioned_name(), &served.image)?;
         let settings = match terms.preferences.get(&served.name) {
             Some(preferences) => terms.settings.preferring(preferences),
             None => terms.settings.clone(),
@@ -54,8 +54,8 @@ impl Offer {
 
 impl Loader {
     /// The first image that has PXELINUX gives it to all.
-    pub(super) fn find(catalog: &Catalog, offers: &[Offer]) -> Option<Self> {
-        catalog.images().enumerate().find_map(|(position, Served { name, image })| {
+    pub(super) fn find(images: &ImageSet, offers: &[Offer]) -> Option<Self> {
+        images.iter().enumerate().find_map(|(position, ServedImage { name, image })| {
             let path = bootable::bios_loader(image)?;
             let offer = offers.iter().find(|offer| offer.bootable.name.as_str() == name)?;
             let (look, stock) = (offer.bootable.look.clone(), offer.bootable.stock.clone());

@@ -10,12 +10,13 @@ use super::menu::{Cms, CopyToRam, Preferences, Root, Settings, Start};
 use super::rules::Who;
 use super::text::Word;
 use super::*;
-use crate::export::catalog::Served;
+use crate::export::Piece;
 use crate::export::path::PathError;
-use crate::export::{Catalog, Piece};
 use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
 use crate::image::index::Attributes;
 use crate::image::{Extent, Image, Index, Kind, NodeId, Source};
+use crate::images::ImageSet;
+use crate::images::ServedImage;
 
 const HEAD: &str = include_str!("../../tests/iso/syslinux/archiso_head.cfg");
 const PXE: &str = include_str!("../../tests/iso/syslinux/archiso_pxe.cfg");
@@ -296,13 +297,13 @@ pub(super) fn settings() -> Settings {
     }
 }
 
-fn served(name: &str) -> Served {
-    Served { name: name.into(), image: Arc::new(image(&archiso_files(PXE_ENTRIES))) }
+fn served(name: &str) -> ServedImage {
+    ServedImage { name: name.into(), image: Arc::new(image(&archiso_files(PXE_ENTRIES))) }
 }
 
 fn files() -> Files {
-    let catalog = Catalog::new(served("one"), vec![served("two")]);
-    Files::new(Arc::new(catalog), Terms::new(settings(), PORTS)).unwrap()
+    let images = ImageSet::new(served("one"), vec![served("two")]);
+    Files::new(Arc::new(images), Terms::new(settings(), PORTS)).unwrap()
 }
 
 /// The content of a file made by us.
@@ -347,10 +348,10 @@ fn each_machine_has_a_menu_and_a_script_of_its_own() {
         },
         ..Rule::default()
     };
-    let catalog = Catalog::new(served("one"), vec![served("two")]);
+    let images = ImageSet::new(served("one"), vec![served("two")]);
     let settings = Settings { roots: vec![Root::Nbd, Root::Nfs], ..settings() };
     let rules = Rules::new(vec![rule("52:54:00:12:34:56", chosen)]).into();
-    let files = Files::new(Arc::new(catalog), Terms { rules, ..Terms::new(settings, PORTS) }).unwrap();
+    let files = Files::new(Arc::new(images), Terms { rules, ..Terms::new(settings, PORTS) }).unwrap();
     let line = |path: &str, word: &str| {
         let text = text(&files, path);
         text.lines().find(|line| line.starts_with(word)).unwrap_or_default().to_owned()
@@ -376,12 +377,12 @@ fn each_machine_has_a_menu_and_a_script_of_its_own() {
 
 #[test]
 fn an_image_may_be_otherwise_than_the_rest() {
-    let catalog = Catalog::new(served("one"), vec![served("two")]);
+    let images = ImageSet::new(served("one"), vec![served("two")]);
     let settings = Settings { roots: vec![Root::Nbd, Root::Nfs], ..settings() };
     let prefers = Preferences { root: Some(Root::Nfs), ..Preferences::default() };
     let preferences = [("two".to_owned(), prefers)].into();
     let terms = Terms { preferences, ..Terms::new(settings, PORTS) };
-    let menu = text(&Files::new(Arc::new(catalog), terms).unwrap(), "isowire/pxelinux.cfg");
+    let menu = text(&Files::new(Arc::new(images), terms).unwrap(), "isowire/pxelinux.cfg");
     let roots: Vec<_> = menu.lines().filter(|line| line.starts_with("APPEND")).collect();
     assert_eq!(roots.len(), 8);
     assert!(
@@ -393,9 +394,9 @@ fn an_image_may_be_otherwise_than_the_rest() {
 fn any_image_may_bring_the_loader() {
     let mut files: Vec<_> = archiso_files(PXE_ENTRIES);
     files.retain(|(path, _)| !path.starts_with("boot/"));
-    let bare = Served { name: "bare".into(), image: Arc::new(image(&files)) };
-    let files =
-        Files::new(Arc::new(Catalog::new(bare, vec![served("two")])), Terms::new(settings(), PORTS)).unwrap();
+    let bare = ServedImage { name: "bare".into(), image: Arc::new(image(&files)) };
+    let files = Files::new(Arc::new(ImageSet::new(bare, vec![served("two")])), Terms::new(settings(), PORTS))
+        .unwrap();
     assert_eq!(files.site().boot_file(), Some("/two/boot/syslinux/lpxelinux.0"));
     let menu = text(&files, "two/boot/syslinux/pxelinux.cfg/default");
     assert!(menu.contains("\nUI vesamenu.c32\n") && menu.contains("archiso_nbd_name=bare~"));
@@ -438,15 +439,17 @@ fn whole_images_and_our_files_lie_beside_the_tree() {
 #[test]
 fn each_edition_is_served_and_not_listed() {
     let files = files();
-    for served in files.catalog().images() {
-        let edition = served.edition();
+    for served in files.images().iter() {
+        let versioned_name = served.versioned_name();
         let open = |path: String| files.open(path.as_bytes(), HERE);
-        let kernel = open(format!("/{edition}/arch/boot/x86_64/vmlinuz-linux")).unwrap();
+        let kernel = open(format!("/{versioned_name}/arch/boot/x86_64/vmlinuz-linux")).unwrap();
         assert!(Arc::ptr_eq(&kernel.image.unwrap(), &served.image));
-        let whole = open(format!("{edition}.iso")).unwrap();
+        let whole = open(format!("{versioned_name}.iso")).unwrap();
         assert!(Arc::ptr_eq(&whole.image.unwrap(), &served.image));
-        assert_eq!(open(format!("{edition}0/arch")).unwrap_err(), NoFile::Path(PathError::NotFound));
-        let Entry::Directory(directory) = files.look_up(edition.as_bytes(), HERE).unwrap() else { panic!() };
+        assert_eq!(open(format!("{versioned_name}0/arch")).unwrap_err(), NoFile::Path(PathError::NotFound));
+        let Entry::Directory(directory) = files.look_up(versioned_name.as_bytes(), HERE).unwrap() else {
+            panic!()
+        };
         assert_eq!(files.items(directory).len(), 2);
     }
     assert!(files.items(Directory::Root).iter().all(|item| !item.name.contains(&b'~')));
@@ -454,11 +457,11 @@ fn each_edition_is_served_and_not_listed() {
 
 #[test]
 fn an_image_cannot_hide_behind_a_directory() {
-    let catalog = Catalog::new(served("one"), vec![served("ARCH")]);
-    let files = |catalog| Files::new(Arc::new(catalog), Terms::new(settings(), PORTS));
-    let error = files(catalog).unwrap_err();
+    let images = ImageSet::new(served("one"), vec![served("ARCH")]);
+    let files = |images| Files::new(Arc::new(images), Terms::new(settings(), PORTS));
+    let error = files(images).unwrap_err();
     assert!(error.to_string().starts_with("the image `ARCH` would hide behind `/ARCH` of the image `one`"));
-    let default = Catalog::new(served("arch"), Vec::new());
+    let default = ImageSet::new(served("arch"), Vec::new());
     assert!(files(default).is_ok());
 }
 

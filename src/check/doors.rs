@@ -11,8 +11,9 @@ use tokio::net::{TcpListener, UdpSocket};
 use crate::boot::files::{Files, Ports, Terms};
 use crate::boot::made::MENU_PATH;
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
-use crate::export::{Catalog, Export, Served};
+use crate::export::Export;
 use crate::image::Image;
+use crate::images::{ImageSet, ServedImage};
 use crate::machines::Registry;
 use crate::{http, nbd, nfs, tftp};
 
@@ -36,13 +37,13 @@ impl Doors {
     /// # Errors
     /// What the system says about sockets.
     pub async fn open(image: Arc<Image>) -> io::Result<Self> {
-        let catalog = Arc::new(Catalog::new(Served { name: NAME.to_owned(), image }, Vec::new()));
+        let images = Arc::new(ImageSet::new(ServedImage { name: NAME.to_owned(), image }, Vec::new()));
         let [nbd, nfs] = [listener().await?, listener().await?];
         let [portmap, http] = [listener().await?, listener().await?];
         let [portmap_udp, tftp] = [socket().await?, socket().await?];
         let ports = Ports { tftp: tftp.local_addr()?.port(), http: Some(http.local_addr()?.port()) };
         let terms = Terms::new(settings(), ports);
-        let files = Files::new(Arc::clone(&catalog), terms).map_err(io::Error::other)?;
+        let files = Files::new(Arc::clone(&images), terms).map_err(io::Error::other)?;
         let files = Arc::new(files);
         let doors = Self {
             nbd: nbd.local_addr()?,
@@ -53,8 +54,8 @@ impl Doors {
             files: Arc::clone(&files),
         };
         let machines = Arc::new(Registry::new(Instant::now()));
-        tokio::spawn(nbd::server::run(nbd, Arc::clone(&catalog), Arc::clone(&machines), pending()));
-        tokio::spawn(nfs::server::run(nfs, catalog, Arc::clone(&machines), pending()));
+        tokio::spawn(nbd::server::run(nbd, Arc::clone(&images), Arc::clone(&machines), pending()));
+        tokio::spawn(nfs::server::run(nfs, images, Arc::clone(&machines), pending()));
         tokio::spawn(nfs::server::portmap::run(portmap, portmap_udp, doors.nfs.port(), pending()));
         tokio::spawn(http::server::run(http, Arc::clone(&files), Arc::clone(&machines), None, pending()));
         let open = move |path: &[u8], local| files.open(path, local);

@@ -8,8 +8,8 @@ use super::connection::Connection;
 use super::doors::Doors;
 use super::original::{Expected, Fault, Original, Tally};
 use crate::codec::Reader;
-use crate::export::catalog::ARCHISO;
 use crate::image::{Extent, Kind, NodeId};
+use crate::images::set::ARCHISO;
 use crate::nbd::wire::{
     Cmd, FLAG_FIXED_NEWSTYLE, FLAG_HAS_FLAGS, FLAG_NO_ZEROES, FLAG_READ_ONLY, GREETING, Info, OPTS_MAGIC,
     Opt, REP_MAGIC, REQUEST_MAGIC, Rep, SIMPLE_REPLY_MAGIC,

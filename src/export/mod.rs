@@ -2,7 +2,7 @@
 
 pub mod allowed;
 pub mod batch;
-pub mod catalog;
+
 pub mod content;
 pub mod path;
 
@@ -14,7 +14,7 @@ use crate::image::Extent;
 
 pub use allowed::Allowed;
 pub use batch::Batch;
-pub use catalog::{Catalog, Found, Listed, Served};
+
 pub use content::Content;
 
 /// A byte range of the image that was checked against an export: whoever holds one checks nothing again.

@@ -12,13 +12,14 @@ use crate::boot::Files;
 use crate::boot::files::Ports;
 use crate::boot::files::Terms;
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
+use crate::export::Batch;
 use crate::export::batch::Chunk;
-use crate::export::{Batch, Catalog, Served};
 use crate::http::session::{Next, Resources, Session, Turn};
 use crate::http::wire::range::{RANGES_MAX, Wanted, wanted};
 use crate::http::wire::{Method, Request};
 use crate::image::index::{Attributes, Index, Kind, NodeId};
 use crate::image::{Extent, Image, Source};
+use crate::images::{ImageSet, ServedImage};
 
 /// The file `f` of the image `i`, and `f` of the image `j`.
 const FILES: [Extent; 2] = [Extent { offset: 4096, len: 5000 }, Extent { offset: 65_536, len: 2 << 20 }];
@@ -131,7 +132,7 @@ fn session() -> Session {
 fn resources() -> Arc<Resources> {
     let [default, other] =
         ["i", "j"].into_iter().zip(FILES).map(image).collect::<Vec<_>>().try_into().unwrap();
-    let catalog = Arc::new(Catalog::new(default, vec![other]));
+    let images = Arc::new(ImageSet::new(default, vec![other]));
     let settings = Settings {
         roots: vec![Root::Nbd],
         copytoram: CopyToRam::Auto,
@@ -140,11 +141,11 @@ fn resources() -> Arc<Resources> {
         parameters: Vec::new(),
     };
     let ports = Ports { tftp: 69, http: Some(80) };
-    let files = Files::new(catalog, Terms::new(settings, ports)).expect("names of their own");
+    let files = Files::new(images, Terms::new(settings, ports)).expect("names of their own");
     Arc::new(Resources::new(Arc::new(files)))
 }
 
-fn image((name, file): (&str, Extent)) -> Served {
+fn image((name, file): (&str, Extent)) -> ServedImage {
     let source = Source::open(Path::new("/dev/null")).expect("/dev/null opens");
     let attributes = Attributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: 784_111_777 };
     let mut index = Index::new(attributes);
@@ -153,7 +154,7 @@ fn image((name, file): (&str, Extent)) -> Served {
     add(b"empty.efi", Kind::File { extents: Vec::new() });
     add(b"d", Kind::Directory { entries: Vec::new() });
     let image = Image::new(source, index).expect("nothing to read");
-    Served { name: name.into(), image: Arc::new(image) }
+    ServedImage { name: name.into(), image: Arc::new(image) }
 }
 
 /// A range field means what a reading of it without any cleverness says. The first byte is the length of the file.

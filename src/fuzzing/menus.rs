@@ -107,8 +107,8 @@ pub fn config(data: &[u8]) {
     let tree = Tree { index: &index, read: &|_| None };
     let [first, ..] = &config.images[..] else { return };
     let name = first.name.clone().unwrap_or_else(|| config::name_of(&first.path));
-    let edition = format!("{name}~1");
-    let bootable = tree.bootable(name.as_str(), &edition, &archiso, None).expect("its name is a word");
+    let versioned_name = format!("{name}~1");
+    let bootable = tree.bootable(name.as_str(), &versioned_name, &archiso, None).expect("its name is a word");
     check(&index, &bootable, config.menu.parameters);
 }
 
@@ -189,7 +189,7 @@ fn check_script(index: &Index, bootable: &Bootable, text: &str, entries: usize) 
 }
 
 fn check_file(index: &Index, bootable: &Bootable, name: &str) {
-    let path = name.strip_prefix(PREFIX).and_then(|path| path.strip_prefix(bootable.edition.as_str()));
+    let path = name.strip_prefix(PREFIX).and_then(|path| path.strip_prefix(bootable.versioned_name.as_str()));
     let path = path.unwrap_or_else(|| panic!("{name} is not ours"));
     assert!(crate::export::path::resolve(index, path.as_bytes()).is_ok(), "{name}");
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use crate::export::batch::Chunk;
-use crate::export::{Batch, Catalog, Export, Served};
+use crate::export::{Batch, Export};
 use crate::image::index::{Attributes, Index, Kind, NodeId};
 use crate::image::{Extent, Image, Source};
+use crate::images::{ImageSet, ServedImage};
 use crate::nbd::session::{Handshake, Next, READ_MAX, Replies, Transmission, Turn};
 
 /// The export of both targets.
@@ -26,7 +27,7 @@ pub fn handshake(data: &[u8]) {
 
 /// Feeds a handshake in segments; what it said, and how it ended.
 fn haggle(data: &[u8], segment: usize) -> (Vec<u8>, Option<String>) {
-    let mut session = Handshake::new(catalog());
+    let mut session = Handshake::new(images());
     let (mut said, mut input) = (Vec::new(), BytesMut::new());
     for bytes in data.chunks(segment.min(data.len()).max(1)) {
         input.extend_from_slice(bytes);
@@ -47,14 +48,14 @@ fn haggle(data: &[u8], segment: usize) -> (Vec<u8>, Option<String>) {
     (said, None)
 }
 
-fn catalog() -> Arc<Catalog> {
+fn images() -> Arc<ImageSet> {
     let source = Source::open(Path::new("/dev/null")).expect("/dev/null opens");
     let attributes = Attributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(attributes);
     let file = Kind::File { extents: vec![EXTENT] };
     index.add(NodeId::ROOT, b"f", file, attributes).expect("a good name");
     let image = Arc::new(Image::new(source, index).unwrap());
-    Arc::new(Catalog::new(Served { name: "i".into(), image }, Vec::new()))
+    Arc::new(ImageSet::new(ServedImage { name: "i".into(), image }, Vec::new()))
 }
 
 /// However the requests are cut into segments, the same replies leave; every range lies inside the export; a turn is

@@ -7,10 +7,11 @@ use std::sync::{Arc, LazyLock};
 use bytes::BytesMut;
 
 use crate::codec::{Reader, Truncated};
+use crate::export::Batch;
 use crate::export::batch::Chunk;
-use crate::export::{Batch, Catalog, Served};
 use crate::image::index::{Attributes, Index, Kind, NodeId};
 use crate::image::{Extent, Image, Source};
+use crate::images::{ImageSet, ServedImage};
 use crate::nfs::handle::Handle;
 use crate::nfs::mount;
 use crate::nfs::rpc::{self, BadRecord, Message, RECORD_MAX, Refused};
@@ -66,7 +67,7 @@ pub fn mount(data: &[u8]) {
     let message = Message::parse(&call).expect("a call");
     let mut out = Vec::new();
     let peer = ([192, 0, 2, 1], 700).into();
-    let is_done = message.answer(&mut out, |call, results| mount::answer(&CATALOG, peer, call, results));
+    let is_done = message.answer(&mut out, |call, results| mount::answer(&IMAGES, peer, call, results));
     let mut results = Reader::new(&out);
     results.skip(24).expect("a header");
     match (is_done, procedure) {
@@ -84,7 +85,7 @@ fn check_mount(results: &mut Reader<'_>) -> Result<(), Truncated> {
     }
     assert_eq!(results.u32_be()? as usize, Handle::LEN);
     let Handle { identity, node } = Handle::parse(results.take(Handle::LEN)?).expect("a handle of ours");
-    let mut images = CATALOG.images().map(|served| &served.image);
+    let mut images = IMAGES.iter().map(|served| &served.image);
     let image = images.find(|image| image.identity == identity).expect("an image that is served");
     assert!(matches!(image.index.node(node).kind, Kind::Directory { .. }));
     assert_eq!(results.rest().len(), 12, "two flavors");
@@ -92,7 +93,7 @@ fn check_mount(results: &mut Reader<'_>) -> Result<(), Truncated> {
 }
 
 fn exports_len() -> usize {
-    CATALOG.mount_points().map(|path| 4 + 4 + path.len().next_multiple_of(4) + 4).sum::<usize>() + 4
+    IMAGES.mount_points().map(|path| 4 + 4 + path.len().next_multiple_of(4) + 4).sum::<usize>() + 4
 }
 
 /// However the client's bytes are cut into segments, the same calls get the same replies, in their order; each reply
@@ -111,7 +112,7 @@ struct Said {
 }
 
 fn converse(data: &[u8], segment: usize) -> Said {
-    let mut session = Session::new(Arc::clone(&CATALOG), ([192, 0, 2, 1], 700).into());
+    let mut session = Session::new(Arc::clone(&IMAGES), ([192, 0, 2, 1], 700).into());
     let (mut replies, mut seen, mut input) = (Vec::new(), BTreeSet::new(), BytesMut::new());
     for bytes in data.chunks(segment.min(data.len()).max(1)) {
         input.extend_from_slice(bytes);
@@ -169,10 +170,10 @@ fn records(batch: &Batch) -> Vec<Vec<u8>> {
 }
 
 /// Two images, so that a connection has to change between them.
-static CATALOG: LazyLock<Arc<Catalog>> = LazyLock::new(|| {
+static IMAGES: LazyLock<Arc<ImageSet>> = LazyLock::new(|| {
     let [first, second] =
-        ["first", "second"].map(|name| Served { name: name.into(), image: Arc::new(image(name)) });
-    Arc::new(Catalog::new(first, vec![second]))
+        ["first", "second"].map(|name| ServedImage { name: name.into(), image: Arc::new(image(name)) });
+    Arc::new(ImageSet::new(first, vec![second]))
 });
 
 /// Nodes: 1 a directory, 2 a file, 3 a symlink, 4 a device, 5 to 204 files without content; 205 differs.

@@ -16,10 +16,10 @@ use super::session::{Next, Resources, Session, Story, Turn};
 use super::wire::Status;
 use crate::boot::Files;
 use crate::export::Batch;
-use crate::live::Live;
 use crate::machines::{self, Meter, Registry, Step};
 use crate::stream::{self, Listener};
 use crate::transmit::{self, Broken};
+use crate::watched::Watched;
 
 /// Time a request has to arrive once it has begun. An answer may take as long as its client reads.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
@@ -40,7 +40,7 @@ const DISCARD: usize = 16 << 10;
 /// `advertise` is the address that files made by us tell machines; without it, each is told the one it reached us at.
 pub async fn run(
     listener: impl Into<Listener>,
-    files: impl Into<Live<Files>>,
+    files: impl Into<Watched<Files>>,
     machines: Arc<Registry>,
     advertise: Option<Ipv4Addr>,
     shutdown: impl Future<Output = ()>,
@@ -60,13 +60,13 @@ pub async fn run(
 /// What all clients share.
 #[derive(Debug)]
 struct Shared {
-    files: Live<Files>,
+    files: Watched<Files>,
     /// Of the files that were live when somebody last looked.
     resources: Mutex<Arc<Resources>>,
 }
 
 impl Shared {
-    fn new(files: Live<Files>) -> Self {
+    fn new(files: Watched<Files>) -> Self {
         let resources = Mutex::new(Arc::new(Resources::new(files.current())));
         Self { files, resources }
     }
@@ -210,16 +210,16 @@ mod tests {
     use super::*;
     use crate::boot::files::{Ports, Terms};
     use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
-    use crate::export::{Catalog, Served};
     use crate::image::index::{Attributes, Index};
     use crate::image::{Image, Source};
+    use crate::images::{ImageSet, ServedImage};
 
     /// A client of a server whose image is empty.
     async fn connect() -> TcpStream {
         let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let image =
             Image::new(Source::open(Path::new("/dev/null")).unwrap(), Index::new(attributes)).unwrap();
-        let catalog = Catalog::new(Served { name: "empty".into(), image: Arc::new(image) }, Vec::new());
+        let images = ImageSet::new(ServedImage { name: "empty".into(), image: Arc::new(image) }, Vec::new());
         let settings = Settings {
             roots: vec![Root::Nbd],
             copytoram: CopyToRam::Auto,
@@ -229,7 +229,7 @@ mod tests {
         };
         let machines = Arc::new(Registry::new(Instant::now().into_std()));
         let files =
-            Files::new(Arc::new(catalog), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
+            Files::new(Arc::new(images), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(run(listener, Arc::new(files), machines, None, std::future::pending()));

@@ -168,8 +168,9 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::export::{Catalog, Export, Served};
+    use crate::export::Export;
     use crate::image::Extent;
+    use crate::images::{ImageSet, ServedImage};
     use crate::machines::Stage;
     use crate::machines::landmarks::tests::{AIROOTFS, INITRAMFS, KERNEL, LOADER, MENU, MIB, image};
     use crate::machines::status::{Airootfs, Machine};
@@ -183,9 +184,9 @@ mod tests {
     impl Site {
         fn new() -> Self {
             let (image, now) = (image(), Instant::now());
-            let served = Served { name: "arch".into(), image: Arc::clone(&image) };
+            let served = ServedImage { name: "arch".into(), image: Arc::clone(&image) };
             let registry = Registry::new(now);
-            registry.serve(&Catalog::new(served, Vec::new()));
+            registry.serve(&ImageSet::new(served, Vec::new()));
             Self { registry: Arc::new(registry), image, now: now + Duration::from_secs(1) }
         }
 
@@ -319,8 +320,8 @@ mod tests {
         let site = Site::new();
         let (new, old) = (image(), Arc::clone(&site.image));
         let serve = |name: &str, image: &Arc<Image>| {
-            let served = Served { name: name.into(), image: Arc::clone(image) };
-            site.registry.serve(&Catalog::new(served, Vec::new()));
+            let served = ServedImage { name: name.into(), image: Arc::clone(image) };
+            site.registry.serve(&ImageSet::new(served, Vec::new()));
         };
         serve("new", &new);
         let mut root = site.meter(Door::Nfs);

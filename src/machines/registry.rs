@@ -12,8 +12,8 @@ use super::status::{Machine, Status};
 use super::traffic::Traffic;
 use super::{Door, End, Mac, Step};
 use crate::boot;
-use crate::export::Catalog;
 use crate::image::Image;
+use crate::images::ImageSet;
 
 /// All machines. Every method takes a lock for a moment: none is to be called for each packet; that is what a
 /// [`Meter`](super::Meter) is for.
@@ -30,13 +30,13 @@ impl Registry {
     }
 
     /// From now on these are the images, by these names. Those before are known as long as somebody reads them.
-    pub fn serve(&self, catalog: &Catalog) {
-        let mut images = locked(&self.images);
-        images.retain(|known| known.is_open());
-        for served in catalog.images() {
-            if !images.iter().any(|known| known.is(&served.image) && *known.name == *served.name) {
+    pub fn serve(&self, images: &ImageSet) {
+        let mut known_images = locked(&self.images);
+        known_images.retain(|known| known.is_open());
+        for served in images.iter() {
+            if !known_images.iter().any(|known| known.is(&served.image) && *known.name == *served.name) {
                 // In front: an image that is served by another name now has that one.
-                images.insert(0, Arc::new(Known::new(&served.name, &served.image)));
+                known_images.insert(0, Arc::new(Known::new(&served.name, &served.image)));
             }
         }
     }

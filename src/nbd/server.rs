@@ -13,12 +13,13 @@ use tracing::{debug, info, warn};
 
 use super::session::{Attached, Handshake, Next, Rejected, Transmission, Turn};
 use super::wire::{self, Malformed};
-use crate::export::{Batch, Catalog, Piece};
+use crate::export::{Batch, Piece};
 use crate::image::Image;
-use crate::live::Live;
+use crate::images::ImageSet;
 use crate::machines::{self, Meter, Registry};
 use crate::stream::{self, Listener};
 use crate::transmit::{self, Broken};
+use crate::watched::Watched;
 
 /// Time a client has to attach to an export. There is no such limit after that: a booted machine may be silent for
 /// days.
@@ -27,21 +28,21 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(15);
 /// What all clients share.
 #[derive(Debug)]
 struct Door {
-    catalog: Live<Catalog>,
+    images: Watched<ImageSet>,
     machines: Arc<Registry>,
     /// Clients that live on an export right now.
     attached: AtomicUsize,
 }
 
-/// Serves `catalog` to every client that connects, until `shutdown` is ready. Clients that are attached then live on
+/// Serves `images` to every client that connects, until `shutdown` is ready. Clients that are attached then live on
 /// as long as the runtime does.
 pub async fn run(
     listener: impl Into<Listener>,
-    catalog: impl Into<Live<Catalog>>,
+    images: impl Into<Watched<ImageSet>>,
     machines: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let door = Arc::new(Door { catalog: catalog.into(), machines, attached: AtomicUsize::new(0) });
+    let door = Arc::new(Door { images: images.into(), machines, attached: AtomicUsize::new(0) });
     tokio::select! {
         () = shutdown => {}
         never = stream::accept(listener.into(), "NBD", |socket, peer| serve(socket, peer, Arc::clone(&door))) => match never {},
@@ -55,7 +56,7 @@ pub async fn run(
 /// One client from its first byte to its last.
 async fn serve(mut socket: TcpStream, peer: SocketAddr, door: Arc<Door>) {
     let mut input = BytesMut::new();
-    let handshake = shake_hands(&mut socket, &mut input, door.catalog.current());
+    let handshake = shake_hands(&mut socket, &mut input, door.images.current());
     match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
         Ok(Ok(Some(attached))) => {
             door.attached.fetch_add(1, Ordering::Relaxed);
@@ -82,9 +83,9 @@ enum Parted {
 async fn shake_hands(
     socket: &mut TcpStream,
     input: &mut BytesMut,
-    catalog: Arc<Catalog>,
+    images: Arc<ImageSet>,
 ) -> Result<Option<Box<Attached>>, Parted> {
-    let mut session = Handshake::new(catalog);
+    let mut session = Handshake::new(images);
     let mut replies = BytesMut::from(&wire::GREETING[..]);
     loop {
         let next = session.handle(input, &mut replies);
@@ -187,21 +188,21 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::export::Served;
     use crate::image::index::{Attributes, Index};
     use crate::image::{Image, Source};
+    use crate::images::ServedImage;
 
     /// A client of a server whose image is empty.
     async fn connect() -> TcpStream {
         let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let image =
             Image::new(Source::open(Path::new("/dev/null")).unwrap(), Index::new(attributes)).unwrap();
-        let served = Served { name: "empty".into(), image: Arc::new(image) };
+        let served = ServedImage { name: "empty".into(), image: Arc::new(image) };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let catalog = Arc::new(Catalog::new(served, Vec::new()));
+        let images = Arc::new(ImageSet::new(served, Vec::new()));
         let machines = Arc::new(Registry::new(Instant::now()));
-        tokio::spawn(run(listener, catalog, machines, std::future::pending()));
+        tokio::spawn(run(listener, images, machines, std::future::pending()));
         TcpStream::connect(address).await.unwrap()
     }
 

@@ -9,8 +9,8 @@ use tracing::info;
 use super::handle::Handle;
 use super::rpc::{AUTH_NONE, AUTH_SYS, Call, Refused};
 use super::xdr::{self, Emitter, Malformed};
-use crate::export::Catalog;
 use crate::image::Kind;
+use crate::images::ImageSet;
 
 pub const PROGRAM: u32 = 100_005;
 pub const VERSION: u32 = 3;
@@ -46,7 +46,7 @@ enum Unmountable {
 /// # Errors
 /// [`Refused`]
 pub fn answer(
-    catalog: &Catalog,
+    images: &ImageSet,
     peer: SocketAddr,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
@@ -56,7 +56,7 @@ pub fn answer(
     }
     match call.procedure {
         procedure::NULL => {}
-        procedure::MNT => mount(catalog, peer, call, results)?,
+        procedure::MNT => mount(images, peer, call, results)?,
         // An empty list.
         procedure::DUMP => results.boolean(false),
         procedure::UMNT => {
@@ -64,14 +64,14 @@ pub fn answer(
             info!(%peer, path = %path.escape_ascii(), "unmounted over NFS");
         }
         procedure::UMNTALL => info!(%peer, "unmounted everything over NFS"),
-        procedure::EXPORT => exports(catalog, results),
+        procedure::EXPORT => exports(images, results),
         _ => return Err(Refused::ProcUnavail),
     }
     Ok(())
 }
 
 fn mount(
-    catalog: &Catalog,
+    images: &ImageSet,
     peer: SocketAddr,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
@@ -84,7 +84,7 @@ fn mount(
         }
         Err(malformed) => return Err(malformed.into()),
     };
-    match directory(catalog, path) {
+    match directory(images, path) {
         Ok((image, handle)) => {
             info!(%peer, path = %path.escape_ascii(), image, "mounted over NFS");
             results.u32(MNT3_OK);
@@ -105,8 +105,8 @@ fn refuse(peer: SocketAddr, path: &[u8], unmountable: Unmountable, results: &mut
 }
 
 /// The name of the image and the handle of its directory that `path` means.
-fn directory<'a>(catalog: &'a Catalog, path: &[u8]) -> Result<(&'a str, Handle), Unmountable> {
-    let (served, node) = catalog.node(path).ok_or(Unmountable::NoEnt)?;
+fn directory<'a>(images: &'a ImageSet, path: &[u8]) -> Result<(&'a str, Handle), Unmountable> {
+    let (served, node) = images.node(path).ok_or(Unmountable::NoEnt)?;
     match served.image.index.node(node).kind {
         Kind::Directory { .. } => Ok((&served.name, Handle { identity: served.image.identity, node })),
         _ => Err(Unmountable::NotDir),
@@ -114,8 +114,8 @@ fn directory<'a>(catalog: &'a Catalog, path: &[u8]) -> Result<(&'a str, Handle),
 }
 
 /// `exports`: every path, for everybody.
-fn exports(catalog: &Catalog, results: &mut Emitter<'_>) {
-    for path in catalog.mount_points() {
+fn exports(images: &ImageSet, results: &mut Emitter<'_>) {
+    for path in images.mount_points() {
         results.boolean(true);
         results.opaque(path.as_bytes());
         // ex_groups: none, which means all.

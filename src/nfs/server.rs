@@ -15,12 +15,13 @@ use tracing::{debug, info, warn};
 
 use super::rpc::BadRecord;
 use super::session::{Session, Turn};
-use crate::export::{Batch, Catalog};
+use crate::export::Batch;
 use crate::image::Image;
-use crate::live::Live;
+use crate::images::ImageSet;
 use crate::machines::{self, Meter, Registry};
 use crate::stream::{self, Listener};
 use crate::transmit::{self, Broken};
+use crate::watched::Watched;
 
 /// Bytes of input that are taken while replies wait for the client to read: a hundred calls. Longer than any record.
 const INPUT_MAX: usize = 16 << 10;
@@ -28,20 +29,20 @@ const INPUT_MAX: usize = 16 << 10;
 /// What all clients share.
 #[derive(Debug)]
 struct Door {
-    catalog: Live<Catalog>,
+    images: Watched<ImageSet>,
     machines: Arc<Registry>,
     connections: AtomicUsize,
 }
 
-/// Serves `catalog` by NFS and MOUNT to every client that connects, until `shutdown` is ready. Connections then live
+/// Serves `images` by NFS and MOUNT to every client that connects, until `shutdown` is ready. Connections then live
 /// on as long as the runtime does.
 pub async fn run(
     listener: impl Into<Listener>,
-    catalog: impl Into<Live<Catalog>>,
+    images: impl Into<Watched<ImageSet>>,
     machines: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let door = Arc::new(Door { catalog: catalog.into(), machines, connections: AtomicUsize::new(0) });
+    let door = Arc::new(Door { images: images.into(), machines, connections: AtomicUsize::new(0) });
     tokio::select! {
         () = shutdown => {}
         never = stream::accept(listener.into(), "NFS", |socket, peer| serve(socket, peer, Arc::clone(&door))) => match never {},
@@ -54,12 +55,12 @@ pub async fn run(
 
 /// One connection from its first byte to its last.
 async fn serve(socket: TcpStream, peer: SocketAddr, door: Arc<Door>) {
-    let catalog = door.catalog.clone();
-    let mut session = Session::new(catalog.current(), peer);
+    let images = door.images.clone();
+    let mut session = Session::new(images.current(), peer);
     let since = Instant::now();
     door.connections.fetch_add(1, Ordering::Relaxed);
     let mut meter = Meter::new(Arc::clone(&door.machines), peer.ip(), machines::Door::Nfs, since);
-    let end = converse(&socket, catalog, &mut session, &mut meter).await;
+    let end = converse(&socket, images, &mut session, &mut meter).await;
     let fate = if end.is_ok() { machines::End::Released } else { machines::End::Lost };
     meter.ended(fate, Instant::now());
     door.connections.fetch_sub(1, Ordering::Relaxed);
@@ -88,14 +89,14 @@ enum End {
 /// Calls and replies, in turns, until the client goes.
 async fn converse(
     socket: &TcpStream,
-    mut catalog: Live<Catalog>,
+    mut images: Watched<ImageSet>,
     session: &mut Session,
     meter: &mut Meter,
 ) -> Result<End, Broken> {
     let (mut input, mut batch) = (BytesMut::new(), Batch::default());
     loop {
-        if let Some(catalog) = catalog.update() {
-            session.serve(catalog);
+        if let Some(images) = images.update() {
+            session.serve(images);
         }
         let turn = session.handle(&mut input, &mut batch);
         let unread = input.len();
@@ -154,9 +155,9 @@ mod tests {
     use tokio::net::TcpSocket;
 
     use super::*;
-    use crate::export::Served;
     use crate::image::index::{Attributes, Index, Kind, NodeId};
     use crate::image::{Extent, Source};
+    use crate::images::ServedImage;
     use crate::nfs::handle::Handle;
     use crate::nfs::session::READ_MAX;
     use crate::nfs::wire::procedure::{NULL, READ};
@@ -174,7 +175,7 @@ mod tests {
         medium.as_file().set_len(SIZE).unwrap();
         let image = Image::new(Source::open(medium.path()).unwrap(), index).unwrap();
         let handle = Handle { identity: image.identity, node: FILE }.bytes().to_vec();
-        let served = Served { name: "zeros".into(), image: Arc::new(image) };
+        let served = ServedImage { name: "zeros".into(), image: Arc::new(image) };
         // So small that replies wait in the server.
         let [listening, socket] = [(); 2].map(|()| TcpSocket::new_v4().unwrap());
         listening.set_send_buffer_size(64 << 10).unwrap();
@@ -183,8 +184,8 @@ mod tests {
         let listener = listening.listen(16).unwrap();
         let address = listener.local_addr().unwrap();
         let machines = Arc::new(Registry::new(Instant::now()));
-        let catalog = Arc::new(Catalog::new(served, Vec::new()));
-        tokio::spawn(run(listener, catalog, machines, std::future::pending()));
+        let images = Arc::new(ImageSet::new(served, Vec::new()));
+        tokio::spawn(run(listener, images, machines, std::future::pending()));
         (socket.connect(address).await.unwrap(), handle)
     }
 

@@ -4,11 +4,11 @@ use tracing::warn;
 
 use crate::boot::bootable::{initramfs, shortfall};
 use crate::boot::menu::Root;
-use crate::export::Served;
+use crate::images::ServedImage;
 
 /// Warns of each root that some initramfs cannot get. It unpacks them, which takes up to a second for each.
-pub fn check(images: &[Served], roots: &[Root]) {
-    for Served { name, image } in images {
+pub fn check(images: &[ServedImage], roots: &[Root]) {
+    for ServedImage { name, image } in images {
         for (path, contents) in initramfs(image) {
             for root in roots {
                 if let Some(shortfall) = shortfall(&contents, *root) {

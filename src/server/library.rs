@@ -20,9 +20,9 @@ use crate::boot::files::{Files, Terms};
 use crate::boot::menu::Root;
 use crate::boot::{Leased, Site, UefiBy};
 use crate::config::Place;
-use crate::export::{Catalog, Served};
-use crate::live::{Live, Publisher};
+use crate::images::{ImageSet, ServedImage};
 use crate::machines::Registry;
+use crate::watched::{WatchSender, Watched};
 
 /// Between two looks at who still uses old images.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -68,9 +68,9 @@ pub struct Library {
     roots: Vec<Root>,
     machines: Arc<Registry>,
     stand: Stand,
-    catalog: Publisher<Catalog>,
-    files: Publisher<Files>,
-    site: Publisher<Site>,
+    images: WatchSender<ImageSet>,
+    files: WatchSender<Files>,
+    site: WatchSender<Site>,
     /// What was wrong the last time: nobody wants to read it again each time.
     told: Vec<String>,
 }
@@ -89,30 +89,30 @@ impl Library {
     ) -> Result<Self, Fatal> {
         let Opened { volumes, told } = opened;
         let stand = Stand::new(volumes);
-        let catalog = Arc::new(stand.catalog().ok_or(Problem::NothingOpens)?);
-        machines.serve(&catalog);
-        let files = Files::new(Arc::clone(&catalog), terms_for(&stand, &places, &terms))?;
+        let images = Arc::new(stand.images().ok_or(Problem::NothingOpens)?);
+        machines.serve(&images);
+        let files = Files::new(Arc::clone(&images), terms_for(&stand, &places, &terms))?;
         if let Some(name) = files.unknown_images().next() {
             return Err(Fatal::UnknownImage(name.clone()));
         }
         let files = Arc::new(files);
         tell_uefi(&files, &terms, |_| true);
-        let site = Publisher::new(Arc::new(files.site()));
-        let (catalog, files) = (Publisher::new(catalog), Publisher::new(files));
-        Ok(Self { places, terms, roots, machines, stand, catalog, files, site, told })
+        let site = WatchSender::new(Arc::new(files.site()));
+        let (images, files) = (WatchSender::new(images), WatchSender::new(files));
+        Ok(Self { places, terms, roots, machines, stand, images, files, site, told })
     }
 
-    pub fn catalog(&self) -> Live<Catalog> {
-        self.catalog.live()
+    pub fn images(&self) -> Watched<ImageSet> {
+        self.images.subscribe()
     }
 
-    pub fn files(&self) -> Live<Files> {
-        self.files.live()
+    pub fn files(&self) -> Watched<Files> {
+        self.files.subscribe()
     }
 
     /// What DHCP offers.
-    pub fn site(&self) -> Live<Site> {
-        self.site.live()
+    pub fn site(&self) -> Watched<Site> {
+        self.site.subscribe()
     }
 
     pub fn leased(&self) -> Arc<Leased> {
@@ -203,8 +203,8 @@ impl Library {
     }
 
     async fn go_over_to(&mut self, next: Stand, events: &[Event]) {
-        let Some(catalog) = next.catalog().map(Arc::new) else { return };
-        let (terms, of) = (terms_for(&next, &self.places, &self.terms), Arc::clone(&catalog));
+        let Some(images) = next.images().map(Arc::new) else { return };
+        let (terms, of) = (terms_for(&next, &self.places, &self.terms), Arc::clone(&images));
         // It reads menus, and the stub of each image.
         let files = match spawn_blocking(move || Files::new(of, terms)).await.map_err(io::Error::other) {
             Ok(Ok(files)) => Arc::new(files),
@@ -212,8 +212,8 @@ impl Library {
             Err(error) => return warn!("the images stay as they were: {error}"),
         };
         // Whoever reads of an image in the menu finds it.
-        self.machines.serve(&catalog);
-        self.catalog.publish(catalog);
+        self.machines.serve(&images);
+        self.images.publish(images);
         self.files.publish(Arc::clone(&files));
         self.site.publish(Arc::new(files.site()));
         self.stand = next;
@@ -233,7 +233,7 @@ impl Library {
     }
 
     /// Warns of initramfs images without the hooks for a root, as soon as that is known.
-    fn check(&self, images: Vec<Served>) {
+    fn check(&self, images: Vec<ServedImage>) {
         let roots = self.roots.clone();
         spawn_blocking(move || hooks::check(&images, &roots));
     }

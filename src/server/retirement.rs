@@ -1,4 +1,4 @@
-//! How long an image goes on being found by its edition and its handles after its name has come to mean another one, or
+//! How long an image goes on being found by its versioned name and its handles after its name has come to mean another one, or
 //! nothing: as long as machines may come back for it.
 
 use std::time::{Duration, Instant};

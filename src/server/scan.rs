@@ -1,5 +1,5 @@
 //! Which files are to be served, as far as folders tell: every `*.iso` of a folder, in an order in which the newest of
-//! several editions comes first.
+//! several versions comes first.
 
 use std::cmp::Ordering;
 use std::fs;
@@ -96,8 +96,8 @@ fn stem(path: &Path) -> String {
 fn order(a: &str, b: &str) -> Ordering {
     let split = |name: &str| {
         let digit = name.find(|c: char| c.is_ascii_digit()).unwrap_or(name.len());
-        let (kind, edition) = name.split_at(digit);
-        (kind.to_owned(), std::cmp::Reverse(edition.to_owned()))
+        let (kind, version) = name.split_at(digit);
+        (kind.to_owned(), std::cmp::Reverse(version.to_owned()))
     };
     split(a).cmp(&split(b))
 }

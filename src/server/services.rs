@@ -31,7 +31,7 @@ pub async fn start(
     stopping: &watch::Receiver<()>,
 ) -> Result<JoinSet<io::Result<()>>, Fatal> {
     let mut services = JoinSet::new();
-    let (catalog, files) = (library.catalog(), library.files());
+    let (images, files) = (library.images(), library.files());
     let stop = || {
         let mut stopping = stopping.clone();
         // Nothing is ever sent.
@@ -48,7 +48,7 @@ pub async fn start(
     if let Some(listener) = doors.nbd {
         services.spawn(unfailing(nbd::server::run(
             stream(listener, config)?,
-            catalog.clone(),
+            images.clone(),
             Arc::clone(&machines),
             stop(),
         )));
@@ -57,7 +57,7 @@ pub async fn start(
         let port = listener.local_addr()?.port();
         services.spawn(unfailing(nfs::server::run(
             stream(listener, config)?,
-            catalog,
+            images,
             Arc::clone(&machines),
             stop(),
         )));

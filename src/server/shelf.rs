@@ -12,9 +12,9 @@ use tracing::warn;
 use super::problem::Problem;
 use super::scan::{Candidate, Found};
 use crate::boot::files;
-use crate::export::catalog::ARCHISO;
-use crate::export::{Listed, Served};
 use crate::image::{Image, OpenError};
+use crate::images::set::ARCHISO;
+use crate::images::{Listed, ServedImage};
 
 /// An image, and the file it was opened from.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ impl Stamp {
 }
 
 impl Volume {
-    pub fn served(&self) -> &Served {
+    pub fn served(&self) -> &ServedImage {
         self.listed.served()
     }
 
@@ -100,7 +100,7 @@ pub fn stock(found: Vec<Found>, shelf: &[Volume], retired: &[Volume]) -> (Vec<Vo
 
 /// Tells what is wrong with an image that is served all the same.
 fn warn(volume: &Volume) {
-    let Served { name, image } = volume.served();
+    let ServedImage { name, image } = volume.served();
     for warning in &image.warnings {
         warn!(image = %name, "{warning}");
     }
@@ -133,7 +133,7 @@ fn volume(candidate: &Candidate, shelf: &[Volume], retired: &[Volume]) -> Result
     if let Some(old) = old.filter(is_as_before) {
         return Ok(Some(Volume { stamp, ..old.clone() }));
     }
-    let listed = Arc::new(Listed::new(Served { name: name.to_string(), image: Arc::new(image) }));
+    let listed = Arc::new(Listed::new(ServedImage { name: name.to_string(), image: Arc::new(image) }));
     Ok(Some(Volume { path: path.clone(), stamp, listed, last_call: None }))
 }
 
@@ -204,7 +204,7 @@ pub mod tests {
         let mut image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
         image.identity = Identity(identity);
         let name = crate::config::name_of(Path::new(path)).to_string();
-        let listed = Arc::new(Listed::new(Served { name, image: Arc::new(image) }));
+        let listed = Arc::new(Listed::new(ServedImage { name, image: Arc::new(image) }));
         let stamp = Stamp { file: (0, identity), size: 0, modified: (0, 0) };
         Volume { path: path.into(), stamp, listed, last_call: None }
     }

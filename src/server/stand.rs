@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::retirement::{self, Retiree};
 use super::shelf::Volume;
-use crate::export::{Catalog, Listed};
+use crate::images::{ImageSet, Listed};
 
 /// The images of a moment.
 #[derive(Debug, Clone)]
@@ -44,12 +44,12 @@ impl Stand {
     }
 
     /// Every image of the moment as clients find it; `None` where there is none.
-    pub fn catalog(&self) -> Option<Catalog> {
+    pub fn images(&self) -> Option<ImageSet> {
         let listed = |volume: &Volume| Arc::clone(&volume.listed);
         let (default, others) = self.shelf.split_first()?;
         let others: Vec<Arc<Listed>> = others.iter().map(listed).collect();
         let retired = self.retired.iter().map(|retired| listed(&retired.volume)).collect();
-        Some(Catalog::with_retired(listed(default), others, retired))
+        Some(ImageSet::with_retired(listed(default), others, retired))
     }
 
     /// Those that were served, and still are for whoever knows them.
@@ -121,7 +121,7 @@ impl Event {
         | Self::Gone(volume)
         | Self::LetGo(volume)
         | Self::Default(volume)) = self;
-        let (image, path) = (volume.served().edition(), volume.path.display());
+        let (image, path) = (volume.served().versioned_name(), volume.path.display());
         match self {
             Self::Added(_) => info!(image, %path, "image added"),
             Self::Replaced(_) => info!(image, %path, "image replaced: who has the old one keeps it"),
@@ -167,13 +167,13 @@ mod tests {
         let (second, events) = first.next(vec![other.clone()], now);
         assert_eq!(story(&events), ["replaced a", "gone b", "default a"]);
         assert!(!first.serves_as(&second) && first.serves_as(&first));
-        let catalog = second.catalog().unwrap();
+        let images = second.images().unwrap();
         for old in [&one, &two] {
-            assert!(catalog.identified(identity(old)).is_some());
-            assert!(catalog.image(old.served().edition().as_bytes()).is_some());
+            assert!(images.identified(identity(old)).is_some());
+            assert!(images.image(old.served().versioned_name().as_bytes()).is_some());
         }
-        assert_eq!(catalog.image(b"a").map(|found| found.image.identity), Some(identity(&other)));
-        assert!(catalog.image(b"b").is_none() && catalog.names().all(|name| name != "b"));
+        assert_eq!(images.image(b"a").map(|found| found.image.identity), Some(identity(&other)));
+        assert!(images.image(b"b").is_none() && images.names().all(|name| name != "b"));
         let (third, events) = second.next(vec![two.clone(), other.clone()], now + MINUTE);
         assert_eq!(story(&events), ["added b", "default b"], "the same as before");
         assert_eq!(third.retired().count(), 1);
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(story(&last.let_go(now + 60 * MINUTE)), [""; 0]);
         let events = last.let_go(now + 7 * 24 * 60 * MINUTE + MINUTE);
         assert_eq!(story(&events), ["let go a"]);
-        assert!(last.catalog().unwrap().identified(identity(&one)).is_none());
+        assert!(last.images().unwrap().identified(identity(&one)).is_none());
     }
 
     #[test]
@@ -193,7 +193,7 @@ mod tests {
         let new = written_over(volume("a.iso", 2), &old);
         let (stand, events) = Stand::new(vec![old.clone()]).next(vec![new], now);
         assert_eq!(story(&events), ["overwritten a", "default a"]);
-        assert!(stand.catalog().unwrap().identified(old.served().image.identity).is_none());
+        assert!(stand.images().unwrap().identified(old.served().image.identity).is_none());
     }
 
     #[test]
@@ -205,6 +205,6 @@ mod tests {
         assert_eq!(story(&stand.let_go(now + 60 * MINUTE)), [""; 0]);
         drop(client);
         assert_eq!(story(&stand.let_go(now + 60 * MINUTE)), ["let go a"]);
-        assert!(stand.catalog().unwrap().identified(Identity(7)).is_none());
+        assert!(stand.images().unwrap().identified(Identity(7)).is_none());
     }
 }

@@ -6,8 +6,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isowire::export::{Catalog, Served};
 use isowire::image::Image;
+use isowire::images::{ImageSet, ServedImage};
 use rustix::process::Pid;
 use tokio::runtime::Runtime;
 
@@ -29,16 +29,16 @@ impl Server {
     }
 
     pub fn start_at(listener: TcpListener, images: &[&Path]) -> Self {
-        let mut served = images.iter().map(|path| Served {
+        let mut served = images.iter().map(|path| ServedImage {
             name: path.file_stem().unwrap().to_str().unwrap().to_owned(),
             image: Arc::new(Image::open(path).unwrap()),
         });
-        let catalog = Arc::new(Catalog::new(served.next().expect("an image"), served.collect()));
+        let images = Arc::new(ImageSet::new(served.next().expect("an image"), served.collect()));
         let port = listener.local_addr().unwrap().port();
         let runtime = Runtime::new().unwrap();
         let listener = registered(&runtime, listener);
         let machines = Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
-        runtime.spawn(isowire::nfs::server::run(listener, catalog, machines, std::future::pending()));
+        runtime.spawn(isowire::nfs::server::run(listener, images, machines, std::future::pending()));
         Self { runtime, port }
     }
 

@@ -23,7 +23,7 @@ pub struct Bootable {
     pub name: Word,
     /// A name that only this very image has. Whatever a boot loads later is named by it: a boot that began before the
     /// image was replaced goes on with the one it began with.
-    pub edition: Word,
+    pub versioned_name: Word,
     /// `archisobasedir=`.
     pub base_dir: Word,
     /// `archisosearchuuid=`.
@@ -167,11 +167,11 @@ struct Kernel<'a> {
 
 impl Kernel<'_> {
     fn path(&self) -> String {
-        format!("{}/{}", self.image.edition, self.recipe.kernel)
+        format!("{}/{}", self.image.versioned_name, self.recipe.kernel)
     }
 
     fn initrd(&self) -> impl Iterator<Item = String> {
-        self.recipe.initrd.iter().map(|path| format!("{}/{path}", self.image.edition))
+        self.recipe.initrd.iter().map(|path| format!("{}/{path}", self.image.versioned_name))
     }
 }
 
@@ -256,7 +256,7 @@ impl<'a> Scribe<'a, '_> {
         }
         words.push(format!("{}={}", root.parameter(), self.root_address(root)));
         if let Root::Nbd = root {
-            words.push(format!("archiso_nbd_name={}", image.edition));
+            words.push(format!("archiso_nbd_name={}", image.versioned_name));
         }
         words.push(format!("copytoram={}", copy.value()));
         if image.signed && settings.cms == Cms::Verify {
@@ -269,12 +269,12 @@ impl<'a> Scribe<'a, '_> {
 
     /// Always the literal address: `${pxeserver}` is the router where another server gives the addresses.
     fn root_address(&self, root: Root) -> String {
-        let (address, edition) = (self.server.address, &self.shown.image.edition);
+        let (address, versioned_name) = (self.server.address, &self.shown.image.versioned_name);
         match root {
             Root::Nbd => address.to_string(),
-            Root::Nfs => format!("{address}:/{edition}"),
+            Root::Nfs => format!("{address}:/{versioned_name}"),
             // Without HTTP there is no such entry.
-            Root::Http => format!("{}{edition}/", self.server.http_url().unwrap_or_default()),
+            Root::Http => format!("{}{versioned_name}/", self.server.http_url().unwrap_or_default()),
         }
     }
 }

@@ -27,7 +27,7 @@ fn recipe(root: Option<Root>, title: &str) -> Recipe {
 fn image(name: &str) -> Bootable {
     Bootable {
         name: word(name),
-        edition: word(&format!("{name}~1")),
+        versioned_name: word(&format!("{name}~1")),
         base_dir: word("arch"),
         uuid: Some(word("2026-01-02-03-04-05-00")),
         signed: true,

@@ -6,8 +6,9 @@ use crate::boot::files::{Entry, Files, NoFile, Terms};
 use crate::boot::menu::Ports;
 use crate::boot::tests::{archiso_files, image, settings};
 use crate::boot::uki::tests::stub_file;
-use crate::export::catalog::Served;
-use crate::export::{Catalog, Piece};
+use crate::export::Piece;
+use crate::images::ImageSet;
+use crate::images::ServedImage;
 
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const KERNEL: &str = "arch/boot/x86_64/vmlinuz-linux";
@@ -25,10 +26,10 @@ fn archiso(kernel: &[u8]) -> Arc<Image> {
 
 /// What is served of it, with its stub.
 fn files(roots: &[Root]) -> Files {
-    let default = Served { name: "one".into(), image: archiso(&stub_file()) };
+    let default = ServedImage { name: "one".into(), image: archiso(&stub_file()) };
     let settings = Settings { roots: roots.to_vec(), ..settings() };
     let terms = Terms { stub: Stub::parse(stub_file()).ok(), ..Terms::new(settings, PORTS) };
-    Files::new(Arc::new(Catalog::new(default, Vec::new())), terms).unwrap()
+    Files::new(Arc::new(ImageSet::new(default, Vec::new())), terms).unwrap()
 }
 
 const PORTS: Ports = Ports { tftp: 69, http: Some(8080) };
@@ -56,24 +57,24 @@ fn each_root_has_its_own_command_line() {
     let files = files(&Root::ALL);
     let common = "console=ttyS0,115200 no_timer_check panic=1 ip=dhcp BOOTIF=01-52-54-00-12-34-56";
     let line = |root: &str| command_line(&files, &format!("/isowire/{MACHINE}/{root}.efi"));
-    let edition = files.catalog().default_image().edition();
+    let versioned_name = files.images().default_image().versioned_name();
     assert_eq!(
         line("nbd"),
         format!(
             "archisobasedir=arch archisosearchuuid=2026-01-02-03-04-05-00 archiso_nbd_srv=10.0.0.1 \
-             archiso_nbd_name={edition} copytoram=auto cms_verify=y {common}"
+             archiso_nbd_name={versioned_name} copytoram=auto cms_verify=y {common}"
         )
     );
     assert_eq!(
         line("nfs"),
         format!(
-            "archisobasedir=arch archiso_nfs_srv=10.0.0.1:/{edition} copytoram=auto cms_verify=y {common}"
+            "archisobasedir=arch archiso_nfs_srv=10.0.0.1:/{versioned_name} copytoram=auto cms_verify=y {common}"
         )
     );
     assert_eq!(
         line("http"),
         format!(
-            "archisobasedir=arch archiso_http_srv=http://10.0.0.1:8080/{edition}/ copytoram=auto cms_verify=y {common}"
+            "archisobasedir=arch archiso_http_srv=http://10.0.0.1:8080/{versioned_name}/ copytoram=auto cms_verify=y {common}"
         )
     );
     let any = command_line(&files, "isowire/nbd.efi");

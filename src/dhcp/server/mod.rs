@@ -25,8 +25,8 @@ use super::lease::UnixTime;
 use super::session::{Answer, Destination, Door, Question, Role, Session, Sighting, Silence};
 use super::wire::{Malformed, Message};
 use crate::boot::{Leased, Site};
-use crate::live::Live;
 use crate::machines::Registry;
+use crate::watched::Watched;
 
 pub use socket::{Sharing, bind};
 pub use start::{AuthorityConfig, Config, DEFAULT_LEASE_SECONDS, Mode, StartError};
@@ -51,7 +51,7 @@ pub struct Server {
     dhcp: Socket,
     boot_server: Option<Socket>,
     session: Session,
-    boot: Live<Site>,
+    boot: Watched<Site>,
     machines: Arc<Registry>,
     interfaces: Interfaces,
     /// The only interface to serve.

@@ -19,8 +19,8 @@ use crate::dhcp::lease::{Event, Leases, Pool, UnixTime};
 use crate::dhcp::session::{Authority, Network, Role, Session, mac};
 use crate::dhcp::wire::HardwareAddress;
 use crate::export::Allowed;
-use crate::live::Live;
 use crate::machines::Registry;
+use crate::watched::Watched;
 
 /// A day: the initramfs takes its address once and never renews it, so a lease should outlast a boot and what is done
 /// in it.
@@ -35,7 +35,7 @@ pub struct Config {
     pub advertise: Option<Ipv4Addr>,
     pub mode: Mode,
     /// What machines boot with.
-    pub boot: Live<boot::Site>,
+    pub boot: Watched<boot::Site>,
     /// Where it is noted what machines are leased.
     pub leased: Arc<Leased>,
     /// Told of each machine's way.

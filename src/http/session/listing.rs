@@ -19,7 +19,7 @@ pub struct Resources {
     pages: Mutex<HashMap<Key, Page>>,
 }
 
-/// The image's edition, and the number of the directory in it.
+/// The image's versioned name, and the number of the directory in it.
 type Key = (String, u32);
 
 /// A page, and what tells it from another.
@@ -52,7 +52,7 @@ fn key(directory: Directory<'_>) -> Key {
         // No image has an empty name.
         Directory::Root => (String::new(), 0),
         Directory::Made => (String::new(), 1),
-        Directory::Tree(served, node) => (served.edition(), node.0),
+        Directory::Tree(served, node) => (served.versioned_name(), node.0),
     }
 }
 

@@ -7,9 +7,9 @@ use crate::boot::Files;
 use crate::boot::files::{Ports, Terms};
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
 use crate::export::batch::Chunk;
-use crate::export::{Catalog, Served};
 use crate::image::index::{Attributes, Index, Kind, NodeId};
 use crate::image::{Extent, Source};
+use crate::images::{ImageSet, ServedImage};
 
 const KERNEL: Extent = Extent { offset: 4096, len: 5000 };
 const ROOT_FS: Extent = Extent { offset: 65_536, len: 3 << 30 };
@@ -22,7 +22,7 @@ fn now() -> Timestamp {
     "2026-11-23T06:07:23Z".parse().unwrap()
 }
 
-fn image(name: &str) -> Served {
+fn image(name: &str) -> ServedImage {
     let attributes = Attributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: MODIFIED };
     let mut index = Index::new(attributes);
     let mut add = |parent, name: &[u8], kind| index.add(parent, name, kind, attributes).unwrap();
@@ -35,7 +35,7 @@ fn image(name: &str) -> Served {
     add(NodeId::ROOT, b"empty.txt", Kind::File { extents: Vec::new() });
     add(NodeId::ROOT, b"<&\"'> %\xff.cfg", Kind::File { extents: Vec::new() });
     let source = Source::open(Path::new("/dev/null")).unwrap();
-    Served { name: name.into(), image: Arc::new(Image::new(source, index).unwrap()) }
+    ServedImage { name: name.into(), image: Arc::new(Image::new(source, index).unwrap()) }
 }
 
 fn resources() -> Arc<Resources> {
@@ -46,9 +46,9 @@ fn resources() -> Arc<Resources> {
         cms: Cms::Verify,
         parameters: Vec::new(),
     };
-    let catalog = Catalog::new(image("one"), vec![image("two")]);
+    let images = ImageSet::new(image("one"), vec![image("two")]);
     let files =
-        Files::new(Arc::new(catalog), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
+        Files::new(Arc::new(images), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
     Arc::new(Resources::new(Arc::new(files)))
 }
 

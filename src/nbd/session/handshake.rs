@@ -6,8 +6,8 @@ use bytes::{Buf, BytesMut};
 
 use super::{ALLOCATION_ID, READ_MAX, Replies, Transmission};
 use crate::codec::Reader;
-use crate::export::{Catalog, Found};
 use crate::image::Image;
+use crate::images::{Found, ImageSet};
 use crate::nbd::wire::{self, ClientFlags, ExportInfo, InfoRequest, Malformed, MetaContextRequest, Opt};
 use crate::nbd::wire::{OptionHeader, OptionReply, Rep, Zeroes};
 
@@ -55,7 +55,7 @@ pub enum Rejected {
 /// State of the haggling.
 #[derive(Debug)]
 pub struct Handshake {
-    catalog: Arc<Catalog>,
+    images: Arc<ImageSet>,
     flags: Option<ClientFlags>,
     structured_replies: bool,
     /// Name of the export for which `base:allocation` was set.
@@ -63,8 +63,8 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    pub const fn new(catalog: Arc<Catalog>) -> Self {
-        Self { catalog, flags: None, structured_replies: false, allocation_of: None }
+    pub const fn new(images: Arc<ImageSet>) -> Self {
+        Self { images, flags: None, structured_replies: false, allocation_of: None }
     }
 
     /// Handles every complete message of `input`, takes it off, and appends the answers to `out`.
@@ -153,7 +153,7 @@ impl Handshake {
 
     /// `NBD_OPT_EXPORT_NAME` has no way to report an error: the connection ends.
     fn export_name(&self, flags: ClientFlags, name: &[u8], out: &mut BytesMut) -> Result<Next, Rejected> {
-        let found = self.catalog.export(name).ok_or_else(|| Rejected::UnknownExport(printable(name)))?;
+        let found = self.images.export(name).ok_or_else(|| Rejected::UnknownExport(printable(name)))?;
         let zeroes = if flags.has(wire::FLAG_NO_ZEROES) { Zeroes::Omit } else { Zeroes::Send };
         wire::emit_export_name_reply(self.describe(&found), zeroes, out);
         Ok(self.attach(name, found))
@@ -161,7 +161,7 @@ impl Handshake {
 
     fn list(&self, data: Reader<'_>, out: &mut BytesMut) -> Answered {
         no_data(data)?;
-        self.catalog.names().for_each(|name| OptionReply::Server { name }.emit(Opt::LIST, out));
+        self.images.names().for_each(|name| OptionReply::Server { name }.emit(Opt::LIST, out));
         Ok(None)
     }
 
@@ -217,7 +217,7 @@ impl Handshake {
     }
 
     fn find(&self, name: &[u8]) -> Result<Found, Refusal> {
-        self.catalog.export(name).ok_or_else(|| Refusal {
+        self.images.export(name).ok_or_else(|| Refusal {
             reply: Rep::ERR_UNKNOWN,
             text: format!("no export named '{}' here; there is: {}", printable(name), self.offered()),
         })
@@ -225,7 +225,7 @@ impl Handshake {
 
     /// The names there are, for the boot screen on which the error text appears.
     fn offered(&self) -> String {
-        let names: Vec<_> = self.catalog.names().collect();
+        let names: Vec<_> = self.images.names().collect();
         names.join(", ")
     }
 

@@ -8,14 +8,15 @@ use bytes::BytesMut;
 
 use super::*;
 use crate::export::batch::Chunk;
-use crate::export::{Batch, Catalog, Export, Served};
+use crate::export::{Batch, Export};
 use crate::image::index::{Attributes, Index, Kind, NodeId};
 use crate::image::{Extent, Image, Source};
+use crate::images::{ImageSet, ServedImage};
 use crate::nbd::wire::*;
 
 const SIZE: u64 = 1 << 20;
 
-fn catalog() -> Arc<Catalog> {
+fn images() -> Arc<ImageSet> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&vec![7; SIZE as usize]).unwrap();
     let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
@@ -23,7 +24,7 @@ fn catalog() -> Arc<Catalog> {
     let extents = vec![Extent { offset: 4096, len: 5000 }];
     index.add(NodeId::ROOT, b"airootfs.sfs", Kind::File { extents }, attributes).unwrap();
     let image = Arc::new(Image::new(Source::open(file.path()).unwrap(), index).unwrap());
-    Arc::new(Catalog::new(Served { name: "arch-2026".into(), image }, Vec::new()))
+    Arc::new(ImageSet::new(ServedImage { name: "arch-2026".into(), image }, Vec::new()))
 }
 
 /// An option as a client sends it.
@@ -57,7 +58,7 @@ type OptionReplies = Vec<(Rep, Vec<u8>)>;
 fn haggle(messages: &[Vec<u8>]) -> (Result<Next, Rejected>, OptionReplies) {
     let mut input = BytesMut::from(&[&FIXED[..], &messages.concat()].concat()[..]);
     let mut out = BytesMut::new();
-    let next = Handshake::new(catalog()).handle(&mut input, &mut out);
+    let next = Handshake::new(images()).handle(&mut input, &mut out);
     (next, replies(&out))
 }
 
@@ -181,7 +182,7 @@ fn streams_that_make_no_sense_end() {
     let http = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
     assert!(matches!(haggle(&[http]).0, Err(Rejected::Malformed(Malformed::BadMagic(_)))));
     let mut input = BytesMut::from(&[0xff, 0, 0, 3][..]);
-    let flags = Handshake::new(catalog()).handle(&mut input, &mut BytesMut::new());
+    let flags = Handshake::new(images()).handle(&mut input, &mut BytesMut::new());
     assert!(matches!(flags, Err(Rejected::UnknownFlags(0xff00_0003))));
 }
 
@@ -190,7 +191,7 @@ fn export_name_has_124_zeroes_unless_refused() {
     for (flags, len) in [([0, 0, 0, 3], 10), ([0, 0, 0, 1], 134), ([0, 0, 0, 0], 134)] {
         let mut input = BytesMut::from(&[&flags[..], &option(Opt::EXPORT_NAME, b"archiso")].concat()[..]);
         let mut out = BytesMut::new();
-        attached(Handshake::new(catalog()).handle(&mut input, &mut out));
+        attached(Handshake::new(images()).handle(&mut input, &mut out));
         assert_eq!(out.len(), len);
     }
     let (next, replies) = haggle(&[option(Opt::EXPORT_NAME, b"nope")]);
@@ -201,14 +202,14 @@ fn export_name_has_124_zeroes_unless_refused() {
 #[test]
 fn old_style_clients_have_one_option() {
     let mut input = BytesMut::from(&[&[0, 0, 0, 0][..], &option(Opt::LIST, b"")].concat()[..]);
-    let next = Handshake::new(catalog()).handle(&mut input, &mut BytesMut::new());
+    let next = Handshake::new(images()).handle(&mut input, &mut BytesMut::new());
     assert!(matches!(next, Err(Rejected::NotFixed(Opt::LIST))));
 }
 
 #[test]
 fn bytes_may_arrive_one_by_one_and_more_may_follow() {
     let go = [&FIXED[..], &option(Opt::GO, &info_request("archiso", &[])), b"first request"].concat();
-    let mut session = Handshake::new(catalog());
+    let mut session = Handshake::new(images());
     let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
     for (sent, byte) in go.iter().enumerate() {
         input.extend_from_slice(&[*byte]);
@@ -227,7 +228,7 @@ fn bytes_may_arrive_one_by_one_and_more_may_follow() {
 fn a_thousand_lists_are_answered_in_turns() {
     let lists = vec![option(Opt::LIST, b""); 1000];
     let mut input = BytesMut::from(&[&FIXED[..], &lists.concat()].concat()[..]);
-    let mut session = Handshake::new(catalog());
+    let mut session = Handshake::new(images());
     let mut answered = 0;
     for _ in 0..100 {
         let mut out = BytesMut::new();

@@ -21,8 +21,9 @@ use self::unsettled::Unsettled;
 use super::rpc::{self, BadRecord, Call, Message, Refused};
 use super::xdr::{self, Emitter};
 use super::{mount, wire};
-use crate::export::{Batch, Catalog, Piece};
+use crate::export::{Batch, Piece};
 use crate::image::Image;
+use crate::images::ImageSet;
 
 /// Longest READ, in bytes; also the best one for a client.
 pub const READ_MAX: u32 = 1 << 20;
@@ -53,9 +54,9 @@ pub enum Turn {
 /// A connection of a client, with all the mounts that go over it.
 #[derive(Debug)]
 pub struct Session {
-    catalog: Arc<Catalog>,
+    images: Arc<ImageSet>,
     peer: SocketAddr,
-    /// Position in the catalog of the image that the queued ranges are ranges of.
+    /// Position in the set of the image that the queued ranges are ranges of.
     queued_from: Option<usize>,
     unsettled: Unsettled,
     tally: Tally,
@@ -77,13 +78,13 @@ enum Outcome {
 
 impl Session {
     /// A connection of `peer`, whose address appears in the log.
-    pub fn new(catalog: Arc<Catalog>, peer: SocketAddr) -> Self {
-        Self { catalog, peer, queued_from: None, unsettled: Unsettled::default(), tally: Tally::default() }
+    pub fn new(images: Arc<ImageSet>, peer: SocketAddr) -> Self {
+        Self { images, peer, queued_from: None, unsettled: Unsettled::default(), tally: Tally::default() }
     }
 
     /// From now on these are the images. To be called between turns, when all of the batch has been sent.
-    pub fn serve(&mut self, catalog: Arc<Catalog>) {
-        (self.catalog, self.queued_from) = (catalog, None);
+    pub fn serve(&mut self, images: Arc<ImageSet>) {
+        (self.images, self.queued_from) = (images, None);
     }
 
     pub const fn tally(&self) -> Tally {
@@ -92,8 +93,8 @@ impl Session {
 
     /// The image that the ranges in the batch are ranges of.
     pub fn image(&self) -> &Image {
-        let queued = self.queued_from.and_then(|position| self.catalog.at(position));
-        &queued.unwrap_or_else(|| self.catalog.default_image()).image
+        let queued = self.queued_from.and_then(|position| self.images.at(position));
+        &queued.unwrap_or_else(|| self.images.default_image()).image
     }
 
     /// Answers the complete calls of `input`, takes them off, and queues the replies, in the order of the calls.
@@ -137,10 +138,10 @@ impl Session {
         if self.unsettled.contains(message.xid) {
             return Ok(Outcome::Answered);
         }
-        let Self { catalog, peer, queued_from, unsettled, tally } = self;
+        let Self { images, peer, queued_from, unsettled, tally } = self;
         let payload = out.write_bytes(|arena| {
             let start = rpc::begin_record(arena);
-            let payload = message.answer(arena, |call, results| run(catalog, *peer, call, results)).flatten();
+            let payload = message.answer(arena, |call, results| run(images, *peer, call, results)).flatten();
             if payload.is_some_and(|payload| queued_from.is_some_and(|queued| queued != payload.image)) {
                 arena.truncate(start);
                 return Err(Outcome::Later);
@@ -177,14 +178,14 @@ fn queue(payload: &Payload<'_>, out: &mut Batch) {
 
 /// Runs the procedure of a program of this port; NFS may have payload behind its results.
 fn run<'a>(
-    catalog: &'a Catalog,
+    images: &'a ImageSet,
     peer: SocketAddr,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
 ) -> Result<Option<Payload<'a>>, Refused> {
     match call.program {
-        wire::PROGRAM => procedures::answer(catalog, call, results),
-        mount::PROGRAM => mount::answer(catalog, peer, call, results).map(|()| None),
+        wire::PROGRAM => procedures::answer(images, call, results),
+        mount::PROGRAM => mount::answer(images, peer, call, results).map(|()| None),
         // Linux asks for NFSACL (100227), and does well without it.
         _ => Err(Refused::ProgUnavail),
     }

@@ -1,7 +1,7 @@
 //! An object that a handle means: its attributes, and what somebody may do with it.
 
-use crate::export::Catalog;
 use crate::image::{Image, Kind, Node, NodeId, iso9660};
+use crate::images::ImageSet;
 use crate::nfs::handle::{self, Handle};
 use crate::nfs::rpc::Credentials;
 use crate::nfs::wire::reply::{Attributes, FileType};
@@ -20,7 +20,7 @@ const MAY_EXECUTE: u32 = 0o1;
 /// A node of an image.
 #[derive(Debug, Clone, Copy)]
 pub struct Object<'a> {
-    /// Position of the image in the catalog.
+    /// Position of the image in the set.
     pub position: usize,
     pub image: &'a Image,
     pub id: NodeId,
@@ -32,9 +32,9 @@ impl<'a> Object<'a> {
     /// # Errors
     /// [`Status::BadHandle`] for bytes that no server like this one sent, [`Status::Stale`] for a handle of an image
     /// that is not here.
-    pub fn find(catalog: &'a Catalog, handle: &[u8]) -> Result<Self, Status> {
+    pub fn find(images: &'a ImageSet, handle: &[u8]) -> Result<Self, Status> {
         let Handle { identity, node: id } = Handle::parse(handle).map_err(|_| Status::BadHandle)?;
-        let (position, served) = catalog.identified(identity).ok_or(Status::Stale)?;
+        let (position, served) = images.identified(identity).ok_or(Status::Stale)?;
         let image = &*served.image;
         if id.0 as usize >= image.index.len() {
             return Err(Status::Stale);

@@ -3,9 +3,10 @@
 use super::object::Object;
 use super::{DIRECTORY_MAX, READ_MAX, directory, read_only};
 use crate::codec::Truncated;
-use crate::export::{Catalog, Content, ImageRange};
+use crate::export::{Content, ImageRange};
 use crate::image::index::MAX_NAME;
 use crate::image::{Kind, NodeId};
+use crate::images::ImageSet;
 use crate::nfs::rpc::{self, Call, Refused};
 use crate::nfs::wire::reply::{self, FsInfo, FsStat, PathConf, ReadHead};
 use crate::nfs::wire::{self, Read, ReadDir, Status, procedure};
@@ -17,7 +18,7 @@ const LINK_MAX: u32 = i32::MAX as u32;
 /// What READ sends behind its results.
 #[derive(Debug, Clone, Copy)]
 pub struct Payload<'a> {
-    /// Position of the image in the catalog.
+    /// Position of the image in the set.
     pub image: usize,
     content: Content<'a>,
     offset: u64,
@@ -66,7 +67,7 @@ impl From<Truncated> for Failed {
 /// # Errors
 /// [`Refused`]
 pub fn answer<'a>(
-    catalog: &'a Catalog,
+    images: &'a ImageSet,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
 ) -> Result<Option<Payload<'a>>, Refused> {
@@ -76,22 +77,22 @@ pub fn answer<'a>(
     match call.procedure {
         procedure::NULL => Ok(None),
         number if read_only::modifies(number) => {
-            read_only::refuse(catalog, call, results)?;
+            read_only::refuse(images, call, results)?;
             Ok(None)
         }
-        procedure::GETATTR..=procedure::PATHCONF => look(catalog, call, results),
+        procedure::GETATTR..=procedure::PATHCONF => look(images, call, results),
         _ => Err(Refused::ProcUnavail),
     }
 }
 
 /// Runs a procedure on the object whose handle comes first in the arguments.
 fn look<'a>(
-    catalog: &'a Catalog,
+    images: &'a ImageSet,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
 ) -> Result<Option<Payload<'a>>, Refused> {
     let mut args = call.args;
-    let found = Object::find(catalog, wire::handle(&mut args)?);
+    let found = Object::find(images, wire::handle(&mut args)?);
     let start = results.len();
     let call = Call { args, ..*call };
     match found.map_err(Failed::from).and_then(|object| run(object, &call, results)) {

@@ -1,7 +1,7 @@
 //! The procedures that would change something: each is refused in its own layout.
 
 use super::object::Object;
-use crate::export::Catalog;
+use crate::images::ImageSet;
 use crate::nfs::rpc::{Call, Refused};
 use crate::nfs::wire::{self, Status, procedure, reply};
 use crate::nfs::xdr::Emitter;
@@ -15,9 +15,9 @@ pub const fn modifies(number: u32) -> bool {
 ///
 /// # Errors
 /// [`Refused`]
-pub fn refuse(catalog: &Catalog, call: &Call<'_>, results: &mut Emitter<'_>) -> Result<(), Refused> {
+pub fn refuse(images: &ImageSet, call: &Call<'_>, results: &mut Emitter<'_>) -> Result<(), Refused> {
     let mut args = call.args;
-    let object = |handle| Object::find(catalog, handle).map(|object| object.attributes());
+    let object = |handle| Object::find(images, handle).map(|object| object.attributes());
     let first = object(wire::handle(&mut args)?);
     let second = match call.procedure {
         // RENAME3args: from (directory and name), to (directory and name).

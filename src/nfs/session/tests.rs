@@ -7,10 +7,11 @@ use std::sync::LazyLock;
 
 use super::*;
 use crate::codec::Reader;
+use crate::export::ImageRange;
 use crate::export::batch::Chunk;
-use crate::export::{ImageRange, Served};
 use crate::image::index::{Attributes, Index, Kind, NodeId};
 use crate::image::{Extent, Source};
+use crate::images::ServedImage;
 use crate::nfs::handle::Handle;
 use crate::nfs::rpc::NotACall;
 use crate::nfs::wire::procedure::*;
@@ -36,7 +37,7 @@ const AIROOTFS_LEN: u64 = (3 << 20) + 5;
 const LONG: [u8; 255] = [b'n'; 255];
 
 /// An image whose root file system begins at this byte.
-fn image(name: &str, airootfs: u64) -> Served {
+fn image(name: &str, airootfs: u64) -> ServedImage {
     let of = |mode, uid, gid| Attributes { mode, uid, gid, nlink: 1, mtime: 1_700_000_000 };
     let directory = || Kind::Directory { entries: Vec::new() };
     let file = |extents: &[(u64, u64)]| Kind::File {
@@ -62,14 +63,14 @@ fn image(name: &str, airootfs: u64) -> Served {
     let mut medium = tempfile::NamedTempFile::new().unwrap();
     medium.write_all(&[7; 5000]).unwrap();
     let image = Image::new(Source::open(medium.path()).unwrap(), index).unwrap();
-    Served { name: name.into(), image: Arc::new(image) }
+    ServedImage { name: name.into(), image: Arc::new(image) }
 }
 
 /// Made once: ten thousand entries take a moment.
-fn catalog() -> Arc<Catalog> {
-    static CATALOG: LazyLock<Arc<Catalog>> =
-        LazyLock::new(|| Arc::new(Catalog::new(image("first", 1 << 20), vec![image("second", 1 << 30)])));
-    Arc::clone(&CATALOG)
+fn images() -> Arc<ImageSet> {
+    static IMAGES: LazyLock<Arc<ImageSet>> =
+        LazyLock::new(|| Arc::new(ImageSet::new(image("first", 1 << 20), vec![image("second", 1 << 30)])));
+    Arc::clone(&IMAGES)
 }
 
 /// Arguments of calls, built as XDR.
@@ -169,12 +170,12 @@ struct Client {
 
 impl Client {
     fn new() -> Self {
-        let session = Session::new(catalog(), "192.0.2.1:700".parse().unwrap());
+        let session = Session::new(images(), "192.0.2.1:700".parse().unwrap());
         Self { session, xid: 0, credentials: nobody() }
     }
 
     fn handle(&self, node: NodeId) -> Vec<u8> {
-        let identity = self.session.catalog.default_image().image.identity;
+        let identity = self.session.images.default_image().image.identity;
         Handle { identity, node }.bytes().to_vec()
     }
 
@@ -327,5 +328,5 @@ fn the_calls_of_the_kernel_are_answered() {
     assert_eq!(lens, [(0x41, 164), (0x44, 120), (0x49, 24 + 4 + 20 + 2 * WITH), (0x50, 24 + 4 + WITH + 12)]);
     assert_eq!(replies[1].head[116..], [0, 0, 0, 3], "read and look up");
     assert_eq!(replies[3].ranges[0].len(), 0x8000);
-    assert_eq!(client.session.image().identity, client.session.catalog.default_image().image.identity);
+    assert_eq!(client.session.image().identity, client.session.images.default_image().image.identity);
 }

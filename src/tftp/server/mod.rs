@@ -108,9 +108,9 @@ where
     socket::setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
     // The system may give less. A request that is lost then is repeated by its client, seconds later.
     let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
-    let (live, tasks) = (HashMap::new(), JoinSet::new());
+    let (active, tasks) = (HashMap::new(), JoinSet::new());
     let mut door =
-        Door { socket: Arc::new(socket), open, machines, options, live, tasks, is_stopping: false };
+        Door { socket: Arc::new(socket), open, machines, options, active, tasks, is_stopping: false };
     let mut receiver = Receiver::new();
     tokio::pin!(shutdown);
     while !door.is_stopping || !door.tasks.is_empty() {
@@ -135,14 +135,14 @@ struct Door<F> {
     machines: Arc<Registry>,
     options: Options,
     /// By the client's address and port: its transfer identifier.
-    live: HashMap<SocketAddrV4, Live>,
+    active: HashMap<SocketAddrV4, ActiveTransfer>,
     tasks: JoinSet<SocketAddrV4>,
     /// No new transfer is started.
     is_stopping: bool,
 }
 
 /// A delivery that goes on.
-struct Live {
+struct ActiveTransfer {
     /// The datagram that asked for it.
     request: Bytes,
     since: Instant,
@@ -180,20 +180,20 @@ where
     }
 
     fn inbox(&self, peer: SocketAddrV4) -> Option<&Inbox> {
-        self.live.get(&peer)?.inbox.as_ref()
+        self.active.get(&peer)?.inbox.as_ref()
     }
 
     fn read(&mut self, request: &Request<'_>, datagram: Datagram<'_>) {
         let peer = datagram.peer;
-        if let Some(live) = self.live.get(&peer) {
-            if live.covers(datagram.bytes) {
-                return live.liveness.repeat_request();
+        if let Some(transfer) = self.active.get(&peer) {
+            if transfer.covers(datagram.bytes) {
+                return transfer.liveness.repeat_request();
             }
-            live.liveness.end();
-            self.live.remove(&peer);
+            transfer.liveness.end();
+            self.active.remove(&peer);
         }
         match self.start(request, datagram) {
-            Ok(live) => drop(self.live.insert(peer, live)),
+            Ok(transfer) => drop(self.active.insert(peer, transfer)),
             Err(refusal) => {
                 let text = format!("{refusal}: {}", request.filename.escape_ascii());
                 info!(%peer, "TFTP refused: {text}");
@@ -202,12 +202,12 @@ where
         }
     }
 
-    fn start(&mut self, request: &Request<'_>, datagram: Datagram<'_>) -> Result<Live, Refusal> {
+    fn start(&mut self, request: &Request<'_>, datagram: Datagram<'_>) -> Result<ActiveTransfer, Refusal> {
         if self.is_stopping {
             return Err(Refusal::Stopping);
         }
-        if self.live.len() >= self.options.max_transfers {
-            return Err(Refusal::Busy(self.live.len()));
+        if self.active.len() >= self.options.max_transfers {
+            return Err(Refusal::Busy(self.active.len()));
         }
         let Datagram { bytes, peer, local } = datagram;
         let file = (self.open)(request.filename, local)?;
@@ -227,7 +227,13 @@ where
             delivery.run().await;
             peer
         });
-        Ok(Live { request: Bytes::copy_from_slice(bytes), since: Instant::now(), liveness, inbox, task })
+        Ok(ActiveTransfer {
+            request: Bytes::copy_from_slice(bytes),
+            since: Instant::now(),
+            liveness,
+            inbox,
+            task,
+        })
     }
 
     fn limits(&self, peer: SocketAddrV4, local: Ipv4Addr) -> Limits {
@@ -241,14 +247,16 @@ where
     /// Forgets a delivery that ended. One that its client left for another file was forgotten then.
     fn forget(&mut self, ended: Result<SocketAddrV4, JoinError>) {
         match ended {
-            Ok(peer) if self.live.get(&peer).is_some_and(Live::is_over) => drop(self.live.remove(&peer)),
-            Err(error) if error.is_panic() => self.live.retain(|_, live| !live.is_over()),
+            Ok(peer) if self.active.get(&peer).is_some_and(ActiveTransfer::is_over) => {
+                drop(self.active.remove(&peer))
+            }
+            Err(error) if error.is_panic() => self.active.retain(|_, transfer| !transfer.is_over()),
             Ok(_) | Err(_) => {}
         }
     }
 }
 
-impl Live {
+impl ActiveTransfer {
     fn is_over(&self) -> bool {
         self.task.is_finished()
     }

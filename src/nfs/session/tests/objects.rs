@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn a_handle_is_good_stale_or_bad() {
     let mut client = Client::new();
-    let identity = client.session.catalog.default_image().image.identity;
+    let identity = client.session.images.default_image().image.identity;
     let handle = |identity, node| Args::default().bytes(&Handle { identity, node }.bytes());
     let good = handle(identity, ROOT);
     let mut flipped = good.clone();
@@ -205,7 +205,7 @@ fn the_file_system_tells_about_itself() {
     };
     let info = words(client.nfs(FSINFO, &root));
     assert_eq!(info, [1 << 20, 1 << 20, 4096, 8192, 8192, 4096, 65536, 0x7fff_ffff, u32::MAX, 1, 0, 10]);
-    let nodes = client.session.catalog.default_image().image.index.len() as u32;
+    let nodes = client.session.images.default_image().image.index.len() as u32;
     let stat = words(client.nfs(FSSTAT, &root));
     assert_eq!(stat, [0, 5000, 0, 0, 0, 0, 0, nodes, 0, 0, 0, 0, u32::MAX]);
     assert_eq!(words(client.nfs(PATHCONF, &root)), [0x7fff_ffff, 255, 1, 1, 0, 1]);

@@ -46,7 +46,7 @@ fn small_calls_and_listings_are_bounded_too() {
 #[test]
 fn a_batch_holds_ranges_of_one_image() {
     let mut client = Client::new();
-    let identities: Vec<_> = client.session.catalog.images().map(|served| served.image.identity).collect();
+    let identities: Vec<_> = client.session.images.iter().map(|served| served.image.identity).collect();
     let read = |image: usize, xid| {
         let handle = Handle { identity: identities[image], node: AIROOTFS };
         nfs(xid, READ, &Args::default().bytes(&handle.bytes()).u64(0).u32(4))
@@ -113,9 +113,9 @@ fn a_call_that_came_again_before_its_answer_had_left_is_dropped() {
 
 #[test]
 fn a_new_connection_knows_nothing_of_another() {
-    let catalog = catalog();
+    let images = images();
     for _ in 0..2 {
-        let mut session = Session::new(Arc::clone(&catalog), "192.0.2.1:700".parse().unwrap());
+        let mut session = Session::new(Arc::clone(&images), "192.0.2.1:700".parse().unwrap());
         let (mut input, mut batch) = (BytesMut::from(&nfs(7, NULL, &Args::default())[..]), Batch::default());
         assert_eq!(session.handle(&mut input, &mut batch), Turn::Drained);
         assert_eq!(xids(&batch), [7]);

@@ -7,13 +7,13 @@ use tokio::sync::watch;
 
 /// The one that is served right now, for somebody who serves it.
 #[derive(Debug)]
-pub struct Live<T>(watch::Receiver<Arc<T>>);
+pub struct Watched<T>(watch::Receiver<Arc<T>>);
 
 /// Says which one is served.
 #[derive(Debug)]
-pub struct Publisher<T>(watch::Sender<Arc<T>>);
+pub struct WatchSender<T>(watch::Sender<Arc<T>>);
 
-impl<T> Live<T> {
+impl<T> Watched<T> {
     /// The present one. Takes a lock that all share for a moment: for a connection, not for each request.
     pub fn current(&self) -> Arc<T> {
         Arc::clone(&self.0.borrow())
@@ -27,26 +27,26 @@ impl<T> Live<T> {
     }
 }
 
-impl<T> Clone for Live<T> {
+impl<T> Clone for Watched<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
 /// One that stays.
-impl<T> From<Arc<T>> for Live<T> {
+impl<T> From<Arc<T>> for Watched<T> {
     fn from(only: Arc<T>) -> Self {
-        Publisher::new(only).live()
+        WatchSender::new(only).subscribe()
     }
 }
 
-impl<T> Publisher<T> {
+impl<T> WatchSender<T> {
     pub fn new(first: Arc<T>) -> Self {
         Self(watch::Sender::new(first))
     }
 
-    pub fn live(&self) -> Live<T> {
-        Live(self.0.subscribe())
+    pub fn subscribe(&self) -> Watched<T> {
+        Watched(self.0.subscribe())
     }
 
     /// From now on it is this one.
@@ -61,8 +61,8 @@ mod tests {
 
     #[test]
     fn each_sees_a_new_one_once() {
-        let publisher = Publisher::new(Arc::new(1));
-        let [mut first, mut second] = [publisher.live(), publisher.live()];
+        let publisher = WatchSender::new(Arc::new(1));
+        let [mut first, mut second] = [publisher.subscribe(), publisher.subscribe()];
         assert_eq!((first.update(), *first.current()), (None, 1));
         publisher.publish(Arc::new(2));
         publisher.publish(Arc::new(3));
@@ -73,10 +73,10 @@ mod tests {
 
     #[test]
     fn the_last_one_stays_without_its_publisher() {
-        let publisher = Publisher::new(Arc::new(1));
-        let mut live = publisher.live();
+        let publisher = WatchSender::new(Arc::new(1));
+        let mut live = publisher.subscribe();
         drop(publisher);
         assert_eq!((live.update(), *live.current()), (None, 1));
-        assert_eq!(*Live::from(Arc::new(7)).current(), 7);
+        assert_eq!(*Watched::from(Arc::new(7)).current(), 7);
     }
 }

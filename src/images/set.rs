@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Export, path};
+use crate::export::{Export, path};
 use crate::image::{Identity, Image, NodeId};
 
 /// The name archiso's hook asks for (`archiso_nbd_name`, mkinitcpio-archiso `archiso_pxe_nbd`).
@@ -16,15 +16,15 @@ const MOUNT_POINTS: [&str; 2] = ["/run/archiso/bootmnt", "/mnt/archiso"];
 
 /// An image and the name it goes by.
 #[derive(Debug, Clone)]
-pub struct Served {
+pub struct ServedImage {
     pub name: String,
     pub image: Arc<Image>,
 }
 
-impl Served {
+impl ServedImage {
     /// `NAME~IDENTITY`: a name that goes on meaning this very image when its name comes to mean another one. No image
     /// has a name with a `~`.
-    pub fn edition(&self) -> String {
+    pub fn versioned_name(&self) -> String {
         format!("{}~{}", self.name, self.image.identity)
     }
 
@@ -34,20 +34,20 @@ impl Served {
     }
 }
 
-/// An image in a catalog, or in several that follow each other.
+/// An image in a set, or in several that follow each other.
 #[derive(Debug)]
 pub struct Listed {
-    served: Served,
+    served: ServedImage,
     /// Whether NFS was asked for it. Handles know nothing of connections, so this is all that tells who lives on it.
     is_called: AtomicBool,
 }
 
 impl Listed {
-    pub const fn new(served: Served) -> Self {
+    pub const fn new(served: ServedImage) -> Self {
         Self { served, is_called: AtomicBool::new(false) }
     }
 
-    pub const fn served(&self) -> &Served {
+    pub const fn served(&self) -> &ServedImage {
         &self.served
     }
 
@@ -71,10 +71,10 @@ impl Listed {
 
 /// All images of this server. There is always at least one; the first is the default.
 #[derive(Debug, Clone)]
-pub struct Catalog {
+pub struct ImageSet {
     default: Arc<Listed>,
     others: Vec<Arc<Listed>>,
-    /// Images that were replaced or removed: no name means them any more, but editions and handles do.
+    /// Images that were replaced or removed: no name means them any more, but versioned names and handles do.
     retired: Vec<Arc<Listed>>,
 }
 
@@ -85,14 +85,14 @@ pub struct Found {
     pub export: Export,
 }
 
-impl Catalog {
-    /// A catalog of these images. The caller made sure that no two have the same name.
-    pub fn new(default: Served, others: Vec<Served>) -> Self {
+impl ImageSet {
+    /// A set of these images. The caller made sure that no two have the same name.
+    pub fn new(default: ServedImage, others: Vec<ServedImage>) -> Self {
         let listed = |served| Arc::new(Listed::new(served));
         Self::with_retired(listed(default), others.into_iter().map(listed).collect(), Vec::new())
     }
 
-    /// A catalog in which those that are `retired` go on being found by whoever knows them.
+    /// A set in which those that are `retired` go on being found by whoever knows them.
     pub const fn with_retired(
         default: Arc<Listed>,
         others: Vec<Arc<Listed>>,
@@ -102,12 +102,12 @@ impl Catalog {
     }
 
     /// The image that is meant where none is named.
-    pub fn default_image(&self) -> &Served {
+    pub fn default_image(&self) -> &ServedImage {
         self.default.served()
     }
 
     /// All images, the default first.
-    pub fn images(&self) -> impl Iterator<Item = &Served> {
+    pub fn iter(&self) -> impl Iterator<Item = &ServedImage> {
         self.listed().map(|listed| listed.served())
     }
 
@@ -120,29 +120,29 @@ impl Catalog {
         self.listed().chain(&self.retired)
     }
 
-    /// The image of this identity, for somebody who comes with a handle of it, and its position in this catalog.
-    pub fn identified(&self, identity: Identity) -> Option<(usize, &Served)> {
+    /// The image of this identity, for somebody who comes with a handle of it, and its position in this set.
+    pub fn identified(&self, identity: Identity) -> Option<(usize, &ServedImage)> {
         let mut known = self.known().enumerate();
         let (position, listed) = known.find(|(_, listed)| listed.served.image.identity == identity)?;
         listed.note_call();
         Some((position, listed.served()))
     }
 
-    /// The image at a position that [`Catalog::identified`] gave.
-    pub fn at(&self, position: usize) -> Option<&Served> {
+    /// The image at a position that [`ImageSet::identified`] gave.
+    pub fn at(&self, position: usize) -> Option<&ServedImage> {
         self.known().nth(position).map(|listed| listed.served())
     }
 
-    /// The image of this name or this edition; `archiso` and the empty name are the default image.
-    pub fn image(&self, name: &[u8]) -> Option<&Served> {
+    /// The image of this name or this versioned name; `archiso` and the empty name are the default image.
+    pub fn image(&self, name: &[u8]) -> Option<&ServedImage> {
         if name.is_empty() || name == ARCHISO.as_bytes() {
             return Some(self.default_image());
         }
         self.named(name)
     }
 
-    /// The image that has this name itself, or whose [edition](Served::edition) it is.
-    pub fn named(&self, name: &[u8]) -> Option<&Served> {
+    /// The image that has this name itself, or whose [versioned name](ServedImage::versioned_name) it is.
+    pub fn named(&self, name: &[u8]) -> Option<&ServedImage> {
         self.find(name).map(|listed| listed.served())
     }
 
@@ -151,22 +151,22 @@ impl Catalog {
         by_name.or_else(|| self.known().find(|listed| listed.served.is_edition(name)))
     }
 
-    /// The export called `name`: `archiso`, an image's own name, its edition or the empty name is a whole image,
+    /// The export called `name`: `archiso`, an image's own name, its versioned name or the empty name is a whole image,
     /// `NAME:/path/of/a/file` one file of it.
     pub fn export(&self, name: &[u8]) -> Option<Found> {
-        if let Some(Served { image, .. }) = self.image(name) {
+        if let Some(ServedImage { image, .. }) = self.image(name) {
             return Some(Found { image: Arc::clone(image), export: image.whole() });
         }
         let colon = name.windows(2).position(|pair| pair == b":/")?;
         let (name, file) = name.split_at_checked(colon)?;
-        let Served { image, .. } = self.image(name)?;
+        let ServedImage { image, .. } = self.image(name)?;
         let node = path::resolve(&image.index, file.strip_prefix(b":")?).ok()?;
         Some(Found { image: Arc::clone(image), export: image.export(node)? })
     }
 
     /// The node of an image that a client mounts when it asks for `path`: `/` and what is below, `/run/archiso/bootmnt`
-    /// and `/mnt/archiso` are the default image, `/NAME` is the image of that name or that edition.
-    pub fn node(&self, path: &[u8]) -> Option<(&Served, NodeId)> {
+    /// and `/mnt/archiso` are the default image, `/NAME` is the image of that name or that versioned name.
+    pub fn node(&self, path: &[u8]) -> Option<(&ServedImage, NodeId)> {
         let (listed, node) = self.mounted(path)?;
         listed.note_call();
         Some((listed.served(), node))
@@ -188,16 +188,16 @@ impl Catalog {
         })
     }
 
-    /// The paths of whole images for [`Catalog::node`], as a list of exports shows them.
+    /// The paths of whole images for [`ImageSet::node`], as a list of exports shows them.
     pub fn mount_points(&self) -> impl Iterator<Item = Cow<'static, str>> {
         let fixed = ["/"].into_iter().chain(MOUNT_POINTS).map(Cow::Borrowed);
-        fixed.chain(self.images().map(|served| Cow::Owned(format!("/{}", served.name))))
+        fixed.chain(self.iter().map(|served| Cow::Owned(format!("/{}", served.name))))
     }
 
     /// The names of the whole images, as a list of exports shows them.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(ARCHISO)
-            .chain(self.images().map(|served| served.name.as_str()).filter(|&name| name != ARCHISO))
+            .chain(self.iter().map(|served| served.name.as_str()).filter(|&name| name != ARCHISO))
     }
 }
 
@@ -215,20 +215,20 @@ mod tests {
     use crate::image::index::{Attributes, Index, Kind};
 
     /// An image whose root has a directory of this name.
-    fn image(name: &str, directory: &str) -> Served {
+    fn image(name: &str, directory: &str) -> ServedImage {
         let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let mut index = Index::new(attributes);
         let kind = Kind::Directory { entries: Vec::new() };
         index.add(NodeId::ROOT, directory.as_bytes(), kind, attributes).unwrap();
         let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
-        Served { name: name.into(), image: Arc::new(image) }
+        ServedImage { name: name.into(), image: Arc::new(image) }
     }
 
     #[test]
     fn a_path_is_mounted_from_the_default_image_or_the_one_it_names() {
-        let catalog = Catalog::new(image("first", "arch"), vec![image("other", "boot")]);
+        let images = ImageSet::new(image("first", "arch"), vec![image("other", "boot")]);
         let found = |path: &str| {
-            catalog.node(path.as_bytes()).map(|(served, node)| format!("{} {}", served.name, node.0))
+            images.node(path.as_bytes()).map(|(served, node)| format!("{} {}", served.name, node.0))
         };
         for root in
             ["/", "", "/first", "/first/", "/mnt/archiso", "/run/archiso/bootmnt/", "/../..", "/first/.."]
@@ -256,31 +256,31 @@ mod tests {
 
     #[test]
     fn an_edition_is_one_image_and_no_other() {
-        let catalog = Catalog::new(image("first", "arch"), vec![image("other", "boot")]);
-        for served in catalog.images() {
-            let edition = served.edition();
-            assert_eq!(edition, format!("{}~{:016x}", served.name, served.image.identity.0));
-            assert_eq!(catalog.image(edition.as_bytes()).map(|found| &found.name), Some(&served.name));
-            let whole = catalog.export(edition.as_bytes()).expect("a whole image");
+        let images = ImageSet::new(image("first", "arch"), vec![image("other", "boot")]);
+        for served in images.iter() {
+            let versioned_name = served.versioned_name();
+            assert_eq!(versioned_name, format!("{}~{:016x}", served.name, served.image.identity.0));
+            assert_eq!(images.image(versioned_name.as_bytes()).map(|found| &found.name), Some(&served.name));
+            let whole = images.export(versioned_name.as_bytes()).expect("a whole image");
             assert!(Arc::ptr_eq(&whole.image, &served.image));
-            let mounted = |path: String| catalog.node(path.as_bytes()).map(|(served, _)| &served.name);
-            assert_eq!(mounted(format!("/{edition}")), Some(&served.name));
-            assert_eq!(mounted(format!("/{edition}/none")), None);
-            assert!(catalog.names().all(|name| name != edition), "it is in no list");
+            let mounted = |path: String| images.node(path.as_bytes()).map(|(served, _)| &served.name);
+            assert_eq!(mounted(format!("/{versioned_name}")), Some(&served.name));
+            assert_eq!(mounted(format!("/{versioned_name}/none")), None);
+            assert!(images.names().all(|name| name != versioned_name), "it is in no list");
         }
-        let [first, other] = [0, 1].map(|n| catalog.images().nth(n).unwrap().image.identity);
+        let [first, other] = [0, 1].map(|n| images.iter().nth(n).unwrap().image.identity);
         for nothing in
             [format!("first~{other}"), format!("first~{first}0"), "first~".into(), format!("~{first}")]
         {
-            assert!(catalog.image(nothing.as_bytes()).is_none(), "{nothing}");
+            assert!(images.image(nothing.as_bytes()).is_none(), "{nothing}");
         }
     }
 
     #[test]
     fn the_list_of_exports_holds_only_what_can_be_mounted() {
-        let catalog = Catalog::new(image("first", "arch"), vec![image("other", "boot")]);
-        let paths: Vec<_> = catalog.mount_points().collect();
+        let images = ImageSet::new(image("first", "arch"), vec![image("other", "boot")]);
+        let paths: Vec<_> = images.mount_points().collect();
         assert_eq!(paths, ["/", "/run/archiso/bootmnt", "/mnt/archiso", "/first", "/other"]);
-        assert!(paths.iter().all(|path| catalog.node(path.as_bytes()).is_some()));
+        assert!(paths.iter().all(|path| images.node(path.as_bytes()).is_some()));
     }
 }
