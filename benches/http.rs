@@ -16,7 +16,7 @@ use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
 use isowire::export::Batch;
 use isowire::http::session::{Resources, Session};
 use isowire::http::wire::Request;
-use isowire::image::index::{Attributes, Index, Kind, NodeId};
+use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::images::{ImageSet, ServedImage};
 use jiff::Timestamp;
@@ -32,10 +32,11 @@ fn head(criterion: &mut Criterion) {
 }
 
 fn resources() -> Arc<Resources> {
-    let attributes = Attributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: 784_111_777 };
+    let attributes = NodeAttributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: 784_111_777 };
     let mut index = Index::new(attributes);
-    let file = Kind::File { extents: vec![Extent { offset: 4096, len: 1 << 30 }] };
-    let arch = index.add(NodeId::ROOT, b"arch", Kind::Directory { entries: Vec::new() }, attributes).unwrap();
+    let file = NodeKind::File { extents: vec![Extent { offset: 4096, len: 1 << 30 }] };
+    let arch =
+        index.add(NodeId::ROOT, b"arch", NodeKind::Directory { entries: Vec::new() }, attributes).unwrap();
     index.add(arch, b"airootfs.sfs", file, attributes).unwrap();
     let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
     let images = ImageSet::new(ServedImage { name: "arch".into(), image: Arc::new(image) }, Vec::new());

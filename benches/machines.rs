@@ -8,8 +8,8 @@ use std::time::Instant;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use isowire::export::{Batch, Export};
 use isowire::image::arch::{Airootfs, Archiso, Format};
-use isowire::image::index::{Attributes, Index};
-use isowire::image::{Extent, Image, Kind, NodeId, Source};
+use isowire::image::index::{Index, NodeAttributes};
+use isowire::image::{Extent, Image, NodeId, NodeKind, Source};
 use isowire::images::{ImageSet, ServedImage};
 use isowire::machines::{Door, Meter, Registry};
 
@@ -17,9 +17,9 @@ const AIROOTFS: Extent = Extent { offset: 64 << 20, len: 800 << 20 };
 
 /// An image of which only the map counts.
 fn image() -> Arc<Image> {
-    let plain = Attributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let plain = NodeAttributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(plain);
-    let kind = Kind::File { extents: vec![AIROOTFS] };
+    let kind = NodeKind::File { extents: vec![AIROOTFS] };
     let node = index.add(NodeId::ROOT, b"airootfs.sfs", kind, plain).unwrap();
     let root = Airootfs {
         arch: "x86_64".into(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use isowire::export::Batch;
-use isowire::image::index::{Attributes, Index, Kind, NodeId};
+use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::images::{ImageSet, ServedImage};
 use isowire::nfs::handle::Handle;
@@ -25,14 +25,15 @@ const MANY: NodeId = NodeId(2);
 
 /// A large file and a directory of 10,000.
 fn images() -> Arc<ImageSet> {
-    let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(attributes);
-    let file = Kind::File { extents: vec![Extent { offset: 0, len: SIZE }] };
+    let file = NodeKind::File { extents: vec![Extent { offset: 0, len: SIZE }] };
     index.add(NodeId::ROOT, b"airootfs.sfs", file, attributes).unwrap();
-    let many = index.add(NodeId::ROOT, b"many", Kind::Directory { entries: Vec::new() }, attributes).unwrap();
+    let many =
+        index.add(NodeId::ROOT, b"many", NodeKind::Directory { entries: Vec::new() }, attributes).unwrap();
     for n in 0..10_000 {
         let name = format!("a-name-as-packages-have-them-{n}");
-        index.add(many, name.as_bytes(), Kind::File { extents: Vec::new() }, attributes).unwrap();
+        index.add(many, name.as_bytes(), NodeKind::File { extents: Vec::new() }, attributes).unwrap();
     }
     let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
     Arc::new(ImageSet::new(ServedImage { name: "bench".into(), image: Arc::new(image) }, Vec::new()))

@@ -19,7 +19,7 @@ use hadris_fs::{MountOptions, Name};
 use hadris_iso::sync::IsoFs;
 use hadris_storage::host::FileDevice;
 use isowire::check::{self, Doors, Fault, Original, Report, sample};
-use isowire::image::index::{Index, Kind, NodeId};
+use isowire::image::index::{Index, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::nfs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -135,8 +135,8 @@ fn xorriso_finds_in_the_sample_what_we_do() {
     for id in image.index.walk() {
         let path = out.join(String::from_utf8(image.index.path(id)).unwrap().trim_start_matches('/'));
         match &image.index.node(id).kind {
-            Kind::Directory { entries } => assert_eq!(fs::read_dir(path).unwrap().count(), entries.len()),
-            Kind::Symlink { target } => {
+            NodeKind::Directory { entries } => assert_eq!(fs::read_dir(path).unwrap().count(), entries.len()),
+            NodeKind::Symlink { target } => {
                 assert_eq!(fs::read_link(path).unwrap().as_os_str().as_encoded_bytes(), &**target)
             }
             _ => {
@@ -159,7 +159,7 @@ fn hadris_finds_in_the_sample_what_we_do() {
         let path = image.index.path(id);
         let names = path.split(|&byte| byte == b'/').skip(1);
         let found = names.fold(iso.root(), |at, name| iso.lookup(at, Name::new(name)).unwrap());
-        let Kind::File { extents } = &node.kind else { continue };
+        let NodeKind::File { extents } = &node.kind else { continue };
         assert_eq!(iso.stat(found).unwrap().len(), node.size(), "{}", path.escape_ascii());
         let mut there = [hadris_fs::Extent::new(0, 0); 4];
         let count = iso.extents(found, 0, &mut there).unwrap();
@@ -195,14 +195,14 @@ impl Sample {
     }
 
     /// A copy whose tree is another one.
-    fn retold(&self, retell: impl Fn(&[u8], &Kind) -> Option<Kind>) -> Image {
+    fn retold(&self, retell: impl Fn(&[u8], &NodeKind) -> Option<NodeKind>) -> Image {
         let image = self.open();
         let mut index = Index::new(image.index.node(NodeId::ROOT).attributes);
         let mut known = BTreeMap::from([(NodeId::ROOT, NodeId::ROOT)]);
         for id in image.index.walk().skip(1) {
             let node = image.index.node(id);
             let told = match &node.kind {
-                Kind::Directory { .. } => Some(Kind::Directory { entries: Vec::new() }),
+                NodeKind::Directory { .. } => Some(NodeKind::Directory { entries: Vec::new() }),
                 other => retell(&image.index.path(id), other),
             };
             if let Some(told) = told {
@@ -215,7 +215,7 @@ impl Sample {
 
 fn extent(image: &Image, path: &str) -> Extent {
     let id = image.index.resolve(NodeId::ROOT, path.as_bytes()).unwrap();
-    let Kind::File { extents } = &image.index.node(id).kind else { panic!("a file") };
+    let NodeKind::File { extents } = &image.index.node(id).kind else { panic!("a file") };
     extents[0]
 }
 
@@ -283,9 +283,9 @@ fn a_file_that_is_shorter_or_longer_is_found() {
     let sample = Sample::new();
     let len = extent(&sample.open(), KERNEL).len;
     for told in [len - 1, len + 1, 0] {
-        let retell = |path: &[u8], kind: &Kind| match kind {
-            Kind::File { extents } if path == KERNEL.as_bytes() => {
-                Some(Kind::File { extents: vec![Extent { len: told, ..extents[0] }] })
+        let retell = |path: &[u8], kind: &NodeKind| match kind {
+            NodeKind::File { extents } if path == KERNEL.as_bytes() => {
+                Some(NodeKind::File { extents: vec![Extent { len: told, ..extents[0] }] })
             }
             other => Some(other.clone()),
         };
@@ -299,7 +299,7 @@ fn a_file_that_is_shorter_or_longer_is_found() {
 #[test]
 fn a_file_that_is_not_there_is_found() {
     let sample = Sample::new();
-    let retell = |path: &[u8], kind: &Kind| (path != KERNEL.as_bytes()).then(|| kind.clone());
+    let retell = |path: &[u8], kind: &NodeKind| (path != KERNEL.as_bytes()).then(|| kind.clone());
     let verdicts = played(sample.retold(retell), sample.open(), as_they_are);
     for door in DOORS.into_iter().filter(|&door| door != "NBD") {
         assert_ne!(verdicts[door], "ok", "{door}");

@@ -18,7 +18,7 @@ use common::running::{Running, output_of};
 use isowire::boot::Files;
 use isowire::boot::files::{Ports, Terms};
 use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
-use isowire::image::index::{Attributes, Index, Kind, NodeId};
+use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::images::{ImageSet, ServedImage};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -146,16 +146,16 @@ fn raise_file_limit() {
 
 fn served(name: &str, path: &Path) -> ServedImage {
     let source = Source::open(path).unwrap();
-    let attributes = Attributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: MODIFIED };
+    let attributes = NodeAttributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: MODIFIED };
     let mut index = Index::new(attributes);
     for (path, extent) in FILES {
         let (directory, name) = path.rsplit_once('/').unwrap();
         let parent = directory.split('/').fold(NodeId::ROOT, |parent, name| {
-            let directory = || Kind::Directory { entries: Vec::new() };
+            let directory = || NodeKind::Directory { entries: Vec::new() };
             let known = index.child(parent, name.as_bytes());
             known.unwrap_or_else(|| index.add(parent, name.as_bytes(), directory(), attributes).unwrap())
         });
-        let kind = Kind::File { extents: vec![extent] };
+        let kind = NodeKind::File { extents: vec![extent] };
         index.add(parent, name.as_bytes(), kind, attributes).unwrap();
     }
     ServedImage { name: name.into(), image: Arc::new(Image::new(source, index).unwrap()) }

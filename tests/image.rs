@@ -16,7 +16,7 @@ use hadris_iso::sync::IsoFs;
 use hadris_storage::host::FileDevice;
 
 use isowire::image::tree::Names;
-use isowire::image::{Extent, Fault, Image, Kind, NodeId};
+use isowire::image::{Extent, Fault, Image, NodeId, NodeKind};
 
 use common::iso::odd;
 use common::needs::{met, needs, tool};
@@ -54,10 +54,10 @@ fn ours(image: &Image) -> Listing {
     let entry = |id: NodeId| {
         let node = index.node(id);
         let (kind, extents, target) = match &node.kind {
-            Kind::Directory { .. } => (Type::Directory, vec![], vec![]),
-            Kind::File { extents } => (Type::File, extents.clone(), vec![]),
-            Kind::Symlink { target } => (Type::Symlink, vec![], target.to_vec()),
-            Kind::Special => (Type::Special, vec![], vec![]),
+            NodeKind::Directory { .. } => (Type::Directory, vec![], vec![]),
+            NodeKind::File { extents } => (Type::File, extents.clone(), vec![]),
+            NodeKind::Symlink { target } => (Type::Symlink, vec![], target.to_vec()),
+            NodeKind::Special => (Type::Special, vec![], vec![]),
         };
         let size = if kind == Type::File { node.size() } else { 0 };
         let (mode, nlink) = (node.attributes.mode & 0o7777, node.attributes.nlink.into());
@@ -315,7 +315,7 @@ fn a_file_over_four_gibibytes_is_one_extent() {
     assert_as_xorriso(&iso);
     let image = open(&iso);
     let file = image.index.resolve(NodeId::ROOT, b"/arch/x86_64/airootfs.sfs").expect("there");
-    let Kind::File { extents } = &image.index.node(file).kind else { panic!("a file") };
+    let NodeKind::File { extents } = &image.index.node(file).kind else { panic!("a file") };
     let [Extent { offset, len }] = extents[..] else { panic!("one extent: {extents:?}") };
     assert_eq!(len, 9 << 29);
     let at = |position: u64, len: usize| {

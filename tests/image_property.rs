@@ -9,7 +9,7 @@ use hadris_storage::host::FileDevice;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use isowire::image::{Image, Kind};
+use isowire::image::{Image, NodeKind};
 
 /// Paths and what stands there. A path whose parent is no directory is passed over.
 type Wanted = BTreeMap<Vec<u8>, Thing>;
@@ -76,10 +76,10 @@ fn write(wanted: &Wanted, file: File) {
 fn read(image: &Image) -> Wanted {
     let index = &image.index;
     let thing = |id| match &index.node(id).kind {
-        Kind::Directory { .. } => Thing::Directory,
-        Kind::File { .. } => Thing::File(image.read(id, 1 << 20).expect("readable")),
-        Kind::Symlink { target } => Thing::Symlink(target.to_vec()),
-        Kind::Special => panic!("no such thing was written"),
+        NodeKind::Directory { .. } => Thing::Directory,
+        NodeKind::File { .. } => Thing::File(image.read(id, 1 << 20).expect("readable")),
+        NodeKind::Symlink { target } => Thing::Symlink(target.to_vec()),
+        NodeKind::Special => panic!("no such thing was written"),
     };
     index.walk().skip(1).map(|id| (index.path(id), thing(id))).collect()
 }

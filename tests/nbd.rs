@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use common::needs::{needs, tool};
 use common::running::output_of;
-use isowire::image::index::{Attributes, Index, Kind, NodeId};
+use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::images::{ImageSet, ServedImage};
 
@@ -83,9 +83,9 @@ impl Server {
 }
 
 fn images(image: &Path) -> ImageSet {
-    let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(attributes);
-    index.add(NodeId::ROOT, b"airootfs.sfs", Kind::File { extents: vec![FILE] }, attributes).unwrap();
+    index.add(NodeId::ROOT, b"airootfs.sfs", NodeKind::File { extents: vec![FILE] }, attributes).unwrap();
     let image = Arc::new(Image::new(Source::open(image).unwrap(), index).unwrap());
     ImageSet::new(ServedImage { name: "arch-2026".into(), image }, Vec::new())
 }

@@ -15,7 +15,7 @@ use common::running::output_of;
 use isowire::boot::files::{Files, Ports as MenuPorts, Terms};
 use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
 use isowire::export::Allowed;
-use isowire::image::index::{Attributes, Index, Kind, NodeId};
+use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::images::{ImageSet, ServedImage};
 use isowire::tftp::server::{self, Options, Ports};
@@ -152,11 +152,12 @@ impl Client {
 }
 
 fn files(image: &Path) -> Files {
-    let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(attributes);
-    let dir = index.add(NodeId::ROOT, b"boot", Kind::Directory { entries: Vec::new() }, attributes).unwrap();
+    let dir =
+        index.add(NodeId::ROOT, b"boot", NodeKind::Directory { entries: Vec::new() }, attributes).unwrap();
     for (name, offset, len) in FILES {
-        let kind = Kind::File { extents: vec![Extent { offset, len }] };
+        let kind = NodeKind::File { extents: vec![Extent { offset, len }] };
         index.add(dir, name.as_bytes(), kind, attributes).unwrap();
     }
     let image = Arc::new(Image::new(Source::open(image).unwrap(), index).unwrap());

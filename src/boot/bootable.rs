@@ -6,7 +6,7 @@ use super::syslinux::Menu;
 use super::text::{Line, PlainPath, Word};
 use crate::export::path;
 use crate::image::initramfs::{Answer, Contents, Part};
-use crate::image::{Archiso, Image, Index, Kind, NodeId};
+use crate::image::{Archiso, Image, Index, NodeId, NodeKind};
 
 pub use super::recipes::{Entries, Origin};
 
@@ -105,7 +105,7 @@ impl Tree<'_> {
         let from_root = name.strip_prefix("::").or_else(|| name.strip_prefix('/'));
         let path = from_root.map_or_else(|| format!("{directory}{name}"), str::to_owned);
         let node = path::resolve(self.index, path.as_bytes()).ok()?;
-        matches!(self.index.node(node).kind, Kind::File { .. }).then_some(node)
+        matches!(self.index.node(node).kind, NodeKind::File { .. }).then_some(node)
     }
 
     /// False for a menu whose names start in another directory than its own, which we could not load as it stands.

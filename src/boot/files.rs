@@ -21,7 +21,7 @@ use super::uki::Stub;
 use super::{Mac, Site, UefiBy};
 use crate::export::Export;
 use crate::export::path::{self, PathError};
-use crate::image::{Identity, Image, Kind, NodeId};
+use crate::image::{Identity, Image, NodeId, NodeKind};
 use crate::images::{ImageSet, ServedImage};
 
 /// Ending of the name that a whole image has beside its tree.
@@ -371,7 +371,7 @@ enum Found<'a> {
 
 fn entry(served: &ServedImage, node: NodeId) -> Result<Entry<'_>, NoFile> {
     let image = &served.image;
-    if let Kind::Directory { .. } = image.index.node(node).kind {
+    if let NodeKind::Directory { .. } = image.index.node(node).kind {
         return Ok(Entry::Directory(Directory::Tree(served, node)));
     }
     Ok(Entry::File(File {
@@ -405,11 +405,11 @@ fn tree_items(image: &Image, directory: NodeId) -> Vec<Item<'_>> {
     image.index.children(directory).iter().map(item).collect()
 }
 
-fn item_kind(kind: &Kind) -> ItemKind {
+fn item_kind(kind: &NodeKind) -> ItemKind {
     match kind {
-        Kind::Directory { .. } => ItemKind::Directory,
-        Kind::File { extents } => ItemKind::File(extents.iter().map(|extent| extent.len).sum()),
-        Kind::Symlink { .. } | Kind::Special => ItemKind::Special,
+        NodeKind::Directory { .. } => ItemKind::Directory,
+        NodeKind::File { extents } => ItemKind::File(extents.iter().map(|extent| extent.len).sum()),
+        NodeKind::Symlink { .. } | NodeKind::Special => ItemKind::Special,
     }
 }
 

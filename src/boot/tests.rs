@@ -13,8 +13,8 @@ use super::*;
 use crate::export::Piece;
 use crate::export::path::PathError;
 use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
-use crate::image::index::Attributes;
-use crate::image::{Extent, Image, Index, Kind, NodeId, Source};
+use crate::image::index::NodeAttributes;
+use crate::image::{Extent, Image, Index, NodeId, NodeKind, Source};
 use crate::images::ImageSet;
 use crate::images::ServedImage;
 
@@ -173,12 +173,12 @@ pub(super) fn image(files: &[(&str, impl AsRef<[u8]>)]) -> Image {
         let parent = directory.split('/').fold(NodeId::ROOT, |parent, name| {
             let known = index.child(parent, name.as_bytes());
             known.unwrap_or_else(|| {
-                let kind = Kind::Directory { entries: Vec::new() };
+                let kind = NodeKind::Directory { entries: Vec::new() };
                 index.add(parent, name.as_bytes(), kind, attributes(0o040_555)).unwrap()
             })
         });
         let extents = vec![Extent { offset, len: content.len() as u64 }];
-        index.add(parent, name.as_bytes(), Kind::File { extents }, attributes(0o100_444)).unwrap();
+        index.add(parent, name.as_bytes(), NodeKind::File { extents }, attributes(0o100_444)).unwrap();
         offset += content.len() as u64;
     }
     let mut image = Image::new(Source::open(media.path()).unwrap(), index).unwrap();
@@ -187,8 +187,8 @@ pub(super) fn image(files: &[(&str, impl AsRef<[u8]>)]) -> Image {
     image
 }
 
-fn attributes(mode: u32) -> Attributes {
-    Attributes { mode, uid: 0, gid: 0, nlink: 1, mtime: 0 }
+fn attributes(mode: u32) -> NodeAttributes {
+    NodeAttributes { mode, uid: 0, gid: 0, nlink: 1, mtime: 0 }
 }
 
 fn node(index: &Index, path: &str) -> Option<NodeId> {

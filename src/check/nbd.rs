@@ -8,7 +8,7 @@ use super::connection::Connection;
 use super::doors::Doors;
 use super::original::{Expected, Fault, Original, Tally};
 use crate::codec::Reader;
-use crate::image::{Extent, Kind, NodeId};
+use crate::image::{Extent, NodeId, NodeKind};
 use crate::images::set::ARCHISO;
 use crate::nbd::wire::{
     Cmd, FLAG_FIXED_NEWSTYLE, FLAG_HAS_FLAGS, FLAG_NO_ZEROES, FLAG_READ_ONLY, GREETING, Info, OPTS_MAGIC,
@@ -72,7 +72,7 @@ async fn file_export(address: SocketAddr, node: NodeId, original: &Original) -> 
 
 fn extents(original: &Original, node: NodeId) -> &[Extent] {
     match &original.image.index.node(node).kind {
-        Kind::File { extents } => extents,
+        NodeKind::File { extents } => extents,
         _ => &[],
     }
 }

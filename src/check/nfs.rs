@@ -10,7 +10,7 @@ use super::doors::Doors;
 use super::original::{Fault, Original, Tally};
 use super::rpc::{self, Procedure, numbers, opaque, put_opaque};
 use crate::codec::Reader;
-use crate::image::{Kind, NodeId};
+use crate::image::{NodeId, NodeKind};
 
 /// What the menu of an Arch ISO mounts.
 const EXPORT: &[u8] = b"/run/archiso/bootmnt";
@@ -58,10 +58,10 @@ pub async fn check(doors: &Doors, original: &Original, tally: &mut Tally) -> Res
             let (handle, attributes) = client.look_up(&handle, node).await?;
             client.compare_attributes(node, attributes)?;
             match &original.image.index.node(node).kind {
-                Kind::Directory { .. } => ahead.push((node, handle)),
-                Kind::File { .. } => *tally += client.read(node, &handle).await?,
-                Kind::Symlink { target } => client.read_link(node, &handle, target).await?,
-                Kind::Special => {}
+                NodeKind::Directory { .. } => ahead.push((node, handle)),
+                NodeKind::File { .. } => *tally += client.read(node, &handle).await?,
+                NodeKind::Symlink { target } => client.read_link(node, &handle, target).await?,
+                NodeKind::Special => {}
             }
         }
     }
@@ -251,10 +251,10 @@ impl Client<'_> {
         };
         let entry = self.original.image.index.node(node);
         let expected = match entry.kind {
-            Kind::Directory { .. } => NF3DIR,
-            Kind::File { .. } => NF3REG,
-            Kind::Symlink { .. } => NF3LNK,
-            Kind::Special => return Ok(()),
+            NodeKind::Directory { .. } => NF3DIR,
+            NodeKind::File { .. } => NF3REG,
+            NodeKind::Symlink { .. } => NF3LNK,
+            NodeKind::Special => return Ok(()),
         };
         if kind != expected || links == 0 {
             return Err(Fault::Wrong { path: path(), what: format!("is of type {kind} with {links} links") });

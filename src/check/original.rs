@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use sha2::{Digest, Sha512};
 
 use crate::export::{Export, Piece};
-use crate::image::{Image, Kind, NodeId};
+use crate::image::{Image, NodeId, NodeKind};
 
 /// Longest checksum file that is read: a line is 128 digits and a name.
 const CHECKSUM_MAX: u64 = 4096;
@@ -107,7 +107,7 @@ impl Original {
 
     /// All files, in the order of the image.
     pub fn files(&self) -> impl Iterator<Item = NodeId> {
-        let is_file = |id: &NodeId| matches!(self.image.index.node(*id).kind, Kind::File { .. });
+        let is_file = |id: &NodeId| matches!(self.image.index.node(*id).kind, NodeKind::File { .. });
         self.image.index.walk().filter(is_file)
     }
 

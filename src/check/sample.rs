@@ -379,7 +379,7 @@ mod tests {
     use super::*;
     use crate::image::arch::Format;
     use crate::image::tree::Names;
-    use crate::image::{Kind, Survey};
+    use crate::image::{NodeKind, Survey};
 
     #[test]
     fn our_reader_finds_all_of_it_and_nothing_to_complain_about() {
@@ -393,7 +393,7 @@ mod tests {
         assert!(archiso.uuid_file.is_some() && archiso.lpxelinux.is_some());
         let index = &survey.index;
         let kernel = index.resolve(crate::image::NodeId::ROOT, b"odd/link").expect("a link to the kernel");
-        let Kind::File { extents } = &index.node(kernel).kind else { panic!("a file") };
+        let NodeKind::File { extents } = &index.node(kernel).kind else { panic!("a file") };
         let (offset, len) = (extents[0].offset as usize, extents[0].len as usize);
         assert!(image[offset..][..len] == noise(2, 700_001));
         let lengths: Vec<_> = index.walk().map(|id| index.node(id).name.len()).collect();

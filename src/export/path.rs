@@ -1,6 +1,6 @@
 //! A peer's path, looked up in an image. It never touches a file system: a path can only name a node of the tree.
 
-use crate::image::index::{Index, Kind, NodeId};
+use crate::image::index::{Index, NodeId, NodeKind};
 
 /// Longest path that is looked at, in bytes (PATH_MAX of Linux).
 const PATH_MAX: usize = 4096;
@@ -51,7 +51,7 @@ fn step(index: &Index, dir: NodeId, name: &[u8]) -> Result<NodeId, PathError> {
 /// The node itself, or what it leads to where it is a symlink; `None` when it leads nowhere in the image.
 pub fn follow(index: &Index, node: NodeId) -> Option<NodeId> {
     match &index.node(node).kind {
-        Kind::Symlink { target } => index.resolve(index.node(node).parent, target),
+        NodeKind::Symlink { target } => index.resolve(index.node(node).parent, target),
         _ => Some(node),
     }
 }
@@ -59,18 +59,18 @@ pub fn follow(index: &Index, node: NodeId) -> Option<NodeId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::index::Attributes;
+    use crate::image::index::NodeAttributes;
 
-    const ATTRIBUTES: Attributes = Attributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    const ATTRIBUTES: NodeAttributes = NodeAttributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: 0 };
 
     fn sample() -> (Index, NodeId) {
         let mut index = Index::new(ATTRIBUTES);
         let mut add = |parent, name: &[u8], kind| index.add(parent, name, kind, ATTRIBUTES).unwrap();
-        let directory = || Kind::Directory { entries: Vec::new() };
-        let symlink = |target: &[u8]| Kind::Symlink { target: target.into() };
+        let directory = || NodeKind::Directory { entries: Vec::new() };
+        let symlink = |target: &[u8]| NodeKind::Symlink { target: target.into() };
         let arch = add(NodeId::ROOT, b"arch", directory());
         let boot = add(arch, b"boot", directory());
-        let kernel = add(boot, b"VMLINUZ", Kind::File { extents: Vec::new() });
+        let kernel = add(boot, b"VMLINUZ", NodeKind::File { extents: Vec::new() });
         add(NodeId::ROOT, b"link", symlink(b"arch/boot"));
         add(arch, b"up", symlink(b"../link/VMLINUZ"));
         add(arch, b"out", symlink(b"../../etc/passwd"));
@@ -101,7 +101,7 @@ mod tests {
     fn a_backslash_may_be_part_of_a_name() {
         let (mut index, kernel) = sample();
         let odd =
-            index.add(NodeId::ROOT, b"arch\\up", Kind::File { extents: Vec::new() }, ATTRIBUTES).unwrap();
+            index.add(NodeId::ROOT, b"arch\\up", NodeKind::File { extents: Vec::new() }, ATTRIBUTES).unwrap();
         assert_eq!(resolve(&index, b"/arch\\up"), Ok(odd));
         assert_eq!(resolve(&index, b"/arch/up"), Ok(kernel));
     }

@@ -17,7 +17,7 @@ use crate::export::batch::Chunk;
 use crate::http::session::{Next, Resources, Session, Turn};
 use crate::http::wire::range::{RANGES_MAX, Wanted, wanted};
 use crate::http::wire::{Method, Request};
-use crate::image::index::{Attributes, Index, Kind, NodeId};
+use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
 
@@ -147,12 +147,12 @@ fn resources() -> Arc<Resources> {
 
 fn image((name, file): (&str, Extent)) -> ServedImage {
     let source = Source::open(Path::new("/dev/null")).expect("/dev/null opens");
-    let attributes = Attributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: 784_111_777 };
+    let attributes = NodeAttributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: 784_111_777 };
     let mut index = Index::new(attributes);
     let mut add = |name: &[u8], kind| index.add(NodeId::ROOT, name, kind, attributes).expect("a good name");
-    add(b"f", Kind::File { extents: vec![file] });
-    add(b"empty.efi", Kind::File { extents: Vec::new() });
-    add(b"d", Kind::Directory { entries: Vec::new() });
+    add(b"f", NodeKind::File { extents: vec![file] });
+    add(b"empty.efi", NodeKind::File { extents: Vec::new() });
+    add(b"d", NodeKind::Directory { entries: Vec::new() });
     let image = Image::new(source, index).expect("nothing to read");
     ServedImage { name: name.into(), image: Arc::new(image) }
 }

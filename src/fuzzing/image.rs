@@ -11,7 +11,7 @@ use crate::image::iso9660::BLOCK;
 use crate::image::partitions::{GptHeader, Mbr, Verdict};
 use crate::image::rootfs::{self, Squashfs};
 use crate::image::susp::{MAX_TARGET, RockRidge};
-use crate::image::{Extent, Index, Kind, Media, NodeId, Survey};
+use crate::image::{Extent, Index, Media, NodeId, NodeKind, Survey};
 
 /// What a fuzzer writes of an image: the sectors of MBR and GPT header, and all from the first volume descriptor on.
 /// Between them there are zeros, and what begins there ends in zeros.
@@ -76,12 +76,12 @@ fn node(index: &Index, id: NodeId, inside: impl Fn(&Extent) -> bool) {
     let node = index.node(id);
     assert!(node.attributes.nlink > 0);
     match &node.kind {
-        Kind::File { extents } => assert!(extents.iter().all(|extent| inside(extent) && extent.len > 0)),
-        Kind::Symlink { target } => {
+        NodeKind::File { extents } => assert!(extents.iter().all(|extent| inside(extent) && extent.len > 0)),
+        NodeKind::Symlink { target } => {
             assert!((1..=MAX_TARGET).contains(&target.len()));
             let _ends = index.resolve(node.parent, target);
         }
-        Kind::Directory { .. } | Kind::Special => {}
+        NodeKind::Directory { .. } | NodeKind::Special => {}
     }
     if id == NodeId::ROOT {
         return;
@@ -89,7 +89,7 @@ fn node(index: &Index, id: NodeId, inside: impl Fn(&Extent) -> bool) {
     assert!((1..=MAX_NAME).contains(&node.name.len()));
     assert_eq!(index.child(node.parent, &node.name), Some(id));
     assert!(index.child_ignoring_case(node.parent, &node.name.to_ascii_uppercase()).is_some());
-    if !matches!(node.kind, Kind::Symlink { .. }) {
+    if !matches!(node.kind, NodeKind::Symlink { .. }) {
         assert_eq!(index.resolve(NodeId::ROOT, &index.path(id)), Some(id));
     }
 }

@@ -10,8 +10,8 @@ use crate::boot::text::Word;
 use crate::boot::{grub, loader, syslinux};
 use crate::config;
 use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
-use crate::image::index::Attributes;
-use crate::image::{Extent, Index, Kind, NodeId};
+use crate::image::index::NodeAttributes;
+use crate::image::{Extent, Index, NodeId, NodeKind};
 
 /// The directives that a menu of ours has, and the first words of its help texts.
 const WORDS: &[&str] = &[
@@ -204,17 +204,17 @@ const MENUS: [&str; 4] = [
 
 /// An archiso image with these files besides.
 fn image(paths: &[&str]) -> (Index, Archiso) {
-    let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(attributes);
     let mut add = |path: &str| {
         let (directory, name) = path.rsplit_once('/').expect("in a directory");
         let parent = directory.split('/').fold(NodeId::ROOT, |parent, name| {
             index.child(parent, name.as_bytes()).unwrap_or_else(|| {
-                let kind = Kind::Directory { entries: Vec::new() };
+                let kind = NodeKind::Directory { entries: Vec::new() };
                 index.add(parent, name.as_bytes(), kind, attributes).expect("a good name")
             })
         });
-        let kind = Kind::File { extents: vec![Extent { offset: 0, len: 1 }] };
+        let kind = NodeKind::File { extents: vec![Extent { offset: 0, len: 1 }] };
         index.add(parent, name.as_bytes(), kind, attributes).expect("a good name")
     };
     let [kernel, initramfs, airootfs, lpxelinux] =

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 
 use crate::export::batch::Chunk;
 use crate::export::{Batch, Export};
-use crate::image::index::{Attributes, Index, Kind, NodeId};
+use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
 use crate::nbd::session::{Handshake, Next, READ_MAX, Replies, Transmission, Turn};
@@ -50,9 +50,9 @@ fn haggle(data: &[u8], segment: usize) -> (Vec<u8>, Option<String>) {
 
 fn images() -> Arc<ImageSet> {
     let source = Source::open(Path::new("/dev/null")).expect("/dev/null opens");
-    let attributes = Attributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let attributes = NodeAttributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(attributes);
-    let file = Kind::File { extents: vec![EXTENT] };
+    let file = NodeKind::File { extents: vec![EXTENT] };
     index.add(NodeId::ROOT, b"f", file, attributes).expect("a good name");
     let image = Arc::new(Image::new(source, index).unwrap());
     Arc::new(ImageSet::new(ServedImage { name: "i".into(), image }, Vec::new()))

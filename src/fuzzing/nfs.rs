@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use crate::codec::{Reader, Truncated};
 use crate::export::Batch;
 use crate::export::batch::Chunk;
-use crate::image::index::{Attributes, Index, Kind, NodeId};
+use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
 use crate::nfs::handle::Handle;
@@ -87,7 +87,7 @@ fn check_mount(results: &mut Reader<'_>) -> Result<(), Truncated> {
     let Handle { identity, node } = Handle::parse(results.take(Handle::LEN)?).expect("a handle of ours");
     let mut images = IMAGES.iter().map(|served| &served.image);
     let image = images.find(|image| image.identity == identity).expect("an image that is served");
-    assert!(matches!(image.index.node(node).kind, Kind::Directory { .. }));
+    assert!(matches!(image.index.node(node).kind, NodeKind::Directory { .. }));
     assert_eq!(results.rest().len(), 12, "two flavors");
     Ok(())
 }
@@ -178,17 +178,17 @@ static IMAGES: LazyLock<Arc<ImageSet>> = LazyLock::new(|| {
 
 /// Nodes: 1 a directory, 2 a file, 3 a symlink, 4 a device, 5 to 204 files without content; 205 differs.
 fn image(name: &str) -> Image {
-    let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(attributes);
     let mut add = |parent, name: &[u8], kind| index.add(parent, name, kind, attributes).expect("a good name");
-    let directory = add(NodeId::ROOT, b"d", Kind::Directory { entries: Vec::new() });
-    add(directory, b"file", Kind::File { extents: EXTENTS.to_vec() });
-    add(directory, b"link", Kind::Symlink { target: b"/d/file".as_slice().into() });
-    add(directory, b"device", Kind::Special);
+    let directory = add(NodeId::ROOT, b"d", NodeKind::Directory { entries: Vec::new() });
+    add(directory, b"file", NodeKind::File { extents: EXTENTS.to_vec() });
+    add(directory, b"link", NodeKind::Symlink { target: b"/d/file".as_slice().into() });
+    add(directory, b"device", NodeKind::Special);
     for n in 0..200 {
-        add(directory, format!("{n:0>180}").as_bytes(), Kind::File { extents: Vec::new() });
+        add(directory, format!("{n:0>180}").as_bytes(), NodeKind::File { extents: Vec::new() });
     }
-    add(NodeId::ROOT, name.as_bytes(), Kind::Special);
+    add(NodeId::ROOT, name.as_bytes(), NodeKind::Special);
     Image::new(Source::open(Path::new("/dev/null")).expect("/dev/null opens"), index)
         .expect("no bytes to read")
 }

@@ -210,13 +210,13 @@ mod tests {
     use super::*;
     use crate::boot::files::{Ports, Terms};
     use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
-    use crate::image::index::{Attributes, Index};
+    use crate::image::index::{Index, NodeAttributes};
     use crate::image::{Image, Source};
     use crate::images::{ImageSet, ServedImage};
 
     /// A client of a server whose image is empty.
     async fn connect() -> TcpStream {
-        let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+        let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let image =
             Image::new(Source::open(Path::new("/dev/null")).unwrap(), Index::new(attributes)).unwrap();
         let images = ImageSet::new(ServedImage { name: "empty".into(), image: Arc::new(image) }, Vec::new());

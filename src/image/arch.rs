@@ -8,7 +8,7 @@ use std::io;
 
 use super::survey::Volume;
 use super::warnings::{Warnings, shown};
-use super::{Extent, Index, Kind, Media, NodeId};
+use super::{Extent, Index, Media, NodeId, NodeKind};
 
 /// The architecture that comes first where there are several.
 const FIRST_ARCH: &str = "x86_64";
@@ -152,7 +152,7 @@ impl Airootfs {
     ) -> io::Result<Self> {
         let place = places.index.node(node);
         let signature = format!("{}.cms.sig", String::from_utf8_lossy(&place.name));
-        let extents = if let Kind::File { extents } = &place.kind { &extents[..] } else { &[] };
+        let extents = if let NodeKind::File { extents } = &place.kind { &extents[..] } else { &[] };
         Ok(Self {
             arch,
             node,
@@ -189,19 +189,19 @@ impl Places<'_> {
     /// The file at a path, symlinks followed.
     fn file(&self, dir: NodeId, path: &str) -> Option<NodeId> {
         let node = self.index.resolve(dir, path.as_bytes())?;
-        matches!(self.index.node(node).kind, Kind::File { .. }).then_some(node)
+        matches!(self.index.node(node).kind, NodeKind::File { .. }).then_some(node)
     }
 
     fn directory(&self, dir: NodeId, path: &str) -> Option<NodeId> {
         let node = self.index.resolve(dir, path.as_bytes())?;
-        matches!(self.index.node(node).kind, Kind::Directory { .. }).then_some(node)
+        matches!(self.index.node(node).kind, NodeKind::Directory { .. }).then_some(node)
     }
 
     fn files_ending(&self, dir: Option<NodeId>, ending: &[u8]) -> Vec<NodeId> {
         let entries = dir.map(|dir| self.index.children(dir)).unwrap_or_default().iter().copied();
         let wanted = |id: &NodeId| {
             let node = self.index.node(*id);
-            node.name.ends_with(ending) && matches!(node.kind, Kind::File { .. })
+            node.name.ends_with(ending) && matches!(node.kind, NodeKind::File { .. })
         };
         entries.filter(wanted).collect()
     }
@@ -209,7 +209,7 @@ impl Places<'_> {
     /// Directories in `dir` with fit names.
     fn directories(&self, dir: NodeId) -> impl Iterator<Item = (String, NodeId)> {
         let entries = self.index.children(dir).iter().map(|&id| (id, self.index.node(id)));
-        let directories = entries.filter(|(_, node)| matches!(node.kind, Kind::Directory { .. }));
+        let directories = entries.filter(|(_, node)| matches!(node.kind, NodeKind::Directory { .. }));
         directories.filter_map(|(id, node)| Some((word(&node.name)?, id)))
     }
 
@@ -298,18 +298,18 @@ fn word(name: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::index::Attributes;
+    use crate::image::index::NodeAttributes;
 
     /// The kernels of an image with these files whose install directory is `some`: architecture, name, initramfs and
     /// microcode.
     fn kernels(paths: &[&str]) -> Vec<String> {
-        let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+        let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let mut index = Index::new(attributes);
         for path in paths {
             path.split_inclusive('/').fold(NodeId::ROOT, |parent, name| {
                 let kind = match name.ends_with('/') {
-                    true => Kind::Directory { entries: Vec::new() },
-                    false => Kind::File { extents: Vec::new() },
+                    true => NodeKind::Directory { entries: Vec::new() },
+                    false => NodeKind::File { extents: Vec::new() },
                 };
                 let name = name.trim_end_matches('/').as_bytes();
                 let known = index.child(parent, name);

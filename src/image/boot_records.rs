@@ -6,7 +6,7 @@ use super::el_torito::{self, BootEntry, Platform};
 use super::iso9660::BLOCK;
 use super::partitions::{Gpt, GptHeader, Mbr, SECTOR, Verdict};
 use super::warnings::Warnings;
-use super::{Extent, Index, Kind, Media};
+use super::{Extent, Index, Media, NodeKind};
 
 /// The boot records of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl BootRecords {
 /// The extents of all files that have just one.
 fn files(index: &Index) -> impl Iterator<Item = Extent> {
     index.walk().filter_map(|id| match &index.node(id).kind {
-        Kind::File { extents } => extents.first().copied().filter(|_| extents.len() == 1),
+        NodeKind::File { extents } => extents.first().copied().filter(|_| extents.len() == 1),
         _ => None,
     })
 }

@@ -9,7 +9,7 @@ use std::io;
 
 use crc32fast::Hasher;
 
-use super::index::{Index, Kind, Node};
+use super::index::{Index, Node, NodeKind};
 use super::iso9660::BLOCK;
 use super::{Archiso, Extent, Media};
 
@@ -48,7 +48,7 @@ fn content(media: &(impl Media + ?Sized), index: &Index, archiso: Option<&Archis
     hasher.update(&media.read(head)?.unwrap_or_default());
     let checksums = archiso.into_iter().flat_map(|archiso| &archiso.airootfs).filter_map(|root| root.sha512);
     for checksum in checksums {
-        if let Kind::File { extents } = &index.node(checksum).kind {
+        if let NodeKind::File { extents } = &index.node(checksum).kind {
             for &Extent { offset, len } in extents {
                 let extent = Extent { offset, len: len.min(CHECKSUM_MAX) };
                 hasher.update(&media.read(extent)?.unwrap_or_default());
@@ -76,27 +76,27 @@ fn hash_node(hasher: &mut Hasher, node: &Node) {
     hasher.update(&[name.len() as u8]);
     hasher.update(name);
     match kind {
-        Kind::File { extents } => {
+        NodeKind::File { extents } => {
             for extent in extents {
                 hasher.update(&extent.offset.to_be_bytes());
                 hasher.update(&extent.len.to_be_bytes());
             }
         }
-        Kind::Symlink { target } => hasher.update(target),
-        Kind::Directory { .. } | Kind::Special => {}
+        NodeKind::Symlink { target } => hasher.update(target),
+        NodeKind::Directory { .. } | NodeKind::Special => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::index::{Attributes, NodeId};
+    use crate::image::index::{NodeAttributes, NodeId};
 
-    const PLAIN: Attributes = Attributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    const PLAIN: NodeAttributes = NodeAttributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: 0 };
 
     fn identity(media: &[u8], name: &[u8], extent: Extent) -> Identity {
         let mut index = Index::new(PLAIN);
-        index.add(NodeId::ROOT, name, Kind::File { extents: vec![extent] }, PLAIN).unwrap();
+        index.add(NodeId::ROOT, name, NodeKind::File { extents: vec![extent] }, PLAIN).unwrap();
         Identity::of(media, &index, None).unwrap()
     }
 

@@ -23,7 +23,7 @@ impl NodeId {
 
 /// What a node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum NodeKind {
     /// Entries in the order of the image, without `.` and `..`.
     Directory { entries: Vec<NodeId> },
     /// One extent on every ISO that mkarchiso makes, none for an empty file; several only where the extents of a
@@ -40,14 +40,14 @@ pub enum Kind {
 pub struct Node {
     pub name: Box<[u8]>,
     pub parent: NodeId,
-    pub kind: Kind,
-    pub attributes: Attributes,
+    pub kind: NodeKind,
+    pub attributes: NodeAttributes,
     size: u64,
 }
 
 /// What `stat` shows of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attributes {
+pub struct NodeAttributes {
     /// POSIX file mode with the type bits.
     pub mode: u32,
     pub uid: u32,
@@ -59,11 +59,11 @@ pub struct Attributes {
 }
 
 impl Node {
-    fn new(name: &[u8], parent: NodeId, kind: Kind, attributes: Attributes) -> Self {
+    fn new(name: &[u8], parent: NodeId, kind: NodeKind, attributes: NodeAttributes) -> Self {
         let size = match &kind {
-            Kind::File { extents } => extents.iter().map(|e| e.len).sum(),
-            Kind::Symlink { target } => target.len() as u64,
-            Kind::Directory { .. } | Kind::Special => 0,
+            NodeKind::File { extents } => extents.iter().map(|e| e.len).sum(),
+            NodeKind::Symlink { target } => target.len() as u64,
+            NodeKind::Directory { .. } | NodeKind::Special => 0,
         };
         Self { name: name.into(), parent, kind, attributes, size }
     }
@@ -87,8 +87,8 @@ pub struct Index {
 
 impl Index {
     /// A tree of nothing but the root directory, to [`Index::add`] to.
-    pub fn new(root: Attributes) -> Self {
-        let root = Node::new(b"", NodeId::ROOT, Kind::Directory { entries: Vec::new() }, root);
+    pub fn new(root: NodeAttributes) -> Self {
+        let root = Node::new(b"", NodeId::ROOT, NodeKind::Directory { entries: Vec::new() }, root);
         Self {
             nodes: vec![root],
             exact: HashTable::new(),
@@ -100,23 +100,23 @@ impl Index {
     /// Adds an entry to the directory `parent`.
     ///
     /// # Errors
-    /// [`Refused`] says why the entry cannot be in the tree; the tree is as before.
+    /// [`NodeError`] says why the entry cannot be in the tree; the tree is as before.
     pub fn add(
         &mut self,
         parent: NodeId,
         name: &[u8],
-        kind: Kind,
-        attributes: Attributes,
-    ) -> Result<NodeId, Refused> {
-        let id = NodeId(u32::try_from(self.nodes.len()).map_err(|_| Refused::Full)?);
+        kind: NodeKind,
+        attributes: NodeAttributes,
+    ) -> Result<NodeId, NodeError> {
+        let id = NodeId(u32::try_from(self.nodes.len()).map_err(|_| NodeError::Full)?);
         check_name(name)?;
         let is_double = self.child(parent, name).is_some();
-        let Some(Node { kind: Kind::Directory { entries }, .. }) = self.nodes.get_mut(parent.0 as usize)
+        let Some(Node { kind: NodeKind::Directory { entries }, .. }) = self.nodes.get_mut(parent.0 as usize)
         else {
-            return Err(Refused::NotADirectory);
+            return Err(NodeError::NotADirectory);
         };
         if is_double {
-            return Err(Refused::Double);
+            return Err(NodeError::Double);
         }
         entries.push(id);
         self.remember(id, parent, name);
@@ -172,7 +172,7 @@ impl Index {
     fn resolve_from(&self, dir: NodeId, path: &[u8], hops: &mut u32) -> Option<NodeId> {
         let mut at = if path.starts_with(b"/") { NodeId::ROOT } else { dir };
         for name in path.split(|&b| b == b'/') {
-            let Kind::Directory { .. } = self.node(at).kind else { return None };
+            let NodeKind::Directory { .. } = self.node(at).kind else { return None };
             at = match name {
                 b"" | b"." => at,
                 b".." => self.node(at).parent,
@@ -185,7 +185,7 @@ impl Index {
     /// `id` itself, or what it points to when it is a symlink. The recursion ends with the hops.
     fn follow(&self, id: NodeId, hops: &mut u32) -> Option<NodeId> {
         let node = self.node(id);
-        let Kind::Symlink { target } = &node.kind else { return Some(id) };
+        let NodeKind::Symlink { target } = &node.kind else { return Some(id) };
         *hops = hops.checked_sub(1)?;
         self.resolve_from(node.parent, target, hops)
     }
@@ -193,7 +193,7 @@ impl Index {
     /// The entries of a directory in the order of the image; none for anything else.
     pub fn children(&self, dir: NodeId) -> &[NodeId] {
         match &self.node(dir).kind {
-            Kind::Directory { entries } => entries,
+            NodeKind::Directory { entries } => entries,
             _ => &[],
         }
     }
@@ -246,18 +246,18 @@ fn hash_folded(hasher: &RandomState, dir: NodeId, name: &[u8]) -> u64 {
 }
 
 /// A name that a path can hold (POSIX: no `/`, no NUL, not empty, not `.` or `..`).
-fn check_name(name: &[u8]) -> Result<(), Refused> {
+fn check_name(name: &[u8]) -> Result<(), NodeError> {
     match name {
-        b"" | b"." | b".." => Err(Refused::BadName),
-        name if name.contains(&b'/') || name.contains(&0) => Err(Refused::BadName),
-        name if name.len() > MAX_NAME => Err(Refused::LongName),
+        b"" | b"." | b".." => Err(NodeError::BadName),
+        name if name.contains(&b'/') || name.contains(&0) => Err(NodeError::BadName),
+        name if name.len() > MAX_NAME => Err(NodeError::LongName),
         _ => Ok(()),
     }
 }
 
 /// Why an entry is not in the tree: the image's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum NodeError {
     #[error("its name is empty, `.`, `..`, or holds `/` or NUL")]
     BadName,
     #[error("its name is longer than {MAX_NAME} bytes")]
@@ -274,23 +274,23 @@ pub enum Refused {
 mod tests {
     use super::*;
 
-    const PLAIN: Attributes = Attributes { mode: 0, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    const PLAIN: NodeAttributes = NodeAttributes { mode: 0, uid: 0, gid: 0, nlink: 1, mtime: 0 };
 
     /// Adds to the root or to a directory of a given number.
     struct Tree(Index);
 
     impl Tree {
-        fn add(&mut self, parent: NodeId, name: &str, kind: Kind) -> NodeId {
+        fn add(&mut self, parent: NodeId, name: &str, kind: NodeKind) -> NodeId {
             self.0.add(parent, name.as_bytes(), kind, PLAIN).unwrap()
         }
         fn dir(&mut self, parent: NodeId, name: &str) -> NodeId {
-            self.add(parent, name, Kind::Directory { entries: vec![] })
+            self.add(parent, name, NodeKind::Directory { entries: vec![] })
         }
         fn file(&mut self, parent: NodeId, name: &str) -> NodeId {
-            self.add(parent, name, Kind::File { extents: vec![] })
+            self.add(parent, name, NodeKind::File { extents: vec![] })
         }
         fn link(&mut self, parent: NodeId, name: &str, target: &str) -> NodeId {
-            self.add(parent, name, Kind::Symlink { target: target.as_bytes().into() })
+            self.add(parent, name, NodeKind::Symlink { target: target.as_bytes().into() })
         }
     }
 
@@ -314,17 +314,17 @@ mod tests {
     #[test]
     fn a_bad_name_is_refused_and_changes_nothing() {
         let mut index = Index::new(PLAIN);
-        let mut refused = |name: &[u8]| index.add(NodeId::ROOT, name, Kind::Special, PLAIN).unwrap_err();
+        let mut refused = |name: &[u8]| index.add(NodeId::ROOT, name, NodeKind::Special, PLAIN).unwrap_err();
         for name in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0"] {
-            assert_eq!(refused(name), Refused::BadName);
+            assert_eq!(refused(name), NodeError::BadName);
         }
-        assert_eq!(refused(&[b'n'; 256]), Refused::LongName);
+        assert_eq!(refused(&[b'n'; 256]), NodeError::LongName);
         assert_eq!(index.len(), 1);
         assert_eq!(index.children(NodeId::ROOT), []);
 
-        let file = index.add(NodeId::ROOT, b"file", Kind::Special, PLAIN).unwrap();
-        assert_eq!(index.add(NodeId::ROOT, b"file", Kind::Special, PLAIN), Err(Refused::Double));
-        assert_eq!(index.add(file, b"x", Kind::Special, PLAIN), Err(Refused::NotADirectory));
+        let file = index.add(NodeId::ROOT, b"file", NodeKind::Special, PLAIN).unwrap();
+        assert_eq!(index.add(NodeId::ROOT, b"file", NodeKind::Special, PLAIN), Err(NodeError::Double));
+        assert_eq!(index.add(file, b"x", NodeKind::Special, PLAIN), Err(NodeError::NotADirectory));
         assert_eq!(index.len(), 2);
     }
 

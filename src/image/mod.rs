@@ -30,7 +30,7 @@ use crate::export::Export;
 pub use arch::Archiso;
 pub use boot_records::BootRecords;
 pub use identity::Identity;
-pub use index::{Index, Kind, Node, NodeId};
+pub use index::{Index, Node, NodeId, NodeKind};
 pub use source::Source;
 pub use survey::{Fault, Survey, Volume};
 
@@ -160,7 +160,7 @@ impl Image {
     /// the image says.
     pub fn read(&self, node: NodeId, limit: u64) -> io::Result<Vec<u8>> {
         let node = self.index.node(node);
-        let Kind::File { extents } = &node.kind else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let NodeKind::File { extents } = &node.kind else { return Err(io::ErrorKind::InvalidInput.into()) };
         if node.size() > limit {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
@@ -174,7 +174,7 @@ impl Image {
     /// The content of a file, in place; `None` for anything but a file.
     pub fn export(&self, node: NodeId) -> Option<Export> {
         match &self.index.node(node).kind {
-            Kind::File { extents } => Some(Export::of_extents(extents)),
+            NodeKind::File { extents } => Some(Export::of_extents(extents)),
             _ => None,
         }
     }

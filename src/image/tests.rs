@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::iso9660::BLOCK;
 use super::survey::{Fault, Survey};
 use super::tree::Names;
-use super::{Extent, Kind, Malformed, Media, NodeId};
+use super::{Extent, Malformed, Media, NodeId, NodeKind};
 
 /// An image in the making: blocks 16 to 18 are a primary descriptor, a terminator and the root directory.
 struct Forge {
@@ -160,10 +160,10 @@ fn an_ordinary_image_has_no_warnings() {
     assert_eq!(volume.uuid.as_deref(), Some("2026-11-22-10-38-25-99"));
     assert_eq!(volume.created.expect("a date").to_string(), "2026-11-22T10:38:25Z");
     let node = tree.0.index.node(tree.node("/a.txt"));
-    assert_eq!(node.kind, Kind::File { extents: vec![Extent { offset: 20 * BLOCK, len: 5 }] });
+    assert_eq!(node.kind, NodeKind::File { extents: vec![Extent { offset: 20 * BLOCK, len: 5 }] });
     let attributes = node.attributes;
     assert_eq!((attributes.mode, attributes.nlink, attributes.mtime), (0o100_444, 1, 1_795_343_905));
-    assert_eq!(tree.0.index.node(tree.node("/empty")).kind, Kind::File { extents: vec![] });
+    assert_eq!(tree.0.index.node(tree.node("/empty")).kind, NodeKind::File { extents: vec![] });
 }
 
 #[test]
@@ -207,10 +207,10 @@ fn types_come_from_posix_mode_but_a_directory_from_its_flag() {
         let node = tree.0.index.node(id);
         (node.kind.clone(), node.attributes.mode)
     };
-    assert_eq!(kind("link"), (Kind::Symlink { target: (*b"/t").into() }, 0o120_777));
-    assert_eq!(kind("fifo"), (Kind::Special, 0o010_644));
-    assert_eq!(kind("no-dir"), (Kind::File { extents: vec![] }, 0o100_755));
-    assert_eq!(kind("dir"), (Kind::Directory { entries: vec![] }, 0o040_644));
+    assert_eq!(kind("link"), (NodeKind::Symlink { target: (*b"/t").into() }, 0o120_777));
+    assert_eq!(kind("fifo"), (NodeKind::Special, 0o010_644));
+    assert_eq!(kind("no-dir"), (NodeKind::File { extents: vec![] }, 0o100_755));
+    assert_eq!(kind("dir"), (NodeKind::Directory { entries: vec![] }, 0o040_644));
     assert_eq!(tree.warning(), "/targetless: left out: it is a symlink without a target");
 }
 
@@ -420,7 +420,7 @@ fn sections_back_to_back_are_one_extent() {
     let tree = forge.tree();
     assert_eq!(tree.names("/"), ["one", "two", "other"]);
     let extents = |path: &str| match &tree.0.index.node(tree.node(path)).kind {
-        Kind::File { extents } => extents.iter().map(|e| (e.offset / BLOCK, e.len)).collect::<Vec<_>>(),
+        NodeKind::File { extents } => extents.iter().map(|e| (e.offset / BLOCK, e.len)).collect::<Vec<_>>(),
         other => panic!("{other:?}"),
     };
     assert_eq!((extents("/one"), extents("/two")), (vec![(20, 4196)], vec![(20, 2048), (22, 100)]));

@@ -7,7 +7,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt;
 
 use super::entries::{Damaged, Entries, Entry};
-use super::index::{Attributes, Kind, Refused};
+use super::index::{NodeAttributes, NodeError, NodeKind};
 use super::iso9660::{self, BLOCK, Record, VolumeDescriptor};
 use super::susp::{self, Continuation, RockRidge};
 use super::warnings::{Warnings, shown};
@@ -112,7 +112,7 @@ enum Flaw {
     #[error(transparent)]
     Malformed(#[from] Malformed),
     #[error(transparent)]
-    Refused(#[from] Refused),
+    NodeError(#[from] NodeError),
     #[error(transparent)]
     Fatal(#[from] Fault),
 }
@@ -161,7 +161,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     }
 
     /// Reads the root's own record: its attributes, and whether the tree speaks Rock Ridge.
-    fn root(&mut self, root: &Record<'_>) -> Result<Attributes, Fault> {
+    fn root(&mut self, root: &Record<'_>) -> Result<NodeAttributes, Fault> {
         let missing = Fault::Damaged("its root directory cannot be read");
         let block = self.media.read(Extent::at_block(root.block, BLOCK))?.ok_or(missing)?;
         let record = own_record(&block)?;
@@ -251,24 +251,24 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
             self.warn(dir, name, &"compressed with zisofs, and served as it is stored");
         }
         let type_bits = match kind {
-            Kind::Symlink { .. } => S_IFLNK,
-            Kind::Special => file_type(&rock),
-            Kind::File { .. } | Kind::Directory { .. } => S_IFREG,
+            NodeKind::Symlink { .. } => S_IFLNK,
+            NodeKind::Special => file_type(&rock),
+            NodeKind::File { .. } | NodeKind::Directory { .. } => S_IFREG,
         };
         self.insert(dir.id, name, kind, attributes(type_bits, Some(&record), &rock))?;
         Ok(())
     }
 
     /// What an entry is that is no directory. Only the flag of its record makes a directory.
-    fn file(&mut self, entry: Entry<'_>, rock: &mut RockRidge) -> Result<Kind, Flaw> {
+    fn file(&mut self, entry: Entry<'_>, rock: &mut RockRidge) -> Result<NodeKind, Flaw> {
         let file_type = file_type(rock);
         if file_type == S_IFLNK || file_type == 0 && rock.target.is_some() {
             let target = rock.target.take().filter(|target| !target.is_empty());
             let target = target.ok_or(Malformed("it is a symlink without a target"))?;
-            return Ok(Kind::Symlink { target: target.into() });
+            return Ok(NodeKind::Symlink { target: target.into() });
         }
         if !matches!(file_type, 0 | S_IFREG | S_IFDIR) {
-            return Ok(Kind::Special);
+            return Ok(NodeKind::Special);
         }
         // ECMA-119 §6.4.3; Linux does not read them either.
         if entry.record.unit != 0 {
@@ -278,7 +278,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
             self.cut_off = true;
             return Err(Malformed("its content lies behind the end of the image").into());
         }
-        Ok(Kind::File { extents: entry.extents })
+        Ok(NodeKind::File { extents: entry.extents })
     }
 
     /// RRIP §4.1.5.1: a directory that was moved up; its length and its attributes stand in its own first record.
@@ -299,7 +299,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         dir: &Directory,
         name: &[u8],
         extent: Extent,
-        attributes: Attributes,
+        attributes: NodeAttributes,
     ) -> Result<(), Flaw> {
         self.check_directory(extent)?;
         let depth = dir.depth + 1;
@@ -309,7 +309,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         if self.seen.contains(&extent.offset) {
             return Err(Malformed("this directory is in the tree already").into());
         }
-        let id = self.insert(dir.id, name, Kind::Directory { entries: Vec::new() }, attributes)?;
+        let id = self.insert(dir.id, name, NodeKind::Directory { entries: Vec::new() }, attributes)?;
         self.seen.insert(extent.offset);
         self.ahead.push_back(Directory { id, extent, depth });
         Ok(())
@@ -330,11 +330,11 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         &mut self,
         dir: NodeId,
         name: &[u8],
-        kind: Kind,
-        attributes: Attributes,
+        kind: NodeKind,
+        attributes: NodeAttributes,
     ) -> Result<NodeId, Flaw> {
         self.text += name.len();
-        if let Kind::Symlink { target } = &kind {
+        if let NodeKind::Symlink { target } = &kind {
             self.text += target.len();
         }
         if self.text > MAX_TEXT {
@@ -420,15 +420,15 @@ fn file_type(rock: &RockRidge) -> u32 {
     rock.posix.map_or(0, |posix| posix.mode & S_IFMT)
 }
 
-/// Attributes from Rock Ridge, else those Linux gives: readable by everybody, owned by root, the record's date.
-fn attributes(file_type: u32, record: Option<&Record<'_>>, rock: &RockRidge) -> Attributes {
+/// NodeAttributes from Rock Ridge, else those Linux gives: readable by everybody, owned by root, the record's date.
+fn attributes(file_type: u32, record: Option<&Record<'_>>, rock: &RockRidge) -> NodeAttributes {
     let default = match file_type {
         S_IFDIR => 0o555,
         S_IFLNK => 0o777,
         _ => 0o444,
     };
     let date = rock.modified.or_else(|| record?.date.instant());
-    Attributes {
+    NodeAttributes {
         mode: file_type | rock.posix.map_or(default, |posix| posix.mode & !S_IFMT & 0o7777),
         uid: rock.posix.map_or(0, |posix| posix.uid),
         gid: rock.posix.map_or(0, |posix| posix.gid),

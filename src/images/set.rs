@@ -212,13 +212,13 @@ mod tests {
 
     use super::*;
     use crate::image::Source;
-    use crate::image::index::{Attributes, Index, Kind};
+    use crate::image::index::{Index, NodeAttributes, NodeKind};
 
     /// An image whose root has a directory of this name.
     fn image(name: &str, directory: &str) -> ServedImage {
-        let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+        let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let mut index = Index::new(attributes);
-        let kind = Kind::Directory { entries: Vec::new() };
+        let kind = NodeKind::Directory { entries: Vec::new() };
         index.add(NodeId::ROOT, directory.as_bytes(), kind, attributes).unwrap();
         let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
         ServedImage { name: name.into(), image: Arc::new(image) }

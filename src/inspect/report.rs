@@ -16,7 +16,7 @@ use crate::boot::{Architecture, Firmware, Machine, NoUefi, Site, plan};
 use crate::config::{HTTP_PORT, TFTP_PORT};
 use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
 use crate::image::initramfs::Contents;
-use crate::image::{BootRecords, Image, Index, Kind, NodeId, partitions};
+use crate::image::{BootRecords, Image, Index, NodeId, NodeKind, partitions};
 
 /// The report on one image.
 #[derive(Debug, Serialize)]
@@ -225,10 +225,10 @@ impl Tree {
         let mut tree = Self { names: image.volume.names.to_string(), ..Self::default() };
         for id in image.index.walk() {
             *match image.index.node(id).kind {
-                Kind::Directory { .. } => &mut tree.directories,
-                Kind::File { .. } => &mut tree.files,
-                Kind::Symlink { .. } => &mut tree.symlinks,
-                Kind::Special => &mut tree.special,
+                NodeKind::Directory { .. } => &mut tree.directories,
+                NodeKind::File { .. } => &mut tree.files,
+                NodeKind::Symlink { .. } => &mut tree.symlinks,
+                NodeKind::Special => &mut tree.special,
             } += 1;
         }
         tree

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use super::Step;
 use crate::boot::bootable::{entries, node_of};
-use crate::image::{Extent, Image, Kind, NodeId};
+use crate::image::{Extent, Image, NodeId, NodeKind};
 
 /// Most landmarks of an image. archiso's own have about ten; what an image has beyond is not told apart.
 const LANDMARKS_MAX: usize = 4096;
@@ -123,7 +123,7 @@ impl Landmarks {
 
 /// The extents of a file, each with what is there, by its place in the file.
 fn files(image: &Image, node: NodeId, place: impl Fn(u64) -> Place) -> Vec<Landmark> {
-    let Kind::File { extents } = &image.index.node(node).kind else { return Vec::new() };
+    let NodeKind::File { extents } = &image.index.node(node).kind else { return Vec::new() };
     let mut at = 0;
     let mut marks = Vec::new();
     for &extent in extents.iter().filter(|extent| extent.len > 0) {
@@ -139,7 +139,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::image::arch::{self, Archiso, Format, Kernel};
-    use crate::image::index::{Attributes, Index};
+    use crate::image::index::{Index, NodeAttributes};
     use crate::image::{Source, Volume};
 
     pub const MIB: u64 = 1 << 20;
@@ -153,10 +153,10 @@ pub(super) mod tests {
 
     /// An image with one of each, in an empty file: nobody here reads it.
     pub fn image() -> Arc<Image> {
-        let plain = Attributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+        let plain = NodeAttributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let mut index = Index::new(plain);
         let mut add = |name: &str, extents: &[Extent]| {
-            let kind = Kind::File { extents: extents.to_vec() };
+            let kind = NodeKind::File { extents: extents.to_vec() };
             index.add(NodeId::ROOT, name.as_bytes(), kind, plain).unwrap()
         };
         let (loader, menu) = (add("lpxelinux.0", &[LOADER]), add("archiso_pxe.cfg", &[MENU]));

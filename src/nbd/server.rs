@@ -188,13 +188,13 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::image::index::{Attributes, Index};
+    use crate::image::index::{Index, NodeAttributes};
     use crate::image::{Image, Source};
     use crate::images::ServedImage;
 
     /// A client of a server whose image is empty.
     async fn connect() -> TcpStream {
-        let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+        let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let image =
             Image::new(Source::open(Path::new("/dev/null")).unwrap(), Index::new(attributes)).unwrap();
         let served = ServedImage { name: "empty".into(), image: Arc::new(image) };

@@ -9,7 +9,7 @@ use tracing::info;
 use super::handle::Handle;
 use super::rpc::{AUTH_NONE, AUTH_SYS, Call, Refused};
 use super::xdr::{self, Emitter, Malformed};
-use crate::image::Kind;
+use crate::image::NodeKind;
 use crate::images::ImageSet;
 
 pub const PROGRAM: u32 = 100_005;
@@ -108,7 +108,7 @@ fn refuse(peer: SocketAddr, path: &[u8], unmountable: Unmountable, results: &mut
 fn directory<'a>(images: &'a ImageSet, path: &[u8]) -> Result<(&'a str, Handle), Unmountable> {
     let (served, node) = images.node(path).ok_or(Unmountable::NoEnt)?;
     match served.image.index.node(node).kind {
-        Kind::Directory { .. } => Ok((&served.name, Handle { identity: served.image.identity, node })),
+        NodeKind::Directory { .. } => Ok((&served.name, Handle { identity: served.image.identity, node })),
         _ => Err(Unmountable::NotDir),
     }
 }

@@ -155,7 +155,7 @@ mod tests {
     use tokio::net::TcpSocket;
 
     use super::*;
-    use crate::image::index::{Attributes, Index, Kind, NodeId};
+    use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
     use crate::image::{Extent, Source};
     use crate::images::ServedImage;
     use crate::nfs::handle::Handle;
@@ -167,9 +167,9 @@ mod tests {
 
     /// A client of a server whose image holds one file of zeros, and the handle of the file.
     async fn connect() -> (TcpStream, Vec<u8>) {
-        let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+        let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let mut index = Index::new(attributes);
-        let file = Kind::File { extents: vec![Extent { offset: 0, len: SIZE }] };
+        let file = NodeKind::File { extents: vec![Extent { offset: 0, len: SIZE }] };
         index.add(NodeId::ROOT, b"file", file, attributes).unwrap();
         let medium = tempfile::NamedTempFile::new().unwrap();
         medium.as_file().set_len(SIZE).unwrap();

@@ -192,14 +192,14 @@ pub mod tests {
     use super::super::scan::Origin;
     use super::*;
     use crate::boot::text::Word;
-    use crate::image::index::{Attributes, Index, Kind, NodeId};
+    use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
     use crate::image::{Identity, Source};
 
     /// An image of this identity, whose root has a directory `arch`.
     pub fn volume(path: &str, identity: u64) -> Volume {
-        let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+        let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let mut index = Index::new(attributes);
-        let directory = Kind::Directory { entries: Vec::new() };
+        let directory = NodeKind::Directory { entries: Vec::new() };
         index.add(NodeId::ROOT, b"arch", directory, attributes).unwrap();
         let mut image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
         image.identity = Identity(identity);

@@ -7,7 +7,7 @@ use crate::boot::Files;
 use crate::boot::files::{Ports, Terms};
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
 use crate::export::batch::Chunk;
-use crate::image::index::{Attributes, Index, Kind, NodeId};
+use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Source};
 use crate::images::{ImageSet, ServedImage};
 
@@ -23,17 +23,17 @@ fn now() -> Timestamp {
 }
 
 fn image(name: &str) -> ServedImage {
-    let attributes = Attributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: MODIFIED };
+    let attributes = NodeAttributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: MODIFIED };
     let mut index = Index::new(attributes);
     let mut add = |parent, name: &[u8], kind| index.add(parent, name, kind, attributes).unwrap();
-    let arch = add(NodeId::ROOT, b"arch", Kind::Directory { entries: Vec::new() });
-    add(arch, b"vmlinuz", Kind::File { extents: vec![KERNEL] });
-    add(arch, b"airootfs.sfs", Kind::File { extents: vec![ROOT_FS] });
-    add(arch, b"link", Kind::Symlink { target: b"vmlinuz"[..].into() });
-    add(arch, b"astray", Kind::Symlink { target: b"/nowhere"[..].into() });
-    add(NodeId::ROOT, b"BOOTX64.EFI", Kind::File { extents: vec![KERNEL] });
-    add(NodeId::ROOT, b"empty.txt", Kind::File { extents: Vec::new() });
-    add(NodeId::ROOT, b"<&\"'> %\xff.cfg", Kind::File { extents: Vec::new() });
+    let arch = add(NodeId::ROOT, b"arch", NodeKind::Directory { entries: Vec::new() });
+    add(arch, b"vmlinuz", NodeKind::File { extents: vec![KERNEL] });
+    add(arch, b"airootfs.sfs", NodeKind::File { extents: vec![ROOT_FS] });
+    add(arch, b"link", NodeKind::Symlink { target: b"vmlinuz"[..].into() });
+    add(arch, b"astray", NodeKind::Symlink { target: b"/nowhere"[..].into() });
+    add(NodeId::ROOT, b"BOOTX64.EFI", NodeKind::File { extents: vec![KERNEL] });
+    add(NodeId::ROOT, b"empty.txt", NodeKind::File { extents: Vec::new() });
+    add(NodeId::ROOT, b"<&\"'> %\xff.cfg", NodeKind::File { extents: Vec::new() });
     let source = Source::open(Path::new("/dev/null")).unwrap();
     ServedImage { name: name.into(), image: Arc::new(Image::new(source, index).unwrap()) }
 }

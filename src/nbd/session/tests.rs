@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use super::*;
 use crate::export::batch::Chunk;
 use crate::export::{Batch, Export};
-use crate::image::index::{Attributes, Index, Kind, NodeId};
+use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
 use crate::nbd::wire::*;
@@ -19,10 +19,10 @@ const SIZE: u64 = 1 << 20;
 fn images() -> Arc<ImageSet> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&vec![7; SIZE as usize]).unwrap();
-    let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(attributes);
     let extents = vec![Extent { offset: 4096, len: 5000 }];
-    index.add(NodeId::ROOT, b"airootfs.sfs", Kind::File { extents }, attributes).unwrap();
+    index.add(NodeId::ROOT, b"airootfs.sfs", NodeKind::File { extents }, attributes).unwrap();
     let image = Arc::new(Image::new(Source::open(file.path()).unwrap(), index).unwrap());
     Arc::new(ImageSet::new(ServedImage { name: "arch-2026".into(), image }, Vec::new()))
 }

@@ -1,6 +1,6 @@
 //! An object that a handle means: its attributes, and what somebody may do with it.
 
-use crate::image::{Image, Kind, Node, NodeId, iso9660};
+use crate::image::{Image, Node, NodeId, NodeKind, iso9660};
 use crate::images::ImageSet;
 use crate::nfs::handle::{self, Handle};
 use crate::nfs::rpc::Credentials;
@@ -63,7 +63,7 @@ impl<'a> Object<'a> {
     /// [`Status::NotDir`]
     pub fn directory(self) -> Result<Self, Status> {
         match self.node().kind {
-            Kind::Directory { .. } => Ok(self),
+            NodeKind::Directory { .. } => Ok(self),
             _ => Err(Status::NotDir),
         }
     }
@@ -73,7 +73,7 @@ impl<'a> Object<'a> {
         let Node { kind, attributes, .. } = self.node();
         let size = match kind {
             // A directory has no content here. To say so would make it look like an empty one to some programs.
-            Kind::Directory { .. } => iso9660::BLOCK,
+            NodeKind::Directory { .. } => iso9660::BLOCK,
             _ => self.node().size(),
         };
         Attributes {
@@ -95,7 +95,7 @@ impl<'a> Object<'a> {
     pub fn access(&self, credentials: &Credentials<'_>) -> u32 {
         let Node { kind, attributes, .. } = self.node();
         let (owner, group, others) = (attributes.mode >> 6, attributes.mode >> 3, attributes.mode);
-        let is_directory = matches!(kind, Kind::Directory { .. });
+        let is_directory = matches!(kind, NodeKind::Directory { .. });
         let may = match credentials {
             Credentials::Sys(user) if user.uid == 0 && is_directory => MAY_READ | MAY_EXECUTE,
             Credentials::Sys(user) if user.uid == 0 => MAY_READ | (owner | group | others) & MAY_EXECUTE,
@@ -109,12 +109,12 @@ impl<'a> Object<'a> {
     }
 }
 
-fn file_type(kind: &Kind, mode: u32) -> FileType {
+fn file_type(kind: &NodeKind, mode: u32) -> FileType {
     match kind {
-        Kind::Directory { .. } => FileType::Directory,
-        Kind::File { .. } => FileType::Regular,
-        Kind::Symlink { .. } => FileType::Symlink,
-        Kind::Special => match mode & S_IFMT {
+        NodeKind::Directory { .. } => FileType::Directory,
+        NodeKind::File { .. } => FileType::Regular,
+        NodeKind::Symlink { .. } => FileType::Symlink,
+        NodeKind::Special => match mode & S_IFMT {
             S_IFBLK => FileType::BlockDevice,
             S_IFCHR => FileType::CharacterDevice,
             S_IFSOCK => FileType::Socket,

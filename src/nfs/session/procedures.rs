@@ -5,7 +5,7 @@ use super::{DIRECTORY_MAX, READ_MAX, directory, read_only};
 use crate::codec::Truncated;
 use crate::export::{Content, ImageRange};
 use crate::image::index::MAX_NAME;
-use crate::image::{Kind, NodeId};
+use crate::image::{NodeId, NodeKind};
 use crate::images::ImageSet;
 use crate::nfs::rpc::{self, Call, Refused};
 use crate::nfs::wire::reply::{self, FsInfo, FsStat, PathConf, ReadHead};
@@ -164,7 +164,7 @@ fn access(object: Object<'_>, call: &Call<'_>, results: &mut Emitter<'_>) -> Res
 
 fn readlink(object: Object<'_>, results: &mut Emitter<'_>) -> Result<(), Failed> {
     // RFC 1813 §3.3.5: NFS3ERR_INVAL for anything but a symlink.
-    let Kind::Symlink { target } = &object.node().kind else { return Err(Status::Inval.into()) };
+    let NodeKind::Symlink { target } = &object.node().kind else { return Err(Status::Inval.into()) };
     reply::post_op_attr(Some(&object.attributes()), results);
     results.opaque(target);
     Ok(())
@@ -177,10 +177,10 @@ fn read<'a>(
 ) -> Result<Option<Payload<'a>>, Failed> {
     let Read { offset, count } = Read::parse(&mut { call.args })?;
     let extents = match &object.node().kind {
-        Kind::File { extents } => extents,
-        Kind::Directory { .. } => return Err(Status::IsDir.into()),
+        NodeKind::File { extents } => extents,
+        NodeKind::Directory { .. } => return Err(Status::IsDir.into()),
         // RFC 1813 §3.3.6: NFS3ERR_INVAL for anything but a file.
-        Kind::Symlink { .. } | Kind::Special => return Err(Status::Inval.into()),
+        NodeKind::Symlink { .. } | NodeKind::Special => return Err(Status::Inval.into()),
     };
     // Modes are a matter of ACCESS, which clients ask before they read: the image itself is no secret on this network.
     let attributes = object.attributes();

@@ -9,7 +9,7 @@ use super::*;
 use crate::codec::Reader;
 use crate::export::ImageRange;
 use crate::export::batch::Chunk;
-use crate::image::index::{Attributes, Index, Kind, NodeId};
+use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Source};
 use crate::images::ServedImage;
 use crate::nfs::handle::Handle;
@@ -38,9 +38,9 @@ const LONG: [u8; 255] = [b'n'; 255];
 
 /// An image whose root file system begins at this byte.
 fn image(name: &str, airootfs: u64) -> ServedImage {
-    let of = |mode, uid, gid| Attributes { mode, uid, gid, nlink: 1, mtime: 1_700_000_000 };
-    let directory = || Kind::Directory { entries: Vec::new() };
-    let file = |extents: &[(u64, u64)]| Kind::File {
+    let of = |mode, uid, gid| NodeAttributes { mode, uid, gid, nlink: 1, mtime: 1_700_000_000 };
+    let directory = || NodeKind::Directory { entries: Vec::new() };
+    let file = |extents: &[(u64, u64)]| NodeKind::File {
         extents: extents.iter().map(|&(offset, len)| Extent { offset, len }).collect(),
     };
     let mut index = Index::new(of(0o755, 0, 0));
@@ -49,10 +49,10 @@ fn image(name: &str, airootfs: u64) -> ServedImage {
     add(ARCH, b"airootfs.sfs", file(&[(airootfs, AIROOTFS_LEN)]), of(0o100_444, 0, 0));
     add(ARCH, b"split", file(&[(100, 10), (500, 7)]), of(0o644, 0, 0));
     add(ARCH, b"script", file(&[(0, 20)]), of(0o755, 0, 0));
-    add(ARCH, b"secret", file(&[]), Attributes { mtime: -5, ..of(0o600, 0, 0) });
-    add(ARCH, b"shared", file(&[(0, 1)]), Attributes { nlink: 0, ..of(0o754, 1000, 998) });
-    add(ROOT, b"link", Kind::Symlink { target: b"arch/script".as_slice().into() }, of(0o777, 0, 0));
-    add(ROOT, b"null", Kind::Special, of(0o020_666, 0, 0));
+    add(ARCH, b"secret", file(&[]), NodeAttributes { mtime: -5, ..of(0o600, 0, 0) });
+    add(ARCH, b"shared", file(&[(0, 1)]), NodeAttributes { nlink: 0, ..of(0o754, 1000, 998) });
+    add(ROOT, b"link", NodeKind::Symlink { target: b"arch/script".as_slice().into() }, of(0o777, 0, 0));
+    add(ROOT, b"null", NodeKind::Special, of(0o020_666, 0, 0));
     add(ROOT, b"many", directory(), of(0o755, 0, 0));
     add(ROOT, b"small", directory(), of(0o755, 0, 0));
     add(SMALL, &LONG, file(&[]), of(0o644, 0, 0));

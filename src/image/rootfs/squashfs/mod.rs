@@ -16,7 +16,7 @@ use self::metadata::Metadata;
 use self::unpack::unpack;
 use self::wire::{
     Compression, DIRECTORY_ENTRY, DIRECTORY_HEADER, DirectoryEntry, DirectoryHeader, FRAGMENT, File,
-    Fragment, FragmentPart, Inode, Kind, Packed, Reference, SUPERBLOCK, Superblock,
+    Fragment, FragmentPart, Inode, InodeKind, Packed, Reference, SUPERBLOCK, Superblock,
 };
 use super::NoFile;
 use crate::image::{Extent, Malformed, Media};
@@ -73,7 +73,7 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
     /// The inode at a place, and what follows it.
     fn inode(&self, at: Reference) -> Result<(Inode, Metadata<'_, 'a, M>), NoFile> {
         let mut inode = Metadata::new(self, self.superblock.inode_table, at)?;
-        let kind = Kind::parse(&inode.array()?);
+        let kind = InodeKind::parse(&inode.array()?);
         let body = inode.take(kind.body_len())?;
         Ok((Inode::parse(kind, &body).map_err(Malformed::from)?, inode))
     }

@@ -127,7 +127,7 @@ impl Packed {
 
 /// What an inode is of, with the number of bytes behind its header that say more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum InodeKind {
     Directory,
     LongDirectory,
     File,
@@ -135,7 +135,7 @@ pub enum Kind {
     Other,
 }
 
-impl Kind {
+impl InodeKind {
     /// Reads the header of an inode.
     pub fn parse(header: &[u8; INODE_HEADER]) -> Self {
         let [low, high, ..] = *header;
@@ -194,35 +194,35 @@ impl Inode {
     /// Reads the fixed part behind the header.
     ///
     /// # Errors
-    /// `Truncated` when there are fewer than [`Kind::body_len`] bytes.
-    pub fn parse(kind: Kind, body: &[u8]) -> Result<Self, Truncated> {
+    /// `Truncated` when there are fewer than [`InodeKind::body_len`] bytes.
+    pub fn parse(kind: InodeKind, body: &[u8]) -> Result<Self, Truncated> {
         let mut r = Reader::new(body);
         match kind {
-            Kind::Directory => {
+            InodeKind::Directory => {
                 let block = r.u32_le()?.into();
                 r.skip(4)?;
                 let size = r.u16_le()?.into();
                 Ok(Self::directory(size, Reference { block, offset: r.u16_le()? }))
             }
-            Kind::LongDirectory => {
+            InodeKind::LongDirectory => {
                 r.skip(4)?;
                 let size = r.u32_le()?;
                 let block = r.u32_le()?.into();
                 r.skip(6)?;
                 Ok(Self::directory(size, Reference { block, offset: r.u16_le()? }))
             }
-            Kind::File => {
+            InodeKind::File => {
                 let start = r.u32_le()?.into();
                 let fragment = fragment(r.u32_le()?, r.u32_le()?);
                 Ok(Self::File(File { start, size: r.u32_le()?.into(), fragment }))
             }
-            Kind::LongFile => {
+            InodeKind::LongFile => {
                 let start = r.u64_le()?;
                 let size = r.u64_le()?;
                 r.skip(12)?;
                 Ok(Self::File(File { start, size, fragment: fragment(r.u32_le()?, r.u32_le()?) }))
             }
-            Kind::Other => Ok(Self::Other),
+            InodeKind::Other => Ok(Self::Other),
         }
     }
 
