@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use isowire::export::{Batch, Export};
-use isowire::image::arch::{Airootfs, Archiso, Format};
+use isowire::image::arch::{Airootfs, AirootfsFormat, Archiso};
 use isowire::image::index::{Index, NodeAttributes};
 use isowire::image::{Extent, Image, NodeId, NodeKind, Source};
 use isowire::images::{ImageSet, ServedImage};
@@ -24,7 +24,7 @@ fn image() -> Arc<Image> {
     let root = Airootfs {
         arch: "x86_64".into(),
         node,
-        format: Format::Squashfs,
+        format: AirootfsFormat::Squashfs,
         size: AIROOTFS.len,
         sha512: None,
         cms_signature: None,

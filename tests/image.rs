@@ -16,7 +16,7 @@ use hadris_iso::sync::IsoFs;
 use hadris_storage::host::FileDevice;
 
 use isowire::image::tree::Names;
-use isowire::image::{Extent, Fault, Image, NodeId, NodeKind};
+use isowire::image::{Extent, Image, NodeId, NodeKind, SurveyError};
 
 use common::iso::odd;
 use common::needs::{met, needs, tool};
@@ -387,7 +387,7 @@ fn an_image_that_was_cut_off_says_so() {
         fs::copy(&whole, &cut).expect("copied");
         fs::File::options().write(true).open(&cut).and_then(|file| file.set_len(len)).expect("cut");
         let error = Image::open(&cut).expect_err("cut off");
-        assert!(matches!(error.fault, Fault::Truncated { .. }), "{len}: {error}");
+        assert!(matches!(error.fault, SurveyError::Truncated { .. }), "{len}: {error}");
         assert!(error.to_string().contains("cut.iso: truncated: "), "{error}");
     }
 }

@@ -13,8 +13,8 @@ use object::read::pe::{ImageNtHeaders, ImageOptionalHeader, PeFile64};
 use isowire::boot::text::Word;
 use isowire::boot::uki::{self, CommandLine, EfiKernel, KERNEL_HEAD, Stub};
 use isowire::export::{Export, Piece};
-use isowire::image::initramfs::{Answer, Contents, Part};
-use isowire::image::rootfs::{NoFile, Squashfs, erofs};
+use isowire::image::initramfs::{Completeness, Contents, Requirement};
+use isowire::image::rootfs::{RootfsError, Squashfs, erofs};
 use isowire::image::{Image, Source};
 
 use common::iso;
@@ -199,9 +199,9 @@ fn the_initramfs_of_an_iso_is_read() {
     let initramfs = image.archiso.as_ref().unwrap().kernels[0].initramfs.unwrap();
     let contents = Contents::of(&image.content(initramfs).unwrap());
     // The test bed's init does by itself what archiso's hooks do.
-    let Answer::Missing(missing) = contents.answer(&Part::NBD) else { panic!("{contents:?}") };
-    assert_eq!(missing, [Part::CommonHook, Part::NbdHook]);
-    assert!(contents.found.contains(&Part::Nfsmount));
+    let Completeness::Missing(missing) = contents.answer(&Requirement::NBD) else { panic!("{contents:?}") };
+    assert_eq!(missing, [Requirement::CommonHook, Requirement::NbdHook]);
+    assert!(contents.found.contains(&Requirement::Nfsmount));
 }
 
 // ---- root file systems
@@ -288,8 +288,8 @@ fn a_stub_is_read_out_of_every_erofs() {
         let image = Source::open(&image).unwrap();
         let read = |path, limit| erofs::read_file(&image, path, limit);
         assert!(read(PATH, 1 << 20).unwrap() == stub, "{way:?}");
-        assert!(matches!(read("usr/lib/nothing", 1), Err(NoFile::Missing(_))), "{way:?}");
-        assert!(matches!(read("usr/lib", 1), Err(NoFile::NotAFile(_))), "{way:?}");
-        assert!(matches!(read(PATH, 83_000), Err(NoFile::TooLarge { .. })), "{way:?}");
+        assert!(matches!(read("usr/lib/nothing", 1), Err(RootfsError::Missing(_))), "{way:?}");
+        assert!(matches!(read("usr/lib", 1), Err(RootfsError::NotAFile(_))), "{way:?}");
+        assert!(matches!(read(PATH, 83_000), Err(RootfsError::TooLarge { .. })), "{way:?}");
     }
 }

@@ -5,7 +5,7 @@ use super::recipes::{Chooser, Stock, path_of};
 use super::syslinux::Menu;
 use super::text::{Line, PlainPath, Word};
 use crate::export::path;
-use crate::image::initramfs::{Answer, Contents, Part};
+use crate::image::initramfs::{Completeness, Contents, Requirement};
 use crate::image::{Archiso, Image, Index, NodeId, NodeKind};
 
 pub use super::recipes::{Entries, Origin};
@@ -60,15 +60,16 @@ pub fn node_of(image: &Image, path: &PlainPath) -> Option<NodeId> {
 /// What an initramfs lacks to get its root by this protocol, as the end of a sentence about it; `None` when all is there.
 pub fn shortfall(initramfs: &Contents, root: Root) -> Option<String> {
     let needed = match root {
-        Root::Nbd => &Part::NBD,
-        Root::Nfs => &Part::NFS,
-        Root::Http => &Part::HTTP,
+        Root::Nbd => &Requirement::NBD,
+        Root::Nfs => &Requirement::NFS,
+        Root::Http => &Requirement::HTTP,
     };
-    let list = |parts: Vec<Part>| parts.iter().map(Part::to_string).collect::<Vec<_>>().join(", ");
+    let list =
+        |parts: Vec<Requirement>| parts.iter().map(Requirement::to_string).collect::<Vec<_>>().join(", ");
     match initramfs.answer(needed) {
-        Answer::Complete => None,
-        Answer::Missing(parts) => Some(format!("lacks {}", list(parts))),
-        Answer::Unknown(parts, why) => Some(format!("may lack {}: {why}", list(parts))),
+        Completeness::Complete => None,
+        Completeness::Missing(parts) => Some(format!("lacks {}", list(parts))),
+        Completeness::Unknown(parts, why) => Some(format!("may lack {}: {why}", list(parts))),
     }
 }
 

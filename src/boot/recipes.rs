@@ -12,7 +12,7 @@ use super::menu::{Recipe, Root};
 use super::syslinux::{self, Menu};
 use super::text::{Line, PlainPath, Word};
 use super::{grub, loader};
-use crate::image::arch::{Archiso, Kernel};
+use crate::image::arch::{Archiso, ArchisoKernel};
 use crate::image::{Index, NodeId};
 
 /// SYSLINUX menus that are looked at, archiso has eight; and as many of systemd-boot's entries.
@@ -244,7 +244,7 @@ impl Chooser<'_> {
     /// One recipe for each kernel. Several of them are told apart by their names.
     fn kernels(&self) -> Vec<Recipe> {
         let several = self.archiso.kernels.len() > 1;
-        let recipe = |kernel: &Kernel| {
+        let recipe = |kernel: &ArchisoKernel| {
             let initrd = kernel.microcode.iter().chain(&kernel.initramfs);
             Some(Recipe {
                 title: several.then(|| Line::new(&format!("{} for {}", kernel.name, kernel.arch))),

@@ -12,7 +12,7 @@ use super::text::Word;
 use super::*;
 use crate::export::Piece;
 use crate::export::path::PathError;
-use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
+use crate::image::arch::{Airootfs, AirootfsFormat, Archiso, ArchisoKernel};
 use crate::image::index::NodeAttributes;
 use crate::image::{Extent, Image, Index, NodeId, NodeKind, Source};
 use crate::images::ImageSet;
@@ -204,7 +204,7 @@ fn archiso(index: &Index) -> Archiso {
         let entries = dir.map(|dir| index.children(dir)).unwrap_or_default().iter().copied();
         entries.filter(|&id| index.node(id).name.ends_with(ending.as_bytes())).collect()
     };
-    let kernel = |name: &str| Kernel {
+    let kernel = |name: &str| ArchisoKernel {
         arch: "x86_64".into(),
         name: name.into(),
         kernel: below(&format!("boot/x86_64/vmlinuz-{name}")).unwrap(),
@@ -218,7 +218,7 @@ fn archiso(index: &Index) -> Archiso {
         airootfs: vec![Airootfs {
             arch: "x86_64".into(),
             node: below("x86_64/airootfs.sfs").unwrap(),
-            format: Format::Squashfs,
+            format: AirootfsFormat::Squashfs,
             size: 4,
             sha512: None,
             cms_signature: below("x86_64/airootfs.sfs.cms.sig"),

@@ -377,7 +377,7 @@ fn put_both_u32(out: &mut Vec<u8>, number: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::arch::Format;
+    use crate::image::arch::AirootfsFormat;
     use crate::image::tree::Names;
     use crate::image::{NodeKind, Survey};
 
@@ -389,7 +389,7 @@ mod tests {
         assert_eq!(survey.volume.names, Names::RockRidge);
         assert_eq!(survey.volume.size, image.len() as u64);
         let archiso = survey.archiso.expect("laid out as archiso does it");
-        assert_eq!((archiso.kernels.len(), archiso.airootfs[0].format), (1, Format::Squashfs));
+        assert_eq!((archiso.kernels.len(), archiso.airootfs[0].format), (1, AirootfsFormat::Squashfs));
         assert!(archiso.uuid_file.is_some() && archiso.lpxelinux.is_some());
         let index = &survey.index;
         let kernel = index.resolve(crate::image::NodeId::ROOT, b"odd/link").expect("a link to the kernel");

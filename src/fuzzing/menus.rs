@@ -9,7 +9,7 @@ use crate::boot::menu::{
 use crate::boot::text::Word;
 use crate::boot::{grub, loader, syslinux};
 use crate::config;
-use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
+use crate::image::arch::{Airootfs, AirootfsFormat, Archiso, ArchisoKernel};
 use crate::image::index::NodeAttributes;
 use crate::image::{Extent, Index, NodeId, NodeKind};
 
@@ -227,7 +227,7 @@ fn image(paths: &[&str]) -> (Index, Archiso) {
     };
     let archiso = Archiso {
         install_dir: "arch".into(),
-        kernels: vec![Kernel {
+        kernels: vec![ArchisoKernel {
             arch: "x86_64".into(),
             name: "linux".into(),
             kernel,
@@ -237,7 +237,7 @@ fn image(paths: &[&str]) -> (Index, Archiso) {
         airootfs: vec![Airootfs {
             arch: "x86_64".into(),
             node: airootfs,
-            format: Format::Squashfs,
+            format: AirootfsFormat::Squashfs,
             size: 1,
             sha512: None,
             cms_signature: Some(airootfs),

@@ -46,7 +46,7 @@ pub struct Archiso {
     /// Name of the directory in the root, `arch` unless the profile says otherwise (`archisobasedir=`).
     pub install_dir: String,
     /// The kernels of all architectures, those of x86_64 first.
-    pub kernels: Vec<Kernel>,
+    pub kernels: Vec<ArchisoKernel>,
     /// The root image of each architecture, that of x86_64 first. There is one at least.
     pub airootfs: Vec<Airootfs>,
     /// `/boot/<uuid>.uuid`, by which GRUB finds the image.
@@ -63,7 +63,7 @@ pub struct Archiso {
 
 /// A kernel with what it is loaded with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kernel {
+pub struct ArchisoKernel {
     pub arch: String,
     /// What follows `vmlinuz-`: `linux`, `linux-lts`; `vmlinuz` where nothing does.
     pub name: String,
@@ -79,7 +79,7 @@ pub struct Kernel {
 pub struct Airootfs {
     pub arch: String,
     pub node: NodeId,
-    pub format: Format,
+    pub format: AirootfsFormat,
     /// Bytes.
     pub size: u64,
     /// Its checksum file, `airootfs.sha512`.
@@ -90,18 +90,18 @@ pub struct Airootfs {
 
 /// Format of a root image, by its magic number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum AirootfsFormat {
     Squashfs,
     Erofs,
     Unknown,
 }
 
-impl fmt::Display for Format {
+impl fmt::Display for AirootfsFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Format::Squashfs => "squashfs",
-            Format::Erofs => "erofs",
-            Format::Unknown => "unknown",
+            AirootfsFormat::Squashfs => "squashfs",
+            AirootfsFormat::Erofs => "erofs",
+            AirootfsFormat::Unknown => "unknown",
         })
     }
 }
@@ -156,7 +156,7 @@ impl Airootfs {
         Ok(Self {
             arch,
             node,
-            format: Format::of(media, extents)?,
+            format: AirootfsFormat::of(media, extents)?,
             size: place.size(),
             sha512: places.file(place.parent, "airootfs.sha512"),
             cms_signature: places.file(place.parent, &signature),
@@ -164,19 +164,23 @@ impl Airootfs {
     }
 }
 
-impl Format {
+impl AirootfsFormat {
     /// squashfs begins with its magic number (`squashfs_fs.h`), erofs has it 1024 bytes later (`erofs_fs.h`).
     fn of(media: &(impl Media + ?Sized), extents: &[Extent]) -> io::Result<Self> {
-        let Some(start) = extents.first() else { return Ok(Format::Unknown) };
+        let Some(start) = extents.first() else { return Ok(AirootfsFormat::Unknown) };
         let starts_with = |skip: u64, magic: [u8; 4]| {
             let extent = Extent { offset: start.offset + skip, len: 4 };
             let fits = start.len >= skip + 4;
             Ok::<_, io::Error>(fits && media.read(extent)?.as_deref() == Some(&magic))
         };
         if starts_with(0, *b"hsqs")? {
-            return Ok(Format::Squashfs);
+            return Ok(AirootfsFormat::Squashfs);
         }
-        Ok(if starts_with(1024, 0xe0f5_e1e2_u32.to_le_bytes())? { Format::Erofs } else { Format::Unknown })
+        Ok(if starts_with(1024, 0xe0f5_e1e2_u32.to_le_bytes())? {
+            AirootfsFormat::Erofs
+        } else {
+            AirootfsFormat::Unknown
+        })
     }
 }
 
@@ -231,13 +235,13 @@ impl Places<'_> {
 
     /// `/INSTALL_DIR/boot/ARCH/vmlinuz-NAME` and what belongs to it. Where there is none, those of `/INSTALL_DIR/boot`
     /// and `/boot`, which are for the architecture `arch`.
-    fn kernels(&self, dir: NodeId, install_dir: &str, arch: &str) -> Vec<Kernel> {
+    fn kernels(&self, dir: NodeId, install_dir: &str, arch: &str) -> Vec<ArchisoKernel> {
         let boot = self.directory(dir, "boot");
         let by_arch = boot.map(|boot| self.directories(boot).collect::<Vec<_>>()).unwrap_or_default();
         let microcode = boot.map(|boot| self.microcode(boot)).unwrap_or_default();
         let kernels = by_arch.into_iter().flat_map(|(arch, dir)| self.kernels_in(dir, &arch, install_dir));
         let mut kernels: Vec<_> =
-            kernels.map(|kernel| Kernel { microcode: microcode.clone(), ..kernel }).collect();
+            kernels.map(|kernel| ArchisoKernel { microcode: microcode.clone(), ..kernel }).collect();
         kernels.sort_by_key(|kernel| kernel.arch != FIRST_ARCH);
         let elsewhere = [boot, self.directory(NodeId::ROOT, "boot")].into_iter().flatten();
         if kernels.is_empty() {
@@ -247,7 +251,7 @@ impl Places<'_> {
     }
 
     /// The kernels in a directory, each with the initramfs and the microcode there.
-    fn kernels_in(&self, dir: NodeId, arch: &str, install_dir: &str) -> Vec<Kernel> {
+    fn kernels_in(&self, dir: NodeId, arch: &str, install_dir: &str) -> Vec<ArchisoKernel> {
         let kernel = |&kernel: &NodeId| {
             let name = self.kernel_name(kernel)?;
             let initramfs = match name.as_str() {
@@ -256,7 +260,13 @@ impl Places<'_> {
                 name => vec![format!("initramfs-{name}.img")],
             };
             let initramfs = initramfs.iter().find_map(|name| self.file(dir, name));
-            Some(Kernel { arch: arch.to_owned(), name, kernel, initramfs, microcode: self.microcode(dir) })
+            Some(ArchisoKernel {
+                arch: arch.to_owned(),
+                name,
+                kernel,
+                initramfs,
+                microcode: self.microcode(dir),
+            })
         };
         self.files_ending(Some(dir), b"").iter().filter_map(kernel).collect()
     }
@@ -319,7 +329,7 @@ mod tests {
         let places = Places { index: &index };
         let dir = index.child(NodeId::ROOT, b"some").unwrap();
         let path = |&id: &NodeId| String::from_utf8(index.path(id)).unwrap();
-        let kernel = |Kernel { arch, name, initramfs, microcode, .. }: &Kernel| {
+        let kernel = |ArchisoKernel { arch, name, initramfs, microcode, .. }: &ArchisoKernel| {
             let files: Vec<_> = initramfs.iter().chain(microcode).map(path).collect();
             format!("{arch} {name}: {}", files.join(" "))
         };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Malformed;
+use super::FormatError;
 use crate::codec::Reader;
 
 /// Bytes of a virtual sector, in which the size of a boot image is counted (El Torito §2.2).
@@ -74,8 +74,8 @@ pub fn catalog_block(mut boot_record: Reader<'_>) -> Option<u32> {
 /// The entries of a boot catalog.
 ///
 /// # Errors
-/// [`Malformed`] when the validation entry does not hold. What follows ends where it stops making sense.
-pub fn catalog(bytes: &[u8]) -> Result<Vec<BootEntry>, Malformed> {
+/// [`FormatError`] when the validation entry does not hold. What follows ends where it stops making sense.
+pub fn catalog(bytes: &[u8]) -> Result<Vec<BootEntry>, FormatError> {
     let mut r = Reader::new(bytes);
     let default = validate(r.take(ENTRY)?)?;
     let mut entries: Vec<_> = boot_entry(&mut r, default).into_iter().collect();
@@ -95,13 +95,13 @@ pub fn catalog(bytes: &[u8]) -> Result<Vec<BootEntry>, Malformed> {
 }
 
 /// §2.1: header 1, key bytes, and a sum of zero over its words. Gives the platform of the default entry.
-fn validate(entry: &[u8]) -> Result<Platform, Malformed> {
+fn validate(entry: &[u8]) -> Result<Platform, FormatError> {
     let mut words = Reader::new(entry);
     let sum = std::iter::from_fn(|| words.u16_le().ok()).fold(0_u16, u16::wrapping_add);
     let mut r = Reader::new(entry);
     let (header, platform) = (r.u8()?, r.u8()?);
     if header != 1 || !entry.ends_with(&[0x55, 0xaa]) || sum != 0 {
-        return Err(Malformed("the El Torito boot catalog has no valid validation entry"));
+        return Err(FormatError("the El Torito boot catalog has no valid validation entry"));
     }
     Ok(platform.into())
 }

@@ -3,7 +3,7 @@
 use std::iter::Peekable;
 
 use super::iso9660::{Record, Records};
-use super::{Extent, Malformed};
+use super::{Extent, FormatError};
 
 /// A file or directory as its records tell it.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Entry<'a> {
 pub struct Damaged<'a> {
     /// The identifier, as far as there is one.
     pub id: &'a [u8],
-    pub flaw: Malformed,
+    pub flaw: FormatError,
 }
 
 impl<'a> Entry<'a> {
@@ -66,7 +66,7 @@ impl<'a> Iterator for Entries<'a> {
             // ECMA-119 §9.1: the sections of a file have the same identifier, in records one behind the other.
             let Some(Ok(next)) = self.records.next_if(|next| next.is_ok_and(|next| next.id == first.id))
             else {
-                let flaw = Malformed("the last extent of this file is missing");
+                let flaw = FormatError("the last extent of this file is missing");
                 return Some(Err(Damaged { id: first.id, flaw }));
             };
             entry.append(&next);

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::civil;
 use jiff::tz::Offset;
 
-use super::Malformed;
+use super::FormatError;
 use crate::codec::{Reader, Truncated};
 
 /// Bytes of a logical block, the only size that writers use (§6.2.2 allows smaller ones).
@@ -61,8 +61,8 @@ impl<'a> Descriptor<'a> {
     /// Parses the block of a volume descriptor; `None` when it is none.
     ///
     /// # Errors
-    /// [`Malformed`] when it is one and its root directory makes no sense.
-    pub fn parse(block: &'a [u8]) -> Result<Option<Self>, Malformed> {
+    /// [`FormatError`] when it is one and its root directory makes no sense.
+    pub fn parse(block: &'a [u8]) -> Result<Option<Self>, FormatError> {
         let mut r = Reader::new(block);
         let kind = r.u8()?;
         if r.array()? != *b"CD001" {
@@ -86,7 +86,7 @@ impl<'a> Descriptor<'a> {
 
 impl<'a> VolumeDescriptor<'a> {
     /// The fields from byte 7 on (§8.4, §8.5), and the escape sequences.
-    fn parse(mut r: Reader<'a>) -> Result<(Self, &'a [u8]), Malformed> {
+    fn parse(mut r: Reader<'a>) -> Result<(Self, &'a [u8]), FormatError> {
         r.skip(1)?; // volume flags
         let system = trimmed(r.take(32)?);
         let volume = trimmed(r.take(32)?);
@@ -155,15 +155,15 @@ impl<'a> Record<'a> {
     /// Parses the record at the front.
     ///
     /// # Errors
-    /// [`Malformed`] when it is shorter than its fields.
-    pub fn parse(r: &mut Reader<'a>) -> Result<Self, Malformed> {
+    /// [`FormatError`] when it is shorter than its fields.
+    pub fn parse(r: &mut Reader<'a>) -> Result<Self, FormatError> {
         let len = r.u8()?;
         // The length counts its own byte.
         let mut r = r.sub(usize::from(len).checked_sub(1).ok_or(Truncated)?)?;
         let attribute_blocks = r.u8()?;
         let block = both_u32(&mut r)?.checked_add(attribute_blocks.into());
         let block =
-            block.ok_or(Malformed("a directory record's data lies behind the last block there can be"))?;
+            block.ok_or(FormatError("a directory record's data lies behind the last block there can be"))?;
         let len = both_u32(&mut r)?;
         let date = ShortDate(r.array()?);
         let flags = r.u8()?;
@@ -218,7 +218,7 @@ impl<'a> Records<'a> {
 }
 
 impl<'a> Iterator for Records<'a> {
-    type Item = Result<Record<'a>, Malformed>;
+    type Item = Result<Record<'a>, FormatError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         // §6.8.1.1: a record ends in the block where it began; zeros fill the rest of the block.

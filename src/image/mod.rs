@@ -32,7 +32,7 @@ pub use boot_records::BootRecords;
 pub use identity::Identity;
 pub use index::{Index, Node, NodeId, NodeKind};
 pub use source::Source;
-pub use survey::{Fault, Survey, Volume};
+pub use survey::{Survey, SurveyError, Volume};
 
 /// A byte range of the image file. Inside [`Index`] every extent was checked against the size of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,11 +58,11 @@ impl Extent {
 /// A structure of the image makes no sense: the image's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Malformed(pub &'static str);
+pub struct FormatError(pub &'static str);
 
-impl From<Truncated> for Malformed {
+impl From<Truncated> for FormatError {
     fn from(_: Truncated) -> Self {
-        Malformed("a structure ends in the middle of a value")
+        FormatError("a structure ends in the middle of a value")
     }
 }
 
@@ -189,7 +189,7 @@ impl Image {
 #[derive(Debug)]
 pub struct OpenError {
     pub path: PathBuf,
-    pub fault: Fault,
+    pub fault: SurveyError,
 }
 
 impl fmt::Display for OpenError {

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::Malformed;
+use super::FormatError;
 use crate::codec::Reader;
 
 /// Bytes of a sector in both tables, also on media of larger blocks.
@@ -185,11 +185,11 @@ impl GptHeader {
     /// Bytes of the partition array.
     ///
     /// # Errors
-    /// [`Malformed`] when the entries are smaller than the specification says or the array is larger than 1 MiB.
-    pub fn array_len(&self) -> Result<usize, Malformed> {
+    /// [`FormatError`] when the entries are smaller than the specification says or the array is larger than 1 MiB.
+    pub fn array_len(&self) -> Result<usize, FormatError> {
         let len = u64::from(self.entries) * u64::from(self.entry_size);
         if self.entry_size < 128 || len > MAX_ARRAY {
-            return Err(Malformed("the GPT claims a partition array of an impossible size"));
+            return Err(FormatError("the GPT claims a partition array of an impossible size"));
         }
         Ok(len as usize) // at most 1 MiB
     }

@@ -8,7 +8,7 @@ use super::boot_records::BootRecords;
 use super::iso9660::{BLOCK, Descriptor, FIRST_DESCRIPTOR, LongDate, VolumeDescriptor};
 use super::tree::{Names, Tree};
 use super::warnings::Warnings;
-use super::{Archiso, Extent, Index, Malformed, Media, el_torito};
+use super::{Archiso, Extent, FormatError, Index, Media, el_torito};
 use crate::codec::Reader;
 
 /// Volume descriptors that are looked at. xorriso writes four: primary, boot record, Joliet, terminator.
@@ -46,7 +46,7 @@ pub struct Volume {
 
 /// Why an image cannot be used, and what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum SurveyError {
     #[error("cannot be read: {0}; check the path, its permissions and the disk")]
     Io(#[from] io::Error),
     #[error("not an ISO 9660 image: it {0}; give the .iso file as it was published")]
@@ -61,9 +61,9 @@ pub enum Fault {
     Damaged(&'static str),
 }
 
-impl From<Malformed> for Fault {
-    fn from(Malformed(what): Malformed) -> Self {
-        Fault::Damaged(what)
+impl From<FormatError> for SurveyError {
+    fn from(FormatError(what): FormatError) -> Self {
+        SurveyError::Damaged(what)
     }
 }
 
@@ -71,19 +71,19 @@ impl Survey {
     /// Reads what an image tells about itself.
     ///
     /// # Errors
-    /// [`Fault`] when it cannot be used.
-    pub fn of(media: &(impl Media + ?Sized)) -> Result<Self, Fault> {
+    /// [`SurveyError`] when it cannot be used.
+    pub fn of(media: &(impl Media + ?Sized)) -> Result<Self, SurveyError> {
         let set = descriptor_set(media)?;
         let set = Descriptors::parse(&set, media)?;
         if u64::from(set.primary.block_size) != BLOCK {
-            return Err(Fault::BlockSize(set.primary.block_size));
+            return Err(SurveyError::BlockSize(set.primary.block_size));
         }
         let mut warnings = Warnings::default();
         let tree = tree(media, &set, &mut warnings)?;
         let volume = Volume::of(&set.primary, tree.names);
         let boot = BootRecords::read(media, set.catalog, &tree.index, &mut warnings)?;
         if let Some(needed) = boot.needed.filter(|&needed| needed > media.size()) {
-            return Err(Fault::Truncated { len: media.size(), needed });
+            return Err(SurveyError::Truncated { len: media.size(), needed });
         }
         let archiso = Archiso::find(media, &tree.index, &volume, &mut warnings)?;
         Ok(Self { index: tree.index, volume, boot, archiso, warnings: warnings.into_lines() })
@@ -96,7 +96,7 @@ fn tree(
     media: &(impl Media + ?Sized),
     set: &Descriptors<'_>,
     warnings: &mut Warnings,
-) -> Result<Tree, Fault> {
+) -> Result<Tree, SurveyError> {
     let (len, needed) = (media.size(), size(&set.primary));
     let tree = Tree::build(media, &set.primary, set.joliet.as_ref(), warnings);
     if needed <= len {
@@ -108,13 +108,13 @@ fn tree(
                 .add(|| format!("the volume has {needed} bytes and the file {len}: its padding is cut off"));
             Ok(tree)
         }
-        Ok(_) | Err(Fault::Damaged(_)) => Err(Fault::Truncated { len, needed }),
+        Ok(_) | Err(SurveyError::Damaged(_)) => Err(SurveyError::Truncated { len, needed }),
         Err(other) => Err(other),
     }
 }
 
 /// The bytes of the volume descriptor set, up to its limit.
-fn descriptor_set(media: &(impl Media + ?Sized)) -> Result<Vec<u8>, Fault> {
+fn descriptor_set(media: &(impl Media + ?Sized)) -> Result<Vec<u8>, SurveyError> {
     let offset = FIRST_DESCRIPTOR * BLOCK;
     let len = media.size().saturating_sub(offset).min(MAX_DESCRIPTORS * BLOCK);
     Ok(media.read(Extent { offset, len })?.unwrap_or_default())
@@ -129,7 +129,7 @@ struct Descriptors<'a> {
 }
 
 impl<'a> Descriptors<'a> {
-    fn parse(set: &'a [u8], media: &(impl Media + ?Sized)) -> Result<Self, Fault> {
+    fn parse(set: &'a [u8], media: &(impl Media + ?Sized)) -> Result<Self, SurveyError> {
         let (mut primary, mut joliet, mut catalog) = (None, None, None);
         let mut blocks = Reader::new(set);
         while let Ok(block) = blocks.take(BLOCK as usize) {
@@ -141,7 +141,7 @@ impl<'a> Descriptors<'a> {
                 Some(Descriptor::Terminator) | None => break,
             }
         }
-        let Some(primary) = primary else { return Err(Fault::NotIso(looks_like(media)?)) };
+        let Some(primary) = primary else { return Err(SurveyError::NotIso(looks_like(media)?)) };
         Ok(Self { primary, joliet, catalog })
     }
 }

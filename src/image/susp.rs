@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use super::Malformed;
+use super::FormatError;
 use super::index::MAX_NAME;
 use super::iso9660::{BLOCK, LongDate, ShortDate};
 use crate::codec::Reader;
@@ -26,13 +26,13 @@ struct Entry<'a> {
 }
 
 /// The next entry of an area; `None` at its end (SUSP §4: fewer than four bytes cannot be an entry).
-fn entry<'a>(area: &mut Reader<'a>) -> Result<Option<Entry<'a>>, Malformed> {
+fn entry<'a>(area: &mut Reader<'a>) -> Result<Option<Entry<'a>>, FormatError> {
     let Ok([s0, s1, len, _version]) = { *area }.array() else { return Ok(None) };
     // Zeros fill an area after its last entry.
     if [s0, s1] == [0, 0] {
         return Ok(None);
     }
-    let damaged = Malformed("a system use entry has an impossible length");
+    let damaged = FormatError("a system use entry has an impossible length");
     let mut data = area.sub(len.into()).map_err(|_| damaged)?;
     data.skip(4).map_err(|_| damaged)?;
     Ok(Some(Entry { signature: [s0, s1], data }))
@@ -106,8 +106,8 @@ impl RockRidge {
     /// Takes in the entries of one area and returns where they go on.
     ///
     /// # Errors
-    /// [`Malformed`] when an entry makes no sense. What was said before stays.
-    pub fn absorb(&mut self, area: &[u8]) -> Result<Option<Continuation>, Malformed> {
+    /// [`FormatError`] when an entry makes no sense. What was said before stays.
+    pub fn absorb(&mut self, area: &[u8]) -> Result<Option<Continuation>, FormatError> {
         let mut area = Reader::new(area);
         let mut next = None;
         while let Some(Entry { signature, mut data }) = entry(&mut area)? {
@@ -131,7 +131,7 @@ impl RockRidge {
         Ok(next)
     }
 
-    fn px(&mut self, data: &mut Reader<'_>) -> Result<(), Malformed> {
+    fn px(&mut self, data: &mut Reader<'_>) -> Result<(), FormatError> {
         let mut number = || data.u32_le().and_then(|number| data.skip(4).map(|()| number));
         self.posix = Some(Posix { mode: number()?, nlink: number()?, uid: number()?, gid: number()? });
         self.spoken = true;
@@ -139,21 +139,21 @@ impl RockRidge {
     }
 
     /// RRIP §4.1.4: a name in one or more parts. The flags for `.` and `..` (0x02, 0x04) carry no name.
-    fn nm(&mut self, data: &mut Reader<'_>) -> Result<(), Malformed> {
+    fn nm(&mut self, data: &mut Reader<'_>) -> Result<(), FormatError> {
         const SPECIAL: u8 = 0x02 | 0x04;
         if data.u8()? & SPECIAL != 0 {
             return Ok(());
         }
         let name = self.name.get_or_insert_default();
         if name.len() + data.remaining() > MAX_NAME {
-            return Err(Malformed("a name is longer than 255 bytes"));
+            return Err(FormatError("a name is longer than 255 bytes"));
         }
         name.extend(data.rest());
         Ok(())
     }
 
     /// RRIP §4.1.3: components of a target, and parts of components.
-    fn sl(&mut self, data: &mut Reader<'_>) -> Result<(), Malformed> {
+    fn sl(&mut self, data: &mut Reader<'_>) -> Result<(), FormatError> {
         const GOES_ON: u8 = 0x01;
         let _more_entries = data.u8()?;
         let target = self.target.get_or_insert_default();
@@ -166,7 +166,7 @@ impl RockRidge {
                 0x02 => b".",
                 0x04 => b"..",
                 0x08 => b"/",
-                _ => return Err(Malformed("a symlink has a component of unknown kind")),
+                _ => return Err(FormatError("a symlink has a component of unknown kind")),
             };
             if std::mem::take(&mut self.separate) {
                 target.push(b'/');
@@ -174,14 +174,14 @@ impl RockRidge {
             target.extend(text);
             self.separate = flags & GOES_ON == 0 && text != b"/";
             if target.len() > MAX_TARGET {
-                return Err(Malformed("the target of a symlink is longer than 4095 bytes"));
+                return Err(FormatError("the target of a symlink is longer than 4095 bytes"));
             }
         }
         Ok(())
     }
 
     /// RRIP §4.1.6: time stamps in the order of their flags, each in seven bytes or, with 0x80, in seventeen.
-    fn tf(&mut self, data: &mut Reader<'_>) -> Result<(), Malformed> {
+    fn tf(&mut self, data: &mut Reader<'_>) -> Result<(), FormatError> {
         const CREATION: u8 = 0x01;
         const MODIFY: u8 = 0x02;
         const LONG: u8 = 0x80;
@@ -198,18 +198,18 @@ impl RockRidge {
 }
 
 /// SUSP §5.1. As on Linux an area has to end inside the block where it begins.
-fn continuation(data: &mut Reader<'_>) -> Result<Continuation, Malformed> {
+fn continuation(data: &mut Reader<'_>) -> Result<Continuation, FormatError> {
     let mut number = || data.u32_le().and_then(|number| data.skip(4).map(|()| number));
     let (block, offset, len) = (number()?, number()?, number()?);
     if u64::from(offset) + u64::from(len) > BLOCK {
-        return Err(Malformed("a continuation area leaves its block"));
+        return Err(FormatError("a continuation area leaves its block"));
     }
     // Both were just bounded by the size of a block.
     Ok(Continuation { block, offset: offset as usize, len: len as usize })
 }
 
 /// SUSP §5.5: three lengths, the version, the identifier, two texts.
-fn names_rock_ridge(data: &mut Reader<'_>) -> Result<bool, Malformed> {
+fn names_rock_ridge(data: &mut Reader<'_>) -> Result<bool, FormatError> {
     let len = data.u8()?;
     data.skip(3)?;
     let id = data.take(len.into())?;
@@ -228,7 +228,7 @@ mod tests {
         [number.to_le_bytes(), number.to_be_bytes()].concat()
     }
 
-    fn absorbed(areas: &[&[u8]]) -> Result<RockRidge, Malformed> {
+    fn absorbed(areas: &[&[u8]]) -> Result<RockRidge, FormatError> {
         let mut rock = RockRidge::default();
         areas.iter().try_for_each(|area| rock.absorb(area).map(drop))?;
         Ok(rock)

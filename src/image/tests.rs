@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::iso9660::BLOCK;
-use super::survey::{Fault, Survey};
+use super::survey::{Survey, SurveyError};
 use super::tree::Names;
-use super::{Extent, Malformed, Media, NodeId, NodeKind};
+use super::{Extent, FormatError, Media, NodeId, NodeKind};
 
 /// An image in the making: blocks 16 to 18 are a primary descriptor, a terminator and the root directory.
 struct Forge {
@@ -72,7 +72,7 @@ impl Forge {
         forge
     }
 
-    fn survey(&self) -> Result<Survey, Fault> {
+    fn survey(&self) -> Result<Survey, SurveyError> {
         Survey::of(&self.bytes[..])
     }
 
@@ -397,7 +397,7 @@ fn many_entries_that_share_a_long_target_do_not_fill_the_memory() {
 }
 
 fn says(what: &'static str) -> String {
-    Fault::from(Malformed(what)).to_string()
+    SurveyError::from(FormatError(what)).to_string()
 }
 
 // ---- files

@@ -11,7 +11,7 @@ use super::index::{NodeAttributes, NodeError, NodeKind};
 use super::iso9660::{self, BLOCK, Record, VolumeDescriptor};
 use super::susp::{self, Continuation, RockRidge};
 use super::warnings::{Warnings, shown};
-use super::{Extent, Fault, Index, Malformed, Media, NodeId};
+use super::{Extent, FormatError, Index, Media, NodeId, SurveyError};
 use crate::codec::Reader;
 
 /// Entries of a tree. An Arch ISO has some hundred.
@@ -77,13 +77,13 @@ impl Tree {
     /// chooses alike.
     ///
     /// # Errors
-    /// [`Fault`] when there is no root directory or a limit is met.
+    /// [`SurveyError`] when there is no root directory or a limit is met.
     pub fn build<M: Media + ?Sized>(
         media: &M,
         primary: &VolumeDescriptor<'_>,
         joliet: Option<&VolumeDescriptor<'_>>,
         warnings: &mut Warnings,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, SurveyError> {
         let mut walk = Walk::new(media, warnings);
         let attributes = walk.root(&primary.root)?;
         let root = match joliet {
@@ -110,11 +110,11 @@ struct Directory {
 #[derive(Debug, thiserror::Error)]
 enum Flaw {
     #[error(transparent)]
-    Malformed(#[from] Malformed),
+    FormatError(#[from] FormatError),
     #[error(transparent)]
     NodeError(#[from] NodeError),
     #[error(transparent)]
-    Fatal(#[from] Fault),
+    Fatal(#[from] SurveyError),
 }
 
 impl From<std::io::Error> for Flaw {
@@ -161,8 +161,8 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     }
 
     /// Reads the root's own record: its attributes, and whether the tree speaks Rock Ridge.
-    fn root(&mut self, root: &Record<'_>) -> Result<NodeAttributes, Fault> {
-        let missing = Fault::Damaged("its root directory cannot be read");
+    fn root(&mut self, root: &Record<'_>) -> Result<NodeAttributes, SurveyError> {
+        let missing = SurveyError::Damaged("its root directory cannot be read");
         let block = self.media.read(Extent::at_block(root.block, BLOCK))?.ok_or(missing)?;
         let record = own_record(&block)?;
         let rock = self.introduction(&record)?;
@@ -170,7 +170,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     }
 
     /// What the root's own record says of the tree and of itself; nothing when that is not Rock Ridge.
-    fn introduction(&mut self, record: &Record<'_>) -> Result<RockRidge, Fault> {
+    fn introduction(&mut self, record: &Record<'_>) -> Result<RockRidge, SurveyError> {
         let Some(sharing) = susp::sharing(record.system_use) else { return Ok(RockRidge::default()) };
         self.skip = sharing.begin;
         match self.rock_ridge(record.system_use) {
@@ -185,10 +185,10 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         Ok(RockRidge::default())
     }
 
-    fn go(&mut self, root: Record<'_>) -> Result<(), Fault> {
+    fn go(&mut self, root: Record<'_>) -> Result<(), SurveyError> {
         let extent = Extent::at_block(root.block, root.len.into());
         let unusable = "its root directory lies behind the end of the image or is larger than 64 MiB";
-        self.check_directory(extent).map_err(|_| Fault::Damaged(unusable))?;
+        self.check_directory(extent).map_err(|_| SurveyError::Damaged(unusable))?;
         self.seen.insert(extent.offset);
         self.ahead.push_back(Directory { id: NodeId::ROOT, extent, depth: 0 });
         while let Some(directory) = self.ahead.pop_front() {
@@ -197,7 +197,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         Ok(())
     }
 
-    fn directory(&mut self, dir: &Directory) -> Result<(), Fault> {
+    fn directory(&mut self, dir: &Directory) -> Result<(), SurveyError> {
         self.spend(dir.extent.len)?;
         let content = self.media.read(dir.extent)?.unwrap_or_default();
         for entry in Entries::new(&content) {
@@ -212,7 +212,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     }
 
     /// Adds an entry, or says why not.
-    fn entry(&mut self, dir: &Directory, entry: Entry<'_>) -> Result<(), Fault> {
+    fn entry(&mut self, dir: &Directory, entry: Entry<'_>) -> Result<(), SurveyError> {
         let record = entry.record;
         let rock = match self.names {
             Names::RockRidge => self.rock_ridge(record.system_use),
@@ -264,7 +264,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         let file_type = file_type(rock);
         if file_type == S_IFLNK || file_type == 0 && rock.target.is_some() {
             let target = rock.target.take().filter(|target| !target.is_empty());
-            let target = target.ok_or(Malformed("it is a symlink without a target"))?;
+            let target = target.ok_or(FormatError("it is a symlink without a target"))?;
             return Ok(NodeKind::Symlink { target: target.into() });
         }
         if !matches!(file_type, 0 | S_IFREG | S_IFDIR) {
@@ -272,11 +272,11 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         }
         // ECMA-119 §6.4.3; Linux does not read them either.
         if entry.record.unit != 0 {
-            return Err(Malformed("interleaved files are not supported").into());
+            return Err(FormatError("interleaved files are not supported").into());
         }
         if entry.extents.iter().any(|extent| extent.end() > self.media.size()) {
             self.cut_off = true;
-            return Err(Malformed("its content lies behind the end of the image").into());
+            return Err(FormatError("its content lies behind the end of the image").into());
         }
         Ok(NodeKind::File { extents: entry.extents })
     }
@@ -286,7 +286,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         self.spend(BLOCK)?;
         let Some(bytes) = self.media.read(Extent::at_block(block, BLOCK))? else {
             self.cut_off = true;
-            return Err(Malformed("it lies behind the end of the image").into());
+            return Err(FormatError("it lies behind the end of the image").into());
         };
         let record = own_record(&bytes)?;
         let rock = self.rock_ridge(record.system_use)?;
@@ -304,10 +304,10 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         self.check_directory(extent)?;
         let depth = dir.depth + 1;
         if depth > MAX_DEPTH {
-            return Err(Malformed("directories are nested too deep").into());
+            return Err(FormatError("directories are nested too deep").into());
         }
         if self.seen.contains(&extent.offset) {
-            return Err(Malformed("this directory is in the tree already").into());
+            return Err(FormatError("this directory is in the tree already").into());
         }
         let id = self.insert(dir.id, name, NodeKind::Directory { entries: Vec::new() }, attributes)?;
         self.seen.insert(extent.offset);
@@ -315,13 +315,13 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         Ok(())
     }
 
-    fn check_directory(&mut self, extent: Extent) -> Result<(), Malformed> {
+    fn check_directory(&mut self, extent: Extent) -> Result<(), FormatError> {
         if extent.end() > self.media.size() {
             self.cut_off = true;
-            return Err(Malformed("it lies behind the end of the image"));
+            return Err(FormatError("it lies behind the end of the image"));
         }
         if extent.len > MAX_DIRECTORY {
-            return Err(Malformed("it is a directory of more than 64 MiB"));
+            return Err(FormatError("it is a directory of more than 64 MiB"));
         }
         Ok(())
     }
@@ -338,10 +338,10 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
             self.text += target.len();
         }
         if self.text > MAX_TEXT {
-            return Err(Fault::Damaged("its names take more than 64 MiB").into());
+            return Err(SurveyError::Damaged("its names take more than 64 MiB").into());
         }
         if self.index.len() == MAX_NODES {
-            return Err(Fault::Damaged("it has more than 1,048,576 entries").into());
+            return Err(SurveyError::Damaged("it has more than 1,048,576 entries").into());
         }
         Ok(self.index.add(dir, name, kind, attributes)?)
     }
@@ -359,7 +359,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
             next = rock.absorb(self.area(continuation)?)?;
         }
         match next {
-            Some(_) => Err(Malformed("its continuation areas do not end").into()),
+            Some(_) => Err(FormatError("its continuation areas do not end").into()),
             None => Ok(rock),
         }
     }
@@ -369,24 +369,24 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         if self.areas.as_ref().is_none_or(|(block, _)| *block != at.block) {
             self.spend(BLOCK)?;
             let block = self.media.read(Extent::at_block(at.block, BLOCK))?;
-            let block = block.ok_or(Malformed("its continuation area lies behind the end of the image"))?;
+            let block = block.ok_or(FormatError("its continuation area lies behind the end of the image"))?;
             self.areas = Some((at.block, block));
         }
         let mut area = Reader::new(self.areas.as_ref().map_or(&[], |(_, block)| block));
-        area.skip(at.offset).map_err(Malformed::from)?;
-        Ok(area.take(at.len).map_err(Malformed::from)?)
+        area.skip(at.offset).map_err(FormatError::from)?;
+        Ok(area.take(at.len).map_err(FormatError::from)?)
     }
 
-    fn spend(&mut self, bytes: u64) -> Result<(), Fault> {
+    fn spend(&mut self, bytes: u64) -> Result<(), SurveyError> {
         self.work += bytes;
         if self.work > MAX_WORK.min(self.media.size().saturating_mul(WORK_PER_BYTE)) {
-            return Err(Fault::Damaged("its directories overlap or take more than 256 MiB"));
+            return Err(SurveyError::Damaged("its directories overlap or take more than 256 MiB"));
         }
         Ok(())
     }
 
     /// What is wrong with an entry is worth a warning; what is wrong with the image ends the walk.
-    fn leave_out(&mut self, dir: &Directory, name: &[u8], flaw: Flaw) -> Result<(), Fault> {
+    fn leave_out(&mut self, dir: &Directory, name: &[u8], flaw: Flaw) -> Result<(), SurveyError> {
         match flaw {
             Flaw::Fatal(fault) => Err(fault),
             flaw => {
@@ -410,9 +410,9 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
 }
 
 /// The record of a directory in itself: the first one (ECMA-119 §6.8.2.2).
-fn own_record(block: &[u8]) -> Result<Record<'_>, Malformed> {
+fn own_record(block: &[u8]) -> Result<Record<'_>, FormatError> {
     let record = Record::parse(&mut Reader::new(block))?;
-    if record.is_self() { Ok(record) } else { Err(Malformed("a directory does not begin with itself")) }
+    if record.is_self() { Ok(record) } else { Err(FormatError("a directory does not begin with itself")) }
 }
 
 /// The type bits of the mode that Rock Ridge gives, if it gives one.

@@ -14,7 +14,7 @@ use crate::boot::uefi::Programs;
 use crate::boot::uki::Stub;
 use crate::boot::{Architecture, Firmware, Machine, NoUefi, Site, plan};
 use crate::config::{HTTP_PORT, TFTP_PORT};
-use crate::image::arch::{Airootfs, Archiso, Format, Kernel};
+use crate::image::arch::{Airootfs, AirootfsFormat, Archiso, ArchisoKernel};
 use crate::image::initramfs::Contents;
 use crate::image::{BootRecords, Image, Index, NodeId, NodeKind, partitions};
 
@@ -288,7 +288,7 @@ impl Arch {
     fn of(archiso: &Archiso, index: &Index) -> Self {
         let path = |id: NodeId| String::from_utf8_lossy(&index.path(id)).into_owned();
         let paths = |ids: &[NodeId]| ids.iter().copied().map(path).collect();
-        let kernel = |kernel: &Kernel| KernelFiles {
+        let kernel = |kernel: &ArchisoKernel| KernelFiles {
             name: kernel.name.clone(),
             architecture: kernel.arch.clone(),
             kernel: path(kernel.kernel),
@@ -379,7 +379,7 @@ fn way(
 
 /// Root file systems of no format that is known.
 fn unknown_roots(image: &Image, archiso: &Archiso) -> Vec<String> {
-    let unknown = archiso.airootfs.iter().filter(|root| root.format == Format::Unknown);
+    let unknown = archiso.airootfs.iter().filter(|root| root.format == AirootfsFormat::Unknown);
     let line = |root: &Airootfs| {
         let path = image.index.path(root.node);
         format!("{} is neither squashfs nor erofs", String::from_utf8_lossy(&path))

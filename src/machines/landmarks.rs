@@ -138,7 +138,7 @@ pub(super) mod tests {
     use std::io::Write as _;
 
     use super::*;
-    use crate::image::arch::{self, Archiso, Format, Kernel};
+    use crate::image::arch::{self, AirootfsFormat, Archiso, ArchisoKernel};
     use crate::image::index::{Index, NodeAttributes};
     use crate::image::{Source, Volume};
 
@@ -164,7 +164,7 @@ pub(super) mod tests {
         let airootfs = add("airootfs.sfs", &AIROOTFS);
         let archiso = Archiso {
             install_dir: "arch".into(),
-            kernels: vec![Kernel {
+            kernels: vec![ArchisoKernel {
                 arch: "x86_64".into(),
                 name: "linux".into(),
                 kernel,
@@ -174,7 +174,7 @@ pub(super) mod tests {
             airootfs: vec![arch::Airootfs {
                 arch: "x86_64".into(),
                 node: airootfs,
-                format: Format::Squashfs,
+                format: AirootfsFormat::Squashfs,
                 size: 4 * MIB,
                 sha512: None,
                 cms_signature: None,

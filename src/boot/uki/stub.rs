@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::pe::{EFI_APPLICATION, Headers, NotPe, SECTION_HEADER, Section, X86_64};
 use crate::image::Image;
-use crate::image::rootfs::{self, NoFile};
+use crate::image::rootfs::{self, RootfsError};
 
 /// Where systemd installs the stub of x86-64.
 pub const STUB_PATH: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
@@ -129,7 +129,7 @@ pub enum NoStub {
     #[error("the image has no root file system for x86_64; give an EFI stub with --stub FILE")]
     NoRoot,
     #[error("no EFI stub in the image's root file system: {0}; give one with --stub FILE")]
-    NoFile(#[from] NoFile),
+    RootfsError(#[from] RootfsError),
     #[error("the EFI stub in the image, {STUB_PATH}, cannot be used: {0}; give another with --stub FILE")]
     Unusable(#[from] Unusable),
 }

@@ -4,7 +4,7 @@
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 
-use crate::image::Malformed;
+use crate::image::FormatError;
 
 /// What an archive begins with; the second form carries checksums, which Linux does not check either.
 pub const MAGICS: [&[u8; 6]; 2] = [b"070701", b"070702"];
@@ -22,7 +22,7 @@ const TRAILER: &[u8] = b"TRAILER!!!";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Damaged(#[from] Malformed),
+    Damaged(#[from] FormatError),
     #[error(transparent)]
     Read(#[from] io::Error),
 }
@@ -36,17 +36,17 @@ struct Header {
 
 impl Header {
     /// A magic number of six characters, and thirteen numbers of eight hexadecimal digits.
-    fn parse(bytes: &[u8; HEADER]) -> Result<Self, Malformed> {
+    fn parse(bytes: &[u8; HEADER]) -> Result<Self, FormatError> {
         let (magic, numbers) = bytes.split_at(6);
         if !MAGICS.iter().any(|known| *known == magic) {
-            return Err(Malformed("an entry of the cpio archive has no header"));
+            return Err(FormatError("an entry of the cpio archive has no header"));
         }
         let field = |position: usize| numbers.chunks(8).nth(position).and_then(number);
         let (Some(file_len), Some(name_len)) = (field(6), field(11)) else {
-            return Err(Malformed("a header of the cpio archive has bad digits"));
+            return Err(FormatError("a header of the cpio archive has bad digits"));
         };
         if !(1..=NAME_MAX).contains(&name_len) {
-            return Err(Malformed("a name of the cpio archive is empty or longer than 4095 bytes"));
+            return Err(FormatError("a name of the cpio archive is empty or longer than 4095 bytes"));
         }
         Ok(Self { name_len, file_len })
     }

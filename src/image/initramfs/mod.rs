@@ -15,7 +15,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 
 use super::content::Stream;
-use super::{Malformed, Media};
+use super::{FormatError, Media};
 use packing::{MAGIC, Packing};
 
 /// Bytes that are looked at, unpacked: releng's initramfs has a quarter of it.
@@ -26,7 +26,7 @@ const PARTS_MAX: usize = 1024;
 
 /// A thing that a boot from the network needs in its initramfs (mkinitcpio-archiso, `install/archiso_pxe_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Part {
+pub enum Requirement {
     /// Hook `archiso_pxe_common`: sets up the network.
     CommonHook,
     NbdHook,
@@ -39,36 +39,39 @@ pub enum Part {
     Curl,
 }
 
-impl Part {
+impl Requirement {
     /// What a root over NBD needs.
-    pub const NBD: [Part; 4] = [Part::CommonHook, Part::Ipconfig, Part::NbdHook, Part::NbdClient];
+    pub const NBD: [Requirement; 4] =
+        [Requirement::CommonHook, Requirement::Ipconfig, Requirement::NbdHook, Requirement::NbdClient];
     /// What a root over NFS needs.
-    pub const NFS: [Part; 4] = [Part::CommonHook, Part::Ipconfig, Part::NfsHook, Part::Nfsmount];
+    pub const NFS: [Requirement; 4] =
+        [Requirement::CommonHook, Requirement::Ipconfig, Requirement::NfsHook, Requirement::Nfsmount];
     /// What a root over HTTP needs.
-    pub const HTTP: [Part; 4] = [Part::CommonHook, Part::Ipconfig, Part::HttpHook, Part::Curl];
+    pub const HTTP: [Requirement; 4] =
+        [Requirement::CommonHook, Requirement::Ipconfig, Requirement::HttpHook, Requirement::Curl];
 
-    const ALL: [Part; 8] = [
-        Part::CommonHook,
-        Part::NbdHook,
-        Part::NfsHook,
-        Part::HttpHook,
-        Part::Ipconfig,
-        Part::NbdClient,
-        Part::Nfsmount,
-        Part::Curl,
+    const ALL: [Requirement; 8] = [
+        Requirement::CommonHook,
+        Requirement::NbdHook,
+        Requirement::NfsHook,
+        Requirement::HttpHook,
+        Requirement::Ipconfig,
+        Requirement::NbdClient,
+        Requirement::Nfsmount,
+        Requirement::Curl,
     ];
 
     /// mkinitcpio copies hooks to `/hooks`; programs are wherever the hook's author put them.
     const fn place(self) -> Place {
         match self {
-            Part::CommonHook => Place::Hooks("archiso_pxe_common"),
-            Part::NbdHook => Place::Hooks("archiso_pxe_nbd"),
-            Part::NfsHook => Place::Hooks("archiso_pxe_nfs"),
-            Part::HttpHook => Place::Hooks("archiso_pxe_http"),
-            Part::Ipconfig => Place::Programs("ipconfig"),
-            Part::NbdClient => Place::Programs("nbd-client"),
-            Part::Nfsmount => Place::Programs("nfsmount"),
-            Part::Curl => Place::Programs("curl"),
+            Requirement::CommonHook => Place::Hooks("archiso_pxe_common"),
+            Requirement::NbdHook => Place::Hooks("archiso_pxe_nbd"),
+            Requirement::NfsHook => Place::Hooks("archiso_pxe_nfs"),
+            Requirement::HttpHook => Place::Hooks("archiso_pxe_http"),
+            Requirement::Ipconfig => Place::Programs("ipconfig"),
+            Requirement::NbdClient => Place::Programs("nbd-client"),
+            Requirement::Nfsmount => Place::Programs("nfsmount"),
+            Requirement::Curl => Place::Programs("curl"),
         }
     }
 
@@ -79,7 +82,7 @@ impl Part {
         let slash = path.iter().rposition(|&byte| byte == b'/')?;
         let (directory, name) = path.split_at(slash);
         let name = name.strip_prefix(b"/")?;
-        let is_here = |part: &Part| match part.place() {
+        let is_here = |part: &Requirement| match part.place() {
             Place::Hooks(hook) => directory == b"hooks" && name == hook.as_bytes(),
             Place::Programs(program) => PROGRAMS.contains(&directory) && name == program.as_bytes(),
         };
@@ -87,7 +90,7 @@ impl Part {
     }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place() {
             Place::Hooks(name) => write!(f, "hook {name}"),
@@ -107,24 +110,24 @@ const PROGRAMS: [&[u8]; 4] = [b"bin", b"sbin", b"usr/bin", b"usr/sbin"];
 /// What was found in an initramfs.
 #[derive(Debug, Default)]
 pub struct Contents {
-    pub found: BTreeSet<Part>,
+    pub found: BTreeSet<Requirement>,
     /// Why the rest of it was not read.
-    pub unread: Option<Unread>,
+    pub unread: Option<InitramfsError>,
 }
 
 /// Whether an initramfs has what is needed.
 #[derive(Debug)]
-pub enum Answer<'a> {
+pub enum Completeness<'a> {
     Complete,
     /// It was read to its end, and these are not there.
-    Missing(Vec<Part>),
+    Missing(Vec<Requirement>),
     /// These were not found, but it was not read to its end.
-    Unknown(Vec<Part>, &'a Unread),
+    Unknown(Vec<Requirement>, &'a InitramfsError),
 }
 
 /// Why an initramfs was not read to its end.
 #[derive(Debug, thiserror::Error)]
-pub enum Unread {
+pub enum InitramfsError {
     #[error("it is packed with {0}, which isowire does not read")]
     Packing(&'static str),
     #[error("a part of it is neither a cpio archive nor packed in a way that is known")]
@@ -134,18 +137,18 @@ pub enum Unread {
     #[error("it has more than {PARTS_MAX} parts")]
     Parts,
     #[error("it is damaged: {0}")]
-    Damaged(#[from] Malformed),
+    Damaged(#[from] FormatError),
     #[error("it cannot be read or unpacked: {0}")]
     Read(#[source] io::Error),
 }
 
-impl From<io::Error> for Unread {
+impl From<io::Error> for InitramfsError {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::FileTooLarge { Self::TooLarge } else { Self::Read(error) }
     }
 }
 
-impl From<cpio::Error> for Unread {
+impl From<cpio::Error> for InitramfsError {
     fn from(error: cpio::Error) -> Self {
         match error {
             cpio::Error::Damaged(malformed) => malformed.into(),
@@ -166,43 +169,43 @@ impl Contents {
     }
 
     /// Whether all of `needed` is there.
-    pub fn answer(&self, needed: &[Part]) -> Answer<'_> {
+    pub fn answer(&self, needed: &[Requirement]) -> Completeness<'_> {
         let missing: Vec<_> = needed.iter().copied().filter(|part| !self.found.contains(part)).collect();
         match &self.unread {
-            _ if missing.is_empty() => Answer::Complete,
-            Some(unread) => Answer::Unknown(missing, unread),
-            None => Answer::Missing(missing),
+            _ if missing.is_empty() => Completeness::Complete,
+            Some(unread) => Completeness::Unknown(missing, unread),
+            None => Completeness::Missing(missing),
         }
     }
 
     fn is_complete(&self) -> bool {
-        self.found.len() == Part::ALL.len()
+        self.found.len() == Requirement::ALL.len()
     }
 
     /// Goes through the parts of `input`, packed ones among them only in the file itself.
-    fn parts(&mut self, input: &mut dyn BufRead, mut layer: Layer) -> Result<(), Unread> {
+    fn parts(&mut self, input: &mut dyn BufRead, mut layer: Layer) -> Result<(), InitramfsError> {
         for _ in 0..PARTS_MAX {
             let Some(magic) = next_magic(input)? else { return Ok(()) };
             let part = magic.as_slice().chain(&mut *input);
             match (Packing::of(&magic), &mut layer) {
                 (Packing::Cpio, _) => self.archive(part)?,
-                (Packing::Other(name), Layer::File { .. }) => return Err(Unread::Packing(name)),
+                (Packing::Other(name), Layer::File { .. }) => return Err(InitramfsError::Packing(name)),
                 (packing, Layer::File { left }) => {
-                    let unpacked = packing.unpack(part)?.ok_or(Unread::Format)?;
+                    let unpacked = packing.unpack(part)?.ok_or(InitramfsError::Format)?;
                     self.parts(&mut BufReader::new(Limited { input: unpacked, left }), Layer::Unpacked)?;
                 }
-                (_, Layer::Unpacked) => return Err(Unread::Format),
+                (_, Layer::Unpacked) => return Err(InitramfsError::Format),
             }
             if self.is_complete() {
                 return Ok(());
             }
         }
-        Err(Unread::Parts)
+        Err(InitramfsError::Parts)
     }
 
-    fn archive(&mut self, mut archive: impl Read) -> Result<(), Unread> {
+    fn archive(&mut self, mut archive: impl Read) -> Result<(), InitramfsError> {
         let see = |path: &[u8]| {
-            self.found.extend(Part::at(path));
+            self.found.extend(Requirement::at(path));
             if self.is_complete() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         Ok(cpio::walk(&mut archive, see)?)

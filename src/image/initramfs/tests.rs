@@ -78,8 +78,8 @@ fn all_parts_are_found_behind_microcode_and_packing() {
         let contents = contents(&file);
         assert_eq!(contents.found.len(), 8, "{contents:?}");
         assert!(contents.unread.is_none(), "{contents:?}");
-        for needed in [Part::NBD, Part::NFS, Part::HTTP] {
-            assert!(matches!(contents.answer(&needed), Answer::Complete));
+        for needed in [Requirement::NBD, Requirement::NFS, Requirement::HTTP] {
+            assert!(matches!(contents.answer(&needed), Completeness::Complete));
         }
     }
 }
@@ -89,23 +89,23 @@ fn what_is_missing_is_named() {
     let file = gzip(&archive(&[RELENG[0], RELENG[2], RELENG[4], RELENG[7]]));
     let contents = contents(&file);
     assert!(contents.unread.is_none(), "{contents:?}");
-    let Answer::Missing(missing) = contents.answer(&Part::NFS) else { panic!("{contents:?}") };
-    let missing: Vec<_> = missing.iter().map(Part::to_string).collect();
+    let Completeness::Missing(missing) = contents.answer(&Requirement::NFS) else { panic!("{contents:?}") };
+    let missing: Vec<_> = missing.iter().map(Requirement::to_string).collect();
     assert_eq!(missing, ["program ipconfig", "hook archiso_pxe_nfs", "program nfsmount"]);
 }
 
 #[test]
 fn paths_are_written_in_many_ways() {
     for path in ["hooks/archiso_pxe_nbd", "./hooks/archiso_pxe_nbd", "/hooks/archiso_pxe_nbd"] {
-        assert_eq!(Part::at(path.as_bytes()), Some(Part::NbdHook), "{path}");
+        assert_eq!(Requirement::at(path.as_bytes()), Some(Requirement::NbdHook), "{path}");
     }
     for path in ["bin/curl", "./usr/bin/curl", "sbin/curl"] {
-        assert_eq!(Part::at(path.as_bytes()), Some(Part::Curl), "{path}");
+        assert_eq!(Requirement::at(path.as_bytes()), Some(Requirement::Curl), "{path}");
     }
     for path in
         ["curl", "hooks", "hooks/", "usr/hooks/archiso_pxe_nbd", "bin/archiso_pxe_nbd", "hooks/curl", "."]
     {
-        assert_eq!(Part::at(path.as_bytes()), None, "{path}");
+        assert_eq!(Requirement::at(path.as_bytes()), None, "{path}");
     }
 }
 
@@ -130,12 +130,16 @@ fn what_cannot_be_read_is_said() {
     ];
     for (file, why) in cases {
         let contents = contents(file);
-        let Answer::Unknown(missing, unread) = contents.answer(&Part::NBD) else { panic!("{contents:?}") };
+        let Completeness::Unknown(missing, unread) = contents.answer(&Requirement::NBD) else {
+            panic!("{contents:?}")
+        };
         assert!(unread.to_string().starts_with(why), "{unread}");
-        assert!(missing.contains(&Part::NbdClient));
+        assert!(missing.contains(&Requirement::NbdClient));
     }
     let nothing = contents(&[0; 5000]);
-    assert!(matches!(nothing.answer(&Part::NBD), Answer::Missing(missing) if missing.len() == 4));
+    assert!(
+        matches!(nothing.answer(&Requirement::NBD), Completeness::Missing(missing) if missing.len() == 4)
+    );
 }
 
 #[test]
@@ -143,7 +147,7 @@ fn a_bomb_is_left_in_time() {
     let mut contents = Contents::default();
     let bomb = gzip(&vec![0; 1 << 20]);
     let result = contents.parts(&mut Stream::new(&bomb[..]), Layer::File { left: 64 << 10 });
-    assert!(matches!(result, Err(Unread::TooLarge)), "{result:?}");
+    assert!(matches!(result, Err(InitramfsError::TooLarge)), "{result:?}");
     let many = gzip(&archive(&[])).repeat(PARTS_MAX + 1);
-    assert!(matches!(Contents::of(&many[..]).unread, Some(Unread::Parts)));
+    assert!(matches!(Contents::of(&many[..]).unread, Some(InitramfsError::Parts)));
 }

@@ -12,8 +12,8 @@ use erofs_rs::Error;
 use erofs_rs::r#async::EroFS;
 use erofs_rs::backend::AsyncImage;
 
-use super::NoFile;
-use crate::image::{Malformed, Media};
+use super::RootfsError;
+use crate::image::{FormatError, Media};
 
 /// All that is read of an image in search of one file, in bytes: directories of some ten thousand entries.
 const READ_MAX: u64 = 64 << 20;
@@ -25,23 +25,27 @@ const STEP: usize = 64 << 10;
 /// The content of the file at `path`, from the root and without a leading `/`. Symlinks are not followed.
 ///
 /// # Errors
-/// [`NoFile`], also for a file of more than `limit` bytes.
-pub fn read_file(media: &(impl Media + ?Sized + Sync), path: &str, limit: u64) -> Result<Vec<u8>, NoFile> {
+/// [`RootfsError`], also for a file of more than `limit` bytes.
+pub fn read_file(
+    media: &(impl Media + ?Sized + Sync),
+    path: &str,
+    limit: u64,
+) -> Result<Vec<u8>, RootfsError> {
     let image = Ranges { media, left: AtomicU64::new(READ_MAX) };
     let mut reading = pin!(read(image, path, limit));
     match reading.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result,
-        Poll::Pending => Err(Malformed("it cannot be read in one go").into()),
+        Poll::Pending => Err(FormatError("it cannot be read in one go").into()),
     }
 }
 
-async fn read(image: impl AsyncImage, path: &str, limit: u64) -> Result<Vec<u8>, NoFile> {
+async fn read(image: impl AsyncImage, path: &str, limit: u64) -> Result<Vec<u8>, RootfsError> {
     let why = |error| no_file(error, path);
     let erofs = EroFS::new(image).await.map_err(why)?;
     let mut file = erofs.open(format!("/{path}")).await.map_err(why)?;
     let size = file.size();
     if size > limit {
-        return Err(NoFile::TooLarge { path: path.to_owned(), size, limit });
+        return Err(RootfsError::TooLarge { path: path.to_owned(), size, limit });
     }
     let mut content = Vec::new();
     let mut buf = vec![0; STEP];
@@ -55,16 +59,16 @@ async fn read(image: impl AsyncImage, path: &str, limit: u64) -> Result<Vec<u8>,
     if content.len() as u64 == size {
         Ok(content)
     } else {
-        Err(Malformed("a file ends before its size").into())
+        Err(FormatError("a file ends before its size").into())
     }
 }
 
-fn no_file(error: Error, path: &str) -> NoFile {
+fn no_file(error: Error, path: &str) -> RootfsError {
     match error {
-        Error::PathNotFound(_) | Error::NotADirectory(_) => NoFile::Missing(path.to_owned()),
-        Error::NotAFile(_) => NoFile::NotAFile(path.to_owned()),
-        Error::Io(error) => NoFile::Read(error),
-        error => NoFile::Unpack(io::Error::other(error)),
+        Error::PathNotFound(_) | Error::NotADirectory(_) => RootfsError::Missing(path.to_owned()),
+        Error::NotAFile(_) => RootfsError::NotAFile(path.to_owned()),
+        Error::Io(error) => RootfsError::Read(error),
+        error => RootfsError::Unpack(io::Error::other(error)),
     }
 }
 

@@ -6,8 +6,8 @@ pub mod squashfs;
 
 use std::io;
 
-use super::arch::{Airootfs, Format};
-use super::{Image, Malformed};
+use super::arch::{Airootfs, AirootfsFormat};
+use super::{FormatError, Image};
 
 pub use squashfs::Squashfs;
 
@@ -17,19 +17,19 @@ pub use squashfs::Squashfs;
 /// milliseconds: this is nothing for an asynchronous task.
 ///
 /// # Errors
-/// [`NoFile`], also for a file of more than `limit` bytes.
-pub fn read_file(image: &Image, root: &Airootfs, path: &str, limit: u64) -> Result<Vec<u8>, NoFile> {
-    let content = image.content(root.node).ok_or(NoFile::Format)?;
+/// [`RootfsError`], also for a file of more than `limit` bytes.
+pub fn read_file(image: &Image, root: &Airootfs, path: &str, limit: u64) -> Result<Vec<u8>, RootfsError> {
+    let content = image.content(root.node).ok_or(RootfsError::UnknownFormat)?;
     match root.format {
-        Format::Squashfs => Squashfs::open(&content)?.read_file(path, limit),
-        Format::Erofs => erofs::read_file(&content, path, limit),
-        Format::Unknown => Err(NoFile::Format),
+        AirootfsFormat::Squashfs => Squashfs::open(&content)?.read_file(path, limit),
+        AirootfsFormat::Erofs => erofs::read_file(&content, path, limit),
+        AirootfsFormat::Unknown => Err(RootfsError::UnknownFormat),
     }
 }
 
 /// Why a file cannot be had from a root file system.
 #[derive(Debug, thiserror::Error)]
-pub enum NoFile {
+pub enum RootfsError {
     #[error("/{0} is not there")]
     Missing(String),
     #[error("/{0} is no regular file")]
@@ -37,11 +37,11 @@ pub enum NoFile {
     #[error("/{path} has {size} bytes, and at most {limit} are read")]
     TooLarge { path: String, size: u64, limit: u64 },
     #[error("it is neither squashfs nor erofs")]
-    Format,
+    UnknownFormat,
     #[error("it is compressed with {0}, which isowire does not read")]
     Compression(&'static str),
     #[error("it is damaged: {0}")]
-    Damaged(#[from] Malformed),
+    Damaged(#[from] FormatError),
     #[error("it cannot be unpacked: {0}")]
     Unpack(io::Error),
     #[error(transparent)]

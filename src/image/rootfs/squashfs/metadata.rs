@@ -1,9 +1,9 @@
 //! Metadata of squashfs: tables of inodes and directories, packed in blocks of 8 KiB that structures lie across.
 
 use super::wire::{METADATA_MAX, Packed, Reference};
-use super::{CUT_OFF, NoFile, Squashfs};
+use super::{CUT_OFF, RootfsError, Squashfs};
 use crate::codec::Reader;
-use crate::image::{Extent, Malformed, Media};
+use crate::image::{Extent, FormatError, Media};
 
 /// Reads a table from some structure on.
 pub struct Metadata<'s, 'a, M: ?Sized> {
@@ -17,7 +17,7 @@ pub struct Metadata<'s, 'a, M: ?Sized> {
 
 impl<'s, 'a, M: Media + ?Sized> Metadata<'s, 'a, M> {
     /// Reads on from the structure at `reference` of the table that begins at `table`.
-    pub fn new(squashfs: &'s Squashfs<'a, M>, table: u64, reference: Reference) -> Result<Self, NoFile> {
+    pub fn new(squashfs: &'s Squashfs<'a, M>, table: u64, reference: Reference) -> Result<Self, RootfsError> {
         let next = table.checked_add(reference.block).ok_or(CUT_OFF)?;
         let mut metadata = Self { squashfs, next, block: Vec::new(), at: 0 };
         metadata.advance()?;
@@ -26,13 +26,13 @@ impl<'s, 'a, M: Media + ?Sized> Metadata<'s, 'a, M> {
     }
 
     /// The next `N` bytes.
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], NoFile> {
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], RootfsError> {
         let bytes = self.take(N)?;
-        Ok(Reader::new(&bytes).array().map_err(Malformed::from)?)
+        Ok(Reader::new(&bytes).array().map_err(FormatError::from)?)
     }
 
     /// The next `n` bytes: a few hundred at most.
-    pub fn take(&mut self, n: usize) -> Result<Vec<u8>, NoFile> {
+    pub fn take(&mut self, n: usize) -> Result<Vec<u8>, RootfsError> {
         let mut bytes = Vec::new();
         while bytes.len() < n {
             if self.at >= self.block.len() {
@@ -46,13 +46,13 @@ impl<'s, 'a, M: Media + ?Sized> Metadata<'s, 'a, M> {
         Ok(bytes)
     }
 
-    fn advance(&mut self) -> Result<(), NoFile> {
+    fn advance(&mut self) -> Result<(), RootfsError> {
         let budget = self.squashfs.budget.get().checked_sub(1);
-        self.squashfs.budget.set(budget.ok_or(Malformed("its directories are too large"))?);
+        self.squashfs.budget.set(budget.ok_or(FormatError("its directories are too large"))?);
         let word = self.squashfs.media.read(Extent { offset: self.next, len: 2 })?.ok_or(CUT_OFF)?;
-        let packed = Packed::metadata(Reader::new(&word).u16_le().map_err(Malformed::from)?);
+        let packed = Packed::metadata(Reader::new(&word).u16_le().map_err(FormatError::from)?);
         if packed.len == 0 {
-            return Err(Malformed("a metadata block is empty").into());
+            return Err(FormatError("a metadata block is empty").into());
         }
         // Two bytes were read behind `next`, so this is no more than the size of the image.
         let start = self.next + 2;

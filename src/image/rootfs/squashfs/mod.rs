@@ -18,8 +18,8 @@ use self::wire::{
     Compression, DIRECTORY_ENTRY, DIRECTORY_HEADER, DirectoryEntry, DirectoryHeader, FRAGMENT, File,
     Fragment, FragmentPart, Inode, InodeKind, Packed, Reference, SUPERBLOCK, Superblock,
 };
-use super::NoFile;
-use crate::image::{Extent, Malformed, Media};
+use super::RootfsError;
+use crate::image::{Extent, FormatError, Media};
 
 /// Metadata blocks that are read in search of one file: directories of 32 MiB.
 const METADATA_BLOCKS_MAX: u32 = 4096;
@@ -39,12 +39,12 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
     /// Reads the superblock, and nothing else.
     ///
     /// # Errors
-    /// [`NoFile`] for anything but squashfs 4.0, and for a compression that we do not read.
-    pub fn open(media: &'a M) -> Result<Self, NoFile> {
+    /// [`RootfsError`] for anything but squashfs 4.0, and for a compression that we do not read.
+    pub fn open(media: &'a M) -> Result<Self, RootfsError> {
         let bytes = media.read(Extent { offset: 0, len: SUPERBLOCK })?;
         let superblock = Superblock::parse(&bytes.ok_or(CUT_OFF)?)?;
         if let Compression::Other(name) = superblock.compression {
-            return Err(NoFile::Compression(name));
+            return Err(RootfsError::Compression(name));
         }
         Ok(Self { media, superblock, budget: Cell::new(METADATA_BLOCKS_MAX) })
     }
@@ -52,34 +52,34 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
     /// The content of the file at `path`, from the root and without a leading `/`. Symlinks are not followed.
     ///
     /// # Errors
-    /// [`NoFile`], also for a file of more than `limit` bytes.
-    pub fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>, NoFile> {
+    /// [`RootfsError`], also for a file of more than `limit` bytes.
+    pub fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>, RootfsError> {
         self.budget.set(METADATA_BLOCKS_MAX);
         let mut at = self.superblock.root;
         for name in path.split('/') {
-            let missing = || NoFile::Missing(path.to_owned());
+            let missing = || RootfsError::Missing(path.to_owned());
             let (Inode::Directory { at: listing, len }, _) = self.inode(at)? else { return Err(missing()) };
             at = self.entry(listing, len, name.as_bytes())?.ok_or_else(missing)?;
         }
         match self.inode(at)? {
             (Inode::File(file), _) if file.size > limit => {
-                Err(NoFile::TooLarge { path: path.to_owned(), size: file.size, limit })
+                Err(RootfsError::TooLarge { path: path.to_owned(), size: file.size, limit })
             }
             (Inode::File(file), blocks) => self.content(file, blocks),
-            _ => Err(NoFile::NotAFile(path.to_owned())),
+            _ => Err(RootfsError::NotAFile(path.to_owned())),
         }
     }
 
     /// The inode at a place, and what follows it.
-    fn inode(&self, at: Reference) -> Result<(Inode, Metadata<'_, 'a, M>), NoFile> {
+    fn inode(&self, at: Reference) -> Result<(Inode, Metadata<'_, 'a, M>), RootfsError> {
         let mut inode = Metadata::new(self, self.superblock.inode_table, at)?;
         let kind = InodeKind::parse(&inode.array()?);
         let body = inode.take(kind.body_len())?;
-        Ok((Inode::parse(kind, &body).map_err(Malformed::from)?, inode))
+        Ok((Inode::parse(kind, &body).map_err(FormatError::from)?, inode))
     }
 
     /// Where the inode is of the entry called `name`, in the directory of `len` bytes at `listing`.
-    fn entry(&self, listing: Reference, len: u32, name: &[u8]) -> Result<Option<Reference>, NoFile> {
+    fn entry(&self, listing: Reference, len: u32, name: &[u8]) -> Result<Option<Reference>, RootfsError> {
         let mut directory = Metadata::new(self, self.superblock.directory_table, listing)?;
         let mut left = len as usize;
         while left > 0 {
@@ -104,14 +104,14 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
     }
 
     /// `blocks` reads from the list of the file's blocks on. The caller has bounded the size of the file.
-    fn content(&self, file: File, mut blocks: Metadata<'_, 'a, M>) -> Result<Vec<u8>, NoFile> {
+    fn content(&self, file: File, mut blocks: Metadata<'_, 'a, M>) -> Result<Vec<u8>, RootfsError> {
         let mut content = Vec::new();
         let mut start = file.start;
         for _ in 0..file.blocks(self.superblock.block_size) {
             let packed = Packed::data(u32::from_le_bytes(blocks.array()?));
             let left = file.size - content.len() as u64;
             content.extend(self.data_block(start, packed, left)?);
-            start = start.checked_add(packed.len.into()).ok_or(Malformed("a block is behind all"))?;
+            start = start.checked_add(packed.len.into()).ok_or(FormatError("a block is behind all"))?;
         }
         if let Some(part) = file.fragment {
             let left = file.size - content.len() as u64;
@@ -121,7 +121,7 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
     }
 
     /// A whole block of a file of which `left` bytes are still to come.
-    fn data_block(&self, start: u64, packed: Packed, left: u64) -> Result<Vec<u8>, NoFile> {
+    fn data_block(&self, start: u64, packed: Packed, left: u64) -> Result<Vec<u8>, RootfsError> {
         // Less than a block's size, which is 1 MiB at most.
         let len = left.min(self.superblock.block_size.into()) as usize;
         if packed.len == 0 {
@@ -131,22 +131,22 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
         if block.len() == len {
             Ok(block)
         } else {
-            Err(Malformed("a block of a file has another length").into())
+            Err(FormatError("a block of a file has another length").into())
         }
     }
 
     /// The last `len` bytes of a file, fewer than a block.
-    fn fragment(&self, part: FragmentPart, len: u64) -> Result<Vec<u8>, NoFile> {
-        let outside = Malformed("the end of a file is outside of its fragment");
+    fn fragment(&self, part: FragmentPart, len: u64) -> Result<Vec<u8>, RootfsError> {
+        let outside = FormatError("the end of a file is outside of its fragment");
         let Fragment { start, packed } = self.fragment_entry(part.index)?;
         let block = self.block(start, packed, self.superblock.block_size as usize)?;
         let end = part.offset as usize + len as usize;
         Ok(block.get(part.offset as usize..end).ok_or(outside)?.to_vec())
     }
 
-    fn fragment_entry(&self, index: u32) -> Result<Fragment, NoFile> {
+    fn fragment_entry(&self, index: u32) -> Result<Fragment, RootfsError> {
         if index >= self.superblock.fragments {
-            return Err(Malformed("a file ends in a fragment that does not exist").into());
+            return Err(FormatError("a file ends in a fragment that does not exist").into());
         }
         let table =
             u64::from(index / FRAGMENTS_PER_BLOCK) * 8 + self.superblock.fragment_table.min(u64::MAX / 2);
@@ -155,20 +155,20 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
         // At most 511 * 16.
         let offset = (index % FRAGMENTS_PER_BLOCK) as u16 * FRAGMENT as u16;
         let entry = Metadata::new(self, block, Reference { block: 0, offset })?.take(FRAGMENT)?;
-        Ok(Fragment::parse(&entry).map_err(Malformed::from)?)
+        Ok(Fragment::parse(&entry).map_err(FormatError::from)?)
     }
 
     /// A block of the image, unpacked to at most `max` bytes; packed it has no more either.
-    fn block(&self, start: u64, packed: Packed, max: usize) -> Result<Vec<u8>, NoFile> {
+    fn block(&self, start: u64, packed: Packed, max: usize) -> Result<Vec<u8>, RootfsError> {
         if packed.len as usize > max {
-            return Err(Malformed("a block is longer than blocks are").into());
+            return Err(FormatError("a block is longer than blocks are").into());
         }
         let bytes = self.media.read(Extent { offset: start, len: packed.len.into() })?.ok_or(CUT_OFF)?;
         if !packed.is_compressed {
             return Ok(bytes);
         }
-        unpack(self.superblock.compression, &bytes, max).map_err(NoFile::Unpack)
+        unpack(self.superblock.compression, &bytes, max).map_err(RootfsError::Unpack)
     }
 }
 
-const CUT_OFF: Malformed = Malformed("it is cut off");
+const CUT_OFF: FormatError = FormatError("it is cut off");

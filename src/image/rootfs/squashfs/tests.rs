@@ -88,7 +88,7 @@ fn build(size: usize) -> Built {
     Built { bytes, content, inode_table, directory_table }
 }
 
-fn read(image: &[u8], path: &str) -> Result<Vec<u8>, NoFile> {
+fn read(image: &[u8], path: &str) -> Result<Vec<u8>, RootfsError> {
     Squashfs::open(image)?.read_file(path, 1 << 20)
 }
 

@@ -2,7 +2,7 @@
 //! `Documentation/filesystems/squashfs.rst`). All numbers are little-endian.
 
 use crate::codec::{Reader, Truncated};
-use crate::image::Malformed;
+use crate::image::FormatError;
 
 /// Bytes of the superblock.
 pub const SUPERBLOCK: u64 = 96;
@@ -78,11 +78,11 @@ pub struct Superblock {
 
 impl Superblock {
     /// # Errors
-    /// `Malformed` for anything but squashfs 4.0.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+    /// `FormatError` for anything but squashfs 4.0.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
         if r.array()? != *b"hsqs" {
-            return Err(Malformed("this is no squashfs"));
+            return Err(FormatError("this is no squashfs"));
         }
         r.skip(8)?;
         let block_size = r.u32_le()?;
@@ -90,11 +90,11 @@ impl Superblock {
         let compression = Compression::of(r.u16_le()?);
         let block_log = r.u16_le()?;
         if !BLOCK_LOG.contains(&block_log) || block_size != 1 << block_log {
-            return Err(Malformed("its block size is no power of two from 4 KiB to 1 MiB"));
+            return Err(FormatError("its block size is no power of two from 4 KiB to 1 MiB"));
         }
         r.skip(4)?;
         if (r.u16_le()?, r.u16_le()?) != (4, 0) {
-            return Err(Malformed("its version is not 4.0"));
+            return Err(FormatError("its version is not 4.0"));
         }
         let root = Reference::of(r.u64_le()?);
         r.skip(24)?;
@@ -256,12 +256,12 @@ pub struct DirectoryHeader {
 
 impl DirectoryHeader {
     /// # Errors
-    /// `Malformed` when more entries follow than may.
-    pub fn parse(bytes: &[u8; DIRECTORY_HEADER]) -> Result<Self, Malformed> {
+    /// `FormatError` when more entries follow than may.
+    pub fn parse(bytes: &[u8; DIRECTORY_HEADER]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
         let entries = r.u32_le()?.saturating_add(1);
         if entries > ENTRIES_MAX {
-            return Err(Malformed("more than 256 entries follow a directory header"));
+            return Err(FormatError("more than 256 entries follow a directory header"));
         }
         Ok(Self { entries, block: r.u32_le()? })
     }
@@ -278,14 +278,14 @@ pub struct DirectoryEntry {
 
 impl DirectoryEntry {
     /// # Errors
-    /// `Malformed` for a name of more than 256 bytes.
-    pub fn parse(bytes: &[u8; DIRECTORY_ENTRY]) -> Result<Self, Malformed> {
+    /// `FormatError` for a name of more than 256 bytes.
+    pub fn parse(bytes: &[u8; DIRECTORY_ENTRY]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
         let offset = r.u16_le()?;
         r.skip(4)?;
         let name_len = usize::from(r.u16_le()?) + 1;
         if name_len > 256 {
-            return Err(Malformed("a name has more than 256 bytes"));
+            return Err(FormatError("a name has more than 256 bytes"));
         }
         Ok(Self { offset, name_len })
     }
