@@ -39,7 +39,7 @@ fn resources() -> Arc<Resources> {
         index.add(NodeId::ROOT, b"arch", NodeKind::Directory { entries: Vec::new() }, attributes).unwrap();
     index.add(arch, b"airootfs.sfs", file, attributes).unwrap();
     let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
-    let images = ImageSet::new(ServedImage { name: "arch".into(), image: Arc::new(image) }, Vec::new());
+    let images = ImageSet::new(ServedImage::new("arch", image), Vec::new());
     let settings = Settings {
         roots: vec![Root::Nbd],
         copytoram: CopyToRam::Auto,

@@ -57,7 +57,7 @@ fn batch(replies: u64, len: u64) -> Batch {
 
 fn bench(c: &mut Criterion) {
     let image = image();
-    let served = ServedImage { name: "arch".into(), image: Arc::clone(&image) };
+    let served = ServedImage::new("arch", Arc::clone(&image));
     let registry = Arc::new(Registry::new(Instant::now()));
     registry.serve(&ImageSet::new(served, Vec::new()));
     let peer = [10, 0, 0, 9].into();

@@ -36,7 +36,7 @@ fn images() -> Arc<ImageSet> {
         index.add(many, name.as_bytes(), NodeKind::File { extents: Vec::new() }, attributes).unwrap();
     }
     let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
-    Arc::new(ImageSet::new(ServedImage { name: "bench".into(), image: Arc::new(image) }, Vec::new()))
+    Arc::new(ImageSet::new(ServedImage::new("bench", image), Vec::new()))
 }
 
 /// A call as the Linux kernel sends it.

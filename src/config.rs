@@ -412,14 +412,6 @@ impl Checker<'_> {
     }
 }
 
-/// The name of an image that was given none: its file's stem, in plain characters.
-pub fn name_of(path: &Path) -> Word {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let plain = |c: char| if value::is_plain(c) { c } else { '-' };
-    let name: String = stem.chars().map(plain).take(value::NAME_MAX).collect();
-    value::image_name(&name).unwrap_or_else(|_| Word::new("image").expect("it is one word"))
-}
-
 /// Where state is kept: systemd says so, else the XDG base directory specification does.
 fn state_directory(variable: &dyn Fn(&str) -> Option<OsString>) -> PathBuf {
     let directory = |name| variable(name).filter(|text| !text.is_empty()).map(PathBuf::from);

@@ -2,17 +2,12 @@
 //! and ends in order.
 
 mod doors;
-mod folders;
-mod hooks;
-mod library;
-mod problem;
+mod image_updater;
+mod initramfs_check;
 mod report;
-mod retirement;
-mod scan;
 mod services;
-mod shelf;
+mod snapshot;
 pub mod sockets;
-mod stand;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -28,15 +23,15 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use self::doors::Doors;
-use self::library::Library;
-use self::problem::Problem;
+use self::image_updater::ImageUpdater;
 use self::report::{ForeignDhcp, Report};
 use self::sockets::{Inherited, Unfit};
-use crate::boot::files::{Files, NameTaken, Ports, Terms};
+use crate::boot::files::{Files, Ports, Terms};
 use crate::boot::menu::Root;
 use crate::boot::text::Word;
 use crate::config::Config;
 use crate::dhcp::server::StartError;
+use crate::images::{HiddenNameError, ImageError};
 use crate::machines::Registry;
 use crate::nfs::server::rpcbind::NotRegistered;
 
@@ -47,9 +42,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
     #[error(transparent)]
-    Images(#[from] Problem),
+    Images(#[from] ImageError),
     #[error(transparent)]
-    Name(#[from] NameTaken),
+    Name(#[from] HiddenNameError),
     #[error(
         "a [[machine]] of the configuration file is to boot the image `{0}`, and no image of that name boots: change `image` \
          there, or give an [[image]] this `name`"
@@ -77,14 +72,14 @@ pub fn run(config: &Config) -> Result<(), Fatal> {
     // First of all: it changes the environment, which other threads must not see.
     let inherited = Inherited::take()?;
     raise_file_limit();
-    let opened = library::open(&config.images)?;
-    let names: Vec<_> = opened.volumes.iter().map(|volume| &*volume.served().name).collect();
+    let opened = image_updater::open(&config.images)?;
+    let names: Vec<_> = opened.images.iter().map(|served| &*served.name).collect();
     let doors = Doors::open(config, inherited, &names)?;
     let machines = Arc::new(Registry::new(Instant::now()));
     let (places, roots) = (config.images.clone(), doors.roots());
-    let library = Library::new(places, opened, terms(config, &doors), roots, Arc::clone(&machines))?;
+    let updater = ImageUpdater::new(places, opened, terms(config, &doors), roots, Arc::clone(&machines))?;
     let runtime = runtime()?;
-    let served = runtime.block_on(serve(config, doors, library, machines));
+    let served = runtime.block_on(serve(config, doors, updater, machines));
     // Sessions that live for days, like those of NBD, end here.
     runtime.shutdown_timeout(Duration::from_millis(200));
     served
@@ -122,14 +117,14 @@ fn terms(config: &Config, doors: &Doors) -> Terms {
 async fn serve(
     config: &Config,
     doors: Doors,
-    library: Library,
+    updater: ImageUpdater,
     machines: Arc<Registry>,
 ) -> Result<(), Fatal> {
     let (mut stop_signals, hangup) = (StopSignals::new()?, signal(SignalKind::hangup())?);
-    let report = report(config, &doors, &library.files().current());
+    let report = report(config, &doors, &updater.snapshot().current().files);
     let (stop, stopping) = watch::channel(());
     let mut services = tokio::select! {
-        started = services::start(config, doors, library, machines, hangup, &stopping) => started?,
+        started = services::start(config, doors, updater, machines, hangup, &stopping) => started?,
         // A DHCP server looks around for seconds before it starts.
         _ = stop_signals.received() => return Ok(()),
     };

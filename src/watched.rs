@@ -1,57 +1,99 @@
-//! What is served right now. A new one takes the place of the old one as a whole, while clients go on: each goes over to
-//! it when it is between two requests.
+//! A value that is replaced as a whole while clients go on: each client adopts the new value between two requests.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::watch;
+/// The receiving side: a value of which [`WatchSender`] publishes new versions, or a part of such a value.
+///
+/// All receivers of one sender see a new version at the same moment, whatever part of it they watch.
+pub struct Watched<T> {
+    version: Arc<AtomicU64>,
+    /// The version that [`Watched::update`] last returned.
+    seen: u64,
+    read: Arc<dyn Fn() -> Arc<T> + Send + Sync>,
+}
 
-/// The one that is served right now, for somebody who serves it.
+/// The sending side: publishes new versions of a value.
 #[derive(Debug)]
-pub struct Watched<T>(watch::Receiver<Arc<T>>);
-
-/// Says which one is served.
-#[derive(Debug)]
-pub struct WatchSender<T>(watch::Sender<Arc<T>>);
+pub struct WatchSender<T> {
+    version: Arc<AtomicU64>,
+    value: Arc<RwLock<Arc<T>>>,
+}
 
 impl<T> Watched<T> {
-    /// The present one. Takes a lock that all share for a moment: for a connection, not for each request.
+    /// Returns the current value. This takes a lock shared by all receivers: call it per connection, not per request.
     pub fn current(&self) -> Arc<T> {
-        Arc::clone(&self.0.borrow())
+        (self.read)()
     }
 
-    /// The present one where it is another than the last time; else no more than a look at a number that nobody writes.
+    /// Returns the new value if it changed since the last call; otherwise costs one uncontended atomic load.
     pub fn update(&mut self) -> Option<Arc<T>> {
-        // The publisher is gone when we are being stopped: then nothing changes any more.
-        let has_changed = self.0.has_changed().unwrap_or(false);
-        has_changed.then(|| Arc::clone(&self.0.borrow_and_update()))
+        let version = self.version.load(Ordering::Acquire);
+        if version == self.seen {
+            return None;
+        }
+        // A version published since is read here already, and returned once more by the next call.
+        self.seen = version;
+        Some(self.current())
+    }
+
+    /// Watches a part of the value. The part changes in the same moment as the whole.
+    pub fn project<P: 'static>(&self, part: impl Fn(&T) -> Arc<P> + Send + Sync + 'static) -> Watched<P>
+    where
+        T: 'static,
+    {
+        let read = Arc::clone(&self.read);
+        Watched { version: Arc::clone(&self.version), seen: self.seen, read: Arc::new(move || part(&read())) }
     }
 }
 
 impl<T> Clone for Watched<T> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { version: Arc::clone(&self.version), seen: self.seen, read: Arc::clone(&self.read) }
     }
 }
 
-/// One that stays.
-impl<T> From<Arc<T>> for Watched<T> {
+impl<T> fmt::Debug for Watched<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("seen", &self.seen).finish_non_exhaustive()
+    }
+}
+
+/// A value that never changes.
+impl<T: Send + Sync + 'static> From<Arc<T>> for Watched<T> {
     fn from(only: Arc<T>) -> Self {
         WatchSender::new(only).subscribe()
     }
 }
 
-impl<T> WatchSender<T> {
+impl<T: Send + Sync + 'static> WatchSender<T> {
+    /// Creates a sender whose current value is `first`.
     pub fn new(first: Arc<T>) -> Self {
-        Self(watch::Sender::new(first))
+        Self { version: Arc::default(), value: Arc::new(RwLock::new(first)) }
     }
 
+    /// Returns a receiver that has seen the current value.
     pub fn subscribe(&self) -> Watched<T> {
-        Watched(self.0.subscribe())
+        let value = Arc::clone(&self.value);
+        // A panic while the lock is held leaves the old value or the new one.
+        let read = move || Arc::clone(&value.read().unwrap_or_else(PoisonError::into_inner));
+        Watched {
+            version: Arc::clone(&self.version),
+            seen: self.version.load(Ordering::Acquire),
+            read: Arc::new(read),
+        }
     }
 
-    /// From now on it is this one.
+    /// Replaces the current value.
     pub fn publish(&self, next: Arc<T>) {
-        self.0.send_replace(next);
+        let mut value = self.value.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *value, next);
+        // After the value, so that a receiver that sees the new version reads the new value.
+        self.version.fetch_add(1, Ordering::Release);
+        drop(value);
+        // The last owner of a large value frees it; receivers need not wait for that.
+        drop(old);
     }
 }
 
@@ -60,23 +102,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_sees_a_new_one_once() {
-        let publisher = WatchSender::new(Arc::new(1));
-        let [mut first, mut second] = [publisher.subscribe(), publisher.subscribe()];
+    fn receiver_sees_each_value_once() {
+        let sender = WatchSender::new(Arc::new(1));
+        let [mut first, mut second] = [sender.subscribe(), sender.subscribe()];
         assert_eq!((first.update(), *first.current()), (None, 1));
-        publisher.publish(Arc::new(2));
-        publisher.publish(Arc::new(3));
+        sender.publish(Arc::new(2));
+        sender.publish(Arc::new(3));
         assert_eq!(first.update().as_deref(), Some(&3));
         assert_eq!((first.update(), *second.current()), (None, 3));
         assert_eq!(second.update().as_deref(), Some(&3));
     }
 
     #[test]
-    fn the_last_one_stays_without_its_publisher() {
-        let publisher = WatchSender::new(Arc::new(1));
-        let mut live = publisher.subscribe();
-        drop(publisher);
-        assert_eq!((live.update(), *live.current()), (None, 1));
+    fn value_outlives_its_sender() {
+        let sender = WatchSender::new(Arc::new(1));
+        let mut watched = sender.subscribe();
+        drop(sender);
+        assert_eq!((watched.update(), *watched.current()), (None, 1));
         assert_eq!(*Watched::from(Arc::new(7)).current(), 7);
+    }
+
+    #[test]
+    fn parts_change_with_the_whole() {
+        let sender = WatchSender::new(Arc::new((Arc::new(1), Arc::new('a'))));
+        let whole = sender.subscribe();
+        let mut number = whole.project(|pair| Arc::clone(&pair.0));
+        let mut letter = whole.project(|pair| Arc::clone(&pair.1));
+        assert_eq!((number.update(), letter.update()), (None, None));
+        sender.publish(Arc::new((Arc::new(2), Arc::new('b'))));
+        assert_eq!((*number.current(), *letter.current()), (2, 'b'));
+        assert_eq!((number.update().as_deref(), letter.update().as_deref()), (Some(&2), Some(&'b')));
+        assert_eq!((number.update(), letter.update()), (None, None));
     }
 }

@@ -158,7 +158,7 @@ fn served(name: &str, path: &Path) -> ServedImage {
         let kind = NodeKind::File { extents: vec![extent] };
         index.add(parent, name.as_bytes(), kind, attributes).unwrap();
     }
-    ServedImage { name: name.into(), image: Arc::new(Image::new(source, index).unwrap()) }
+    ServedImage::new(name, Image::new(source, index).unwrap())
 }
 
 /// Xorshift: incompressible, and the same in every run.

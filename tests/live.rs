@@ -127,10 +127,10 @@ impl Server {
     }
 
     fn hang_up(&mut self) {
-        let before = self.said("SIGHUP: looking for images again");
+        let before = self.said("SIGHUP received: looking for images");
         kill_process(self.running.pid(), Signal::HUP).unwrap();
         let end = std::time::Instant::now() + SOON;
-        while self.said("SIGHUP: looking for images again") == before {
+        while self.said("SIGHUP received: looking for images") == before {
             assert!(std::time::Instant::now() < end, "{}", self.running.log());
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -257,7 +257,7 @@ fn a_folder_is_served_and_what_comes_and_goes_in_it() {
     assert!(find(&mut client, "/a-2").is_none());
     shelf.put(&two, "a-2.iso");
     server.wait_for("image added");
-    server.wait_for("this is the default image now");
+    server.wait_for("image made the default");
     assert_eq!(
         [server.kernel(""), server.kernel("/a-1"), server.kernel("/a-2")],
         [Some(2), Some(1), Some(2)]
@@ -276,27 +276,27 @@ fn a_folder_is_served_and_what_comes_and_goes_in_it() {
     // What is broken changes nothing, and is told once.
     fs::write(shelf.path("b.ISO.part"), &fs::read(&two.path).unwrap()[..1 << 20]).unwrap();
     fs::rename(shelf.path("b.ISO.part"), shelf.path("b.ISO")).unwrap();
-    server.wait_for("what was opened from it before is served on");
+    server.wait_for("the image opened from it before is still served");
     server.hang_up();
     assert_eq!(server.kernel("/b"), Some(3));
 
     fs::remove_file(shelf.path("b.ISO")).unwrap();
-    server.wait_for("image gone");
+    server.wait_for("image removed");
     assert_eq!(server.kernel("/b"), None);
     assert_eq!(server.kernel(&format!("/b~{}", three.identity)), Some(3));
-    assert_eq!(server.said("what was opened from it before is served on"), 1);
+    assert_eq!(server.said("the image opened from it before is still served"), 1);
     assert_eq!(server.said("broken.iso: not an ISO 9660 image"), 1);
 
     // Names that mean something already.
     shelf.put(&three, "A-2.iso");
-    server.wait_for("A-2.iso: its name `A-2` means ");
+    server.wait_for("A-2.iso: the name `A-2` already means ");
     shelf.put(&three, "arch.iso");
     server.wait_for("arch.iso: the image `arch` would hide behind `/arch` of the image `a-2`");
     assert_eq!([server.kernel(""), server.kernel("/a-2")], [Some(2), Some(2)]);
     for name in ["a-1.iso", "a-2.iso", "A-2.iso", "arch.iso"] {
         fs::remove_file(shelf.path(name)).unwrap();
     }
-    server.wait_for("no image is left to serve: the last ones are served on");
+    server.wait_for("no image left to serve: the last images are served");
     assert_eq!(server.kernel(""), Some(2), "the last set stays");
     assert!(server.running.stop().success());
 }
@@ -393,7 +393,7 @@ fn a_named_file_is_looked_at_again_on_sighup_and_systemd_is_told() {
     assert_eq!(server.said("image replaced"), 1);
     // A file that comes and goes under a name that was asked for is watched as well.
     fs::rename(&file, shelf.path("aside")).unwrap();
-    server.wait_for("no image is left to serve");
+    server.wait_for("no image left to serve");
     fs::copy(&one.path, shelf.path("arch.new")).unwrap();
     fs::rename(shelf.path("arch.new"), &file).unwrap();
     let end = std::time::Instant::now() + SOON;
@@ -421,21 +421,18 @@ fn what_cannot_be_served_is_told_before_anything_is() {
     };
     let folder = "[[image]]\npath = 'folder'\n";
     let line = complaint(folder);
-    assert!(line.starts_with("isowire: ") && line.contains("folder: no *.iso is in this folder"), "{line}");
+    assert!(line.starts_with("isowire: ") && line.contains("folder: folder without *.iso"), "{line}");
     fs::write(shelf.path("broken.iso"), "no image").unwrap();
     assert_eq!(
         complaint(folder),
-        "isowire: no image to serve: no ISO of these folders can be opened: put a whole one there"
+        "isowire: no image to serve: no ISO in these folders can be opened: put a whole one there"
     );
     shelf.put(&one, "x.iso");
     let line = complaint(&format!("{folder}name = 'mine'"));
-    assert!(
-        line.contains("folder: a folder of ISOs cannot have the name `mine`: leave `name` out"),
-        "{line}"
-    );
+    assert!(line.contains("folder: a folder of ISOs cannot have a name (`mine`): remove `name`"), "{line}");
     shelf.put(&one, "X.iso");
     let line = complaint(folder);
-    assert!(line.contains("x.iso: its name `x` means ") && line.contains("X.iso already"), "{line}");
+    assert!(line.contains("x.iso: the name `x` already means ") && line.contains("X.iso: give"), "{line}");
     let line = complaint(&format!("{folder}[[image]]\npath = 'folder/broken.iso'"));
     assert!(line.contains("broken.iso: not an ISO 9660 image"), "a file that is named: {line}");
 }

@@ -87,7 +87,7 @@ fn images(image: &Path) -> ImageSet {
     let mut index = Index::new(attributes);
     index.add(NodeId::ROOT, b"airootfs.sfs", NodeKind::File { extents: vec![FILE] }, attributes).unwrap();
     let image = Arc::new(Image::new(Source::open(image).unwrap(), index).unwrap());
-    ImageSet::new(ServedImage { name: "arch-2026".into(), image }, Vec::new())
+    ImageSet::new(ServedImage::new("arch-2026", image), Vec::new())
 }
 
 /// Xorshift: incompressible, and the same in every run.

@@ -161,7 +161,7 @@ fn files(image: &Path) -> Files {
         index.add(dir, name.as_bytes(), kind, attributes).unwrap();
     }
     let image = Arc::new(Image::new(Source::open(image).unwrap(), index).unwrap());
-    let images = ImageSet::new(ServedImage { name: "arch".into(), image }, Vec::new());
+    let images = ImageSet::new(ServedImage::new("arch", image), Vec::new());
     let settings = Settings {
         roots: vec![Root::Nbd],
         copytoram: CopyToRam::Auto,

@@ -22,7 +22,7 @@ use super::{Mac, Site, UefiBy};
 use crate::export::Export;
 use crate::export::path::{self, PathError};
 use crate::image::{Identity, Image, NodeId, NodeKind};
-use crate::images::{ImageSet, ServedImage};
+use crate::images::{HiddenNameError, ImageSet, ServedImage};
 
 /// Ending of the name that a whole image has beside its tree.
 const ISO: &[u8] = b".iso";
@@ -146,25 +146,14 @@ pub enum NoFile {
     NotAFile,
 }
 
-/// An image cannot be reached by its name, because the default image has something of that name in its root.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the image `{name}` would hide behind `/{name}` of the image `{default}`: give it another `name` in an [[image]] \
-     of the configuration file"
-)]
-pub struct NameTaken {
-    name: String,
-    default: String,
-}
-
 impl Files {
     /// The files of these images and the menus for them. It reads their own menus, and the EFI stub of each.
     ///
     /// # Errors
-    /// [`NameTaken`]: the operator has to choose another name.
-    pub fn new(images: Arc<ImageSet>, terms: Terms) -> Result<Self, NameTaken> {
+    /// [`HiddenNameError`]: the operator has to choose another name.
+    pub fn new(images: Arc<ImageSet>, terms: Terms) -> Result<Self, HiddenNameError> {
         let default = images.default_image();
-        images.iter().skip(1).try_for_each(|served| reachable(&served.name, default))?;
+        images.iter().skip(1).try_for_each(|served| default.reachable(&served.name))?;
         let offers: Vec<_> = images.iter().filter_map(|served| Offer::of(served, &terms)).collect();
         let loader = Loader::find(&images, &offers);
         Ok(Self { images, offers, loader, terms })
@@ -333,7 +322,8 @@ impl Files {
         let directory =
             |name: &'static [u8]| Item { name: name.into(), kind: ItemKind::Directory, modified: None };
         let mut beside = vec![directory(DIRECTORY.as_bytes())];
-        for (position, ServedImage { name, image }) in self.images.iter().enumerate() {
+        for (position, served) in self.images.iter().enumerate() {
+            let ServedImage { name, image, .. } = &**served;
             let modified = image.volume.modified.or(image.volume.created);
             if position > 0 {
                 let name = Cow::Borrowed(name.as_bytes());
@@ -345,17 +335,6 @@ impl Files {
         // As in `find`: whatever the tree has of that name is what is served.
         items.extend(beside.into_iter().filter(|item| path::resolve(&default.index, &item.name).is_err()));
         items
-    }
-}
-
-/// Whether an image called `name` can be reached beside the tree of the default image.
-///
-/// # Errors
-/// [`NameTaken`]
-pub fn reachable(name: &str, default: &ServedImage) -> Result<(), NameTaken> {
-    match path::resolve(&default.image.index, name.as_bytes()) {
-        Ok(_) => Err(NameTaken { name: name.to_owned(), default: default.name.clone() }),
-        Err(_) => Ok(()),
     }
 }
 

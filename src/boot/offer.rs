@@ -55,7 +55,8 @@ impl Offer {
 impl Loader {
     /// The first image that has PXELINUX gives it to all.
     pub(super) fn find(images: &ImageSet, offers: &[Offer]) -> Option<Self> {
-        images.iter().enumerate().find_map(|(position, ServedImage { name, image })| {
+        images.iter().enumerate().find_map(|(position, served)| {
+            let ServedImage { name, image, .. } = &**served;
             let path = bootable::bios_loader(image)?;
             let offer = offers.iter().find(|offer| offer.bootable.name.as_str() == name)?;
             let (look, stock) = (offer.bootable.look.clone(), offer.bootable.stock.clone());

@@ -298,7 +298,7 @@ pub(super) fn settings() -> Settings {
 }
 
 fn served(name: &str) -> ServedImage {
-    ServedImage { name: name.into(), image: Arc::new(image(&archiso_files(PXE_ENTRIES))) }
+    ServedImage::new(name, image(&archiso_files(PXE_ENTRIES)))
 }
 
 fn files() -> Files {
@@ -394,7 +394,7 @@ fn an_image_may_be_otherwise_than_the_rest() {
 fn any_image_may_bring_the_loader() {
     let mut files: Vec<_> = archiso_files(PXE_ENTRIES);
     files.retain(|(path, _)| !path.starts_with("boot/"));
-    let bare = ServedImage { name: "bare".into(), image: Arc::new(image(&files)) };
+    let bare = ServedImage::new("bare", image(&files));
     let files = Files::new(Arc::new(ImageSet::new(bare, vec![served("two")])), Terms::new(settings(), PORTS))
         .unwrap();
     assert_eq!(files.site().boot_file(), Some("/two/boot/syslinux/lpxelinux.0"));

@@ -37,7 +37,7 @@ impl Doors {
     /// # Errors
     /// What the system says about sockets.
     pub async fn open(image: Arc<Image>) -> io::Result<Self> {
-        let images = Arc::new(ImageSet::new(ServedImage { name: NAME.to_owned(), image }, Vec::new()));
+        let images = Arc::new(ImageSet::new(ServedImage::new(NAME, image), Vec::new()));
         let [nbd, nfs] = [listener().await?, listener().await?];
         let [portmap, http] = [listener().await?, listener().await?];
         let [portmap_udp, tftp] = [socket().await?, socket().await?];

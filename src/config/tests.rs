@@ -146,18 +146,6 @@ fn paths_in_the_file_start_at_the_file() {
 }
 
 #[test]
-fn names_come_from_files() {
-    assert_eq!(
-        name_of(Path::new("/x/archlinux-2026.11.01-x86_64.iso")).as_str(),
-        "archlinux-2026.11.01-x86_64"
-    );
-    assert_eq!(name_of(Path::new("my arch $(x).iso")).as_str(), "my-arch---x-");
-    assert_eq!(name_of(Path::new("isowire.iso")).as_str(), "image");
-    assert_eq!(name_of(Path::new("..")).as_str(), "image");
-    assert_eq!(name_of(Path::new(&"n".repeat(200))).as_str().len(), value::NAME_MAX);
-}
-
-#[test]
 fn one_image_may_say_that_it_is_the_default() {
     let paths = |file: &str| {
         let config = loaded(&[], Some(file))?;

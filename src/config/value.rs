@@ -17,25 +17,18 @@ use crate::boot::uki::stub::{STUB_MAX, STUB_PATH};
 use crate::boot::{Architecture, MacPrefix, Quirk, UefiBy, UnknownQuirk};
 use crate::dhcp::lease::{BadPool, Pool};
 use crate::export::allowed::Subnet;
+use crate::images::name::{NAME_MAX, is_image_name};
 
 /// Longest time the menu may wait, in seconds: PXELINUX counts tenths up to 35996 (doc/menu.txt).
 const MENU_TIMEOUT_MAX: u16 = 3599;
-/// Longest name of an image.
-pub const NAME_MAX: usize = 64;
 /// Leases shorter than this would be renewed all the time; longer ones than this are for ever to a boot server.
 const LEASE_SECONDS: std::ops::RangeInclusive<u32> = 120..=30 * 86_400;
 
 /// Why a text is not the value it should be, and what to write instead.
 pub type Refusal = String;
 
-pub fn is_plain(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "._-".contains(c)
-}
-
 pub fn image_name(text: &str) -> Result<Word, Refusal> {
-    let fits = !text.starts_with('.') && text.len() <= NAME_MAX && text.chars().all(is_plain);
-    let free = !text.eq_ignore_ascii_case("isowire");
-    Word::new(text).filter(|_| fits && free).ok_or_else(|| {
+    Word::new(text).filter(|_| is_image_name(text)).ok_or_else(|| {
         format!("is no name for an image: up to {NAME_MAX} letters, digits, `.`, `_`, `-`, and not `isowire`")
     })
 }

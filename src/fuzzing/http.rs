@@ -154,7 +154,7 @@ fn image((name, file): (&str, Extent)) -> ServedImage {
     add(b"empty.efi", NodeKind::File { extents: Vec::new() });
     add(b"d", NodeKind::Directory { entries: Vec::new() });
     let image = Image::new(source, index).expect("nothing to read");
-    ServedImage { name: name.into(), image: Arc::new(image) }
+    ServedImage::new(name, image)
 }
 
 /// A range field means what a reading of it without any cleverness says. The first byte is the length of the file.

@@ -12,6 +12,7 @@ use crate::config;
 use crate::image::arch::{Airootfs, AirootfsFormat, Archiso, ArchisoKernel};
 use crate::image::index::NodeAttributes;
 use crate::image::{Extent, Index, NodeId, NodeKind};
+use crate::images::name::name_of;
 
 /// The directives that a menu of ours has, and the first words of its help texts.
 const WORDS: &[&str] = &[
@@ -106,9 +107,9 @@ pub fn config(data: &[u8]) {
     let (index, archiso) = image(&MENUS);
     let tree = Tree { index: &index, read: &|_| None };
     let [first, ..] = &config.images[..] else { return };
-    let name = first.name.clone().unwrap_or_else(|| config::name_of(&first.path));
+    let name = first.name.as_ref().map_or_else(|| name_of(&first.path), ToString::to_string);
     let versioned_name = format!("{name}~1");
-    let bootable = tree.bootable(name.as_str(), &versioned_name, &archiso, None).expect("its name is a word");
+    let bootable = tree.bootable(&name, &versioned_name, &archiso, None).expect("its name is a word");
     check(&index, &bootable, config.menu.parameters);
 }
 

@@ -55,7 +55,7 @@ fn images() -> Arc<ImageSet> {
     let file = NodeKind::File { extents: vec![EXTENT] };
     index.add(NodeId::ROOT, b"f", file, attributes).expect("a good name");
     let image = Arc::new(Image::new(source, index).unwrap());
-    Arc::new(ImageSet::new(ServedImage { name: "i".into(), image }, Vec::new()))
+    Arc::new(ImageSet::new(ServedImage::new("i", image), Vec::new()))
 }
 
 /// However the requests are cut into segments, the same replies leave; every range lies inside the export; a turn is

@@ -171,8 +171,7 @@ fn records(batch: &Batch) -> Vec<Vec<u8>> {
 
 /// Two images, so that a connection has to change between them.
 static IMAGES: LazyLock<Arc<ImageSet>> = LazyLock::new(|| {
-    let [first, second] =
-        ["first", "second"].map(|name| ServedImage { name: name.into(), image: Arc::new(image(name)) });
+    let [first, second] = ["first", "second"].map(|name| ServedImage::new(name, image(name)));
     Arc::new(ImageSet::new(first, vec![second]))
 });
 

@@ -219,7 +219,7 @@ mod tests {
         let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let image =
             Image::new(Source::open(Path::new("/dev/null")).unwrap(), Index::new(attributes)).unwrap();
-        let images = ImageSet::new(ServedImage { name: "empty".into(), image: Arc::new(image) }, Vec::new());
+        let images = ImageSet::new(ServedImage::new("empty", image), Vec::new());
         let settings = Settings {
             roots: vec![Root::Nbd],
             copytoram: CopyToRam::Auto,

@@ -1,5 +1,52 @@
-//! The images of a server: what each is called, and how a peer finds one.
+//! The images of a server: which files they are opened from, what each is called, how a peer finds one, and how long
+//! a replaced image is kept.
+//!
+//! `scan` turns paths into candidates, `open` turns candidates into [`ServedImage`]s, `name` settles who has which
+//! name. [`ImageSet`] holds the images of one moment; `change` derives the set that follows it, `retention` says when a
+//! replaced image is closed. A set never changes, so services look images up without a lock. `watch` tells when to
+//! scan again.
 
+mod change;
+mod error;
+pub mod name;
+mod open;
+mod retention;
+mod scan;
+mod served;
 pub mod set;
+mod stamp;
+pub mod watch;
 
-pub use set::{Found, ImageSet, Listed, ServedImage};
+#[cfg(test)]
+mod tests;
+
+use tracing::warn;
+
+pub use change::ImageChange;
+pub use error::ImageError;
+pub use scan::SearchPath;
+pub use served::{HiddenNameError, ServedImage};
+pub use set::{Found, ImageSet};
+
+use std::sync::Arc;
+
+/// Finds and opens the images at these paths, the default image first. An image of `current` whose file is unchanged
+/// is taken over, not opened again. Waits for the disk.
+pub fn find(paths: &[SearchPath], current: Option<&ImageSet>) -> (Vec<Arc<ServedImage>>, Vec<ImageError>) {
+    let (scanned, mut errors) = scan::scan(paths);
+    let opened = open::open_all(scanned, current, &mut errors);
+    let named = name::resolve_conflicts(opened, current, &mut errors);
+    named.iter().filter(|image| current.is_none_or(|set| !set.holds(image))).for_each(log_warnings);
+    (named, errors)
+}
+
+/// Logs what is wrong with an image that is served nevertheless.
+fn log_warnings(served: &Arc<ServedImage>) {
+    let (image, name) = (&served.image, &served.name);
+    for warning in &image.warnings {
+        warn!(image = %name, "{warning}");
+    }
+    if image.archiso.is_none() {
+        warn!(image = %name, "not an archiso image: it is served, but no machine can boot from it");
+    }
+}

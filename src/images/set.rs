@@ -1,81 +1,26 @@
-//! What this server offers: images by name, and the names a peer may ask for.
+//! The images of one moment, and how a peer finds one: by name, path or handle.
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::ServedImage;
+use super::retention::Retained;
 use crate::export::{Export, path};
 use crate::image::{Identity, Image, NodeId};
 
-/// The name archiso's hook asks for (`archiso_nbd_name`, mkinitcpio-archiso `archiso_pxe_nbd`).
+/// The export name that archiso's hook asks for (`archiso_nbd_name`, mkinitcpio-archiso `archiso_pxe_nbd`).
 pub const ARCHISO: &str = "archiso";
 
-/// Where archiso mounts an image, and where the Arch wiki has a server mount it: the boot menus on an ISO name the one,
-/// people's recipes the other. Both are the default image here.
+/// Mount points of an image on archiso and on a server set up by the Arch wiki. Boot menus on an ISO name the former,
+/// recipes of users the latter; both mean the default image here.
 const MOUNT_POINTS: [&str; 2] = ["/run/archiso/bootmnt", "/mnt/archiso"];
-
-/// An image and the name it goes by.
-#[derive(Debug, Clone)]
-pub struct ServedImage {
-    pub name: String,
-    pub image: Arc<Image>,
-}
-
-impl ServedImage {
-    /// `NAME~IDENTITY`: a name that goes on meaning this very image when its name comes to mean another one. No image
-    /// has a name with a `~`.
-    pub fn versioned_name(&self) -> String {
-        format!("{}~{}", self.name, self.image.identity)
-    }
-
-    fn is_edition(&self, name: &[u8]) -> bool {
-        let rest = name.strip_prefix(self.name.as_bytes()).and_then(|rest| rest.strip_prefix(b"~"));
-        rest.is_some_and(|identity| identity == self.image.identity.to_string().as_bytes())
-    }
-}
-
-/// An image in a set, or in several that follow each other.
-#[derive(Debug)]
-pub struct Listed {
-    served: ServedImage,
-    /// Whether NFS was asked for it. Handles know nothing of connections, so this is all that tells who lives on it.
-    is_called: AtomicBool,
-}
-
-impl Listed {
-    pub const fn new(served: ServedImage) -> Self {
-        Self { served, is_called: AtomicBool::new(false) }
-    }
-
-    pub const fn served(&self) -> &ServedImage {
-        &self.served
-    }
-
-    /// Whether anybody mounted the image or used a handle of it since this was last asked.
-    pub fn take_called(&self) -> bool {
-        self.is_called.swap(false, Ordering::Relaxed)
-    }
-
-    /// Whether somebody besides catalogs has the image: a client of NBD, a transfer.
-    pub fn is_held(&self) -> bool {
-        Arc::strong_count(&self.served.image) > 1
-    }
-
-    fn note_call(&self) {
-        // Nearly always it is noted already: to write it again would have all processors wait for each other.
-        if !self.is_called.load(Ordering::Relaxed) {
-            self.is_called.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-/// All images of this server. There is always at least one; the first is the default.
+/// The images of one moment, of which there is at least one. The first is the default.
 #[derive(Debug, Clone)]
 pub struct ImageSet {
-    default: Arc<Listed>,
-    others: Vec<Arc<Listed>>,
-    /// Images that were replaced or removed: no name means them any more, but versioned names and handles do.
-    retired: Vec<Arc<Listed>>,
+    default: Arc<ServedImage>,
+    others: Vec<Arc<ServedImage>>,
+    /// Replaced or removed images: only versioned names and handles mean them.
+    pub(super) retained: Vec<Retained>,
 }
 
 /// An export, and the image that its ranges are ranges of.
@@ -86,73 +31,68 @@ pub struct Found {
 }
 
 impl ImageSet {
-    /// A set of these images. The caller made sure that no two have the same name.
+    /// Creates a set of these images, no two of which may have the same name.
     pub fn new(default: ServedImage, others: Vec<ServedImage>) -> Self {
-        let listed = |served| Arc::new(Listed::new(served));
-        Self::with_retired(listed(default), others.into_iter().map(listed).collect(), Vec::new())
+        let others = others.into_iter().map(Arc::new).collect();
+        Self { default: Arc::new(default), others, retained: Vec::new() }
     }
 
-    /// A set in which those that are `retired` go on being found by whoever knows them.
-    pub const fn with_retired(
-        default: Arc<Listed>,
-        others: Vec<Arc<Listed>>,
-        retired: Vec<Arc<Listed>>,
-    ) -> Self {
-        Self { default, others, retired }
+    /// Creates a set of these images, the default first; `None` without an image.
+    pub fn of(images: Vec<Arc<ServedImage>>) -> Option<Self> {
+        let mut images = images.into_iter();
+        Some(Self { default: images.next()?, others: images.collect(), retained: Vec::new() })
     }
 
-    /// The image that is meant where none is named.
-    pub fn default_image(&self) -> &ServedImage {
-        self.default.served()
+    /// Returns the image that is meant where none is named.
+    pub const fn default_image(&self) -> &Arc<ServedImage> {
+        &self.default
     }
 
-    /// All images, the default first.
-    pub fn iter(&self) -> impl Iterator<Item = &ServedImage> {
-        self.listed().map(|listed| listed.served())
-    }
-
-    fn listed(&self) -> impl Iterator<Item = &Arc<Listed>> {
+    /// Iterates over the current images, the default first.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<ServedImage>> {
         std::iter::once(&self.default).chain(&self.others)
     }
 
-    /// The images, and behind them those that were.
-    fn known(&self) -> impl Iterator<Item = &Arc<Listed>> {
-        self.listed().chain(&self.retired)
+    /// Iterates over the current images and the retained ones.
+    pub(super) fn known(&self) -> impl Iterator<Item = &Arc<ServedImage>> {
+        self.iter().chain(self.retained.iter().map(|retained| &retained.image))
     }
 
-    /// The image of this identity, for somebody who comes with a handle of it, and its position in this set.
+    /// Tells whether this very image is current or retained.
+    pub(super) fn holds(&self, image: &Arc<ServedImage>) -> bool {
+        self.known().any(|known| Arc::ptr_eq(known, image))
+    }
+
+    /// Returns the image of this identity for a client with one of its handles, and the image's position in this set.
     pub fn identified(&self, identity: Identity) -> Option<(usize, &ServedImage)> {
         let mut known = self.known().enumerate();
-        let (position, listed) = known.find(|(_, listed)| listed.served.image.identity == identity)?;
-        listed.note_call();
-        Some((position, listed.served()))
+        let (position, served) = known.find(|(_, served)| served.image.identity == identity)?;
+        served.note_call();
+        Some((position, served))
     }
 
-    /// The image at a position that [`ImageSet::identified`] gave.
+    /// Returns the image at a position from [`ImageSet::identified`].
     pub fn at(&self, position: usize) -> Option<&ServedImage> {
-        self.known().nth(position).map(|listed| listed.served())
+        self.known().nth(position).map(|served| &**served)
     }
 
-    /// The image of this name or this versioned name; `archiso` and the empty name are the default image.
+    /// Returns the image of this name or versioned name; `archiso` and the empty name are the default image.
     pub fn image(&self, name: &[u8]) -> Option<&ServedImage> {
         if name.is_empty() || name == ARCHISO.as_bytes() {
-            return Some(self.default_image());
+            return Some(&self.default);
         }
         self.named(name)
     }
 
-    /// The image that has this name itself, or whose [versioned name](ServedImage::versioned_name) it is.
+    /// Returns the image of this name or [versioned name](ServedImage::versioned_name).
     pub fn named(&self, name: &[u8]) -> Option<&ServedImage> {
-        self.find(name).map(|listed| listed.served())
+        let by_name = self.iter().find(|served| served.name.as_bytes() == name);
+        let named = by_name.or_else(|| self.known().find(|served| served.has_versioned_name(name)))?;
+        Some(named)
     }
 
-    fn find(&self, name: &[u8]) -> Option<&Arc<Listed>> {
-        let by_name = self.listed().find(|listed| listed.served.name.as_bytes() == name);
-        by_name.or_else(|| self.known().find(|listed| listed.served.is_edition(name)))
-    }
-
-    /// The export called `name`: `archiso`, an image's own name, its versioned name or the empty name is a whole image,
-    /// `NAME:/path/of/a/file` one file of it.
+    /// Returns the export called `name`: a whole image by `archiso`, its name, its versioned name or the empty name, and
+    /// a file of it by `NAME:/path/of/a/file`.
     pub fn export(&self, name: &[u8]) -> Option<Found> {
         if let Some(ServedImage { image, .. }) = self.image(name) {
             return Some(Found { image: Arc::clone(image), export: image.whole() });
@@ -164,44 +104,45 @@ impl ImageSet {
         Some(Found { image: Arc::clone(image), export: image.export(node)? })
     }
 
-    /// The node of an image that a client mounts when it asks for `path`: `/` and what is below, `/run/archiso/bootmnt`
-    /// and `/mnt/archiso` are the default image, `/NAME` is the image of that name or that versioned name.
+    /// Returns the node that an NFS client mounts by `path`: `/` and the paths below it, `/run/archiso/bootmnt` and
+    /// `/mnt/archiso` are in the default image, `/NAME` is the image of that name or versioned name.
     pub fn node(&self, path: &[u8]) -> Option<(&ServedImage, NodeId)> {
-        let (listed, node) = self.mounted(path)?;
-        listed.note_call();
-        Some((listed.served(), node))
+        let (served, node) = self.resolve(path)?;
+        served.note_call();
+        Some((served, node))
     }
 
-    fn mounted(&self, path: &[u8]) -> Option<(&Arc<Listed>, NodeId)> {
-        let resolve = |listed: &Listed, path| listed.served.image.index.resolve(NodeId::ROOT, path);
-        let default = |path| Some((&self.default, resolve(&self.default, path)?));
+    fn resolve(&self, path: &[u8]) -> Option<(&ServedImage, NodeId)> {
         if let Some(rest) = MOUNT_POINTS.iter().find_map(|point| below(path, point.as_bytes())) {
-            return default(rest);
+            return resolve_in(&self.default, rest);
         }
-        // As everywhere, the tree of the default image comes first.
-        default(path).or_else(|| {
+        // As in every protocol, the tree of the default image comes first.
+        resolve_in(&self.default, path).or_else(|| {
             let path = path.strip_prefix(b"/").unwrap_or(path);
             let end = path.iter().position(|&byte| byte == b'/').unwrap_or(path.len());
             let (name, rest) = path.split_at_checked(end)?;
-            let listed = self.find(name)?;
-            Some((listed, resolve(listed, rest)?))
+            resolve_in(self.named(name)?, rest)
         })
     }
 
-    /// The paths of whole images for [`ImageSet::node`], as a list of exports shows them.
+    /// Iterates over the paths of whole images for [`ImageSet::node`], for the list of exports.
     pub fn mount_points(&self) -> impl Iterator<Item = Cow<'static, str>> {
         let fixed = ["/"].into_iter().chain(MOUNT_POINTS).map(Cow::Borrowed);
         fixed.chain(self.iter().map(|served| Cow::Owned(format!("/{}", served.name))))
     }
 
-    /// The names of the whole images, as a list of exports shows them.
+    /// Iterates over the names of whole images for [`ImageSet::export`], for the list of exports.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(ARCHISO)
             .chain(self.iter().map(|served| served.name.as_str()).filter(|&name| name != ARCHISO))
     }
 }
 
-/// What is left of `path` below the directory `top`; empty for `top` itself.
+fn resolve_in<'a>(served: &'a ServedImage, path: &[u8]) -> Option<(&'a ServedImage, NodeId)> {
+    Some((served, served.image.index.resolve(NodeId::ROOT, path)?))
+}
+
+/// Returns the rest of `path` below the directory `top`; empty for `top` itself.
 fn below<'a>(path: &'a [u8], top: &[u8]) -> Option<&'a [u8]> {
     path.strip_prefix(top).filter(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
@@ -221,11 +162,11 @@ mod tests {
         let kind = NodeKind::Directory { entries: Vec::new() };
         index.add(NodeId::ROOT, directory.as_bytes(), kind, attributes).unwrap();
         let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
-        ServedImage { name: name.into(), image: Arc::new(image) }
+        ServedImage::new(name, image)
     }
 
     #[test]
-    fn a_path_is_mounted_from_the_default_image_or_the_one_it_names() {
+    fn mount_path_is_in_the_default_image_or_the_named_one() {
         let images = ImageSet::new(image("first", "arch"), vec![image("other", "boot")]);
         let found = |path: &str| {
             images.node(path.as_bytes()).map(|(served, node)| format!("{} {}", served.name, node.0))
@@ -255,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edition_is_one_image_and_no_other() {
+    fn versioned_name_means_one_image() {
         let images = ImageSet::new(image("first", "arch"), vec![image("other", "boot")]);
         for served in images.iter() {
             let versioned_name = served.versioned_name();
@@ -277,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_exports_holds_only_what_can_be_mounted() {
+    fn listed_mount_points_can_be_mounted() {
         let images = ImageSet::new(image("first", "arch"), vec![image("other", "boot")]);
         let paths: Vec<_> = images.mount_points().collect();
         assert_eq!(paths, ["/", "/run/archiso/bootmnt", "/mnt/archiso", "/first", "/other"]);

@@ -184,7 +184,7 @@ mod tests {
     impl Site {
         fn new() -> Self {
             let (image, now) = (image(), Instant::now());
-            let served = ServedImage { name: "arch".into(), image: Arc::clone(&image) };
+            let served = ServedImage::new("arch", Arc::clone(&image));
             let registry = Registry::new(now);
             registry.serve(&ImageSet::new(served, Vec::new()));
             Self { registry: Arc::new(registry), image, now: now + Duration::from_secs(1) }
@@ -320,7 +320,7 @@ mod tests {
         let site = Site::new();
         let (new, old) = (image(), Arc::clone(&site.image));
         let serve = |name: &str, image: &Arc<Image>| {
-            let served = ServedImage { name: name.into(), image: Arc::clone(image) };
+            let served = ServedImage::new(name, Arc::clone(image));
             site.registry.serve(&ImageSet::new(served, Vec::new()));
         };
         serve("new", &new);

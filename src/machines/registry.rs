@@ -135,7 +135,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 impl Registry {
     /// The names of all images that are known.
-    pub(super) fn images(&self) -> Vec<String> {
+    pub(crate) fn images(&self) -> Vec<String> {
         locked(&self.images).iter().map(|known| known.name.to_string()).collect()
     }
 }

@@ -197,7 +197,7 @@ mod tests {
         let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let image =
             Image::new(Source::open(Path::new("/dev/null")).unwrap(), Index::new(attributes)).unwrap();
-        let served = ServedImage { name: "empty".into(), image: Arc::new(image) };
+        let served = ServedImage::new("empty", image);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let images = Arc::new(ImageSet::new(served, Vec::new()));

@@ -175,7 +175,7 @@ mod tests {
         medium.as_file().set_len(SIZE).unwrap();
         let image = Image::new(Source::open(medium.path()).unwrap(), index).unwrap();
         let handle = Handle { identity: image.identity, node: FILE }.bytes().to_vec();
-        let served = ServedImage { name: "zeros".into(), image: Arc::new(image) };
+        let served = ServedImage::new("zeros", image);
         // So small that replies wait in the server.
         let [listening, socket] = [(); 2].map(|()| TcpSocket::new_v4().unwrap());
         listening.set_send_buffer_size(64 << 10).unwrap();

@@ -11,11 +11,13 @@ use tokio::task::JoinSet;
 
 use super::Fatal;
 use super::doors::{Doors, Portmap};
-use super::library::Library;
+use super::image_updater::ImageUpdater;
+use super::snapshot::Snapshot;
 use crate::config::{Config, Dhcp, TftpPorts};
 use crate::machines::Registry;
 use crate::machines::server::Socket;
 use crate::stream::Listener;
+use crate::watched::Watched;
 use crate::{dhcp, http, machines, nbd, ndp, nfs, tftp};
 
 /// Starts every service that has its sockets. They stop when the sender of `stopping` is dropped.
@@ -25,13 +27,15 @@ use crate::{dhcp, http, machines, nbd, ndp, nfs, tftp};
 pub async fn start(
     config: &Config,
     doors: Doors,
-    library: Library,
+    updater: ImageUpdater,
     machines: Arc<Registry>,
     hangup: Signal,
     stopping: &watch::Receiver<()>,
 ) -> Result<JoinSet<io::Result<()>>, Fatal> {
     let mut services = JoinSet::new();
-    let (images, files) = (library.images(), library.files());
+    let snapshot = updater.snapshot();
+    let images = snapshot.project(|snapshot| Arc::clone(&snapshot.images));
+    let files = snapshot.project(|snapshot| Arc::clone(&snapshot.files));
     let stop = || {
         let mut stopping = stopping.clone();
         // Nothing is ever sent.
@@ -39,7 +43,7 @@ pub async fn start(
     };
     // First, since it is the one that may yet find a reason not to start.
     if let Some(sockets) = doors.dhcp {
-        let server = dhcp::server::Server::start(sockets, dhcp_config(config, &library, &machines)).await?;
+        let server = dhcp::server::Server::start(sockets, dhcp_config(config, &snapshot, &machines)).await?;
         services.spawn(unfailing(server.run(stop())));
     }
     if let Some(listener) = doors.advertisement {
@@ -101,7 +105,7 @@ pub async fn start(
     let tcp = doors.status.map(|listener| Socket::Tcp(listener, config.allowed.clone()));
     let status = doors.status_socket.map(Socket::Local).into_iter().chain(tcp);
     services.spawn(machines::server::run(status.collect(), machines, stop()));
-    services.spawn(unfailing(library.run(hangup, stop())));
+    services.spawn(unfailing(updater.run(hangup, stop())));
     Ok(services)
 }
 
@@ -121,7 +125,11 @@ fn datagrams(socket: StdSocket) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
 }
 
-fn dhcp_config(config: &Config, library: &Library, machines: &Arc<Registry>) -> dhcp::server::Config {
+fn dhcp_config(
+    config: &Config,
+    snapshot: &Watched<Snapshot>,
+    machines: &Arc<Registry>,
+) -> dhcp::server::Config {
     let mode = match &config.dhcp {
         Dhcp::Server(authority) => dhcp::server::Mode::Authority(authority.clone()),
         Dhcp::Proxy(_) | Dhcp::Off => dhcp::server::Mode::Proxy,
@@ -130,8 +138,8 @@ fn dhcp_config(config: &Config, library: &Library, machines: &Arc<Registry>) -> 
         interface: config.interface.clone(),
         advertise: config.advertise,
         mode,
-        boot: library.site(),
-        leased: library.leased(),
+        boot: snapshot.project(|snapshot| Arc::clone(&snapshot.targets)),
+        leased: Arc::clone(snapshot.current().files.leased()),
         machines: Arc::clone(machines),
         allowed: config.allowed.clone(),
     }

@@ -29,9 +29,8 @@ impl Server {
     }
 
     pub fn start_at(listener: TcpListener, images: &[&Path]) -> Self {
-        let mut served = images.iter().map(|path| ServedImage {
-            name: path.file_stem().unwrap().to_str().unwrap().to_owned(),
-            image: Arc::new(Image::open(path).unwrap()),
+        let mut served = images.iter().map(|path| {
+            ServedImage::new(path.file_stem().unwrap().to_str().unwrap(), Image::open(path).unwrap())
         });
         let images = Arc::new(ImageSet::new(served.next().expect("an image"), served.collect()));
         let port = listener.local_addr().unwrap().port();

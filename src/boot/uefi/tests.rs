@@ -26,7 +26,7 @@ fn archiso(kernel: &[u8]) -> Arc<Image> {
 
 /// What is served of it, with its stub.
 fn files(roots: &[Root]) -> Files {
-    let default = ServedImage { name: "one".into(), image: archiso(&stub_file()) };
+    let default = ServedImage::new("one", archiso(&stub_file()));
     let settings = Settings { roots: roots.to_vec(), ..settings() };
     let terms = Terms { stub: Stub::parse(stub_file()).ok(), ..Terms::new(settings, PORTS) };
     Files::new(Arc::new(ImageSet::new(default, Vec::new())), terms).unwrap()

@@ -35,7 +35,7 @@ fn image(name: &str) -> ServedImage {
     add(NodeId::ROOT, b"empty.txt", NodeKind::File { extents: Vec::new() });
     add(NodeId::ROOT, b"<&\"'> %\xff.cfg", NodeKind::File { extents: Vec::new() });
     let source = Source::open(Path::new("/dev/null")).unwrap();
-    ServedImage { name: name.into(), image: Arc::new(Image::new(source, index).unwrap()) }
+    ServedImage::new(name, Image::new(source, index).unwrap())
 }
 
 fn resources() -> Arc<Resources> {

@@ -24,7 +24,7 @@ fn images() -> Arc<ImageSet> {
     let extents = vec![Extent { offset: 4096, len: 5000 }];
     index.add(NodeId::ROOT, b"airootfs.sfs", NodeKind::File { extents }, attributes).unwrap();
     let image = Arc::new(Image::new(Source::open(file.path()).unwrap(), index).unwrap());
-    Arc::new(ImageSet::new(ServedImage { name: "arch-2026".into(), image }, Vec::new()))
+    Arc::new(ImageSet::new(ServedImage::new("arch-2026", image), Vec::new()))
 }
 
 /// An option as a client sends it.

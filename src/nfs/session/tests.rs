@@ -63,7 +63,7 @@ fn image(name: &str, airootfs: u64) -> ServedImage {
     let mut medium = tempfile::NamedTempFile::new().unwrap();
     medium.write_all(&[7; 5000]).unwrap();
     let image = Image::new(Source::open(medium.path()).unwrap(), index).unwrap();
-    ServedImage { name: name.into(), image: Arc::new(image) }
+    ServedImage::new(name, image)
 }
 
 /// Made once: ten thousand entries take a moment.

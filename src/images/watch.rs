@@ -1,4 +1,4 @@
-//! The watch over folders: says when something in them has changed and has come to rest.
+//! The watch over folders by inotify(7): tells when their ISOs have changed and no change is under way any more.
 
 use std::ffi::OsStr;
 use std::io;
@@ -15,54 +15,56 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
+use super::SearchPath;
 use super::scan::is_iso;
-use crate::config::Place;
 use crate::sys;
 
-/// Nothing more has to have changed for this long: whoever renames several files is done then.
+/// Time without another change after which a change is reported: several files may be renamed one after the other.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// What goes on changing is looked at after this time all the same.
+/// Longest time until a change is reported, if others keep following it.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Room for a hundred events with short names; the longest takes 272 bytes.
+/// Bytes read at once: a hundred events with short names. The longest event takes 272 bytes.
 const EVENTS: usize = 4096;
 
-/// A watch over the folders of these places.
+/// A watch over the folders of search paths.
 #[derive(Debug)]
-pub struct Watch {
+pub struct FolderWatch {
     inotify: AsyncFd<OwnedFd>,
-    places: Vec<Place>,
-    /// The folders that are watched, by the number of their watch.
+    paths: Vec<SearchPath>,
+    /// The watched folders, by their watch descriptors.
     folders: Vec<(i32, PathBuf)>,
-    /// When the first change came that was not told yet, and the last.
+    /// Times of the first and the last change that are not reported yet.
     pending: Option<(Instant, Instant)>,
 }
 
-/// What somebody did, as far as it matters.
+/// An event of inotify.
 struct Event {
     watch: i32,
     flags: ReadFlags,
     name: Option<PathBuf>,
 }
 
-impl Watch {
+impl FolderWatch {
+    /// Creates a watch that watches no folder yet.
+    ///
     /// # Errors
-    /// What the system says: it has a limit of watchers for each user.
-    pub fn new(places: Vec<Place>) -> io::Result<Self> {
+    /// The system's error: it has a limit of inotify instances for each user.
+    pub fn new(paths: Vec<SearchPath>) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         let inotify = sys::readable(inotify)?;
-        Ok(Self { inotify, places, folders: Vec::new(), pending: None })
+        Ok(Self { inotify, paths, folders: Vec::new(), pending: None })
     }
 
-    /// Watches every folder that there is now. Those that cannot be watched are tried again the next time; returns the
-    /// first of them and why.
+    /// Watches every folder that exists now. Returns the first folder that cannot be watched, and its error; the next
+    /// call tries those again.
     pub fn renew(&mut self) -> Option<(PathBuf, io::Error)> {
         let mut failed = None;
-        let folders: Vec<_> = self.places.iter().map(|place| folder(place).to_owned()).collect();
+        let folders: Vec<_> = self.paths.iter().map(|search| folder(&search.path).to_owned()).collect();
         for folder in folders {
             match inotify::add_watch(&self.inotify, &folder, interest()) {
-                // The same number for a folder that is watched already.
+                // A folder that is watched already keeps its descriptor.
                 Ok(watch) if self.folders.iter().all(|(known, _)| *known != watch) => {
                     self.folders.push((watch, folder));
                     self.note();
@@ -74,7 +76,7 @@ impl Watch {
         failed
     }
 
-    /// Waits until something has changed and come to rest. Nothing is lost when this is dropped before.
+    /// Waits for a change that is over. Cancel-safe: a change seen before is reported by the next call.
     pub async fn changed(&mut self) -> io::Result<()> {
         loop {
             let rest = self.pending.map(|(first, last)| (last + QUIET).min(first + LONGEST));
@@ -105,23 +107,23 @@ impl Watch {
     }
 
     fn matters(&self, event: &Event) -> bool {
-        // The folder itself, or more than there was room for.
+        // An event of the folder itself, or of the queue: events were lost (IN_Q_OVERFLOW).
         let Some(name) = &event.name else { return true };
-        let is_named = |place: &Place| place.path.file_name() == Some(name.as_os_str());
-        if !is_iso(name) && !self.places.iter().any(is_named) {
+        let is_named = self.paths.iter().any(|search| search.path.file_name() == Some(name.as_os_str()));
+        if !is_iso(name) && !is_named {
             return false;
         }
         let folder = self.folders.iter().find(|(watch, _)| *watch == event.watch);
         let path = folder.map(|(_, folder)| folder.join(name));
-        // A file that begins to be written is not looked at before it is closed. A link is there at once.
+        // A file that is created is complete when it is closed (IN_CLOSE_WRITE). A link is complete at once.
         !event.flags.contains(ReadFlags::CREATE) || path.is_none_or(|path| is_complete(&path))
     }
 }
 
-/// Where changes of a place show: a folder by itself, a file by the folder it is in.
-fn folder(place: &Place) -> &Path {
-    let parent = || place.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if place.path.is_dir() { &place.path } else { parent().unwrap_or(Path::new(".")) }
+/// Returns the folder to watch for a path. A file is watched by its folder, since it is replaced by renaming.
+fn folder(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if path.is_dir() { path } else { parent.unwrap_or(Path::new(".")) }
 }
 
 fn interest() -> WatchFlags {
@@ -140,7 +142,7 @@ fn is_complete(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file() || metadata.nlink() > 1)
 }
 
-/// The events that are there; `WouldBlock` when there are none.
+/// Reads the pending events; `WouldBlock` if there are none.
 fn read(inotify: &OwnedFd) -> io::Result<Vec<Event>> {
     let mut room = [MaybeUninit::uninit(); EVENTS];
     let mut reader = inotify::Reader::new(inotify, &mut room);
@@ -166,56 +168,55 @@ mod tests {
     use std::fs::{self, File};
 
     use super::*;
-    use crate::boot::menu::Preferences;
 
-    fn place(path: &Path) -> Place {
-        Place { path: path.to_owned(), name: None, preferences: Preferences::default() }
+    fn watch(path: &Path) -> FolderWatch {
+        FolderWatch::new(vec![SearchPath { path: path.to_owned(), name: None }]).unwrap()
     }
 
-    /// How long it took until a change was told, if it was.
-    async fn told(watch: &mut Watch) -> Option<Duration> {
+    /// Waits for the report of a change, and returns how long that took.
+    async fn reported(watch: &mut FolderWatch) -> Option<Duration> {
         let since = Instant::now();
-        let told = tokio::time::timeout(2 * QUIET, watch.changed()).await;
-        told.ok().map(|told| {
-            told.unwrap();
+        let report = tokio::time::timeout(2 * QUIET, watch.changed()).await;
+        report.ok().map(|changed| {
+            changed.unwrap();
             since.elapsed()
         })
     }
 
     #[tokio::test]
-    async fn a_change_is_told_once_when_it_has_come_to_rest() {
+    async fn change_is_reported_once_it_is_over() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        let mut watch = Watch::new(vec![place(dir.path())]).unwrap();
+        let mut watch = watch(dir.path());
         assert!(watch.renew().is_none());
-        assert!(told(&mut watch).await.is_some(), "what came before the watch");
+        assert!(reported(&mut watch).await.is_some(), "changes before the watch");
         assert!(watch.renew().is_none());
         let writing = File::create(path("a.iso")).unwrap();
         fs::write(path("a.txt"), "").unwrap();
-        assert_eq!(told(&mut watch).await, None, "it is not written to its end");
+        assert_eq!(reported(&mut watch).await, None, "the file is still being written");
         drop(writing);
         fs::rename(path("a.iso"), path("b.iso")).unwrap();
-        assert!(told(&mut watch).await.is_some_and(|after| after >= QUIET));
-        assert_eq!(told(&mut watch).await, None);
+        assert!(reported(&mut watch).await.is_some_and(|after| after >= QUIET));
+        assert_eq!(reported(&mut watch).await, None);
         std::os::unix::fs::symlink(path("b.iso"), path("c.iso")).unwrap();
-        assert!(told(&mut watch).await.is_some());
+        assert!(reported(&mut watch).await.is_some());
     }
 
     #[tokio::test]
-    async fn a_folder_that_comes_back_is_watched_again() {
+    async fn folder_that_comes_back_is_watched_again() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("folder");
         fs::create_dir(&folder).unwrap();
-        let mut watch = Watch::new(vec![place(&folder.join("a.iso"))]).unwrap();
+        let mut watch = watch(&folder.join("a.iso"));
         assert!(watch.renew().is_none());
-        assert!(told(&mut watch).await.is_some());
+        assert!(reported(&mut watch).await.is_some());
         fs::remove_dir(&folder).unwrap();
-        assert!(told(&mut watch).await.is_some());
+        assert!(reported(&mut watch).await.is_some());
         assert_eq!(watch.renew().map(|(missing, _)| missing), Some(folder.clone()));
         fs::create_dir(&folder).unwrap();
         assert!(watch.renew().is_none());
-        assert!(told(&mut watch).await.is_some());
+        assert!(reported(&mut watch).await.is_some());
         fs::write(folder.join("a.iso"), "").unwrap();
-        assert!(told(&mut watch).await.is_some());
+        assert!(reported(&mut watch).await.is_some());
     }
 }

@@ -1,0 +1,104 @@
+//! Opening of candidates: finds out which files have to be opened, and takes over the images of the others.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::scan::{Candidate, Scanned};
+use super::stamp::Stamp;
+use super::{ImageError, ImageSet, ServedImage};
+use crate::image::{Image, OpenError};
+
+/// Opens the candidates whose file is not open yet. Waits for the disk.
+pub(super) fn open_all(
+    scanned: Vec<Scanned>,
+    current: Option<&ImageSet>,
+    errors: &mut Vec<ImageError>,
+) -> Vec<Arc<ServedImage>> {
+    let mut opened = Vec::new();
+    for scanned in scanned {
+        match scanned {
+            Scanned::File(candidate) => match open(&candidate, current) {
+                Ok(image) => opened.extend(image),
+                Err(error) => {
+                    let old = served_from(current, &candidate.path).cloned();
+                    let (origin, is_kept) = (candidate.origin, old.is_some());
+                    errors.push(ImageError::Unopened { error, origin, is_kept });
+                    opened.extend(old);
+                }
+            },
+            Scanned::UnlistedFolder(folder) => {
+                let served = current.into_iter().flat_map(ImageSet::iter);
+                opened.extend(served.filter(|old| old.path().parent() == Some(&*folder)).cloned());
+            }
+        }
+    }
+    opened
+}
+
+/// Opens the image in a file, or takes over the one that was opened from it; `None` if the file was removed.
+fn open(candidate: &Candidate, current: Option<&ImageSet>) -> Result<Option<Arc<ServedImage>>, OpenError> {
+    let Candidate { path, name, .. } = candidate;
+    let old = served_from(current, path);
+    let stamp = match Stamp::of(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound && old.is_some() => return Ok(None),
+        stamp => stamp.ok(),
+    };
+    let mut known = current.into_iter().flat_map(ImageSet::known).filter(|_| stamp.is_some());
+    if let Some(same) = known.find(|old| old.path() == path && old.stamp() == stamp && old.name == *name) {
+        return Ok(Some(Arc::clone(same)));
+    }
+    let image = Image::open(path)?;
+    let Some(stamp) = stamp else { return Ok(None) };
+    if let Some(old) = old.filter(|old| is_as_before(old, candidate, &image, &stamp)) {
+        old.set_stamp(stamp);
+        return Ok(Some(Arc::clone(old)));
+    }
+    Ok(Some(Arc::new(ServedImage::new(name, image).with_file(path, stamp))))
+}
+
+/// Tells whether only the time of the file changed, as by touch(1).
+fn is_as_before(old: &ServedImage, candidate: &Candidate, image: &Image, stamp: &Stamp) -> bool {
+    old.name == candidate.name
+        && old.image.identity == image.identity
+        && old.stamp().is_some_and(|old| old.is_same_file(stamp))
+}
+
+/// Returns the image that is served from this file.
+fn served_from<'a>(current: Option<&'a ImageSet>, path: &Path) -> Option<&'a Arc<ServedImage>> {
+    current?.iter().find(|old| old.path() == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::error::Origin;
+    use super::super::tests::{served, set_of};
+    use super::*;
+
+    #[test]
+    fn file_that_cannot_be_opened_is_an_error_and_its_old_image_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.iso");
+        fs::write(&path, "no image").unwrap();
+        let candidate = Candidate { path: path.clone(), name: "a".into(), origin: Origin::Named };
+        let found = || vec![Scanned::File(candidate.clone())];
+        let open_all = |scanned, current: Option<&ImageSet>| {
+            let mut errors = Vec::new();
+            (super::open_all(scanned, current, &mut errors), errors)
+        };
+        let (opened, errors) = open_all(found(), None);
+        assert!(opened.is_empty() && errors.iter().all(ImageError::is_fatal) && errors.len() == 1);
+        let old = served(path.to_str().unwrap(), 1);
+        let current = set_of(&[Arc::clone(&old)]);
+        let (opened, errors) = open_all(found(), Some(&current));
+        assert!(opened.len() == 1 && Arc::ptr_eq(&opened[0], &old));
+        assert!(errors[0].to_string().ends_with("; the image opened from it before is still served"));
+        let unlisted = vec![Scanned::UnlistedFolder(dir.path().to_owned())];
+        assert!(Arc::ptr_eq(&open_all(unlisted, Some(&current)).0[0], &old));
+        fs::remove_file(&path).unwrap();
+        let (opened, errors) = open_all(found(), Some(&current));
+        assert!(opened.is_empty() && errors.is_empty(), "a removed file is not an error");
+    }
+}

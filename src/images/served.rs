@@ -1,0 +1,128 @@
+//! An image that is served: its name, the file it was opened from, and the traces of its users.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::stamp::Stamp;
+use crate::export::path;
+use crate::image::Image;
+
+/// An image and its name. Several successive [`ImageSet`](super::ImageSet)s share it.
+#[derive(Debug)]
+pub struct ServedImage {
+    pub name: String,
+    pub image: Arc<Image>,
+    /// The file that the image was opened from; empty where that does not matter.
+    path: PathBuf,
+    /// Whether a client used the image by NFS. Handles belong to no connection, so nothing else tells who needs it.
+    is_called: AtomicBool,
+    notes: Mutex<Notes>,
+}
+
+/// State of an image for the task that keeps the images up to date.
+#[derive(Debug, Default)]
+struct Notes {
+    stamp: Option<Stamp>,
+    last_call: Option<Instant>,
+}
+
+/// Error: an image cannot be reached by its name, because the default image has a file of that name in its root.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the image `{name}` would hide behind `/{name}` of the image `{default}`: give it another `name` in an [[image]] \
+     of the configuration file"
+)]
+pub struct HiddenNameError {
+    name: String,
+    default: String,
+}
+
+impl ServedImage {
+    pub fn new(name: impl Into<String>, image: impl Into<Arc<Image>>) -> Self {
+        Self {
+            name: name.into(),
+            image: image.into(),
+            path: PathBuf::new(),
+            is_called: AtomicBool::new(false),
+            notes: Mutex::default(),
+        }
+    }
+
+    /// Remembers the file that the image was opened from, and the state in which the file was.
+    pub(super) fn with_file(self, path: &Path, stamp: Stamp) -> Self {
+        let notes = Mutex::new(Notes { stamp: Some(stamp), last_call: None });
+        Self { path: path.to_owned(), notes, ..self }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns `NAME~IDENTITY`: a name that always means this very image. No image's own name contains `~`.
+    pub fn versioned_name(&self) -> String {
+        format!("{}~{}", self.name, self.image.identity)
+    }
+
+    pub(super) fn has_versioned_name(&self, name: &[u8]) -> bool {
+        let rest = name.strip_prefix(self.name.as_bytes()).and_then(|rest| rest.strip_prefix(b"~"));
+        rest.is_some_and(|identity| identity == self.image.identity.to_string().as_bytes())
+    }
+
+    /// Checks that an image called `name` can be reached beside the tree of this image, the default one.
+    ///
+    /// # Errors
+    /// [`HiddenNameError`]
+    pub fn reachable(&self, name: &str) -> Result<(), HiddenNameError> {
+        match path::resolve(&self.image.index, name.as_bytes()) {
+            Ok(_) => Err(HiddenNameError { name: name.to_owned(), default: self.name.clone() }),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Notes that a client mounted the image or used one of its handles.
+    pub(super) fn note_call(&self) {
+        // Usually it is noted already. Writing it again would make all processors wait for the cache line.
+        if !self.is_called.load(Ordering::Relaxed) {
+            self.is_called.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Dates a noted call: `now` is the time of the last call if there was one since this was last asked.
+    pub fn date_calls(&self, now: Instant) {
+        if self.is_called.swap(false, Ordering::Relaxed) {
+            self.notes().last_call = Some(now);
+        }
+    }
+
+    /// Returns when a client last used the image by NFS, as of [`ServedImage::date_calls`].
+    pub(super) fn last_call(&self) -> Option<Instant> {
+        self.notes().last_call
+    }
+
+    /// Tells whether an NBD client or a transfer uses the image.
+    pub(super) fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.image) > 1
+    }
+
+    pub(super) fn stamp(&self) -> Option<Stamp> {
+        self.notes().stamp
+    }
+
+    /// Notes that the file changed, and its content did not.
+    pub(super) fn set_stamp(&self, stamp: Stamp) {
+        self.notes().stamp = Some(stamp);
+    }
+
+    /// Tells whether `newer` was written over the very file that this image is in.
+    pub(super) fn was_overwritten_by(&self, newer: &ServedImage) -> bool {
+        let is_same_file = self.stamp().zip(newer.stamp()).is_some_and(|(old, new)| old.is_same_file(&new));
+        is_same_file && self.image.identity != newer.image.identity
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        // Each change is a single assignment: a panic leaves nothing half done.
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,240 @@
+//! The task that keeps the images up to date: scans folders again when something in them changes or on SIGHUP, opens
+//! new images, and publishes the next snapshot. Clients keep the image that they use.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::Signal;
+use tokio::task::spawn_blocking;
+use tokio::time::interval;
+use tracing::{info, warn};
+
+use super::snapshot::{Publisher, Snapshot};
+use super::{Fatal, initramfs_check, notify};
+use crate::boot::UefiBy;
+use crate::boot::files::{Files, Terms};
+use crate::boot::menu::Root;
+use crate::config::Place;
+use crate::images::watch::FolderWatch;
+use crate::images::{self, ImageChange, ImageError, ImageSet, SearchPath, ServedImage};
+use crate::machines::Registry;
+use crate::watched::Watched;
+
+/// Interval at which retained images are checked for expiry.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The images that isowire starts with.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) images: ImageSet,
+    /// The errors that were logged.
+    logged: Vec<String>,
+}
+
+/// Opens the images of these places.
+///
+/// # Errors
+/// The first error that is fatal; the others are logged.
+pub(super) fn open(places: &[Place]) -> Result<Opened, ImageError> {
+    let (images, mut errors) = images::find(&search_paths(places), None);
+    if let Some(fatal) = errors.iter().position(ImageError::is_fatal) {
+        return Err(errors.swap_remove(fatal));
+    }
+    let logged: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    logged.iter().for_each(|line| warn!("{line}"));
+    let images = ImageSet::of(images).ok_or(ImageError::NothingOpens)?;
+    Ok(Opened { images, logged })
+}
+
+fn search_paths(places: &[Place]) -> Vec<SearchPath> {
+    let search_path = |Place { path, name, .. }: &Place| {
+        let name = name.as_ref().map(|name| name.as_str().to_owned());
+        SearchPath { path: path.clone(), name }
+    };
+    places.iter().map(search_path).collect()
+}
+
+/// Keeps the images up to date and publishes them.
+#[derive(Debug)]
+pub(super) struct ImageUpdater {
+    places: Vec<Place>,
+    /// The operator's choices for all images.
+    terms: Terms,
+    /// The roots that are served.
+    roots: Vec<Root>,
+    current: Arc<ImageSet>,
+    publisher: Publisher,
+    /// The errors of the last scan: each is logged once.
+    logged: Vec<String>,
+}
+
+impl ImageUpdater {
+    /// Creates an updater that begins with the opened images.
+    ///
+    /// # Errors
+    /// [`Fatal`] if they cannot be served as the operator wants it.
+    pub(super) fn new(
+        places: Vec<Place>,
+        opened: Opened,
+        terms: Terms,
+        roots: Vec<Root>,
+        machines: Arc<Registry>,
+    ) -> Result<Self, Fatal> {
+        let Opened { images, logged } = opened;
+        let current = Arc::new(images);
+        let first = Snapshot::new(Arc::clone(&current), terms_for(&current, &places, &terms))?;
+        if let Some(name) = first.files.unknown_images().next() {
+            return Err(Fatal::UnknownImage(name.clone()));
+        }
+        log_uefi(&first.files, &terms, |_| true);
+        Ok(Self { places, terms, roots, current, publisher: Publisher::new(first, machines), logged })
+    }
+
+    /// Returns the snapshot that all services follow.
+    pub(super) fn snapshot(&self) -> Watched<Snapshot> {
+        self.publisher.snapshot()
+    }
+
+    /// Keeps the images up to date until `shutdown` is ready.
+    pub(super) async fn run(mut self, mut hangup: Signal, shutdown: impl Future<Output = ()>) {
+        let mut watch = self.watch();
+        self.check_initramfs(self.current.iter().cloned().collect());
+        let mut clock = interval(EXPIRY_INTERVAL);
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return,
+                Some(()) = hangup.recv() => self.reload().await,
+                changed = changed(&mut watch) => match changed {
+                    Ok(()) => self.rescan().await,
+                    Err(error) => {
+                        warn!("folder watch lost: {error}; after a change, send isowire SIGHUP");
+                        watch = None;
+                    }
+                },
+                _ = clock.tick() => self.expire().await,
+            }
+            // A folder that was missing may exist now.
+            watch.as_mut().map(FolderWatch::renew);
+        }
+    }
+
+    /// Watches the folders, if the system permits.
+    fn watch(&self) -> Option<FolderWatch> {
+        let mut watch = match FolderWatch::new(search_paths(&self.places)) {
+            Ok(watch) => watch,
+            Err(error) => {
+                warn!("folders not watched: {error}; after a change, send isowire SIGHUP");
+                return None;
+            }
+        };
+        if let Some((folder, error)) = watch.renew() {
+            warn!(folder = %folder.display(), "folder not watched: {error}; after a change there, send isowire SIGHUP");
+        }
+        Some(watch)
+    }
+
+    /// Scans as [`ImageUpdater::rescan`], and tells systemd so (sd_notify(3), RELOADING=1).
+    async fn reload(&mut self) {
+        info!("SIGHUP received: looking for images");
+        let mut state = vec![NotifyState::Reloading];
+        state.extend(NotifyState::monotonic_usec_now());
+        notify(&state);
+        self.rescan().await;
+        notify(&[NotifyState::Ready]);
+    }
+
+    /// Publishes the images that the paths hold now.
+    async fn rescan(&mut self) {
+        let now = Instant::now();
+        self.current.date_calls(now);
+        let (paths, current) = (search_paths(&self.places), Arc::clone(&self.current));
+        let found = spawn_blocking(move || images::find(&paths, Some(&current))).await;
+        let Ok((images, mut errors)) = found else { return };
+        if images.is_empty() {
+            errors.push(ImageError::NothingLeft);
+        }
+        self.log_new(&errors);
+        if let Some((next, changes)) = self.current.succeed(images, now) {
+            self.publish(next, &changes).await;
+        }
+    }
+
+    /// Closes the retained images whose retention period is over.
+    async fn expire(&mut self) {
+        let now = Instant::now();
+        self.current.date_calls(now);
+        if let Some((next, changes)) = self.current.expire(now) {
+            self.publish(next, &changes).await;
+        }
+    }
+
+    async fn publish(&mut self, next: ImageSet, changes: &[ImageChange]) {
+        let next = Arc::new(next);
+        let (terms, images) = (terms_for(&next, &self.places, &self.terms), Arc::clone(&next));
+        // It reads the boot menus and the EFI stub of each image.
+        let snapshot = spawn_blocking(move || Snapshot::new(images, terms)).await.map_err(io::Error::other);
+        let snapshot = match snapshot {
+            Ok(Ok(snapshot)) => Arc::new(snapshot),
+            Ok(Err(error)) => return warn!("images not changed: {error}"),
+            Err(error) => return warn!("images not changed: {error}"),
+        };
+        self.publisher.publish(Arc::clone(&snapshot));
+        self.current = next;
+        changes.iter().for_each(ImageChange::log);
+        for name in snapshot.files.unknown_images() {
+            warn!("no bootable image called `{name}`: its [[machine]] boots the default image");
+        }
+        let new: Vec<_> = changes.iter().filter_map(ImageChange::new_image).cloned().collect();
+        log_uefi(&snapshot.files, &self.terms, |name| new.iter().any(|served| served.name == name));
+        self.check_initramfs(new);
+    }
+
+    /// Starts a check for initramfs images without the hooks for a root.
+    fn check_initramfs(&self, images: Vec<Arc<ServedImage>>) {
+        let roots = self.roots.clone();
+        spawn_blocking(move || initramfs_check::check(&images, &roots));
+    }
+
+    /// Logs the errors that the last scan did not have.
+    fn log_new(&mut self, errors: &[ImageError]) {
+        let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        lines.iter().filter(|line| !self.logged.contains(line)).for_each(|line| warn!("{line}"));
+        self.logged = lines;
+    }
+}
+
+async fn changed(watch: &mut Option<FolderWatch>) -> io::Result<()> {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns the operator's choices with the overrides for these images.
+fn terms_for(images: &ImageSet, places: &[Place], terms: &Terms) -> Terms {
+    let preferences = images.iter().filter_map(|served| {
+        let place = place_of(served, places)?;
+        Some((served.name.clone(), place.preferences.clone()))
+    });
+    Terms { preferences: preferences.collect(), ..terms.clone() }
+}
+
+/// Returns the place that an image is from: its file, else its folder.
+fn place_of<'a>(served: &ServedImage, places: &'a [Place]) -> Option<&'a Place> {
+    let place = places.iter().find(|place| place.path == served.path());
+    place.or_else(|| places.iter().find(|place| served.path().parent() == Some(&*place.path)))
+}
+
+/// Logs how UEFI machines boot the new images. With iPXE they need no boot program.
+fn log_uefi(files: &Files, terms: &Terms, is_new: impl Fn(&str) -> bool) {
+    for (image, programs) in files.programs().filter(|(image, _)| is_new(image)) {
+        match programs {
+            _ if terms.uefi_by == UefiBy::Ipxe => info!(image, "UEFI machines boot by iPXE"),
+            Ok(programs) => info!(image, "UEFI machines boot by the {}", programs.stub()),
+            Err(error) => warn!(image, "UEFI machines cannot boot this image: {error}"),
+        }
+    }
+}

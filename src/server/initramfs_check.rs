@@ -1,0 +1,23 @@
+//! A check of initramfs images for archiso's hooks: a machine without them stops at a shell, with no sign here.
+
+use std::sync::Arc;
+
+use tracing::warn;
+
+use crate::boot::bootable::{initramfs, shortfall};
+use crate::boot::menu::Root;
+use crate::images::ServedImage;
+
+/// Warns of each root that an initramfs cannot mount. It unpacks them, which takes up to a second for each.
+pub(super) fn check(images: &[Arc<ServedImage>], roots: &[Root]) {
+    for served in images {
+        let (name, image) = (&served.name, &served.image);
+        for (path, contents) in initramfs(image) {
+            for root in roots {
+                if let Some(shortfall) = shortfall(&contents, *root) {
+                    warn!(image = %name, "machines with their root over {root} may stop at a shell: {path} {shortfall}");
+                }
+            }
+        }
+    }
+}
