@@ -18,7 +18,7 @@ use common::running::{Running, output_of, text_of};
 use isowire::boot;
 use isowire::boot::menu::{Ports, Root};
 use isowire::boot::text::Word;
-use isowire::dhcp::server::{AuthorityConfig, Config, Mode, Server, Sharing, Sockets, StartError, bind};
+use isowire::dhcp::server::{AuthorityConfig, Config, DhcpStartError, Mode, Server, Sharing, Sockets, bind};
 use isowire::dhcp::wire::{Message, MessageType};
 use isowire::export::Allowed;
 
@@ -40,7 +40,7 @@ struct Serving {
 }
 
 impl Serving {
-    fn start(host: &Namespace, mode: Mode) -> Result<Self, StartError> {
+    fn start(host: &Namespace, mode: Mode) -> Result<Self, DhcpStartError> {
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = mpsc::channel();
         let thread = thread::scope(|scope| {
@@ -64,7 +64,7 @@ impl Drop for Serving {
     }
 }
 
-fn serve(mode: Mode, ready: &mpsc::Sender<Result<(), StartError>>, stopped: oneshot::Receiver<()>) {
+fn serve(mode: Mode, ready: &mpsc::Sender<Result<(), DhcpStartError>>, stopped: oneshot::Receiver<()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let port = |port| {

@@ -12,7 +12,7 @@ use tokio::time::interval;
 use tracing::{info, warn};
 
 use super::snapshot::{Publisher, Snapshot};
-use super::{Fatal, initramfs_check, notify};
+use super::{StartError, initramfs_check, notify};
 use crate::boot::UefiBy;
 use crate::boot::files::{Files, Terms};
 use crate::boot::menu::Root;
@@ -74,19 +74,19 @@ impl ImageUpdater {
     /// Creates an updater that begins with the opened images.
     ///
     /// # Errors
-    /// [`Fatal`] if they cannot be served as the operator wants it.
+    /// [`StartError`] if they cannot be served as the operator wants it.
     pub(super) fn new(
         places: Vec<Place>,
         opened: Opened,
         terms: Terms,
         roots: Vec<Root>,
         machines: Arc<Registry>,
-    ) -> Result<Self, Fatal> {
+    ) -> Result<Self, StartError> {
         let Opened { images, logged } = opened;
         let current = Arc::new(images);
         let first = Snapshot::new(Arc::clone(&current), terms_for(&current, &places, &terms))?;
         if let Some(name) = first.files.unknown_images().next() {
-            return Err(Fatal::UnknownImage(name.clone()));
+            return Err(StartError::UnknownImage(name.clone()));
         }
         log_uefi(&first.files, &terms, |_| true);
         Ok(Self { places, terms, roots, current, publisher: Publisher::new(first, machines), logged })

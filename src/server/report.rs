@@ -9,8 +9,8 @@ use crate::config::{HTTP_PORT, NBD_PORT, PORTMAP_PORT, TFTP_PORT};
 
 /// The services of this run and why some are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    pub rows: Vec<Row>,
+pub struct StartReport {
+    pub rows: Vec<ServiceRow>,
     /// Where machines get their root from, where that is not what one would expect.
     pub other_root: Option<Root>,
     /// This program, for `setcap`; `None` where no privilege is missing.
@@ -21,7 +21,7 @@ pub struct Report {
 
 /// One service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub struct ServiceRow {
     pub service: &'static str,
     pub address: Option<SocketAddr>,
     pub state: String,
@@ -49,10 +49,10 @@ pub fn port_note(service: &'static str, port: u16) -> &'static str {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for StartReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<8} {:<21} STATE", "SERVICE", "ADDRESS")?;
-        for Row { service, address, state } in &self.rows {
+        for ServiceRow { service, address, state } in &self.rows {
             let address = address.map_or_else(|| "-".to_owned(), |address| address.to_string());
             writeln!(f, "{service:<8} {address:<21} {state}")?;
         }
@@ -113,15 +113,15 @@ impl fmt::Display for ForeignDhcp {
 mod tests {
     use super::*;
 
-    fn row(service: &'static str, port: u16, state: &str) -> Row {
+    fn row(service: &'static str, port: u16, state: &str) -> ServiceRow {
         let address = (Ipv4Addr::UNSPECIFIED, port).into();
-        Row { service, address: Some(address), state: state.into() }
+        ServiceRow { service, address: Some(address), state: state.into() }
     }
 
     #[test]
     fn all_up() {
         let rows = vec![row("NBD", 10809, "serving arch"), row("TFTP", 69, "serving")];
-        let report = Report { rows, other_root: None, unprivileged: None, foreign_dhcp: None };
+        let report = StartReport { rows, other_root: None, unprivileged: None, foreign_dhcp: None };
         assert_eq!(
             report.to_string(),
             "SERVICE  ADDRESS               STATE\n\
@@ -132,14 +132,14 @@ mod tests {
 
     #[test]
     fn what_to_do() {
-        let off = Row { service: "DHCP", address: None, state: "off".into() };
+        let off = ServiceRow { service: "DHCP", address: None, state: "off".into() };
         let foreign = ForeignDhcp {
             address: Ipv4Addr::new(10, 0, 0, 1),
             tftp_port: 69,
             boot_file: "/boot/syslinux/lpxelinux.0".into(),
             uefi_boot_file: Some("/isowire/nfs.efi".into()),
         };
-        let report = Report {
+        let report = StartReport {
             rows: vec![off],
             other_root: Some(Root::Nfs),
             unprivileged: Some("/opt/isowire".into()),

@@ -9,9 +9,9 @@ use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::Fatal;
-use super::doors::{Doors, Portmap};
+use super::StartError;
 use super::image_updater::ImageUpdater;
+use super::service_sockets::{Portmap, ServiceSockets};
 use super::snapshot::Snapshot;
 use crate::config::{Config, Dhcp, TftpPorts};
 use crate::machines::Registry;
@@ -23,15 +23,15 @@ use crate::{dhcp, http, machines, nbd, ndp, nfs, tftp};
 /// Starts every service that has its sockets. They stop when the sender of `stopping` is dropped.
 ///
 /// # Errors
-/// [`Fatal`] when one of them finds a reason not to start.
+/// [`StartError`] when one of them finds a reason not to start.
 pub async fn start(
     config: &Config,
-    doors: Doors,
+    sockets: ServiceSockets,
     updater: ImageUpdater,
     machines: Arc<Registry>,
     hangup: Signal,
     stopping: &watch::Receiver<()>,
-) -> Result<JoinSet<io::Result<()>>, Fatal> {
+) -> Result<JoinSet<io::Result<()>>, StartError> {
     let mut services = JoinSet::new();
     let snapshot = updater.snapshot();
     let images = snapshot.project(|snapshot| Arc::clone(&snapshot.images));
@@ -42,14 +42,14 @@ pub async fn start(
         async move { while stopping.changed().await.is_ok() {} }
     };
     // First, since it is the one that may yet find a reason not to start.
-    if let Some(sockets) = doors.dhcp {
+    if let Some(sockets) = sockets.dhcp {
         let server = dhcp::server::Server::start(sockets, dhcp_config(config, &snapshot, &machines)).await?;
         services.spawn(unfailing(server.run(stop())));
     }
-    if let Some(listener) = doors.advertisement {
+    if let Some(listener) = sockets.advertisement {
         services.spawn(ndp::server::run(listener, Arc::clone(&machines), stop()));
     }
-    if let Some(listener) = doors.nbd {
+    if let Some(listener) = sockets.nbd {
         services.spawn(unfailing(nbd::server::run(
             stream(listener, config)?,
             images.clone(),
@@ -57,7 +57,7 @@ pub async fn start(
             stop(),
         )));
     }
-    if let Some(listener) = doors.nfs {
+    if let Some(listener) = sockets.nfs {
         let port = listener.local_addr()?.port();
         services.spawn(unfailing(nfs::server::run(
             stream(listener, config)?,
@@ -65,7 +65,7 @@ pub async fn start(
             Arc::clone(&machines),
             stop(),
         )));
-        match doors.portmap {
+        match sockets.portmap {
             Some(Portmap::Ours { tcp, udp }) => {
                 let (tcp, udp) = (stream(tcp, config)?, datagrams(udp)?);
                 services.spawn(nfs::server::portmap::run(tcp, udp, port, stop()));
@@ -81,7 +81,7 @@ pub async fn start(
             None => {}
         }
     }
-    if let Some(listener) = doors.http {
+    if let Some(listener) = sockets.http {
         let (listener, files) = (stream(listener, config)?, files.clone());
         services.spawn(unfailing(http::server::run(
             listener,
@@ -91,7 +91,7 @@ pub async fn start(
             stop(),
         )));
     }
-    if let Some(socket) = doors.tftp {
+    if let Some(socket) = sockets.tftp {
         let advertise = config.advertise;
         let open = move |path: &[u8], local| files.current().open(path, advertise.unwrap_or(local));
         services.spawn(tftp::server::run(
@@ -102,8 +102,8 @@ pub async fn start(
             stop(),
         ));
     }
-    let tcp = doors.status.map(|listener| Socket::Tcp(listener, config.allowed.clone()));
-    let status = doors.status_socket.map(Socket::Local).into_iter().chain(tcp);
+    let tcp = sockets.status.map(|listener| Socket::Tcp(listener, config.allowed.clone()));
+    let status = sockets.status_socket.map(Socket::Local).into_iter().chain(tcp);
     services.spawn(machines::server::run(status.collect(), machines, stop()));
     services.spawn(unfailing(updater.run(hangup, stop())));
     Ok(services)

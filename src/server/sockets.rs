@@ -33,7 +33,7 @@ pub struct PortmapSockets {
 
 /// A socket was passed on to us that we have no use for: a mistake in a unit file.
 #[derive(Debug, thiserror::Error)]
-pub enum Unfit {
+pub enum SocketError {
     #[error(
         "an inherited socket is called `{0}`: set FileDescriptorName= of its unit to nbd, nfs, portmap, http, \
          tftp, dhcp or pxe"
@@ -59,8 +59,8 @@ impl Inherited {
     /// environment.
     ///
     /// # Errors
-    /// [`Unfit`] for a socket that is not used: it would swallow requests unanswered.
-    pub fn take() -> Result<Self, Unfit> {
+    /// [`SocketError`] for a socket that is not used: it would swallow requests unanswered.
+    pub fn take() -> Result<Self, SocketError> {
         let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut sockets = ListenFd::from_env();
         let mut names = names.split(':').filter(|name| !name.is_empty());
@@ -72,7 +72,7 @@ impl Inherited {
         Ok(inherited)
     }
 
-    fn add(&mut self, name: &str, sockets: &mut ListenFd, position: usize) -> Result<(), Unfit> {
+    fn add(&mut self, name: &str, sockets: &mut ListenFd, position: usize) -> Result<(), SocketError> {
         let (tcp, udp) = match name {
             "nbd" => (Some(&mut self.nbd), None),
             "nfs" => (Some(&mut self.nfs), None),
@@ -81,7 +81,7 @@ impl Inherited {
             "tftp" => (None, Some(&mut self.tftp)),
             "dhcp" => (None, Some(&mut self.dhcp)),
             "pxe" => (None, Some(&mut self.pxe)),
-            _ => return Err(Unfit::Unknown(name.into())),
+            _ => return Err(SocketError::Unknown(name.into())),
         };
         // A socket of another kind stays where it is.
         if let Some(slot) = tcp
@@ -96,16 +96,16 @@ impl Inherited {
             let is_v4 = |socket: &UdpSocket| socket.local_addr().is_ok_and(|address| address.is_ipv4());
             return match socket.as_ref().is_none_or(is_v4) {
                 true => once(name, slot, socket),
-                false => Err(Unfit::Family(name.into())),
+                false => Err(SocketError::Family(name.into())),
             };
         }
-        Err(Unfit::Kind(name.into()))
+        Err(SocketError::Kind(name.into()))
     }
 }
 
-fn once<S>(name: &str, slot: &mut Option<S>, socket: Option<S>) -> Result<(), Unfit> {
+fn once<S>(name: &str, slot: &mut Option<S>, socket: Option<S>) -> Result<(), SocketError> {
     match slot {
-        Some(_) => Err(Unfit::Twice(name.into())),
+        Some(_) => Err(SocketError::Twice(name.into())),
         None => {
             *slot = socket;
             Ok(())

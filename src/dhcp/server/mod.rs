@@ -29,7 +29,7 @@ use crate::machines::Registry;
 use crate::watched::Watched;
 
 pub use socket::{Sharing, bind};
-pub use start::{AuthorityConfig, Config, DEFAULT_LEASE_SECONDS, Mode, StartError};
+pub use start::{AuthorityConfig, Config, DEFAULT_LEASE_SECONDS, DhcpStartError, Mode};
 
 /// Between two looks for another DHCP server.
 const PROBE_EVERY: Duration = Duration::from_secs(300);

@@ -70,7 +70,7 @@ pub struct AuthorityConfig {
 
 /// Why the server cannot start; each says what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum DhcpStartError {
     #[error("cannot set up the DHCP socket: {0}")]
     Socket(#[source] io::Error),
     #[error("cannot list the network interfaces: {0}")]
@@ -100,10 +100,10 @@ impl Server {
     /// that).
     ///
     /// # Errors
-    /// [`StartError`].
-    pub async fn start(sockets: Sockets, config: Config) -> Result<Self, StartError> {
+    /// [`DhcpStartError`].
+    pub async fn start(sockets: Sockets, config: Config) -> Result<Self, DhcpStartError> {
         let Config { interface, advertise, mode, boot, machines, leased, allowed } = config;
-        let interfaces = Interfaces::read().map_err(StartError::Interfaces)?;
+        let interfaces = Interfaces::read().map_err(DhcpStartError::Interfaces)?;
         let (clock, site) = (Clock::start(), boot.current());
         let (role, lease_file) = match mode {
             Mode::Proxy => (Role::Proxy, None),
@@ -118,7 +118,7 @@ impl Server {
             let noted = authority.leases.snapshot();
             noted.for_each(|event| note(&leased, &authority.network, &event));
         }
-        let adopt = |socket| Socket::new(socket).map_err(StartError::Socket);
+        let adopt = |socket| Socket::new(socket).map_err(DhcpStartError::Socket);
         Ok(Self {
             dhcp: adopt(sockets.dhcp)?,
             boot_server: sockets.boot_server.map(adopt).transpose()?,
@@ -150,20 +150,20 @@ fn authority(
     interfaces: &Interfaces,
     only: Option<&str>,
     now: UnixTime,
-) -> Result<(Authority, Option<LeaseFile>), StartError> {
+) -> Result<(Authority, Option<LeaseFile>), DhcpStartError> {
     let AuthorityConfig { pool, netmask, router, dns, lease_seconds, lease_file } = config;
     let netmask = netmask.or_else(|| netmask_of(interfaces, only, pool.first()));
-    let netmask = netmask.ok_or(StartError::NoNetwork(pool))?;
+    let netmask = netmask.ok_or(DhcpStartError::NoNetwork(pool))?;
     let network = Network { address: pool.first(), netmask, router, dns };
     if !network.contains(pool.last()) {
-        return Err(StartError::PoolLeavesNetwork { pool, netmask });
+        return Err(DhcpStartError::PoolLeavesNetwork { pool, netmask });
     }
     let reserved = reserved(&network, interfaces);
     let fixed = fixed(rules, &network, &reserved)?;
     let mut leases = Leases::new(pool, lease_seconds, &reserved).with_fixed(fixed);
     let open = |path: PathBuf| match LeaseFile::open(&path, &mut leases, now) {
         Ok(file) => Ok(file),
-        Err(source) => Err(StartError::LeaseFile { path, source }),
+        Err(source) => Err(DhcpStartError::LeaseFile { path, source }),
     };
     let file = lease_file.map(open).transpose()?;
     Ok((Authority::new(network, leases), file))
@@ -174,11 +174,11 @@ fn fixed(
     rules: &Rules,
     network: &Network,
     reserved: &[Ipv4Addr],
-) -> Result<HashMap<HardwareAddress, Ipv4Addr>, StartError> {
+) -> Result<HashMap<HardwareAddress, Ipv4Addr>, DhcpStartError> {
     let mut fixed = HashMap::new();
     for (mac, address) in rules.fixed_addresses() {
         if !network.contains(address) || reserved.contains(&address) {
-            return Err(StartError::FixedAddress { address, netmask: network.netmask });
+            return Err(DhcpStartError::FixedAddress { address, netmask: network.netmask });
         }
         fixed.insert(HardwareAddress::ethernet(mac.octets()), address);
     }
@@ -219,14 +219,14 @@ pub(super) fn serving(
 }
 
 /// Asks on every wire at once.
-async fn refuse_rivals(serving: &[(Interface, Ipv4Addr)]) -> Result<(), StartError> {
+async fn refuse_rivals(serving: &[(Interface, Ipv4Addr)]) -> Result<(), DhcpStartError> {
     let mut probes = tokio::task::JoinSet::new();
     for (interface, local) in serving.iter().cloned() {
         probes.spawn(async move { (rival::find(&interface, local).await, interface.name) });
     }
     while let Some(probed) = probes.join_next().await {
         match probed {
-            Ok((Ok(Some(server)), interface)) => return Err(StartError::Rival { server, interface }),
+            Ok((Ok(Some(server)), interface)) => return Err(DhcpStartError::Rival { server, interface }),
             Ok((Err(error), interface)) => {
                 info!(%interface, "cannot look for other DHCP servers ({error}): make sure there is none");
             }

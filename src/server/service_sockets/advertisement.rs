@@ -2,17 +2,17 @@
 
 use std::io::{self, ErrorKind};
 
-use super::{Doors, program};
+use super::{ServiceSockets, program};
 use crate::config::{Config, Solicitations};
 use crate::ndp::server::Listener;
-use crate::server::Fatal;
+use crate::server::StartError;
 
 const NAME: &str = "IPv6 RA";
 
-impl Doors {
+impl ServiceSockets {
     /// Opens the socket before those of services that take less privilege, so that what is missing is told at once. To be
     /// called when DHCP is known not to be off.
-    pub(super) fn open_advertisement(&mut self, config: &Config) -> Result<(), Fatal> {
+    pub(super) fn open_advertisement(&mut self, config: &Config) -> Result<(), StartError> {
         if config.solicitations == Solicitations::Ignored {
             return Ok(());
         }
@@ -33,7 +33,7 @@ impl Doors {
     }
 }
 
-fn cannot(error: io::Error) -> Fatal {
+fn cannot(error: io::Error) -> StartError {
     let fix = match (error.kind(), error.raw_os_error()) {
         (ErrorKind::PermissionDenied, _) => {
             format!("run `sudo setcap cap_net_raw,cap_net_bind_service+ep {}`", program().display())
@@ -42,5 +42,5 @@ fn cannot(error: io::Error) -> Fatal {
         (ErrorKind::Unsupported, _) | (_, Some(libc::EAFNOSUPPORT)) => "turn IPv6 on".to_owned(),
         _ => "choose another `interface`".to_owned(),
     };
-    Fatal::Advertisement { error, fix }
+    StartError::Advertisement { error, fix }
 }

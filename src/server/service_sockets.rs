@@ -13,9 +13,9 @@ use tracing::warn;
 
 pub use self::portmap::Portmap;
 
-use super::Fatal;
-use super::report::{Row, port_note};
-use super::sockets::{self, Inherited, Unfit};
+use super::StartError;
+use super::report::{ServiceRow, port_note};
+use super::sockets::{self, Inherited, SocketError};
 use crate::boot::menu::Root;
 use crate::config::{Asked, Config, Dhcp, Door, RootDoors, Status, TFTP_PORT};
 use crate::dhcp;
@@ -30,7 +30,7 @@ const TFTP_FALLBACK: u16 = 6969;
 
 /// The sockets of this run.
 #[derive(Debug, Default)]
-pub struct Doors {
+pub struct ServiceSockets {
     pub nbd: Option<TcpListener>,
     pub nfs: Option<TcpListener>,
     pub portmap: Option<Portmap>,
@@ -42,15 +42,15 @@ pub struct Doors {
     /// `isowire status` asks here.
     pub status_socket: Option<LocalSocket>,
     pub status: Option<TcpListener>,
-    pub rows: Vec<Row>,
+    pub rows: Vec<ServiceRow>,
     /// Whether a privilege is all that some service lacks.
     pub lacks_privilege: bool,
     /// Why roots are not served that nobody asked for by name.
-    missed: Vec<(Root, Fatal)>,
+    missed: Vec<(Root, StartError)>,
 }
 
 /// A service on one port, as it is wanted.
-struct Service<'a> {
+struct ServiceSpec<'a> {
     /// In the table.
     name: &'static str,
     /// In the configuration; inherited sockets are called so too.
@@ -63,38 +63,38 @@ struct Service<'a> {
     state: &'a str,
 }
 
-impl Doors {
+impl ServiceSockets {
     /// Binds or takes over every socket, for images of these names.
     ///
     /// # Errors
-    /// [`Fatal`] when a service cannot be had that the operator wants, or no service that machines get a root from.
-    pub fn open(config: &Config, inherited: Inherited, names: &[&str]) -> Result<Self, Fatal> {
-        let mut doors = Self::default();
+    /// [`StartError`] when a service cannot be had that the operator wants, or no service that machines get a root from.
+    pub fn open(config: &Config, inherited: Inherited, names: &[&str]) -> Result<Self, StartError> {
+        let mut sockets = Self::default();
         let images = format!("serving {}", names.join(", "));
         let RootDoors { nbd, nfs, portmap: _, http } = config.root_doors;
-        let service = |name, key, door| Service::new(name, key, door, config.bind);
+        let service = |name, key, door| ServiceSpec::new(name, key, door, config.bind);
         let nbd = service("NBD", "nbd", nbd).of_root(Root::Nbd, &images);
         let nfs = service("NFS", "nfs", nfs).of_root(Root::Nfs, &images);
         let http = service("HTTP", "http", http).of_root(Root::Http, &images).or_on(HTTP_FALLBACK);
         let tftp = service("TFTP", "tftp", config.tftp).or_on(TFTP_FALLBACK);
-        doors.nbd = doors.open_one(&nbd, inherited.nbd, sockets::listen)?;
-        doors.nfs = doors.open_one(&nfs, inherited.nfs, sockets::listen)?;
-        doors.open_portmap(config, inherited.portmap)?;
-        doors.http = doors.open_one(&http, inherited.http, sockets::listen)?;
-        doors.tftp = doors.open_one(&tftp, inherited.tftp, UdpSocket::bind)?;
-        doors.open_advertisement(config)?;
-        doors.open_dhcp(config, [inherited.dhcp, inherited.pxe])?;
-        doors.tell_advertisement();
-        doors.require_roots(config)?;
-        doors.open_status(&config.status)?;
-        if doors.dhcp.is_some() && (doors.tftp.is_none() || doors.tftp_port() != TFTP_PORT) {
+        sockets.nbd = sockets.open_one(&nbd, inherited.nbd, sockets::listen)?;
+        sockets.nfs = sockets.open_one(&nfs, inherited.nfs, sockets::listen)?;
+        sockets.open_portmap(config, inherited.portmap)?;
+        sockets.http = sockets.open_one(&http, inherited.http, sockets::listen)?;
+        sockets.tftp = sockets.open_one(&tftp, inherited.tftp, UdpSocket::bind)?;
+        sockets.open_advertisement(config)?;
+        sockets.open_dhcp(config, [inherited.dhcp, inherited.pxe])?;
+        sockets.tell_advertisement();
+        sockets.require_roots(config)?;
+        sockets.open_status(&config.status)?;
+        if sockets.dhcp.is_some() && (sockets.tftp.is_none() || sockets.tftp_port() != TFTP_PORT) {
             warn!("DHCP sends firmware to TFTP on port 69 of this host, and isowire serves none there");
         }
-        Ok(doors)
+        Ok(sockets)
     }
 
     /// The socket of this host is a default, the address is somebody's wish.
-    fn open_status(&mut self, wanted: &Status) -> Result<(), Fatal> {
+    fn open_status(&mut self, wanted: &Status) -> Result<(), StartError> {
         let Status::On { socket, address } = wanted else {
             self.off("Status", OFF);
             return Ok(());
@@ -144,23 +144,23 @@ impl Doors {
 
     fn up(&mut self, service: &'static str, address: Option<SocketAddr>, state: &str) {
         let note = address.map_or("", |address| port_note(service, address.port()));
-        self.rows.push(Row { service, address, state: format!("{state}{note}") });
+        self.rows.push(ServiceRow { service, address, state: format!("{state}{note}") });
     }
 
     fn off(&mut self, service: &'static str, why: &str) {
-        self.rows.push(Row { service, address: None, state: format!("off: {why}") });
+        self.rows.push(ServiceRow { service, address: None, state: format!("off: {why}") });
     }
 
     /// Opens a service: inherited, else on its port, else, when nobody asked for it, on the other one or not at all.
     fn open_one<S: AsFd>(
         &mut self,
-        service: &Service<'_>,
+        service: &ServiceSpec<'_>,
         inherited: Option<S>,
         bind: impl Fn(SocketAddrV4) -> io::Result<S>,
-    ) -> Result<Option<S>, Fatal> {
+    ) -> Result<Option<S>, StartError> {
         let Door::On { port, asked } = service.door else {
             self.off(service.name, OFF);
-            return if inherited.is_some() { Err(Unfit::Off(service.key).into()) } else { Ok(None) };
+            return if inherited.is_some() { Err(SocketError::Off(service.key).into()) } else { Ok(None) };
         };
         let address = SocketAddrV4::new(service.ip, port);
         match (inherited.map_or_else(|| bind(address), Ok), asked) {
@@ -176,12 +176,12 @@ impl Doors {
     /// What becomes of a default that cannot be had at its `address`.
     fn open_elsewhere<S: AsFd>(
         &mut self,
-        service: &Service<'_>,
+        service: &ServiceSpec<'_>,
         address: SocketAddrV4,
         error: io::Error,
         bind: impl Fn(SocketAddrV4) -> io::Result<S>,
     ) -> Option<S> {
-        let Service { name, state, .. } = service;
+        let ServiceSpec { name, state, .. } = service;
         self.lacks_privilege |= error.kind() == ErrorKind::PermissionDenied;
         let why = why_not(&error, address.port());
         let socket = service.fallback.and_then(|port| bind(SocketAddrV4::new(service.ip, port)).ok());
@@ -196,7 +196,7 @@ impl Doors {
     }
 
     /// Machines need a root: those that the operator named, else any. Where all are off nobody wants them to boot.
-    fn require_roots(&mut self, config: &Config) -> Result<(), Fatal> {
+    fn require_roots(&mut self, config: &Config) -> Result<(), StartError> {
         let named: Vec<_> = config.named_roots().collect();
         let is_enough = match named[..] {
             [] => config.menu.roots.iter().any(|&root| self.serves(root)),
@@ -210,14 +210,14 @@ impl Doors {
         }
     }
 
-    fn open_dhcp(&mut self, config: &Config, inherited: [Option<UdpSocket>; 2]) -> Result<(), Fatal> {
+    fn open_dhcp(&mut self, config: &Config, inherited: [Option<UdpSocket>; 2]) -> Result<(), StartError> {
         let (asked, sharing, state) = match (&config.dhcp, &inherited) {
             (Dhcp::Off, [None, None]) => {
                 self.off("DHCP", OFF);
                 return Ok(());
             }
-            (Dhcp::Off, [Some(_), _]) => return Err(Unfit::Off("dhcp").into()),
-            (Dhcp::Off, [None, Some(_)]) => return Err(Unfit::Off("pxe").into()),
+            (Dhcp::Off, [Some(_), _]) => return Err(SocketError::Off("dhcp").into()),
+            (Dhcp::Off, [None, Some(_)]) => return Err(SocketError::Off("pxe").into()),
             (Dhcp::Proxy(asked), _) => {
                 (*asked, Sharing::Shared, "proxy, beside the DHCP server of the network")
             }
@@ -238,7 +238,7 @@ impl Doors {
     }
 }
 
-impl<'a> Service<'a> {
+impl<'a> ServiceSpec<'a> {
     fn new(name: &'static str, key: &'static str, door: Door, ip: Ipv4Addr) -> Self {
         Self { name, key, door, ip, fallback: None, root: None, state: "serving" }
     }
@@ -282,7 +282,7 @@ const DHCP_PORT: u16 = 67;
 /// Where PXE 2.1 has its boot servers.
 const PXE_PORT: u16 = 4011;
 
-fn cannot(service: &'static str, address: SocketAddrV4, error: io::Error) -> Fatal {
+fn cannot(service: &'static str, address: SocketAddrV4, error: io::Error) -> StartError {
     let fix = match error.kind() {
         ErrorKind::AddrInUse => format!("stop what has it, or change `{service}`"),
         ErrorKind::PermissionDenied => {
@@ -295,7 +295,7 @@ fn cannot(service: &'static str, address: SocketAddrV4, error: io::Error) -> Fat
         }
         _ => format!("change `{service}`"),
     };
-    Fatal::Bind { service, address, error, fix }
+    StartError::Bind { service, address, error, fix }
 }
 
 /// Why a default service is off, in a row of the table.

@@ -3,12 +3,12 @@
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 
-use super::{Doors, OFF, address_of, cannot, port_of, why_not};
+use super::{OFF, ServiceSockets, address_of, cannot, port_of, why_not};
 use crate::boot::menu::Root;
 use crate::config::{Asked, Config, Door, PORTMAP_PORT};
 use crate::nfs::server::rpcbind::{self, NotRegistered, Registration};
-use crate::server::Fatal;
-use crate::server::sockets::{self, PortmapSockets, Unfit};
+use crate::server::StartError;
+use crate::server::sockets::{self, PortmapSockets, SocketError};
 
 /// Who tells machines where NFS is.
 #[derive(Debug)]
@@ -17,14 +17,18 @@ pub enum Portmap {
     Rpcbind(Registration),
 }
 
-impl Doors {
+impl ServiceSockets {
     /// To be called when it is known whether there is NFS.
-    pub(super) fn open_portmap(&mut self, config: &Config, inherited: PortmapSockets) -> Result<(), Fatal> {
+    pub(super) fn open_portmap(
+        &mut self,
+        config: &Config,
+        inherited: PortmapSockets,
+    ) -> Result<(), StartError> {
         let is_inherited = inherited.tcp.is_some() || inherited.udp.is_some();
         let nfs = self.nfs.as_ref().and_then(port_of);
         let (port, asked, nfs) = match (config.root_doors.portmap, nfs) {
             (Door::On { port, asked }, Some(nfs)) => (port, asked, nfs),
-            _ if is_inherited => return Err(Unfit::Off("portmap").into()),
+            _ if is_inherited => return Err(SocketError::Off("portmap").into()),
             (Door::On { .. }, None) => {
                 self.off(NAME, "there is no NFS to find");
                 return Ok(());
@@ -37,7 +41,7 @@ impl Doors {
         let address = SocketAddrV4::new(config.bind, port);
         let found = bind(inherited, address).or_else(|error| match port {
             PORTMAP_PORT => register(nfs, address, error),
-            _ => Err(Missing::of_port(address, error)),
+            _ => Err(MissingPortmap::of_port(address, error)),
         });
         match found {
             Ok(portmap) => {
@@ -74,23 +78,23 @@ fn bind(inherited: PortmapSockets, address: SocketAddrV4) -> io::Result<Portmap>
 }
 
 /// `error` is why port 111 is not ours. That of a missing privilege comes first, whoever has the port.
-fn register(nfs: u16, address: SocketAddrV4, error: io::Error) -> Result<Portmap, Missing> {
+fn register(nfs: u16, address: SocketAddrV4, error: io::Error) -> Result<Portmap, MissingPortmap> {
     rpcbind::register(nfs).map(Portmap::Rpcbind).map_err(|refused| match refused {
         // There is none, or none that works.
-        NotRegistered::Unreachable { .. } => Missing::of_port(address, error),
-        refused => Missing { why: refused.to_string(), is_privilege: false, fatal: refused.into() },
+        NotRegistered::Unreachable { .. } => MissingPortmap::of_port(address, error),
+        refused => MissingPortmap { why: refused.to_string(), is_privilege: false, fatal: refused.into() },
     })
 }
 
 /// Why nobody tells machines where NFS is.
-struct Missing {
+struct MissingPortmap {
     why: String,
     /// Whether a privilege is all it lacks.
     is_privilege: bool,
-    fatal: Fatal,
+    fatal: StartError,
 }
 
-impl Missing {
+impl MissingPortmap {
     fn of_port(address: SocketAddrV4, error: io::Error) -> Self {
         Self {
             why: why_not(&error, address.port()),

@@ -1,10 +1,10 @@
 //! The shell of it all: opens the images, binds or takes over every socket, runs the services, tells when all is up
 //! and ends in order.
 
-mod doors;
 mod image_updater;
 mod initramfs_check;
 mod report;
+mod service_sockets;
 mod services;
 mod snapshot;
 pub mod sockets;
@@ -22,15 +22,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use self::doors::Doors;
 use self::image_updater::ImageUpdater;
-use self::report::{ForeignDhcp, Report};
-use self::sockets::{Inherited, Unfit};
+use self::report::{ForeignDhcp, StartReport};
+use self::service_sockets::ServiceSockets;
+use self::sockets::{Inherited, SocketError};
 use crate::boot::files::{Files, Ports, Terms};
 use crate::boot::menu::Root;
 use crate::boot::text::Word;
 use crate::config::Config;
-use crate::dhcp::server::StartError;
+use crate::dhcp::server::DhcpStartError;
 use crate::images::{HiddenNameError, ImageError};
 use crate::machines::Registry;
 use crate::nfs::server::rpcbind::NotRegistered;
@@ -40,7 +40,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// Why nothing is served.
 #[derive(Debug, thiserror::Error)]
-pub enum Fatal {
+pub enum StartError {
     #[error(transparent)]
     Images(#[from] ImageError),
     #[error(transparent)]
@@ -51,13 +51,13 @@ pub enum Fatal {
     )]
     UnknownImage(Word),
     #[error(transparent)]
-    Inherited(#[from] Unfit),
+    Inherited(#[from] SocketError),
     #[error("{service}: {address} cannot be used: {error}: {fix}")]
     Bind { service: &'static str, address: SocketAddrV4, error: io::Error, fix: String },
     #[error("router-advertisement: cannot be had: {error}: {fix}, or leave the setting out")]
     Advertisement { error: io::Error, fix: String },
     #[error("dhcp: {0}")]
-    Dhcp(#[from] StartError),
+    Dhcp(#[from] DhcpStartError),
     #[error("portmap: {0}")]
     Rpcbind(#[from] NotRegistered),
     #[error("the system does not let isowire run: {0}")]
@@ -67,19 +67,19 @@ pub enum Fatal {
 /// Serves until SIGINT, SIGTERM or the end of its terminal. SIGHUP has it look for images again.
 ///
 /// # Errors
-/// [`Fatal`] in one line, before anything was served.
-pub fn run(config: &Config) -> Result<(), Fatal> {
+/// [`StartError`] in one line, before anything was served.
+pub fn run(config: &Config) -> Result<(), StartError> {
     // First of all: it changes the environment, which other threads must not see.
     let inherited = Inherited::take()?;
     raise_file_limit();
     let opened = image_updater::open(&config.images)?;
     let names: Vec<_> = opened.images.iter().map(|served| &*served.name).collect();
-    let doors = Doors::open(config, inherited, &names)?;
+    let sockets = ServiceSockets::open(config, inherited, &names)?;
     let machines = Arc::new(Registry::new(Instant::now()));
-    let (places, roots) = (config.images.clone(), doors.roots());
-    let updater = ImageUpdater::new(places, opened, terms(config, &doors), roots, Arc::clone(&machines))?;
+    let (places, roots) = (config.images.clone(), sockets.roots());
+    let updater = ImageUpdater::new(places, opened, terms(config, &sockets), roots, Arc::clone(&machines))?;
     let runtime = runtime()?;
-    let served = runtime.block_on(serve(config, doors, updater, machines));
+    let served = runtime.block_on(serve(config, sockets, updater, machines));
     // Sessions that live for days, like those of NBD, end here.
     runtime.shutdown_timeout(Duration::from_millis(200));
     served
@@ -101,10 +101,10 @@ fn raise_file_limit() {
 }
 
 /// What the operator chose about boots; the menu offers the roots that are served.
-fn terms(config: &Config, doors: &Doors) -> Terms {
+fn terms(config: &Config, sockets: &ServiceSockets) -> Terms {
     let mut menu = config.menu.clone();
-    menu.roots.retain(|&root| doors.serves(root));
-    let ports = Ports { tftp: doors.tftp_port(), http: doors.http_port() };
+    menu.roots.retain(|&root| sockets.serves(root));
+    let ports = Ports { tftp: sockets.tftp_port(), http: sockets.http_port() };
     Terms {
         stub: config.stub.clone(),
         uefi_by: config.uefi,
@@ -116,15 +116,15 @@ fn terms(config: &Config, doors: &Doors) -> Terms {
 
 async fn serve(
     config: &Config,
-    doors: Doors,
+    sockets: ServiceSockets,
     updater: ImageUpdater,
     machines: Arc<Registry>,
-) -> Result<(), Fatal> {
+) -> Result<(), StartError> {
     let (mut stop_signals, hangup) = (StopSignals::new()?, signal(SignalKind::hangup())?);
-    let report = report(config, &doors, &updater.snapshot().current().files);
+    let report = report(config, &sockets, &updater.snapshot().current().files);
     let (stop, stopping) = watch::channel(());
     let mut services = tokio::select! {
-        started = services::start(config, doors, updater, machines, hangup, &stopping) => started?,
+        started = services::start(config, sockets, updater, machines, hangup, &stopping) => started?,
         // A DHCP server looks around for seconds before it starts.
         _ = stop_signals.received() => return Ok(()),
     };
@@ -140,7 +140,7 @@ async fn serve(
     drop((stop, stopping));
     let drained = async { while services.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN, drained).await;
-    ended.map_err(Fatal::from)
+    ended.map_err(StartError::from)
 }
 
 /// SIGINT (Ctrl-C), SIGTERM, and the SIGHUP of a terminal that is closed.
@@ -189,25 +189,25 @@ impl StopSignals {
 }
 
 /// What is up, and what to do about what is not.
-fn report(config: &Config, doors: &Doors, files: &Files) -> Report {
-    Report {
-        rows: doors.rows.clone(),
-        other_root: other_root(config, doors),
-        unprivileged: doors.lacks_privilege.then(doors::program),
-        foreign_dhcp: foreign_dhcp(config, doors, files),
+fn report(config: &Config, sockets: &ServiceSockets, files: &Files) -> StartReport {
+    StartReport {
+        rows: sockets.rows.clone(),
+        other_root: other_root(config, sockets),
+        unprivileged: sockets.lacks_privilege.then(service_sockets::program),
+        foreign_dhcp: foreign_dhcp(config, sockets, files),
     }
 }
 
 /// The first root of the menu, where a default that nobody changed could not be served.
-fn other_root(config: &Config, doors: &Doors) -> Option<Root> {
+fn other_root(config: &Config, sockets: &ServiceSockets) -> Option<Root> {
     let wanted = config.menu.roots.first()?;
-    let served = config.menu.roots.iter().find(|&&root| doors.serves(root))?;
+    let served = config.menu.roots.iter().find(|&&root| sockets.serves(root))?;
     (served != wanted).then_some(*served)
 }
 
 /// What to enter elsewhere, where nobody is told by us what to load, and there is something to load.
-fn foreign_dhcp(config: &Config, doors: &Doors, files: &Files) -> Option<ForeignDhcp> {
-    let tftp = doors.tftp.as_ref().filter(|_| doors.dhcp.is_none())?;
+fn foreign_dhcp(config: &Config, sockets: &ServiceSockets, files: &Files) -> Option<ForeignDhcp> {
+    let tftp = sockets.tftp.as_ref().filter(|_| sockets.dhcp.is_none())?;
     let boot_file = files.site().boot_file()?.to_owned();
     let address = config.advertise.or_else(|| own_address(config))?;
     let uefi_boot_file = files.site().uefi_boot_file();
@@ -225,7 +225,7 @@ fn own_address(config: &Config) -> Option<Ipv4Addr> {
 }
 
 /// Tells the person at the terminal and systemd that all is up.
-fn announce(report: &Report) {
+fn announce(report: &StartReport) {
     // Nobody may be reading any more; that is no reason to stop.
     let _ = write!(io::stdout().lock(), "{report}\nready\n");
     notify(&[NotifyState::Ready]);
