@@ -1,12 +1,12 @@
-//! The one place that slices untrusted bytes.
+//! Bounded reading of untrusted bytes.
 //!
-//! A [`Reader`] walks a peer's bytes (or an image's) front to back and never panics: running out of input is the
-//! small error [`Truncated`]. A length prefix yields a sub-reader, so that what is nested can never read past its
-//! own end. Parsers in `*/wire` and `image/` are written on it and on nothing else.
+//! A [`Reader`] walks the bytes of a peer or an image front to back and never panics: running out
+//! of input is the small error [`Truncated`]. A length prefix yields a sub-reader, so a nested
+//! structure cannot read past its own end. All parsers in `*/wire` and `image/` are written on it.
 
 use std::fmt;
 
-/// The input ended before the value did.
+/// Error of a read past the end of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Truncated;
 
@@ -25,51 +25,51 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads from the start of `bytes`.
+    /// Creates a reader at the start of `bytes`.
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
-    /// Number of bytes not read yet.
+    /// Returns the number of unread bytes.
     pub const fn remaining(&self) -> usize {
         self.rest.len()
     }
 
-    /// True when every byte was read.
+    /// Returns `true` if every byte was read.
     pub const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    /// What was not read yet, without reading it.
+    /// Returns the unread bytes without reading them.
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// The next `n` bytes.
+    /// Reads the next `n` bytes.
     pub fn take(&mut self, n: usize) -> Result<&'a [u8], Truncated> {
         let (head, rest) = self.rest.split_at_checked(n).ok_or(Truncated)?;
         self.rest = rest;
         Ok(head)
     }
 
-    /// The next `N` bytes as an array.
+    /// Reads the next `N` bytes as an array.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Truncated> {
         let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(Truncated)?;
         self.rest = rest;
         Ok(*head)
     }
 
-    /// A reader of the next `n` bytes; this one goes on behind them.
+    /// Splits off a reader of the next `n` bytes; this reader continues after them.
     pub fn sub(&mut self, n: usize) -> Result<Reader<'a>, Truncated> {
         self.take(n).map(Reader::new)
     }
 
-    /// Passes over `n` bytes.
+    /// Skips `n` bytes.
     pub fn skip(&mut self, n: usize) -> Result<(), Truncated> {
         self.take(n).map(drop)
     }
 
-    /// Everything up to the next zero byte, which is read too.
+    /// Reads the bytes before the next zero byte, and drops that byte.
     pub fn until_nul(&mut self) -> Result<&'a [u8], Truncated> {
         let n = self.rest.iter().position(|&b| b == 0).ok_or(Truncated)?;
         let text = self.take(n)?;
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_in_order_and_stops_at_the_end() {
+    fn read_past_the_end_takes_nothing() {
         let mut r = Reader::new(&[1, 0, 2, 3, 0, 0, 0, b'a', b'b', 0, 9]);
         assert_eq!(r.u8(), Ok(1));
         assert_eq!(r.u16_be(), Ok(2));
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sub_reader_cannot_leave_its_part() {
+    fn sub_reader_stays_in_its_part() {
         let mut r = Reader::new(&[1, 2, 3, 4]);
         let mut sub = r.sub(2).unwrap();
         assert_eq!(sub.u32_be(), Err(Truncated));

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 
 use super::survey::Volume;
-use super::warnings::{Warnings, shown};
+use super::warnings::{Warnings, printable};
 use super::{Extent, Index, Media, NodeId, NodeKind};
 
 /// The architecture that comes first where there are several.
@@ -292,7 +292,7 @@ impl Places<'_> {
         let own = format!("{}.uuid", uuid.unwrap_or_default());
         let matching = files.iter().find(|id| *self.index.node(**id).name == *own.as_bytes());
         if let (None, Some(&other)) = (matching, files.first()) {
-            let name = shown(&self.index.node(other).name);
+            let name = printable(&self.index.node(other).name);
             warnings.add(|| format!("/boot/{name} does not name this image: GRUB will not find it"));
         }
         matching.or(files.first()).copied()

@@ -1,73 +1,74 @@
-//! The entries of one directory, each put together from its records: a file of several extents has one for each.
+//! Entries of a directory, assembled from their records: each section of a file has a record.
 
 use std::iter::Peekable;
 
-use super::iso9660::{Record, Records};
+use super::iso9660::{DirectoryRecord, DirectoryRecords};
 use super::{Extent, FormatError};
 
-/// A file or directory as its records tell it.
+/// File or directory described by one or more directory records.
 #[derive(Debug)]
-pub struct Entry<'a> {
-    /// The first record, which has the name and the attributes.
-    pub record: Record<'a>,
-    /// Where the content is, unchecked, without empty sections.
+pub struct IsoEntry<'a> {
+    /// First record, which has the name and the attributes.
+    pub record: DirectoryRecord<'a>,
+    /// Extents of the content, unchecked and without empty ones.
     pub extents: Vec<Extent>,
 }
 
-/// An entry that cannot be put together.
+/// Error of an entry that cannot be assembled.
 #[derive(Debug)]
-pub struct Damaged<'a> {
-    /// The identifier, as far as there is one.
+pub struct IsoEntryError<'a> {
+    /// Identifier of the entry, or a description if its record is unreadable.
     pub id: &'a [u8],
-    pub flaw: FormatError,
+    pub error: FormatError,
 }
 
-impl<'a> Entry<'a> {
-    fn new(record: Record<'a>) -> Self {
+impl<'a> IsoEntry<'a> {
+    fn new(record: DirectoryRecord<'a>) -> Self {
         let mut entry = Self { record, extents: Vec::new() };
         entry.append(&record);
         entry
     }
 
-    /// Adds a section of the file (ECMA-119 §6.5.1). libisofs writes sections back to back: they become one extent.
-    fn append(&mut self, section: &Record<'a>) {
+    /// Adds a section of the file (ECMA-119 §6.5.1).
+    fn append(&mut self, section: &DirectoryRecord<'a>) {
         let extent = Extent::at_block(section.block, section.len.into());
         match self.extents.last_mut() {
             _ if extent.len == 0 => {}
+            // libisofs splits a file over 4 GiB into adjacent sections.
             Some(last) if last.end() == extent.offset => last.len += extent.len,
             _ => self.extents.push(extent),
         }
     }
 }
 
-/// The entries of a directory, front to back, those of itself and its parent too.
-pub struct Entries<'a> {
-    records: Peekable<Records<'a>>,
+/// Iterator over the entries of a directory, including those of itself and of its parent.
+pub struct IsoEntries<'a> {
+    records: Peekable<DirectoryRecords<'a>>,
 }
 
-impl<'a> Entries<'a> {
-    /// Reads the whole extent of a directory.
+impl<'a> IsoEntries<'a> {
+    /// Iterates over the entries in the whole extent of a directory.
     pub fn new(directory: &'a [u8]) -> Self {
-        Self { records: Records::new(directory).peekable() }
+        Self { records: DirectoryRecords::new(directory).peekable() }
     }
 }
 
-impl<'a> Iterator for Entries<'a> {
-    type Item = Result<Entry<'a>, Damaged<'a>>;
+impl<'a> Iterator for IsoEntries<'a> {
+    type Item = Result<IsoEntry<'a>, IsoEntryError<'a>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let first = match self.records.next()? {
             Ok(record) => record,
-            Err(flaw) => return Some(Err(Damaged { id: b"(a record)", flaw })),
+            Err(error) => return Some(Err(IsoEntryError { id: b"(a record)", error })),
         };
-        let mut entry = Entry::new(first);
+        let mut entry = IsoEntry::new(first);
         let mut last = first;
-        while last.goes_on() {
-            // ECMA-119 §9.1: the sections of a file have the same identifier, in records one behind the other.
+        while last.is_multi_extent() {
+            // ECMA-119 §9.1: the sections of a file have the same identifier, in adjacent records.
             let Some(Ok(next)) = self.records.next_if(|next| next.is_ok_and(|next| next.id == first.id))
             else {
-                let flaw = FormatError("the last extent of this file is missing");
-                return Some(Err(Damaged { id: first.id, flaw }));
+                let error = FormatError("the last extent of this file is missing");
+                return Some(Err(IsoEntryError { id: first.id, error }));
             };
             entry.append(&next);
             last = next;

@@ -1,8 +1,8 @@
-//! Which image this is: one number, the same for every copy of the same ISO, after a restart and on another server.
+//! Identity of an image: a number that is the same for every copy of an ISO, on any server.
 //!
-//! File handles, file ids and ETags are made of it, so that a client never gets bytes of one image for a file of
-//! another. It tells images apart that differ by accident or by a new release; it is no defence against somebody who
-//! makes an image on purpose, for whoever writes the image decides what machines boot anyway.
+//! File handles, file ids and ETags contain the identity, so a client never gets bytes of one
+//! image for a file of another. The identity distinguishes releases and accidental changes. It is
+//! not a defence against a forged image: the author of an image controls the machines that boot it.
 
 use std::fmt;
 use std::io;
@@ -13,17 +13,17 @@ use super::index::{Index, Node, NodeKind};
 use super::iso9660::BLOCK;
 use super::{Archiso, Extent, Media};
 
-/// The system area (with MBR and GPT) and the first volume descriptors.
+/// Bytes of the system area (with MBR and GPT) and of the first volume descriptors.
 const HEAD: u64 = 32 * BLOCK;
 
-/// Longest checksum file that counts: a line is 128 digits and a name.
+/// Bytes of a checksum file that are hashed; its one line has 128 digits and a name.
 const CHECKSUM_MAX: u64 = 4096;
 
-/// See the module.
+/// Identity of an image, computed from its head, its tree and its checksum files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity(pub u64);
 
-/// 16 hexadecimal digits.
+/// Formats the identity as 16 hexadecimal digits.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
@@ -31,17 +31,20 @@ impl fmt::Display for Identity {
 }
 
 impl Identity {
-    /// Reads what tells the image apart: its head, its tree, and what archiso wrote down of its content.
+    /// Computes the identity of an image.
     ///
     /// # Errors
-    /// Whatever reading the image says.
+    /// The error of reading the image.
     pub fn of(media: &(impl Media + ?Sized), index: &Index, archiso: Option<&Archiso>) -> io::Result<Self> {
         let content = content(media, index, archiso)?;
         Ok(Self(u64::from(content) << 32 | u64::from(tree(media.size(), index))))
     }
 }
 
-/// Two images of one tree differ in the date of their volume, or at least in the checksum of their root file system.
+/// Hashes the head and the checksum files of the root file systems.
+///
+/// Two images with the same tree differ in the date of their volume descriptor, or at least in the
+/// checksum of their root file system.
 fn content(media: &(impl Media + ?Sized), index: &Index, archiso: Option<&Archiso>) -> io::Result<u32> {
     let mut hasher = Hasher::new();
     let head = Extent { offset: 0, len: media.size().min(HEAD) };
@@ -58,6 +61,7 @@ fn content(media: &(impl Media + ?Sized), index: &Index, archiso: Option<&Archis
     Ok(hasher.finalize())
 }
 
+/// Hashes the size of the image and all nodes of its tree.
 fn tree(size: u64, index: &Index) -> u32 {
     let mut hasher = Hasher::new();
     hasher.update(&size.to_be_bytes());
@@ -68,6 +72,7 @@ fn tree(size: u64, index: &Index) -> u32 {
     hasher.finalize()
 }
 
+/// Hashes the name, place, mode, date and content location of a node.
 fn hash_node(hasher: &mut Hasher, node: &Node) {
     let Node { name, parent, kind, attributes, .. } = node;
     hasher.update(&parent.0.to_be_bytes());
@@ -101,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_the_same_image_and_anything_else_another() {
+    fn identity_differs_for_any_change() {
         let extent = Extent { offset: 2048, len: 100 };
         let image = vec![7; 100_000];
         let mut others = [image.clone(), image[1..].to_vec()];

@@ -1,4 +1,4 @@
-//! The tree of an image: nodes, names and extents, built once and immutable from then on.
+//! Tree of an image: nodes, names and extents, built once and immutable afterwards.
 
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 
@@ -12,8 +12,10 @@ pub const MAX_NAME: usize = 255;
 /// Symlinks followed by one [`Index::resolve`], as on Linux (`MAXSYMLINKS`).
 const MAX_HOPS: u32 = 40;
 
-/// Number of a node in its [`Index`]. The root is [`NodeId::ROOT`]; numbers are given in directory order of the
-/// image, so the same image gives the same numbers after every start.
+/// Number of a node in its [`Index`].
+///
+/// Nodes are numbered in the directory order of the image, the root first, so an image gives the
+/// same numbers after every start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
 
@@ -21,21 +23,21 @@ impl NodeId {
     pub const ROOT: NodeId = NodeId(0);
 }
 
-/// What a node is.
+/// Type of a node with its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeKind {
     /// Entries in the order of the image, without `.` and `..`.
     Directory { entries: Vec<NodeId> },
-    /// One extent on every ISO that mkarchiso makes, none for an empty file; several only where the extents of a
-    /// multi-extent file are apart.
+    /// Content of a file: no extent if it is empty, one on every ISO that mkarchiso makes, and
+    /// several only if the sections of a multi-extent file are apart.
     File { extents: Vec<Extent> },
-    /// The target as Rock Ridge stores it.
+    /// Target of a symlink as Rock Ridge stores it.
     Symlink { target: Box<[u8]> },
-    /// Device, FIFO or socket: listed, never served.
+    /// Device, FIFO or socket, which is listed but never served.
     Special,
 }
 
-/// One entry of the tree.
+/// Entry of the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     pub name: Box<[u8]>,
@@ -45,7 +47,7 @@ pub struct Node {
     size: u64,
 }
 
-/// What `stat` shows of a node.
+/// Attributes of a node that `stat` shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeAttributes {
     /// POSIX file mode with the type bits.
@@ -68,25 +70,35 @@ impl Node {
         Self { name: name.into(), parent, kind, attributes, size }
     }
 
-    /// Size in bytes: of the content of a file, of the target of a symlink, else 0.
+    /// Returns the bytes of a file's content or of a symlink's target; 0 for other nodes.
     pub const fn size(&self) -> u64 {
         self.size
     }
+
+    /// Hashes the place of the node for [`Index::exact`].
+    fn hash(&self, hasher: &RandomState) -> u64 {
+        hash(hasher, self.parent, &self.name)
+    }
+
+    /// Hashes the place of the node for [`Index::folded`].
+    fn hash_folded(&self, hasher: &RandomState) -> u64 {
+        hash_folded(hasher, self.parent, &self.name)
+    }
 }
 
-/// The whole tree.
+/// Tree of an image with look-up by name.
 #[derive(Debug)]
 pub struct Index {
     nodes: Vec<Node>,
-    /// All nodes but the root, by directory and name.
+    /// All nodes except the root, by directory and name.
     exact: HashTable<NodeId>,
-    /// The same with names in lower case, of which each is here once: the first entry that has it.
+    /// Nodes by directory and lower-case name; of names that differ only in case, the first one.
     folded: HashTable<NodeId>,
     hasher: RandomState,
 }
 
 impl Index {
-    /// A tree of nothing but the root directory, to [`Index::add`] to.
+    /// Creates a tree that has only the root directory.
     pub fn new(root: NodeAttributes) -> Self {
         let root = Node::new(b"", NodeId::ROOT, NodeKind::Directory { entries: Vec::new() }, root);
         Self {
@@ -100,7 +112,7 @@ impl Index {
     /// Adds an entry to the directory `parent`.
     ///
     /// # Errors
-    /// [`NodeError`] says why the entry cannot be in the tree; the tree is as before.
+    /// [`NodeError`] if the entry cannot be in the tree, which stays unchanged.
     pub fn add(
         &mut self,
         parent: NodeId,
@@ -110,60 +122,62 @@ impl Index {
     ) -> Result<NodeId, NodeError> {
         let id = NodeId(u32::try_from(self.nodes.len()).map_err(|_| NodeError::Full)?);
         check_name(name)?;
-        let is_double = self.child(parent, name).is_some();
+        let is_duplicate = self.child(parent, name).is_some();
         let Some(Node { kind: NodeKind::Directory { entries }, .. }) = self.nodes.get_mut(parent.0 as usize)
         else {
             return Err(NodeError::NotADirectory);
         };
-        if is_double {
-            return Err(NodeError::Double);
+        if is_duplicate {
+            return Err(NodeError::Duplicate);
         }
         entries.push(id);
-        self.remember(id, parent, name);
+        self.insert(id, parent, name);
         self.nodes.push(Node::new(name, parent, kind, attributes));
         Ok(id)
     }
 
-    /// Has `id` found by its name.
-    fn remember(&mut self, id: NodeId, parent: NodeId, name: &[u8]) {
+    /// Inserts `id` into the tables that find it by its name.
+    fn insert(&mut self, id: NodeId, parent: NodeId, name: &[u8]) {
         let is_first = self.child_ignoring_case(parent, name).is_none();
         let Self { nodes, exact, folded, hasher } = self;
-        let node = |id: &NodeId| &nodes[id.0 as usize];
-        exact.insert_unique(hash(hasher, parent, name), id, |id| {
-            hash(hasher, node(id).parent, &node(id).name)
-        });
+        exact.insert_unique(hash(hasher, parent, name), id, |other| nodes[other.0 as usize].hash(hasher));
         if is_first {
-            let rehash = |id: &NodeId| hash_folded(hasher, node(id).parent, &node(id).name);
-            folded.insert_unique(hash_folded(hasher, parent, name), id, rehash);
+            folded.insert_unique(hash_folded(hasher, parent, name), id, |other| {
+                nodes[other.0 as usize].hash_folded(hasher)
+            });
         }
     }
 
-    /// The node with this number.
+    /// Returns the node with this number.
     ///
     /// # Panics
-    /// When `id` comes from another index.
+    /// If `id` comes from another index.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0 as usize]
     }
 
-    /// The entry of this exact name in the directory `dir`.
+    /// Finds the entry of the directory `dir` with exactly this name.
     pub fn child(&self, dir: NodeId, name: &[u8]) -> Option<NodeId> {
-        let is_it = |&id: &NodeId| self.node(id).parent == dir && *self.node(id).name == *name;
-        self.exact.find(hash(&self.hasher, dir, name), is_it).copied()
+        let found = self.exact.find(hash(&self.hasher, dir, name), |&id| {
+            let node = self.node(id);
+            node.parent == dir && *node.name == *name
+        });
+        found.copied()
     }
 
-    /// The first entry of the directory `dir`, in the order of the image, whose name differs from `name` at most in
-    /// the case of ASCII letters.
+    /// Finds the first entry of the directory `dir` whose name equals `name` ignoring ASCII case.
     pub fn child_ignoring_case(&self, dir: NodeId, name: &[u8]) -> Option<NodeId> {
-        let is_it =
-            |&id: &NodeId| self.node(id).parent == dir && self.node(id).name.eq_ignore_ascii_case(name);
-        self.folded.find(hash_folded(&self.hasher, dir, name), is_it).copied()
+        let found = self.folded.find(hash_folded(&self.hasher, dir, name), |&id| {
+            let node = self.node(id);
+            node.parent == dir && node.name.eq_ignore_ascii_case(name)
+        });
+        found.copied()
     }
 
-    /// The node at `path`, taken from the directory `dir`, or from the root when it begins with `/`.
+    /// Finds the node at `path`, relative to the directory `dir` unless it begins with `/`.
     ///
-    /// It is found as Linux would find it with this image mounted as `/`: symlinks are followed, the last one too;
-    /// `..` of the root is the root; a `/` at the end asks for a directory. After 40 symlinks there is nothing.
+    /// The path is resolved as Linux resolves it with this image mounted as `/`: symlinks are
+    /// followed, also the last one; a path with more than 40 symlinks leads nowhere.
     pub fn resolve(&self, dir: NodeId, path: &[u8]) -> Option<NodeId> {
         let mut hops = MAX_HOPS;
         self.resolve_from(dir, path, &mut hops)
@@ -174,7 +188,10 @@ impl Index {
         for name in path.split(|&b| b == b'/') {
             let NodeKind::Directory { .. } = self.node(at).kind else { return None };
             at = match name {
+                // POSIX "Pathname Resolution": several slashes are one, and a trailing slash asks
+                // for a directory, which the check above ensures.
                 b"" | b"." => at,
+                // The parent of the root is the root.
                 b".." => self.node(at).parent,
                 name => self.follow(self.child(at, name)?, hops)?,
             };
@@ -182,15 +199,18 @@ impl Index {
         Some(at)
     }
 
-    /// `id` itself, or what it points to when it is a symlink. The recursion ends with the hops.
+    /// Returns the node that a symlink points to, and any other node itself.
+    ///
+    /// The recursion ends when `hops` is used up.
     fn follow(&self, id: NodeId, hops: &mut u32) -> Option<NodeId> {
         let node = self.node(id);
         let NodeKind::Symlink { target } = &node.kind else { return Some(id) };
+        // Counted over the whole path: nested symlinks could otherwise double the work at each.
         *hops = hops.checked_sub(1)?;
         self.resolve_from(node.parent, target, hops)
     }
 
-    /// The entries of a directory in the order of the image; none for anything else.
+    /// Returns the entries of a directory in the order of the image; none for other nodes.
     pub fn children(&self, dir: NodeId) -> &[NodeId] {
         match &self.node(dir).kind {
             NodeKind::Directory { entries } => entries,
@@ -198,7 +218,7 @@ impl Index {
         }
     }
 
-    /// Every node, the root first, each directory before its entries and these in the order of the image.
+    /// Iterates over all nodes: each directory before its entries, entries in the order of the image.
     pub fn walk(&self) -> impl Iterator<Item = NodeId> {
         let mut ahead = vec![NodeId::ROOT];
         std::iter::from_fn(move || {
@@ -208,7 +228,7 @@ impl Index {
         })
     }
 
-    /// The absolute path of a node in the image: `/arch/boot/x86_64/vmlinuz-linux`.
+    /// Returns the absolute path of a node, such as `/arch/boot/x86_64/vmlinuz-linux`.
     pub fn path(&self, id: NodeId) -> Vec<u8> {
         let mut names = Vec::new();
         let mut at = id;
@@ -223,12 +243,12 @@ impl Index {
         names.iter().rev().flat_map(|name| [b"/", *name]).flatten().copied().collect()
     }
 
-    /// Number of nodes, the root included.
+    /// Returns the number of nodes, including the root.
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Always false: there is a root.
+    /// Returns `false`, since every tree has a root.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
@@ -245,9 +265,10 @@ fn hash_folded(hasher: &RandomState, dir: NodeId, name: &[u8]) -> u64 {
     state.finish()
 }
 
-/// A name that a path can hold (POSIX: no `/`, no NUL, not empty, not `.` or `..`).
+/// Checks that `name` can be part of a path.
 fn check_name(name: &[u8]) -> Result<(), NodeError> {
     match name {
+        // POSIX "Filename": these three would resolve to another node.
         b"" | b"." | b".." => Err(NodeError::BadName),
         name if name.contains(&b'/') || name.contains(&0) => Err(NodeError::BadName),
         name if name.len() > MAX_NAME => Err(NodeError::LongName),
@@ -255,15 +276,15 @@ fn check_name(name: &[u8]) -> Result<(), NodeError> {
     }
 }
 
-/// Why an entry is not in the tree: the image's fault.
+/// Error of an entry that cannot be in the tree. The image is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
-    #[error("its name is empty, `.`, `..`, or holds `/` or NUL")]
+    #[error("its name is empty, `.`, `..`, or contains `/` or NUL")]
     BadName,
     #[error("its name is longer than {MAX_NAME} bytes")]
     LongName,
-    #[error("its directory has an entry of this name already")]
-    Double,
+    #[error("its directory already has an entry of this name")]
+    Duplicate,
     #[error("its parent is not a directory")]
     NotADirectory,
     #[error("the tree has too many entries")]
@@ -276,10 +297,10 @@ mod tests {
 
     const PLAIN: NodeAttributes = NodeAttributes { mode: 0, uid: 0, gid: 0, nlink: 1, mtime: 0 };
 
-    /// Adds to the root or to a directory of a given number.
-    struct Tree(Index);
+    /// Builder of a tree in which all attributes are the same.
+    struct TreeBuilder(Index);
 
-    impl Tree {
+    impl TreeBuilder {
         fn add(&mut self, parent: NodeId, name: &str, kind: NodeKind) -> NodeId {
             self.0.add(parent, name.as_bytes(), kind, PLAIN).unwrap()
         }
@@ -294,12 +315,12 @@ mod tests {
         }
     }
 
-    fn tree() -> Tree {
-        Tree(Index::new(PLAIN))
+    fn tree() -> TreeBuilder {
+        TreeBuilder(Index::new(PLAIN))
     }
 
     #[test]
-    fn names_are_found_exactly_or_ignoring_case() {
+    fn names_match_exactly_or_ignoring_case() {
         let mut tree = tree();
         let upper = tree.file(NodeId::ROOT, "README");
         let lower = tree.file(NodeId::ROOT, "readme");
@@ -312,24 +333,25 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_name_is_refused_and_changes_nothing() {
+    fn bad_name_is_refused() {
         let mut index = Index::new(PLAIN);
-        let mut refused = |name: &[u8]| index.add(NodeId::ROOT, name, NodeKind::Special, PLAIN).unwrap_err();
         for name in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0"] {
-            assert_eq!(refused(name), NodeError::BadName);
+            let result = index.add(NodeId::ROOT, name, NodeKind::Special, PLAIN);
+            assert_eq!(result, Err(NodeError::BadName));
         }
-        assert_eq!(refused(&[b'n'; 256]), NodeError::LongName);
+        let result = index.add(NodeId::ROOT, &[b'n'; 256], NodeKind::Special, PLAIN);
+        assert_eq!(result, Err(NodeError::LongName));
         assert_eq!(index.len(), 1);
         assert_eq!(index.children(NodeId::ROOT), []);
 
         let file = index.add(NodeId::ROOT, b"file", NodeKind::Special, PLAIN).unwrap();
-        assert_eq!(index.add(NodeId::ROOT, b"file", NodeKind::Special, PLAIN), Err(NodeError::Double));
+        assert_eq!(index.add(NodeId::ROOT, b"file", NodeKind::Special, PLAIN), Err(NodeError::Duplicate));
         assert_eq!(index.add(file, b"x", NodeKind::Special, PLAIN), Err(NodeError::NotADirectory));
         assert_eq!(index.len(), 2);
     }
 
     #[test]
-    fn a_path_is_resolved_as_linux_does() {
+    fn path_is_resolved_as_on_linux() {
         let mut tree = tree();
         let arch = tree.dir(NodeId::ROOT, "arch");
         let boot = tree.dir(arch, "boot");
@@ -356,13 +378,13 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_of_symlinks_ends_after_forty_and_a_fan_of_them_too() {
+    fn symlinks_are_followed_forty_times() {
         let mut tree = tree();
         let file = tree.file(NodeId::ROOT, "0");
         for n in 1..=41 {
             tree.link(NodeId::ROOT, &n.to_string(), &(n - 1).to_string());
         }
-        // Followed without a common count of hops this would be 2^30 lookups.
+        // Without a count of hops for the whole path this would be 2^30 look-ups.
         tree.dir(NodeId::ROOT, "d0");
         for n in 1..=30 {
             tree.link(NodeId::ROOT, &format!("d{n}"), &format!("d{0}/../d{0}", n - 1));
@@ -373,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn walk_and_path_agree() {
+    fn paths_of_a_walk_resolve() {
         let mut tree = tree();
         let b = tree.dir(NodeId::ROOT, "b");
         tree.file(NodeId::ROOT, "a");

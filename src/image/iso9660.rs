@@ -1,7 +1,7 @@
-//! ISO 9660 (ECMA-119): volume descriptors, directory records, names and dates. Pure.
+//! ISO 9660 (ECMA-119, 2nd edition): volume descriptors, directory records, names and dates.
 //!
-//! Numbers stored in both byte orders are read from their little-endian half, as Linux does: some writers left the
-//! other half empty.
+//! Numbers in both byte orders (§7.2.3, §7.3.3) are read from their little-endian half, as Linux
+//! does: some writers leave the other half empty.
 
 use jiff::Timestamp;
 use jiff::civil;
@@ -10,14 +10,16 @@ use jiff::tz::Offset;
 use super::FormatError;
 use crate::codec::{Reader, Truncated};
 
-/// Bytes of a logical block, the only size that writers use (§6.2.2 allows smaller ones).
+/// Bytes of a logical block. §6.2.2 allows smaller blocks, but no writer uses them.
 pub const BLOCK: u64 = 2048;
 
-/// Logical block of the first volume descriptor (§6.2.1, §6.3). mkarchiso's `-partition_offset 16` makes xorriso
-/// write a second set at block 32, whose addresses count from the first partition: it is not for us.
+/// Logical block of the first volume descriptor (§6.2.1, §6.3).
+///
+/// mkarchiso's `-partition_offset 16` makes xorriso write a second set at block 32, whose
+/// addresses count from the first partition. That set is not read.
 pub const FIRST_DESCRIPTOR: u64 = 16;
 
-/// Directory record flags (§9.1.6).
+// Flags of a directory record (§9.1.6).
 const DIRECTORY: u8 = 0x02;
 const ASSOCIATED: u8 = 0x04;
 const MULTI_EXTENT: u8 = 0x80;
@@ -25,22 +27,22 @@ const MULTI_EXTENT: u8 = 0x80;
 /// Escape sequences of Joliet's three UCS-2 levels (Joliet specification, "SVD Escape Sequences").
 const JOLIET: [&[u8]; 3] = [b"%/@", b"%/C", b"%/E"];
 
-/// A volume descriptor (§8.1).
+/// Volume descriptor (§8.1).
 #[derive(Debug)]
 pub enum Descriptor<'a> {
-    /// §8.2: the fields behind the standard identifier.
+    /// Boot record (§8.2), with the fields after the version.
     Boot(Reader<'a>),
-    /// §8.4.
+    /// Primary volume descriptor (§8.4).
     Primary(VolumeDescriptor<'a>),
-    /// §8.5, with the escape sequence of Joliet.
+    /// Supplementary volume descriptor (§8.5) with an escape sequence of Joliet.
     Joliet(VolumeDescriptor<'a>),
-    /// A partition, an enhanced volume or a type unknown to us.
+    /// Partition, enhanced volume or unknown type.
     Other(u8),
-    /// §8.3: the end of the set.
+    /// Set terminator (§8.3).
     Terminator,
 }
 
-/// What a primary and a supplementary volume descriptor share. Texts are as stored, without the padding.
+/// Fields of a primary or supplementary volume descriptor. Texts are as stored, without padding.
 #[derive(Debug)]
 pub struct VolumeDescriptor<'a> {
     pub system: &'a [u8],
@@ -49,7 +51,7 @@ pub struct VolumeDescriptor<'a> {
     pub blocks: u32,
     /// Bytes of a logical block.
     pub block_size: u16,
-    pub root: Record<'a>,
+    pub root: DirectoryRecord<'a>,
     pub publisher: &'a [u8],
     pub preparer: &'a [u8],
     pub application: &'a [u8],
@@ -58,10 +60,10 @@ pub struct VolumeDescriptor<'a> {
 }
 
 impl<'a> Descriptor<'a> {
-    /// Parses the block of a volume descriptor; `None` when it is none.
+    /// Parses the block of a volume descriptor; `None` without the standard identifier.
     ///
     /// # Errors
-    /// [`FormatError`] when it is one and its root directory makes no sense.
+    /// [`FormatError`] if the descriptor is cut off or its root directory record is malformed.
     pub fn parse(block: &'a [u8]) -> Result<Option<Self>, FormatError> {
         let mut r = Reader::new(block);
         let kind = r.u8()?;
@@ -69,9 +71,11 @@ impl<'a> Descriptor<'a> {
             return Ok(None);
         }
         let _version = r.u8()?;
+        // §8.1.1: the types.
         Ok(Some(match kind {
             0 => Descriptor::Boot(r),
             1 => Descriptor::Primary(VolumeDescriptor::parse(r)?.0),
+            // §8.5.6: the escape sequences tell the character set of a supplementary volume.
             2 => match VolumeDescriptor::parse(r)? {
                 (volume, escape) if JOLIET.iter().any(|level| escape.starts_with(level)) => {
                     Descriptor::Joliet(volume)
@@ -85,22 +89,22 @@ impl<'a> Descriptor<'a> {
 }
 
 impl<'a> VolumeDescriptor<'a> {
-    /// The fields from byte 7 on (§8.4, §8.5), and the escape sequences.
+    /// Parses the fields from byte 7 on (§8.4, §8.5), and returns them with the escape sequences.
     fn parse(mut r: Reader<'a>) -> Result<(Self, &'a [u8]), FormatError> {
-        r.skip(1)?; // volume flags
-        let system = trimmed(r.take(32)?);
-        let volume = trimmed(r.take(32)?);
-        r.skip(8)?;
+        r.skip(1)?; // volume flags (§8.5.3)
+        let system = trim(r.take(32)?);
+        let volume = trim(r.take(32)?);
+        r.skip(8)?; // unused
         let blocks = both_u32(&mut r)?;
         let escape = r.take(32)?;
         r.skip(4 + 4)?; // volume set size, volume sequence number
         let block_size = r.u16_le()?;
         r.skip(2 + 8 + 4 * 4)?; // its other half, path table size, four path tables
-        let root = Record::parse(&mut r.sub(34)?)?;
-        r.skip(128)?; // volume set
-        let publisher = trimmed(r.take(128)?);
-        let preparer = trimmed(r.take(128)?);
-        let application = trimmed(r.take(128)?);
+        let root = DirectoryRecord::parse(&mut r.sub(34)?)?;
+        r.skip(128)?; // volume set identifier
+        let publisher = trim(r.take(128)?);
+        let preparer = trim(r.take(128)?);
+        let application = trim(r.take(128)?);
         r.skip(37 * 3)?; // copyright, abstract and bibliographic files
         let created = LongDate(r.array()?);
         let modified = LongDate(r.array()?);
@@ -120,50 +124,50 @@ impl<'a> VolumeDescriptor<'a> {
     }
 }
 
-/// A number in both byte orders (§7.3.3).
+/// Reads a number in both byte orders (§7.3.3).
 fn both_u32(r: &mut Reader<'_>) -> Result<u32, Truncated> {
     let number = r.u32_le()?;
     r.skip(4)?;
     Ok(number)
 }
 
-/// A field without the spaces (and, with some writers, zeros) that fill it.
-fn trimmed(field: &[u8]) -> &[u8] {
-    let fill = |b: &u8| *b == b' ' || *b == 0;
-    let len = field.iter().rposition(|b| !fill(b)).map_or(0, |last| last + 1);
+/// Removes the filler at the end of a field.
+fn trim(field: &[u8]) -> &[u8] {
+    // The standard fills with spaces; some writers fill with zeros.
+    let len = field.iter().rposition(|&byte| byte != b' ' && byte != 0).map_or(0, |last| last + 1);
     field.get(..len).unwrap_or_default()
 }
 
-/// A directory record (§9.1).
+/// Directory record (§9.1).
 #[derive(Debug, Clone, Copy)]
-pub struct Record<'a> {
-    /// Logical block where the data begins, behind the extended attribute record.
+pub struct DirectoryRecord<'a> {
+    /// Logical block of the data, after the extended attribute record.
     pub block: u32,
     /// Bytes of data.
     pub len: u32,
     pub date: ShortDate,
     flags: u8,
-    /// File unit size: not 0 for an interleaved file (§6.4.3).
+    /// File unit size; 0 unless the file is interleaved (§6.4.3).
     pub unit: u8,
-    /// The file identifier, with the version of a file.
+    /// File identifier; that of a file contains its version.
     pub id: &'a [u8],
-    /// The system use area, where SUSP lives.
+    /// System use area, which holds the SUSP entries.
     pub system_use: &'a [u8],
 }
 
-impl<'a> Record<'a> {
-    /// Parses the record at the front.
+impl<'a> DirectoryRecord<'a> {
+    /// Parses the record at the front of `r`.
     ///
     /// # Errors
-    /// [`FormatError`] when it is shorter than its fields.
+    /// [`FormatError`] if the record is shorter than its fields.
     pub fn parse(r: &mut Reader<'a>) -> Result<Self, FormatError> {
         let len = r.u8()?;
-        // The length counts its own byte.
+        // §9.1.1: the length counts its own byte.
         let mut r = r.sub(usize::from(len).checked_sub(1).ok_or(Truncated)?)?;
+        // §9.1.2: the extended attribute record comes before the data, in the same extent.
         let attribute_blocks = r.u8()?;
         let block = both_u32(&mut r)?.checked_add(attribute_blocks.into());
-        let block =
-            block.ok_or(FormatError("a directory record's data lies behind the last block there can be"))?;
+        let block = block.ok_or(FormatError("the block number of a directory record is too large"))?;
         let len = both_u32(&mut r)?;
         let date = ShortDate(r.array()?);
         let flags = r.u8()?;
@@ -178,133 +182,134 @@ impl<'a> Record<'a> {
         Ok(Self { block, len, date, flags, unit, id, system_use: r.rest() })
     }
 
-    /// The directory itself (§6.8.2.2: the identifier is one zero byte).
+    /// Returns `true` for the record of the directory itself.
     pub fn is_self(&self) -> bool {
-        self.id == [0]
+        self.id == [0] // §6.8.2.2
     }
 
-    /// The parent directory.
+    /// Returns `true` for the record of the parent directory.
     pub fn is_parent(&self) -> bool {
-        self.id == [1]
+        self.id == [1] // §6.8.2.2
     }
 
     pub const fn is_directory(&self) -> bool {
         self.flags & DIRECTORY != 0
     }
 
-    /// An associated file (a resource fork): another stream of the file of the same name, hidden by Linux too.
+    /// Returns `true` for an associated file (§6.5.4), such as a resource fork.
     pub const fn is_associated(&self) -> bool {
         self.flags & ASSOCIATED != 0
     }
 
-    /// The next record holds the next section of this file.
-    pub const fn goes_on(&self) -> bool {
+    /// Returns `true` if the next record describes the next section of the same file.
+    pub const fn is_multi_extent(&self) -> bool {
         self.flags & MULTI_EXTENT != 0
     }
 }
 
-/// The records of a directory, front to back. After a malformed one it goes on in the next block.
+/// Iterator over the records of a directory. After a malformed record it continues in the next
+/// block.
 #[derive(Debug)]
-pub struct Records<'a> {
+pub struct DirectoryRecords<'a> {
     block: Reader<'a>,
     blocks: Reader<'a>,
 }
 
-impl<'a> Records<'a> {
-    /// Reads the whole extent of a directory.
+impl<'a> DirectoryRecords<'a> {
+    /// Iterates over the records in the whole extent of a directory.
     pub const fn new(directory: &'a [u8]) -> Self {
         Self { block: Reader::new(&[]), blocks: Reader::new(directory) }
     }
 }
 
-impl<'a> Iterator for Records<'a> {
-    type Item = Result<Record<'a>, FormatError>;
+impl<'a> Iterator for DirectoryRecords<'a> {
+    type Item = Result<DirectoryRecord<'a>, FormatError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        // §6.8.1.1: a record ends in the block where it began; zeros fill the rest of the block.
+        // §6.8.1.1: a record ends in the block in which it begins; zeros fill the rest.
         while matches!(self.block.rest().first(), None | Some(0)) {
             let len = self.blocks.remaining().min(BLOCK as usize);
             self.block = self.blocks.sub(len).ok().filter(|block| !block.is_empty())?;
         }
-        let record = Record::parse(&mut self.block);
+        let record = DirectoryRecord::parse(&mut self.block);
         if record.is_err() {
+            // Only the next block is certain to begin with a record.
             self.block = Reader::new(&[]);
         }
         Some(record)
     }
 }
 
-/// A file identifier as Linux shows it when there is neither Rock Ridge nor Joliet: in lower case, without the
-/// version 1 and the dot before it.
+/// Converts a file identifier to the name that Linux shows without Rock Ridge and Joliet.
 pub fn plain_name(id: &[u8]) -> Vec<u8> {
+    // Linux, `isofs_name_translate`: lower case, without version 1 and the dot of an empty extension.
     let name = id.strip_suffix(b";1").map_or(id, |name| name.strip_suffix(b".").unwrap_or(name));
-    let shown = |b: &u8| match b {
+    let bytes = name.iter().map(|byte| match byte {
         b';' | b'/' => b'.',
-        b => b.to_ascii_lowercase(),
-    };
-    name.iter().map(shown).collect()
+        byte => byte.to_ascii_lowercase(),
+    });
+    bytes.collect()
 }
 
-/// A Joliet identifier (big-endian UCS-2, by many writers UTF-16) as UTF-8, without the version.
+/// Converts a Joliet identifier (big-endian UCS-2, UTF-16 with many writers) to UTF-8.
 pub fn joliet_name(id: &[u8]) -> Vec<u8> {
     let mut r = Reader::new(id);
     let units = std::iter::from_fn(|| r.u16_be().ok());
     let name: String = char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
+    // Linux, `get_joliet_filename`: the same version is removed as from a plain name.
     let name = name.strip_suffix(";1").unwrap_or(&name);
     name.replace(';', ".").into_bytes()
 }
 
-/// Date and time of a directory record (§9.1.5) and of Rock Ridge's TF.
+/// Date and time of a directory record (§9.1.5) or of a short Rock Ridge TF entry.
 #[derive(Debug, Clone, Copy)]
 pub struct ShortDate(pub [u8; 7]);
 
 impl ShortDate {
-    /// The instant, if the date is set and one of the calendar.
+    /// Returns the instant; `None` if the date is not set or not in the calendar.
     pub fn instant(self) -> Option<Timestamp> {
-        let [year, month, day, hour, minute, second, zone] = self.0;
-        let number = |byte: u8| i8::try_from(byte).ok();
-        let date = civil::DateTime::new(
-            1900 + i16::from(year),
-            number(month)?,
-            number(day)?,
-            number(hour)?,
-            number(minute)?,
-            number(second)?,
-            0,
-        );
+        let [year, rest @ .., zone] = self.0;
+        // No valid number exceeds 59; jiff rejects negative ones.
+        let [month, day, hour, minute, second] = rest.map(u8::cast_signed);
+        let date = civil::DateTime::new(1900 + i16::from(year), month, day, hour, minute, second, 0);
         instant(date.ok()?, zone)
     }
 }
 
-/// Date and time of a volume descriptor (§8.4.26.1) and of Rock Ridge's long TF: sixteen digits and the zone.
+/// Date and time of a volume descriptor (§8.4.26.1) or of a long Rock Ridge TF entry: sixteen digits
+/// and the zone.
 #[derive(Debug, Clone, Copy)]
 pub struct LongDate(pub [u8; 17]);
 
 impl LongDate {
-    /// `YYYYMMDDHHMMSScc`; `None` when the date is not set (all zeros, §8.4.26.1) or holds anything but digits.
+    /// Returns `YYYYMMDDHHMMSScc`; `None` if the date is not set or contains other characters.
     pub fn digits(&self) -> Option<&str> {
         let (digits, zone) = self.0.split_first_chunk::<16>()?;
+        // §8.4.26.1: sixteen digits zero and the zone 0 mean that the date is not specified.
         let set = zone != [0] || digits.iter().any(|&b| b != b'0');
         let digits = std::str::from_utf8(digits).ok()?;
         (set && digits.bytes().all(|b| b.is_ascii_digit())).then_some(digits)
     }
 
-    /// The instant, if the date is set and one of the calendar.
+    /// Returns the instant; `None` if the date is not set or not in the calendar.
     pub fn instant(&self) -> Option<Timestamp> {
         let mut r = Reader::new(self.digits()?.as_bytes());
-        let year: i16 = number(r.take(4).ok()?)?;
-        let mut two = || number::<i8>(r.take(2).ok()?);
-        let date = civil::DateTime::new(year, two()?, two()?, two()?, two()?, two()?, 0).ok()?;
+        let year = 100 * i16::from(two_digits(&mut r)?) + i16::from(two_digits(&mut r)?);
+        let (month, day) = (two_digits(&mut r)?, two_digits(&mut r)?);
+        let (hour, minute, second) = (two_digits(&mut r)?, two_digits(&mut r)?, two_digits(&mut r)?);
+        let date = civil::DateTime::new(year, month, day, hour, minute, second, 0).ok()?;
         instant(date, self.0[16])
     }
 }
 
-fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
+/// Reads a number of two digits.
+fn two_digits(r: &mut Reader<'_>) -> Option<i8> {
+    std::str::from_utf8(r.take(2).ok()?).ok()?.parse().ok()
 }
 
-/// A local time in a zone given in quarters of an hour from Greenwich, of which -48 to 52 exist (§9.1.5).
+/// Converts a local time to an instant.
 fn instant(date: civil::DateTime, zone: u8) -> Option<Timestamp> {
+    // §9.1.5: the zone counts quarters of an hour from Greenwich, from -48 to 52. Others count as 0.
     let quarters = Some(zone.cast_signed()).filter(|zone| (-48..=52).contains(zone)).unwrap_or(0);
     let offset = Offset::from_seconds(i32::from(quarters) * 15 * 60).ok()?;
     offset.to_timestamp(date).ok()
@@ -331,22 +336,22 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_parsed_whole() {
+    fn record_is_parsed_whole() {
         let bytes = record(DIRECTORY, b"BOOT", b"PX");
-        let record = Record::parse(&mut Reader::new(&bytes)).unwrap();
+        let record = DirectoryRecord::parse(&mut Reader::new(&bytes)).unwrap();
         assert_eq!((record.block, record.len), (20, 2048));
         assert_eq!((record.id, record.system_use), (&b"BOOT"[..], &b"PX"[..]));
-        assert!(record.is_directory() && !record.goes_on() && !record.is_self());
+        assert!(record.is_directory() && !record.is_multi_extent() && !record.is_self());
         assert_eq!(record.date.instant().unwrap().to_string(), "2026-11-22T08:38:25Z");
         for len in 0..33 {
             let mut short = bytes.clone();
             short[0] = len;
-            assert!(Record::parse(&mut Reader::new(&short)).is_err(), "{len} bytes hold no record");
+            assert!(DirectoryRecord::parse(&mut Reader::new(&short)).is_err(), "{len} bytes hold no record");
         }
     }
 
     #[test]
-    fn records_fill_blocks_and_survive_a_bad_one() {
+    fn records_continue_after_a_bad_one() {
         let mut directory = record(0, b"A", b"");
         directory.resize(2048, 0);
         directory.extend(record(0, b"B", b""));
@@ -354,12 +359,12 @@ mod tests {
         directory.resize(4096, 0);
         directory[2048 + 34] = 10; // a record too short for its fields
         directory.extend(record(0, b"C", b""));
-        let ids: Vec<_> = Records::new(&directory).map(|record| record.map(|r| r.id).ok()).collect();
+        let ids: Vec<_> = DirectoryRecords::new(&directory).map(|record| record.map(|r| r.id).ok()).collect();
         assert_eq!(ids, [Some(&b"A"[..]), Some(b"B"), None, Some(b"C")]);
     }
 
     #[test]
-    fn names_are_shown_as_linux_does() {
+    fn names_are_those_of_linux() {
         assert_eq!(plain_name(b"README.TXT;1"), b"readme.txt");
         assert_eq!(plain_name(b"VMLINUZ.;1"), b"vmlinuz");
         assert_eq!(plain_name(b"A;2"), b"a.2");
@@ -370,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_need_a_calendar() {
+    fn date_is_one_of_the_calendar() {
         let long = |digits: &[u8; 16], zone: i8| {
             let mut date = [zone.cast_unsigned(); 17];
             date[..16].copy_from_slice(digits);
@@ -386,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_without_the_identifier_is_no_descriptor() {
+    fn descriptor_needs_the_identifier() {
         assert!(Descriptor::parse(&[0; 2048]).unwrap().is_none());
         assert!(Descriptor::parse(b"\x01CD001\x01").is_err(), "cut off");
     }

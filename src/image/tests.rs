@@ -184,8 +184,8 @@ fn bad_names_are_left_out() {
     assert_eq!(tree.names("/"), ["fine"]);
     let [slash, .., double] = &tree.0.warnings[..] else { panic!("{:?}", tree.0.warnings) };
     assert_eq!(tree.0.warnings.len(), 5);
-    assert_eq!(slash, "/a/b: left out: its name is empty, `.`, `..`, or holds `/` or NUL");
-    assert_eq!(double, "/fine: left out: its directory has an entry of this name already");
+    assert_eq!(slash, "/a/b: left out: its name is empty, `.`, `..`, or contains `/` or NUL");
+    assert_eq!(double, "/fine: left out: its directory already has an entry of this name");
 }
 
 #[test]

@@ -6,11 +6,11 @@
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 
-use super::entries::{Damaged, Entries, Entry};
+use super::entries::{IsoEntries, IsoEntry, IsoEntryError};
 use super::index::{NodeAttributes, NodeError, NodeKind};
-use super::iso9660::{self, BLOCK, Record, VolumeDescriptor};
+use super::iso9660::{self, BLOCK, DirectoryRecord, VolumeDescriptor};
 use super::susp::{self, Continuation, RockRidge};
-use super::warnings::{Warnings, shown};
+use super::warnings::{Warnings, printable};
 use super::{Extent, FormatError, Index, Media, NodeId, SurveyError};
 use crate::codec::Reader;
 
@@ -161,7 +161,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     }
 
     /// Reads the root's own record: its attributes, and whether the tree speaks Rock Ridge.
-    fn root(&mut self, root: &Record<'_>) -> Result<NodeAttributes, SurveyError> {
+    fn root(&mut self, root: &DirectoryRecord<'_>) -> Result<NodeAttributes, SurveyError> {
         let missing = SurveyError::Damaged("its root directory cannot be read");
         let block = self.media.read(Extent::at_block(root.block, BLOCK))?.ok_or(missing)?;
         let record = own_record(&block)?;
@@ -170,7 +170,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     }
 
     /// What the root's own record says of the tree and of itself; nothing when that is not Rock Ridge.
-    fn introduction(&mut self, record: &Record<'_>) -> Result<RockRidge, SurveyError> {
+    fn introduction(&mut self, record: &DirectoryRecord<'_>) -> Result<RockRidge, SurveyError> {
         let Some(sharing) = susp::sharing(record.system_use) else { return Ok(RockRidge::default()) };
         self.skip = sharing.begin;
         match self.rock_ridge(record.system_use) {
@@ -185,7 +185,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         Ok(RockRidge::default())
     }
 
-    fn go(&mut self, root: Record<'_>) -> Result<(), SurveyError> {
+    fn go(&mut self, root: DirectoryRecord<'_>) -> Result<(), SurveyError> {
         let extent = Extent::at_block(root.block, root.len.into());
         let unusable = "its root directory lies behind the end of the image or is larger than 64 MiB";
         self.check_directory(extent).map_err(|_| SurveyError::Damaged(unusable))?;
@@ -200,19 +200,19 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     fn directory(&mut self, dir: &Directory) -> Result<(), SurveyError> {
         self.spend(dir.extent.len)?;
         let content = self.media.read(dir.extent)?.unwrap_or_default();
-        for entry in Entries::new(&content) {
+        for entry in IsoEntries::new(&content) {
             match entry {
                 Ok(entry) if entry.record.is_self() || entry.record.is_parent() => {}
                 Ok(entry) if entry.record.is_associated() => {}
                 Ok(entry) => self.entry(dir, entry)?,
-                Err(Damaged { id, flaw }) => self.leave_out(dir, id, flaw.into())?,
+                Err(IsoEntryError { id, error }) => self.leave_out(dir, id, error.into())?,
             }
         }
         Ok(())
     }
 
     /// Adds an entry, or says why not.
-    fn entry(&mut self, dir: &Directory, entry: Entry<'_>) -> Result<(), SurveyError> {
+    fn entry(&mut self, dir: &Directory, entry: IsoEntry<'_>) -> Result<(), SurveyError> {
         let record = entry.record;
         let rock = match self.names {
             Names::RockRidge => self.rock_ridge(record.system_use),
@@ -235,7 +235,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         &mut self,
         dir: &Directory,
         name: &[u8],
-        entry: Entry<'_>,
+        entry: IsoEntry<'_>,
         mut rock: RockRidge,
     ) -> Result<(), Flaw> {
         let record = entry.record;
@@ -260,7 +260,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     }
 
     /// What an entry is that is no directory. Only the flag of its record makes a directory.
-    fn file(&mut self, entry: Entry<'_>, rock: &mut RockRidge) -> Result<NodeKind, Flaw> {
+    fn file(&mut self, entry: IsoEntry<'_>, rock: &mut RockRidge) -> Result<NodeKind, Flaw> {
         let file_type = file_type(rock);
         if file_type == S_IFLNK || file_type == 0 && rock.target.is_some() {
             let target = rock.target.take().filter(|target| !target.is_empty());
@@ -404,14 +404,14 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
                 path.push(b'/');
             }
             path.extend(name);
-            format!("{}: {what}", shown(&path))
+            format!("{}: {what}", printable(&path))
         });
     }
 }
 
 /// The record of a directory in itself: the first one (ECMA-119 §6.8.2.2).
-fn own_record(block: &[u8]) -> Result<Record<'_>, FormatError> {
-    let record = Record::parse(&mut Reader::new(block))?;
+fn own_record(block: &[u8]) -> Result<DirectoryRecord<'_>, FormatError> {
+    let record = DirectoryRecord::parse(&mut Reader::new(block))?;
     if record.is_self() { Ok(record) } else { Err(FormatError("a directory does not begin with itself")) }
 }
 
@@ -421,7 +421,7 @@ fn file_type(rock: &RockRidge) -> u32 {
 }
 
 /// NodeAttributes from Rock Ridge, else those Linux gives: readable by everybody, owned by root, the record's date.
-fn attributes(file_type: u32, record: Option<&Record<'_>>, rock: &RockRidge) -> NodeAttributes {
+fn attributes(file_type: u32, record: Option<&DirectoryRecord<'_>>, rock: &RockRidge) -> NodeAttributes {
     let default = match file_type {
         S_IFDIR => 0o555,
         S_IFLNK => 0o777,

@@ -1,9 +1,10 @@
-//! What was odd about an image, a bounded number of lines of it.
+//! Warnings about an image: a bounded list of lines.
 
-/// Lines kept; one more counts the rest.
+/// Lines that are kept; one more line counts the rest.
 const MAX_LINES: usize = 32;
 
-/// Collects warnings. A hostile image can earn millions: what is not kept costs nothing but a count.
+/// Collector of warnings. A hostile image can cause millions; those beyond the limit are only
+/// counted.
 #[derive(Debug, Default)]
 pub struct Warnings {
     lines: Vec<String>,
@@ -11,7 +12,7 @@ pub struct Warnings {
 }
 
 impl Warnings {
-    /// Notes one warning, made only when there is room for it.
+    /// Adds one warning; `line` is called only if there is room for the warning.
     pub fn add(&mut self, line: impl FnOnce() -> String) {
         if self.lines.len() < MAX_LINES {
             self.lines.push(line());
@@ -20,7 +21,7 @@ impl Warnings {
         }
     }
 
-    /// The lines, the last one of which may say how many are not there.
+    /// Returns the lines; if some were dropped, the last line tells how many.
     pub fn into_lines(mut self) -> Vec<String> {
         if self.more > 0 {
             self.lines.push(format!("and {} more of these", self.more));
@@ -29,8 +30,8 @@ impl Warnings {
     }
 }
 
-/// Bytes of the image as text for a person's line: nothing in it can steer a terminal or break the line.
-pub fn shown(bytes: &[u8]) -> String {
+/// Formats bytes of the image for an operator: the text cannot control a terminal or break a line.
+pub fn printable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).escape_debug().to_string()
 }
 
@@ -39,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rest_is_counted() {
+    fn warnings_beyond_the_limit_are_counted() {
         let mut warnings = Warnings::default();
         for n in 0..40 {
             warnings.add(|| n.to_string());
@@ -49,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_shown_not_sent() {
-        assert_eq!(shown("a\n\u{1b}[2Jž".as_bytes()), "a\\n\\u{1b}[2Jž");
+    fn control_characters_are_escaped() {
+        assert_eq!(printable("a\n\u{1b}[2Jž".as_bytes()), "a\\n\\u{1b}[2Jž");
     }
 }
