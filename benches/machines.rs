@@ -11,7 +11,7 @@ use isowire::image::arch::{Airootfs, AirootfsFormat, Archiso};
 use isowire::image::index::{Index, NodeAttributes};
 use isowire::image::{Extent, Image, NodeId, NodeKind, Source};
 use isowire::images::{ImageSet, ServedImage};
-use isowire::machines::{Door, Meter, Registry};
+use isowire::machines::{Meter, Protocol, Registry};
 
 const AIROOTFS: Extent = Extent { offset: 64 << 20, len: 800 << 20 };
 
@@ -61,7 +61,7 @@ fn bench(c: &mut Criterion) {
     let registry = Arc::new(Registry::new(Instant::now()));
     registry.serve(&ImageSet::new(served, Vec::new()));
     let peer = [10, 0, 0, 9].into();
-    let mut meter = Meter::new(registry, peer, Door::Nbd, Instant::now());
+    let mut meter = Meter::new(registry, peer, Protocol::Nbd, Instant::now());
     let mut group = c.benchmark_group("meter");
     for (name, replies, len) in [("128 replies of 4 KiB", 128, 4 << 10), ("one of 1 MiB", 1, 1 << 20)] {
         let batch = batch(replies, len);

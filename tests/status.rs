@@ -12,8 +12,8 @@ use isowire::boot::{Architecture, Firmware, Machine};
 use isowire::export::Allowed;
 use isowire::inspect::Format;
 use isowire::machines::local::LocalSocket;
-use isowire::machines::server::{self, Socket};
-use isowire::machines::{Door, Mac, Meter, Registry, Step};
+use isowire::machines::server::{self, StatusSocket};
+use isowire::machines::{Mac, Meter, Protocol, Registry, Step};
 use isowire::status::{self, Repeat};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -39,8 +39,8 @@ impl Site {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = listener.local_addr().unwrap();
         let sockets = vec![
-            Socket::Local(LocalSocket::bind(&local).unwrap()),
-            Socket::Tcp(listener, Allowed::default()),
+            StatusSocket::Local(LocalSocket::bind(&local).unwrap()),
+            StatusSocket::Tcp(listener, Allowed::default()),
         ];
         let runtime = Runtime::new().unwrap();
         let (stop, stopping) = oneshot::channel::<()>();
@@ -90,7 +90,7 @@ fn mac() -> Mac {
 #[test]
 fn both_sockets_tell_the_same() {
     let site = Site::new();
-    Meter::new(Arc::clone(&site.registry), ADDRESS.into(), Door::Tftp, Instant::now())
+    Meter::new(Arc::clone(&site.registry), ADDRESS.into(), Protocol::Tftp, Instant::now())
         .reached(Step::Menu, Instant::now());
     for url in [None, Some(site.url()), Some(site.local.display().to_string()), Some(site.tcp.to_string())] {
         let text = site.status(url.as_deref(), Format::Text).unwrap();

@@ -48,7 +48,7 @@ pub async fn run(
     let shared = Arc::new(Shared::new(files.into()));
     let serve = |socket, peer: SocketAddr| {
         let now = Instant::now().into_std();
-        let meter = Meter::new(Arc::clone(&machines), peer.ip(), machines::Door::Http, now);
+        let meter = Meter::new(Arc::clone(&machines), peer.ip(), machines::Protocol::Http, now);
         serve(socket, peer, Arc::clone(&shared), advertise, meter)
     };
     tokio::select! {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::landmarks::{Known, Place};
-use super::traffic::Traffic;
-use super::{Door, End, Registry, Step};
+use super::traffic::TransferStats;
+use super::{Protocol, Registry, RootEnd, Step};
 use crate::export::Batch;
 use crate::export::batch::Chunk;
 use crate::image::Image;
@@ -18,11 +18,11 @@ use crate::image::Image;
 pub struct Meter {
     registry: Arc<Registry>,
     peer: IpAddr,
-    door: Door,
+    door: Protocol,
     /// The image that was sent of last.
     known: Option<Arc<Known>>,
     /// The counters of the machine, once it is one.
-    traffic: Option<Arc<Traffic>>,
+    traffic: Option<Arc<TransferStats>>,
     /// They are those of the boot that this connection belongs to: it said what it is about.
     has_joined: bool,
     /// The step that was last told.
@@ -34,7 +34,7 @@ pub struct Meter {
 
 impl Meter {
     /// For a connection of `peer` that begins now.
-    pub fn new(registry: Arc<Registry>, peer: IpAddr, door: Door, now: Instant) -> Self {
+    pub fn new(registry: Arc<Registry>, peer: IpAddr, door: Protocol, now: Instant) -> Self {
         let peer = peer.to_canonical();
         let traffic = registry.known_machine(peer);
         Self {
@@ -88,7 +88,7 @@ impl Meter {
     }
 
     /// The connection is over. One that is dropped instead was lost.
-    pub fn ended(mut self, end: End, now: Instant) {
+    pub fn ended(mut self, end: RootEnd, now: Instant) {
         self.last_seen = now;
         self.release(end);
     }
@@ -104,7 +104,7 @@ impl Meter {
             match place {
                 Place::File(step) if self.door.loads_files() => self.reach(step, Some(known)),
                 // Nobody takes a root by TFTP.
-                Place::Root { airootfs, at } if self.door != Door::Tftp => {
+                Place::Root { airootfs, at } if self.door != Protocol::Tftp => {
                     self.attach(Some(known));
                     if let Some(traffic) = &self.traffic {
                         traffic.cover(known, airootfs, at + from, len);
@@ -148,7 +148,7 @@ impl Meter {
         }
     }
 
-    fn release(&mut self, end: End) {
+    fn release(&mut self, end: RootEnd) {
         if let (true, Some(traffic)) = (std::mem::take(&mut self.is_root), &self.traffic) {
             self.registry.released(self.peer, traffic, end, self.last_seen);
         }
@@ -157,7 +157,7 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        self.release(End::Lost);
+        self.release(RootEnd::Lost);
     }
 }
 
@@ -173,7 +173,7 @@ mod tests {
     use crate::images::{ImageSet, ServedImage};
     use crate::machines::Stage;
     use crate::machines::landmarks::tests::{AIROOTFS, INITRAMFS, KERNEL, LOADER, MENU, MIB, image};
-    use crate::machines::status::{Airootfs, Machine};
+    use crate::machines::status::{MachineStatus, RootProgress};
 
     struct Site {
         registry: Arc<Registry>,
@@ -190,7 +190,7 @@ mod tests {
             Self { registry: Arc::new(registry), image, now: now + Duration::from_secs(1) }
         }
 
-        fn meter(&self, door: Door) -> Meter {
+        fn meter(&self, door: Protocol) -> Meter {
             let peer = "::ffff:10.0.0.9".parse().unwrap();
             Meter::new(Arc::clone(&self.registry), peer, door, self.now)
         }
@@ -213,11 +213,11 @@ mod tests {
             }
         }
 
-        fn machines(&self) -> Vec<Machine> {
+        fn machines(&self) -> Vec<MachineStatus> {
             self.registry.status(self.now, Timestamp::UNIX_EPOCH).machines
         }
 
-        fn only(&self) -> Machine {
+        fn only(&self) -> MachineStatus {
             let machines = self.machines();
             assert_eq!(machines.len(), 1, "{machines:?}");
             machines.into_iter().next().unwrap()
@@ -235,31 +235,31 @@ mod tests {
             (INITRAMFS, Stage::Initramfs),
         ];
         for (extent, stage) in stages {
-            let mut meter = site.meter(Door::Tftp);
+            let mut meter = site.meter(Protocol::Tftp);
             site.send(&mut meter, extent);
             total += extent.len;
             let machine = site.only();
             assert_eq!((machine.stage, machine.sent.tftp, machine.boots), (stage, total, 1));
             assert_eq!(machine.image.is_some(), stage == Stage::Kernel || stage == Stage::Initramfs);
         }
-        let mut meter = site.meter(Door::Nbd);
+        let mut meter = site.meter(Protocol::Nbd);
         meter.attached(&site.image, site.now);
         assert_eq!((site.only().stage, site.only().airootfs), (Stage::Attached, None));
         for extent in AIROOTFS {
             site.send(&mut meter, extent);
         }
         let machine = site.only();
-        assert_eq!(machine.airootfs, Some(Airootfs { size: 4 * MIB, read: 4 * MIB }));
-        assert_eq!((machine.sent.nbd, machine.root), (4 * MIB, Some(Door::Nbd)));
+        assert_eq!(machine.airootfs, Some(RootProgress { size: 4 * MIB, read: 4 * MIB }));
+        assert_eq!((machine.sent.nbd, machine.root), (4 * MIB, Some(Protocol::Nbd)));
         assert_eq!(machine.addresses, [IpAddr::from([10, 0, 0, 9])], "the same over IPv6 sockets");
-        meter.ended(End::Released, site.now);
+        meter.ended(RootEnd::Released, site.now);
         assert_eq!((site.only().stage, site.only().root_connections), (Stage::Copied, 0));
     }
 
     #[test]
     fn a_composed_program_shows_where_it_is() {
         let site = Site::new();
-        let mut meter = site.meter(Door::Http);
+        let mut meter = site.meter(Protocol::Http);
         meter.reached(Step::Loader, site.now);
         assert_eq!(site.only().stage, Stage::Loader);
         let both = Extent { offset: KERNEL.offset, len: KERNEL.len + INITRAMFS.len };
@@ -275,11 +275,11 @@ mod tests {
     #[test]
     fn who_only_looks_around_is_no_machine() {
         let site = Site::new();
-        let mut meter = site.meter(Door::Http);
+        let mut meter = site.meter(Protocol::Http);
         site.send(&mut meter, Extent { offset: 10 * MIB, len: MIB });
         drop(meter);
         // A booted system reads the kernel through its root.
-        let mut meter = site.meter(Door::Nfs);
+        let mut meter = site.meter(Protocol::Nfs);
         site.send(&mut meter, KERNEL);
         drop(meter);
         assert_eq!(site.machines(), []);
@@ -289,13 +289,13 @@ mod tests {
     fn the_hook_of_http_first_asks_for_a_byte() {
         let site = Site::new();
         let [first, second] = AIROOTFS;
-        let mut probe = site.meter(Door::Http);
+        let mut probe = site.meter(Protocol::Http);
         site.send(&mut probe, Extent { len: 1, ..first });
         drop(probe);
         assert_eq!(site.only().stage, Stage::Lost);
-        let mut download = site.meter(Door::Http);
+        let mut download = site.meter(Protocol::Http);
         site.send(&mut download, first);
-        assert_eq!((site.only().stage, site.only().root), (Stage::Attached, Some(Door::Http)));
+        assert_eq!((site.only().stage, site.only().root), (Stage::Attached, Some(Protocol::Http)));
         site.send(&mut download, second);
         drop(download);
         assert_eq!(site.only().stage, Stage::Copied);
@@ -304,10 +304,10 @@ mod tests {
     #[test]
     fn a_connection_of_the_last_boot_is_not_of_this_one() {
         let site = Site::new();
-        let mut root = site.meter(Door::Nbd);
+        let mut root = site.meter(Protocol::Nbd);
         root.attached(&site.image, site.now);
         site.send(&mut root, AIROOTFS[0]);
-        site.send(&mut site.meter(Door::Tftp), LOADER);
+        site.send(&mut site.meter(Protocol::Tftp), LOADER);
         site.send(&mut root, AIROOTFS[1]);
         let machine = site.only();
         assert_eq!((machine.boots, machine.stage, machine.sent.nbd), (2, Stage::Loader, 0));
@@ -324,7 +324,7 @@ mod tests {
             site.registry.serve(&ImageSet::new(served, Vec::new()));
         };
         serve("new", &new);
-        let mut root = site.meter(Door::Nfs);
+        let mut root = site.meter(Protocol::Nfs);
         site.send(&mut root, AIROOTFS[0]);
         assert_eq!(site.only().image.as_deref(), Some("arch"));
         serve("renamed", &old);

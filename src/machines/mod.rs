@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! dhcp ---- offered, leased, refused --.
-//! tftp, http, nbd, nfs --- Meter ------+--> Registry (Records behind a short lock) --> Status --> server
-//!                            '-- bytes --> Traffic (atomics of one machine) ------------'
+//! tftp, http, nbd, nfs --- Meter ------+--> Registry (MachineTable behind a short lock) --> Status --> server
+//!                            '-- bytes --> TransferStats (atomics of one machine) ------------'
 //! ```
 //!
 //! A door gives each connection a [`Meter`] and tells it which bytes left. The meter adds them to counters that nobody
@@ -29,5 +29,5 @@ pub use crate::boot::Mac;
 pub use landmarks::Landmarks;
 pub use meter::Meter;
 pub use registry::Registry;
-pub use stage::{Door, End, Stage, Step};
-pub use status::Status;
+pub use stage::{Protocol, RootEnd, Stage, Step};
+pub use status::StatusReport;

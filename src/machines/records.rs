@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::traffic::Traffic;
-use super::{Door, End, Mac, Stage, Step};
+use super::traffic::TransferStats;
+use super::{Mac, Protocol, RootEnd, Stage, Step};
 use crate::boot::{self, Firmware};
 
 /// Most machines that are remembered.
@@ -35,9 +35,9 @@ struct Id(u64);
 
 /// All records, at most [`MACHINES_MAX`].
 #[derive(Debug)]
-pub(super) struct Records {
+pub(super) struct MachineTable {
     epoch: Instant,
-    machines: HashMap<Id, Record>,
+    machines: HashMap<Id, MachineRecord>,
     by_mac: HashMap<Mac, Id>,
     by_address: HashMap<IpAddr, Id>,
     next: u64,
@@ -46,7 +46,7 @@ pub(super) struct Records {
 
 /// One machine.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(super) struct MachineRecord {
     pub mac: Option<Mac>,
     /// The last one first.
     pub addresses: Vec<IpAddr>,
@@ -58,12 +58,12 @@ pub(super) struct Record {
     pub refusal: Option<String>,
     /// Boots that were seen to begin.
     pub boots: u32,
-    pub boot: Boot,
+    pub boot: MachineBoot,
 }
 
 /// The last boot of a machine.
 #[derive(Debug)]
-pub(super) struct Boot {
+pub(super) struct MachineBoot {
     pub began: Instant,
     /// The program that asked first.
     began_as: Option<Firmware>,
@@ -71,30 +71,30 @@ pub(super) struct Boot {
     /// When each step was first reached; none for a step that came after a later one.
     pub reached: [Option<Instant>; Step::ALL.len()],
     pub image: Option<Arc<str>>,
-    pub root: Option<Root>,
+    pub root: Option<RootState>,
     last_event: Instant,
     /// Never empty, at most [`TRAFFIC_MAX`]; new connections add to the first.
-    pub traffic: Vec<Arc<Traffic>>,
+    pub traffic: Vec<Arc<TransferStats>>,
 }
 
 /// How a machine stands to its root file system.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Root {
+pub(super) struct RootState {
     /// What it came by last.
-    pub door: Door,
+    pub door: Protocol,
     pub connections: u32,
     /// How the last connection ended.
     end: Stage,
 }
 
-impl Records {
+impl MachineTable {
     /// `epoch` is where time begins.
     pub fn new(epoch: Instant) -> Self {
         let (machines, by_mac, by_address) = Default::default();
         Self { epoch, machines, by_mac, by_address, next: 0, forgotten: 0 }
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Record> {
+    pub fn iter(&self) -> impl Iterator<Item = &MachineRecord> {
         self.machines.values()
     }
 
@@ -160,13 +160,13 @@ impl Records {
     }
 
     /// The counters of the machine at `address`, if it is one.
-    pub fn at(&self, address: IpAddr) -> Option<Arc<Traffic>> {
+    pub fn at(&self, address: IpAddr) -> Option<Arc<TransferStats>> {
         self.machines.get(self.by_address.get(&address)?)?.boot.traffic.first().cloned()
     }
 
     /// The counters for a connection from `address` that is about `step` first. `None` when there is no room for another
     /// machine.
-    pub fn join(&mut self, address: IpAddr, step: Step, now: Instant) -> Option<Arc<Traffic>> {
+    pub fn join(&mut self, address: IpAddr, step: Step, now: Instant) -> Option<Arc<TransferStats>> {
         let known = self.by_address.get(&address).copied();
         let id = known.or_else(|| self.add(None, address, now))?;
         let epoch = self.epoch;
@@ -181,7 +181,7 @@ impl Records {
     pub fn reached(
         &mut self,
         address: IpAddr,
-        traffic: &Arc<Traffic>,
+        traffic: &Arc<TransferStats>,
         step: Step,
         image: Option<&Arc<str>>,
         now: Instant,
@@ -196,19 +196,19 @@ impl Records {
     pub fn attached(
         &mut self,
         address: IpAddr,
-        traffic: &Arc<Traffic>,
-        door: Door,
+        traffic: &Arc<TransferStats>,
+        door: Protocol,
         image: Option<&Arc<str>>,
         now: Instant,
     ) {
         self.reached(address, traffic, Step::Root, image, now);
         let Some(boot) = self.boot(address, traffic) else { return };
-        let root = boot.root.get_or_insert(Root { door, connections: 0, end: Stage::Attached });
+        let root = boot.root.get_or_insert(RootState { door, connections: 0, end: Stage::Attached });
         root.door = door;
         root.connections += 1;
     }
 
-    pub fn released(&mut self, address: IpAddr, traffic: &Arc<Traffic>, end: End, now: Instant) {
+    pub fn released(&mut self, address: IpAddr, traffic: &Arc<TransferStats>, end: RootEnd, now: Instant) {
         let Some(boot) = self.boot(address, traffic) else { return };
         boot.last_event = now;
         let is_whole = boot.traffic.iter().filter_map(|traffic| traffic.root()).any(|root| root.is_whole());
@@ -216,13 +216,13 @@ impl Records {
         root.connections = root.connections.saturating_sub(1);
         root.end = match (root.door, is_whole, end) {
             // What came by HTTP is a copy, however the connection ended.
-            (Door::Http, true, _) | (_, true, End::Released) => Stage::Copied,
-            (_, _, End::Released) => Stage::Released,
-            (_, _, End::Lost) => Stage::Lost,
+            (Protocol::Http, true, _) | (_, true, RootEnd::Released) => Stage::Copied,
+            (_, _, RootEnd::Released) => Stage::Released,
+            (_, _, RootEnd::Lost) => Stage::Lost,
         };
     }
 
-    fn boot(&mut self, address: IpAddr, traffic: &Arc<Traffic>) -> Option<&mut Boot> {
+    fn boot(&mut self, address: IpAddr, traffic: &Arc<TransferStats>) -> Option<&mut MachineBoot> {
         let record = self.machines.get_mut(self.by_address.get(&address)?)?;
         let is_of_boot = record.boot.traffic.iter().any(|of_boot| Arc::ptr_eq(of_boot, traffic));
         is_of_boot.then_some(&mut record.boot)
@@ -255,8 +255,9 @@ impl Records {
         let addresses: Vec<_> = address.into().into_iter().collect();
         self.by_address.extend(addresses.iter().map(|&address| (address, id)));
         self.by_mac.extend(mac.map(|mac| (mac, id)));
-        let boot = Boot::new(self.epoch, now);
-        let record = Record { mac, addresses, machine: None, offered: None, refusal: None, boots: 1, boot };
+        let boot = MachineBoot::new(self.epoch, now);
+        let record =
+            MachineRecord { mac, addresses, machine: None, offered: None, refusal: None, boots: 1, boot };
         self.machines.insert(id, record);
         Some(id)
     }
@@ -264,7 +265,7 @@ impl Records {
     /// Makes room. Machines on a root stay; the others go in the order in which they were last heard of, those first that
     /// only asked DHCP, since that takes no more than an invented MAC address.
     fn forget(&mut self) {
-        let is_idle = |record: &Record| record.boot.root.is_none_or(|root| root.connections == 0);
+        let is_idle = |record: &MachineRecord| record.boot.root.is_none_or(|root| root.connections == 0);
         let idle = self.machines.iter().filter(|(_, record)| is_idle(record));
         let mut idle: Vec<_> =
             idle.map(|(&id, record)| (record.boot.step > Step::Offered, record.last_seen(), id)).collect();
@@ -275,7 +276,7 @@ impl Records {
         }
     }
 
-    fn remove(&mut self, id: Id) -> Option<Record> {
+    fn remove(&mut self, id: Id) -> Option<MachineRecord> {
         let record = self.machines.remove(&id)?;
         for address in &record.addresses {
             self.by_address.remove(address);
@@ -319,7 +320,7 @@ impl Records {
     }
 }
 
-impl Record {
+impl MachineRecord {
     /// When something was last heard of it or sent to it.
     pub fn last_seen(&self) -> Instant {
         let sent = self.boot.traffic.iter().filter_map(|traffic| traffic.last_seen());
@@ -328,11 +329,11 @@ impl Record {
 
     fn begin(&mut self, epoch: Instant, now: Instant) {
         self.boots = self.boots.saturating_add(1);
-        self.boot = Boot::new(epoch, now);
+        self.boot = MachineBoot::new(epoch, now);
     }
 }
 
-impl Boot {
+impl MachineBoot {
     fn new(epoch: Instant, now: Instant) -> Self {
         let mut boot = Self {
             began: now,
@@ -342,7 +343,7 @@ impl Boot {
             image: None,
             root: None,
             last_event: now,
-            traffic: vec![Arc::new(Traffic::new(epoch))],
+            traffic: vec![Arc::new(TransferStats::new(epoch))],
         };
         boot.reach(Step::Seen, now);
         boot
@@ -383,7 +384,7 @@ impl Boot {
     }
 
     /// What was taken for another machine's boot is this one.
-    fn join(&mut self, other: Boot) {
+    fn join(&mut self, other: MachineBoot) {
         self.step = self.step.max(other.step);
         self.last_event = self.last_event.max(other.last_event);
         for (mine, its) in self.reached.iter_mut().zip(other.reached) {
@@ -391,7 +392,9 @@ impl Boot {
         }
         self.image = other.image.or(self.image.take());
         self.root = match (self.root, other.root) {
-            (Some(mine), Some(its)) => Some(Root { connections: mine.connections + its.connections, ..its }),
+            (Some(mine), Some(its)) => {
+                Some(RootState { connections: mine.connections + its.connections, ..its })
+            }
             (mine, its) => its.or(mine),
         };
         self.traffic.extend(other.traffic);

@@ -7,10 +7,10 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use super::landmarks::Known;
-use super::records::Records;
-use super::status::{Machine, Status};
-use super::traffic::Traffic;
-use super::{Door, End, Mac, Step};
+use super::records::MachineTable;
+use super::status::{MachineStatus, StatusReport};
+use super::traffic::TransferStats;
+use super::{Mac, Protocol, RootEnd, Step};
 use crate::boot;
 use crate::image::Image;
 use crate::images::ImageSet;
@@ -19,14 +19,14 @@ use crate::images::ImageSet;
 /// [`Meter`](super::Meter) is for.
 #[derive(Debug)]
 pub struct Registry {
-    records: Mutex<Records>,
+    records: Mutex<MachineTable>,
     images: Mutex<Vec<Arc<Known>>>,
 }
 
 impl Registry {
     /// No machine and no image is known yet. `now` is where its time begins.
     pub fn new(now: Instant) -> Self {
-        Self { records: Mutex::new(Records::new(now)), images: Mutex::default() }
+        Self { records: Mutex::new(MachineTable::new(now)), images: Mutex::default() }
     }
 
     /// From now on these are the images, by these names. Those before are known as long as somebody reads them.
@@ -73,31 +73,37 @@ impl Registry {
     }
 
     /// What the machines are doing; the one whose boot began last comes first. `now` and `time` are one moment.
-    pub fn status(&self, now: Instant, time: Timestamp) -> Status {
+    pub fn status(&self, now: Instant, time: Timestamp) -> StatusReport {
         let records = self.records();
-        let mut machines: Vec<_> = records.iter().map(|record| Machine::new(record, now, time)).collect();
+        let mut machines: Vec<_> =
+            records.iter().map(|record| MachineStatus::new(record, now, time)).collect();
         let forgotten = records.forgotten();
         drop(records);
         machines.sort_by(|a, b| b.since.cmp(&a.since).then_with(|| a.key().cmp(&b.key())));
-        Status { isowire: env!("CARGO_PKG_VERSION").to_owned(), time: time.as_second(), forgotten, machines }
+        StatusReport {
+            isowire: env!("CARGO_PKG_VERSION").to_owned(),
+            time: time.as_second(),
+            forgotten,
+            machines,
+        }
     }
 
     pub(super) fn known_image(&self, image: &Image) -> Option<Arc<Known>> {
         locked(&self.images).iter().find(|known| known.is(image)).cloned()
     }
 
-    pub(super) fn known_machine(&self, address: IpAddr) -> Option<Arc<Traffic>> {
+    pub(super) fn known_machine(&self, address: IpAddr) -> Option<Arc<TransferStats>> {
         self.records().at(address)
     }
 
-    pub(super) fn join(&self, address: IpAddr, step: Step, now: Instant) -> Option<Arc<Traffic>> {
+    pub(super) fn join(&self, address: IpAddr, step: Step, now: Instant) -> Option<Arc<TransferStats>> {
         self.records().join(address, step, now)
     }
 
     pub(super) fn reached(
         &self,
         address: IpAddr,
-        traffic: &Arc<Traffic>,
+        traffic: &Arc<TransferStats>,
         step: Step,
         known: Option<&Arc<Known>>,
         now: Instant,
@@ -109,8 +115,8 @@ impl Registry {
     pub(super) fn attached(
         &self,
         address: IpAddr,
-        traffic: &Arc<Traffic>,
-        door: Door,
+        traffic: &Arc<TransferStats>,
+        door: Protocol,
         known: Option<&Arc<Known>>,
         now: Instant,
     ) {
@@ -118,11 +124,11 @@ impl Registry {
         self.records().attached(address, traffic, door, image, now);
     }
 
-    pub(super) fn released(&self, address: IpAddr, traffic: &Arc<Traffic>, end: End, now: Instant) {
+    pub(super) fn released(&self, address: IpAddr, traffic: &Arc<TransferStats>, end: RootEnd, now: Instant) {
         self.records().released(address, traffic, end, now);
     }
 
-    fn records(&self) -> MutexGuard<'_, Records> {
+    fn records(&self) -> MutexGuard<'_, MachineTable> {
         locked(&self.records)
     }
 }

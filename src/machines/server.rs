@@ -41,7 +41,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A socket to be asked on.
 #[derive(Debug)]
-pub enum Socket {
+pub enum StatusSocket {
     Local(LocalSocket),
     /// For those who may come.
     Tcp(StdTcpListener, Allowed),
@@ -52,42 +52,42 @@ pub enum Socket {
 /// # Errors
 /// What the system says about the sockets' set-up. Nothing that a client does ends the server.
 pub async fn run(
-    sockets: Vec<Socket>,
+    sockets: Vec<StatusSocket>,
     registry: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let mut listeners = JoinSet::new();
     for socket in sockets {
-        listeners.spawn(accept(Listener::new(socket)?, Arc::clone(&registry)));
+        listeners.spawn(accept(StatusListener::new(socket)?, Arc::clone(&registry)));
     }
     shutdown.await;
     Ok(())
 }
 
 #[derive(Debug)]
-enum Listener {
+enum StatusListener {
     Local(UnixListener, #[expect(dead_code, reason = "the name goes when this is dropped")] Name),
     Tcp(TcpListener, Allowed),
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
 
-impl Listener {
-    fn new(socket: Socket) -> io::Result<Self> {
+impl StatusListener {
+    fn new(socket: StatusSocket) -> io::Result<Self> {
         Ok(match socket {
-            Socket::Local(LocalSocket { listener, name }) => {
+            StatusSocket::Local(LocalSocket { listener, name }) => {
                 listener.set_nonblocking(true)?;
                 Self::Local(UnixListener::from_std(listener)?, name)
             }
-            Socket::Tcp(listener, allowed) => {
+            StatusSocket::Tcp(listener, allowed) => {
                 listener.set_nonblocking(true)?;
                 Self::Tcp(TcpListener::from_std(listener)?, allowed)
             }
         })
     }
 
-    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+    async fn accept(&self) -> io::Result<Box<dyn ByteStream>> {
         Ok(match self {
             Self::Local(listener, _) => Box::new(listener.accept().await?.0),
             Self::Tcp(listener, allowed) => Box::new(accept_allowed(listener, allowed).await?),
@@ -105,7 +105,7 @@ async fn accept_allowed(listener: &TcpListener, allowed: &Allowed) -> io::Result
     }
 }
 
-async fn accept(listener: Listener, registry: Arc<Registry>) {
+async fn accept(listener: StatusListener, registry: Arc<Registry>) {
     let places = Arc::new(Semaphore::new(CLIENTS_MAX));
     let mut is_failing = false;
     loop {
@@ -133,17 +133,24 @@ async fn accept(listener: Listener, registry: Arc<Registry>) {
 }
 
 /// One question, one answer.
-async fn serve(mut stream: Box<dyn Stream>, registry: &Registry) -> io::Result<()> {
+async fn serve(mut stream: Box<dyn ByteStream>, registry: &Registry) -> io::Result<()> {
     let mut head = BytesMut::new();
     let request = timeout(QUESTION_DEADLINE, read(&mut stream, &mut head)).await??;
     let answer = answer(request, || status(registry));
     timeout(ANSWER_DEADLINE, send(stream, &answer, head)).await?
 }
 
-async fn read(stream: &mut Box<dyn Stream>, head: &mut BytesMut) -> io::Result<Result<Request, Refusal>> {
+async fn read(
+    stream: &mut Box<dyn ByteStream>,
+    head: &mut BytesMut,
+) -> io::Result<Result<StatusRequest, RequestError>> {
     loop {
         if (&mut *stream).take((HEAD_MAX - head.len()) as u64).read_buf(head).await? == 0 {
-            return Ok(Err(if head.len() < HEAD_MAX { Refusal::BadRequest } else { Refusal::LongHead }));
+            return Ok(Err(if head.len() < HEAD_MAX {
+                RequestError::BadRequest
+            } else {
+                RequestError::LongHead
+            }));
         }
         if let Some(request) = parse(head).transpose() {
             return Ok(request);
@@ -151,7 +158,7 @@ async fn read(stream: &mut Box<dyn Stream>, head: &mut BytesMut) -> io::Result<R
     }
 }
 
-async fn send(mut stream: Box<dyn Stream>, answer: &[u8], mut rest: BytesMut) -> io::Result<()> {
+async fn send(mut stream: Box<dyn ByteStream>, answer: &[u8], mut rest: BytesMut) -> io::Result<()> {
     stream.write_all(answer).await?;
     stream.shutdown().await?;
     // Closed at once with something unread, the connection would be reset, and the answer lost (RFC 9112 §9.6).
@@ -180,7 +187,7 @@ fn status(registry: &Registry) -> Vec<u8> {
 
 /// What may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Request {
+enum StatusRequest {
     Status,
     /// The same without content: HEAD.
     StatusHead,
@@ -188,44 +195,44 @@ enum Request {
 
 /// Why there is no answer: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
+enum RequestError {
     BadRequest,
     NotFound,
     NotAllowed,
     LongHead,
 }
 
-impl Refusal {
+impl RequestError {
     const fn line(self) -> &'static str {
         match self {
-            Refusal::BadRequest => "400 Bad Request",
-            Refusal::NotFound => "404 Not Found",
-            Refusal::NotAllowed => "405 Method Not Allowed\r\nAllow: GET, HEAD",
-            Refusal::LongHead => "431 Request Header Fields Too Large",
+            RequestError::BadRequest => "400 Bad Request",
+            RequestError::NotFound => "404 Not Found",
+            RequestError::NotAllowed => "405 Method Not Allowed\r\nAllow: GET, HEAD",
+            RequestError::LongHead => "431 Request Header Fields Too Large",
         }
     }
 }
 
 /// Reads the head of a request; `None` while it has not arrived in full.
-fn parse(head: &[u8]) -> Result<Option<Request>, Refusal> {
+fn parse(head: &[u8]) -> Result<Option<StatusRequest>, RequestError> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(head) {
         Ok(httparse::Status::Partial) => return Ok(None),
         Ok(httparse::Status::Complete(_)) => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::LongHead),
-        Err(_) => return Err(Refusal::BadRequest),
+        Err(httparse::Error::TooManyHeaders) => return Err(RequestError::LongHead),
+        Err(_) => return Err(RequestError::BadRequest),
     }
     let path = request.path.unwrap_or_default().split('?').next().unwrap_or_default();
     match (request.method, path) {
-        (Some("GET"), "/") => Ok(Some(Request::Status)),
-        (Some("HEAD"), "/") => Ok(Some(Request::StatusHead)),
-        (_, "/") => Err(Refusal::NotAllowed),
-        _ => Err(Refusal::NotFound),
+        (Some("GET"), "/") => Ok(Some(StatusRequest::Status)),
+        (Some("HEAD"), "/") => Ok(Some(StatusRequest::StatusHead)),
+        (_, "/") => Err(RequestError::NotAllowed),
+        _ => Err(RequestError::NotFound),
     }
 }
 
-fn answer(request: Result<Request, Refusal>, status: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+fn answer(request: Result<StatusRequest, RequestError>, status: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
     let (line, media_type, content) = match request {
         Ok(_) => ("200 OK", "application/json", status()),
         Err(refusal) => (refusal.line(), "text/plain", b"The status of isowire is at /\n".to_vec()),
@@ -236,7 +243,7 @@ fn answer(request: Result<Request, Refusal>, status: impl FnOnce() -> Vec<u8>) -
          X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
     )
     .into_bytes();
-    if request != Ok(Request::StatusHead) {
+    if request != Ok(StatusRequest::StatusHead) {
         answer.extend_from_slice(&content);
     }
     answer
@@ -249,16 +256,16 @@ mod tests {
     #[test]
     fn requests() {
         let of = |line: &str| parse(format!("{line} HTTP/1.1\r\nHost: here\r\n\r\n").as_bytes());
-        assert_eq!(of("GET /"), Ok(Some(Request::Status)));
-        assert_eq!(of("GET /?now"), Ok(Some(Request::Status)));
-        assert_eq!(of("HEAD /"), Ok(Some(Request::StatusHead)));
-        assert_eq!(of("POST /"), Err(Refusal::NotAllowed));
-        assert_eq!(of("GET /../etc/passwd"), Err(Refusal::NotFound));
-        assert_eq!(of("GET"), Err(Refusal::BadRequest));
-        assert_eq!(parse(b"GET / HTTP/1.0\r\n\r\n"), Ok(Some(Request::Status)));
-        assert_eq!(parse(b"\x16\x03\x01\x02\0\x01"), Err(Refusal::BadRequest), "TLS");
+        assert_eq!(of("GET /"), Ok(Some(StatusRequest::Status)));
+        assert_eq!(of("GET /?now"), Ok(Some(StatusRequest::Status)));
+        assert_eq!(of("HEAD /"), Ok(Some(StatusRequest::StatusHead)));
+        assert_eq!(of("POST /"), Err(RequestError::NotAllowed));
+        assert_eq!(of("GET /../etc/passwd"), Err(RequestError::NotFound));
+        assert_eq!(of("GET"), Err(RequestError::BadRequest));
+        assert_eq!(parse(b"GET / HTTP/1.0\r\n\r\n"), Ok(Some(StatusRequest::Status)));
+        assert_eq!(parse(b"\x16\x03\x01\x02\0\x01"), Err(RequestError::BadRequest), "TLS");
         let many = "A: b\r\n".repeat(FIELDS_MAX + 1);
-        assert_eq!(parse(format!("GET / HTTP/1.1\r\n{many}\r\n").as_bytes()), Err(Refusal::LongHead));
+        assert_eq!(parse(format!("GET / HTTP/1.1\r\n{many}\r\n").as_bytes()), Err(RequestError::LongHead));
     }
 
     #[test]
@@ -272,10 +279,10 @@ mod tests {
     #[test]
     fn answers() {
         let text = |request| String::from_utf8(answer(request, || b"{}".to_vec())).unwrap();
-        let whole = text(Ok(Request::Status));
+        let whole = text(Ok(StatusRequest::Status));
         assert!(whole.starts_with("HTTP/1.1 200 OK\r\n") && whole.ends_with("\r\n\r\n{}"), "{whole}");
-        assert_eq!(text(Ok(Request::StatusHead)) + "{}", whole);
-        let refused = text(Err(Refusal::NotAllowed));
+        assert_eq!(text(Ok(StatusRequest::StatusHead)) + "{}", whole);
+        let refused = text(Err(RequestError::NotAllowed));
         assert!(refused.starts_with("HTTP/1.1 405 Method Not Allowed\r\nAllow: GET, HEAD\r\n"), "{refused}");
     }
 }

@@ -103,37 +103,37 @@ impl fmt::Display for Stage {
 /// What bytes leave by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Door {
+pub enum Protocol {
     Tftp,
     Http,
     Nbd,
     Nfs,
 }
 
-impl Door {
-    pub const ALL: [Door; 4] = [Door::Tftp, Door::Http, Door::Nbd, Door::Nfs];
+impl Protocol {
+    pub const ALL: [Protocol; 4] = [Protocol::Tftp, Protocol::Http, Protocol::Nbd, Protocol::Nfs];
 
     /// Whether programs, menus and kernels come by it. What is read of them by the others is a booted system's doing.
     pub(super) const fn loads_files(self) -> bool {
-        matches!(self, Door::Tftp | Door::Http)
+        matches!(self, Protocol::Tftp | Protocol::Http)
     }
 }
 
 /// The protocol's name.
-impl fmt::Display for Door {
+impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Door::Tftp => "TFTP",
-            Door::Http => "HTTP",
-            Door::Nbd => "NBD",
-            Door::Nfs => "NFS",
+            Protocol::Tftp => "TFTP",
+            Protocol::Http => "HTTP",
+            Protocol::Nbd => "NBD",
+            Protocol::Nfs => "NFS",
         })
     }
 }
 
 /// How a connection to a root ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum End {
+pub enum RootEnd {
     /// The client let go in order.
     Released,
     /// It broke off.

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::records::{Boot, Record};
-use super::{Door, Mac, Stage, Step};
+use super::records::{MachineBoot, MachineRecord};
+use super::{Mac, Protocol, Stage, Step};
 
 /// All machines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Status {
+pub struct StatusReport {
     /// Version of the server.
     pub isowire: String,
     /// When this was told.
@@ -23,12 +23,12 @@ pub struct Status {
     /// Machines that were forgotten because there were too many (4096).
     pub forgotten: u64,
     /// The one whose boot began last comes first.
-    pub machines: Vec<Machine>,
+    pub machines: Vec<MachineStatus>,
 }
 
 /// One machine and its last boot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Machine {
+pub struct MachineStatus {
     /// `52:54:00:12:34:56`
     pub mac: Option<Mac>,
     /// The last one first; at most four.
@@ -45,12 +45,12 @@ pub struct Machine {
     /// Name of the image.
     pub image: Option<String>,
     /// What the root file system came by: `nbd`, `nfs` or `http`.
-    pub root: Option<Door>,
+    pub root: Option<Protocol>,
     /// Connections to the root file system there are now.
     pub root_connections: u32,
-    pub airootfs: Option<Airootfs>,
+    pub airootfs: Option<RootProgress>,
     /// Bytes of images that were sent, by protocol; what was sent twice counts twice. Menus and headers do not count.
-    pub sent: Sent,
+    pub sent: SentBytes,
     /// Boots that were seen to begin since the server was started.
     pub boots: u32,
     /// When the boot began.
@@ -63,31 +63,31 @@ pub struct Machine {
 
 /// How much of its root file system a machine was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Airootfs {
+pub struct RootProgress {
     pub size: u64,
     /// Different bytes of it, at most: exact where the machine read straight on, else what it touched in chunks of 256
     /// KiB (more for more than 4 GiB), and never more than it was sent.
     pub read: u64,
 }
 
-/// See [`Machine::sent`].
+/// See [`MachineStatus::sent`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Sent {
+pub struct SentBytes {
     pub tftp: u64,
     pub http: u64,
     pub nbd: u64,
     pub nfs: u64,
 }
 
-impl Sent {
+impl SentBytes {
     pub fn total(&self) -> u64 {
         [self.tftp, self.http, self.nbd, self.nfs].into_iter().fold(0, u64::saturating_add)
     }
 }
 
-impl Machine {
-    pub(super) fn new(record: &Record, now: Instant, time: Timestamp) -> Self {
-        let Record { mac, addresses, machine, refusal, boots, boot, .. } = record;
+impl MachineStatus {
+    pub(super) fn new(record: &MachineRecord, now: Instant, time: Timestamp) -> Self {
+        let MachineRecord { mac, addresses, machine, refusal, boots, boot, .. } = record;
         let unix = |then: Instant| {
             // A server does not run for centuries.
             time.as_second() - now.saturating_duration_since(then).as_secs() as i64
@@ -118,20 +118,20 @@ impl Machine {
 }
 
 /// Where a machine has several counters, those of the one that read most.
-fn airootfs(boot: &Boot) -> Option<Airootfs> {
+fn airootfs(boot: &MachineBoot) -> Option<RootProgress> {
     let roots = boot.traffic.iter().filter_map(|traffic| traffic.root());
     roots
-        .map(|root| Airootfs { size: root.size(), read: root.covered() })
+        .map(|root| RootProgress { size: root.size(), read: root.covered() })
         .max_by_key(|airootfs| airootfs.read)
 }
 
-fn sent(boot: &Boot) -> Sent {
+fn sent(boot: &MachineBoot) -> SentBytes {
     let bytes = |door| boot.traffic.iter().map(|traffic| traffic.bytes(door)).fold(0, u64::saturating_add);
-    let [tftp, http, nbd, nfs] = [Door::Tftp, Door::Http, Door::Nbd, Door::Nfs].map(bytes);
-    Sent { tftp, http, nbd, nfs }
+    let [tftp, http, nbd, nfs] = [Protocol::Tftp, Protocol::Http, Protocol::Nbd, Protocol::Nfs].map(bytes);
+    SentBytes { tftp, http, nbd, nfs }
 }
 
-fn reached(boot: &Boot) -> BTreeMap<Step, f64> {
+fn reached(boot: &MachineBoot) -> BTreeMap<Step, f64> {
     let reached = Step::ALL.into_iter().zip(boot.reached);
     let seconds = |after: Duration| after.as_millis() as f64 / 1000.0;
     let after = |then: Instant| seconds(then.saturating_duration_since(boot.began));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::Door;
+use super::Protocol;
 use super::landmarks::{Airootfs, Known};
 
 /// Bytes of the root file system that one bit stands for.
@@ -17,23 +17,23 @@ const CHUNKS_MAX: u64 = 16 << 10;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Traffic {
+pub(super) struct TransferStats {
     /// Times are milliseconds from here.
     epoch: Instant,
     last_seen: AtomicU64,
-    /// Bytes of images, by [`Door`].
-    bytes: [AtomicU64; Door::ALL.len()],
+    /// Bytes of images, by [`Protocol`].
+    bytes: [AtomicU64; Protocol::ALL.len()],
     /// The root file system that it began to read.
     root: OnceLock<Coverage>,
 }
 
-impl Traffic {
+impl TransferStats {
     pub fn new(epoch: Instant) -> Self {
         Self { epoch, last_seen: AtomicU64::new(0), bytes: Default::default(), root: OnceLock::new() }
     }
 
     /// Bytes of an image left by a door.
-    pub fn add(&self, door: Door, bytes: u64, now: Instant) {
+    pub fn add(&self, door: Protocol, bytes: u64, now: Instant) {
         if let Some(counter) = self.bytes.get(door as usize) {
             counter.fetch_add(bytes, Relaxed);
         }
@@ -56,7 +56,7 @@ impl Traffic {
         (millis > 0).then(|| self.epoch + Duration::from_millis(millis))
     }
 
-    pub fn bytes(&self, door: Door) -> u64 {
+    pub fn bytes(&self, door: Protocol) -> u64 {
         self.bytes.get(door as usize).map_or(0, |counter| counter.load(Relaxed))
     }
 
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn another_root_does_not_count() {
         let (epoch, (known, airootfs)) = (Instant::now(), known());
-        let traffic = Traffic::new(epoch);
+        let traffic = TransferStats::new(epoch);
         traffic.cover(&known, airootfs, 0, 10);
         traffic.cover(&known, Airootfs { size: 5, ..airootfs }, 0, 5);
         traffic.cover(&Arc::new(Known::new("other", &image())), airootfs, 10, 10);
@@ -188,12 +188,12 @@ mod tests {
     #[test]
     fn doors_are_counted_apart() {
         let epoch = Instant::now();
-        let traffic = Traffic::new(epoch);
+        let traffic = TransferStats::new(epoch);
         assert_eq!(traffic.last_seen(), None);
-        traffic.add(Door::Nbd, 7, epoch + Duration::from_secs(2));
-        traffic.add(Door::Nbd, 1, epoch + Duration::from_secs(3));
-        traffic.add(Door::Tftp, 2, epoch + Duration::from_secs(3));
-        assert_eq!(Door::ALL.map(|door| traffic.bytes(door)), [2, 0, 8, 0]);
+        traffic.add(Protocol::Nbd, 7, epoch + Duration::from_secs(2));
+        traffic.add(Protocol::Nbd, 1, epoch + Duration::from_secs(3));
+        traffic.add(Protocol::Tftp, 2, epoch + Duration::from_secs(3));
+        assert_eq!(Protocol::ALL.map(|door| traffic.bytes(door)), [2, 0, 8, 0]);
         assert_eq!(traffic.last_seen(), Some(epoch + Duration::from_secs(3)));
     }
 }

@@ -117,10 +117,10 @@ async fn transmit(
     let size = transmission.export().len();
     info!(%peer, export = name, size, "root attached over NBD");
     let since = Instant::now();
-    let mut meter = Meter::new(Arc::clone(machines), peer.ip(), machines::Door::Nbd, since);
+    let mut meter = Meter::new(Arc::clone(machines), peer.ip(), machines::Protocol::Nbd, since);
     meter.attached(&image, since);
     let end = converse(socket, input, &image, &mut transmission, &mut meter).await;
-    let fate = if end.is_ok() { machines::End::Released } else { machines::End::Lost };
+    let fate = if end.is_ok() { machines::RootEnd::Released } else { machines::RootEnd::Lost };
     meter.ended(fate, Instant::now());
     let (tally, seconds) = (transmission.tally(), since.elapsed().as_secs());
     let (reads, bytes) = (tally.reads, tally.bytes);

@@ -59,9 +59,9 @@ async fn serve(socket: TcpStream, peer: SocketAddr, door: Arc<Door>) {
     let mut session = Session::new(images.current(), peer);
     let since = Instant::now();
     door.connections.fetch_add(1, Ordering::Relaxed);
-    let mut meter = Meter::new(Arc::clone(&door.machines), peer.ip(), machines::Door::Nfs, since);
+    let mut meter = Meter::new(Arc::clone(&door.machines), peer.ip(), machines::Protocol::Nfs, since);
     let end = converse(&socket, images, &mut session, &mut meter).await;
-    let fate = if end.is_ok() { machines::End::Released } else { machines::End::Lost };
+    let fate = if end.is_ok() { machines::RootEnd::Released } else { machines::RootEnd::Lost };
     meter.ended(fate, Instant::now());
     door.connections.fetch_sub(1, Ordering::Relaxed);
     let (tally, seconds) = (session.tally(), since.elapsed().as_secs());

@@ -15,7 +15,7 @@ use super::service_sockets::{Portmap, ServiceSockets};
 use super::snapshot::Snapshot;
 use crate::config::{Config, Dhcp, TftpPorts};
 use crate::machines::Registry;
-use crate::machines::server::Socket;
+use crate::machines::server::StatusSocket;
 use crate::stream::Listener;
 use crate::watched::Watched;
 use crate::{dhcp, http, machines, nbd, ndp, nfs, tftp};
@@ -102,8 +102,8 @@ pub async fn start(
             stop(),
         ));
     }
-    let tcp = sockets.status.map(|listener| Socket::Tcp(listener, config.allowed.clone()));
-    let status = sockets.status_socket.map(Socket::Local).into_iter().chain(tcp);
+    let tcp = sockets.status.map(|listener| StatusSocket::Tcp(listener, config.allowed.clone()));
+    let status = sockets.status_socket.map(StatusSocket::Local).into_iter().chain(tcp);
     services.spawn(machines::server::run(status.collect(), machines, stop()));
     services.spawn(unfailing(updater.run(hangup, stop())));
     Ok(services)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use self::fetch::Failure;
 use self::table::Table;
 use crate::inspect::Format;
-use crate::machines::Status;
+use crate::machines::StatusReport;
 
 pub use fetch::{Place, UnfitPlace};
 
@@ -95,7 +95,7 @@ fn page(json: &[u8], format: Format, repeat: Repeat) -> Result<String, Failure> 
 }
 
 fn table(json: &[u8]) -> Result<Table, Failure> {
-    let status: Status = serde_json::from_slice(json).map_err(Failure::not_a_status)?;
+    let status: StatusReport = serde_json::from_slice(json).map_err(Failure::not_a_status)?;
     Ok(Table(status))
 }
 

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use indicatif::HumanBytes;
 
-use crate::machines::Status;
-use crate::machines::status::{Airootfs, Machine};
+use crate::machines::StatusReport;
+use crate::machines::status::{MachineStatus, RootProgress};
 
 /// A status to be printed.
-pub(super) struct Table(pub Status);
+pub(super) struct Table(pub StatusReport);
 
 const HEADINGS: [&str; COLUMNS] =
     ["MACHINE", "ADDRESS", "FIRMWARE", "STAGE", "IMAGE", "ROOT", "READ", "SENT", "BEGAN", "SEEN"];
@@ -17,7 +17,7 @@ const COLUMNS: usize = 10;
 
 impl Display for Table {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self(Status { machines, time, .. }) = self;
+        let Self(StatusReport { machines, time, .. }) = self;
         if machines.is_empty() {
             return f.write_str("no machine was seen yet\n");
         }
@@ -33,7 +33,7 @@ impl Display for Table {
 }
 
 /// One row. Times are ages, by the clock of the server.
-fn cells(machine: &Machine, now: i64) -> [String; COLUMNS] {
+fn cells(machine: &MachineStatus, now: i64) -> [String; COLUMNS] {
     [
         machine.mac.map_or_else(unknown, |mac| mac.to_string()),
         machine.addresses.first().map_or_else(unknown, IpAddr::to_string),
@@ -53,7 +53,7 @@ fn unknown() -> String {
 }
 
 /// 100 % is all of it and not less.
-fn read(Airootfs { size, read }: Airootfs) -> String {
+fn read(RootProgress { size, read }: RootProgress) -> String {
     let percent = u128::from(read) * 100 / u128::from(size.max(1));
     format!("{percent} % of {}", HumanBytes(size))
 }
@@ -87,13 +87,13 @@ fn write_columns(f: &mut Formatter<'_>, rows: &[[String; COLUMNS]]) -> fmt::Resu
     Ok(())
 }
 
-fn name(machine: &Machine) -> String {
+fn name(machine: &MachineStatus) -> String {
     let address = machine.addresses.first();
     machine.mac.map(|mac| mac.to_string()).or(address.map(IpAddr::to_string)).unwrap_or_else(unknown)
 }
 
 /// Whoever wants to stop the server wants to know this.
-fn summary(machines: &[Machine]) -> String {
+fn summary(machines: &[MachineStatus]) -> String {
     let living = machines.iter().filter(|machine| machine.root_connections > 0).count();
     let machines = match machines.len() {
         1 => "1 machine".to_owned(),
@@ -112,11 +112,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::machines::status::Sent;
-    use crate::machines::{Door, Stage};
+    use crate::machines::status::SentBytes;
+    use crate::machines::{Protocol, Stage};
 
-    fn machine() -> Machine {
-        Machine {
+    fn machine() -> MachineStatus {
+        MachineStatus {
             mac: None,
             addresses: vec![[192, 168, 77, 90].into()],
             firmware: None,
@@ -127,7 +127,7 @@ mod tests {
             root: None,
             root_connections: 0,
             airootfs: None,
-            sent: Sent::default(),
+            sent: SentBytes::default(),
             boots: 1,
             since: 990,
             last_seen: 1000,
@@ -135,22 +135,22 @@ mod tests {
         }
     }
 
-    fn table(machines: Vec<Machine>) -> String {
-        Table(Status { isowire: "1".into(), time: 1000, forgotten: 0, machines }).to_string()
+    fn table(machines: Vec<MachineStatus>) -> String {
+        Table(StatusReport { isowire: "1".into(), time: 1000, forgotten: 0, machines }).to_string()
     }
 
     #[test]
     fn a_machine_on_its_root_and_one_in_its_menu() {
-        let on_root = Machine {
+        let on_root = MachineStatus {
             mac: "52:54:00:fe:00:b0".parse().ok(),
             addresses: vec![[192, 168, 77, 9].into(), [10, 0, 0, 1].into()],
             firmware: Some("x86 BIOS, iPXE".into()),
             stage: Stage::Attached,
             image: Some("archlinux".into()),
-            root: Some(Door::Nbd),
+            root: Some(Protocol::Nbd),
             root_connections: 1,
-            airootfs: Some(Airootfs { size: 1 << 30, read: (1 << 30) - 1 }),
-            sent: Sent { tftp: 1 << 20, nbd: 3 << 20, ..Sent::default() },
+            airootfs: Some(RootProgress { size: 1 << 30, read: (1 << 30) - 1 }),
+            sent: SentBytes { tftp: 1 << 20, nbd: 3 << 20, ..SentBytes::default() },
             since: 927,
             ..machine()
         };
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn why_a_machine_does_not_boot_and_no_escape_sequence() {
-        let refused = Machine { refusal: Some("\x1b[2Jno\u{9b}7m loader\n".into()), ..machine() };
+        let refused = MachineStatus { refusal: Some("\x1b[2Jno\u{9b}7m loader\n".into()), ..machine() };
         let text = table(vec![refused]);
         assert!(text.contains("\n192.168.77.90: no boot file: ?[2Jno?7m loader?\n"), "{text}");
         assert!(text.ends_with("\n1 machine, 0 with a connection to a root file system\n"), "{text}");

@@ -63,7 +63,7 @@ mod tests {
     use crate::dhcp::wire::Message;
     use crate::export::Allowed;
     use crate::machines::Stage;
-    use crate::machines::status::Machine;
+    use crate::machines::status::MachineStatus;
 
     const US: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 1);
     const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 50);
@@ -91,7 +91,7 @@ mod tests {
             tell(&self.machines, &question, &answer, Instant::now());
         }
 
-        fn machines(&self) -> Vec<Machine> {
+        fn machines(&self) -> Vec<MachineStatus> {
             self.machines.status(Instant::now(), Timestamp::UNIX_EPOCH).machines
         }
 

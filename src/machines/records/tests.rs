@@ -15,16 +15,16 @@ const IPXE: boot::Machine =
 const UEFI: boot::Machine =
     boot::Machine { firmware: Firmware::Pxe, architecture: Architecture(7), mac: None };
 
-/// Records, and a clock that goes on a second with every event.
+/// A machine table and a clock that goes on a second with every event.
 struct Site {
-    records: Records,
+    records: MachineTable,
     now: Instant,
 }
 
 impl Site {
     fn new() -> Self {
         let now = Instant::now();
-        Self { records: Records::new(now), now }
+        Self { records: MachineTable::new(now), now }
     }
 
     fn tick(&mut self) -> Instant {
@@ -43,27 +43,27 @@ impl Site {
     }
 
     /// A new connection that is about this step.
-    fn load(&mut self, address: IpAddr, step: Step) -> Arc<Traffic> {
+    fn load(&mut self, address: IpAddr, step: Step) -> Arc<TransferStats> {
         let now = self.tick();
         let traffic = self.records.join(address, step, now).unwrap();
         self.records.reached(address, &traffic, step, None, now);
         traffic
     }
 
-    fn attach(&mut self, address: IpAddr, door: Door) -> Arc<Traffic> {
+    fn attach(&mut self, address: IpAddr, door: Protocol) -> Arc<TransferStats> {
         let now = self.tick();
         let traffic = self.records.join(address, Step::Root, now).unwrap();
         self.records.attached(address, &traffic, door, None, now);
         traffic
     }
 
-    fn release(&mut self, address: IpAddr, traffic: &Arc<Traffic>, end: End) {
+    fn release(&mut self, address: IpAddr, traffic: &Arc<TransferStats>, end: RootEnd) {
         let now = self.tick();
         self.records.released(address, traffic, end, now);
     }
 
     /// The only machine there is.
-    fn only(&self) -> &Record {
+    fn only(&self) -> &MachineRecord {
         let all: Vec<_> = self.records.iter().collect();
         assert_eq!(all.len(), 1, "{all:?}");
         all[0]
@@ -104,13 +104,13 @@ fn a_boot_from_its_first_question_to_its_end() {
         site.load(address(1), step);
         assert_eq!(site.stage(), stage);
     }
-    let root = site.attach(address(1), Door::Nbd);
+    let root = site.attach(address(1), Protocol::Nbd);
     assert_eq!(site.stage(), Stage::Attached);
-    site.release(address(1), &root, End::Lost);
+    site.release(address(1), &root, RootEnd::Lost);
     assert_eq!(site.stage(), Stage::Lost);
-    let root = site.attach(address(1), Door::Nbd);
+    let root = site.attach(address(1), Protocol::Nbd);
     assert_eq!(site.stage(), Stage::Attached);
-    site.release(address(1), &root, End::Released);
+    site.release(address(1), &root, RootEnd::Released);
     assert_eq!(site.stage(), Stage::Released);
     let record = site.only();
     assert_eq!((record.boots, record.addresses.as_slice()), (1, &[address(1)][..]));
@@ -129,7 +129,7 @@ fn a_second_boot_is_one() {
         assert_eq!((site.stage(), site.only().boots), (Stage::Leased, boots));
         site.load(address(1), Step::Loader);
         site.load(address(1), Step::Kernel);
-        site.attach(address(1), Door::Nbd);
+        site.attach(address(1), Protocol::Nbd);
         assert_eq!(site.only().boot.root.unwrap().connections, 1, "the last boot's does not count");
     }
 }
@@ -139,12 +139,12 @@ fn a_second_boot_is_seen_without_dhcp() {
     let mut site = Site::new();
     site.load(address(1), Step::Loader);
     site.load(address(1), Step::Kernel);
-    let root = site.attach(address(1), Door::Nfs);
+    let root = site.attach(address(1), Protocol::Nfs);
     site.load(address(1), Step::Kernel);
     assert_eq!(site.only().boots, 1, "who lives on its root and looks at a kernel does not boot");
     site.load(address(1), Step::Loader);
     assert_eq!((site.only().boots, site.stage()), (2, Stage::Loader));
-    site.release(address(1), &root, End::Lost);
+    site.release(address(1), &root, RootEnd::Lost);
     assert_eq!(site.stage(), Stage::Loader, "the end of the last boot is no news of this one");
 }
 
@@ -192,12 +192,12 @@ fn an_address_is_one_machines() {
     let mut site = Site::new();
     site.offered(mac(1), BIOS_PXE);
     site.leased(mac(1), address(1));
-    let root = site.attach(address(1), Door::Nbd);
+    let root = site.attach(address(1), Protocol::Nbd);
     site.offered(mac(2), BIOS_PXE);
     site.leased(mac(2), address(1));
     site.load(address(1), Step::Loader);
     // Whoever had the address is gone, but that is not what this connection tells of.
-    site.release(address(1), &root, End::Lost);
+    site.release(address(1), &root, RootEnd::Lost);
     let mut stages: Vec<_> = site.records.iter().map(|record| (record.mac, record.boot.stage())).collect();
     stages.sort_by_key(|(mac, _)| *mac);
     assert_eq!(stages, [(Some(mac(1)), Stage::Attached), (Some(mac(2)), Stage::Loader)]);
@@ -215,23 +215,23 @@ fn a_machine_known_by_its_address_gets_its_mac_address_later() {
     assert!(Arc::ptr_eq(&site.load(address(1), Step::Initramfs), &traffic));
 
     // The initramfs has another address, and is taken for another machine until that is told.
-    let second = site.attach(address(2), Door::Nfs);
+    let second = site.attach(address(2), Protocol::Nfs);
     assert_eq!(site.records.iter().count(), 2);
     let now = site.tick();
     site.records.met(mac(1), address(2), now);
     assert_eq!(site.stage(), Stage::Attached);
-    second.add(Door::Nfs, 100, now);
-    traffic.add(Door::Nfs, 1, now);
-    let sent: u64 = site.only().boot.traffic.iter().map(|traffic| traffic.bytes(Door::Nfs)).sum();
+    second.add(Protocol::Nfs, 100, now);
+    traffic.add(Protocol::Nfs, 1, now);
+    let sent: u64 = site.only().boot.traffic.iter().map(|traffic| traffic.bytes(Protocol::Nfs)).sum();
     assert_eq!(sent, 101);
-    site.release(address(2), &second, End::Released);
+    site.release(address(2), &second, RootEnd::Released);
     assert_eq!(site.stage(), Stage::Released);
 }
 
 #[test]
 fn what_an_address_did_before_a_boot_is_not_of_that_boot() {
     let mut site = Site::new();
-    site.attach(address(1), Door::Nbd);
+    site.attach(address(1), Protocol::Nbd);
     site.offered(mac(1), BIOS_PXE);
     site.leased(mac(1), address(1));
     assert_eq!(site.stage(), Stage::Leased);
@@ -258,7 +258,7 @@ fn why_there_is_no_boot_file_is_kept_until_there_is_one() {
 #[test]
 fn those_who_only_asked_are_forgotten_first_and_those_on_a_root_never() {
     let mut site = Site::new();
-    site.attach(address(1), Door::Nbd);
+    site.attach(address(1), Protocol::Nbd);
     site.load(address(2), Step::Loader);
     for number in 0..10_000 {
         site.offered(mac(number), BIOS_PXE);
@@ -274,7 +274,7 @@ fn those_who_only_asked_are_forgotten_first_and_those_on_a_root_never() {
 fn where_all_are_on_a_root_there_is_no_room() {
     let mut site = Site::new();
     for number in 0..MACHINES_MAX as u32 {
-        site.attach(IpAddr::from(number.to_be_bytes()), Door::Nbd);
+        site.attach(IpAddr::from(number.to_be_bytes()), Protocol::Nbd);
     }
     let now = site.tick();
     assert!(site.records.join(address(1), Step::Loader, now).is_none());
@@ -290,10 +290,10 @@ enum Event {
     Leased(u16, u8),
     Met(u16, u8),
     Load(u8, Step),
-    Attach(u8, Door),
+    Attach(u8, Protocol),
     /// The connection of this number goes on or ends: it may be of a boot that is long over.
     Reached(prop::sample::Index, Step),
-    Release(prop::sample::Index, End),
+    Release(prop::sample::Index, RootEnd),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -302,8 +302,8 @@ fn event() -> impl Strategy<Value = Event> {
     let address = || 0..8_u8;
     let machine = || prop::sample::select(vec![BIOS_PXE, UEFI, IPXE]);
     let step = || prop::sample::select(Step::ALL.to_vec());
-    let door = prop::sample::select(Door::ALL.to_vec());
-    let end = prop::sample::select(vec![End::Released, End::Lost]);
+    let door = prop::sample::select(Protocol::ALL.to_vec());
+    let end = prop::sample::select(vec![RootEnd::Released, RootEnd::Lost]);
     prop_oneof![
         (mac(), machine(), proptest::option::of(address())).prop_map(|(m, x, a)| Event::Offered(m, x, a)),
         mac().prop_map(Event::Refused),
@@ -316,7 +316,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-type Connections = Vec<(IpAddr, Arc<Traffic>)>;
+type Connections = Vec<(IpAddr, Arc<TransferStats>)>;
 
 fn tell(site: &mut Site, connections: &mut Connections, event: &Event) {
     let now = site.tick();
@@ -348,7 +348,7 @@ fn tell(site: &mut Site, connections: &mut Connections, event: &Event) {
 }
 
 /// What holds whatever happened.
-fn check(records: &Records) {
+fn check(records: &MachineTable) {
     let mut macs = 0;
     let mut addresses = 0;
     for (id, record) in &records.machines {
@@ -371,7 +371,7 @@ fn check(records: &Records) {
 }
 
 /// How far each machine is: by boot, as nobody goes back within one.
-fn steps(records: &Records) -> HashMap<(Id, u32), Step> {
+fn steps(records: &MachineTable) -> HashMap<(Id, u32), Step> {
     records.machines.iter().map(|(&id, record)| ((id, record.boots), record.boot.step)).collect()
 }
 
@@ -392,7 +392,7 @@ proptest! {
         }
         // Connections that are all over leave nobody attached.
         for (at, traffic) in connections.drain(..) {
-            site.release(at, &traffic, End::Lost);
+            site.release(at, &traffic, RootEnd::Lost);
         }
         check(&site.records);
     }

@@ -220,8 +220,12 @@ where
             }
         };
         let liveness = Arc::new(Liveness::default());
-        let meter =
-            Meter::new(Arc::clone(&self.machines), (*peer.ip()).into(), machines::Door::Tftp, Instant::now());
+        let meter = Meter::new(
+            Arc::clone(&self.machines),
+            (*peer.ip()).into(),
+            machines::Protocol::Tftp,
+            Instant::now(),
+        );
         let delivery = Delivery::new(link, file, request, limits, Arc::clone(&liveness), meter);
         let task = self.tasks.spawn(async move {
             delivery.run().await;
