@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::landmarks::{Known, Place};
-use super::traffic::TransferStats;
+use super::transfer_stats::TransferStats;
 use super::{Protocol, Registry, RootEnd, Step};
 use crate::export::Batch;
 use crate::export::batch::Chunk;

@@ -18,12 +18,12 @@ mod landmarks;
 pub mod local;
 pub mod meter;
 pub mod neighbours;
-mod records;
 mod registry;
 pub mod server;
 pub mod stage;
 pub mod status;
-mod traffic;
+mod table;
+mod transfer_stats;
 
 pub use crate::boot::Mac;
 pub use landmarks::Landmarks;

@@ -7,9 +7,9 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use super::landmarks::Known;
-use super::records::MachineTable;
 use super::status::{MachineStatus, StatusReport};
-use super::traffic::TransferStats;
+use super::table::MachineTable;
+use super::transfer_stats::TransferStats;
 use super::{Mac, Protocol, RootEnd, Step};
 use crate::boot;
 use crate::image::Image;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::records::{MachineBoot, MachineRecord};
+use super::table::{MachineBoot, MachineRecord};
 use super::{Mac, Protocol, Stage, Step};
 
 /// All machines.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::traffic::TransferStats;
+use super::transfer_stats::TransferStats;
 use super::{Mac, Protocol, RootEnd, Stage, Step};
 use crate::boot::{self, Firmware};
 
