@@ -1,4 +1,4 @@
-//! The word that there is no IPv6 router, on a network of its own: who hears it, and who does not.
+//! Empty router advertisements on a network of its own: which hosts receive one, and which do not.
 
 mod common;
 
@@ -21,25 +21,25 @@ use isowire::ndp::wire::{EMPTY_ADVERTISEMENT, ROUTER_ADVERTISEMENT};
 
 const US: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const SOON: Duration = Duration::from_secs(20);
-/// Nobody takes that long to answer on a wire within one machine.
+/// Longer than any answer takes within one machine.
 const SILENCE: Duration = Duration::from_millis(700);
 
 const PXE_DISCOVER: &[u8] = include_bytes!("data/dhcp/ipxe-bios-discover.bin");
 const PLAIN_DISCOVER: &[u8] = include_bytes!("data/dhcp/ipconfig-discover.bin");
-/// Where a DHCP message has the client's hardware address (RFC 2131 §2).
+/// Offset of the client's hardware address in a DHCP message (RFC 2131 §2).
 const CHADDR: usize = 28;
 
-/// A host of the network that asks for routers by a raw socket.
+/// A host of the network that solicits routers through a raw socket.
 struct Asker {
     host: Namespace,
     mac: [u8; 6],
     socket: UdpSocket,
 }
 
-/// What is checked of an advertisement.
+/// The checked parts of an advertisement.
 #[derive(Debug, PartialEq, Eq)]
 struct Advertisement {
-    /// But for the checksum, which the kernel has verified.
+    /// With a checksum of zero: the kernel has verified it.
     message: Vec<u8>,
     hop_limit: i32,
     is_from_link: bool,
@@ -75,7 +75,7 @@ impl Asker {
         });
     }
 
-    /// Asks for routers, with `mac` in the option, and returns what comes of it.
+    /// Solicits routers, with `mac` in the option, and returns the advertisement, if any.
     fn solicit(&self, mac: [u8; 6], hop_limit: u32) -> Option<Advertisement> {
         let message = [&[133, 0, 0, 0, 0, 0, 0, 0, 1, 1][..], &mac].concat();
         SockRef::from(&self.socket).set_multicast_hops_v6(hop_limit).unwrap();
@@ -90,7 +90,7 @@ impl Asker {
         None
     }
 
-    /// The next message, if it is an advertisement: ICMPv6 has more to say.
+    /// Receives the next message, if it is an advertisement and not another kind of ICMPv6.
     fn receive(&self) -> Option<Advertisement> {
         let (mut bytes, mut control) = ([0; 128], nix::cmsg_space!(i32));
         let mut slices = [IoSliceMut::new(&mut bytes)];
@@ -113,7 +113,7 @@ fn text(mac: [u8; 6]) -> String {
 }
 
 #[test]
-fn only_a_machine_that_asked_for_a_boot_file_is_told() {
+fn advertisement_goes_only_to_a_machine_with_a_fresh_offer() {
     needs!(lan::NEEDS, iso::NEEDS);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
     let machine = Asker::new(&mut lan, 7);
@@ -128,7 +128,7 @@ fn only_a_machine_that_asked_for_a_boot_file_is_told() {
     assert!(server.log().contains(row), "{}", server.log());
 
     assert_eq!(machine.solicit(machine.mac, 255), None, "it has not asked for a boot file yet");
-    server.wait_for(&format!("{} did not ask for a boot file", text(machine.mac)), SOON);
+    server.wait_for(&format!("{} was not offered a boot file", text(machine.mac)), SOON);
     machine.discover(PXE_DISCOVER);
     server.wait_for(&format!("DHCP offer machine={}", text(machine.mac)), SOON);
     installed.discover(PLAIN_DISCOVER);

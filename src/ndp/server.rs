@@ -1,4 +1,4 @@
-//! The shell of the advertisements: one raw ICMPv6 socket, and the networks that it listens to.
+//! Receives solicitations and sends advertisements: one raw ICMPv6 socket and the networks it listens to.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,42 +19,42 @@ use tokio::net::UdpSocket;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
-use super::session::{self, Arrival};
+use super::session::{self, Solicitation};
 use super::wire::{EMPTY_ADVERTISEMENT, ROUTER_SOLICITATION};
 use crate::machines::{Mac, Registry};
 use crate::sys;
 
-/// Who wants to know a router asks there (RFC 4291 §2.7.1).
+/// Multicast group of all routers, to which solicitations go (RFC 4291 §2.7.1).
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
-/// What receivers demand (RFC 4861 §6.1.2).
+/// Hop limit that receivers demand (RFC 4861 §6.1.2).
 const HOP_LIMIT: u32 = 255;
 
-/// Longer solicitations are cut, and then malformed: those there are have 16 bytes.
+/// Bytes received of a message. iPXE and Linux send 16; a longer one is cut off and then malformed.
 const RECEIVE_MAX: usize = 512;
 
-/// Between two looks for interfaces that came after us.
+/// Interval of looking for new interfaces.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// Pause after a failed receive: out of memory is not over the next microsecond.
+/// Pause after a failed receive: a lack of memory does not end within microseconds.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
-/// A raw socket for solicitations, and the interfaces that they come in on.
+/// Raw socket for solicitations, and the interfaces on which it listens.
 #[derive(Debug)]
-pub struct Listener {
+pub struct SolicitationListener {
     socket: Socket,
-    /// The only one to listen on.
+    /// The only interface to listen on, if one was named.
     only: Option<String>,
-    /// Those that are listened on, by their numbers.
+    /// Interfaces that are listened on, by their numbers.
     joined: BTreeMap<u32, String>,
 }
 
-impl Listener {
+impl SolicitationListener {
     /// Opens the socket, for one interface only if one is named.
     ///
     /// # Errors
-    /// `PermissionDenied` without CAP_NET_RAW, `Unsupported` for a named interface on which IPv6 is turned off, and what else
-    /// the kernel says.
+    /// `PermissionDenied` without CAP_NET_RAW, `Unsupported` for a named interface without IPv6, and any
+    /// other error of the kernel.
     pub fn open(only: Option<&str>) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
         sys::take_icmpv6_only(socket.as_fd(), ROUTER_SOLICITATION)?;
@@ -75,16 +75,16 @@ impl Listener {
         self.joined.values().map(String::as_str)
     }
 
-    fn look_around(&mut self) {
+    fn update_interfaces(&mut self) {
         match self.join() {
             Ok(None) => {}
             Ok(Some(error)) | Err(error) => {
-                debug!(%error, "router solicitations of some network are not heard")
+                debug!(%error, "router solicitations not received on some network")
             }
         }
     }
 
-    /// Listens on the interfaces that are there by now; the last reason why one of them cannot be.
+    /// Joins the group on all present interfaces; returns the last error of one that could not be joined.
     fn join(&mut self) -> io::Result<Option<io::Error>> {
         let found: BTreeMap<u32, String> = getifaddrs()?.filter_map(|entry| interface(&entry)).collect();
         self.joined.retain(|index, _| found.contains_key(index));
@@ -94,8 +94,8 @@ impl Listener {
             if !is_wanted || self.joined.contains_key(&index) {
                 continue;
             }
-            match turned_on(&name).and_then(|()| self.socket.join_multicast_v6(&ALL_ROUTERS, index)) {
-                // Where it was renamed meanwhile, or went and came, we may be in already.
+            match check_enabled(&name).and_then(|()| self.socket.join_multicast_v6(&ALL_ROUTERS, index)) {
+                // An interface that was renamed, or went and came back, may be joined already.
                 Err(error) if error.kind() != ErrorKind::AddrInUse => refused = Some(error),
                 _ => drop(self.joined.insert(index, name)),
             }
@@ -104,8 +104,8 @@ impl Listener {
     }
 }
 
-/// The kernel lets us in where IPv6 is turned off too, and nothing ever comes.
-fn turned_on(interface: &str) -> io::Result<()> {
+/// Refuses an interface without IPv6: the kernel lets us join there too, and nothing ever arrives.
+fn check_enabled(interface: &str) -> io::Result<()> {
     let setting = fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"));
     match setting.is_ok_and(|setting| setting.trim() == "1") {
         true => Err(io::Error::new(ErrorKind::Unsupported, format!("IPv6 is turned off on {interface}"))),
@@ -113,7 +113,8 @@ fn turned_on(interface: &str) -> io::Result<()> {
     }
 }
 
-/// The number and name of an interface that is up and has neighbours: the kernel gives one such entry for each.
+/// Returns number and name of an interface that is up and has neighbours. The kernel lists one link-layer
+/// entry per interface.
 fn interface(entry: &InterfaceAddress) -> Option<(u32, String)> {
     let link = *entry.address.as_ref()?.as_link_addr()?;
     let wanted = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_BROADCAST | InterfaceFlags::IFF_MULTICAST;
@@ -124,9 +125,9 @@ fn interface(entry: &InterfaceAddress) -> Option<(u32, String)> {
 /// Answers machines that were offered a boot file, as `machines` knows, until `shutdown` is ready.
 ///
 /// # Errors
-/// What the system says about the socket. Nothing that a peer does ends the service.
+/// Errors of setting up the socket. Nothing that a peer does ends the service.
 pub async fn run(
-    mut listener: Listener,
+    mut listener: SolicitationListener,
     machines: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -137,11 +138,11 @@ pub async fn run(
     loop {
         tokio::select! {
             () = &mut shutdown => return Ok(()),
-            _ = look.tick() => listener.look_around(),
+            _ = look.tick() => listener.update_interfaces(),
             received = receive(&socket, &mut bytes) => match received {
                 Ok(received) => handle(&socket, &received, &bytes, &machines),
                 Err(error) => {
-                    warn!(%error, "router solicitations cannot be received");
+                    warn!(%error, "router solicitation not received");
                     tokio::time::sleep(FAILURE_PAUSE).await;
                 }
             },
@@ -149,19 +150,19 @@ pub async fn run(
     }
 }
 
-/// The same socket, watched by the runtime. That it is no UDP one is nothing that the runtime looks at or depends on; for
-/// any other kind there is no type of its without `unsafe`.
+/// Registers the socket with the runtime. tokio has no type for a raw socket without `unsafe`; its UDP
+/// type only waits for readiness and does not depend on the kind of socket.
 fn watched(socket: &Socket) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket.try_clone()?.into())
 }
 
-/// A solicitation that came, but for its bytes.
+/// Sender, hop limit, interface and length of a received message.
 #[derive(Debug)]
 struct Received {
     from: Ipv6Addr,
     hop_limit: Option<u8>,
-    /// Number of the interface that it came in on.
+    /// Number of the interface on which it arrived.
     interface: u32,
     len: usize,
 }
@@ -190,22 +191,23 @@ fn received(message: &RecvMsg<'_, '_, SockaddrIn6>) -> io::Result<Received> {
     Ok(Received { from, hop_limit, interface, len: message.bytes })
 }
 
-/// One solicitation, from bytes to bytes.
+/// Answers one message, or logs why not.
 fn handle(socket: &UdpSocket, received: &Received, bytes: &[u8], machines: &Registry) {
     let Received { from, hop_limit, interface, len } = *received;
     let message = bytes.get(..len).unwrap_or_default();
-    let arrival = Arrival { from, hop_limit, message };
-    match session::decide(&arrival, Instant::now(), |mac| machines.last_offered(mac)) {
+    let solicitation = Solicitation { from, hop_limit, message };
+    match session::decide(&solicitation, Instant::now(), |mac| machines.last_offered(mac)) {
         Ok(mac) => advertise(socket, mac, SocketAddrV6::new(from, 0, 0, interface)),
-        Err(silence) => debug!(peer = %from, "router solicitation not answered: {silence}"),
+        Err(reason) => debug!(peer = %from, "router solicitation not answered: {reason}"),
     }
 }
 
-/// Sends at once or not at all: the machine asks again. The kernel takes our link-local address of that interface, as
-/// receivers demand (RFC 4861 §6.1.2), and computes the checksum.
+/// Sends at once or not at all: the machine repeats its solicitation.
 fn advertise(socket: &UdpSocket, mac: Mac, to: SocketAddrV6) {
+    // RFC 4861 §6.1.2: the source must be link-local. The kernel chooses such an address of that
+    // interface and computes the checksum.
     match socket.try_send_to(&EMPTY_ADVERTISEMENT, to.into()) {
-        Ok(_) => info!(machine = %mac, "told that there is no IPv6 router"),
+        Ok(_) => info!(machine = %mac, "empty router advertisement sent: no IPv6 router"),
         Err(error) => debug!(machine = %mac, %error, "router advertisement not sent"),
     }
 }

@@ -1,4 +1,4 @@
-//! Router solicitations, and the one advertisement there is for them (RFC 4861 §4.1, §4.2, §4.6).
+//! Router solicitations and the empty advertisement that answers them (RFC 4861 §4.1, §4.2, §4.6).
 
 use crate::codec::{Reader, Truncated};
 
@@ -9,44 +9,43 @@ pub const ROUTER_ADVERTISEMENT: u8 = 134;
 /// Option type (RFC 4861 §4.6.1).
 const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
 
-/// Lengths of options are in units of so many bytes, and count the two bytes before the value (RFC 4861 §4.6).
+/// Unit of an option's length, in bytes; it counts the two bytes before the value (RFC 4861 §4.6).
 const UNIT: usize = 8;
 const OPTION_HEAD: usize = 2;
 
-/// The message says nothing that we know how to read.
+/// Error of an ICMPv6 message that is not a valid router solicitation: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum SolicitationError {
     #[error(transparent)]
     Truncated(#[from] Truncated),
-    #[error("ICMPv6 type {kind}, code {code} is no router solicitation")]
-    NoSolicitation { kind: u8, code: u8 },
-    #[error("an option has no length")]
+    #[error("ICMPv6 type {kind}, code {code} is not a router solicitation")]
+    NotASolicitation { kind: u8, code: u8 },
+    #[error("an option has the length 0")]
     EmptyOption,
 }
 
-/// A machine asks which routers there are.
+/// Router solicitation: a machine asks which routers there are (RFC 4861 §4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouterSolicitation<'a> {
-    /// Where its sender is on the link: the first such option, whatever its length. On Ethernet these are six bytes.
+    /// Link-layer address of the sender: the first such option, of any length; six bytes on Ethernet.
     pub source_link_layer_address: Option<&'a [u8]>,
 }
 
 impl<'a> RouterSolicitation<'a> {
-    /// Reads a whole ICMPv6 message, whose checksum the kernel has verified. Options that are unknown are passed over
-    /// (RFC 4861 §6.1.1).
+    /// Reads a whole ICMPv6 message, whose checksum the kernel has verified.
     ///
     /// # Errors
-    /// [`Malformed`].
-    pub fn parse(input: &mut Reader<'a>) -> Result<Self, Malformed> {
+    /// [`SolicitationError`] when it is not a valid solicitation (RFC 4861 §6.1.1).
+    pub fn parse(input: &mut Reader<'a>) -> Result<Self, SolicitationError> {
         let [kind, code, _, _] = input.array()?;
         if (kind, code) != (ROUTER_SOLICITATION, 0) {
-            return Err(Malformed::NoSolicitation { kind, code });
+            return Err(SolicitationError::NotASolicitation { kind, code });
         }
-        // Reserved.
-        input.skip(4)?;
+        input.skip(4)?; // reserved (RFC 4861 §4.1)
         let mut source_link_layer_address = None;
         while !input.is_empty() {
             let (kind, value) = option(input)?;
+            // RFC 4861 §6.1.1: unknown options are ignored.
             if kind == SOURCE_LINK_LAYER_ADDRESS {
                 source_link_layer_address.get_or_insert(value);
             }
@@ -55,15 +54,17 @@ impl<'a> RouterSolicitation<'a> {
     }
 }
 
-/// The type of an option, and its value.
-fn option<'a>(input: &mut Reader<'a>) -> Result<(u8, &'a [u8]), Malformed> {
+/// Reads an option: its type and its value.
+fn option<'a>(input: &mut Reader<'a>) -> Result<(u8, &'a [u8]), SolicitationError> {
     let [kind, units] = input.array()?;
-    let value = (usize::from(units) * UNIT).checked_sub(OPTION_HEAD).ok_or(Malformed::EmptyOption)?;
+    // RFC 4861 §4.6: nodes discard a packet with an option of length 0; reading on would never end.
+    let value = (usize::from(units) * UNIT).checked_sub(OPTION_HEAD).ok_or(SolicitationError::EmptyOption)?;
     Ok((kind, input.take(value)?))
 }
 
-/// An advertisement of nothing: a lifetime of 0 says that we are no router (RFC 4861 §4.2), zeros in the other fields that
-/// nothing is said of them, and there is no option: no prefix, no address of ours to be kept.
+/// Advertisement that offers nothing: a router lifetime of 0 says that we are not a default router,
+/// and zeros leave the other fields unspecified (RFC 4861 §4.2). It has no option: no prefix, and no
+/// link-layer address to be cached.
 pub const EMPTY_ADVERTISEMENT: [u8; 16] = {
     let mut message = [0; 16];
     // Behind it: code, checksum (which the kernel computes), current hop limit, the flags M and O, router lifetime,
@@ -76,14 +77,14 @@ pub const EMPTY_ADVERTISEMENT: [u8; 16] = {
 mod tests {
     use super::*;
 
-    fn parse(bytes: &[u8]) -> Result<RouterSolicitation<'_>, Malformed> {
+    fn parse(bytes: &[u8]) -> Result<RouterSolicitation<'_>, SolicitationError> {
         RouterSolicitation::parse(&mut Reader::new(bytes))
     }
 
     const BARE: [u8; 8] = [133, 0, 0xab, 0xcd, 0, 0, 0, 0];
 
     #[test]
-    fn what_ipxe_sends() {
+    fn solicitation_of_ipxe_is_read() {
         let address = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
         let message = [&BARE[..], &[1, 1], &address].concat();
         assert_eq!(parse(&message), Ok(RouterSolicitation { source_link_layer_address: Some(&address) }));
@@ -100,20 +101,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_is_no_solicitation() {
+    fn malformed_message_is_refused() {
         let with = |options: &[u8]| [&BARE[..], options].concat();
         for cut in [&BARE[..3], &BARE[..7], &with(&[1]), &with(&[1, 1, 2, 2]), &with(&[1, 255, 0, 0])] {
-            assert_eq!(parse(cut), Err(Malformed::Truncated(Truncated)), "{cut:?}");
+            assert_eq!(parse(cut), Err(SolicitationError::Truncated(Truncated)), "{cut:?}");
         }
-        assert_eq!(parse(&with(&[1, 0, 2, 2, 2, 2, 2, 2])), Err(Malformed::EmptyOption));
+        assert_eq!(parse(&with(&[1, 0, 2, 2, 2, 2, 2, 2])), Err(SolicitationError::EmptyOption));
         for (kind, code) in [(134, 0), (133, 1), (128, 0)] {
             let message = [&[kind, code], &BARE[2..]].concat();
-            assert_eq!(parse(&message), Err(Malformed::NoSolicitation { kind, code }));
+            assert_eq!(parse(&message), Err(SolicitationError::NotASolicitation { kind, code }));
         }
     }
 
     #[test]
-    fn the_advertisement_says_nothing() {
+    fn advertisement_is_empty() {
         assert_eq!(EMPTY_ADVERTISEMENT, [134, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     }
 }

@@ -21,7 +21,7 @@ use crate::config::{Asked, Config, Dhcp, Door, RootDoors, Status, TFTP_PORT};
 use crate::dhcp;
 use crate::dhcp::server::{Sharing, Sockets};
 use crate::machines::local::LocalSocket;
-use crate::ndp::server::Listener;
+use crate::ndp::server::SolicitationListener;
 
 /// Where services go when nobody chose a port and the registered one is not to be had. The menu names this one for
 /// HTTP; iPXE can be told this one for TFTP.
@@ -38,7 +38,7 @@ pub struct ServiceSockets {
     pub tftp: Option<UdpSocket>,
     pub dhcp: Option<dhcp::server::Sockets>,
     /// Where machines ask for IPv6 routers.
-    pub advertisement: Option<Listener>,
+    pub advertisement: Option<SolicitationListener>,
     /// `isowire status` asks here.
     pub status_socket: Option<LocalSocket>,
     pub status: Option<TcpListener>,

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 
 use super::{ServiceSockets, program};
 use crate::config::{Config, Solicitations};
-use crate::ndp::server::Listener;
+use crate::ndp::server::SolicitationListener;
 use crate::server::StartError;
 
 const NAME: &str = "IPv6 RA";
@@ -17,7 +17,7 @@ impl ServiceSockets {
             return Ok(());
         }
         let interface = config.interface.as_deref();
-        self.advertisement = Some(Listener::open(interface).map_err(cannot)?);
+        self.advertisement = Some(SolicitationListener::open(interface).map_err(cannot)?);
         Ok(())
     }
 
