@@ -12,21 +12,21 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::LogFormat;
 
-/// Starts the log. `RUST_LOG` says what is logged; without it, what tells the story of each boot.
+/// Starts the log. `RUST_LOG` selects what is logged; the default is one story per boot.
 ///
 /// # Panics
-/// When called twice.
+/// If it is called twice.
 pub fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        // It would tell of a log that cannot be written on the same stream, and panic there: nobody reads any more, and that
-        // is no reason to stop.
+        // tracing-subscriber would report a failed write on the same stream, and panic there. A closed
+        // standard error is not a reason to stop.
         .log_internal_errors(false);
     match format {
         LogFormat::Text => {
-            // systemd's journal notes the time of each line itself (systemd.exec(5), JOURNAL_STREAM).
+            // systemd's journal dates each line itself (systemd.exec(5), JOURNAL_STREAM).
             let clock = std::env::var_os("JOURNAL_STREAM").is_none();
             log.with_ansi(io::stderr().is_terminal()).event_format(Line { clock }).init();
         }
@@ -34,7 +34,7 @@ pub fn start(format: LogFormat) {
     }
 }
 
-/// `2026-11-01T12:00:00Z warning: message key=value`: the level only where it is not the ordinary one.
+/// The text format: `2026-11-01T12:00:00Z warning: message key=value`, without a level for `INFO`.
 struct Line {
     clock: bool,
 }

@@ -239,7 +239,7 @@ fn find(client: &mut Client, mount: &str) -> Option<rpc::Handle> {
 }
 
 #[test]
-fn a_folder_is_served_and_what_comes_and_goes_in_it() {
+fn folder_is_served_as_it_changes() {
     needs!(["xorriso"]);
     let shelf = Shelf::new();
     let [one, two, three] = [1, 2, 3].map(|seed| shelf.iso(seed));
@@ -302,7 +302,7 @@ fn a_folder_is_served_and_what_comes_and_goes_in_it() {
 }
 
 #[test]
-fn who_is_in_the_middle_of_an_image_that_is_replaced_goes_on_with_it() {
+fn client_keeps_a_replaced_image() {
     needs!(["xorriso"]);
     let shelf = Shelf::new();
     let [one, two] = [1, 2].map(|seed| shelf.iso(seed));
@@ -367,7 +367,7 @@ fn who_is_in_the_middle_of_an_image_that_is_replaced_goes_on_with_it() {
 }
 
 #[test]
-fn a_named_file_is_looked_at_again_on_sighup_and_systemd_is_told() {
+fn sighup_rescans_a_named_file() {
     needs!(["xorriso"]);
     let shelf = Shelf::new();
     let [one, two] = [1, 2].map(|seed| shelf.iso(seed));
@@ -406,7 +406,7 @@ fn a_named_file_is_looked_at_again_on_sighup_and_systemd_is_told() {
 }
 
 #[test]
-fn what_cannot_be_served_is_told_before_anything_is() {
+fn unservable_image_is_an_error_at_start() {
     needs!(["xorriso"]);
     let shelf = Shelf::new();
     let one = shelf.iso(1);

@@ -124,7 +124,7 @@ fn advertisement_goes_only_to_a_machine_with_a_fresh_offer() {
     command.env("RUST_LOG", "isowire=debug");
     let mut server = Running::start(&mut command, &dir.path().join("log"));
     server.wait_for("\nready\n", SOON);
-    let row = "\nIPv6 RA  -                     machines that boot are told of no router, on br0\n";
+    let row = "\nIPv6 RA  -                     telling booting machines that there is no router, on br0\n";
     assert!(server.log().contains(row), "{}", server.log());
 
     assert_eq!(machine.solicit(machine.mac, 255), None, "it has not asked for a boot file yet");

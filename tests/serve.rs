@@ -148,7 +148,7 @@ fn greets(port: u16) -> bool {
 }
 
 #[test]
-fn who_is_not_allowed_gets_nothing_from_any_door() {
+fn denied_client_gets_nothing() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     let server = stage.start(stage.serve_all().args([
@@ -183,7 +183,7 @@ fn who_is_not_allowed_gets_nothing_from_any_door() {
 
 /// As when it is piped into a program that ends, or its terminal is closed.
 #[test]
-fn a_log_that_nobody_reads_is_no_reason_to_stop() {
+fn unread_log_does_not_end_the_server() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     let mut command = stage.serve();
@@ -205,7 +205,7 @@ fn a_log_that_nobody_reads_is_no_reason_to_stop() {
 }
 
 #[test]
-fn starts_tells_and_ends() {
+fn server_starts_reports_and_ends() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     let mut server = stage.start(&mut stage.serve());
@@ -229,11 +229,11 @@ fn starts_tells_and_ends() {
     assert_eq!(got(http, "/arch/boot/x86_64/vmlinuz-linux"), "kernel");
     assert_eq!(plain(&got(http, "/isowire/pxelinux.cfg")), menu);
     assert!(server.stop().success());
-    assert!(server.log().contains("stopping: asked to by SIGTERM"));
+    assert!(server.log().contains("shutting down: SIGTERM received"));
 }
 
 #[test]
-fn without_http_the_kernel_comes_by_tftp() {
+fn kernel_comes_by_tftp_without_http() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     let mut command = Command::new(PROGRAM);
@@ -247,7 +247,7 @@ fn without_http_the_kernel_comes_by_tftp() {
 }
 
 #[test]
-fn several_images_have_several_trees() {
+fn images_have_trees_of_their_own() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     fs::copy(stage.path("arch.iso"), stage.path("second one.iso")).unwrap();
@@ -265,7 +265,7 @@ fn several_images_have_several_trees() {
 }
 
 #[test]
-fn an_image_that_hides_another_is_refused() {
+fn hidden_image_is_refused() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     fs::copy(stage.path("arch.iso"), stage.path("boot.iso")).unwrap();
@@ -275,7 +275,7 @@ fn an_image_that_hides_another_is_refused() {
 }
 
 #[test]
-fn systemd_is_told() {
+fn systemd_is_notified() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     let systemd = UnixDatagram::bind(stage.path("notify")).unwrap();
@@ -315,7 +315,7 @@ fn sockets() -> (TcpListener, UdpSocket) {
 }
 
 #[test]
-fn inherited_sockets_are_taken_by_name() {
+fn inherited_sockets_are_used_by_name() {
     needs!(["xorriso", "bash"]);
     let stage = Stage::new();
     let (nbd, tftp) = sockets();
@@ -341,7 +341,7 @@ fn inherited_sockets_are_taken_by_name() {
 }
 
 #[test]
-fn inherited_sockets_without_a_use_are_refused() {
+fn inherited_socket_without_use_is_refused() {
     needs!(["xorriso", "bash"]);
     let stage = Stage::new();
     let (tcp, udp) = sockets();
@@ -363,7 +363,7 @@ fn inherited_sockets_without_a_use_are_refused() {
 }
 
 #[test]
-fn a_busy_port_is_told() {
+fn busy_port_is_an_error() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     let (nbd, tftp) = sockets();
@@ -395,7 +395,7 @@ fn open_to_all(stage: &Stage) -> PathBuf {
 }
 
 #[test]
-fn without_a_privilege_it_serves_what_it_can_and_says_the_rest() {
+fn unprivileged_server_reports_what_is_off() {
     needs!(lan::NEEDS, ["xorriso"]);
     let stage = Stage::new();
     let lan = Lan::new(Ipv4Addr::new(192, 168, 77, 1));
@@ -454,7 +454,7 @@ fn without_a_privilege_it_serves_what_it_can_and_says_the_rest() {
 
 /// The one service that takes more than a port below 1024.
 #[test]
-fn router_advertisements_need_a_privilege_of_their_own() {
+fn router_advertisement_needs_its_own_privilege() {
     needs!(lan::NEEDS, ["xorriso"]);
     let stage = Stage::new();
     let lan = Lan::new(Ipv4Addr::new(192, 168, 77, 1));
@@ -466,28 +466,29 @@ fn router_advertisements_need_a_privilege_of_their_own() {
     assert_eq!(
         server.log(),
         format!(
-            "isowire: router-advertisement: cannot be had: Operation not permitted (os error 1): run `sudo setcap \
-             cap_net_raw,cap_net_bind_service+ep {}`, or leave the setting out\n",
+            "isowire: router-advertisement: raw socket not opened: Operation not permitted (os error 1): run `sudo setcap \
+             cap_net_raw,cap_net_bind_service+ep {}`, or remove the setting\n",
             program.display()
         )
     );
 
     output_of(lan.command("sysctl").args(["-qw", "net.ipv6.conf.br0.disable_ipv6=1"]));
     for (interface, why) in [
-        ("br0", "IPv6 is turned off on br0: turn IPv6 on"),
+        ("br0", "IPv6 is turned off on br0: enable IPv6"),
         ("br9", "No such device (os error 19): choose one of `ip link` for `interface`"),
     ] {
         let mut command = lan.command(PROGRAM);
         command.arg("serve").arg(stage.path("arch.iso")).args(["--router-advertisement", "-i", interface]);
         let mut server = Running::start(&mut command, &stage.log());
         assert_eq!(server.wait(SOON).unwrap().code(), Some(1), "{}", server.log());
-        let line = format!("isowire: router-advertisement: cannot be had: {why}, or leave the setting out\n");
+        let line =
+            format!("isowire: router-advertisement: raw socket not opened: {why}, or remove the setting\n");
         assert_eq!(server.log(), line);
     }
 }
 
 #[test]
-fn with_the_privilege_everything_is_up() {
+fn privileged_server_has_all_services() {
     needs!(lan::NEEDS, ["xorriso"]);
     let stage = Stage::new();
     let lan = Lan::new(Ipv4Addr::new(192, 168, 77, 1));
@@ -507,7 +508,7 @@ fn with_the_privilege_everything_is_up() {
 
 /// The whole program, parts of it, and what is said of it, as firmware asks by HTTP and by TFTP.
 #[test]
-fn a_boot_program_for_uefi_is_one_file_by_every_door() {
+fn uefi_program_is_the_same_by_every_protocol() {
     needs!(iso::NEEDS);
     let stage = Stage::new();
     fs::remove_file(stage.path("arch.iso")).unwrap();
@@ -538,7 +539,7 @@ fn a_boot_program_for_uefi_is_one_file_by_every_door() {
 }
 
 #[test]
-fn a_stub_that_is_none_is_one_line() {
+fn bad_stub_is_an_error() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     let iso = stage.path("arch.iso");
@@ -551,7 +552,7 @@ fn a_stub_that_is_none_is_one_line() {
 }
 
 #[test]
-fn a_default_that_is_taken_is_a_row_unless_it_is_the_root() {
+fn busy_default_port_is_off_unless_it_is_the_root() {
     needs!(lan::NEEDS, ["xorriso"]);
     let stage = Stage::new();
     let lan = Lan::new(Ipv4Addr::new(192, 168, 77, 1));
@@ -589,7 +590,7 @@ fn a_default_that_is_taken_is_a_row_unless_it_is_the_root() {
 }
 
 #[test]
-fn an_rpcbind_that_has_the_port_tells_machines_instead() {
+fn rpcbind_is_used_where_it_has_the_port() {
     needs!(lan::NEEDS, ["xorriso", "rpcbind", "rpcinfo", "unshare", "nsenter"]);
     let stage = Stage::new();
     let lan = Lan::new(Ipv4Addr::new(192, 168, 77, 1));
@@ -634,7 +635,7 @@ fn machine(command: &mut Command) -> (String, String, String) {
 }
 
 #[test]
-fn the_status_tells_how_far_a_machine_is() {
+fn status_shows_progress_of_a_machine() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     let mut command = stage.serve();

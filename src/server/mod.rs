@@ -1,5 +1,5 @@
-//! The shell of it all: opens the images, binds or takes over every socket, runs the services, tells when all is up
-//! and ends in order.
+//! The server: opens the images, binds or inherits every socket, runs the services, reports when all
+//! are up, and shuts down in order.
 
 mod image_updater;
 mod initramfs_check;
@@ -7,7 +7,7 @@ mod report;
 mod service_sockets;
 mod services;
 mod snapshot;
-pub mod sockets;
+mod sockets;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -35,10 +35,10 @@ use crate::images::{HiddenNameError, ImageError};
 use crate::machines::Registry;
 use crate::nfs::server::rpcbind::NotRegistered;
 
-/// What is under way when we are told to stop has this long to come to its end.
+/// Time that transfers have to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Why nothing is served.
+/// Error: isowire cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
@@ -46,30 +46,30 @@ pub enum StartError {
     #[error(transparent)]
     Name(#[from] HiddenNameError),
     #[error(
-        "a [[machine]] of the configuration file is to boot the image `{0}`, and no image of that name boots: change `image` \
-         there, or give an [[image]] this `name`"
+        "no bootable image called `{0}`, which a [[machine]] of the configuration file is to boot: change `image` there, \
+         or give an [[image]] this `name`"
     )]
     UnknownImage(Word),
     #[error(transparent)]
     Inherited(#[from] SocketError),
     #[error("{service}: {address} cannot be used: {error}: {fix}")]
     Bind { service: &'static str, address: SocketAddrV4, error: io::Error, fix: String },
-    #[error("router-advertisement: cannot be had: {error}: {fix}, or leave the setting out")]
+    #[error("router-advertisement: raw socket not opened: {error}: {fix}, or remove the setting")]
     Advertisement { error: io::Error, fix: String },
     #[error("dhcp: {0}")]
     Dhcp(#[from] DhcpStartError),
     #[error("portmap: {0}")]
     Rpcbind(#[from] NotRegistered),
-    #[error("the system does not let isowire run: {0}")]
+    #[error("system call failed: {0}")]
     System(#[from] io::Error),
 }
 
-/// Serves until SIGINT, SIGTERM or the end of its terminal. SIGHUP has it look for images again.
+/// Serves until SIGINT, SIGTERM or the end of the terminal. SIGHUP makes it look for images again.
 ///
 /// # Errors
 /// [`StartError`] in one line, before anything was served.
 pub fn run(config: &Config) -> Result<(), StartError> {
-    // First of all: it changes the environment, which other threads must not see.
+    // Before there are threads: it changes the environment.
     let inherited = Inherited::take()?;
     raise_file_limit();
     let opened = image_updater::open(&config.images)?;
@@ -80,27 +80,30 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let updater = ImageUpdater::new(places, opened, terms(config, &sockets), roots, Arc::clone(&machines))?;
     let runtime = runtime()?;
     let served = runtime.block_on(serve(config, sockets, updater, machines));
-    // Sessions that live for days, like those of NBD, end here.
+    // Sessions of NBD and NFS last for days: they are cut off here.
     runtime.shutdown_timeout(Duration::from_millis(200));
     served
 }
 
-/// tokio keeps 256 tasks that are ready in a worker's own queue and looks at the rest, which all workers share, every
-/// 31 to 255 tasks. With a thousand machines at once some of them would wait for tens of rounds of the others. New
-/// requests it looks for every 61 tasks; as seldom as the queue comes round, more of them are there at once.
+/// Builds the runtime, tuned for a thousand machines at once.
+///
+/// A worker of tokio has a queue of 256 ready tasks, and by default takes from the shared queue every
+/// 31 to 255 tasks: some machines would wait for tens of rounds of the others. It polls for new
+/// events every 61 tasks; every 256, more requests are found at once.
 fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().global_queue_interval(2).event_interval(256).build()
 }
 
-/// Allows as many open files as this user may have: each machine takes one, and many systems start a program with 1024.
+/// Raises the limit of open files to the user's maximum: each machine takes one, and many systems
+/// start a program with 1024.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        warn!(%error, open_files = limit.current, "cannot allow more open files");
+        warn!(open_files = limit.current, "limit of open files not raised: {error}");
     }
 }
 
-/// What the operator chose about boots; the menu offers the roots that are served.
+/// Returns the operator's choices about boots, with the roots that are served.
 fn terms(config: &Config, sockets: &ServiceSockets) -> Terms {
     let mut menu = config.menu.clone();
     menu.roots.retain(|&root| sockets.serves(root));
@@ -125,13 +128,13 @@ async fn serve(
     let (stop, stopping) = watch::channel(());
     let mut services = tokio::select! {
         started = services::start(config, sockets, updater, machines, hangup, &stopping) => started?,
-        // A DHCP server looks around for seconds before it starts.
+        // A DHCP server looks for other servers for seconds before it starts.
         _ = stop_signals.received() => return Ok(()),
     };
     announce(&report);
     let ended = tokio::select! {
         signal = stop_signals.received() => {
-            info!("stopping: {signal}");
+            info!("shutting down: {signal}");
             Ok(())
         }
         Some(ended) = services.join_next() => ended.map_err(io::Error::other).and_then(|ended| ended),
@@ -150,7 +153,8 @@ struct StopSignals {
     terminal: Terminal,
 }
 
-/// Where we were started from. Its end is a SIGHUP; any other has the images looked at.
+/// The terminal that isowire was started from. Its end is a SIGHUP as well; any other SIGHUP is a
+/// request to look for images.
 struct Terminal {
     hangup: Signal,
     was_there: bool,
@@ -181,14 +185,14 @@ impl StopSignals {
 
     async fn received(&mut self) -> &'static str {
         tokio::select! {
-            _ = self.interrupt.recv() => "interrupted",
-            _ = self.terminate.recv() => "asked to by SIGTERM",
-            () = self.terminal.closed() => "its terminal was closed",
+            _ = self.interrupt.recv() => "SIGINT received",
+            _ = self.terminate.recv() => "SIGTERM received",
+            () = self.terminal.closed() => "terminal closed",
         }
     }
 }
 
-/// What is up, and what to do about what is not.
+/// Describes the services that are up, and what to do about the others.
 fn report(config: &Config, sockets: &ServiceSockets, files: &Files) -> StartReport {
     StartReport {
         rows: sockets.rows.clone(),
@@ -198,14 +202,15 @@ fn report(config: &Config, sockets: &ServiceSockets, files: &Files) -> StartRepo
     }
 }
 
-/// The first root of the menu, where a default that nobody changed could not be served.
+/// Returns the first root that is served, unless it is the first of the menu.
 fn other_root(config: &Config, sockets: &ServiceSockets) -> Option<Root> {
     let wanted = config.menu.roots.first()?;
     let served = config.menu.roots.iter().find(|&&root| sockets.serves(root))?;
     (served != wanted).then_some(*served)
 }
 
-/// What to enter elsewhere, where nobody is told by us what to load, and there is something to load.
+/// Returns the settings for another DHCP server; `None` if isowire answers DHCP itself, or has
+/// nothing to load.
 fn foreign_dhcp(config: &Config, sockets: &ServiceSockets, files: &Files) -> Option<ForeignDhcp> {
     let tftp = sockets.tftp.as_ref().filter(|_| sockets.dhcp.is_none())?;
     let boot_file = files.site().boot_file()?.to_owned();
@@ -214,26 +219,27 @@ fn foreign_dhcp(config: &Config, sockets: &ServiceSockets, files: &Files) -> Opt
     Some(ForeignDhcp { address, tftp_port: tftp.local_addr().ok()?.port(), boot_file, uefi_boot_file })
 }
 
-/// An address that machines can reach us at, as far as that can be known without one asking.
+/// Returns an address of this host that machines probably reach: which one they use is known only
+/// once they do.
 fn own_address(config: &Config) -> Option<Ipv4Addr> {
     if !config.bind.is_unspecified() {
         return Some(config.bind);
     }
-    let wanted = |name: &str| config.interface.as_deref().is_none_or(|wanted| wanted == name);
-    let own = getifaddrs().ok()?.filter(|own| wanted(&own.interface_name));
+    let only = config.interface.as_deref();
+    let own = getifaddrs().ok()?.filter(|own| only.is_none_or(|only| only == own.interface_name));
     own.filter_map(|own| Some(own.address?.as_sockaddr_in()?.ip())).find(|address| !address.is_loopback())
 }
 
-/// Tells the person at the terminal and systemd that all is up.
+/// Tells the user and systemd that all is up.
 fn announce(report: &StartReport) {
-    // Nobody may be reading any more; that is no reason to stop.
+    // A closed standard output is not a reason to stop.
     let _ = write!(io::stdout().lock(), "{report}\nready\n");
     notify(&[NotifyState::Ready]);
 }
 
-/// Tells systemd, where it asked to be told (`NOTIFY_SOCKET`).
+/// Sends a state to systemd if it asked for that (`NOTIFY_SOCKET`, sd_notify(3)).
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        warn!(%error, "systemd cannot be told");
+        warn!("sd_notify failed: {error}");
     }
 }

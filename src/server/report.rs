@@ -1,4 +1,4 @@
-//! What is told when all is up: a table of the services, and what to do about those that are not.
+//! The report at start: a table of the services, and what to do about those that are off.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,39 +7,39 @@ use std::path::PathBuf;
 use crate::boot::menu::Root;
 use crate::config::{HTTP_PORT, NBD_PORT, PORTMAP_PORT, TFTP_PORT};
 
-/// The services of this run and why some are not.
+/// The services of this run and their states.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StartReport {
-    pub rows: Vec<ServiceRow>,
-    /// Where machines get their root from, where that is not what one would expect.
-    pub other_root: Option<Root>,
-    /// This program, for `setcap`; `None` where no privilege is missing.
-    pub unprivileged: Option<PathBuf>,
-    /// What another DHCP server has to say; `None` where we say it ourselves, or have nothing to load.
-    pub foreign_dhcp: Option<ForeignDhcp>,
+pub(super) struct StartReport {
+    pub(super) rows: Vec<ServiceRow>,
+    /// The root that machines boot with, if it is not the one that they would by default.
+    pub(super) other_root: Option<Root>,
+    /// Path of this program, for `setcap`; `None` if no privilege is missing.
+    pub(super) unprivileged: Option<PathBuf>,
+    /// Settings for another DHCP server; `None` if isowire answers DHCP, or has nothing to load.
+    pub(super) foreign_dhcp: Option<ForeignDhcp>,
 }
 
-/// One service.
+/// A row of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceRow {
-    pub service: &'static str,
-    pub address: Option<SocketAddr>,
-    pub state: String,
+pub(super) struct ServiceRow {
+    pub(super) service: &'static str,
+    pub(super) address: Option<SocketAddr>,
+    pub(super) state: String,
 }
 
-/// What a DHCP server of somebody else's has to tell machines, so that they boot from here.
+/// Settings with which another DHCP server sends machines here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ForeignDhcp {
-    pub address: Ipv4Addr,
-    pub tftp_port: u16,
+pub(super) struct ForeignDhcp {
+    pub(super) address: Ipv4Addr,
+    pub(super) tftp_port: u16,
     /// For BIOS machines, as in a boot plan, with a leading `/`.
-    pub boot_file: String,
+    pub(super) boot_file: String,
     /// The same for UEFI machines, if they can boot.
-    pub uefi_boot_file: Option<String>,
+    pub(super) uefi_boot_file: Option<String>,
 }
 
-/// What to know about a port that is not the registered one.
-pub fn port_note(service: &'static str, port: u16) -> &'static str {
+/// Returns the consequence of a port that is not the registered one.
+pub(super) fn port_note(service: &'static str, port: u16) -> &'static str {
     match (service, port) {
         ("NBD", port) if port != NBD_PORT => "; archiso's initramfs asks port 10809 and no other",
         ("Portmap", port) if port != PORTMAP_PORT => "; archiso's initramfs asks port 111 and no other",
@@ -59,7 +59,7 @@ impl fmt::Display for StartReport {
         if let Some(root) = self.other_root {
             writeln!(
                 f,
-                "\nMachines get their root file system over {root}, unless the menu is told otherwise."
+                "\nMachines get their root file system over {root}, unless another entry of the menu is chosen."
             )?;
         }
         if let Some(program) = &self.unprivileged {
@@ -83,7 +83,7 @@ fn write_privileges(f: &mut fmt::Formatter<'_>, program: &std::path::Path) -> fm
 impl fmt::Display for ForeignDhcp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { address, tftp_port, boot_file, uefi_boot_file } = self;
-        writeln!(f, "Machines boot from here when the DHCP server of their network says so:")?;
+        writeln!(f, "To boot machines from here, set the DHCP server of their network as follows:")?;
         if *tftp_port == TFTP_PORT {
             writeln!(f, "  dnsmasq      dhcp-boot={boot_file},,{address}")?;
             writeln!(f, "  ISC dhcpd    next-server {address}; filename \"{boot_file}\";")?;
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn all_up() {
+    fn report_lists_services() {
         let rows = vec![row("NBD", 10809, "serving arch"), row("TFTP", 69, "serving")];
         let report = StartReport { rows, other_root: None, unprivileged: None, foreign_dhcp: None };
         assert_eq!(
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_to_do() {
+    fn report_says_what_to_do() {
         let off = ServiceRow { service: "DHCP", address: None, state: "off".into() };
         let foreign = ForeignDhcp {
             address: Ipv4Addr::new(10, 0, 0, 1),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_ports_are_noted() {
+    fn unregistered_port_is_noted() {
         assert_eq!([port_note("NBD", 10809), port_note("TFTP", 69), port_note("DHCP", 67)], [""; 3]);
         assert!(port_note("NBD", 1).contains("10809"));
         assert!(port_note("TFTP", 6969).contains("69"));

@@ -1,4 +1,4 @@
-//! Which services there are in this run: the sockets that could be had, and a row of the report for each.
+//! The sockets of the services of this run, and a row of the report for each service.
 
 mod advertisement;
 mod portmap;
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use socket2::SockRef;
 use tracing::warn;
 
-pub use self::portmap::Portmap;
+pub(super) use self::portmap::Portmap;
 
 use super::StartError;
 use super::report::{ServiceRow, port_note};
@@ -23,52 +23,52 @@ use crate::dhcp::server::{Sharing, Sockets};
 use crate::machines::local::LocalSocket;
 use crate::ndp::server::SolicitationListener;
 
-/// Where services go when nobody chose a port and the registered one is not to be had. The menu names this one for
-/// HTTP; iPXE can be told this one for TFTP.
+/// Ports for services whose registered port is not free, unless the operator chose a port. The menu
+/// names the one of HTTP; iPXE can be told the one of TFTP.
 const HTTP_FALLBACK: u16 = 8080;
 const TFTP_FALLBACK: u16 = 6969;
 
 /// The sockets of this run.
 #[derive(Debug, Default)]
-pub struct ServiceSockets {
-    pub nbd: Option<TcpListener>,
-    pub nfs: Option<TcpListener>,
-    pub portmap: Option<Portmap>,
-    pub http: Option<TcpListener>,
-    pub tftp: Option<UdpSocket>,
-    pub dhcp: Option<dhcp::server::Sockets>,
-    /// Where machines ask for IPv6 routers.
-    pub advertisement: Option<SolicitationListener>,
-    /// `isowire status` asks here.
-    pub status_socket: Option<LocalSocket>,
-    pub status: Option<TcpListener>,
-    pub rows: Vec<ServiceRow>,
-    /// Whether a privilege is all that some service lacks.
-    pub lacks_privilege: bool,
-    /// Why roots are not served that nobody asked for by name.
+pub(super) struct ServiceSockets {
+    pub(super) nbd: Option<TcpListener>,
+    pub(super) nfs: Option<TcpListener>,
+    pub(super) portmap: Option<Portmap>,
+    pub(super) http: Option<TcpListener>,
+    pub(super) tftp: Option<UdpSocket>,
+    pub(super) dhcp: Option<dhcp::server::Sockets>,
+    /// For router solicitations of machines.
+    pub(super) advertisement: Option<SolicitationListener>,
+    /// For `isowire status` on this host.
+    pub(super) status_socket: Option<LocalSocket>,
+    pub(super) status: Option<TcpListener>,
+    pub(super) rows: Vec<ServiceRow>,
+    /// Whether a service is off for lack of a privilege only.
+    pub(super) lacks_privilege: bool,
+    /// Errors of the roots that are served by default only.
     missed: Vec<(Root, StartError)>,
 }
 
-/// A service on one port, as it is wanted.
+/// A service on one port, as the operator wants it.
 struct ServiceSpec<'a> {
-    /// In the table.
+    /// Its name in the report.
     name: &'static str,
-    /// In the configuration; inherited sockets are called so too.
+    /// Its key in the configuration, and the name of its inherited socket.
     key: &'static str,
     door: Door,
     ip: Ipv4Addr,
     fallback: Option<u16>,
-    /// The root that there is not without this service.
+    /// The root protocol that needs this service.
     root: Option<Root>,
     state: &'a str,
 }
 
 impl ServiceSockets {
-    /// Binds or takes over every socket, for images of these names.
+    /// Binds or inherits every socket, for images of these names.
     ///
     /// # Errors
-    /// [`StartError`] when a service cannot be had that the operator wants, or no service that machines get a root from.
-    pub fn open(config: &Config, inherited: Inherited, names: &[&str]) -> Result<Self, StartError> {
+    /// [`StartError`] if a service that the operator asked for cannot start, or no root can be served.
+    pub(super) fn open(config: &Config, inherited: Inherited, names: &[&str]) -> Result<Self, StartError> {
         let mut sockets = Self::default();
         let images = format!("serving {}", names.join(", "));
         let RootDoors { nbd, nfs, portmap: _, http } = config.root_doors;
@@ -84,16 +84,16 @@ impl ServiceSockets {
         sockets.tftp = sockets.open_one(&tftp, inherited.tftp, UdpSocket::bind)?;
         sockets.open_advertisement(config)?;
         sockets.open_dhcp(config, [inherited.dhcp, inherited.pxe])?;
-        sockets.tell_advertisement();
+        sockets.report_advertisement();
         sockets.require_roots(config)?;
         sockets.open_status(&config.status)?;
         if sockets.dhcp.is_some() && (sockets.tftp.is_none() || sockets.tftp_port() != TFTP_PORT) {
-            warn!("DHCP sends firmware to TFTP on port 69 of this host, and isowire serves none there");
+            warn!("no TFTP of isowire on port 69, where DHCP sends firmware");
         }
         Ok(sockets)
     }
 
-    /// The socket of this host is a default, the address is somebody's wish.
+    /// Opens the status sockets. The one of this host is a default, the TCP address is asked for.
     fn open_status(&mut self, wanted: &Status) -> Result<(), StartError> {
         let Status::On { socket, address } = wanted else {
             self.off("Status", OFF);
@@ -106,7 +106,7 @@ impl ServiceSockets {
                 self.status_socket = Some(bound);
             }
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                self.off("Status", &format!("another isowire has {}", socket.display()));
+                self.off("Status", &format!("in use by another isowire: {}", socket.display()));
             }
             Err(error) => self.off("Status", &format!("cannot make {}: {error}", socket.display())),
         }
@@ -118,27 +118,27 @@ impl ServiceSockets {
         Ok(())
     }
 
-    /// The port machines are told to load from: the registered one where there is no TFTP of ours.
-    pub fn tftp_port(&self) -> u16 {
+    /// Returns the port that machines load from: the registered one if isowire has no TFTP.
+    pub(super) fn tftp_port(&self) -> u16 {
         self.tftp.as_ref().and_then(port_of).unwrap_or(TFTP_PORT)
     }
 
-    pub fn http_port(&self) -> Option<u16> {
+    pub(super) fn http_port(&self) -> Option<u16> {
         self.http.as_ref().and_then(port_of)
     }
 
-    /// Whether archiso's initramfs can get its root by this protocol.
-    pub fn serves(&self, root: Root) -> bool {
+    /// Tells whether archiso's initramfs can get its root by this protocol.
+    pub(super) fn serves(&self, root: Root) -> bool {
         match root {
             Root::Nbd => self.nbd.is_some(),
-            // archiso's nfsmount has no way to be told the port of MOUNT.
+            // archiso's nfsmount (klibc) always asks a portmapper for the port of MOUNT.
             Root::Nfs => self.nfs.is_some() && self.portmap.is_some(),
             Root::Http => self.http.is_some(),
         }
     }
 
-    /// The roots that are served.
-    pub fn roots(&self) -> Vec<Root> {
+    /// Returns the roots that are served.
+    pub(super) fn roots(&self) -> Vec<Root> {
         Root::ALL.into_iter().filter(|&root| self.serves(root)).collect()
     }
 
@@ -151,7 +151,8 @@ impl ServiceSockets {
         self.rows.push(ServiceRow { service, address: None, state: format!("off: {why}") });
     }
 
-    /// Opens a service: inherited, else on its port, else, when nobody asked for it, on the other one or not at all.
+    /// Opens a service: inherited, else on its port, else, if it is only a default, on its fallback port
+    /// or not at all.
     fn open_one<S: AsFd>(
         &mut self,
         service: &ServiceSpec<'_>,
@@ -173,7 +174,7 @@ impl ServiceSockets {
         }
     }
 
-    /// What becomes of a default that cannot be had at its `address`.
+    /// Opens a default service whose `address` cannot be used.
     fn open_elsewhere<S: AsFd>(
         &mut self,
         service: &ServiceSpec<'_>,
@@ -195,7 +196,8 @@ impl ServiceSockets {
         socket
     }
 
-    /// Machines need a root: those that the operator named, else any. Where all are off nobody wants them to boot.
+    /// Checks that machines have a root: all that the operator named, else any. If the operator turned
+    /// all of them off, machines are not to boot.
     fn require_roots(&mut self, config: &Config) -> Result<(), StartError> {
         let named: Vec<_> = config.named_roots().collect();
         let is_enough = match named[..] {
@@ -262,14 +264,14 @@ fn port_of(socket: &impl AsFd) -> Option<u16> {
     address_of(socket).map(|address| address.port())
 }
 
-/// Binds what was not inherited; else says which address could not be had.
+/// Binds the sockets that were not inherited. An error comes with its address.
 fn dhcp_sockets(
     interface: Option<&str>,
     sharing: Sharing,
     [dhcp, pxe]: [Option<UdpSocket>; 2],
 ) -> Result<Sockets, (SocketAddrV4, io::Error)> {
     let open = |inherited: Option<UdpSocket>, port| {
-        // A broadcast comes to no narrower address.
+        // RFC 2131 §4.1: clients without an address broadcast, and a bound address receives no broadcast.
         let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
         let bind = || dhcp::server::bind(address, interface, sharing).map_err(|error| (address, error));
         inherited.map_or_else(bind, Ok)
@@ -279,7 +281,7 @@ fn dhcp_sockets(
 
 /// RFC 2131 §4.1.
 const DHCP_PORT: u16 = 67;
-/// Where PXE 2.1 has its boot servers.
+/// The port of boot servers (PXE 2.1).
 const PXE_PORT: u16 = 4011;
 
 fn cannot(service: &'static str, address: SocketAddrV4, error: io::Error) -> StartError {
@@ -298,7 +300,7 @@ fn cannot(service: &'static str, address: SocketAddrV4, error: io::Error) -> Sta
     StartError::Bind { service, address, error, fix }
 }
 
-/// Why a default service is off, in a row of the table.
+/// Returns why a default service is off, for its row of the report.
 fn why_not(error: &io::Error, port: u16) -> String {
     match error.kind() {
         ErrorKind::PermissionDenied => format!("port {port} needs a privilege"),
@@ -307,7 +309,7 @@ fn why_not(error: &io::Error, port: u16) -> String {
     }
 }
 
-/// This program, as the system knows it.
-pub fn program() -> PathBuf {
+/// Returns the path of this program.
+pub(super) fn program() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from("isowire"))
 }

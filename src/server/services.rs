@@ -1,4 +1,4 @@
-//! The services of a run: each has its sockets, and is a task that ends when it is told to stop.
+//! Start of the services: each takes its sockets and is a task that ends at shutdown.
 
 use std::io;
 use std::net::{TcpListener as StdListener, UdpSocket as StdSocket};
@@ -20,11 +20,11 @@ use crate::stream::Listener;
 use crate::watched::Watched;
 use crate::{dhcp, http, machines, nbd, ndp, nfs, tftp};
 
-/// Starts every service that has its sockets. They stop when the sender of `stopping` is dropped.
+/// Starts every service whose sockets are open. They stop when the sender of `stopping` is dropped.
 ///
 /// # Errors
-/// [`StartError`] when one of them finds a reason not to start.
-pub async fn start(
+/// [`StartError`] of the DHCP server or of the system.
+pub(super) async fn start(
     config: &Config,
     sockets: ServiceSockets,
     updater: ImageUpdater,
@@ -41,7 +41,7 @@ pub async fn start(
         // Nothing is ever sent.
         async move { while stopping.changed().await.is_ok() {} }
     };
-    // First, since it is the one that may yet find a reason not to start.
+    // First, since only this one can still fail for a reason on the network.
     if let Some(sockets) = sockets.dhcp {
         let server = dhcp::server::Server::start(sockets, dhcp_config(config, &snapshot, &machines)).await?;
         services.spawn(unfailing(server.run(stop())));
@@ -109,7 +109,7 @@ pub async fn start(
     Ok(services)
 }
 
-/// A service that nothing ends but the word to stop.
+/// Makes a service that only shutdown ends look like one that may fail.
 async fn unfailing(service: impl Future<Output = ()>) -> io::Result<()> {
     service.await;
     Ok(())

@@ -1,4 +1,4 @@
-//! The sockets of the services: taken over from whoever started us, or bound here.
+//! Sockets: inherited from systemd or another supervisor, or bound here.
 
 use std::env;
 use std::io;
@@ -7,31 +7,33 @@ use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections that may wait to be accepted: a thousand machines that start together.
+/// Connections that may wait to be accepted: a thousand machines may start together.
 const BACKLOG: i32 = 4096;
 
-/// Sockets that systemd or another supervisor opened for us (sd_listen_fds(3)), by the names of `FileDescriptorName=`.
+/// Sockets from systemd or another supervisor (sd_listen_fds(3)), by the names of
+/// `FileDescriptorName=`.
 #[derive(Debug, Default)]
-pub struct Inherited {
-    pub nbd: Option<TcpListener>,
-    pub nfs: Option<TcpListener>,
-    pub portmap: PortmapSockets,
-    pub http: Option<TcpListener>,
-    pub tftp: Option<UdpSocket>,
+pub(super) struct Inherited {
+    pub(super) nbd: Option<TcpListener>,
+    pub(super) nfs: Option<TcpListener>,
+    pub(super) portmap: PortmapSockets,
+    pub(super) http: Option<TcpListener>,
+    pub(super) tftp: Option<UdpSocket>,
     /// Port 67.
-    pub dhcp: Option<UdpSocket>,
+    pub(super) dhcp: Option<UdpSocket>,
     /// Port 4011.
-    pub pxe: Option<UdpSocket>,
+    pub(super) pxe: Option<UdpSocket>,
 }
 
-/// What a portmapper listens on: one port of both transports. Both are called `portmap`, so that one unit can open them.
+/// The sockets of the portmapper, on one port of both transports. Both are called `portmap`, so that
+/// one unit can open them.
 #[derive(Debug, Default)]
-pub struct PortmapSockets {
-    pub tcp: Option<TcpListener>,
-    pub udp: Option<UdpSocket>,
+pub(super) struct PortmapSockets {
+    pub(super) tcp: Option<TcpListener>,
+    pub(super) udp: Option<UdpSocket>,
 }
 
-/// A socket was passed on to us that we have no use for: a mistake in a unit file.
+/// Error: an inherited socket cannot be used. The unit file that opens it is wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     #[error(
@@ -46,27 +48,29 @@ pub enum SocketError {
          others on UDP"
     )]
     Kind(String),
-    #[error("the inherited socket `{0}` is no IPv4 one: write its address as in ListenDatagram=0.0.0.0:69")]
+    #[error(
+        "the inherited socket `{0}` is not an IPv4 socket: write its address as in ListenDatagram=0.0.0.0:69"
+    )]
     Family(String),
     #[error(
-        "the inherited socket `{0}` has no use, since that service is off: disable its socket unit, or turn it on"
+        "the inherited socket `{0}` has no use, since that service is off: disable the socket unit, or enable the service"
     )]
     Off(&'static str),
 }
 
 impl Inherited {
-    /// Takes over what was passed on to this process. To be called before there are other threads: it changes the
-    /// environment.
+    /// Takes over the sockets passed to this process. Call it before there are other threads: it
+    /// changes the environment.
     ///
     /// # Errors
-    /// [`SocketError`] for a socket that is not used: it would swallow requests unanswered.
-    pub fn take() -> Result<Self, SocketError> {
+    /// [`SocketError`] for a socket of no service: its requests would never be answered.
+    pub(super) fn take() -> Result<Self, SocketError> {
         let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut sockets = ListenFd::from_env();
         let mut names = names.split(':').filter(|name| !name.is_empty());
         let mut inherited = Self::default();
         for position in 0..sockets.len() {
-            // Without FileDescriptorName= the name is "unknown" to systemd as well.
+            // systemd's own name for a socket without FileDescriptorName= (sd_listen_fds(3)).
             inherited.add(names.next().unwrap_or("unknown"), &mut sockets, position)?;
         }
         Ok(inherited)
@@ -83,7 +87,7 @@ impl Inherited {
             "pxe" => (None, Some(&mut self.pxe)),
             _ => return Err(SocketError::Unknown(name.into())),
         };
-        // A socket of another kind stays where it is.
+        // `take_*` leaves a socket of another kind in place.
         if let Some(slot) = tcp
             && let Ok(socket) = sockets.take_tcp_listener(position)
         {
@@ -92,7 +96,7 @@ impl Inherited {
         if let Some(slot) = udp
             && let Ok(socket) = sockets.take_udp_socket(position)
         {
-            // Which of our addresses a datagram reached is packet information of IPv4 sockets.
+            // The address that a datagram was sent to comes by IP_PKTINFO, which IPv4 sockets have.
             let is_v4 = |socket: &UdpSocket| socket.local_addr().is_ok_and(|address| address.is_ipv4());
             return match socket.as_ref().is_none_or(is_v4) {
                 true => once(name, slot, socket),
@@ -116,10 +120,10 @@ fn once<S>(name: &str, slot: &mut Option<S>, socket: Option<S>) -> Result<(), So
 /// Listens on a TCP port.
 ///
 /// # Errors
-/// What the system says.
-pub fn listen(address: SocketAddrV4) -> io::Result<TcpListener> {
+/// The error of the system call.
+pub(super) fn listen(address: SocketAddrV4) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for connections of the last run to be forgotten.
+    // Without SO_REUSEADDR a restart fails while connections of the last run are in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -1,4 +1,4 @@
-//! The word to machines that there is no IPv6 router, where the operator wants it given.
+//! The socket of router advertisements, which tell machines that there is no IPv6 router.
 
 use std::io::{self, ErrorKind};
 
@@ -10,8 +10,8 @@ use crate::server::StartError;
 const NAME: &str = "IPv6 RA";
 
 impl ServiceSockets {
-    /// Opens the socket before those of services that take less privilege, so that what is missing is told at once. To be
-    /// called when DHCP is known not to be off.
+    /// Opens the socket, if the operator wants it. Call it before the services that need fewer
+    /// privileges, so that the error names all that are missing.
     pub(super) fn open_advertisement(&mut self, config: &Config) -> Result<(), StartError> {
         if config.solicitations == Solicitations::Ignored {
             return Ok(());
@@ -21,13 +21,15 @@ impl ServiceSockets {
         Ok(())
     }
 
-    /// Its row of the table, where it has one.
-    pub(super) fn tell_advertisement(&mut self) {
+    /// Adds its row to the report.
+    pub(super) fn report_advertisement(&mut self) {
         let Some(listener) = &self.advertisement else { return };
         let interfaces: Vec<_> = listener.interfaces().collect();
         let state = match &interfaces[..] {
-            [] => "no network with IPv6 yet; isowire goes on looking".to_owned(),
-            interfaces => format!("machines that boot are told of no router, on {}", interfaces.join(", ")),
+            [] => "waiting for a network with IPv6".to_owned(),
+            interfaces => {
+                format!("telling booting machines that there is no router, on {}", interfaces.join(", "))
+            }
         };
         self.up(NAME, None, &state);
     }
@@ -39,7 +41,7 @@ fn cannot(error: io::Error) -> StartError {
             format!("run `sudo setcap cap_net_raw,cap_net_bind_service+ep {}`", program().display())
         }
         (_, Some(libc::ENODEV)) => "choose one of `ip link` for `interface`".to_owned(),
-        (ErrorKind::Unsupported, _) | (_, Some(libc::EAFNOSUPPORT)) => "turn IPv6 on".to_owned(),
+        (ErrorKind::Unsupported, _) | (_, Some(libc::EAFNOSUPPORT)) => "enable IPv6".to_owned(),
         _ => "choose another `interface`".to_owned(),
     };
     StartError::Advertisement { error, fix }

@@ -1,4 +1,4 @@
-//! How machines find NFS: by a portmapper of ours, or by the rpcbind that has port 111 on this host.
+//! The portmapper, by which machines find NFS: our own, or an rpcbind that has port 111.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddrV4, TcpListener, UdpSocket};
@@ -10,15 +10,15 @@ use crate::nfs::server::rpcbind::{self, NotRegistered, Registration};
 use crate::server::StartError;
 use crate::server::sockets::{self, PortmapSockets, SocketError};
 
-/// Who tells machines where NFS is.
+/// The portmapper of this run.
 #[derive(Debug)]
-pub enum Portmap {
+pub(in crate::server) enum Portmap {
     Ours { tcp: TcpListener, udp: UdpSocket },
     Rpcbind(Registration),
 }
 
 impl ServiceSockets {
-    /// To be called when it is known whether there is NFS.
+    /// Opens the portmapper. Call it after NFS was opened.
     pub(super) fn open_portmap(
         &mut self,
         config: &Config,
@@ -30,7 +30,7 @@ impl ServiceSockets {
             (Door::On { port, asked }, Some(nfs)) => (port, asked, nfs),
             _ if is_inherited => return Err(SocketError::Off("portmap").into()),
             (Door::On { .. }, None) => {
-                self.off(NAME, "there is no NFS to find");
+                self.off(NAME, "there is no NFS");
                 return Ok(());
             }
             (Door::Off, _) => {
@@ -51,7 +51,7 @@ impl ServiceSockets {
             Err(missing) if asked == Asked::ByOperator => Err(missing.fatal),
             Err(missing) => {
                 self.lacks_privilege |= missing.is_privilege;
-                self.off(NAME, &format!("{}; archiso's initramfs finds no NFS without it", missing.why));
+                self.off(NAME, &format!("{}; archiso's initramfs needs it to find NFS", missing.why));
                 self.missed.push((Root::Nfs, missing.fatal));
                 Ok(())
             }
@@ -69,7 +69,7 @@ impl ServiceSockets {
 
 const NAME: &str = "Portmap";
 
-/// Binds what was not inherited: the same port of both transports.
+/// Binds the sockets that were not inherited, on the same port of both transports.
 fn bind(inherited: PortmapSockets, address: SocketAddrV4) -> io::Result<Portmap> {
     let tcp = inherited.tcp.map_or_else(|| sockets::listen(address), Ok)?;
     let address = SocketAddrV4::new(*address.ip(), tcp.local_addr()?.port());
@@ -77,19 +77,20 @@ fn bind(inherited: PortmapSockets, address: SocketAddrV4) -> io::Result<Portmap>
     Ok(Portmap::Ours { tcp, udp })
 }
 
-/// `error` is why port 111 is not ours. That of a missing privilege comes first, whoever has the port.
+/// Registers NFS with the rpcbind of this host. `error` is the reason why port 111 cannot be used, and
+/// is reported if there is no rpcbind.
 fn register(nfs: u16, address: SocketAddrV4, error: io::Error) -> Result<Portmap, MissingPortmap> {
     rpcbind::register(nfs).map(Portmap::Rpcbind).map_err(|refused| match refused {
-        // There is none, or none that works.
+        // No rpcbind has the port, or one that does not work.
         NotRegistered::Unreachable { .. } => MissingPortmap::of_port(address, error),
         refused => MissingPortmap { why: refused.to_string(), is_privilege: false, fatal: refused.into() },
     })
 }
 
-/// Why nobody tells machines where NFS is.
+/// Reason why machines cannot find NFS.
 struct MissingPortmap {
     why: String,
-    /// Whether a privilege is all it lacks.
+    /// Whether only a privilege is missing.
     is_privilege: bool,
     fatal: StartError,
 }
