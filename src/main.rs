@@ -57,7 +57,7 @@ fn ask(options: &Status) -> ExitCode {
     let variable = |name: &str| env::var_os(name);
     match status::run(options.url.as_deref(), format, repeat, &variable, &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(StatusError::Place(unfit)) => end(USAGE, &unfit),
+        Err(StatusError::Address(unfit)) => end(USAGE, &unfit),
         Err(error) => end(FAILURE, &error),
     }
 }

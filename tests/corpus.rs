@@ -1,4 +1,4 @@
-//! Replays the committed seeds of every fuzz target, so that what a fuzzer once found stays fixed without one.
+//! Replays the committed seeds of every fuzz target, so that fixed findings stay fixed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,20 +10,20 @@ fn fuzz_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
 }
 
-/// The files in a directory; none where there is no such directory.
+/// Returns the files in a directory; none if it does not exist.
 fn files(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten();
     entries.map(|entry| entry.expect("readable directory").path()).collect()
 }
 
-/// Names in a directory, without extensions.
+/// Returns the file names in a directory, without extensions.
 fn names(dir: &Path) -> BTreeSet<String> {
     let stem = |path: &PathBuf| path.file_stem().expect("a name").to_string_lossy().into_owned();
     files(dir).iter().map(stem).collect()
 }
 
 #[test]
-fn every_seed_keeps_its_property() {
+fn seeds_keep_their_properties() {
     for (name, property) in TARGETS {
         let dir = fuzz_dir().join("corpus").join(name);
         let seeds = files(&dir);
@@ -37,7 +37,7 @@ fn every_seed_keeps_its_property() {
 }
 
 #[test]
-fn table_targets_and_corpus_agree() {
+fn targets_match_table_and_corpus() {
     let table: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(table.len(), TARGETS.len(), "a name stands twice in fuzzing::TARGETS");
     assert_eq!(table, names(&fuzz_dir().join("fuzz_targets")), "fuzzing::TARGETS, fuzz_targets/ differ");

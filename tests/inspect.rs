@@ -1,4 +1,4 @@
-//! `isowire inspect` as a person and as a program read it.
+//! `isowire inspect`: its page for people and its JSON for programs.
 
 mod common;
 
@@ -17,7 +17,7 @@ fn inspected(path: &Path, format: Format) -> (String, Result<(), InspectError>) 
 }
 
 #[test]
-fn a_page_tells_what_an_archiso_image_holds() {
+fn page_describes_an_archiso_image() {
     needs!(iso::NEEDS);
     let image = iso::small();
     let (page, result) = inspected(&image.path, Format::Text);
@@ -48,7 +48,7 @@ fn a_page_tells_what_an_archiso_image_holds() {
 }
 
 #[test]
-fn json_tells_the_same_to_a_program() {
+fn json_matches_the_page() {
     needs!(iso::NEEDS);
     let image = iso::without_cms();
     let (json, result) = inspected(&image.path, Format::Json);
@@ -74,7 +74,7 @@ fn json_tells_the_same_to_a_program() {
 }
 
 #[test]
-fn an_image_of_another_distribution_boots_what_its_own_entries_say() {
+fn foreign_image_keeps_its_entries() {
     needs!(["xorriso", "cpio"]);
     let image = iso::odd("other");
     let (page, result) = inspected(&image, Format::Text);
@@ -115,7 +115,7 @@ fn an_image_of_another_distribution_boots_what_its_own_entries_say() {
 }
 
 #[test]
-fn a_changed_partition_table_is_told() {
+fn changed_partition_table_is_reported() {
     needs!(iso::NEEDS);
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let changed = scratch.path().join("changed.iso");
@@ -129,7 +129,7 @@ fn a_changed_partition_table_is_told() {
 }
 
 #[test]
-fn a_download_that_ended_early_is_one_line() {
+fn truncated_image_error_is_one_line() {
     needs!(iso::NEEDS);
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let cut = scratch.path().join("cut.iso");
@@ -148,7 +148,7 @@ fn a_download_that_ended_early_is_one_line() {
 }
 
 #[test]
-fn another_iso_is_listed_and_refused() {
+fn foreign_iso_is_listed_and_refused() {
     let path = Path::new("/usr/lib/ipxe/ipxe.iso");
     needs!(["/usr/lib/ipxe/ipxe.iso"]);
     for format in [Format::Text, Format::Json] {
@@ -161,7 +161,7 @@ fn another_iso_is_listed_and_refused() {
 }
 
 #[test]
-fn no_iso_is_one_line() {
+fn missing_iso_error_is_one_line() {
     let (report, result) =
         inspected(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml").as_path(), Format::Text);
     let line = result.expect_err("no ISO").to_string();

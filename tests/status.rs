@@ -1,4 +1,4 @@
-//! `isowire status` and its server over real sockets: what is told, and what a hostile client can do about it.
+//! `isowire status` and its server over real sockets, with honest and hostile clients.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -65,7 +65,7 @@ impl Site {
         format!("http://{}/", self.tcp)
     }
 
-    /// What a client gets that sends this and then nothing more.
+    /// Sends `request` and returns the whole response.
     fn raw(&self, request: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.tcp).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -80,7 +80,7 @@ impl Site {
 
 const X64: Machine = Machine { firmware: Firmware::Pxe, architecture: Architecture(7), mac: None };
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
-/// Longer than the server has any.
+/// Longer than any time limit of the server.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn mac() -> Mac {
@@ -88,7 +88,7 @@ fn mac() -> Mac {
 }
 
 #[test]
-fn both_sockets_tell_the_same() {
+fn sockets_report_the_same_status() {
     let site = Site::new();
     Meter::new(Arc::clone(&site.registry), ADDRESS.into(), Protocol::Tftp, Instant::now())
         .reached(Step::Menu, Instant::now());
@@ -100,9 +100,9 @@ fn both_sockets_tell_the_same() {
     }
 }
 
-/// The names that programs rely on.
+/// Field names are an interface for programs.
 #[test]
-fn json_keeps_its_names() {
+fn json_field_names_are_stable() {
     let site = Site::new();
     let json: serde_json::Value = serde_json::from_str(&site.status(None, Format::Json).unwrap()).unwrap();
     let names =
@@ -141,7 +141,7 @@ fn json_keeps_its_names() {
 }
 
 #[test]
-fn where_there_is_no_server_it_is_said_what_to_do() {
+fn missing_server_error_gives_advice() {
     let mut site = Site::new();
     drop(site.stop.take());
     let deadline = Instant::now() + PATIENCE;
@@ -153,13 +153,13 @@ fn where_there_is_no_server_it_is_said_what_to_do() {
     assert!(error.contains("isowire/status.sock or /run/isowire/status.sock"), "{error}");
     assert!(error.contains("start `isowire serve`"), "{error}");
     let error = site.status(Some(&site.url()), Format::Text).unwrap_err();
-    assert!(error.starts_with(&format!("no isowire answers at {}", site.url())), "{error}");
+    assert!(error.starts_with(&format!("no isowire server at {}", site.url())), "{error}");
     let error = site.status(Some("https://boot.example/"), Format::Text).unwrap_err();
     assert!(error.contains("http://ADDR:PORT/"), "{error}");
 }
 
 #[test]
-fn what_is_no_request_gets_an_answer_that_says_so() {
+fn bad_request_gets_an_error() {
     let site = Site::new();
     let status = |request: &[u8]| site.raw(request).lines().next().unwrap_or_default().to_owned();
     assert_eq!(status(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "HTTP/1.1 200 OK");
@@ -175,7 +175,7 @@ fn what_is_no_request_gets_an_answer_that_says_so() {
 }
 
 #[test]
-fn those_who_say_nothing_do_not_keep_the_others_out() {
+fn silent_clients_block_nobody() {
     let site = Site::new();
     let silent: Vec<_> = (0..40).map(|_| UnixStream::connect(&site.local).unwrap()).collect();
     let over_tcp: Vec<_> = (0..40).map(|_| TcpStream::connect(site.tcp).unwrap()).collect();
@@ -189,9 +189,9 @@ fn those_who_say_nothing_do_not_keep_the_others_out() {
     drop((silent, over_tcp));
 }
 
-/// What a client does that is asked to talk to somebody else's server.
+/// A client must bound the response of a server it does not know.
 #[test]
-fn an_answer_without_end_is_given_up() {
+fn endless_response_is_given_up() {
     let site = Site::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -201,6 +201,6 @@ fn an_answer_without_end_is_given_up() {
         while stream.write_all(&[b' '; 64 << 10]).is_ok() {}
     });
     let error = site.status(Some(&url), Format::Json).unwrap_err();
-    assert!(error.starts_with(&format!("the answer of {url} did not come to its end")), "{error}");
+    assert!(error.starts_with(&format!("response of {url} ended early")), "{error}");
     flood.join().unwrap();
 }

@@ -1,4 +1,4 @@
-//! The socket on this host that a server tells its status by, without anybody choosing a port.
+//! The Unix socket on which a server reports its status to this host; no port has to be chosen.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
@@ -9,25 +9,26 @@ use std::path::{Path, PathBuf};
 
 const NAME: &str = "status.sock";
 
-/// Where systemd puts the `RuntimeDirectory=isowire` of a system service, and where root puts it.
+/// Runtime directory of a system service with `RuntimeDirectory=isowire`, and of a server that runs as root.
 const SYSTEM: &str = "/run/isowire";
 
-/// Where a server has its socket: in what systemd made for it (`RUNTIME_DIRECTORY`, systemd.exec(5)), else in the runtime
-/// directory of its user (`XDG_RUNTIME_DIR`), else where root may write.
+/// Returns the path of a server's socket. Its directory is the one that systemd made
+/// (`RUNTIME_DIRECTORY`, systemd.exec(5)), else the user's runtime directory
+/// (`XDG_RUNTIME_DIR`), else `/run/isowire`, where root may write.
 ///
-/// `variable` gives environment variables.
+/// `variable` looks up an environment variable.
 pub fn server_path(variable: &dyn Fn(&str) -> Option<OsString>) -> PathBuf {
     let given = variable("RUNTIME_DIRECTORY").and_then(first).map(PathBuf::from);
     given.or_else(|| of_user(variable)).unwrap_or_else(|| SYSTEM.into()).join(NAME)
 }
 
-/// Where a client looks for a server: that of its own user first.
+/// Returns the paths at which a client looks for a server, the user's own first.
 pub fn client_paths(variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let directories = of_user(variable).into_iter().chain([SYSTEM.into()]);
     directories.map(|directory| directory.join(NAME)).collect()
 }
 
-/// The first of the directories that systemd made: they are told as a list with colons.
+/// Returns the first directory that systemd made; the variable separates them by colons.
 fn first(directories: OsString) -> Option<String> {
     let directories = directories.into_string().ok()?;
     let first = directories.split(':').next().filter(|first| !first.is_empty())?;
@@ -36,32 +37,34 @@ fn first(directories: OsString) -> Option<String> {
 
 fn of_user(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let directory = PathBuf::from(variable("XDG_RUNTIME_DIR")?);
-    // The specification has a relative one ignored.
+    // XDG Base Directory Specification: a relative path is invalid and has to be ignored.
     directory.is_absolute().then(|| directory.join("isowire"))
 }
 
-/// A listening socket with its name in the file system, which goes with it.
+/// A listening socket and its path in the file system; dropping it removes the path.
 #[derive(Debug)]
 pub struct LocalSocket {
     pub(super) listener: UnixListener,
     pub(super) name: Name,
 }
 
-/// A socket's name in the file system; removed when it is dropped.
+/// The path of a socket, removed on drop.
 #[derive(Debug)]
 pub(super) struct Name(PathBuf);
 
 impl LocalSocket {
-    /// Listens at `path`, and makes its directory where there is none. What a server left behind that is gone is replaced.
+    /// Listens at `path` and creates its directory if needed. A socket that a dead server left
+    /// behind is replaced.
     ///
     /// # Errors
-    /// `AddrInUse` when another server answers there, or when there is something else than a socket; else what the system
-    /// says.
+    /// `AddrInUse` when another server answers there, or when the path is not a socket; else the
+    /// error of the system.
     pub fn bind(path: &Path) -> io::Result<Self> {
         if let Some(directory) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
         let listener = match UnixListener::bind(path) {
+            // unix(7): a bound path stays in the file system when its process is killed.
             Err(error) if error.kind() == ErrorKind::AddrInUse && is_left_behind(path) => {
                 fs::remove_file(path)?;
                 UnixListener::bind(path)
@@ -78,13 +81,13 @@ impl LocalSocket {
 
 fn is_left_behind(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-    let refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
-    is_socket && UnixStream::connect(path).err().is_some_and(refused)
+    // connect(2): a path that no process listens on refuses.
+    is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
 impl Drop for Name {
     fn drop(&mut self) {
-        // Who looks for a server then is told that there is none rather than that it refuses.
+        // A client then reads "no such file", which is clearer than a refused connection.
         let _ = fs::remove_file(&self.0);
     }
 }
@@ -94,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_and_client_meet() {
+    fn socket_path_is_shared_with_clients() {
         let user = |name: &str| (name == "XDG_RUNTIME_DIR").then(|| "/run/user/7".into());
         let path = PathBuf::from("/run/user/7/isowire/status.sock");
         assert_eq!(server_path(&user), path);
@@ -108,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_behind_is_replaced_and_nothing_else() {
+    fn stale_socket_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("isowire").join(NAME);
         let socket = LocalSocket::bind(&path).unwrap();

@@ -1,18 +1,19 @@
-//! The machines that boot here, each with how far it is: one record a machine, fed by every door, read by `isowire status`.
+//! The machines that boot here and the progress of each. All protocols feed one record per machine;
+//! `isowire status` reads it.
 //!
 //! ```text
 //! dhcp ---- offered, leased, refused --.
-//! tftp, http, nbd, nfs --- Meter ------+--> Registry (MachineTable behind a short lock) --> Status --> server
+//! tftp, http, nbd, nfs --- Meter ------+--> Registry (MachineTable behind a short lock) --> StatusReport --> server
 //!                            '-- bytes --> TransferStats (atomics of one machine) ------------'
 //! ```
 //!
-//! A door gives each connection a [`Meter`] and tells it which bytes left. The meter adds them to counters that nobody
-//! shares but the other connections of the same machine; the lock that all share is taken only when something new
-//! happens: the first byte of a kernel, a root that is attached or let go.
+//! A service gives each connection a [`Meter`] and reports the bytes that it sent. The meter adds
+//! them to counters that only connections of the same machine share. The lock that all machines
+//! share is taken only for an event: the first byte of a kernel, a root attached or released.
 //!
-//! What a machine boots is told from the bytes it gets: [`Landmarks`] says which ranges of an image are its loader, its
-//! kernel, its root. So a door need not know what a path means, and a boot program that is made of an image's kernel and
-//! initramfs shows how far the machine has come in it.
+//! The stage of a boot is derived from the bytes that a machine gets: [`Landmarks`] knows which
+//! ranges of an image are its loader, kernel and root. So a service need not know the meaning of a
+//! path, and progress shows even within a program composed of kernel and initramfs.
 
 mod landmarks;
 pub mod local;

@@ -1,20 +1,20 @@
-//! The neighbours of this host: which MAC address has which address, as the kernel found out by ARP.
+//! The neighbour table of this host: pairs of IP and MAC addresses that the kernel learned by ARP.
 //!
-//! This is how a machine gets its MAC address in the records where DHCP is somebody else's and not heard by us. Only
-//! machines on our own wire are there; those behind a router stay known by their address.
+//! It supplies the MAC address of a machine whose DHCP exchange this server did not hear. Only
+//! machines on the local link are in it; machines behind a router stay known by their IP address.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Mac;
 
-/// Longest table that is read, in bytes: 79 a line, and the kernel keeps 1024 entries unless it is told otherwise.
+/// Longest table that is read, in bytes. A line has 79, and the kernel keeps 1024 entries by default.
 const TABLE_MAX: u64 = 1 << 20;
 
 /// Reads the kernel's table (proc(5), `/proc/net/arp`).
 ///
 /// # Errors
-/// What the system says; there may be no `/proc`.
+/// The error of the system; `/proc` may not be mounted.
 pub fn read() -> io::Result<Vec<(IpAddr, Mac)>> {
     use io::Read as _;
     let mut text = String::new();
@@ -22,7 +22,8 @@ pub fn read() -> io::Result<Vec<(IpAddr, Mac)>> {
     Ok(parse(&text))
 }
 
-/// The complete entries of a table of these columns: address, hardware type, flags, hardware address, mask, device.
+/// Returns the complete entries. Columns: address, hardware type, flags, hardware address, mask,
+/// device.
 fn parse(table: &str) -> Vec<(IpAddr, Mac)> {
     table.lines().filter_map(entry).collect()
 }
@@ -30,7 +31,7 @@ fn parse(table: &str) -> Vec<(IpAddr, Mac)> {
 fn entry(line: &str) -> Option<(IpAddr, Mac)> {
     let mut columns = line.split_ascii_whitespace();
     let address: Ipv4Addr = columns.next()?.parse().ok()?;
-    // An entry that is not complete has no MAC address but zeros.
+    // arp(7): an incomplete entry has zeros for its MAC address, which `Mac` rejects.
     let mac = columns.nth(2)?.parse().ok()?;
     Some((address.into(), mac))
 }
@@ -40,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn complete_entries_count() {
+    fn neighbours_are_complete_entries() {
         let table = "IP address       HW type     Flags       HW address            Mask     Device\n\
             192.168.77.90    0x1         0x2         52:54:00:fe:00:b0     *        br0\n\
             192.168.77.91    0x1         0x0         00:00:00:00:00:00     *        br0\n\
@@ -53,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn this_hosts_table_can_be_read() {
+    fn table_of_this_host_is_readable() {
         read().unwrap();
     }
 }

@@ -1,7 +1,7 @@
-//! The shell of the status: one small read-only answer over HTTP, on a socket of this host and on a TCP port if wanted.
+//! The status server: answers `GET /` over HTTP on a Unix socket, and on a TCP port if configured.
 //!
-//! It says who boots here and nothing else, takes no orders, and costs a bounded amount whoever asks. A server of HTTP in
-//! full would be a dependency and a large surface for `GET /`.
+//! It reports the machines, takes no commands, and each request costs a bounded amount. A complete
+//! HTTP server would be a dependency and a large attack surface for one resource.
 
 use std::io;
 use std::net::TcpListener as StdTcpListener;
@@ -21,14 +21,14 @@ use super::local::{LocalSocket, Name};
 use super::{Registry, neighbours};
 use crate::export::Allowed;
 
-/// Clients that are answered at a time on a socket; others wait to be accepted.
+/// Clients served at a time per socket; others wait to be accepted.
 const CLIENTS_MAX: usize = 32;
 
-/// Time for a question. Whoever is slower is left: others may wait for the place.
-const QUESTION_DEADLINE: Duration = Duration::from_secs(2);
+/// Time limit for a request. A slower client is dropped, as others may wait for its slot.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Time for the answer to be read.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// Time limit for the client to read the response.
+const RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Longest head of a request, in bytes.
 const HEAD_MAX: usize = 8 << 10;
@@ -36,21 +36,21 @@ const HEAD_MAX: usize = 8 << 10;
 /// Most header fields of a request. Browsers send about fifteen.
 const FIELDS_MAX: usize = 64;
 
-/// Pause after a failed accept: out of file descriptors is not over the next microsecond.
+/// Pause after a failed accept: a lack of file descriptors lasts.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A socket to be asked on.
+/// A socket that the status server listens on.
 #[derive(Debug)]
 pub enum StatusSocket {
     Local(LocalSocket),
-    /// For those who may come.
+    /// Accepts only allowed addresses.
     Tcp(StdTcpListener, Allowed),
 }
 
-/// Answers on these sockets until `shutdown` is ready.
+/// Serves the status on these sockets until `shutdown` completes.
 ///
 /// # Errors
-/// What the system says about the sockets' set-up. Nothing that a client does ends the server.
+/// The error of the system from socket set-up. No client can end the server.
 pub async fn run(
     sockets: Vec<StatusSocket>,
     registry: Arc<Registry>,
@@ -101,7 +101,7 @@ async fn accept_allowed(listener: &TcpListener, allowed: &Allowed) -> io::Result
         if allowed.contains(peer.ip()) {
             return Ok(socket);
         }
-        info!(%peer, "status client sent away: its address is not in `allow`");
+        info!(%peer, "status client rejected: address is not in `allow`");
     }
 }
 
@@ -109,7 +109,7 @@ async fn accept(listener: StatusListener, registry: Arc<Registry>) {
     let places = Arc::new(Semaphore::new(CLIENTS_MAX));
     let mut is_failing = false;
     loop {
-        // Nobody closes the semaphore.
+        // The semaphore is never closed.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok(stream) => {
@@ -118,13 +118,13 @@ async fn accept(listener: StatusListener, registry: Arc<Registry>) {
                 tokio::spawn(async move {
                     let _place = place;
                     if let Err(error) = serve(stream, &registry).await {
-                        debug!(%error, "status client gone");
+                        debug!(%error, "status connection failed");
                     }
                 });
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_failing, true) {
-                    warn!(%error, "the status cannot be asked for now");
+                    warn!(%error, "status socket cannot accept clients");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -132,12 +132,12 @@ async fn accept(listener: StatusListener, registry: Arc<Registry>) {
     }
 }
 
-/// One question, one answer.
+/// Handles one request and closes the connection.
 async fn serve(mut stream: Box<dyn ByteStream>, registry: &Registry) -> io::Result<()> {
     let mut head = BytesMut::new();
-    let request = timeout(QUESTION_DEADLINE, read(&mut stream, &mut head)).await??;
+    let request = timeout(REQUEST_DEADLINE, read(&mut stream, &mut head)).await??;
     let answer = answer(request, || status(registry));
-    timeout(ANSWER_DEADLINE, send(stream, &answer, head)).await?
+    timeout(RESPONSE_DEADLINE, send(stream, &answer, head)).await?
 }
 
 async fn read(
@@ -161,7 +161,7 @@ async fn read(
 async fn send(mut stream: Box<dyn ByteStream>, answer: &[u8], mut rest: BytesMut) -> io::Result<()> {
     stream.write_all(answer).await?;
     stream.shutdown().await?;
-    // Closed at once with something unread, the connection would be reset, and the answer lost (RFC 9112 §9.6).
+    // RFC 9112 §9.6: closing with unread input resets the connection and loses the response.
     loop {
         rest.clear();
         if stream.read_buf(&mut rest).await? == 0 {
@@ -170,30 +170,30 @@ async fn send(mut stream: Box<dyn ByteStream>, answer: &[u8], mut rest: BytesMut
     }
 }
 
-/// What is known now, as JSON.
+/// Returns the current status as JSON.
 fn status(registry: &Registry) -> Vec<u8> {
     let now = Instant::now();
     let strangers = registry.strangers();
     if !strangers.is_empty() {
-        // The kernel answers from memory. Without its table machines are shown by their addresses alone.
+        // The kernel answers from memory. Without its table, machines have only their IP addresses.
         let neighbours = neighbours::read().unwrap_or_default();
         for (address, mac) in neighbours.into_iter().filter(|(address, _)| strangers.contains(address)) {
             registry.met(mac, address, now);
         }
     }
-    // Nothing of a status cannot be written as JSON: its keys are texts.
+    // serde_json fails only for maps without string keys, which a status does not have.
     serde_json::to_vec(&registry.status(now, Timestamp::now())).unwrap_or_default()
 }
 
-/// What may be asked.
+/// A valid request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StatusRequest {
     Status,
-    /// The same without content: HEAD.
+    /// The same without content: HEAD (RFC 9110 §9.3.2).
     StatusHead,
 }
 
-/// Why there is no answer: the peer's fault.
+/// A request that is answered with an HTTP error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RequestError {
     BadRequest,
@@ -207,13 +207,14 @@ impl RequestError {
         match self {
             RequestError::BadRequest => "400 Bad Request",
             RequestError::NotFound => "404 Not Found",
+            // RFC 9110 §15.5.6: 405 requires Allow.
             RequestError::NotAllowed => "405 Method Not Allowed\r\nAllow: GET, HEAD",
             RequestError::LongHead => "431 Request Header Fields Too Large",
         }
     }
 }
 
-/// Reads the head of a request; `None` while it has not arrived in full.
+/// Parses the head of a request; `None` while it is incomplete.
 fn parse(head: &[u8]) -> Result<Option<StatusRequest>, RequestError> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut fields);
@@ -223,6 +224,7 @@ fn parse(head: &[u8]) -> Result<Option<StatusRequest>, RequestError> {
         Err(httparse::Error::TooManyHeaders) => return Err(RequestError::LongHead),
         Err(_) => return Err(RequestError::BadRequest),
     }
+    // RFC 9110 §7.1: a query is part of the target; it has no meaning here.
     let path = request.path.unwrap_or_default().split('?').next().unwrap_or_default();
     match (request.method, path) {
         (Some("GET"), "/") => Ok(Some(StatusRequest::Status)),
@@ -254,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests() {
+    fn request_is_parsed() {
         let of = |line: &str| parse(format!("{line} HTTP/1.1\r\nHost: here\r\n\r\n").as_bytes());
         assert_eq!(of("GET /"), Ok(Some(StatusRequest::Status)));
         assert_eq!(of("GET /?now"), Ok(Some(StatusRequest::Status)));
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_may_come_in_pieces() {
+    fn request_may_come_in_pieces() {
         let request = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n";
         for end in 0..request.len() {
             assert_eq!(parse(&request[..end]), Ok(None), "{end}");
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn answers() {
+    fn response_matches_its_method() {
         let text = |request| String::from_utf8(answer(request, || b"{}".to_vec())).unwrap();
         let whole = text(Ok(StatusRequest::Status));
         assert!(whole.starts_with("HTTP/1.1 200 OK\r\n") && whole.ends_with("\r\n\r\n{}"), "{whole}");

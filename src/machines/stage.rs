@@ -1,29 +1,29 @@
-//! The words for how far a boot is.
+//! Steps and stages of a boot, and the protocols that carry it.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The steps of a boot, in the order in which a machine takes them; it may leave some out. Within a boot a machine never
-/// goes back: whoever loads menu modules after the menu stays at the menu.
+/// The steps of a boot, in order; a machine may skip some. A machine never goes back within a boot:
+/// lpxelinux stays at the menu when it loads menu modules after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
-    /// It asked for something.
+    /// The machine sent a request.
     Seen,
-    /// DHCP offered it a boot file.
+    /// DHCP offered the machine a boot file.
     Offered,
-    /// It took an address, from us or from the DHCP server beside us.
+    /// The machine leased an address from this or another DHCP server.
     Leased,
-    /// It got some of a boot program: lpxelinux, iPXE, one made for it.
+    /// The machine loaded part of a boot program: lpxelinux, iPXE or a composed one.
     Loader,
-    /// It got a menu or a script.
+    /// The machine loaded a menu or a script.
     Menu,
-    /// It got some of a kernel.
+    /// The machine loaded part of a kernel.
     Kernel,
-    /// It got some of an initramfs.
+    /// The machine loaded part of an initramfs.
     Initramfs,
-    /// It reached for its root file system.
+    /// The machine opened its root file system.
     Root,
 }
 
@@ -40,7 +40,7 @@ impl Step {
     ];
 }
 
-/// Where a machine is: at a step, and once it has reached its root, how it stands to that.
+/// The state of a machine: its step, and from [`Step::Root`] on the state of its root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
@@ -51,19 +51,19 @@ pub enum Stage {
     Menu,
     Kernel,
     Initramfs,
-    /// It has a connection to its root file system.
+    /// The machine has a connection to its root file system.
     Attached,
-    /// It let go of its root and had read all of it: it runs from memory, or it was shut down.
+    /// The machine read all of its root and closed the connection: it runs from memory or is off.
     Copied,
-    /// It let go of its root and had not read all of it: it was shut down. Linux also closes an NFS connection that
-    /// nothing was read over for five minutes, and comes back.
+    /// The machine closed the connection before it had read all of its root: it was shut down. Linux
+    /// also closes an NFS connection that was idle for five minutes, and reconnects later.
     Released,
-    /// The connection to its root broke off.
+    /// The connection to the root broke.
     Lost,
 }
 
 impl Stage {
-    /// `root` counts from [`Step::Root`] on: the connections there are, and how the last one ended.
+    /// Derives the stage. `root` is the state of the root and matters only at [`Step::Root`].
     pub(super) const fn new(step: Step, root: Option<Stage>) -> Self {
         match step {
             Step::Seen => Stage::Seen,
@@ -81,7 +81,7 @@ impl Stage {
     }
 }
 
-/// As in a table for people.
+/// Writes the stage as the status table shows it.
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -100,7 +100,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// What bytes leave by.
+/// A protocol that sends content of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -113,13 +113,14 @@ pub enum Protocol {
 impl Protocol {
     pub const ALL: [Protocol; 4] = [Protocol::Tftp, Protocol::Http, Protocol::Nbd, Protocol::Nfs];
 
-    /// Whether programs, menus and kernels come by it. What is read of them by the others is a booted system's doing.
+    /// Returns true for protocols that load programs, menus and kernels. Over the others, reads of
+    /// these files come from a booted system.
     pub(super) const fn loads_files(self) -> bool {
         matches!(self, Protocol::Tftp | Protocol::Http)
     }
 }
 
-/// The protocol's name.
+/// Writes the name of the protocol.
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -131,11 +132,11 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// How a connection to a root ended.
+/// The end of a connection to a root file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RootEnd {
-    /// The client let go in order.
+    /// The client disconnected in order.
     Released,
-    /// It broke off.
+    /// The connection broke.
     Lost,
 }

@@ -1,11 +1,11 @@
-//! What is told of the machines, as JSON: the answer of a running server, and what `isowire status --json` prints.
+//! The status report as JSON: a running server answers with it, and `isowire status --json` prints it.
 //!
-//! The names and meanings of fields are kept from version to version; new ones may come. What is not known is `null`.
+//! Names and meanings of fields are stable; new fields may be added. An unknown value is `null`.
 //! Times are seconds since 1970-01-01 UTC, by the clock of the server; sizes are bytes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,64 +13,66 @@ use serde::{Deserialize, Serialize};
 use super::table::{MachineBoot, MachineRecord};
 use super::{Mac, Protocol, Stage, Step};
 
-/// All machines.
+/// The report on all machines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
     /// Version of the server.
     pub isowire: String,
-    /// When this was told.
+    /// Time of the report.
     pub time: i64,
-    /// Machines that were forgotten because there were too many (4096).
+    /// Machines dropped because the table was full (4096).
     pub forgotten: u64,
-    /// The one whose boot began last comes first.
+    /// Sorted by the start of the boot, latest first.
     pub machines: Vec<MachineStatus>,
 }
 
-/// One machine and its last boot.
+/// A machine and its last boot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MachineStatus {
     /// `52:54:00:12:34:56`
     pub mac: Option<Mac>,
-    /// The last one first; at most four.
+    /// Most recent first, at most four.
     pub addresses: Vec<IpAddr>,
-    /// What asked for a boot file, in words: `x64 UEFI, iPXE`.
+    /// The firmware that asked for a boot file, in words: `x64 UEFI, iPXE`.
     pub firmware: Option<String>,
     /// Client system architecture as in DHCP option 93 (RFC 4578 §2.1).
     pub architecture: Option<u16>,
-    /// Why it got no boot file when it last asked for one.
+    /// Reason why the last request for a boot file got none.
     pub refusal: Option<String>,
-    /// `seen`, `offered`, `leased`, `loader`, `menu`, `kernel`, `initramfs`, and from then on one of `attached`, `copied`,
-    /// `released`, `lost`. See [`Stage`].
+    /// `seen`, `offered`, `leased`, `loader`, `menu`, `kernel`, `initramfs`, and then one of
+    /// `attached`, `copied`, `released`, `lost`. See [`Stage`].
     pub stage: Stage,
     /// Name of the image.
     pub image: Option<String>,
-    /// What the root file system came by: `nbd`, `nfs` or `http`.
+    /// Protocol of the root file system: `nbd`, `nfs` or `http`.
     pub root: Option<Protocol>,
-    /// Connections to the root file system there are now.
+    /// Open connections to the root file system.
     pub root_connections: u32,
     pub airootfs: Option<RootProgress>,
-    /// Bytes of images that were sent, by protocol; what was sent twice counts twice. Menus and headers do not count.
+    /// Bytes of images sent, by protocol. Bytes sent twice count twice; menus and headers do not
+    /// count.
     pub sent: SentBytes,
-    /// Boots that were seen to begin since the server was started.
+    /// Boots seen since the server was started.
     pub boots: u32,
-    /// When the boot began.
+    /// Start of the boot.
     pub since: i64,
-    /// When something was last heard of the machine or sent to it.
+    /// Time of the last message from or to the machine.
     pub last_seen: i64,
-    /// Seconds from the beginning of the boot to each step that was taken: `seen` to `initramfs` as in `stage`, and `root`.
+    /// Seconds from the start of the boot to each step that was taken: `seen` to `initramfs` as in
+    /// `stage`, and `root`.
     pub reached: BTreeMap<Step, f64>,
 }
 
-/// How much of its root file system a machine was sent.
+/// The part of its root file system that a machine was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootProgress {
     pub size: u64,
-    /// Different bytes of it, at most: exact where the machine read straight on, else what it touched in chunks of 256
-    /// KiB (more for more than 4 GiB), and never more than it was sent.
+    /// Upper bound of the distinct bytes sent. It is exact for a sequential reader; else it counts
+    /// touched chunks of 256 KiB (larger above 4 GiB), and never more than was sent.
     pub read: u64,
 }
 
-/// See [`MachineStatus::sent`].
+/// Bytes sent by each protocol, see [`MachineStatus::sent`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SentBytes {
     pub tftp: u64,
@@ -100,7 +102,7 @@ impl MachineStatus {
             refusal: refusal.clone(),
             stage: boot.stage(),
             image: boot.image.as_deref().map(str::to_owned),
-            root: boot.root.map(|root| root.door),
+            root: boot.root.map(|root| root.protocol),
             root_connections: boot.root.map_or(0, |root| root.connections),
             airootfs: airootfs(boot),
             sent: sent(boot),
@@ -111,13 +113,13 @@ impl MachineStatus {
         }
     }
 
-    /// By which a machine is found again in another status.
+    /// Returns a key that breaks ties when machines are sorted.
     pub(super) fn key(&self) -> (Option<Mac>, Option<IpAddr>) {
         (self.mac, self.addresses.first().copied())
     }
 }
 
-/// Where a machine has several counters, those of the one that read most.
+/// Returns the progress on the root. Of several counters, the one that covers most counts.
 fn airootfs(boot: &MachineBoot) -> Option<RootProgress> {
     let roots = boot.traffic.iter().filter_map(|traffic| traffic.root());
     roots
@@ -126,14 +128,14 @@ fn airootfs(boot: &MachineBoot) -> Option<RootProgress> {
 }
 
 fn sent(boot: &MachineBoot) -> SentBytes {
-    let bytes = |door| boot.traffic.iter().map(|traffic| traffic.bytes(door)).fold(0, u64::saturating_add);
-    let [tftp, http, nbd, nfs] = [Protocol::Tftp, Protocol::Http, Protocol::Nbd, Protocol::Nfs].map(bytes);
+    let [tftp, http, nbd, nfs] = [Protocol::Tftp, Protocol::Http, Protocol::Nbd, Protocol::Nfs]
+        .map(|protocol| boot.bytes_sent(protocol));
     SentBytes { tftp, http, nbd, nfs }
 }
 
 fn reached(boot: &MachineBoot) -> BTreeMap<Step, f64> {
     let reached = Step::ALL.into_iter().zip(boot.reached);
-    let seconds = |after: Duration| after.as_millis() as f64 / 1000.0;
-    let after = |then: Instant| seconds(then.saturating_duration_since(boot.began));
-    reached.filter_map(|(step, then)| Some((step, after(then?)))).collect()
+    // Milliseconds are enough, and print short.
+    let seconds = |then: Instant| then.saturating_duration_since(boot.began).as_millis() as f64 / 1000.0;
+    reached.filter_map(|(step, then)| Some((step, seconds(then?)))).collect()
 }

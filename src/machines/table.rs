@@ -1,7 +1,8 @@
-//! The records: which events belong to which machine, and what they change. Pure; time is an argument.
+//! The table of machines: assigns events to machines and applies them. Pure; time is an argument.
 //!
-//! A machine is known by its MAC address as soon as that is told, and before by its address. DHCP tells both in one
-//! breath; where it is somebody else's, the neighbours of this host ([`neighbours`](super::neighbours)) do.
+//! A machine is identified by its MAC address once that is known, and by its IP address before. A
+//! DHCP message carries both; without one, the neighbour table ([`neighbours`](super::neighbours))
+//! maps one to the other.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,28 +13,28 @@ use super::transfer_stats::TransferStats;
 use super::{Mac, Protocol, RootEnd, Stage, Step};
 use crate::boot::{self, Firmware};
 
-/// Most machines that are remembered.
+/// Capacity of the table.
 pub(super) const MACHINES_MAX: usize = 4096;
 
-/// So many are forgotten at once when there is no room: to look for the oldest one each time would be dear while somebody
-/// invents MAC addresses.
+/// Number of machines evicted at once from a full table. A search per eviction would be expensive
+/// while an attacker invents MAC addresses.
 const FORGET: usize = MACHINES_MAX / 16;
 
-/// Most addresses of one machine, the last ones.
+/// Most recent addresses kept per machine.
 const ADDRESSES_MAX: usize = 4;
 
-/// Most counters of one boot. More than one there are where a machine was known by several addresses before its MAC
-/// address was.
+/// Most counters per boot. A machine that was known by several IP addresses before its MAC address
+/// has more than one.
 const TRAFFIC_MAX: usize = 4;
 
-/// Longest reason that is kept, in bytes.
+/// Longest reason that is kept, in characters.
 const REASON_MAX: usize = 200;
 
-/// Number of a record.
+/// The key of a machine record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Id(u64);
 
-/// All records, at most [`MACHINES_MAX`].
+/// The machine records, at most [`MACHINES_MAX`], with indexes by MAC and IP address.
 #[derive(Debug)]
 pub(super) struct MachineTable {
     epoch: Instant,
@@ -44,19 +45,19 @@ pub(super) struct MachineTable {
     forgotten: u64,
 }
 
-/// One machine.
+/// A machine and its last boot.
 #[derive(Debug)]
 pub(super) struct MachineRecord {
     pub mac: Option<Mac>,
-    /// The last one first.
+    /// Most recent first.
     pub addresses: Vec<IpAddr>,
-    /// What it said of itself last.
+    /// The description in its last DHCP message.
     pub machine: Option<boot::Machine>,
-    /// When it was last offered a boot file.
+    /// Time of the last boot file offer.
     offered: Option<Instant>,
-    /// Why it got no boot file when it last asked for one.
+    /// Reason why the last request for a boot file got none.
     pub refusal: Option<String>,
-    /// Boots that were seen to begin.
+    /// Number of boots seen.
     pub boots: u32,
     pub boot: MachineBoot,
 }
@@ -65,30 +66,30 @@ pub(super) struct MachineRecord {
 #[derive(Debug)]
 pub(super) struct MachineBoot {
     pub began: Instant,
-    /// The program that asked first.
+    /// The firmware that asked first.
     began_as: Option<Firmware>,
     pub step: Step,
-    /// When each step was first reached; none for a step that came after a later one.
+    /// First time of each step; `None` if a later step came before it.
     pub reached: [Option<Instant>; Step::ALL.len()],
     pub image: Option<Arc<str>>,
     pub root: Option<RootState>,
     last_event: Instant,
-    /// Never empty, at most [`TRAFFIC_MAX`]; new connections add to the first.
+    /// One to [`TRAFFIC_MAX`] counters; new connections add to the first.
     pub traffic: Vec<Arc<TransferStats>>,
 }
 
-/// How a machine stands to its root file system.
+/// The state of a machine's connections to its root file system.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RootState {
-    /// What it came by last.
-    pub door: Protocol,
+    /// Protocol of the last connection.
+    pub protocol: Protocol,
     pub connections: u32,
-    /// How the last connection ended.
+    /// Stage after the last connection ended.
     end: Stage,
 }
 
 impl MachineTable {
-    /// `epoch` is where time begins.
+    /// Creates an empty table; counters measure time from `epoch`.
     pub fn new(epoch: Instant) -> Self {
         let (machines, by_mac, by_address) = Default::default();
         Self { epoch, machines, by_mac, by_address, next: 0, forgotten: 0 }
@@ -98,7 +99,7 @@ impl MachineTable {
         self.machines.values()
     }
 
-    /// Machines that were forgotten because there was no room.
+    /// Returns the number of machines dropped because the table was full.
     pub fn forgotten(&self) -> u64 {
         self.forgotten
     }
@@ -122,7 +123,7 @@ impl MachineTable {
         }
     }
 
-    /// When this machine was last offered a boot file.
+    /// Returns the time of the last boot file offer to this machine.
     pub fn last_offered(&self, mac: Mac) -> Option<Instant> {
         self.machines.get(self.by_mac.get(&mac)?)?.offered
     }
@@ -145,7 +146,7 @@ impl MachineTable {
 
     pub fn met(&mut self, mac: Mac, address: IpAddr, now: Instant) {
         if !self.by_mac.contains_key(&mac) {
-            // The record that the address has, if it has one, is that machine's.
+            // A record without a MAC address at this IP address is the same machine.
             let stranger = self.by_address.get(&address).copied();
             let record = stranger.and_then(|id| Some((id, self.machines.get_mut(&id)?)));
             if let Some((id, record)) = record.filter(|(_, record)| record.mac.is_none()) {
@@ -159,13 +160,13 @@ impl MachineTable {
         }
     }
 
-    /// The counters of the machine at `address`, if it is one.
+    /// Returns the counters of the machine at `address`, if one is known.
     pub fn at(&self, address: IpAddr) -> Option<Arc<TransferStats>> {
         self.machines.get(self.by_address.get(&address)?)?.boot.traffic.first().cloned()
     }
 
-    /// The counters for a connection from `address` that is about `step` first. `None` when there is no room for another
-    /// machine.
+    /// Returns the counters for a new connection from `address` that begins with `step`. `None` when
+    /// the table is full.
     pub fn join(&mut self, address: IpAddr, step: Step, now: Instant) -> Option<Arc<TransferStats>> {
         let known = self.by_address.get(&address).copied();
         let id = known.or_else(|| self.add(None, address, now))?;
@@ -177,7 +178,7 @@ impl MachineTable {
         record.boot.traffic.first().cloned()
     }
 
-    /// `traffic` tells which boot the news is of. Of one that is over it is no news.
+    /// Records a step of the boot that `traffic` belongs to. An event of an earlier boot is ignored.
     pub fn reached(
         &mut self,
         address: IpAddr,
@@ -197,14 +198,14 @@ impl MachineTable {
         &mut self,
         address: IpAddr,
         traffic: &Arc<TransferStats>,
-        door: Protocol,
+        protocol: Protocol,
         image: Option<&Arc<str>>,
         now: Instant,
     ) {
         self.reached(address, traffic, Step::Root, image, now);
         let Some(boot) = self.boot(address, traffic) else { return };
-        let root = boot.root.get_or_insert(RootState { door, connections: 0, end: Stage::Attached });
-        root.door = door;
+        let root = boot.root.get_or_insert(RootState { protocol, connections: 0, end: Stage::Attached });
+        root.protocol = protocol;
         root.connections += 1;
     }
 
@@ -214,8 +215,8 @@ impl MachineTable {
         let is_whole = boot.traffic.iter().filter_map(|traffic| traffic.root()).any(|root| root.is_whole());
         let Some(root) = &mut boot.root else { return };
         root.connections = root.connections.saturating_sub(1);
-        root.end = match (root.door, is_whole, end) {
-            // What came by HTTP is a copy, however the connection ended.
+        root.end = match (root.protocol, is_whole, end) {
+            // archiso's HTTP hook downloads the image to memory, so any end after all of it is fine.
             (Protocol::Http, true, _) | (_, true, RootEnd::Released) => Stage::Copied,
             (_, _, RootEnd::Released) => Stage::Released,
             (_, _, RootEnd::Lost) => Stage::Lost,
@@ -228,7 +229,7 @@ impl MachineTable {
         is_of_boot.then_some(&mut record.boot)
     }
 
-    /// Firmware asked for a boot file: unless it is known to be on its way, a boot begins.
+    /// Begins a new boot when firmware asks for a boot file, unless the current boot explains it.
     fn asked(&mut self, id: Id, firmware: Firmware, now: Instant) {
         let epoch = self.epoch;
         let Some(record) = self.machines.get_mut(&id) else { return };
@@ -242,7 +243,7 @@ impl MachineTable {
         self.by_mac.get(&mac).copied().or_else(|| self.add(Some(mac), None, now))
     }
 
-    /// A new record; `None` when there is no room.
+    /// Adds a record; `None` when the table is full of machines on a root.
     fn add(&mut self, mac: Option<Mac>, address: impl Into<Option<IpAddr>>, now: Instant) -> Option<Id> {
         if self.machines.len() >= MACHINES_MAX {
             self.forget();
@@ -262,11 +263,10 @@ impl MachineTable {
         Some(id)
     }
 
-    /// Makes room. Machines on a root stay; the others go in the order in which they were last heard of, those first that
-    /// only asked DHCP, since that takes no more than an invented MAC address.
+    /// Evicts machines, the longest silent first. Machines on a root stay. Machines that only sent
+    /// DHCP messages go first, as an attacker can invent MAC addresses.
     fn forget(&mut self) {
-        let is_idle = |record: &MachineRecord| record.boot.root.is_none_or(|root| root.connections == 0);
-        let idle = self.machines.iter().filter(|(_, record)| is_idle(record));
+        let idle = self.machines.iter().filter(|(_, record)| !record.boot.is_on_root());
         let mut idle: Vec<_> =
             idle.map(|(&id, record)| (record.boot.step > Step::Offered, record.last_seen(), id)).collect();
         idle.sort_unstable();
@@ -287,7 +287,7 @@ impl MachineTable {
         Some(record)
     }
 
-    /// The machine has this address now, and nobody else.
+    /// Assigns `address` to this machine alone.
     fn bind(&mut self, id: Id, address: IpAddr, now: Instant) {
         let before = self.by_address.get(&address).copied().filter(|&before| before != id);
         if let Some(before) = before {
@@ -303,8 +303,8 @@ impl MachineTable {
         self.by_address.insert(address, id);
     }
 
-    /// An address turned out to be another machine's. What was known by the address alone is that machine's as well,
-    /// unless it began before that machine's boot: then it is of an earlier boot, or of somebody else.
+    /// Moves an address to another machine. A record known by that address alone is merged into the
+    /// machine's boot, unless it began earlier: then it belongs to another boot or machine.
     fn take_away(&mut self, from: Id, address: IpAddr, to: Id) {
         let Some(record) = self.machines.get_mut(&from) else { return };
         record.addresses.retain(|&other| other != address);
@@ -321,7 +321,7 @@ impl MachineTable {
 }
 
 impl MachineRecord {
-    /// When something was last heard of it or sent to it.
+    /// Returns the time of the last message from or to the machine.
     pub fn last_seen(&self) -> Instant {
         let sent = self.boot.traffic.iter().filter_map(|traffic| traffic.last_seen());
         sent.fold(self.boot.last_event, Instant::max)
@@ -349,6 +349,16 @@ impl MachineBoot {
         boot
     }
 
+    /// Returns true while the machine has a connection to its root.
+    fn is_on_root(&self) -> bool {
+        self.root.is_some_and(|root| root.connections > 0)
+    }
+
+    /// Returns the bytes of images sent by `protocol`.
+    pub fn bytes_sent(&self, protocol: Protocol) -> u64 {
+        self.traffic.iter().map(|stats| stats.bytes(protocol)).fold(0, u64::saturating_add)
+    }
+
     pub fn stage(&self) -> Stage {
         let root = self.root.map(|root| if root.connections > 0 { Stage::Attached } else { root.end });
         Stage::new(self.step, root)
@@ -365,25 +375,24 @@ impl MachineBoot {
         }
     }
 
-    /// Whether a machine whose firmware asks for a boot file now has left this boot behind. iPXE that was loaded as a boot
-    /// program asks once more in the same boot.
+    /// Returns true if a request of `firmware` for a boot file ends this boot. iPXE that was loaded as
+    /// a boot program sends one more request in the same boot.
     fn is_over_for(&self, firmware: Firmware) -> bool {
         let is_loaded_ipxe = firmware == Firmware::Ipxe && self.began_as != Some(Firmware::Ipxe);
         self.step > Step::Leased && !(is_loaded_ipxe && self.step <= Step::Menu)
     }
 
-    /// Whether a machine that takes this step on a new connection has left this boot behind: nobody asks for a boot program
-    /// once a kernel runs. Where DHCP is ours it told so before.
+    /// Returns true if `step` on a new connection ends this boot: a running kernel loads no boot
+    /// program. With our own DHCP server the request for a boot file has already ended the boot.
     fn is_over(&self, step: Step) -> bool {
-        let is_on_root = self.root.is_some_and(|root| root.connections > 0);
         match step {
             Step::Seen | Step::Offered | Step::Leased | Step::Root => false,
             Step::Loader | Step::Menu => self.step >= Step::Kernel,
-            Step::Kernel | Step::Initramfs => self.step == Step::Root && !is_on_root,
+            Step::Kernel | Step::Initramfs => self.step == Step::Root && !self.is_on_root(),
         }
     }
 
-    /// What was taken for another machine's boot is this one.
+    /// Merges a boot that was recorded under another address.
     fn join(&mut self, other: MachineBoot) {
         self.step = self.step.max(other.step);
         self.last_event = self.last_event.max(other.last_event);

@@ -1,6 +1,6 @@
-//! What one machine was sent in one boot: counters that its connections add to without a lock.
+//! Counters of the bytes sent to one machine in one boot; its connections add to them without a lock.
 //!
-//! All of them are statistics: nothing is decided by one counter together with another, so every access is relaxed.
+//! They are statistics only: no decision combines two counters, so every access is relaxed.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -9,21 +9,21 @@ use std::time::{Duration, Instant};
 use super::Protocol;
 use super::landmarks::{Airootfs, Known};
 
-/// Bytes of the root file system that one bit stands for.
+/// Bytes of the root file system per bit.
 const CHUNK: u64 = 256 << 10;
 
-/// Most bits of one boot: two kilobytes. A root file system of more than 4 GiB has larger chunks.
+/// Most bits per boot (2 KiB). A root file system of more than 4 GiB gets larger chunks.
 const CHUNKS_MAX: u64 = 16 << 10;
 
-/// See the module.
+/// Bytes sent to a machine in one boot.
 #[derive(Debug)]
 pub(super) struct TransferStats {
-    /// Times are milliseconds from here.
+    /// Origin of `last_seen`, which counts milliseconds.
     epoch: Instant,
     last_seen: AtomicU64,
     /// Bytes of images, by [`Protocol`].
     bytes: [AtomicU64; Protocol::ALL.len()],
-    /// The root file system that it began to read.
+    /// The root file system that the machine reads.
     root: OnceLock<Coverage>,
 }
 
@@ -32,9 +32,9 @@ impl TransferStats {
         Self { epoch, last_seen: AtomicU64::new(0), bytes: Default::default(), root: OnceLock::new() }
     }
 
-    /// Bytes of an image left by a door.
-    pub fn add(&self, door: Protocol, bytes: u64, now: Instant) {
-        if let Some(counter) = self.bytes.get(door as usize) {
+    /// Adds bytes of an image sent by `protocol`.
+    pub fn add(&self, protocol: Protocol, bytes: u64, now: Instant) {
+        if let Some(counter) = self.bytes.get(protocol as usize) {
             counter.fetch_add(bytes, Relaxed);
         }
         // A day is less than 2^27 milliseconds.
@@ -42,7 +42,7 @@ impl TransferStats {
         self.last_seen.store(now, Relaxed);
     }
 
-    /// `len` bytes of a root file system left, from its byte `offset`.
+    /// Records `len` bytes sent of a root file system, from its byte `offset`.
     pub fn cover(&self, known: &Arc<Known>, airootfs: Airootfs, offset: u64, len: u64) {
         let root = self.root.get_or_init(|| Coverage::new(Arc::clone(known), airootfs));
         if root.airootfs == airootfs && Arc::ptr_eq(&root.known, known) {
@@ -50,14 +50,14 @@ impl TransferStats {
         }
     }
 
-    /// When bytes last left, if any did.
+    /// Returns the time of the last bytes sent.
     pub fn last_seen(&self) -> Option<Instant> {
         let millis = self.last_seen.load(Relaxed);
         (millis > 0).then(|| self.epoch + Duration::from_millis(millis))
     }
 
-    pub fn bytes(&self, door: Protocol) -> u64 {
-        self.bytes.get(door as usize).map_or(0, |counter| counter.load(Relaxed))
+    pub fn bytes(&self, protocol: Protocol) -> u64 {
+        self.bytes.get(protocol as usize).map_or(0, |counter| counter.load(Relaxed))
     }
 
     pub fn root(&self) -> Option<&Coverage> {
@@ -65,16 +65,16 @@ impl TransferStats {
     }
 }
 
-/// How much of a root file system a machine was sent, as an upper bound that costs a bit per chunk: it is never less
-/// than what the machine has, and it is exact for who reads from the first byte to the last, as the hooks do that copy
-/// or verify the image. A machine that picks blocks seems to have whole chunks, but never more than it was sent.
+/// Upper bound of the part of a root file system that a machine was sent, at one bit per chunk. It is
+/// exact for a sequential reader, such as archiso's hooks that copy or verify the image. A machine
+/// that reads single blocks is credited with whole chunks, but never with more than it was sent.
 #[derive(Debug)]
 pub(super) struct Coverage {
     known: Arc<Known>,
     airootfs: Airootfs,
-    /// Bytes sent, those sent twice counted twice.
+    /// Bytes sent; bytes sent twice count twice.
     sent: AtomicU64,
-    /// Bytes of a chunk are a power of two: this one.
+    /// Binary logarithm of the chunk size.
     shift: u32,
     chunks: Box<[AtomicU64]>,
 }
@@ -95,25 +95,25 @@ impl Coverage {
         for chunk in offset >> self.shift..=(offset + len - 1) >> self.shift {
             let bit = 1 << (chunk % u64::from(u64::BITS));
             let Some(word) = self.chunks.get((chunk / u64::from(u64::BITS)) as usize) else { return };
-            // Most bits are there already, and to look is cheaper than to write.
+            // Most bits are set already; a load does not take the cache line from other cores.
             if word.load(Relaxed) & bit == 0 {
                 word.fetch_or(bit, Relaxed);
             }
         }
     }
 
-    /// Bytes of the whole file system.
+    /// Returns the size of the file system.
     pub fn size(&self) -> u64 {
         self.airootfs.size
     }
 
-    /// Bytes of it that the machine has at most.
+    /// Returns an upper bound of the distinct bytes sent.
     pub fn covered(&self) -> u64 {
         let chunks: u64 = self.chunks.iter().map(|word| u64::from(word.load(Relaxed).count_ones())).sum();
         (chunks << self.shift).min(self.sent.load(Relaxed)).min(self.airootfs.size)
     }
 
-    /// Whether it may have all of it.
+    /// Returns true if the machine may have the whole file system.
     pub fn is_whole(&self) -> bool {
         self.covered() == self.airootfs.size
     }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_straight_on_is_known_to_the_chunk() {
+    fn coverage_of_sequential_reader_is_exact() {
         let size = 812 * MIB + 4096;
         let coverage = coverage(size);
         for offset in (0..size).step_by(64 << 10) {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn who_picks_blocks_has_no_more_than_was_sent() {
+    fn coverage_is_limited_by_bytes_sent() {
         let coverage = coverage(512 * MIB);
         for offset in (0..512 * MIB).step_by(1 << 20) {
             coverage.add(offset, 4096);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_image_has_large_chunks() {
+    fn chunks_grow_with_the_image() {
         for size in [0, 1, CHUNK, CHUNK * CHUNKS_MAX, CHUNK * CHUNKS_MAX + 1, 100 << 30, 8 << 40] {
             let coverage = coverage(size);
             assert!(coverage.chunks.len() <= 256, "{size}");
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn another_root_does_not_count() {
+    fn coverage_ignores_another_root() {
         let (epoch, (known, airootfs)) = (Instant::now(), known());
         let traffic = TransferStats::new(epoch);
         traffic.cover(&known, airootfs, 0, 10);
@@ -186,14 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn doors_are_counted_apart() {
+    fn protocols_are_counted_apart() {
         let epoch = Instant::now();
         let traffic = TransferStats::new(epoch);
         assert_eq!(traffic.last_seen(), None);
         traffic.add(Protocol::Nbd, 7, epoch + Duration::from_secs(2));
         traffic.add(Protocol::Nbd, 1, epoch + Duration::from_secs(3));
         traffic.add(Protocol::Tftp, 2, epoch + Duration::from_secs(3));
-        assert_eq!(Protocol::ALL.map(|door| traffic.bytes(door)), [2, 0, 8, 0]);
+        assert_eq!(Protocol::ALL.map(|protocol| traffic.bytes(protocol)), [2, 0, 8, 0]);
         assert_eq!(traffic.last_seen(), Some(epoch + Duration::from_secs(3)));
     }
 }

@@ -1,4 +1,4 @@
-//! Asks a server for its status: over the socket of this host, or over HTTP.
+//! Fetches the status of a server over a local socket or over HTTP.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 
 use crate::machines::local;
 
-/// Time for the whole answer.
+/// Time limit for the whole response.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Longest answer, in bytes: several times that of a server that knows as many machines as it can.
+/// Longest response, in bytes: several times that of a server with a full machine table.
 const ANSWER_MAX: usize = 32 << 20;
 
-/// Most header fields of an answer, which may have passed a proxy.
+/// Most header fields of a response; a proxy may add some.
 const FIELDS_MAX: usize = 64;
 
-/// Where a server is asked.
+/// The address of a status server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// The first of these sockets that there is a server at; never empty.
+pub enum StatusAddress {
+    /// Local sockets, tried in order; never empty.
     Local(Vec<PathBuf>),
     Http {
         /// `host:port`
@@ -33,25 +33,25 @@ pub enum Place {
     },
 }
 
-/// The operator's text is no place.
+/// An invalid address of a status server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is nowhere to ask: give the server's `--status` as http://ADDR:PORT/, or the path of its socket"
+    "invalid status address `{0}`: give the server's `--status` as http://ADDR:PORT/, or the path of its socket"
 )]
-pub struct UnfitPlace(String);
+pub struct StatusAddressError(String);
 
-impl Place {
-    /// The server of this user, or that of this host.
+impl StatusAddress {
+    /// Returns the sockets of this user's server and of the system's.
     pub fn of_this_host(variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
         Self::Local(local::client_paths(variable))
     }
 }
 
-/// Reads `http://HOST[:PORT][/PATH]`, `HOST:PORT`, and a path with a `/` at its start or `./`.
-impl FromStr for Place {
-    type Err = UnfitPlace;
+/// Parses `http://HOST[:PORT][/PATH]`, `HOST:PORT`, and a path that starts with `/` or `./`.
+impl FromStr for StatusAddress {
+    type Err = StatusAddressError;
 
-    fn from_str(text: &str) -> Result<Self, UnfitPlace> {
+    fn from_str(text: &str) -> Result<Self, StatusAddressError> {
         if text.starts_with('/') || text.starts_with("./") {
             return Ok(Self::Local(vec![text.into()]));
         }
@@ -61,8 +61,10 @@ impl FromStr for Place {
             None => (text, false),
         };
         let (authority, path) = address.split_at(address.find('/').unwrap_or(address.len()));
+        // RFC 3986 §3.2.2: an IPv6 address in brackets contains colons itself.
         let (host, port) = match authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) {
             Some((host, port)) => (host, port.parse().ok()),
+            // RFC 9110 §4.2.1: the default port of `http` is 80.
             None => (authority, has_scheme.then_some(80)),
         };
         let port: Option<u16> = port;
@@ -71,12 +73,12 @@ impl FromStr for Place {
                 let path = if path.is_empty() { "/" } else { path };
                 Ok(Self::Http { authority: format!("{host}:{port}"), path: path.to_owned() })
             }
-            None => Err(UnfitPlace(text.escape_debug().to_string())),
+            None => Err(StatusAddressError(text.escape_debug().to_string())),
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for StatusAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Local(paths) => {
@@ -88,63 +90,63 @@ impl fmt::Display for Place {
     }
 }
 
-/// Why there is no status.
+/// A failure to fetch the status.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum FetchError {
     #[error(
-        "no isowire answers at {place} ({error}): start `isowire serve`, or give the address of its `--status`"
+        "no isowire server at {place}: {error}; start `isowire serve`, or give the address of its `--status`"
     )]
-    NoServer { place: Place, error: io::Error },
-    #[error("the answer of {place} did not come to its end: {error}")]
-    BrokenOff { place: Place, error: io::Error },
-    #[error("what answers is not the status of an isowire: {0}")]
+    NoServer { place: StatusAddress, error: io::Error },
+    #[error("response of {place} ended early: {error}")]
+    BrokenOff { place: StatusAddress, error: io::Error },
+    #[error("response is not the status of isowire: {0}")]
     NotAStatus(String),
 }
 
-impl Failure {
+impl FetchError {
     pub(super) fn not_a_status(why: impl fmt::Display) -> Self {
         Self::NotAStatus(why.to_string())
     }
 }
 
-/// The JSON that the server at `place` answers with.
+/// Fetches the JSON from the server at `place`.
 ///
 /// # Errors
-/// [`Failure`] is one line for the operator.
-pub(super) fn fetch(place: &Place) -> Result<Vec<u8>, Failure> {
+/// [`FetchError`], in one line for the operator.
+pub(super) fn fetch(place: &StatusAddress) -> Result<Vec<u8>, FetchError> {
     let deadline = Instant::now() + DEADLINE;
-    let stream = connect(place).map_err(|error| Failure::NoServer { place: place.clone(), error })?;
+    let stream = connect(place).map_err(|error| FetchError::NoServer { place: place.clone(), error })?;
     let answer = ask(stream, place, deadline);
-    content(&answer.map_err(|error| Failure::BrokenOff { place: place.clone(), error })?)
+    content(&answer.map_err(|error| FetchError::BrokenOff { place: place.clone(), error })?)
 }
 
-/// What both kinds of sockets can do.
-trait Stream: Read + Write {
+/// A stream socket with a time limit.
+trait TimedStream: Read + Write {
     fn set_time_out(&self, time: Duration) -> io::Result<()>;
 }
 
-impl Stream for UnixStream {
+impl TimedStream for UnixStream {
     fn set_time_out(&self, time: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(time)).and_then(|()| self.set_write_timeout(Some(time)))
     }
 }
 
-impl Stream for TcpStream {
+impl TimedStream for TcpStream {
     fn set_time_out(&self, time: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(time)).and_then(|()| self.set_write_timeout(Some(time)))
     }
 }
 
-/// Connects to the first address that takes us; else the error is that of the first, which is the likeliest.
-fn connect(place: &Place) -> io::Result<Box<dyn Stream>> {
+/// Connects to the first address that accepts; else returns the error of the first, the likeliest.
+fn connect(place: &StatusAddress) -> io::Result<Box<dyn TimedStream>> {
     match place {
-        Place::Local(paths) => {
+        StatusAddress::Local(paths) => {
             first(paths, |path| UnixStream::connect(path)).map(|stream| Box::new(stream) as _)
         }
-        Place::Http { authority, .. } => {
+        StatusAddress::Http { authority, .. } => {
             let addresses: Vec<_> = authority.to_socket_addrs()?.collect();
-            let connect = |address: &_| TcpStream::connect_timeout(address, DEADLINE);
-            first(&addresses, connect).map(|stream| Box::new(stream) as _)
+            first(&addresses, |address| TcpStream::connect_timeout(address, DEADLINE))
+                .map(|stream| Box::new(stream) as _)
         }
     }
 }
@@ -160,12 +162,12 @@ fn first<P, S>(places: &[P], connect: impl Fn(&P) -> io::Result<S>) -> io::Resul
     Err(failed.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
 }
 
-/// One request, and all that comes until the server closes. HTTP/1.0 has no chunked content (RFC 9112 §6.1), so what
-/// follows the head is the content.
-fn ask(mut stream: Box<dyn Stream>, place: &Place, deadline: Instant) -> io::Result<Vec<u8>> {
+/// Sends a request and reads until the server closes. HTTP/1.0 has no chunked content (RFC 9112
+/// §6.1), so the content follows the head as it is.
+fn ask(mut stream: Box<dyn TimedStream>, place: &StatusAddress, deadline: Instant) -> io::Result<Vec<u8>> {
     let (host, path) = match place {
-        Place::Local(_) => ("localhost", "/"),
-        Place::Http { authority, path } => (authority.as_str(), path.as_str()),
+        StatusAddress::Local(_) => ("localhost", "/"),
+        StatusAddress::Http { authority, path } => (authority.as_str(), path.as_str()),
     };
     stream.set_time_out(DEADLINE)?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: application/json\r\n\r\n")?;
@@ -180,6 +182,7 @@ fn ask(mut stream: Box<dyn Stream>, place: &Place, deadline: Instant) -> io::Res
             Ok(0) => return Ok(answer),
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // socket(7): SO_RCVTIMEO ends a read with EAGAIN.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(io::ErrorKind::TimedOut.into());
             }
@@ -192,25 +195,25 @@ fn ask(mut stream: Box<dyn Stream>, place: &Place, deadline: Instant) -> io::Res
     }
 }
 
-/// The content of an answer that is a success.
-fn content(answer: &[u8]) -> Result<Vec<u8>, Failure> {
+/// Returns the content of a successful response.
+fn content(answer: &[u8]) -> Result<Vec<u8>, FetchError> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut fields);
     let len = match response.parse(answer) {
         Ok(httparse::Status::Complete(len)) => len,
-        Ok(httparse::Status::Partial) => return Err(Failure::not_a_status("it ends early")),
-        Err(error) => return Err(Failure::not_a_status(format!("this is no HTTP: {error}"))),
+        Ok(httparse::Status::Partial) => return Err(FetchError::not_a_status("it is truncated")),
+        Err(error) => return Err(FetchError::not_a_status(format!("not HTTP: {error}"))),
     };
     match response.code {
         Some(200) => {}
-        code => return Err(Failure::not_a_status(format!("HTTP status {}", code.unwrap_or_default()))),
+        code => return Err(FetchError::not_a_status(format!("HTTP status {}", code.unwrap_or_default()))),
     }
     let length = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case("Content-Length"));
     let length: Option<usize> =
         length.and_then(|field| std::str::from_utf8(field.value).ok()?.trim().parse().ok());
     let content = answer.get(len..).unwrap_or_default();
     match length {
-        Some(length) if content.len() != length => Err(Failure::not_a_status("it ends early")),
+        Some(length) if content.len() != length => Err(FetchError::not_a_status("it is truncated")),
         _ => Ok(content.to_vec()),
     }
 }
@@ -219,12 +222,12 @@ fn content(answer: &[u8]) -> Result<Vec<u8>, Failure> {
 mod tests {
     use super::*;
 
-    fn http(authority: &str, path: &str) -> Result<Place, UnfitPlace> {
-        Ok(Place::Http { authority: authority.into(), path: path.into() })
+    fn http(authority: &str, path: &str) -> Result<StatusAddress, StatusAddressError> {
+        Ok(StatusAddress::Http { authority: authority.into(), path: path.into() })
     }
 
     #[test]
-    fn places() {
+    fn address_is_parsed() {
         assert_eq!("http://10.0.0.1:8081/".parse(), http("10.0.0.1:8081", "/"));
         assert_eq!("http://boot.example".parse(), http("boot.example:80", "/"));
         assert_eq!("http://boot.example/isowire/".parse(), http("boot.example:80", "/isowire/"));
@@ -232,7 +235,7 @@ mod tests {
         assert_eq!("http://[::1]/".parse(), http("[::1]:80", "/"));
         assert_eq!("127.0.0.1:8081".parse(), http("127.0.0.1:8081", "/"));
         for path in ["/run/isowire/status.sock", "./status.sock"] {
-            assert_eq!(path.parse(), Ok(Place::Local(vec![path.into()])));
+            assert_eq!(path.parse(), Ok(StatusAddress::Local(vec![path.into()])));
         }
         for unfit in [
             "",
@@ -246,13 +249,13 @@ mod tests {
             "http://a:80/ HTTP/1.1\r\nX: y",
             "http://a:80/\n",
         ] {
-            let place = unfit.parse::<Place>();
+            let place = unfit.parse::<StatusAddress>();
             assert!(place.is_err(), "{unfit:?} {place:?}");
         }
     }
 
     #[test]
-    fn contents() {
+    fn content_needs_a_success() {
         let of = |answer: &str| content(answer.as_bytes()).map_err(|failure| failure.to_string());
         assert_eq!(of("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"), Ok(b"{}".to_vec()));
         assert_eq!(of("HTTP/1.0 200 OK\r\n\r\n{}"), Ok(b"{}".to_vec()));

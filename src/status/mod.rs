@@ -1,4 +1,4 @@
-//! `isowire status`: what the machines are doing, asked of a running server.
+//! `isowire status`: shows the machines of a running server.
 
 mod fetch;
 mod table;
@@ -8,43 +8,44 @@ use std::io::{self, Write};
 use std::thread;
 use std::time::Duration;
 
-use self::fetch::Failure;
-use self::table::Table;
+use self::fetch::FetchError;
+use self::table::StatusTable;
 use crate::inspect::Format;
 use crate::machines::StatusReport;
 
-pub use fetch::{Place, UnfitPlace};
+pub use fetch::{StatusAddress, StatusAddressError};
 
-/// Between two looks of somebody who watches.
-const EVERY: Duration = Duration::from_secs(1);
+/// Interval of `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often to look.
+/// Repetition of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
     Once,
-    /// Every second until interrupted, on a terminal: the last look is replaced by the next.
+    /// Every second until interrupted, on a terminal: each output replaces the last.
     OnScreen,
-    /// Every second until interrupted: one look after the other, in JSON one a line.
+    /// Every second until interrupted, appended; JSON takes one line each.
     Lines,
 }
 
-/// Why `status` ends with exit code 1: one line for the operator.
+/// An error that ends `status` with exit code 1, in one line for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
     #[error(transparent)]
-    Place(#[from] UnfitPlace),
+    Address(#[from] StatusAddressError),
     #[error(transparent)]
-    Failure(#[from] Failure),
-    #[error("the status cannot be written: {0}")]
+    Fetch(#[from] FetchError),
+    #[error("status cannot be written: {0}")]
     Output(io::Error),
 }
 
-/// Asks the server at `url`, or the one of this host, and prints what it says.
+/// Fetches the status from the server at `url`, or from the local one, and prints it.
 ///
-/// `variable` gives environment variables: they say where the server of this user has its socket.
+/// `variable` looks up an environment variable; they locate the socket of this user's server.
 ///
 /// # Errors
-/// [`StatusError`] when there is no server at first, or `out` cannot be written. A watcher waits for a server that went.
+/// [`StatusError`] when no server answers at first, or `out` cannot be written. With `repeat`, a
+/// server that stops later is waited for.
 pub fn run(
     url: Option<&str>,
     format: Format,
@@ -52,28 +53,28 @@ pub fn run(
     variable: &dyn Fn(&str) -> Option<OsString>,
     out: &mut impl Write,
 ) -> Result<(), StatusError> {
-    let place = url.map_or_else(|| Ok(Place::of_this_host(variable)), str::parse)?;
+    let place = url.map_or_else(|| Ok(StatusAddress::of_this_host(variable)), str::parse)?;
     let mut page = page(&fetch::fetch(&place)?, format, repeat)?;
     loop {
         let clear = if repeat == Repeat::OnScreen { CLEAR } else { "" };
         match write!(out, "{clear}{page}").and_then(|()| out.flush()) {
             Ok(()) => {}
-            // Whoever read it has seen enough: `isowire status --watch | head`.
+            // The reader closed the pipe: `isowire status --watch | head`.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             Err(error) => return Err(StatusError::Output(error)),
         }
         if repeat == Repeat::Once {
             return Ok(());
         }
-        thread::sleep(EVERY);
-        page = look_again(&place, format, repeat);
+        thread::sleep(WATCH_INTERVAL);
+        page = fetch_again(&place, format, repeat);
     }
 }
 
-/// ECMA-48: the cursor to the upper left corner (CUP), and nothing from there on (ED).
+/// ECMA-48 §8.3.21 and §8.3.39: moves the cursor to the top left (CUP) and erases the rest (ED).
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-fn look_again(place: &Place, format: Format, repeat: Repeat) -> String {
+fn fetch_again(place: &StatusAddress, format: Format, repeat: Repeat) -> String {
     match fetch::fetch(place).and_then(|json| page(&json, format, repeat)) {
         Ok(page) => page,
         Err(failure) if repeat == Repeat::OnScreen => format!("isowire: {failure}\n"),
@@ -84,28 +85,28 @@ fn look_again(place: &Place, format: Format, repeat: Repeat) -> String {
     }
 }
 
-fn page(json: &[u8], format: Format, repeat: Repeat) -> Result<String, Failure> {
+fn page(json: &[u8], format: Format, repeat: Repeat) -> Result<String, FetchError> {
     match (format, repeat) {
         (Format::Text, Repeat::Lines) => Ok(format!("{}\n", table(json)?)),
         (Format::Text, _) => Ok(table(json)?.to_string()),
-        // As the server said it: a newer one may say more than we know.
+        // Printed as received: a newer server may send fields that are unknown here.
         (Format::Json, Repeat::Lines) => line(json),
         (Format::Json, _) => pretty(json),
     }
 }
 
-fn table(json: &[u8]) -> Result<Table, Failure> {
-    let status: StatusReport = serde_json::from_slice(json).map_err(Failure::not_a_status)?;
-    Ok(Table(status))
+fn table(json: &[u8]) -> Result<StatusTable, FetchError> {
+    let status: StatusReport = serde_json::from_slice(json).map_err(FetchError::not_a_status)?;
+    Ok(StatusTable(status))
 }
 
-fn pretty(json: &[u8]) -> Result<String, Failure> {
-    let value: serde_json::Value = serde_json::from_slice(json).map_err(Failure::not_a_status)?;
+fn pretty(json: &[u8]) -> Result<String, FetchError> {
+    let value: serde_json::Value = serde_json::from_slice(json).map_err(FetchError::not_a_status)?;
     Ok(format!("{value:#}\n"))
 }
 
-fn line(json: &[u8]) -> Result<String, Failure> {
-    let value: serde_json::Value = serde_json::from_slice(json).map_err(Failure::not_a_status)?;
+fn line(json: &[u8]) -> Result<String, FetchError> {
+    let value: serde_json::Value = serde_json::from_slice(json).map_err(FetchError::not_a_status)?;
     Ok(format!("{value}\n"))
 }
 
@@ -116,7 +117,7 @@ mod tests {
     const EMPTY: &[u8] = br#"{"isowire":"9.9","time":1,"forgotten":0,"machines":[],"news":7}"#;
 
     #[test]
-    fn json_is_what_the_server_said() {
+    fn json_is_printed_as_received() {
         let line = page(EMPTY, Format::Json, Repeat::Lines).unwrap();
         assert_eq!(line.lines().count(), 1);
         let once = page(EMPTY, Format::Json, Repeat::Once).unwrap();
@@ -127,10 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_status_is_said_to_be_none() {
+    fn content_must_be_a_status() {
         for json in [&b"<html>"[..], b"", b"{}", b"[1,2]"] {
             let failure = page(json, Format::Text, Repeat::Once).unwrap_err();
-            assert!(failure.to_string().contains("not the status of an isowire"), "{failure}");
+            assert!(failure.to_string().contains("not the status of isowire"), "{failure}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The machines as a table for people.
+//! The status as a table for people.
 
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
@@ -8,18 +8,18 @@ use indicatif::HumanBytes;
 use crate::machines::StatusReport;
 use crate::machines::status::{MachineStatus, RootProgress};
 
-/// A status to be printed.
-pub(super) struct Table(pub StatusReport);
+/// Prints a status report as a table.
+pub(super) struct StatusTable(pub StatusReport);
 
 const HEADINGS: [&str; COLUMNS] =
     ["MACHINE", "ADDRESS", "FIRMWARE", "STAGE", "IMAGE", "ROOT", "READ", "SENT", "BEGAN", "SEEN"];
 const COLUMNS: usize = 10;
 
-impl Display for Table {
+impl Display for StatusTable {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self(StatusReport { machines, time, .. }) = self;
         if machines.is_empty() {
-            return f.write_str("no machine was seen yet\n");
+            return f.write_str("no machine seen yet\n");
         }
         let rows: Vec<_> = machines.iter().map(|machine| cells(machine, *time)).collect();
         write_columns(f, &rows)?;
@@ -32,7 +32,7 @@ impl Display for Table {
     }
 }
 
-/// One row. Times are ages, by the clock of the server.
+/// Returns the cells of a row. Times are ages by the server's clock.
 fn cells(machine: &MachineStatus, now: i64) -> [String; COLUMNS] {
     [
         machine.mac.map_or_else(unknown, |mac| mac.to_string()),
@@ -52,13 +52,13 @@ fn unknown() -> String {
     "-".to_owned()
 }
 
-/// 100 % is all of it and not less.
+/// Formats the progress on the root, rounded down: 100 % means all of it.
 fn read(RootProgress { size, read }: RootProgress) -> String {
     let percent = u128::from(read) * 100 / u128::from(size.max(1));
     format!("{percent} % of {}", HumanBytes(size))
 }
 
-/// The two units that matter.
+/// Formats an age in its two largest units.
 fn age(seconds: i64) -> String {
     let seconds = seconds.max(0);
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -70,17 +70,16 @@ fn age(seconds: i64) -> String {
     }
 }
 
-/// As wide as its widest cell is each column, except the last.
+/// Writes the columns, each as wide as its widest cell.
 fn write_columns(f: &mut Formatter<'_>, rows: &[[String; COLUMNS]]) -> fmt::Result {
-    let headings = HEADINGS.map(str::to_owned);
-    let lines = || std::iter::once(&headings).chain(rows);
+    let headings = [HEADINGS.map(str::to_owned)];
     let mut widths = [0; COLUMNS];
-    for line in lines() {
+    for line in headings.iter().chain(rows) {
         for (width, cell) in widths.iter_mut().zip(line) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    for line in lines() {
+    for line in headings.iter().chain(rows) {
         let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
         writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }
@@ -92,7 +91,7 @@ fn name(machine: &MachineStatus) -> String {
     machine.mac.map(|mac| mac.to_string()).or(address.map(IpAddr::to_string)).unwrap_or_else(unknown)
 }
 
-/// Whoever wants to stop the server wants to know this.
+/// Returns the last line: an operator who wants to stop the server needs these numbers.
 fn summary(machines: &[MachineStatus]) -> String {
     let living = machines.iter().filter(|machine| machine.root_connections > 0).count();
     let machines = match machines.len() {
@@ -102,7 +101,7 @@ fn summary(machines: &[MachineStatus]) -> String {
     format!("{machines}, {living} with a connection to a root file system")
 }
 
-/// Text of somebody else's that no terminal takes for a command.
+/// Replaces control characters: text of clients must not reach a terminal as commands (ECMA-48).
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
@@ -136,11 +135,11 @@ mod tests {
     }
 
     fn table(machines: Vec<MachineStatus>) -> String {
-        Table(StatusReport { isowire: "1".into(), time: 1000, forgotten: 0, machines }).to_string()
+        StatusTable(StatusReport { isowire: "1".into(), time: 1000, forgotten: 0, machines }).to_string()
     }
 
     #[test]
-    fn a_machine_on_its_root_and_one_in_its_menu() {
+    fn table_has_a_row_per_machine() {
         let on_root = MachineStatus {
             mac: "52:54:00:fe:00:b0".parse().ok(),
             addresses: vec![[192, 168, 77, 9].into(), [10, 0, 0, 1].into()],
@@ -162,11 +161,11 @@ mod tests {
              \n\
              2 machines, 1 with a connection to a root file system\n"
         );
-        assert_eq!(table(Vec::new()), "no machine was seen yet\n");
+        assert_eq!(table(Vec::new()), "no machine seen yet\n");
     }
 
     #[test]
-    fn why_a_machine_does_not_boot_and_no_escape_sequence() {
+    fn refusal_is_printed_without_control_characters() {
         let refused = MachineStatus { refusal: Some("\x1b[2Jno\u{9b}7m loader\n".into()), ..machine() };
         let text = table(vec![refused]);
         assert!(text.contains("\n192.168.77.90: no boot file: ?[2Jno?7m loader?\n"), "{text}");

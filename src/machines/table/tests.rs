@@ -1,4 +1,4 @@
-//! Boots as they were seen, and any order of events.
+//! Recorded sequences of boots, and arbitrary orders of events.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ const IPXE: boot::Machine =
 const UEFI: boot::Machine =
     boot::Machine { firmware: Firmware::Pxe, architecture: Architecture(7), mac: None };
 
-/// A machine table and a clock that goes on a second with every event.
+/// A machine table and a clock that advances a second per event.
 struct Site {
-    records: MachineTable,
+    table: MachineTable,
     now: Instant,
 }
 
 impl Site {
     fn new() -> Self {
         let now = Instant::now();
-        Self { records: MachineTable::new(now), now }
+        Self { table: MachineTable::new(now), now }
     }
 
     fn tick(&mut self) -> Instant {
@@ -34,37 +34,37 @@ impl Site {
 
     fn offered(&mut self, mac: Mac, machine: boot::Machine) {
         let now = self.tick();
-        self.records.offered(mac, machine, None, now);
+        self.table.offered(mac, machine, None, now);
     }
 
     fn leased(&mut self, mac: Mac, address: IpAddr) {
         let now = self.tick();
-        self.records.leased(mac, address, now);
+        self.table.leased(mac, address, now);
     }
 
-    /// A new connection that is about this step.
+    /// Opens a new connection and takes `step` on it.
     fn load(&mut self, address: IpAddr, step: Step) -> Arc<TransferStats> {
         let now = self.tick();
-        let traffic = self.records.join(address, step, now).unwrap();
-        self.records.reached(address, &traffic, step, None, now);
+        let traffic = self.table.join(address, step, now).unwrap();
+        self.table.reached(address, &traffic, step, None, now);
         traffic
     }
 
-    fn attach(&mut self, address: IpAddr, door: Protocol) -> Arc<TransferStats> {
+    fn attach(&mut self, address: IpAddr, protocol: Protocol) -> Arc<TransferStats> {
         let now = self.tick();
-        let traffic = self.records.join(address, Step::Root, now).unwrap();
-        self.records.attached(address, &traffic, door, None, now);
+        let traffic = self.table.join(address, Step::Root, now).unwrap();
+        self.table.attached(address, &traffic, protocol, None, now);
         traffic
     }
 
     fn release(&mut self, address: IpAddr, traffic: &Arc<TransferStats>, end: RootEnd) {
         let now = self.tick();
-        self.records.released(address, traffic, end, now);
+        self.table.released(address, traffic, end, now);
     }
 
-    /// The only machine there is.
+    /// Returns the only machine.
     fn only(&self) -> &MachineRecord {
-        let all: Vec<_> = self.records.iter().collect();
+        let all: Vec<_> = self.table.iter().collect();
         assert_eq!(all.len(), 1, "{all:?}");
         all[0]
     }
@@ -84,7 +84,7 @@ fn address(number: u8) -> IpAddr {
 }
 
 #[test]
-fn a_boot_from_its_first_question_to_its_end() {
+fn boot_passes_all_stages() {
     let mut site = Site::new();
     site.offered(mac(1), BIOS_PXE);
     assert_eq!(site.stage(), Stage::Offered);
@@ -98,7 +98,7 @@ fn a_boot_from_its_first_question_to_its_end() {
         (Step::Menu, Stage::Menu),
         (Step::Kernel, Stage::Kernel),
         (Step::Initramfs, Stage::Initramfs),
-        // Its entry has the kernel once more: as iPXE does it that was told so.
+        // iPXE may load the kernel twice when its script says so.
         (Step::Kernel, Stage::Initramfs),
     ] {
         site.load(address(1), step);
@@ -120,7 +120,7 @@ fn a_boot_from_its_first_question_to_its_end() {
 }
 
 #[test]
-fn a_second_boot_is_one() {
+fn boots_are_counted() {
     let mut site = Site::new();
     for boots in 1..4 {
         site.offered(mac(1), BIOS_PXE);
@@ -135,7 +135,7 @@ fn a_second_boot_is_one() {
 }
 
 #[test]
-fn a_second_boot_is_seen_without_dhcp() {
+fn boots_are_counted_without_dhcp() {
     let mut site = Site::new();
     site.load(address(1), Step::Loader);
     site.load(address(1), Step::Kernel);
@@ -149,7 +149,7 @@ fn a_second_boot_is_seen_without_dhcp() {
 }
 
 #[test]
-fn ipxe_that_was_loaded_asks_in_the_same_boot() {
+fn loaded_ipxe_continues_the_boot() {
     let mut site = Site::new();
     site.offered(mac(1), UEFI);
     site.load(address(9), Step::Loader);
@@ -163,7 +163,7 @@ fn ipxe_that_was_loaded_asks_in_the_same_boot() {
 }
 
 #[test]
-fn ipxe_in_rom_that_asks_again_boots_again() {
+fn ipxe_in_rom_begins_a_boot() {
     let mut site = Site::new();
     site.offered(mac(1), IPXE);
     site.leased(mac(1), address(1));
@@ -173,7 +173,7 @@ fn ipxe_in_rom_that_asks_again_boots_again() {
 }
 
 #[test]
-fn a_machine_keeps_its_record_when_its_address_changes() {
+fn record_survives_a_new_address() {
     let mut site = Site::new();
     site.offered(mac(1), BIOS_PXE);
     for number in 1..=6 {
@@ -184,11 +184,11 @@ fn a_machine_keeps_its_record_when_its_address_changes() {
     site.load(address(3), Step::Loader);
     assert_eq!(site.stage(), Stage::Loader);
     site.load(address(1), Step::Loader);
-    assert_eq!(site.records.iter().count(), 2, "an address of long ago may be anybody's");
+    assert_eq!(site.table.iter().count(), 2, "an address of long ago may be anybody's");
 }
 
 #[test]
-fn an_address_is_one_machines() {
+fn address_belongs_to_one_machine() {
     let mut site = Site::new();
     site.offered(mac(1), BIOS_PXE);
     site.leased(mac(1), address(1));
@@ -196,29 +196,29 @@ fn an_address_is_one_machines() {
     site.offered(mac(2), BIOS_PXE);
     site.leased(mac(2), address(1));
     site.load(address(1), Step::Loader);
-    // Whoever had the address is gone, but that is not what this connection tells of.
+    // The connection belongs to the former owner of the address, not to the new one.
     site.release(address(1), &root, RootEnd::Lost);
-    let mut stages: Vec<_> = site.records.iter().map(|record| (record.mac, record.boot.stage())).collect();
+    let mut stages: Vec<_> = site.table.iter().map(|record| (record.mac, record.boot.stage())).collect();
     stages.sort_by_key(|(mac, _)| *mac);
     assert_eq!(stages, [(Some(mac(1)), Stage::Attached), (Some(mac(2)), Stage::Loader)]);
 }
 
 #[test]
-fn a_machine_known_by_its_address_gets_its_mac_address_later() {
+fn mac_address_may_be_learned_later() {
     let mut site = Site::new();
     let traffic = site.load(address(1), Step::Kernel);
-    assert_eq!(site.records.strangers(), [address(1)]);
+    assert_eq!(site.table.strangers(), [address(1)]);
     let now = site.tick();
-    site.records.met(mac(1), address(1), now);
-    assert!(site.records.strangers().is_empty());
+    site.table.met(mac(1), address(1), now);
+    assert!(site.table.strangers().is_empty());
     assert_eq!((site.only().mac, site.stage()), (Some(mac(1)), Stage::Kernel));
     assert!(Arc::ptr_eq(&site.load(address(1), Step::Initramfs), &traffic));
 
-    // The initramfs has another address, and is taken for another machine until that is told.
+    // The initramfs leases another address and is a machine of its own until its MAC is known.
     let second = site.attach(address(2), Protocol::Nfs);
-    assert_eq!(site.records.iter().count(), 2);
+    assert_eq!(site.table.iter().count(), 2);
     let now = site.tick();
-    site.records.met(mac(1), address(2), now);
+    site.table.met(mac(1), address(2), now);
     assert_eq!(site.stage(), Stage::Attached);
     second.add(Protocol::Nfs, 100, now);
     traffic.add(Protocol::Nfs, 1, now);
@@ -229,7 +229,7 @@ fn a_machine_known_by_its_address_gets_its_mac_address_later() {
 }
 
 #[test]
-fn what_an_address_did_before_a_boot_is_not_of_that_boot() {
+fn events_before_a_boot_are_dropped() {
     let mut site = Site::new();
     site.attach(address(1), Protocol::Nbd);
     site.offered(mac(1), BIOS_PXE);
@@ -238,17 +238,17 @@ fn what_an_address_did_before_a_boot_is_not_of_that_boot() {
 }
 
 #[test]
-fn who_never_asked_for_a_boot_file_may_lease_what_it_likes() {
+fn lease_without_boot_is_ignored() {
     let mut site = Site::new();
     site.leased(mac(1), address(1));
-    assert_eq!(site.records.iter().count(), 0);
+    assert_eq!(site.table.iter().count(), 0);
 }
 
 #[test]
-fn why_there_is_no_boot_file_is_kept_until_there_is_one() {
+fn refusal_is_kept_until_an_offer() {
     let mut site = Site::new();
     let now = site.tick();
-    site.records.refused(mac(1), &"é".repeat(1000), now);
+    site.table.refused(mac(1), &"é".repeat(1000), now);
     assert_eq!(site.stage(), Stage::Seen);
     assert_eq!(site.only().refusal.as_ref().map(|why| why.chars().count()), Some(REASON_MAX));
     site.offered(mac(1), BIOS_PXE);
@@ -256,33 +256,33 @@ fn why_there_is_no_boot_file_is_kept_until_there_is_one() {
 }
 
 #[test]
-fn those_who_only_asked_are_forgotten_first_and_those_on_a_root_never() {
+fn machines_on_a_root_are_never_evicted() {
     let mut site = Site::new();
     site.attach(address(1), Protocol::Nbd);
     site.load(address(2), Step::Loader);
     for number in 0..10_000 {
         site.offered(mac(number), BIOS_PXE);
-        assert!(site.records.iter().count() <= MACHINES_MAX);
+        assert!(site.table.iter().count() <= MACHINES_MAX);
     }
-    assert!(site.records.at(address(1)).is_some() && site.records.at(address(2)).is_some());
-    assert!(site.records.by_mac.contains_key(&mac(9999)), "the last one is there");
-    assert!(!site.records.by_mac.contains_key(&mac(0)));
-    assert!(site.records.forgotten() >= 10_002 - MACHINES_MAX as u64);
+    assert!(site.table.at(address(1)).is_some() && site.table.at(address(2)).is_some());
+    assert!(site.table.by_mac.contains_key(&mac(9999)), "the last one is there");
+    assert!(!site.table.by_mac.contains_key(&mac(0)));
+    assert!(site.table.forgotten() >= 10_002 - MACHINES_MAX as u64);
 }
 
 #[test]
-fn where_all_are_on_a_root_there_is_no_room() {
+fn table_may_be_full() {
     let mut site = Site::new();
     for number in 0..MACHINES_MAX as u32 {
         site.attach(IpAddr::from(number.to_be_bytes()), Protocol::Nbd);
     }
     let now = site.tick();
-    assert!(site.records.join(address(1), Step::Loader, now).is_none());
+    assert!(site.table.join(address(1), Step::Loader, now).is_none());
     site.offered(mac(1), BIOS_PXE);
-    assert_eq!((site.records.iter().count(), site.records.forgotten()), (MACHINES_MAX, 0));
+    assert_eq!((site.table.iter().count(), site.table.forgotten()), (MACHINES_MAX, 0));
 }
 
-/// One thing that a door tells.
+/// An event reported by a service.
 #[derive(Debug, Clone)]
 enum Event {
     Offered(u16, boot::Machine, Option<u8>),
@@ -291,7 +291,7 @@ enum Event {
     Met(u16, u8),
     Load(u8, Step),
     Attach(u8, Protocol),
-    /// The connection of this number goes on or ends: it may be of a boot that is long over.
+    /// A connection goes on or ends; its boot may be over.
     Reached(prop::sample::Index, Step),
     Release(prop::sample::Index, RootEnd),
 }
@@ -302,7 +302,7 @@ fn event() -> impl Strategy<Value = Event> {
     let address = || 0..8_u8;
     let machine = || prop::sample::select(vec![BIOS_PXE, UEFI, IPXE]);
     let step = || prop::sample::select(Step::ALL.to_vec());
-    let door = prop::sample::select(Protocol::ALL.to_vec());
+    let protocol = prop::sample::select(Protocol::ALL.to_vec());
     let end = prop::sample::select(vec![RootEnd::Released, RootEnd::Lost]);
     prop_oneof![
         (mac(), machine(), proptest::option::of(address())).prop_map(|(m, x, a)| Event::Offered(m, x, a)),
@@ -310,7 +310,7 @@ fn event() -> impl Strategy<Value = Event> {
         (mac(), address()).prop_map(|(m, a)| Event::Leased(m, a)),
         (mac(), address()).prop_map(|(m, a)| Event::Met(m, a)),
         (address(), step()).prop_map(|(a, s)| Event::Load(a, s)),
-        (address(), door).prop_map(|(a, d)| Event::Attach(a, d)),
+        (address(), protocol).prop_map(|(a, d)| Event::Attach(a, d)),
         (any::<Index>(), step()).prop_map(|(i, s)| Event::Reached(i, s)),
         (any::<Index>(), end).prop_map(|(i, e)| Event::Release(i, e)),
     ]
@@ -322,92 +322,92 @@ fn tell(site: &mut Site, connections: &mut Connections, event: &Event) {
     let now = site.tick();
     match event {
         Event::Offered(number, machine, at) => {
-            site.records.offered(mac(*number), *machine, at.map(address), now);
+            site.table.offered(mac(*number), *machine, at.map(address), now);
         }
-        Event::Refused(number) => site.records.refused(mac(*number), "no loader", now),
-        Event::Leased(number, at) => site.records.leased(mac(*number), address(*at), now),
-        Event::Met(number, at) => site.records.met(mac(*number), address(*at), now),
+        Event::Refused(number) => site.table.refused(mac(*number), "no loader", now),
+        Event::Leased(number, at) => site.table.leased(mac(*number), address(*at), now),
+        Event::Met(number, at) => site.table.met(mac(*number), address(*at), now),
         Event::Load(at, step) => {
             let traffic = site.load(address(*at), *step);
             connections.push((address(*at), traffic));
         }
-        Event::Attach(at, door) => {
-            let traffic = site.attach(address(*at), *door);
+        Event::Attach(at, protocol) => {
+            let traffic = site.attach(address(*at), *protocol);
             connections.push((address(*at), traffic));
         }
         Event::Reached(which, step) if !connections.is_empty() => {
             let (at, traffic) = which.get(connections);
-            site.records.reached(*at, traffic, *step, None, now);
+            site.table.reached(*at, traffic, *step, None, now);
         }
         Event::Release(which, end) if !connections.is_empty() => {
             let (at, traffic) = connections.remove(which.index(connections.len()));
-            site.records.released(at, &traffic, *end, now);
+            site.table.released(at, &traffic, *end, now);
         }
         Event::Reached(..) | Event::Release(..) => {}
     }
 }
 
-/// What holds whatever happened.
-fn check(records: &MachineTable) {
+/// Asserts the invariants of the table.
+fn check(table: &MachineTable) {
     let mut macs = 0;
     let mut addresses = 0;
-    for (id, record) in &records.machines {
+    for (id, record) in &table.machines {
         assert!(record.mac.is_some() || !record.addresses.is_empty(), "nothing tells who it is: {record:?}");
         assert!(record.addresses.len() <= ADDRESSES_MAX);
         assert!((1..=TRAFFIC_MAX).contains(&record.boot.traffic.len()));
         assert!(record.boot.reached[record.boot.step as usize].is_some(), "{record:?}");
         assert!(record.boot.root.is_none() || record.boot.step == Step::Root, "{record:?}");
         for address in &record.addresses {
-            assert_eq!(records.by_address.get(address), Some(id), "two have {address}");
+            assert_eq!(table.by_address.get(address), Some(id), "two have {address}");
         }
         if let Some(mac) = &record.mac {
-            assert_eq!(records.by_mac.get(mac), Some(id), "two are {mac}");
+            assert_eq!(table.by_mac.get(mac), Some(id), "two are {mac}");
             macs += 1;
         }
         addresses += record.addresses.len();
     }
-    assert_eq!((macs, addresses), (records.by_mac.len(), records.by_address.len()));
-    assert!(records.machines.len() <= MACHINES_MAX);
+    assert_eq!((macs, addresses), (table.by_mac.len(), table.by_address.len()));
+    assert!(table.machines.len() <= MACHINES_MAX);
 }
 
-/// How far each machine is: by boot, as nobody goes back within one.
-fn steps(records: &MachineTable) -> HashMap<(Id, u32), Step> {
-    records.machines.iter().map(|(&id, record)| ((id, record.boots), record.boot.step)).collect()
+/// Returns the step of each boot; it never goes back.
+fn steps(table: &MachineTable) -> HashMap<(Id, u32), Step> {
+    table.machines.iter().map(|(&id, record)| ((id, record.boots), record.boot.step)).collect()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_order_of_events_keeps_the_records_whole(events in vec(event(), 0..200)) {
+    fn table_invariants_hold_for_any_events(events in vec(event(), 0..200)) {
         let (mut site, mut connections) = (Site::new(), Connections::new());
         for event in &events {
-            let before = steps(&site.records);
+            let before = steps(&site.table);
             tell(&mut site, &mut connections, event);
-            check(&site.records);
-            for (boot, step) in steps(&site.records) {
+            check(&site.table);
+            for (boot, step) in steps(&site.table) {
                 let was = before.get(&boot).copied().unwrap_or(Step::Seen);
                 prop_assert!(step >= was, "{boot:?} went from {was:?} to {step:?} by {event:?}");
             }
         }
-        // Connections that are all over leave nobody attached.
+        // After all connections ended, no machine is attached.
         for (at, traffic) in connections.drain(..) {
             site.release(at, &traffic, RootEnd::Lost);
         }
-        check(&site.records);
+        check(&site.table);
     }
 }
 
 #[test]
-fn the_last_offer_is_known_and_a_refusal_is_none() {
+fn last_offer_ignores_refusals() {
     let mut site = Site::new();
     let (mac, other) = (Mac::new(&[2, 0, 0, 0, 0, 1]).unwrap(), Mac::new(&[2, 0, 0, 0, 0, 2]).unwrap());
-    assert_eq!(site.records.last_offered(mac), None);
+    assert_eq!(site.table.last_offered(mac), None);
     site.offered(mac, BIOS_PXE);
-    assert_eq!(site.records.last_offered(mac), Some(site.now));
+    assert_eq!(site.table.last_offered(mac), Some(site.now));
     site.offered(mac, BIOS_PXE);
     let now = site.now;
     site.leased(mac, IpAddr::from([10, 0, 0, 1]));
-    site.records.refused(other, "no reason", now);
-    assert_eq!([mac, other].map(|mac| site.records.last_offered(mac)), [Some(now), None]);
+    site.table.refused(other, "no reason", now);
+    assert_eq!([mac, other].map(|mac| site.table.last_offered(mac)), [Some(now), None]);
 }
