@@ -44,13 +44,13 @@ fn image() -> Arc<Image> {
 }
 
 /// Replies of `len` bytes each, from all over the root file system.
-fn batch(replies: u64, len: u64) -> Batch {
-    let export = Export::of_extents(&[AIROOTFS]);
+fn batch(image: &Arc<Image>, replies: u64, len: u64) -> Batch {
+    let export = Export::of_file(image, NodeId(1)).unwrap();
     let mut batch = Batch::default();
     for reply in 0..replies {
         batch.push_bytes(&[0; 16]);
         let offset = reply * (6_700_417 & !4095) % (AIROOTFS.len - len);
-        export.range(offset, len).unwrap().for_each(|piece| batch.push_piece(piece));
+        export.range(offset, len).unwrap().for_each(|piece| batch.push_piece(piece).unwrap());
     }
     batch
 }
@@ -64,10 +64,10 @@ fn bench(c: &mut Criterion) {
     let mut meter = Meter::new(registry, peer, Protocol::Nbd, Instant::now());
     let mut group = c.benchmark_group("meter");
     for (name, replies, len) in [("128 replies of 4 KiB", 128, 4 << 10), ("one of 1 MiB", 1, 1 << 20)] {
-        let batch = batch(replies, len);
+        let batch = batch(&image, replies, len);
         group.throughput(Throughput::Elements(replies));
         group.bench_function(name, |b| {
-            b.iter(|| meter.sent(&image, black_box(&batch), batch.len(), Instant::now()));
+            b.iter(|| meter.sent(black_box(&batch), batch.len(), Instant::now()));
         });
     }
     group.finish();

@@ -21,6 +21,7 @@ pub mod codec;
 pub mod config;
 pub mod dhcp;
 pub mod export;
+pub mod extent;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;

@@ -1,6 +1,7 @@
 //! The system calls that take addresses of the mapping, or that rustix does not offer, and what else the compiler cannot
 //! see to be right. With [`crate::image::source`] the only room of `unsafe`.
 
+use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 use std::mem;
@@ -8,10 +9,45 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
+use memmap2::{MmapOptions, MmapRaw};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::image::source::Span;
+use crate::extent::Extent;
+
+/// A file in our address space: an address for the kernel, never a `&[u8]`. A page that is gone because somebody
+/// truncated the file then gives EFAULT from the system call instead of SIGBUS to the process.
+#[derive(Debug)]
+pub struct Mapping(MmapRaw);
+
+impl Mapping {
+    /// Maps `len` bytes of `file`, at least one, to be read only.
+    ///
+    /// # Errors
+    /// What mmap(2) says.
+    pub fn of(file: &File, len: usize) -> io::Result<Self> {
+        Ok(Self(MmapOptions::new().len(len).map_raw_read_only(file)?))
+    }
+
+    /// Returns the part of the mapping that `extent` of the file is; `None` when it leaves the mapping.
+    pub fn span(&self, extent: Extent) -> Option<Span<'_>> {
+        let offset = usize::try_from(extent.offset).ok()?;
+        let len = usize::try_from(extent.len).ok()?;
+        if offset.checked_add(len)? > self.0.len() {
+            return None;
+        }
+        // The sum stays inside the mapping, as was just checked; nothing is dereferenced here.
+        Some(Span { address: self.0.as_ptr().wrapping_add(offset), len, mapping: PhantomData })
+    }
+}
+
+/// Part of a mapping, for the kernel to read. Safe code cannot dereference it, on purpose.
+#[derive(Debug, Clone, Copy)]
+pub struct Span<'a> {
+    address: *const u8,
+    len: usize,
+    mapping: PhantomData<&'a Mapping>,
+}
 
 /// Memory for the kernel to read: a slice, or part of an image's mapping.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +72,7 @@ impl<'a> From<&'a [u8]> for Iov<'a> {
 
 impl<'a> From<Span<'a>> for Iov<'a> {
     fn from(span: Span<'a>) -> Self {
-        let raw = libc::iovec { iov_base: span.address().cast_mut().cast(), iov_len: span.len() };
+        let raw = libc::iovec { iov_base: span.address.cast_mut().cast(), iov_len: span.len };
         Self { raw, memory: PhantomData }
     }
 }
@@ -220,12 +256,12 @@ struct Cachestat {
     recently_evicted: u64,
 }
 
-/// How many pages of `len` bytes from `offset` are in the page cache (Linux 6.5).
+/// Returns how many pages of `extent` are in the page cache (Linux 6.5).
 ///
 /// # Errors
 /// ENOSYS before Linux 6.5; EPERM on newer ones for a file that we could not write either.
-pub fn cached_pages(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
-    let range = CachestatRange { offset, len };
+pub fn cached_pages(file: BorrowedFd<'_>, extent: Extent) -> io::Result<u64> {
+    let range = CachestatRange { offset: extent.offset, len: extent.len };
     let mut stat = Cachestat::default();
     // SAFETY: the structs have the kernel's layout, and live until the call returns.
     let result =

@@ -13,7 +13,6 @@ use tokio::net::TcpStream;
 
 use crate::export::batch::Chunk;
 use crate::export::{Batch, ImageRange};
-use crate::image::{Image, Source};
 use crate::machines::Meter;
 use crate::sys::{self, Follow, Iov};
 
@@ -47,26 +46,20 @@ pub enum Broken {
 
 /// Sends the whole batch; waits for the socket and for cold parts of the image as long as it takes.
 ///
-/// `image` is the one that the ranges of the batch are ranges of; `meter` is told what left.
+/// `meter` is told what left.
 ///
 /// # Errors
 /// See [`Broken`].
-pub async fn flush(
-    batch: &mut Batch,
-    image: &Image,
-    socket: &TcpStream,
-    meter: &mut Meter,
-) -> Result<(), Broken> {
-    let source = &image.source;
+pub async fn flush(batch: &mut Batch, socket: &TcpStream, meter: &mut Meter) -> Result<(), Broken> {
     while !batch.is_empty() {
-        warm_window(batch, source).await.map_err(Broken::Image)?;
-        let send = || send_front(batch, source, socket.as_fd());
+        warm_window(batch).await.map_err(Broken::Image)?;
+        let send = || send_front(batch, socket.as_fd());
         let sent = socket.async_io(Interest::WRITABLE, send).await.map_err(whose_fault)?;
         if sent == 0 {
             // sendfile(2) returns 0 only at the end of the file.
             return Err(Broken::Image(io::ErrorKind::UnexpectedEof.into()));
         }
-        meter.sent(image, batch, sent as u64, Instant::now());
+        meter.sent(batch, sent as u64, Instant::now());
         batch.advance(sent as u64);
         // Also behind the last: a client that asks for more at once must not keep others from theirs.
         if batch.turn() >= TURN {
@@ -87,11 +80,12 @@ fn whose_fault(error: io::Error) -> Broken {
 }
 
 /// Waits until what leaves next is in the page cache.
-async fn warm_window(batch: &Batch, source: &Source) -> io::Result<()> {
+async fn warm_window(batch: &Batch) -> io::Result<()> {
     let (now, mut left) = (Instant::now(), WINDOW);
     for chunk in batch.chunks().take(AREAS) {
         if let Chunk::Image(range) = chunk {
-            source.warm(range.up_to(left.max(PAGE + SENDFILE_FROM)), now).await?;
+            let extent = range.extent().truncate(left.max(PAGE + SENDFILE_FROM));
+            range.image().source.warm(extent, now).await?;
         }
         left = left.saturating_sub(chunk.len());
         if left == 0 {
@@ -102,34 +96,34 @@ async fn warm_window(batch: &Batch, source: &Source) -> io::Result<()> {
 }
 
 /// Hands the front of the batch to the kernel and returns how many bytes it took.
-fn send_front(batch: &Batch, source: &Source, socket: BorrowedFd<'_>) -> io::Result<usize> {
+fn send_front(batch: &Batch, socket: BorrowedFd<'_>) -> io::Result<usize> {
     match batch.chunks().next() {
-        Some(Chunk::Image(range)) if copied(range).is_none() => send_large(range, source, socket),
-        _ => send_small(batch, source, socket),
+        Some(Chunk::Image(range)) if copied(range).is_none() => send_large(range, socket),
+        _ => send_small(batch, socket),
     }
 }
 
 /// What the kernel copies of `range`: all of a small one; of a larger one what lies before its first whole page. A packet
 /// of loopback holds 64 KiB in 17 pieces: one for what was copied and 16 pages, so that no page in two halves makes it
 /// two packets. Of what takes several windows that is one packet of many.
-fn copied(range: ImageRange) -> Option<ImageRange> {
+fn copied(range: ImageRange<'_>) -> Option<ImageRange<'_>> {
     let head = range.offset().next_multiple_of(PAGE) - range.offset();
     match range.len() {
         len if len < head + SENDFILE_FROM => Some(range),
-        len if len <= WINDOW && head > 0 => Some(range.up_to(head)),
+        len if len <= WINDOW && head > 0 => Some(range.truncate(head)),
         _ => None,
     }
 }
 
-fn send_large(range: ImageRange, source: &Source, socket: BorrowedFd<'_>) -> io::Result<usize> {
-    let range = range.up_to(WINDOW);
+fn send_large(range: ImageRange<'_>, socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let range = range.truncate(WINDOW);
     let mut offset = range.offset();
     // WINDOW fits in a usize.
-    Ok(rustix::fs::sendfile(socket, source, Some(&mut offset), range.len() as usize)?)
+    Ok(rustix::fs::sendfile(socket, &range.image().source, Some(&mut offset), range.len() as usize)?)
 }
 
 /// Gathers everything up to the next pages that `sendfile` sends, or a window's worth, into one `sendmsg`.
-fn send_small(batch: &Batch, source: &Source, socket: BorrowedFd<'_>) -> io::Result<usize> {
+fn send_small(batch: &Batch, socket: BorrowedFd<'_>) -> io::Result<usize> {
     let mut areas = [Iov::EMPTY; AREAS];
     let mut count = 0;
     let mut len = 0;
@@ -146,7 +140,7 @@ fn send_small(batch: &Batch, source: &Source, socket: BorrowedFd<'_>) -> io::Res
                     follow = Follow::More;
                 }
                 let Some(part) = part else { break };
-                source.span(part).ok_or(io::ErrorKind::UnexpectedEof)?.into()
+                part.span().ok_or(io::ErrorKind::UnexpectedEof)?.into()
             }
         };
         count += 1;
@@ -159,18 +153,15 @@ fn send_small(batch: &Batch, source: &Source, socket: BorrowedFd<'_>) -> io::Res
 mod tests {
     use super::*;
     use crate::export::{Export, Piece};
-    use crate::image::Extent;
-
-    fn range(offset: u64, len: u64) -> ImageRange {
-        match Export::of_extents(&[Extent { offset, len }]).range(0, len).unwrap().next() {
-            Some(Piece::Image(range)) => range,
-            other => panic!("{other:?}"),
-        }
-    }
+    use crate::image::samples;
 
     #[test]
     fn whole_pages_of_what_is_large_are_not_copied() {
-        let copied = |offset, len| copied(range(offset, len)).map_or(0, |part| part.len());
+        let export = Export::whole(&samples::image(4 * WINDOW, []));
+        let copied = |offset, len| match export.range(offset, len).unwrap().next() {
+            Some(Piece::Image(range)) => copied(range).map_or(0, |part| part.len()),
+            other => panic!("{other:?}"),
+        };
         assert_eq!(copied(PAGE, SENDFILE_FROM - 1), SENDFILE_FROM - 1, "small");
         assert_eq!(copied(PAGE, SENDFILE_FROM), 0);
         assert_eq!(copied(2048, SENDFILE_FROM), SENDFILE_FROM, "too few whole pages");

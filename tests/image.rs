@@ -353,13 +353,13 @@ fn content_is_read_by_its_extent() {
     };
     let (kernel, content) = read("/names/日本語.txt");
     assert_eq!(content.expect("a file"), "content of 日本語.txt\n".as_bytes());
-    assert_eq!(image.export(kernel).expect("a file").len(), 25);
+    assert_eq!(image.extents(kernel).expect("a file").iter().map(|extent| extent.len).sum::<u64>(), 25);
     assert_eq!(read("/links/dotted").1.expect("a symlink's file"), b"content of file\n");
     assert_eq!(read("/links/empty").1.expect("a file"), b"");
     let (dir, content) = read("/links/dir");
     assert_eq!(content.expect_err("a directory").kind(), io::ErrorKind::InvalidInput);
-    assert_eq!(image.export(dir), None);
-    assert_eq!(image.whole().len(), fs::metadata(odd("rock")).expect("there").len());
+    assert_eq!(image.extents(dir), None);
+    assert_eq!(image.source.len(), fs::metadata(odd("rock")).expect("there").len());
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use object::LittleEndian as LE;
 use object::read::pe::{ImageNtHeaders, ImageOptionalHeader, PeFile64};
@@ -75,15 +76,16 @@ struct Composed {
     kernel: Vec<u8>,
 }
 
-fn compose(image: &Image, stub: &Stub) -> Composed {
+fn compose(image: &Arc<Image>, stub: &Stub) -> Composed {
     let files = &image.archiso.as_ref().unwrap().kernels[0];
     let nodes: Vec<_> = files.microcode.iter().copied().chain(files.initramfs).collect();
     assert!(nodes.len() > 1, "the ISO has microcode beside its initramfs");
-    let exports: Vec<_> = nodes.iter().map(|&node| image.export(node).unwrap()).collect();
-    let kernel = bytes(&image.export(files.kernel).unwrap(), image);
+    let exports: Vec<_> = nodes.iter().map(|&node| Export::of_file(image, node).unwrap()).collect();
+    let kernel = bytes(&Export::of_file(image, files.kernel).unwrap(), image);
     let words: Vec<_> = LINE.split(' ').map(|word| Word::new(word).unwrap()).collect();
     let line = CommandLine::new(&words).unwrap();
-    let parsed = EfiKernel::new(image.export(files.kernel).unwrap(), &kernel[..KERNEL_HEAD]).unwrap();
+    let parsed =
+        EfiKernel::new(Export::of_file(image, files.kernel).unwrap(), &kernel[..KERNEL_HEAD]).unwrap();
     let program = uki::compose(stub, &line, &exports, &parsed).unwrap();
     let in_memory: u64 = program
         .range(0, program.len())
@@ -121,7 +123,7 @@ fn bytes(export: &Export, image: &Image) -> Vec<u8> {
 }
 
 /// Composes with a stub and holds the result against the rules and against the other parser.
-fn check(image: &Image, stub_file: &[u8]) {
+fn check(image: &Arc<Image>, stub_file: &[u8]) {
     let stub = Stub::parse(stub_file.to_vec()).unwrap();
     let Composed { program, command_line, initrd, kernel } = compose(image, &stub);
     let parts = [(".cmdline", command_line), (".initrd", initrd), (".linux", kernel)];
@@ -167,7 +169,7 @@ fn check_memory(sections: &[&object::pe::ImageSectionHeader], size_of_image: u32
 #[test]
 fn the_program_of_an_iso_is_composed_by_the_rules() {
     needs!(iso::NEEDS, [DEBIAN_STUB]);
-    let image = Image::open(&iso::small().path).unwrap();
+    let image = Arc::new(Image::open(&iso::small().path).unwrap());
     let stub = fs::read(DEBIAN_STUB).unwrap();
     check(&image, &stub);
     let own = Stub::of_image(&image).unwrap();
@@ -178,7 +180,7 @@ fn the_program_of_an_iso_is_composed_by_the_rules() {
 fn newer_stubs_are_extended_by_the_same_rules() {
     only_with_all!();
     needs!(iso::NEEDS, ["apt-get"]);
-    let image = Image::open(&iso::small().path).unwrap();
+    let image = Arc::new(Image::open(&iso::small().path).unwrap());
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stubs");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/newer");
     output_of(Command::new(script).arg("stubs").arg(&dir));
@@ -195,7 +197,7 @@ fn newer_stubs_are_extended_by_the_same_rules() {
 #[test]
 fn the_initramfs_of_an_iso_is_read() {
     needs!(iso::NEEDS);
-    let image = Image::open(&iso::small().path).unwrap();
+    let image = Arc::new(Image::open(&iso::small().path).unwrap());
     let initramfs = image.archiso.as_ref().unwrap().kernels[0].initramfs.unwrap();
     let contents = Contents::of(&image.content(initramfs).unwrap());
     // The test bed's init does by itself what archiso's hooks do.

@@ -82,11 +82,16 @@ pub enum Entry<'a> {
 #[derive(Debug, Clone)]
 pub struct File {
     pub export: Export,
-    /// The image that the export's ranges are ranges of; `None` for a file made by us.
-    pub image: Option<Arc<Image>>,
     pub version: Version,
     /// Time of modification; `None` for a file made by us.
     pub modified: Option<Timestamp>,
+}
+
+impl File {
+    /// True for a file made by us, of which nothing is in an image.
+    pub const fn is_made(&self) -> bool {
+        self.export.image().is_none()
+    }
 }
 
 /// A number that only the same content has: after a restart, on another server, under any name.
@@ -220,10 +225,9 @@ impl Files {
             Found::Root => Ok(Entry::Directory(Directory::Root)),
             Found::Node(served, node) => entry(served, node),
             Found::Whole(ServedImage { image, .. }) => Ok(Entry::File(File {
-                export: image.whole(),
+                export: Export::whole(image),
                 version: Version::of_image(image.identity, None),
                 modified: image.volume.modified.or(image.volume.created),
-                image: Some(Arc::clone(image)),
             })),
             Found::Made => Ok(Entry::Directory(Directory::Made)),
         }
@@ -354,8 +358,7 @@ fn entry(served: &ServedImage, node: NodeId) -> Result<Entry<'_>, NoFile> {
         return Ok(Entry::Directory(Directory::Tree(served, node)));
     }
     Ok(Entry::File(File {
-        export: image.export(node).ok_or(NoFile::NotAFile)?,
-        image: Some(Arc::clone(image)),
+        export: Export::of_file(image, node).ok_or(NoFile::NotAFile)?,
         version: Version::of_image(image.identity, Some(node)),
         modified: modified(image, node),
     }))
@@ -364,7 +367,7 @@ fn entry(served: &ServedImage, node: NodeId) -> Result<Entry<'_>, NoFile> {
 fn made(content: impl Into<Bytes>) -> File {
     let content = content.into();
     let version = Version::of_content(&content);
-    File { export: Export::of_memory(content), image: None, version, modified: None }
+    File { export: Export::of_memory(content), version, modified: None }
 }
 
 fn made_item(what: What) -> Item<'static> {

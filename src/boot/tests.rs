@@ -309,7 +309,7 @@ fn files() -> Files {
 /// The content of a file made by us.
 fn text(files: &Files, path: &str) -> String {
     let file = files.open(path.as_bytes(), HERE).unwrap();
-    assert!(file.image.is_none());
+    assert!(file.is_made());
     let pieces = file.export.range(0, file.export.len()).unwrap();
     let bytes = pieces.flat_map(|piece| match piece {
         Piece::Memory(bytes) => bytes.to_vec(),
@@ -411,7 +411,7 @@ fn the_tree_of_each_image_is_served() {
     assert_eq!(open("two/arch/boot/x86_64/vmlinuz-linux").unwrap().export.len(), 6);
     let (one, two) =
         (open("arch/x86_64/airootfs.sfs").unwrap(), open("/two//arch/x86_64/airootfs.sfs").unwrap());
-    assert!(!Arc::ptr_eq(&one.image.unwrap(), &two.image.unwrap()));
+    assert!(!Arc::ptr_eq(one.export.image().unwrap(), two.export.image().unwrap()));
     assert_eq!(open("boot/syslinux/pxelinux.cfg/C0A8").unwrap_err(), NoFile::Path(PathError::NotFound));
     assert_eq!(open("three/arch").unwrap_err(), NoFile::Path(PathError::NotFound));
     assert_eq!(open("").unwrap_err(), NoFile::NotAFile);
@@ -424,7 +424,7 @@ fn the_tree_of_each_image_is_served() {
 fn whole_images_and_our_files_lie_beside_the_tree() {
     let files = files();
     let image = files.open(b"/two.iso", HERE).unwrap();
-    assert_eq!(image.export, image.image.unwrap().whole());
+    assert_eq!(image.export.len(), image.export.image().unwrap().source.len());
     assert_eq!(files.open(b"/two.iso/arch", HERE).unwrap_err(), NoFile::Path(PathError::NotFound));
     let names = |path: &[u8]| {
         let Ok(Entry::Directory(directory)) = files.look_up(path, HERE) else { panic!("no directory") };
@@ -443,9 +443,9 @@ fn each_edition_is_served_and_not_listed() {
         let versioned_name = served.versioned_name();
         let open = |path: String| files.open(path.as_bytes(), HERE);
         let kernel = open(format!("/{versioned_name}/arch/boot/x86_64/vmlinuz-linux")).unwrap();
-        assert!(Arc::ptr_eq(&kernel.image.unwrap(), &served.image));
+        assert!(Arc::ptr_eq(kernel.export.image().unwrap(), &served.image));
         let whole = open(format!("{versioned_name}.iso")).unwrap();
-        assert!(Arc::ptr_eq(&whole.image.unwrap(), &served.image));
+        assert!(Arc::ptr_eq(whole.export.image().unwrap(), &served.image));
         assert_eq!(open(format!("{versioned_name}0/arch")).unwrap_err(), NoFile::Path(PathError::NotFound));
         let Entry::Directory(directory) = files.look_up(versioned_name.as_bytes(), HERE).unwrap() else {
             panic!()

@@ -126,13 +126,13 @@ impl Programs {
         let export = uki::compose(&self.stub, &line, &parts.initrd, &parts.kernel).ok()?;
         let identity = self.image.identity.0.to_le_bytes();
         let version = Version::of_content(&[&identity[..], &self.fingerprint, line.as_bytes()].concat());
-        Some(File { export, image: Some(Arc::clone(&self.image)), version, modified: None })
+        Some(File { export, version, modified: None })
     }
 }
 
 impl Parts {
     /// Finds them, and makes sure that they can be put together.
-    fn of(image: &Image, bootable: &Bootable, root: Root, stub: &Stub) -> Result<Self, NoParts> {
+    fn of(image: &Arc<Image>, bootable: &Bootable, root: Root, stub: &Stub) -> Result<Self, NoParts> {
         let Recipe { kernel, initrd, .. } = bootable.recipe(root).ok_or(NoParts::NoRecipe)?;
         let initrd = initrd.iter().map(|path| file(image, path)).collect::<Result<_, _>>()?;
         let kernel = self::kernel(image, kernel)?;
@@ -143,13 +143,13 @@ impl Parts {
     }
 }
 
-fn file(image: &Image, path: &PlainPath) -> Result<Export, NoParts> {
+fn file(image: &Arc<Image>, path: &PlainPath) -> Result<Export, NoParts> {
     let found = path::resolve(&image.index, path.as_str().as_bytes());
     let node = found.map_err(|why| NoParts::NoFile { path: path.clone(), why })?;
-    image.export(node).ok_or(NoParts::NoFile { path: path.clone(), why: PathError::NotFound })
+    Export::of_file(image, node).ok_or(NoParts::NoFile { path: path.clone(), why: PathError::NotFound })
 }
 
-fn kernel(image: &Image, path: &PlainPath) -> Result<EfiKernel, NoParts> {
+fn kernel(image: &Arc<Image>, path: &PlainPath) -> Result<EfiKernel, NoParts> {
     let file = file(image, path)?;
     let node = path::resolve(&image.index, path.as_str().as_bytes()).ok();
     let content = node.and_then(|node| image.content(node));

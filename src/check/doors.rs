@@ -66,12 +66,12 @@ impl Doors {
     /// The menu that isowire makes.
     pub fn menu(&self) -> Export {
         let menu = self.files.open(MENU_PATH.as_bytes(), Ipv4Addr::LOCALHOST);
-        menu.map_or_else(|_| Export::of_extents(&[]), |file| file.export)
+        menu.map_or_else(|_| Export::of_zeros(0), |file| file.export)
     }
 
     /// False for a file of the image that cannot be asked for: what isowire makes hides what the image has in its place.
     pub fn is_reachable(&self, path: &[u8]) -> bool {
-        !self.files.open(path, Ipv4Addr::LOCALHOST).is_ok_and(|file| file.image.is_none())
+        !self.files.open(path, Ipv4Addr::LOCALHOST).is_ok_and(|file| file.is_made())
     }
 }
 

@@ -138,13 +138,13 @@ impl Original {
     }
 
     fn part_of(&self, node: NodeId) -> Expected<'_> {
-        let export = self.image.export(node).unwrap_or_else(|| Export::of_extents(&[]));
+        let export = Export::of_file(&self.image, node).unwrap_or_else(|| Export::of_zeros(0));
         self.expected(self.path(node), export)
     }
 
     /// `len` bytes of the image from `offset`; they are in it.
     pub fn stretch(&self, offset: u64, len: u64) -> Expected<'_> {
-        let whole = self.expected(String::from("the image"), self.image.whole());
+        let whole = self.expected(String::from("the image"), Export::whole(&self.image));
         Expected { start: offset, at: offset, end: offset + len, ..whole }
     }
 
@@ -268,7 +268,7 @@ impl Expected<'_> {
                     let start = bytes.len();
                     bytes.resize(start + range.len() as usize, 0);
                     let rest = bytes.get_mut(start..).unwrap_or_default();
-                    self.original.image.source.read_exact_at(rest, range.offset())?;
+                    range.image().source.read_exact_at(rest, range.offset())?;
                 }
             }
         }

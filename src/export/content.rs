@@ -1,30 +1,33 @@
 //! The content of a file, read from where the index has it: for protocols whose every request names a file anew.
 
+use std::sync::Arc;
+
 use super::ImageRange;
-use crate::image::Extent;
+use crate::image::{Extent, Image, NodeId};
 
 /// The bytes of one file of an image. Unlike an [`Export`](super::Export) it costs nothing to make.
 #[derive(Debug, Clone, Copy)]
 pub struct Content<'a> {
+    image: &'a Arc<Image>,
     extents: &'a [Extent],
 }
 
 impl<'a> Content<'a> {
-    /// The bytes of these extents, one behind the other. The caller took them from an index, which checked them
-    /// against the size of the image.
-    pub const fn of_extents(extents: &'a [Extent]) -> Self {
-        Self { extents }
+    /// The content of a file; `None` for anything but a file.
+    pub fn of_file(image: &'a Arc<Image>, node: NodeId) -> Option<Self> {
+        Some(Self { image, extents: image.extents(node)? })
     }
 
     /// The stretches that make up `len` bytes from `offset`, or as many as there are before the end of the file.
-    pub fn range(self, offset: u64, len: u64) -> impl Iterator<Item = ImageRange> + use<'a> {
+    pub fn range(self, offset: u64, len: u64) -> impl Iterator<Item = ImageRange<'a>> + use<'a> {
+        let Self { image, extents } = self;
         let (mut skip, mut left) = (offset, len);
-        self.extents.iter().filter_map(move |extent| {
+        extents.iter().filter_map(move |extent| {
             let from = skip.min(extent.len);
             skip -= from;
             let len = left.min(extent.len - from);
             left -= len;
-            (len > 0).then(|| ImageRange { offset: extent.offset + from, len })
+            (len > 0).then(|| ImageRange::new(image, Extent { offset: extent.offset + from, len }))
         })
     }
 }
@@ -33,20 +36,22 @@ impl<'a> Content<'a> {
 mod tests {
     use super::*;
     use crate::export::{Export, Piece};
+    use crate::image::samples;
 
-    const EXTENTS: &[Extent] = &[
-        Extent { offset: 100, len: 10 },
-        Extent { offset: 300, len: 0 },
-        Extent { offset: 500, len: 7 },
-        Extent { offset: 50, len: 3 },
-    ];
+    /// The image of a file of 20 bytes, and of an empty one.
+    fn image() -> Arc<Image> {
+        let extents = [(100, 10), (300, 0), (500, 7), (50, 3)];
+        samples::image(1000, [extents.map(|(offset, len)| Extent { offset, len }).to_vec(), Vec::new()])
+    }
 
     #[test]
     fn it_is_the_export_of_the_file() {
-        let export = Export::of_extents(EXTENTS);
+        let image = image();
+        let export = Export::of_file(&image, NodeId(1)).unwrap();
+        let content = Content::of_file(&image, NodeId(1)).unwrap();
         for offset in 0..=export.len() {
             for len in 0..=export.len() - offset {
-                let ranges = Content::of_extents(EXTENTS).range(offset, len).map(Piece::Image);
+                let ranges = content.range(offset, len).map(Piece::Image);
                 assert!(ranges.eq(export.range(offset, len).unwrap()), "{len} bytes from {offset}");
             }
         }
@@ -54,11 +59,13 @@ mod tests {
 
     #[test]
     fn it_ends_where_the_file_ends() {
-        let content = Content::of_extents(EXTENTS);
+        let image = image();
+        let [content, empty] = [1, 2].map(|node| Content::of_file(&image, NodeId(node)).unwrap());
         let len = |offset, len| content.range(offset, len).map(|range| range.len()).sum::<u64>();
         assert_eq!(len(15, u64::MAX), 5);
         assert_eq!(len(20, 1), 0);
         assert_eq!(len(u64::MAX, u64::MAX), 0);
-        assert_eq!(Content::of_extents(&[]).range(0, 1).count(), 0);
+        assert_eq!(empty.range(0, 1).count(), 0);
+        assert!(Content::of_file(&image, NodeId::ROOT).is_none());
     }
 }

@@ -2,53 +2,83 @@
 
 pub mod allowed;
 pub mod batch;
-
 pub mod content;
 pub mod path;
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::image::Extent;
+use crate::image::{Extent, Image, NodeId};
+use crate::sys::Span;
 
 pub use allowed::Allowed;
 pub use batch::Batch;
-
 pub use content::Content;
 
-/// A byte range of the image that was checked against an export: whoever holds one checks nothing again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ImageRange {
-    offset: u64,
-    len: u64,
+/// A byte range of an image that was checked against an export: whoever holds one checks nothing again.
+///
+/// It knows its image, so nobody can read it from another one.
+#[derive(Clone, Copy)]
+pub struct ImageRange<'a> {
+    image: &'a Arc<Image>,
+    /// Never empty.
+    extent: Extent,
 }
 
-impl ImageRange {
-    /// First byte, from the start of the image file.
-    pub const fn offset(&self) -> u64 {
-        self.offset
+impl<'a> ImageRange<'a> {
+    /// The caller checked `extent` against an export of `image`; it is not empty.
+    const fn new(image: &'a Arc<Image>, extent: Extent) -> Self {
+        Self { image, extent }
     }
 
-    /// Number of bytes, never 0.
+    /// Returns the image that this is a range of.
+    pub const fn image(&self) -> &'a Arc<Image> {
+        self.image
+    }
+
+    /// Returns where the range lies in the image file.
+    pub const fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// Returns the range as memory for the kernel; `None` when the image file was shorter when it was opened.
+    pub fn span(&self) -> Option<Span<'a>> {
+        self.image.source.span(self.extent)
+    }
+
+    /// Returns the first byte, from the start of the image file.
+    pub const fn offset(&self) -> u64 {
+        self.extent.offset
+    }
+
+    /// Returns the number of bytes, never 0.
     pub const fn len(&self) -> u64 {
-        self.len
+        self.extent.len
     }
 
     /// Always false: an empty range is never made.
     pub const fn is_empty(&self) -> bool {
-        self.len == 0
+        self.extent.is_empty()
     }
 
-    /// The same range without its first `n` bytes; `None` when nothing is left.
-    pub fn behind(self, n: u64) -> Option<ImageRange> {
-        (n < self.len).then(|| ImageRange { offset: self.offset + n, len: self.len - n })
+    /// Returns the range cut to at most `max` bytes, and to one at least.
+    #[must_use]
+    pub const fn truncate(self, max: u64) -> Self {
+        Self { image: self.image, extent: self.extent.truncate(if max == 0 { 1 } else { max }) }
     }
+}
 
-    /// The same range, cut to at most `max` bytes (at least one).
-    pub const fn up_to(self, max: u64) -> ImageRange {
-        let max = if max == 0 { 1 } else { max };
-        ImageRange { offset: self.offset, len: if self.len < max { self.len } else { max } }
+impl PartialEq for ImageRange<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(self.image, other.image) && self.extent == other.extent
+    }
+}
+
+impl fmt::Debug for ImageRange<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ImageRange({}+{} of {:?})", self.offset(), self.len(), self.image)
     }
 }
 
@@ -74,9 +104,9 @@ impl Region {
 }
 
 /// A stretch of an export that a peer asked for and may have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
-    Image(ImageRange),
+#[derive(Debug, Clone, PartialEq)]
+pub enum Piece<'a> {
+    Image(ImageRange<'a>),
     Memory(Bytes),
 }
 
@@ -85,41 +115,67 @@ pub enum Piece {
 #[error("request ends behind the export")]
 pub struct OutOfRange;
 
-/// Bytes that a peer may have: the whole image, one file of it, or a file made by us. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Ranges of two images were to be joined, or sent together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("ranges of two images cannot be mixed")]
+pub struct MixedImagesError;
+
+/// Bytes that a peer may have: a whole image, one file of it, or a file made by us. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct Export {
+    /// The image that the image regions are regions of; `None` where there are no such.
+    image: Option<Arc<Image>>,
     regions: Arc<[Region]>,
     len: u64,
 }
 
 impl Export {
-    /// The bytes of these extents, one behind the other. The caller took them from an index, which checked them
-    /// against the size of the image.
-    pub fn of_extents(extents: &[Extent]) -> Self {
-        Self::of_regions(extents.iter().map(|&extent| Region::Image(extent)))
+    /// The content of a file, in place; `None` for anything but a file.
+    pub fn of_file(image: &Arc<Image>, node: NodeId) -> Option<Self> {
+        let regions = image.extents(node)?.iter().map(|&extent| Region::Image(extent));
+        Some(Self::of_regions(Some(image), regions))
+    }
+
+    /// The image file itself, every byte of it.
+    pub fn whole(image: &Arc<Image>) -> Self {
+        let extent = Extent { offset: 0, len: image.source.len() };
+        Self::of_regions(Some(image), [Region::Image(extent)])
     }
 
     /// A file made by us.
     pub fn of_memory(bytes: impl Into<Bytes>) -> Self {
-        Self::of_regions([Region::Memory(bytes.into())])
+        Self::of_regions(None, [Region::Memory(bytes.into())])
     }
 
     /// `len` zero bytes, for padding: they take no memory beside a list entry for each page.
     pub fn of_zeros(len: usize) -> Self {
         let page = |at| Region::Memory(Bytes::from_static(&ZEROS).slice(..ZEROS.len().min(len - at)));
-        Self::of_regions((0..len).step_by(ZEROS.len()).map(page))
+        Self::of_regions(None, (0..len).step_by(ZEROS.len()).map(page))
     }
 
-    /// The bytes of these exports, one behind the other. Their ranges have to be ranges of the same image.
-    pub fn concat(parts: impl IntoIterator<Item = Self>) -> Self {
+    /// Joins these exports, one behind the other.
+    ///
+    /// # Errors
+    /// [`MixedImagesError`] when they have ranges of different images.
+    pub fn concat(parts: impl IntoIterator<Item = Self>) -> Result<Self, MixedImagesError> {
         let parts: Vec<_> = parts.into_iter().collect();
-        Self::of_regions(parts.iter().flat_map(|part| part.regions.iter().cloned()))
+        let mut images = parts.iter().filter_map(|part| part.image.as_ref());
+        let image = images.next();
+        if images.any(|other| !image.is_some_and(|image| Arc::ptr_eq(image, other))) {
+            return Err(MixedImagesError);
+        }
+        Ok(Self::of_regions(image, parts.iter().flat_map(|part| part.regions.iter().cloned())))
     }
 
-    fn of_regions(regions: impl IntoIterator<Item = Region>) -> Self {
+    fn of_regions(image: Option<&Arc<Image>>, regions: impl IntoIterator<Item = Region>) -> Self {
         let regions: Arc<[Region]> = regions.into_iter().filter(|region| region.len() > 0).collect();
         let len = regions.iter().map(Region::len).sum();
-        Self { regions, len }
+        Self { image: image.cloned(), regions, len }
+    }
+
+    /// Returns the image that ranges of this export are ranges of; `None` for a file made by us alone.
+    pub const fn image(&self) -> Option<&Arc<Image>> {
+        self.image.as_ref()
     }
 
     /// Size in bytes.
@@ -141,23 +197,32 @@ impl Export {
         if end > self.len {
             return Err(OutOfRange);
         }
-        Ok(Pieces { regions: self.regions.iter(), skip: offset, left: len })
+        Ok(Pieces { image: self.image.as_ref(), regions: self.regions.iter(), skip: offset, left: len })
+    }
+}
+
+/// The same bytes of the same image, or the same bytes in memory.
+impl PartialEq for Export {
+    fn eq(&self, other: &Self) -> bool {
+        self.image.as_ref().map(Arc::as_ptr) == other.image.as_ref().map(Arc::as_ptr)
+            && self.regions == other.regions
     }
 }
 
 /// See [`Export::range`].
 #[derive(Debug, Clone)]
 pub struct Pieces<'a> {
+    image: Option<&'a Arc<Image>>,
     regions: std::slice::Iter<'a, Region>,
     /// Bytes to pass over before the first piece.
     skip: u64,
     left: u64,
 }
 
-impl Iterator for Pieces<'_> {
-    type Item = Piece;
+impl<'a> Iterator for Pieces<'a> {
+    type Item = Piece<'a>;
 
-    fn next(&mut self) -> Option<Piece> {
+    fn next(&mut self) -> Option<Piece<'a>> {
         while self.left > 0 {
             let region = self.regions.next()?;
             if self.skip >= region.len() {
@@ -167,49 +232,66 @@ impl Iterator for Pieces<'_> {
             let from = std::mem::take(&mut self.skip);
             let len = self.left.min(region.len() - from);
             self.left -= len;
-            return Some(cut(region, from, len));
+            return self.cut(region, from, len);
         }
         None
     }
 }
 
-/// `len` bytes of `region` from its byte `from`; both were checked by [`Pieces`].
-fn cut(region: &Region, from: u64, len: u64) -> Piece {
-    match region {
-        Region::Image(extent) => Piece::Image(ImageRange { offset: extent.offset + from, len }),
-        // A region in memory is far smaller than the address space, so the casts keep the value.
-        Region::Memory(bytes) => Piece::Memory(bytes.slice(from as usize..(from + len) as usize)),
+impl<'a> Pieces<'a> {
+    /// Returns `len` bytes of `region` from its byte `from`, both of which were checked.
+    fn cut(&self, region: &Region, from: u64, len: u64) -> Option<Piece<'a>> {
+        match region {
+            Region::Image(extent) => {
+                let extent = Extent { offset: extent.offset + from, len };
+                Some(Piece::Image(ImageRange::new(self.image?, extent)))
+            }
+            // A region in memory is far smaller than the address space, so the casts keep the value.
+            Region::Memory(bytes) => Some(Piece::Memory(bytes.slice(from as usize..(from + len) as usize))),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::samples;
 
-    fn composed() -> Export {
-        Export::of_regions([
-            Region::Image(Extent { offset: 100, len: 10 }),
-            Region::Memory(Bytes::from_static(b"abcde")),
-            Region::Image(Extent { offset: 500, len: 7 }),
-        ])
+    /// Ten bytes of an image, five of memory, and seven of the image.
+    fn composed(image: &Arc<Image>) -> Export {
+        let [first, last] = [1, 2].map(|node| Export::of_file(image, NodeId(node)).unwrap());
+        Export::concat([first, Export::of_memory("abcde"), last]).unwrap()
+    }
+
+    fn image() -> Arc<Image> {
+        let file = |offset, len| vec![Extent { offset, len }];
+        samples::image(1000, [file(100, 10), file(500, 7), file(5, 0)])
+    }
+
+    /// Bytes of memory as they are, a range as `[offset+len]`.
+    fn shown(pieces: Pieces<'_>) -> String {
+        let show = |piece| match piece {
+            Piece::Memory(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+            Piece::Image(range) => format!("[{}+{}]", range.offset(), range.len()),
+        };
+        pieces.map(show).collect()
     }
 
     #[test]
     fn a_range_is_cut_at_the_seams() {
-        let pieces: Vec<_> = composed().range(8, 8).unwrap().collect();
-        assert_eq!(
-            pieces,
-            [
-                Piece::Image(ImageRange { offset: 108, len: 2 }),
-                Piece::Memory(Bytes::from_static(b"abcde")),
-                Piece::Image(ImageRange { offset: 500, len: 1 }),
-            ]
-        );
+        let image = image();
+        let export = composed(&image);
+        assert_eq!(shown(export.range(8, 8).unwrap()), "[108+2]abcde[500+1]");
+        for piece in export.range(0, export.len()).unwrap() {
+            if let Piece::Image(range) = piece {
+                assert!(Arc::ptr_eq(range.image(), &image));
+            }
+        }
     }
 
     #[test]
     fn the_end_is_a_wall() {
-        let export = composed();
+        let export = composed(&image());
         assert_eq!(export.len(), 22);
         assert!(export.range(0, 22).is_ok());
         assert_eq!(export.range(22, 0).unwrap().next(), None);
@@ -220,18 +302,18 @@ mod tests {
 
     #[test]
     fn parts_are_joined_in_their_order() {
-        let parts = [composed(), Export::of_zeros(3), Export::of_zeros(0), Export::of_memory("z")];
-        let joined = Export::concat(parts);
+        let parts = [composed(&image()), Export::of_zeros(3), Export::of_zeros(0), Export::of_memory("z")];
+        let joined = Export::concat(parts).unwrap();
         assert_eq!(joined.len(), 22 + 3 + 1);
-        let pieces: Vec<_> = joined.range(21, 5).unwrap().collect();
-        assert_eq!(
-            pieces,
-            [
-                Piece::Image(ImageRange { offset: 506, len: 1 }),
-                Piece::Memory(Bytes::from_static(&[0; 3])),
-                Piece::Memory(Bytes::from_static(b"z")),
-            ]
-        );
+        assert_eq!(shown(joined.range(21, 5).unwrap()), "[506+1]\0\0\0z");
+    }
+
+    #[test]
+    fn parts_of_two_images_cannot_be_joined() {
+        let [one, other] = [image(), image()];
+        let parts = || [Export::whole(&one), Export::of_zeros(1), Export::whole(&other)];
+        assert_eq!(Export::concat(parts()).unwrap_err(), MixedImagesError);
+        assert!(Export::concat(parts().into_iter().skip(1)).is_ok());
     }
 
     #[test]
@@ -244,8 +326,13 @@ mod tests {
 
     #[test]
     fn empty_regions_vanish() {
-        let export = Export::of_extents(&[Extent { offset: 5, len: 0 }]);
+        let export = Export::of_file(&image(), NodeId(3)).unwrap();
         assert!(export.is_empty());
         assert_eq!(export.range(0, 0).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_a_file_has_content() {
+        assert!(Export::of_file(&image(), NodeId::ROOT).is_none());
     }
 }

@@ -1,12 +1,12 @@
 //! Properties of the NBD sessions.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::BytesMut;
 
+use crate::export::Batch;
 use crate::export::batch::Chunk;
-use crate::export::{Batch, Export};
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
@@ -73,7 +73,9 @@ pub fn transmission(data: &[u8]) {
 
 /// Feeds a transmission in segments; what it said (a range as its numbers), and how it ended.
 fn converse(data: &[u8], segment: usize, replies: Replies) -> (Vec<u8>, Option<Turn>) {
-    let mut session = Transmission::new(Export::of_extents(&[EXTENT]), replies);
+    static IMAGES: LazyLock<Arc<ImageSet>> = LazyLock::new(images);
+    let export = IMAGES.export(b"i:/f").expect("a file");
+    let mut session = Transmission::new(export, replies);
     let (mut said, mut input) = (Vec::new(), BytesMut::new());
     for bytes in data.chunks(segment.min(data.len()).max(1)) {
         input.extend_from_slice(bytes);

@@ -138,7 +138,7 @@ async fn converse(
         let since = Instant::now();
         let turn = session.handle(&mut input, Timestamp::now(), &mut batch);
         let is_progress = !batch.is_empty();
-        let sent = transmit::flush(&mut batch, session.image(), socket, &mut meter).await;
+        let sent = transmit::flush(&mut batch, socket, &mut meter).await;
         if turn.story.as_ref().is_some_and(|story| story.is_made && story.status == Status::OK) {
             meter.reached(Step::Menu, Instant::now().into_std());
         }
@@ -173,7 +173,7 @@ async fn late(
 ) -> Result<End, Broken> {
     let mut batch = Batch::default();
     session.time_out(input, Timestamp::now(), &mut batch);
-    transmit::flush(&mut batch, session.image(), socket, meter).await?;
+    transmit::flush(&mut batch, socket, meter).await?;
     Ok(End::Answered)
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::el_torito::{self, BootEntry, Platform};
-use super::iso9660::BLOCK;
+use super::iso9660::{self, BLOCK};
 use super::partitions::{Gpt, GptHeader, Mbr, SECTOR, Verdict};
 use super::warnings::Warnings;
 use super::{Extent, Index, Media, NodeKind};
@@ -45,7 +45,7 @@ impl BootRecords {
     fn find_efi_image(&self, size: u64, index: &Index, warnings: &mut Warnings) -> Option<Extent> {
         let entry = self.el_torito.iter().find(|entry| entry.platform == Platform::Efi && entry.bootable);
         let Some(entry) = entry else { return self.efi_partitions().find(|extent| extent.end() <= size) };
-        let claimed = Extent::at_block(entry.block, u64::from(entry.sectors) * el_torito::SECTOR);
+        let claimed = iso9660::extent_at(entry.block, u64::from(entry.sectors) * el_torito::SECTOR);
         let same_place = |extent: &Extent| extent.offset == claimed.offset && extent.end() <= size;
         let image = self.efi_partitions().find(same_place).or_else(|| files(index).find(same_place));
         // UEFI specification §13.3.2.1: 0 and 1 stand for an unknown size.
@@ -82,7 +82,7 @@ fn entries(
     warnings: &mut Warnings,
 ) -> io::Result<Vec<BootEntry>> {
     let Some(block) = catalog else { return Ok(Vec::new()) };
-    let Some(bytes) = media.read(Extent::at_block(block, BLOCK))? else {
+    let Some(bytes) = media.read(iso9660::extent_at(block, BLOCK))? else {
         warnings.add(|| "El Torito: the boot catalog lies behind the end of the image".to_owned());
         return Ok(Vec::new());
     };

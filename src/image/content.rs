@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::{Extent, Image, Media, NodeId, NodeKind, Source};
+use super::{Extent, Image, Media, NodeId, Source};
 
 /// Bytes that a [`Stream`] reads at a time.
 const STEP: u64 = 128 << 10;
@@ -18,10 +18,7 @@ pub struct Content<'a, M: ?Sized> {
 impl Image {
     /// What a file holds, to be read in place; `None` for anything but a file.
     pub fn content(&self, node: NodeId) -> Option<Content<'_, Source>> {
-        match &self.index.node(node).kind {
-            NodeKind::File { extents } => Some(Content::new(&self.source, extents)),
-            _ => None,
-        }
+        Some(Content::new(&self.source, self.extents(node)?))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::iter::Peekable;
 
-use super::iso9660::{DirectoryRecord, DirectoryRecords};
+use super::iso9660::{self, DirectoryRecord, DirectoryRecords};
 use super::{Extent, FormatError};
 
 /// File or directory described by one or more directory records.
@@ -31,7 +31,7 @@ impl<'a> IsoEntry<'a> {
 
     /// Adds a section of the file (ECMA-119 §6.5.1).
     fn append(&mut self, section: &DirectoryRecord<'a>) {
-        let extent = Extent::at_block(section.block, section.len.into());
+        let extent = iso9660::extent_at(section.block, section.len.into());
         match self.extents.last_mut() {
             _ if extent.len == 0 => {}
             // libisofs splits a file over 4 GiB into adjacent sections.

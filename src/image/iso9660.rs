@@ -9,9 +9,15 @@ use jiff::tz::Offset;
 
 use super::FormatError;
 use crate::codec::{Reader, Truncated};
+use crate::extent::Extent;
 
 /// Bytes of a logical block. §6.2.2 allows smaller blocks, but no writer uses them.
 pub const BLOCK: u64 = 2048;
+
+/// Returns the extent of `len` bytes from the start of a logical block.
+pub const fn extent_at(block: u32, len: u64) -> Extent {
+    Extent { offset: block as u64 * BLOCK, len }
+}
 
 /// Logical block of the first volume descriptor (§6.2.1, §6.3).
 ///

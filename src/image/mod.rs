@@ -12,6 +12,8 @@ pub mod iso9660;
 pub mod partitions;
 mod residency;
 pub mod rootfs;
+#[cfg(test)]
+pub(crate) mod samples;
 pub mod source;
 pub mod survey;
 pub mod susp;
@@ -25,35 +27,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::codec::Truncated;
-use crate::export::Export;
 
+pub use crate::extent::Extent;
 pub use arch::Archiso;
 pub use boot_records::BootRecords;
 pub use identity::Identity;
 pub use index::{Index, Node, NodeId, NodeKind};
 pub use source::Source;
 pub use survey::{Survey, SurveyError, Volume};
-
-/// A byte range of the image file. Inside [`Index`] every extent was checked against the size of the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Extent {
-    /// First byte, from the start of the image file.
-    pub offset: u64,
-    /// Number of bytes.
-    pub len: u64,
-}
-
-impl Extent {
-    /// `len` bytes from the start of a logical block of ISO 9660.
-    pub const fn at_block(block: u32, len: u64) -> Self {
-        Self { offset: block as u64 * iso9660::BLOCK, len }
-    }
-
-    /// The first byte behind the extent. Never overflows for an extent that was checked against an image.
-    pub const fn end(&self) -> u64 {
-        self.offset.saturating_add(self.len)
-    }
-}
 
 /// A structure of the image makes no sense: the image's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -115,7 +96,6 @@ impl Media for [u8] {
 }
 
 /// An ISO image and all that is known about it. Immutable, made to be shared in an `Arc`.
-#[derive(Debug)]
 pub struct Image {
     pub identity: Identity,
     pub source: Source,
@@ -171,17 +151,19 @@ impl Image {
         Ok(content)
     }
 
-    /// The content of a file, in place; `None` for anything but a file.
-    pub fn export(&self, node: NodeId) -> Option<Export> {
+    /// Returns where a file's bytes lie; `None` for anything but a file.
+    pub fn extents(&self, node: NodeId) -> Option<&[Extent]> {
         match &self.index.node(node).kind {
-            NodeKind::File { extents } => Some(Export::of_extents(extents)),
+            NodeKind::File { extents } => Some(extents),
             _ => None,
         }
     }
+}
 
-    /// The image file itself, every byte of it.
-    pub fn whole(&self) -> Export {
-        Export::of_extents(&[Extent { offset: 0, len: self.source.len() }])
+/// The identity stands for all the rest: an index may have a million nodes.
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Image({})", self.identity)
     }
 }
 

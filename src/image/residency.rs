@@ -17,8 +17,7 @@ use rustix::fs::Advice;
 use rustix::io::ReadWriteFlags;
 use tokio::sync::{OnceCell, Semaphore};
 
-use super::Source;
-use crate::export::ImageRange;
+use crate::extent::Extent;
 use crate::sys;
 
 /// Cold reads that may occupy a blocking thread at the same time.
@@ -37,11 +36,14 @@ const GRANULE: u64 = 64 << 10;
 /// The kernel lets go first of what nobody used for longer.
 const STEP_OF_TIME: Duration = Duration::from_secs(1);
 
-type ColdReads = HashMap<(u64, u64), Arc<OnceCell<()>>>;
+type ColdReads = HashMap<Extent, Arc<OnceCell<()>>>;
 
-/// Which cold ranges are being read right now.
+/// Which parts of a file are in the page cache, and which are being read into it right now.
 #[derive(Debug)]
 pub(super) struct Residency {
+    file: Arc<File>,
+    /// Size of the file in bytes.
+    len: u64,
     cold: Mutex<ColdReads>,
     readers: Semaphore,
     /// cachestat(2) does not work here: do not ask again.
@@ -53,9 +55,11 @@ pub(super) struct Residency {
 }
 
 impl Residency {
-    /// For an image of this many bytes.
-    pub(super) fn new(len: u64) -> Self {
+    /// For a file of `len` bytes.
+    pub(super) fn new(file: Arc<File>, len: u64) -> Self {
         Self {
+            file,
+            len,
             cold: Mutex::default(),
             readers: Semaphore::new(READERS),
             no_cachestat: AtomicBool::new(false),
@@ -70,56 +74,53 @@ impl Residency {
         // It comes round after 136 years.
         (steps as u32).saturating_add(2)
     }
-}
 
-impl Source {
-    /// Returns once `range` is in the page cache.
+    /// Returns once `extent` is in the page cache.
     ///
     /// # Errors
     /// What the disk says; `UnexpectedEof` when the file ends before the range does.
-    pub async fn warm(&self, range: ImageRange, now: Instant) -> io::Result<()> {
-        if self.was_warm(range, now) || self.is_present(range.offset(), range.len()) {
+    pub(super) async fn warm(&self, extent: Extent, now: Instant) -> io::Result<()> {
+        if extent.is_empty() || self.was_warm(extent, now) || self.is_present(extent) {
             return Ok(());
         }
-        let key = (range.offset(), range.len());
-        let read = Arc::clone(self.cold_reads().entry(key).or_default());
-        let result = read.get_or_try_init(|| self.read_ahead(range)).await.copied();
-        self.cold_reads().remove(&key);
+        let read = Arc::clone(self.cold_reads().entry(extent).or_default());
+        let result = read.get_or_try_init(|| self.read_ahead(extent)).await.copied();
+        self.cold_reads().remove(&extent);
         result
     }
 
-    /// Asks the kernel to read `range` in the background.
-    pub fn prefetch(&self, range: ImageRange) {
+    /// Asks the kernel to read `extent` in the background.
+    pub(super) fn prefetch(&self, extent: Extent) {
         let file = Arc::clone(&self.file);
         // fadvise(2) may wait for a free slot of the disk's queue. A hint that is lost does no harm.
-        tokio::task::spawn_blocking(move || advise_will_need(&file, range));
+        tokio::task::spawn_blocking(move || advise_will_need(&file, extent));
     }
 
     fn cold_reads(&self) -> std::sync::MutexGuard<'_, ColdReads> {
-        self.residency.cold.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn read_ahead(&self, range: ImageRange) -> io::Result<()> {
-        let _permit = self.residency.readers.acquire().await.map_err(io::Error::other)?;
+    async fn read_ahead(&self, extent: Extent) -> io::Result<()> {
+        let _permit = self.readers.acquire().await.map_err(io::Error::other)?;
         let file = Arc::clone(&self.file);
-        tokio::task::spawn_blocking(move || touch(&file, range)).await?
+        tokio::task::spawn_blocking(move || touch(&file, extent)).await?
     }
 
-    /// True when all granules of `range` are in the page cache, as far as that was asked a moment ago or is now.
-    fn was_warm(&self, range: ImageRange, now: Instant) -> bool {
-        let step = self.residency.step(now);
-        let granules = range.offset() / GRANULE..=(range.offset() + range.len() - 1) / GRANULE;
+    /// True when all granules of `extent` are in the page cache, as far as that was asked a moment ago or is now.
+    fn was_warm(&self, extent: Extent, now: Instant) -> bool {
+        let step = self.step(now);
+        let granules = extent.offset / GRANULE..=(extent.end() - 1) / GRANULE;
         granules.into_iter().all(|granule| self.is_granule_warm(granule, step))
     }
 
     fn is_granule_warm(&self, granule: u64, step: u32) -> bool {
         // A range of this image has no granule behind the last.
-        let Some(seen) = self.residency.seen.get(granule as usize) else { return false };
+        let Some(seen) = self.seen.get(granule as usize) else { return false };
         if seen.load(Ordering::Relaxed) >= step - 1 {
             return true;
         }
         let offset = granule * GRANULE;
-        let is_warm = self.is_present(offset, GRANULE.min(self.len() - offset));
+        let is_warm = self.is_present(Extent { offset, len: GRANULE.min(self.len - offset) });
         if is_warm {
             seen.store(step, Ordering::Relaxed);
         }
@@ -127,59 +128,57 @@ impl Source {
     }
 
     /// True when every page of these bytes is in the page cache.
-    fn is_present(&self, offset: u64, len: u64) -> bool {
-        if self.residency.no_cachestat.load(Ordering::Relaxed) {
-            return self.can_read_at_once(offset, len);
+    fn is_present(&self, extent: Extent) -> bool {
+        if self.no_cachestat.load(Ordering::Relaxed) {
+            return self.can_read_at_once(extent);
         }
-        match sys::cached_pages(self.as_fd(), offset, len) {
-            Ok(pages) => pages >= pages_of(offset, len),
+        match sys::cached_pages(self.file.as_fd(), extent) {
+            Ok(pages) => pages >= pages_of(extent),
             Err(_) => {
-                self.residency.no_cachestat.store(true, Ordering::Relaxed);
-                self.can_read_at_once(offset, len)
+                self.no_cachestat.store(true, Ordering::Relaxed);
+                self.can_read_at_once(extent)
             }
         }
     }
 
     /// The second-best check: a read that refuses to wait for a disk, and throws away what it gets.
-    fn can_read_at_once(&self, mut offset: u64, mut len: u64) -> bool {
+    fn can_read_at_once(&self, mut extent: Extent) -> bool {
         let mut scratch = [0; GRANULE as usize];
-        while len > 0 {
-            let (scratch, _) = scratch.split_at_mut(GRANULE.min(len) as usize);
+        while !extent.is_empty() {
+            let step = GRANULE.min(extent.len);
+            let (scratch, _) = scratch.split_at_mut(step as usize);
             let mut buf = [IoSliceMut::new(scratch)];
             // A file system that cannot tell says so: a blocking read is slow and always right.
-            match rustix::io::preadv2(self.as_fd(), &mut buf, offset, ReadWriteFlags::NOWAIT) {
-                Ok(read) if read as u64 == GRANULE.min(len) => {}
+            match rustix::io::preadv2(self.file.as_fd(), &mut buf, extent.offset, ReadWriteFlags::NOWAIT) {
+                Ok(read) if read as u64 == step => {}
                 _ => return false,
             }
-            offset += GRANULE.min(len);
-            len -= GRANULE.min(len);
+            extent = extent.skip(step);
         }
         true
     }
 }
 
 /// Number of pages that these bytes touch; there is at least one byte.
-fn pages_of(offset: u64, len: u64) -> u64 {
-    let last = offset + len - 1;
-    (last >> PAGE_BITS) - (offset >> PAGE_BITS) + 1
+fn pages_of(extent: Extent) -> u64 {
+    ((extent.end() - 1) >> PAGE_BITS) - (extent.offset >> PAGE_BITS) + 1
 }
 
-fn advise_will_need(file: &File, range: ImageRange) {
-    let len = std::num::NonZeroU64::new(range.len());
+fn advise_will_need(file: &File, extent: Extent) {
+    let len = std::num::NonZeroU64::new(extent.len);
     // Only a hint: a file system that ignores it is read by `touch` all the same.
-    let _ = rustix::fs::fadvise(file, range.offset(), len, Advice::WillNeed);
+    let _ = rustix::fs::fadvise(file, extent.offset, len, Advice::WillNeed);
 }
 
-/// Reads `range` and throws the bytes away: they are in the page cache then.
-fn touch(file: &File, range: ImageRange) -> io::Result<()> {
-    advise_will_need(file, range);
-    let mut scratch = vec![0; STEP.min(usize::try_from(range.len()).unwrap_or(STEP))];
-    let mut rest = Some(range);
-    while let Some(range) = rest {
-        let step = scratch.len().min(usize::try_from(range.len()).unwrap_or(STEP));
-        let (scratch, _) = scratch.split_at_mut(step);
-        file.read_exact_at(scratch, range.offset())?;
-        rest = range.behind(step as u64);
+/// Reads `extent` and throws the bytes away: they are in the page cache then.
+fn touch(file: &File, mut extent: Extent) -> io::Result<()> {
+    advise_will_need(file, extent);
+    let mut scratch = vec![0; STEP.min(usize::try_from(extent.len).unwrap_or(STEP))];
+    while !extent.is_empty() {
+        let step = extent.len.min(STEP as u64);
+        let (scratch, _) = scratch.split_at_mut(step as usize);
+        file.read_exact_at(scratch, extent.offset)?;
+        extent = extent.skip(step);
     }
     Ok(())
 }
@@ -189,69 +188,64 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::export::{Export, Piece};
-    use crate::image::Extent;
 
-    fn range(offset: u64, len: u64) -> ImageRange {
-        let export = Export::of_extents(&[Extent { offset, len }]);
-        match export.range(0, len).unwrap().next() {
-            Some(Piece::Image(range)) => range,
-            other => panic!("{other:?}"),
-        }
+    const fn extent(offset: u64, len: u64) -> Extent {
+        Extent { offset, len }
     }
 
-    fn source_of(len: usize) -> Source {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
+    fn residency_of(len: usize) -> Residency {
+        let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![7; len]).unwrap();
-        file.as_file().sync_all().unwrap();
-        Source::open(file.path()).unwrap()
+        file.sync_all().unwrap();
+        Residency::new(Arc::new(file), len as u64)
     }
 
     #[test]
     fn counts_the_pages_a_range_touches() {
-        assert_eq!(pages_of(0, 1), 1);
-        assert_eq!(pages_of(4095, 2), 2);
-        assert_eq!(pages_of(2048, 4096), 2);
-        assert_eq!(pages_of(4096, 4096), 1);
+        assert_eq!(pages_of(extent(0, 1)), 1);
+        assert_eq!(pages_of(extent(4095, 2)), 2);
+        assert_eq!(pages_of(extent(2048, 4096)), 2);
+        assert_eq!(pages_of(extent(4096, 4096)), 1);
     }
 
     #[tokio::test]
     async fn cold_ranges_are_read_and_forgotten() {
-        let source = source_of(1 << 20);
+        let residency = residency_of(1 << 20);
         let now = Instant::now();
-        rustix::fs::fadvise(source.as_fd(), 0, None, Advice::DontNeed).unwrap();
+        rustix::fs::fadvise(residency.file.as_fd(), 0, None, Advice::DontNeed).unwrap();
         for (offset, len) in [(0, 1 << 20), (2048, 4096), ((1 << 20) - 1, 1)] {
-            source.warm(range(offset, len), now).await.unwrap();
-            assert!(source.is_present(offset, len) && source.can_read_at_once(offset, len));
+            residency.warm(extent(offset, len), now).await.unwrap();
+            assert!(
+                residency.is_present(extent(offset, len)) && residency.can_read_at_once(extent(offset, len))
+            );
         }
-        assert!(source.cold_reads().is_empty());
+        assert!(residency.cold_reads().is_empty());
     }
 
     #[tokio::test]
     async fn what_was_there_is_believed_for_a_moment() {
-        let source = source_of(3 * GRANULE as usize + 5);
+        let residency = residency_of(3 * GRANULE as usize + 5);
         let (now, granules) = (Instant::now(), 0..4);
-        source.warm(range(0, source.len()), now).await.unwrap();
-        assert!(source.was_warm(range(0, source.len()), now));
-        let seen =
-            || granules.clone().map(|n| source.residency.seen[n].load(Ordering::Relaxed)).collect::<Vec<_>>();
-        assert_eq!(seen(), [source.residency.step(now); 4]);
+        residency.warm(extent(0, residency.len), now).await.unwrap();
+        assert!(residency.was_warm(extent(0, residency.len), now));
+        let seen = || granules.clone().map(|n| residency.seen[n].load(Ordering::Relaxed)).collect::<Vec<_>>();
+        assert_eq!(seen(), [residency.step(now); 4]);
         // Nobody asks the kernel, which would say another thing.
-        source.residency.seen[1].store(0, Ordering::Relaxed);
-        rustix::fs::fadvise(source.as_fd(), 0, None, Advice::DontNeed).unwrap();
+        residency.seen[1].store(0, Ordering::Relaxed);
+        rustix::fs::fadvise(residency.file.as_fd(), 0, None, Advice::DontNeed).unwrap();
         for (moment, is_believed) in
             [(now, true), (now + STEP_OF_TIME, true), (now + 3 * STEP_OF_TIME, false)]
         {
-            assert_eq!(source.was_warm(range(0, 1), moment), is_believed);
-            assert!(!source.was_warm(range(GRANULE, 1), moment), "of this one nothing is known");
+            assert_eq!(residency.was_warm(extent(0, 1), moment), is_believed);
+            assert!(!residency.was_warm(extent(GRANULE, 1), moment), "of this one nothing is known");
         }
     }
 
     #[tokio::test]
     async fn a_range_behind_the_end_is_an_error() {
-        let source = source_of(4096);
-        let error = source.warm(range(0, 1 << 20), Instant::now()).await.unwrap_err();
+        let residency = residency_of(4096);
+        let error = residency.warm(extent(0, 1 << 20), Instant::now()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
-        assert!(source.cold_reads().is_empty());
+        assert!(residency.cold_reads().is_empty());
     }
 }

@@ -1,54 +1,27 @@
-//! The open image file: ranges become bytes here. The room of `unsafe` for the mapping.
+//! The open image file: ranges become bytes here.
 //!
-//! The mapping is an address for the kernel, never a `&[u8]`: a page that is gone because somebody truncated the file
-//! then gives EFAULT from the system call instead of SIGBUS to the process. What we read ourselves (metadata,
-//! checksums) is read with `pread` into owned memory.
+//! Payload leaves from the [mapping](crate::sys::Mapping). What we read ourselves (metadata, checksums) is read with
+//! `pread` into owned memory.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::sync::Arc;
-
-use memmap2::{MmapOptions, MmapRaw};
+use std::time::Instant;
 
 use super::residency::Residency;
-use crate::export::ImageRange;
+use crate::extent::Extent;
+use crate::sys::{Mapping, Span};
 
 /// An image file, opened read-only and mapped.
 #[derive(Debug)]
 pub struct Source {
-    pub(super) file: Arc<File>,
-    pub(super) residency: Residency,
-    map: Option<MmapRaw>,
+    file: Arc<File>,
+    residency: Residency,
+    map: Option<Mapping>,
     len: u64,
-}
-
-/// Part of the mapping, for the kernel to read. It cannot be dereferenced in safe code, on purpose.
-#[derive(Debug, Clone, Copy)]
-pub struct Span<'a> {
-    address: *const u8,
-    len: usize,
-    source: PhantomData<&'a Source>,
-}
-
-impl Span<'_> {
-    /// Where the range starts in our address space.
-    pub const fn address(&self) -> *const u8 {
-        self.address
-    }
-
-    /// Number of bytes, all of them inside the mapping.
-    pub const fn len(&self) -> usize {
-        self.len
-    }
-
-    /// True for a span of no bytes.
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
 }
 
 impl Source {
@@ -70,8 +43,9 @@ impl Source {
         let len = (&file).seek(SeekFrom::End(0))?;
         let map_len = usize::try_from(len).map_err(io::Error::other)?;
         // mmap(2) refuses a length of 0.
-        let map = (len > 0).then(|| MmapOptions::new().len(map_len).map_raw_read_only(&file)).transpose()?;
-        Ok(Self { file: Arc::new(file), residency: Residency::new(len), map, len })
+        let map = (len > 0).then(|| Mapping::of(&file, map_len)).transpose()?;
+        let file = Arc::new(file);
+        Ok(Self { residency: Residency::new(Arc::clone(&file), len), file, map, len })
     }
 
     /// Size in bytes when the file was opened.
@@ -92,17 +66,22 @@ impl Source {
         self.file.read_exact_at(buf, offset)
     }
 
-    /// Where `range` lies in the mapping; `None` when it was made from another, longer image.
-    pub fn span(&self, range: ImageRange) -> Option<Span<'_>> {
-        let map = self.map.as_ref()?;
-        let offset = usize::try_from(range.offset()).ok()?;
-        let len = usize::try_from(range.len()).ok()?;
-        if offset.checked_add(len)? > map.len() {
-            return None;
-        }
-        // The sum stays inside the mapping, as was just checked; nothing is dereferenced here.
-        let address = map.as_ptr().wrapping_add(offset);
-        Some(Span { address, len, source: PhantomData })
+    /// Returns once `extent` is in the page cache. What is not there is read by a blocking thread, once for all that ask.
+    ///
+    /// # Errors
+    /// What the disk says; `UnexpectedEof` when the file ends before the extent does.
+    pub async fn warm(&self, extent: Extent, now: Instant) -> io::Result<()> {
+        self.residency.warm(extent, now).await
+    }
+
+    /// Asks the kernel to read `extent` in the background.
+    pub fn prefetch(&self, extent: Extent) {
+        self.residency.prefetch(extent);
+    }
+
+    /// Returns the part of the mapping that `extent` is; `None` when it leaves the file as it was opened.
+    pub fn span(&self, extent: Extent) -> Option<Span<'_>> {
+        self.map.as_ref()?.span(extent)
     }
 }
 

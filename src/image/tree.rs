@@ -163,7 +163,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     /// Reads the root's own record: its attributes, and whether the tree speaks Rock Ridge.
     fn root(&mut self, root: &DirectoryRecord<'_>) -> Result<NodeAttributes, SurveyError> {
         let missing = SurveyError::Damaged("its root directory cannot be read");
-        let block = self.media.read(Extent::at_block(root.block, BLOCK))?.ok_or(missing)?;
+        let block = self.media.read(iso9660::extent_at(root.block, BLOCK))?.ok_or(missing)?;
         let record = own_record(&block)?;
         let rock = self.introduction(&record)?;
         Ok(attributes(S_IFDIR, Some(&record), &rock))
@@ -186,7 +186,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     }
 
     fn go(&mut self, root: DirectoryRecord<'_>) -> Result<(), SurveyError> {
-        let extent = Extent::at_block(root.block, root.len.into());
+        let extent = iso9660::extent_at(root.block, root.len.into());
         let unusable = "its root directory lies behind the end of the image or is larger than 64 MiB";
         self.check_directory(extent).map_err(|_| SurveyError::Damaged(unusable))?;
         self.seen.insert(extent.offset);
@@ -243,7 +243,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
             return self.add_relocated(dir, name, block);
         }
         if record.is_directory() {
-            let extent = Extent::at_block(record.block, record.len.into());
+            let extent = iso9660::extent_at(record.block, record.len.into());
             return self.add_directory(dir, name, extent, attributes(S_IFDIR, Some(&record), &rock));
         }
         let kind = self.file(entry, &mut rock)?;
@@ -284,13 +284,13 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     /// RRIP §4.1.5.1: a directory that was moved up; its length and its attributes stand in its own first record.
     fn add_relocated(&mut self, dir: &Directory, name: &[u8], block: u32) -> Result<(), Flaw> {
         self.spend(BLOCK)?;
-        let Some(bytes) = self.media.read(Extent::at_block(block, BLOCK))? else {
+        let Some(bytes) = self.media.read(iso9660::extent_at(block, BLOCK))? else {
             self.cut_off = true;
             return Err(FormatError("it lies behind the end of the image").into());
         };
         let record = own_record(&bytes)?;
         let rock = self.rock_ridge(record.system_use)?;
-        let extent = Extent::at_block(block, record.len.into());
+        let extent = iso9660::extent_at(block, record.len.into());
         self.add_directory(dir, name, extent, attributes(S_IFDIR, Some(&record), &rock))
     }
 
@@ -368,7 +368,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         self.spend(AREA_COST + at.len as u64)?;
         if self.areas.as_ref().is_none_or(|(block, _)| *block != at.block) {
             self.spend(BLOCK)?;
-            let block = self.media.read(Extent::at_block(at.block, BLOCK))?;
+            let block = self.media.read(iso9660::extent_at(at.block, BLOCK))?;
             let block = block.ok_or(FormatError("its continuation area lies behind the end of the image"))?;
             self.areas = Some((at.block, block));
         }

@@ -26,7 +26,7 @@ pub use change::ImageChange;
 pub use error::ImageError;
 pub use scan::SearchPath;
 pub use served::{HiddenNameError, ServedImage};
-pub use set::{Found, ImageSet};
+pub use set::ImageSet;
 
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::ServedImage;
 use super::retention::Retained;
 use crate::export::{Export, path};
-use crate::image::{Identity, Image, NodeId};
+use crate::image::{Identity, NodeId};
 
 /// The export name that archiso's hook asks for (`archiso_nbd_name`, mkinitcpio-archiso `archiso_pxe_nbd`).
 pub const ARCHISO: &str = "archiso";
@@ -21,13 +21,6 @@ pub struct ImageSet {
     others: Vec<Arc<ServedImage>>,
     /// Replaced or removed images: only versioned names and handles mean them.
     pub(super) retained: Vec<Retained>,
-}
-
-/// An export, and the image that its ranges are ranges of.
-#[derive(Debug, Clone)]
-pub struct Found {
-    pub image: Arc<Image>,
-    pub export: Export,
 }
 
 impl ImageSet {
@@ -63,17 +56,11 @@ impl ImageSet {
         self.known().any(|known| Arc::ptr_eq(known, image))
     }
 
-    /// Returns the image of this identity for a client with one of its handles, and the image's position in this set.
-    pub fn identified(&self, identity: Identity) -> Option<(usize, &ServedImage)> {
-        let mut known = self.known().enumerate();
-        let (position, served) = known.find(|(_, served)| served.image.identity == identity)?;
+    /// Returns the image of this identity for a client with one of its handles.
+    pub fn identified(&self, identity: Identity) -> Option<&ServedImage> {
+        let served = self.known().find(|served| served.image.identity == identity)?;
         served.note_call();
-        Some((position, served))
-    }
-
-    /// Returns the image at a position from [`ImageSet::identified`].
-    pub fn at(&self, position: usize) -> Option<&ServedImage> {
-        self.known().nth(position).map(|served| &**served)
+        Some(served)
     }
 
     /// Returns the image of this name or versioned name; `archiso` and the empty name are the default image.
@@ -93,15 +80,15 @@ impl ImageSet {
 
     /// Returns the export called `name`: a whole image by `archiso`, its name, its versioned name or the empty name, and
     /// a file of it by `NAME:/path/of/a/file`.
-    pub fn export(&self, name: &[u8]) -> Option<Found> {
+    pub fn export(&self, name: &[u8]) -> Option<Export> {
         if let Some(ServedImage { image, .. }) = self.image(name) {
-            return Some(Found { image: Arc::clone(image), export: image.whole() });
+            return Some(Export::whole(image));
         }
         let colon = name.windows(2).position(|pair| pair == b":/")?;
         let (name, file) = name.split_at_checked(colon)?;
         let ServedImage { image, .. } = self.image(name)?;
         let node = path::resolve(&image.index, file.strip_prefix(b":")?).ok()?;
-        Some(Found { image: Arc::clone(image), export: image.export(node)? })
+        Export::of_file(image, node)
     }
 
     /// Returns the node that an NFS client mounts by `path`: `/` and the paths below it, `/run/archiso/bootmnt` and
@@ -152,8 +139,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::image::Source;
     use crate::image::index::{Index, NodeAttributes, NodeKind};
+    use crate::image::{Image, Source};
 
     /// An image whose root has a directory of this name.
     fn image(name: &str, directory: &str) -> ServedImage {
@@ -203,7 +190,7 @@ mod tests {
             assert_eq!(versioned_name, format!("{}~{:016x}", served.name, served.image.identity.0));
             assert_eq!(images.image(versioned_name.as_bytes()).map(|found| &found.name), Some(&served.name));
             let whole = images.export(versioned_name.as_bytes()).expect("a whole image");
-            assert!(Arc::ptr_eq(&whole.image, &served.image));
+            assert!(Arc::ptr_eq(whole.image().unwrap(), &served.image));
             let mounted = |path: String| images.node(path.as_bytes()).map(|(served, _)| &served.name);
             assert_eq!(mounted(format!("/{versioned_name}")), Some(&served.name));
             assert_eq!(mounted(format!("/{versioned_name}/none")), None);

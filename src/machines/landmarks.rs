@@ -135,8 +135,6 @@ fn files(image: &Image, node: NodeId, place: impl Fn(u64) -> Place) -> Vec<Landm
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::io::Write as _;
-
     use super::*;
     use crate::image::arch::{self, AirootfsFormat, Archiso, ArchisoKernel};
     use crate::image::index::{Index, NodeAttributes};
@@ -151,7 +149,7 @@ pub(super) mod tests {
     pub const AIROOTFS: [Extent; 2] =
         [Extent { offset: 6 * MIB, len: 3 * MIB }, Extent { offset: 4 * MIB, len: MIB }];
 
-    /// An image with one of each, in an empty file: nobody here reads it.
+    /// An image with one of each, in a file of zeros.
     pub fn image() -> Arc<Image> {
         let plain = NodeAttributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let mut index = Index::new(plain);
@@ -185,8 +183,8 @@ pub(super) mod tests {
             syslinux_menus: vec![menu],
             loader_entries: Vec::new(),
         };
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(&[0; 2048]).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(16 * MIB).unwrap();
         let mut image = Image::new(Source::open(file.path()).unwrap(), index).unwrap();
         (image.archiso, image.volume) = (Some(archiso), Volume::default());
         Arc::new(image)

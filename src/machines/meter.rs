@@ -50,11 +50,18 @@ impl Meter {
         }
     }
 
-    /// The first `len` bytes of `batch` left, whose ranges are ranges of `image`: to be called before
-    /// [`Batch::advance`].
-    pub fn sent(&mut self, image: &Image, batch: &Batch, len: u64, now: Instant) {
+    /// Counts the first `len` bytes of `batch`, which left: to be called before [`Batch::advance`].
+    pub fn sent(&mut self, batch: &Batch, len: u64, now: Instant) {
         self.last_seen = now;
-        let Some(known) = self.turn_to(image) else { return };
+        let payload = batch.image().map_or(0, |image| self.pass_ranges(image, batch, len));
+        if let Some(traffic) = &self.traffic {
+            traffic.add(self.door, payload, now);
+        }
+    }
+
+    /// Counts the ranges of `image` in the first `len` bytes of `batch`, and returns how many bytes they have.
+    fn pass_ranges(&mut self, image: &Image, batch: &Batch, len: u64) -> u64 {
+        let Some(known) = self.turn_to(image) else { return 0 };
         let (mut left, mut payload) = (len, 0);
         for chunk in batch.chunks() {
             let len = chunk.len().min(left);
@@ -68,9 +75,7 @@ impl Meter {
             }
         }
         self.known = Some(known);
-        if let Some(traffic) = &self.traffic {
-            traffic.add(self.door, payload, now);
-        }
+        payload
     }
 
     /// The machine got something that is not in an image and belongs to this step: a menu, a boot program.
@@ -197,17 +202,18 @@ mod tests {
 
         /// As a door would: replies of 256 KiB at most, each with a header, of which 100 bytes leave at a time first.
         fn send(&self, meter: &mut Meter, extent: Extent) {
-            let export = Export::of_extents(&[extent]);
+            let export = Export::whole(&self.image);
             for offset in (0..extent.len).step_by(256 << 10) {
                 let mut batch = Batch::default();
                 batch.push_bytes(b"a header");
                 let len = (extent.len - offset).min(256 << 10);
-                export.range(offset, len).unwrap().for_each(|piece| batch.push_piece(piece));
+                let pieces = export.range(extent.offset + offset, len).unwrap();
+                pieces.for_each(|piece| batch.push_piece(piece).unwrap());
                 while !batch.is_empty() {
                     let sent = batch.len().min(100);
-                    meter.sent(&self.image, &batch, sent, self.now);
+                    meter.sent(&batch, sent, self.now);
                     batch.advance(sent);
-                    meter.sent(&self.image, &batch, batch.len(), self.now);
+                    meter.sent(&batch, batch.len(), self.now);
                     batch.advance(batch.len());
                 }
             }
@@ -264,11 +270,12 @@ mod tests {
         assert_eq!(site.only().stage, Stage::Loader);
         let both = Extent { offset: KERNEL.offset, len: KERNEL.len + INITRAMFS.len };
         let mut batch = Batch::default();
-        let export = Export::of_extents(&[both]);
-        export.range(0, both.len).unwrap().for_each(|piece| batch.push_piece(piece));
-        meter.sent(&site.image, &batch, KERNEL.len, site.now);
+        let export = Export::whole(&site.image);
+        let pieces = export.range(both.offset, both.len).unwrap();
+        pieces.for_each(|piece| batch.push_piece(piece).unwrap());
+        meter.sent(&batch, KERNEL.len, site.now);
         assert_eq!(site.only().stage, Stage::Kernel);
-        meter.sent(&site.image, &batch, KERNEL.len + 1, site.now);
+        meter.sent(&batch, KERNEL.len + 1, site.now);
         assert_eq!((site.only().stage, site.only().boots), (Stage::Initramfs, 1));
     }
 

@@ -14,7 +14,6 @@ use tracing::{debug, info, warn};
 use super::session::{Attached, Handshake, Next, Rejected, Transmission, Turn};
 use super::wire::{self, Malformed};
 use crate::export::{Batch, Piece};
-use crate::image::Image;
 use crate::images::ImageSet;
 use crate::machines::{self, Meter, Registry};
 use crate::stream::{self, Listener};
@@ -113,13 +112,15 @@ async fn transmit(
     attached: Attached,
     machines: &Arc<Registry>,
 ) {
-    let Attached { image, mut transmission, name } = attached;
+    let Attached { mut transmission, name } = attached;
     let size = transmission.export().len();
     info!(%peer, export = name, size, "root attached over NBD");
     let since = Instant::now();
     let mut meter = Meter::new(Arc::clone(machines), peer.ip(), machines::Protocol::Nbd, since);
-    meter.attached(&image, since);
-    let end = converse(socket, input, &image, &mut transmission, &mut meter).await;
+    if let Some(image) = transmission.export().image() {
+        meter.attached(image, since);
+    }
+    let end = converse(socket, input, &mut transmission, &mut meter).await;
     let fate = if end.is_ok() { machines::RootEnd::Released } else { machines::RootEnd::Lost };
     meter.ended(fate, Instant::now());
     let (tally, seconds) = (transmission.tally(), since.elapsed().as_secs());
@@ -150,14 +151,13 @@ enum End {
 async fn converse(
     socket: &TcpStream,
     mut input: BytesMut,
-    image: &Image,
     session: &mut Transmission,
     meter: &mut Meter,
 ) -> Result<End, Broken> {
-    let mut batch = Batch::default();
+    let mut batch = Batch::of_export(session.export());
     loop {
         let turn = session.handle(&mut input, &mut batch);
-        transmit::flush(&mut batch, image, socket, meter).await?;
+        transmit::flush(&mut batch, socket, meter).await?;
         match turn {
             Turn::Drained => {
                 if stream::receive(socket, &mut input, &mut batch).await.map_err(Broken::Peer)? == 0 {
@@ -165,7 +165,7 @@ async fn converse(
                 }
             }
             Turn::Full => tokio::task::yield_now().await,
-            Turn::Prefetch { offset, len } => prefetch(image, session, offset, len),
+            Turn::Prefetch { offset, len } => prefetch(session, offset, len),
             Turn::Disconnected => return Ok(End::Disconnected),
             Turn::Broken(malformed) => return Ok(End::Broken(malformed)),
             Turn::Flooded { len } => return Ok(End::Flooded(len)),
@@ -173,10 +173,10 @@ async fn converse(
     }
 }
 
-fn prefetch(image: &Image, session: &Transmission, offset: u64, len: u32) {
+fn prefetch(session: &Transmission, offset: u64, len: u32) {
     for piece in session.export().range(offset, len.into()).into_iter().flatten() {
         if let Piece::Image(range) = piece {
-            image.source.prefetch(range);
+            range.image().source.prefetch(range.extent());
         }
     }
 }

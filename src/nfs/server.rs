@@ -16,7 +16,6 @@ use tracing::{debug, info, warn};
 use super::rpc::BadRecord;
 use super::session::{Session, Turn};
 use crate::export::Batch;
-use crate::image::Image;
 use crate::images::ImageSet;
 use crate::machines::{self, Meter, Registry};
 use crate::stream::{self, Listener};
@@ -100,7 +99,7 @@ async fn converse(
         }
         let turn = session.handle(&mut input, &mut batch);
         let unread = input.len();
-        send(&mut batch, session.image(), socket, &mut input, meter).await?;
+        send(&mut batch, socket, &mut input, meter).await?;
         session.sent(&input);
         match turn {
             // What came meanwhile may be a call: to wait for more could be for ever.
@@ -120,7 +119,6 @@ async fn converse(
 /// be a duplicate then.
 async fn send(
     batch: &mut Batch,
-    image: &Image,
     socket: &TcpStream,
     input: &mut BytesMut,
     meter: &mut Meter,
@@ -128,7 +126,7 @@ async fn send(
     if batch.is_empty() {
         return Ok(());
     }
-    let mut flush = pin!(transmit::flush(batch, image, socket, meter));
+    let mut flush = pin!(transmit::flush(batch, socket, meter));
     // Most answers leave at once.
     tokio::select! {
         biased;
@@ -156,7 +154,7 @@ mod tests {
 
     use super::*;
     use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
-    use crate::image::{Extent, Source};
+    use crate::image::{Extent, Image, Source};
     use crate::images::ServedImage;
     use crate::nfs::handle::Handle;
     use crate::nfs::session::READ_MAX;

@@ -103,7 +103,7 @@ fn a_program_is_made_of_the_image_and_has_a_version() {
     let files = files(&[Root::Nbd]);
     let open = |machine: &str| files.open(format!("isowire/{machine}/nbd.efi").as_bytes(), HERE).unwrap();
     let [first, again, other] = [MACHINE, MACHINE, "52-54-00-12-34-57"].map(open);
-    assert!(Arc::ptr_eq(first.image.as_ref().unwrap(), files.default_image()));
+    assert!(Arc::ptr_eq(first.export.image().unwrap(), files.default_image()));
     assert_eq!((&first.export, first.version), (&again.export, again.version));
     assert_ne!(first.version, other.version);
     let elsewhere = files.open(format!("isowire/{MACHINE}/nbd.efi").as_bytes(), Ipv4Addr::LOCALHOST).unwrap();

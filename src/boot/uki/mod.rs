@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use self::pe::{EFI_APPLICATION, Headers, NX_COMPAT, NotPe, SECTION_HEADER, Section, X86_64};
 use super::text::Word;
-use crate::export::Export;
+use crate::export::{Export, MixedImagesError};
 
 pub use stub::{NoStub, Stub, Unusable};
 
@@ -106,11 +106,12 @@ pub enum Misfit {
     Empty(&'static str),
     #[error("the boot program would have 4 GiB or more, which UEFI cannot load")]
     TooLarge,
+    /// The initramfs is of another image than the kernel, or than another part of it.
+    #[error(transparent)]
+    Mixed(#[from] MixedImagesError),
 }
 
 /// Composes the program that boots `kernel` with `command_line` and the images of `initrd`, in their order.
-///
-/// The ranges of `initrd` and of the kernel have to be ranges of the same image.
 ///
 /// # Errors
 /// See [`Misfit`].
@@ -128,7 +129,7 @@ pub fn compose(
     }
     let parts = [
         (*b".cmdline", DATA, Export::of_memory(command_line.0.clone())),
-        (*b".initrd\0", DATA, joined(initrd)),
+        (*b".initrd\0", DATA, joined(initrd)?),
         (*b".linux\0\0", CODE, kernel.file.clone()),
     ];
     let mut layout = Layout::behind(stub)?;
@@ -139,12 +140,12 @@ pub fn compose(
         sections.push(section);
         bodies.extend([content, Export::of_zeros((section.raw_size - section.virtual_size) as usize)]);
     }
-    let head = [Export::of_memory(patched(stub, &sections, layout.memory, kernel)), stub.rest()];
-    Ok(Export::concat(head.into_iter().chain(bodies)))
+    let headers = Export::of_memory(patched(stub, &sections, layout.memory, kernel));
+    Ok(Export::concat([headers].into_iter().chain(stub.rest()).chain(bodies))?)
 }
 
 /// The images, each but the last padded to where the next one may begin.
-fn joined(initrd: &[Export]) -> Export {
+fn joined(initrd: &[Export]) -> Result<Export, MixedImagesError> {
     let mut parts = Vec::new();
     for image in initrd.iter().filter(|image| !image.is_empty()) {
         let padding: u64 = parts.iter().map(Export::len).sum::<u64>().wrapping_neg() % INITRD_ALIGNMENT;
@@ -155,10 +156,10 @@ fn joined(initrd: &[Export]) -> Export {
 
 impl Stub {
     /// What follows the headers, with the padding behind it: the same in every program, so it is not copied.
-    fn rest(&self) -> Export {
+    fn rest(&self) -> [Export; 2] {
         let padding =
             self.bytes.len().next_multiple_of(self.headers.file_alignment as usize) - self.bytes.len();
-        Export::concat([Export::of_memory(self.bytes.slice(self.headers_end..)), Export::of_zeros(padding)])
+        [Export::of_memory(self.bytes.slice(self.headers_end..)), Export::of_zeros(padding)]
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::export::Piece;
-use crate::image::Extent;
+use crate::image::{Extent, NodeId, samples};
 
 /// A PE program, written down field by field.
 #[derive(Clone)]
@@ -98,17 +98,16 @@ struct Parts {
 }
 
 fn parts(kernel: &Program) -> Parts {
-    let mut image = vec![0xee; 2048];
-    let mut add = |content: &[u8]| {
-        let extent = Extent { offset: image.len() as u64, len: content.len() as u64 };
+    let head = kernel.bytes();
+    let (mut image, mut files) = (vec![0xee; 2048], Vec::new());
+    for content in [&b"microcode!"[..], &[0x11; 1025], &head] {
+        files.push(vec![Extent { offset: image.len() as u64, len: content.len() as u64 }]);
         image.extend(content);
         image.resize(image.len().next_multiple_of(2048), 0xee);
-        Export::of_extents(&[extent])
-    };
-    let (microcode, initramfs) = (add(b"microcode!"), add(&[0x11; 1025]));
-    let head = kernel.bytes();
-    let kernel = EfiKernel::new(add(&head), &head).unwrap();
-    Parts { image, microcode, initramfs, kernel }
+    }
+    let opened = samples::image(0, files);
+    let [microcode, initramfs, file] = [1, 2, 3].map(|n| Export::of_file(&opened, NodeId(n)).unwrap());
+    Parts { image, microcode, initramfs, kernel: EfiKernel::new(file, &head).unwrap() }
 }
 
 fn command_line(words: &[&str]) -> CommandLine {
@@ -279,7 +278,13 @@ fn a_kernel_without_efi_is_refused_with_a_reason() {
 fn parts_that_do_not_fit_are_refused() {
     let Parts { initramfs, kernel, .. } = parts(&stub());
     let (stub, line) = (stub().parse().unwrap(), command_line(&["quiet"]));
-    let initrd = |len| Export::of_extents(&[Extent { offset: 0, len }]);
+    let other = Export::of_file(&samples::image(0, [vec![Extent { offset: 0, len: 1 }]]), NodeId(1));
+    assert_eq!(compose(&stub, &line, &[other.unwrap()], &kernel).unwrap_err(), MixedImagesError.into());
+    let kernel = EfiKernel { file: Export::of_memory("kernel"), nx_compat: true };
+    let initrd = |len| {
+        let image = samples::image(0, [vec![Extent { offset: 0, len }]]);
+        Export::of_file(&image, NodeId(1)).unwrap()
+    };
     let error = |initrd: &[Export], kernel| compose(&stub, &line, initrd, kernel).unwrap_err();
     assert_eq!(error(&[], &kernel), Misfit::Empty("initramfs"));
     let none = EfiKernel { file: Export::of_zeros(0), nx_compat: true };

@@ -3,7 +3,6 @@
 use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::conditions::{self, Outcome, Validators};
 use super::multipart::Multipart;
@@ -16,7 +15,6 @@ use crate::http::wire::date::HttpDate;
 use crate::http::wire::range::{self, Wanted};
 use crate::http::wire::target::{self, BadTarget, Segment};
 use crate::http::wire::{Method, Request, Status};
-use crate::image::Image;
 
 /// Content of so many bytes is worth a line of the log: a kernel, an initramfs, a root file system.
 const STORY_FROM: u64 = 1 << 20;
@@ -60,8 +58,8 @@ pub(super) struct Resource {
 
 #[derive(Debug)]
 pub(super) enum Origin {
-    /// The export's ranges are ranges of this image.
-    Image(Arc<Image>),
+    /// A file of an image, or put together of such.
+    Image,
     /// Made for machines.
     Made,
     /// Made for people.
@@ -78,19 +76,6 @@ impl Answer {
     /// An answer to what is no request.
     pub fn refusal(status: Status, reason: impl Display) -> Self {
         Self { method: Method::Unknown, content: Content::Refusal(Refusal::new(status, reason)) }
-    }
-
-    /// The image that the content's ranges are ranges of, if it has such.
-    pub fn image(&self) -> Option<&Arc<Image>> {
-        let (Content::Whole(resource) | Content::Part(resource, _) | Content::Parts(resource, _)) =
-            &self.content
-        else {
-            return None;
-        };
-        match &resource.origin {
-            Origin::Image(image) => Some(image),
-            Origin::Made | Origin::Listing => None,
-        }
     }
 
     /// What the log tells of it once it was sent, if it belongs to the story of a boot.
@@ -163,7 +148,7 @@ impl Resource {
     fn file(file: File, path: &[u8]) -> Self {
         let validators =
             Validators { tag: EntityTag(file.version.0), modified: file.modified.map(HttpDate::new) };
-        let origin = file.image.map_or(Origin::Made, Origin::Image);
+        let origin = if file.is_made() { Origin::Made } else { Origin::Image };
         Self { media_type: media_type(path, &origin), export: file.export, origin, validators }
     }
 

@@ -10,6 +10,7 @@ mod send;
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -21,8 +22,7 @@ pub use self::listing::Resources;
 use super::wire::date::HttpDate;
 use super::wire::head::Connection;
 use super::wire::{Malformed, Request, Status, Version};
-use crate::export::Batch;
-use crate::image::Image;
+use crate::export::{Batch, MixedImagesError};
 
 /// Bytes queued before the connection has to give way to others. What is made by us is in memory until it leaves, so
 /// this is also what a client costs that asks and does not read.
@@ -73,8 +73,6 @@ pub struct Session {
     resources: Arc<Resources>,
     /// The address that the client reached us at.
     local: Ipv4Addr,
-    /// The image that the ranges in the batch are ranges of.
-    image: Arc<Image>,
     /// Bytes of a request's content still to be swallowed.
     swallow: u64,
     /// Where heads are written.
@@ -84,18 +82,12 @@ pub struct Session {
 impl Session {
     /// A client that reached us at `local`.
     pub fn new(resources: Arc<Resources>, local: Ipv4Addr) -> Self {
-        let image = Arc::clone(resources.files().default_image());
-        Self { resources, local, image, swallow: 0, scratch: Vec::new() }
+        Self { resources, local, swallow: 0, scratch: Vec::new() }
     }
 
     /// From now on these are the files.
     pub fn serve(&mut self, resources: Arc<Resources>) {
         self.resources = resources;
-    }
-
-    /// The image that the ranges in the batch are ranges of.
-    pub fn image(&self) -> &Image {
-        &self.image
     }
 
     /// Whether nothing of a request has come yet.
@@ -119,8 +111,8 @@ impl Session {
     /// Says that a request took too long to arrive; nothing to a client that did not begin one.
     pub fn time_out(&mut self, input: &BytesMut, now: Timestamp, out: &mut Batch) {
         if !self.is_between_requests(input) {
-            let answer = Answer::refusal(Status::REQUEST_TIMEOUT, "the request did not arrive in time");
-            self.queue(answer, Connection::Closes, HttpDate::new(now), out);
+            let reason = "the request did not arrive in time";
+            self.refuse(Status::REQUEST_TIMEOUT, reason, HttpDate::new(now), out);
         }
     }
 
@@ -132,21 +124,20 @@ impl Session {
             Ok(Some(parsed)) => parsed,
             Ok(None) => return Some(Turn { next: Next::Read, story: None }),
             Err(malformed) => {
-                let answer = Answer::refusal(status(malformed), malformed);
-                self.queue(answer, Connection::Closes, now, out);
+                self.refuse(status(malformed), malformed, now, out);
                 return Some(Turn { next: Next::Close, story: None });
             }
         };
         let answer = Answer::to(&request, &self.resources, self.local, now);
-        if !self.turn_to(answer.image(), out) {
+        let (connection, content) = (connection(&request), request.content);
+        let story = answer.story(&request);
+        // What is queued of another image has to leave first.
+        if let Err(MixedImagesError) = self.queue(answer, connection, now, out) {
             return Some(Turn { next: Next::GoOn, story: None });
         }
-        let connection = connection(&request);
-        let story = answer.story(&request);
-        self.swallow = request.content;
+        self.swallow = content;
         input.advance(len);
         self.swallow_content(input);
-        self.queue(answer, connection, now, out);
         let next = if connection == Connection::Closes { Next::Close } else { Next::GoOn };
         (next == Next::Close || story.is_some()).then_some(Turn { next, story })
     }
@@ -158,18 +149,21 @@ impl Session {
         self.swallow -= n;
     }
 
-    /// Whether ranges of `image` can be queued: all that are in a batch are ranges of one image.
-    fn turn_to(&mut self, image: Option<&Arc<Image>>, out: &Batch) -> bool {
-        let Some(image) = image.filter(|image| !Arc::ptr_eq(image, &self.image)) else { return true };
-        if out.is_empty() {
-            self.image = Arc::clone(image);
-        }
-        out.is_empty()
+    fn queue(
+        &mut self,
+        answer: Answer,
+        connection: Connection,
+        now: HttpDate,
+        out: &mut Batch,
+    ) -> Result<(), MixedImagesError> {
+        self.scratch.clear();
+        out.push_reply(|out| answer.queue(connection, now, &mut self.scratch, out))
     }
 
-    fn queue(&mut self, answer: Answer, connection: Connection, now: HttpDate, out: &mut Batch) {
-        self.scratch.clear();
-        answer.queue(connection, now, &mut self.scratch, out);
+    /// Queues the last answer, which says what is wrong.
+    fn refuse(&mut self, status: Status, reason: impl Display, now: HttpDate, out: &mut Batch) {
+        // A refusal has no ranges, so it can always be queued.
+        let _ = self.queue(Answer::refusal(status, reason), Connection::Closes, now, out);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::answer::{Answer, Content, Resource};
-use crate::export::{Batch, Export};
+use crate::export::{Batch, Export, MixedImagesError};
 use crate::http::wire::date::HttpDate;
 use crate::http::wire::head::Connection;
 use crate::http::wire::range::ContentRange;
@@ -22,7 +22,16 @@ impl Answer {
     }
 
     /// Queues the head, and the content unless the request was HEAD. `scratch` is empty, and a place to write in.
-    pub fn queue(self, connection: Connection, now: HttpDate, scratch: &mut Vec<u8>, out: &mut Batch) {
+    ///
+    /// # Errors
+    /// [`MixedImagesError`] when ranges of another image are queued: the caller takes back what was pushed.
+    pub fn queue(
+        self,
+        connection: Connection,
+        now: HttpDate,
+        scratch: &mut Vec<u8>,
+        out: &mut Batch,
+    ) -> Result<(), MixedImagesError> {
         let text = self.text();
         let mut head = Head::new(self.status(), scratch);
         self.describe(&text, now, &mut head);
@@ -30,8 +39,9 @@ impl Answer {
         out.push_bytes(scratch);
         if self.method != Method::Head {
             out.push_bytes(text.as_bytes());
-            self.queue_content(out);
+            self.queue_content(out)?;
         }
+        Ok(())
     }
 
     /// What a person reads who sees no file.
@@ -81,21 +91,22 @@ impl Answer {
         }
     }
 
-    fn queue_content(self, out: &mut Batch) {
+    fn queue_content(self, out: &mut Batch) -> Result<(), MixedImagesError> {
         match self.content {
             Content::Whole(Resource { export, .. }) => queue(&export, &(0..export.len()), out),
             Content::Part(Resource { export, .. }, part) => queue(&export, &part, out),
             Content::Parts(Resource { export, .. }, parts) => {
                 for (head, part) in &parts.parts {
                     out.push_bytes(head.as_bytes());
-                    queue(&export, part, out);
+                    queue(&export, part, out)?;
                 }
                 out.push_bytes(parts.end.as_bytes());
+                Ok(())
             }
             Content::Refusal(_)
             | Content::Redirect { .. }
             | Content::NotModified(_)
-            | Content::NotSatisfiable(_) => {}
+            | Content::NotSatisfiable(_) => Ok(()),
         }
     }
 }
@@ -116,7 +127,7 @@ fn content_range(resource: &Resource, part: Option<&Range<u64>>) -> ContentRange
 }
 
 /// The part was cut to the file already, so there is always something to queue.
-fn queue(export: &Export, part: &Range<u64>, out: &mut Batch) {
+fn queue(export: &Export, part: &Range<u64>, out: &mut Batch) -> Result<(), MixedImagesError> {
     let pieces = export.range(part.start, part.end - part.start);
-    pieces.into_iter().flatten().for_each(|piece| out.push_piece(piece));
+    pieces.into_iter().flatten().try_for_each(|piece| out.push_piece(piece))
 }

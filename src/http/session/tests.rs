@@ -8,7 +8,7 @@ use crate::boot::files::{Ports, Terms};
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
 use crate::export::batch::Chunk;
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
-use crate::image::{Extent, Source};
+use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
 
 const KERNEL: Extent = Extent { offset: 4096, len: 5000 };
@@ -267,17 +267,23 @@ fn a_turn_is_bounded() {
     let all = input.len();
     assert_eq!(session.handle(&mut input, now(), &mut batch).next, Next::GoOn);
     assert_eq!((all - input.len()) / (all / 500), TURN_REQUESTS as usize);
-    let mut input = BytesMut::from("GET /two.iso HTTP/1.1\r\nHost: a\r\n\r\nGET /x".as_bytes());
-    let other = Arc::clone(&session.image);
-    assert_eq!(
-        session.handle(&mut input, now(), &mut batch).next,
-        Next::GoOn,
-        "the batch has to leave first"
-    );
-    assert!(Arc::ptr_eq(&session.image, &other));
+}
+
+#[test]
+fn images_of_a_pipeline_take_turns() {
+    let paths = ["/arch/vmlinuz", "/arch/", "/two/arch/vmlinuz", "/two/arch/airootfs.sfs"];
+    let requests = paths.map(|path| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).concat() + "GET /x";
+    let (mut session, mut batch) = (session(), Batch::default());
+    let mut input = BytesMut::from(requests.as_bytes());
+    assert_eq!(session.handle(&mut input, now(), &mut batch), Turn { next: Next::GoOn, story: None });
+    assert!(input.starts_with(b"GET /two/arch/vmlinuz "), "the request is taken once it is answered");
+    assert!(Arc::ptr_eq(batch.image().unwrap(), session.resources.files().default_image()));
+    let first = shown(&batch);
+    assert!(first.contains("[4096+5000]HTTP/1.1 200 OK") && first.ends_with("</html>\n"), "{first}");
     batch.advance(batch.len());
-    assert_eq!(session.handle(&mut input, now(), &mut batch).next, Next::Read);
-    assert!(!Arc::ptr_eq(&session.image, &other));
+    assert_eq!(session.handle(&mut input, now(), &mut batch).next, Next::GoOn);
+    assert!(!Arc::ptr_eq(batch.image().unwrap(), session.resources.files().default_image()));
+    assert_eq!(shown(&batch).matches("HTTP/1.1 200 OK").count(), 2);
     assert_eq!(&input[..], b"GET /x");
 }
 

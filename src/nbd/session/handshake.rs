@@ -6,8 +6,8 @@ use bytes::{Buf, BytesMut};
 
 use super::{ALLOCATION_ID, READ_MAX, Replies, Transmission};
 use crate::codec::Reader;
-use crate::image::Image;
-use crate::images::{Found, ImageSet};
+use crate::export::Export;
+use crate::images::ImageSet;
 use crate::nbd::wire::{self, ClientFlags, ExportInfo, InfoRequest, Malformed, MetaContextRequest, Opt};
 use crate::nbd::wire::{OptionHeader, OptionReply, Rep, Zeroes};
 
@@ -31,7 +31,6 @@ pub enum Next {
 /// A client that has its export.
 #[derive(Debug)]
 pub struct Attached {
-    pub image: Arc<Image>,
     pub transmission: Transmission,
     /// The name it asked for, fit for a log.
     pub name: String,
@@ -153,10 +152,10 @@ impl Handshake {
 
     /// `NBD_OPT_EXPORT_NAME` has no way to report an error: the connection ends.
     fn export_name(&self, flags: ClientFlags, name: &[u8], out: &mut BytesMut) -> Result<Next, Rejected> {
-        let found = self.images.export(name).ok_or_else(|| Rejected::UnknownExport(printable(name)))?;
+        let export = self.images.export(name).ok_or_else(|| Rejected::UnknownExport(printable(name)))?;
         let zeroes = if flags.has(wire::FLAG_NO_ZEROES) { Zeroes::Omit } else { Zeroes::Send };
-        wire::emit_export_name_reply(self.describe(&found), zeroes, out);
-        Ok(self.attach(name, found))
+        wire::emit_export_name_reply(self.describe(&export), zeroes, out);
+        Ok(self.attach(name, export))
     }
 
     fn list(&self, data: Reader<'_>, out: &mut BytesMut) -> Answered {
@@ -168,8 +167,8 @@ impl Handshake {
     /// `NBD_OPT_INFO` and `NBD_OPT_GO` differ only in what happens after the ACK.
     fn info(&self, option: Opt, data: Reader<'_>, out: &mut BytesMut) -> Result<Next, Refusal> {
         let request = InfoRequest::parse(data)?;
-        let found = self.find(request.name)?;
-        OptionReply::Export(self.describe(&found)).emit(option, out);
+        let export = self.find(request.name)?;
+        OptionReply::Export(self.describe(&export)).emit(option, out);
         if request.wants_name {
             OptionReply::Name(request.name).emit(option, out);
         }
@@ -180,7 +179,7 @@ impl Handshake {
             // Any byte can be asked for; files lie at multiples of 2048, and pages are what the cache holds.
             OptionReply::BlockSize { min: 1, preferred: 4096, max: READ_MAX }.emit(option, out);
         }
-        Ok(self.attach(request.name, found))
+        Ok(self.attach(request.name, export))
     }
 
     fn structured_reply(&mut self, data: Reader<'_>) -> Answered {
@@ -216,7 +215,7 @@ impl Handshake {
         Ok(None)
     }
 
-    fn find(&self, name: &[u8]) -> Result<Found, Refusal> {
+    fn find(&self, name: &[u8]) -> Result<Export, Refusal> {
         self.images.export(name).ok_or_else(|| Refusal {
             reply: Rep::ERR_UNKNOWN,
             text: format!("no export named '{}' here; there is: {}", printable(name), self.offered()),
@@ -229,17 +228,17 @@ impl Handshake {
         names.join(", ")
     }
 
-    fn describe(&self, found: &Found) -> ExportInfo {
+    fn describe(&self, export: &Export) -> ExportInfo {
         let mut flags =
             wire::FLAG_HAS_FLAGS | wire::FLAG_READ_ONLY | wire::FLAG_CAN_MULTI_CONN | wire::FLAG_SEND_CACHE;
         if self.structured_replies {
             // "NBD_FLAG_SEND_DF: the server MUST NOT set this unless structured replies have been negotiated."
             flags |= wire::FLAG_SEND_DF;
         }
-        ExportInfo { size: found.export.len(), flags }
+        ExportInfo { size: export.len(), flags }
     }
 
-    fn attach(&self, name: &[u8], Found { image, export }: Found) -> Next {
+    fn attach(&self, name: &[u8], export: Export) -> Next {
         // "The metadata contexts are negotiated with regard to a particular export."
         let has_allocation = self.allocation_of.as_deref() == Some(name);
         let replies = match (self.structured_replies, has_allocation) {
@@ -248,7 +247,7 @@ impl Handshake {
             (true, true) => Replies::StructuredWithAllocation,
         };
         let transmission = Transmission::new(export, replies);
-        Next::Attach(Box::new(Attached { image, transmission, name: printable(name) }))
+        Next::Attach(Box::new(Attached { transmission, name: printable(name) }))
     }
 }
 

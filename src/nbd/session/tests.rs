@@ -10,7 +10,7 @@ use super::*;
 use crate::export::batch::Chunk;
 use crate::export::{Batch, Export};
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
-use crate::image::{Extent, Image, Source};
+use crate::image::{Extent, Image, Source, samples};
 use crate::images::{ImageSet, ServedImage};
 use crate::nbd::wire::*;
 
@@ -273,7 +273,7 @@ fn contexts_are_listed() {
 // ---- transmission ----
 
 fn transmission(replies: Replies) -> Transmission {
-    Transmission::new(Export::of_extents(&[Extent { offset: 0, len: SIZE }]), replies)
+    Transmission::new(Export::whole(&samples::image(SIZE, [])), replies)
 }
 
 fn request(command: Cmd, flags: u16, offset: u64, len: u32) -> Vec<u8> {
@@ -347,7 +347,7 @@ fn the_last_byte_can_be_read_and_no_more() {
 
 #[test]
 fn thirty_two_mebibytes_are_the_longest_read() {
-    let huge = Export::of_extents(&[Extent { offset: 0, len: 1 << 40 }]);
+    let huge = Export::whole(&samples::image(2 * u64::from(READ_MAX), []));
     let mut session = Transmission::new(huge, Replies::Simple);
     let (turn, replies) = transmit(&mut session, &[request(Cmd::READ, 0, 0, READ_MAX)]);
     assert_eq!((turn, replies), (Turn::Full, format!("{}[0+33554432]", simple(0))));

@@ -4,7 +4,7 @@ use bytes::{Buf, BytesMut};
 
 use super::{ALLOCATION_ID, READ_MAX};
 use crate::codec::Reader;
-use crate::export::{Batch, Export};
+use crate::export::{Batch, Export, MixedImagesError, Pieces};
 use crate::nbd::wire::{self, ChunkType, Cmd, Errno, Malformed, Request};
 
 /// Payload bytes queued before the connection has to give way to others.
@@ -88,9 +88,14 @@ impl Transmission {
                 Err(Malformed::Truncated(_)) => return Turn::Drained,
                 Err(malformed) => return Turn::Broken(malformed),
             };
-            input.advance(Request::LEN);
-            if let Some(turn) = self.answer(&request, out) {
-                return turn;
+            match self.answer(&request, out) {
+                Ok(None) => input.advance(Request::LEN),
+                Ok(Some(turn)) => {
+                    input.advance(Request::LEN);
+                    return turn;
+                }
+                // Ranges of another image have to leave first.
+                Err(MixedImagesError) => return Turn::Full,
             }
         }
         Turn::Full
@@ -105,18 +110,25 @@ impl Transmission {
     }
 
     /// Answers one request; `Some` when the turn ends with it.
-    fn answer(&mut self, request: &Request, out: &mut Batch) -> Option<Turn> {
+    fn answer(&mut self, request: &Request, out: &mut Batch) -> Result<Option<Turn>, MixedImagesError> {
         let refused = match request.command {
-            Cmd::READ => self.read(request, out),
+            Cmd::READ => match self.pieces(request) {
+                Ok(pieces) => {
+                    out.push_reply(|out| read(self.replies, request, pieces, out))?;
+                    self.tally.count(request.len);
+                    Ok(())
+                }
+                Err(refusal) => Err(refusal),
+            },
             Cmd::BLOCK_STATUS => self.block_status(request, out),
             Cmd::CACHE => match self.cache(request, out) {
-                Ok(turn) => return Some(turn),
+                Ok(turn) => return Ok(Some(turn)),
                 refused => refused.map(drop),
             },
             // Not advertised, yet harmless: nothing is ever unwritten.
             Cmd::FLUSH => self.succeed(request, out),
-            Cmd::DISC => return Some(Turn::Disconnected),
-            Cmd::WRITE if request.len > PAYLOAD_MAX => return Some(Turn::Flooded { len: request.len }),
+            Cmd::DISC => return Ok(Some(Turn::Disconnected)),
+            Cmd::WRITE if request.len > PAYLOAD_MAX => return Ok(Some(Turn::Flooded { len: request.len })),
             Cmd::WRITE => {
                 self.swallow = request.len;
                 Err(Refusal::READ_ONLY)
@@ -127,32 +139,16 @@ impl Transmission {
         if let Err(refusal) = refused {
             self.refuse(request, refusal, out);
         }
-        None
+        Ok(None)
     }
 
-    fn read(&mut self, request: &Request, out: &mut Batch) -> Result<(), Refusal> {
+    /// Returns what a read asks for.
+    fn pieces(&self, request: &Request) -> Result<Pieces<'_>, Refusal> {
         self.check_flags(request, wire::CMD_FLAG_DF)?;
         if request.len > READ_MAX {
             return Err(Refusal::invalid("a read is at most 32 MiB"));
         }
-        let pieces =
-            self.export.range(request.offset, request.len.into()).map_err(|_| Refusal::BEHIND_END)?;
-        match self.replies {
-            Replies::Simple => out.push_bytes(&wire::simple_reply(0, request.cookie)),
-            // A data chunk holds one byte at least, so a read of nothing gets a chunk of nothing.
-            _ if request.len == 0 => out.push_bytes(&wire::only_chunk(ChunkType::NONE, request.cookie, 0)),
-            _ => {
-                // One chunk holds all the data, so NBD_CMD_FLAG_DF is satisfied without being looked at.
-                let offset = wire::data_offset(request.offset);
-                let len = offset.len() as u32 + request.len;
-                out.push_bytes(&wire::only_chunk(ChunkType::OFFSET_DATA, request.cookie, len));
-                out.push_bytes(&offset);
-            }
-        }
-        pieces.for_each(|piece| out.push_piece(piece));
-        self.tally.reads += 1;
-        self.tally.bytes += u64::from(request.len);
-        Ok(())
+        self.export.range(request.offset, request.len.into()).map_err(|_| Refusal::BEHIND_END)
     }
 
     fn block_status(&self, request: &Request, out: &mut Batch) -> Result<(), Refusal> {
@@ -206,6 +202,35 @@ impl Transmission {
         out.push_bytes(&payload);
         out.push_bytes(text.as_bytes());
     }
+}
+
+impl Tally {
+    fn count(&mut self, len: u32) {
+        self.reads += 1;
+        self.bytes += u64::from(len);
+    }
+}
+
+/// Queues the reply to a read.
+fn read(
+    replies: Replies,
+    request: &Request,
+    mut pieces: Pieces<'_>,
+    out: &mut Batch,
+) -> Result<(), MixedImagesError> {
+    match replies {
+        Replies::Simple => out.push_bytes(&wire::simple_reply(0, request.cookie)),
+        // A data chunk holds one byte at least, so a read of nothing gets a chunk of nothing.
+        _ if request.len == 0 => out.push_bytes(&wire::only_chunk(ChunkType::NONE, request.cookie, 0)),
+        _ => {
+            // One chunk holds all the data, so NBD_CMD_FLAG_DF is satisfied without being looked at.
+            let offset = wire::data_offset(request.offset);
+            let len = offset.len() as u32 + request.len;
+            out.push_bytes(&wire::only_chunk(ChunkType::OFFSET_DATA, request.cookie, len));
+            out.push_bytes(&offset);
+        }
+    }
+    pieces.try_for_each(|piece| out.push_piece(piece))
 }
 
 /// A request that gets an error reply: the peer's fault.

@@ -21,8 +21,7 @@ use self::unsettled::Unsettled;
 use super::rpc::{self, BadRecord, Call, Message, Refused};
 use super::xdr::{self, Emitter};
 use super::{mount, wire};
-use crate::export::{Batch, Piece};
-use crate::image::Image;
+use crate::export::{Batch, MixedImagesError, Piece};
 use crate::images::ImageSet;
 
 /// Longest READ, in bytes; also the best one for a client.
@@ -56,8 +55,6 @@ pub enum Turn {
 pub struct Session {
     images: Arc<ImageSet>,
     peer: SocketAddr,
-    /// Position in the set of the image that the queued ranges are ranges of.
-    queued_from: Option<usize>,
     unsettled: Unsettled,
     tally: Tally,
 }
@@ -69,32 +66,19 @@ pub struct Tally {
     pub bytes: u64,
 }
 
-/// What became of a call.
-enum Outcome {
-    Answered,
-    /// Its answer has to wait until the batch was sent.
-    Later,
-}
-
 impl Session {
     /// A connection of `peer`, whose address appears in the log.
     pub fn new(images: Arc<ImageSet>, peer: SocketAddr) -> Self {
-        Self { images, peer, queued_from: None, unsettled: Unsettled::default(), tally: Tally::default() }
+        Self { images, peer, unsettled: Unsettled::default(), tally: Tally::default() }
     }
 
-    /// From now on these are the images. To be called between turns, when all of the batch has been sent.
+    /// From now on these are the images.
     pub fn serve(&mut self, images: Arc<ImageSet>) {
-        (self.images, self.queued_from) = (images, None);
+        self.images = images;
     }
 
     pub const fn tally(&self) -> Tally {
         self.tally
-    }
-
-    /// The image that the ranges in the batch are ranges of.
-    pub fn image(&self) -> &Image {
-        let queued = self.queued_from.and_then(|position| self.images.at(position));
-        &queued.unwrap_or_else(|| self.images.default_image()).image
     }
 
     /// Answers the complete calls of `input`, takes them off, and queues the replies, in the order of the calls.
@@ -102,9 +86,6 @@ impl Session {
     /// A call whose xid is that of a reply still queued is dropped: its client lost patience, and will have what it
     /// asked for as soon as it reads.
     pub fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn {
-        if out.is_empty() {
-            self.queued_from = None;
-        }
         for _ in 0..TURN_CALLS {
             if out.len() >= TURN_BYTES || out.held() >= TURN_HELD {
                 return Turn::Full;
@@ -114,10 +95,13 @@ impl Session {
                 Ok(None) => return Turn::Drained,
                 Err(bad) => return Turn::Broken(bad),
             };
-            match self.answer(&record.message, out) {
-                Ok(Outcome::Answered) => {}
-                Ok(Outcome::Later) => return Turn::Full,
+            let message = match Message::parse(&record.message) {
+                Ok(message) => message,
                 Err(not_a_call) => return Turn::Broken(not_a_call.into()),
+            };
+            // A READ of another image waits until what is queued has left.
+            if let Err(MixedImagesError) = self.answer(&message, out) {
+                return Turn::Full;
             }
             let len = record.len;
             input.advance(len);
@@ -133,47 +117,36 @@ impl Session {
     }
 
     /// Queues the reply to one call.
-    fn answer(&mut self, message: &[u8], out: &mut Batch) -> Result<Outcome, rpc::NotACall> {
-        let message = Message::parse(message)?;
+    fn answer(&mut self, message: &Message<'_>, out: &mut Batch) -> Result<(), MixedImagesError> {
         if self.unsettled.contains(message.xid) {
-            return Ok(Outcome::Answered);
+            return Ok(());
         }
-        let Self { images, peer, queued_from, unsettled, tally } = self;
-        let payload = out.write_bytes(|arena| {
-            let start = rpc::begin_record(arena);
-            let payload = message.answer(arena, |call, results| run(images, *peer, call, results)).flatten();
-            if payload.is_some_and(|payload| queued_from.is_some_and(|queued| queued != payload.image)) {
-                arena.truncate(start);
-                return Err(Outcome::Later);
-            }
-            rpc::end_record(arena, start, payload.as_ref().map_or(0, Payload::padded_len));
-            Ok(payload)
-        });
-        match payload {
-            Err(later) => return Ok(later),
-            Ok(Some(payload)) => {
-                *queued_from = Some(payload.image);
-                tally.count(&payload);
-                queue(&payload, out);
-            }
-            Ok(None) => {}
+        let Self { images, peer, .. } = self;
+        let read = out.push_reply(|out| {
+            let payload = out.write_bytes(|arena| {
+                let start = rpc::begin_record(arena);
+                let answer = message.answer(arena, |call, results| run(images, *peer, call, results));
+                let payload = answer.flatten();
+                rpc::end_record(arena, start, payload.as_ref().map_or(0, Payload::padded_len));
+                payload
+            });
+            payload.map(|payload| queue(&payload, out)).transpose()
+        })?;
+        if let Some(len) = read {
+            self.tally.reads += 1;
+            self.tally.bytes += u64::from(len);
         }
-        unsettled.answered(message.xid);
-        Ok(Outcome::Answered)
+        self.unsettled.answered(message.xid);
+        Ok(())
     }
 }
 
-impl Tally {
-    fn count(&mut self, payload: &Payload<'_>) {
-        self.reads += 1;
-        self.bytes += u64::from(payload.len);
-    }
-}
-
-fn queue(payload: &Payload<'_>, out: &mut Batch) {
-    payload.ranges().for_each(|range| out.push_piece(Piece::Image(range)));
+/// Queues what READ sends behind its results, and returns its length without the padding.
+fn queue(payload: &Payload<'_>, out: &mut Batch) -> Result<u32, MixedImagesError> {
+    payload.ranges().try_for_each(|range| out.push_piece(Piece::Image(range)))?;
     let padding = xdr::padding(payload.len as usize);
     out.push_bytes([0; 3].get(..padding).unwrap_or_default());
+    Ok(payload.len)
 }
 
 /// Runs the procedure of a program of this port; NFS may have payload behind its results.

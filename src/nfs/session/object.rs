@@ -1,5 +1,7 @@
 //! An object that a handle means: its attributes, and what somebody may do with it.
 
+use std::sync::Arc;
+
 use crate::image::{Image, Node, NodeId, NodeKind, iso9660};
 use crate::images::ImageSet;
 use crate::nfs::handle::{self, Handle};
@@ -20,9 +22,7 @@ const MAY_EXECUTE: u32 = 0o1;
 /// A node of an image.
 #[derive(Debug, Clone, Copy)]
 pub struct Object<'a> {
-    /// Position of the image in the set.
-    pub position: usize,
-    pub image: &'a Image,
+    pub image: &'a Arc<Image>,
     pub id: NodeId,
 }
 
@@ -34,12 +34,11 @@ impl<'a> Object<'a> {
     /// that is not here.
     pub fn find(images: &'a ImageSet, handle: &[u8]) -> Result<Self, Status> {
         let Handle { identity, node: id } = Handle::parse(handle).map_err(|_| Status::BadHandle)?;
-        let (position, served) = images.identified(identity).ok_or(Status::Stale)?;
-        let image = &*served.image;
+        let image = &images.identified(identity).ok_or(Status::Stale)?.image;
         if id.0 as usize >= image.index.len() {
             return Err(Status::Stale);
         }
-        Ok(Self { position, image, id })
+        Ok(Self { image, id })
     }
 
     /// Another object of the same image.
@@ -62,10 +61,11 @@ impl<'a> Object<'a> {
     /// # Errors
     /// [`Status::NotDir`]
     pub fn directory(self) -> Result<Self, Status> {
-        match self.node().kind {
-            NodeKind::Directory { .. } => Ok(self),
-            _ => Err(Status::NotDir),
-        }
+        if self.is_directory() { Ok(self) } else { Err(Status::NotDir) }
+    }
+
+    pub fn is_directory(&self) -> bool {
+        matches!(self.node().kind, NodeKind::Directory { .. })
     }
 
     /// What the object shows of itself, as Rock Ridge has it.
@@ -93,9 +93,9 @@ impl<'a> Object<'a> {
     /// What whoever calls may do, as the mode says. Root may read and enter everything, and run what somebody may run,
     /// as on every Unix.
     pub fn access(&self, credentials: &Credentials<'_>) -> u32 {
-        let Node { kind, attributes, .. } = self.node();
+        let Node { attributes, .. } = self.node();
         let (owner, group, others) = (attributes.mode >> 6, attributes.mode >> 3, attributes.mode);
-        let is_directory = matches!(kind, NodeKind::Directory { .. });
+        let is_directory = self.is_directory();
         let may = match credentials {
             Credentials::Sys(user) if user.uid == 0 && is_directory => MAY_READ | MAY_EXECUTE,
             Credentials::Sys(user) if user.uid == 0 => MAY_READ | (owner | group | others) & MAY_EXECUTE,

@@ -18,8 +18,6 @@ const LINK_MAX: u32 = i32::MAX as u32;
 /// What READ sends behind its results.
 #[derive(Debug, Clone, Copy)]
 pub struct Payload<'a> {
-    /// Position of the image in the set.
-    pub image: usize,
     content: Content<'a>,
     offset: u64,
     /// Bytes, all of them inside the file.
@@ -27,7 +25,7 @@ pub struct Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
-    pub fn ranges(&self) -> impl Iterator<Item = ImageRange> + use<'a> {
+    pub fn ranges(&self) -> impl Iterator<Item = ImageRange<'a>> + use<'a> {
         self.content.range(self.offset, self.len.into())
     }
 
@@ -176,11 +174,9 @@ fn read<'a>(
     results: &mut Emitter<'_>,
 ) -> Result<Option<Payload<'a>>, Failed> {
     let Read { offset, count } = Read::parse(&mut { call.args })?;
-    let extents = match &object.node().kind {
-        NodeKind::File { extents } => extents,
-        NodeKind::Directory { .. } => return Err(Status::IsDir.into()),
+    let Some(content) = Content::of_file(object.image, object.id) else {
         // RFC 1813 §3.3.6: NFS3ERR_INVAL for anything but a file.
-        NodeKind::Symlink { .. } | NodeKind::Special => return Err(Status::Inval.into()),
+        return Err(if object.is_directory() { Status::IsDir } else { Status::Inval }.into());
     };
     // Modes are a matter of ACCESS, which clients ask before they read: the image itself is no secret on this network.
     let attributes = object.attributes();
@@ -190,7 +186,7 @@ fn read<'a>(
     let len = left.min(count.min(READ_MAX).into()) as u32;
     reply::post_op_attr(Some(&attributes), results);
     ReadHead { count: len, eof: u64::from(len) == left }.emit(results);
-    Ok(Some(Payload { image: object.position, content: Content::of_extents(extents), offset, len }))
+    Ok(Some(Payload { content, offset, len }))
 }
 
 fn fsstat(object: Object<'_>, results: &mut Emitter<'_>) {

@@ -7,7 +7,6 @@ use std::os::fd::BorrowedFd;
 use super::link::Link;
 use crate::export::Batch;
 use crate::export::batch::Chunk;
-use crate::image::Source;
 use crate::sys::{self, Iov, MAX_MESSAGE, MAX_MESSAGES, MAX_SEGMENTS, Route};
 use crate::transmit::Broken;
 
@@ -31,17 +30,10 @@ impl Knife {
     ///
     /// # Errors
     /// See [`Broken`]. A datagram that was only lost is none.
-    pub(super) async fn flush(
-        &mut self,
-        batch: &mut Batch,
-        len: u16,
-        source: Option<&Source>,
-        link: &Link,
-    ) -> Result<(), Broken> {
+    pub(super) async fn flush(&mut self, batch: &mut Batch, len: u16, link: &Link) -> Result<(), Broken> {
         while !batch.is_empty() {
             let cut = self.cut(len, batch.len());
-            let send =
-                |socket: BorrowedFd<'_>| Gathered::of(batch, source, cut)?.send(socket, link.route(), cut);
+            let send = |socket: BorrowedFd<'_>| Gathered::of(batch, cut)?.send(socket, link.route(), cut);
             match link.send(send).await {
                 Ok(messages) => batch.advance((messages as u64 * cut.message).min(batch.len())),
                 Err(error) if cut.is_refused(&error) => *self = Self::Ours,
@@ -94,12 +86,12 @@ struct Gathered<'a> {
 }
 
 impl<'a> Gathered<'a> {
-    fn of(batch: &'a Batch, source: Option<&'a Source>, cut: Cut) -> io::Result<Self> {
+    fn of(batch: &'a Batch, cut: Cut) -> io::Result<Self> {
         let mut gathered = Self { areas: [Iov::EMPTY; AREAS], counts: [0; MAX_MESSAGES], messages: 0 };
         let mut len = 0;
         for (area, chunk) in gathered.areas.iter_mut().zip(batch.chunks()) {
             let Some(count) = gathered.counts.get_mut(gathered.messages) else { break };
-            *area = area_of(chunk, source)?;
+            *area = area_of(chunk)?;
             *count += 1;
             len += chunk.len();
             if len.is_multiple_of(cut.message) || len == batch.len() {
@@ -125,13 +117,10 @@ impl<'a> Gathered<'a> {
     }
 }
 
-fn area_of<'a>(chunk: Chunk<'a>, source: Option<&'a Source>) -> io::Result<Iov<'a>> {
+fn area_of(chunk: Chunk<'_>) -> io::Result<Iov<'_>> {
     match chunk {
         Chunk::Bytes(bytes) => Ok(bytes.into()),
-        Chunk::Image(range) => {
-            let span = source.and_then(|source| source.span(range));
-            Ok(span.ok_or(io::ErrorKind::UnexpectedEof)?.into())
-        }
+        Chunk::Image(range) => Ok(range.span().ok_or(io::ErrorKind::UnexpectedEof)?.into()),
     }
 }
 
@@ -143,21 +132,26 @@ mod tests {
 
     use super::*;
     use crate::export::Export;
-    use crate::image::Extent;
+    use crate::image::index::NodeAttributes;
+    use crate::image::{Extent, Image, Index, NodeId, NodeKind, Source};
     use crate::tftp::wire::data_header;
 
     /// What arrives of a file of 40 blocks in three extents, cut by `knife`, on a link of either kind.
     async fn arriving(knife: Knife, is_shared: bool) -> (Vec<Vec<u8>>, Knife) {
-        let mut image = tempfile::NamedTempFile::new().unwrap();
-        image.write_all(&(0..100_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
-        let source = Source::open(image.path()).unwrap();
+        let mut medium = tempfile::NamedTempFile::new().unwrap();
+        medium.write_all(&(0..100_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
         let extents = [(0, 10_000), (50_001, 30_000), (200_000, 18_000)];
-        let export = Export::of_extents(&extents.map(|(offset, len)| Extent { offset, len }));
+        let extents = extents.map(|(offset, len)| Extent { offset, len }).to_vec();
+        let attributes = NodeAttributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+        let mut index = Index::new(attributes);
+        let file = index.add(NodeId::ROOT, b"file", NodeKind::File { extents }, attributes).unwrap();
+        let image = Arc::new(Image::new(Source::open(medium.path()).unwrap(), index).unwrap());
+        let export = Export::of_file(&image, file).unwrap();
         let mut batch = Batch::default();
         for block in 0..40 {
             batch.push_bytes(&data_header(block));
             let (offset, len) = (u64::from(block) * 1468, 1468.min(58_000 - u64::from(block) * 1468));
-            export.range(offset, len).unwrap().for_each(|piece| batch.push_piece(piece));
+            export.range(offset, len).unwrap().for_each(|piece| batch.push_piece(piece).unwrap());
         }
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.set_nonblocking(true).unwrap();
@@ -168,7 +162,7 @@ mod tests {
             false => Link::own(peer, Ipv4Addr::new(127, 0, 0, 9)).unwrap(),
         };
         let mut knife = knife;
-        knife.flush(&mut batch, 1472, Some(&source), &link).await.unwrap();
+        knife.flush(&mut batch, 1472, &link).await.unwrap();
         let mut buf = [0; 2000];
         let receive = || {
             let (len, from) = client.recv_from(&mut buf).ok()?;
@@ -210,9 +204,9 @@ mod tests {
         let mut batch = Batch::default();
         for _ in 0..AREAS {
             batch.push_bytes(&[0]);
-            batch.push_piece(crate::export::Piece::Memory(bytes::Bytes::from_static(b"x")));
+            batch.push_piece(crate::export::Piece::Memory(bytes::Bytes::from_static(b"x"))).unwrap();
         }
-        let error = Gathered::of(&batch, None, Cut { message: 2000, segment: None }).err().unwrap();
+        let error = Gathered::of(&batch, Cut { message: 2000, segment: None }).err().unwrap();
         assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
     }
 }

@@ -14,7 +14,7 @@ use super::link::Link;
 use super::{MAX_DATAGRAM, error_packet};
 use crate::boot::files::File;
 use crate::codec::Reader;
-use crate::export::{Batch, Piece};
+use crate::export::{Batch, MixedImagesError, Piece};
 use crate::machines::{Meter, Step};
 use crate::tftp::session::{Blocks, Limits, Outcome, Standing, Transfer, Transmit};
 use crate::tftp::wire::{DATA_HEADER_LEN, ErrorCode, Packet, Request, data_header};
@@ -171,14 +171,13 @@ impl Delivery {
                 return self.flush_packet(&packet).await;
             }
         };
-        self.queue(blocks);
+        self.queue(blocks).map_err(|error| Broken::Image(io::Error::other(error)))?;
         // The largest block and its header are less than 65536.
         self.flush(DATA_HEADER_LEN as u16 + self.transfer.blksize()).await
     }
 
     /// Waits until what leaves next is in the page cache.
     async fn warm(&mut self) -> io::Result<()> {
-        let Some(image) = &self.file.image else { return Ok(()) };
         let (offset, len) = self.transfer.upcoming();
         if offset + len <= self.warm_up_to {
             return Ok(());
@@ -186,26 +185,30 @@ impl Delivery {
         let end = (offset + len.max(WARM)).min(self.file.export.len());
         for piece in self.file.export.range(offset, end - offset).into_iter().flatten() {
             if let Piece::Image(range) = piece {
-                image.source.warm(range, Instant::now()).await?;
+                range.image().source.warm(range.extent(), Instant::now()).await?;
             }
         }
         self.warm_up_to = end;
         Ok(())
     }
 
-    fn queue(&mut self, blocks: Blocks) {
+    fn queue(&mut self, blocks: Blocks) -> Result<(), MixedImagesError> {
         for block in blocks {
             self.batch.push_bytes(&data_header(block.number));
             // The transfer stays inside the file, whose size it got from the export.
             let pieces = self.file.export.range(block.offset, block.len).into_iter().flatten();
-            pieces.for_each(|piece| self.batch.push_piece(piece));
+            for piece in pieces {
+                self.batch.push_piece(piece)?;
+            }
         }
         let now = Instant::now();
-        match &self.file.image {
-            Some(image) => self.meter.sent(image, &self.batch, self.batch.len(), now),
+        if self.file.is_made() {
             // All that is made by us alone is a menu.
-            None => self.meter.reached(Step::Menu, now),
+            self.meter.reached(Step::Menu, now);
+        } else {
+            self.meter.sent(&self.batch, self.batch.len(), now);
         }
+        Ok(())
     }
 
     /// Sends one packet.
@@ -217,8 +220,7 @@ impl Delivery {
 
     /// Sends the batch, cut into datagrams of `len` bytes of which the last may be shorter.
     async fn flush(&mut self, len: u16) -> Result<(), Broken> {
-        let source = self.file.image.as_ref().map(|image| &image.source);
-        self.knife.flush(&mut self.batch, len, source, &self.link).await
+        self.knife.flush(&mut self.batch, len, &self.link).await
     }
 
     fn report(&self, result: Result<(), Broken>) {

@@ -60,7 +60,7 @@ fn a_batch_holds_ranges_of_one_image() {
         let mut batch = Batch::default();
         assert_eq!(client.session.handle(&mut input, &mut batch), turn);
         assert_eq!(xids(&batch), answered);
-        assert_eq!(client.session.image().identity, identities[image]);
+        assert_eq!(batch.image().unwrap().identity, identities[image]);
         client.session.sent(&input);
     }
     assert_eq!(client.session.tally().reads, 5, "a call that had to wait counts once");
