@@ -9,11 +9,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use isowire::boot;
 use isowire::boot::menu::{Ports, Root};
-use isowire::boot::text::Word;
 use isowire::dhcp::lease::{Leases, Pool, UnixTime};
 use isowire::dhcp::session::{Answer, Authority, Door, Network, Question, Role, Session};
 use isowire::dhcp::wire::{HardwareAddress, Message};
 use isowire::export::Allowed;
+use isowire::text::Word;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 const NOW: UnixTime = UnixTime(1_700_000_000);

@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::boot::menu::{Preferences, Root, Settings};
-use crate::boot::text::Word;
-use crate::boot::uki::Stub;
 use crate::boot::{Rules, UefiBy};
 use crate::cli::Serve;
 use crate::dhcp::server::AuthorityConfig;
 use crate::export::Allowed;
 use crate::export::allowed::Subnet;
 use crate::machines::local;
+use crate::text::Word;
+use crate::uki::Stub;
 use boot::length;
 use raw::{File, List, RawConfig, RawImage, Value};
 use value::Refusal;

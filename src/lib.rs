@@ -15,6 +15,7 @@
 //! session -> export -> image.
 
 pub mod boot;
+pub mod bootable;
 pub mod check;
 pub mod cli;
 pub mod codec;
@@ -38,6 +39,8 @@ pub mod status;
 pub mod stream;
 pub mod sys;
 pub mod telemetry;
+pub mod text;
 pub mod tftp;
 pub mod transmit;
+pub mod uki;
 pub mod watched;

@@ -17,10 +17,10 @@ use common::needs::needs;
 use common::running::{Running, output_of, text_of};
 use isowire::boot;
 use isowire::boot::menu::{Ports, Root};
-use isowire::boot::text::Word;
 use isowire::dhcp::server::{AuthorityConfig, Config, DhcpStartError, Mode, Server, Sharing, Sockets, bind};
 use isowire::dhcp::wire::{Message, MessageType};
 use isowire::export::Allowed;
+use isowire::text::Word;
 
 const US: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 254);

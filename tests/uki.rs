@@ -11,12 +11,12 @@ use std::sync::Arc;
 use object::LittleEndian as LE;
 use object::read::pe::{ImageNtHeaders, ImageOptionalHeader, PeFile64};
 
-use isowire::boot::text::Word;
-use isowire::boot::uki::{self, CommandLine, EfiKernel, KERNEL_HEAD, Stub};
 use isowire::export::{Export, Piece};
 use isowire::image::initramfs::{Completeness, Contents, Requirement};
 use isowire::image::rootfs::{RootfsError, Squashfs, erofs};
 use isowire::image::{Image, Source};
+use isowire::text::Word;
+use isowire::uki::{self, CommandLine, EfiKernel, KERNEL_HEAD, Stub};
 
 use common::iso;
 use common::needs::{needs, only_with_all, tool};

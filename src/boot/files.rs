@@ -9,20 +9,20 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+use super::generated::{DIRECTORY, Made, What, Whom};
+use super::image_boot::{Loader, Offer};
 use super::leased::Leased;
-use super::made::{DIRECTORY, Made, What, Whom};
 pub use super::menu::Ports;
 use super::menu::{Look, Menu, Preferences, Root, Server, Settings, ipxe, pxelinux};
-use super::offer::{Loader, Offer};
 use super::rules::Rules;
-use super::text::Word;
 use super::uefi::{NoUefi, Programs};
-use super::uki::Stub;
 use super::{Mac, Site, UefiBy};
 use crate::export::Export;
 use crate::export::path::{self, PathError};
 use crate::image::{Identity, Image, NodeId, NodeKind};
 use crate::images::{HiddenNameError, ImageSet, ServedImage};
+use crate::text::Word;
+use crate::uki::Stub;
 
 /// Ending of the name that a whole image has beside its tree.
 const ISO: &[u8] = b".iso";

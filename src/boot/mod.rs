@@ -2,29 +2,21 @@
 //!
 //! Everything here is a pure decision. `dhcp` asks [`plan`] what to offer; `tftp` serves what was offered.
 
-pub mod bootable;
-pub mod entry;
 pub mod files;
-pub mod grub;
+pub mod generated;
+mod image_boot;
 pub mod leased;
-pub mod loader;
 mod mac;
-pub mod made;
 pub mod menu;
-mod offer;
 mod quirks;
-mod recipes;
 pub mod rules;
-mod site;
-pub mod syslinux;
-pub mod text;
+mod targets;
 pub mod uefi;
-pub mod uki;
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use made::{Made, What, Whom};
+use generated::{Made, What, Whom};
 use menu::{Root, Server};
 use rules::{Client, Rule};
 
@@ -33,7 +25,7 @@ pub use leased::Leased;
 pub use mac::{BadMac, Mac, MacPrefix};
 pub use quirks::{Quirk, Quirks, UnknownQuirk};
 pub use rules::Rules;
-pub use site::{Site, UefiBy};
+pub use targets::{Site, UefiBy};
 pub use uefi::NoUefi;
 
 /// A machine, as far as its boot depends on it.
@@ -243,4 +235,4 @@ impl Planner<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,11 +3,11 @@
 
 use std::net::Ipv4Addr;
 
+use super::generated::Whom;
 use super::mac::{Mac, MacPrefix};
-use super::made::Whom;
 use super::menu::{Preferences, Start};
-use super::text::Word;
 use super::{Architecture, Quirks};
+use crate::text::Word;
 
 /// A machine, as far as rules tell machines apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -4,12 +4,11 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::bootable::survey;
 use super::files::{Directory, Entry, NoFile, Ports, Terms};
 use super::menu::{Cms, CopyToRam, Preferences, Root, Settings, Start};
 use super::rules::Who;
-use super::text::Word;
 use super::*;
+use crate::bootable::survey;
 use crate::export::Piece;
 use crate::export::path::PathError;
 use crate::image::arch::{Airootfs, AirootfsFormat, Archiso, ArchisoKernel};
@@ -17,6 +16,7 @@ use crate::image::index::NodeAttributes;
 use crate::image::{Extent, Image, Index, NodeId, NodeKind, Source};
 use crate::images::ImageSet;
 use crate::images::ServedImage;
+use crate::text::Word;
 
 const HEAD: &str = include_str!("../../tests/iso/syslinux/archiso_head.cfg");
 const PXE: &str = include_str!("../../tests/iso/syslinux/archiso_pxe.cfg");
@@ -162,7 +162,7 @@ pub(super) fn archiso_files(entries: &str) -> Vec<(&'static str, String)> {
 }
 
 /// An image that holds these files, one behind the other.
-pub(super) fn image(files: &[(&str, impl AsRef<[u8]>)]) -> Image {
+pub(crate) fn image(files: &[(&str, impl AsRef<[u8]>)]) -> Image {
     let mut media = tempfile::NamedTempFile::new().unwrap();
     let mut index = Index::new(attributes(0o040_555));
     let mut offset = 0;

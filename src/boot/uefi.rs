@@ -8,11 +8,11 @@ use super::Mac;
 use super::files::{File, Version};
 use super::leased::Lease;
 use super::menu::{Bootable, Recipe, Root, Server, Settings, Shown};
-use super::text::{PlainPath, Word};
-use super::uki::{self, CommandLine, EfiKernel, KERNEL_HEAD, Misfit, NoKernel, NoStub, Stub};
 use crate::export::Export;
 use crate::export::path::{self, PathError};
 use crate::image::{Extent, Image, Media as _};
+use crate::text::{PlainPath, Word};
+use crate::uki::{self, CommandLine, EfiKernel, KERNEL_HEAD, Misfit, NoKernel, NoStub, Stub};
 
 /// Why there is nothing to boot UEFI machines with: the operator's to mend, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -9,7 +9,7 @@ use std::time::Instant;
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::boot::files::{Files, Ports, Terms};
-use crate::boot::made::MENU_PATH;
+use crate::boot::generated::MENU_PATH;
 use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
 use crate::export::Export;
 use crate::image::Image;

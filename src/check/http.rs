@@ -9,7 +9,7 @@ use bytes::{Buf, BytesMut};
 use super::connection::Connection;
 use super::doors::{Doors, NAME};
 use super::original::{Expected, Fault, Original, Tally};
-use crate::boot::made::MENU_PATH;
+use crate::boot::generated::MENU_PATH;
 use crate::image::NodeId;
 
 /// Longest head of a response that is read, and its header fields.

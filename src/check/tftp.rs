@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::doors::Doors;
 use super::original::{Expected, Fault, Original, Tally};
-use crate::boot::made::MENU_PATH;
+use crate::boot::generated::MENU_PATH;
 use crate::codec::Reader;
 use crate::image::NodeId;
 use crate::tftp::wire::{Mode, Packet, Request, TransferOption};

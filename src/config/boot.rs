@@ -8,8 +8,8 @@ use super::raw::{List, Value};
 use super::{Checker, PARAMETERS_MAX, RootDoors, Wrong, value};
 use crate::boot::UefiBy;
 use crate::boot::menu::{Cms, CopyToRam, Preferences, Root, Settings};
-use crate::boot::text::Word;
-use crate::boot::uki::Stub;
+use crate::text::Word;
+use crate::uki::Stub;
 
 impl Checker<'_> {
     pub(super) fn root(&self, doors: &RootDoors) -> Result<Option<Root>, Wrong> {

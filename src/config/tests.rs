@@ -261,7 +261,7 @@ fn who_names_an_ipxe_wants_it() {
     let directory = tempfile::tempdir().unwrap();
     let (ipxe, text) = (directory.path().join("ipxe.efi"), directory.path().join("text"));
     // An EFI stub is a program for UEFI on x86-64, as iPXE is.
-    fs::write(&ipxe, crate::boot::uki::tests::stub_file()).unwrap();
+    fs::write(&ipxe, crate::uki::tests::stub_file()).unwrap();
     fs::write(&text, "#!ipxe").unwrap();
     let load = |arguments: &[&str]| loaded(&[&["arch.iso"], arguments].concat(), None);
     let ipxe = ipxe.to_str().unwrap();

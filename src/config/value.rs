@@ -10,14 +10,14 @@ use bytes::Bytes;
 
 use super::{Asked, Door, LogFormat, RootDoors};
 use crate::boot::menu::{CopyToRam, Root};
-use crate::boot::text::Word;
-use crate::boot::uki::Stub;
-use crate::boot::uki::pe::{EFI_APPLICATION, Headers, X86_64};
-use crate::boot::uki::stub::{STUB_MAX, STUB_PATH};
 use crate::boot::{Architecture, MacPrefix, Quirk, UefiBy, UnknownQuirk};
 use crate::dhcp::lease::{BadPool, Pool};
 use crate::export::allowed::Subnet;
 use crate::images::name::{NAME_MAX, is_image_name};
+use crate::text::Word;
+use crate::uki::Stub;
+use crate::uki::pe::{EFI_APPLICATION, Headers, X86_64};
+use crate::uki::stub::{STUB_MAX, STUB_PATH};
 
 /// Longest time the menu may wait, in seconds: PXELINUX counts tenths up to 35996 (doc/menu.txt).
 const MENU_TIMEOUT_MAX: u16 = 3599;

@@ -1,9 +1,9 @@
 //! Properties of boot programs.
 
-use crate::boot::text::Word;
-use crate::boot::uki::pe::{Headers, Section};
-use crate::boot::uki::{self, CommandLine, EfiKernel, Stub};
 use crate::export::{Export, Piece};
+use crate::text::Word;
+use crate::uki::pe::{Headers, Section};
+use crate::uki::{self, CommandLine, EfiKernel, Stub};
 
 /// A stub that is taken makes a program: all its sections are where they were and hold what they held, and three follow
 /// that hold what they were given.

@@ -8,13 +8,13 @@ use dhcproto::{Decodable, Decoder};
 
 use crate::boot::menu::{Ports, Root};
 use crate::boot::rules::{Client, Rule, Who};
-use crate::boot::text::Word;
 use crate::boot::{self, Quirk, Rules};
 use crate::codec::{Reader, Truncated};
 use crate::dhcp::lease::{Leases, UnixTime};
 use crate::dhcp::session::{Answer, Authority, Destination, Door, Network, Question, Role, Session, mac};
 use crate::dhcp::wire::{Flags, HardwareAddress, Message, MessageType, Opcode, Reply};
 use crate::export::Allowed;
+use crate::text::Word;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);

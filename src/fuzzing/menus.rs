@@ -2,17 +2,17 @@
 
 use std::net::Ipv4Addr;
 
-use crate::boot::bootable::Tree;
 use crate::boot::menu::{
     Bootable, Cms, CopyToRam, Menu, Ports, Root, Server, Settings, Shown, Start, ipxe, pxelinux,
 };
-use crate::boot::text::Word;
-use crate::boot::{grub, loader, syslinux};
+use crate::bootable::Tree;
+use crate::bootable::{grub, syslinux, systemd_boot};
 use crate::config;
 use crate::image::arch::{Airootfs, AirootfsFormat, Archiso, ArchisoKernel};
 use crate::image::index::NodeAttributes;
 use crate::image::{Extent, Index, NodeId, NodeKind};
 use crate::images::name::name_of;
+use crate::text::Word;
 
 /// The directives that a menu of ours has, and the first words of its help texts.
 const WORDS: &[&str] = &[
@@ -62,7 +62,7 @@ pub fn syslinux_menu(data: &[u8]) {
 /// The same for systemd-boot's entries: two of them, and what says which comes first. An entry's parts are no more than
 /// its text is.
 pub fn loader_entry(data: &[u8]) {
-    let entry = loader::parse("a.conf", data).entry;
+    let entry = systemd_boot::parse("a.conf", data).entry;
     let parts = entry.title.iter().chain(&entry.kernel).chain(&entry.initrd).chain(&entry.parameters);
     assert!(parts.map(String::len).sum::<usize>() <= data.len());
     menu_of(&["loader/entries/a.conf", "loader/entries/b.conf", "loader/loader.conf"], data);

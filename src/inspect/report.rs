@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::boot::bootable::{self, bios_loader, initramfs, shortfall, survey};
 use crate::boot::menu::{Ports, Recipe, Root};
-use crate::boot::text::{PlainPath, Word};
 use crate::boot::uefi::Programs;
-use crate::boot::uki::Stub;
 use crate::boot::{Architecture, Firmware, Machine, NoUefi, Site, plan};
+use crate::bootable::{self, bios_loader, initramfs, shortfall, survey};
 use crate::config::{HTTP_PORT, TFTP_PORT};
 use crate::image::arch::{Airootfs, AirootfsFormat, Archiso, ArchisoKernel};
 use crate::image::initramfs::Contents;
 use crate::image::{BootRecords, Image, Index, NodeId, NodeKind, partitions};
+use crate::text::{PlainPath, Word};
+use crate::uki::Stub;
 
 /// The report on one image.
 #[derive(Debug, Serialize)]

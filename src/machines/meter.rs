@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::landmarks::{Known, Place};
+use super::boot_ranges::{Known, Place};
 use super::transfer_stats::TransferStats;
 use super::{Protocol, Registry, RootEnd, Step};
 use crate::export::Batch;
@@ -177,7 +177,7 @@ mod tests {
     use crate::image::Extent;
     use crate::images::{ImageSet, ServedImage};
     use crate::machines::Stage;
-    use crate::machines::landmarks::tests::{AIROOTFS, INITRAMFS, KERNEL, LOADER, MENU, MIB, image};
+    use crate::machines::boot_ranges::tests::{AIROOTFS, INITRAMFS, KERNEL, LOADER, MENU, MIB, image};
     use crate::machines::status::{MachineStatus, RootProgress};
 
     struct Site {

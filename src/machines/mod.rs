@@ -15,7 +15,7 @@
 //! ranges of an image are its loader, kernel and root. So a service need not know the meaning of a
 //! path, and progress shows even within a program composed of kernel and initramfs.
 
-mod landmarks;
+mod boot_ranges;
 pub mod local;
 pub mod meter;
 pub mod neighbours;
@@ -27,7 +27,7 @@ mod table;
 mod transfer_stats;
 
 pub use crate::boot::Mac;
-pub use landmarks::Landmarks;
+pub use boot_ranges::Landmarks;
 pub use meter::Meter;
 pub use registry::Registry;
 pub use stage::{Protocol, RootEnd, Stage, Step};

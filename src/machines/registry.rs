@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::landmarks::Known;
+use super::boot_ranges::Known;
 use super::status::{MachineStatus, StatusReport};
 use super::table::MachineTable;
 use super::transfer_stats::TransferStats;

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::Protocol;
-use super::landmarks::{Airootfs, Known};
+use super::boot_ranges::{Airootfs, Known};
 
 /// Bytes of the root file system per bit.
 const CHUNK: u64 = 256 << 10;
@@ -122,8 +122,8 @@ impl Coverage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machines::landmarks::tests::{MIB, image};
-    use crate::machines::landmarks::{Known, Place};
+    use crate::machines::boot_ranges::tests::{MIB, image};
+    use crate::machines::boot_ranges::{Known, Place};
 
     fn known() -> (Arc<Known>, Airootfs) {
         let known = Known::new("arch", &image());

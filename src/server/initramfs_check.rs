@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use crate::boot::bootable::{initramfs, shortfall};
+use crate::bootable::{initramfs, shortfall};
 use crate::boot::menu::Root;
 use crate::images::ServedImage;
 

@@ -28,12 +28,12 @@ use self::service_sockets::ServiceSockets;
 use self::sockets::{Inherited, SocketError};
 use crate::boot::files::{Files, Ports, Terms};
 use crate::boot::menu::Root;
-use crate::boot::text::Word;
 use crate::config::Config;
 use crate::dhcp::server::DhcpStartError;
 use crate::images::{HiddenNameError, ImageError};
 use crate::machines::Registry;
 use crate::nfs::server::rpcbind::NotRegistered;
+use crate::text::Word;
 
 /// Time that transfers have to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 
 use super::{Boots, Entry, Kernel, Menu, Server, Start};
 use crate::boot::Mac;
-use crate::boot::text::{Line, Word};
+use crate::text::{Line, Word};
 
 /// Time that what went wrong stays on the screen before the machine tries again, in milliseconds.
 const FAILURE_PAUSE: u32 = 10_000;

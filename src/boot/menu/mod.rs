@@ -13,7 +13,7 @@ mod tests;
 
 use std::net::Ipv4Addr;
 
-use super::text::{Line, PlainPath, Word};
+use crate::text::{Line, PlainPath, Word};
 
 pub use settings::{Cms, CopyToRam, Preferences, Root, Settings};
 

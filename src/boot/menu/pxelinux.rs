@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::{Boots, Entry, Kernel, Menu, Server, Start, TFTP};
-use crate::boot::text::Word;
+use crate::text::Word;
 
 /// The text of its configuration file.
 pub fn write(menu: &Menu<'_>) -> String {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::boot::text::Word;
+use crate::text::Word;
 
 /// A way for the initramfs to reach its root file system, served by us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,10 +5,10 @@ use crate::boot::Site;
 use crate::boot::files::{Entry, Files, NoFile, Terms};
 use crate::boot::menu::Ports;
 use crate::boot::tests::{archiso_files, image, settings};
-use crate::boot::uki::tests::stub_file;
 use crate::export::Piece;
 use crate::images::ImageSet;
 use crate::images::ServedImage;
+use crate::uki::tests::stub_file;
 
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const KERNEL: &str = "arch/boot/x86_64/vmlinuz-linux";
@@ -131,7 +131,7 @@ fn what_makes_no_program_is_said() {
     let stub = || Ok(Stub::parse(stub_file()).unwrap());
     let why = |kernel: &[u8], roots: &[Root], stub| {
         let image = archiso(kernel);
-        let bootable = crate::boot::bootable::survey("one", "one~1", &image).unwrap();
+        let bootable = crate::bootable::survey("one", "one~1", &image).unwrap();
         Programs::new(&image, &bootable, roots, stub).unwrap_err().to_string()
     };
     let kernel = stub_file();
@@ -141,7 +141,7 @@ fn what_makes_no_program_is_said() {
     let old = why(b"a kernel for BIOS only", &[Root::Nbd], stub());
     assert!(old.starts_with("/arch/boot/x86_64/vmlinuz-linux: the kernel has no EFI stub"), "{old}");
     let image = archiso(&kernel);
-    let bootable = crate::boot::bootable::survey("one", "one~1", &image).unwrap();
+    let bootable = crate::bootable::survey("one", "one~1", &image).unwrap();
     let bare = Bootable { recipes: Vec::new(), ..bootable };
     let other = Programs::new(&image, &bare, &[Root::Nbd], stub()).unwrap_err().to_string();
     assert_eq!(other, "the image has no kernel that could be booted");

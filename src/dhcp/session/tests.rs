@@ -4,9 +4,9 @@ use super::*;
 use crate::boot::Rules;
 use crate::boot::menu::{Ports, Root};
 use crate::boot::rules::{Rule, Who};
-use crate::boot::text::Word;
 use crate::dhcp::lease::Leases;
 use crate::dhcp::wire::{BootClass, SafeText};
+use crate::text::Word;
 
 macro_rules! captured {
     ($name:literal) => {
@@ -47,7 +47,7 @@ fn site(ports: Ports, roots: Result<Vec<Root>, boot::NoUefi>) -> boot::Site {
 
 /// For an image that has no stub.
 fn no_uefi() -> boot::Site {
-    site(Ports { tftp: 69, http: Some(8080) }, Err(boot::uki::NoStub::NotArchiso.into()))
+    site(Ports { tftp: 69, http: Some(8080) }, Err(crate::uki::NoStub::NotArchiso.into()))
 }
 
 fn session(role: Role) -> Session {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use super::Step;
-use crate::boot::bootable::{entries, node_of};
+use crate::bootable::{entries, node_of};
 use crate::image::{Extent, Image, NodeId, NodeKind};
 
 /// Most landmarks of an image. archiso's own have about ten; what an image has beyond is not told apart.

@@ -1,8 +1,8 @@
 //! Images as other distributions lay them out.
 
 use super::*;
-use crate::boot::bootable::{entries, initramfs, survey};
 use crate::boot::tests::image;
+use crate::bootable::{entries, initramfs, survey};
 
 /// The files of an image: each of these with its path for its content, and those with a text.
 fn files<'a>(empty: &[&'a str], texts: &[(&'a str, &'a str)]) -> Vec<(&'a str, String)> {

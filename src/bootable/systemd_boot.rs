@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use super::entry::Entry;
+use super::menu_entry::Entry;
 
 /// Longest line that is read; longer ones are passed over. An entry's longest has its parameters, and a kernel takes 2048
 /// bytes of them.

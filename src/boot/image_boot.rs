@@ -1,13 +1,13 @@
 //! What there is of each image to boot, and the loader that all share: made once for a set of images.
 
-use super::bootable;
 use super::files::Terms;
 use super::menu::{Bootable, Look, Settings, Shown};
 use super::rules::Rule;
-use super::text::PlainPath;
 use super::uefi::{NoUefi, Programs};
-use super::uki::Stub;
+use crate::bootable;
 use crate::images::{ImageSet, ServedImage};
+use crate::text::PlainPath;
+use crate::uki::Stub;
 
 /// An image that machines boot.
 #[derive(Debug)]

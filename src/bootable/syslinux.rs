@@ -5,7 +5,7 @@
 //! An image may come from anywhere, so every count has a limit, and a line that is not plain printable ASCII is passed
 //! over: no text that comes out of here can end the line it will stand in.
 
-use super::entry::Entry;
+use super::menu_entry::Entry;
 
 /// Longest line that SYSLINUX reads (`MAX_LINE`); longer ones are passed over.
 const MAX_LINE: usize = 4096;

@@ -7,7 +7,7 @@
 
 mod script;
 
-use super::entry::Entry;
+use super::menu_entry::Entry;
 use script::{Command, End, Script, UNKNOWN, Variables};
 
 /// How deep `source`, `configfile` and `eval` may nest.

@@ -1,14 +1,20 @@
 //! What an image has to boot with.
 
-use super::menu::{Bootable, Look, Root};
-use super::recipes::{Chooser, Stock, path_of};
-use super::syslinux::Menu;
-use super::text::{Line, PlainPath, Word};
+mod entries;
+pub mod grub;
+pub mod menu_entry;
+pub mod syslinux;
+pub mod systemd_boot;
+
+use self::entries::{Chooser, Stock, path_of};
+use self::syslinux::Menu;
+use crate::boot::menu::{Bootable, Look, Root};
 use crate::export::path;
 use crate::image::initramfs::{Completeness, Contents, Requirement};
 use crate::image::{Archiso, Image, Index, NodeId, NodeKind};
+use crate::text::{Line, PlainPath, Word};
 
-pub use super::recipes::{Entries, Origin};
+pub use self::entries::{Entries, Origin};
 
 /// Largest menu that is read, in bytes; archiso's have one or two thousand.
 const MENU_MAX: u64 = 64 << 10;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::fits_dhcp;
-use super::made::{Made, What, Whom};
+use super::generated::{Made, What, Whom};
 use super::menu::{Ports, Root};
 use super::rules::Rules;
-use super::text::Word;
 use super::uefi::NoUefi;
+use crate::text::Word;
 
 /// What this site has to boot machines with.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,8 +16,8 @@ pub(crate) mod tests;
 use bytes::Bytes;
 
 use self::pe::{EFI_APPLICATION, Headers, NX_COMPAT, NotPe, SECTION_HEADER, Section, X86_64};
-use super::text::Word;
 use crate::export::{Export, MixedImagesError};
+use crate::text::Word;
 
 pub use stub::{NoStub, Stub, Unusable};
 

@@ -6,14 +6,14 @@
 
 use std::fmt;
 
-use super::bootable::Tree;
-use super::entry::Entry;
-use super::menu::{Recipe, Root};
+use super::Tree;
+use super::menu_entry::Entry;
 use super::syslinux::{self, Menu};
-use super::text::{Line, PlainPath, Word};
-use super::{grub, loader};
+use super::{grub, systemd_boot};
+use crate::boot::menu::{Recipe, Root};
 use crate::image::arch::{Archiso, ArchisoKernel};
 use crate::image::{Index, NodeId};
+use crate::text::{Line, PlainPath, Word};
 
 /// SYSLINUX menus that are looked at, archiso has eight; and as many of systemd-boot's entries.
 const MENUS_MAX: usize = 64;
@@ -216,15 +216,15 @@ impl Chooser<'_> {
     fn loader_entries(&self) -> Vec<Recipe> {
         let read = |&node: &NodeId| {
             let name = str::from_utf8(&self.tree.index.node(node).name).ok()?;
-            Some(loader::parse(name, &(self.tree.read)(node)?))
+            Some(systemd_boot::parse(name, &(self.tree.read)(node)?))
         };
         let mut loaded: Vec<_> =
             self.archiso.loader_entries.iter().take(MENUS_MAX).filter_map(read).collect();
-        loaded.retain(loader::Loaded::is_for_x86_64);
-        loaded.sort_by(loader::Loaded::in_menu);
+        loaded.retain(systemd_boot::Loaded::is_for_x86_64);
+        loaded.sort_by(systemd_boot::Loaded::in_menu);
         let conf = self.tree.find(LOADER_CONF, "").and_then(|node| (self.tree.read)(node));
-        if let Some(pattern) = conf.and_then(|text| loader::default_entry(&text)) {
-            loaded.sort_by_key(|loaded| !loader::means(&pattern, &loaded.entry.label));
+        if let Some(pattern) = conf.and_then(|text| systemd_boot::default_entry(&text)) {
+            loaded.sort_by_key(|loaded| !systemd_boot::means(&pattern, &loaded.entry.label));
         }
         self.by_disk(loaded.iter().map(|loaded| &loaded.entry), "")
     }
