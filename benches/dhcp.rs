@@ -23,7 +23,7 @@ const PLAIN: &[u8] = include_bytes!("../tests/data/dhcp/ipconfig-discover.bin");
 
 fn session(role: Role) -> Session {
     let image = Word::new("arch").expect("one word");
-    let site = boot::Site::new(Some("boot/syslinux/lpxelinux.0"), Ports { tftp: 69, http: Some(80) });
+    let site = boot::BootTargets::new(Some("boot/syslinux/lpxelinux.0"), Ports { tftp: 69, http: Some(80) });
     Session { role, boot: site.with_image(image, Ok(vec![Root::Nbd])), allowed: Allowed::default() }
 }
 

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use isowire::boot::Files;
-use isowire::boot::files::{Ports, Terms};
-use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
+use isowire::boot::files::{BootConfig, Ports};
+use isowire::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
 use isowire::export::Batch;
 use isowire::http::session::{Resources, Session};
 use isowire::http::wire::Request;
@@ -40,7 +40,7 @@ fn resources() -> Arc<Resources> {
     index.add(arch, b"airootfs.sfs", file, attributes).unwrap();
     let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
     let images = ImageSet::new(ServedImage::new("arch", image), Vec::new());
-    let settings = Settings {
+    let settings = MenuSettings {
         roots: vec![Root::Nbd],
         copytoram: CopyToRam::Auto,
         timeout: 10,
@@ -48,7 +48,7 @@ fn resources() -> Arc<Resources> {
         parameters: Vec::new(),
     };
     let files =
-        Files::new(Arc::new(images), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
+        Files::new(Arc::new(images), BootConfig::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
     Arc::new(Resources::new(Arc::new(files)))
 }
 

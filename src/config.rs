@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use crate::boot::menu::{Preferences, Root, Settings};
+use crate::boot::menu::{MenuSettings, Overrides, Root};
 use crate::boot::{Rules, UefiBy};
 use crate::cli::Serve;
 use crate::dhcp::server::AuthorityConfig;
@@ -72,7 +72,7 @@ pub struct Config {
     /// The root protocol that the operator named. Without one it is the first of the menu that can be served.
     pub root: Option<Root>,
     /// Its roots are those that may be served, in the order of the menu.
-    pub menu: Settings,
+    pub menu: MenuSettings,
     /// What is otherwise for some machines.
     pub rules: Rules,
     pub uefi: UefiBy,
@@ -88,9 +88,9 @@ pub struct Config {
 impl Config {
     /// The roots that the operator named, for all machines or for some.
     pub fn named_roots(&self) -> impl Iterator<Item = Root> {
-        let images = self.images.iter().map(|image| &image.preferences);
-        let preferences = images.chain(self.rules.iter().map(|rule| &rule.preferences));
-        self.root.into_iter().chain(preferences.filter_map(|preferences| preferences.root))
+        let images = self.images.iter().map(|image| &image.overrides);
+        let overrides = images.chain(self.rules.iter().map(|rule| &rule.overrides));
+        self.root.into_iter().chain(overrides.filter_map(|overrides| overrides.root))
     }
 }
 
@@ -101,7 +101,7 @@ pub struct Place {
     /// What an ISO is called, where that is not made of its file's name.
     pub name: Option<Word>,
     /// What is otherwise for its images.
-    pub preferences: Preferences,
+    pub overrides: Overrides,
 }
 
 /// A service on one port.
@@ -255,7 +255,7 @@ impl Checker<'_> {
         let doors = self.root_doors()?;
         let menu = self.menu(&doors)?;
         let images = self.images(iso, &doors, length(&menu.parameters))?;
-        let longest = images.iter().map(|image| length(&image.preferences.parameters)).max().unwrap_or(0);
+        let longest = images.iter().map(|image| length(&image.overrides.parameters)).max().unwrap_or(0);
         let dhcp = self.dhcp(variable)?;
         let uefi = self.uefi()?;
         Ok(Config {
@@ -369,11 +369,8 @@ impl Checker<'_> {
     /// The images of the command line, else those of the file.
     fn images(&self, iso: &[PathBuf], doors: &RootDoors, parameters: usize) -> Result<Vec<Place>, Wrong> {
         if !iso.is_empty() {
-            let place = |path: &PathBuf| Place {
-                path: path.clone(),
-                name: None,
-                preferences: Preferences::default(),
-            };
+            let place =
+                |path: &PathBuf| Place { path: path.clone(), name: None, overrides: Overrides::default() };
             return Ok(iso.iter().map(place).collect());
         }
         let images = &self.raw.image;
@@ -393,7 +390,7 @@ impl Checker<'_> {
     fn image(&self, raw: &RawImage, doors: &RootDoors, parameters: usize) -> Result<Place, Wrong> {
         let (path, name) = (self.resolve(&raw.path.text), self.read("name", &raw.name, value::image_name)?);
         let choices = (&raw.root, &raw.copytoram, &raw.kernel_parameters);
-        Ok(Place { path, name, preferences: self.preferences(choices, doors, parameters)? })
+        Ok(Place { path, name, overrides: self.overrides(choices, doors, parameters)? })
     }
 
     /// Position of the one that says so of itself.

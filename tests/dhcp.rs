@@ -73,7 +73,7 @@ fn serve(mode: Mode, ready: &mpsc::Sender<Result<(), DhcpStartError>>, stopped: 
         };
         let sockets = Sockets { dhcp: port(67), boot_server: Some(port(4011)) };
         let ports = Ports { tftp: 69, http: Some(80) };
-        let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"), ports)
+        let boot = boot::BootTargets::new(Some("boot/syslinux/lpxelinux.0"), ports)
             .with_image(Word::new("arch").unwrap(), Ok(vec![Root::Nbd]));
         let interface = Some(BRIDGE.to_owned());
         let mode = mode.clone();

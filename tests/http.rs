@@ -16,8 +16,8 @@ use std::time::Duration;
 use common::needs::{needs, tool};
 use common::running::{Running, output_of};
 use isowire::boot::Files;
-use isowire::boot::files::{Ports, Terms};
-use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
+use isowire::boot::files::{BootConfig, Ports};
+use isowire::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
 use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::images::{ImageSet, ServedImage};
@@ -63,7 +63,7 @@ impl Server {
         let file = File::create(&other).unwrap();
         file.write_all_at(b"the end", 5 * 1024 * MIB).unwrap();
         let images = ImageSet::new(served("arch", &image), vec![served("other", &other)]);
-        let settings = Settings {
+        let settings = MenuSettings {
             roots: vec![Root::Nbd],
             copytoram: CopyToRam::Auto,
             timeout: 10,
@@ -72,7 +72,8 @@ impl Server {
         };
         let machines = Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
         let files =
-            Files::new(Arc::new(images), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
+            Files::new(Arc::new(images), BootConfig::new(settings, Ports { tftp: 69, http: Some(80) }))
+                .unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use common::needs::{needs, tool};
 use common::running::output_of;
-use isowire::boot::files::{Files, Ports as MenuPorts, Terms};
-use isowire::boot::menu::{Cms, CopyToRam, Root, Settings};
+use isowire::boot::files::{BootConfig, Files, Ports as MenuPorts};
+use isowire::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
 use isowire::export::Allowed;
 use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
@@ -162,14 +162,14 @@ fn files(image: &Path) -> Files {
     }
     let image = Arc::new(Image::new(Source::open(image).unwrap(), index).unwrap());
     let images = ImageSet::new(ServedImage::new("arch", image), Vec::new());
-    let settings = Settings {
+    let settings = MenuSettings {
         roots: vec![Root::Nbd],
         copytoram: CopyToRam::Auto,
         timeout: 10,
         cms: Cms::Verify,
         parameters: Vec::new(),
     };
-    Files::new(Arc::new(images), Terms::new(settings, MenuPorts { tftp: 69, http: Some(80) })).unwrap()
+    Files::new(Arc::new(images), BootConfig::new(settings, MenuPorts { tftp: 69, http: Some(80) })).unwrap()
 }
 
 /// Xorshift: incompressible, and the same in every run.

@@ -14,10 +14,11 @@ use imports::Modules;
 /// Rooms, from the lowest layer to the highest. A room uses rooms of lower layers only, so no
 /// protocol uses another and there is no circle.
 const LAYERS: &[&[&str]] = &[
-    &["codec", "extent", "watched", "cli"],
+    &["codec", "extent", "text", "watched", "cli"],
     &["sys"],
     &["image"],
     &["export"],
+    &["bootable", "uki"],
     &["images"],
     &["boot"],
     &["machines"],
@@ -31,9 +32,8 @@ const LAYERS: &[&[&str]] = &[
 
 /// Files of a room that use each other in a circle: the room, and the files. The list only shrinks.
 const CYCLES: &[(&str, &[&str])] = &[
-    ("boot", &["bootable", "recipes"]),
-    ("boot", &["files", "offer", "site", "uefi"]),
-    ("boot", &["made", "rules"]),
+    ("boot", &["files", "image_boot", "targets", "uefi"]),
+    ("boot", &["generated", "rules"]),
     ("http/session", &["answer", "multipart"]),
     ("image", &["arch", "survey", "tree"]),
     ("nfs/session", &["directory", "procedures"]),

@@ -9,14 +9,15 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::generated::{DIRECTORY, Made, What, Whom};
-use super::image_boot::{Loader, Offer};
+use super::generated::{DIRECTORY, GeneratedKind, GeneratedPath, Recipient};
+use super::image_boot::{ImageBoot, Loader};
 use super::leased::Leased;
 pub use super::menu::Ports;
-use super::menu::{Look, Menu, Preferences, Root, Server, Settings, ipxe, pxelinux};
+use super::menu::{Menu, MenuSettings, Overrides, Root, Server, ipxe, pxelinux};
 use super::rules::Rules;
-use super::uefi::{NoUefi, Programs};
-use super::{Mac, Site, UefiBy};
+use super::uefi::{Programs, UefiError};
+use super::{BootTargets, Mac, UefiBy};
+use crate::bootable::Look;
 use crate::export::Export;
 use crate::export::path::{self, PathError};
 use crate::image::{Identity, Image, NodeId, NodeKind};
@@ -29,8 +30,8 @@ const ISO: &[u8] = b".iso";
 
 /// What the operator chose about boots, whatever images there are.
 #[derive(Debug, Clone)]
-pub struct Terms {
-    pub settings: Settings,
+pub struct BootConfig {
+    pub settings: MenuSettings,
     pub ports: Ports,
     /// What UEFI machines boot with instead of the stub in each image.
     pub stub: Option<Stub>,
@@ -39,14 +40,14 @@ pub struct Terms {
     pub ipxe: Option<Bytes>,
     pub rules: Arc<Rules>,
     /// What is otherwise for images of these names.
-    pub preferences: HashMap<String, Preferences>,
+    pub overrides: HashMap<String, Overrides>,
     /// What machines are leased, for our DHCP server to note.
     pub leased: Arc<Leased>,
 }
 
-impl Terms {
+impl BootConfig {
     /// Nothing special for any image or machine.
-    pub fn new(settings: Settings, ports: Ports) -> Self {
+    pub fn new(settings: MenuSettings, ports: Ports) -> Self {
         Self {
             settings,
             ports,
@@ -54,7 +55,7 @@ impl Terms {
             uefi_by: UefiBy::Composed,
             ipxe: None,
             rules: Arc::default(),
-            preferences: HashMap::new(),
+            overrides: HashMap::new(),
             leased: Arc::default(),
         }
     }
@@ -65,10 +66,10 @@ impl Terms {
 pub struct Files {
     images: Arc<ImageSet>,
     /// What there is of each image to boot, the default first.
-    offers: Vec<Offer>,
+    image_boots: Vec<ImageBoot>,
     /// PXELINUX, of the first image that has one.
     loader: Option<Loader>,
-    terms: Terms,
+    terms: BootConfig,
 }
 
 /// What a path names.
@@ -120,7 +121,7 @@ pub enum Directory<'a> {
     /// A directory of an image.
     Tree(&'a ServedImage, NodeId),
     /// `/isowire/`: what we make.
-    Made,
+    Generated,
 }
 
 /// An entry of a [`Directory`].
@@ -137,7 +138,7 @@ pub enum ItemKind {
     /// A file of this many bytes.
     File(u64),
     /// A file that is made for each machine that asks.
-    Made,
+    Generated,
     /// What cannot be had: a device, or a symlink to nowhere.
     Special,
 }
@@ -156,34 +157,34 @@ impl Files {
     ///
     /// # Errors
     /// [`HiddenNameError`]: the operator has to choose another name.
-    pub fn new(images: Arc<ImageSet>, terms: Terms) -> Result<Self, HiddenNameError> {
+    pub fn new(images: Arc<ImageSet>, terms: BootConfig) -> Result<Self, HiddenNameError> {
         let default = images.default_image();
         images.iter().skip(1).try_for_each(|served| default.reachable(&served.name))?;
-        let offers: Vec<_> = images.iter().filter_map(|served| Offer::of(served, &terms)).collect();
-        let loader = Loader::find(&images, &offers);
-        Ok(Self { images, offers, loader, terms })
+        let image_boots: Vec<_> = images.iter().filter_map(|served| ImageBoot::of(served, &terms)).collect();
+        let loader = Loader::find(&images, &image_boots);
+        Ok(Self { images, image_boots, loader, terms })
     }
 
     /// What [`plan`](super::plan) has to know.
-    pub fn site(&self) -> Site {
+    pub fn site(&self) -> BootTargets {
         let loader = self.loader.as_ref().map(|loader| loader.path.as_str());
-        let site = Site::new(loader, self.terms.ports)
+        let site = BootTargets::new(loader, self.terms.ports)
             .with_uefi_by(self.terms.uefi_by)
             .with_rules(Arc::clone(&self.terms.rules));
-        self.offers.iter().fold(site, |site, Offer { bootable, programs, .. }| {
-            let roots = programs.as_ref().map(Programs::roots).map_err(NoUefi::clone);
+        self.image_boots.iter().fold(site, |site, ImageBoot { bootable, programs, .. }| {
+            let roots = programs.as_ref().map(Programs::roots).map_err(UefiError::clone);
             site.with_image(bootable.name.clone(), roots)
         })
     }
 
     /// What UEFI machines boot, for each image that machines boot at all, by its name; the default first.
-    pub fn programs(&self) -> impl Iterator<Item = (&str, Result<&Programs, &NoUefi>)> {
-        self.offers.iter().map(|offer| (offer.bootable.name.as_str(), offer.programs.as_ref()))
+    pub fn programs(&self) -> impl Iterator<Item = (&str, Result<&Programs, &UefiError>)> {
+        self.image_boots.iter().map(|offer| (offer.bootable.name.as_str(), offer.programs.as_ref()))
     }
 
     /// Names in rules that no image has: their machines get the default image.
     pub fn unknown_images(&self) -> impl Iterator<Item = &Word> {
-        let is_there = |name: &&Word| self.offers.iter().any(|offer| offer.bootable.name == **name);
+        let is_there = |name: &&Word| self.image_boots.iter().any(|offer| offer.bootable.name == **name);
         self.terms.rules.iter().filter_map(|rule| rule.image.as_ref()).filter(move |name| !is_there(name))
     }
 
@@ -229,7 +230,7 @@ impl Files {
                 version: Version::of_image(image.identity, None),
                 modified: image.volume.modified.or(image.volume.created),
             })),
-            Found::Made => Ok(Entry::Directory(Directory::Made)),
+            Found::Generated => Ok(Entry::Directory(Directory::Generated)),
         }
     }
 
@@ -238,7 +239,7 @@ impl Files {
         let mut items = match directory {
             Directory::Root => self.root_items(),
             Directory::Tree(served, node) => tree_items(&served.image, node),
-            Directory::Made => [What::Menu, What::Script].map(made_item).into(),
+            Directory::Generated => [GeneratedKind::Menu, GeneratedKind::Script].map(made_item).into(),
         };
         let is_file = |item: &Item<'_>| item.kind != ItemKind::Directory;
         items.sort_by(|a, b| (is_file(a), &a.name).cmp(&(is_file(b), &b.name)));
@@ -247,19 +248,24 @@ impl Files {
 
     /// The file at `path` that we make for a machine that reached us at `local`.
     fn made(&self, path: &[u8], local: Ipv4Addr) -> Option<File> {
-        let Made { whom, what } = Made::parse(names(path)).or_else(|| self.menu_of_others(path))?;
+        let GeneratedPath { recipient, kind } =
+            GeneratedPath::parse(names(path)).or_else(|| self.menu_of_others(path))?;
         let server = Server { address: local, ports: self.terms.ports };
-        match what {
-            What::Menu => Some(made(pxelinux::write(&self.menu(whom, server)))),
-            What::Script if whom == Whom::default() => Some(made(ipxe::write_referral(&server))),
-            What::Script => Some(made(ipxe::write(&self.menu(whom, server), whom.machine))),
-            What::Program(root) => self.program(root, whom, &server),
-            What::Ipxe => self.terms.ipxe.clone().map(made),
+        match kind {
+            GeneratedKind::Menu => Some(made(pxelinux::write(&self.menu(recipient, server)))),
+            GeneratedKind::Script if recipient == Recipient::default() => {
+                Some(made(ipxe::write_referral(&server)))
+            }
+            GeneratedKind::Script => {
+                Some(made(ipxe::write(&self.menu(recipient, server), recipient.machine)))
+            }
+            GeneratedKind::Program(root) => self.program(root, recipient, &server),
+            GeneratedKind::Ipxe => self.terms.ipxe.clone().map(made),
         }
     }
 
     /// Where nobody told PXELINUX of a menu, it looks beside itself for one of its network card, and at last for any.
-    fn menu_of_others(&self, path: &[u8]) -> Option<Made> {
+    fn menu_of_others(&self, path: &[u8]) -> Option<GeneratedPath> {
         let directory = format!("{}pxelinux.cfg", self.loader.as_ref()?.path.directory());
         let directory: Vec<_> = names(directory.as_bytes()).collect();
         let path: Vec<_> = names(path).take(directory.len() + 2).collect();
@@ -268,14 +274,14 @@ impl Files {
             [name] => Some(Mac::of_bootif(str::from_utf8(name).ok()?)?),
             _ => return None,
         };
-        Some(Made { whom: Whom { machine, rule: None }, what: What::Menu })
+        Some(GeneratedPath { recipient: Recipient { machine, rule: None }, kind: GeneratedKind::Menu })
     }
 
     /// What somebody is shown: the image of their rule comes first.
-    fn menu(&self, whom: Whom, server: Server) -> Menu<'_> {
+    fn menu(&self, recipient: Recipient, server: Server) -> Menu<'_> {
         static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new() };
-        let rule = self.terms.rules.of(whom);
-        let mut images: Vec<_> = self.offers.iter().map(|offer| offer.shown(rule)).collect();
+        let rule = self.terms.rules.of(recipient);
+        let mut images: Vec<_> = self.image_boots.iter().map(|offer| offer.shown(rule)).collect();
         images.sort_by_key(|shown| Some(&shown.image.name) != rule.and_then(|rule| rule.image.as_ref()));
         Menu {
             server,
@@ -288,14 +294,14 @@ impl Files {
     }
 
     /// The boot program of the image that is meant for somebody.
-    fn program(&self, root: Root, whom: Whom, server: &Server) -> Option<File> {
-        let rule = self.terms.rules.of(whom);
+    fn program(&self, root: Root, recipient: Recipient, server: &Server) -> Option<File> {
+        let rule = self.terms.rules.of(recipient);
         let name = rule.and_then(|rule| rule.image.as_ref());
-        let named = self.offers.iter().find(|offer| Some(&offer.bootable.name) == name);
-        let offer = named.or(self.offers.first())?;
-        let lease = whom.machine.and_then(|machine| self.terms.leased.of(machine));
+        let named = self.image_boots.iter().find(|offer| Some(&offer.bootable.name) == name);
+        let offer = named.or(self.image_boots.first())?;
+        let lease = recipient.machine.and_then(|machine| self.terms.leased.of(machine));
         let settings = offer.shown(rule).settings;
-        offer.programs.as_ref().ok()?.program(root, whom.machine, lease, settings, server)
+        offer.programs.as_ref().ok()?.program(root, recipient.machine, lease, settings, server)
     }
 
     /// The tree of the default image comes first: what is beside it never hides a file.
@@ -316,7 +322,7 @@ impl Files {
             return Ok(Found::Node(served, path::resolve(&served.image.index, rest)?));
         }
         let whole = name.strip_suffix(ISO).and_then(|name| self.images.named(name)).map(Found::Whole);
-        let made = (name == DIRECTORY.as_bytes()).then_some(Found::Made);
+        let made = (name == DIRECTORY.as_bytes()).then_some(Found::Generated);
         Ok(whole.or(made).filter(|_| names(rest).next().is_none()).ok_or(PathError::NotFound)?)
     }
 
@@ -349,7 +355,7 @@ enum Found<'a> {
     /// The image itself, at `/NAME.iso`.
     Whole(&'a ServedImage),
     /// The directory of what we make.
-    Made,
+    Generated,
 }
 
 fn entry(served: &ServedImage, node: NodeId) -> Result<Entry<'_>, NoFile> {
@@ -370,8 +376,8 @@ fn made(content: impl Into<Bytes>) -> File {
     File { export: Export::of_memory(content), version, modified: None }
 }
 
-fn made_item(what: What) -> Item<'static> {
-    Item { name: what.name().as_bytes().into(), kind: ItemKind::Made, modified: None }
+fn made_item(kind: GeneratedKind) -> Item<'static> {
+    Item { name: kind.name().as_bytes().into(), kind: ItemKind::Generated, modified: None }
 }
 
 fn tree_items(image: &Image, directory: NodeId) -> Vec<Item<'_>> {

@@ -28,14 +28,14 @@ const RULE: &str = "rule-";
 
 /// A file that we make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Made {
-    pub whom: Whom,
-    pub what: What,
+pub struct GeneratedPath {
+    pub recipient: Recipient,
+    pub kind: GeneratedKind,
 }
 
 /// Whom a file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Whom {
+pub struct Recipient {
     /// `None` for whoever asks.
     pub machine: Option<Mac>,
     /// The rule that counts, where the MAC address alone does not tell it.
@@ -43,7 +43,7 @@ pub struct Whom {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum GeneratedKind {
     /// PXELINUX's menu.
     Menu,
     /// iPXE's script.
@@ -54,36 +54,36 @@ pub enum What {
     Ipxe,
 }
 
-impl What {
+impl GeneratedKind {
     /// Every file there is.
-    pub const ALL: [What; 6] = [
-        What::Menu,
-        What::Script,
-        What::Program(Root::Nbd),
-        What::Program(Root::Nfs),
-        What::Program(Root::Http),
-        What::Ipxe,
+    pub const ALL: [GeneratedKind; 6] = [
+        GeneratedKind::Menu,
+        GeneratedKind::Script,
+        GeneratedKind::Program(Root::Nbd),
+        GeneratedKind::Program(Root::Nfs),
+        GeneratedKind::Program(Root::Http),
+        GeneratedKind::Ipxe,
     ];
 
     /// The file's name.
     pub const fn name(self) -> &'static str {
         match self {
-            What::Menu => "pxelinux.cfg",
-            What::Script => "boot.ipxe",
-            What::Program(Root::Nbd) => "nbd.efi",
-            What::Program(Root::Nfs) => "nfs.efi",
-            What::Program(Root::Http) => "http.efi",
-            What::Ipxe => "ipxe.efi",
+            GeneratedKind::Menu => "pxelinux.cfg",
+            GeneratedKind::Script => "boot.ipxe",
+            GeneratedKind::Program(Root::Nbd) => "nbd.efi",
+            GeneratedKind::Program(Root::Nfs) => "nfs.efi",
+            GeneratedKind::Program(Root::Http) => "http.efi",
+            GeneratedKind::Ipxe => "ipxe.efi",
         }
     }
 
     fn of_name(name: &str) -> Option<Self> {
-        let name = if name == AUTOEXEC { What::Script.name() } else { name };
-        Self::ALL.into_iter().find(|what| what.name() == name)
+        let name = if name == AUTOEXEC { GeneratedKind::Script.name() } else { name };
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
-impl Made {
+impl GeneratedPath {
     /// Reads the names in a path; `None` for any other file.
     pub fn parse<'a>(names: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
         let names: Vec<_> = names.take(5).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
@@ -96,26 +96,26 @@ impl Made {
             _ => return None,
         };
         let rule = rule.map(|rule| rule.strip_prefix(RULE)?.parse().ok().map(RuleNumber));
-        let whom = Whom {
+        let recipient = Recipient {
             machine: machine.map(str::parse).transpose().ok()?,
             // What is there and cannot be read is no file of ours.
             rule: rule.map_or(Some(None), |rule| rule.map(Some))?,
         };
-        Some(Self { whom, what: What::of_name(file)? })
+        Some(Self { recipient, kind: GeneratedKind::of_name(file)? })
     }
 }
 
 /// Without a leading `/`.
-impl fmt::Display for Made {
+impl fmt::Display for GeneratedPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{DIRECTORY}/")?;
-        if let Some(machine) = self.whom.machine {
+        if let Some(machine) = self.recipient.machine {
             write!(f, "{}/", machine.dashed())?;
         }
-        if let Some(RuleNumber(rule)) = self.whom.rule {
+        if let Some(RuleNumber(rule)) = self.recipient.rule {
             write!(f, "{RULE}{rule}/")?;
         }
-        f.write_str(self.what.name())
+        f.write_str(self.kind.name())
     }
 }
 
@@ -123,35 +123,35 @@ impl fmt::Display for Made {
 mod tests {
     use super::*;
 
-    fn parse(path: &str) -> Option<Made> {
-        Made::parse(path.split('/').map(str::as_bytes))
+    fn parse(path: &str) -> Option<GeneratedPath> {
+        GeneratedPath::parse(path.split('/').map(str::as_bytes))
     }
 
     #[test]
     fn names_and_back() {
         let machines = [None, "52:54:00:12:34:56".parse().ok()];
         let rules = [None, Some(RuleNumber(0)), Some(RuleNumber(12))];
-        for what in What::ALL {
+        for kind in GeneratedKind::ALL {
             for (machine, rule) in machines.into_iter().flat_map(|machine| rules.map(|rule| (machine, rule)))
             {
-                let made = Made { whom: Whom { machine, rule }, what };
+                let made = GeneratedPath { recipient: Recipient { machine, rule }, kind };
                 assert_eq!(parse(&made.to_string()), Some(made));
             }
         }
-        let whom = Whom { machine: machines[1], rule: rules[2] };
-        let made = Made { whom, what: What::Program(Root::Nbd) };
+        let recipient = Recipient { machine: machines[1], rule: rules[2] };
+        let made = GeneratedPath { recipient, kind: GeneratedKind::Program(Root::Nbd) };
         assert_eq!(made.to_string(), "isowire/52-54-00-12-34-56/rule-12/nbd.efi");
     }
 
     #[test]
     fn ipxe_finds_its_script_beside_itself() {
-        let script = |whom| Some(Made { whom, what: What::Script });
-        assert_eq!(parse("autoexec.ipxe"), script(Whom::default()));
-        assert_eq!(parse("isowire/autoexec.ipxe"), script(Whom::default()));
+        let script = |recipient| Some(GeneratedPath { recipient, kind: GeneratedKind::Script });
+        assert_eq!(parse("autoexec.ipxe"), script(Recipient::default()));
+        assert_eq!(parse("isowire/autoexec.ipxe"), script(Recipient::default()));
         let machine = "52:54:00:12:34:56".parse().ok();
         assert_eq!(
             parse("isowire/52-54-00-12-34-56/autoexec.ipxe"),
-            script(Whom { machine, ..Whom::default() })
+            script(Recipient { machine, ..Recipient::default() })
         );
     }
 

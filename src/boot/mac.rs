@@ -51,14 +51,14 @@ impl fmt::Debug for Mac {
 /// The text is no MAC address of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no MAC address: write 52:54:00:12:34:56")]
-pub struct BadMac;
+pub struct MacError;
 
 /// Reads six bytes in hexadecimal with `:` or `-` between them.
 impl FromStr for Mac {
-    type Err = BadMac;
+    type Err = MacError;
 
-    fn from_str(text: &str) -> Result<Self, BadMac> {
-        Mac::new(&bytes(text)?).ok_or(BadMac)
+    fn from_str(text: &str) -> Result<Self, MacError> {
+        Mac::new(&bytes(text)?).ok_or(MacError)
     }
 }
 
@@ -85,24 +85,24 @@ impl MacPrefix {
 
 /// Reads one to six bytes in hexadecimal with `:` or `-` between them.
 impl FromStr for MacPrefix {
-    type Err = BadMac;
+    type Err = MacError;
 
-    fn from_str(text: &str) -> Result<Self, BadMac> {
+    fn from_str(text: &str) -> Result<Self, MacError> {
         let bytes = bytes(text)?;
         let is_whole = bytes.len() < 6 || Mac::new(&bytes).is_some();
-        if bytes.len() <= 6 && is_whole { Ok(Self(bytes)) } else { Err(BadMac) }
+        if bytes.len() <= 6 && is_whole { Ok(Self(bytes)) } else { Err(MacError) }
     }
 }
 
 /// At least one byte, and no more than seven.
-fn bytes(text: &str) -> Result<Vec<u8>, BadMac> {
+fn bytes(text: &str) -> Result<Vec<u8>, MacError> {
     text.split([':', '-']).take(7).map(byte).collect()
 }
 
 /// Exactly two hexadecimal digits.
-fn byte(digits: &str) -> Result<u8, BadMac> {
+fn byte(digits: &str) -> Result<u8, MacError> {
     let fits = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    u8::from_str_radix(digits, 16).ok().filter(|_| fits).ok_or(BadMac)
+    u8::from_str_radix(digits, 16).ok().filter(|_| fits).ok_or(MacError)
 }
 
 impl From<Mac> for String {
@@ -112,9 +112,9 @@ impl From<Mac> for String {
 }
 
 impl TryFrom<String> for Mac {
-    type Error = BadMac;
+    type Error = MacError;
 
-    fn try_from(text: String) -> Result<Self, BadMac> {
+    fn try_from(text: String) -> Result<Self, MacError> {
         text.parse()
     }
 }
@@ -133,7 +133,7 @@ mod tests {
         }
         for text in ["", "52:54:00:12:34", "52:54:00:12:34:fe:00", "52:54:00:12:34:+e", "5é:54:00:12:34:fe"]
         {
-            assert_eq!(text.parse::<Mac>(), Err(BadMac), "{text}");
+            assert_eq!(text.parse::<Mac>(), Err(MacError), "{text}");
         }
     }
 
@@ -147,7 +147,7 @@ mod tests {
         }
         assert!(!"54".parse::<MacPrefix>().unwrap().fits(mac));
         for text in ["", "5", "52:", "52:54:00:12:34:fe:00", "01:00:5e:00:00:01", "00:00:00:00:00:00"] {
-            assert_eq!(text.parse::<MacPrefix>(), Err(BadMac), "{text}");
+            assert_eq!(text.parse::<MacPrefix>(), Err(MacError), "{text}");
         }
     }
 

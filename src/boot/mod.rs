@@ -16,17 +16,17 @@ pub mod uefi;
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use generated::{Made, What, Whom};
+use generated::{GeneratedKind, GeneratedPath, Recipient};
 use menu::{Root, Server};
 use rules::{Client, Rule};
 
 pub use files::Files;
 pub use leased::Leased;
-pub use mac::{BadMac, Mac, MacPrefix};
-pub use quirks::{Quirk, Quirks, UnknownQuirk};
+pub use mac::{Mac, MacError, MacPrefix};
+pub use quirks::{Quirk, Quirks, UnknownQuirkError};
 pub use rules::Rules;
-pub use targets::{Site, UefiBy};
-pub use uefi::NoUefi;
+pub use targets::{BootTargets, UefiBy};
+pub use uefi::UefiError;
 
 /// A machine, as far as its boot depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -138,7 +138,7 @@ pub enum Refusal {
     #[error("the image has no lpxelinux.0 to boot BIOS machines with")]
     NoLoader,
     #[error("nothing to boot UEFI machines with: {0}")]
-    NoUefi(#[from] NoUefi),
+    NoUefi(#[from] UefiError),
     #[error("UEFI HTTP boot needs HTTP, which is off: choose PXE in the firmware")]
     NoHttp,
     // It would hand the program its name for a command line, which systemd's stub takes in place of the one in it.
@@ -154,19 +154,19 @@ pub fn plan(
     machine: &Machine,
     vendor_class: &[u8],
     server: Ipv4Addr,
-    site: &Site,
+    site: &BootTargets,
 ) -> Result<BootPlan, Refusal> {
     let client = Client { mac: machine.mac, architecture: Some(machine.architecture), vendor_class };
     let rule = site.rules().find(&client);
     let server = Server { address: server, ports: site.ports };
-    let planner = Planner { site, server, whom: site.rules().whom(&client), rule };
+    let planner = Planner { site, server, recipient: site.rules().recipient(&client), rule };
     planner.plan(machine)
 }
 
 struct Planner<'a> {
-    site: &'a Site,
+    site: &'a BootTargets,
     server: Server,
-    whom: Whom,
+    recipient: Recipient,
     rule: Option<&'a Rule>,
 }
 
@@ -195,40 +195,40 @@ impl Planner<'_> {
 
     fn pxelinux(&self) -> Result<BootPlan, Refusal> {
         let boot_file = self.site.boot_file().ok_or(Refusal::NoLoader)?.to_owned();
-        let config_file = Some(format!("{FROM_ROOT}{}", self.made(What::Menu)));
+        let config_file = Some(format!("{FROM_ROOT}{}", self.made(GeneratedKind::Menu)));
         Ok(BootPlan { boot_file, config_file, quirks: self.quirks() })
     }
 
     /// By HTTP it comes faster, and the log tells of it in the words that kernels are told in.
     fn script(&self) -> BootPlan {
-        let path = self.made(What::Script);
+        let path = self.made(GeneratedKind::Script);
         self.by_http(&path).unwrap_or_else(|| self.by_tftp(&path))
     }
 
     /// What UEFI itself loads.
-    fn program(&self) -> Result<Made, Refusal> {
+    fn program(&self) -> Result<GeneratedPath, Refusal> {
         Ok(self.made(match self.site.uefi_by {
-            UefiBy::Ipxe => What::Ipxe,
-            UefiBy::Composed => What::Program(self.root()?),
+            UefiBy::Ipxe => GeneratedKind::Ipxe,
+            UefiBy::Composed => GeneratedKind::Program(self.root()?),
         }))
     }
 
     /// The root that the rule names, where there is a program with it, else the image's first.
-    fn root(&self) -> Result<Root, NoUefi> {
+    fn root(&self) -> Result<Root, UefiError> {
         let image = self.rule.and_then(|rule| rule.image.as_ref());
-        let preferred = self.rule.and_then(|rule| rule.preferences.root);
+        let preferred = self.rule.and_then(|rule| rule.overrides.root);
         self.site.program_root(image, preferred)
     }
 
-    fn made(&self, what: What) -> Made {
-        Made { whom: self.whom, what }
+    fn made(&self, kind: GeneratedKind) -> GeneratedPath {
+        GeneratedPath { recipient: self.recipient, kind }
     }
 
-    fn by_tftp(&self, path: &Made) -> BootPlan {
+    fn by_tftp(&self, path: &GeneratedPath) -> BootPlan {
         BootPlan { boot_file: format!("/{path}"), config_file: None, quirks: self.quirks() }
     }
 
-    fn by_http(&self, path: &Made) -> Option<BootPlan> {
+    fn by_http(&self, path: &GeneratedPath) -> Option<BootPlan> {
         let boot_file = format!("{}{path}", self.server.http_url()?);
         Some(BootPlan { boot_file, config_file: None, quirks: self.quirks() })
     }

@@ -47,13 +47,13 @@ impl fmt::Display for Quirk {
 /// The word is no quirk's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is none of `plain`, `no-43`, `answer-request`, `no-script`")]
-pub struct UnknownQuirk;
+pub struct UnknownQuirkError;
 
 impl FromStr for Quirk {
-    type Err = UnknownQuirk;
+    type Err = UnknownQuirkError;
 
-    fn from_str(text: &str) -> Result<Self, UnknownQuirk> {
-        Self::ALL.into_iter().find(|quirk| quirk.as_str() == text).ok_or(UnknownQuirk)
+    fn from_str(text: &str) -> Result<Self, UnknownQuirkError> {
+        Self::ALL.into_iter().find(|quirk| quirk.as_str() == text).ok_or(UnknownQuirkError)
     }
 }
 
@@ -81,10 +81,10 @@ mod tests {
     fn words_and_back() {
         for quirk in Quirk::ALL {
             assert_eq!(quirk.to_string().parse(), Ok(quirk));
-            assert!(UnknownQuirk.to_string().contains(&format!("`{quirk}`")));
+            assert!(UnknownQuirkError.to_string().contains(&format!("`{quirk}`")));
         }
         for text in ["", "Plain", "no43", "plain "] {
-            assert_eq!(text.parse::<Quirk>(), Err(UnknownQuirk), "{text:?}");
+            assert_eq!(text.parse::<Quirk>(), Err(UnknownQuirkError), "{text:?}");
         }
     }
 

@@ -3,9 +3,9 @@
 
 use std::net::Ipv4Addr;
 
-use super::generated::Whom;
+use super::generated::Recipient;
 use super::mac::{Mac, MacPrefix};
-use super::menu::{Preferences, Start};
+use super::menu::{Overrides, Start};
 use super::{Architecture, Quirks};
 use crate::text::Word;
 
@@ -21,7 +21,7 @@ pub struct Client<'a> {
 
 /// Which machines a rule is for: those that fit everything that is said here.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Who {
+pub struct ClientFilter {
     /// Any of these; empty for all.
     pub macs: Vec<MacPrefix>,
     /// Any of these; empty for all.
@@ -30,7 +30,7 @@ pub struct Who {
     pub vendor: String,
 }
 
-impl Who {
+impl ClientFilter {
     /// Whether a machine is one of these.
     pub fn fits(&self, client: &Client<'_>) -> bool {
         let mac = client.mac.is_some_and(|mac| self.macs.iter().any(|prefix| prefix.fits(mac)));
@@ -41,7 +41,7 @@ impl Who {
     }
 
     /// Whether every machine that `other` fits is one of these.
-    pub fn covers(&self, other: &Who) -> bool {
+    pub fn covers(&self, other: &ClientFilter) -> bool {
         let mac = |theirs: &MacPrefix| self.macs.iter().any(|ours| ours.covers(theirs));
         let macs = self.macs.is_empty() || (!other.macs.is_empty() && other.macs.iter().all(mac));
         let architecture = |theirs: &Architecture| self.architectures.contains(theirs);
@@ -54,12 +54,12 @@ impl Who {
 /// What is otherwise for some machines.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rule {
-    pub who: Who,
+    pub who: ClientFilter,
     /// No answer by DHCP at all.
     pub is_ignored: bool,
     /// The name of the image that stands first.
     pub image: Option<Word>,
-    pub preferences: Preferences,
+    pub overrides: Overrides,
     pub start: Start,
     pub quirks: Quirks,
     /// What our DHCP server leases to the one machine that this rule is for.
@@ -95,17 +95,17 @@ impl Rules {
 
     /// Whom files are for that this machine is to load: they name the rule where its MAC address alone would lead to
     /// another.
-    pub fn whom(&self, client: &Client<'_>) -> Whom {
+    pub fn recipient(&self, client: &Client<'_>) -> Recipient {
         let by_mac = Client { mac: client.mac, ..Client::default() };
         let rule = self.position(client).filter(|&rule| self.position(&by_mac) != Some(rule));
         // At most MAX, so the cast keeps the value.
-        Whom { machine: client.mac, rule: rule.map(|rule| RuleNumber(rule as u16)) }
+        Recipient { machine: client.mac, rule: rule.map(|rule| RuleNumber(rule as u16)) }
     }
 
     /// The rule for whom a file is.
-    pub fn of(&self, whom: Whom) -> Option<&Rule> {
-        let by_number = whom.rule.and_then(|RuleNumber(rule)| self.0.get(usize::from(rule)));
-        by_number.or_else(|| self.find(&Client { mac: whom.machine, ..Client::default() }))
+    pub fn of(&self, recipient: Recipient) -> Option<&Rule> {
+        let by_number = recipient.rule.and_then(|RuleNumber(rule)| self.0.get(usize::from(rule)));
+        by_number.or_else(|| self.find(&Client { mac: recipient.machine, ..Client::default() }))
     }
 
     /// What single machines are to be leased.
@@ -122,8 +122,8 @@ impl Rules {
 mod tests {
     use super::*;
 
-    fn who(macs: &[&str], architectures: &[u16], vendor: &str) -> Who {
-        Who {
+    fn who(macs: &[&str], architectures: &[u16], vendor: &str) -> ClientFilter {
+        ClientFilter {
             macs: macs.iter().map(|mac| mac.parse().unwrap()).collect(),
             architectures: architectures.iter().map(|&number| Architecture(number)).collect(),
             vendor: vendor.into(),
@@ -159,7 +159,7 @@ mod tests {
     fn what_covers_leaves_nothing_to_what_follows() {
         let (site, one) = (who(&["52:54"], &[], ""), who(&["52:54:00:12:34:56"], &[], ""));
         assert!(site.covers(&one) && site.covers(&site) && !one.covers(&site));
-        assert!(Who::default().covers(&site) && !site.covers(&Who::default()));
+        assert!(ClientFilter::default().covers(&site) && !site.covers(&ClientFilter::default()));
         let uefi = who(&["52:54"], &[7, 9], "");
         assert!(site.covers(&uefi) && !uefi.covers(&one));
         assert!(uefi.covers(&who(&["52:54:01"], &[9], "PXE")));
@@ -180,13 +180,13 @@ mod tests {
         assert_eq!([&first, &uefi, &bios].map(found), [Some(0), Some(1), Some(2)]);
         assert_eq!(found(&client("00:54:00:00:00:02", 0)), None);
         // Only what the MAC address does not tell is in the path, and there it says the same.
-        assert_eq!(rules.whom(&first).rule, None);
-        assert_eq!(rules.whom(&bios).rule, None);
-        assert_eq!(rules.whom(&uefi).rule, Some(RuleNumber(1)));
+        assert_eq!(rules.recipient(&first).rule, None);
+        assert_eq!(rules.recipient(&bios).rule, None);
+        assert_eq!(rules.recipient(&uefi).rule, Some(RuleNumber(1)));
         for client in [&first, &uefi, &bios] {
-            assert_eq!(rules.of(rules.whom(client)), rules.find(client));
+            assert_eq!(rules.of(rules.recipient(client)), rules.find(client));
         }
-        let gone = Whom { rule: Some(RuleNumber(9)), ..rules.whom(&bios) };
+        let gone = Recipient { rule: Some(RuleNumber(9)), ..rules.recipient(&bios) };
         assert_eq!(rules.of(gone), rules.find(&bios));
     }
 }

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::fits_dhcp;
-use super::generated::{Made, What, Whom};
+use super::generated::{GeneratedKind, GeneratedPath, Recipient};
 use super::menu::{Ports, Root};
 use super::rules::Rules;
-use super::uefi::NoUefi;
+use super::uefi::UefiError;
 use crate::text::Word;
 
 /// What this site has to boot machines with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Site {
+pub struct BootTargets {
     bios_loader: Option<String>,
     /// What each image has for UEFI machines, the default first.
     images: Vec<Programs>,
@@ -33,10 +33,10 @@ pub enum UefiBy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Programs {
     image: Word,
-    roots: Result<Vec<Root>, NoUefi>,
+    roots: Result<Vec<Root>, UefiError>,
 }
 
-impl Site {
+impl BootTargets {
     /// `bios_loader`: path of `lpxelinux.0` from the root of the TFTP tree, without a leading `/`; `None` where no image
     /// has one. A path that cannot go into a DHCP reply counts as none.
     pub fn new(bios_loader: Option<&str>, ports: Ports) -> Self {
@@ -47,7 +47,7 @@ impl Site {
 
     /// Adds an image: the roots that there are boot programs with, the default first, or why there are none.
     #[must_use]
-    pub fn with_image(mut self, image: Word, roots: Result<Vec<Root>, NoUefi>) -> Self {
+    pub fn with_image(mut self, image: Word, roots: Result<Vec<Root>, UefiError>) -> Self {
         self.images.push(Programs { image, roots });
         self
     }
@@ -73,20 +73,24 @@ impl Site {
 
     /// What every UEFI machine with one network card can load, as in a boot plan.
     pub fn uefi_boot_file(&self) -> Option<String> {
-        let what = match self.uefi_by {
-            UefiBy::Ipxe => What::Ipxe,
-            UefiBy::Composed => What::Program(self.program_root(None, None).ok()?),
+        let kind = match self.uefi_by {
+            UefiBy::Ipxe => GeneratedKind::Ipxe,
+            UefiBy::Composed => GeneratedKind::Program(self.program_root(None, None).ok()?),
         };
-        Some(format!("/{}", Made { whom: Whom::default(), what }))
+        Some(format!("/{}", GeneratedPath { recipient: Recipient::default(), kind }))
     }
 
     /// The root of the boot program for who is to get this image and prefers this root; without an image, or where there
     /// is none of this name, it is the default.
-    pub(super) fn program_root(&self, image: Option<&Word>, preferred: Option<Root>) -> Result<Root, NoUefi> {
+    pub(super) fn program_root(
+        &self,
+        image: Option<&Word>,
+        preferred: Option<Root>,
+    ) -> Result<Root, UefiError> {
         let named = self.images.iter().find(|programs| Some(&programs.image) == image);
-        let programs = named.or(self.images.first()).ok_or_else(NoUefi::no_image)?;
-        let roots = programs.roots.as_ref().map_err(NoUefi::clone)?;
+        let programs = named.or(self.images.first()).ok_or_else(UefiError::no_image)?;
+        let roots = programs.roots.as_ref().map_err(UefiError::clone)?;
         let root = preferred.filter(|root| roots.contains(root)).or(roots.first().copied());
-        root.ok_or_else(NoUefi::no_root)
+        root.ok_or_else(UefiError::no_root)
     }
 }

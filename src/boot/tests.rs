@@ -4,9 +4,9 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::files::{Directory, Entry, NoFile, Ports, Terms};
-use super::menu::{Cms, CopyToRam, Preferences, Root, Settings, Start};
-use super::rules::Who;
+use super::files::{BootConfig, Directory, Entry, NoFile, Ports};
+use super::menu::{Cms, CopyToRam, MenuSettings, Overrides, Root, Start};
+use super::rules::ClientFilter;
 use super::*;
 use crate::bootable::survey;
 use crate::export::Piece;
@@ -27,16 +27,16 @@ const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
 const PORTS: Ports = Ports { tftp: 69, http: Some(80) };
 
-fn site() -> Site {
+fn site() -> BootTargets {
     site_with(Ok(vec![Root::Nfs, Root::Nbd]), PORTS)
 }
 
-fn site_with(roots: Result<Vec<Root>, NoUefi>, ports: Ports) -> Site {
-    Site::new(Some("boot/syslinux/lpxelinux.0"), ports).with_image(Word::new("one").unwrap(), roots)
+fn site_with(roots: Result<Vec<Root>, UefiError>, ports: Ports) -> BootTargets {
+    BootTargets::new(Some("boot/syslinux/lpxelinux.0"), ports).with_image(Word::new("one").unwrap(), roots)
 }
 
 /// The plan for a machine that no rule tells by its vendor class.
-fn plan(machine: &Machine, server: Ipv4Addr, site: &Site) -> Result<BootPlan, Refusal> {
+fn plan(machine: &Machine, server: Ipv4Addr, site: &BootTargets) -> Result<BootPlan, Refusal> {
     super::plan(machine, b"PXEClient", server, site)
 }
 
@@ -56,7 +56,7 @@ fn bios_machines_load_the_images_own_pxelinux() {
 fn ipxe_gets_a_script_whatever_it_runs_on() {
     for architecture in [0, 7, 9] {
         let machine = machine(Firmware::Ipxe, architecture);
-        let file = |site: &Site| plan(&machine, HERE, site).unwrap();
+        let file = |site: &BootTargets| plan(&machine, HERE, site).unwrap();
         assert_eq!(file(&site()).boot_file, "http://10.0.0.1/isowire/52-54-00-12-34-fe/boot.ipxe");
         assert_eq!(file(&site()).config_file, None);
         let without_http = site_with(Ok(vec![Root::Nbd]), Ports { http: None, ..PORTS });
@@ -78,18 +78,18 @@ fn uefi_may_load_ipxe_first() {
 }
 
 fn rule(mac: &str, rule: Rule) -> Rule {
-    Rule { who: Who { macs: vec![mac.parse().unwrap()], ..Who::default() }, ..rule }
+    Rule { who: ClientFilter { macs: vec![mac.parse().unwrap()], ..ClientFilter::default() }, ..rule }
 }
 
 #[test]
 fn a_rule_chooses_image_root_and_loader() {
     let two = Word::new("two").unwrap();
-    let prefers = |root| Preferences { root: Some(root), ..Preferences::default() };
+    let prefers = |root| Overrides { root: Some(root), ..Overrides::default() };
     let site =
         |rule| site().with_image(two.clone(), Ok(vec![Root::Http])).with_rules(Rules::new(vec![rule]).into());
-    let file = |machine: Machine, site: &Site| plan(&machine, HERE, site).map(|plan| plan.boot_file);
+    let file = |machine: Machine, site: &BootTargets| plan(&machine, HERE, site).map(|plan| plan.boot_file);
     let (bios, uefi) = (machine(Firmware::Ipxe, 0), machine(Firmware::Pxe, 7));
-    let by_root = site(rule("52:54", Rule { preferences: prefers(Root::Nbd), ..Rule::default() }));
+    let by_root = site(rule("52:54", Rule { overrides: prefers(Root::Nbd), ..Rule::default() }));
     assert_eq!(file(uefi, &by_root).unwrap(), "/isowire/52-54-00-12-34-fe/nbd.efi");
     let by_image = site(rule("52:54", Rule { image: Some(two.clone()), ..Rule::default() }));
     assert_eq!(file(uefi, &by_image).unwrap(), "/isowire/52-54-00-12-34-fe/http.efi");
@@ -98,8 +98,8 @@ fn a_rule_chooses_image_root_and_loader() {
     assert_eq!(file(bios, &by_quirk).unwrap(), "/boot/syslinux/lpxelinux.0");
     assert_eq!(file(machine(Firmware::Ipxe, 7), &by_quirk), Err(Refusal::NoScript));
     // What a path cannot tell by itself, it says.
-    let who = Who { architectures: vec![Architecture::UEFI], ..Who::default() };
-    let by_architecture = site(Rule { who, preferences: prefers(Root::Nbd), ..Rule::default() });
+    let who = ClientFilter { architectures: vec![Architecture::UEFI], ..ClientFilter::default() };
+    let by_architecture = site(Rule { who, overrides: prefers(Root::Nbd), ..Rule::default() });
     assert_eq!(file(uefi, &by_architecture).unwrap(), "/isowire/52-54-00-12-34-fe/rule-0/nbd.efi");
 }
 
@@ -131,7 +131,7 @@ fn uefi_machines_load_programs_of_their_own() {
 #[test]
 fn an_image_without_a_loader_boots_nobody() {
     let bios = machine(Firmware::Pxe, 0);
-    let plan = |loader: Option<&str>| plan(&bios, HERE, &Site::new(loader, PORTS));
+    let plan = |loader: Option<&str>| plan(&bios, HERE, &BootTargets::new(loader, PORTS));
     assert_eq!(plan(None), Err(Refusal::NoLoader));
     for unfit in ["boot/$(reboot)/lpxelinux.0", "a b", "x'y", &"a".repeat(127)] {
         assert_eq!(plan(Some(unfit)), Err(Refusal::NoLoader), "{unfit}");
@@ -247,7 +247,7 @@ fn an_archiso_image_boots_its_own_pxe_entries() {
     assert_eq!(nbd.initrd[0].as_str(), "arch/boot/x86_64/initramfs-linux.img");
     let parameters: Vec<_> = nbd.parameters.iter().map(|word| word.as_str()).collect();
     let own = ["console=ttyS0,115200", "no_timer_check", "panic=1"];
-    assert_eq!(parameters, own, "what we say ourselves is dropped");
+    assert_eq!(parameters, own, "kind we say ourselves is dropped");
 }
 
 #[test]
@@ -287,8 +287,8 @@ fn other_images_boot_nothing() {
     assert_eq!(survey("other", "other~1", &image), None);
 }
 
-pub(super) fn settings() -> Settings {
-    Settings {
+pub(super) fn settings() -> MenuSettings {
+    MenuSettings {
         roots: vec![Root::Nbd],
         copytoram: CopyToRam::Auto,
         timeout: 10,
@@ -303,7 +303,7 @@ fn served(name: &str) -> ServedImage {
 
 fn files() -> Files {
     let images = ImageSet::new(served("one"), vec![served("two")]);
-    Files::new(Arc::new(images), Terms::new(settings(), PORTS)).unwrap()
+    Files::new(Arc::new(images), BootConfig::new(settings(), PORTS)).unwrap()
 }
 
 /// The content of a file made by us.
@@ -341,7 +341,7 @@ fn each_machine_has_a_menu_and_a_script_of_its_own() {
     let chosen = Rule {
         image: Some(two),
         start: Start::Straight,
-        preferences: Preferences {
+        overrides: Overrides {
             root: Some(Root::Nfs),
             copytoram: Some(CopyToRam::No),
             parameters: Word::new("only=this").into_iter().collect(),
@@ -349,9 +349,10 @@ fn each_machine_has_a_menu_and_a_script_of_its_own() {
         ..Rule::default()
     };
     let images = ImageSet::new(served("one"), vec![served("two")]);
-    let settings = Settings { roots: vec![Root::Nbd, Root::Nfs], ..settings() };
+    let settings = MenuSettings { roots: vec![Root::Nbd, Root::Nfs], ..settings() };
     let rules = Rules::new(vec![rule("52:54:00:12:34:56", chosen)]).into();
-    let files = Files::new(Arc::new(images), Terms { rules, ..Terms::new(settings, PORTS) }).unwrap();
+    let files =
+        Files::new(Arc::new(images), BootConfig { rules, ..BootConfig::new(settings, PORTS) }).unwrap();
     let line = |path: &str, word: &str| {
         let text = text(&files, path);
         text.lines().find(|line| line.starts_with(word)).unwrap_or_default().to_owned()
@@ -378,10 +379,10 @@ fn each_machine_has_a_menu_and_a_script_of_its_own() {
 #[test]
 fn an_image_may_be_otherwise_than_the_rest() {
     let images = ImageSet::new(served("one"), vec![served("two")]);
-    let settings = Settings { roots: vec![Root::Nbd, Root::Nfs], ..settings() };
-    let prefers = Preferences { root: Some(Root::Nfs), ..Preferences::default() };
-    let preferences = [("two".to_owned(), prefers)].into();
-    let terms = Terms { preferences, ..Terms::new(settings, PORTS) };
+    let settings = MenuSettings { roots: vec![Root::Nbd, Root::Nfs], ..settings() };
+    let prefers = Overrides { root: Some(Root::Nfs), ..Overrides::default() };
+    let overrides = [("two".to_owned(), prefers)].into();
+    let terms = BootConfig { overrides, ..BootConfig::new(settings, PORTS) };
     let menu = text(&Files::new(Arc::new(images), terms).unwrap(), "isowire/pxelinux.cfg");
     let roots: Vec<_> = menu.lines().filter(|line| line.starts_with("APPEND")).collect();
     assert_eq!(roots.len(), 8);
@@ -395,8 +396,9 @@ fn any_image_may_bring_the_loader() {
     let mut files: Vec<_> = archiso_files(PXE_ENTRIES);
     files.retain(|(path, _)| !path.starts_with("boot/"));
     let bare = ServedImage::new("bare", image(&files));
-    let files = Files::new(Arc::new(ImageSet::new(bare, vec![served("two")])), Terms::new(settings(), PORTS))
-        .unwrap();
+    let files =
+        Files::new(Arc::new(ImageSet::new(bare, vec![served("two")])), BootConfig::new(settings(), PORTS))
+            .unwrap();
     assert_eq!(files.site().boot_file(), Some("/two/boot/syslinux/lpxelinux.0"));
     let menu = text(&files, "two/boot/syslinux/pxelinux.cfg/default");
     assert!(menu.contains("\nUI vesamenu.c32\n") && menu.contains("archiso_nbd_name=bare~"));
@@ -458,7 +460,7 @@ fn each_edition_is_served_and_not_listed() {
 #[test]
 fn an_image_cannot_hide_behind_a_directory() {
     let images = ImageSet::new(served("one"), vec![served("ARCH")]);
-    let files = |images| Files::new(Arc::new(images), Terms::new(settings(), PORTS));
+    let files = |images| Files::new(Arc::new(images), BootConfig::new(settings(), PORTS));
     let error = files(images).unwrap_err();
     assert!(error.to_string().starts_with("the image `ARCH` would hide behind `/ARCH` of the image `one`"));
     let default = ImageSet::new(served("arch"), Vec::new());

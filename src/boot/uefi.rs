@@ -7,44 +7,45 @@ use sha2::{Digest, Sha256};
 use super::Mac;
 use super::files::{File, Version};
 use super::leased::Lease;
-use super::menu::{Bootable, Recipe, Root, Server, Settings, Shown};
+use super::menu::{MenuImage, MenuSettings, Root, Server};
+use crate::bootable::{BootEntry, Bootable};
 use crate::export::Export;
 use crate::export::path::{self, PathError};
 use crate::image::{Extent, Image, Media as _};
 use crate::text::{PlainPath, Word};
-use crate::uki::{self, CommandLine, EfiKernel, KERNEL_HEAD, Misfit, NoKernel, NoStub, Stub};
+use crate::uki::{self, CommandLine, ComposeError, EfiKernel, KERNEL_HEAD, KernelError, Stub, StubError};
 
 /// Why there is nothing to boot UEFI machines with: the operator's to mend, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct NoUefi(String);
+pub struct UefiError(String);
 
-impl NoUefi {
+impl UefiError {
     /// No image has anything to boot.
     pub fn no_image() -> Self {
         Self("there is no image to boot".to_owned())
     }
 
     pub(super) fn no_root() -> Self {
-        NoParts::NoRoot.into()
+        ProgramError::NoRoot.into()
     }
 }
 
-impl From<NoStub> for NoUefi {
-    fn from(why: NoStub) -> Self {
+impl From<StubError> for UefiError {
+    fn from(why: StubError) -> Self {
         Self(why.to_string())
     }
 }
 
-impl From<NoParts> for NoUefi {
-    fn from(why: NoParts) -> Self {
+impl From<ProgramError> for UefiError {
+    fn from(why: ProgramError) -> Self {
         Self(why.to_string())
     }
 }
 
 /// Why an image's files make no program.
 #[derive(Debug, thiserror::Error)]
-enum NoParts {
+enum ProgramError {
     #[error("no root file system is served")]
     NoRoot,
     #[error("the image has no kernel that could be booted")]
@@ -54,9 +55,9 @@ enum NoParts {
     #[error("/{path}: {why}")]
     Unread { path: PlainPath, why: std::io::Error },
     #[error("/{path}: {why}")]
-    NoKernel { path: PlainPath, why: NoKernel },
+    Kernel { path: PlainPath, why: KernelError },
     #[error(transparent)]
-    Misfit(#[from] Misfit),
+    Compose(#[from] ComposeError),
 }
 
 /// The boot programs of one image.
@@ -81,19 +82,19 @@ impl Programs {
     /// bytes of kernels.
     ///
     /// # Errors
-    /// [`NoUefi`] when none can be composed.
+    /// [`UefiError`] when none can be composed.
     pub fn new(
         image: &Arc<Image>,
         bootable: &Bootable,
         roots: &[Root],
-        stub: Result<Stub, NoStub>,
-    ) -> Result<Self, NoUefi> {
+        stub: Result<Stub, StubError>,
+    ) -> Result<Self, UefiError> {
         let stub = stub?;
         if roots.is_empty() {
-            return Err(NoParts::NoRoot.into());
+            return Err(ProgramError::NoRoot.into());
         }
         let parts = roots.iter().map(|&root| Ok((root, Parts::of(image, bootable, root, &stub)?)));
-        let parts = parts.collect::<Result<_, NoParts>>()?;
+        let parts = parts.collect::<Result<_, ProgramError>>()?;
         let fingerprint = Sha256::digest(stub.bytes()).into();
         let (image, bootable) = (Arc::clone(image), bootable.clone());
         Ok(Self { image, bootable, stub, fingerprint, parts })
@@ -116,11 +117,11 @@ impl Programs {
         root: Root,
         machine: Option<Mac>,
         lease: Option<Lease>,
-        settings: Settings,
+        settings: MenuSettings,
         server: &Server,
     ) -> Option<File> {
         let (_, parts) = self.parts.iter().find(|(known, _)| *known == root)?;
-        let mut words = Shown { image: &self.bootable, settings }.command_line(root, server)?;
+        let mut words = MenuImage { image: &self.bootable, settings }.command_line(root, server)?;
         words.extend(network(machine, lease, server));
         let line = CommandLine::new(&words).ok()?;
         let export = uki::compose(&self.stub, &line, &parts.initrd, &parts.kernel).ok()?;
@@ -132,8 +133,8 @@ impl Programs {
 
 impl Parts {
     /// Finds them, and makes sure that they can be put together.
-    fn of(image: &Arc<Image>, bootable: &Bootable, root: Root, stub: &Stub) -> Result<Self, NoParts> {
-        let Recipe { kernel, initrd, .. } = bootable.recipe(root).ok_or(NoParts::NoRecipe)?;
+    fn of(image: &Arc<Image>, bootable: &Bootable, root: Root, stub: &Stub) -> Result<Self, ProgramError> {
+        let BootEntry { kernel, initrd, .. } = bootable.recipe(root).ok_or(ProgramError::NoRecipe)?;
         let initrd = initrd.iter().map(|path| file(image, path)).collect::<Result<_, _>>()?;
         let kernel = self::kernel(image, kernel)?;
         let parts = Self { kernel, initrd };
@@ -143,20 +144,20 @@ impl Parts {
     }
 }
 
-fn file(image: &Arc<Image>, path: &PlainPath) -> Result<Export, NoParts> {
+fn file(image: &Arc<Image>, path: &PlainPath) -> Result<Export, ProgramError> {
     let found = path::resolve(&image.index, path.as_str().as_bytes());
-    let node = found.map_err(|why| NoParts::NoFile { path: path.clone(), why })?;
-    Export::of_file(image, node).ok_or(NoParts::NoFile { path: path.clone(), why: PathError::NotFound })
+    let node = found.map_err(|why| ProgramError::NoFile { path: path.clone(), why })?;
+    Export::of_file(image, node).ok_or(ProgramError::NoFile { path: path.clone(), why: PathError::NotFound })
 }
 
-fn kernel(image: &Arc<Image>, path: &PlainPath) -> Result<EfiKernel, NoParts> {
+fn kernel(image: &Arc<Image>, path: &PlainPath) -> Result<EfiKernel, ProgramError> {
     let file = file(image, path)?;
     let node = path::resolve(&image.index, path.as_str().as_bytes()).ok();
     let content = node.and_then(|node| image.content(node));
     let len = file.len().min(KERNEL_HEAD as u64);
     let head = content.map_or(Ok(None), |content| content.read(Extent { offset: 0, len }));
-    let head = head.map_err(|why| NoParts::Unread { path: path.clone(), why })?.unwrap_or_default();
-    EfiKernel::new(file, &head).map_err(|why| NoParts::NoKernel { path: path.clone(), why })
+    let head = head.map_err(|why| ProgramError::Unread { path: path.clone(), why })?.unwrap_or_default();
+    EfiKernel::new(file, &head).map_err(|why| ProgramError::Kernel { path: path.clone(), why })
 }
 
 /// What PXELINUX adds for a BIOS machine (SYSAPPEND 3). archiso's hook puts the card that BOOTIF names behind what

@@ -6,13 +6,13 @@
 
 use std::fmt;
 
-use super::Tree;
-use super::menu_entry::Entry;
+use super::menu_entry::MenuEntry;
+use super::root::Root;
 use super::syslinux::{self, Menu};
+use super::tree::{Tree, path_of};
 use super::{grub, systemd_boot};
-use crate::boot::menu::{Recipe, Root};
+use crate::image::NodeId;
 use crate::image::arch::{Archiso, ArchisoKernel};
-use crate::image::{Index, NodeId};
 use crate::text::{Line, PlainPath, Word};
 
 /// SYSLINUX menus that are looked at, archiso has eight; and as many of systemd-boot's entries.
@@ -85,36 +85,50 @@ impl fmt::Display for Origin {
     }
 }
 
+/// A kernel and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootEntry {
+    /// A title by the image's author. It tells the root protocol in their words where `root` says so.
+    pub title: Option<Line>,
+    pub architecture: Word,
+    pub kernel: PlainPath,
+    pub initrd: Vec<PlainPath>,
+    /// The root protocol of the image's own entry; `None` fits all.
+    pub root: Option<Root>,
+    /// What the image's author added to the parameters that we set.
+    pub parameters: Vec<Word>,
+}
+
 /// What is booted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entries {
     pub origin: Origin,
-    pub recipes: Vec<Recipe>,
+    pub recipes: Vec<BootEntry>,
 }
 
 /// A SYSLINUX menu with the place it was found at.
-pub(super) struct Stock {
+pub(super) struct StockMenu {
     pub path: PlainPath,
     pub menu: Menu,
 }
 
 /// What was chosen.
-pub(super) struct Choice {
+pub(super) struct Selection {
     pub entries: Entries,
     /// The image's menu for PXE.
-    pub pxe: Option<Stock>,
+    pub pxe: Option<StockMenu>,
     /// Another SYSLINUX menu that the entries come from.
-    pub disk: Option<Stock>,
+    pub disk: Option<StockMenu>,
 }
 
 /// Chooses among the entries of one image.
-pub(super) struct Chooser<'a> {
+pub(super) struct EntrySelector<'a> {
     pub tree: &'a Tree<'a>,
     pub archiso: &'a Archiso,
 }
 
-impl Chooser<'_> {
-    pub fn choose(&self) -> Choice {
+impl EntrySelector<'_> {
+    pub fn choose(&self) -> Selection {
         let menus = self.archiso.syslinux_menus.iter().take(MENUS_MAX);
         let mut menus: Vec<_> = menus.filter_map(|&node| self.menu(node)).collect();
         let pxe = best(&mut menus, |stock| {
@@ -122,7 +136,7 @@ impl Chooser<'_> {
         });
         let recipes = pxe.as_ref().map(|pxe| self.by_network(pxe)).unwrap_or_default();
         if !recipes.is_empty() {
-            return Choice { entries: Entries { origin: Origin::Pxelinux, recipes }, pxe, disk: None };
+            return Selection { entries: Entries { origin: Origin::Pxelinux, recipes }, pxe, disk: None };
         }
         let disk = best(&mut menus, |stock| self.by_disk(&stock.menu.entries, stock.path.directory()).len());
         let recipes = disk.as_ref().map(|disk| self.by_disk(&disk.menu.entries, disk.path.directory()));
@@ -130,22 +144,22 @@ impl Chooser<'_> {
             Some(recipes) => Entries { origin: Origin::Syslinux, recipes },
             None => self.without_syslinux(),
         };
-        Choice { entries, pxe, disk }
+        Selection { entries, pxe, disk }
     }
 
     fn without_syslinux(&self) -> Entries {
-        let sources: [(Origin, &dyn Fn() -> Vec<Recipe>); 2] =
+        let sources: [(Origin, &dyn Fn() -> Vec<BootEntry>); 2] =
             [(Origin::SystemdBoot, &|| self.loader_entries()), (Origin::Grub, &|| self.grub_entries())];
         let read = sources.into_iter().map(|(origin, read)| Entries { origin, recipes: read() });
         let first = read.into_iter().find(|entries| !entries.recipes.is_empty());
         first.unwrap_or_else(|| Entries { origin: Origin::Kernels, recipes: self.kernels() })
     }
 
-    fn menu(&self, node: NodeId) -> Option<Stock> {
+    fn menu(&self, node: NodeId) -> Option<StockMenu> {
         let path = path_of(self.tree.index, node)?;
         let text = (self.tree.read)(node)?;
         let menu = syslinux::parse(&text, &mut |name| (self.tree.read)(self.find(name, path.directory())?));
-        Some(Stock { path, menu })
+        Some(StockMenu { path, menu })
     }
 
     /// Some images load their menu with the install directory for its working directory, so a name may start there too.
@@ -155,22 +169,26 @@ impl Chooser<'_> {
     }
 
     /// The entries of a menu for PXE.
-    fn by_network(&self, stock: &Stock) -> Vec<Recipe> {
-        let recipe = |entry: &Entry| {
+    fn by_network(&self, stock: &StockMenu) -> Vec<BootEntry> {
+        let recipe = |entry: &MenuEntry| {
             let root = Some(root_of(entry)?);
-            Some(Recipe { root, ..self.recipe(entry, stock.path.directory())? })
+            Some(BootEntry { root, ..self.recipe(entry, stock.path.directory())? })
         };
         stock.menu.entries.iter().filter_map(recipe).take(RECIPES_MAX).collect()
     }
 
     /// The entries that boot archiso from a disc, those for the architecture of the first root image first. Where they
     /// differed only in what is not kept of them, the first of them stands for all.
-    fn by_disk<'e>(&self, entries: impl IntoIterator<Item = &'e Entry>, directory: &str) -> Vec<Recipe> {
-        let mut recipes: Vec<Recipe> = Vec::new();
+    fn by_disk<'e>(
+        &self,
+        entries: impl IntoIterator<Item = &'e MenuEntry>,
+        directory: &str,
+    ) -> Vec<BootEntry> {
+        let mut recipes: Vec<BootEntry> = Vec::new();
         let candidates = entries.into_iter().filter_map(|entry| self.archiso_recipe(entry, directory));
         for recipe in candidates {
             let does_the_same =
-                |other: &Recipe| Recipe { title: recipe.title.clone(), ..other.clone() } == recipe;
+                |other: &BootEntry| BootEntry { title: recipe.title.clone(), ..other.clone() } == recipe;
             if recipes.len() < RECIPES_MAX && !recipes.iter().any(does_the_same) {
                 recipes.push(recipe);
             }
@@ -182,7 +200,7 @@ impl Chooser<'_> {
 
     /// `None` for an entry that boots something else, as a test of memory: then it either names no install directory, or
     /// not this one. Where it names none, its kernel has to lie there, and have an initramfs.
-    fn archiso_recipe(&self, entry: &Entry, directory: &str) -> Option<Recipe> {
+    fn archiso_recipe(&self, entry: &MenuEntry, directory: &str) -> Option<BootEntry> {
         let recipe = self.recipe(entry, directory)?;
         let value = |name: &str| {
             entry.parameters.iter().rev().find_map(|text| text.strip_prefix(name)?.strip_prefix('='))
@@ -196,13 +214,13 @@ impl Chooser<'_> {
     }
 
     /// `None` for an entry that names what is not there, or says more than fits.
-    fn recipe(&self, entry: &Entry, directory: &str) -> Option<Recipe> {
+    fn recipe(&self, entry: &MenuEntry, directory: &str) -> Option<BootEntry> {
         let file = |name: &String| path_of(self.tree.index, self.find(name, directory)?);
         let kernel = self.find(entry.kernel.as_ref()?, directory)?;
         if entry.initrd.len() > INITRD_MAX {
             return None;
         }
-        Some(Recipe {
+        Some(BootEntry {
             title: entry.title.as_deref().map(Line::new).filter(|title| !title.as_str().is_empty()),
             architecture: self.architecture(kernel),
             kernel: path_of(self.tree.index, kernel)?,
@@ -213,15 +231,15 @@ impl Chooser<'_> {
     }
 
     /// systemd-boot's entries in the order of its menu, the one that it boots by itself first.
-    fn loader_entries(&self) -> Vec<Recipe> {
+    fn loader_entries(&self) -> Vec<BootEntry> {
         let read = |&node: &NodeId| {
             let name = str::from_utf8(&self.tree.index.node(node).name).ok()?;
             Some(systemd_boot::parse(name, &(self.tree.read)(node)?))
         };
         let mut loaded: Vec<_> =
             self.archiso.loader_entries.iter().take(MENUS_MAX).filter_map(read).collect();
-        loaded.retain(systemd_boot::Loaded::is_for_x86_64);
-        loaded.sort_by(systemd_boot::Loaded::in_menu);
+        loaded.retain(systemd_boot::LoaderEntry::is_for_x86_64);
+        loaded.sort_by(systemd_boot::LoaderEntry::in_menu);
         let conf = self.tree.find(LOADER_CONF, "").and_then(|node| (self.tree.read)(node));
         if let Some(pattern) = conf.and_then(|text| systemd_boot::default_entry(&text)) {
             loaded.sort_by_key(|loaded| !systemd_boot::means(&pattern, &loaded.entry.label));
@@ -230,7 +248,7 @@ impl Chooser<'_> {
     }
 
     /// The entries of the first menu of GRUB that has any.
-    fn grub_entries(&self) -> Vec<Recipe> {
+    fn grub_entries(&self) -> Vec<BootEntry> {
         let menus = GRUB_MENUS.into_iter().map(|path| {
             let (directory, _) = path.rsplit_once('/').unwrap_or_default();
             let read = |name: &str| (self.tree.read)(self.tree.find(name, &format!("{directory}/"))?);
@@ -242,11 +260,11 @@ impl Chooser<'_> {
     }
 
     /// One recipe for each kernel. Several of them are told apart by their names.
-    fn kernels(&self) -> Vec<Recipe> {
+    fn kernels(&self) -> Vec<BootEntry> {
         let several = self.archiso.kernels.len() > 1;
         let recipe = |kernel: &ArchisoKernel| {
             let initrd = kernel.microcode.iter().chain(&kernel.initramfs);
-            Some(Recipe {
+            Some(BootEntry {
                 title: several.then(|| Line::new(&format!("{} for {}", kernel.name, kernel.arch))),
                 architecture: Word::new(&kernel.arch).unwrap_or_default(),
                 kernel: path_of(self.tree.index, kernel.kernel)?,
@@ -272,7 +290,7 @@ impl Chooser<'_> {
 
 /// Takes the menu with the most of what is counted; of several, one that is whole. archiso's `archiso_pxe.cfg` includes
 /// `archiso_pxe-linux.cfg`, which has the same entries, and no UI. `None` where nothing is counted.
-fn best(menus: &mut Vec<Stock>, count: impl Fn(&Stock) -> usize) -> Option<Stock> {
+fn best(menus: &mut Vec<StockMenu>, count: impl Fn(&StockMenu) -> usize) -> Option<StockMenu> {
     let rated =
         menus.iter().enumerate().map(|(position, stock)| (count(stock), stock.menu.ui.is_some(), position));
     let (_, _, position) = rated.filter(|(count, ..)| *count > 0).max()?;
@@ -280,7 +298,7 @@ fn best(menus: &mut Vec<Stock>, count: impl Fn(&Stock) -> usize) -> Option<Stock
 }
 
 /// The root protocol of an entry of the image.
-fn root_of(entry: &Entry) -> Option<Root> {
+fn root_of(entry: &MenuEntry) -> Option<Root> {
     let named = |root: &Root| entry.parameters.iter().any(|parameter| key(parameter) == root.parameter());
     [Root::Nbd, Root::Nfs, Root::Http].into_iter().find(named)
 }
@@ -299,18 +317,6 @@ fn kept(parameters: &[String]) -> Option<Vec<Word>> {
 
 fn key(parameter: &str) -> &str {
     parameter.split('=').next().unwrap_or(parameter)
-}
-
-/// The path of a node from the root; `None` when PXELINUX could not ask for it.
-pub(super) fn path_of(index: &Index, mut id: NodeId) -> Option<PlainPath> {
-    let mut names = Vec::new();
-    while id != NodeId::ROOT {
-        let node = index.node(id);
-        names.push(str::from_utf8(&node.name).ok()?);
-        id = node.parent;
-    }
-    names.reverse();
-    PlainPath::new(&names.join("/"))
 }
 
 #[cfg(test)]

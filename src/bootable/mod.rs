@@ -3,21 +3,69 @@
 mod entries;
 pub mod grub;
 pub mod menu_entry;
+mod root;
 pub mod syslinux;
 pub mod systemd_boot;
+mod tree;
 
-use self::entries::{Chooser, Stock, path_of};
+use self::entries::{EntrySelector, StockMenu};
 use self::syslinux::Menu;
-use crate::boot::menu::{Bootable, Look, Root};
+use self::tree::path_of;
 use crate::export::path;
 use crate::image::initramfs::{Completeness, Contents, Requirement};
-use crate::image::{Archiso, Image, Index, NodeId, NodeKind};
+use crate::image::{Archiso, Image, NodeId};
 use crate::text::{Line, PlainPath, Word};
 
-pub use self::entries::{Entries, Origin};
+pub use self::entries::{BootEntry, Entries, Origin};
+pub use self::root::Root;
+pub(crate) use self::tree::Tree;
 
 /// Largest menu that is read, in bytes; archiso's have one or two thousand.
 const MENU_MAX: u64 = 64 << 10;
+
+/// An image as the menu sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bootable {
+    pub name: Word,
+    /// A name that only this very image has. Whatever a boot loads later is named by it: a boot that began before the
+    /// image was replaced goes on with the one it began with.
+    pub versioned_name: Word,
+    /// `archisobasedir=`.
+    pub base_dir: Word,
+    /// `archisosearchuuid=`.
+    pub uuid: Option<Word>,
+    pub signed: bool,
+    /// What the image boots: its own PXE entries, or one made from its kernel.
+    pub recipes: Vec<BootEntry>,
+    pub look: Look,
+    /// The image's own PXE menu.
+    pub stock: Option<PlainPath>,
+}
+
+/// How the image's own menu looks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Look {
+    /// Arguments of SERIAL.
+    pub serial: Option<Line>,
+    /// The menu program, if the image has one: `vesamenu.c32` or `menu.c32`.
+    pub ui: Option<PlainPath>,
+    /// MENU lines.
+    pub lines: Vec<Line>,
+}
+
+impl Bootable {
+    /// What is booted with this root by the first entry of the menu.
+    pub fn recipe(&self, root: Root) -> Option<&BootEntry> {
+        self.recipes_for(root).into_iter().next()
+    }
+
+    /// The image's own entries for this protocol; else the first there is.
+    pub(crate) fn recipes_for(&self, root: Root) -> Vec<&BootEntry> {
+        let fits = |recipe: &&BootEntry| recipe.root.is_none_or(|own| own == root);
+        let own: Vec<_> = self.recipes.iter().filter(fits).collect();
+        if own.is_empty() { self.recipes.iter().take(1).collect() } else { own }
+    }
+}
 
 /// Finds out what `image` boots, which has this name and this one for itself alone; `None` for one that is not archiso's.
 pub fn survey(name: &str, versioned_name: &str, image: &Image) -> Option<Bootable> {
@@ -30,10 +78,10 @@ pub fn survey(name: &str, versioned_name: &str, image: &Image) -> Option<Bootabl
 pub fn entries(image: &Image) -> Option<Entries> {
     let read = |node| image.read(node, MENU_MAX).ok();
     let tree = Tree { index: &image.index, read: &read };
-    Some(Chooser { tree: &tree, archiso: image.archiso.as_ref()? }.choose().entries)
+    Some(EntrySelector { tree: &tree, archiso: image.archiso.as_ref()? }.choose().entries)
 }
 
-/// Path of the image's PXELINUX, for [`Site::new`](super::Site::new).
+/// Path of the image's PXELINUX, for the boot plan of BIOS machines.
 pub fn bios_loader(image: &Image) -> Option<PlainPath> {
     path_of(&image.index, image.archiso.as_ref()?.lpxelinux?)
 }
@@ -79,12 +127,6 @@ pub fn shortfall(initramfs: &Contents, root: Root) -> Option<String> {
     }
 }
 
-/// The tree of an image and a way to read its small files.
-pub(crate) struct Tree<'a> {
-    pub(crate) index: &'a Index,
-    pub(crate) read: &'a dyn Fn(NodeId) -> Option<Vec<u8>>,
-}
-
 impl Tree<'_> {
     pub(crate) fn bootable(
         &self,
@@ -93,7 +135,7 @@ impl Tree<'_> {
         archiso: &Archiso,
         uuid: Option<&str>,
     ) -> Option<Bootable> {
-        let choice = Chooser { tree: self, archiso }.choose();
+        let choice = EntrySelector { tree: self, archiso }.choose();
         let menu = choice.pxe.as_ref().or(choice.disk.as_ref()).map(|stock| &stock.menu);
         Some(Bootable {
             name: Word::new(name)?,
@@ -107,16 +149,8 @@ impl Tree<'_> {
         })
     }
 
-    /// The file that a menu in `directory` means by `name`: from the root behind `::` or `/`, else beside the menu.
-    pub(super) fn find(&self, name: &str, directory: &str) -> Option<NodeId> {
-        let from_root = name.strip_prefix("::").or_else(|| name.strip_prefix('/'));
-        let path = from_root.map_or_else(|| format!("{directory}{name}"), str::to_owned);
-        let node = path::resolve(self.index, path.as_bytes()).ok()?;
-        matches!(self.index.node(node).kind, NodeKind::File { .. }).then_some(node)
-    }
-
     /// False for a menu whose names start in another directory than its own, which we could not load as it stands.
-    fn stands_alone(&self, stock: &Stock) -> bool {
+    fn stands_alone(&self, stock: &StockMenu) -> bool {
         let mut kernels = stock.menu.entries.iter().filter_map(|entry| entry.kernel.as_ref());
         kernels.any(|kernel| self.find(kernel, stock.path.directory()).is_some())
     }

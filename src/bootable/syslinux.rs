@@ -5,7 +5,7 @@
 //! An image may come from anywhere, so every count has a limit, and a line that is not plain printable ASCII is passed
 //! over: no text that comes out of here can end the line it will stand in.
 
-use super::menu_entry::Entry;
+use super::menu_entry::MenuEntry;
 
 /// Longest line that SYSLINUX reads (`MAX_LINE`); longer ones are passed over.
 const MAX_LINE: usize = 4096;
@@ -28,7 +28,7 @@ pub struct Menu {
     /// The MENU lines in front of the first entry that only set colours, sizes and the background.
     pub look: Vec<String>,
     /// The entries, in order.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<MenuEntry>,
 }
 
 /// Reads a menu. `include` gives the content of a file by its name as it stands in the menu; an INCLUDE of what it
@@ -52,7 +52,7 @@ struct Parser<'a> {
 
 /// An entry whose end was not seen yet.
 struct Draft {
-    entry: Entry,
+    entry: MenuEntry,
     append: Option<Vec<String>>,
 }
 
@@ -108,7 +108,7 @@ impl Parser<'_> {
 
     fn start_entry(&mut self, label: &str) {
         self.finish_entry();
-        let entry = Entry { label: label.to_owned(), ..Entry::default() };
+        let entry = MenuEntry { label: label.to_owned(), ..MenuEntry::default() };
         self.entry = Some(Draft { entry, append: None });
     }
 
@@ -244,7 +244,7 @@ mod tests {
         let mut text = b"LABEL a\nAPPEND x\x00y\nAPPEND \x1b[2J\nAPPEND \xe9\nAPPEND ".to_vec();
         text.extend([b'z'; MAX_LINE]);
         let menu = parse(&text, &mut |_| None);
-        assert_eq!(menu.entries, [Entry { label: "a".into(), ..Entry::default() }]);
+        assert_eq!(menu.entries, [MenuEntry { label: "a".into(), ..MenuEntry::default() }]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use super::menu_entry::Entry;
+use super::menu_entry::MenuEntry;
 
 /// Longest line that is read; longer ones are passed over. An entry's longest has its parameters, and a kernel takes 2048
 /// bytes of them.
@@ -15,16 +15,16 @@ const MAX_PARAMETERS: usize = 512;
 
 /// An entry with what decides whether and where it stands in the menu.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Loaded {
+pub struct LoaderEntry {
     /// Its label is the name of its file.
-    pub entry: Entry,
+    pub entry: MenuEntry,
     /// `architecture`: the only one it is for.
     pub architecture: Option<String>,
     /// `sort-key`.
     pub sort_key: Option<String>,
 }
 
-impl Loaded {
+impl LoaderEntry {
     /// True for a machine of the kind that an Arch ISO boots.
     pub fn is_for_x86_64(&self) -> bool {
         self.architecture.as_deref().is_none_or(|name| name.eq_ignore_ascii_case("x64"))
@@ -40,9 +40,11 @@ impl Loaded {
 
 /// Reads the entry in the file `name`. Keys that are not needed to boot a kernel are passed over; an entry of another
 /// kind (`efi`, `uki`) comes out without a kernel.
-pub fn parse(name: &str, text: &[u8]) -> Loaded {
-    let mut loaded =
-        Loaded { entry: Entry { label: name.to_owned(), ..Entry::default() }, ..Loaded::default() };
+pub fn parse(name: &str, text: &[u8]) -> LoaderEntry {
+    let mut loaded = LoaderEntry {
+        entry: MenuEntry { label: name.to_owned(), ..MenuEntry::default() },
+        ..LoaderEntry::default()
+    };
     let mut is_kernel = true;
     for (key, value) in text.split(|&byte| byte == b'\n').filter_map(pair) {
         let entry = &mut loaded.entry;
@@ -111,7 +113,7 @@ mod tests {
               initrd  /some/boot/x86_64/initramfs-linux.img\noptions archisobasedir=some  quiet\n\
               options\tarchisolabel=SOME nvidia-drm.modeset=1\nmachine-id 00\ngrub_users $x\n",
         );
-        let Entry { label, title, kernel, initrd, parameters } = &loaded.entry;
+        let MenuEntry { label, title, kernel, initrd, parameters } = &loaded.entry;
         assert_eq!(
             (label.as_str(), title.as_deref()),
             ("02-nv.conf", Some("Some Linux \u{2014} with drivers"))
@@ -158,7 +160,7 @@ mod tests {
             parse("01.conf", b""),
             parse("04.conf", b"sort-key 01"),
         ];
-        all.sort_by(Loaded::in_menu);
+        all.sort_by(LoaderEntry::in_menu);
         assert_eq!(all.map(|loaded| loaded.entry.label), ["04.conf", "03.conf", "01.conf", "02.conf"]);
     }
 

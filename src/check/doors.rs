@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use tokio::net::{TcpListener, UdpSocket};
 
-use crate::boot::files::{Files, Ports, Terms};
+use crate::boot::files::{BootConfig, Files, Ports};
 use crate::boot::generated::MENU_PATH;
-use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
+use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
 use crate::export::Export;
 use crate::image::Image;
 use crate::images::{ImageSet, ServedImage};
@@ -42,7 +42,7 @@ impl Doors {
         let [portmap, http] = [listener().await?, listener().await?];
         let [portmap_udp, tftp] = [socket().await?, socket().await?];
         let ports = Ports { tftp: tftp.local_addr()?.port(), http: Some(http.local_addr()?.port()) };
-        let terms = Terms::new(settings(), ports);
+        let terms = BootConfig::new(settings(), ports);
         let files = Files::new(Arc::clone(&images), terms).map_err(io::Error::other)?;
         let files = Arc::new(files);
         let doors = Self {
@@ -84,8 +84,8 @@ async fn socket() -> io::Result<UdpSocket> {
 }
 
 /// A menu of everything.
-fn settings() -> Settings {
-    Settings {
+fn settings() -> MenuSettings {
+    MenuSettings {
         roots: vec![Root::Nbd, Root::Nfs, Root::Http],
         copytoram: CopyToRam::Auto,
         timeout: 10,

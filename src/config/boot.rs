@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::raw::{List, Value};
 use super::{Checker, PARAMETERS_MAX, RootDoors, Wrong, value};
 use crate::boot::UefiBy;
-use crate::boot::menu::{Cms, CopyToRam, Preferences, Root, Settings};
+use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Overrides, Root};
 use crate::text::Word;
 use crate::uki::Stub;
 
@@ -16,10 +16,10 @@ impl Checker<'_> {
         self.read("root", &self.raw.root, |text| value::root(text, doors))
     }
 
-    pub(super) fn menu(&self, doors: &RootDoors) -> Result<Settings, Wrong> {
+    pub(super) fn menu(&self, doors: &RootDoors) -> Result<MenuSettings, Wrong> {
         let raw = self.raw;
         let verify = self.read("cms-verify", &raw.cms_verify, value::truth)?.unwrap_or(true);
-        Ok(Settings {
+        Ok(MenuSettings {
             roots: doors.roots(self.root(doors)?),
             copytoram: self.read("copytoram", &raw.copytoram, value::copytoram)?.unwrap_or(CopyToRam::Auto),
             timeout: self.read("menu-timeout", &raw.menu_timeout, value::menu_timeout)?.unwrap_or(10),
@@ -75,22 +75,22 @@ impl Checker<'_> {
     }
 
     /// What is otherwise for an image or some machines. Its kernel parameters stand behind others of so many bytes.
-    pub(super) fn preferences(
+    pub(super) fn overrides(
         &self,
         (root, copytoram, parameters): (&Option<Value>, &Option<Value>, &Option<List>),
         doors: &RootDoors,
         before: usize,
-    ) -> Result<Preferences, Wrong> {
-        let preferences = Preferences {
+    ) -> Result<Overrides, Wrong> {
+        let overrides = Overrides {
             root: self.read("root", root, |text| value::root(text, doors))?,
             copytoram: self.read("copytoram", copytoram, value::copytoram)?,
             parameters: self.parameters(parameters, before)?,
         };
-        match (copytoram, &preferences) {
-            (Some(value), Preferences { root: Some(Root::Http), copytoram: Some(CopyToRam::No), .. }) => {
+        match (copytoram, &overrides) {
+            (Some(value), Overrides { root: Some(Root::Http), copytoram: Some(CopyToRam::No), .. }) => {
                 Err(self.wrong("copytoram", value, "cannot be with `root = http`, which always copies"))
             }
-            _ => Ok(preferences),
+            _ => Ok(overrides),
         }
     }
 }

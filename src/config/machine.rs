@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use super::raw::{RawMachine, Value};
 use super::{Checker, Dhcp, RootDoors, Wrong, value};
 use crate::boot::menu::Start;
-use crate::boot::rules::{Rule, Who};
+use crate::boot::rules::{ClientFilter, Rule};
 use crate::boot::{Mac, Rules};
 
 impl Checker<'_> {
@@ -49,7 +49,7 @@ impl Checker<'_> {
         Ok(Rule {
             is_ignored,
             image: self.read("image", &raw.image, value::image_name)?,
-            preferences: self.preferences(choices, doors, parameters)?,
+            overrides: self.overrides(choices, doors, parameters)?,
             start: if is_menu { Start::Menu } else { Start::Straight },
             quirks: self.read_all("quirks", &raw.quirks, value::quirk)?.into_iter().collect(),
             address: self.fixed_address(raw, &who, dhcp)?,
@@ -57,14 +57,14 @@ impl Checker<'_> {
         })
     }
 
-    fn who(&self, raw: &RawMachine) -> Result<Who, Wrong> {
+    fn who(&self, raw: &RawMachine) -> Result<ClientFilter, Wrong> {
         let architectures = self.read_all("architecture", &raw.architecture, value::architectures)?;
-        let who = Who {
+        let who = ClientFilter {
             macs: self.read_all("mac", &raw.mac, value::mac_prefix)?,
             architectures: architectures.into_iter().flatten().collect(),
             vendor: self.read("vendor", &raw.vendor, value::vendor)?.unwrap_or_default(),
         };
-        match who == Who::default() {
+        match who == ClientFilter::default() {
             true => Err(self.wrong_rule(raw, "is for no machine: add `mac`, `architecture` or `vendor`")),
             false => Ok(who),
         }
@@ -84,7 +84,12 @@ impl Checker<'_> {
     }
 
     /// An address is leased to one machine, by our own DHCP server.
-    fn fixed_address(&self, raw: &RawMachine, who: &Who, dhcp: &Dhcp) -> Result<Option<Ipv4Addr>, Wrong> {
+    fn fixed_address(
+        &self,
+        raw: &RawMachine,
+        who: &ClientFilter,
+        dhcp: &Dhcp,
+    ) -> Result<Option<Ipv4Addr>, Wrong> {
         let Some(address) = self.read("address", &raw.address, value::host_address)? else { return Ok(None) };
         let why = match (one_machine(who), dhcp) {
             (None, _) => Some("is for one machine: name its whole MAC address, and nothing else".to_owned()),
@@ -121,7 +126,7 @@ impl Checker<'_> {
 }
 
 /// The only machine that a rule is for.
-fn one_machine(who: &Who) -> Option<Mac> {
+fn one_machine(who: &ClientFilter) -> Option<Mac> {
     match (&who.macs[..], &who.architectures[..], &who.vendor[..]) {
         ([mac], [], "") => mac.whole(),
         _ => None,

@@ -40,7 +40,7 @@ fn the_defaults() {
     let config = from_options(&[]);
     assert_eq!(
         config.images,
-        [Place { path: "arch.iso".into(), name: None, preferences: Preferences::default() }]
+        [Place { path: "arch.iso".into(), name: None, overrides: Overrides::default() }]
     );
     let on = |port| Door::On { port, asked: Asked::ByDefault };
     let RootDoors { nbd, nfs, portmap, http } = config.root_doors;
@@ -283,9 +283,9 @@ fn keys(table: &str) -> BTreeSet<String> {
 }
 
 /// A setting of the example: its table, empty for the file's own, its key and its line, as if it were no comment.
-type Shown = (&'static str, String, &'static str);
+type MenuImage = (&'static str, String, &'static str);
 
-fn example() -> Vec<Shown> {
+fn example() -> Vec<MenuImage> {
     let mut table = "";
     let mut settings = Vec::new();
     for line in EXAMPLE.lines().map(|line| line.strip_prefix('#').unwrap_or(line)) {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{Asked, Door, LogFormat, RootDoors};
 use crate::boot::menu::{CopyToRam, Root};
-use crate::boot::{Architecture, MacPrefix, Quirk, UefiBy, UnknownQuirk};
+use crate::boot::{Architecture, MacPrefix, Quirk, UefiBy, UnknownQuirkError};
 use crate::dhcp::lease::{BadPool, Pool};
 use crate::export::allowed::Subnet;
 use crate::images::name::{NAME_MAX, is_image_name};
@@ -158,7 +158,7 @@ pub fn vendor(text: &str) -> Result<String, Refusal> {
 }
 
 pub fn quirk(text: &str) -> Result<Quirk, Refusal> {
-    text.parse().map_err(|unknown: UnknownQuirk| unknown.to_string())
+    text.parse().map_err(|unknown: UnknownQuirkError| unknown.to_string())
 }
 
 pub fn truth(text: &str) -> Result<bool, Refusal> {

@@ -7,7 +7,7 @@ use dhcproto::v4::{self, DhcpOption, OptionCode, UnknownOption};
 use dhcproto::{Decodable, Decoder};
 
 use crate::boot::menu::{Ports, Root};
-use crate::boot::rules::{Client, Rule, Who};
+use crate::boot::rules::{Client, ClientFilter, Rule};
 use crate::boot::{self, Quirk, Rules};
 use crate::codec::{Reader, Truncated};
 use crate::dhcp::lease::{Leases, UnixTime};
@@ -55,7 +55,7 @@ impl Play {
         let role = if is_proxy { Role::Proxy } else { Role::Authority(Box::new(authority(&rules))) };
         let ports = Ports { tftp: 69, http: Some(80) };
         let image = Word::new("i").expect("one word");
-        let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"), ports)
+        let boot = boot::BootTargets::new(Some("boot/syslinux/lpxelinux.0"), ports)
             .with_image(image, Ok(vec![Root::Nbd]))
             .with_rules(rules.into());
         Self {
@@ -141,7 +141,7 @@ impl Play {
 fn rules() -> Rules {
     let of = |machine: u8, rule: Rule| {
         let prefix = format!("00:00:00:00:00:{machine:02x}").parse().expect("a MAC address");
-        Rule { who: Who { macs: vec![prefix], ..Who::default() }, ..rule }
+        Rule { who: ClientFilter { macs: vec![prefix], ..ClientFilter::default() }, ..rule }
     };
     Rules::new(vec![
         of(7, Rule { is_ignored: true, ..Rule::default() }),

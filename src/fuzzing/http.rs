@@ -9,9 +9,9 @@ use bytes::BytesMut;
 use jiff::Timestamp;
 
 use crate::boot::Files;
+use crate::boot::files::BootConfig;
 use crate::boot::files::Ports;
-use crate::boot::files::Terms;
-use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
+use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
 use crate::export::Batch;
 use crate::export::batch::Chunk;
 use crate::http::session::{Next, Resources, Session, Turn};
@@ -133,7 +133,7 @@ fn resources() -> Arc<Resources> {
     let [default, other] =
         ["i", "j"].into_iter().zip(FILES).map(image).collect::<Vec<_>>().try_into().unwrap();
     let images = Arc::new(ImageSet::new(default, vec![other]));
-    let settings = Settings {
+    let settings = MenuSettings {
         roots: vec![Root::Nbd],
         copytoram: CopyToRam::Auto,
         timeout: 0,
@@ -141,7 +141,7 @@ fn resources() -> Arc<Resources> {
         parameters: Vec::new(),
     };
     let ports = Ports { tftp: 69, http: Some(80) };
-    let files = Files::new(images, Terms::new(settings, ports)).expect("names of their own");
+    let files = Files::new(images, BootConfig::new(settings, ports)).expect("names of their own");
     Arc::new(Resources::new(Arc::new(files)))
 }
 

@@ -3,8 +3,9 @@
 use std::net::Ipv4Addr;
 
 use crate::boot::menu::{
-    Bootable, Cms, CopyToRam, Menu, Ports, Root, Server, Settings, Shown, Start, ipxe, pxelinux,
+    Cms, CopyToRam, Menu, MenuImage, MenuSettings, Ports, Root, Server, Start, ipxe, pxelinux,
 };
+use crate::bootable::Bootable;
 use crate::bootable::Tree;
 use crate::bootable::{grub, syslinux, systemd_boot};
 use crate::config;
@@ -116,12 +117,13 @@ pub fn config(data: &[u8]) {
 /// Checks the menus that are made for an image.
 fn check(index: &Index, bootable: &Bootable, parameters: Vec<Word>) {
     let roots = Root::ALL.to_vec();
-    let settings = Settings { roots, copytoram: CopyToRam::Auto, timeout: 10, cms: Cms::Verify, parameters };
+    let settings =
+        MenuSettings { roots, copytoram: CopyToRam::Auto, timeout: 10, cms: Cms::Verify, parameters };
     let menu = Menu {
         server: SERVER,
         start: Start::Menu,
         timeout: 10,
-        images: vec![Shown { image: bootable, settings }],
+        images: vec![MenuImage { image: bootable, settings }],
         look: &bootable.look,
         stock: bootable.stock.as_ref(),
     };

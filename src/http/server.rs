@@ -208,8 +208,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::boot::files::{Ports, Terms};
-    use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
+    use crate::boot::files::{BootConfig, Ports};
+    use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
     use crate::image::index::{Index, NodeAttributes};
     use crate::image::{Image, Source};
     use crate::images::{ImageSet, ServedImage};
@@ -220,7 +220,7 @@ mod tests {
         let image =
             Image::new(Source::open(Path::new("/dev/null")).unwrap(), Index::new(attributes)).unwrap();
         let images = ImageSet::new(ServedImage::new("empty", image), Vec::new());
-        let settings = Settings {
+        let settings = MenuSettings {
             roots: vec![Root::Nbd],
             copytoram: CopyToRam::Auto,
             timeout: 0,
@@ -229,7 +229,8 @@ mod tests {
         };
         let machines = Arc::new(Registry::new(Instant::now().into_std()));
         let files =
-            Files::new(Arc::new(images), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
+            Files::new(Arc::new(images), BootConfig::new(settings, Ports { tftp: 69, http: Some(80) }))
+                .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(run(listener, Arc::new(files), machines, None, std::future::pending()));

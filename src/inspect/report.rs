@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::boot::menu::{Ports, Recipe, Root};
+use crate::boot::menu::{Ports, Root};
 use crate::boot::uefi::Programs;
-use crate::boot::{Architecture, Firmware, Machine, NoUefi, Site, plan};
+use crate::boot::{Architecture, BootTargets, Firmware, Machine, UefiError, plan};
+use crate::bootable::BootEntry;
 use crate::bootable::{self, bios_loader, initramfs, shortfall, survey};
 use crate::config::{HTTP_PORT, TFTP_PORT};
 use crate::image::arch::{Airootfs, AirootfsFormat, Archiso, ArchisoKernel};
@@ -319,7 +320,7 @@ impl Arch {
 impl Entries {
     fn of(entries: &bootable::Entries) -> Self {
         let path = |path: &PlainPath| format!("/{path}");
-        let entry = |recipe: &Recipe| MenuEntry {
+        let entry = |recipe: &BootEntry| MenuEntry {
             title: recipe.title.as_ref().map(ToString::to_string),
             architecture: recipe.architecture.to_string(),
             kernel: path(&recipe.kernel),
@@ -337,7 +338,7 @@ const IMAGE: &str = "image";
 /// What this server would answer each kind of machine, and what the image lacks for it.
 fn ways(image: &Arc<Image>, archiso: &Archiso) -> Vec<Way> {
     let bootable = survey(IMAGE, IMAGE, image);
-    let programs = bootable.as_ref().ok_or_else(NoUefi::no_image);
+    let programs = bootable.as_ref().ok_or_else(UefiError::no_image);
     let programs =
         programs.and_then(|bootable| Programs::new(image, bootable, &Root::ALL, Stub::of_image(image)));
     let remarks = programs
@@ -347,7 +348,7 @@ fn ways(image: &Arc<Image>, archiso: &Archiso) -> Vec<Way> {
     let ports = Ports { tftp: TFTP_PORT, http: Some(HTTP_PORT) };
     let roots = programs.map(|programs| programs.roots());
     let loader = bios_loader(image);
-    let site = Site::new(loader.as_ref().map(|path| path.as_str()), ports);
+    let site = BootTargets::new(loader.as_ref().map(|path| path.as_str()), ports);
     let site = Word::new(IMAGE).into_iter().fold(site, |site, name| site.with_image(name, roots.clone()));
     let mut lacking = unknown_roots(image, archiso);
     if bootable.is_none_or(|bootable| bootable.recipes.is_empty()) {
@@ -363,7 +364,7 @@ fn ways(image: &Arc<Image>, archiso: &Archiso) -> Vec<Way> {
 fn way(
     firmware: &str,
     architecture: Architecture,
-    site: &Site,
+    site: &BootTargets,
     lacking: &[String],
     remarks: Vec<String>,
 ) -> Way {

@@ -7,20 +7,20 @@ use crate::bootable::{entries, node_of};
 use crate::image::{Extent, Image, NodeId, NodeKind};
 
 /// Most landmarks of an image. archiso's own have about ten; what an image has beyond is not told apart.
-const LANDMARKS_MAX: usize = 4096;
+const RANGES_MAX: usize = 4096;
 
 /// An image, for the registry: its name and its landmarks.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct TrackedImage {
     pub name: Arc<str>,
     /// By which it is found again. It keeps no file open.
     image: Weak<Image>,
-    pub landmarks: Landmarks,
+    pub ranges: BootRanges,
 }
 
-impl Known {
+impl TrackedImage {
     pub fn new(name: &str, image: &Arc<Image>) -> Self {
-        Self { name: name.into(), image: Arc::downgrade(image), landmarks: Landmarks::of(image) }
+        Self { name: name.into(), image: Arc::downgrade(image), ranges: BootRanges::of(image) }
     }
 
     pub fn is(&self, image: &Image) -> bool {
@@ -34,21 +34,21 @@ impl Known {
 
 /// The ranges of one image that tell how far a boot is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Landmarks {
+pub struct BootRanges {
     /// In the order of the image; none overlaps the one before.
-    marks: Vec<Landmark>,
+    marks: Vec<BootRange>,
 }
 
 /// One range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Landmark {
+struct BootRange {
     extent: Extent,
-    place: Place,
+    place: RangeKind,
 }
 
 /// What is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum RangeKind {
     /// A file that belongs to this step.
     File(Step),
     /// A part of a root file system.
@@ -67,12 +67,12 @@ pub(super) struct Airootfs {
     pub size: u64,
 }
 
-impl Landmarks {
+impl BootRanges {
     /// The landmarks of `image`; none where it is not one of archiso's.
     pub fn of(image: &Image) -> Self {
         let mut marks = Vec::new();
         let Some(archiso) = &image.archiso else { return Self { marks } };
-        let mut add = |node, step| marks.extend(files(image, node, |_| Place::File(step)));
+        let mut add = |node, step| marks.extend(files(image, node, |_| RangeKind::File(step)));
         archiso.lpxelinux.into_iter().for_each(|node| add(node, Step::Loader));
         let menus = archiso.syslinux_menus.iter().chain(&archiso.loader_entries);
         menus.for_each(|&node| add(node, Step::Menu));
@@ -88,12 +88,12 @@ impl Landmarks {
         }
         for root in &archiso.airootfs {
             let airootfs = Airootfs { node: root.node, size: root.size };
-            marks.extend(files(image, root.node, |at| Place::Root { airootfs, at }));
+            marks.extend(files(image, root.node, |at| RangeKind::Root { airootfs, at }));
         }
         Self::sorted(marks)
     }
 
-    fn sorted(mut marks: Vec<Landmark>) -> Self {
+    fn sorted(mut marks: Vec<BootRange>) -> Self {
         marks.sort_by_key(|mark| mark.extent.offset);
         let mut end = 0;
         // Two names of one file are one range.
@@ -104,17 +104,17 @@ impl Landmarks {
             }
             is_free
         });
-        marks.truncate(LANDMARKS_MAX);
+        marks.truncate(RANGES_MAX);
         Self { marks }
     }
 
     /// What lies in `len` bytes of the image from `offset`: the place, where the common part begins, counted from the
     /// beginning of the place, and how long it is.
-    pub(super) fn within(&self, offset: u64, len: u64) -> impl Iterator<Item = (Place, u64, u64)> {
+    pub(super) fn within(&self, offset: u64, len: u64) -> impl Iterator<Item = (RangeKind, u64, u64)> {
         let end = offset.saturating_add(len);
         let first = self.marks.partition_point(|mark| mark.extent.end() <= offset);
         let marks = self.marks.iter().skip(first).take_while(move |mark| mark.extent.offset < end);
-        marks.map(move |Landmark { extent, place }| {
+        marks.map(move |BootRange { extent, place }| {
             let from = offset.max(extent.offset);
             (*place, from - extent.offset, end.min(extent.end()) - from)
         })
@@ -122,12 +122,12 @@ impl Landmarks {
 }
 
 /// The extents of a file, each with what is there, by its place in the file.
-fn files(image: &Image, node: NodeId, place: impl Fn(u64) -> Place) -> Vec<Landmark> {
+fn files(image: &Image, node: NodeId, place: impl Fn(u64) -> RangeKind) -> Vec<BootRange> {
     let NodeKind::File { extents } = &image.index.node(node).kind else { return Vec::new() };
     let mut at = 0;
     let mut marks = Vec::new();
     for &extent in extents.iter().filter(|extent| extent.len > 0) {
-        marks.push(Landmark { extent, place: place(at) });
+        marks.push(BootRange { extent, place: place(at) });
         at += extent.len;
     }
     marks
@@ -191,12 +191,12 @@ pub(super) mod tests {
     }
 
     fn steps(offset: u64, len: u64) -> Vec<(Option<Step>, u64, u64)> {
-        let landmarks = Landmarks::of(&image());
+        let ranges = BootRanges::of(&image());
         let step = |place| match place {
-            Place::File(step) => Some(step),
-            Place::Root { .. } => None,
+            RangeKind::File(step) => Some(step),
+            RangeKind::Root { .. } => None,
         };
-        landmarks.within(offset, len).map(|(place, from, len)| (step(place), from, len)).collect()
+        ranges.within(offset, len).map(|(place, from, len)| (step(place), from, len)).collect()
     }
 
     #[test]
@@ -212,11 +212,11 @@ pub(super) mod tests {
 
     #[test]
     fn a_place_in_the_root_is_one_of_the_file() {
-        let landmarks = Landmarks::of(&image());
-        let places: Vec<_> = landmarks.within(4 * MIB + 7, 3 * MIB).collect();
+        let ranges = BootRanges::of(&image());
+        let places: Vec<_> = ranges.within(4 * MIB + 7, 3 * MIB).collect();
         let at = |(place, from, len)| match place {
-            Place::Root { airootfs, at } => (airootfs.size, at + from, len),
-            Place::File(step) => panic!("{step:?}"),
+            RangeKind::Root { airootfs, at } => (airootfs.size, at + from, len),
+            RangeKind::File(step) => panic!("{step:?}"),
         };
         let places: Vec<_> = places.into_iter().map(at).collect();
         assert_eq!(places, [(4 * MIB, 3 * MIB + 7, MIB - 7), (4 * MIB, 0, MIB + 7)]);
@@ -224,13 +224,14 @@ pub(super) mod tests {
 
     #[test]
     fn ranges_that_overlap_are_one() {
-        let mark = |offset, len, step| Landmark { extent: Extent { offset, len }, place: Place::File(step) };
-        let landmarks = Landmarks::sorted(vec![
+        let mark =
+            |offset, len, step| BootRange { extent: Extent { offset, len }, place: RangeKind::File(step) };
+        let ranges = BootRanges::sorted(vec![
             mark(10, 5, Step::Menu),
             mark(0, 10, Step::Kernel),
             mark(0, 10, Step::Kernel),
             mark(12, 9, Step::Loader),
         ]);
-        assert_eq!(landmarks.marks, [mark(0, 10, Step::Kernel), mark(10, 5, Step::Menu)]);
+        assert_eq!(ranges.marks, [mark(0, 10, Step::Kernel), mark(10, 5, Step::Menu)]);
     }
 }

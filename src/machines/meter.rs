@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::boot_ranges::{Known, Place};
+use super::boot_ranges::{TrackedImage, RangeKind};
 use super::transfer_stats::TransferStats;
 use super::{Protocol, Registry, RootEnd, Step};
 use crate::export::Batch;
@@ -20,7 +20,7 @@ pub struct Meter {
     peer: IpAddr,
     door: Protocol,
     /// The image that was sent of last.
-    known: Option<Arc<Known>>,
+    known: Option<Arc<TrackedImage>>,
     /// The counters of the machine, once it is one.
     traffic: Option<Arc<TransferStats>>,
     /// They are those of the boot that this connection belongs to: it said what it is about.
@@ -100,27 +100,27 @@ impl Meter {
 
     /// What is known of an image. It is taken out while bytes are counted: to clone it would have all connections of
     /// this server write to one counter.
-    fn turn_to(&mut self, image: &Image) -> Option<Arc<Known>> {
+    fn turn_to(&mut self, image: &Image) -> Option<Arc<TrackedImage>> {
         self.known.take().filter(|known| known.is(image)).or_else(|| self.registry.known_image(image))
     }
 
-    fn pass(&mut self, known: &Arc<Known>, offset: u64, len: u64) {
-        for (place, from, len) in known.landmarks.within(offset, len) {
+    fn pass(&mut self, known: &Arc<TrackedImage>, offset: u64, len: u64) {
+        for (place, from, len) in known.ranges.within(offset, len) {
             match place {
-                Place::File(step) if self.door.loads_files() => self.reach(step, Some(known)),
+                RangeKind::File(step) if self.door.loads_files() => self.reach(step, Some(known)),
                 // Nobody takes a root by TFTP.
-                Place::Root { airootfs, at } if self.door != Protocol::Tftp => {
+                RangeKind::Root { airootfs, at } if self.door != Protocol::Tftp => {
                     self.attach(Some(known));
                     if let Some(traffic) = &self.traffic {
                         traffic.cover(known, airootfs, at + from, len);
                     }
                 }
-                Place::File(_) | Place::Root { .. } => {}
+                RangeKind::File(_) | RangeKind::Root { .. } => {}
             }
         }
     }
 
-    fn reach(&mut self, step: Step, known: Option<&Arc<Known>>) {
+    fn reach(&mut self, step: Step, known: Option<&Arc<TrackedImage>>) {
         if self.step == Some(step) {
             return;
         }
@@ -133,7 +133,7 @@ impl Meter {
         }
     }
 
-    fn attach(&mut self, known: Option<&Arc<Known>>) {
+    fn attach(&mut self, known: Option<&Arc<TrackedImage>>) {
         if self.is_root {
             return;
         }

@@ -11,7 +11,7 @@
 //! them to counters that only connections of the same machine share. The lock that all machines
 //! share is taken only for an event: the first byte of a kernel, a root attached or released.
 //!
-//! The stage of a boot is derived from the bytes that a machine gets: [`Landmarks`] knows which
+//! The stage of a boot is derived from the bytes that a machine gets: [`BootRanges`] knows which
 //! ranges of an image are its loader, kernel and root. So a service need not know the meaning of a
 //! path, and progress shows even within a program composed of kernel and initramfs.
 
@@ -27,7 +27,7 @@ mod table;
 mod transfer_stats;
 
 pub use crate::boot::Mac;
-pub use boot_ranges::Landmarks;
+pub use boot_ranges::BootRanges;
 pub use meter::Meter;
 pub use registry::Registry;
 pub use stage::{Protocol, RootEnd, Stage, Step};

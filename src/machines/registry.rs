@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::boot_ranges::Known;
+use super::boot_ranges::TrackedImage;
 use super::status::{MachineStatus, StatusReport};
 use super::table::MachineTable;
 use super::transfer_stats::TransferStats;
@@ -20,7 +20,7 @@ use crate::images::ImageSet;
 #[derive(Debug)]
 pub struct Registry {
     table: Mutex<MachineTable>,
-    images: Mutex<Vec<Arc<Known>>>,
+    images: Mutex<Vec<Arc<TrackedImage>>>,
 }
 
 impl Registry {
@@ -36,7 +36,7 @@ impl Registry {
         for served in images.iter() {
             if !known_images.iter().any(|known| known.is(&served.image) && *known.name == *served.name) {
                 // At the front, so that a renamed image is found by its new name.
-                known_images.insert(0, Arc::new(Known::new(&served.name, &served.image)));
+                known_images.insert(0, Arc::new(TrackedImage::new(&served.name, &served.image)));
             }
         }
     }
@@ -87,7 +87,7 @@ impl Registry {
         }
     }
 
-    pub(super) fn known_image(&self, image: &Image) -> Option<Arc<Known>> {
+    pub(super) fn known_image(&self, image: &Image) -> Option<Arc<TrackedImage>> {
         locked(&self.images).iter().find(|known| known.is(image)).cloned()
     }
 
@@ -104,7 +104,7 @@ impl Registry {
         address: IpAddr,
         traffic: &Arc<TransferStats>,
         step: Step,
-        known: Option<&Arc<Known>>,
+        known: Option<&Arc<TrackedImage>>,
         now: Instant,
     ) {
         let image = known.map(|known| &known.name);
@@ -116,7 +116,7 @@ impl Registry {
         address: IpAddr,
         traffic: &Arc<TransferStats>,
         protocol: Protocol,
-        known: Option<&Arc<Known>>,
+        known: Option<&Arc<TrackedImage>>,
         now: Instant,
     ) {
         let image = known.map(|known| &known.name);

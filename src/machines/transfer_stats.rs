@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::Protocol;
-use super::boot_ranges::{Airootfs, Known};
+use super::boot_ranges::{Airootfs, TrackedImage};
 
 /// Bytes of the root file system per bit.
 const CHUNK: u64 = 256 << 10;
@@ -43,7 +43,7 @@ impl TransferStats {
     }
 
     /// Records `len` bytes sent of a root file system, from its byte `offset`.
-    pub fn cover(&self, known: &Arc<Known>, airootfs: Airootfs, offset: u64, len: u64) {
+    pub fn cover(&self, known: &Arc<TrackedImage>, airootfs: Airootfs, offset: u64, len: u64) {
         let root = self.root.get_or_init(|| Coverage::new(Arc::clone(known), airootfs));
         if root.airootfs == airootfs && Arc::ptr_eq(&root.known, known) {
             root.add(offset, len);
@@ -70,7 +70,7 @@ impl TransferStats {
 /// that reads single blocks is credited with whole chunks, but never with more than it was sent.
 #[derive(Debug)]
 pub(super) struct Coverage {
-    known: Arc<Known>,
+    known: Arc<TrackedImage>,
     airootfs: Airootfs,
     /// Bytes sent; bytes sent twice count twice.
     sent: AtomicU64,
@@ -80,7 +80,7 @@ pub(super) struct Coverage {
 }
 
 impl Coverage {
-    fn new(known: Arc<Known>, airootfs: Airootfs) -> Self {
+    fn new(known: Arc<TrackedImage>, airootfs: Airootfs) -> Self {
         let chunk = airootfs.size.div_ceil(CHUNKS_MAX).next_power_of_two().max(CHUNK);
         let words = airootfs.size.div_ceil(chunk).div_ceil(u64::BITS.into());
         let chunks = (0..words).map(|_| AtomicU64::new(0)).collect();
@@ -123,12 +123,12 @@ impl Coverage {
 mod tests {
     use super::*;
     use crate::machines::boot_ranges::tests::{MIB, image};
-    use crate::machines::boot_ranges::{Known, Place};
+    use crate::machines::boot_ranges::{RangeKind, TrackedImage};
 
-    fn known() -> (Arc<Known>, Airootfs) {
-        let known = Known::new("arch", &image());
-        let place = known.landmarks.within(0, u64::MAX).last().unwrap().0;
-        let Place::Root { airootfs, .. } = place else { panic!("{place:?}") };
+    fn known() -> (Arc<TrackedImage>, Airootfs) {
+        let known = TrackedImage::new("arch", &image());
+        let place = known.ranges.within(0, u64::MAX).last().unwrap().0;
+        let RangeKind::Root { airootfs, .. } = place else { panic!("{place:?}") };
         (Arc::new(known), airootfs)
     }
 
@@ -181,7 +181,7 @@ mod tests {
         let traffic = TransferStats::new(epoch);
         traffic.cover(&known, airootfs, 0, 10);
         traffic.cover(&known, Airootfs { size: 5, ..airootfs }, 0, 5);
-        traffic.cover(&Arc::new(Known::new("other", &image())), airootfs, 10, 10);
+        traffic.cover(&Arc::new(TrackedImage::new("other", &image())), airootfs, 10, 10);
         assert_eq!(traffic.root().map(Coverage::covered), Some(10));
     }
 

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::snapshot::{Publisher, Snapshot};
 use super::{StartError, initramfs_check, notify};
 use crate::boot::UefiBy;
-use crate::boot::files::{Files, Terms};
+use crate::boot::files::{BootConfig, Files};
 use crate::boot::menu::Root;
 use crate::config::Place;
 use crate::images::watch::FolderWatch;
@@ -61,7 +61,7 @@ fn search_paths(places: &[Place]) -> Vec<SearchPath> {
 pub(super) struct ImageUpdater {
     places: Vec<Place>,
     /// The operator's choices for all images.
-    terms: Terms,
+    terms: BootConfig,
     /// The roots that are served.
     roots: Vec<Root>,
     current: Arc<ImageSet>,
@@ -78,7 +78,7 @@ impl ImageUpdater {
     pub(super) fn new(
         places: Vec<Place>,
         opened: Opened,
-        terms: Terms,
+        terms: BootConfig,
         roots: Vec<Root>,
         machines: Arc<Registry>,
     ) -> Result<Self, StartError> {
@@ -214,12 +214,12 @@ async fn changed(watch: &mut Option<FolderWatch>) -> io::Result<()> {
 }
 
 /// Returns the operator's choices with the overrides for these images.
-fn terms_for(images: &ImageSet, places: &[Place], terms: &Terms) -> Terms {
-    let preferences = images.iter().filter_map(|served| {
+fn terms_for(images: &ImageSet, places: &[Place], terms: &BootConfig) -> BootConfig {
+    let overrides = images.iter().filter_map(|served| {
         let place = place_of(served, places)?;
-        Some((served.name.clone(), place.preferences.clone()))
+        Some((served.name.clone(), place.overrides.clone()))
     });
-    Terms { preferences: preferences.collect(), ..terms.clone() }
+    BootConfig { overrides: overrides.collect(), ..terms.clone() }
 }
 
 /// Returns the place that an image is from: its file, else its folder.
@@ -229,7 +229,7 @@ fn place_of<'a>(served: &ServedImage, places: &'a [Place]) -> Option<&'a Place> 
 }
 
 /// Logs how UEFI machines boot the new images. With iPXE they need no boot program.
-fn log_uefi(files: &Files, terms: &Terms, is_new: impl Fn(&str) -> bool) {
+fn log_uefi(files: &Files, terms: &BootConfig, is_new: impl Fn(&str) -> bool) {
     for (image, programs) in files.programs().filter(|(image, _)| is_new(image)) {
         match programs {
             _ if terms.uefi_by == UefiBy::Ipxe => info!(image, "UEFI machines boot by iPXE"),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use crate::bootable::{initramfs, shortfall};
 use crate::boot::menu::Root;
+use crate::bootable::{initramfs, shortfall};
 use crate::images::ServedImage;
 
 /// Warns of each root that an initramfs cannot mount. It unpacks them, which takes up to a second for each.

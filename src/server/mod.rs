@@ -26,7 +26,7 @@ use self::image_updater::ImageUpdater;
 use self::report::{ForeignDhcp, StartReport};
 use self::service_sockets::ServiceSockets;
 use self::sockets::{Inherited, SocketError};
-use crate::boot::files::{Files, Ports, Terms};
+use crate::boot::files::{BootConfig, Files, Ports};
 use crate::boot::menu::Root;
 use crate::config::Config;
 use crate::dhcp::server::DhcpStartError;
@@ -104,16 +104,16 @@ fn raise_file_limit() {
 }
 
 /// Returns the operator's choices about boots, with the roots that are served.
-fn terms(config: &Config, sockets: &ServiceSockets) -> Terms {
+fn terms(config: &Config, sockets: &ServiceSockets) -> BootConfig {
     let mut menu = config.menu.clone();
     menu.roots.retain(|&root| sockets.serves(root));
     let ports = Ports { tftp: sockets.tftp_port(), http: sockets.http_port() };
-    Terms {
+    BootConfig {
         stub: config.stub.clone(),
         uefi_by: config.uefi,
         ipxe: config.ipxe.clone(),
         rules: Arc::new(config.rules.clone()),
-        ..Terms::new(menu, ports)
+        ..BootConfig::new(menu, ports)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::boot::Site;
-use crate::boot::files::{Files, Terms};
+use crate::boot::BootTargets;
+use crate::boot::files::{BootConfig, Files};
 use crate::images::{HiddenNameError, ImageSet};
 use crate::machines::Registry;
 use crate::watched::{WatchSender, Watched};
@@ -14,7 +14,7 @@ pub(super) struct Snapshot {
     pub(super) images: Arc<ImageSet>,
     pub(super) files: Arc<Files>,
     /// The boot targets that DHCP offers.
-    pub(super) targets: Arc<Site>,
+    pub(super) targets: Arc<BootTargets>,
 }
 
 impl Snapshot {
@@ -22,7 +22,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`HiddenNameError`] if an image cannot be reached by its name.
-    pub(super) fn new(images: Arc<ImageSet>, terms: Terms) -> Result<Self, HiddenNameError> {
+    pub(super) fn new(images: Arc<ImageSet>, terms: BootConfig) -> Result<Self, HiddenNameError> {
         let files = Arc::new(Files::new(Arc::clone(&images), terms)?);
         let targets = Arc::new(files.site());
         Ok(Self { images, files, targets })
@@ -60,7 +60,7 @@ mod tests {
 
     use super::*;
     use crate::boot::files::Ports;
-    use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
+    use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
     use crate::check::sample;
     use crate::image::Image;
     use crate::images::ServedImage;
@@ -72,8 +72,10 @@ mod tests {
         let image = Image::open(iso.path()).unwrap();
         let images = ImageSet::new(ServedImage::new(name, image), Vec::new());
         let (roots, copytoram) = (Root::ALL.to_vec(), CopyToRam::Auto);
-        let settings = Settings { roots, copytoram, timeout: 1, cms: Cms::Verify, parameters: Vec::new() };
-        Snapshot::new(Arc::new(images), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap()
+        let settings =
+            MenuSettings { roots, copytoram, timeout: 1, cms: Cms::Verify, parameters: Vec::new() };
+        Snapshot::new(Arc::new(images), BootConfig::new(settings, Ports { tftp: 69, http: Some(80) }))
+            .unwrap()
     }
 
     #[test]

@@ -15,11 +15,11 @@ pub(crate) mod tests;
 
 use bytes::Bytes;
 
-use self::pe::{EFI_APPLICATION, Headers, NX_COMPAT, NotPe, SECTION_HEADER, Section, X86_64};
+use self::pe::{EFI_APPLICATION, Headers, NX_COMPAT, PeError, SECTION_HEADER, Section, X86_64};
 use crate::export::{Export, MixedImagesError};
 use crate::text::Word;
 
-pub use stub::{NoStub, Stub, Unusable};
+pub use stub::{Stub, StubError, UnusableStubError};
 
 /// Sections that are added to a stub.
 const SECTIONS: usize = 3;
@@ -46,13 +46,13 @@ impl CommandLine {
     /// The command line of these words.
     ///
     /// # Errors
-    /// [`Misfit::CommandLine`] when there is no word, or more than 2047 bytes.
-    pub fn new<'a>(words: impl IntoIterator<Item = &'a Word>) -> Result<Self, Misfit> {
+    /// [`ComposeError::CommandLine`] when there is no word, or more than 2047 bytes.
+    pub fn new<'a>(words: impl IntoIterator<Item = &'a Word>) -> Result<Self, ComposeError> {
         let line = words.into_iter().map(Word::as_str).collect::<Vec<_>>().join(" ");
         if (1..=COMMAND_LINE_MAX).contains(&line.len()) {
             Ok(Self(line))
         } else {
-            Err(Misfit::CommandLine(line.len()))
+            Err(ComposeError::CommandLine(line.len()))
         }
     }
 
@@ -73,14 +73,14 @@ impl EfiKernel {
     /// The kernel in `file`, of which `head` are the first bytes, [`KERNEL_HEAD`] of them if it has so many.
     ///
     /// # Errors
-    /// [`NoKernel`] for anything that systemd's stub could not start.
-    pub fn new(file: Export, head: &[u8]) -> Result<Self, NoKernel> {
+    /// [`KernelError`] for anything that systemd's stub could not start.
+    pub fn new(file: Export, head: &[u8]) -> Result<Self, KernelError> {
         let headers = Headers::parse(head)?;
         if headers.machine != X86_64 {
-            return Err(NoKernel::Machine(headers.machine));
+            return Err(KernelError::Machine(headers.machine));
         }
         if headers.subsystem != EFI_APPLICATION {
-            return Err(NoKernel::Subsystem(headers.subsystem));
+            return Err(KernelError::Subsystem(headers.subsystem));
         }
         Ok(Self { file, nx_compat: headers.dll_characteristics & NX_COMPAT != 0 })
     }
@@ -88,9 +88,9 @@ impl EfiKernel {
 
 /// Why UEFI cannot start a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoKernel {
+pub enum KernelError {
     #[error("the kernel has no EFI stub (CONFIG_EFI_STUB): {0}")]
-    NotPe(#[from] NotPe),
+    Pe(#[from] PeError),
     #[error("the kernel is for machines of type {0:#06x}, and not for x86-64")]
     Machine(u16),
     #[error("the kernel is no EFI application: its subsystem is {0}")]
@@ -99,7 +99,7 @@ pub enum NoKernel {
 
 /// Why these parts make no program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Misfit {
+pub enum ComposeError {
     #[error("a command line has 1 to {COMMAND_LINE_MAX} bytes, and this one {0}")]
     CommandLine(usize),
     #[error("the {0} is empty")]
@@ -114,18 +114,18 @@ pub enum Misfit {
 /// Composes the program that boots `kernel` with `command_line` and the images of `initrd`, in their order.
 ///
 /// # Errors
-/// See [`Misfit`].
+/// See [`ComposeError`].
 pub fn compose(
     stub: &Stub,
     command_line: &CommandLine,
     initrd: &[Export],
     kernel: &EfiKernel,
-) -> Result<Export, Misfit> {
+) -> Result<Export, ComposeError> {
     if initrd.iter().all(Export::is_empty) {
-        return Err(Misfit::Empty("initramfs"));
+        return Err(ComposeError::Empty("initramfs"));
     }
     if kernel.file.is_empty() {
-        return Err(Misfit::Empty("kernel"));
+        return Err(ComposeError::Empty("kernel"));
     }
     let parts = [
         (*b".cmdline", DATA, Export::of_memory(command_line.0.clone())),
@@ -136,7 +136,7 @@ pub fn compose(
     let mut sections = Vec::new();
     let mut bodies = Vec::new();
     for (name, characteristics, content) in parts {
-        let section = layout.place(name, characteristics, content.len()).ok_or(Misfit::TooLarge)?;
+        let section = layout.place(name, characteristics, content.len()).ok_or(ComposeError::TooLarge)?;
         sections.push(section);
         bodies.extend([content, Export::of_zeros((section.raw_size - section.virtual_size) as usize)]);
     }
@@ -172,12 +172,12 @@ struct Layout {
 }
 
 impl Layout {
-    fn behind(stub: &Stub) -> Result<Self, Misfit> {
+    fn behind(stub: &Stub) -> Result<Self, ComposeError> {
         let Headers { file_alignment, section_alignment, .. } = stub.headers;
         let file_end = u32::try_from(stub.bytes.len()).ok();
         let file = file_end.and_then(|end| end.checked_next_multiple_of(file_alignment));
         Ok(Self {
-            file: file.ok_or(Misfit::TooLarge)?,
+            file: file.ok_or(ComposeError::TooLarge)?,
             memory: stub.memory_end,
             file_alignment,
             memory_alignment: section_alignment.max(stub::PAGE),

@@ -44,7 +44,7 @@ pub struct Headers {
 
 /// Why bytes are no PE program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotPe {
+pub enum PeError {
     #[error("it is no PE program")]
     Magic,
     #[error("it is no 64-bit program")]
@@ -53,9 +53,9 @@ pub enum NotPe {
     Truncated,
 }
 
-impl From<Truncated> for NotPe {
+impl From<Truncated> for PeError {
     fn from(_: Truncated) -> Self {
-        NotPe::Truncated
+        PeError::Truncated
     }
 }
 
@@ -63,13 +63,13 @@ impl Headers {
     /// Reads the headers at the start of a program; the sections may be missing.
     ///
     /// # Errors
-    /// [`NotPe`]. Nothing is said of values that are odd.
-    pub fn parse(program: &[u8]) -> Result<Self, NotPe> {
+    /// [`PeError`]. Nothing is said of values that are odd.
+    pub fn parse(program: &[u8]) -> Result<Self, PeError> {
         let signature_at = signature_at(program)?;
         let mut coff = Reader::new(program);
         coff.skip(signature_at)?;
         if coff.array()? != *b"PE\0\0" {
-            return Err(NotPe::Magic);
+            return Err(PeError::Magic);
         }
         let machine = coff.u16_le()?;
         let sections = coff.u16_le()?;
@@ -79,7 +79,7 @@ impl Headers {
         let optional_at = program.len() - coff.remaining();
         let mut optional = coff.sub(optional_len)?;
         if optional.u16_le()? != PE32_PLUS {
-            return Err(NotPe::Not64Bit);
+            return Err(PeError::Not64Bit);
         }
         optional.skip(6)?;
         let initialized_data = optional.u32_le()?;
@@ -122,13 +122,13 @@ impl Headers {
 }
 
 /// Offset of the signature, which the DOS header names.
-fn signature_at(program: &[u8]) -> Result<usize, NotPe> {
+fn signature_at(program: &[u8]) -> Result<usize, PeError> {
     if !program.starts_with(b"MZ") {
-        return Err(NotPe::Magic);
+        return Err(PeError::Magic);
     }
     let mut dos = Reader::new(program);
     dos.skip(0x3c)?;
-    usize::try_from(dos.u32_le()?).map_err(|_| NotPe::Truncated)
+    usize::try_from(dos.u32_le()?).map_err(|_| PeError::Truncated)
 }
 
 /// `directories` reads from the number of data directories on.

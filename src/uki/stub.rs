@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::pe::{EFI_APPLICATION, Headers, NotPe, SECTION_HEADER, Section, X86_64};
+use super::pe::{EFI_APPLICATION, Headers, PeError, SECTION_HEADER, Section, X86_64};
 use crate::image::Image;
 use crate::image::rootfs::{self, RootfsError};
 
@@ -51,9 +51,9 @@ impl fmt::Debug for Stub {
 
 /// Why a program cannot be composed with this file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
+pub enum UnusableStubError {
     #[error(transparent)]
-    NotPe(#[from] NotPe),
+    Pe(#[from] PeError),
     #[error("it is a program for machines of type {0:#06x}, and not for x86-64")]
     Machine(u16),
     #[error("it is no EFI application: its subsystem is {0}")]
@@ -76,16 +76,16 @@ impl Stub {
     /// Checks the stub in `file` and finds the places where it is extended.
     ///
     /// # Errors
-    /// [`Unusable`] says in a line what is wrong with it.
-    pub fn parse(file: impl Into<Bytes>) -> Result<Self, Unusable> {
+    /// [`UnusableStubError`] says in a line what is wrong with it.
+    pub fn parse(file: impl Into<Bytes>) -> Result<Self, UnusableStubError> {
         let mut bytes = file.into();
         let headers = Headers::parse(&bytes)?;
-        let version = version(&bytes).ok_or(Unusable::Stranger)?;
-        let sections = headers.section_table(&bytes).map_err(NotPe::from)?;
+        let version = version(&bytes).ok_or(UnusableStubError::Stranger)?;
+        let sections = headers.section_table(&bytes).map_err(PeError::from)?;
         check(&headers, &sections)?;
         let extents = Extents::of(&headers, &sections)?;
         if bytes.len() < extents.file_end {
-            return Err(Unusable::Sections);
+            return Err(UnusableStubError::Sections);
         }
         bytes.truncate(extents.file_end);
         check_room(&bytes, &headers, extents.headers_end)?;
@@ -96,10 +96,10 @@ impl Stub {
     /// The stub in an image's own root file system.
     ///
     /// # Errors
-    /// [`NoStub`] says why there is none, and what to do.
-    pub fn of_image(image: &Image) -> Result<Self, NoStub> {
-        let archiso = image.archiso.as_ref().ok_or(NoStub::NotArchiso)?;
-        let root = archiso.airootfs.iter().find(|root| root.arch == "x86_64").ok_or(NoStub::NoRoot)?;
+    /// [`StubError`] says why there is none, and what to do.
+    pub fn of_image(image: &Image) -> Result<Self, StubError> {
+        let archiso = image.archiso.as_ref().ok_or(StubError::NotArchiso)?;
+        let root = archiso.airootfs.iter().find(|root| root.arch == "x86_64").ok_or(StubError::NoRoot)?;
         let bytes = rootfs::read_file(image, root, STUB_PATH, STUB_MAX)?;
         Ok(Self::parse(bytes)?)
     }
@@ -123,29 +123,29 @@ impl fmt::Display for Stub {
 
 /// Why an image cannot boot UEFI machines by itself, and what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum NoStub {
+pub enum StubError {
     #[error("the image is not archiso's: no EFI stub is looked for in it; give one with --stub FILE")]
     NotArchiso,
     #[error("the image has no root file system for x86_64; give an EFI stub with --stub FILE")]
     NoRoot,
     #[error("no EFI stub in the image's root file system: {0}; give one with --stub FILE")]
-    RootfsError(#[from] RootfsError),
+    Rootfs(#[from] RootfsError),
     #[error("the EFI stub in the image, {STUB_PATH}, cannot be used: {0}; give another with --stub FILE")]
-    Unusable(#[from] Unusable),
+    Unusable(#[from] UnusableStubError),
 }
 
-fn check(headers: &Headers, sections: &[Section]) -> Result<(), Unusable> {
+fn check(headers: &Headers, sections: &[Section]) -> Result<(), UnusableStubError> {
     if headers.machine != X86_64 {
-        return Err(Unusable::Machine(headers.machine));
+        return Err(UnusableStubError::Machine(headers.machine));
     }
     if headers.subsystem != EFI_APPLICATION {
-        return Err(Unusable::Subsystem(headers.subsystem));
+        return Err(UnusableStubError::Subsystem(headers.subsystem));
     }
     if sections.iter().any(|section| COMPOSED.contains(&&section.name)) {
-        return Err(Unusable::Composed);
+        return Err(UnusableStubError::Composed);
     }
     if headers.signed {
-        return Err(Unusable::Signed);
+        return Err(UnusableStubError::Signed);
     }
     check_alignment("file", headers.file_alignment, 512..=FILE_ALIGNMENT_MAX)?;
     check_alignment("section", headers.section_alignment, 512..=SECTION_ALIGNMENT_MAX)
@@ -155,18 +155,18 @@ fn check_alignment(
     what: &'static str,
     bytes: u32,
     allowed: std::ops::RangeInclusive<u32>,
-) -> Result<(), Unusable> {
+) -> Result<(), UnusableStubError> {
     let is_fit = bytes.is_power_of_two() && allowed.contains(&bytes);
-    if is_fit { Ok(()) } else { Err(Unusable::Alignment { what, bytes }) }
+    if is_fit { Ok(()) } else { Err(UnusableStubError::Alignment { what, bytes }) }
 }
 
 /// Section headers are zero where there is room for more.
-fn check_room(bytes: &[u8], headers: &Headers, headers_end: usize) -> Result<(), Unusable> {
+fn check_room(bytes: &[u8], headers: &Headers, headers_end: usize) -> Result<(), UnusableStubError> {
     let table_end = headers.table_at + usize::from(headers.sections) * SECTION_HEADER;
     let slack = bytes.get(table_end..headers_end).unwrap_or_default();
     let zeros = slack.iter().take_while(|&&byte| byte == 0).count();
     let (free, needed) = (zeros / SECTION_HEADER, super::SECTIONS);
-    if free >= needed { Ok(()) } else { Err(Unusable::NoRoom { free, needed }) }
+    if free >= needed { Ok(()) } else { Err(UnusableStubError::NoRoom { free, needed }) }
 }
 
 /// How far the parts of a program reach.
@@ -177,26 +177,27 @@ struct Extents {
 }
 
 impl Extents {
-    fn of(headers: &Headers, sections: &[Section]) -> Result<Self, Unusable> {
+    fn of(headers: &Headers, sections: &[Section]) -> Result<Self, UnusableStubError> {
         let mut extents =
             Self { headers_end: headers.headers_len as usize, file_end: 0, memory_end: headers.headers_len };
         for section in sections {
             let size = if section.virtual_size > 0 { section.virtual_size } else { section.raw_size };
             let end = section.virtual_address.checked_add(size);
-            extents.memory_end = extents.memory_end.max(end.ok_or(Unusable::Sections)?);
+            extents.memory_end = extents.memory_end.max(end.ok_or(UnusableStubError::Sections)?);
             // A section without bytes in the file, such as `.bss`, may name any offset.
             if section.raw_size > 0 {
-                let end = section.raw_offset.checked_add(section.raw_size).ok_or(Unusable::Sections)?;
+                let end =
+                    section.raw_offset.checked_add(section.raw_size).ok_or(UnusableStubError::Sections)?;
                 extents.file_end = extents.file_end.max(end as usize);
                 extents.headers_end = extents.headers_end.min(section.raw_offset as usize);
             }
         }
         if extents.file_end == 0 {
-            return Err(Unusable::Sections);
+            return Err(UnusableStubError::Sections);
         }
         let alignment = headers.section_alignment.max(PAGE);
         let end = extents.memory_end.checked_next_multiple_of(alignment);
-        Ok(Self { memory_end: end.ok_or(Unusable::Sections)?, ..extents })
+        Ok(Self { memory_end: end.ok_or(UnusableStubError::Sections)?, ..extents })
     }
 }
 

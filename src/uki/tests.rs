@@ -84,7 +84,7 @@ impl Program {
         file
     }
 
-    fn parse(&self) -> Result<Stub, Unusable> {
+    fn parse(&self) -> Result<Stub, UnusableStubError> {
         Stub::parse(self.bytes())
     }
 }
@@ -254,7 +254,7 @@ fn room_that_is_not_empty_is_no_room() {
     let mut bytes = stub().bytes();
     let table_end = 64 + 24 + 240 + 80;
     bytes[table_end + 119] = 1;
-    assert_eq!(Stub::parse(bytes).unwrap_err(), Unusable::NoRoom { free: 2, needed: 3 });
+    assert_eq!(Stub::parse(bytes).unwrap_err(), UnusableStubError::NoRoom { free: 2, needed: 3 });
 }
 
 #[test]
@@ -286,12 +286,12 @@ fn parts_that_do_not_fit_are_refused() {
         Export::of_file(&image, NodeId(1)).unwrap()
     };
     let error = |initrd: &[Export], kernel| compose(&stub, &line, initrd, kernel).unwrap_err();
-    assert_eq!(error(&[], &kernel), Misfit::Empty("initramfs"));
+    assert_eq!(error(&[], &kernel), ComposeError::Empty("initramfs"));
     let none = EfiKernel { file: Export::of_zeros(0), nx_compat: true };
-    assert_eq!(error(&[initramfs], &none), Misfit::Empty("kernel"));
+    assert_eq!(error(&[initramfs], &none), ComposeError::Empty("kernel"));
     let gib = 1 << 30;
     for len in [4 * gib - 6000, 4 * gib - 1, 4 * gib, 1 << 40, u64::MAX / 2] {
-        assert_eq!(error(&[initrd(len)], &kernel), Misfit::TooLarge, "{len}");
+        assert_eq!(error(&[initrd(len)], &kernel), ComposeError::TooLarge, "{len}");
     }
     assert_eq!(compose(&stub, &line, &[initrd(4 * gib - 65536)], &kernel).unwrap().len() >> 30, 3);
 }
@@ -301,6 +301,6 @@ fn a_command_line_has_an_end() {
     let word = Word::new(&"x".repeat(1023)).unwrap();
     assert!(CommandLine::new([&word, &word]).is_ok());
     let more = Word::new("y").unwrap();
-    assert_eq!(CommandLine::new([&word, &word, &more]), Err(Misfit::CommandLine(2049)));
-    assert_eq!(CommandLine::new([]), Err(Misfit::CommandLine(0)));
+    assert_eq!(CommandLine::new([&word, &word, &more]), Err(ComposeError::CommandLine(2049)));
+    assert_eq!(CommandLine::new([]), Err(ComposeError::CommandLine(0)));
 }

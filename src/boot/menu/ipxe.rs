@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Boots, Entry, Kernel, Menu, Server, Start};
+use super::{Boots, Kernel, Menu, MenuItem, Server, Start};
 use crate::boot::Mac;
 use crate::text::{Line, Word};
 
@@ -53,7 +53,7 @@ fn prefix(server: &Server) -> String {
     server.http_url().unwrap_or_else(|| server.tftp_url())
 }
 
-fn head(text: &mut String, menu: &Menu<'_>, entries: &[&Entry<'_>]) -> fmt::Result {
+fn head(text: &mut String, menu: &Menu<'_>, entries: &[&MenuItem<'_>]) -> fmt::Result {
     writeln!(text, "\n:start")?;
     if menu.start == Start::Straight {
         return writeln!(text, "goto 1");
@@ -78,7 +78,7 @@ fn plain(title: &Line) -> String {
 fn write_entry(
     text: &mut String,
     number: u32,
-    entry: &Entry<'_>,
+    entry: &MenuItem<'_>,
     server: &Server,
     network: &[String],
 ) -> fmt::Result {

@@ -13,67 +13,11 @@ mod tests;
 
 use std::net::Ipv4Addr;
 
+use crate::bootable::{BootEntry, Bootable, Look};
 use crate::text::{Line, PlainPath, Word};
 
-pub use settings::{Cms, CopyToRam, Preferences, Root, Settings};
-
-/// An image as the menu sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bootable {
-    pub name: Word,
-    /// A name that only this very image has. Whatever a boot loads later is named by it: a boot that began before the
-    /// image was replaced goes on with the one it began with.
-    pub versioned_name: Word,
-    /// `archisobasedir=`.
-    pub base_dir: Word,
-    /// `archisosearchuuid=`.
-    pub uuid: Option<Word>,
-    pub signed: bool,
-    /// What the image boots: its own PXE entries, or one made from its kernel.
-    pub recipes: Vec<Recipe>,
-    pub look: Look,
-    /// The image's own PXE menu.
-    pub stock: Option<PlainPath>,
-}
-
-/// A kernel and what belongs to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recipe {
-    /// A title by the image's author. It tells the root protocol in their words where `root` says so.
-    pub title: Option<Line>,
-    pub architecture: Word,
-    pub kernel: PlainPath,
-    pub initrd: Vec<PlainPath>,
-    /// The root protocol of the image's own entry; `None` fits all.
-    pub root: Option<Root>,
-    /// What the image's author added to the parameters that we set.
-    pub parameters: Vec<Word>,
-}
-
-/// How the image's own menu looks.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Look {
-    /// Arguments of SERIAL.
-    pub serial: Option<Line>,
-    /// The menu program, if the image has one: `vesamenu.c32` or `menu.c32`.
-    pub ui: Option<PlainPath>,
-    /// MENU lines.
-    pub lines: Vec<Line>,
-}
-
-impl Bootable {
-    /// What is booted with this root by the first entry of the menu.
-    pub fn recipe(&self, root: Root) -> Option<&Recipe> {
-        self.recipes_for(root).into_iter().next()
-    }
-
-    /// The image's own entries for this protocol; else the first there is.
-    fn recipes_for(&self, root: Root) -> Vec<&Recipe> {
-        let fits = |recipe: &&Recipe| recipe.root.is_none_or(|own| own == root);
-        let own: Vec<_> = self.recipes.iter().filter(fits).collect();
-        if own.is_empty() { self.recipes.iter().take(1).collect() } else { own }
-    }
-}
+pub use crate::bootable::Root;
+pub use settings::{Cms, CopyToRam, MenuSettings, Overrides};
 
 /// Where a machine finds what the menu names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +65,7 @@ pub struct Menu<'a> {
     /// Seconds until the first entry boots by itself; 0 waits for ever.
     pub timeout: u16,
     /// The images to boot, the machine's own first.
-    pub images: Vec<Shown<'a>>,
+    pub images: Vec<MenuImage<'a>>,
     /// The look of the image whose PXELINUX is loaded.
     pub look: &'a Look,
     /// The image's own menu, at its place in the tree that PXELINUX loads from.
@@ -130,9 +74,9 @@ pub struct Menu<'a> {
 
 /// An image, and what was chosen for it.
 #[derive(Debug)]
-pub struct Shown<'a> {
+pub struct MenuImage<'a> {
     pub image: &'a Bootable,
-    pub settings: Settings,
+    pub settings: MenuSettings,
 }
 
 /// Whether somebody at the machine may choose.
@@ -145,7 +89,7 @@ pub enum Start {
 }
 
 /// One line of the menu.
-struct Entry<'a> {
+struct MenuItem<'a> {
     title: Line,
     help: &'static str,
     boots: Boots<'a>,
@@ -160,7 +104,7 @@ enum Boots<'a> {
 /// What an entry loads, by paths from the root of the tree that machines load from.
 struct Kernel<'a> {
     image: &'a Bootable,
-    recipe: &'a Recipe,
+    recipe: &'a BootEntry,
     /// Without what tells the machine its address and its network card.
     command_line: Vec<Word>,
 }
@@ -176,18 +120,18 @@ impl Kernel<'_> {
 }
 
 impl<'a> Menu<'a> {
-    fn entries(&self) -> Vec<Entry<'a>> {
+    fn entries(&self) -> Vec<MenuItem<'a>> {
         let mut entries = Vec::new();
         for shown in &self.images {
-            let scribe = Scribe { shown, server: &self.server, several: self.images.len() > 1 };
-            entries.extend(shown.settings.roots.iter().flat_map(|&root| scribe.entries(root)));
+            let builder = EntryBuilder { shown, server: &self.server, several: self.images.len() > 1 };
+            entries.extend(shown.settings.roots.iter().flat_map(|&root| builder.entries(root)));
         }
-        entries.extend(self.stock.map(|path| Entry {
+        entries.extend(self.stock.map(|path| MenuItem {
             title: Line::new("The image's own menu"),
             help: "It has no time limit and waits for a choice.",
             boots: Boots::StockMenu(path),
         }));
-        entries.push(Entry {
+        entries.push(MenuItem {
             title: Line::new("Boot from the local disk"),
             help: "Leaves the network and goes on with the next boot device.",
             boots: Boots::LocalDisk,
@@ -196,24 +140,24 @@ impl<'a> Menu<'a> {
     }
 }
 
-impl Shown<'_> {
+impl MenuImage<'_> {
     /// The command line of the image's first entry for this root: without a menu, that is what a machine boots. `None`
     /// for an image that has nothing to boot.
     pub fn command_line(&self, root: Root, server: &Server) -> Option<Vec<Word>> {
-        let scribe = Scribe { shown: self, server, several: false };
-        Some(scribe.command_line(self.image.recipe(root)?, root, self.settings.copytoram))
+        let builder = EntryBuilder { shown: self, server, several: false };
+        Some(builder.command_line(self.image.recipe(root)?, root, self.settings.copytoram))
     }
 }
 
 /// Writes the entries of one image.
-struct Scribe<'a, 's> {
-    shown: &'s Shown<'a>,
+struct EntryBuilder<'a, 's> {
+    shown: &'s MenuImage<'a>,
     server: &'s Server,
     several: bool,
 }
 
-impl<'a> Scribe<'a, '_> {
-    fn entries(&self, root: Root) -> Vec<Entry<'a>> {
+impl<'a> EntryBuilder<'a, '_> {
+    fn entries(&self, root: Root) -> Vec<MenuItem<'a>> {
         let mut entries = Vec::new();
         for recipe in self.shown.image.recipes_for(root) {
             for copy in copies(root, self.shown.settings.copytoram) {
@@ -223,13 +167,13 @@ impl<'a> Scribe<'a, '_> {
         entries
     }
 
-    fn entry(&self, recipe: &'a Recipe, root: Root, copy: CopyToRam) -> Entry<'a> {
+    fn entry(&self, recipe: &'a BootEntry, root: Root, copy: CopyToRam) -> MenuItem<'a> {
         let command_line = self.command_line(recipe, root, copy);
         let kernel = Kernel { image: self.shown.image, recipe, command_line };
-        Entry { title: self.title(recipe, root, copy), help: copy.help(), boots: Boots::Kernel(kernel) }
+        MenuItem { title: self.title(recipe, root, copy), help: copy.help(), boots: Boots::Kernel(kernel) }
     }
 
-    fn title(&self, recipe: &Recipe, root: Root, copy: CopyToRam) -> Line {
+    fn title(&self, recipe: &BootEntry, root: Root, copy: CopyToRam) -> Line {
         let name = &self.shown.image.name;
         let own = recipe.title.as_ref().and_then(|title| match recipe.root {
             Some(own) => (own == root).then(|| title.to_string()),
@@ -247,8 +191,8 @@ impl<'a> Scribe<'a, '_> {
         Line::new(&title)
     }
 
-    fn command_line(&self, recipe: &Recipe, root: Root, copy: CopyToRam) -> Vec<Word> {
-        let Shown { image, settings } = self.shown;
+    fn command_line(&self, recipe: &BootEntry, root: Root, copy: CopyToRam) -> Vec<Word> {
+        let MenuImage { image, settings } = self.shown;
         let mut words = vec![format!("archisobasedir={}", image.base_dir)];
         // With another root the hook would wait for a block device of this UUID, which never comes.
         if let (Root::Nbd, Some(uuid)) = (root, &image.uuid) {

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Boots, Entry, Kernel, Menu, Server, Start, TFTP};
+use super::{Boots, Kernel, Menu, MenuItem, Server, Start, TFTP};
 use crate::text::Word;
 
 /// The text of its configuration file.
@@ -20,7 +20,7 @@ pub fn write(menu: &Menu<'_>) -> String {
     text
 }
 
-fn head(text: &mut String, menu: &Menu<'_>, entries: &[Entry<'_>]) -> fmt::Result {
+fn head(text: &mut String, menu: &Menu<'_>, entries: &[MenuItem<'_>]) -> fmt::Result {
     if let Some(serial) = &menu.look.serial {
         writeln!(text, "SERIAL {serial}")?;
     }
@@ -43,7 +43,7 @@ fn head(text: &mut String, menu: &Menu<'_>, entries: &[Entry<'_>]) -> fmt::Resul
 }
 
 /// Without a menu program PXELINUX has a prompt, at which a label can be typed.
-fn prompt(text: &mut String, entries: &[Entry<'_>]) -> fmt::Result {
+fn prompt(text: &mut String, entries: &[MenuItem<'_>]) -> fmt::Result {
     writeln!(text, "SAY Network boot. Type a number and press Enter:")?;
     for (number, entry) in (1..).zip(entries) {
         writeln!(text, "SAY {number:4}  {}", entry.title)?;
@@ -51,7 +51,7 @@ fn prompt(text: &mut String, entries: &[Entry<'_>]) -> fmt::Result {
     writeln!(text, "PROMPT 1")
 }
 
-fn write_entry(text: &mut String, number: u32, entry: &Entry<'_>, server: &Server) -> fmt::Result {
+fn write_entry(text: &mut String, number: u32, entry: &MenuItem<'_>, server: &Server) -> fmt::Result {
     writeln!(text, "\nLABEL {number}\nMENU LABEL {}", entry.title)?;
     writeln!(text, "TEXT HELP\n{}\nENDTEXT", entry.help)?;
     match &entry.boots {

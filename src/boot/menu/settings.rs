@@ -1,50 +1,7 @@
 //! What the operator chose about boots: for all machines, and otherwise for some images or machines.
 
-use std::fmt;
-
+use crate::bootable::Root;
 use crate::text::Word;
-
-/// A way for the initramfs to reach its root file system, served by us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Root {
-    /// archiso's hook has no way to name a port: it asks 10809.
-    Nbd,
-    Nfs,
-    Http,
-}
-
-impl Root {
-    /// All there are, in the order of preference.
-    pub const ALL: [Root; 3] = [Root::Nbd, Root::Nfs, Root::Http];
-
-    /// The word for it on the command line and in paths.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Root::Nbd => "nbd",
-            Root::Nfs => "nfs",
-            Root::Http => "http",
-        }
-    }
-
-    /// The parameter that selects it (mkinitcpio-archiso, docs/README.bootparams).
-    pub const fn parameter(self) -> &'static str {
-        match self {
-            Root::Nbd => "archiso_nbd_srv",
-            Root::Nfs => "archiso_nfs_srv",
-            Root::Http => "archiso_http_srv",
-        }
-    }
-}
-
-impl fmt::Display for Root {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Root::Nbd => "NBD",
-            Root::Nfs => "NFS",
-            Root::Http => "HTTP",
-        })
-    }
-}
 
 /// `copytoram=`: whether the machine copies its root file system into memory before it starts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +42,7 @@ impl CopyToRam {
 
 /// What the operator chose for every menu.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct MenuSettings {
     /// The root protocols that are served, the default first.
     pub roots: Vec<Root>,
     pub copytoram: CopyToRam,
@@ -107,7 +64,7 @@ pub enum Cms {
 
 /// What is otherwise for one image, or for some machines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Preferences {
+pub struct Overrides {
     /// The default root. It counts where it is served.
     pub root: Option<Root>,
     pub copytoram: Option<CopyToRam>,
@@ -115,17 +72,17 @@ pub struct Preferences {
     pub parameters: Vec<Word>,
 }
 
-impl Settings {
+impl MenuSettings {
     /// These settings, but for what somebody prefers.
     #[must_use]
-    pub fn preferring(&self, preferences: &Preferences) -> Self {
+    pub fn with_overrides(&self, overrides: &Overrides) -> Self {
         let mut settings = self.clone();
         // Sorting is stable: the others keep their order.
-        settings.roots.sort_by_key(|&root| Some(root) != preferences.root);
-        if let Some(copytoram) = preferences.copytoram {
+        settings.roots.sort_by_key(|&root| Some(root) != overrides.root);
+        if let Some(copytoram) = overrides.copytoram {
             settings.copytoram = copytoram;
         }
-        settings.parameters.extend(preferences.parameters.iter().cloned());
+        settings.parameters.extend(overrides.parameters.iter().cloned());
         settings
     }
 }
@@ -140,20 +97,20 @@ mod tests {
 
     #[test]
     fn a_preference_changes_what_it_names_and_nothing_else() {
-        let settings = Settings {
+        let settings = MenuSettings {
             roots: Root::ALL.to_vec(),
             copytoram: CopyToRam::Auto,
             timeout: 10,
             cms: Cms::Verify,
             parameters: words("a=1"),
         };
-        assert_eq!(settings.preferring(&Preferences::default()), settings);
-        let preferences =
-            Preferences { root: Some(Root::Http), copytoram: Some(CopyToRam::No), parameters: words("b=2") };
-        let preferred = settings.preferring(&preferences);
+        assert_eq!(settings.with_overrides(&Overrides::default()), settings);
+        let overrides =
+            Overrides { root: Some(Root::Http), copytoram: Some(CopyToRam::No), parameters: words("b=2") };
+        let preferred = settings.with_overrides(&overrides);
         assert_eq!(preferred.roots, [Root::Http, Root::Nbd, Root::Nfs]);
         assert_eq!((preferred.copytoram, &preferred.parameters[..]), (CopyToRam::No, &words("a=1 b=2")[..]));
-        let without = Settings { roots: vec![Root::Nbd], ..settings };
-        assert_eq!(without.preferring(&preferences).roots, [Root::Nbd], "what is not served cannot be had");
+        let without = MenuSettings { roots: vec![Root::Nbd], ..settings };
+        assert_eq!(without.with_overrides(&overrides).roots, [Root::Nbd], "what is not served cannot be had");
     }
 }

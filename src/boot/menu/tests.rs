@@ -13,8 +13,8 @@ fn path(text: &str) -> PlainPath {
     PlainPath::new(text).unwrap()
 }
 
-fn recipe(root: Option<Root>, title: &str) -> Recipe {
-    Recipe {
+fn recipe(root: Option<Root>, title: &str) -> BootEntry {
+    BootEntry {
         title: Some(Line::new(title)),
         architecture: word("x86_64"),
         kernel: path("arch/boot/x86_64/vmlinuz-linux"),
@@ -41,8 +41,8 @@ fn image(name: &str) -> Bootable {
     }
 }
 
-fn settings(roots: &[Root]) -> Settings {
-    Settings {
+fn settings(roots: &[Root]) -> MenuSettings {
+    MenuSettings {
         roots: roots.to_vec(),
         copytoram: CopyToRam::Auto,
         timeout: 10,
@@ -55,9 +55,9 @@ const SERVER: Server =
     Server { address: Ipv4Addr::new(192, 168, 1, 10), ports: Ports { tftp: 69, http: Some(80) } };
 
 /// What a machine is shown of these images.
-fn menu<'a>(images: &'a [Bootable], settings: &Settings, server: &Server) -> Menu<'a> {
+fn menu<'a>(images: &'a [Bootable], settings: &MenuSettings, server: &Server) -> Menu<'a> {
     static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new() };
-    let shown = |image| Shown { image, settings: settings.clone() };
+    let shown = |image| MenuImage { image, settings: settings.clone() };
     Menu {
         server: *server,
         start: Start::Menu,
@@ -68,7 +68,7 @@ fn menu<'a>(images: &'a [Bootable], settings: &Settings, server: &Server) -> Men
     }
 }
 
-fn generate(images: &[Bootable], settings: &Settings, server: &Server) -> String {
+fn generate(images: &[Bootable], settings: &MenuSettings, server: &Server) -> String {
     pxelinux::write(&menu(images, settings, server))
 }
 
@@ -160,7 +160,7 @@ fn each_image_is_named_by_its_edition() {
 
 #[test]
 fn the_choices_of_the_operator() {
-    let chosen = Settings {
+    let chosen = MenuSettings {
         copytoram: CopyToRam::No,
         timeout: 0,
         cms: Cms::Skip,

@@ -1,8 +1,8 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::boot::Site;
-use crate::boot::files::{Entry, Files, NoFile, Terms};
+use crate::boot::BootTargets;
+use crate::boot::files::{BootConfig, Entry, Files, NoFile};
 use crate::boot::menu::Ports;
 use crate::boot::tests::{archiso_files, image, settings};
 use crate::export::Piece;
@@ -27,8 +27,8 @@ fn archiso(kernel: &[u8]) -> Arc<Image> {
 /// What is served of it, with its stub.
 fn files(roots: &[Root]) -> Files {
     let default = ServedImage::new("one", archiso(&stub_file()));
-    let settings = Settings { roots: roots.to_vec(), ..settings() };
-    let terms = Terms { stub: Stub::parse(stub_file()).ok(), ..Terms::new(settings, PORTS) };
+    let settings = MenuSettings { roots: roots.to_vec(), ..settings() };
+    let terms = BootConfig { stub: Stub::parse(stub_file()).ok(), ..BootConfig::new(settings, PORTS) };
     Files::new(Arc::new(ImageSet::new(default, Vec::new())), terms).unwrap()
 }
 
@@ -120,7 +120,7 @@ fn only_roots_that_are_served_have_programs() {
     assert!(matches!(files.open(b"isowire/nbd.efi", HERE), Err(NoFile::Path(PathError::NotFound))));
     assert_eq!(
         files.site(),
-        Site::new(Some("boot/syslinux/lpxelinux.0"), PORTS)
+        BootTargets::new(Some("boot/syslinux/lpxelinux.0"), PORTS)
             .with_image(Word::new("one").unwrap(), Ok(vec![Root::Http]))
     );
     assert!(matches!(files.look_up(b"isowire", HERE), Ok(Entry::Directory(_))));
@@ -136,7 +136,7 @@ fn what_makes_no_program_is_said() {
     };
     let kernel = stub_file();
     assert_eq!(why(&kernel, &[], stub()), "no root file system is served");
-    let none = why(&kernel, &[Root::Nbd], Err(NoStub::NoRoot));
+    let none = why(&kernel, &[Root::Nbd], Err(StubError::NoRoot));
     assert!(none.ends_with("give an EFI stub with --stub FILE"), "{none}");
     let old = why(b"a kernel for BIOS only", &[Root::Nbd], stub());
     assert!(old.starts_with("/arch/boot/x86_64/vmlinuz-linux: the kernel has no EFI stub"), "{old}");

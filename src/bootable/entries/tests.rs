@@ -13,7 +13,7 @@ fn files<'a>(empty: &[&'a str], texts: &[(&'a str, &'a str)]) -> Vec<(&'a str, S
 /// Where the entries come from, and of each its title, its files, and what its kernel is told.
 fn told(files: &[(&str, String)]) -> (Origin, Vec<String>) {
     let Entries { origin, recipes } = entries(&image(files)).unwrap();
-    let recipe = |recipe: &Recipe| {
+    let recipe = |recipe: &BootEntry| {
         let title = recipe.title.as_ref().map_or("-", |title| title.as_str());
         let initrd: Vec<_> = recipe.initrd.iter().map(|path| path.as_str()).collect();
         let parameters: Vec<_> = recipe.parameters.iter().map(|word| word.as_str()).collect();

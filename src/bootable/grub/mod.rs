@@ -7,7 +7,7 @@
 
 mod script;
 
-use super::menu_entry::Entry;
+use super::menu_entry::MenuEntry;
 use script::{Command, End, Script, UNKNOWN, Variables};
 
 /// How deep `source`, `configfile` and `eval` may nest.
@@ -21,7 +21,11 @@ const MAX_BLOCKS: usize = 32;
 
 /// Reads a menu. `directory` is the one it is in, from the root, without a `/` at the end: GRUB's `$prefix`. `include`
 /// gives the content of a file by its path; what it does not give is passed over.
-pub fn parse(text: &[u8], directory: &str, include: &mut dyn FnMut(&str) -> Option<Vec<u8>>) -> Vec<Entry> {
+pub fn parse(
+    text: &[u8],
+    directory: &str,
+    include: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
+) -> Vec<MenuEntry> {
     let mut variables = Variables::default();
     variables.set("prefix", directory);
     let mut reader =
@@ -37,12 +41,12 @@ struct Reader<'a> {
     blocks: Vec<Block>,
     /// `if`, `for` and `while` that are open.
     conditions: u32,
-    entries: Vec<Entry>,
+    entries: Vec<MenuEntry>,
 }
 
 enum Block {
     /// `menuentry`
-    Entry(Entry),
+    Entry(MenuEntry),
     /// `function`: it runs when it is called, if ever.
     Function,
     /// `submenu`, or a group of commands.
@@ -147,7 +151,7 @@ impl Reader<'_> {
         entry.initrd = files.to_vec();
     }
 
-    fn entry(&mut self) -> Option<&mut Entry> {
+    fn entry(&mut self) -> Option<&mut MenuEntry> {
         self.blocks.iter_mut().rev().find_map(|block| match block {
             Block::Entry(entry) => Some(entry),
             Block::Function | Block::Group => None,
@@ -167,10 +171,10 @@ impl Reader<'_> {
 
 fn block(head: &[String]) -> Block {
     match head.split_first() {
-        Some((name, arguments)) if name == "menuentry" => Block::Entry(Entry {
+        Some((name, arguments)) if name == "menuentry" => Block::Entry(MenuEntry {
             label: option("--id", arguments).unwrap_or_default(),
             title: arguments.first().map(|title| known_part(title)),
-            ..Entry::default()
+            ..MenuEntry::default()
         }),
         Some((name, _)) if name == "function" => Block::Function,
         _ => Block::Group,
@@ -212,13 +216,13 @@ fn plain(text: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn alone(text: &str) -> Vec<Entry> {
+    fn alone(text: &str) -> Vec<MenuEntry> {
         parse(text.as_bytes(), "/boot/grub", &mut |_| None)
     }
 
     /// Title, kernel, initramfs images and parameters of each entry.
-    fn told(entries: &[Entry]) -> Vec<String> {
-        let entry = |Entry { title, kernel, initrd, parameters, .. }: &Entry| {
+    fn told(entries: &[MenuEntry]) -> Vec<String> {
+        let entry = |MenuEntry { title, kernel, initrd, parameters, .. }: &MenuEntry| {
             let (title, kernel) = (title.as_deref().unwrap_or("-"), kernel.as_deref().unwrap_or("-"));
             format!("{title}: {kernel} {} {}", initrd.join(","), parameters.join(" "))
         };

@@ -24,8 +24,8 @@ fn a_rule_with_everything() {
     let client = Client { mac: "52:54:00:12:34:56".parse().ok(), ..Client::default() };
     let rule = rules.find(&client).unwrap();
     assert_eq!(rule.image.as_ref().map(|name| name.as_str()), Some("two"));
-    assert_eq!((rule.preferences.root, rule.preferences.copytoram), (Some(Root::Nfs), Some(CopyToRam::No)));
-    assert_eq!((rule.preferences.parameters.len(), rule.start), (2, Start::Straight));
+    assert_eq!((rule.overrides.root, rule.overrides.copytoram), (Some(Root::Nfs), Some(CopyToRam::No)));
+    assert_eq!((rule.overrides.parameters.len(), rule.start), (2, Start::Straight));
     assert_eq!((rule.address, rule.quirks.has(Quirk::NoScript)), ("10.0.0.5".parse().ok(), true));
     assert!(!rule.is_ignored);
 }
@@ -48,7 +48,7 @@ fn machines_are_told_apart_in_three_ways() {
         assert_eq!(rules.find(&client).map(|rule| rule.start), Some(Start::Straight));
     }
     let client = Client { vendor_class: b"HTTPClient:Arch:00016", ..Client::default() };
-    assert_eq!(rules.find(&client).and_then(|rule| rule.preferences.root), Some(Root::Http));
+    assert_eq!(rules.find(&client).and_then(|rule| rule.overrides.root), Some(Root::Http));
 }
 
 #[test]

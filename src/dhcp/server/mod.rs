@@ -24,7 +24,7 @@ use self::story::Story;
 use super::lease::UnixTime;
 use super::session::{Answer, Destination, Door, Question, Role, Session, Sighting, Silence};
 use super::wire::{Malformed, Message};
-use crate::boot::{Leased, Site};
+use crate::boot::{BootTargets, Leased};
 use crate::machines::Registry;
 use crate::watched::Watched;
 
@@ -51,7 +51,7 @@ pub struct Server {
     dhcp: Socket,
     boot_server: Option<Socket>,
     session: Session,
-    boot: Watched<Site>,
+    boot: Watched<BootTargets>,
     machines: Arc<Registry>,
     interfaces: Interfaces,
     /// The only interface to serve.
@@ -105,7 +105,7 @@ impl Server {
             return;
         }
         if let Some(boot) = self.boot.update() {
-            self.session.boot = Site::clone(&boot);
+            self.session.boot = BootTargets::clone(&boot);
         }
         let server = self.advertise.unwrap_or(local);
         let question = Question { message, door, from: arrival.from, local, server };

@@ -11,7 +11,7 @@ use crate::machines::{Mac, Registry};
 pub(super) fn tell(machines: &Registry, question: &Question, answer: &Answer, now: Instant) {
     let Some(mac) = mac(&question.message.header.hardware()) else { return };
     match answer {
-        Answer::Send { boot: Some(Err(why)), .. } | Answer::Silence(Silence::NoBoot(why)) => {
+        Answer::Send { boot: Some(Err(why)), .. } | Answer::Silence(Silence::NoBootFile(why)) => {
             machines.refused(mac, &why.to_string(), now);
         }
         Answer::Send { reply, boot, .. } => {
@@ -77,7 +77,7 @@ mod tests {
     impl Site {
         fn new(role: Role) -> Self {
             let ports = Ports { tftp: 69, http: None };
-            let boot = boot::Site::new(Some("boot/syslinux/lpxelinux.0"), ports);
+            let boot = boot::BootTargets::new(Some("boot/syslinux/lpxelinux.0"), ports);
             Self {
                 session: Session { role, boot, allowed: Allowed::default() },
                 machines: Registry::new(Instant::now()),

@@ -35,7 +35,7 @@ pub struct Config {
     pub advertise: Option<Ipv4Addr>,
     pub mode: Mode,
     /// What machines boot with.
-    pub boot: Watched<boot::Site>,
+    pub boot: Watched<boot::BootTargets>,
     /// Where it is noted what machines are leased.
     pub leased: Arc<Leased>,
     /// Told of each machine's way.
@@ -122,7 +122,7 @@ impl Server {
         Ok(Self {
             dhcp: adopt(sockets.dhcp)?,
             boot_server: sockets.boot_server.map(adopt).transpose()?,
-            session: Session { role, boot: boot::Site::clone(&site), allowed },
+            session: Session { role, boot: boot::BootTargets::clone(&site), allowed },
             boot,
             machines,
             interfaces,

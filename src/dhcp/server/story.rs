@@ -7,7 +7,7 @@ use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::FAILURE_PAUSE;
-use crate::dhcp::session::{Answer, Door, NoBoot, Question, Silence};
+use crate::dhcp::session::{Answer, BootFileError, Door, Question, Silence};
 use crate::dhcp::wire::{MessageType, Reply};
 
 /// A warning that anybody can cause is written at most this often.
@@ -40,7 +40,7 @@ impl Story {
     fn tell_silence(&mut self, question: &Question, silence: &Silence) {
         let machine = question.message.header.hardware();
         match silence {
-            Silence::NoBoot(why) => tell_no_boot(question, why),
+            Silence::NoBootFile(why) => tell_no_boot(question, why),
             Silence::TakesAddress { address, server } => {
                 info!(%machine, %address, %server, "takes its address from another DHCP server");
             }
@@ -92,7 +92,7 @@ fn tell_reply(question: &Question, reply: &Reply, architecture: Option<String>) 
     info!(%machine, address, architecture, file, "{step}");
 }
 
-fn tell_no_boot(question: &Question, why: &NoBoot) {
+fn tell_no_boot(question: &Question, why: &BootFileError) {
     let machine = question.message.header.hardware();
     info!(%machine, "no boot file: {why}");
 }

@@ -3,7 +3,7 @@
 use super::Question;
 use crate::boot::rules::Client;
 use crate::boot::{self, Architecture, BootPlan, Firmware, Mac, Machine, Quirk, Quirks, Refusal};
-use crate::dhcp::wire::{BootClass, HardwareAddress, Message, ReplyOption, SafeText, UnsafeText};
+use crate::dhcp::wire::{BootClass, HardwareAddress, Message, ReplyOption, SafeText, UnsafeTextError};
 
 /// The boot file for one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,15 +17,15 @@ pub struct BootOffer {
 
 /// A boot client for which there is no boot file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoBoot {
+pub enum BootFileError {
     #[error("{0}")]
     Refused(#[from] Refusal),
     #[error("the name of its boot file: {0}")]
-    Unsafe(#[from] UnsafeText),
+    Unsafe(#[from] UnsafeTextError),
 }
 
 /// Whether a rule has this machine left alone. One that says no architecture has none.
-pub(super) fn is_ignored(question: &Question, site: &boot::Site) -> bool {
+pub(super) fn is_ignored(question: &Question, site: &boot::BootTargets) -> bool {
     let message = &question.message;
     let (mac, vendor_class) = (mac(&message.header.hardware()), &message.vendor_class[..]);
     let architecture = message.architectures.first().map(|&code| Architecture(code));
@@ -33,7 +33,10 @@ pub(super) fn is_ignored(question: &Question, site: &boot::Site) -> bool {
 }
 
 /// What the sender may boot; `None` when it asks for no boot file.
-pub(super) fn plan(question: &Question, site: &boot::Site) -> Option<Result<BootOffer, NoBoot>> {
+pub(super) fn plan(
+    question: &Question,
+    site: &boot::BootTargets,
+) -> Option<Result<BootOffer, BootFileError>> {
     let message = &question.message;
     let class = boot_class(message)?;
     let mut offers = machines(message, class).map(|machine| offer(machine, class, question, site));
@@ -86,8 +89,8 @@ fn offer(
     machine: Machine,
     class: BootClass,
     question: &Question,
-    site: &boot::Site,
-) -> Result<BootOffer, NoBoot> {
+    site: &boot::BootTargets,
+) -> Result<BootOffer, BootFileError> {
     let plan = boot::plan(&machine, &question.message.vendor_class, question.server, site)?;
     let BootPlan { boot_file, config_file, quirks } = plan;
     let config_file = config_file.as_deref().map(SafeText::new).transpose()?;

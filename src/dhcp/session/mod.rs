@@ -17,7 +17,7 @@ use crate::boot::{self, Quirk};
 use crate::export::Allowed;
 
 pub use authority::{Authority, Network, Sighting};
-pub use boot_offer::{BootOffer, NoBoot, mac};
+pub use boot_offer::{BootFileError, BootOffer, mac};
 
 /// A message and how it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub enum Answer {
         reply: Reply,
         to: Destination,
         /// What the machine boots; `None` where it asked for no boot file.
-        boot: Option<Result<BootOffer, NoBoot>>,
+        boot: Option<Result<BootOffer, BootFileError>>,
     },
     Silence(Silence),
 }
@@ -76,7 +76,7 @@ pub enum Silence {
     #[error("neither PXE nor HTTP boot client")]
     NoBootClient,
     #[error("{0}")]
-    NoBoot(NoBoot),
+    NoBootFile(BootFileError),
     #[error("came through relay agent {0}: a proxy answers on its own wire only")]
     Relayed(Ipv4Addr),
     #[error("takes {address} from {server}")]
@@ -117,7 +117,7 @@ pub enum Role {
 pub struct Session {
     pub role: Role,
     /// What machines boot with.
-    pub boot: boot::Site,
+    pub boot: boot::BootTargets,
     /// Who is answered, of those that have an address.
     pub allowed: Allowed,
 }
@@ -161,7 +161,7 @@ fn address_of(question: &Question) -> Option<Ipv4Addr> {
 }
 
 /// What a boot client may have; `None` for all others.
-type Boot = Option<Result<BootOffer, NoBoot>>;
+type Boot = Option<Result<BootOffer, BootFileError>>;
 
 /// A reply, or why there is none.
 type Decision = Result<Answer, Silence>;
@@ -179,7 +179,7 @@ fn proxy(question: &Question, boot: Boot) -> Decision {
     }
     let answers = |boot: &BootOffer| boot.quirks.has(Quirk::AnswerRequest);
     let (boot, reply_kind) = match (kind, boot) {
-        (MessageType::Discover, boot) => (boot.map_err(Silence::NoBoot)?, MessageType::Offer),
+        (MessageType::Discover, boot) => (boot.map_err(Silence::NoBootFile)?, MessageType::Offer),
         (MessageType::Request, Ok(boot)) if answers(&boot) => (boot, MessageType::Ack),
         // The address is another server's to give; the log tells which.
         (MessageType::Request, _) => return Err(takes_address(&question.message)),
@@ -207,7 +207,7 @@ fn boot_server(question: &Question, boot: Boot) -> Decision {
     if question.from.ip().is_unspecified() {
         return Err(Silence::NoAddress);
     }
-    let boot = boot.map_err(Silence::NoBoot)?;
+    let boot = boot.map_err(Silence::NoBootFile)?;
     let mut reply = boot_reply(question, MessageType::Ack, &boot);
     reply.header.ciaddr = question.message.header.ciaddr;
     Ok(Answer::Send { reply, to: Destination::Unicast(question.from), boot: Some(Ok(boot)) })

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::boot::Rules;
 use crate::boot::menu::{Ports, Root};
-use crate::boot::rules::{Rule, Who};
+use crate::boot::rules::{ClientFilter, Rule};
 use crate::dhcp::lease::Leases;
 use crate::dhcp::wire::{BootClass, SafeText};
 use crate::text::Word;
@@ -36,18 +36,18 @@ fn pool(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 80, 0, n)
 }
 
-fn boot_site() -> boot::Site {
+fn boot_site() -> boot::BootTargets {
     site(Ports { tftp: 69, http: Some(8080) }, Ok(vec![Root::Nbd]))
 }
 
-fn site(ports: Ports, roots: Result<Vec<Root>, boot::NoUefi>) -> boot::Site {
+fn site(ports: Ports, roots: Result<Vec<Root>, boot::UefiError>) -> boot::BootTargets {
     let image = Word::new("one").unwrap();
-    boot::Site::new(Some("boot/syslinux/lpxelinux.0"), ports).with_image(image, roots)
+    boot::BootTargets::new(Some("boot/syslinux/lpxelinux.0"), ports).with_image(image, roots)
 }
 
 /// For an image that has no stub.
-fn no_uefi() -> boot::Site {
-    site(Ports { tftp: 69, http: Some(8080) }, Err(crate::uki::NoStub::NotArchiso.into()))
+fn no_uefi() -> boot::BootTargets {
+    site(Ports { tftp: 69, http: Some(8080) }, Err(crate::uki::StubError::NotArchiso.into()))
 }
 
 fn session(role: Role) -> Session {
@@ -148,7 +148,7 @@ fn an_address_that_is_not_allowed_gets_no_answer() {
 fn a_machine_that_a_rule_ignores_hears_nothing() {
     let ours = captured!("ipxe-bios-discover");
     let macs = vec!["52:54:00:4c:41:42".parse().unwrap()];
-    let who = Who { macs, ..Who::default() };
+    let who = ClientFilter { macs, ..ClientFilter::default() };
     let rules = Arc::new(Rules::new(vec![Rule { who, is_ignored: true, ..Rule::default() }]));
     for mut session in [proxy(), authority()] {
         session.boot = session.boot.with_rules(Arc::clone(&rules));

@@ -18,7 +18,7 @@ use crate::codec::{Reader, Truncated};
 pub use dhcproto::v4::{Flags, MessageType, Opcode};
 pub use hardware::{BadHardwareAddress, HardwareAddress};
 pub use reply::{BootClass, Reply, ReplyOption};
-pub use text::{SafeText, UnsafeText};
+pub use text::{SafeText, UnsafeTextError};
 
 /// Servers and relay agents listen here.
 pub const SERVER_PORT: u16 = 67;

@@ -11,7 +11,7 @@ pub struct SafeText(String);
 
 /// The text cannot stand in a DHCP reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum UnsafeText {
+pub enum UnsafeTextError {
     #[error("{0:?} may not stand in a DHCP reply: letters, digits and . _ / : - may")]
     Character(char),
     #[error("text of {0} bytes does not fit into a DHCP option of 1 to 254")]
@@ -23,13 +23,13 @@ impl SafeText {
     pub const MAX_LEN: usize = 254;
 
     /// # Errors
-    /// [`UnsafeText`] says which character, or how long.
-    pub fn new(text: &str) -> Result<Self, UnsafeText> {
+    /// [`UnsafeTextError`] says which character, or how long.
+    pub fn new(text: &str) -> Result<Self, UnsafeTextError> {
         if text.is_empty() || text.len() > Self::MAX_LEN {
-            return Err(UnsafeText::Length(text.len()));
+            return Err(UnsafeTextError::Length(text.len()));
         }
         match text.chars().find(|&c| !is_plain(c)) {
-            Some(c) => Err(UnsafeText::Character(c)),
+            Some(c) => Err(UnsafeTextError::Character(c)),
             None => Ok(Self(text.to_owned())),
         }
     }
@@ -57,14 +57,14 @@ mod tests {
     fn what_a_shell_would_read_is_refused() {
         assert!(SafeText::new("http://10.0.0.1:8080/a/B-c_d.efi").is_ok());
         for c in ['$', '`', ';', ' ', '\'', '"', '\\', '\n', '\0', '&', '|', '(', '=', '%', 'é'] {
-            assert_eq!(SafeText::new(&format!("/boot{c}")), Err(UnsafeText::Character(c)));
+            assert_eq!(SafeText::new(&format!("/boot{c}")), Err(UnsafeTextError::Character(c)));
         }
     }
 
     #[test]
     fn what_fits_no_option_is_refused() {
-        assert_eq!(SafeText::new(""), Err(UnsafeText::Length(0)));
+        assert_eq!(SafeText::new(""), Err(UnsafeTextError::Length(0)));
         assert!(SafeText::new(&"a".repeat(254)).is_ok());
-        assert_eq!(SafeText::new(&"a".repeat(255)), Err(UnsafeText::Length(255)));
+        assert_eq!(SafeText::new(&"a".repeat(255)), Err(UnsafeTextError::Length(255)));
     }
 }

@@ -51,7 +51,7 @@ fn key(directory: Directory<'_>) -> Key {
     match directory {
         // No image has an empty name.
         Directory::Root => (String::new(), 0),
-        Directory::Made => (String::new(), 1),
+        Directory::Generated => (String::new(), 1),
         Directory::Tree(served, node) => (served.versioned_name(), node.0),
     }
 }
@@ -59,7 +59,7 @@ fn key(directory: Directory<'_>) -> Key {
 fn title(directory: Directory<'_>) -> String {
     match directory {
         Directory::Root => "isowire".to_owned(),
-        Directory::Made => "isowire: made for each machine".to_owned(),
+        Directory::Generated => "isowire: made for each machine".to_owned(),
         Directory::Tree(served, node) => {
             format!("{}: {}", served.name, String::from_utf8_lossy(&served.image.index.path(node)))
         }
@@ -75,7 +75,7 @@ fn page(title: &str, directory: Directory<'_>, items: Vec<Item<'_>>) -> String {
     let title = Escaped(title);
     let parent = match directory {
         Directory::Root => "",
-        Directory::Made | Directory::Tree(..) => {
+        Directory::Generated | Directory::Tree(..) => {
             "<tr><td><a href=\"../\">../</a></td><td></td><td></td></tr>\n"
         }
     };
@@ -101,7 +101,7 @@ impl Display for Row<'_> {
             ItemKind::File(size) => {
                 write!(f, "<tr><td><a href=\"{href}\">{shown}</a></td><td>{}</td>", Size(*size))?;
             }
-            ItemKind::Made => write!(f, "<tr><td><a href=\"{href}\">{shown}</a></td><td></td>")?,
+            ItemKind::Generated => write!(f, "<tr><td><a href=\"{href}\">{shown}</a></td><td></td>")?,
             ItemKind::Special => write!(f, "<tr><td>{shown}</td><td></td>")?,
         }
         match modified {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::*;
 use crate::boot::Files;
-use crate::boot::files::{Ports, Terms};
-use crate::boot::menu::{Cms, CopyToRam, Root, Settings};
+use crate::boot::files::{BootConfig, Ports};
+use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
 use crate::export::batch::Chunk;
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
@@ -39,7 +39,7 @@ fn image(name: &str) -> ServedImage {
 }
 
 fn resources() -> Arc<Resources> {
-    let settings = Settings {
+    let settings = MenuSettings {
         roots: vec![Root::Nbd],
         copytoram: CopyToRam::Auto,
         timeout: 0,
@@ -48,7 +48,7 @@ fn resources() -> Arc<Resources> {
     };
     let images = ImageSet::new(image("one"), vec![image("two")]);
     let files =
-        Files::new(Arc::new(images), Terms::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
+        Files::new(Arc::new(images), BootConfig::new(settings, Ports { tftp: 69, http: Some(80) })).unwrap();
     Arc::new(Resources::new(Arc::new(files)))
 }
 

@@ -114,7 +114,7 @@ fn names_http_boot_a_url() {
 #[test]
 fn says_why_there_is_nothing_for_a_machine() {
     let reason = |session: &mut Session, message| match silence(ask(session, message)) {
-        Silence::NoBoot(why) => why.to_string(),
+        Silence::NoBootFile(why) => why.to_string(),
         another => panic!("{another}"),
     };
     let arm = Message { architectures: vec![11], ..captured!("ovmf-pxe-discover") };
