@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::boot_ranges::{TrackedImage, RangeKind};
+use super::boot_ranges::{RangeKind, TrackedImage};
 use super::transfer_stats::TransferStats;
 use super::{Protocol, Registry, RootEnd, Step};
 use crate::export::Batch;
