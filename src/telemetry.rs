@@ -21,25 +21,25 @@ pub fn start(format: LogFormat) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        // tracing-subscriber would report a failed write on the same stream, and panic there. A closed
-        // standard error is not a reason to stop.
+        // tracing-subscriber would report a failed write on the same stream, and panic there. A
+        // closed standard error is not a reason to stop.
         .log_internal_errors(false);
     match format {
         LogFormat::Text => {
             // systemd's journal dates each line itself (systemd.exec(5), JOURNAL_STREAM).
             let clock = std::env::var_os("JOURNAL_STREAM").is_none();
-            log.with_ansi(io::stderr().is_terminal()).event_format(Line { clock }).init();
+            log.with_ansi(io::stderr().is_terminal()).event_format(TextFormat { clock }).init();
         }
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
 }
 
 /// The text format: `2026-11-01T12:00:00Z warning: message key=value`, without a level for `INFO`.
-struct Line {
+struct TextFormat {
     clock: bool,
 }
 
-impl<S, N> FormatEvent<S, N> for Line
+impl<S, N> FormatEvent<S, N> for TextFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,

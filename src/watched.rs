@@ -1,12 +1,15 @@
-//! A value that is replaced as a whole while clients go on: each client adopts the new value between two requests.
+//! A value that is replaced as a whole while clients go on: each client adopts the new value
+//! between two requests.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// The receiving side: a value of which [`WatchSender`] publishes new versions, or a part of such a value.
+/// The receiving side: a value of which [`WatchSender`] publishes new versions, or a part of such a
+/// value.
 ///
-/// All receivers of one sender see a new version at the same moment, whatever part of it they watch.
+/// All receivers of one sender see a new version at the same moment, whatever part of it they
+/// watch.
 pub struct Watched<T> {
     version: Arc<AtomicU64>,
     /// The version that [`Watched::update`] last returned.
@@ -22,12 +25,14 @@ pub struct WatchSender<T> {
 }
 
 impl<T> Watched<T> {
-    /// Returns the current value. This takes a lock shared by all receivers: call it per connection, not per request.
+    /// Returns the current value. This takes a lock shared by all receivers: call it per
+    /// connection, not per request.
     pub fn current(&self) -> Arc<T> {
         (self.read)()
     }
 
-    /// Returns the new value if it changed since the last call; otherwise costs one uncontended atomic load.
+    /// Returns the new value if it changed since the last call; otherwise costs one uncontended
+    /// atomic load.
     pub fn update(&mut self) -> Option<Arc<T>> {
         let version = self.version.load(Ordering::Acquire);
         if version == self.seen {

@@ -1,5 +1,5 @@
-//! The images of a server that runs: folders, new ISOs in them, replaced and removed ones, and clients in the middle of
-//! an old one.
+//! The images of a server that runs: folders, new ISOs in them, replaced and removed ones, and
+//! clients in the middle of an old one.
 
 mod common;
 

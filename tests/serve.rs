@@ -291,10 +291,11 @@ fn systemd_is_notified() {
     assert_eq!(told().trim_end(), "STOPPING=1");
 }
 
-/// Starts the server as a supervisor does: with these sockets at file descriptor 3 and the next ones.
+/// Starts the server as a supervisor does: with these sockets at file descriptor 3 and the next
+/// ones.
 fn activated(stage: &Stage, names: &str, sockets: &[&dyn AsFd], options: &[&str]) -> Running {
-    // A shell stands in for the supervisor: it moves the sockets to their places and knows the process id. They go by
-    // higher numbers, since one may stand where another is to go.
+    // A shell stands in for the supervisor: it moves the sockets to their places and knows the
+    // process id. They go by higher numbers, since one may stand where another is to go.
     let (mut aside, mut into_place) = (String::new(), String::new());
     for (position, socket) in sockets.iter().enumerate() {
         fcntl_setfd(socket.as_fd(), FdFlags::empty()).unwrap();
@@ -623,7 +624,8 @@ fn rpcbind_is_used_where_it_has_the_port() {
     assert!(!known().contains("2049"), "{}", known());
 }
 
-/// The stage, the root's protocol and what was read of it, as `isowire status` has them of the only machine.
+/// The stage, the root's protocol and what was read of it, as `isowire status` has them of the only
+/// machine.
 fn machine(command: &mut Command) -> (String, String, String) {
     let status: serde_json::Value = serde_json::from_str(&output_of(command)).unwrap();
     let machines = status["machines"].as_array().unwrap();

@@ -23,8 +23,8 @@ pub enum ImageChange {
 }
 
 impl ImageSet {
-    /// Returns the set in which these images are current, and the changes; `None` if nothing changes, or if there is no
-    /// image. Images that are current no more are retained.
+    /// Returns the set in which these images are current, and the changes; `None` if nothing
+    /// changes, or if there is no image. Images that are current no more are retained.
     pub fn succeed(&self, images: Vec<Arc<ServedImage>>, now: Instant) -> Option<(Self, Vec<ImageChange>)> {
         let mut next = Self::of(images)?;
         let (mut retained, mut changes) = (self.retained.clone(), Vec::new());
@@ -47,7 +47,8 @@ impl ImageSet {
         (!changes.is_empty() || !next.has_order_of(self)).then_some((next, changes))
     }
 
-    /// Returns the set without the images whose retention period is over, and those; `None` if there are none.
+    /// Returns the set without the images whose retention period is over, and those; `None` if
+    /// there are none.
     pub fn expire(&self, now: Instant) -> Option<(Self, Vec<ImageChange>)> {
         let mut next = self.clone();
         let changes = next.expire_retained(now);

@@ -8,7 +8,7 @@ use crate::image::OpenError;
 
 /// Reason for which a file is to be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum CandidateOrigin {
     /// The operator named it.
     Named,
     /// It lies in a folder.
@@ -19,7 +19,7 @@ pub enum Origin {
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     #[error("{error}{}", if *.is_kept { "; the image opened from it before is still served" } else { "" })]
-    Unopened { error: OpenError, origin: Origin, is_kept: bool },
+    Unopened { error: OpenError, origin: CandidateOrigin, is_kept: bool },
     #[error(
         "{}: the name `{name}` already means {other}: give this image another `name` in an [[image]] of the \
          configuration file, or rename it", path.display()
@@ -40,8 +40,9 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// Tells whether isowire may not start with this error. A bad file in a folder is only a warning: nobody named it.
+    /// Tells whether isowire may not start with this error. A bad file in a folder is only a
+    /// warning: nobody named it.
     pub const fn is_fatal(&self) -> bool {
-        !matches!(self, Self::Unopened { origin: Origin::Folder, .. })
+        !matches!(self, Self::Unopened { origin: CandidateOrigin::Folder, .. })
     }
 }

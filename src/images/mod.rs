@@ -1,10 +1,10 @@
-//! The images of a server: which files they are opened from, what each is called, how a peer finds one, and how long
-//! a replaced image is kept.
+//! The images of a server: which files they are opened from, what each is called, how a peer finds
+//! one, and how long a replaced image is kept.
 //!
-//! `scan` turns paths into candidates, `open` turns candidates into [`ServedImage`]s, `name` settles who has which
-//! name. [`ImageSet`] holds the images of one moment; `change` derives the set that follows it, `retention` says when a
-//! replaced image is closed. A set never changes, so services look images up without a lock. `watch` tells when to
-//! scan again.
+//! `scan` turns paths into candidates, `open` turns candidates into [`ServedImage`]s, `name`
+//! settles who has which name. [`ImageSet`] holds the images of one moment; `change` derives the
+//! set that follows it, `retention` says when a replaced image is closed. A set never changes, so
+//! services look images up without a lock. `watch` tells when to scan again.
 
 mod change;
 mod error;
@@ -30,8 +30,8 @@ pub use set::ImageSet;
 
 use std::sync::Arc;
 
-/// Finds and opens the images at these paths, the default image first. An image of `current` whose file is unchanged
-/// is taken over, not opened again. Waits for the disk.
+/// Finds and opens the images at these paths, the default image first. An image of `current` whose
+/// file is unchanged is taken over, not opened again. Waits for the disk.
 pub fn find(paths: &[SearchPath], current: Option<&ImageSet>) -> (Vec<Arc<ServedImage>>, Vec<ImageError>) {
     let (scanned, mut errors) = scan::scan(paths);
     let opened = open::open_all(scanned, current, &mut errors);

@@ -1,4 +1,5 @@
-//! Names of images: which texts are names, the name that a file gives its image, and who keeps a name that two claim.
+//! Names of images: which texts are names, the name that a file gives its image, and who keeps a
+//! name that two claim.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use super::{ImageError, ImageSet, ServedImage};
 /// Longest name of an image, in bytes.
 pub const NAME_MAX: usize = 64;
 
-/// Tells whether a character may stand in a name: one that means the same in a path, a URL and a menu.
+/// Tells whether a character may stand in a name: one that means the same in a path, a URL and a
+/// menu.
 pub fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._-".contains(c)
 }
@@ -23,12 +25,13 @@ pub fn is_image_name(text: &str) -> bool {
 /// Returns the name of an image that the operator gave none: its file's stem, in plain characters.
 pub fn name_of(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let plain = |c: char| if is_plain(c) { c } else { '-' };
-    let name: String = stem.chars().map(plain).take(NAME_MAX).collect();
+    let plain = stem.chars().map(|c| if is_plain(c) { c } else { '-' });
+    let name: String = plain.take(NAME_MAX).collect();
     if is_image_name(&name) { name } else { "image".to_owned() }
 }
 
-/// Returns the images that can be served by their names. An image that is served by its name already keeps it.
+/// Returns the images that can be served by their names. An image that is served by its name
+/// already keeps it.
 pub(super) fn resolve_conflicts(
     opened: Vec<Arc<ServedImage>>,
     current: Option<&ImageSet>,
@@ -46,7 +49,8 @@ pub(super) fn resolve_conflicts(
     named
 }
 
-/// Returns what keeps an image from being served by its name; `holder` is the image that has the name.
+/// Returns what keeps an image from being served by its name; `holder` is the image that has the
+/// name.
 fn conflict(
     image: &ServedImage,
     holder: Option<&Arc<ServedImage>>,
@@ -66,7 +70,7 @@ fn conflict(
 /// An image's claim to a name.
 struct Claim<'a> {
     name: &'a str,
-    /// Whether the image of this file is served by this name already.
+    /// True if the image of this file is served by this name already.
     is_old: bool,
 }
 
@@ -78,13 +82,13 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// Returns the position of the claim that has this one's name, unless it is this one. Names that differ in case only
-/// are the same.
+/// Returns the position of the claim that has this one's name, unless it is this one. Names that
+/// differ in case only are the same.
 fn holder(claims: &[Claim<'_>], position: usize) -> Option<usize> {
     let name = claims.get(position)?.name;
-    let same = |(_, claim): &(usize, &Claim<'_>)| claim.name.eq_ignore_ascii_case(name);
+    let same = claims.iter().enumerate().filter(|(_, claim)| claim.name.eq_ignore_ascii_case(name));
     // The first of those that have the name already, else the first of all.
-    let (holder, _) = claims.iter().enumerate().filter(same).min_by_key(|(_, claim)| !claim.is_old)?;
+    let (holder, _) = same.min_by_key(|(_, claim)| !claim.is_old)?;
     Some(holder).filter(|&holder| holder != position)
 }
 

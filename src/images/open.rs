@@ -1,4 +1,5 @@
-//! Opening of candidates: finds out which files have to be opened, and takes over the images of the others.
+//! Opening of candidates: finds out which files have to be opened, and takes over the images of the
+//! others.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -36,7 +37,8 @@ pub(super) fn open_all(
     opened
 }
 
-/// Opens the image in a file, or takes over the one that was opened from it; `None` if the file was removed.
+/// Opens the image in a file, or takes over the one that was opened from it; `None` if the file was
+/// removed.
 fn open(candidate: &Candidate, current: Option<&ImageSet>) -> Result<Option<Arc<ServedImage>>, OpenError> {
     let Candidate { path, name, .. } = candidate;
     let old = served_from(current, path);
@@ -73,7 +75,7 @@ fn served_from<'a>(current: Option<&'a ImageSet>, path: &Path) -> Option<&'a Arc
 mod tests {
     use std::fs;
 
-    use super::super::error::Origin;
+    use super::super::error::CandidateOrigin;
     use super::super::tests::{served, set_of};
     use super::*;
 
@@ -82,7 +84,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.iso");
         fs::write(&path, "no image").unwrap();
-        let candidate = Candidate { path: path.clone(), name: "a".into(), origin: Origin::Named };
+        let candidate = Candidate { path: path.clone(), name: "a".into(), origin: CandidateOrigin::Named };
         let found = || vec![Scanned::File(candidate.clone())];
         let open_all = |scanned, current: Option<&ImageSet>| {
             let mut errors = Vec::new();

@@ -1,15 +1,17 @@
-//! The retention rule: how long a replaced image is still found by its versioned name and its handles.
+//! The retention rule: how long a replaced image is still found by its versioned name and its
+//! handles.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ServedImage;
 
-/// Longest time of a boot: after that, a machine that began to boot has attached its root or given up.
+/// Longest time of a boot: after that, a machine that began to boot has attached its root or given
+/// up.
 const BOOT: Duration = Duration::from_secs(600);
 
-/// Time for which an NFS client may come back. Linux closes an idle connection, and needs no other one as long as it
-/// has in memory what it reads.
+/// Time for which an NFS client may come back. Linux closes an idle connection, and needs no other
+/// one as long as it has in memory what it reads.
 const NFS: Duration = Duration::from_secs(7 * 86_400);
 
 /// Most images retained that no client uses: each costs an open file and its index.
@@ -31,7 +33,8 @@ impl Retained {
     }
 }
 
-/// Takes out the images that no client can come back for, and the oldest ones where there are too many.
+/// Takes out the images that no client can come back for, and the oldest ones where there are too
+/// many.
 pub(super) fn expire(retained: &mut Vec<Retained>, now: Instant) -> Vec<Arc<ServedImage>> {
     let mut expired: Vec<_> = retained.extract_if(.., |old| old.has_expired(now)).collect();
     let unused = retained.iter().filter(|old| !old.image.is_in_use()).count();

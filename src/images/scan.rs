@@ -1,12 +1,12 @@
-//! The scan: from the paths of the operator to the files that are to be opened. A folder stands for its `*.iso`, the
-//! newest of several versions first.
+//! The scan: from the paths of the operator to the files that are to be opened. A folder stands for
+//! its `*.iso`, the newest of several versions first.
 
 use std::cmp::{Ordering, Reverse};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::error::{ImageError, Origin};
+use super::error::{CandidateOrigin, ImageError};
 use super::name::name_of;
 
 /// A path that the operator named: an ISO or a folder of ISOs. Which of the two it is may change.
@@ -22,7 +22,7 @@ pub struct SearchPath {
 pub(super) struct Candidate {
     pub(super) path: PathBuf,
     pub(super) name: String,
-    pub(super) origin: Origin,
+    pub(super) origin: CandidateOrigin,
 }
 
 /// Result of the scan of a path.
@@ -42,7 +42,7 @@ pub(super) fn scan(paths: &[SearchPath]) -> (Vec<Scanned>, Vec<ImageError>) {
         } else {
             let (path, name) = (search.path.clone(), search.name.clone());
             let name = name.unwrap_or_else(|| name_of(&path));
-            scanned.push(Scanned::File(Candidate { path, name, origin: Origin::Named }));
+            scanned.push(Scanned::File(Candidate { path, name, origin: CandidateOrigin::Named }));
         }
     }
     (scanned, errors)
@@ -64,11 +64,9 @@ fn scan_folder(
             }
             // A file that the operator named itself is scanned there, with the name it has there.
             let files = files.into_iter().filter(|file| paths.iter().all(|search| search.path != *file));
-            scanned.extend(
-                files.map(|path| {
-                    Scanned::File(Candidate { name: name_of(&path), path, origin: Origin::Folder })
-                }),
-            );
+            scanned.extend(files.map(|path| {
+                Scanned::File(Candidate { name: name_of(&path), path, origin: CandidateOrigin::Folder })
+            }));
         }
         Err(error) => {
             errors.push(ImageError::Unlisted { path: path.clone(), error });
@@ -101,8 +99,8 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Compares two names: ascending up to the first digit and descending from there, so that the newest version of each
-/// kind comes first.
+/// Compares two names: ascending up to the first digit and descending from there, so that the
+/// newest version of each kind comes first.
 fn order(a: &str, b: &str) -> Ordering {
     split_version(a).cmp(&split_version(b))
 }

@@ -16,7 +16,8 @@ pub struct ServedImage {
     pub image: Arc<Image>,
     /// The file that the image was opened from; empty where that does not matter.
     path: PathBuf,
-    /// Whether a client used the image by NFS. Handles belong to no connection, so nothing else tells who needs it.
+    /// Set when a client used the image by NFS. Handles belong to no connection, so nothing else
+    /// tells who needs it.
     is_called: AtomicBool,
     notes: Mutex<Notes>,
 }
@@ -28,7 +29,8 @@ struct Notes {
     last_call: Option<Instant>,
 }
 
-/// Error: an image cannot be reached by its name, because the default image has a file of that name in its root.
+/// Error: an image cannot be reached by its name, because the default image has a file of that name
+/// in its root.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the image `{name}` would hide behind `/{name}` of the image `{default}`: give it another `name` in an [[image]] \
@@ -60,7 +62,8 @@ impl ServedImage {
         &self.path
     }
 
-    /// Returns `NAME~IDENTITY`: a name that always means this very image. No image's own name contains `~`.
+    /// Returns `NAME~IDENTITY`: a name that always means this very image. No image's own name
+    /// contains `~`.
     pub fn versioned_name(&self) -> String {
         format!("{}~{}", self.name, self.image.identity)
     }
@@ -70,7 +73,8 @@ impl ServedImage {
         rest.is_some_and(|identity| identity == self.image.identity.to_string().as_bytes())
     }
 
-    /// Checks that an image called `name` can be reached beside the tree of this image, the default one.
+    /// Checks that an image called `name` can be reached beside the tree of this image, the default
+    /// one.
     ///
     /// # Errors
     /// [`HiddenNameError`]
@@ -83,13 +87,15 @@ impl ServedImage {
 
     /// Notes that a client mounted the image or used one of its handles.
     pub(super) fn note_call(&self) {
-        // Usually it is noted already. Writing it again would make all processors wait for the cache line.
+        // Usually it is noted already. Writing it again would make all processors wait for the
+        // cache line.
         if !self.is_called.load(Ordering::Relaxed) {
             self.is_called.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Dates a noted call: `now` is the time of the last call if there was one since this was last asked.
+    /// Dates a noted call: `now` is the time of the last call if there was one since this was last
+    /// asked.
     pub fn date_calls(&self, now: Instant) {
         if self.is_called.swap(false, Ordering::Relaxed) {
             self.notes().last_call = Some(now);

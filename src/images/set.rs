@@ -8,11 +8,12 @@ use super::retention::Retained;
 use crate::export::{Export, path};
 use crate::image::{Identity, NodeId};
 
-/// The export name that archiso's hook asks for (`archiso_nbd_name`, mkinitcpio-archiso `archiso_pxe_nbd`).
+/// The export name that archiso's hook asks for (`archiso_nbd_name`, mkinitcpio-archiso
+/// `archiso_pxe_nbd`).
 pub const ARCHISO: &str = "archiso";
 
-/// Mount points of an image on archiso and on a server set up by the Arch wiki. Boot menus on an ISO name the former,
-/// recipes of users the latter; both mean the default image here.
+/// Mount points of an image on archiso and on a server set up by the Arch wiki. Boot menus on an
+/// ISO name the former, recipes of users the latter; both mean the default image here.
 const MOUNT_POINTS: [&str; 2] = ["/run/archiso/bootmnt", "/mnt/archiso"];
 /// The images of one moment, of which there is at least one. The first is the default.
 #[derive(Debug, Clone)]
@@ -63,7 +64,8 @@ impl ImageSet {
         Some(served)
     }
 
-    /// Returns the image of this name or versioned name; `archiso` and the empty name are the default image.
+    /// Returns the image of this name or versioned name; `archiso` and the empty name are the
+    /// default image.
     pub fn image(&self, name: &[u8]) -> Option<&ServedImage> {
         if name.is_empty() || name == ARCHISO.as_bytes() {
             return Some(&self.default);
@@ -78,8 +80,8 @@ impl ImageSet {
         Some(named)
     }
 
-    /// Returns the export called `name`: a whole image by `archiso`, its name, its versioned name or the empty name, and
-    /// a file of it by `NAME:/path/of/a/file`.
+    /// Returns the export called `name`: a whole image by `archiso`, its name, its versioned name
+    /// or the empty name, and a file of it by `NAME:/path/of/a/file`.
     pub fn export(&self, name: &[u8]) -> Option<Export> {
         if let Some(ServedImage { image, .. }) = self.image(name) {
             return Some(Export::whole(image));
@@ -91,8 +93,9 @@ impl ImageSet {
         Export::of_file(image, node)
     }
 
-    /// Returns the node that an NFS client mounts by `path`: `/` and the paths below it, `/run/archiso/bootmnt` and
-    /// `/mnt/archiso` are in the default image, `/NAME` is the image of that name or versioned name.
+    /// Returns the node that an NFS client mounts by `path`: `/` and the paths below it,
+    /// `/run/archiso/bootmnt` and `/mnt/archiso` are in the default image, `/NAME` is the image of
+    /// that name or versioned name.
     pub fn node(&self, path: &[u8]) -> Option<(&ServedImage, NodeId)> {
         let (served, node) = self.resolve(path)?;
         served.note_call();

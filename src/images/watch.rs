@@ -1,4 +1,5 @@
-//! The watch over folders by inotify(7): tells when their ISOs have changed and no change is under way any more.
+//! The watch over folders by inotify(7): tells when their ISOs have changed and no change is under
+//! way any more.
 
 use std::ffi::OsStr;
 use std::io;
@@ -19,7 +20,8 @@ use super::SearchPath;
 use super::scan::is_iso;
 use crate::sys;
 
-/// Time without another change after which a change is reported: several files may be renamed one after the other.
+/// Time without another change after which a change is reported: several files may be renamed one
+/// after the other.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Longest time until a change is reported, if others keep following it.
@@ -39,8 +41,8 @@ pub struct FolderWatch {
     pending: Option<(Instant, Instant)>,
 }
 
-/// An event of inotify.
-struct Event {
+/// An event of inotify(7).
+struct FolderEvent {
     watch: i32,
     flags: ReadFlags,
     name: Option<PathBuf>,
@@ -57,8 +59,8 @@ impl FolderWatch {
         Ok(Self { inotify, paths, folders: Vec::new(), pending: None })
     }
 
-    /// Watches every folder that exists now. Returns the first folder that cannot be watched, and its error; the next
-    /// call tries those again.
+    /// Watches every folder that exists now. Returns the first folder that cannot be watched, and
+    /// its error; the next call tries those again.
     pub fn renew(&mut self) -> Option<(PathBuf, io::Error)> {
         let mut failed = None;
         let folders: Vec<_> = self.paths.iter().map(|search| folder(&search.path).to_owned()).collect();
@@ -76,7 +78,8 @@ impl FolderWatch {
         failed
     }
 
-    /// Waits for a change that is over. Cancel-safe: a change seen before is reported by the next call.
+    /// Waits for a change that is over. Cancel-safe: a change seen before is reported by the next
+    /// call.
     pub async fn changed(&mut self) -> io::Result<()> {
         loop {
             let rest = self.pending.map(|(first, last)| (last + QUIET).min(first + LONGEST));
@@ -92,7 +95,7 @@ impl FolderWatch {
         }
     }
 
-    fn take(&mut self, event: &Event) {
+    fn take(&mut self, event: &FolderEvent) {
         if event.flags.contains(ReadFlags::IGNORED) {
             self.folders.retain(|(watch, _)| *watch != event.watch);
         }
@@ -106,7 +109,7 @@ impl FolderWatch {
         self.pending = Some(self.pending.map_or((now, now), |(first, _)| (first, now)));
     }
 
-    fn matters(&self, event: &Event) -> bool {
+    fn matters(&self, event: &FolderEvent) -> bool {
         // An event of the folder itself, or of the queue: events were lost (IN_Q_OVERFLOW).
         let Some(name) = &event.name else { return true };
         let is_named = self.paths.iter().any(|search| search.path.file_name() == Some(name.as_os_str()));
@@ -115,12 +118,14 @@ impl FolderWatch {
         }
         let folder = self.folders.iter().find(|(watch, _)| *watch == event.watch);
         let path = folder.map(|(_, folder)| folder.join(name));
-        // A file that is created is complete when it is closed (IN_CLOSE_WRITE). A link is complete at once.
+        // A file that is created is complete when it is closed (IN_CLOSE_WRITE). A link is complete
+        // at once.
         !event.flags.contains(ReadFlags::CREATE) || path.is_none_or(|path| is_complete(&path))
     }
 }
 
-/// Returns the folder to watch for a path. A file is watched by its folder, since it is replaced by renaming.
+/// Returns the folder to watch for a path. A file is watched by its folder, since it is replaced by
+/// renaming.
 fn folder(path: &Path) -> &Path {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     if path.is_dir() { path } else { parent.unwrap_or(Path::new(".")) }
@@ -143,7 +148,7 @@ fn is_complete(path: &Path) -> bool {
 }
 
 /// Reads the pending events; `WouldBlock` if there are none.
-fn read(inotify: &OwnedFd) -> io::Result<Vec<Event>> {
+fn read(inotify: &OwnedFd) -> io::Result<Vec<FolderEvent>> {
     let mut room = [MaybeUninit::uninit(); EVENTS];
     let mut reader = inotify::Reader::new(inotify, &mut room);
     let mut events = Vec::new();
@@ -151,7 +156,7 @@ fn read(inotify: &OwnedFd) -> io::Result<Vec<Event>> {
         match reader.next() {
             Ok(event) => {
                 let name = event.file_name().map(|name| PathBuf::from(OsStr::from_bytes(name.to_bytes())));
-                events.push(Event { watch: event.wd(), flags: event.events(), name });
+                events.push(FolderEvent { watch: event.wd(), flags: event.events(), name });
             }
             Err(Errno::INTR) => {}
             Err(Errno::WOULDBLOCK) if !events.is_empty() => return Ok(events),

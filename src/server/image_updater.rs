@@ -1,5 +1,6 @@
-//! The task that keeps the images up to date: scans folders again when something in them changes or on SIGHUP, opens
-//! new images, and publishes the next snapshot. Clients keep the image that they use.
+//! The task that keeps the images up to date: scans folders again when something in them changes or
+//! on SIGHUP, opens new images, and publishes the next snapshot. Clients keep the image that they
+//! use.
 
 use std::io;
 use std::sync::Arc;
@@ -49,11 +50,11 @@ pub(super) fn open(places: &[Place]) -> Result<Opened, ImageError> {
 }
 
 fn search_paths(places: &[Place]) -> Vec<SearchPath> {
-    let search_path = |Place { path, name, .. }: &Place| {
-        let name = name.as_ref().map(|name| name.as_str().to_owned());
-        SearchPath { path: path.clone(), name }
-    };
     places.iter().map(search_path).collect()
+}
+
+fn search_path(Place { path, name, .. }: &Place) -> SearchPath {
+    SearchPath { path: path.clone(), name: name.as_ref().map(|name| name.as_str().to_owned()) }
 }
 
 /// Keeps the images up to date and publishes them.

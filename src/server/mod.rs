@@ -1,5 +1,5 @@
-//! The server: opens the images, binds or inherits every socket, runs the services, reports when all
-//! are up, and shuts down in order.
+//! The server: opens the images, binds or inherits every socket, runs the services, reports when
+//! all are up, and shuts down in order.
 
 mod image_updater;
 mod initramfs_check;
@@ -87,9 +87,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 
 /// Builds the runtime, tuned for a thousand machines at once.
 ///
-/// A worker of tokio has a queue of 256 ready tasks, and by default takes from the shared queue every
-/// 31 to 255 tasks: some machines would wait for tens of rounds of the others. It polls for new
-/// events every 61 tasks; every 256, more requests are found at once.
+/// A worker of tokio has a queue of 256 ready tasks, and by default takes from the shared queue
+/// every 31 to 255 tasks: some machines would wait for tens of rounds of the others. It polls for
+/// new events every 61 tasks; every 256, more requests are found at once.
 fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().global_queue_interval(2).event_interval(256).build()
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use socket2::SockRef;
 use tracing::warn;
 
-pub(super) use self::portmap::Portmap;
+pub(super) use self::portmap::PortmapService;
 
 use super::StartError;
 use super::report::{ServiceRow, port_note};
@@ -33,7 +33,7 @@ const TFTP_FALLBACK: u16 = 6969;
 pub(super) struct ServiceSockets {
     pub(super) nbd: Option<TcpListener>,
     pub(super) nfs: Option<TcpListener>,
-    pub(super) portmap: Option<Portmap>,
+    pub(super) portmap: Option<PortmapService>,
     pub(super) http: Option<TcpListener>,
     pub(super) tftp: Option<UdpSocket>,
     pub(super) dhcp: Option<dhcp::server::Sockets>,
@@ -43,7 +43,7 @@ pub(super) struct ServiceSockets {
     pub(super) status_socket: Option<LocalSocket>,
     pub(super) status: Option<TcpListener>,
     pub(super) rows: Vec<ServiceRow>,
-    /// Whether a service is off for lack of a privilege only.
+    /// True if a service is off for lack of a privilege only.
     pub(super) lacks_privilege: bool,
     /// Errors of the roots that are served by default only.
     missed: Vec<(Root, StartError)>,
@@ -67,7 +67,8 @@ impl ServiceSockets {
     /// Binds or inherits every socket, for images of these names.
     ///
     /// # Errors
-    /// [`StartError`] if a service that the operator asked for cannot start, or no root can be served.
+    /// [`StartError`] if a service that the operator asked for cannot start, or no root can be
+    /// served.
     pub(super) fn open(config: &Config, inherited: Inherited, names: &[&str]) -> Result<Self, StartError> {
         let mut sockets = Self::default();
         let images = format!("serving {}", names.join(", "));
@@ -151,8 +152,8 @@ impl ServiceSockets {
         self.rows.push(ServiceRow { service, address: None, state: format!("off: {why}") });
     }
 
-    /// Opens a service: inherited, else on its port, else, if it is only a default, on its fallback port
-    /// or not at all.
+    /// Opens a service: inherited, else on its port, else, if it is only a default, on its fallback
+    /// port or not at all.
     fn open_one<S: AsFd>(
         &mut self,
         service: &ServiceSpec<'_>,
@@ -196,8 +197,8 @@ impl ServiceSockets {
         socket
     }
 
-    /// Checks that machines have a root: all that the operator named, else any. If the operator turned
-    /// all of them off, machines are not to boot.
+    /// Checks that machines have a root: all that the operator named, else any. If the operator
+    /// turned all of them off, machines are not to boot.
     fn require_roots(&mut self, config: &Config) -> Result<(), StartError> {
         let named: Vec<_> = config.named_roots().collect();
         let is_enough = match named[..] {
@@ -270,13 +271,20 @@ fn dhcp_sockets(
     sharing: Sharing,
     [dhcp, pxe]: [Option<UdpSocket>; 2],
 ) -> Result<Sockets, (SocketAddrV4, io::Error)> {
-    let open = |inherited: Option<UdpSocket>, port| {
-        // RFC 2131 §4.1: clients without an address broadcast, and a bound address receives no broadcast.
-        let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
-        let bind = || dhcp::server::bind(address, interface, sharing).map_err(|error| (address, error));
-        inherited.map_or_else(bind, Ok)
-    };
-    Ok(Sockets { dhcp: open(dhcp, DHCP_PORT)?, boot_server: Some(open(pxe, PXE_PORT)?) })
+    let dhcp = dhcp.map_or_else(|| bind_dhcp(interface, sharing, DHCP_PORT), Ok)?;
+    let pxe = pxe.map_or_else(|| bind_dhcp(interface, sharing, PXE_PORT), Ok)?;
+    Ok(Sockets { dhcp, boot_server: Some(pxe) })
+}
+
+fn bind_dhcp(
+    interface: Option<&str>,
+    sharing: Sharing,
+    port: u16,
+) -> Result<UdpSocket, (SocketAddrV4, io::Error)> {
+    // RFC 2131 §4.1: clients without an address broadcast, and a bound address receives no
+    // broadcast.
+    let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+    dhcp::server::bind(address, interface, sharing).map_err(|error| (address, error))
 }
 
 /// RFC 2131 §4.1.

@@ -11,14 +11,27 @@ use tokio::task::JoinSet;
 
 use super::StartError;
 use super::image_updater::ImageUpdater;
-use super::service_sockets::{Portmap, ServiceSockets};
+use super::service_sockets::{PortmapService, ServiceSockets};
 use super::snapshot::Snapshot;
+use crate::boot::Files;
 use crate::config::{Config, Dhcp, TftpPorts};
+use crate::images::ImageSet;
 use crate::machines::Registry;
+use crate::machines::local::LocalSocket;
 use crate::machines::server::StatusSocket;
 use crate::stream::Listener;
 use crate::watched::Watched;
 use crate::{dhcp, http, machines, nbd, ndp, nfs, tftp};
+
+/// The services of a run while they are started.
+struct Services<'a> {
+    config: &'a Config,
+    /// What the services serve; each watches its part.
+    snapshot: Watched<Snapshot>,
+    machines: Arc<Registry>,
+    stopping: &'a watch::Receiver<()>,
+    tasks: JoinSet<io::Result<()>>,
+}
 
 /// Starts every service whose sockets are open. They stop when the sender of `stopping` is dropped.
 ///
@@ -32,47 +45,70 @@ pub(super) async fn start(
     hangup: Signal,
     stopping: &watch::Receiver<()>,
 ) -> Result<JoinSet<io::Result<()>>, StartError> {
-    let mut services = JoinSet::new();
-    let snapshot = updater.snapshot();
-    let images = snapshot.project(|snapshot| Arc::clone(&snapshot.images));
-    let files = snapshot.project(|snapshot| Arc::clone(&snapshot.files));
-    let stop = || {
-        let mut stopping = stopping.clone();
-        // Nothing is ever sent.
-        async move { while stopping.changed().await.is_ok() {} }
-    };
+    let (snapshot, tasks) = (updater.snapshot(), JoinSet::new());
+    let mut services = Services { config, snapshot, machines, stopping, tasks };
     // First, since only this one can still fail for a reason on the network.
-    if let Some(sockets) = sockets.dhcp {
-        let server = dhcp::server::Server::start(sockets, dhcp_config(config, &snapshot, &machines)).await?;
-        services.spawn(unfailing(server.run(stop())));
+    services.start_dhcp(sockets.dhcp).await?;
+    services.start_advertisement(sockets.advertisement);
+    services.start_nbd(sockets.nbd)?;
+    services.start_nfs(sockets.nfs, sockets.portmap)?;
+    services.start_http(sockets.http)?;
+    services.start_tftp(sockets.tftp)?;
+    services.start_status(sockets.status_socket, sockets.status);
+    let updates = updater.run(hangup, services.stop());
+    services.tasks.spawn(unfailing(updates));
+    Ok(services.tasks)
+}
+
+impl Services<'_> {
+    /// Returns a future that is ready at shutdown.
+    fn stop(&self) -> impl Future<Output = ()> + use<> {
+        let mut stopping = self.stopping.clone();
+        // No value is ever sent; the sender is dropped.
+        async move { while stopping.changed().await.is_ok() {} }
     }
-    if let Some(listener) = sockets.advertisement {
-        services.spawn(ndp::server::run(listener, Arc::clone(&machines), stop()));
+
+    fn machines(&self) -> Arc<Registry> {
+        Arc::clone(&self.machines)
     }
-    if let Some(listener) = sockets.nbd {
-        services.spawn(unfailing(nbd::server::run(
-            stream(listener, config)?,
-            images.clone(),
-            Arc::clone(&machines),
-            stop(),
-        )));
+
+    async fn start_dhcp(&mut self, sockets: Option<dhcp::server::Sockets>) -> Result<(), StartError> {
+        let Some(sockets) = sockets else { return Ok(()) };
+        let config = dhcp_config(self.config, &self.snapshot, &self.machines);
+        let server = dhcp::server::Server::start(sockets, config).await?;
+        self.tasks.spawn(unfailing(server.run(self.stop())));
+        Ok(())
     }
-    if let Some(listener) = sockets.nfs {
+
+    fn start_advertisement(&mut self, listener: Option<ndp::server::SolicitationListener>) {
+        let Some(listener) = listener else { return };
+        self.tasks.spawn(ndp::server::run(listener, self.machines(), self.stop()));
+    }
+
+    fn start_nbd(&mut self, listener: Option<StdListener>) -> io::Result<()> {
+        let Some(listener) = listener else { return Ok(()) };
+        let (listener, images) = (stream(listener, self.config)?, self.images());
+        self.tasks.spawn(unfailing(nbd::server::run(listener, images, self.machines(), self.stop())));
+        Ok(())
+    }
+
+    fn start_nfs(
+        &mut self,
+        listener: Option<StdListener>,
+        portmap: Option<PortmapService>,
+    ) -> io::Result<()> {
+        let Some(listener) = listener else { return Ok(()) };
         let port = listener.local_addr()?.port();
-        services.spawn(unfailing(nfs::server::run(
-            stream(listener, config)?,
-            images,
-            Arc::clone(&machines),
-            stop(),
-        )));
-        match sockets.portmap {
-            Some(Portmap::Ours { tcp, udp }) => {
-                let (tcp, udp) = (stream(tcp, config)?, datagrams(udp)?);
-                services.spawn(nfs::server::portmap::run(tcp, udp, port, stop()));
+        let (listener, images) = (stream(listener, self.config)?, self.images());
+        self.tasks.spawn(unfailing(nfs::server::run(listener, images, self.machines(), self.stop())));
+        match portmap {
+            Some(PortmapService::Ours { tcp, udp }) => {
+                let (tcp, udp) = (stream(tcp, self.config)?, datagrams(udp)?);
+                self.tasks.spawn(nfs::server::portmap::run(tcp, udp, port, self.stop()));
             }
-            Some(Portmap::Rpcbind(registration)) => {
-                let stop = stop();
-                services.spawn(async move {
+            Some(PortmapService::Rpcbind(registration)) => {
+                let stop = self.stop();
+                self.tasks.spawn(async move {
                     stop.await;
                     registration.withdraw();
                     Ok(())
@@ -80,33 +116,39 @@ pub(super) async fn start(
             }
             None => {}
         }
+        Ok(())
     }
-    if let Some(listener) = sockets.http {
-        let (listener, files) = (stream(listener, config)?, files.clone());
-        services.spawn(unfailing(http::server::run(
-            listener,
-            files,
-            Arc::clone(&machines),
-            config.advertise,
-            stop(),
-        )));
+
+    fn start_http(&mut self, listener: Option<StdListener>) -> io::Result<()> {
+        let Some(listener) = listener else { return Ok(()) };
+        let (listener, files) = (stream(listener, self.config)?, self.files());
+        let (machines, advertise) = (self.machines(), self.config.advertise);
+        self.tasks.spawn(unfailing(http::server::run(listener, files, machines, advertise, self.stop())));
+        Ok(())
     }
-    if let Some(socket) = sockets.tftp {
-        let advertise = config.advertise;
+
+    fn start_tftp(&mut self, socket: Option<StdSocket>) -> io::Result<()> {
+        let Some(socket) = socket else { return Ok(()) };
+        let (socket, options) = (datagrams(socket)?, tftp_options(self.config));
+        let (files, advertise) = (self.files(), self.config.advertise);
         let open = move |path: &[u8], local| files.current().open(path, advertise.unwrap_or(local));
-        services.spawn(tftp::server::run(
-            datagrams(socket)?,
-            open,
-            Arc::clone(&machines),
-            tftp_options(config),
-            stop(),
-        ));
+        self.tasks.spawn(tftp::server::run(socket, open, self.machines(), options, self.stop()));
+        Ok(())
     }
-    let tcp = sockets.status.map(|listener| StatusSocket::Tcp(listener, config.allowed.clone()));
-    let status = sockets.status_socket.map(StatusSocket::Local).into_iter().chain(tcp);
-    services.spawn(machines::server::run(status.collect(), machines, stop()));
-    services.spawn(unfailing(updater.run(hangup, stop())));
-    Ok(services)
+
+    fn start_status(&mut self, local: Option<LocalSocket>, tcp: Option<StdListener>) {
+        let tcp = tcp.map(|listener| StatusSocket::Tcp(listener, self.config.allowed.clone()));
+        let sockets = local.map(StatusSocket::Local).into_iter().chain(tcp).collect();
+        self.tasks.spawn(machines::server::run(sockets, self.machines(), self.stop()));
+    }
+
+    fn images(&self) -> Watched<ImageSet> {
+        self.snapshot.project(|snapshot| Arc::clone(&snapshot.images))
+    }
+
+    fn files(&self) -> Watched<Files> {
+        self.snapshot.project(|snapshot| Arc::clone(&snapshot.files))
+    }
 }
 
 /// Makes a service that only shutdown ends look like one that may fail.

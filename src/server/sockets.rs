@@ -25,8 +25,8 @@ pub(super) struct Inherited {
     pub(super) pxe: Option<UdpSocket>,
 }
 
-/// The sockets of the portmapper, on one port of both transports. Both are called `portmap`, so that
-/// one unit can open them.
+/// The sockets of the portmapper, on one port of both transports. Both are called `portmap`, so
+/// that one unit can open them.
 #[derive(Debug, Default)]
 pub(super) struct PortmapSockets {
     pub(super) tcp: Option<TcpListener>,
@@ -97,8 +97,7 @@ impl Inherited {
             && let Ok(socket) = sockets.take_udp_socket(position)
         {
             // The address that a datagram was sent to comes by IP_PKTINFO, which IPv4 sockets have.
-            let is_v4 = |socket: &UdpSocket| socket.local_addr().is_ok_and(|address| address.is_ipv4());
-            return match socket.as_ref().is_none_or(is_v4) {
+            return match socket.as_ref().is_none_or(is_ipv4) {
                 true => once(name, slot, socket),
                 false => Err(SocketError::Family(name.into())),
             };
@@ -107,6 +106,11 @@ impl Inherited {
     }
 }
 
+fn is_ipv4(socket: &UdpSocket) -> bool {
+    socket.local_addr().is_ok_and(|address| address.is_ipv4())
+}
+
+/// Stores a socket of which there may be one.
 fn once<S>(name: &str, slot: &mut Option<S>, socket: Option<S>) -> Result<(), SocketError> {
     match slot {
         Some(_) => Err(SocketError::Twice(name.into())),

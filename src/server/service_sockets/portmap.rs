@@ -12,7 +12,7 @@ use crate::server::sockets::{self, PortmapSockets, SocketError};
 
 /// The portmapper of this run.
 #[derive(Debug)]
-pub(in crate::server) enum Portmap {
+pub(in crate::server) enum PortmapService {
     Ours { tcp: TcpListener, udp: UdpSocket },
     Rpcbind(Registration),
 }
@@ -58,10 +58,12 @@ impl ServiceSockets {
         }
     }
 
-    fn portmap_up(&mut self, portmap: Portmap) {
+    fn portmap_up(&mut self, portmap: PortmapService) {
         match &portmap {
-            Portmap::Ours { tcp, .. } => self.up(NAME, address_of(tcp), "telling where NFS is"),
-            Portmap::Rpcbind(_) => self.up(NAME, None, "rpcbind, which has port 111, tells where NFS is"),
+            PortmapService::Ours { tcp, .. } => self.up(NAME, address_of(tcp), "telling where NFS is"),
+            PortmapService::Rpcbind(_) => {
+                self.up(NAME, None, "rpcbind, which has port 111, tells where NFS is")
+            }
         }
         self.portmap = Some(portmap);
     }
@@ -70,17 +72,17 @@ impl ServiceSockets {
 const NAME: &str = "Portmap";
 
 /// Binds the sockets that were not inherited, on the same port of both transports.
-fn bind(inherited: PortmapSockets, address: SocketAddrV4) -> io::Result<Portmap> {
+fn bind(inherited: PortmapSockets, address: SocketAddrV4) -> io::Result<PortmapService> {
     let tcp = inherited.tcp.map_or_else(|| sockets::listen(address), Ok)?;
     let address = SocketAddrV4::new(*address.ip(), tcp.local_addr()?.port());
     let udp = inherited.udp.map_or_else(|| UdpSocket::bind(address), Ok)?;
-    Ok(Portmap::Ours { tcp, udp })
+    Ok(PortmapService::Ours { tcp, udp })
 }
 
-/// Registers NFS with the rpcbind of this host. `error` is the reason why port 111 cannot be used, and
-/// is reported if there is no rpcbind.
-fn register(nfs: u16, address: SocketAddrV4, error: io::Error) -> Result<Portmap, MissingPortmap> {
-    rpcbind::register(nfs).map(Portmap::Rpcbind).map_err(|refused| match refused {
+/// Registers NFS with the rpcbind of this host. `error` is the reason why port 111 cannot be used,
+/// and is reported if there is no rpcbind.
+fn register(nfs: u16, address: SocketAddrV4, error: io::Error) -> Result<PortmapService, MissingPortmap> {
+    rpcbind::register(nfs).map(PortmapService::Rpcbind).map_err(|refused| match refused {
         // No rpcbind has the port, or one that does not work.
         NotRegistered::Unreachable { .. } => MissingPortmap::of_port(address, error),
         refused => MissingPortmap { why: refused.to_string(), is_privilege: false, fatal: refused.into() },
@@ -90,7 +92,7 @@ fn register(nfs: u16, address: SocketAddrV4, error: io::Error) -> Result<Portmap
 /// Reason why machines cannot find NFS.
 struct MissingPortmap {
     why: String,
-    /// Whether only a privilege is missing.
+    /// True if only a privilege is missing.
     is_privilege: bool,
     fatal: StartError,
 }
