@@ -1,18 +1,29 @@
-//! isowire: network-boots machines straight from an Arch Linux ISO.
+//! Network-boots machines straight from an Arch Linux ISO.
 //!
-//! The image is opened once, indexed once, and never copied. Every file of the ISO is a byte range of one read-only
-//! file descriptor; every protocol is a door to those ranges. A session decides *which range*; only the shell moves
-//! bytes.
+//! The image is opened once, indexed once, and never copied. Every file of the ISO is a byte range of
+//! one read-only file descriptor. Every protocol is a door to those ranges. A session decides *which
+//! range*; only the shell moves bytes.
 //!
 //! ```text
-//! firmware -> dhcp -> tftp -> boot plan --.
-//!      (loader, menu, kernel, initramfs)  +-- image (ranges)
-//! kernel's block device -------> nbd -----'
+//! firmware -> dhcp -> tftp, http -> boot plan --.
+//!      (loader and menu; kernel and initramfs)  +--> export --> image (ranges of the ISO)
+//! initramfs -> nbd, nfs (by portmap), http -----'
 //! ```
 //!
-//! Each protocol room has the same files: `wire` knows byte layouts, `session` decides what happens next for one
-//! peer (no I/O, no clock), `server` awaits, binds and spawns. Arrows point down only: server -> session -> wire,
-//! session -> export -> image.
+//! The rooms, from the lowest layer to the highest; a room uses rooms of lower layers only:
+//!
+//! - [`codec`], [`text`], [`extent`], [`watched`], [`sys`]: bytes, safe words, ranges, a shared value,
+//!   system calls.
+//! - [`image`]: one opened ISO, its parsers and its tree. [`export`]: the ranges a peer may have.
+//! - [`bootable`], [`uki`]: what an image boots, and a UEFI boot program made of it.
+//! - [`images`]: the set of images. [`boot`]: rules, plan, menus, the tree that TFTP and HTTP serve.
+//! - [`machines`]: a record for each machine that boots, fed by all doors.
+//! - [`stream`], [`transmit`]: the part that all doors on TCP share.
+//! - [`nbd`], [`nfs`], [`http`], [`tftp`], [`dhcp`], [`ndp`]: the protocols. Each has `wire` (byte
+//!   layouts), `session` (the next step of one peer; no I/O, no clock) and `server` (sockets, tasks).
+//! - [`cli`], [`config`], [`telemetry`], [`inspect`], [`status`], [`check`], [`server`]: the program.
+//!
+//! `ARCHITECTURE.md` has the rules and the invariants, `docs/decisions` the reasons.
 
 pub mod boot;
 pub mod bootable;
