@@ -1,7 +1,7 @@
 //! The layout of DHCP messages (RFC 2131 §2, RFC 2132): what a peer sends, parsed; what we send, emitted.
 //!
 //! `dhcproto` reads the header and joins split options (RFC 3396), through its borrowed view and behind
-//! [`check_framing`]: its owned decoder asserts the lengths of seven options in debug builds and misreads what
+//! `check_framing`: its owned decoder asserts the lengths of seven options in debug builds and misreads what
 //! follows them in release builds. Options that nothing here needs are passed over whatever they hold.
 
 mod hardware;
