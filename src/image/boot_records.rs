@@ -83,7 +83,7 @@ fn entries(
 ) -> io::Result<Vec<BootEntry>> {
     let Some(block) = catalog else { return Ok(Vec::new()) };
     let Some(bytes) = media.read(iso9660::extent_at(block, BLOCK))? else {
-        warnings.add(|| "El Torito: the boot catalog lies behind the end of the image".to_owned());
+        warnings.add(|| "El Torito: the boot catalog is outside the image".to_owned());
         return Ok(Vec::new());
     };
     Ok(el_torito::catalog(&bytes).unwrap_or_else(|flaw| {

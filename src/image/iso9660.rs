@@ -131,7 +131,7 @@ impl<'a> VolumeDescriptor<'a> {
 }
 
 /// Reads a number in both byte orders (§7.3.3).
-fn both_u32(r: &mut Reader<'_>) -> Result<u32, Truncated> {
+pub(super) fn both_u32(r: &mut Reader<'_>) -> Result<u32, Truncated> {
     let number = r.u32_le()?;
     r.skip(4)?;
     Ok(number)

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::boot_records::BootRecords;
 use super::iso9660::{BLOCK, Descriptor, FIRST_DESCRIPTOR, LongDate, VolumeDescriptor};
-use super::tree::{Names, Tree};
+use super::tree::{ImageTree, Names};
 use super::warnings::Warnings;
 use super::{Archiso, Extent, FormatError, Index, Media, el_torito};
 use crate::codec::Reader;
@@ -96,9 +96,9 @@ fn tree(
     media: &(impl Media + ?Sized),
     set: &Descriptors<'_>,
     warnings: &mut Warnings,
-) -> Result<Tree, SurveyError> {
+) -> Result<ImageTree, SurveyError> {
     let (len, needed) = (media.size(), size(&set.primary));
-    let tree = Tree::build(media, &set.primary, set.joliet.as_ref(), warnings);
+    let tree = ImageTree::build(media, &set.primary, set.joliet.as_ref(), warnings);
     if needed <= len {
         return tree;
     }

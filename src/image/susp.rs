@@ -1,70 +1,81 @@
-//! System use entries (SUSP, IEEE P1281) and what Rock Ridge (RRIP, IEEE P1282) says with them. Pure.
+//! System use entries: SUSP (IEEE P1281) and Rock Ridge (RRIP, IEEE P1282).
 //!
-//! The entries of one directory record stand in its system use area and go on in continuation areas, which the caller
-//! reads: [`RockRidge::absorb`] takes one area after the other.
+//! The entries of a directory record begin in its system use area and continue in continuation
+//! areas. The caller reads these areas and passes them to [`RockRidge::absorb`] in their order.
 
 use jiff::Timestamp;
 
 use super::FormatError;
 use super::index::MAX_NAME;
-use super::iso9660::{BLOCK, LongDate, ShortDate};
+use super::iso9660::{BLOCK, LongDate, ShortDate, both_u32};
 use crate::codec::Reader;
 
-/// Longest target of a symlink in bytes, as on Linux (`PATH_MAX` less the NUL).
-pub const MAX_TARGET: usize = 4095;
+/// Longest target of a symlink in bytes, as on Linux (`PATH_MAX` without the NUL).
+pub(crate) const MAX_TARGET: usize = 4095;
 
-/// Names under which Rock Ridge stands in an ER entry: RRIP 1.09, 1.10, 1.12.
+/// Identifiers of Rock Ridge in an ER entry: RRIP 1.09, 1.10, 1.12.
 const EXTENSIONS: [&[u8]; 3] = [b"RRIP_1991A", b"IEEE_P1282", b"IEEE_1282"];
 
-/// Where a CD-ROM XA record leaves its system use area to SUSP (SUSP §5.3).
+/// Bytes of the CD-ROM XA fields that come before the SUSP entries (SUSP §5.3).
 const XA_SKIP: usize = 14;
 
-/// One system use entry: signature and what follows the version.
-struct Entry<'a> {
+/// System use entry: its signature and the data after the version.
+struct SystemUseEntry<'a> {
     signature: [u8; 2],
     data: Reader<'a>,
 }
 
-/// The next entry of an area; `None` at its end (SUSP §4: fewer than four bytes cannot be an entry).
-fn entry<'a>(area: &mut Reader<'a>) -> Result<Option<Entry<'a>>, FormatError> {
-    let Ok([s0, s1, len, _version]) = { *area }.array() else { return Ok(None) };
-    // Zeros fill an area after its last entry.
-    if [s0, s1] == [0, 0] {
-        return Ok(None);
+impl<'a> SystemUseEntry<'a> {
+    /// Reads the next entry of an area; `None` at its end.
+    fn next(area: &mut Reader<'a>) -> Result<Option<Self>, FormatError> {
+        // SUSP §4: fewer than four bytes cannot be an entry; they are padding.
+        let Ok([s0, s1, len, _version]) = { *area }.array() else { return Ok(None) };
+        // Writers fill an area with zeros after its last entry.
+        if [s0, s1] == [0, 0] {
+            return Ok(None);
+        }
+        let damaged = FormatError("the length of a system use entry is invalid");
+        let mut data = area.sub(len.into()).map_err(|_| damaged)?;
+        data.skip(4).map_err(|_| damaged)?;
+        Ok(Some(Self { signature: [s0, s1], data }))
     }
-    let damaged = FormatError("a system use entry has an impossible length");
-    let mut data = area.sub(len.into()).map_err(|_| damaged)?;
-    data.skip(4).map_err(|_| damaged)?;
-    Ok(Some(Entry { signature: [s0, s1], data }))
 }
 
-/// How an image shares its system use areas (SP, SUSP §5.3).
+/// Use of the system use areas of an image (SP entry, SUSP §5.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sharing {
-    /// Bytes to pass over in the system use area of the root's own record.
-    pub begin: usize,
-    /// Bytes to pass over in every other one.
-    pub skip: usize,
+pub(super) struct SharingProtocol {
+    /// Bytes to skip in the system use area of the root's own record.
+    pub(super) begin: usize,
+    /// Bytes to skip in every other system use area.
+    pub(super) skip: usize,
 }
 
-/// Looks for SP in the system use area of the root's own record; without it there is no SUSP on the image.
-pub fn sharing(root: &[u8]) -> Option<Sharing> {
-    let announced = |begin: usize| {
+impl SharingProtocol {
+    /// Finds the SP entry in the system use area of the root's own record; without it the image
+    /// does not use SUSP.
+    pub(super) fn find(root: &[u8]) -> Option<Self> {
+        Self::find_at(root, 0).or_else(|| Self::find_at(root, XA_SKIP))
+    }
+
+    fn find_at(root: &[u8], begin: usize) -> Option<Self> {
         let mut area = Reader::new(root);
         area.skip(begin).ok()?;
-        let Entry { signature: [b'S', b'P'], mut data } = entry(&mut area).ok()?? else { return None };
+        let SystemUseEntry { signature: [b'S', b'P'], mut data } = SystemUseEntry::next(&mut area).ok()??
+        else {
+            return None;
+        };
+        // SUSP §5.3: two check bytes, then the number of bytes to skip.
         let (check, skip) = (data.array().ok()?, data.u8().ok()?);
-        (check == [0xbe, 0xef]).then_some(Sharing { begin, skip: skip.into() })
-    };
-    announced(0).or_else(|| announced(XA_SKIP))
+        (check == [0xbe, 0xef]).then_some(Self { begin, skip: skip.into() })
+    }
 }
 
-/// Where the entries of a record go on (CE, SUSP §5.1).
+/// Continuation area of a record's entries (CE, SUSP §5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Continuation {
-    /// Logical block.
+    /// Logical block of the area.
     pub block: u32,
-    /// First byte in it.
+    /// First byte of the area in the block.
     pub offset: usize,
     /// Number of bytes. The area ends inside the block.
     pub len: usize,
@@ -79,43 +90,45 @@ pub struct Posix {
     pub gid: u32,
 }
 
-/// What the system use entries of one directory record say.
+/// Rock Ridge data from the system use entries of a directory record.
 #[derive(Debug, Default)]
 pub struct RockRidge {
-    /// NM: the name.
+    /// NM: name of the entry.
     pub name: Option<Vec<u8>>,
     /// PX: POSIX attributes.
     pub posix: Option<Posix>,
-    /// SL: where a symlink points to.
+    /// SL: target of a symlink.
     pub target: Option<Vec<u8>>,
     /// TF: time of modification.
     pub modified: Option<Timestamp>,
-    /// CL: this record stands for a directory that was moved to this logical block.
+    /// CL: logical block of the relocated directory that belongs here.
     pub child: Option<u32>,
-    /// RE: this directory was moved here; it belongs where the CL stands.
+    /// RE: this directory is relocated; it belongs where its CL entry is.
     pub relocated: bool,
-    /// ZF: the content is compressed (zisofs), which only Linux's own driver undoes.
+    /// ZF: the content is compressed (zisofs), which only the driver of Linux decompresses.
     pub compressed: bool,
-    /// ER names Rock Ridge, or a Rock Ridge entry was there: the image speaks it.
-    pub spoken: bool,
+    /// The record has an ER entry for Rock Ridge, or a Rock Ridge entry.
+    pub present: bool,
     /// The last component of `target` is complete: the next one needs a `/` before it.
-    separate: bool,
+    component_complete: bool,
 }
 
 impl RockRidge {
-    /// Takes in the entries of one area and returns where they go on.
+    /// Adds the entries of one area, and returns their continuation area.
     ///
     /// # Errors
-    /// [`FormatError`] when an entry makes no sense. What was said before stays.
+    /// [`FormatError`] if an entry is malformed. The data of the entries before it is kept.
     pub fn absorb(&mut self, area: &[u8]) -> Result<Option<Continuation>, FormatError> {
         let mut area = Reader::new(area);
         let mut next = None;
-        while let Some(Entry { signature, mut data }) = entry(&mut area)? {
+        while let Some(SystemUseEntry { signature, mut data }) = SystemUseEntry::next(&mut area)? {
             match &signature {
-                b"CE" => next = Some(continuation(&mut data)?),
+                b"CE" => next = Some(Continuation::parse(&mut data)?),
+                // SUSP §5.4: ends the entries of this area.
                 b"ST" => break,
-                b"ER" => self.spoken |= names_rock_ridge(&mut data)?,
-                b"RR" => self.spoken = true,
+                b"ER" => self.present |= is_rock_ridge_er(&mut data)?,
+                // Only RRIP 1.09 has RR; genisoimage still writes it.
+                b"RR" => self.present = true,
                 b"PX" => self.px(&mut data)?,
                 b"NM" => self.nm(&mut data)?,
                 b"SL" => self.sl(&mut data)?,
@@ -123,25 +136,29 @@ impl RockRidge {
                 b"CL" => self.child = Some(data.u32_le()?),
                 b"RE" => self.relocated = true,
                 b"ZF" => self.compressed = true,
-                // PL, the way back from a relocated directory, says nothing new to who came down the tree. PD and SP
-                // are done; the rest (AA, AL, PN, SF, ...) is not for us.
+                // PL (RRIP §4.1.5.2) names the original parent, which a walk from the root knows.
+                // PD and SP carry no data here. AA, AL, PN, SF and unknown entries are not used.
                 _ => {}
             }
         }
         Ok(next)
     }
 
+    /// Parses POSIX attributes (RRIP §4.1.1). The serial number, which RRIP 1.12 added, is ignored.
     fn px(&mut self, data: &mut Reader<'_>) -> Result<(), FormatError> {
-        let mut number = || data.u32_le().and_then(|number| data.skip(4).map(|()| number));
-        self.posix = Some(Posix { mode: number()?, nlink: number()?, uid: number()?, gid: number()? });
-        self.spoken = true;
+        let (mode, nlink) = (both_u32(data)?, both_u32(data)?);
+        let (uid, gid) = (both_u32(data)?, both_u32(data)?);
+        self.posix = Some(Posix { mode, nlink, uid, gid });
+        self.present = true;
         Ok(())
     }
 
-    /// RRIP §4.1.4: a name in one or more parts. The flags for `.` and `..` (0x02, 0x04) carry no name.
+    /// Appends a part of the name (RRIP §4.1.4).
     fn nm(&mut self, data: &mut Reader<'_>) -> Result<(), FormatError> {
-        const SPECIAL: u8 = 0x02 | 0x04;
-        if data.u8()? & SPECIAL != 0 {
+        const CURRENT: u8 = 0x02;
+        const PARENT: u8 = 0x04;
+        // These flags stand for `.` and `..`; the entry has no name then.
+        if data.u8()? & (CURRENT | PARENT) != 0 {
             return Ok(());
         }
         let name = self.name.get_or_insert_default();
@@ -152,27 +169,28 @@ impl RockRidge {
         Ok(())
     }
 
-    /// RRIP §4.1.3: components of a target, and parts of components.
+    /// Appends components of a symlink's target, or parts of components (RRIP §4.1.3).
     fn sl(&mut self, data: &mut Reader<'_>) -> Result<(), FormatError> {
-        const GOES_ON: u8 = 0x01;
+        const CONTINUE: u8 = 0x01;
         let _more_entries = data.u8()?;
         let target = self.target.get_or_insert_default();
         while !data.is_empty() {
             let flags = data.u8()?;
             let len = data.u8()?;
             let text = data.take(len.into())?;
-            let text = match flags & !GOES_ON {
+            // RRIP §4.1.3.1: the component flags.
+            let text = match flags & !CONTINUE {
                 0x00 => text,
                 0x02 => b".",
                 0x04 => b"..",
                 0x08 => b"/",
                 _ => return Err(FormatError("a symlink has a component of unknown kind")),
             };
-            if std::mem::take(&mut self.separate) {
+            if std::mem::take(&mut self.component_complete) {
                 target.push(b'/');
             }
             target.extend(text);
-            self.separate = flags & GOES_ON == 0 && text != b"/";
+            self.component_complete = flags & CONTINUE == 0 && text != b"/";
             if target.len() > MAX_TARGET {
                 return Err(FormatError("the target of a symlink is longer than 4095 bytes"));
             }
@@ -180,7 +198,7 @@ impl RockRidge {
         Ok(())
     }
 
-    /// RRIP §4.1.6: time stamps in the order of their flags, each in seven bytes or, with 0x80, in seventeen.
+    /// Parses the time of modification (RRIP §4.1.6).
     fn tf(&mut self, data: &mut Reader<'_>) -> Result<(), FormatError> {
         const CREATION: u8 = 0x01;
         const MODIFY: u8 = 0x02;
@@ -189,6 +207,7 @@ impl RockRidge {
         if flags & MODIFY == 0 {
             return Ok(());
         }
+        // The time stamps are in the order of their flags: only the creation comes before.
         let (long, before) = (flags & LONG != 0, usize::from(flags & CREATION));
         data.skip(before * if long { 17 } else { 7 })?;
         self.modified =
@@ -197,21 +216,23 @@ impl RockRidge {
     }
 }
 
-/// SUSP §5.1. As on Linux an area has to end inside the block where it begins.
-fn continuation(data: &mut Reader<'_>) -> Result<Continuation, FormatError> {
-    let mut number = || data.u32_le().and_then(|number| data.skip(4).map(|()| number));
-    let (block, offset, len) = (number()?, number()?, number()?);
-    if u64::from(offset) + u64::from(len) > BLOCK {
-        return Err(FormatError("a continuation area leaves its block"));
+impl Continuation {
+    /// Parses the data of a CE entry.
+    fn parse(data: &mut Reader<'_>) -> Result<Self, FormatError> {
+        let (block, offset, len) = (both_u32(data)?, both_u32(data)?, both_u32(data)?);
+        // Linux refuses such an area too (`rock_continue`).
+        if u64::from(offset) + u64::from(len) > BLOCK {
+            return Err(FormatError("a continuation area does not end in its block"));
+        }
+        // Both casts keep the value, which is at most the size of a block.
+        Ok(Self { block, offset: offset as usize, len: len as usize })
     }
-    // Both were just bounded by the size of a block.
-    Ok(Continuation { block, offset: offset as usize, len: len as usize })
 }
 
-/// SUSP §5.5: three lengths, the version, the identifier, two texts.
-fn names_rock_ridge(data: &mut Reader<'_>) -> Result<bool, FormatError> {
+/// Returns `true` if an ER entry (SUSP §5.5) announces Rock Ridge.
+fn is_rock_ridge_er(data: &mut Reader<'_>) -> Result<bool, FormatError> {
     let len = data.u8()?;
-    data.skip(3)?;
+    data.skip(3)?; // length of the descriptor, length of the source, version
     let id = data.take(len.into())?;
     Ok(EXTENSIONS.contains(&id))
 }
@@ -235,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_goes_on_in_the_next_area() {
+    fn name_continues_in_the_next_area() {
         let ce = entry_of(b"CE", &[both(7), both(100), both(9)].concat());
         let first = [entry_of(b"NM", b"\x01vmlinuz"), ce].concat();
         let mut rock = RockRidge::default();
@@ -245,14 +266,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_a_limit() {
+    fn name_has_a_limit() {
         let long = entry_of(b"NM", &[&b"\x01"[..], &[b'n'; 200]].concat());
         assert!(absorbed(&[&long]).is_ok());
         assert!(absorbed(&[&long, &long]).is_err());
     }
 
     #[test]
-    fn a_continuation_stays_in_its_block() {
+    fn continuation_stays_in_its_block() {
         let ce = |offset, len| absorbed(&[&entry_of(b"CE", &[both(7), both(offset), both(len)].concat())]);
         assert!(ce(2000, 48).is_ok());
         assert!(ce(2000, 49).is_err());
@@ -261,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_put_together_from_components() {
+    fn target_is_joined_from_components() {
         let target = |areas: &[&[u8]]| absorbed(areas).map(|rock| rock.target.unwrap());
         assert_eq!(target(&[&entry_of(b"SL", b"\0\x08\0\0\x03etc\x00\x06passwd")]).unwrap(), b"/etc/passwd");
         assert_eq!(target(&[&entry_of(b"SL", b"\0\x04\0\x02\0\0\x01a")]).unwrap(), b".././a");
@@ -276,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn times_come_in_two_forms() {
+    fn time_has_two_forms() {
         let short = [&[0x03][..], &[100, 1, 1, 0, 0, 0, 0], &[126, 11, 22, 10, 38, 25, 8]].concat();
         let long = [&b"\x822026112210382500"[..], &[8]].concat();
         for data in [short, long] {
@@ -288,24 +309,27 @@ mod tests {
     }
 
     #[test]
-    fn attributes_and_relocation() {
+    fn attributes_and_relocation_are_read() {
         let px = entry_of(b"PX", &[both(0o100444), both(2), both(1000), both(100)].concat());
         let rock = absorbed(&[&[px, entry_of(b"CL", &both(99)), entry_of(b"RE", b"")].concat()]).unwrap();
         assert_eq!(rock.posix, Some(Posix { mode: 0o100444, nlink: 2, uid: 1000, gid: 100 }));
-        assert_eq!((rock.child, rock.relocated, rock.spoken), (Some(99), true, true));
+        assert_eq!((rock.child, rock.relocated, rock.present), (Some(99), true, true));
     }
 
     #[test]
-    fn sharing_protocol_is_found_with_and_without_xa() {
-        assert_eq!(sharing(b"SP\x07\x01\xbe\xef\x02"), Some(Sharing { begin: 0, skip: 2 }));
+    fn sharing_protocol_may_follow_xa() {
+        assert_eq!(
+            SharingProtocol::find(b"SP\x07\x01\xbe\xef\x02"),
+            Some(SharingProtocol { begin: 0, skip: 2 })
+        );
         let xa = [&[0; 14][..], b"SP\x07\x01\xbe\xef\x0e"].concat();
-        assert_eq!(sharing(&xa), Some(Sharing { begin: 14, skip: 14 }));
-        assert_eq!(sharing(b"SP\x07\x01\xbe\xee\x00"), None);
-        assert_eq!(sharing(b"PX"), None);
+        assert_eq!(SharingProtocol::find(&xa), Some(SharingProtocol { begin: 14, skip: 14 }));
+        assert_eq!(SharingProtocol::find(b"SP\x07\x01\xbe\xee\x00"), None);
+        assert_eq!(SharingProtocol::find(b"PX"), None);
     }
 
     #[test]
-    fn an_area_ends_at_fill_terminator_and_impossible_length() {
+    fn area_ends_at_padding_or_terminator() {
         let nm = entry_of(b"NM", b"\0a");
         let name = |rest: &[u8]| absorbed(&[&[&nm[..], rest].concat()]).map(|rock| rock.name.unwrap());
         assert_eq!(name(&[0; 7]).unwrap(), b"a");
@@ -316,9 +340,9 @@ mod tests {
     }
 
     #[test]
-    fn rock_ridge_is_announced_by_er() {
+    fn rock_ridge_needs_its_er() {
         let er = |id: &[u8]| entry_of(b"ER", &[&[id.len() as u8, 0, 0, 1][..], id].concat());
-        assert!(absorbed(&[&er(b"RRIP_1991A")]).unwrap().spoken);
-        assert!(!absorbed(&[&er(b"APPLE COMPUTER")]).unwrap().spoken);
+        assert!(absorbed(&[&er(b"RRIP_1991A")]).unwrap().present);
+        assert!(!absorbed(&[&er(b"APPLE COMPUTER")]).unwrap().present);
     }
 }

@@ -1,4 +1,5 @@
-//! Hostile images, made by hand: each is surveyed in bounded time, to a clear error or to a tree with warnings.
+//! Surveys of hostile images made by hand. Each ends in bounded time, with a clear error or with a
+//! tree and warnings.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,8 @@ use super::survey::{Survey, SurveyError};
 use super::tree::Names;
 use super::{Extent, FormatError, Media, NodeId, NodeKind};
 
-/// An image in the making: blocks 16 to 18 are a primary descriptor, a terminator and the root directory.
+/// Builder of an image. Blocks 16 to 18 are a primary descriptor, a terminator and the root
+/// directory.
 struct Forge {
     bytes: Vec<u8>,
 }
@@ -42,7 +44,7 @@ impl Forge {
         self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Writes a directory of these records, behind those of itself and its parent; returns its length.
+    /// Writes a directory of these records, after those of itself and its parent; returns its length.
     fn directory(&mut self, block: u32, own_use: &[u8], records: &[Vec<u8>]) -> u32 {
         let mut content = record(&[0], block, BLOCK as u32, DIRECTORY, own_use);
         content.extend(record(&[1], ROOT, BLOCK as u32, DIRECTORY, b""));
@@ -64,7 +66,7 @@ impl Forge {
         len
     }
 
-    /// A root that speaks Rock Ridge.
+    /// Creates an image whose root directory uses Rock Ridge.
     fn rock_ridge(records: &[Vec<u8>]) -> Self {
         let mut forge = Self::new();
         let sp = entry(b"SP", &[0xbe, 0xef, 0]);
@@ -76,14 +78,14 @@ impl Forge {
         Survey::of(&self.bytes[..])
     }
 
-    fn tree(&self) -> Tree {
-        Tree(self.survey().expect("a usable image"))
+    fn tree(&self) -> Surveyed {
+        Surveyed(self.survey().expect("a usable image"))
     }
 }
 
-struct Tree(Survey);
+struct Surveyed(Survey);
 
-impl Tree {
+impl Surveyed {
     fn names(&self, path: &str) -> Vec<String> {
         let dir = self.node(path);
         let name = |id: &NodeId| String::from_utf8_lossy(&self.0.index.node(*id).name).into_owned();
@@ -146,7 +148,7 @@ fn ce(block: u32, offset: u32, len: u32) -> Vec<u8> {
 // ---- names and attributes
 
 #[test]
-fn an_ordinary_image_has_no_warnings() {
+fn ordinary_image_has_no_warnings() {
     let mut forge = Forge::new();
     forge.directory(ROOT, b"", &[file("A.TXT;1", 20, 5), file("EMPTY.;1", 0, 0), dir("SUB", 19, 2048)]);
     forge.directory(19, b"", &[file("B.;1", 20, 7)]);
@@ -167,7 +169,7 @@ fn an_ordinary_image_has_no_warnings() {
 }
 
 #[test]
-fn the_creation_date_stands_in_for_a_missing_modification_date() {
+fn uuid_falls_back_to_creation_date() {
     let mut forge = Forge::new();
     forge.put(PRIMARY, 830, b"0000000000000000\0");
     assert_eq!(forge.tree().0.volume.uuid.as_deref(), Some("2026-11-22-10-38-25-00"));
@@ -189,7 +191,7 @@ fn bad_names_are_left_out() {
 }
 
 #[test]
-fn types_come_from_posix_mode_but_a_directory_from_its_flag() {
+fn type_comes_from_mode_and_flag() {
     let sl = entry(b"SL", b"\0\x08\0\0\x01t");
     let rock =
         |name: &[u8], mode, more: &[u8]| record(name, 0, 0, 0, &[nm(name), px(mode), more.to_vec()].concat());
@@ -211,11 +213,11 @@ fn types_come_from_posix_mode_but_a_directory_from_its_flag() {
     assert_eq!(kind("fifo"), (NodeKind::Special, 0o010_644));
     assert_eq!(kind("no-dir"), (NodeKind::File { extents: vec![] }, 0o100_755));
     assert_eq!(kind("dir"), (NodeKind::Directory { entries: vec![] }, 0o040_644));
-    assert_eq!(tree.warning(), "/targetless: left out: it is a symlink without a target");
+    assert_eq!(tree.warning(), "/targetless: left out: the symlink has no target");
 }
 
 #[test]
-fn what_other_standards_put_first_is_skipped() {
+fn fields_before_susp_are_skipped() {
     let own = [entry(b"SP", &[0xbe, 0xef, 3]), px(0o040_555)].concat();
     let mut forge = Forge::new();
     forge.directory(ROOT, &own, &[record(b"X", 0, 0, 0, &[b"abc", &nm(b"name")[..]].concat())]);
@@ -228,7 +230,7 @@ fn what_other_standards_put_first_is_skipped() {
 }
 
 #[test]
-fn susp_without_rock_ridge_gives_no_names() {
+fn susp_alone_gives_no_names() {
     let mut forge = Forge::new();
     let apple = entry(b"ER", b"\x0e\0\0\x01APPLE COMPUTER");
     let own = [entry(b"SP", &[0xbe, 0xef, 0]), apple].concat();
@@ -238,7 +240,7 @@ fn susp_without_rock_ridge_gives_no_names() {
 }
 
 #[test]
-fn streams_and_interleaved_files_are_left_out_and_zisofs_is_told() {
+fn unsupported_files_are_left_out() {
     let mut interleaved = file("GAPS", ROOT, 10);
     interleaved[26] = 1;
     let zf = entry(b"ZF", b"pz\x04\x0f\0\0\0\0\0\0\0\0");
@@ -255,7 +257,7 @@ fn streams_and_interleaved_files_are_left_out_and_zisofs_is_told() {
         tree.0.warnings,
         [
             "/gaps: left out: interleaved files are not supported",
-            "/packed: compressed with zisofs, and served as it is stored",
+            "/packed: compressed with zisofs; served as it is stored",
         ]
     );
 }
@@ -263,7 +265,7 @@ fn streams_and_interleaved_files_are_left_out_and_zisofs_is_told() {
 // ---- continuation areas
 
 #[test]
-fn a_continuation_at_an_offset_is_read_there() {
+fn continuation_is_read_at_its_offset() {
     let mut forge = Forge::rock_ridge(&[record(b"X", 0, 0, 0, &ce(ROOT + 1, 100, 9))]);
     forge.put(ROOT + 1, 0, &nm(b"wrong"));
     forge.put(ROOT + 1, 100, &nm(b"good"));
@@ -271,16 +273,16 @@ fn a_continuation_at_an_offset_is_read_there() {
 }
 
 #[test]
-fn a_continuation_of_itself_ends() {
+fn continuation_of_itself_ends() {
     let mut forge = Forge::rock_ridge(&[record(b"X", 0, 0, 0, &ce(ROOT + 1, 0, 28)), file("AFTER", 0, 0)]);
     forge.put(ROOT + 1, 0, &ce(ROOT + 1, 0, 28));
     let tree = forge.tree();
     assert_eq!(tree.names("/"), ["after"]);
-    assert_eq!(tree.warning(), "/X: left out: its continuation areas do not end");
+    assert_eq!(tree.warning(), "/X: left out: it has more than 32 continuation areas");
 }
 
 #[test]
-fn a_continuation_leaves_neither_its_block_nor_the_image() {
+fn continuation_stays_in_its_block() {
     let records = [(ROOT, 0, 4000), (ROOT, 2000, 49), (u32::MAX, 0, 20), (19, 0, 20), (ROOT, u32::MAX, 1)];
     let records = records.map(|(block, offset, len)| record(b"X", 0, 0, 0, &ce(block, offset, len)));
     let tree = Forge::rock_ridge(&records).tree();
@@ -291,7 +293,7 @@ fn a_continuation_leaves_neither_its_block_nor_the_image() {
 // ---- directories
 
 #[test]
-fn a_cycle_of_directories_is_cut() {
+fn cycle_of_directories_is_cut() {
     let mut forge = Forge::new();
     let len =
         forge.directory(ROOT, b"", &[dir("UP", ROOT, 2048), dir("SUB", 19, 2048), dir("TWIN", 19, 2048)]);
@@ -299,11 +301,11 @@ fn a_cycle_of_directories_is_cut() {
     let tree = forge.tree();
     assert_eq!((tree.names("/"), tree.names("/sub")), (vec!["sub".to_owned()], vec![]));
     assert_eq!(tree.0.warnings.len(), 4);
-    assert_eq!(tree.0.warnings[0], "/up: left out: this directory is in the tree already");
+    assert_eq!(tree.0.warnings[0], "/up: left out: this directory is already in the tree");
 }
 
 #[test]
-fn a_relocated_directory_is_found_by_its_link_only() {
+fn relocated_directory_follows_its_link() {
     let cl = |name: &[u8], block| record(name, 0, 0, 0, &[nm(name), entry(b"CL", &both(&[block]))].concat());
     let moved = record(b"DEEP", 20, 2048, DIRECTORY, &[nm(b"deep"), entry(b"RE", b"")].concat());
     let mut forge = Forge::rock_ridge(&[
@@ -326,7 +328,7 @@ fn a_relocated_directory_is_found_by_its_link_only() {
 }
 
 #[test]
-fn nesting_ends_somewhere() {
+fn nesting_is_bounded() {
     let mut forge = Forge::new();
     for block in ROOT..ROOT + 200 {
         forge.directory(block, b"", &[dir("D", block + 1, 2048)]);
@@ -334,11 +336,11 @@ fn nesting_ends_somewhere() {
     forge.directory(ROOT + 200, b"", &[]);
     let tree = forge.tree();
     assert_eq!(tree.0.index.len(), 129);
-    assert!(tree.warning().ends_with("/d: left out: directories are nested too deep"));
+    assert!(tree.warning().ends_with("/d: left out: directories are nested too deeply"));
 }
 
 #[test]
-fn what_lies_behind_the_end_is_left_out() {
+fn extent_beyond_the_image_is_refused() {
     let mut forge = Forge::new();
     let claims = [
         file("FAR", u32::MAX, 1),
@@ -350,11 +352,11 @@ fn what_lies_behind_the_end_is_left_out() {
     let tree = forge.tree();
     assert_eq!(tree.names("/"), [""; 0]);
     assert_eq!(tree.0.warnings.len(), 4);
-    assert_eq!(tree.0.warnings[0], "/far: left out: its content lies behind the end of the image");
+    assert_eq!(tree.0.warnings[0], "/far: left out: its content is outside the image");
 }
 
 #[test]
-fn directories_that_overlap_do_not_multiply_the_work() {
+fn overlapping_directories_are_bounded() {
     // A thousand directories begin block by block in the same 16 MiB: 16 GiB, were they all read.
     let mut forge = Forge::new();
     let claims: Vec<_> = (0..1000).map(|n| dir(&format!("D{n}"), ROOT + 100 + n, 16 << 20)).collect();
@@ -367,7 +369,7 @@ fn directories_that_overlap_do_not_multiply_the_work() {
 }
 
 #[test]
-fn continuation_areas_that_are_shared_do_not_multiply_the_work() {
+fn shared_continuation_areas_are_bounded() {
     // Each of 50,000 records continues 30 times in blocks that alternate.
     let records: Vec<_> =
         (0..50_000).map(|n| record(&u32::to_be_bytes(n), 0, 0, 0, &ce(10_000, 0, 56))).collect();
@@ -380,7 +382,7 @@ fn continuation_areas_that_are_shared_do_not_multiply_the_work() {
 }
 
 #[test]
-fn many_entries_that_share_a_long_target_do_not_fill_the_memory() {
+fn shared_symlink_targets_are_bounded() {
     let long = entry(b"SL", &[&b"\x01\0\xc8"[..], &[b't'; 200]].concat());
     let next = |n: u32| ce(10_000 + n, 0, 2048);
     let mut records = Vec::new();
@@ -403,7 +405,7 @@ fn says(what: &'static str) -> String {
 // ---- files
 
 #[test]
-fn sections_back_to_back_are_one_extent() {
+fn adjacent_sections_are_one_extent() {
     let section = |id: &str, block, len, flags| record(id.as_bytes(), block, len, flags, b"");
     let mut forge = Forge::new();
     let records = [
@@ -439,7 +441,7 @@ fn warnings_are_bounded() {
 
 // ---- boot records
 
-/// An image whose catalog offers an EFI image at block 22, of so many sectors of 512 bytes.
+/// Creates an image whose catalog has an EFI image of `sectors` sectors at block 22.
 fn efi(sectors: u16) -> Forge {
     let mut forge = Forge::new();
     let terminator = forge.bytes[TERMINATOR as usize * 2048..][..2048].to_vec();
@@ -464,7 +466,7 @@ fn efi_image(forge: &Forge) -> Option<u64> {
 }
 
 #[test]
-fn the_efi_image_is_as_long_as_its_partition_its_file_or_its_entry_says() {
+fn efi_image_length_is_found() {
     assert_eq!(efi_image(&efi(4)), Some(2048));
     let unknown = efi(1);
     assert_eq!(efi_image(&unknown), None, "1 stands for an unknown size");
@@ -484,18 +486,18 @@ fn the_efi_image_is_as_long_as_its_partition_its_file_or_its_entry_says() {
 }
 
 #[test]
-fn a_bad_boot_catalog_is_a_warning() {
+fn bad_boot_catalog_is_a_warning() {
     let mut forge = efi(4);
     forge.put(20, 0, &[9]);
     assert_eq!(forge.tree().warning(), "the El Torito boot catalog has no valid validation entry");
     forge.put(TERMINATOR, 71, &u32::MAX.to_le_bytes());
-    assert_eq!(forge.tree().warning(), "El Torito: the boot catalog lies behind the end of the image");
+    assert_eq!(forge.tree().warning(), "El Torito: the boot catalog is outside the image");
 }
 
 // ---- the whole image
 
 #[test]
-fn an_image_that_cannot_be_used_says_why() {
+fn unusable_image_is_explained() {
     let fault = |forge: &Forge| forge.survey().expect_err("not usable").to_string();
 
     let mut forge = Forge::new();
@@ -512,7 +514,7 @@ fn an_image_that_cannot_be_used_says_why() {
 
     let mut forge = Forge::new();
     forge.put(ROOT, 0, &file("NO-DIRECTORY", 0, 0));
-    assert_eq!(fault(&forge), says("a directory does not begin with itself"));
+    assert_eq!(fault(&forge), says("a directory does not begin with its own record"));
 
     let mut forge = Forge::new();
     forge.put(PRIMARY, 80, &20_u32.to_le_bytes());
@@ -521,14 +523,14 @@ fn an_image_that_cannot_be_used_says_why() {
 }
 
 #[test]
-fn missing_padding_is_no_reason_to_refuse() {
+fn missing_padding_is_accepted() {
     let mut forge = Forge::new();
     forge.put(PRIMARY, 80, &200_u32.to_le_bytes());
     assert!(forge.tree().warning().contains("its padding is cut off"));
 }
 
 #[test]
-fn a_descriptor_set_without_end_is_read_to_its_limit() {
+fn descriptor_set_is_bounded() {
     let mut forge = Forge::new();
     let set: Vec<u8> = forge.bytes[PRIMARY as usize * 2048..][..2048].to_vec();
     for block in PRIMARY..PRIMARY + 100 {
@@ -538,7 +540,7 @@ fn a_descriptor_set_without_end_is_read_to_its_limit() {
 }
 
 #[test]
-fn memory_ends_where_it_ends() {
+fn memory_is_bounded_media() {
     let media: &[u8] = &[1, 2, 3, 4];
     let read = |offset, len| media.read(Extent { offset, len }).expect("no error");
     assert_eq!(read(1, 3), Some(vec![2, 3, 4]));

@@ -1,7 +1,7 @@
-//! Builds the [`Index`]: walks the directories of an image from the root down, level by level.
+//! Construction of the [`Index`]: a walk through the directories of an image, level by level.
 //!
-//! An image may lie about everything. What is wrong with one entry costs that entry and a warning; what would make the
-//! work or the memory grow beyond the limits below ends the walk with an error.
+//! Nothing in an image is trusted. An error in one entry leaves out that entry with a warning; an
+//! image that would exceed a limit of work or memory below ends the walk with an error.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -9,42 +9,46 @@ use std::fmt;
 use super::entries::{IsoEntries, IsoEntry, IsoEntryError};
 use super::index::{NodeAttributes, NodeError, NodeKind};
 use super::iso9660::{self, BLOCK, DirectoryRecord, VolumeDescriptor};
-use super::susp::{self, Continuation, RockRidge};
+use super::susp::{Continuation, RockRidge, SharingProtocol};
 use super::warnings::{Warnings, printable};
 use super::{Extent, FormatError, Index, Media, NodeId, SurveyError};
 use crate::codec::Reader;
 
-/// Entries of a tree. An Arch ISO has some hundred.
+/// Most entries of a tree. An Arch ISO has some hundred.
 const MAX_NODES: usize = 1 << 20;
 
-/// Levels of directories. ISO 9660 itself allows eight.
+/// Most levels of directories. ISO 9660 itself allows eight (ECMA-119 §6.8.2.1).
 const MAX_DEPTH: u32 = 128;
 
-/// Bytes of one directory, read at once: over 400,000 entries.
+/// Most bytes of a directory, which is read at once: over 400,000 entries.
 const MAX_DIRECTORY: u64 = 64 << 20;
 
-/// Bytes of directories and continuation areas parsed for one image, and how many of them for each byte of the image.
-/// Directories may overlap and records share continuation areas: only this keeps a small image from asking for a lot
-/// of work. An honest image needs less than its size.
+/// Most bytes of directories and continuation areas that are parsed for one image.
+///
+/// Directories may overlap, and records may share continuation areas, so a small image could cause
+/// a lot of work. A valid image needs less than its size.
 const MAX_WORK: u64 = 256 << 20;
+
+/// Most bytes of directories and continuation areas that are parsed for each byte of the image.
 const WORK_PER_BYTE: u64 = 4;
 
-/// Work that even an empty continuation area counts for.
+/// Work of a continuation area in addition to its bytes.
 const AREA_COST: u64 = 64;
 
-/// Continuation areas of one record, as on Linux (`RR_MAX_CE_ENTRIES`).
+/// Most continuation areas of one record, as on Linux (`RR_MAX_CE_ENTRIES`).
 const MAX_AREAS: usize = 32;
 
-/// Bytes of all names and symlink targets: many entries can share one long text in the image, but not in memory.
+/// Most bytes of all names and symlink targets. Many entries can share one long text in the image,
+/// but not in memory.
 const MAX_TEXT: usize = 64 << 20;
 
-/// File type bits of a mode (POSIX `sys/stat.h`).
+// File type bits of a mode (POSIX `sys/stat.h`).
 const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
 const S_IFLNK: u32 = 0o120_000;
 
-/// Where the names of a tree come from.
+/// Source of the names in a tree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Names {
     RockRidge,
@@ -63,21 +67,20 @@ impl fmt::Display for Names {
     }
 }
 
-/// What came of the walk.
+/// Result of the walk.
 #[derive(Debug)]
-pub struct Tree {
-    pub index: Index,
-    pub names: Names,
-    /// Some entry was left out because its data lies behind the end of the image.
-    pub cut_off: bool,
+pub(super) struct ImageTree {
+    pub(super) index: Index,
+    pub(super) names: Names,
+    /// An entry was left out because its data is outside the image.
+    pub(super) cut_off: bool,
 }
 
-impl Tree {
-    /// Walks the best tree of the image: Rock Ridge if the primary one speaks it, else Joliet, else plain names. Linux
-    /// chooses alike.
+impl ImageTree {
+    /// Walks the tree with the best names that the image has.
     ///
     /// # Errors
-    /// [`SurveyError`] when there is no root directory or a limit is met.
+    /// [`SurveyError`] if there is no root directory or a limit is exceeded.
     pub fn build<M: Media + ?Sized>(
         media: &M,
         primary: &VolumeDescriptor<'_>,
@@ -86,6 +89,7 @@ impl Tree {
     ) -> Result<Self, SurveyError> {
         let mut walk = Walk::new(media, warnings);
         let attributes = walk.root(&primary.root)?;
+        // As on Linux: Rock Ridge in the primary tree, else Joliet, else the plain names.
         let root = match joliet {
             Some(joliet) if walk.names == Names::Plain => {
                 walk.names = Names::Joliet;
@@ -94,47 +98,48 @@ impl Tree {
             _ => primary.root,
         };
         walk.index = Index::new(attributes);
-        walk.go(root)?;
+        walk.run(root)?;
         Ok(Self { index: walk.index, names: walk.names, cut_off: walk.cut_off })
     }
 }
 
-/// A directory still to be read.
-struct Directory {
+/// Directory that is in the tree, but not read yet.
+struct PendingDirectory {
     id: NodeId,
     extent: Extent,
     depth: u32,
 }
 
-/// Why an entry is not in the tree, or why there is no tree.
+/// Error of an entry that cannot be in the tree, or of the whole tree.
 #[derive(Debug, thiserror::Error)]
-enum Flaw {
+enum EntryError {
     #[error(transparent)]
-    FormatError(#[from] FormatError),
+    Format(#[from] FormatError),
     #[error(transparent)]
-    NodeError(#[from] NodeError),
+    Node(#[from] NodeError),
     #[error(transparent)]
     Fatal(#[from] SurveyError),
 }
 
-impl From<std::io::Error> for Flaw {
+impl From<std::io::Error> for EntryError {
     fn from(error: std::io::Error) -> Self {
-        Flaw::Fatal(error.into())
+        EntryError::Fatal(error.into())
     }
 }
 
-/// The walk in progress.
+/// State of the walk.
 struct Walk<'a, M: ?Sized> {
     media: &'a M,
     names: Names,
-    /// Bytes to pass over in every system use area.
+    /// Bytes to skip in every system use area.
     skip: usize,
     index: Index,
-    ahead: VecDeque<Directory>,
-    /// First blocks of the directories in the tree: none is in it twice.
+    pending: VecDeque<PendingDirectory>,
+    /// First bytes of the directories in the tree: none is in it twice.
     seen: HashSet<u64>,
-    /// The block of continuation areas read last. Writers put those of a directory side by side.
-    areas: Option<(u32, Vec<u8>)>,
+    /// Block of continuation areas that was read last. Writers put the areas of a directory side
+    /// by side.
+    area_block: Option<(u32, Vec<u8>)>,
     /// Bytes parsed, up to [`MAX_WORK`].
     work: u64,
     /// Bytes of names and targets, up to [`MAX_TEXT`].
@@ -150,9 +155,9 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
             names: Names::Plain,
             skip: 0,
             index: Index::new(attributes(S_IFDIR, None, &RockRidge::default())),
-            ahead: VecDeque::new(),
+            pending: VecDeque::new(),
             seen: HashSet::new(),
-            areas: None,
+            area_block: None,
             work: 0,
             text: 0,
             cut_off: false,
@@ -160,95 +165,103 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         }
     }
 
-    /// Reads the root's own record: its attributes, and whether the tree speaks Rock Ridge.
+    /// Reads the root's own record: returns its attributes, and sets the source of the names.
     fn root(&mut self, root: &DirectoryRecord<'_>) -> Result<NodeAttributes, SurveyError> {
         let missing = SurveyError::Damaged("its root directory cannot be read");
         let block = self.media.read(iso9660::extent_at(root.block, BLOCK))?.ok_or(missing)?;
         let record = own_record(&block)?;
-        let rock = self.introduction(&record)?;
+        let rock = self.root_rock_ridge(&record)?;
         Ok(attributes(S_IFDIR, Some(&record), &rock))
     }
 
-    /// What the root's own record says of the tree and of itself; nothing when that is not Rock Ridge.
-    fn introduction(&mut self, record: &DirectoryRecord<'_>) -> Result<RockRidge, SurveyError> {
-        let Some(sharing) = susp::sharing(record.system_use) else { return Ok(RockRidge::default()) };
-        self.skip = sharing.begin;
+    /// Reads the Rock Ridge data of the root's own record; empty if the tree does not use it.
+    fn root_rock_ridge(&mut self, record: &DirectoryRecord<'_>) -> Result<RockRidge, SurveyError> {
+        let Some(susp) = SharingProtocol::find(record.system_use) else {
+            return Ok(RockRidge::default());
+        };
+        // SUSP §5.3: the bytes to skip do not apply to the record that has the SP entry.
+        self.skip = susp.begin;
         match self.rock_ridge(record.system_use) {
-            Ok(rock) if rock.spoken => {
-                (self.names, self.skip) = (Names::RockRidge, sharing.skip);
+            Ok(rock) if rock.present => {
+                (self.names, self.skip) = (Names::RockRidge, susp.skip);
                 return Ok(rock);
             }
             Ok(_) => {}
-            Err(Flaw::Fatal(fault)) => return Err(fault),
-            Err(flaw) => self.warnings.add(|| format!("/: names are not those of Rock Ridge: {flaw}")),
+            Err(EntryError::Fatal(error)) => return Err(error),
+            Err(error) => self.warnings.add(|| format!("/: Rock Ridge names ignored: {error}")),
         }
         Ok(RockRidge::default())
     }
 
-    fn go(&mut self, root: DirectoryRecord<'_>) -> Result<(), SurveyError> {
+    /// Reads all directories, beginning with the root.
+    fn run(&mut self, root: DirectoryRecord<'_>) -> Result<(), SurveyError> {
         let extent = iso9660::extent_at(root.block, root.len.into());
-        let unusable = "its root directory lies behind the end of the image or is larger than 64 MiB";
+        let unusable = "its root directory is outside the image or larger than 64 MiB";
         self.check_directory(extent).map_err(|_| SurveyError::Damaged(unusable))?;
         self.seen.insert(extent.offset);
-        self.ahead.push_back(Directory { id: NodeId::ROOT, extent, depth: 0 });
-        while let Some(directory) = self.ahead.pop_front() {
-            self.directory(&directory)?;
+        self.pending.push_back(PendingDirectory { id: NodeId::ROOT, extent, depth: 0 });
+        while let Some(directory) = self.pending.pop_front() {
+            self.read_directory(&directory)?;
         }
         Ok(())
     }
 
-    fn directory(&mut self, dir: &Directory) -> Result<(), SurveyError> {
+    /// Adds the entries of a directory.
+    fn read_directory(&mut self, dir: &PendingDirectory) -> Result<(), SurveyError> {
         self.spend(dir.extent.len)?;
         let content = self.media.read(dir.extent)?.unwrap_or_default();
         for entry in IsoEntries::new(&content) {
             match entry {
                 Ok(entry) if entry.record.is_self() || entry.record.is_parent() => {}
+                // Another stream of the file of the same name; Linux hides it too.
                 Ok(entry) if entry.record.is_associated() => {}
-                Ok(entry) => self.entry(dir, entry)?,
+                Ok(entry) => self.add_entry(dir, entry)?,
                 Err(IsoEntryError { id, error }) => self.leave_out(dir, id, error.into())?,
             }
         }
         Ok(())
     }
 
-    /// Adds an entry, or says why not.
-    fn entry(&mut self, dir: &Directory, entry: IsoEntry<'_>) -> Result<(), SurveyError> {
+    /// Adds an entry under its name, or warns why it is left out.
+    fn add_entry(&mut self, dir: &PendingDirectory, entry: IsoEntry<'_>) -> Result<(), SurveyError> {
         let record = entry.record;
         let rock = match self.names {
             Names::RockRidge => self.rock_ridge(record.system_use),
             Names::Joliet | Names::Plain => Ok(RockRidge::default()),
         };
         let mut rock = match rock {
-            // RRIP §4.1.5.3: a relocated directory is shown where its CL entry stands.
+            // RRIP §4.1.5.3: a relocated directory belongs where its CL entry is.
             Ok(rock) if rock.relocated => return Ok(()),
             Ok(rock) => rock,
-            Err(flaw) => return self.leave_out(dir, record.id, flaw),
+            Err(error) => return self.leave_out(dir, record.id, error),
         };
         let name = rock.name.take().unwrap_or_else(|| match self.names {
             Names::Joliet => iso9660::joliet_name(record.id),
             Names::RockRidge | Names::Plain => iso9660::plain_name(record.id),
         });
-        self.add(dir, &name, entry, rock).or_else(|flaw| self.leave_out(dir, &name, flaw))
+        self.add(dir, &name, entry, rock).or_else(|error| self.leave_out(dir, &name, error))
     }
 
+    /// Adds an entry as the type of node that it is.
     fn add(
         &mut self,
-        dir: &Directory,
+        dir: &PendingDirectory,
         name: &[u8],
         entry: IsoEntry<'_>,
         mut rock: RockRidge,
-    ) -> Result<(), Flaw> {
+    ) -> Result<(), EntryError> {
         let record = entry.record;
         if let Some(block) = rock.child {
             return self.add_relocated(dir, name, block);
         }
+        // ECMA-119 §9.1.6: the flag decides, since a mode of Rock Ridge could contradict it.
         if record.is_directory() {
             let extent = iso9660::extent_at(record.block, record.len.into());
             return self.add_directory(dir, name, extent, attributes(S_IFDIR, Some(&record), &rock));
         }
-        let kind = self.file(entry, &mut rock)?;
+        let kind = self.other_kind(entry, &mut rock)?;
         if rock.compressed {
-            self.warn(dir, name, &"compressed with zisofs, and served as it is stored");
+            self.warn(dir, name, &"compressed with zisofs; served as it is stored");
         }
         let type_bits = match kind {
             NodeKind::Symlink { .. } => S_IFLNK,
@@ -259,80 +272,85 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         Ok(())
     }
 
-    /// What an entry is that is no directory. Only the flag of its record makes a directory.
-    fn file(&mut self, entry: IsoEntry<'_>, rock: &mut RockRidge) -> Result<NodeKind, Flaw> {
+    /// Returns the type of an entry that is not a directory.
+    fn other_kind(&mut self, entry: IsoEntry<'_>, rock: &mut RockRidge) -> Result<NodeKind, EntryError> {
         let file_type = file_type(rock);
+        // RRIP §4.1.3: only symlinks have SL, also where PX is missing.
         if file_type == S_IFLNK || file_type == 0 && rock.target.is_some() {
             let target = rock.target.take().filter(|target| !target.is_empty());
-            let target = target.ok_or(FormatError("it is a symlink without a target"))?;
+            let target = target.ok_or(FormatError("the symlink has no target"))?;
             return Ok(NodeKind::Symlink { target: target.into() });
         }
         if !matches!(file_type, 0 | S_IFREG | S_IFDIR) {
             return Ok(NodeKind::Special);
         }
-        // ECMA-119 §6.4.3; Linux does not read them either.
+        // ECMA-119 §6.4.3: the content is not contiguous. Linux does not read such files either.
         if entry.record.unit != 0 {
             return Err(FormatError("interleaved files are not supported").into());
         }
         if entry.extents.iter().any(|extent| extent.end() > self.media.size()) {
             self.cut_off = true;
-            return Err(FormatError("its content lies behind the end of the image").into());
+            return Err(FormatError("its content is outside the image").into());
         }
         Ok(NodeKind::File { extents: entry.extents })
     }
 
-    /// RRIP §4.1.5.1: a directory that was moved up; its length and its attributes stand in its own first record.
-    fn add_relocated(&mut self, dir: &Directory, name: &[u8], block: u32) -> Result<(), Flaw> {
+    /// Adds the relocated directory at `block`, to which a CL entry points (RRIP §4.1.5.1).
+    fn add_relocated(&mut self, dir: &PendingDirectory, name: &[u8], block: u32) -> Result<(), EntryError> {
         self.spend(BLOCK)?;
         let Some(bytes) = self.media.read(iso9660::extent_at(block, BLOCK))? else {
             self.cut_off = true;
-            return Err(FormatError("it lies behind the end of the image").into());
+            return Err(FormatError("it is outside the image").into());
         };
+        // CL has only the block: length and attributes are in the directory's own first record.
         let record = own_record(&bytes)?;
         let rock = self.rock_ridge(record.system_use)?;
         let extent = iso9660::extent_at(block, record.len.into());
         self.add_directory(dir, name, extent, attributes(S_IFDIR, Some(&record), &rock))
     }
 
+    /// Adds a directory whose entries are read later.
     fn add_directory(
         &mut self,
-        dir: &Directory,
+        dir: &PendingDirectory,
         name: &[u8],
         extent: Extent,
         attributes: NodeAttributes,
-    ) -> Result<(), Flaw> {
+    ) -> Result<(), EntryError> {
         self.check_directory(extent)?;
         let depth = dir.depth + 1;
         if depth > MAX_DEPTH {
-            return Err(FormatError("directories are nested too deep").into());
+            return Err(FormatError("directories are nested too deeply").into());
         }
         if self.seen.contains(&extent.offset) {
-            return Err(FormatError("this directory is in the tree already").into());
+            return Err(FormatError("this directory is already in the tree").into());
         }
         let id = self.insert(dir.id, name, NodeKind::Directory { entries: Vec::new() }, attributes)?;
         self.seen.insert(extent.offset);
-        self.ahead.push_back(Directory { id, extent, depth });
+        self.pending.push_back(PendingDirectory { id, extent, depth });
         Ok(())
     }
 
+    /// Checks that a directory is inside the image and not too large to be read at once.
     fn check_directory(&mut self, extent: Extent) -> Result<(), FormatError> {
         if extent.end() > self.media.size() {
             self.cut_off = true;
-            return Err(FormatError("it lies behind the end of the image"));
+            return Err(FormatError("it is outside the image"));
         }
         if extent.len > MAX_DIRECTORY {
-            return Err(FormatError("it is a directory of more than 64 MiB"));
+            return Err(FormatError("the directory is larger than 64 MiB"));
         }
         Ok(())
     }
 
+    /// Inserts a node into the index, within the limits of the tree.
     fn insert(
         &mut self,
         dir: NodeId,
         name: &[u8],
         kind: NodeKind,
         attributes: NodeAttributes,
-    ) -> Result<NodeId, Flaw> {
+    ) -> Result<NodeId, EntryError> {
         self.text += name.len();
         if let NodeKind::Symlink { target } = &kind {
             self.text += target.len();
@@ -346,37 +364,40 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         Ok(self.index.add(dir, name, kind, attributes)?)
     }
 
-    /// What the system use area of a record and its continuation areas say.
-    fn rock_ridge(&mut self, system_use: &[u8]) -> Result<RockRidge, Flaw> {
+    /// Reads the Rock Ridge data in the system use area of a record and its continuation areas.
+    fn rock_ridge(&mut self, system_use: &[u8]) -> Result<RockRidge, EntryError> {
         let mut rock = RockRidge::default();
         let mut area = Reader::new(system_use);
         if area.skip(self.skip).is_err() {
             return Ok(rock);
         }
         let mut next = rock.absorb(area.rest())?;
+        // A continuation area can continue in itself, so their number is bounded.
         for _ in 0..MAX_AREAS {
             let Some(continuation) = next else { return Ok(rock) };
             next = rock.absorb(self.area(continuation)?)?;
         }
         match next {
-            Some(_) => Err(FormatError("its continuation areas do not end").into()),
+            Some(_) => Err(FormatError("it has more than 32 continuation areas").into()),
             None => Ok(rock),
         }
     }
 
-    fn area(&mut self, at: Continuation) -> Result<&[u8], Flaw> {
+    /// Reads a continuation area.
+    fn area(&mut self, at: Continuation) -> Result<&[u8], EntryError> {
         self.spend(AREA_COST + at.len as u64)?;
-        if self.areas.as_ref().is_none_or(|(block, _)| *block != at.block) {
+        if self.area_block.as_ref().is_none_or(|(block, _)| *block != at.block) {
             self.spend(BLOCK)?;
             let block = self.media.read(iso9660::extent_at(at.block, BLOCK))?;
-            let block = block.ok_or(FormatError("its continuation area lies behind the end of the image"))?;
-            self.areas = Some((at.block, block));
+            let block = block.ok_or(FormatError("its continuation area is outside the image"))?;
+            self.area_block = Some((at.block, block));
         }
-        let mut area = Reader::new(self.areas.as_ref().map_or(&[], |(_, block)| block));
+        let mut area = Reader::new(self.area_block.as_ref().map_or(&[], |(_, block)| block));
         area.skip(at.offset).map_err(FormatError::from)?;
         Ok(area.take(at.len).map_err(FormatError::from)?)
     }
 
+    /// Counts work against the limit.
     fn spend(&mut self, bytes: u64) -> Result<(), SurveyError> {
         self.work += bytes;
         if self.work > MAX_WORK.min(self.media.size().saturating_mul(WORK_PER_BYTE)) {
@@ -385,18 +406,23 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         Ok(())
     }
 
-    /// What is wrong with an entry is worth a warning; what is wrong with the image ends the walk.
-    fn leave_out(&mut self, dir: &Directory, name: &[u8], flaw: Flaw) -> Result<(), SurveyError> {
-        match flaw {
-            Flaw::Fatal(fault) => Err(fault),
-            flaw => {
-                self.warn(dir, name, &format_args!("left out: {flaw}"));
+    /// Warns about an entry that is left out; an error of the whole image is returned.
+    fn leave_out(
+        &mut self,
+        dir: &PendingDirectory,
+        name: &[u8],
+        error: EntryError,
+    ) -> Result<(), SurveyError> {
+        match error {
+            EntryError::Fatal(error) => Err(error),
+            error => {
+                self.warn(dir, name, &format_args!("left out: {error}"));
                 Ok(())
             }
         }
     }
 
-    fn warn(&mut self, dir: &Directory, name: &[u8], what: &dyn fmt::Display) {
+    fn warn(&mut self, dir: &PendingDirectory, name: &[u8], what: &dyn fmt::Display) {
         let index = &self.index;
         self.warnings.add(|| {
             let mut path = index.path(dir.id);
@@ -409,18 +435,23 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     }
 }
 
-/// The record of a directory in itself: the first one (ECMA-119 §6.8.2.2).
+/// Parses the record that a directory has of itself, its first one (ECMA-119 §6.8.2.2).
 fn own_record(block: &[u8]) -> Result<DirectoryRecord<'_>, FormatError> {
     let record = DirectoryRecord::parse(&mut Reader::new(block))?;
-    if record.is_self() { Ok(record) } else { Err(FormatError("a directory does not begin with itself")) }
+    if record.is_self() {
+        Ok(record)
+    } else {
+        Err(FormatError("a directory does not begin with its own record"))
+    }
 }
 
-/// The type bits of the mode that Rock Ridge gives, if it gives one.
+/// Returns the file type bits of the Rock Ridge mode; 0 without a mode.
 fn file_type(rock: &RockRidge) -> u32 {
     rock.posix.map_or(0, |posix| posix.mode & S_IFMT)
 }
 
-/// NodeAttributes from Rock Ridge, else those Linux gives: readable by everybody, owned by root, the record's date.
+/// Returns the attributes of Rock Ridge, or else the defaults of Linux: readable by everybody,
+/// owned by root, modified at the date of the record.
 fn attributes(file_type: u32, record: Option<&DirectoryRecord<'_>>, rock: &RockRidge) -> NodeAttributes {
     let default = match file_type {
         S_IFDIR => 0o555,
