@@ -397,10 +397,10 @@ fn what_is_no_iso_says_so_in_one_line() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let file = scratch.path().join("file");
     for (content, says) in [
-        (&b"<!DOCTYPE html>"[..], "not an ISO 9660 image: it is a web page"),
-        (b"", "not an ISO 9660 image: it is empty"),
-        (&[0; 20_000], "not an ISO 9660 image: it is too short"),
-        (&[0; 65_536], "not an ISO 9660 image: it has no volume descriptor at byte 32768"),
+        (&b"<!DOCTYPE html>"[..], "not an ISO 9660 image: the file is a web page"),
+        (b"", "not an ISO 9660 image: the file is empty"),
+        (&[0; 20_000], "not an ISO 9660 image: the file is too short"),
+        (&[0; 65_536], "not an ISO 9660 image: the file has no volume descriptor at byte 32768"),
     ] {
         fs::write(&file, content).expect("written");
         let error = Image::open(&file).expect_err("no ISO").to_string();

@@ -125,7 +125,7 @@ fn changed_partition_table_is_reported() {
     let (page, result) = inspected(&changed, Format::Text);
     result.expect("an archiso image");
     assert!(page.contains("checksums     header good, array bad, backup good"), "{page}");
-    assert!(page.contains("Warnings\n  GPT: the checksum of its array is bad\n"), "{page}");
+    assert!(page.contains("Warnings\n  GPT: the checksum of the array is bad\n"), "{page}");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn truncated_image_error_is_one_line() {
         fs::copy(&whole, &cut).expect("copied");
         fs::File::options().write(true).open(&cut).and_then(|file| file.set_len(len)).expect("cut");
         let (page, result) = inspected(&cut, Format::Text);
-        let says = format!("{}: truncated: {len} bytes are there, {size} are needed; ", cut.display());
+        let says = format!("{}: truncated: {len} of {size} bytes; ", cut.display());
         let line = result.expect_err("cut off").to_string();
         assert!(line.starts_with(&says) && line.lines().count() == 1, "{line}");
         assert_eq!(page, "");
@@ -165,6 +165,6 @@ fn missing_iso_error_is_one_line() {
     let (report, result) =
         inspected(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml").as_path(), Format::Text);
     let line = result.expect_err("no ISO").to_string();
-    assert!(line.contains("Cargo.toml: not an ISO 9660 image: it "), "{line}");
+    assert!(line.contains("Cargo.toml: not an ISO 9660 image: the file "), "{line}");
     assert_eq!(report, "");
 }

@@ -1,20 +1,20 @@
-//! El Torito 1.0 (with UEFI's platform 0xEF): the boot catalog. Pure.
+//! Boot catalog of El Torito 1.0, with platform 0xEF of the UEFI specification.
 
 use std::fmt;
 
 use super::FormatError;
 use crate::codec::Reader;
 
-/// Bytes of a virtual sector, in which the size of a boot image is counted (El Torito §2.2).
+/// Bytes of a virtual sector, the unit of a boot image's size (El Torito §2.2).
 pub const SECTOR: u64 = 512;
 
-/// Most entries that are read: a catalog of one block has room for 64.
+/// Most entries that are read; a catalog of one block has room for 64.
 const MAX_ENTRIES: usize = 64;
 
-/// Bytes of an entry in the catalog.
+/// Bytes of an entry of the catalog.
 const ENTRY: usize = 32;
 
-/// For whom a boot image is (El Torito figure 2; 0xEF: UEFI specification §13.3.2.1).
+/// Platform of a boot image (El Torito figure 2; for 0xEF, UEFI specification §13.3.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Platform {
     Bios,
@@ -48,33 +48,34 @@ impl fmt::Display for Platform {
     }
 }
 
-/// A boot image that the catalog offers (El Torito figures 3 and 5).
+/// Entry of the catalog that describes a boot image (El Torito figures 3 and 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BootEntry {
     pub platform: Platform,
-    /// Boot indicator 0x88; else the entry is there but not to be booted.
+    /// Boot indicator: `true` for 0x88.
     pub bootable: bool,
-    /// Logical block where the image begins.
+    /// Logical block of the boot image.
     pub block: u32,
-    /// Virtual sectors of 512 bytes to load; for EFI the size of the image, unless it is 0 or 1 (UEFI specification
-    /// §13.3.2.1: up to the end of the volume).
+    /// Virtual sectors of 512 bytes to load. For UEFI this is the size of the image; 0 and 1 mean up
+    /// to the end of the volume (UEFI specification §13.3.2.1).
     pub sectors: u16,
 }
 
-/// Where a boot record volume descriptor says the catalog is; `None` when it is not one of El Torito (figure 7).
+/// Returns the logical block of the catalog from a boot record volume descriptor (figure 7); `None`
+/// if the descriptor is not one of El Torito.
 ///
-/// The reader stands behind the standard identifier and version, as in
+/// `boot_record` is after the standard identifier and version, as in
 /// [`Descriptor::Boot`](super::iso9660::Descriptor::Boot).
 pub fn catalog_block(mut boot_record: Reader<'_>) -> Option<u32> {
     let system = boot_record.take(32).ok()?;
-    boot_record.skip(32).ok()?;
+    boot_record.skip(32).ok()?; // unused
     system.starts_with(b"EL TORITO SPECIFICATION").then(|| boot_record.u32_le().ok())?
 }
 
-/// The entries of a boot catalog.
+/// Parses the entries of a boot catalog, up to the first malformed one.
 ///
 /// # Errors
-/// [`FormatError`] when the validation entry does not hold. What follows ends where it stops making sense.
+/// [`FormatError`] if the validation entry is not valid.
 pub fn catalog(bytes: &[u8]) -> Result<Vec<BootEntry>, FormatError> {
     let mut r = Reader::new(bytes);
     let default = validate(r.take(ENTRY)?)?;
@@ -94,21 +95,23 @@ pub fn catalog(bytes: &[u8]) -> Result<Vec<BootEntry>, FormatError> {
     Ok(entries)
 }
 
-/// §2.1: header 1, key bytes, and a sum of zero over its words. Gives the platform of the default entry.
+/// Checks the validation entry, and returns the platform of the default entry.
 fn validate(entry: &[u8]) -> Result<Platform, FormatError> {
+    // El Torito §2.1: header 1, key bytes 0x55 0xAA, and a sum of zero over all words.
     let mut words = Reader::new(entry);
     let sum = std::iter::from_fn(|| words.u16_le().ok()).fold(0_u16, u16::wrapping_add);
     let mut r = Reader::new(entry);
     let (header, platform) = (r.u8()?, r.u8()?);
     if header != 1 || !entry.ends_with(&[0x55, 0xaa]) || sum != 0 {
-        return Err(FormatError("the El Torito boot catalog has no valid validation entry"));
+        return Err(FormatError("the boot catalog has no valid validation entry"));
     }
     Ok(platform.into())
 }
 
-/// §2.3: the header of a section: its platform, its number of entries, and whether it is the last one.
+/// Parses a section header: its platform, its number of entries, and `true` for the last section.
 fn section_header(r: &mut Reader<'_>) -> Option<(Platform, u16, bool)> {
     let mut header = r.sub(ENTRY).ok()?;
+    // El Torito §2.3: the header indicator.
     let last = match header.u8().ok()? {
         0x90 => false,
         0x91 => true,
@@ -118,20 +121,20 @@ fn section_header(r: &mut Reader<'_>) -> Option<(Platform, u16, bool)> {
     Some((platform, header.u16_le().ok()?, last))
 }
 
-/// §2.2, §2.4: the next boot image; entry extensions (0x44) are passed over.
+/// Parses the next default or section entry (El Torito §2.2, §2.4).
 fn boot_entry(r: &mut Reader<'_>, platform: Platform) -> Option<BootEntry> {
     loop {
         let mut entry = r.sub(ENTRY).ok()?;
         let bootable = match entry.u8().ok()? {
             0x88 => true,
             0x00 => false,
-            0x44 => continue,
+            0x44 => continue, // El Torito §2.5: section entry extension
             _ => return None,
         };
         entry.skip(5).ok()?; // media type, load segment, system type, unused
         let sectors = entry.u16_le().ok()?;
         let block = entry.u32_le().ok()?;
-        // An entry of zeros is the end of a catalog without sections.
+        // Zeros follow the default entry of a catalog without sections.
         return (bootable || block != 0).then_some(BootEntry { platform, bootable, block, sectors });
     }
 }
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn mkarchisos_two_entries() {
+    fn entries_of_mkarchiso_are_read() {
         let bytes =
             [validation(0), boot(0x88, 4, 60), section(0x91, 0xef, 1), boot(0x88, 16384, 900)].concat();
         let entry = |platform, sectors, block| BootEntry { platform, bootable: true, block, sectors };
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_catalog_that_claims_more_than_it_has_ends() {
+    fn catalog_is_bounded() {
         let full = [validation(0), boot(0x88, 4, 60), section(0x90, 0xef, 65535), boot(0x88, 1, 9)].concat();
         assert_eq!(catalog(&full).unwrap().len(), 2);
         let endless = [&full[..], &boot(0x88, 1, 9).repeat(1000)].concat();
@@ -187,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_validation_entry_must_hold() {
+    fn validation_entry_is_checked() {
         let mut bytes = [validation(0), boot(0x88, 4, 60)].concat();
         bytes[5] ^= 1;
         assert!(catalog(&bytes).is_err());
@@ -196,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn only_el_torito_has_a_catalog() {
+    fn catalog_needs_el_torito() {
         let mut record = b"EL TORITO SPECIFICATION".to_vec();
         record.resize(64, 0);
         record.extend(77_u32.to_le_bytes());

@@ -1,19 +1,19 @@
-//! The partition tables of an isohybrid image: MBR, and GPT (UEFI specification §5) with its three CRC-32s. Pure.
+//! Partition tables of an isohybrid image: MBR and GPT (UEFI specification §5).
 //!
-//! These checksums are the only integrity data in the container itself.
+//! The three CRC-32 checksums of a GPT are the only checksums in the image outside its files.
 
 use std::fmt;
 
 use super::FormatError;
 use crate::codec::Reader;
 
-/// Bytes of a sector in both tables, also on media of larger blocks.
+/// Bytes of a sector in both tables, also on media with larger blocks.
 pub const SECTOR: u64 = 512;
 
 /// Most bytes of a partition array that are read. xorriso writes 248 entries of 128 bytes: 31 KiB.
-pub const MAX_ARRAY: u64 = 1 << 20;
+const MAX_ARRAY: u64 = 1 << 20;
 
-/// Most partitions kept of one table: more are on no boot medium, and the array's checksum covers all of them anyway.
+/// Most partitions of a table that are kept. The checksum covers all entries of the array.
 const MAX_PARTITIONS: usize = 256;
 
 /// Type of the EFI system partition in an MBR (UEFI specification §5.2.2).
@@ -23,19 +23,19 @@ const MBR_EFI: u8 = 0xef;
 const GPT_EFI: Guid =
     Guid([0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b]);
 
-/// A master boot record.
+/// Master boot record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mbr {
     pub disk_id: u32,
     pub partitions: Vec<MbrPartition>,
 }
 
-/// One of its four primary partitions.
+/// Primary partition of an MBR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MbrPartition {
-    /// 1 to 4.
+    /// Number from 1 to 4.
     pub number: u8,
-    /// Status 0x80: what a BIOS boots.
+    /// Boot indicator: `true` for 0x80, the partition that a BIOS boots.
     pub active: bool,
     pub kind: u8,
     /// First sector of 512 bytes.
@@ -50,12 +50,12 @@ impl MbrPartition {
 }
 
 impl Mbr {
-    /// Parses the first sector; `None` when it has no signature.
+    /// Parses the first sector (UEFI specification §5.2.1); `None` without the signature.
     pub fn parse(sector: &[u8]) -> Option<Self> {
         let mut r = Reader::new(sector);
-        r.skip(440).ok()?;
+        r.skip(440).ok()?; // boot code
         let disk_id = r.u32_le().ok()?;
-        r.skip(2).ok()?;
+        r.skip(2).ok()?; // unknown
         let slots: Vec<_> = (1..=4).map(|number| Self::partition(&mut r, number)).collect();
         let partitions = slots.into_iter().flatten().collect();
         (r.array() == Ok([0x55, 0xaa])).then_some(Self { disk_id, partitions })
@@ -66,20 +66,20 @@ impl Mbr {
         let active = r.u8().ok()? == 0x80;
         r.skip(3).ok()?; // first sector as cylinder, head, sector
         let kind = r.u8().ok()?;
-        r.skip(3).ok()?;
+        r.skip(3).ok()?; // last sector as cylinder, head, sector
         let (first, sectors) = (r.u32_le().ok()?, r.u32_le().ok()?);
-        // mkarchiso gives its first partition the type 0, so that only the size tells an empty slot.
+        // The first partition of mkarchiso has the type 0, so only a size of 0 means an empty slot.
         (sectors > 0).then_some(MbrPartition { number, active, kind, first, sectors })
     }
 }
 
-/// A GUID in the byte order of the disk.
+/// GUID in the byte order of the disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Guid(pub [u8; 16]);
 
 impl fmt::Display for Guid {
-    /// UEFI specification, appendix A: the first three fields are little-endian.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // UEFI specification, appendix A: the first three fields are little-endian.
         let [a0, a1, a2, a3, b0, b1, c0, c1, d0, d1, node @ ..] = self.0;
         write!(f, "{a3:02x}{a2:02x}{a1:02x}{a0:02x}-{b1:02x}{b0:02x}-{c1:02x}{c0:02x}-{d0:02x}{d1:02x}-")?;
         node.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -92,14 +92,14 @@ impl fmt::Debug for Guid {
     }
 }
 
-/// What a checksum says.
+/// Result of a checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The bytes are as they were written.
+    /// The checksum matches the bytes.
     Good,
-    /// They are not.
+    /// The checksum does not match the bytes.
     Bad,
-    /// There is nothing to check: cut off, or never written.
+    /// The structure is missing: cut off, or never written.
     Missing,
 }
 
@@ -119,7 +119,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// A GUID partition table with the verdicts of its three checksums.
+/// GUID partition table with the results of its three checksums.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpt {
     pub disk: Guid,
@@ -129,14 +129,15 @@ pub struct Gpt {
     pub partitions: Vec<GptPartition>,
 }
 
-/// A used entry of a GPT.
+/// Used entry of a GPT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GptPartition {
-    /// From 1, by the place in the array.
+    /// Position in the array, counted from 1.
     pub number: u32,
     pub kind: Guid,
-    /// First and last sector of 512 bytes.
+    /// First sector of 512 bytes.
     pub first: u64,
+    /// Last sector of 512 bytes.
     pub last: u64,
     pub name: String,
 }
@@ -147,11 +148,11 @@ impl GptPartition {
     }
 }
 
-/// A GPT header (UEFI specification §5.3.2).
+/// GPT header (UEFI specification §5.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GptHeader {
     pub checksum: Verdict,
-    /// Sector of the other header.
+    /// Sector of the other header: the backup, as seen from the primary one.
     pub alternate: u64,
     pub disk: Guid,
     /// First sector of the partition array.
@@ -162,7 +163,7 @@ pub struct GptHeader {
 }
 
 impl GptHeader {
-    /// Parses the sector of a header; `None` when there is none.
+    /// Parses the sector of a header; `None` without the signature.
     pub fn parse(sector: &[u8]) -> Option<Self> {
         let mut r = Reader::new(sector);
         if r.array().ok()? != *b"EFI PART" {
@@ -182,30 +183,35 @@ impl GptHeader {
         Some(Self { checksum, alternate, disk, array, entries, entry_size, array_crc })
     }
 
-    /// Bytes of the partition array.
+    /// Returns the bytes of the partition array.
     ///
     /// # Errors
-    /// [`FormatError`] when the entries are smaller than the specification says or the array is larger than 1 MiB.
+    /// [`FormatError`] if the entries are smaller than 128 bytes or the array is larger than 1 MiB.
     pub fn array_len(&self) -> Result<usize, FormatError> {
         let len = u64::from(self.entries) * u64::from(self.entry_size);
+        // UEFI specification §5.3.2: the size of an entry is 128 × 2ⁿ.
         if self.entry_size < 128 || len > MAX_ARRAY {
-            return Err(FormatError("the GPT claims a partition array of an impossible size"));
+            return Err(FormatError("the size of the partition array is invalid"));
         }
         Ok(len as usize) // at most 1 MiB
     }
 
-    /// The table, from this header, the array it points to (`None` when it could not be read) and the other header. An
-    /// array that is not as long as [`GptHeader::array_len`] says counts as none.
+    /// Assembles the table from this header, its partition array and the backup header.
+    ///
+    /// An array whose length is not [`GptHeader::array_len`] counts as missing.
     pub fn table(&self, array: Option<&[u8]>, backup: Option<&GptHeader>) -> Gpt {
-        let array = array.filter(|array| self.array_len() == Ok(array.len()));
-        let matches = |array: &[u8]| Verdict::of(crc32fast::hash(array) == self.array_crc);
-        Gpt {
+        let mut gpt = Gpt {
             disk: self.disk,
             header: self.checksum,
-            array: array.map_or(Verdict::Missing, matches),
+            array: Verdict::Missing,
             backup: backup.map_or(Verdict::Missing, |backup| backup.checksum),
-            partitions: array.map(|array| self.partitions(array)).unwrap_or_default(),
+            partitions: Vec::new(),
+        };
+        if let Some(array) = array.filter(|array| self.array_len() == Ok(array.len())) {
+            gpt.array = Verdict::of(crc32fast::hash(array) == self.array_crc);
+            gpt.partitions = self.partitions(array);
         }
+        gpt
     }
 
     fn partitions(&self, array: &[u8]) -> Vec<GptPartition> {
@@ -218,8 +224,10 @@ impl GptHeader {
     }
 }
 
-/// UEFI specification §5.3.2: the CRC covers the header with the CRC's own field as zeros.
+/// Computes the checksum of a header of `size` bytes.
 fn header_crc(sector: &[u8], size: u32) -> Option<u32> {
+    // UEFI specification §5.3.2: a header has at least 92 bytes, and the field of the checksum
+    // counts as zeros.
     let mut header = Reader::new(sector).sub(size.max(92) as usize).ok()?;
     let mut crc = crc32fast::Hasher::new();
     crc.update(header.take(16).ok()?);
@@ -230,10 +238,10 @@ fn header_crc(sector: &[u8], size: u32) -> Option<u32> {
 }
 
 impl GptPartition {
-    /// UEFI specification §5.3.3; `None` for an unused entry.
+    /// Parses an entry of the array (UEFI specification §5.3.3); `None` for an unused entry.
     fn parse(number: u32, mut entry: Reader<'_>) -> Option<Self> {
         let kind = Guid(entry.array().ok()?);
-        entry.skip(16).ok()?; // the partition's own GUID
+        entry.skip(16).ok()?; // unique GUID of the partition
         let (first, last) = (entry.u64_le().ok()?, entry.u64_le().ok()?);
         entry.skip(8).ok()?; // attributes
         let mut name = entry.sub(72).ok()?;
@@ -263,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn mkarchisos_mbr() {
+    fn mbr_of_mkarchiso_is_read() {
         let mbr = Mbr::parse(&mbr()).unwrap();
         assert_eq!(mbr.disk_id, 0x331f_7b61);
         let [first, second] = mbr.partitions[..] else { panic!("two partitions") };
@@ -272,14 +280,14 @@ mod tests {
     }
 
     #[test]
-    fn no_signature_no_mbr() {
+    fn mbr_needs_its_signature() {
         let mut sector = mbr();
         sector[511] = 0;
         assert_eq!(Mbr::parse(&sector), None);
         assert_eq!(Mbr::parse(&sector[..511]), None);
     }
 
-    /// A header whose array is `array`, sealed.
+    /// Creates a header with valid checksums for `array`.
     fn header(array: &[u8], entries: u32, entry_size: u32) -> Vec<u8> {
         let mut sector = b"EFI PART\0\0\x01\0".to_vec();
         sector.extend(92_u32.to_le_bytes());
@@ -304,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn three_checksums_each_tell() {
+    fn checksums_are_verified() {
         let array = array();
         let sector = header(&array, 2, 128);
         let primary = GptHeader::parse(&sector).unwrap();
@@ -325,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_sizes_are_refused() {
+    fn invalid_sizes_are_refused() {
         let size = |entries, entry_size| {
             GptHeader::parse(&header(&[], entries, entry_size)).unwrap().array_len().is_ok()
         };
@@ -341,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guid_reads_as_everywhere_else() {
+    fn guid_is_formatted_as_usual() {
         assert_eq!(GPT_EFI.to_string(), "c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
     }
 }

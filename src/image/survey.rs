@@ -1,4 +1,4 @@
-//! Surveys an image: from its volume descriptors to all that [`Image`](super::Image) tells about it.
+//! Survey of an image, from its volume descriptors to the whole of [`Image`](super::Image).
 
 use std::io;
 
@@ -11,10 +11,11 @@ use super::warnings::Warnings;
 use super::{Archiso, Extent, FormatError, Index, Media, el_torito};
 use crate::codec::Reader;
 
-/// Volume descriptors that are looked at. xorriso writes four: primary, boot record, Joliet, terminator.
+/// Most volume descriptors that are read. xorriso writes four: primary, boot record, Joliet,
+/// terminator.
 const MAX_DESCRIPTORS: u64 = 32;
 
-/// All that is known about an image.
+/// Result of the survey.
 #[derive(Debug)]
 pub struct Survey {
     pub index: Index,
@@ -24,13 +25,13 @@ pub struct Survey {
     pub warnings: Vec<String>,
 }
 
-/// The identity of the file system. Texts are as stored, without padding, and come from the image: nothing is known
-/// about their characters.
+/// Description of the volume. Texts are as stored, without padding; they may contain any character.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Volume {
-    /// Volume identifier; what blkid and `/dev/disk/by-label` call LABEL.
+    /// Volume identifier, called LABEL by blkid and `/dev/disk/by-label`.
     pub label: String,
-    /// As blkid prints it: `2026-11-22-10-38-25-00`, digits and dashes only. `None` when the image has no date.
+    /// UUID as blkid prints it: `2026-11-22-10-38-25-00`, digits and dashes only. `None` if the
+    /// image has no date.
     pub uuid: Option<String>,
     pub system: String,
     pub publisher: String,
@@ -40,24 +41,22 @@ pub struct Volume {
     pub modified: Option<Timestamp>,
     /// Bytes of the file system, which may end before the image file does.
     pub size: u64,
-    /// Where the names in the index come from.
+    /// Source of the names in the index.
     pub names: Names,
 }
 
-/// Why an image cannot be used, and what to do.
+/// Error of an image that cannot be used, with the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum SurveyError {
     #[error("cannot be read: {0}; check the path, its permissions and the disk")]
     Io(#[from] io::Error),
-    #[error("not an ISO 9660 image: it {0}; give the .iso file as it was published")]
+    #[error("not an ISO 9660 image: the file {0}; give the .iso file as it was published")]
     NotIso(&'static str),
-    #[error(
-        "logical blocks of {0} bytes instead of 2048 are not supported; write the image anew with xorriso"
-    )]
+    #[error("unsupported logical blocks of {0} bytes, expected 2048; create the image again with xorriso")]
     BlockSize(u16),
-    #[error("truncated: {len} bytes are there, {needed} are needed; download or copy it again")]
+    #[error("truncated: {len} of {needed} bytes; download or copy the image again")]
     Truncated { len: u64, needed: u64 },
-    #[error("damaged: {0}; compare its checksum with the published one")]
+    #[error("damaged: {0}; compare the checksum of the image with the published one")]
     Damaged(&'static str),
 }
 
@@ -68,10 +67,10 @@ impl From<FormatError> for SurveyError {
 }
 
 impl Survey {
-    /// Reads what an image tells about itself.
+    /// Surveys the image in `media`.
     ///
     /// # Errors
-    /// [`SurveyError`] when it cannot be used.
+    /// [`SurveyError`] if the image cannot be used.
     pub fn of(media: &(impl Media + ?Sized)) -> Result<Self, SurveyError> {
         let set = descriptor_set(media)?;
         let set = Descriptors::parse(&set, media)?;
@@ -82,6 +81,7 @@ impl Survey {
         let tree = tree(media, &set, &mut warnings)?;
         let volume = Volume::of(&set.primary, tree.names);
         let boot = BootRecords::read(media, set.catalog, &tree.index, &mut warnings)?;
+        // A GPT covers the whole file, also partitions behind the volume.
         if let Some(needed) = boot.needed.filter(|&needed| needed > media.size()) {
             return Err(SurveyError::Truncated { len: media.size(), needed });
         }
@@ -90,8 +90,7 @@ impl Survey {
     }
 }
 
-/// The tree, and whether the image is all there: an image is truncated when it is shorter than its volume *and* misses
-/// something; otherwise only padding was cut off.
+/// Builds the tree, and checks that the image is complete.
 fn tree(
     media: &(impl Media + ?Sized),
     set: &Descriptors<'_>,
@@ -102,6 +101,8 @@ fn tree(
     if needed <= len {
         return tree;
     }
+    // An image is truncated if it is shorter than its volume and lacks data of an entry. Otherwise
+    // only the padding is missing, which xorriso appends (`-padding`) and copies may lose.
     match tree {
         Ok(tree) if !tree.cut_off => {
             warnings
@@ -113,14 +114,14 @@ fn tree(
     }
 }
 
-/// The bytes of the volume descriptor set, up to its limit.
+/// Reads the volume descriptor set, up to its limit.
 fn descriptor_set(media: &(impl Media + ?Sized)) -> Result<Vec<u8>, SurveyError> {
     let offset = FIRST_DESCRIPTOR * BLOCK;
     let len = media.size().saturating_sub(offset).min(MAX_DESCRIPTORS * BLOCK);
     Ok(media.read(Extent { offset, len })?.unwrap_or_default())
 }
 
-/// The volume descriptors that matter, the first of each kind.
+/// Volume descriptors that are used, the first of each type.
 struct Descriptors<'a> {
     primary: VolumeDescriptor<'a>,
     joliet: Option<VolumeDescriptor<'a>>,
@@ -138,6 +139,7 @@ impl<'a> Descriptors<'a> {
                 Some(Descriptor::Primary(volume)) => primary = primary.or(Some(volume)),
                 Some(Descriptor::Joliet(volume)) => joliet = joliet.or(Some(volume)),
                 Some(Descriptor::Other(_)) => {}
+                // ECMA-119 §8.3 ends the set; a block that is not a descriptor ends it as well.
                 Some(Descriptor::Terminator) | None => break,
             }
         }
@@ -146,7 +148,7 @@ impl<'a> Descriptors<'a> {
     }
 }
 
-/// What an operator may have taken for an ISO.
+/// Guesses the format of a file that is not an ISO 9660 image.
 fn looks_like(media: &(impl Media + ?Sized)) -> io::Result<&'static str> {
     const KINDS: &[(&[u8], &str)] = &[
         (b"\x1f\x8b", "is gzip data"),
@@ -167,16 +169,16 @@ fn looks_like(media: &(impl Media + ?Sized)) -> io::Result<&'static str> {
     }))
 }
 
-/// Bytes of a volume.
+/// Returns the bytes of a volume.
 fn size(descriptor: &VolumeDescriptor<'_>) -> u64 {
     u64::from(descriptor.blocks) * BLOCK
 }
 
 impl Volume {
     fn of(primary: &VolumeDescriptor<'_>, names: Names) -> Self {
-        let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
         Self {
             label: text(primary.volume),
+            // util-linux, `probe_iso9660`: the creation date stands in for the modification date.
             uuid: uuid(&primary.modified).or_else(|| uuid(&primary.created)),
             system: text(primary.system),
             publisher: text(primary.publisher),
@@ -190,7 +192,12 @@ impl Volume {
     }
 }
 
-/// The date with dashes, as blkid makes a UUID of it (util-linux `superblocks/iso9660.c`).
+/// Converts a field of the volume descriptor to text.
+fn text(field: &[u8]) -> String {
+    String::from_utf8_lossy(field).into_owned()
+}
+
+/// Formats a date as blkid formats a UUID (util-linux, `superblocks/iso9660.c`).
 fn uuid(date: &LongDate) -> Option<String> {
     let mut digits = Reader::new(date.digits()?.as_bytes());
     let groups = [4, 2, 2, 2, 2, 2, 2].map(|n| digits.take(n).unwrap_or_default());

@@ -470,7 +470,7 @@ fn efi_image_length_is_found() {
     assert_eq!(efi_image(&efi(4)), Some(2048));
     let unknown = efi(1);
     assert_eq!(efi_image(&unknown), None, "1 stands for an unknown size");
-    assert_eq!(unknown.tree().warning(), "El Torito: no EFI image of a known size at byte 45056");
+    assert_eq!(unknown.tree().warning(), "El Torito: EFI image of unknown size at byte 45056");
     assert_eq!(efi_image(&efi(0xffff)), None, "behind the end");
 
     let mut as_file = efi(1);
@@ -489,7 +489,7 @@ fn efi_image_length_is_found() {
 fn bad_boot_catalog_is_a_warning() {
     let mut forge = efi(4);
     forge.put(20, 0, &[9]);
-    assert_eq!(forge.tree().warning(), "the El Torito boot catalog has no valid validation entry");
+    assert_eq!(forge.tree().warning(), "El Torito: the boot catalog has no valid validation entry");
     forge.put(TERMINATOR, 71, &u32::MAX.to_le_bytes());
     assert_eq!(forge.tree().warning(), "El Torito: the boot catalog is outside the image");
 }
@@ -502,7 +502,7 @@ fn unusable_image_is_explained() {
 
     let mut forge = Forge::new();
     forge.put(PRIMARY, 128, &[0, 2]);
-    assert!(fault(&forge).starts_with("logical blocks of 512 bytes instead of 2048"));
+    assert!(fault(&forge).starts_with("unsupported logical blocks of 512 bytes"));
 
     let mut forge = Forge::new();
     forge.put(PRIMARY, 156 + 2, &u32::MAX.to_le_bytes());
@@ -519,7 +519,7 @@ fn unusable_image_is_explained() {
     let mut forge = Forge::new();
     forge.put(PRIMARY, 80, &20_u32.to_le_bytes());
     forge.directory(ROOT, b"", &[file("F", 19, 10)]);
-    assert!(fault(&forge).starts_with("truncated: 38912 bytes are there, 40960 are needed; "));
+    assert!(fault(&forge).starts_with("truncated: 38912 of 40960 bytes; "));
 }
 
 #[test]
