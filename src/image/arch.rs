@@ -1,7 +1,8 @@
-//! What mkarchiso put on the image, by the places it puts things to (archiso `mkarchiso`, `README.profile.rst`).
+//! Files of archiso, found at the paths where mkarchiso puts them (archiso, `mkarchiso` and
+//! `README.profile.rst`).
 //!
-//! Install directory, architectures and kernel names end up in kernel command lines and boot menus: whatever has other
-//! characters than letters, digits, `.`, `_`, `+` and `-` in such a name is not taken for archiso's.
+//! Install directories, architectures and kernel names become part of kernel command lines and boot
+//! menus. So a name with other characters than letters, digits, `.`, `_`, `+` and `-` is ignored.
 
 use std::fmt;
 use std::io;
@@ -10,16 +11,16 @@ use super::survey::Volume;
 use super::warnings::{Warnings, printable};
 use super::{Extent, Index, Media, NodeId, NodeKind};
 
-/// The architecture that comes first where there are several.
+/// Architecture that comes first if there are several.
 const FIRST_ARCH: &str = "x86_64";
 
 /// Install directory unless the profile says otherwise.
 const DEFAULT_INSTALL_DIR: &[u8] = b"arch";
 
-/// Names of the root image, in the order in which archiso's hooks look for them.
+/// Names of the root file system image, in the order in which archiso's hooks look for them.
 const AIROOTFS: [&str; 2] = ["airootfs.sfs", "airootfs.erofs"];
 
-/// Microcode images, in mkarchiso's order (`ucodes`), with the names that older ones have.
+/// Names of microcode images in the order of mkarchiso (`ucodes`), with those of older images.
 const MICROCODE: [&[u8]; 8] = [
     b"intel-uc.img",
     b"intel-ucode.img",
@@ -31,50 +32,51 @@ const MICROCODE: [&[u8]; 8] = [
     b"microcode.cpio",
 ];
 
-/// Where the syslinux files are: since archiso 63, and before it.
+/// Directories of syslinux in the root: since archiso 63, and before it.
 const SYSLINUX: [&str; 2] = ["boot/syslinux", "syslinux"];
 
-/// Where they are in the install directory, in images of old profiles and of SystemRescue.
+/// Directory of syslinux in the install directory, in images of old profiles and of SystemRescue.
 const OWN_SYSLINUX: &str = "boot/syslinux";
 
-/// What the name of a kernel begins with; all of it where an image has but one.
+/// Start of a kernel's file name; the whole name in an image with a single kernel.
 const KERNEL: &str = "vmlinuz";
 
-/// An image made by mkarchiso.
+/// Files of an image made by mkarchiso.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Archiso {
-    /// Name of the directory in the root, `arch` unless the profile says otherwise (`archisobasedir=`).
+    /// Name of the install directory in the root, `arch` by default (`archisobasedir=`).
     pub install_dir: String,
-    /// The kernels of all architectures, those of x86_64 first.
+    /// Kernels of all architectures, those of x86_64 first.
     pub kernels: Vec<ArchisoKernel>,
-    /// The root image of each architecture, that of x86_64 first. There is one at least.
+    /// Root file system of each architecture, that of x86_64 first. There is at least one.
     pub airootfs: Vec<Airootfs>,
-    /// `/boot/<uuid>.uuid`, by which GRUB finds the image.
+    /// File `/boot/<uuid>.uuid`, by which GRUB finds the image.
     pub uuid_file: Option<NodeId>,
     /// Directory of the syslinux files.
     pub syslinux_dir: Option<NodeId>,
-    /// `lpxelinux.0` in it: what BIOS machines boot over the network.
+    /// File `lpxelinux.0` of syslinux, which BIOS machines boot over the network.
     pub lpxelinux: Option<NodeId>,
-    /// The `*.cfg` in it.
+    /// Files `*.cfg` of syslinux.
     pub syslinux_menus: Vec<NodeId>,
-    /// systemd-boot's entries, `/loader/entries/*.conf`.
+    /// Entries of systemd-boot, `/loader/entries/*.conf`.
     pub loader_entries: Vec<NodeId>,
 }
 
-/// A kernel with what it is loaded with.
+/// Kernel with the files that are loaded with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArchisoKernel {
     pub arch: String,
-    /// What follows `vmlinuz-`: `linux`, `linux-lts`; `vmlinuz` where nothing does.
+    /// Part of the file name after `vmlinuz-`, such as `linux-lts`; `vmlinuz` if there is none.
     pub name: String,
     pub kernel: NodeId,
-    /// `initramfs-NAME.img`, or what stands for it beside a kernel without a name.
+    /// File `initramfs-NAME.img`, or the initramfs of a kernel without a name.
     pub initramfs: Option<NodeId>,
-    /// To be loaded before the initramfs, in this order. None where the initramfs has them in it.
+    /// Microcode images to load before the initramfs, in this order. Empty if the initramfs
+    /// contains them.
     pub microcode: Vec<NodeId>,
 }
 
-/// The root file system of one architecture.
+/// Root file system of one architecture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Airootfs {
     pub arch: String,
@@ -82,13 +84,13 @@ pub struct Airootfs {
     pub format: AirootfsFormat,
     /// Bytes.
     pub size: u64,
-    /// Its checksum file, `airootfs.sha512`.
+    /// Checksum file `airootfs.sha512`.
     pub sha512: Option<NodeId>,
-    /// Its detached CMS signature, `airootfs.sfs.cms.sig`: without it `cms_verify=y` cannot work.
+    /// Detached CMS signature `airootfs.sfs.cms.sig`, which `cms_verify=y` needs.
     pub cms_signature: Option<NodeId>,
 }
 
-/// Format of a root image, by its magic number.
+/// Format of a root file system image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AirootfsFormat {
     Squashfs,
@@ -107,137 +109,147 @@ impl fmt::Display for AirootfsFormat {
 }
 
 impl Archiso {
-    /// Finds archiso's files; `None` when there is no `/INSTALL_DIR/ARCH/airootfs.sfs` or `.erofs`.
+    /// Finds the files of archiso; `None` without `/INSTALL_DIR/ARCH/airootfs.sfs` or `.erofs`.
     ///
     /// # Errors
-    /// Only those of reading the magic numbers.
+    /// The error of reading a magic number.
     pub(super) fn find(
         media: &(impl Media + ?Sized),
         index: &Index,
         volume: &Volume,
         warnings: &mut Warnings,
     ) -> io::Result<Option<Self>> {
-        let places = Places { index };
-        let Some((install_dir, dir)) = places.install_dir() else { return Ok(None) };
+        let finder = Finder { index };
+        let Some((install_dir, dir)) = finder.install_dir() else { return Ok(None) };
         let mut airootfs = Vec::new();
-        for (arch, node) in places.root_images(dir) {
-            airootfs.push(Airootfs::of(media, &places, arch, node)?);
+        for (arch, node) in finder.root_images(dir) {
+            airootfs.push(Airootfs::of(media, &finder, arch, node)?);
         }
-        let syslinux_dir = SYSLINUX.iter().find_map(|path| places.directory(NodeId::ROOT, path));
-        let syslinux_dir = syslinux_dir.or_else(|| places.directory(dir, OWN_SYSLINUX));
-        let archiso = Self {
-            kernels: places.kernels(
-                dir,
-                &install_dir,
-                airootfs.first().map_or(FIRST_ARCH, |root| &root.arch),
-            ),
+        let arch = airootfs.first().map_or(FIRST_ARCH, |root| &root.arch);
+        let syslinux_dir = finder.syslinux_dir(dir);
+        Ok(Some(Self {
+            kernels: finder.kernels(dir, &install_dir, arch),
             airootfs,
-            uuid_file: places.uuid_file(volume.uuid.as_deref(), warnings),
+            uuid_file: finder.uuid_file(volume.uuid.as_deref(), warnings),
             syslinux_dir,
-            lpxelinux: syslinux_dir.and_then(|dir| places.file(dir, "lpxelinux.0")),
-            syslinux_menus: places.files_ending(syslinux_dir, b".cfg"),
-            loader_entries: places.files_ending(places.directory(NodeId::ROOT, "loader/entries"), b".conf"),
+            lpxelinux: syslinux_dir.and_then(|dir| finder.file(dir, "lpxelinux.0")),
+            syslinux_menus: finder.files_ending(syslinux_dir, b".cfg"),
+            loader_entries: finder.files_ending(finder.directory(NodeId::ROOT, "loader/entries"), b".conf"),
             install_dir,
-        };
-        Ok(Some(archiso))
+        }))
     }
 }
 
 impl Airootfs {
     fn of(
         media: &(impl Media + ?Sized),
-        places: &Places<'_>,
+        finder: &Finder<'_>,
         arch: String,
         node: NodeId,
     ) -> io::Result<Self> {
-        let place = places.index.node(node);
-        let signature = format!("{}.cms.sig", String::from_utf8_lossy(&place.name));
-        let extents = if let NodeKind::File { extents } = &place.kind { &extents[..] } else { &[] };
+        let file = finder.index.node(node);
+        let signature = format!("{}.cms.sig", String::from_utf8_lossy(&file.name));
+        let extents = if let NodeKind::File { extents } = &file.kind { &extents[..] } else { &[] };
         Ok(Self {
             arch,
             node,
             format: AirootfsFormat::of(media, extents)?,
-            size: place.size(),
-            sha512: places.file(place.parent, "airootfs.sha512"),
-            cms_signature: places.file(place.parent, &signature),
+            size: file.size(),
+            sha512: finder.file(file.parent, "airootfs.sha512"),
+            cms_signature: finder.file(file.parent, &signature),
         })
     }
 }
 
 impl AirootfsFormat {
-    /// squashfs begins with its magic number (`squashfs_fs.h`), erofs has it 1024 bytes later (`erofs_fs.h`).
+    /// Detects the format by its magic number.
     fn of(media: &(impl Media + ?Sized), extents: &[Extent]) -> io::Result<Self> {
         let Some(start) = extents.first() else { return Ok(AirootfsFormat::Unknown) };
-        let starts_with = |skip: u64, magic: [u8; 4]| {
-            let extent = Extent { offset: start.offset + skip, len: 4 };
-            let fits = start.len >= skip + 4;
-            Ok::<_, io::Error>(fits && media.read(extent)?.as_deref() == Some(&magic))
-        };
-        if starts_with(0, *b"hsqs")? {
+        // squashfs 4.0 begins with its magic number (Linux, `fs/squashfs/squashfs_fs.h`).
+        if has_magic(media, start, 0, *b"hsqs")? {
             return Ok(AirootfsFormat::Squashfs);
         }
-        Ok(if starts_with(1024, 0xe0f5_e1e2_u32.to_le_bytes())? {
-            AirootfsFormat::Erofs
-        } else {
-            AirootfsFormat::Unknown
-        })
+        // The superblock of erofs begins after 1024 bytes (Linux, `fs/erofs/erofs_fs.h`).
+        let is_erofs = has_magic(media, start, 1024, 0xe0f5_e1e2_u32.to_le_bytes())?;
+        Ok(if is_erofs { AirootfsFormat::Erofs } else { AirootfsFormat::Unknown })
     }
 }
 
-/// Looks things up in the tree.
-struct Places<'a> {
+/// Returns `true` if `magic` is in `extent` after `skip` bytes.
+fn has_magic(media: &(impl Media + ?Sized), extent: &Extent, skip: u64, magic: [u8; 4]) -> io::Result<bool> {
+    if extent.len < skip + 4 {
+        return Ok(false);
+    }
+    let bytes = media.read(Extent { offset: extent.offset + skip, len: 4 })?;
+    Ok(bytes.as_deref() == Some(&magic))
+}
+
+/// Finder of archiso's files in the tree.
+struct Finder<'a> {
     index: &'a Index,
 }
 
-impl Places<'_> {
-    /// The file at a path, symlinks followed.
+impl Finder<'_> {
+    /// Finds the file at a path; symlinks are followed.
     fn file(&self, dir: NodeId, path: &str) -> Option<NodeId> {
         let node = self.index.resolve(dir, path.as_bytes())?;
         matches!(self.index.node(node).kind, NodeKind::File { .. }).then_some(node)
     }
 
+    /// Finds the directory at a path; symlinks are followed.
     fn directory(&self, dir: NodeId, path: &str) -> Option<NodeId> {
         let node = self.index.resolve(dir, path.as_bytes())?;
         matches!(self.index.node(node).kind, NodeKind::Directory { .. }).then_some(node)
     }
 
+    /// Returns the files in `dir` whose names end with `ending`.
     fn files_ending(&self, dir: Option<NodeId>, ending: &[u8]) -> Vec<NodeId> {
         let entries = dir.map(|dir| self.index.children(dir)).unwrap_or_default().iter().copied();
-        let wanted = |id: &NodeId| {
-            let node = self.index.node(*id);
+        let files = entries.filter(|&id| {
+            let node = self.index.node(id);
             node.name.ends_with(ending) && matches!(node.kind, NodeKind::File { .. })
-        };
-        entries.filter(wanted).collect()
+        });
+        files.collect()
     }
 
-    /// Directories in `dir` with fit names.
+    /// Iterates over the directories in `dir` that have safe names.
     fn directories(&self, dir: NodeId) -> impl Iterator<Item = (String, NodeId)> {
         let entries = self.index.children(dir).iter().map(|&id| (id, self.index.node(id)));
         let directories = entries.filter(|(_, node)| matches!(node.kind, NodeKind::Directory { .. }));
-        directories.filter_map(|(id, node)| Some((word(&node.name)?, id)))
+        directories.filter_map(|(id, node)| Some((safe_name(&node.name)?, id)))
     }
 
-    /// The directory in the root that has root images in it; the usual name is tried first.
+    /// Finds the directory in the root that has root images, preferring the default name.
     fn install_dir(&self) -> Option<(String, NodeId)> {
         let mut dirs: Vec<_> = self.directories(NodeId::ROOT).collect();
         dirs.sort_by_key(|(name, _)| name.as_bytes() != DEFAULT_INSTALL_DIR);
         dirs.into_iter().find(|(_, dir)| !self.root_images(*dir).is_empty())
     }
 
-    /// Architecture and node of each root image in the install directory.
+    /// Returns architecture and node of each root image in the install directory.
     fn root_images(&self, install_dir: NodeId) -> Vec<(String, NodeId)> {
-        let image = |dir| AIROOTFS.iter().find_map(|name| self.file(dir, name));
-        let mut images: Vec<_> =
-            self.directories(install_dir).filter_map(|(arch, dir)| Some((arch, image(dir)?))).collect();
+        let images = self.directories(install_dir).filter_map(|(arch, dir)| {
+            let image = AIROOTFS.iter().find_map(|name| self.file(dir, name))?;
+            Some((arch, image))
+        });
+        let mut images: Vec<_> = images.collect();
         images.sort_by_key(|(arch, _)| arch != FIRST_ARCH);
         images
     }
 
-    /// `/INSTALL_DIR/boot/ARCH/vmlinuz-NAME` and what belongs to it. Where there is none, those of `/INSTALL_DIR/boot`
-    /// and `/boot`, which are for the architecture `arch`.
+    /// Finds the directory of the syslinux files; `dir` is the install directory.
+    fn syslinux_dir(&self, dir: NodeId) -> Option<NodeId> {
+        let in_root = SYSLINUX.iter().find_map(|path| self.directory(NodeId::ROOT, path));
+        in_root.or_else(|| self.directory(dir, OWN_SYSLINUX))
+    }
+
+    /// Finds the kernels `/INSTALL_DIR/boot/ARCH/vmlinuz-NAME`.
+    ///
+    /// Without any, the kernels in `/INSTALL_DIR/boot` and `/boot`, for the architecture `arch`.
     fn kernels(&self, dir: NodeId, install_dir: &str, arch: &str) -> Vec<ArchisoKernel> {
         let boot = self.directory(dir, "boot");
         let by_arch = boot.map(|boot| self.directories(boot).collect::<Vec<_>>()).unwrap_or_default();
+        // mkarchiso installs one set of microcode images for all architectures.
         let microcode = boot.map(|boot| self.microcode(boot)).unwrap_or_default();
         let kernels = by_arch.into_iter().flat_map(|(arch, dir)| self.kernels_in(dir, &arch, install_dir));
         let mut kernels: Vec<_> =
@@ -250,42 +262,44 @@ impl Places<'_> {
         kernels
     }
 
-    /// The kernels in a directory, each with the initramfs and the microcode there.
+    /// Finds the kernels in a directory, each with its initramfs and the microcode there.
     fn kernels_in(&self, dir: NodeId, arch: &str, install_dir: &str) -> Vec<ArchisoKernel> {
-        let kernel = |&kernel: &NodeId| {
+        let kernels = self.files_ending(Some(dir), b"").into_iter().filter_map(|kernel| {
             let name = self.kernel_name(kernel)?;
-            let initramfs = match name.as_str() {
-                // archiso called it so until 2020; SystemRescue calls it by its install directory.
-                KERNEL => ["archiso", install_dir, "initramfs"].map(|stem| format!("{stem}.img")).to_vec(),
-                name => vec![format!("initramfs-{name}.img")],
-            };
-            let initramfs = initramfs.iter().find_map(|name| self.file(dir, name));
-            Some(ArchisoKernel {
-                arch: arch.to_owned(),
-                name,
-                kernel,
-                initramfs,
-                microcode: self.microcode(dir),
-            })
-        };
-        self.files_ending(Some(dir), b"").iter().filter_map(kernel).collect()
+            let initramfs = self.initramfs(dir, &name, install_dir);
+            let microcode = self.microcode(dir);
+            Some(ArchisoKernel { arch: arch.to_owned(), name, kernel, initramfs, microcode })
+        });
+        kernels.collect()
     }
 
-    /// What follows `vmlinuz-`, or `vmlinuz` itself; `None` for any other file, for a signature
-    /// (`vmlinuz-linux.ipxe.sig`) and for odd characters.
+    /// Finds the initramfs of the kernel called `name`.
+    fn initramfs(&self, dir: NodeId, name: &str, install_dir: &str) -> Option<NodeId> {
+        if name != KERNEL {
+            return self.file(dir, &format!("initramfs-{name}.img"));
+        }
+        // Names for a kernel without a name: `archiso.img` until 2020; SystemRescue uses its install
+        // directory.
+        let stems = ["archiso", install_dir, "initramfs"];
+        stems.iter().find_map(|stem| self.file(dir, &format!("{stem}.img")))
+    }
+
+    /// Returns the name after `vmlinuz-`, or `vmlinuz` itself; `None` for other files.
     fn kernel_name(&self, kernel: NodeId) -> Option<String> {
-        let name = word(&self.index.node(kernel).name)?;
+        let name = safe_name(&self.index.node(kernel).name)?;
         let rest = name.strip_prefix(KERNEL)?;
         let name =
             if rest.is_empty() { KERNEL } else { rest.strip_prefix('-').filter(|name| !name.is_empty())? };
+        // mkarchiso puts signatures for iPXE beside the kernels: `vmlinuz-linux.ipxe.sig`.
         (!name.ends_with(".sig")).then(|| name.to_owned())
     }
 
+    /// Returns the microcode images in a directory.
     fn microcode(&self, boot: NodeId) -> Vec<NodeId> {
         MICROCODE.iter().filter_map(|name| self.index.child(boot, name)).collect()
     }
 
-    /// The file that names this very image, or the one that is there instead.
+    /// Finds the file whose name is the UUID of this image, or else any such file.
     fn uuid_file(&self, uuid: Option<&str>, warnings: &mut Warnings) -> Option<NodeId> {
         let boot = self.directory(NodeId::ROOT, "boot");
         let files = self.files_ending(boot, b".uuid");
@@ -293,16 +307,17 @@ impl Places<'_> {
         let matching = files.iter().find(|id| *self.index.node(**id).name == *own.as_bytes());
         if let (None, Some(&other)) = (matching, files.first()) {
             let name = printable(&self.index.node(other).name);
-            warnings.add(|| format!("/boot/{name} does not name this image: GRUB will not find it"));
+            warnings
+                .add(|| format!("/boot/{name} is not the UUID of this image: GRUB cannot find the image"));
         }
         matching.or(files.first()).copied()
     }
 }
 
-/// A name that is safe in a command line and in a menu.
-fn word(name: &[u8]) -> Option<String> {
-    let safe = |b: &u8| b.is_ascii_alphanumeric() || b"._+-".contains(b);
-    (!name.is_empty() && name.iter().all(safe)).then(|| String::from_utf8_lossy(name).into_owned())
+/// Returns a name that is safe in a command line and in a menu; `None` for other names.
+fn safe_name(name: &[u8]) -> Option<String> {
+    let is_safe = !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(b));
+    is_safe.then(|| String::from_utf8_lossy(name).into_owned())
 }
 
 #[cfg(test)]
@@ -310,8 +325,7 @@ mod tests {
     use super::*;
     use crate::image::index::NodeAttributes;
 
-    /// The kernels of an image with these files whose install directory is `some`: architecture, name, initramfs and
-    /// microcode.
+    /// Lists the kernels of an image that has these files and the install directory `some`.
     fn kernels(paths: &[&str]) -> Vec<String> {
         let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let mut index = Index::new(attributes);
@@ -326,18 +340,18 @@ mod tests {
                 known.unwrap_or_else(|| index.add(parent, name, kind, attributes).unwrap())
             });
         }
-        let places = Places { index: &index };
+        let finder = Finder { index: &index };
         let dir = index.child(NodeId::ROOT, b"some").unwrap();
         let path = |&id: &NodeId| String::from_utf8(index.path(id)).unwrap();
         let kernel = |ArchisoKernel { arch, name, initramfs, microcode, .. }: &ArchisoKernel| {
             let files: Vec<_> = initramfs.iter().chain(microcode).map(path).collect();
             format!("{arch} {name}: {}", files.join(" "))
         };
-        places.kernels(dir, "some", "x86_64").iter().map(kernel).collect()
+        finder.kernels(dir, "some", "x86_64").iter().map(kernel).collect()
     }
 
     #[test]
-    fn kernels_are_where_archiso_puts_them() {
+    fn kernels_of_archiso_are_found() {
         let found = kernels(&[
             "some/boot/intel-ucode.img",
             "some/boot/i686/vmlinuz-linux",
@@ -356,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_of_older_images_have_no_names() {
+    fn kernel_without_a_name_is_found() {
         for initramfs in ["archiso.img", "some.img", "initramfs.img"] {
             let path = format!("some/boot/x86_64/{initramfs}");
             let found = kernels(&["some/boot/x86_64/vmlinuz", &path, "some/boot/amd_ucode.img"]);
@@ -365,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_elsewhere_are_taken_where_archiso_has_none() {
+    fn kernels_elsewhere_are_a_fallback() {
         let found =
             kernels(&["some/boot/vmlinuz-a", "boot/vmlinuz-b", "boot/initramfs-b.img", "boot/amd-ucode.img"]);
         assert_eq!(found, ["x86_64 a: ", "x86_64 b: /boot/initramfs-b.img /boot/amd-ucode.img"]);
