@@ -1,8 +1,8 @@
-//! What an initramfs can do: are archiso's hooks for a root from the network in it, and the programs that they call?
+//! Contents of an initramfs: the hooks of archiso for a root from the network, and their programs.
 //! Without them a machine stops at a shell.
 //!
-//! An initramfs is cpio archives one behind the other, plain (microcode) or packed. They are read as a stream and no
-//! further than to the last thing that is looked for.
+//! An initramfs is a sequence of cpio archives, plain (microcode) or compressed. They are read as a
+//! stream, and only up to the last requirement that is found.
 
 pub mod cpio;
 mod packing;
@@ -16,23 +16,25 @@ use std::ops::ControlFlow;
 
 use super::content::Stream;
 use super::{FormatError, Media};
+use cpio::CpioError;
 use packing::{MAGIC, Packing};
 
-/// Bytes that are looked at, unpacked: releng's initramfs has a quarter of it.
+/// Most unpacked bytes that are read; the initramfs of releng has a quarter of them.
 const UNPACKED_MAX: u64 = 1 << 30;
 
-/// Parts that are looked at, packed or not; mkinitcpio makes two.
+/// Most parts that are read, packed or not; mkinitcpio makes two.
 const PARTS_MAX: usize = 1024;
 
-/// A thing that a boot from the network needs in its initramfs (mkinitcpio-archiso, `install/archiso_pxe_*`).
+/// Hook or program that a network boot needs in its initramfs (mkinitcpio-archiso,
+/// `install/archiso_pxe_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Requirement {
-    /// Hook `archiso_pxe_common`: sets up the network.
+    /// Hook `archiso_pxe_common`, which sets up the network.
     CommonHook,
     NbdHook,
     NfsHook,
     HttpHook,
-    /// `ipconfig`, called by the common hook.
+    /// Program `ipconfig`, called by the common hook.
     Ipconfig,
     NbdClient,
     Nfsmount,
@@ -40,13 +42,13 @@ pub enum Requirement {
 }
 
 impl Requirement {
-    /// What a root over NBD needs.
+    /// Requirements of a root over NBD.
     pub const NBD: [Requirement; 4] =
         [Requirement::CommonHook, Requirement::Ipconfig, Requirement::NbdHook, Requirement::NbdClient];
-    /// What a root over NFS needs.
+    /// Requirements of a root over NFS.
     pub const NFS: [Requirement; 4] =
         [Requirement::CommonHook, Requirement::Ipconfig, Requirement::NfsHook, Requirement::Nfsmount];
-    /// What a root over HTTP needs.
+    /// Requirements of a root over HTTP.
     pub const HTTP: [Requirement; 4] =
         [Requirement::CommonHook, Requirement::Ipconfig, Requirement::HttpHook, Requirement::Curl];
 
@@ -61,45 +63,46 @@ impl Requirement {
         Requirement::Curl,
     ];
 
-    /// mkinitcpio copies hooks to `/hooks`; programs are wherever the hook's author put them.
-    const fn place(self) -> Place {
+    /// Returns the path of the requirement.
+    const fn path(self) -> PartPath {
         match self {
-            Requirement::CommonHook => Place::Hooks("archiso_pxe_common"),
-            Requirement::NbdHook => Place::Hooks("archiso_pxe_nbd"),
-            Requirement::NfsHook => Place::Hooks("archiso_pxe_nfs"),
-            Requirement::HttpHook => Place::Hooks("archiso_pxe_http"),
-            Requirement::Ipconfig => Place::Programs("ipconfig"),
-            Requirement::NbdClient => Place::Programs("nbd-client"),
-            Requirement::Nfsmount => Place::Programs("nfsmount"),
-            Requirement::Curl => Place::Programs("curl"),
+            Requirement::CommonHook => PartPath::Hooks("archiso_pxe_common"),
+            Requirement::NbdHook => PartPath::Hooks("archiso_pxe_nbd"),
+            Requirement::NfsHook => PartPath::Hooks("archiso_pxe_nfs"),
+            Requirement::HttpHook => PartPath::Hooks("archiso_pxe_http"),
+            Requirement::Ipconfig => PartPath::Programs("ipconfig"),
+            Requirement::NbdClient => PartPath::Programs("nbd-client"),
+            Requirement::Nfsmount => PartPath::Programs("nfsmount"),
+            Requirement::Curl => PartPath::Programs("curl"),
         }
     }
 
-    /// The part that is at `path`.
+    /// Returns the requirement that the file at `path` meets.
     fn at(path: &[u8]) -> Option<Self> {
         let path = path.strip_prefix(b".").unwrap_or(path);
         let path = path.strip_prefix(b"/").unwrap_or(path);
         let slash = path.iter().rposition(|&byte| byte == b'/')?;
         let (directory, name) = path.split_at(slash);
         let name = name.strip_prefix(b"/")?;
-        let is_here = |part: &Requirement| match part.place() {
-            Place::Hooks(hook) => directory == b"hooks" && name == hook.as_bytes(),
-            Place::Programs(program) => PROGRAMS.contains(&directory) && name == program.as_bytes(),
-        };
-        Self::ALL.into_iter().find(is_here)
+        Self::ALL.into_iter().find(|requirement| match requirement.path() {
+            // mkinitcpio copies hooks to `/hooks`; a program is where its hook's author put it.
+            PartPath::Hooks(hook) => directory == b"hooks" && name == hook.as_bytes(),
+            PartPath::Programs(program) => PROGRAMS.contains(&directory) && name == program.as_bytes(),
+        })
     }
 }
 
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.place() {
-            Place::Hooks(name) => write!(f, "hook {name}"),
-            Place::Programs(name) => write!(f, "program {name}"),
+        match self.path() {
+            PartPath::Hooks(name) => write!(f, "hook {name}"),
+            PartPath::Programs(name) => write!(f, "program {name}"),
         }
     }
 }
 
-enum Place {
+/// Path of a requirement.
+enum PartPath {
     Hooks(&'static str),
     Programs(&'static str),
 }
@@ -107,30 +110,30 @@ enum Place {
 /// Directories of programs.
 const PROGRAMS: [&[u8]; 4] = [b"bin", b"sbin", b"usr/bin", b"usr/sbin"];
 
-/// What was found in an initramfs.
+/// Contents of an initramfs, as far as a boot needs them.
 #[derive(Debug, Default)]
 pub struct Contents {
     pub found: BTreeSet<Requirement>,
-    /// Why the rest of it was not read.
+    /// Error that ended the reading early.
     pub unread: Option<InitramfsError>,
 }
 
-/// Whether an initramfs has what is needed.
+/// Completeness of an initramfs for a root protocol.
 #[derive(Debug)]
 pub enum Completeness<'a> {
     Complete,
-    /// It was read to its end, and these are not there.
+    /// Requirements that are missing in an initramfs that was read to its end.
     Missing(Vec<Requirement>),
-    /// These were not found, but it was not read to its end.
+    /// Requirements that were not found in an initramfs that was not read to its end.
     Unknown(Vec<Requirement>, &'a InitramfsError),
 }
 
-/// Why an initramfs was not read to its end.
+/// Error of an initramfs that was not read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum InitramfsError {
-    #[error("it is packed with {0}, which isowire does not read")]
+    #[error("it is compressed with {0}, which isowire does not read")]
     Packing(&'static str),
-    #[error("a part of it is neither a cpio archive nor packed in a way that is known")]
+    #[error("a part of it is neither a cpio archive nor of a known compression format")]
     Format,
     #[error("it holds more than 1 GiB")]
     TooLarge,
@@ -138,7 +141,7 @@ pub enum InitramfsError {
     Parts,
     #[error("it is damaged: {0}")]
     Damaged(#[from] FormatError),
-    #[error("it cannot be read or unpacked: {0}")]
+    #[error("it cannot be read or decompressed: {0}")]
     Read(#[source] io::Error),
 }
 
@@ -148,19 +151,19 @@ impl From<io::Error> for InitramfsError {
     }
 }
 
-impl From<cpio::Error> for InitramfsError {
-    fn from(error: cpio::Error) -> Self {
+impl From<CpioError> for InitramfsError {
+    fn from(error: CpioError) -> Self {
         match error {
-            cpio::Error::Damaged(malformed) => malformed.into(),
-            cpio::Error::Read(error) => error.into(),
+            CpioError::Damaged(malformed) => malformed.into(),
+            CpioError::Read(error) => error.into(),
         }
     }
 }
 
 impl Contents {
-    /// Looks through the initramfs that is all of `media`.
+    /// Reads the initramfs in `media`.
     ///
-    /// It takes as long as unpacking does, so it is nothing for an asynchronous task.
+    /// This takes as long as decompressing the initramfs, so an asynchronous task may not call it.
     pub fn of(media: &(impl Media + ?Sized)) -> Self {
         let mut contents = Self::default();
         let result = contents.parts(&mut Stream::new(media), Layer::File { left: UNPACKED_MAX });
@@ -168,7 +171,7 @@ impl Contents {
         contents
     }
 
-    /// Whether all of `needed` is there.
+    /// Tells which of the requirements `needed` are missing.
     pub fn answer(&self, needed: &[Requirement]) -> Completeness<'_> {
         let missing: Vec<_> = needed.iter().copied().filter(|part| !self.found.contains(part)).collect();
         match &self.unread {
@@ -182,18 +185,20 @@ impl Contents {
         self.found.len() == Requirement::ALL.len()
     }
 
-    /// Goes through the parts of `input`, packed ones among them only in the file itself.
+    /// Reads the parts of `input`.
     fn parts(&mut self, input: &mut dyn BufRead, mut layer: Layer) -> Result<(), InitramfsError> {
         for _ in 0..PARTS_MAX {
             let Some(magic) = next_magic(input)? else { return Ok(()) };
             let part = magic.as_slice().chain(&mut *input);
             match (Packing::of(&magic), &mut layer) {
+                // buffer-format.rst: plain and compressed archives, in any order.
                 (Packing::Cpio, _) => self.archive(part)?,
                 (Packing::Other(name), Layer::File { .. }) => return Err(InitramfsError::Packing(name)),
                 (packing, Layer::File { left }) => {
                     let unpacked = packing.unpack(part)?.ok_or(InitramfsError::Format)?;
                     self.parts(&mut BufReader::new(Limited { input: unpacked, left }), Layer::Unpacked)?;
                 }
+                // Linux does not decompress a part twice either.
                 (_, Layer::Unpacked) => return Err(InitramfsError::Format),
             }
             if self.is_complete() {
@@ -203,24 +208,26 @@ impl Contents {
         Err(InitramfsError::Parts)
     }
 
+    /// Reads one cpio archive, until all requirements are found.
     fn archive(&mut self, mut archive: impl Read) -> Result<(), InitramfsError> {
-        let see = |path: &[u8]| {
+        cpio::walk(&mut archive, |path| {
             self.found.extend(Requirement::at(path));
             if self.is_complete() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        Ok(cpio::walk(&mut archive, see)?)
+        })?;
+        Ok(())
     }
 }
 
-/// What parts are looked for in.
+/// Layer in which parts are read.
 enum Layer {
-    /// The file. Unpacked, its parts may have this many bytes more.
+    /// The file itself. Its parts may have `left` more bytes when they are unpacked.
     File { left: u64 },
-    /// A part of it, unpacked.
+    /// An unpacked part of the file.
     Unpacked,
 }
 
-/// The first bytes of the next part, behind zeros that pad the one before; `None` when there is none.
+/// Reads the first bytes of the next part, after the zeros that pad the part before; `None` at the
+/// end.
 fn next_magic(input: &mut dyn BufRead) -> io::Result<Option<Vec<u8>>> {
     loop {
         let buffer = input.fill_buf()?;
@@ -239,7 +246,7 @@ fn next_magic(input: &mut dyn BufRead) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(magic))
 }
 
-/// Ends with an error when more is read than may be.
+/// Reader that fails after `left` bytes.
 struct Limited<'a, R> {
     input: R,
     left: &'a mut u64,

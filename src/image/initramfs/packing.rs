@@ -1,4 +1,4 @@
-//! What an initramfs is packed with, by the first bytes, as Linux finds it out (`lib/decompress.c`).
+//! Compression of an initramfs, detected by its first bytes as in Linux (`lib/decompress.c`).
 
 use std::io::{self, BufRead, Read};
 
@@ -8,36 +8,37 @@ use ruzstd::decoding::StreamingDecoder;
 
 use super::cpio;
 
-/// Bytes that tell what follows.
-pub const MAGIC: usize = 6;
+/// Bytes that identify a format.
+pub(super) const MAGIC: usize = 6;
 
-/// Memory that xz may take, in KiB: a dictionary of 64 MiB (`xz -9`) and some.
+/// Most memory of xz in KiB: a dictionary of 64 MiB (`xz -9`) and some more.
 const XZ_MEMORY: u32 = 66 << 10;
-/// Largest window of a zstd frame, in bytes (`ZSTD_WINDOWLOG_LIMIT_DEFAULT` of Linux).
+/// Largest window of a zstd frame in bytes (`ZSTD_WINDOWLOG_LIMIT_DEFAULT` of Linux).
 const ZSTD_WINDOW: u64 = 128 << 20;
 /// Most bytes of a block of lz4's legacy format, unpacked and packed (`LZ4_compressBound`).
 const LZ4_BLOCK: usize = 8 << 20;
 const LZ4_PACKED: u32 = (LZ4_BLOCK + LZ4_BLOCK / 255 + 16) as u32;
-/// The legacy format's magic number, and the number of a block behind which the format begins anew.
+/// Magic number of the legacy lz4 format; instead of a block's length it begins a new file.
 const LZ4_LEGACY: u32 = 0x184c_2102;
 
-/// One part of an initramfs.
+/// Packing of a part of an initramfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packing {
-    /// Not packed: a cpio archive.
+pub(super) enum Packing {
+    /// Unpacked cpio archive.
     Cpio,
     Gzip,
     Xz,
     Zstd,
     Lz4Legacy,
-    /// By its name: Linux unpacks it, and we do not.
+    /// Name of a format that Linux decompresses, but isowire does not.
     Other(&'static str),
     Unknown,
 }
 
 impl Packing {
-    /// Tells by the first bytes of a part; the last part of all may have fewer than six.
-    pub fn of(magic: &[u8]) -> Self {
+    /// Detects the packing by the first bytes of a part, which may be fewer than [`MAGIC`] at the
+    /// end of the file.
+    pub(super) fn of(magic: &[u8]) -> Self {
         const KNOWN: [(&[u8], Packing); 9] = [
             (&[0x1f, 0x8b], Packing::Gzip),
             (&[0xfd, b'7', b'z', b'X', b'Z', 0], Packing::Xz),
@@ -56,11 +57,12 @@ impl Packing {
         known.map_or(Self::Unknown, |(_, packing)| packing)
     }
 
-    /// Unpacks `packed`, which begins with the magic number; `None` for what we do not unpack.
+    /// Returns a reader that decompresses `packed`, which begins with the magic number; `None` for a
+    /// format that is not supported.
     ///
     /// # Errors
-    /// What the decoder says of the first bytes.
-    pub fn unpack<'a>(self, packed: impl BufRead + 'a) -> io::Result<Option<Box<dyn Read + 'a>>> {
+    /// The error of the decoder about the first bytes.
+    pub(super) fn unpack<'a>(self, packed: impl BufRead + 'a) -> io::Result<Option<Box<dyn Read + 'a>>> {
         Ok(match self {
             Self::Gzip => Some(Box::new(GzDecoder::new(packed))),
             Self::Xz => Some(Box::new(XzReader::new_mem_limit(packed, false, XZ_MEMORY))),
@@ -74,7 +76,8 @@ impl Packing {
     }
 }
 
-/// lz4's legacy format, the one that Linux reads: a magic number, and blocks behind their length.
+/// Decoder of the legacy lz4 format, the only one that Linux reads: a magic number, then blocks,
+/// each after its length.
 struct Lz4Legacy<R> {
     packed: R,
     block: Vec<u8>,
@@ -83,11 +86,12 @@ struct Lz4Legacy<R> {
 }
 
 impl<R: BufRead> Lz4Legacy<R> {
-    /// Unpacks the next block; leaves none where the packed bytes end.
+    /// Decompresses the next block; the block is empty at the end.
     fn advance(&mut self) -> io::Result<()> {
         self.block.clear();
         self.at = 0;
         let len = loop {
+            // Linux, `lib/decompress_unlz4.c`: files may be concatenated, and zeros may follow.
             match self.number()? {
                 Some(LZ4_LEGACY) => {}
                 None | Some(0) => return Ok(()),
@@ -95,10 +99,7 @@ impl<R: BufRead> Lz4Legacy<R> {
             }
         };
         if len > LZ4_PACKED {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a block of lz4 is longer than blocks are",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the length of an lz4 block is invalid"));
         }
         let mut packed = Vec::new();
         self.packed.by_ref().take(len.into()).read_to_end(&mut packed)?;
@@ -108,7 +109,7 @@ impl<R: BufRead> Lz4Legacy<R> {
         Ok(())
     }
 
-    /// The next four bytes; `None` at the end.
+    /// Reads the next four bytes as a number; `None` at the end.
     fn number(&mut self) -> io::Result<Option<u32>> {
         if self.packed.fill_buf()?.is_empty() {
             return Ok(None);

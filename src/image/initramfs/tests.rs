@@ -6,7 +6,7 @@ use super::*;
 
 const EARLY: [(&str, &[u8]); 2] = [("kernel", b""), ("kernel/x86/microcode/GenuineIntel.bin", b"microcode")];
 
-/// What mkinitcpio packs for releng, without what is large in it.
+/// Files of the initramfs of releng, without the large ones.
 const RELENG: [(&str, &[u8]); 9] = [
     ("hooks/archiso_pxe_common", b"run_hook() {"),
     ("hooks/archiso_pxe_http", b""),
@@ -23,7 +23,7 @@ fn contents(file: &[u8]) -> Contents {
     Contents::of(file)
 }
 
-/// Packed by a program of the test machine; `None` where there is none.
+/// Packs `bytes` with a program of the test machine; `None` if the program is missing.
 fn packed(program: &str, arguments: &[&str], bytes: &[u8]) -> Option<Vec<u8>> {
     let mut command = Command::new(program);
     let mut child = match command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() {
@@ -46,7 +46,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// lz4's legacy format, with the one block uncompressed as a run of literals.
+/// Packs `bytes` in the legacy lz4 format, with one block that is a run of literals.
 fn lz4(bytes: &[u8]) -> Vec<u8> {
     let mut block = vec![0xf0];
     let mut left = bytes.len() - 15;
@@ -60,7 +60,7 @@ fn lz4(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn all_parts_are_found_behind_microcode_and_packing() {
+fn requirements_are_found_in_any_packing() {
     let rest = archive(&RELENG);
     let packings = [
         Some(rest.clone()),
@@ -85,7 +85,7 @@ fn all_parts_are_found_behind_microcode_and_packing() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn missing_requirements_are_named() {
     let file = gzip(&archive(&[RELENG[0], RELENG[2], RELENG[4], RELENG[7]]));
     let contents = contents(&file);
     assert!(contents.unread.is_none(), "{contents:?}");
@@ -95,7 +95,7 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
-fn paths_are_written_in_many_ways() {
+fn path_may_have_a_prefix() {
     for path in ["hooks/archiso_pxe_nbd", "./hooks/archiso_pxe_nbd", "/hooks/archiso_pxe_nbd"] {
         assert_eq!(Requirement::at(path.as_bytes()), Some(Requirement::NbdHook), "{path}");
     }
@@ -110,7 +110,7 @@ fn paths_are_written_in_many_ways() {
 }
 
 #[test]
-fn the_rest_is_not_read_once_all_is_found() {
+fn reading_ends_with_the_last_requirement() {
     let mut file = archive(&RELENG);
     file.extend(b"this is no part of an initramfs");
     let contents = contents(&file);
@@ -118,14 +118,14 @@ fn the_rest_is_not_read_once_all_is_found() {
 }
 
 #[test]
-fn what_cannot_be_read_is_said() {
+fn unreadable_initramfs_is_explained() {
     let cut = &gzip(&archive(&RELENG[..8]))[..60];
     let cases: [(&[u8], &str); 6] = [
-        (b"BZh91AY&SY", "it is packed with bzip2, which isowire does not read"),
-        (b"what is this", "a part of it is neither a cpio archive nor packed in a way that is known"),
-        (b"07", "a part of it is neither a cpio archive nor packed in a way that is known"),
-        (b"070701zz", "it cannot be read or unpacked: "),
-        (cut, "it cannot be read or unpacked: "),
+        (b"BZh91AY&SY", "it is compressed with bzip2, which isowire does not read"),
+        (b"what is this", "a part of it is neither a cpio archive nor of a known compression format"),
+        (b"07", "a part of it is neither a cpio archive nor of a known compression format"),
+        (b"070701zz", "it cannot be read or decompressed: "),
+        (cut, "it cannot be read or decompressed: "),
         (&gzip(&gzip(&archive(&RELENG))), "a part of it is neither a cpio archive nor"),
     ];
     for (file, why) in cases {
@@ -143,7 +143,7 @@ fn what_cannot_be_read_is_said() {
 }
 
 #[test]
-fn a_bomb_is_left_in_time() {
+fn decompression_bomb_is_bounded() {
     let mut contents = Contents::default();
     let bomb = gzip(&vec![0; 1 << 20]);
     let result = contents.parts(&mut Stream::new(&bomb[..]), Layer::File { left: 64 << 10 });

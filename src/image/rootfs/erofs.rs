@@ -1,7 +1,7 @@
-//! Reads one file by its path out of erofs, through the crate `erofs-rs`.
+//! Reading of one file by its path from erofs, with the crate `erofs-rs`.
 //!
-//! Its interface for slices would need the mapping as a `&[u8]`. The asynchronous one asks for ranges, which are read in
-//! place at once: so its futures never wait, and no runtime is needed.
+//! The crate's interface for slices would need the mapping as a `&[u8]`. Its asynchronous interface
+//! asks for ranges, which are read at once. So its futures never wait, and no runtime is needed.
 
 use std::io;
 use std::pin::pin;
@@ -15,14 +15,14 @@ use erofs_rs::backend::AsyncImage;
 use super::RootfsError;
 use crate::image::{FormatError, Media};
 
-/// All that is read of an image in search of one file, in bytes: directories of some ten thousand entries.
+/// Most bytes that are read for one file: directories of some ten thousand entries.
 const READ_MAX: u64 = 64 << 20;
-/// What each read costs beside its bytes: the time to unpack what is in a block.
+/// Cost of a read in addition to its bytes: the time to decompress a block.
 const READ_COST: u64 = 4096;
-/// Bytes that are asked for at a time.
+/// Bytes that are read from a file at a time.
 const STEP: usize = 64 << 10;
 
-/// The content of the file at `path`, from the root and without a leading `/`. Symlinks are not followed.
+/// Reads the file at `path`, which has no leading `/`. Symlinks are not followed.
 ///
 /// # Errors
 /// [`RootfsError`], also for a file of more than `limit` bytes.
@@ -72,10 +72,10 @@ fn no_file(error: Error, path: &str) -> RootfsError {
     }
 }
 
-/// The image as the crate wants it.
+/// Adapter from the image to the crate.
 struct Ranges<'a, M: ?Sized> {
     media: &'a M,
-    /// What may still be read.
+    /// Bytes that may still be read.
     left: AtomicU64,
 }
 

@@ -1,5 +1,5 @@
-//! One small file out of the root file system that an image carries: nothing of it is mounted or unpacked, only the
-//! tables on the way to that file are read.
+//! Reading of one small file from the root file system in an image. Nothing is mounted or unpacked;
+//! only the tables on the path to that file are read.
 
 pub mod erofs;
 pub mod squashfs;
@@ -11,10 +11,10 @@ use super::{FormatError, Image};
 
 pub use squashfs::Squashfs;
 
-/// The content of the file at `path` in a root file system of `image`.
+/// Reads the file at `path` in a root file system of `image`.
 ///
-/// `path` has no leading `/`. Symlinks are not followed. Some blocks are unpacked on the way, which takes some ten
-/// milliseconds: this is nothing for an asynchronous task.
+/// `path` has no leading `/`. Symlinks are not followed. Some blocks are decompressed, which takes
+/// some ten milliseconds, so an asynchronous task may not call it.
 ///
 /// # Errors
 /// [`RootfsError`], also for a file of more than `limit` bytes.
@@ -27,14 +27,14 @@ pub fn read_file(image: &Image, root: &Airootfs, path: &str, limit: u64) -> Resu
     }
 }
 
-/// Why a file cannot be had from a root file system.
+/// Error of reading a file from a root file system.
 #[derive(Debug, thiserror::Error)]
 pub enum RootfsError {
-    #[error("/{0} is not there")]
+    #[error("/{0} does not exist")]
     Missing(String),
-    #[error("/{0} is no regular file")]
+    #[error("/{0} is not a regular file")]
     NotAFile(String),
-    #[error("/{path} has {size} bytes, and at most {limit} are read")]
+    #[error("/{path} has {size} bytes, more than the limit of {limit}")]
     TooLarge { path: String, size: u64, limit: u64 },
     #[error("it is neither squashfs nor erofs")]
     UnknownFormat,
@@ -42,7 +42,7 @@ pub enum RootfsError {
     Compression(&'static str),
     #[error("it is damaged: {0}")]
     Damaged(#[from] FormatError),
-    #[error("it cannot be unpacked: {0}")]
+    #[error("it cannot be decompressed: {0}")]
     Unpack(io::Error),
     #[error(transparent)]
     Read(#[from] io::Error),

@@ -1,14 +1,15 @@
-//! Metadata of squashfs: tables of inodes and directories, packed in blocks of 8 KiB that structures lie across.
+//! Metadata of squashfs: tables of inodes and directories, compressed in blocks of 8 KiB. Structures
+//! may cross the borders of blocks.
 
 use super::wire::{METADATA_MAX, Packed, Reference};
 use super::{CUT_OFF, RootfsError, Squashfs};
 use crate::codec::Reader;
 use crate::image::{Extent, FormatError, Media};
 
-/// Reads a table from some structure on.
+/// Reader of a table, from some structure on.
 pub struct Metadata<'s, 'a, M: ?Sized> {
     squashfs: &'s Squashfs<'a, M>,
-    /// Where the next block begins in the image.
+    /// Position of the next block in the image.
     next: u64,
     block: Vec<u8>,
     /// Bytes of the block that were read.
@@ -16,7 +17,7 @@ pub struct Metadata<'s, 'a, M: ?Sized> {
 }
 
 impl<'s, 'a, M: Media + ?Sized> Metadata<'s, 'a, M> {
-    /// Reads on from the structure at `reference` of the table that begins at `table`.
+    /// Creates a reader at the structure at `reference` of the table that begins at `table`.
     pub fn new(squashfs: &'s Squashfs<'a, M>, table: u64, reference: Reference) -> Result<Self, RootfsError> {
         let next = table.checked_add(reference.block).ok_or(CUT_OFF)?;
         let mut metadata = Self { squashfs, next, block: Vec::new(), at: 0 };
@@ -25,13 +26,13 @@ impl<'s, 'a, M: Media + ?Sized> Metadata<'s, 'a, M> {
         Ok(metadata)
     }
 
-    /// The next `N` bytes.
+    /// Reads the next `N` bytes.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], RootfsError> {
         let bytes = self.take(N)?;
         Ok(Reader::new(&bytes).array().map_err(FormatError::from)?)
     }
 
-    /// The next `n` bytes: a few hundred at most.
+    /// Reads the next `n` bytes, a few hundred at most.
     pub fn take(&mut self, n: usize) -> Result<Vec<u8>, RootfsError> {
         let mut bytes = Vec::new();
         while bytes.len() < n {
@@ -46,6 +47,7 @@ impl<'s, 'a, M: Media + ?Sized> Metadata<'s, 'a, M> {
         Ok(bytes)
     }
 
+    /// Reads the next block.
     fn advance(&mut self) -> Result<(), RootfsError> {
         let budget = self.squashfs.budget.get().checked_sub(1);
         self.squashfs.budget.set(budget.ok_or(FormatError("its directories are too large"))?);

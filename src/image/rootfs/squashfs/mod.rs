@@ -1,7 +1,7 @@
-//! Reads one file by its path out of squashfs 4.0.
+//! Reading of one file by its path from squashfs 4.0.
 //!
-//! It reads the superblock, the directories on the path up to the entry that is looked for, one inode for each of them,
-//! and the blocks of the file. Whatever the image says, this is at most a few thousand blocks of 8 KiB and the file.
+//! Only the superblock, the directories on the path, their inodes and the blocks of the file are
+//! read. For any image these are at most a few thousand blocks of 8 KiB and the file.
 
 mod metadata;
 #[cfg(test)]
@@ -15,18 +15,18 @@ use std::cmp::Ordering;
 use self::metadata::Metadata;
 use self::unpack::unpack;
 use self::wire::{
-    Compression, DIRECTORY_ENTRY, DIRECTORY_HEADER, DirectoryEntry, DirectoryHeader, FRAGMENT, File,
+    Compression, DIRECTORY_ENTRY, DIRECTORY_HEADER, DirectoryEntry, DirectoryHeader, FRAGMENT, FileInode,
     Fragment, FragmentPart, Inode, InodeKind, Packed, Reference, SUPERBLOCK, Superblock,
 };
 use super::RootfsError;
 use crate::image::{Extent, FormatError, Media};
 
-/// Metadata blocks that are read in search of one file: directories of 32 MiB.
+/// Most metadata blocks that are read for one file: directories of 32 MiB.
 const METADATA_BLOCKS_MAX: u32 = 4096;
 /// Entries of a metadata block of the fragment table.
 const FRAGMENTS_PER_BLOCK: u32 = 512;
 
-/// An image of squashfs.
+/// Squashfs image.
 #[derive(Debug)]
 pub struct Squashfs<'a, M: ?Sized> {
     media: &'a M,
@@ -36,10 +36,10 @@ pub struct Squashfs<'a, M: ?Sized> {
 }
 
 impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
-    /// Reads the superblock, and nothing else.
+    /// Opens an image: reads its superblock and nothing else.
     ///
     /// # Errors
-    /// [`RootfsError`] for anything but squashfs 4.0, and for a compression that we do not read.
+    /// [`RootfsError`] for anything but squashfs 4.0, and for an unsupported compression.
     pub fn open(media: &'a M) -> Result<Self, RootfsError> {
         let bytes = media.read(Extent { offset: 0, len: SUPERBLOCK })?;
         let superblock = Superblock::parse(&bytes.ok_or(CUT_OFF)?)?;
@@ -49,7 +49,7 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
         Ok(Self { media, superblock, budget: Cell::new(METADATA_BLOCKS_MAX) })
     }
 
-    /// The content of the file at `path`, from the root and without a leading `/`. Symlinks are not followed.
+    /// Reads the file at `path`, which has no leading `/`. Symlinks are not followed.
     ///
     /// # Errors
     /// [`RootfsError`], also for a file of more than `limit` bytes.
@@ -70,7 +70,7 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
         }
     }
 
-    /// The inode at a place, and what follows it.
+    /// Reads the inode at `at`, and returns it with the reader of the data after it.
     fn inode(&self, at: Reference) -> Result<(Inode, Metadata<'_, 'a, M>), RootfsError> {
         let mut inode = Metadata::new(self, self.superblock.inode_table, at)?;
         let kind = InodeKind::parse(&inode.array()?);
@@ -78,7 +78,7 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
         Ok((Inode::parse(kind, &body).map_err(FormatError::from)?, inode))
     }
 
-    /// Where the inode is of the entry called `name`, in the directory of `len` bytes at `listing`.
+    /// Finds the inode of the entry `name` in the directory of `len` bytes at `listing`.
     fn entry(&self, listing: Reference, len: u32, name: &[u8]) -> Result<Option<Reference>, RootfsError> {
         let mut directory = Metadata::new(self, self.superblock.directory_table, listing)?;
         let mut left = len as usize;
@@ -103,15 +103,18 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
         Ok(None)
     }
 
-    /// `blocks` reads from the list of the file's blocks on. The caller has bounded the size of the file.
-    fn content(&self, file: File, mut blocks: Metadata<'_, 'a, M>) -> Result<Vec<u8>, RootfsError> {
+    /// Reads the content of a file, whose size the caller has bounded; `blocks` is at the list of its
+    /// blocks.
+    fn content(&self, file: FileInode, mut blocks: Metadata<'_, 'a, M>) -> Result<Vec<u8>, RootfsError> {
         let mut content = Vec::new();
         let mut start = file.start;
         for _ in 0..file.blocks(self.superblock.block_size) {
             let packed = Packed::data(u32::from_le_bytes(blocks.array()?));
             let left = file.size - content.len() as u64;
             content.extend(self.data_block(start, packed, left)?);
-            start = start.checked_add(packed.len.into()).ok_or(FormatError("a block is behind all"))?;
+            start = start
+                .checked_add(packed.len.into())
+                .ok_or(FormatError("the position of a block is invalid"))?;
         }
         if let Some(part) = file.fragment {
             let left = file.size - content.len() as u64;
@@ -120,10 +123,11 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
         Ok(content)
     }
 
-    /// A whole block of a file of which `left` bytes are still to come.
+    /// Reads a whole block of a file that has `left` bytes from this block on.
     fn data_block(&self, start: u64, packed: Packed, left: u64) -> Result<Vec<u8>, RootfsError> {
         // Less than a block's size, which is 1 MiB at most.
         let len = left.min(self.superblock.block_size.into()) as usize;
+        // squashfs does not store a block of zeros.
         if packed.len == 0 {
             return Ok(vec![0; len]);
         }
@@ -135,7 +139,7 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
         }
     }
 
-    /// The last `len` bytes of a file, fewer than a block.
+    /// Reads the last `len` bytes of a file, fewer than a block.
     fn fragment(&self, part: FragmentPart, len: u64) -> Result<Vec<u8>, RootfsError> {
         let outside = FormatError("the end of a file is outside of its fragment");
         let Fragment { start, packed } = self.fragment_entry(part.index)?;
@@ -144,6 +148,7 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
         Ok(block.get(part.offset as usize..end).ok_or(outside)?.to_vec())
     }
 
+    /// Reads an entry of the fragment table.
     fn fragment_entry(&self, index: u32) -> Result<Fragment, RootfsError> {
         if index >= self.superblock.fragments {
             return Err(FormatError("a file ends in a fragment that does not exist").into());
@@ -158,10 +163,10 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
         Ok(Fragment::parse(&entry).map_err(FormatError::from)?)
     }
 
-    /// A block of the image, unpacked to at most `max` bytes; packed it has no more either.
+    /// Reads a block of the image, which has at most `max` bytes, compressed or not.
     fn block(&self, start: u64, packed: Packed, max: usize) -> Result<Vec<u8>, RootfsError> {
         if packed.len as usize > max {
-            return Err(FormatError("a block is longer than blocks are").into());
+            return Err(FormatError("the length of a block is invalid").into());
         }
         let bytes = self.media.read(Extent { offset: start, len: packed.len.into() })?.ok_or(CUT_OFF)?;
         if !packed.is_compressed {

@@ -3,7 +3,7 @@ use super::*;
 const PATH: &str = "usr/lib/stub";
 const BLOCK: usize = 4096;
 
-/// An image of squashfs in which nothing is packed: `usr/lib/` with `a-link`, `stub` of `size` bytes and `zeros`.
+/// Squashfs image in which nothing is compressed: `usr/lib/` with `a-link`, `stub` of `size` bytes and `zeros`.
 struct Built {
     bytes: Vec<u8>,
     content: Vec<u8>,
@@ -93,7 +93,7 @@ fn read(image: &[u8], path: &str) -> Result<Vec<u8>, RootfsError> {
 }
 
 #[test]
-fn a_file_is_its_blocks_and_its_fragment() {
+fn file_is_blocks_and_fragment() {
     for size in [0, 1, BLOCK - 100, BLOCK, BLOCK + 1, 3 * BLOCK, 3 * BLOCK + 77] {
         let built = build(size);
         assert_eq!(read(&built.bytes, PATH).unwrap(), built.content, "{size} bytes");
@@ -102,46 +102,49 @@ fn a_file_is_its_blocks_and_its_fragment() {
 }
 
 #[test]
-fn a_path_that_leads_nowhere_is_said() {
+fn missing_path_is_an_error() {
     let image = build(10).bytes;
     for path in
         ["usr/lib/nothing", "usr/lib64/stub", "usr/lib/a", "zzz", "usr/lib/stub/x", "usr/lib/a-link/x", ""]
     {
         let error = read(&image, path).unwrap_err();
-        assert_eq!(error.to_string(), format!("/{path} is not there"));
+        assert_eq!(error.to_string(), format!("/{path} does not exist"));
     }
     for path in ["usr/lib", "usr/lib/a-link"] {
         let error = read(&image, path).unwrap_err();
-        assert_eq!(error.to_string(), format!("/{path} is no regular file"));
+        assert_eq!(error.to_string(), format!("/{path} is not a regular file"));
     }
 }
 
 #[test]
-fn a_limit_is_kept() {
+fn size_limit_is_kept() {
     let image = build(5000).bytes;
     let squashfs = Squashfs::open(&image[..]).unwrap();
     assert_eq!(squashfs.read_file(PATH, 5000).unwrap().len(), 5000);
     let error = squashfs.read_file(PATH, 4999).unwrap_err();
-    assert_eq!(error.to_string(), "/usr/lib/stub has 5000 bytes, and at most 4999 are read");
+    assert_eq!(error.to_string(), "/usr/lib/stub has 5000 bytes, more than the limit of 4999");
 }
 
 #[test]
-fn what_is_no_squashfs_is_said() {
+fn other_formats_are_explained() {
     let image = build(10).bytes;
     let with = |at: usize, byte: u8| {
         let mut image = image.clone();
         image[at] = byte;
         Squashfs::open(&image[..]).err().map(|error| error.to_string())
     };
-    assert_eq!(with(0, b'H').unwrap(), "it is damaged: this is no squashfs");
+    assert_eq!(with(0, b'H').unwrap(), "it is damaged: its magic number is not that of squashfs");
     assert_eq!(with(20, 3).unwrap(), "it is compressed with lzo, which isowire does not read");
-    assert_eq!(with(22, 13).unwrap(), "it is damaged: its block size is no power of two from 4 KiB to 1 MiB");
+    assert_eq!(
+        with(22, 13).unwrap(),
+        "it is damaged: its block size is not a power of two from 4 KiB to 1 MiB"
+    );
     assert_eq!(with(28, 3).unwrap(), "it is damaged: its version is not 4.0");
     assert_eq!(Squashfs::open(&image[..95]).unwrap_err().to_string(), "it is damaged: it is cut off");
 }
 
 #[test]
-fn every_cut_ends_in_an_error() {
+fn truncated_image_is_an_error() {
     let built = build(BLOCK + 77);
     for len in 0..built.bytes.len() {
         read(&built.bytes[..len], PATH).unwrap_err();
@@ -149,7 +152,7 @@ fn every_cut_ends_in_an_error() {
 }
 
 #[test]
-fn no_byte_that_lies_does_harm() {
+fn corrupt_byte_does_no_harm() {
     let built = build(BLOCK + 77);
     let places = (0..96).chain(built.inode_table..built.bytes.len());
     for at in places {
@@ -162,7 +165,7 @@ fn no_byte_that_lies_does_harm() {
 }
 
 #[test]
-fn directories_without_end_are_left() {
+fn endless_directories_are_bounded() {
     let mut built = build(10);
     let endless: Vec<u8> = entries(&[("a", 0)]).repeat(300);
     built.bytes.truncate(built.directory_table);

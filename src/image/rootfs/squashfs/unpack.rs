@@ -1,4 +1,4 @@
-//! Unpacks one block of squashfs.
+//! Decompression of a squashfs block.
 
 use std::io::{self, Read};
 
@@ -8,15 +8,15 @@ use ruzstd::decoding::StreamingDecoder;
 
 use super::wire::Compression;
 
-/// Memory that unpacking a block of 1 MiB may take, in KiB.
+/// Most memory for decompressing a block of 1 MiB, in KiB.
 const XZ_MEMORY: u32 = 8 << 10;
 /// Largest window of a zstd frame, in bytes.
 const ZSTD_WINDOW: u64 = 8 << 20;
 
-/// What `packed` holds, when that is no more than `max` bytes.
+/// Decompresses `packed` to at most `max` bytes.
 ///
 /// # Errors
-/// `InvalidData` when it is more, and what the decoder says.
+/// `InvalidData` if the block holds more, and any error of the decoder.
 pub fn unpack(compression: Compression, packed: &[u8], max: usize) -> io::Result<Vec<u8>> {
     match compression {
         Compression::Zlib => up_to(max, ZlibDecoder::new(packed)),
@@ -40,7 +40,10 @@ fn up_to(max: usize, decoder: impl Read) -> io::Result<Vec<u8>> {
     let mut unpacked = Vec::new();
     decoder.take(max as u64 + 1).read_to_end(&mut unpacked)?;
     if unpacked.len() > max {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a block holds more than blocks do"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a block holds more bytes than the block size",
+        ));
     }
     Ok(unpacked)
 }

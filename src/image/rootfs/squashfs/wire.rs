@@ -8,7 +8,7 @@ use crate::image::FormatError;
 pub const SUPERBLOCK: u64 = 96;
 /// Largest metadata block, in bytes, unpacked and packed.
 pub const METADATA_MAX: usize = 8192;
-/// Bytes that all inodes begin with.
+/// Bytes of the header that all inodes have.
 pub const INODE_HEADER: usize = 16;
 /// Bytes of a directory header and of the fixed part of an entry.
 pub const DIRECTORY_HEADER: usize = 12;
@@ -16,23 +16,23 @@ pub const DIRECTORY_ENTRY: usize = 8;
 /// Bytes of an entry of the fragment table.
 pub const FRAGMENT: usize = 16;
 
-/// Sizes of data blocks that there are: 4 KiB to 1 MiB.
+/// Valid sizes of data blocks: 4 KiB to 1 MiB.
 const BLOCK_LOG: std::ops::RangeInclusive<u16> = 12..=20;
-/// A file without a fragment has this one.
+/// Fragment number of a file without a fragment (Linux, `SQUASHFS_INVALID_FRAG`).
 const NO_FRAGMENT: u32 = u32::MAX;
-/// A directory is empty when its size is this: for `.`, `..` and one.
+/// Size of an empty directory: it counts three bytes for `.` and `..` (Linux, `fs/squashfs/dir.c`).
 const EMPTY_DIRECTORY: u32 = 3;
-/// Entries behind one directory header.
+/// Most entries after a directory header.
 const ENTRIES_MAX: u32 = 256;
 
-/// What all blocks of an image are compressed with.
+/// Compression of all blocks of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     Zlib,
     Xz,
     Lz4,
     Zstd,
-    /// By its name: one that we do not read.
+    /// Name of a compression that isowire does not read.
     Other(&'static str),
 }
 
@@ -50,8 +50,8 @@ impl Compression {
     }
 }
 
-/// Where a structure is: in the metadata block at `block`, from the start of its table, behind `offset` bytes of what
-/// that block holds unpacked.
+/// Reference to a structure: the position of its metadata block in the table, and its offset in that
+/// block when it is decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reference {
     pub block: u64,
@@ -64,7 +64,7 @@ impl Reference {
     }
 }
 
-/// The start of the image.
+/// Superblock, the start of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Superblock {
     pub block_size: u32,
@@ -77,12 +77,14 @@ pub struct Superblock {
 }
 
 impl Superblock {
+    /// Parses the superblock.
+    ///
     /// # Errors
-    /// `FormatError` for anything but squashfs 4.0.
+    /// [`FormatError`] for anything but squashfs 4.0.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
         if r.array()? != *b"hsqs" {
-            return Err(FormatError("this is no squashfs"));
+            return Err(FormatError("its magic number is not that of squashfs"));
         }
         r.skip(8)?;
         let block_size = r.u32_le()?;
@@ -90,7 +92,7 @@ impl Superblock {
         let compression = Compression::of(r.u16_le()?);
         let block_log = r.u16_le()?;
         if !BLOCK_LOG.contains(&block_log) || block_size != 1 << block_log {
-            return Err(FormatError("its block size is no power of two from 4 KiB to 1 MiB"));
+            return Err(FormatError("its block size is not a power of two from 4 KiB to 1 MiB"));
         }
         r.skip(4)?;
         if (r.u16_le()?, r.u16_le()?) != (4, 0) {
@@ -105,7 +107,7 @@ impl Superblock {
     }
 }
 
-/// The length in front of a metadata block, or in the list of a file's blocks.
+/// Length of a block, from the start of a metadata block or from the list of a file's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packed {
     /// Bytes of the image.
@@ -114,18 +116,19 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// The two bytes before a metadata block.
+    /// Parses the two bytes before a metadata block (Linux, `SQUASHFS_COMPRESSED`).
     pub const fn metadata(word: u16) -> Self {
         Self { len: (word & 0x7fff) as u32, is_compressed: word & 0x8000 == 0 }
     }
 
-    /// The length of a data block: 0 stands for a block of zeros that is not there.
+    /// Parses the length of a data block (Linux, `SQUASHFS_COMPRESSED_BLOCK`); 0 is a block of zeros
+    /// that is not stored.
     pub const fn data(word: u32) -> Self {
         Self { len: word & 0x00ff_ffff, is_compressed: word & 0x0100_0000 == 0 }
     }
 }
 
-/// What an inode is of, with the number of bytes behind its header that say more.
+/// Type of an inode, which determines the length of its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InodeKind {
     Directory,
@@ -136,7 +139,7 @@ pub enum InodeKind {
 }
 
 impl InodeKind {
-    /// Reads the header of an inode.
+    /// Parses the header of an inode.
     pub fn parse(header: &[u8; INODE_HEADER]) -> Self {
         let [low, high, ..] = *header;
         match u16::from_le_bytes([low, high]) {
@@ -148,7 +151,7 @@ impl InodeKind {
         }
     }
 
-    /// Bytes of the fixed part behind the header.
+    /// Returns the bytes of the fixed part after the header.
     pub const fn body_len(self) -> usize {
         match self {
             Self::Directory | Self::File => 16,
@@ -159,7 +162,7 @@ impl InodeKind {
     }
 }
 
-/// An inode without what all of them begin with.
+/// Inode without its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inode {
     Directory {
@@ -167,17 +170,17 @@ pub enum Inode {
         /// Bytes of its headers and entries.
         len: u32,
     },
-    File(File),
+    File(FileInode),
     Other,
 }
 
-/// A regular file; the list of its blocks follows it.
+/// Inode of a regular file; the list of its blocks follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct File {
-    /// Of its first block, from the start of the image.
+pub struct FileInode {
+    /// Position of its first block in the image.
     pub start: u64,
     pub size: u64,
-    /// Where its end is, when it is in a fragment.
+    /// End of the file, if it is in a fragment.
     pub fragment: Option<FragmentPart>,
 }
 
@@ -191,10 +194,10 @@ pub struct FragmentPart {
 }
 
 impl Inode {
-    /// Reads the fixed part behind the header.
+    /// Parses the fixed part after the header.
     ///
     /// # Errors
-    /// `Truncated` when there are fewer than [`InodeKind::body_len`] bytes.
+    /// [`Truncated`] for fewer than [`InodeKind::body_len`] bytes.
     pub fn parse(kind: InodeKind, body: &[u8]) -> Result<Self, Truncated> {
         let mut r = Reader::new(body);
         match kind {
@@ -214,13 +217,13 @@ impl Inode {
             InodeKind::File => {
                 let start = r.u32_le()?.into();
                 let fragment = fragment(r.u32_le()?, r.u32_le()?);
-                Ok(Self::File(File { start, size: r.u32_le()?.into(), fragment }))
+                Ok(Self::File(FileInode { start, size: r.u32_le()?.into(), fragment }))
             }
             InodeKind::LongFile => {
                 let start = r.u64_le()?;
                 let size = r.u64_le()?;
                 r.skip(12)?;
-                Ok(Self::File(File { start, size, fragment: fragment(r.u32_le()?, r.u32_le()?) }))
+                Ok(Self::File(FileInode { start, size, fragment: fragment(r.u32_le()?, r.u32_le()?) }))
             }
             InodeKind::Other => Ok(Self::Other),
         }
@@ -231,8 +234,8 @@ impl Inode {
     }
 }
 
-impl File {
-    /// Number of blocks, without the fragment.
+impl FileInode {
+    /// Returns the number of blocks, without the fragment.
     pub const fn blocks(&self, block_size: u32) -> u64 {
         match self.fragment {
             Some(_) => self.size / block_size as u64,
@@ -245,18 +248,20 @@ fn fragment(index: u32, offset: u32) -> Option<FragmentPart> {
     (index != NO_FRAGMENT).then_some(FragmentPart { index, offset })
 }
 
-/// What some entries of a directory have in common.
+/// Header of some entries of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirectoryHeader {
-    /// Entries that follow.
+    /// Number of entries that follow.
     pub entries: u32,
     /// Metadata block of their inodes, from the start of the inode table.
     pub block: u32,
 }
 
 impl DirectoryHeader {
+    /// Parses a directory header.
+    ///
     /// # Errors
-    /// `FormatError` when more entries follow than may.
+    /// [`FormatError`] if more than 256 entries follow.
     pub fn parse(bytes: &[u8; DIRECTORY_HEADER]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
         let entries = r.u32_le()?.saturating_add(1);
@@ -267,18 +272,20 @@ impl DirectoryHeader {
     }
 }
 
-/// The fixed part of an entry; the name follows.
+/// Fixed part of a directory entry; the name follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirectoryEntry {
-    /// Of the inode, in its metadata block.
+    /// Offset of the inode in its metadata block.
     pub offset: u16,
     /// Bytes of the name.
     pub name_len: usize,
 }
 
 impl DirectoryEntry {
+    /// Parses the fixed part of an entry.
+    ///
     /// # Errors
-    /// `FormatError` for a name of more than 256 bytes.
+    /// [`FormatError`] for a name of more than 256 bytes.
     pub fn parse(bytes: &[u8; DIRECTORY_ENTRY]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
         let offset = r.u16_le()?;
@@ -291,17 +298,19 @@ impl DirectoryEntry {
     }
 }
 
-/// A block that holds the ends of several files.
+/// Block that holds the ends of several files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fragment {
-    /// From the start of the image.
+    /// Position in the image.
     pub start: u64,
     pub packed: Packed,
 }
 
 impl Fragment {
+    /// Parses an entry of the fragment table.
+    ///
     /// # Errors
-    /// `Truncated` for fewer than [`FRAGMENT`] bytes.
+    /// [`Truncated`] for fewer than [`FRAGMENT`] bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, Truncated> {
         let mut r = Reader::new(bytes);
         Ok(Self { start: r.u64_le()?, packed: Packed::data(r.u32_le()?) })
