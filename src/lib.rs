@@ -18,7 +18,7 @@
 //! - [`bootable`], [`uki`]: what an image boots, and a UEFI boot program made of it.
 //! - [`images`]: the set of images. [`boot`]: rules, plan, menus, the tree that TFTP and HTTP serve.
 //! - [`machines`]: a record for each machine that boots, fed by all doors.
-//! - [`stream`], [`transmit`]: the part that all doors on TCP share.
+//! - [`stream`]: the part that all doors on TCP share.
 //! - [`nbd`], [`nfs`], [`http`], [`tftp`], [`dhcp`], [`ndp`]: the protocols. Each has `wire` (byte
 //!   layouts), `session` (the next step of one peer; no I/O, no clock) and `server` (sockets, tasks).
 //! - [`cli`], [`config`], [`telemetry`], [`inspect`], [`status`], [`check`], [`server`]: the program.
@@ -52,6 +52,5 @@ pub mod sys;
 pub mod telemetry;
 pub mod text;
 pub mod tftp;
-pub mod transmit;
 pub mod uki;
 pub mod watched;

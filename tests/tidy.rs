@@ -22,7 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["images"],
     &["boot"],
     &["machines"],
-    &["stream", "transmit"],
+    &["stream"],
     &["nbd", "nfs", "http", "tftp", "dhcp", "ndp"],
     &["config"],
     &["telemetry", "inspect", "check", "server"],

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use jiff::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::session::{Next, Resources, Session, Story, Turn};
@@ -17,8 +17,7 @@ use super::wire::Status;
 use crate::boot::Files;
 use crate::export::Batch;
 use crate::machines::{self, Meter, Registry, Step};
-use crate::stream::{self, Listener};
-use crate::transmit::{self, Broken};
+use crate::stream::{self, End, Listener, TransmitError};
 use crate::watched::Watched;
 
 /// Time a request has to arrive once it has begun. An answer may take as long as its client reads.
@@ -82,23 +81,23 @@ impl Shared {
     }
 }
 
-/// One client from its first request to its last.
+/// Serves one client from its first request to its last.
 async fn serve(
     mut socket: TcpStream,
     peer: SocketAddr,
     shared: Arc<Shared>,
     advertise: Option<Ipv4Addr>,
-    meter: Meter,
+    mut meter: Meter,
 ) {
     let Some(local) = advertise.or_else(|| local_address(&socket)) else { return };
-    let session = Session::new(shared.resources(&shared.files.current()), local);
-    match converse(&socket, peer, &shared, session, meter).await {
+    let mut client = Client::new(peer, local, shared);
+    match stream::drive(&socket, &mut client, BytesMut::new(), Batch::default(), &mut meter).await {
         Ok(End::Closed) => {}
-        Ok(End::Answered) => {
+        Ok(End::Session(Answered)) => {
             let _ = timeout(LINGER, part(&mut socket)).await;
         }
-        Err(Broken::Peer(error)) => debug!(%peer, %error, "HTTP client gone"),
-        Err(error @ Broken::Image(_)) => {
+        Err(TransmitError::Peer(error)) => debug!(%peer, %error, "HTTP client gone"),
+        Err(error @ TransmitError::Image(_)) => {
             warn!(%peer, "HTTP client turned away: {error}; put the file back as it was");
         }
     }
@@ -112,69 +111,87 @@ fn local_address(socket: &TcpStream) -> Option<Ipv4Addr> {
     }
 }
 
-/// How a connection came to its end.
-enum End {
-    /// The client closed it, or had nothing more to ask.
-    Closed,
-    /// There was a last answer.
-    Answered,
+/// A connection of a client, and what its next turn has to know.
+struct Client {
+    session: Session,
+    peer: SocketAddr,
+    shared: Arc<Shared>,
+    files: Watched<Files>,
+    /// When the turn began, and the answer of it that is worth a line of the log.
+    since: Instant,
+    story: Option<Story>,
+    /// The turn queued an answer.
+    is_progress: bool,
+    /// The client was between two requests when it was waited for.
+    was_idle: bool,
+    deadline: Instant,
 }
 
-/// Requests and answers, in turns.
-async fn converse(
-    socket: &TcpStream,
-    peer: SocketAddr,
-    shared: &Shared,
-    mut session: Session,
-    mut meter: Meter,
-) -> Result<End, Broken> {
-    let (mut input, mut batch) = (BytesMut::new(), Batch::default());
-    let mut files = shared.files.clone();
-    let mut deadline = Instant::now() + IDLE;
-    loop {
-        if let Some(files) = files.update() {
-            session.serve(shared.resources(&files));
-        }
-        let since = Instant::now();
-        let turn = session.handle(&mut input, Timestamp::now(), &mut batch);
-        let is_progress = !batch.is_empty();
-        let sent = transmit::flush(&mut batch, socket, &mut meter).await;
-        if turn.story.as_ref().is_some_and(|story| story.is_made && story.status == Status::OK) {
-            meter.reached(Step::Menu, Instant::now().into_std());
-        }
-        tell(&turn, peer, since, &sent, batch.len());
-        sent?;
-        match turn.next {
-            Next::Close => return Ok(End::Answered),
-            Next::GoOn => tokio::task::yield_now().await,
-            Next::Read => {
-                let is_idle = session.is_between_requests(&input);
-                if is_progress {
-                    deadline = Instant::now() + if is_idle { IDLE } else { REQUEST_DEADLINE };
-                }
-                match timeout_at(deadline, stream::receive(socket, &mut input, &mut batch)).await {
-                    Ok(Ok(0)) => return Ok(End::Closed),
-                    Ok(Ok(_)) if is_idle => deadline = Instant::now() + REQUEST_DEADLINE,
-                    Ok(Ok(_)) => {}
-                    Ok(Err(error)) => return Err(Broken::Peer(error)),
-                    Err(_) => return late(socket, &mut session, &input, &mut meter).await,
-                }
-            }
+/// The last answer has left: reason for which we end a connection.
+struct Answered;
+
+impl Client {
+    fn new(peer: SocketAddr, local: Ipv4Addr, shared: Arc<Shared>) -> Self {
+        let (now, files) = (Instant::now(), shared.files.clone());
+        Self {
+            session: Session::new(shared.resources(&files.current()), local),
+            peer,
+            shared,
+            files,
+            since: now,
+            story: None,
+            is_progress: false,
+            was_idle: false,
+            deadline: now + IDLE,
         }
     }
 }
 
-/// Nothing came for too long.
-async fn late(
-    socket: &TcpStream,
-    session: &mut Session,
-    input: &BytesMut,
-    meter: &mut Meter,
-) -> Result<End, Broken> {
-    let mut batch = Batch::default();
-    session.time_out(input, Timestamp::now(), &mut batch);
-    transmit::flush(&mut batch, socket, meter).await?;
-    Ok(End::Answered)
+impl stream::Session for Client {
+    type Reason = Answered;
+
+    fn adopt(&mut self) {
+        if let Some(files) = self.files.update() {
+            self.session.serve(self.shared.resources(&files));
+        }
+    }
+
+    fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> stream::Turn<Answered> {
+        self.since = Instant::now();
+        if std::mem::take(&mut self.was_idle) {
+            // The first bytes of a request have arrived.
+            self.deadline = self.since + REQUEST_DEADLINE;
+        }
+        let Turn { next, story } = self.session.handle(input, Timestamp::now(), out);
+        self.story = story;
+        self.is_progress = !out.is_empty();
+        match next {
+            Next::Read => stream::Turn::Drained,
+            Next::GoOn => stream::Turn::Full,
+            Next::Close => stream::Turn::End(Answered),
+        }
+    }
+
+    fn sent(&mut self, result: &Result<(), TransmitError>, unsent: u64, _: &BytesMut, meter: &mut Meter) {
+        let Some(story) = self.story.take() else { return };
+        if story.is_made && story.status == Status::OK {
+            meter.reached(Step::Menu, Instant::now().into_std());
+        }
+        tell(&story, self.peer, self.since, result, unsent);
+    }
+
+    fn deadline(&mut self, input: &BytesMut) -> Option<Instant> {
+        self.was_idle = self.session.is_between_requests(input);
+        if std::mem::take(&mut self.is_progress) {
+            self.deadline = Instant::now() + if self.was_idle { IDLE } else { REQUEST_DEADLINE };
+        }
+        Some(self.deadline)
+    }
+
+    fn handle_timeout(&mut self, input: &BytesMut, out: &mut Batch) -> stream::Turn<Answered> {
+        self.session.time_out(input, Timestamp::now(), out);
+        stream::Turn::End(Answered)
+    }
 }
 
 /// Says goodbye, and waits until the client has read it.
@@ -188,8 +205,8 @@ async fn part(socket: &mut TcpStream) -> io::Result<()> {
 }
 
 /// The boot as a story; `unsent` bytes of the batch are still here, and the answer in question was its last.
-fn tell(turn: &Turn, peer: SocketAddr, since: Instant, sent: &Result<(), Broken>, unsent: u64) {
-    let Some(Story { path, status, bytes, agent, .. }) = &turn.story else { return };
+fn tell(story: &Story, peer: SocketAddr, since: Instant, sent: &Result<(), TransmitError>, unsent: u64) {
+    let Story { path, status, bytes, agent, .. } = story;
     let (status, ms) = (status.0, since.elapsed().as_millis());
     match sent {
         Ok(()) if status == Status::NOT_FOUND.0 => info!(%peer, ?path, ?agent, "HTTP refused: no such file"),

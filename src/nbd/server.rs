@@ -11,13 +11,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
 
-use super::session::{Attached, Handshake, Next, Rejected, Transmission, Turn};
+use super::session::{Attached, Handshake, Next, Rejected, Tally, Transmission, Turn};
 use super::wire::{self, Malformed};
 use crate::export::{Batch, Piece};
 use crate::images::ImageSet;
 use crate::machines::{self, Meter, Registry};
-use crate::stream::{self, Listener};
-use crate::transmit::{self, Broken};
+use crate::stream::{self, Listener, TransmitError};
 use crate::watched::Watched;
 
 /// Time a client has to attach to an export. There is no such limit after that: a booted machine may be silent for
@@ -104,7 +103,7 @@ async fn shake_hands(
     }
 }
 
-/// The client's life on its root.
+/// Runs the transmission phase until the client leaves.
 async fn transmit(
     socket: &TcpStream,
     peer: SocketAddr,
@@ -112,7 +111,7 @@ async fn transmit(
     attached: Attached,
     machines: &Arc<Registry>,
 ) {
-    let Attached { mut transmission, name } = attached;
+    let Attached { transmission, name } = attached;
     let size = transmission.export().len();
     info!(%peer, export = name, size, "root attached over NBD");
     let since = Instant::now();
@@ -120,55 +119,51 @@ async fn transmit(
     if let Some(image) = transmission.export().image() {
         meter.attached(image, since);
     }
-    let end = converse(socket, input, &mut transmission, &mut meter).await;
+    let batch = Batch::of_export(transmission.export());
+    let mut client = Client(transmission);
+    let end = stream::drive(socket, &mut client, input, batch, &mut meter).await;
     let fate = if end.is_ok() { machines::RootEnd::Released } else { machines::RootEnd::Lost };
     meter.ended(fate, Instant::now());
-    let (tally, seconds) = (transmission.tally(), since.elapsed().as_secs());
-    let (reads, bytes) = (tally.reads, tally.bytes);
+    let (Tally { reads, bytes }, seconds) = (client.0.tally(), since.elapsed().as_secs());
     match end {
         Ok(end) => info!(%peer, export = name, reads, bytes, seconds, "root released: {end}"),
-        Err(Broken::Peer(error)) => info!(%peer, export = name, reads, bytes, seconds, "root lost: {error}"),
-        Err(error @ Broken::Image(_)) => {
+        Err(TransmitError::Peer(error)) => {
+            info!(%peer, export = name, reads, bytes, seconds, "root lost: {error}");
+        }
+        Err(error @ TransmitError::Image(_)) => {
             warn!(%peer, export = name, reads, bytes, seconds, "root taken away: {error}; put the file back as it was");
         }
     }
 }
 
-/// How a client left in order, or at least by its own doing.
+/// An attached client.
+struct Client(Transmission);
+
+/// Reason for which we end the transmission phase.
 #[derive(Debug, thiserror::Error)]
-enum End {
+enum Reason {
     #[error("the client disconnected")]
     Disconnected,
-    #[error("the client closed the connection")]
-    Closed,
     #[error("the client broke the protocol: {0}")]
     Broken(Malformed),
     #[error("the client wants to write {0} bytes at once")]
     Flooded(u32),
 }
 
-/// Requests and replies, in turns, until the client goes.
-async fn converse(
-    socket: &TcpStream,
-    mut input: BytesMut,
-    session: &mut Transmission,
-    meter: &mut Meter,
-) -> Result<End, Broken> {
-    let mut batch = Batch::of_export(session.export());
-    loop {
-        let turn = session.handle(&mut input, &mut batch);
-        transmit::flush(&mut batch, socket, meter).await?;
-        match turn {
-            Turn::Drained => {
-                if stream::receive(socket, &mut input, &mut batch).await.map_err(Broken::Peer)? == 0 {
-                    return Ok(End::Closed);
-                }
+impl stream::Session for Client {
+    type Reason = Reason;
+
+    fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> stream::Turn<Reason> {
+        match self.0.handle(input, out) {
+            Turn::Drained => stream::Turn::Drained,
+            Turn::Full => stream::Turn::Full,
+            Turn::Prefetch { offset, len } => {
+                prefetch(&self.0, offset, len);
+                stream::Turn::Full
             }
-            Turn::Full => tokio::task::yield_now().await,
-            Turn::Prefetch { offset, len } => prefetch(session, offset, len),
-            Turn::Disconnected => return Ok(End::Disconnected),
-            Turn::Broken(malformed) => return Ok(End::Broken(malformed)),
-            Turn::Flooded { len } => return Ok(End::Flooded(len)),
+            Turn::Disconnected => stream::Turn::End(Reason::Disconnected),
+            Turn::Broken(malformed) => stream::Turn::End(Reason::Broken(malformed)),
+            Turn::Flooded { len } => stream::Turn::End(Reason::Flooded(len)),
         }
     }
 }

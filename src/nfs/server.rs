@@ -4,7 +4,6 @@ pub mod portmap;
 pub mod rpcbind;
 
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -14,16 +13,12 @@ use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use super::rpc::BadRecord;
-use super::session::{Session, Turn};
+use super::session::{Session, Tally, Turn};
 use crate::export::Batch;
 use crate::images::ImageSet;
 use crate::machines::{self, Meter, Registry};
-use crate::stream::{self, Listener};
-use crate::transmit::{self, Broken};
+use crate::stream::{self, Listener, TransmitError};
 use crate::watched::Watched;
-
-/// Bytes of input that are taken while replies wait for the client to read: a hundred calls. Longer than any record.
-const INPUT_MAX: usize = 16 << 10;
 
 /// What all clients share.
 #[derive(Debug)]
@@ -52,95 +47,65 @@ pub async fn run(
     }
 }
 
-/// One connection from its first byte to its last.
+/// Serves one connection from its first byte to its last.
 async fn serve(socket: TcpStream, peer: SocketAddr, door: Arc<Door>) {
     let images = door.images.clone();
-    let mut session = Session::new(images.current(), peer);
+    let mut client = Client { session: Session::new(images.current(), peer), images };
     let since = Instant::now();
     door.connections.fetch_add(1, Ordering::Relaxed);
     let mut meter = Meter::new(Arc::clone(&door.machines), peer.ip(), machines::Protocol::Nfs, since);
-    let end = converse(&socket, images, &mut session, &mut meter).await;
+    let end = stream::drive(&socket, &mut client, BytesMut::new(), Batch::default(), &mut meter).await;
     let fate = if end.is_ok() { machines::RootEnd::Released } else { machines::RootEnd::Lost };
     meter.ended(fate, Instant::now());
     door.connections.fetch_sub(1, Ordering::Relaxed);
-    let (tally, seconds) = (session.tally(), since.elapsed().as_secs());
-    let (reads, bytes) = (tally.reads, tally.bytes);
+    let (Tally { reads, bytes }, seconds) = (client.session.tally(), since.elapsed().as_secs());
     match end {
-        Err(error @ Broken::Image(_)) => {
+        Err(error @ TransmitError::Image(_)) => {
             warn!(%peer, reads, bytes, seconds, "NFS read failed: {error}; put the file back as it was");
         }
         Ok(end) if reads == 0 => debug!(%peer, "NFS connection over: {end}"),
         Ok(end) => info!(%peer, reads, bytes, seconds, "root read over NFS: {end}"),
-        Err(Broken::Peer(error)) if reads == 0 => debug!(%peer, "NFS connection lost: {error}"),
-        Err(Broken::Peer(error)) => info!(%peer, reads, bytes, seconds, "root read over NFS: {error}"),
+        Err(TransmitError::Peer(error)) if reads == 0 => debug!(%peer, "NFS connection lost: {error}"),
+        Err(TransmitError::Peer(error)) => {
+            info!(%peer, reads, bytes, seconds, "root read over NFS: {error}");
+        }
     }
 }
 
-/// How a connection ended in order, or at least by the client's doing.
+/// A connection of a client, and the images that it is told of next.
+struct Client {
+    session: Session,
+    images: Watched<ImageSet>,
+}
+
+/// Reason for which we end a connection.
 #[derive(Debug, thiserror::Error)]
-enum End {
-    #[error("the client closed the connection")]
-    Closed,
-    #[error("the client broke the protocol: {0}")]
-    Broken(BadRecord),
-}
+#[error("the client broke the protocol: {0}")]
+struct Reason(BadRecord);
 
-/// Calls and replies, in turns, until the client goes.
-async fn converse(
-    socket: &TcpStream,
-    mut images: Watched<ImageSet>,
-    session: &mut Session,
-    meter: &mut Meter,
-) -> Result<End, Broken> {
-    let (mut input, mut batch) = (BytesMut::new(), Batch::default());
-    loop {
-        if let Some(images) = images.update() {
-            session.serve(images);
-        }
-        let turn = session.handle(&mut input, &mut batch);
-        let unread = input.len();
-        send(&mut batch, socket, &mut input, meter).await?;
-        session.sent(&input);
-        match turn {
-            // What came meanwhile may be a call: to wait for more could be for ever.
-            Turn::Drained if input.len() > unread => {}
-            Turn::Drained => {
-                if stream::receive(socket, &mut input, &mut batch).await.map_err(Broken::Peer)? == 0 {
-                    return Ok(End::Closed);
-                }
-            }
-            Turn::Full => tokio::task::yield_now().await,
-            Turn::Broken(bad) => return Ok(End::Broken(bad)),
+impl stream::Session for Client {
+    type Reason = Reason;
+
+    // What arrives before its answer has left is known to be a duplicate then.
+    const LISTENS_WHILE_SENDING: bool = true;
+
+    fn adopt(&mut self) {
+        if let Some(images) = self.images.update() {
+            self.session.serve(images);
         }
     }
-}
 
-/// Sends the whole batch, and takes meanwhile what the client says: what came before its answer had left is known to
-/// be a duplicate then.
-async fn send(
-    batch: &mut Batch,
-    socket: &TcpStream,
-    input: &mut BytesMut,
-    meter: &mut Meter,
-) -> Result<(), Broken> {
-    if batch.is_empty() {
-        return Ok(());
+    fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> stream::Turn<Reason> {
+        match self.session.handle(input, out) {
+            Turn::Drained => stream::Turn::Drained,
+            Turn::Full => stream::Turn::Full,
+            Turn::Broken(bad) => stream::Turn::End(Reason(bad)),
+        }
     }
-    let mut flush = pin!(transmit::flush(batch, socket, meter));
-    // Most answers leave at once.
-    tokio::select! {
-        biased;
-        flushed = &mut flush => return flushed,
-        () = std::future::ready(()) => {}
-    }
-    let mut is_open = true;
-    loop {
-        tokio::select! {
-            biased;
-            heard = stream::listen(socket, input), if is_open && input.len() < INPUT_MAX => {
-                is_open = heard.map_err(Broken::Peer)? > 0;
-            }
-            flushed = &mut flush => return flushed,
+
+    fn sent(&mut self, result: &Result<(), TransmitError>, _: u64, input: &BytesMut, _: &mut Meter) {
+        if result.is_ok() {
+            self.session.sent(input);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Queued ranges become datagrams here, as they become a stream in [`crate::transmit`]: payload goes from the mapping
+//! Queued ranges become datagrams here, as they become a stream in [`crate::stream`]: payload goes from the mapping
 //! to the kernel, untouched by us.
 
 use std::io;
@@ -7,8 +7,8 @@ use std::os::fd::BorrowedFd;
 use super::link::Link;
 use crate::export::Batch;
 use crate::export::batch::Chunk;
+use crate::stream::TransmitError;
 use crate::sys::{self, Iov, MAX_MESSAGE, MAX_MESSAGES, MAX_SEGMENTS, Route};
-use crate::transmit::Broken;
 
 /// Memory areas of one `sendmmsg`: a header and a payload for each datagram, and some for blocks that lie across the
 /// seam of two extents.
@@ -29,8 +29,13 @@ impl Knife {
     /// long as it takes.
     ///
     /// # Errors
-    /// See [`Broken`]. A datagram that was only lost is none.
-    pub(super) async fn flush(&mut self, batch: &mut Batch, len: u16, link: &Link) -> Result<(), Broken> {
+    /// See [`TransmitError`]. A datagram that was only lost is none.
+    pub(super) async fn flush(
+        &mut self,
+        batch: &mut Batch,
+        len: u16,
+        link: &Link,
+    ) -> Result<(), TransmitError> {
         while !batch.is_empty() {
             let cut = self.cut(len, batch.len());
             let send = |socket: BorrowedFd<'_>| Gathered::of(batch, cut)?.send(socket, link.route(), cut);
@@ -69,11 +74,11 @@ impl Cut {
 }
 
 /// sendmmsg(2) reports pages of the mapping that are gone as EFAULT.
-fn whose_fault(error: io::Error) -> Broken {
+fn whose_fault(error: io::Error) -> TransmitError {
     match error.raw_os_error() {
-        Some(libc::EFAULT) => Broken::Image(error),
-        _ if error.kind() == io::ErrorKind::UnexpectedEof => Broken::Image(error),
-        _ => Broken::Peer(error),
+        Some(libc::EFAULT) => TransmitError::Image(error),
+        _ if error.kind() == io::ErrorKind::UnexpectedEof => TransmitError::Image(error),
+        _ => TransmitError::Peer(error),
     }
 }
 

@@ -16,9 +16,9 @@ use crate::boot::files::File;
 use crate::codec::Reader;
 use crate::export::{Batch, MixedImagesError, Piece};
 use crate::machines::{Meter, Step};
+use crate::stream::TransmitError;
 use crate::tftp::session::{Blocks, Limits, Outcome, Standing, Transfer, Transmit};
 use crate::tftp::wire::{DATA_HEADER_LEN, ErrorCode, Packet, Request, data_header};
-use crate::transmit::Broken;
 
 /// Bytes of a file that are made sure to be in the page cache at a time.
 const WARM: u64 = 1 << 20;
@@ -100,7 +100,7 @@ impl Delivery {
     /// Delivers the file, and tells the log how it went.
     pub(super) async fn run(mut self) {
         let result = self.converse().await;
-        if let Err(error @ Broken::Image(_)) = &result {
+        if let Err(error @ TransmitError::Image(_)) = &result {
             let packet = error_packet(ErrorCode::NotDefined, &error.to_string());
             // Nothing is left to try when this fails too.
             let _ = self.flush_packet(&packet).await;
@@ -108,7 +108,7 @@ impl Delivery {
         self.report(result);
     }
 
-    async fn converse(&mut self) -> Result<(), Broken> {
+    async fn converse(&mut self) -> Result<(), TransmitError> {
         let alarm = sleep_until(self.since.into());
         tokio::pin!(alarm);
         loop {
@@ -128,7 +128,7 @@ impl Delivery {
                     self.transfer.handle_next_request();
                 }
                 ready = self.link.readable() => {
-                    ready.map_err(Broken::Peer)?;
+                    ready.map_err(TransmitError::Peer)?;
                     self.receive()?;
                 }
                 () = self.liveness.repeated_request.notified() => {
@@ -141,7 +141,7 @@ impl Delivery {
     }
 
     /// Takes what the client sent.
-    fn receive(&mut self) -> Result<(), Broken> {
+    fn receive(&mut self) -> Result<(), TransmitError> {
         let mut buf = [0; MAX_DATAGRAM];
         for _ in 0..TURN {
             match self.link.try_receive(&mut buf) {
@@ -153,15 +153,15 @@ impl Delivery {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(Broken::Peer(error)),
+                Err(error) => return Err(TransmitError::Peer(error)),
             }
         }
         Ok(())
     }
 
     /// Sends all that is to be sent now.
-    async fn transmit(&mut self) -> Result<(), Broken> {
-        self.warm().await.map_err(Broken::Image)?;
+    async fn transmit(&mut self) -> Result<(), TransmitError> {
+        self.warm().await.map_err(TransmitError::Image)?;
         let blocks = match self.transfer.poll_transmit(Instant::now()) {
             None => return Ok(()),
             Some(Transmit::Blocks(blocks)) => blocks,
@@ -171,7 +171,7 @@ impl Delivery {
                 return self.flush_packet(&packet).await;
             }
         };
-        self.queue(blocks).map_err(|error| Broken::Image(io::Error::other(error)))?;
+        self.queue(blocks).map_err(|error| TransmitError::Image(io::Error::other(error)))?;
         // The largest block and its header are less than 65536.
         self.flush(DATA_HEADER_LEN as u16 + self.transfer.blksize()).await
     }
@@ -212,25 +212,25 @@ impl Delivery {
     }
 
     /// Sends one packet.
-    async fn flush_packet(&mut self, packet: &[u8]) -> Result<(), Broken> {
+    async fn flush_packet(&mut self, packet: &[u8]) -> Result<(), TransmitError> {
         self.batch = Batch::default();
         self.batch.push_bytes(packet);
         self.flush(u16::try_from(packet.len()).unwrap_or(u16::MAX)).await
     }
 
     /// Sends the batch, cut into datagrams of `len` bytes of which the last may be shorter.
-    async fn flush(&mut self, len: u16) -> Result<(), Broken> {
+    async fn flush(&mut self, len: u16) -> Result<(), TransmitError> {
         self.knife.flush(&mut self.batch, len, &self.link).await
     }
 
-    fn report(&self, result: Result<(), Broken>) {
+    fn report(&self, result: Result<(), TransmitError>) {
         let peer = self.link.route().to;
         let (path, bytes, ms) = (&*self.path, self.file.export.len(), self.since.elapsed().as_millis());
         let (blksize, windowsize) = (self.transfer.blksize(), self.transfer.windowsize());
         let resent = self.transfer.resent();
         match (result, self.transfer.outcome()) {
-            (Err(error @ Broken::Image(_)), _) => warn!(%peer, path, "TFTP broken off: {error}"),
-            (Err(Broken::Peer(error)), _) => info!(%peer, path, ms, %error, "TFTP broken off"),
+            (Err(error @ TransmitError::Image(_)), _) => warn!(%peer, path, "TFTP broken off: {error}"),
+            (Err(TransmitError::Peer(error)), _) => info!(%peer, path, ms, %error, "TFTP broken off"),
             (Ok(()), Some(Outcome::Complete)) => {
                 info!(%peer, path, bytes, ms, blksize, windowsize, resent, "file sent over TFTP");
             }

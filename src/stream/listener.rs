@@ -1,22 +1,15 @@
-//! What every door on TCP does the same way: take clients, and read what they send.
+//! A listening socket, and the clients that it accepts.
 
 use std::convert::Infallible;
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use rustix::net::RecvFlags;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
 
-use crate::export::{Allowed, Batch};
-
-/// Bytes read from a socket at once: more requests than the kernel's NBD client keeps in flight (128 of 28 bytes).
-const RECEIVE: usize = 4 << 10;
+use crate::export::Allowed;
 
 /// Pause after a failed accept: out of file descriptors is not over the next microsecond.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -92,54 +85,6 @@ fn set_options(socket: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
-}
-
-/// Reads more requests and returns how many bytes came, 0 when there will be none any more. Gives all memory back
-/// before it waits, so that an idle client costs next to nothing.
-///
-/// # Errors
-/// What the socket says.
-pub async fn receive(socket: &TcpStream, input: &mut BytesMut, batch: &mut Batch) -> io::Result<usize> {
-    if let Some(n) = read_now(socket, input)? {
-        return Ok(n);
-    }
-    batch.release();
-    if input.is_empty() {
-        *input = BytesMut::new();
-    }
-    listen(socket, input).await
-}
-
-/// As [`receive`], for somebody who is at something else meanwhile and keeps the memory. Nothing is lost when it is
-/// dropped before it is ready.
-///
-/// # Errors
-/// What the socket says.
-pub async fn listen(socket: &TcpStream, input: &mut BytesMut) -> io::Result<usize> {
-    loop {
-        if let Some(n) = read_now(socket, input)? {
-            return Ok(n);
-        }
-        socket.readable().await?;
-    }
-}
-
-/// Reads what has come; `None` when that is nothing yet.
-fn read_now(socket: &TcpStream, input: &mut BytesMut) -> io::Result<Option<usize>> {
-    let mut read = None;
-    let waits = socket.try_io(Interest::READABLE, || {
-        let mut buf = [MaybeUninit::uninit(); RECEIVE];
-        let ((bytes, rest), _) = rustix::net::recv(socket, &mut buf, RecvFlags::DONTWAIT)?;
-        input.extend_from_slice(bytes);
-        read = Some(bytes.len());
-        // Less than there was room for is all there is (epoll(7), question 9): the runtime waits for more without a
-        // second call that only says so. The end of the stream stays, whoever asks again.
-        if bytes.is_empty() || rest.is_empty() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
-    });
-    match waits {
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        _ => Ok(read),
-    }
 }
 
 #[cfg(test)]

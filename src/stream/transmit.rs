@@ -33,9 +33,9 @@ const TURN: u64 = 512 << 10;
 /// Memory areas of one `sendmsg`: headers and payloads of 128 small replies.
 const AREAS: usize = 256;
 
-/// Why a batch could not be sent. Either way the connection is over: part of a reply may have left.
+/// A batch could not be sent. Either way the connection is over: part of a reply may have left.
 #[derive(Debug, thiserror::Error)]
-pub enum Broken {
+pub enum TransmitError {
     /// The peer's end, or the network in between.
     #[error(transparent)]
     Peer(io::Error),
@@ -49,15 +49,15 @@ pub enum Broken {
 /// `meter` is told what left.
 ///
 /// # Errors
-/// See [`Broken`].
-pub async fn flush(batch: &mut Batch, socket: &TcpStream, meter: &mut Meter) -> Result<(), Broken> {
+/// See [`TransmitError`].
+pub async fn flush(batch: &mut Batch, socket: &TcpStream, meter: &mut Meter) -> Result<(), TransmitError> {
     while !batch.is_empty() {
-        warm_window(batch).await.map_err(Broken::Image)?;
+        warm_window(batch).await.map_err(TransmitError::Image)?;
         let send = || send_front(batch, socket.as_fd());
         let sent = socket.async_io(Interest::WRITABLE, send).await.map_err(whose_fault)?;
         if sent == 0 {
             // sendfile(2) returns 0 only at the end of the file.
-            return Err(Broken::Image(io::ErrorKind::UnexpectedEof.into()));
+            return Err(TransmitError::Image(io::ErrorKind::UnexpectedEof.into()));
         }
         meter.sent(batch, sent as u64, Instant::now());
         batch.advance(sent as u64);
@@ -71,11 +71,11 @@ pub async fn flush(batch: &mut Batch, socket: &TcpStream, meter: &mut Meter) -> 
 }
 
 /// sendmsg(2) reports pages of the mapping that are gone as EFAULT; sendfile(2) a bad disk as EIO.
-fn whose_fault(error: io::Error) -> Broken {
+fn whose_fault(error: io::Error) -> TransmitError {
     match error.raw_os_error() {
-        Some(libc::EFAULT | libc::EIO) => Broken::Image(error),
-        _ if error.kind() == io::ErrorKind::UnexpectedEof => Broken::Image(error),
-        _ => Broken::Peer(error),
+        Some(libc::EFAULT | libc::EIO) => TransmitError::Image(error),
+        _ if error.kind() == io::ErrorKind::UnexpectedEof => TransmitError::Image(error),
+        _ => TransmitError::Peer(error),
     }
 }
 

@@ -1,0 +1,12 @@
+//! Connections of NBD, NFS and HTTP: accepting clients, reading requests, sending replies.
+//!
+//! A protocol implements [`Session`]; [`drive`] runs it on a socket.
+
+mod driver;
+mod listener;
+mod receive;
+mod transmit;
+
+pub use driver::{End, Session, Turn, drive};
+pub use listener::{Listener, accept};
+pub use transmit::TransmitError;
