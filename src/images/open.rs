@@ -43,6 +43,7 @@ fn open(candidate: &Candidate, current: Option<&ImageSet>) -> Result<Option<Arc<
     let Candidate { path, name, .. } = candidate;
     let old = served_from(current, path);
     let stamp = match Stamp::of(path) {
+        // The operator removed it while isowire runs. At the start it is an error of `Image::open`.
         Err(error) if error.kind() == ErrorKind::NotFound && old.is_some() => return Ok(None),
         stamp => stamp.ok(),
     };
@@ -51,6 +52,7 @@ fn open(candidate: &Candidate, current: Option<&ImageSet>) -> Result<Option<Arc<
         return Ok(Some(Arc::clone(same)));
     }
     let image = Image::open(path)?;
+    // It was created between the two calls; its IN_CLOSE_WRITE starts another scan.
     let Some(stamp) = stamp else { return Ok(None) };
     if let Some(old) = old.filter(|old| is_as_before(old, candidate, &image, &stamp)) {
         old.set_stamp(stamp);

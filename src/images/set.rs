@@ -67,6 +67,7 @@ impl ImageSet {
     /// Returns the image of this name or versioned name; `archiso` and the empty name are the
     /// default image.
     pub fn image(&self, name: &[u8]) -> Option<&ServedImage> {
+        // NBD protocol: an empty name asks for the default export.
         if name.is_empty() || name == ARCHISO.as_bytes() {
             return Some(&self.default);
         }
