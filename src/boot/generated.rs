@@ -11,9 +11,9 @@
 
 use std::fmt;
 
-use super::Mac;
 use super::menu::Root;
 use super::rules::RuleNumber;
+use crate::mac::Mac;
 
 /// Where what we make is.
 pub const DIRECTORY: &str = "isowire";

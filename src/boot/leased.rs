@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::Mac;
+use crate::mac::Mac;
 
 /// What a machine was told of its network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

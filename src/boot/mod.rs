@@ -6,7 +6,6 @@ pub mod files;
 pub mod generated;
 mod image_boot;
 pub mod leased;
-mod mac;
 pub mod menu;
 mod quirks;
 pub mod rules;
@@ -20,9 +19,9 @@ use generated::{GeneratedKind, GeneratedPath, Recipient};
 use menu::{Root, Server};
 use rules::{Client, Rule};
 
+pub use crate::mac::{Mac, MacError, MacPrefix};
 pub use files::Files;
 pub use leased::Leased;
-pub use mac::{Mac, MacError, MacPrefix};
 pub use quirks::{Quirk, Quirks, UnknownQuirkError};
 pub use rules::Rules;
 pub use targets::{BootTargets, UefiBy};

@@ -4,9 +4,9 @@
 use std::net::Ipv4Addr;
 
 use super::generated::Recipient;
-use super::mac::{Mac, MacPrefix};
 use super::menu::{Overrides, Start};
 use super::{Architecture, Quirks};
+use crate::mac::{Mac, MacPrefix};
 use crate::text::Word;
 
 /// A machine, as far as rules tell machines apart.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::Mac;
 use super::files::{File, Version};
 use super::leased::Lease;
 use super::menu::{MenuImage, MenuSettings, Root, Server};
@@ -12,6 +11,7 @@ use crate::bootable::{BootEntry, Bootable};
 use crate::export::Export;
 use crate::export::path::{self, PathError};
 use crate::image::{Extent, Image, Media as _};
+use crate::mac::Mac;
 use crate::text::{PlainPath, Word};
 use crate::uki::{self, CommandLine, ComposeError, EfiKernel, KERNEL_HEAD, KernelError, Stub, StubError};
 

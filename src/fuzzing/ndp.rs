@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use crate::codec::{Reader, Truncated};
-use crate::machines::Mac;
+use crate::mac::Mac;
 use crate::ndp::session::{self, PATIENCE, Solicitation};
 
 /// Machines that were offered a boot file, with the seconds between offer and solicitation.

@@ -26,7 +26,7 @@ pub mod status;
 mod table;
 mod transfer_stats;
 
-pub use crate::boot::Mac;
+pub use crate::mac::Mac;
 pub use boot_ranges::BootRanges;
 pub use meter::Meter;
 pub use registry::Registry;

@@ -21,7 +21,8 @@ use tracing::{debug, info, warn};
 
 use super::session::{self, Solicitation};
 use super::wire::{EMPTY_ADVERTISEMENT, ROUTER_SOLICITATION};
-use crate::machines::{Mac, Registry};
+use crate::mac::Mac;
+use crate::machines::Registry;
 use crate::sys;
 
 /// Multicast group of all routers, to which solicitations go (RFC 4291 §2.7.1).

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::wire::{RouterSolicitation, SolicitationError};
 use crate::codec::Reader;
-use crate::machines::Mac;
+use crate::mac::Mac;
 
 /// Time after its last offer in which a machine is answered. iPXE solicits from its DHCP request on and
 /// stops 16 seconds later. The kernel that it loads must hear of real routers only.

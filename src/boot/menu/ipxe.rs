@@ -7,7 +7,7 @@
 use std::fmt::{self, Write as _};
 
 use super::{Boots, Kernel, Menu, MenuItem, Server, Start};
-use crate::boot::Mac;
+use crate::mac::Mac;
 use crate::text::{Line, Word};
 
 /// Time that what went wrong stays on the screen before the machine tries again, in milliseconds.

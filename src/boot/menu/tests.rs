@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::boot::Mac;
+use crate::mac::Mac;
 
 fn word(text: &str) -> Word {
     Word::new(text).unwrap()

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use crate::dhcp::session::{Answer, Door, Question, Silence, mac};
 use crate::dhcp::wire::{MessageType, Reply};
-use crate::machines::{Mac, Registry};
+use crate::mac::Mac;
+use crate::machines::Registry;
 
 /// One step of one machine. Only machines that boot from the network become known; those that merely lease do not.
 pub(super) fn tell(machines: &Registry, question: &Question, answer: &Answer, now: Instant) {
