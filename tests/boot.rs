@@ -47,7 +47,7 @@ const KERNEL_BY_TFTP: [Chapter; 2] = [
 ];
 const NBD: Chapter = &["root attached over NBD"];
 const NBD_RELEASED: Chapter = &["root released"];
-const NBD_TAKEN_AWAY: Chapter = &["stopping takes the root away", "machines=1"];
+const NBD_TAKEN_AWAY: Chapter = &["shutting down: NBD clients lose their root", "machines=1"];
 const NFS: Chapter = &["mounted over NFS"];
 const NFS_RELEASED: Chapter = &["root read over NFS"];
 const NFS_WAITS: Chapter = &["machines that live on NFS wait", "connections=1"];

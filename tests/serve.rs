@@ -178,7 +178,7 @@ fn denied_client_gets_nothing() {
         assert_eq!(ask([127, 0, 0, 1], service), 0, "{service}");
         assert_eq!(ask([127, 0, 0, 2], service), 4, "{service}");
     }
-    assert!(server.log().contains("NBD client sent away: its address is not in `allow`"), "{}", server.log());
+    assert!(server.log().contains("NBD client refused: its address is not in `allow`"), "{}", server.log());
 }
 
 /// As when it is piped into a program that ends, or its terminal is closed.

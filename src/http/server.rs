@@ -1,4 +1,4 @@
-//! The shell of the HTTP door: accepts, moves bytes between sockets and sessions, logs the story of each boot.
+//! The HTTP service: accepts clients, runs a session for each, logs the files that a boot loads.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -56,7 +56,7 @@ pub async fn run(
     }
 }
 
-/// What all clients share.
+/// State shared by all clients.
 #[derive(Debug)]
 struct Shared {
     files: Watched<Files>,
@@ -98,7 +98,7 @@ async fn serve(
         }
         Err(TransmitError::Peer(error)) => debug!(%peer, %error, "HTTP client gone"),
         Err(error @ TransmitError::Image(_)) => {
-            warn!(%peer, "HTTP client turned away: {error}; put the file back as it was");
+            warn!(%peer, "HTTP connection closed: {error}. Restore the original file");
         }
     }
 }

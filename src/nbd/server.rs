@@ -1,4 +1,4 @@
-//! The shell of the NBD door: accepts, moves bytes between sockets and sessions, logs the story of each client.
+//! The NBD service: accepts clients, runs their handshake and their transmission phase, logs how each ended.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,16 +19,16 @@ use crate::machines::{self, Meter, Registry};
 use crate::stream::{self, Listener, TransmitError};
 use crate::watched::Watched;
 
-/// Time a client has to attach to an export. There is no such limit after that: a booted machine may be silent for
-/// days.
+/// Time a client has to attach to an export. The transmission phase has no such limit: a booted machine may be silent
+/// for days.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(15);
 
-/// What all clients share.
+/// State shared by all clients.
 #[derive(Debug)]
-struct Door {
+struct Shared {
     images: Watched<ImageSet>,
     machines: Arc<Registry>,
-    /// Clients that live on an export right now.
+    /// Number of attached clients.
     attached: AtomicUsize,
 }
 
@@ -40,49 +40,49 @@ pub async fn run(
     machines: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let door = Arc::new(Door { images: images.into(), machines, attached: AtomicUsize::new(0) });
+    let shared = Arc::new(Shared { images: images.into(), machines, attached: AtomicUsize::new(0) });
     tokio::select! {
         () = shutdown => {}
-        never = stream::accept(listener.into(), "NBD", |socket, peer| serve(socket, peer, Arc::clone(&door))) => match never {},
+        never = stream::accept(listener.into(), "NBD", |socket, peer| serve(socket, peer, Arc::clone(&shared))) => match never {},
     }
-    let machines = door.attached.load(Ordering::Relaxed);
+    let machines = shared.attached.load(Ordering::Relaxed);
     if machines > 0 {
-        warn!(machines, "stopping takes the root away from machines that live on it");
+        warn!(machines, "shutting down: NBD clients lose their root file system");
     }
 }
 
-/// One client from its first byte to its last.
-async fn serve(mut socket: TcpStream, peer: SocketAddr, door: Arc<Door>) {
+/// Serves one client from its first byte to its last.
+async fn serve(mut socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     let mut input = BytesMut::new();
-    let handshake = shake_hands(&mut socket, &mut input, door.images.current());
+    let handshake = shake_hands(&mut socket, &mut input, shared.images.current());
     match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
         Ok(Ok(Some(attached))) => {
-            door.attached.fetch_add(1, Ordering::Relaxed);
-            transmit(&socket, peer, input, *attached, &door.machines).await;
-            door.attached.fetch_sub(1, Ordering::Relaxed);
+            shared.attached.fetch_add(1, Ordering::Relaxed);
+            transmit(&socket, peer, input, *attached, &shared.machines).await;
+            shared.attached.fetch_sub(1, Ordering::Relaxed);
         }
-        Ok(Ok(None)) => debug!(%peer, "NBD client only asked"),
-        Ok(Err(Parted::Rejected(reason))) => info!(%peer, "NBD client turned away: {reason}"),
-        Ok(Err(Parted::Socket(error))) => debug!(%peer, %error, "NBD client gone in the handshake"),
-        Err(_) => info!(%peer, "NBD client turned away: no export chosen within {HANDSHAKE_DEADLINE:?}"),
+        Ok(Ok(None)) => debug!(%peer, "NBD client left without an export"),
+        Ok(Err(HandshakeError::Rejected(reason))) => info!(%peer, "NBD client rejected: {reason}"),
+        Ok(Err(HandshakeError::Socket(error))) => debug!(%peer, %error, "NBD handshake broken off"),
+        Err(_) => info!(%peer, "NBD client rejected: no export chosen within {HANDSHAKE_DEADLINE:?}"),
     }
 }
 
-/// Why a client left before it had an export.
+/// A client left, or was rejected, before it had an export.
 #[derive(Debug, thiserror::Error)]
-enum Parted {
+enum HandshakeError {
     #[error(transparent)]
     Rejected(#[from] Rejected),
     #[error(transparent)]
     Socket(#[from] io::Error),
 }
 
-/// The handshake; `None` when the client left without an export.
+/// Runs the handshake; `None` when the client left without an export.
 async fn shake_hands(
     socket: &mut TcpStream,
     input: &mut BytesMut,
     images: Arc<ImageSet>,
-) -> Result<Option<Box<Attached>>, Parted> {
+) -> Result<Option<Box<Attached>>, HandshakeError> {
     let mut session = Handshake::new(images);
     let mut replies = BytesMut::from(&wire::GREETING[..]);
     loop {
@@ -92,7 +92,7 @@ async fn shake_hands(
         match next? {
             Next::Attach(attached) => return Ok(Some(attached)),
             Next::Part => return Ok(None),
-            // Nothing was answered, so nothing complete is left in the input.
+            // Nothing was answered, so the input holds no complete option.
             Next::GoOn if is_waiting => {
                 if socket.read_buf(input).await? == 0 {
                     return Ok(None);
@@ -131,7 +131,7 @@ async fn transmit(
             info!(%peer, export = name, reads, bytes, seconds, "root lost: {error}");
         }
         Err(error @ TransmitError::Image(_)) => {
-            warn!(%peer, export = name, reads, bytes, seconds, "root taken away: {error}; put the file back as it was");
+            warn!(%peer, export = name, reads, bytes, seconds, "NBD connection closed: {error}. Restore the original file");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The shell of the NFS door: accepts, moves bytes between sockets and sessions, logs the story of each client.
+//! The NFS service: accepts clients, runs a session for each, logs how each ended.
 
 pub mod portmap;
 pub mod rpcbind;
@@ -20,9 +20,9 @@ use crate::machines::{self, Meter, Registry};
 use crate::stream::{self, Listener, TransmitError};
 use crate::watched::Watched;
 
-/// What all clients share.
+/// State shared by all clients.
 #[derive(Debug)]
-struct Door {
+struct Shared {
     images: Watched<ImageSet>,
     machines: Arc<Registry>,
     connections: AtomicUsize,
@@ -36,32 +36,32 @@ pub async fn run(
     machines: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let door = Arc::new(Door { images: images.into(), machines, connections: AtomicUsize::new(0) });
+    let shared = Arc::new(Shared { images: images.into(), machines, connections: AtomicUsize::new(0) });
     tokio::select! {
         () = shutdown => {}
-        never = stream::accept(listener.into(), "NFS", |socket, peer| serve(socket, peer, Arc::clone(&door))) => match never {},
+        never = stream::accept(listener.into(), "NFS", |socket, peer| serve(socket, peer, Arc::clone(&shared))) => match never {},
     }
-    let connections = door.connections.load(Ordering::Relaxed);
+    let connections = shared.connections.load(Ordering::Relaxed);
     if connections > 0 {
-        info!(connections, "stopping: machines that live on NFS wait until the server is back");
+        info!(connections, "shutting down: NFS clients wait until the server is back");
     }
 }
 
 /// Serves one connection from its first byte to its last.
-async fn serve(socket: TcpStream, peer: SocketAddr, door: Arc<Door>) {
-    let images = door.images.clone();
+async fn serve(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+    let images = shared.images.clone();
     let mut client = Client { session: Session::new(images.current(), peer), images };
     let since = Instant::now();
-    door.connections.fetch_add(1, Ordering::Relaxed);
-    let mut meter = Meter::new(Arc::clone(&door.machines), peer.ip(), machines::Protocol::Nfs, since);
+    shared.connections.fetch_add(1, Ordering::Relaxed);
+    let mut meter = Meter::new(Arc::clone(&shared.machines), peer.ip(), machines::Protocol::Nfs, since);
     let end = stream::drive(&socket, &mut client, BytesMut::new(), Batch::default(), &mut meter).await;
     let fate = if end.is_ok() { machines::RootEnd::Released } else { machines::RootEnd::Lost };
     meter.ended(fate, Instant::now());
-    door.connections.fetch_sub(1, Ordering::Relaxed);
+    shared.connections.fetch_sub(1, Ordering::Relaxed);
     let (Tally { reads, bytes }, seconds) = (client.session.tally(), since.elapsed().as_secs());
     match end {
         Err(error @ TransmitError::Image(_)) => {
-            warn!(%peer, reads, bytes, seconds, "NFS read failed: {error}; put the file back as it was");
+            warn!(%peer, reads, bytes, seconds, "NFS connection closed: {error}. Restore the original file");
         }
         Ok(end) if reads == 0 => debug!(%peer, "NFS connection over: {end}"),
         Ok(end) => info!(%peer, reads, bytes, seconds, "root read over NFS: {end}"),

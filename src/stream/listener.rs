@@ -61,7 +61,7 @@ where
             Ok((socket, peer)) => {
                 is_failing = false;
                 if !allowed.contains(peer.ip()) {
-                    info!(%peer, "{door} client sent away: its address is not in `allow`");
+                    info!(%peer, "{door} client refused: its address is not in `allow`");
                     continue;
                 }
                 match set_options(&socket) {
