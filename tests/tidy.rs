@@ -35,7 +35,6 @@ const CYCLES: &[(&str, &[&str])] = &[
     ("boot", &["files", "image_boot", "targets", "uefi"]),
     ("boot", &["generated", "rules"]),
     ("http/session", &["answer", "multipart"]),
-    ("image", &["arch", "survey", "tree"]),
     ("nfs/session", &["directory", "procedures"]),
 ];
 

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::io;
 
-use super::survey::Volume;
 use super::warnings::{Warnings, printable};
 use super::{Extent, Index, Media, NodeId, NodeKind};
 
@@ -116,7 +115,7 @@ impl Archiso {
     pub(super) fn find(
         media: &(impl Media + ?Sized),
         index: &Index,
-        volume: &Volume,
+        uuid: Option<&str>,
         warnings: &mut Warnings,
     ) -> io::Result<Option<Self>> {
         let finder = Finder { index };
@@ -130,7 +129,7 @@ impl Archiso {
         Ok(Some(Self {
             kernels: finder.kernels(dir, &install_dir, arch),
             airootfs,
-            uuid_file: finder.uuid_file(volume.uuid.as_deref(), warnings),
+            uuid_file: finder.uuid_file(uuid, warnings),
             syslinux_dir,
             lpxelinux: syslinux_dir.and_then(|dir| finder.file(dir, "lpxelinux.0")),
             syslinux_menus: finder.files_ending(syslinux_dir, b".cfg"),

@@ -5,6 +5,7 @@ pub mod boot_records;
 pub mod content;
 pub mod el_torito;
 mod entries;
+mod error;
 pub mod identity;
 pub mod index;
 pub mod initramfs;
@@ -26,26 +27,14 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::codec::Truncated;
-
 pub use crate::extent::Extent;
 pub use arch::Archiso;
 pub use boot_records::BootRecords;
+pub use error::{FormatError, SurveyError};
 pub use identity::Identity;
 pub use index::{Index, Node, NodeId, NodeKind};
 pub use source::Source;
-pub use survey::{Survey, SurveyError, Volume};
-
-/// A structure of the image makes no sense: the image's fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct FormatError(pub &'static str);
-
-impl From<Truncated> for FormatError {
-    fn from(_: Truncated) -> Self {
-        FormatError("a structure ends in the middle of a value")
-    }
-}
+pub use survey::{Survey, Volume};
 
 /// Where the bytes of an image come from: the open file, or memory in a test.
 pub trait Media {

@@ -8,7 +8,7 @@ use super::boot_records::BootRecords;
 use super::iso9660::{BLOCK, Descriptor, FIRST_DESCRIPTOR, LongDate, VolumeDescriptor};
 use super::tree::{ImageTree, Names};
 use super::warnings::Warnings;
-use super::{Archiso, Extent, FormatError, Index, Media, el_torito};
+use super::{Archiso, Extent, Index, Media, SurveyError, el_torito};
 use crate::codec::Reader;
 
 /// Most volume descriptors that are read. xorriso writes four: primary, boot record, Joliet,
@@ -45,27 +45,6 @@ pub struct Volume {
     pub names: Names,
 }
 
-/// Error of an image that cannot be used, with the remedy.
-#[derive(Debug, thiserror::Error)]
-pub enum SurveyError {
-    #[error("cannot be read: {0}; check the path, its permissions and the disk")]
-    Io(#[from] io::Error),
-    #[error("not an ISO 9660 image: the file {0}; give the .iso file as it was published")]
-    NotIso(&'static str),
-    #[error("unsupported logical blocks of {0} bytes, expected 2048; create the image again with xorriso")]
-    BlockSize(u16),
-    #[error("truncated: {len} of {needed} bytes; download or copy the image again")]
-    Truncated { len: u64, needed: u64 },
-    #[error("damaged: {0}; compare the checksum of the image with the published one")]
-    Damaged(&'static str),
-}
-
-impl From<FormatError> for SurveyError {
-    fn from(FormatError(what): FormatError) -> Self {
-        SurveyError::Damaged(what)
-    }
-}
-
 impl Survey {
     /// Surveys the image in `media`.
     ///
@@ -85,7 +64,7 @@ impl Survey {
         if let Some(needed) = boot.needed.filter(|&needed| needed > media.size()) {
             return Err(SurveyError::Truncated { len: media.size(), needed });
         }
-        let archiso = Archiso::find(media, &tree.index, &volume, &mut warnings)?;
+        let archiso = Archiso::find(media, &tree.index, volume.uuid.as_deref(), &mut warnings)?;
         Ok(Self { index: tree.index, volume, boot, archiso, warnings: warnings.into_lines() })
     }
 }

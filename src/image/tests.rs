@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::iso9660::BLOCK;
-use super::survey::{Survey, SurveyError};
+use super::survey::Survey;
 use super::tree::Names;
-use super::{Extent, FormatError, Media, NodeId, NodeKind};
+use super::{Extent, FormatError, Media, NodeId, NodeKind, SurveyError};
 
 /// Builder of an image. Blocks 16 to 18 are a primary descriptor, a terminator and the root
 /// directory.
