@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use isowire::boot::{Architecture, Firmware, Machine};
+use isowire::boot::{Architecture, Firmware, Platform};
 use isowire::export::Allowed;
 use isowire::inspect::Format;
 use isowire::machines::local::LocalSocket;
@@ -78,7 +78,7 @@ impl Site {
     }
 }
 
-const X64: Machine = Machine { firmware: Firmware::Pxe, architecture: Architecture(7), mac: None };
+const X64: Platform = Platform { firmware: Firmware::Pxe, architecture: Architecture(7) };
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
 /// Longer than any time limit of the server.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -280,7 +280,7 @@ impl Files {
     /// What somebody is shown: the image of their rule comes first.
     fn menu(&self, recipient: Recipient, server: Server) -> Menu<'_> {
         static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new() };
-        let rule = self.terms.rules.of(recipient);
+        let rule = self.terms.rules.for_recipient(recipient);
         let mut images: Vec<_> = self.image_boots.iter().map(|offer| offer.shown(rule)).collect();
         images.sort_by_key(|shown| Some(&shown.image.name) != rule.and_then(|rule| rule.image.as_ref()));
         Menu {
@@ -295,7 +295,7 @@ impl Files {
 
     /// The boot program of the image that is meant for somebody.
     fn program(&self, root: Root, recipient: Recipient, server: &Server) -> Option<File> {
-        let rule = self.terms.rules.of(recipient);
+        let rule = self.terms.rules.for_recipient(recipient);
         let name = rule.and_then(|rule| rule.image.as_ref());
         let named = self.image_boots.iter().find(|offer| Some(&offer.bootable.name) == name);
         let offer = named.or(self.image_boots.first())?;

@@ -2,6 +2,7 @@
 //!
 //! Everything here is a pure decision. `dhcp` asks [`plan`] what to offer; `tftp` serves what was offered.
 
+mod client;
 pub mod files;
 pub mod generated;
 mod image_boot;
@@ -12,14 +13,16 @@ pub mod rules;
 mod targets;
 pub mod uefi;
 
-use std::fmt;
 use std::net::Ipv4Addr;
 
 use generated::{GeneratedKind, GeneratedPath, Recipient};
 use menu::{Root, Server};
-use rules::{Client, Rule};
+use rules::{Rule, Selection};
+
+use crate::text::{SafeText, UnsafeTextError};
 
 pub use crate::mac::{Mac, MacError, MacPrefix};
+pub use client::{Architecture, Client, Firmware, Platform};
 pub use files::Files;
 pub use leased::Leased;
 pub use quirks::{Quirk, Quirks, UnknownQuirkError};
@@ -27,107 +30,22 @@ pub use rules::Rules;
 pub use targets::{BootTargets, UefiBy};
 pub use uefi::UefiError;
 
-/// A machine, as far as its boot depends on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Machine {
-    pub firmware: Firmware,
-    pub architecture: Architecture,
-    /// `None` where its link has none, as InfiniBand.
-    pub mac: Option<Mac>,
-}
-
-/// The program that asks for a boot file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Firmware {
-    /// A PXE ROM or UEFI PXE (vendor class `PXEClient`).
-    Pxe,
-    /// UEFI HTTP Boot (vendor class `HTTPClient`).
-    HttpBoot,
-    /// iPXE (user class `iPXE`), be it the network card's ROM or a program loaded before.
-    Ipxe,
-}
-
-/// Client system architecture: the number in DHCP option 93 (RFC 4578 §2.1, and IANA's "Processor Architecture
-/// Types", where later numbers are).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Architecture(pub u16);
-
-impl Architecture {
-    /// Intel x86 with a BIOS; also what a machine is that does not send option 93.
-    pub const BIOS: Architecture = Architecture(0);
-    /// x86-64 with UEFI.
-    pub const UEFI: Architecture = Architecture(7);
-    /// EFI byte code by the registry; much firmware of x86-64 machines says so.
-    pub const EBC: Architecture = Architecture(9);
-    /// x86-64 with UEFI HTTP Boot.
-    pub const UEFI_HTTP: Architecture = Architecture(16);
-
-    /// The registry's word for the number.
-    const fn name(self) -> Option<&'static str> {
-        Some(match self.0 {
-            0 => "x86 BIOS",
-            1 => "NEC PC-98",
-            2 => "Itanium",
-            6 => "x86 UEFI",
-            7 => "x64 UEFI",
-            9 => "EBC",
-            10 => "ARM 32-bit UEFI",
-            11 => "ARM 64-bit UEFI",
-            15 => "x86 UEFI boot from HTTP",
-            16 => "x64 UEFI boot from HTTP",
-            17 => "EBC boot from HTTP",
-            18 => "ARM 32-bit UEFI boot from HTTP",
-            19 => "ARM 64-bit UEFI boot from HTTP",
-            20 => "x86 BIOS boot from HTTP",
-            25 => "RISC-V 32-bit UEFI",
-            27 => "RISC-V 64-bit UEFI",
-            _ => return None,
-        })
-    }
-}
-
-impl fmt::Display for Architecture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.name() {
-            Some(name) => f.write_str(name),
-            None => write!(f, "architecture {}", self.0),
-        }
-    }
-}
-
-impl fmt::Display for Machine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.firmware {
-            Firmware::Pxe | Firmware::HttpBoot => write!(f, "{}", self.architecture),
-            Firmware::Ipxe => write!(f, "{}, iPXE", self.architecture),
-        }
-    }
-}
-
-/// True for text that may stand in a DHCP reply: it fits the BOOTP `file` field with its NUL (RFC 2131 §2), and its
-/// characters mean nothing to the shell of an initramfs that sources what `ipconfig` wrote.
-fn fits_dhcp(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._/:-".contains(&b);
-    text.len() < 128 && text.bytes().all(plain)
-}
-
 /// What stands before the path of the menu in option 209. PXELINUX puts its path prefix before any name that is no URL, a
 /// leading `/` or not; the form `::name` names a file of the TFTP server itself (core/fs/pxe/urlparse.c).
 pub const FROM_ROOT: &str = "::/";
 
-/// What to offer a machine.
+/// The boot file for one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootPlan {
-    /// The program to load, a path or for HTTP Boot a URL: `file` and option 67. Only characters that are plain to a
-    /// shell, at most 127.
-    pub boot_file: String,
+    /// The program to load, a path or for HTTP Boot a URL: `file` and option 67.
+    pub boot_file: SafeText,
     /// The program's configuration: option 209 (RFC 5071 §4).
-    pub config_file: Option<String>,
-    /// In what way DHCP tells it, where the machine needs another one.
+    pub config_file: Option<SafeText>,
+    /// Deviations of the reply that the client's firmware needs.
     pub quirks: Quirks,
 }
 
-/// Why a machine gets no boot plan.
+/// Reason why a client gets no boot plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error(
@@ -140,48 +58,48 @@ pub enum Refusal {
     NoUefi(#[from] UefiError),
     #[error("UEFI HTTP boot needs HTTP, which is off: choose PXE in the firmware")]
     NoHttp,
-    // It would hand the program its name for a command line, which systemd's stub takes in place of the one in it.
-    #[error("its iPXE may run no script by a rule, and can load nothing else under UEFI")]
+    // Under UEFI, iPXE passes a boot program its own name as the command line. systemd-stub prefers
+    // that to the command line inside the program.
+    #[error("a rule forbids scripts for its iPXE, which can load nothing else under UEFI")]
     NoScript,
+    #[error("name of the boot file: {0}")]
+    UnsafeName(#[from] UnsafeTextError),
 }
 
-/// Decides what `machine`, of this DHCP vendor class, boots, which reaches us at `server`.
+/// Decides what a client boots that reaches us at `server`; `selection` is the result of
+/// [`Rules::select`] for it.
 ///
 /// # Errors
-/// [`Refusal`] says, for the log, why there is nothing for this machine.
+/// [`Refusal`] gives the reason for the log.
 pub fn plan(
-    machine: &Machine,
-    vendor_class: &[u8],
+    platform: Platform,
+    selection: &Selection<'_>,
     server: Ipv4Addr,
-    site: &BootTargets,
+    targets: &BootTargets,
 ) -> Result<BootPlan, Refusal> {
-    let client = Client { mac: machine.mac, architecture: Some(machine.architecture), vendor_class };
-    let rule = site.rules().find(&client);
-    let server = Server { address: server, ports: site.ports };
-    let planner = Planner { site, server, recipient: site.rules().recipient(&client), rule };
-    planner.plan(machine)
+    let server = Server { address: server, ports: targets.ports };
+    let Selection { rule, recipient } = *selection;
+    Planner { targets, server, recipient, rule }.plan(platform)
 }
 
 struct Planner<'a> {
-    site: &'a BootTargets,
+    targets: &'a BootTargets,
     server: Server,
     recipient: Recipient,
     rule: Option<&'a Rule>,
 }
 
 impl Planner<'_> {
-    fn plan(&self, machine: &Machine) -> Result<BootPlan, Refusal> {
+    fn plan(&self, platform: Platform) -> Result<BootPlan, Refusal> {
         let runs_scripts = !self.quirks().has(Quirk::NoScript);
-        match (machine.firmware, machine.architecture) {
+        match (platform.firmware, platform.architecture) {
             (Firmware::Ipxe, Architecture::BIOS | Architecture::UEFI | Architecture::EBC) if runs_scripts => {
-                Ok(self.script())
+                self.script()
             }
             (Firmware::Pxe | Firmware::Ipxe, Architecture::BIOS) => self.pxelinux(),
-            (Firmware::Pxe, Architecture::UEFI | Architecture::EBC) => {
-                self.program().map(|path| self.by_tftp(&path))
-            }
+            (Firmware::Pxe, Architecture::UEFI | Architecture::EBC) => self.by_tftp(&self.program()?),
             (Firmware::HttpBoot, Architecture::UEFI_HTTP) => {
-                self.by_http(&self.program()?).ok_or(Refusal::NoHttp)
+                self.by_http(&self.program()?)?.ok_or(Refusal::NoHttp)
             }
             (Firmware::Ipxe, Architecture::UEFI | Architecture::EBC) => Err(Refusal::NoScript),
             (_, architecture) => Err(Refusal::Architecture(architecture)),
@@ -193,20 +111,23 @@ impl Planner<'_> {
     }
 
     fn pxelinux(&self) -> Result<BootPlan, Refusal> {
-        let boot_file = self.site.boot_file().ok_or(Refusal::NoLoader)?.to_owned();
-        let config_file = Some(format!("{FROM_ROOT}{}", self.made(GeneratedKind::Menu)));
-        Ok(BootPlan { boot_file, config_file, quirks: self.quirks() })
+        let boot_file = self.targets.bios_loader().ok_or(Refusal::NoLoader)?.clone();
+        let menu = format!("{FROM_ROOT}{}", self.generated(GeneratedKind::Menu));
+        Ok(BootPlan { boot_file, config_file: Some(SafeText::new(&menu)?), quirks: self.quirks() })
     }
 
-    /// By HTTP it comes faster, and the log tells of it in the words that kernels are told in.
-    fn script(&self) -> BootPlan {
-        let path = self.made(GeneratedKind::Script);
-        self.by_http(&path).unwrap_or_else(|| self.by_tftp(&path))
+    /// Names the script by its HTTP URL where HTTP is served, which is faster than TFTP.
+    fn script(&self) -> Result<BootPlan, Refusal> {
+        let path = self.generated(GeneratedKind::Script);
+        match self.by_http(&path)? {
+            Some(plan) => Ok(plan),
+            None => self.by_tftp(&path),
+        }
     }
 
     /// What UEFI itself loads.
     fn program(&self) -> Result<GeneratedPath, Refusal> {
-        Ok(self.made(match self.site.uefi_by {
+        Ok(self.generated(match self.targets.uefi_by {
             UefiBy::Ipxe => GeneratedKind::Ipxe,
             UefiBy::Composed => GeneratedKind::Program(self.root()?),
         }))
@@ -216,20 +137,24 @@ impl Planner<'_> {
     fn root(&self) -> Result<Root, UefiError> {
         let image = self.rule.and_then(|rule| rule.image.as_ref());
         let preferred = self.rule.and_then(|rule| rule.overrides.root);
-        self.site.program_root(image, preferred)
+        self.targets.program_root(image, preferred)
     }
 
-    fn made(&self, kind: GeneratedKind) -> GeneratedPath {
+    fn generated(&self, kind: GeneratedKind) -> GeneratedPath {
         GeneratedPath { recipient: self.recipient, kind }
     }
 
-    fn by_tftp(&self, path: &GeneratedPath) -> BootPlan {
-        BootPlan { boot_file: format!("/{path}"), config_file: None, quirks: self.quirks() }
+    fn by_tftp(&self, path: &GeneratedPath) -> Result<BootPlan, Refusal> {
+        self.load(&format!("/{path}"))
     }
 
-    fn by_http(&self, path: &GeneratedPath) -> Option<BootPlan> {
-        let boot_file = format!("{}{path}", self.server.http_url()?);
-        Some(BootPlan { boot_file, config_file: None, quirks: self.quirks() })
+    /// Returns `None` where HTTP is off.
+    fn by_http(&self, path: &GeneratedPath) -> Result<Option<BootPlan>, Refusal> {
+        self.server.http_url().map(|root| self.load(&format!("{root}{path}"))).transpose()
+    }
+
+    fn load(&self, name: &str) -> Result<BootPlan, Refusal> {
+        Ok(BootPlan { boot_file: SafeText::new(name)?, config_file: None, quirks: self.quirks() })
     }
 }
 

@@ -5,19 +5,9 @@ use std::net::Ipv4Addr;
 
 use super::generated::Recipient;
 use super::menu::{Overrides, Start};
-use super::{Architecture, Quirks};
+use super::{Architecture, Client, Quirks};
 use crate::mac::{Mac, MacPrefix};
 use crate::text::Word;
-
-/// A machine, as far as rules tell machines apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Client<'a> {
-    pub mac: Option<Mac>,
-    /// `None` where it is not known, as in a path.
-    pub architecture: Option<Architecture>,
-    /// DHCP option 60; empty where it is not known.
-    pub vendor_class: &'a [u8],
-}
 
 /// Which machines a rule is for: those that fit everything that is said here.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -70,6 +60,20 @@ pub struct Rule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RuleNumber(pub u16);
 
+/// The rule that counts for a client, and the recipient of files generated for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Selection<'a> {
+    pub rule: Option<&'a Rule>,
+    pub recipient: Recipient,
+}
+
+impl Selection<'_> {
+    /// True for a client that gets no answer by DHCP.
+    pub fn is_ignored(&self) -> bool {
+        self.rule.is_some_and(|rule| rule.is_ignored)
+    }
+}
+
 /// All rules, in the operator's order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rules(Vec<Rule>);
@@ -93,19 +97,24 @@ impl Rules {
         self.0.get(self.position(client)?)
     }
 
-    /// Whom files are for that this machine is to load: they name the rule where its MAC address alone would lead to
-    /// another.
-    pub fn recipient(&self, client: &Client<'_>) -> Recipient {
-        let by_mac = Client { mac: client.mac, ..Client::default() };
-        let rule = self.position(client).filter(|&rule| self.position(&by_mac) != Some(rule));
-        // At most MAX, so the cast keeps the value.
-        Recipient { machine: client.mac, rule: rule.map(|rule| RuleNumber(rule as u16)) }
+    /// Selects the rule for a client, and the recipient by which generated paths lead back to it.
+    ///
+    /// A path names the rule only where the MAC address alone would select another one.
+    pub fn select(&self, client: &Client<'_>) -> Selection<'_> {
+        let position = self.position(client);
+        let by_mac = self.position(&Client::with_mac(client.mac));
+        let named = position.filter(|_| position != by_mac);
+        Selection {
+            rule: position.and_then(|position| self.0.get(position)),
+            // At most MAX, so the cast keeps the value.
+            recipient: Recipient { machine: client.mac, rule: named.map(|rule| RuleNumber(rule as u16)) },
+        }
     }
 
-    /// The rule for whom a file is.
-    pub fn of(&self, recipient: Recipient) -> Option<&Rule> {
+    /// Returns the rule for the recipient of a generated file.
+    pub fn for_recipient(&self, recipient: Recipient) -> Option<&Rule> {
         let by_number = recipient.rule.and_then(|RuleNumber(rule)| self.0.get(usize::from(rule)));
-        by_number.or_else(|| self.find(&Client { mac: recipient.machine, ..Client::default() }))
+        by_number.or_else(|| self.find(&Client::with_mac(recipient.machine)))
     }
 
     /// What single machines are to be leased.
@@ -132,7 +141,8 @@ mod tests {
 
     fn client(mac: &str, architecture: u16) -> Client<'static> {
         let architecture = Some(Architecture(architecture));
-        Client { mac: mac.parse().ok(), architecture, vendor_class: b"PXEClient:Arch:00007:UNDI:003001" }
+        let vendor_class = b"PXEClient:Arch:00007:UNDI:003001";
+        Client { mac: mac.parse().ok(), architecture, vendor_class, ..Client::default() }
     }
 
     #[test]
@@ -180,13 +190,13 @@ mod tests {
         assert_eq!([&first, &uefi, &bios].map(found), [Some(0), Some(1), Some(2)]);
         assert_eq!(found(&client("00:54:00:00:00:02", 0)), None);
         // Only what the MAC address does not tell is in the path, and there it says the same.
-        assert_eq!(rules.recipient(&first).rule, None);
-        assert_eq!(rules.recipient(&bios).rule, None);
-        assert_eq!(rules.recipient(&uefi).rule, Some(RuleNumber(1)));
+        assert_eq!(rules.select(&first).recipient.rule, None);
+        assert_eq!(rules.select(&bios).recipient.rule, None);
+        assert_eq!(rules.select(&uefi).recipient.rule, Some(RuleNumber(1)));
         for client in [&first, &uefi, &bios] {
-            assert_eq!(rules.of(rules.recipient(client)), rules.find(client));
+            assert_eq!(rules.for_recipient(rules.select(client).recipient), rules.find(client));
         }
-        let gone = Recipient { rule: Some(RuleNumber(9)), ..rules.recipient(&bios) };
-        assert_eq!(rules.of(gone), rules.find(&bios));
+        let gone = Recipient { rule: Some(RuleNumber(9)), ..rules.select(&bios).recipient };
+        assert_eq!(rules.for_recipient(gone), rules.find(&bios));
     }
 }

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use super::fits_dhcp;
 use super::generated::{GeneratedKind, GeneratedPath, Recipient};
 use super::menu::{Ports, Root};
 use super::rules::Rules;
 use super::uefi::UefiError;
-use crate::text::Word;
+use crate::text::{SafeText, Word};
 
 /// What this site has to boot machines with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootTargets {
-    bios_loader: Option<String>,
+    bios_loader: Option<SafeText>,
     /// What each image has for UEFI machines, the default first.
     images: Vec<Programs>,
     pub(super) uefi_by: UefiBy,
@@ -40,7 +39,8 @@ impl BootTargets {
     /// `bios_loader`: path of `lpxelinux.0` from the root of the TFTP tree, without a leading `/`; `None` where no image
     /// has one. A path that cannot go into a DHCP reply counts as none.
     pub fn new(bios_loader: Option<&str>, ports: Ports) -> Self {
-        let bios_loader = bios_loader.map(|path| format!("/{path}")).filter(|path| fits_dhcp(path));
+        let bios_loader = bios_loader.and_then(|path| SafeText::new(&format!("/{path}")).ok());
+        let bios_loader = bios_loader.filter(SafeText::fits_file_field);
         let rules = Arc::default();
         Self { bios_loader, images: Vec::new(), uefi_by: UefiBy::Composed, ports, rules }
     }
@@ -68,7 +68,11 @@ impl BootTargets {
 
     /// What BIOS machines load, as in their boot plan.
     pub fn boot_file(&self) -> Option<&str> {
-        self.bios_loader.as_deref()
+        self.bios_loader.as_ref().map(SafeText::as_str)
+    }
+
+    pub(super) fn bios_loader(&self) -> Option<&SafeText> {
+        self.bios_loader.as_ref()
     }
 
     /// What every UEFI machine with one network card can load, as in a boot plan.

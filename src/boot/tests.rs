@@ -36,20 +36,25 @@ fn site_with(roots: Result<Vec<Root>, UefiError>, ports: Ports) -> BootTargets {
 }
 
 /// The plan for a machine that no rule tells by its vendor class.
-fn plan(machine: &Machine, server: Ipv4Addr, site: &BootTargets) -> Result<BootPlan, Refusal> {
-    super::plan(machine, b"PXEClient", server, site)
+/// What a client of these tests boots.
+fn plan(client: &Client<'_>, server: Ipv4Addr, targets: &BootTargets) -> Result<BootPlan, Refusal> {
+    super::plan(client.platform().unwrap(), &targets.rules().select(client), server, targets)
 }
 
-fn machine(firmware: Firmware, architecture: u16) -> Machine {
-    let mac = Mac::new(&[0x52, 0x54, 0, 0x12, 0x34, 0xfe]);
-    Machine { firmware, architecture: Architecture(architecture), mac }
+fn machine(firmware: Firmware, architecture: u16) -> Client<'static> {
+    let (mac, architecture) =
+        (Mac::new(&[0x52, 0x54, 0, 0x12, 0x34, 0xfe]), Some(Architecture(architecture)));
+    Client { mac, architecture, firmware: Some(firmware), vendor_class: b"PXEClient" }
 }
 
 #[test]
 fn bios_machines_load_the_images_own_pxelinux() {
     let plan = plan(&machine(Firmware::Pxe, 0), HERE, &site()).unwrap();
-    assert_eq!(plan.boot_file, "/boot/syslinux/lpxelinux.0");
-    assert_eq!(plan.config_file.as_deref(), Some("::/isowire/52-54-00-12-34-fe/pxelinux.cfg"));
+    assert_eq!(plan.boot_file.to_string(), "/boot/syslinux/lpxelinux.0");
+    assert_eq!(
+        plan.config_file.as_ref().map(SafeText::as_str),
+        Some("::/isowire/52-54-00-12-34-fe/pxelinux.cfg")
+    );
 }
 
 #[test]
@@ -57,10 +62,13 @@ fn ipxe_gets_a_script_whatever_it_runs_on() {
     for architecture in [0, 7, 9] {
         let machine = machine(Firmware::Ipxe, architecture);
         let file = |site: &BootTargets| plan(&machine, HERE, site).unwrap();
-        assert_eq!(file(&site()).boot_file, "http://10.0.0.1/isowire/52-54-00-12-34-fe/boot.ipxe");
+        assert_eq!(
+            file(&site()).boot_file.to_string(),
+            "http://10.0.0.1/isowire/52-54-00-12-34-fe/boot.ipxe"
+        );
         assert_eq!(file(&site()).config_file, None);
         let without_http = site_with(Ok(vec![Root::Nbd]), Ports { http: None, ..PORTS });
-        assert_eq!(file(&without_http).boot_file, "/isowire/52-54-00-12-34-fe/boot.ipxe");
+        assert_eq!(file(&without_http).boot_file.to_string(), "/isowire/52-54-00-12-34-fe/boot.ipxe");
         // Never again what it was loaded as.
         assert_eq!(file(&site().with_uefi_by(UefiBy::Ipxe)), file(&site()));
     }
@@ -69,7 +77,7 @@ fn ipxe_gets_a_script_whatever_it_runs_on() {
 #[test]
 fn uefi_may_load_ipxe_first() {
     let site = site().with_uefi_by(UefiBy::Ipxe);
-    let boot_file = |machine: Machine| plan(&machine, HERE, &site).unwrap().boot_file;
+    let boot_file = |machine: Client<'_>| plan(&machine, HERE, &site).unwrap().boot_file.to_string();
     assert_eq!(boot_file(machine(Firmware::Pxe, 7)), "/isowire/52-54-00-12-34-fe/ipxe.efi");
     let url = "http://10.0.0.1/isowire/52-54-00-12-34-fe/ipxe.efi";
     assert_eq!(boot_file(machine(Firmware::HttpBoot, 16)), url);
@@ -87,7 +95,9 @@ fn a_rule_chooses_image_root_and_loader() {
     let prefers = |root| Overrides { root: Some(root), ..Overrides::default() };
     let site =
         |rule| site().with_image(two.clone(), Ok(vec![Root::Http])).with_rules(Rules::new(vec![rule]).into());
-    let file = |machine: Machine, site: &BootTargets| plan(&machine, HERE, site).map(|plan| plan.boot_file);
+    let file = |machine: Client<'_>, site: &BootTargets| {
+        plan(&machine, HERE, site).map(|plan| plan.boot_file.to_string())
+    };
     let (bios, uefi) = (machine(Firmware::Ipxe, 0), machine(Firmware::Pxe, 7));
     let by_root = site(rule("52:54", Rule { overrides: prefers(Root::Nbd), ..Rule::default() }));
     assert_eq!(file(uefi, &by_root).unwrap(), "/isowire/52-54-00-12-34-fe/nbd.efi");
@@ -114,18 +124,18 @@ fn others_are_refused_by_name() {
 
 #[test]
 fn uefi_machines_load_programs_of_their_own() {
-    let boot_file = |machine: Machine| plan(&machine, HERE, &site()).unwrap().boot_file;
+    let boot_file = |machine: Client<'_>| plan(&machine, HERE, &site()).unwrap().boot_file.to_string();
     for architecture in [7, 9] {
         let file = boot_file(machine(Firmware::Pxe, architecture));
         assert_eq!(file, "/isowire/52-54-00-12-34-fe/nfs.efi");
     }
     let file = boot_file(machine(Firmware::HttpBoot, 16));
     assert_eq!(file, "http://10.0.0.1/isowire/52-54-00-12-34-fe/nfs.efi");
-    let nameless = Machine { mac: None, ..machine(Firmware::Pxe, 7) };
+    let nameless = Client { mac: None, ..machine(Firmware::Pxe, 7) };
     assert_eq!(boot_file(nameless), "/isowire/nfs.efi");
     let site = site_with(Ok(vec![Root::Http]), Ports { tftp: 69, http: Some(u16::MAX) });
     let plan = plan(&machine(Firmware::HttpBoot, 16), Ipv4Addr::BROADCAST, &site).unwrap();
-    assert!(fits_dhcp(&plan.boot_file) && plan.config_file.is_none());
+    assert!(plan.boot_file.fits_file_field() && plan.config_file.is_none());
 }
 
 #[test]

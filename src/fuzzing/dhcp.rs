@@ -7,8 +7,8 @@ use dhcproto::v4::{self, DhcpOption, OptionCode, UnknownOption};
 use dhcproto::{Decodable, Decoder};
 
 use crate::boot::menu::{Ports, Root};
-use crate::boot::rules::{Client, ClientFilter, Rule};
-use crate::boot::{self, Quirk, Rules};
+use crate::boot::rules::{ClientFilter, Rule};
+use crate::boot::{self, Client, Quirk, Rules};
 use crate::codec::{Reader, Truncated};
 use crate::dhcp::lease::{Leases, UnixTime};
 use crate::dhcp::session::{Answer, Authority, Destination, Door, Network, Question, Role, Session, mac};

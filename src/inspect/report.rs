@@ -8,8 +8,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::boot::menu::{Ports, Root};
+use crate::boot::rules::Selection;
 use crate::boot::uefi::Programs;
-use crate::boot::{Architecture, BootTargets, Firmware, Machine, UefiError, plan};
+use crate::boot::{Architecture, BootTargets, Firmware, Platform, UefiError, plan};
 use crate::bootable::BootEntry;
 use crate::bootable::{self, bios_loader, initramfs, shortfall, survey};
 use crate::config::{HTTP_PORT, TFTP_PORT};
@@ -368,9 +369,9 @@ fn way(
     lacking: &[String],
     remarks: Vec<String>,
 ) -> Way {
-    let machine = Machine { firmware: Firmware::Pxe, architecture, mac: None };
-    let (boot_file, refusal) = match plan(&machine, b"PXEClient", Ipv4Addr::UNSPECIFIED, site) {
-        Ok(plan) => (Some(plan.boot_file), None),
+    let platform = Platform { firmware: Firmware::Pxe, architecture };
+    let (boot_file, refusal) = match plan(platform, &Selection::default(), Ipv4Addr::UNSPECIFIED, site) {
+        Ok(plan) => (Some(plan.boot_file.to_string()), None),
         Err(refusal) => (None, Some(refusal.to_string())),
     };
     let boot_file = boot_file.filter(|_| lacking.is_empty());

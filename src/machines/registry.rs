@@ -42,8 +42,8 @@ impl Registry {
     }
 
     /// Records that DHCP offered a boot file, and an address unless another server assigns it.
-    pub fn offered(&self, mac: Mac, machine: boot::Machine, address: Option<Ipv4Addr>, now: Instant) {
-        self.table().offered(mac, machine, address.map(IpAddr::V4), now);
+    pub fn offered(&self, mac: Mac, platform: boot::Platform, address: Option<Ipv4Addr>, now: Instant) {
+        self.table().offered(mac, platform, address.map(IpAddr::V4), now);
     }
 
     /// Returns the time of the last boot file offer to this machine.

@@ -89,7 +89,7 @@ impl SentBytes {
 
 impl MachineStatus {
     pub(super) fn new(record: &MachineRecord, now: Instant, time: Timestamp) -> Self {
-        let MachineRecord { mac, addresses, machine, refusal, boots, boot, .. } = record;
+        let MachineRecord { mac, addresses, platform, refusal, boots, boot, .. } = record;
         let unix = |then: Instant| {
             // A server does not run for centuries.
             time.as_second() - now.saturating_duration_since(then).as_secs() as i64
@@ -97,8 +97,8 @@ impl MachineStatus {
         Self {
             mac: *mac,
             addresses: addresses.clone(),
-            firmware: machine.map(|machine| machine.to_string()),
-            architecture: machine.map(|machine| machine.architecture.0),
+            firmware: platform.map(|platform| platform.to_string()),
+            architecture: platform.map(|platform| platform.architecture.0),
             refusal: refusal.clone(),
             stage: boot.stage(),
             image: boot.image.as_deref().map(str::to_owned),

@@ -52,7 +52,7 @@ pub(super) struct MachineRecord {
     /// Most recent first.
     pub addresses: Vec<IpAddr>,
     /// The description in its last DHCP message.
-    pub machine: Option<boot::Machine>,
+    pub platform: Option<boot::Platform>,
     /// Time of the last boot file offer.
     offered: Option<Instant>,
     /// Reason why the last request for a boot file got none.
@@ -109,11 +109,11 @@ impl MachineTable {
         strangers.flat_map(|record| &record.addresses).copied().collect()
     }
 
-    pub fn offered(&mut self, mac: Mac, machine: boot::Machine, address: Option<IpAddr>, now: Instant) {
+    pub fn offered(&mut self, mac: Mac, platform: boot::Platform, address: Option<IpAddr>, now: Instant) {
         let Some(id) = self.of_mac(mac, now) else { return };
-        self.asked(id, machine.firmware, now);
+        self.asked(id, platform.firmware, now);
         if let Some(record) = self.machines.get_mut(&id) {
-            record.machine = Some(machine);
+            record.platform = Some(platform);
             record.offered = Some(now);
             record.refusal = None;
             record.boot.reach(Step::Offered, now);
@@ -258,7 +258,7 @@ impl MachineTable {
         self.by_mac.extend(mac.map(|mac| (mac, id)));
         let boot = MachineBoot::new(self.epoch, now);
         let record =
-            MachineRecord { mac, addresses, machine: None, offered: None, refusal: None, boots: 1, boot };
+            MachineRecord { mac, addresses, platform: None, offered: None, refusal: None, boots: 1, boot };
         self.machines.insert(id, record);
         Some(id)
     }

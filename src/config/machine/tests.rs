@@ -1,6 +1,5 @@
 use crate::boot::menu::{CopyToRam, Root, Start};
-use crate::boot::rules::Client;
-use crate::boot::{Architecture, Quirk, Rules};
+use crate::boot::{Architecture, Client, Quirk, Rules};
 use crate::config::tests::{loaded, wrong};
 
 /// The rules in the configuration file of a DHCP server.
@@ -44,7 +43,7 @@ fn machines_are_told_apart_in_three_ways() {
     assert_eq!([0, 11, 7].map(ignored), [true, true, false]);
     for architecture in [Architecture::UEFI, Architecture::EBC, Architecture::UEFI_HTTP] {
         let mac = "00:11:22:33:44:55".parse().ok();
-        let client = Client { mac, architecture: Some(architecture), vendor_class: b"" };
+        let client = Client { mac, architecture: Some(architecture), ..Client::default() };
         assert_eq!(rules.find(&client).map(|rule| rule.start), Some(Start::Straight));
     }
     let client = Client { vendor_class: b"HTTPClient:Arch:00016", ..Client::default() };

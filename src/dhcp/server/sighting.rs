@@ -18,7 +18,7 @@ pub(super) fn tell(machines: &Registry, question: &Question, answer: &Answer, no
         Answer::Send { reply, boot, .. } => {
             let address = Some(reply.header.yiaddr).filter(|address| !address.is_unspecified());
             if let (MessageType::Offer, Some(Ok(boot))) = (reply.kind, boot) {
-                machines.offered(mac, boot.machine, address, now);
+                machines.offered(mac, boot.platform, address, now);
             }
             if let Some(address) = address.filter(|_| reply.kind == MessageType::Ack) {
                 machines.leased(mac, address, now);

@@ -7,7 +7,8 @@ use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::FAILURE_PAUSE;
-use crate::dhcp::session::{Answer, BootFileError, Door, Question, Silence};
+use crate::boot::Refusal;
+use crate::dhcp::session::{Answer, Door, Question, Silence};
 use crate::dhcp::wire::{MessageType, Reply};
 
 /// A warning that anybody can cause is written at most this often.
@@ -30,8 +31,8 @@ impl Story {
                 tell_no_boot(question, why);
             }
             Answer::Send { reply, boot, .. } => {
-                let machine = boot.as_ref().and_then(|boot| boot.as_ref().ok()).map(|boot| boot.machine);
-                tell_reply(question, reply, machine.map(|machine| machine.to_string()));
+                let boot = boot.as_ref().and_then(|boot| boot.as_ref().ok());
+                tell_reply(question, reply, boot.map(|boot| boot.platform.to_string()));
             }
             Answer::Silence(silence) => self.tell_silence(question, silence),
         }
@@ -92,7 +93,7 @@ fn tell_reply(question: &Question, reply: &Reply, architecture: Option<String>) 
     info!(%machine, address, architecture, file, "{step}");
 }
 
-fn tell_no_boot(question: &Question, why: &BootFileError) {
+fn tell_no_boot(question: &Question, why: &Refusal) {
     let machine = question.message.header.hardware();
     info!(%machine, "no boot file: {why}");
 }

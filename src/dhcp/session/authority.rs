@@ -209,7 +209,7 @@ impl Authority {
         reply.options.extend(self.network.options(question.server));
         if let Some(Ok(boot)) = boot {
             reply.options.extend(boot.options(question));
-            if boot.machine.firmware == Firmware::Ipxe {
+            if boot.platform.firmware == Firmware::Ipxe {
                 reply.options.push(ReplyOption::NoPxeDhcp);
             }
         }

@@ -1,48 +1,57 @@
-//! Who asks for a boot file, and which options tell it.
+//! Clients that ask for a boot file, and the options that name it.
 
-use super::Question;
-use crate::boot::rules::Client;
-use crate::boot::{self, Architecture, BootPlan, Firmware, Mac, Machine, Quirk, Quirks, Refusal};
-use crate::dhcp::wire::{BootClass, HardwareAddress, Message, ReplyOption, SafeText, UnsafeTextError};
+use super::{Boot, Question, Silence};
+use crate::boot::rules::Selection;
+use crate::boot::{
+    self, Architecture, BootPlan, BootTargets, Client, Firmware, Mac, Platform, Quirk, Quirks, Refusal,
+};
+use crate::dhcp::wire::{BootClass, HardwareAddress, Message, ReplyOption};
+use crate::text::SafeText;
 
-/// The boot file for one machine.
+/// The boot file for one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootOffer {
-    pub machine: Machine,
+    pub platform: Platform,
     pub class: BootClass,
     pub file: SafeText,
     pub config_file: Option<SafeText>,
     pub quirks: Quirks,
 }
 
-/// A boot client for which there is no boot file.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BootFileError {
-    #[error("{0}")]
-    Refused(#[from] Refusal),
-    #[error("the name of its boot file: {0}")]
-    Unsafe(#[from] UnsafeTextError),
-}
-
-/// Whether a rule has this machine left alone. One that says no architecture has none.
-pub(super) fn is_ignored(question: &Question, site: &boot::BootTargets) -> bool {
+/// Decides what the sender boots, by the one rule that is selected for it.
+///
+/// # Errors
+/// [`Silence::Ignored`] by that rule.
+pub(super) fn decide(question: &Question, targets: &BootTargets) -> Result<Boot, Silence> {
     let message = &question.message;
-    let (mac, vendor_class) = (mac(&message.header.hardware()), &message.vendor_class[..]);
-    let architecture = message.architectures.first().map(|&code| Architecture(code));
-    site.rules().find(&Client { mac, architecture, vendor_class }).is_some_and(|rule| rule.is_ignored)
-}
-
-/// What the sender may boot; `None` when it asks for no boot file.
-pub(super) fn plan(
-    question: &Question,
-    site: &boot::BootTargets,
-) -> Option<Result<BootOffer, BootFileError>> {
-    let message = &question.message;
-    let class = boot_class(message)?;
-    let mut offers = machines(message, class).map(|machine| offer(machine, class, question, site));
-    let first = offers.next()?;
+    let mut clients = clients(message);
+    let first = clients.next().unwrap_or_default();
+    let selection = targets.rules().select(&first);
+    if selection.is_ignored() {
+        return Err(Silence::Ignored);
+    }
+    let Some(boot) = offer(&first, &selection, question, targets) else { return Ok(None) };
     // RFC 4578 §2.1: a client that names several architectures runs any of them.
-    Some(first.or_else(|refused| offers.find_map(Result::ok).ok_or(refused)))
+    let mut others = clients.filter_map(|client| {
+        let selection = Some(targets.rules().select(&client)).filter(|selection| !selection.is_ignored())?;
+        offer(&client, &selection, question, targets)?.ok()
+    });
+    Ok(Some(boot.or_else(|refused| others.next().ok_or(refused))))
+}
+
+/// Returns the sender's description, one for each architecture that it names.
+fn clients(message: &Message) -> impl Iterator<Item = Client<'_>> {
+    let class = boot_class(message);
+    // RFC 4578 §2.1 demands option 93 of boot clients; ROMs older than it are BIOS ROMs.
+    let default = message.architectures.is_empty().then(|| class.map(|_| Architecture::BIOS));
+    let named = message.architectures.iter().map(|&code| Some(Architecture(code)));
+    let mac = mac(&message.header.hardware());
+    named.chain(default).map(move |architecture| Client {
+        mac,
+        architecture,
+        firmware: class.zip(architecture).map(|(class, architecture)| firmware(message, class, architecture)),
+        vendor_class: &message.vendor_class,
+    })
 }
 
 /// Firmware and iPXE name themselves in option 60; `PXEClient:Arch:00000:UNDI:002001` goes on with numbers that
@@ -52,23 +61,12 @@ fn boot_class(message: &Message) -> Option<BootClass> {
     classes.into_iter().find(|class| message.vendor_class.starts_with(class.as_str().as_bytes()))
 }
 
-fn machines(message: &Message, class: BootClass) -> impl Iterator<Item = Machine> {
-    let mac = mac(&message.header.hardware());
-    // RFC 4578 demands the option; ROMs older than it are BIOS ROMs.
-    let default = message.architectures.is_empty().then_some(Architecture::BIOS.0);
-    let architectures = message.architectures.iter().copied().chain(default);
-    architectures.map(Architecture).map(move |architecture| {
-        let firmware = firmware(message, class, architecture);
-        Machine { firmware, architecture, mac }
-    })
-}
-
 /// The MAC address of a machine on Ethernet.
 pub fn mac(hardware: &HardwareAddress) -> Option<Mac> {
     Mac::new(hardware.bytes()).filter(|_| hardware.kind() == HardwareAddress::ETHERNET)
 }
 
-/// HTTP and menus, by the numbers of iPXE's features (src/include/ipxe/features.h): our scripts need both.
+/// Features of iPXE that a script of ours needs, HTTP and menus, by their numbers (src/include/ipxe/features.h).
 const SCRIPT_FEATURES: [u8; 2] = [0x13, 0x27];
 
 fn firmware(message: &Message, class: BootClass, architecture: Architecture) -> Firmware {
@@ -85,16 +83,22 @@ fn firmware(message: &Message, class: BootClass, architecture: Architecture) -> 
     }
 }
 
+/// Returns `None` for a client that asks for no boot file.
 fn offer(
-    machine: Machine,
-    class: BootClass,
+    client: &Client<'_>,
+    selection: &Selection<'_>,
     question: &Question,
-    site: &boot::BootTargets,
-) -> Result<BootOffer, BootFileError> {
-    let plan = boot::plan(&machine, &question.message.vendor_class, question.server, site)?;
-    let BootPlan { boot_file, config_file, quirks } = plan;
-    let config_file = config_file.as_deref().map(SafeText::new).transpose()?;
-    Ok(BootOffer { machine, class, file: SafeText::new(&boot_file)?, config_file, quirks })
+    targets: &BootTargets,
+) -> Option<Result<BootOffer, Refusal>> {
+    let (platform, class) = (client.platform()?, boot_class(&question.message)?);
+    let plan = boot::plan(platform, selection, question.server, targets);
+    Some(plan.map(|BootPlan { boot_file, config_file, quirks }| BootOffer {
+        platform,
+        class,
+        file: boot_file,
+        config_file,
+        quirks,
+    }))
 }
 
 impl BootOffer {

@@ -13,11 +13,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::lease::UnixTime;
 use super::wire::{Header, Message, MessageType, Opcode, Reply, ReplyOption};
-use crate::boot::{self, Quirk};
+use crate::boot::{self, Quirk, Refusal};
 use crate::export::Allowed;
 
 pub use authority::{Authority, Network, Sighting};
-pub use boot_offer::{BootFileError, BootOffer, mac};
+pub use boot_offer::{BootOffer, mac};
 
 /// A message and how it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub enum Answer {
         reply: Reply,
         to: Destination,
         /// What the machine boots; `None` where it asked for no boot file.
-        boot: Option<Result<BootOffer, BootFileError>>,
+        boot: Option<Result<BootOffer, Refusal>>,
     },
     Silence(Silence),
 }
@@ -76,7 +76,7 @@ pub enum Silence {
     #[error("neither PXE nor HTTP boot client")]
     NoBootClient,
     #[error("{0}")]
-    NoBootFile(BootFileError),
+    NoBootFile(Refusal),
     #[error("came through relay agent {0}: a proxy answers on its own wire only")]
     Relayed(Ipv4Addr),
     #[error("takes {address} from {server}")]
@@ -132,10 +132,10 @@ impl Session {
         {
             return Answer::Silence(Silence::NotAllowed(address));
         }
-        if boot_offer::is_ignored(question, &self.boot) {
-            return Answer::Silence(Silence::Ignored);
-        }
-        let boot = boot_offer::plan(question, &self.boot);
+        let boot = match boot_offer::decide(question, &self.boot) {
+            Ok(boot) => boot,
+            Err(silence) => return Answer::Silence(silence),
+        };
         let answer = match (question.door, &mut self.role) {
             (Door::BootServer, _) => boot_server(question, boot),
             (Door::Dhcp, Role::Proxy) => proxy(question, boot),
@@ -161,7 +161,7 @@ fn address_of(question: &Question) -> Option<Ipv4Addr> {
 }
 
 /// What a boot client may have; `None` for all others.
-type Boot = Option<Result<BootOffer, BootFileError>>;
+type Boot = Option<Result<BootOffer, Refusal>>;
 
 /// A reply, or why there is none.
 type Decision = Result<Answer, Silence>;

@@ -5,8 +5,8 @@ use crate::boot::Rules;
 use crate::boot::menu::{Ports, Root};
 use crate::boot::rules::{ClientFilter, Rule};
 use crate::dhcp::lease::Leases;
-use crate::dhcp::wire::{BootClass, SafeText};
-use crate::text::Word;
+use crate::dhcp::wire::BootClass;
+use crate::text::{SafeText, Word};
 
 macro_rules! captured {
     ($name:literal) => {

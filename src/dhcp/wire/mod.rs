@@ -6,7 +6,6 @@
 
 mod hardware;
 mod reply;
-mod text;
 
 use std::net::Ipv4Addr;
 
@@ -18,7 +17,6 @@ use crate::codec::{Reader, Truncated};
 pub use dhcproto::v4::{Flags, MessageType, Opcode};
 pub use hardware::{BadHardwareAddress, HardwareAddress};
 pub use reply::{BootClass, Reply, ReplyOption};
-pub use text::{SafeText, UnsafeTextError};
 
 /// Servers and relay agents listen here.
 pub const SERVER_PORT: u16 = 67;

@@ -6,8 +6,9 @@ use dhcproto::v4::{MessageType, OptionCode};
 
 use super::{
     CONFIG_FILE, END, FILE_OFFSET, HEADER_LEN, Header, IPXE_OPTIONS, PXE_BOOT_ITEM, PXE_DISCOVERY_CONTROL,
-    SafeText, finish, put_option,
+    finish, put_option,
 };
+use crate::text::SafeText;
 
 /// Shortest maximum a client may name, and what holds where it names none (RFC 2131 §2, RFC 2132 §9.10).
 const MIN_MAX_SIZE: u16 = 576;

@@ -1,6 +1,7 @@
 use dhcproto::{Decodable, Decoder, v4};
 
 use super::*;
+use crate::text::SafeText;
 
 macro_rules! captured {
     ($name:literal) => {

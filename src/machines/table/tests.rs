@@ -8,12 +8,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::boot::Architecture;
 
-const BIOS_PXE: boot::Machine =
-    boot::Machine { firmware: Firmware::Pxe, architecture: Architecture::BIOS, mac: None };
-const IPXE: boot::Machine =
-    boot::Machine { firmware: Firmware::Ipxe, architecture: Architecture(7), mac: None };
-const UEFI: boot::Machine =
-    boot::Machine { firmware: Firmware::Pxe, architecture: Architecture(7), mac: None };
+const BIOS_PXE: boot::Platform = boot::Platform { firmware: Firmware::Pxe, architecture: Architecture::BIOS };
+const IPXE: boot::Platform = boot::Platform { firmware: Firmware::Ipxe, architecture: Architecture(7) };
+const UEFI: boot::Platform = boot::Platform { firmware: Firmware::Pxe, architecture: Architecture(7) };
 
 /// A machine table and a clock that advances a second per event.
 struct Site {
@@ -32,9 +29,9 @@ impl Site {
         self.now
     }
 
-    fn offered(&mut self, mac: Mac, machine: boot::Machine) {
+    fn offered(&mut self, mac: Mac, platform: boot::Platform) {
         let now = self.tick();
-        self.table.offered(mac, machine, None, now);
+        self.table.offered(mac, platform, None, now);
     }
 
     fn leased(&mut self, mac: Mac, address: IpAddr) {
@@ -285,7 +282,7 @@ fn table_may_be_full() {
 /// An event reported by a service.
 #[derive(Debug, Clone)]
 enum Event {
-    Offered(u16, boot::Machine, Option<u8>),
+    Offered(u16, boot::Platform, Option<u8>),
     Refused(u16),
     Leased(u16, u8),
     Met(u16, u8),

@@ -2,7 +2,10 @@ use super::*;
 
 /// The plan of this machine, as if it had these quirks.
 fn quirky(question: &Question, quirks: &[Quirk]) -> Boot {
-    let boot = boot_offer::plan(question, &boot_site()).expect("a boot client").expect("a plan");
+    let boot = boot_offer::decide(question, &boot_site())
+        .expect("an answer")
+        .expect("a boot client")
+        .expect("a plan");
     Some(Ok(BootOffer { quirks: quirks.iter().copied().collect(), ..boot }))
 }
 
