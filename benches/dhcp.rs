@@ -10,7 +10,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use isowire::boot;
 use isowire::boot::menu::{Ports, Root};
 use isowire::dhcp::lease::{Leases, Pool, UnixTime};
-use isowire::dhcp::session::{Answer, Authority, Door, Network, Question, Role, Session};
+use isowire::dhcp::session::{DhcpPort, Network, Outcome, Request, Role, ServerRole, Session};
 use isowire::dhcp::wire::{HardwareAddress, Message};
 use isowire::export::Allowed;
 use isowire::text::Word;
@@ -27,23 +27,23 @@ fn session(role: Role) -> Session {
     Session { role, boot: site.with_image(image, Ok(vec![Root::Nbd])), allowed: Allowed::default() }
 }
 
-fn authority() -> Authority {
+fn server_role() -> ServerRole {
     let first = Ipv4Addr::new(10, 0, 0, 0);
     let network = Network { address: first, netmask: Ipv4Addr::new(255, 0, 0, 0), router: None, dns: vec![] };
     let pool = Pool::new(first, Ipv4Addr::new(10, 0, 255, 255)).expect("as large as may be");
-    Authority::new(network, Leases::new(pool, 3600, &[US]))
+    ServerRole::new(network, Leases::new(pool, 3600, &[US]))
 }
 
 /// One address is left, for whoever asks.
-fn full_authority() -> Authority {
-    let mut authority = authority();
+fn full_authority() -> ServerRole {
+    let mut server_role = server_role();
     for n in 0..65_535_u32 {
         let [_, _, a, b] = n.to_be_bytes();
         let machine = HardwareAddress::ethernet([2, 9, 9, 9, a, b]);
-        authority.leases.claim(machine, Ipv4Addr::new(10, 0, a, b), NOW).expect("free");
+        server_role.leases.claim(machine, Ipv4Addr::new(10, 0, a, b), NOW).expect("free");
     }
-    authority.leases.take_events();
-    authority
+    server_role.leases.take_events();
+    server_role
 }
 
 /// A REQUEST for what a DISCOVER of the same client is offered.
@@ -60,10 +60,10 @@ fn request(session: &mut Session) -> Vec<u8> {
 fn exchange(session: &mut Session, datagram: &[u8]) -> Option<Vec<u8>> {
     let message = Message::parse(datagram).expect("captured");
     let from = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
-    let question = Question { message, door: Door::Dhcp, from, local: US, server: US };
-    match session.answer(&question, NOW) {
-        Answer::Send { reply, .. } => Some(reply.emit()),
-        Answer::Silence(_) => None,
+    let request = Request { message, port: DhcpPort::Dhcp, from, local: US, server: US };
+    match session.answer(&request, NOW) {
+        Outcome::Send { reply, .. } => Some(reply.emit()),
+        Outcome::NoReply(_) => None,
     }
 }
 
@@ -74,19 +74,19 @@ fn messages(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 black_box(exchange(&mut session, black_box(datagram)));
-                if let Role::Authority(authority) = &mut session.role {
-                    black_box(authority.leases.take_events());
+                if let Role::Server(server_role) = &mut session.role {
+                    black_box(server_role.leases.take_events());
                 }
             });
         });
     };
     case("proxy offer", session(Role::Proxy), DISCOVER);
     case("proxy silence", session(Role::Proxy), PLAIN);
-    case("authority offer", session(Role::Authority(Box::new(authority()))), DISCOVER);
-    let mut leasing = session(Role::Authority(Box::new(authority())));
+    case("server_role offer", session(Role::Server(Box::new(server_role()))), DISCOVER);
+    let mut leasing = session(Role::Server(Box::new(server_role())));
     let request = request(&mut leasing);
-    case("authority lease", leasing, &request);
-    case("authority offer from a full pool", session(Role::Authority(Box::new(full_authority()))), DISCOVER);
+    case("server_role lease", leasing, &request);
+    case("server_role offer from a full pool", session(Role::Server(Box::new(full_authority()))), DISCOVER);
     group.finish();
 }
 

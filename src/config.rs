@@ -16,7 +16,7 @@ use bytes::Bytes;
 use crate::boot::menu::{MenuSettings, Overrides, Root};
 use crate::boot::{Rules, UefiBy};
 use crate::cli::Serve;
-use crate::dhcp::server::AuthorityConfig;
+use crate::dhcp::server::ServerConfig;
 use crate::export::Allowed;
 use crate::export::allowed::Subnet;
 use crate::machines::local;
@@ -176,7 +176,7 @@ pub enum Dhcp {
     /// Answer machines that boot from the network, beside the DHCP server there is.
     Proxy(Asked),
     /// Be the DHCP server.
-    Server(AuthorityConfig),
+    Server(ServerConfig),
 }
 
 /// What to do when a machine that boots asks for IPv6 routers.

@@ -17,7 +17,7 @@ use common::needs::needs;
 use common::running::{Running, output_of, text_of};
 use isowire::boot;
 use isowire::boot::menu::{Ports, Root};
-use isowire::dhcp::server::{AuthorityConfig, Config, DhcpStartError, Mode, Server, Sharing, Sockets, bind};
+use isowire::dhcp::server::{Config, DhcpStartError, Mode, Server, ServerConfig, Sharing, Sockets, bind};
 use isowire::dhcp::wire::{Message, MessageType};
 use isowire::export::Allowed;
 use isowire::text::Word;
@@ -97,8 +97,8 @@ fn serve(mode: Mode, ready: &mpsc::Sender<Result<(), DhcpStartError>>, stopped: 
     });
 }
 
-fn authority(lease_file: Option<PathBuf>) -> Mode {
-    Mode::Authority(AuthorityConfig {
+fn server_role(lease_file: Option<PathBuf>) -> Mode {
+    Mode::Server(ServerConfig {
         pool: RANGE.parse().unwrap(),
         netmask: None,
         router: Some(ROUTER),
@@ -243,7 +243,7 @@ fn udhcpc_leases_renews_and_releases() {
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
     let lease_file = dir.path().join("leases");
     let host = newcomer(&mut lan);
-    let _server = Serving::start(lan.server(), authority(Some(lease_file.clone()))).unwrap();
+    let _server = Serving::start(lan.server(), server_role(Some(lease_file.clone()))).unwrap();
 
     let mut udhcpc = Udhcpc::start(&host, dir.path(), &[]);
     let bound = udhcpc.told("bound");
@@ -275,7 +275,7 @@ fn leases_survive_a_restart() {
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
     let lease_file = dir.path().join("leases");
     let host = newcomer(&mut lan);
-    let server = Serving::start(lan.server(), authority(Some(lease_file.clone()))).unwrap();
+    let server = Serving::start(lan.server(), server_role(Some(lease_file.clone()))).unwrap();
     // An address that the machine wished for, not the one its hardware address points to.
     let homes = ["192.168.77.61", "192.168.77.62"];
     let mut addresses = Vec::new();
@@ -285,7 +285,7 @@ fn leases_survive_a_restart() {
     }
     assert_eq!(addresses, ["192.168.77.61"; 2], "a machine has one address");
     drop(server);
-    let _server = Serving::start(lan.server(), authority(Some(lease_file))).unwrap();
+    let _server = Serving::start(lan.server(), server_role(Some(lease_file))).unwrap();
     let mut udhcpc = Udhcpc::start(&host, dir.path(), &[]);
     assert_eq!(value(&udhcpc.told("bound"), "ip"), "192.168.77.61");
 }
@@ -296,7 +296,7 @@ fn dhclient_reboots_with_its_address_and_gives_it_back() {
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
     let lease_file = dir.path().join("leases");
     let host = newcomer(&mut lan);
-    let _server = Serving::start(lan.server(), authority(Some(lease_file.clone()))).unwrap();
+    let _server = Serving::start(lan.server(), server_role(Some(lease_file.clone()))).unwrap();
     let script = dir.path().join("script");
     executable(
         &script,
@@ -340,7 +340,7 @@ fn the_initramfs_finds_its_server() {
     needs!(lan::NEEDS, [IPCONFIG]);
     let mut lan = Lan::new(US);
     let host = newcomer(&mut lan);
-    let _server = Serving::start(lan.server(), authority(None)).unwrap();
+    let _server = Serving::start(lan.server(), server_role(None)).unwrap();
     let told = ipconfig(&host);
     assert_eq!(value(&told, "ROOTSERVER"), US.to_string());
     assert_eq!(value(&told, "IPV4GATEWAY"), ROUTER.to_string());
@@ -354,7 +354,7 @@ fn a_boot_client_gets_all_at_once() {
     needs!(lan::NEEDS);
     let mut lan = Lan::new(US);
     let host = newcomer(&mut lan);
-    let _server = Serving::start(lan.server(), authority(None)).unwrap();
+    let _server = Serving::start(lan.server(), server_role(None)).unwrap();
     // It asks for unicast, and takes what it gets.
     let received = shout(&host, &[PXE_DISCOVER.to_vec()], Duration::from_millis(500));
     let [(offer, from)] = &received[..] else { panic!("not one offer: {received:?}") };
@@ -368,7 +368,7 @@ fn no_authority_beside_another_server() {
     needs!(lan::NEEDS, ["dnsmasq"]);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
     let (_dnsmasq, _router) = router(&mut lan, dir.path());
-    let error = Serving::start(lan.server(), authority(None)).err().expect("refused");
+    let error = Serving::start(lan.server(), server_role(None)).err().expect("refused");
     assert_eq!(
         error.to_string(),
         "another DHCP server (192.168.77.254) answers on br0; use proxy mode (leave out --dhcp-range) or stop it"
@@ -380,7 +380,7 @@ fn an_authority_yields_to_a_server_that_comes_later() {
     needs!(lan::NEEDS);
     let mut lan = Lan::new(US);
     let host = newcomer(&mut lan);
-    let _server = Serving::start(lan.server(), authority(None)).unwrap();
+    let _server = Serving::start(lan.server(), server_role(None)).unwrap();
     let discover = broadcast(PLAIN_DISCOVER);
     let time = Duration::from_millis(500);
     assert_eq!(servers(&shout(&host, std::slice::from_ref(&discover), time)), [US]);
@@ -459,11 +459,11 @@ fn through_a_relay_agent() {
     let mut dnsmasq = Running::start(&mut command, &dir.path().join("relay.log"));
     dnsmasq.wait_for("DHCP relay from", SOON);
 
-    let Mode::Authority(near) = authority(None) else { unreachable!() };
+    let Mode::Server(near) = server_role(None) else { unreachable!() };
     let pool = "10.9.0.50-10.9.0.99".parse().unwrap();
     let netmask = Some(Ipv4Addr::new(255, 255, 255, 0));
-    let remote = AuthorityConfig { pool, netmask, router: Some(far), ..near };
-    let _server = Serving::start(lan.server(), Mode::Authority(remote)).unwrap();
+    let remote = ServerConfig { pool, netmask, router: Some(far), ..near };
+    let _server = Serving::start(lan.server(), Mode::Server(remote)).unwrap();
     let mut udhcpc = Udhcpc::start(&host, dir.path(), &[]);
     let bound = udhcpc.told("bound");
     assert!(value(&bound, "ip").starts_with("10.9.0."), "{bound}");
@@ -479,9 +479,9 @@ fn a_range_that_cannot_be_served_is_refused_with_a_reason() {
     needs!(lan::NEEDS);
     let lan = Lan::new(US);
     let refused = |range: &str| {
-        let Mode::Authority(config) = authority(None) else { unreachable!() };
+        let Mode::Server(config) = server_role(None) else { unreachable!() };
         let pool = range.parse().unwrap();
-        let started = Serving::start(lan.server(), Mode::Authority(AuthorityConfig { pool, ..config }));
+        let started = Serving::start(lan.server(), Mode::Server(ServerConfig { pool, ..config }));
         started.err().expect("refused").to_string()
     };
     assert!(refused("10.0.0.5-10.0.0.9").contains("no interface to serve has an address in the network"));

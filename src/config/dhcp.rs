@@ -8,7 +8,7 @@ use super::raw::Value;
 use super::value::{self, Mode};
 use super::{Asked, Checker, Dhcp, Solicitations, Wrong, state_directory};
 use crate::dhcp::lease::Pool;
-use crate::dhcp::server::{AuthorityConfig, DEFAULT_LEASE_SECONDS};
+use crate::dhcp::server::{DEFAULT_LEASE_SECONDS, ServerConfig};
 
 /// A key that is told in more than one complaint.
 const ROUTER_ADVERTISEMENT: &str = "router-advertisement";
@@ -68,7 +68,7 @@ impl Checker<'_> {
         pool: Pool,
         range: &Value,
         variable: &dyn Fn(&str) -> Option<OsString>,
-    ) -> Result<AuthorityConfig, Wrong> {
+    ) -> Result<ServerConfig, Wrong> {
         let raw = self.raw;
         let netmask = self.read("netmask", &raw.netmask, value::netmask)?;
         let router = self.read("router", &raw.router, value::host_address)?;
@@ -85,7 +85,7 @@ impl Checker<'_> {
             return Err(self.wrong("dhcp-range", range, &why));
         }
         let lease_seconds = self.read("lease-time", &raw.lease_time, value::lease_time)?;
-        Ok(AuthorityConfig {
+        Ok(ServerConfig {
             pool,
             netmask,
             router,

@@ -11,7 +11,9 @@ use crate::boot::rules::{ClientFilter, Rule};
 use crate::boot::{self, Client, Quirk, Rules};
 use crate::codec::{Reader, Truncated};
 use crate::dhcp::lease::{Leases, UnixTime};
-use crate::dhcp::session::{Answer, Authority, Destination, Door, Network, Question, Role, Session, mac};
+use crate::dhcp::session::{
+    Destination, DhcpPort, Network, Outcome, Request, Role, ServerRole, Session, mac,
+};
 use crate::dhcp::wire::{Flags, HardwareAddress, Message, MessageType, Opcode, Reply};
 use crate::export::Allowed;
 use crate::text::Word;
@@ -52,7 +54,7 @@ struct Play {
 
 impl Play {
     fn new(is_proxy: bool, rules: Rules) -> Self {
-        let role = if is_proxy { Role::Proxy } else { Role::Authority(Box::new(authority(&rules))) };
+        let role = if is_proxy { Role::Proxy } else { Role::Server(Box::new(server_role(&rules))) };
         let ports = Ports { tftp: 69, http: Some(80) };
         let image = Word::new("i").expect("one word");
         let boot = boot::BootTargets::new(Some("boot/syslinux/lpxelinux.0"), ports)
@@ -68,30 +70,30 @@ impl Play {
     /// One message, after some time.
     fn step(&mut self, input: &mut Reader<'_>) -> Result<(), Truncated> {
         self.now = self.now.after(u32::from(input.u8()? / 4));
-        let question = question(input)?;
-        if question.from.port() % 64 == 0 {
-            self.session.saw_rival(Ipv4Addr::new(10, 0, 0, 2), self.now);
+        let request = request(input)?;
+        if request.from.port() % 64 == 0 {
+            self.session.saw_conflict(Ipv4Addr::new(10, 0, 0, 2), self.now);
         }
-        let answer = self.session.answer(&question, self.now);
+        let answer = self.session.answer(&request, self.now);
         match &answer {
-            Answer::Send { reply, to, .. } => self.check_reply(&question, reply, *to),
-            Answer::Silence(_) => self.note_end(&question.message),
+            Outcome::Send { reply, to, .. } => self.check_reply(&request, reply, *to),
+            Outcome::NoReply(_) => self.note_end(&request.message),
         }
-        if let Role::Authority(authority) = &mut self.session.role {
-            assert!(authority.leases.len() <= usize::from(POOL[1] - POOL[0] + 1));
-            assert!(authority.leases.take_events().len() <= 1);
+        if let Role::Server(server_role) = &mut self.session.role {
+            assert!(server_role.leases.len() <= usize::from(POOL[1] - POOL[0] + 1));
+            assert!(server_role.leases.take_events().len() <= 1);
         }
         Ok(())
     }
 
-    fn check_reply(&mut self, question: &Question, reply: &Reply, to: Destination) {
-        let message = &question.message;
+    fn check_reply(&mut self, request: &Request, reply: &Reply, to: Destination) {
+        let message = &request.message;
         let is_boot_client =
             [&b"PXEClient"[..], b"HTTPClient"].iter().any(|c| message.vendor_class.starts_with(c));
-        assert!(is_boot_client || matches!(self.session.role, Role::Authority(_)), "a proxy spoke to others");
+        assert!(is_boot_client || matches!(self.session.role, Role::Server(_)), "a proxy spoke to others");
         assert!(is_boot_client || reply.boot_file().is_none());
         check_bytes(message, &reply.emit());
-        check_destination(question, to);
+        check_destination(request, to);
         let machine = message.header.hardware();
         let rule = self.session.boot.rules().find(&Client { mac: mac(&machine), ..Client::default() });
         assert!(rule.is_none_or(|rule| !rule.is_ignored), "a machine that is ignored was answered");
@@ -118,17 +120,17 @@ impl Play {
             MessageType::Decline => message.requested.unwrap_or(Ipv4Addr::UNSPECIFIED),
             _ => return,
         };
-        let Role::Authority(authority) = &self.session.role else { return };
-        if !authority.leases.has_lease(&message.header.hardware(), address) {
+        let Role::Server(server_role) = &self.session.role else { return };
+        if !server_role.leases.has_lease(&message.header.hardware(), address) {
             self.promised.remove(&address);
         }
     }
 
     /// A new session that reads the lease file keeps every promise.
     fn restart(&self) {
-        let Role::Authority(before) = &self.session.role else { return };
+        let Role::Server(before) = &self.session.role else { return };
         let text: String = before.leases.snapshot().map(|event| format!("{event}\n")).collect();
-        let mut after = authority(self.session.boot.rules()).leases;
+        let mut after = server_role(self.session.boot.rules()).leases;
         assert_eq!(after.replay_text(&text, self.now), 0);
         for (&address, (machine, until)) in &self.promised {
             let keeps = |leases: &Leases| *until <= self.now || leases.has_lease(machine, address);
@@ -150,17 +152,17 @@ fn rules() -> Rules {
     ])
 }
 
-fn authority(rules: &Rules) -> Authority {
+fn server_role(rules: &Rules) -> ServerRole {
     let [first, last] = POOL.map(|n| Ipv4Addr::new(10, 0, 0, n));
     let network = Network { address: first, netmask: NETMASK, router: None, dns: vec![] };
     let pool = format!("{first}-{last}").parse().expect("a pool");
     let fixed = rules.fixed_addresses();
     let fixed = fixed.map(|(mac, address)| (HardwareAddress::ethernet(mac.octets()), address)).collect();
-    Authority::new(network, Leases::new(pool, LEASE_SECONDS, &[US]).with_fixed(fixed))
+    ServerRole::new(network, Leases::new(pool, LEASE_SECONDS, &[US]).with_fixed(fixed))
 }
 
 /// Ten bytes and what they announce: small choices, so that machines meet.
-fn question(input: &mut Reader<'_>) -> Result<Question, Truncated> {
+fn request(input: &mut Reader<'_>) -> Result<Request, Truncated> {
     let [machine, kind, requested, server, ciaddr, giaddr, class, size, relay, port] = input.array()?;
     let hardware = [0, 0, 0, 0, 0, machine % 8];
     let mut message = Message::discover(1, hardware);
@@ -184,10 +186,10 @@ fn question(input: &mut Reader<'_>) -> Result<Question, Truncated> {
     }
     message.relay_info =
         [vec![], vec![5, 4, 10, 0, 0, 0], vec![19, 0], vec![7; 255]][usize::from(relay % 4)].clone();
-    let door = if port % 4 == 3 { Door::BootServer } else { Door::Dhcp };
+    let dhcp_port = if port % 4 == 3 { DhcpPort::BootServer } else { DhcpPort::Dhcp };
     let from = SocketAddrV4::new(message.header.ciaddr, u16::from(port));
     let local = if relay / 4 % 8 == 7 { Ipv4Addr::new(172, 16, 0, 1) } else { US };
-    Ok(Question { message, door, from, local, server: US })
+    Ok(Request { message, port: dhcp_port, from, local, server: US })
 }
 
 /// None, one around the pool, or one of another network.
@@ -200,11 +202,11 @@ fn address(choice: u8) -> Option<Ipv4Addr> {
 }
 
 /// A size that the client takes, our address, and text that no shell minds, by the word of another decoder.
-fn check_bytes(question: &Message, bytes: &[u8]) {
-    let limit = usize::from(question.max_size.unwrap_or(0).max(576)) - 28;
+fn check_bytes(request: &Message, bytes: &[u8]) {
+    let limit = usize::from(request.max_size.unwrap_or(0).max(576)) - 28;
     assert!((300..=limit).contains(&bytes.len()), "{} bytes", bytes.len());
     let reply = v4::Message::decode(&mut Decoder::new(bytes)).expect("a reply that dhcproto reads");
-    assert_eq!((reply.siaddr(), reply.xid()), (US, question.header.xid));
+    assert_eq!((reply.siaddr(), reply.xid()), (US, request.header.xid));
     assert_eq!(reply.sname(), None);
     let text = |code| match reply.opts().get(code) {
         Some(DhcpOption::TFTPServerName(text) | DhcpOption::BootfileName(text)) => text.clone(),
@@ -223,9 +225,9 @@ fn check_bytes(question: &Message, bytes: &[u8]) {
 }
 
 /// Nobody has us write to a stranger: only to the relay agent, the sender at the boot server's port, or our network.
-fn check_destination(question: &Question, to: Destination) {
+fn check_destination(request: &Request, to: Destination) {
     let Destination::Unicast(to) = to else { return };
-    let is_relay = *to.ip() == question.message.header.giaddr;
-    let is_sender = question.door == Door::BootServer && to == question.from;
+    let is_relay = *to.ip() == request.message.header.giaddr;
+    let is_sender = request.port == DhcpPort::BootServer && to == request.from;
     assert!(is_relay || is_sender || to.ip().octets().starts_with(&[10, 0, 0]), "written to {to}");
 }

@@ -173,7 +173,7 @@ fn dhcp_config(
     machines: &Arc<Registry>,
 ) -> dhcp::server::Config {
     let mode = match &config.dhcp {
-        Dhcp::Server(authority) => dhcp::server::Mode::Authority(authority.clone()),
+        Dhcp::Server(authority) => dhcp::server::Mode::Server(authority.clone()),
         Dhcp::Proxy(_) | Dhcp::Off => dhcp::server::Mode::Proxy,
     };
     dhcp::server::Config {

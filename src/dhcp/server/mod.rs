@@ -1,9 +1,9 @@
 //! The shell of the DHCP door: sockets, interfaces, the lease file, the watch for other servers, the log.
 
+mod conflict;
 mod interfaces;
 mod lease_file;
-mod rival;
-mod sighting;
+mod report_to_machines;
 mod socket;
 mod start;
 mod story;
@@ -22,14 +22,14 @@ use self::lease_file::LeaseFile;
 use self::socket::{Arrival, Socket};
 use self::story::Story;
 use super::lease::UnixTime;
-use super::session::{Answer, Destination, Door, Question, Role, Session, Sighting, Silence};
+use super::session::{ConflictSeen, Destination, DhcpPort, NoReply, Outcome, Request, Role, Session};
 use super::wire::{Malformed, Message};
 use crate::boot::{BootTargets, Leased};
 use crate::machines::Registry;
 use crate::watched::Watched;
 
 pub use socket::{Sharing, bind};
-pub use start::{AuthorityConfig, Config, DEFAULT_LEASE_SECONDS, DhcpStartError, Mode};
+pub use start::{Config, DEFAULT_LEASE_SECONDS, DhcpStartError, Mode, ServerConfig};
 
 /// Between two looks for another DHCP server.
 const PROBE_EVERY: Duration = Duration::from_secs(300);
@@ -67,7 +67,7 @@ impl Server {
     /// Answers until `shutdown` is ready.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
-        let (found, mut rivals) = mpsc::channel(1);
+        let (found, mut conflicts) = mpsc::channel(1);
         let mut probes = JoinSet::new();
         for (interface, local) in self.probed() {
             probes.spawn(watch(interface, local, found.clone()));
@@ -76,14 +76,14 @@ impl Server {
             tokio::select! {
                 () = &mut shutdown => break,
                 received = self.dhcp.receive() => match received {
-                    Ok((message, arrival)) => self.handle(Door::Dhcp, message, arrival),
+                    Ok((message, arrival)) => self.handle(DhcpPort::Dhcp, message, arrival),
                     Err(error) => self.story.failed("receive", &error).await,
                 },
                 received = receive_any(&mut self.boot_server) => match received {
-                    Ok((message, arrival)) => self.handle(Door::BootServer, message, arrival),
+                    Ok((message, arrival)) => self.handle(DhcpPort::BootServer, message, arrival),
                     Err(error) => self.story.failed("receive", &error).await,
                 },
-                Some(rival) = rivals.recv() => self.note_rival(rival),
+                Some(conflict) = conflicts.recv() => self.note_conflict(conflict),
             }
         }
         if let Some(file) = self.lease_file {
@@ -92,7 +92,7 @@ impl Server {
     }
 
     /// One datagram, from bytes to bytes.
-    fn handle(&mut self, door: Door, message: Result<Message, Malformed>, arrival: Arrival) {
+    fn handle(&mut self, port: DhcpPort, message: Result<Message, Malformed>, arrival: Arrival) {
         let message = match message {
             Ok(message) => message,
             Err(malformed) => return debug!(peer = %arrival.from, "DHCP message dropped: {malformed}"),
@@ -108,17 +108,17 @@ impl Server {
             self.session.boot = BootTargets::clone(&boot);
         }
         let server = self.advertise.unwrap_or(local);
-        let question = Question { message, door, from: arrival.from, local, server };
-        let answer = self.session.answer(&question, self.clock.now());
+        let request = Request { message, port, from: arrival.from, local, server };
+        let answer = self.session.answer(&request, self.clock.now());
         self.record_leases();
-        self.story.tell(&question, &answer);
-        sighting::tell(&self.machines, &question, &answer, Instant::now());
+        self.story.tell(&request, &answer);
+        report_to_machines::tell(&self.machines, &request, &answer, Instant::now());
         match answer {
-            Answer::Send { reply, to, .. } => self.send(door, &reply.emit(), to, &arrival, local),
-            Answer::Silence(Silence::ChoseAnother(rival)) if !self.interfaces.is_own(rival) => {
-                self.note_rival(rival);
+            Outcome::Send { reply, to, .. } => self.send(port, &reply.emit(), to, &arrival, local),
+            Outcome::NoReply(NoReply::ChoseAnother(conflict)) if !self.interfaces.is_own(conflict) => {
+                self.note_conflict(conflict);
             }
-            Answer::Silence(_) => {}
+            Outcome::NoReply(_) => {}
         }
     }
 
@@ -126,7 +126,7 @@ impl Server {
     fn local(&mut self, arrival: &Arrival) -> Option<Ipv4Addr> {
         let network = match &self.session.role {
             Role::Proxy => None,
-            Role::Authority(authority) => Some(&authority.network),
+            Role::Server(server_role) => Some(&server_role.network),
         };
         let interface = self.interfaces.of(arrival)?;
         if self.interface.as_ref().is_some_and(|only| *only != interface.name) {
@@ -135,9 +135,9 @@ impl Server {
         interface.local(arrival, network)
     }
 
-    fn send(&mut self, door: Door, bytes: &[u8], to: Destination, arrival: &Arrival, local: Ipv4Addr) {
-        let socket = match (door, &self.boot_server) {
-            (Door::BootServer, Some(socket)) => socket,
+    fn send(&mut self, port: DhcpPort, bytes: &[u8], to: Destination, arrival: &Arrival, local: Ipv4Addr) {
+        let socket = match (port, &self.boot_server) {
+            (DhcpPort::BootServer, Some(socket)) => socket,
             _ => &self.dhcp,
         };
         if let Err(error) = socket.send(bytes, to, arrival, local) {
@@ -146,18 +146,18 @@ impl Server {
     }
 
     fn record_leases(&mut self) {
-        let Role::Authority(authority) = &mut self.session.role else { return };
-        let events = authority.leases.take_events();
-        events.iter().for_each(|event| start::note(&self.leased, &authority.network, event));
+        let Role::Server(server_role) = &mut self.session.role else { return };
+        let events = server_role.leases.take_events();
+        events.iter().for_each(|event| start::note(&self.leased, &server_role.network, event));
         if let Some(file) = &mut self.lease_file {
-            file.record(&events, &authority.leases);
+            file.record(&events, &server_role.leases);
         }
     }
 
-    fn note_rival(&mut self, rival: Ipv4Addr) {
-        if self.session.saw_rival(rival, self.clock.now()) == Sighting::First {
+    fn note_conflict(&mut self, conflict: Ipv4Addr) {
+        if self.session.saw_conflict(conflict, self.clock.now()) == ConflictSeen::First {
             warn!(
-                server = %rival,
+                server = %conflict,
                 "another DHCP server answers on this network: nothing is offered until it is gone for 15 minutes"
             );
         }
@@ -167,8 +167,8 @@ impl Server {
     fn probed(&self) -> Vec<(Interface, Ipv4Addr)> {
         match &self.session.role {
             Role::Proxy => Vec::new(),
-            Role::Authority(authority) => {
-                start::serving(&self.interfaces, self.interface.as_deref(), &authority.network)
+            Role::Server(server_role) => {
+                start::serving(&self.interfaces, self.interface.as_deref(), &server_role.network)
             }
         }
     }
@@ -178,9 +178,9 @@ impl Server {
 async fn watch(interface: Interface, local: Ipv4Addr, found: mpsc::Sender<Ipv4Addr>) {
     loop {
         tokio::time::sleep(PROBE_EVERY).await;
-        match rival::find(&interface, local).await {
+        match conflict::find(&interface, local).await {
             Ok(None) => {}
-            Ok(Some(rival)) => drop(found.send(rival).await),
+            Ok(Some(conflict)) => drop(found.send(conflict).await),
             Err(error) => debug!(interface = %interface.name, "cannot look for other DHCP servers: {error}"),
         }
     }

@@ -12,11 +12,11 @@ use super::interfaces::{Interface, Interfaces};
 use super::lease_file::LeaseFile;
 use super::socket::Socket;
 use super::story::Story;
-use super::{Clock, Server, Sockets, rival};
+use super::{Clock, Server, Sockets, conflict};
 use crate::boot::leased::Lease;
 use crate::boot::{self, Leased, Rules};
 use crate::dhcp::lease::{Event, Leases, Pool, UnixTime};
-use crate::dhcp::session::{Authority, Network, Role, Session, mac};
+use crate::dhcp::session::{Network, Role, ServerRole, Session, mac};
 use crate::dhcp::wire::HardwareAddress;
 use crate::export::Allowed;
 use crate::machines::Registry;
@@ -50,12 +50,12 @@ pub enum Mode {
     /// Beside another DHCP server.
     Proxy,
     /// As the only one.
-    Authority(AuthorityConfig),
+    Server(ServerConfig),
 }
 
 /// What an authority leases.
 #[derive(Debug, Clone)]
-pub struct AuthorityConfig {
+pub struct ServerConfig {
     pub pool: Pool,
     /// Else that of the interface whose network the pool lies in.
     pub netmask: Option<Ipv4Addr>,
@@ -92,7 +92,7 @@ pub enum DhcpStartError {
     #[error(
         "another DHCP server ({server}) answers on {interface}; use proxy mode (leave out --dhcp-range) or stop it"
     )]
-    Rival { server: Ipv4Addr, interface: String },
+    ConflictingServer { server: Ipv4Addr, interface: String },
 }
 
 impl Server {
@@ -107,16 +107,16 @@ impl Server {
         let (clock, site) = (Clock::start(), boot.current());
         let (role, lease_file) = match mode {
             Mode::Proxy => (Role::Proxy, None),
-            Mode::Authority(config) => {
-                let (authority, file) =
-                    authority(config, site.rules(), &interfaces, interface.as_deref(), clock.now())?;
-                refuse_rivals(&serving(&interfaces, interface.as_deref(), &authority.network)).await?;
-                (Role::Authority(Box::new(authority)), file)
+            Mode::Server(config) => {
+                let (server_role, file) =
+                    server_role(config, site.rules(), &interfaces, interface.as_deref(), clock.now())?;
+                refuse_conflicts(&serving(&interfaces, interface.as_deref(), &server_role.network)).await?;
+                (Role::Server(Box::new(server_role)), file)
             }
         };
-        if let Role::Authority(authority) = &role {
-            let noted = authority.leases.snapshot();
-            noted.for_each(|event| note(&leased, &authority.network, &event));
+        if let Role::Server(server_role) = &role {
+            let noted = server_role.leases.snapshot();
+            noted.for_each(|event| note(&leased, &server_role.network, &event));
         }
         let adopt = |socket| Socket::new(socket).map_err(DhcpStartError::Socket);
         Ok(Self {
@@ -144,14 +144,14 @@ pub(super) fn note(leased: &Leased, network: &Network, event: &Event) {
     }
 }
 
-fn authority(
-    config: AuthorityConfig,
+fn server_role(
+    config: ServerConfig,
     rules: &Rules,
     interfaces: &Interfaces,
     only: Option<&str>,
     now: UnixTime,
-) -> Result<(Authority, Option<LeaseFile>), DhcpStartError> {
-    let AuthorityConfig { pool, netmask, router, dns, lease_seconds, lease_file } = config;
+) -> Result<(ServerRole, Option<LeaseFile>), DhcpStartError> {
+    let ServerConfig { pool, netmask, router, dns, lease_seconds, lease_file } = config;
     let netmask = netmask.or_else(|| netmask_of(interfaces, only, pool.first()));
     let netmask = netmask.ok_or(DhcpStartError::NoNetwork(pool))?;
     let network = Network { address: pool.first(), netmask, router, dns };
@@ -166,7 +166,7 @@ fn authority(
         Err(source) => Err(DhcpStartError::LeaseFile { path, source }),
     };
     let file = lease_file.map(open).transpose()?;
-    Ok((Authority::new(network, leases), file))
+    Ok((ServerRole::new(network, leases), file))
 }
 
 /// The addresses that rules give to one machine each.
@@ -219,14 +219,16 @@ pub(super) fn serving(
 }
 
 /// Asks on every wire at once.
-async fn refuse_rivals(serving: &[(Interface, Ipv4Addr)]) -> Result<(), DhcpStartError> {
+async fn refuse_conflicts(serving: &[(Interface, Ipv4Addr)]) -> Result<(), DhcpStartError> {
     let mut probes = tokio::task::JoinSet::new();
     for (interface, local) in serving.iter().cloned() {
-        probes.spawn(async move { (rival::find(&interface, local).await, interface.name) });
+        probes.spawn(async move { (conflict::find(&interface, local).await, interface.name) });
     }
     while let Some(probed) = probes.join_next().await {
         match probed {
-            Ok((Ok(Some(server)), interface)) => return Err(DhcpStartError::Rival { server, interface }),
+            Ok((Ok(Some(server)), interface)) => {
+                return Err(DhcpStartError::ConflictingServer { server, interface });
+            }
             Ok((Err(error), interface)) => {
                 info!(%interface, "cannot look for other DHCP servers ({error}): make sure there is none");
             }

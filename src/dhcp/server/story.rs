@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::FAILURE_PAUSE;
 use crate::boot::Refusal;
-use crate::dhcp::session::{Answer, Door, Question, Silence};
+use crate::dhcp::session::{DhcpPort, NoReply, Outcome, Request};
 use crate::dhcp::wire::{MessageType, Reply};
 
 /// A warning that anybody can cause is written at most this often.
@@ -24,35 +24,35 @@ pub(super) struct Story {
 
 impl Story {
     /// One step of one machine.
-    pub fn tell(&mut self, question: &Question, answer: &Answer) {
+    pub fn tell(&mut self, request: &Request, answer: &Outcome) {
         match answer {
-            Answer::Send { reply, boot: Some(Err(why)), .. } => {
-                tell_reply(question, reply, None);
-                tell_no_boot(question, why);
+            Outcome::Send { reply, boot: Some(Err(why)), .. } => {
+                tell_reply(request, reply, None);
+                tell_no_boot(request, why);
             }
-            Answer::Send { reply, boot, .. } => {
+            Outcome::Send { reply, boot, .. } => {
                 let boot = boot.as_ref().and_then(|boot| boot.as_ref().ok());
-                tell_reply(question, reply, boot.map(|boot| boot.platform.to_string()));
+                tell_reply(request, reply, boot.map(|boot| boot.platform.to_string()));
             }
-            Answer::Silence(silence) => self.tell_silence(question, silence),
+            Outcome::NoReply(silence) => self.tell_silence(request, silence),
         }
     }
 
-    fn tell_silence(&mut self, question: &Question, silence: &Silence) {
-        let machine = question.message.header.hardware();
+    fn tell_silence(&mut self, request: &Request, silence: &NoReply) {
+        let machine = request.message.header.hardware();
         match silence {
-            Silence::NoBootFile(why) => tell_no_boot(question, why),
-            Silence::TakesAddress { address, server } => {
+            NoReply::NoBootFile(why) => tell_no_boot(request, why),
+            NoReply::TakesAddress { address, server } => {
                 info!(%machine, %address, %server, "takes its address from another DHCP server");
             }
-            Silence::Released(address) => info!(%machine, %address, "gave its address back"),
-            Silence::Declined(address) => {
+            NoReply::Released(address) => info!(%machine, %address, "gave its address back"),
+            NoReply::Declined(address) => {
                 warn!(%machine, %address, "found its address in use by somebody else: it rests for ten minutes");
             }
-            Silence::PoolExhausted if self.pool_exhausted.is_over() => {
+            NoReply::PoolExhausted if self.pool_exhausted.is_over() => {
                 warn!(%machine, "gets no address: every address of the DHCP range is taken");
             }
-            _ => debug!(%machine, kind = ?question.message.kind, "DHCP message not answered: {silence}"),
+            _ => debug!(%machine, kind = ?request.message.kind, "DHCP message not answered: {silence}"),
         }
     }
 
@@ -72,29 +72,29 @@ impl Story {
     }
 }
 
-fn tell_reply(question: &Question, reply: &Reply, architecture: Option<String>) {
-    let message = &question.message;
+fn tell_reply(request: &Request, reply: &Reply, architecture: Option<String>) {
+    let message = &request.message;
     let machine = message.header.hardware();
     // Refused, or another server's to give.
     let requested = message.requested.filter(|_| reply.kind != MessageType::Offer);
     let addresses = [Some(reply.header.yiaddr), requested, Some(message.header.ciaddr)];
     let address = addresses.into_iter().flatten().find(|address| !address.is_unspecified()).map(display);
     let file = reply.boot_file().map(display);
-    let step = match (question.door, reply.kind) {
-        (Door::BootServer, _) => "PXE boot server reply",
-        (Door::Dhcp, MessageType::Offer) => "DHCP offer",
-        (Door::Dhcp, MessageType::Nak) => "DHCP refusal: it may not have this address",
-        (Door::Dhcp, _) if message.kind == MessageType::Inform => "DHCP information",
-        (Door::Dhcp, _) if reply.header.yiaddr.is_unspecified() => {
+    let step = match (request.port, reply.kind) {
+        (DhcpPort::BootServer, _) => "PXE boot server reply",
+        (DhcpPort::Dhcp, MessageType::Offer) => "DHCP offer",
+        (DhcpPort::Dhcp, MessageType::Nak) => "DHCP refusal: it may not have this address",
+        (DhcpPort::Dhcp, _) if message.kind == MessageType::Inform => "DHCP information",
+        (DhcpPort::Dhcp, _) if reply.header.yiaddr.is_unspecified() => {
             "boot file beside the address of another DHCP server"
         }
-        (Door::Dhcp, _) => "DHCP lease",
+        (DhcpPort::Dhcp, _) => "DHCP lease",
     };
     info!(%machine, address, architecture, file, "{step}");
 }
 
-fn tell_no_boot(question: &Question, why: &Refusal) {
-    let machine = question.message.header.hardware();
+fn tell_no_boot(request: &Request, why: &Refusal) {
+    let machine = request.message.header.hardware();
     info!(%machine, "no boot file: {why}");
 }
 

@@ -1,6 +1,6 @@
 //! Clients that ask for a boot file, and the options that name it.
 
-use super::{Boot, Question, Silence};
+use super::{Boot, NoReply, Request};
 use crate::boot::rules::Selection;
 use crate::boot::{
     self, Architecture, BootPlan, BootTargets, Client, Firmware, Mac, Platform, Quirk, Quirks, Refusal,
@@ -21,20 +21,20 @@ pub struct BootOffer {
 /// Decides what the sender boots, by the one rule that is selected for it.
 ///
 /// # Errors
-/// [`Silence::Ignored`] by that rule.
-pub(super) fn decide(question: &Question, targets: &BootTargets) -> Result<Boot, Silence> {
-    let message = &question.message;
+/// [`NoReply::Ignored`] by that rule.
+pub(super) fn decide(request: &Request, targets: &BootTargets) -> Result<Boot, NoReply> {
+    let message = &request.message;
     let mut clients = clients(message);
     let first = clients.next().unwrap_or_default();
     let selection = targets.rules().select(&first);
     if selection.is_ignored() {
-        return Err(Silence::Ignored);
+        return Err(NoReply::Ignored);
     }
-    let Some(boot) = offer(&first, &selection, question, targets) else { return Ok(None) };
+    let Some(boot) = offer(&first, &selection, request, targets) else { return Ok(None) };
     // RFC 4578 §2.1: a client that names several architectures runs any of them.
     let mut others = clients.filter_map(|client| {
         let selection = Some(targets.rules().select(&client)).filter(|selection| !selection.is_ignored())?;
-        offer(&client, &selection, question, targets)?.ok()
+        offer(&client, &selection, request, targets)?.ok()
     });
     Ok(Some(boot.or_else(|refused| others.next().ok_or(refused))))
 }
@@ -87,11 +87,11 @@ fn firmware(message: &Message, class: BootClass, architecture: Architecture) -> 
 fn offer(
     client: &Client<'_>,
     selection: &Selection<'_>,
-    question: &Question,
+    request: &Request,
     targets: &BootTargets,
 ) -> Option<Result<BootOffer, Refusal>> {
-    let (platform, class) = (client.platform()?, boot_class(&question.message)?);
-    let plan = boot::plan(platform, selection, question.server, targets);
+    let (platform, class) = (client.platform()?, boot_class(&request.message)?);
+    let plan = boot::plan(platform, selection, request.server, targets);
     Some(plan.map(|BootPlan { boot_file, config_file, quirks }| BootOffer {
         platform,
         class,
@@ -104,21 +104,21 @@ fn offer(
 impl BootOffer {
     /// The one shape that every firmware tried takes, with an address and without, but for machines with quirks. Sent
     /// unasked: iPXE leaves 209 out of its parameter list, but lpxelinux reads it from the reply that iPXE kept.
-    pub(super) fn options(&self, question: &Question) -> impl Iterator<Item = ReplyOption> + use<> {
+    pub(super) fn options(&self, request: &Request) -> impl Iterator<Item = ReplyOption> + use<> {
         let is_pxe = self.class == BootClass::PxeClient;
         let is_plain = is_pxe && self.quirks.has(Quirk::Plain);
-        let of_pxe = if is_plain { [const { None }; 3] } else { self.class_options(question) };
+        let of_pxe = if is_plain { [const { None }; 3] } else { self.class_options(request) };
         let options = [
             Some(ReplyOption::BootFile(self.file.clone())),
             self.config_file.clone().map(ReplyOption::ConfigFile),
-            (is_pxe && !is_plain).then_some(ReplyOption::TftpServer(question.server)),
+            (is_pxe && !is_plain).then_some(ReplyOption::TftpServer(request.server)),
         ];
         of_pxe.into_iter().chain(options).flatten()
     }
 
     /// What a client knows a boot server by.
-    fn class_options(&self, question: &Question) -> [Option<ReplyOption>; 3] {
-        let Message { machine_id, boot_item, .. } = &question.message;
+    fn class_options(&self, request: &Request) -> [Option<ReplyOption>; 3] {
+        let Message { machine_id, boot_item, .. } = &request.message;
         // HTTP Boot must not get option 43. Who chose a boot item waits for its confirmation, quirk or not.
         let skips_discovery =
             self.class == BootClass::PxeClient && (!self.quirks.has(Quirk::No43) || boot_item.is_some());

@@ -1,13 +1,13 @@
-//! What a DHCP message is answered with. A pure function of the message, the leases and the time.
+//! Decides the reply to a DHCP message: a pure function of the message, the leases and the time.
 //!
 //! ```text
 //! port 4011 ------------------> boot server: ACK with the boot file    (either role)
 //! port 67 --- Role::Proxy ----> offer without an address, to PXE and HTTP boot clients only
-//!         '-- Role::Authority -> leases (RFC 2131 §4.3), and the boot file in the same replies
+//!         '-- Role::Server ---> leases (RFC 2131 §4.3), and the boot file in the same replies
 //! ```
 
-mod authority;
 mod boot_offer;
+mod server_role;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -16,14 +16,14 @@ use super::wire::{Header, Message, MessageType, Opcode, Reply, ReplyOption};
 use crate::boot::{self, Quirk, Refusal};
 use crate::export::Allowed;
 
-pub use authority::{Authority, Network, Sighting};
 pub use boot_offer::{BootOffer, mac};
+pub use server_role::{ConflictSeen, Network, ServerRole};
 
-/// A message and how it came.
+/// A message, and the port and interface that it arrived on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
+pub struct Request {
     pub message: Message,
-    pub door: Door,
+    pub port: DhcpPort,
     /// Sender of the datagram.
     pub from: SocketAddrV4,
     /// Our address on the interface it came in on.
@@ -34,37 +34,37 @@ pub struct Question {
 
 /// The port a message came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub enum DhcpPort {
     /// 67.
     Dhcp,
     /// 4011.
     BootServer,
 }
 
-/// Where a reply goes.
+/// The address that a reply is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
-    /// 255.255.255.255:68 on the interface the question came in on. Unicast to a client that has no address yet takes
+    /// 255.255.255.255:68 on the interface the request arrived on. Unicast to a client that has no address yet takes
     /// a raw socket or an entry in the ARP table, so the client's wish for it is not met (RFC 2131 §4.1: SHOULD).
     Broadcast,
     Unicast(SocketAddrV4),
 }
 
-/// What comes of a question.
+/// The result of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum Outcome {
     Send {
         reply: Reply,
         to: Destination,
-        /// What the machine boots; `None` where it asked for no boot file.
+        /// The client's boot file; `None` if it asked for none.
         boot: Option<Result<BootOffer, Refusal>>,
     },
-    Silence(Silence),
+    NoReply(NoReply),
 }
 
-/// Why nothing is sent.
+/// The reason why no reply is sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Silence {
+pub enum NoReply {
     #[error("not from a client")]
     NoRequest,
     #[error("{0} is not in `allow`")]
@@ -94,7 +94,7 @@ pub enum Silence {
     #[error("every address of the pool is taken")]
     PoolExhausted,
     #[error("DHCP server {0} is on this network as well")]
-    Rival(Ipv4Addr),
+    ConflictingServer(Ipv4Addr),
     #[error("chose DHCP server {0}")]
     ChoseAnother(Ipv4Addr),
     #[error("gave {0} back")]
@@ -103,125 +103,124 @@ pub enum Silence {
     Declined(Ipv4Addr),
 }
 
-/// How we stand to the network.
+/// The role beside other DHCP servers of the network.
 #[derive(Debug)]
 pub enum Role {
-    /// Beside the DHCP server that is there: no addresses.
+    /// Names boot files beside another DHCP server, and leases no addresses.
     Proxy,
-    /// The only DHCP server.
-    Authority(Box<Authority>),
+    /// Is the only DHCP server.
+    Server(Box<ServerRole>),
 }
 
-/// The state behind all answers.
+/// The state of the DHCP service.
 #[derive(Debug)]
 pub struct Session {
     pub role: Role,
-    /// What machines boot with.
+    /// The programs, menus and rules that machines boot by.
     pub boot: boot::BootTargets,
-    /// Who is answered, of those that have an address.
+    /// Addresses whose clients get replies.
     pub allowed: Allowed,
 }
 
 impl Session {
-    /// Decides on one message.
-    pub fn answer(&mut self, question: &Question, now: UnixTime) -> Answer {
-        if question.message.header.opcode != Opcode::BootRequest {
-            return Answer::Silence(Silence::NoRequest);
+    /// Decides the reply to one message.
+    pub fn answer(&mut self, request: &Request, now: UnixTime) -> Outcome {
+        if request.message.header.opcode != Opcode::BootRequest {
+            return Outcome::NoReply(NoReply::NoRequest);
         }
-        if let Some(address) = address_of(question).filter(|&address| !self.allowed.contains(address.into()))
-        {
-            return Answer::Silence(Silence::NotAllowed(address));
+        if let Some(address) = address_of(request).filter(|&address| !self.allowed.contains(address.into())) {
+            return Outcome::NoReply(NoReply::NotAllowed(address));
         }
-        let boot = match boot_offer::decide(question, &self.boot) {
+        let boot = match boot_offer::decide(request, &self.boot) {
             Ok(boot) => boot,
-            Err(silence) => return Answer::Silence(silence),
+            Err(silence) => return Outcome::NoReply(silence),
         };
-        let answer = match (question.door, &mut self.role) {
-            (Door::BootServer, _) => boot_server(question, boot),
-            (Door::Dhcp, Role::Proxy) => proxy(question, boot),
-            (Door::Dhcp, Role::Authority(authority)) => authority.answer(question, boot, now),
+        let answer = match (request.port, &mut self.role) {
+            (DhcpPort::BootServer, _) => boot_server(request, boot),
+            (DhcpPort::Dhcp, Role::Proxy) => proxy(request, boot),
+            (DhcpPort::Dhcp, Role::Server(server_role)) => server_role.answer(request, boot, now),
         };
-        answer.unwrap_or_else(Answer::Silence)
+        answer.unwrap_or_else(Outcome::NoReply)
     }
 
-    /// Notes that another DHCP server was seen to give addresses. A proxy expects one.
-    pub fn saw_rival(&mut self, address: Ipv4Addr, now: UnixTime) -> Sighting {
+    /// Records another DHCP server that was seen to give addresses. In proxy mode one is expected.
+    pub fn saw_conflict(&mut self, address: Ipv4Addr, now: UnixTime) -> ConflictSeen {
         match &mut self.role {
-            Role::Proxy => Sighting::Expected,
-            Role::Authority(authority) => authority.saw_rival(address, now),
+            Role::Proxy => ConflictSeen::Expected,
+            Role::Server(server_role) => server_role.saw_conflict(address, now),
         }
     }
 }
 
-/// The address that tells where a question comes from: the relay agent's, else the client's. A client without one is on
-/// our own wire, and cannot be told from others there.
-fn address_of(question: &Question) -> Option<Ipv4Addr> {
-    let Header { giaddr, ciaddr, .. } = question.message.header;
-    [giaddr, ciaddr, *question.from.ip()].into_iter().find(|address| !address.is_unspecified())
+/// Returns the address of the sender: the relay agent's, else the client's. A client without an
+/// address is on our own link.
+fn address_of(request: &Request) -> Option<Ipv4Addr> {
+    let Header { giaddr, ciaddr, .. } = request.message.header;
+    [giaddr, ciaddr, *request.from.ip()].into_iter().find(|address| !address.is_unspecified())
 }
 
-/// What a boot client may have; `None` for all others.
+/// The boot file for a boot client; `None` for all others.
 type Boot = Option<Result<BootOffer, Refusal>>;
 
-/// A reply, or why there is none.
-type Decision = Result<Answer, Silence>;
+/// A reply, or the reason for none.
+type Decision = Result<Outcome, NoReply>;
 
 /// RFC 4578 and PXE 2.1 §2.2.4: an offer without an address beside the DHCP server's. It names the boot file and tells
 /// the client to skip boot server discovery, so that nothing more is asked of us.
 ///
 /// klibc's ipconfig takes *any* offer, an address of 0.0.0.0 included: one reply to a client that did not ask for PXE
 /// or HTTP boot breaks its initramfs.
-fn proxy(question: &Question, boot: Boot) -> Decision {
-    let Message { header, kind, .. } = &question.message;
-    let boot = boot.ok_or(Silence::NoBootClient)?;
+fn proxy(request: &Request, boot: Boot) -> Decision {
+    let Message { header, kind, .. } = &request.message;
+    let boot = boot.ok_or(NoReply::NoBootClient)?;
     if !header.giaddr.is_unspecified() {
-        return Err(Silence::Relayed(header.giaddr));
+        return Err(NoReply::Relayed(header.giaddr));
     }
     let answers = |boot: &BootOffer| boot.quirks.has(Quirk::AnswerRequest);
     let (boot, reply_kind) = match (kind, boot) {
-        (MessageType::Discover, boot) => (boot.map_err(Silence::NoBootFile)?, MessageType::Offer),
+        (MessageType::Discover, boot) => (boot.map_err(NoReply::NoBootFile)?, MessageType::Offer),
         (MessageType::Request, Ok(boot)) if answers(&boot) => (boot, MessageType::Ack),
         // The address is another server's to give; the log tells which.
-        (MessageType::Request, _) => return Err(takes_address(&question.message)),
-        (kind, _) => return Err(Silence::NotAnswered(*kind)),
+        (MessageType::Request, _) => return Err(takes_address(&request.message)),
+        (kind, _) => return Err(NoReply::NotAnswered(*kind)),
     };
-    let reply = boot_reply(question, reply_kind, &boot);
-    Ok(Answer::Send { reply, to: Destination::Broadcast, boot: Some(Ok(boot)) })
+    let reply = boot_reply(request, reply_kind, &boot);
+    Ok(Outcome::Send { reply, to: Destination::Broadcast, boot: Some(Ok(boot)) })
 }
 
-fn takes_address(message: &Message) -> Silence {
+fn takes_address(message: &Message) -> NoReply {
     match (message.requested, message.server) {
-        (Some(address), Some(server)) => Silence::TakesAddress { address, server },
-        _ => Silence::NotAnswered(message.kind),
+        (Some(address), Some(server)) => NoReply::TakesAddress { address, server },
+        _ => NoReply::NotAnswered(message.kind),
     }
 }
 
 /// PXE 2.1 §2.2.5: firmware that asks port 4011 in spite of our offer gets the boot file there. The reply goes to
-/// where the question came from: OVMF asks from port 4011, BIOS ROMs and iPXE from 68.
-fn boot_server(question: &Question, boot: Boot) -> Decision {
-    let kind = question.message.kind;
-    let boot = boot.ok_or(Silence::NoBootClient)?;
+/// where the request came from: OVMF asks from port 4011, BIOS ROMs and iPXE from 68.
+fn boot_server(request: &Request, boot: Boot) -> Decision {
+    let kind = request.message.kind;
+    let boot = boot.ok_or(NoReply::NoBootClient)?;
     if !matches!(kind, MessageType::Request | MessageType::Inform) {
-        return Err(Silence::NotAnswered(kind));
+        return Err(NoReply::NotAnswered(kind));
     }
-    if question.from.ip().is_unspecified() {
-        return Err(Silence::NoAddress);
+    if request.from.ip().is_unspecified() {
+        return Err(NoReply::NoAddress);
     }
-    let boot = boot.map_err(Silence::NoBootFile)?;
-    let mut reply = boot_reply(question, MessageType::Ack, &boot);
-    reply.header.ciaddr = question.message.header.ciaddr;
-    Ok(Answer::Send { reply, to: Destination::Unicast(question.from), boot: Some(Ok(boot)) })
+    let boot = boot.map_err(NoReply::NoBootFile)?;
+    let mut reply = boot_reply(request, MessageType::Ack, &boot);
+    reply.header.ciaddr = request.message.header.ciaddr;
+    Ok(Outcome::Send { reply, to: Destination::Unicast(request.from), boot: Some(Ok(boot)) })
 }
 
-fn boot_reply(question: &Question, kind: MessageType, boot: &BootOffer) -> Reply {
-    let mut reply = reply(question, kind);
-    reply.options.extend(boot.options(question));
+fn boot_reply(request: &Request, kind: MessageType, boot: &BootOffer) -> Reply {
+    let mut reply = reply(request, kind);
+    reply.options.extend(boot.options(request));
     reply
 }
 
 /// A reply with the fields that every reply has (RFC 2131 §4.3.1, table 3), to be completed.
-fn reply(question: &Question, kind: MessageType) -> Reply {
-    let Message { header, relay_info, max_size, .. } = &question.message;
+fn reply(request: &Request, kind: MessageType) -> Reply {
+    let Message { header, relay_info, max_size, .. } = &request.message;
     Reply {
         header: Header {
             opcode: Opcode::BootReply,
@@ -230,11 +229,11 @@ fn reply(question: &Question, kind: MessageType) -> Reply {
             ciaddr: Ipv4Addr::UNSPECIFIED,
             yiaddr: Ipv4Addr::UNSPECIFIED,
             // Always us: klibc makes it ROOTSERVER, lpxelinux its TFTP server.
-            siaddr: question.server,
+            siaddr: request.server,
             ..*header
         },
         kind,
-        options: vec![ReplyOption::ServerIdentifier(question.server)],
+        options: vec![ReplyOption::ServerIdentifier(request.server)],
         relay_info: relay_info.clone(),
         max_size: *max_size,
     }

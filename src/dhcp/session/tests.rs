@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::boot::Rules;
 use crate::boot::menu::{Ports, Root};
 use crate::boot::rules::{ClientFilter, Rule};
+use crate::boot::{Architecture, Rules};
 use crate::dhcp::lease::Leases;
 use crate::dhcp::wire::BootClass;
 use crate::text::{SafeText, Word};
@@ -21,10 +21,10 @@ macro_rules! captured {
 }
 
 // Behind the macro, which they use.
-mod a_machine_with_quirks;
-mod a_proxy;
-mod an_authority;
-mod the_boot_server;
+mod boot_server;
+mod proxy_role;
+mod quirks;
+mod server_role;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 254);
@@ -59,11 +59,11 @@ fn proxy() -> Session {
 }
 
 /// Leases 10.80.0.50 to .59 for an hour.
-fn authority() -> Session {
+fn server_role() -> Session {
     let network =
         Network { address: pool(50), netmask: Ipv4Addr::new(255, 255, 255, 0), router: None, dns: vec![] };
     let leases = Leases::new("10.80.0.50-10.80.0.59".parse().unwrap(), HOUR, &[US]);
-    session(Role::Authority(Box::new(Authority::new(network, leases))))
+    session(Role::Server(Box::new(ServerRole::new(network, leases))))
 }
 
 /// A PXE ROM that is not iPXE.
@@ -74,29 +74,29 @@ fn bios_rom() -> Message {
 const MENU: &str = "::/isowire/52-54-00-4c-41-42/pxelinux.cfg";
 const SCRIPT: &str = "http://10.80.0.1:8080/isowire/52-54-00-4c-41-42/boot.ipxe";
 
-fn at(door: Door, message: Message) -> Question {
-    let port = if door == Door::Dhcp { 68 } else { 4011 };
-    let from = SocketAddrV4::new(message.header.ciaddr, port);
-    Question { message, door, from, local: US, server: US }
+fn at(port: DhcpPort, message: Message) -> Request {
+    let source = if port == DhcpPort::Dhcp { 68 } else { 4011 };
+    let from = SocketAddrV4::new(message.header.ciaddr, source);
+    Request { message, port, from, local: US, server: US }
 }
 
-fn ask(session: &mut Session, message: Message) -> Answer {
-    session.answer(&at(Door::Dhcp, message), NOW)
+fn ask(session: &mut Session, message: Message) -> Outcome {
+    session.answer(&at(DhcpPort::Dhcp, message), NOW)
 }
 
 #[track_caller]
-fn sent(answer: Answer) -> (Reply, Destination) {
+fn sent(answer: Outcome) -> (Reply, Destination) {
     match answer {
-        Answer::Send { reply, to, .. } => (reply, to),
-        Answer::Silence(silence) => panic!("silence: {silence}"),
+        Outcome::Send { reply, to, .. } => (reply, to),
+        Outcome::NoReply(silence) => panic!("silence: {silence}"),
     }
 }
 
 #[track_caller]
-fn silence(answer: Answer) -> Silence {
+fn silence(answer: Outcome) -> NoReply {
     match answer {
-        Answer::Send { reply, .. } => panic!("sent {reply:?}"),
-        Answer::Silence(silence) => silence,
+        Outcome::Send { reply, .. } => panic!("sent {reply:?}"),
+        Outcome::NoReply(silence) => silence,
     }
 }
 
@@ -123,7 +123,7 @@ fn lease(session: &mut Session, n: u8) -> Ipv4Addr {
 fn an_address_that_is_not_allowed_gets_no_answer() {
     let list = || Allowed::only(vec!["10.80.0.0/24".parse().unwrap()]);
     let foreign = Ipv4Addr::new(10, 81, 0, 1);
-    for mut session in [proxy(), authority()] {
+    for mut session in [proxy(), server_role()] {
         session.allowed = list();
         // It has no address yet.
         sent(ask(&mut session, captured!("ipxe-bios-discover")));
@@ -133,30 +133,44 @@ fn an_address_that_is_not_allowed_gets_no_answer() {
             (relayed.header.giaddr, renewing.header.ciaddr) = (from, from);
             for message in [relayed, renewing] {
                 let answer = ask(&mut session, message);
-                assert_eq!(answer == Answer::Silence(Silence::NotAllowed(foreign)), from == foreign);
+                assert_eq!(answer == Outcome::NoReply(NoReply::NotAllowed(foreign)), from == foreign);
             }
         }
-        let boot_server = Question {
+        let boot_server = Request {
             from: SocketAddrV4::new(foreign, 4011),
-            ..at(Door::BootServer, captured!("ipxe-bios-discover"))
+            ..at(DhcpPort::BootServer, captured!("ipxe-bios-discover"))
         };
-        assert_eq!(silence(session.answer(&boot_server, NOW)), Silence::NotAllowed(foreign));
+        assert_eq!(silence(session.answer(&boot_server, NOW)), NoReply::NotAllowed(foreign));
     }
 }
 
 #[test]
-fn a_machine_that_a_rule_ignores_hears_nothing() {
+fn rule_for_bios_ignores_rom_without_option_93() {
+    let who = ClientFilter { architectures: vec![Architecture::BIOS], ..ClientFilter::default() };
+    let rules = Arc::new(Rules::new(vec![Rule { who, is_ignored: true, ..Rule::default() }]));
+    for mut session in [proxy(), server_role()] {
+        session.boot = session.boot.with_rules(Arc::clone(&rules));
+        let rom = Message { architectures: Vec::new(), ..bios_rom() };
+        assert_eq!(silence(ask(&mut session, rom)), NoReply::Ignored);
+        // A client that asks for no boot file has no architecture unless it says so.
+        let plain = Message { vendor_class: Vec::new(), architectures: Vec::new(), ..bios_rom() };
+        assert_ne!(ask(&mut session, plain), Outcome::NoReply(NoReply::Ignored));
+    }
+}
+
+#[test]
+fn client_ignored_by_rule_gets_no_reply() {
     let ours = captured!("ipxe-bios-discover");
     let macs = vec!["52:54:00:4c:41:42".parse().unwrap()];
     let who = ClientFilter { macs, ..ClientFilter::default() };
     let rules = Arc::new(Rules::new(vec![Rule { who, is_ignored: true, ..Rule::default() }]));
-    for mut session in [proxy(), authority()] {
+    for mut session in [proxy(), server_role()] {
         session.boot = session.boot.with_rules(Arc::clone(&rules));
-        assert_eq!(silence(ask(&mut session, ours.clone())), Silence::Ignored);
+        assert_eq!(silence(ask(&mut session, ours.clone())), NoReply::Ignored);
         let plain = Message { vendor_class: Vec::new(), architectures: Vec::new(), ..ours.clone() };
-        assert_eq!(silence(ask(&mut session, plain)), Silence::Ignored);
+        assert_eq!(silence(ask(&mut session, plain)), NoReply::Ignored);
         let mut other = ours.clone();
         other.header.chaddr[5] ^= 1;
-        assert!(matches!(ask(&mut session, other), Answer::Send { .. }));
+        assert!(matches!(ask(&mut session, other), Outcome::Send { .. }));
     }
 }

@@ -156,13 +156,13 @@ fn malformed_options_that_do_not_matter_are_passed_over() {
 
 /// A reply to a captured DISCOVER, with everything in it.
 fn reply(file: &str) -> Reply {
-    let question = Message::parse(captured!("ipxe-bios-discover")).unwrap();
+    let request = Message::parse(captured!("ipxe-bios-discover")).unwrap();
     Reply {
         header: Header {
             opcode: Opcode::BootReply,
             yiaddr: Ipv4Addr::new(192, 168, 77, 90),
             siaddr: US,
-            ..question.header
+            ..request.header
         },
         kind: MessageType::Offer,
         options: vec![
@@ -172,12 +172,12 @@ fn reply(file: &str) -> Reply {
             ReplyOption::Router(US),
             ReplyOption::Dns(vec![US; 2]),
             ReplyOption::BootClass(BootClass::PxeClient),
-            ReplyOption::MachineIdentifier(question.machine_id),
+            ReplyOption::MachineIdentifier(request.machine_id),
             ReplyOption::SkipDiscovery { boot_item: None },
             ReplyOption::BootFile(SafeText::new(file).unwrap()),
             ReplyOption::ConfigFile(SafeText::new("::/menu").unwrap()),
             ReplyOption::NoPxeDhcp,
-            ReplyOption::ClientIdentifier(question.client_id),
+            ReplyOption::ClientIdentifier(request.client_id),
         ],
         relay_info: vec![1, 2, 3, 4],
         max_size: None,

@@ -5,8 +5,8 @@ fn answers_where_the_question_came_from() {
     for port in [68, 4011] {
         let message = captured!("ipxe-bios-4011-request");
         let from = SocketAddrV4::new(message.header.ciaddr, port);
-        let question = Question { from, ..at(Door::BootServer, message.clone()) };
-        let (reply, to) = sent(proxy().answer(&question, NOW));
+        let request = Request { from, ..at(DhcpPort::BootServer, message.clone()) };
+        let (reply, to) = sent(proxy().answer(&request, NOW));
         assert_eq!(to, Destination::Unicast(from));
         assert_eq!(reply.kind, MessageType::Ack);
         assert_eq!((reply.header.ciaddr, reply.header.yiaddr), (message.header.ciaddr, NOBODY));
@@ -18,15 +18,15 @@ fn answers_where_the_question_came_from() {
 
 #[test]
 fn answers_in_either_role() {
-    let question = at(Door::BootServer, captured!("ipxe-bios-4011-request"));
-    let (reply, _) = sent(authority().answer(&question, NOW));
+    let request = at(DhcpPort::BootServer, captured!("ipxe-bios-4011-request"));
+    let (reply, _) = sent(server_role().answer(&request, NOW));
     assert!(!reply.options.iter().any(|option| matches!(option, ReplyOption::LeaseTime(_))));
 }
 
 #[test]
 fn needs_a_request_from_an_address() {
-    let discover = at(Door::BootServer, captured!("ipxe-bios-discover"));
-    assert_eq!(silence(proxy().answer(&discover, NOW)), Silence::NotAnswered(MessageType::Discover));
-    let homeless = at(Door::BootServer, captured!("ipxe-bios-request"));
-    assert_eq!(silence(proxy().answer(&homeless, NOW)), Silence::NoAddress);
+    let discover = at(DhcpPort::BootServer, captured!("ipxe-bios-discover"));
+    assert_eq!(silence(proxy().answer(&discover, NOW)), NoReply::NotAnswered(MessageType::Discover));
+    let homeless = at(DhcpPort::BootServer, captured!("ipxe-bios-request"));
+    assert_eq!(silence(proxy().answer(&homeless, NOW)), NoReply::NoAddress);
 }

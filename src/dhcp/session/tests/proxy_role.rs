@@ -41,9 +41,9 @@ fn says_nothing_to_others() {
     let user_class_only = Message { user_class: b"iPXE".to_vec(), ..plain(MessageType::Discover, 1) };
     for message in [initramfs, lookalike, user_class_only, plain(MessageType::Discover, 1)] {
         for kind in (0..=20).map(MessageType::from) {
-            for door in [Door::Dhcp, Door::BootServer] {
-                let question = at(door, Message { kind, ..message.clone() });
-                assert_eq!(silence(proxy.answer(&question, NOW)), Silence::NoBootClient);
+            for port in [DhcpPort::Dhcp, DhcpPort::BootServer] {
+                let request = at(port, Message { kind, ..message.clone() });
+                assert_eq!(silence(proxy.answer(&request, NOW)), NoReply::NoBootClient);
             }
         }
     }
@@ -51,22 +51,22 @@ fn says_nothing_to_others() {
 
 #[test]
 fn says_nothing_to_servers() {
-    assert_eq!(silence(ask(&mut proxy(), captured!("dnsmasq-proxy-offer"))), Silence::NoRequest);
-    assert_eq!(silence(ask(&mut proxy(), captured!("dnsmasq-offer"))), Silence::NoRequest);
+    assert_eq!(silence(ask(&mut proxy(), captured!("dnsmasq-proxy-offer"))), NoReply::NoRequest);
+    assert_eq!(silence(ask(&mut proxy(), captured!("dnsmasq-offer"))), NoReply::NoRequest);
 }
 
 #[test]
 fn only_notes_which_address_a_machine_takes() {
     let taken = silence(ask(&mut proxy(), captured!("ipxe-bios-request-beside-proxy")));
     let server = Ipv4Addr::new(192, 168, 77, 3);
-    assert_eq!(taken, Silence::TakesAddress { address: Ipv4Addr::new(192, 168, 77, 90), server });
+    assert_eq!(taken, NoReply::TakesAddress { address: Ipv4Addr::new(192, 168, 77, 90), server });
 }
 
 #[test]
 fn leaves_relayed_messages_to_others() {
     let mut message = captured!("ipxe-bios-discover");
     message.header.giaddr = OTHER;
-    assert_eq!(silence(ask(&mut proxy(), message)), Silence::Relayed(OTHER));
+    assert_eq!(silence(ask(&mut proxy(), message)), NoReply::Relayed(OTHER));
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn names_http_boot_a_url() {
 #[test]
 fn says_why_there_is_nothing_for_a_machine() {
     let reason = |session: &mut Session, message| match silence(ask(session, message)) {
-        Silence::NoBootFile(why) => why.to_string(),
+        NoReply::NoBootFile(why) => why.to_string(),
         another => panic!("{another}"),
     };
     let arm = Message { architectures: vec![11], ..captured!("ovmf-pxe-discover") };
@@ -132,12 +132,12 @@ fn says_why_there_is_nothing_for_a_machine() {
 #[test]
 fn takes_the_first_architecture_it_can_boot() {
     let message = Message { architectures: vec![7, 0], ..captured!("ovmf-pxe-discover") };
-    assert!(matches!(ask(&mut proxy(), message), Answer::Send { .. }));
+    assert!(matches!(ask(&mut proxy(), message), Outcome::Send { .. }));
     let old = Message { architectures: vec![], ..captured!("ovmf-pxe-discover") };
-    assert!(matches!(ask(&mut proxy(), old), Answer::Send { .. }), "a BIOS ROM older than option 93");
+    assert!(matches!(ask(&mut proxy(), old), Outcome::Send { .. }), "a BIOS ROM older than option 93");
 }
 
 #[test]
 fn survives_a_rival() {
-    assert_eq!(proxy().saw_rival(OTHER, NOW), Sighting::Expected);
+    assert_eq!(proxy().saw_conflict(OTHER, NOW), ConflictSeen::Expected);
 }

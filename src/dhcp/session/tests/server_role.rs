@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn gives_a_boot_client_all_in_one_offer() {
     let message = captured!("ipxe-bios-discover");
-    let (reply, to) = sent(ask(&mut authority(), message.clone()));
+    let (reply, to) = sent(ask(&mut server_role(), message.clone()));
     assert_eq!(to, Destination::Broadcast);
     assert!(reply.header.yiaddr >= pool(50) && reply.header.yiaddr <= pool(59));
     assert_eq!(
@@ -29,9 +29,9 @@ fn gives_a_boot_client_all_in_one_offer() {
 
 #[test]
 fn names_no_boot_file_to_others() {
-    let mut authority = authority();
+    let mut server_role = server_role();
     for message in [captured!("ipconfig-discover"), plain(MessageType::Discover, 1)] {
-        let (reply, _) = sent(ask(&mut authority, message));
+        let (reply, _) = sent(ask(&mut server_role, message));
         assert_eq!((reply.boot_file(), reply.header.siaddr), (None, US));
         assert!(!reply.options.contains(&ReplyOption::BootClass(BootClass::PxeClient)));
     }
@@ -39,8 +39,9 @@ fn names_no_boot_file_to_others() {
 
 #[test]
 fn gives_a_machine_that_cannot_boot_an_address_and_a_reason() {
-    let mut session = Session { boot: no_uefi(), ..authority() };
-    let Answer::Send { reply, boot: Some(Err(why)), .. } = ask(&mut session, captured!("ovmf-http-discover"))
+    let mut session = Session { boot: no_uefi(), ..server_role() };
+    let Outcome::Send { reply, boot: Some(Err(why)), .. } =
+        ask(&mut session, captured!("ovmf-http-discover"))
     else {
         panic!("no address, or no reason")
     };
@@ -51,7 +52,7 @@ fn gives_a_machine_that_cannot_boot_an_address_and_a_reason() {
 #[test]
 fn gives_uefi_machines_address_and_program_at_once() {
     for message in [captured!("ovmf-pxe-discover"), captured!("ovmf-http-discover")] {
-        let (reply, _) = sent(ask(&mut authority(), message));
+        let (reply, _) = sent(ask(&mut server_role(), message));
         assert!(!reply.header.yiaddr.is_unspecified());
         assert!(reply.boot_file().unwrap().as_str().ends_with("/nbd.efi"));
         assert!(!reply.options.iter().any(|option| matches!(option, ReplyOption::ConfigFile(_))));
@@ -60,8 +61,8 @@ fn gives_uefi_machines_address_and_program_at_once() {
 
 #[test]
 fn tells_the_router_and_dns_it_was_given() {
-    let mut session = authority();
-    let Role::Authority(inner) = &mut session.role else { unreachable!() };
+    let mut session = server_role();
+    let Role::Server(inner) = &mut session.role else { unreachable!() };
     inner.network.router = Some(OTHER);
     inner.network.dns = vec![OTHER, US];
     let (reply, _) = sent(ask(&mut session, plain(MessageType::Discover, 1)));
@@ -71,8 +72,8 @@ fn tells_the_router_and_dns_it_was_given() {
 
 #[test]
 fn advertises_another_address_where_it_is_told_to() {
-    let question = Question { server: OTHER, ..at(Door::Dhcp, captured!("ipxe-bios-discover")) };
-    let (reply, _) = sent(authority().answer(&question, NOW));
+    let request = Request { server: OTHER, ..at(DhcpPort::Dhcp, captured!("ipxe-bios-discover")) };
+    let (reply, _) = sent(server_role().answer(&request, NOW));
     assert_eq!(reply.header.siaddr, OTHER);
     assert!(reply.options.contains(&ReplyOption::ServerIdentifier(OTHER)));
     assert!(reply.options.contains(&ReplyOption::TftpServer(OTHER)));
@@ -80,31 +81,31 @@ fn advertises_another_address_where_it_is_told_to() {
 
 #[test]
 fn leases_what_it_offered() {
-    let mut authority = authority();
-    let first = lease(&mut authority, 1);
-    assert_ne!(lease(&mut authority, 2), first);
-    assert_eq!(lease(&mut authority, 1), first, "again");
+    let mut server_role = server_role();
+    let first = lease(&mut server_role, 1);
+    assert_ne!(lease(&mut server_role, 2), first);
+    assert_eq!(lease(&mut server_role, 1), first, "again");
 }
 
 #[test]
 fn hears_that_a_client_chose_another() {
-    let mut authority = authority();
-    let (offer, _) = sent(ask(&mut authority, plain(MessageType::Discover, 1)));
+    let mut server_role = server_role();
+    let (offer, _) = sent(ask(&mut server_role, plain(MessageType::Discover, 1)));
     let requested = Some(offer.header.yiaddr);
     let request = Message { server: Some(OTHER), requested, ..plain(MessageType::Request, 1) };
-    assert_eq!(silence(ask(&mut authority, request)), Silence::ChoseAnother(OTHER));
+    assert_eq!(silence(ask(&mut server_role, request)), NoReply::ChoseAnother(OTHER));
     let wish = Message { requested, ..plain(MessageType::Discover, 2) };
-    assert_eq!(sent(ask(&mut authority, wish)).0.header.yiaddr, offer.header.yiaddr, "free again");
+    assert_eq!(sent(ask(&mut server_role, wish)).0.header.yiaddr, offer.header.yiaddr, "free again");
 }
 
 #[test]
 fn refuses_what_it_did_not_offer() {
-    let mut authority = authority();
-    let taken = lease(&mut authority, 1);
+    let mut server_role = server_role();
+    let taken = lease(&mut server_role, 1);
     for requested in [taken, pool(99), Ipv4Addr::new(192, 168, 0, 1)] {
         let request =
             Message { server: Some(US), requested: Some(requested), ..plain(MessageType::Request, 2) };
-        let (nak, to) = sent(ask(&mut authority, request));
+        let (nak, to) = sent(ask(&mut server_role, request));
         assert_eq!((nak.kind, to), (MessageType::Nak, Destination::Broadcast));
         assert_eq!((nak.header.yiaddr, nak.options), (NOBODY, vec![ReplyOption::ServerIdentifier(US)]));
     }
@@ -113,57 +114,57 @@ fn refuses_what_it_did_not_offer() {
 /// RFC 2131 §4.3.2, INIT-REBOOT: no server named, the address in option 50.
 #[test]
 fn knows_a_machine_that_reboots() {
-    let mut authority = authority();
-    let own = lease(&mut authority, 1);
+    let mut server_role = server_role();
+    let own = lease(&mut server_role, 1);
     let reboot = |n, address| Message { requested: Some(address), ..plain(MessageType::Request, n) };
-    assert_eq!(sent(ask(&mut authority, reboot(1, own))).0.kind, MessageType::Ack);
+    assert_eq!(sent(ask(&mut server_role, reboot(1, own))).0.kind, MessageType::Ack);
     let wrong_network = reboot(1, Ipv4Addr::new(192, 168, 0, 7));
-    assert_eq!(sent(ask(&mut authority, wrong_network)).0.kind, MessageType::Nak);
+    assert_eq!(sent(ask(&mut server_role, wrong_network)).0.kind, MessageType::Nak);
     let another = if own == pool(50) { pool(51) } else { pool(50) };
-    assert_eq!(sent(ask(&mut authority, reboot(1, another))).0.kind, MessageType::Nak, "it holds another");
-    assert_eq!(sent(ask(&mut authority, reboot(2, own))).0.kind, MessageType::Nak, "somebody holds it");
+    assert_eq!(sent(ask(&mut server_role, reboot(1, another))).0.kind, MessageType::Nak, "it holds another");
+    assert_eq!(sent(ask(&mut server_role, reboot(2, own))).0.kind, MessageType::Nak, "somebody holds it");
     assert_eq!(
-        sent(ask(&mut authority, reboot(3, another))).0.kind,
+        sent(ask(&mut server_role, reboot(3, another))).0.kind,
         MessageType::Ack,
         "free: a lost lease file"
     );
-    assert_eq!(silence(ask(&mut authority, reboot(4, pool(99)))), Silence::NotInPool(pool(99)));
-    assert_eq!(silence(ask(&mut authority, plain(MessageType::Request, 5))), Silence::NothingClaimed);
+    assert_eq!(silence(ask(&mut server_role, reboot(4, pool(99)))), NoReply::NotInPool(pool(99)));
+    assert_eq!(silence(ask(&mut server_role, plain(MessageType::Request, 5))), NoReply::NothingClaimed);
 }
 
 /// RENEWING (unicast) and REBINDING (broadcast): the address in `ciaddr`.
 #[test]
 fn renews_to_the_address_itself() {
-    let mut authority = authority();
-    let own = lease(&mut authority, 1);
+    let mut server_role = server_role();
+    let own = lease(&mut server_role, 1);
     let mut renew = plain(MessageType::Request, 1);
     renew.header.ciaddr = own;
     let late = NOW.after(HOUR - 1);
-    let (ack, to) = sent(authority.answer(&at(Door::Dhcp, renew.clone()), late));
+    let (ack, to) = sent(server_role.answer(&at(DhcpPort::Dhcp, renew.clone()), late));
     assert_eq!((ack.kind, ack.header.yiaddr, ack.header.ciaddr), (MessageType::Ack, own, own));
     assert_eq!(to, Destination::Unicast(SocketAddrV4::new(own, 68)));
     let later = NOW.after(2 * HOUR - 2);
-    let (ack, _) = sent(authority.answer(&at(Door::Dhcp, renew), later));
+    let (ack, _) = sent(server_role.answer(&at(DhcpPort::Dhcp, renew), later));
     assert_eq!(ack.kind, MessageType::Ack, "the first renewal counted");
 }
 
 #[test]
 fn writes_to_no_address_a_stranger_names() {
-    let mut authority = authority();
+    let mut server_role = server_role();
     let mut request = Message { requested: Some(pool(50)), ..plain(MessageType::Request, 1) };
     request.header.ciaddr = Ipv4Addr::new(8, 8, 8, 8);
-    assert_eq!(sent(ask(&mut authority, request)).1, Destination::Broadcast);
+    assert_eq!(sent(ask(&mut server_role, request)).1, Destination::Broadcast);
     let mut inform = plain(MessageType::Inform, 1);
     inform.header.ciaddr = Ipv4Addr::new(8, 8, 8, 8);
-    assert_eq!(silence(ask(&mut authority, inform)), Silence::OtherNetwork);
+    assert_eq!(silence(ask(&mut server_role, inform)), NoReply::OtherNetwork);
 }
 
 #[test]
 fn informs_without_a_lease() {
-    let mut authority = authority();
+    let mut server_role = server_role();
     let mut inform = plain(MessageType::Inform, 1);
     inform.header.ciaddr = pool(7);
-    let (ack, to) = sent(ask(&mut authority, inform));
+    let (ack, to) = sent(ask(&mut server_role, inform));
     assert_eq!(to, Destination::Unicast(SocketAddrV4::new(pool(7), 68)));
     assert_eq!((ack.kind, ack.header.yiaddr, ack.header.ciaddr), (MessageType::Ack, NOBODY, pool(7)));
     assert!(ack.options.contains(&ReplyOption::Router(US)));
@@ -172,45 +173,45 @@ fn informs_without_a_lease() {
 
 #[test]
 fn takes_back_and_puts_to_rest() {
-    let mut authority = authority();
-    let own = lease(&mut authority, 1);
+    let mut server_role = server_role();
+    let own = lease(&mut server_role, 1);
     let mut release = Message { server: Some(US), ..plain(MessageType::Release, 2) };
     release.header.ciaddr = own;
-    assert_eq!(silence(ask(&mut authority, release.clone())), Silence::NotAnswered(MessageType::Release));
+    assert_eq!(silence(ask(&mut server_role, release.clone())), NoReply::NotAnswered(MessageType::Release));
     release.header.chaddr = plain(MessageType::Release, 1).header.chaddr;
-    assert_eq!(silence(ask(&mut authority, release)), Silence::Released(own));
+    assert_eq!(silence(ask(&mut server_role, release)), NoReply::Released(own));
 
-    let own = lease(&mut authority, 1);
+    let own = lease(&mut server_role, 1);
     let decline = Message { server: Some(US), requested: Some(own), ..plain(MessageType::Decline, 1) };
     let not_ours = Message { server: Some(OTHER), ..decline.clone() };
-    assert_eq!(silence(ask(&mut authority, not_ours)), Silence::NotAnswered(MessageType::Decline));
-    assert_eq!(silence(ask(&mut authority, decline)), Silence::Declined(own));
-    assert_ne!(lease(&mut authority, 1), own);
+    assert_eq!(silence(ask(&mut server_role, not_ours)), NoReply::NotAnswered(MessageType::Decline));
+    assert_eq!(silence(ask(&mut server_role, decline)), NoReply::Declined(own));
+    assert_ne!(lease(&mut server_role, 1), own);
 }
 
 #[test]
 fn says_when_the_pool_is_empty() {
-    let mut authority = authority();
+    let mut server_role = server_role();
     for n in 0..10 {
-        lease(&mut authority, n);
+        lease(&mut server_role, n);
     }
-    assert_eq!(silence(ask(&mut authority, plain(MessageType::Discover, 10))), Silence::PoolExhausted);
+    assert_eq!(silence(ask(&mut server_role, plain(MessageType::Discover, 10))), NoReply::PoolExhausted);
 }
 
 #[test]
 fn serves_through_a_relay_agent() {
-    let mut authority = authority();
+    let mut server_role = server_role();
     let mut message = Message { relay_info: vec![1, 1, 9], ..plain(MessageType::Discover, 1) };
     message.header.giaddr = OTHER;
-    let (reply, to) = sent(ask(&mut authority, message.clone()));
+    let (reply, to) = sent(ask(&mut server_role, message.clone()));
     assert_eq!(to, Destination::Unicast(SocketAddrV4::new(OTHER, 67)));
     assert_eq!((reply.header.giaddr, &reply.relay_info), (OTHER, &message.relay_info));
 
     // RFC 8357: the port it wrote from.
     message.relay_info = vec![19, 0];
     let from = SocketAddrV4::new(OTHER, 1067);
-    let question = Question { from, ..at(Door::Dhcp, message.clone()) };
-    assert_eq!(sent(authority.answer(&question, NOW)).1, Destination::Unicast(from));
+    let request = Request { from, ..at(DhcpPort::Dhcp, message.clone()) };
+    assert_eq!(sent(server_role.answer(&request, NOW)).1, Destination::Unicast(from));
 
     // A NAK goes the same way, to be broadcast there.
     let wrong = Message {
@@ -219,7 +220,7 @@ fn serves_through_a_relay_agent() {
         relay_info: vec![],
         ..message.clone()
     };
-    let (nak, to) = sent(ask(&mut authority, wrong));
+    let (nak, to) = sent(ask(&mut server_role, wrong));
     assert_eq!(to, Destination::Unicast(SocketAddrV4::new(OTHER, 67)));
     assert!(nak.header.flags.broadcast());
 }
@@ -229,42 +230,51 @@ fn knows_which_network_a_relay_agent_means() {
     let elsewhere = Ipv4Addr::new(10, 99, 0, 1);
     let mut message = plain(MessageType::Discover, 1);
     message.header.giaddr = elsewhere;
-    assert_eq!(silence(ask(&mut authority(), message.clone())), Silence::OtherNetwork);
+    assert_eq!(silence(ask(&mut server_role(), message.clone())), NoReply::OtherNetwork);
     // RFC 3527: link selection.
     message.relay_info = vec![5, 4, 10, 80, 0, 0];
     assert_eq!(
-        sent(ask(&mut authority(), message.clone())).1,
+        sent(ask(&mut server_role(), message.clone())).1,
         Destination::Unicast(SocketAddrV4::new(elsewhere, 67))
     );
     message.relay_info = vec![5, 4, 10, 99, 0, 0];
     message.header.giaddr = OTHER;
-    assert_eq!(silence(ask(&mut authority(), message)), Silence::OtherNetwork);
+    assert_eq!(silence(ask(&mut server_role(), message)), NoReply::OtherNetwork);
 }
 
 #[test]
 fn is_silent_on_other_wires() {
-    let question =
-        Question { local: Ipv4Addr::new(172, 16, 0, 1), ..at(Door::Dhcp, plain(MessageType::Discover, 1)) };
-    assert_eq!(silence(authority().answer(&question, NOW)), Silence::OtherNetwork);
+    let request = Request {
+        local: Ipv4Addr::new(172, 16, 0, 1),
+        ..at(DhcpPort::Dhcp, plain(MessageType::Discover, 1))
+    };
+    assert_eq!(silence(server_role().answer(&request, NOW)), NoReply::OtherNetwork);
     let mut nameless = plain(MessageType::Discover, 1);
     nameless.header.hardware_len = 0;
-    assert_eq!(silence(ask(&mut authority(), nameless)), Silence::NoHardwareAddress);
+    assert_eq!(silence(ask(&mut server_role(), nameless)), NoReply::NoHardwareAddress);
 }
 
 #[test]
 fn yields_to_another_server_but_keeps_its_word() {
-    let mut authority = authority();
-    let own = lease(&mut authority, 1);
-    assert_eq!(authority.saw_rival(OTHER, NOW), Sighting::First);
-    assert_eq!(authority.saw_rival(OTHER, NOW.after(300)), Sighting::Again);
-    assert_eq!(silence(ask(&mut authority, plain(MessageType::Discover, 1))), Silence::Rival(OTHER));
+    let mut server_role = server_role();
+    let own = lease(&mut server_role, 1);
+    assert_eq!(server_role.saw_conflict(OTHER, NOW), ConflictSeen::First);
+    assert_eq!(server_role.saw_conflict(OTHER, NOW.after(300)), ConflictSeen::Again);
+    assert_eq!(
+        silence(ask(&mut server_role, plain(MessageType::Discover, 1))),
+        NoReply::ConflictingServer(OTHER)
+    );
     let mut renew = plain(MessageType::Request, 1);
     renew.header.ciaddr = own;
-    assert_eq!(sent(ask(&mut authority, renew.clone())).0.kind, MessageType::Ack);
+    assert_eq!(sent(ask(&mut server_role, renew.clone())).0.kind, MessageType::Ack);
     renew.header.chaddr = [7; 16];
-    assert_eq!(silence(ask(&mut authority, renew)), Silence::Rival(OTHER), "no NAK into another's network");
+    assert_eq!(
+        silence(ask(&mut server_role, renew)),
+        NoReply::ConflictingServer(OTHER),
+        "no NAK into another's network"
+    );
     let gone = NOW.after(300 + 900);
-    let question = at(Door::Dhcp, plain(MessageType::Discover, 2));
-    assert!(matches!(authority.answer(&question, gone), Answer::Send { .. }), "alone again");
-    assert_eq!(authority.saw_rival(OTHER, gone), Sighting::First);
+    let request = at(DhcpPort::Dhcp, plain(MessageType::Discover, 2));
+    assert!(matches!(server_role.answer(&request, gone), Outcome::Send { .. }), "alone again");
+    assert_eq!(server_role.saw_conflict(OTHER, gone), ConflictSeen::First);
 }

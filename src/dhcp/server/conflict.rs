@@ -1,4 +1,4 @@
-//! Is there another DHCP server? Ask, as a client would.
+//! Looks for a conflicting DHCP server by asking as a client would.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -32,16 +32,16 @@ pub(super) async fn find(interface: &Interface, local: Ipv4Addr) -> io::Result<O
         socket.send_from(&discover.emit(), everyone, interface.index, local)?;
         while let Ok(received) = timeout_at(deadline, socket.receive()).await {
             let (message, arrival) = received?;
-            let rival = message.ok().and_then(|message| offerer(&message, xid, *arrival.from.ip()));
-            if let Some(rival) = rival.filter(|&rival| rival != local) {
-                return Ok(Some(rival));
+            let conflict = message.ok().and_then(|message| offerer(&message, xid, *arrival.from.ip()));
+            if let Some(conflict) = conflict.filter(|&conflict| conflict != local) {
+                return Ok(Some(conflict));
             }
         }
     }
     Ok(None)
 }
 
-/// Who offers us an address. A proxyDHCP offer has none, and is no rival.
+/// Returns the server that offers us an address; a proxyDHCP offer holds none, and is no conflict.
 fn offerer(message: &Message, xid: u32, from: Ipv4Addr) -> Option<Ipv4Addr> {
     let header = &message.header;
     let is_offer = header.opcode == Opcode::BootReply && message.kind == MessageType::Offer;

@@ -1,21 +1,21 @@
-//! What the registry of machines is told of DHCP.
+//! Reports the steps of DHCP to the registry of machines.
 
 use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::dhcp::session::{Answer, Door, Question, Silence, mac};
+use crate::dhcp::session::{DhcpPort, NoReply, Outcome, Request, mac};
 use crate::dhcp::wire::{MessageType, Reply};
 use crate::mac::Mac;
 use crate::machines::Registry;
 
-/// One step of one machine. Only machines that boot from the network become known; those that merely lease do not.
-pub(super) fn tell(machines: &Registry, question: &Question, answer: &Answer, now: Instant) {
-    let Some(mac) = mac(&question.message.header.hardware()) else { return };
+/// Reports one step of one machine. A machine that only leases an address gets no record.
+pub(super) fn tell(machines: &Registry, request: &Request, answer: &Outcome, now: Instant) {
+    let Some(mac) = mac(&request.message.header.hardware()) else { return };
     match answer {
-        Answer::Send { boot: Some(Err(why)), .. } | Answer::Silence(Silence::NoBootFile(why)) => {
+        Outcome::Send { boot: Some(Err(why)), .. } | Outcome::NoReply(NoReply::NoBootFile(why)) => {
             machines.refused(mac, &why.to_string(), now);
         }
-        Answer::Send { reply, boot, .. } => {
+        Outcome::Send { reply, boot, .. } => {
             let address = Some(reply.header.yiaddr).filter(|address| !address.is_unspecified());
             if let (MessageType::Offer, Some(Ok(boot))) = (reply.kind, boot) {
                 machines.offered(mac, boot.platform, address, now);
@@ -23,25 +23,25 @@ pub(super) fn tell(machines: &Registry, question: &Question, answer: &Answer, no
             if let Some(address) = address.filter(|_| reply.kind == MessageType::Ack) {
                 machines.leased(mac, address, now);
             }
-            tell_boot_server(machines, mac, question, reply, now);
-            tell_beside_server(machines, mac, question, reply, now);
+            tell_boot_server(machines, mac, request, reply, now);
+            tell_beside_server(machines, mac, request, reply, now);
         }
-        Answer::Silence(Silence::TakesAddress { address, .. }) => machines.leased(mac, *address, now),
-        Answer::Silence(_) => {}
+        Outcome::NoReply(NoReply::TakesAddress { address, .. }) => machines.leased(mac, *address, now),
+        Outcome::NoReply(_) => {}
     }
 }
 
-/// Who asks on port 4011 has its address already.
-fn tell_boot_server(machines: &Registry, mac: Mac, question: &Question, reply: &Reply, now: Instant) {
-    if question.door == Door::BootServer && reply.kind == MessageType::Ack {
-        machines.met(mac, IpAddr::V4(*question.from.ip()), now);
+/// Reports the address of a client of port 4011, which has one already.
+fn tell_boot_server(machines: &Registry, mac: Mac, request: &Request, reply: &Reply, now: Instant) {
+    if request.port == DhcpPort::BootServer && reply.kind == MessageType::Ack {
+        machines.met(mac, IpAddr::V4(*request.from.ip()), now);
     }
 }
 
-/// Whose request is answered beside the server that it was for takes an address of that one's all the same.
-fn tell_beside_server(machines: &Registry, mac: Mac, question: &Question, reply: &Reply, now: Instant) {
-    let message = &question.message;
-    let is_proxied = question.door == Door::Dhcp
+/// Reports the address of a client that we acknowledge in proxy mode; it is the other server's.
+fn tell_beside_server(machines: &Registry, mac: Mac, request: &Request, reply: &Reply, now: Instant) {
+    let message = &request.message;
+    let is_proxied = request.port == DhcpPort::Dhcp
         && message.kind == MessageType::Request
         && reply.kind == MessageType::Ack
         && reply.header.yiaddr.is_unspecified();
@@ -60,7 +60,7 @@ mod tests {
     use crate::boot;
     use crate::boot::menu::Ports;
     use crate::dhcp::lease::{Leases, UnixTime};
-    use crate::dhcp::session::{Authority, Network, Role, Session};
+    use crate::dhcp::session::{Network, Role, ServerRole, Session};
     use crate::dhcp::wire::Message;
     use crate::export::Allowed;
     use crate::machines::Stage;
@@ -85,11 +85,11 @@ mod tests {
             }
         }
 
-        fn hear(&mut self, door: Door, from: Ipv4Addr, message: Message) {
+        fn hear(&mut self, port: DhcpPort, from: Ipv4Addr, message: Message) {
             let from = SocketAddrV4::new(from, 68);
-            let question = Question { message, door, from, local: US, server: US };
-            let answer = self.session.answer(&question, UnixTime(1));
-            tell(&self.machines, &question, &answer, Instant::now());
+            let request = Request { message, port, from, local: US, server: US };
+            let answer = self.session.answer(&request, UnixTime(1));
+            tell(&self.machines, &request, &answer, Instant::now());
         }
 
         fn machines(&self) -> Vec<MachineStatus> {
@@ -103,11 +103,11 @@ mod tests {
         }
     }
 
-    fn authority() -> Role {
+    fn server_role() -> Role {
         let netmask = Ipv4Addr::new(255, 255, 255, 0);
         let network = Network { address: CLIENT, netmask, router: None, dns: Vec::new() };
         let leases = Leases::new("10.80.0.50-10.80.0.50".parse().unwrap(), 3600, &[US]);
-        Role::Authority(Box::new(Authority::new(network, leases)))
+        Role::Server(Box::new(ServerRole::new(network, leases)))
     }
 
     fn discover(architecture: u16) -> Message {
@@ -128,52 +128,52 @@ mod tests {
 
     #[test]
     fn an_authority_knows_both_addresses() {
-        let mut site = Site::new(authority());
-        site.hear(Door::Dhcp, NOBODY, discover(0));
+        let mut site = Site::new(server_role());
+        site.hear(DhcpPort::Dhcp, NOBODY, discover(0));
         assert_eq!(site.only(), (Stage::Offered, Some(CLIENT.into())));
-        site.hear(Door::Dhcp, NOBODY, request(0, US));
+        site.hear(DhcpPort::Dhcp, NOBODY, request(0, US));
         assert_eq!(site.only(), (Stage::Leased, Some(CLIENT.into())));
     }
 
     #[test]
     fn a_proxy_hears_who_takes_which_address() {
         let mut site = Site::new(Role::Proxy);
-        site.hear(Door::Dhcp, NOBODY, discover(0));
+        site.hear(DhcpPort::Dhcp, NOBODY, discover(0));
         assert_eq!(site.only(), (Stage::Offered, None));
-        site.hear(Door::Dhcp, NOBODY, request(0, Ipv4Addr::new(10, 80, 0, 254)));
+        site.hear(DhcpPort::Dhcp, NOBODY, request(0, Ipv4Addr::new(10, 80, 0, 254)));
         assert_eq!(site.only(), (Stage::Leased, Some(CLIENT.into())));
     }
 
     #[test]
     fn a_request_that_is_answered_takes_its_address_too() {
         let mut site = Site::new(Role::Proxy);
-        site.hear(Door::Dhcp, NOBODY, discover(0));
+        site.hear(DhcpPort::Dhcp, NOBODY, discover(0));
         let message = request(0, Ipv4Addr::new(10, 80, 0, 254));
         let from = SocketAddrV4::new(NOBODY, 68);
-        let question = Question { message, door: Door::Dhcp, from, local: US, server: US };
-        let Answer::Send { mut reply, to, boot } =
-            site.session.answer(&Question { message: discover(0), ..question.clone() }, UnixTime(1))
+        let request = Request { message, port: DhcpPort::Dhcp, from, local: US, server: US };
+        let Outcome::Send { mut reply, to, boot } =
+            site.session.answer(&Request { message: discover(0), ..request.clone() }, UnixTime(1))
         else {
             panic!("no offer")
         };
         reply.kind = MessageType::Ack;
-        tell(&site.machines, &question, &Answer::Send { reply, to, boot }, Instant::now());
+        tell(&site.machines, &request, &Outcome::Send { reply, to, boot }, Instant::now());
         assert_eq!(site.only(), (Stage::Leased, Some(CLIENT.into())));
     }
 
     #[test]
     fn who_asks_the_boot_server_has_its_address() {
         let mut site = Site::new(Role::Proxy);
-        site.hear(Door::Dhcp, NOBODY, discover(0));
-        site.hear(Door::BootServer, CLIENT, request(0, US));
+        site.hear(DhcpPort::Dhcp, NOBODY, discover(0));
+        site.hear(DhcpPort::BootServer, CLIENT, request(0, US));
         assert_eq!(site.only(), (Stage::Offered, Some(CLIENT.into())));
     }
 
     #[test]
     fn why_there_is_no_boot_file_is_told() {
-        let mut site = Site::new(authority());
+        let mut site = Site::new(server_role());
         // An architecture that nobody has.
-        site.hear(Door::Dhcp, NOBODY, discover(999));
+        site.hear(DhcpPort::Dhcp, NOBODY, discover(999));
         assert_eq!(site.only().0, Stage::Seen);
         let refusal = site.machines().remove(0).refusal.unwrap();
         assert!(refusal.contains("999"), "{refusal}");
@@ -181,10 +181,10 @@ mod tests {
 
     #[test]
     fn who_only_leases_is_no_machine_of_ours() {
-        let mut site = Site::new(authority());
-        site.hear(Door::Dhcp, NOBODY, Message::discover(7, MAC));
+        let mut site = Site::new(server_role());
+        site.hear(DhcpPort::Dhcp, NOBODY, Message::discover(7, MAC));
         let message = Message { vendor_class: Vec::new(), ..request(0, US) };
-        site.hear(Door::Dhcp, NOBODY, Message { architectures: Vec::new(), ..message });
+        site.hear(DhcpPort::Dhcp, NOBODY, Message { architectures: Vec::new(), ..message });
         assert_eq!(site.machines(), []);
     }
 }

@@ -1,8 +1,8 @@
 use super::*;
 
 /// The plan of this machine, as if it had these quirks.
-fn quirky(question: &Question, quirks: &[Quirk]) -> Boot {
-    let boot = boot_offer::decide(question, &boot_site())
+fn quirky(request: &Request, quirks: &[Quirk]) -> Boot {
+    let boot = boot_offer::decide(request, &boot_site())
         .expect("an answer")
         .expect("a boot client")
         .expect("a plan");
@@ -10,8 +10,8 @@ fn quirky(question: &Question, quirks: &[Quirk]) -> Boot {
 }
 
 fn offer(message: &Message, quirks: &[Quirk]) -> Reply {
-    let question = at(Door::Dhcp, message.clone());
-    sent(super::super::proxy(&question, quirky(&question, quirks)).unwrap()).0
+    let request = at(DhcpPort::Dhcp, message.clone());
+    sent(super::super::proxy(&request, quirky(&request, quirks)).unwrap()).0
 }
 
 /// Codes of options that tell PXE from plain DHCP, in what leaves.
@@ -41,10 +41,10 @@ fn a_plain_one_hears_nothing_of_pxe() {
 
 #[test]
 fn a_plain_one_gets_its_address_here_as_well() {
-    let mut session = authority();
-    let Role::Authority(authority) = &mut session.role else { unreachable!() };
-    let question = at(Door::Dhcp, captured!("ovmf-pxe-discover"));
-    let answer = authority.answer(&question, quirky(&question, &[Quirk::Plain]), NOW);
+    let mut session = server_role();
+    let Role::Server(server_role) = &mut session.role else { unreachable!() };
+    let request = at(DhcpPort::Dhcp, captured!("ovmf-pxe-discover"));
+    let answer = server_role.answer(&request, quirky(&request, &[Quirk::Plain]), NOW);
     let (reply, _) = sent(answer.unwrap());
     assert!(!reply.header.yiaddr.is_unspecified());
     assert!(reply.boot_file().unwrap().as_str().ends_with("/nbd.efi"));
@@ -70,47 +70,47 @@ fn without_43_it_is_a_pxe_client_all_the_same() {
     // Then it asks here.
     let mut request = Message { kind: MessageType::Request, ..message };
     request.header.ciaddr = pool(7);
-    let question = at(Door::BootServer, request);
-    let (ack, _) = sent(boot_server(&question, quirky(&question, &[Quirk::No43])).unwrap());
+    let request = at(DhcpPort::BootServer, request);
+    let (ack, _) = sent(boot_server(&request, quirky(&request, &[Quirk::No43])).unwrap());
     assert!(ack.boot_file().unwrap().as_str().ends_with("/nbd.efi"));
     assert_eq!(pxe_options(&ack), (true, false, true));
 }
 
 #[test]
 fn a_boot_item_that_it_chose_is_confirmed() {
-    let question = at(Door::BootServer, captured!("ipxe-bios-4011-request"));
-    let (ack, _) = sent(boot_server(&question, quirky(&question, &[Quirk::No43])).unwrap());
+    let request = at(DhcpPort::BootServer, captured!("ipxe-bios-4011-request"));
+    let (ack, _) = sent(boot_server(&request, quirky(&request, &[Quirk::No43])).unwrap());
     assert!(ack.options.contains(&ReplyOption::SkipDiscovery { boot_item: Some([0x80, 0, 0, 0]) }));
 }
 
 #[test]
 fn a_request_is_answered_with_the_boot_file_and_no_address() {
     let message = captured!("ipxe-bios-request-beside-proxy");
-    let question = at(Door::Dhcp, message.clone());
-    let answered = super::super::proxy(&question, quirky(&question, &[Quirk::AnswerRequest])).unwrap();
+    let request = at(DhcpPort::Dhcp, message.clone());
+    let answered = super::super::proxy(&request, quirky(&request, &[Quirk::AnswerRequest])).unwrap();
     let (ack, to) = sent(answered);
     assert_eq!((ack.kind, to), (MessageType::Ack, Destination::Broadcast));
     assert_eq!((ack.header.yiaddr, ack.header.ciaddr, ack.header.siaddr), (NOBODY, NOBODY, US));
     assert_eq!(ack.boot_file().unwrap().as_str(), SCRIPT);
     assert_eq!(pxe_options(&ack), (true, true, true));
     for quirks in [&[][..], &[Quirk::Plain, Quirk::No43]] {
-        let silent = super::super::proxy(&question, quirky(&question, quirks));
-        assert!(matches!(silent, Err(Silence::TakesAddress { .. })), "{quirks:?}");
+        let silent = super::super::proxy(&request, quirky(&request, quirks));
+        assert!(matches!(silent, Err(NoReply::TakesAddress { .. })), "{quirks:?}");
     }
 }
 
 #[test]
 fn other_messages_and_other_wires_are_not_answered() {
     let ask = |message: Message| {
-        let question = at(Door::Dhcp, message);
-        super::super::proxy(&question, quirky(&question, &Quirk::ALL)).map(|_| ())
+        let request = at(DhcpPort::Dhcp, message);
+        super::super::proxy(&request, quirky(&request, &Quirk::ALL)).map(|_| ())
     };
     let request = captured!("ipxe-bios-request-beside-proxy");
     for kind in [MessageType::Decline, MessageType::Release, MessageType::Inform] {
         let message = Message { kind, ..request.clone() };
-        assert_eq!(ask(message), Err(Silence::NotAnswered(kind)));
+        assert_eq!(ask(message), Err(NoReply::NotAnswered(kind)));
     }
     let mut relayed = request;
     relayed.header.giaddr = OTHER;
-    assert_eq!(ask(relayed), Err(Silence::Relayed(OTHER)));
+    assert_eq!(ask(relayed), Err(NoReply::Relayed(OTHER)));
 }
