@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Mac;
+use crate::mac::Mac;
 
 /// The properties of a client that its boot depends on, read once from its message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
