@@ -2,37 +2,43 @@
 
 use std::env;
 use std::fmt::Display;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use clap::Parser;
-use isowire::cli::{Check, Cli, Command, Inspect, Serve, Status};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
+use isowire::cli::{CheckOptions, Cli, Command, InspectOptions, StatusOptions, pages};
 use isowire::inspect::{self, Format};
 use isowire::status::{self, Repeat, StatusError};
 use isowire::{check, config, server, telemetry};
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Serve(options) => serve(&options),
-        Command::Inspect(options) => look(&options),
-        Command::Check(options) => play(&options),
-        Command::Status(options) => ask(&options),
+    let arguments = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&arguments).unwrap_or_else(|error| error.exit());
+    match (cli.command, arguments.subcommand()) {
+        (Command::Serve(_), Some((_, arguments))) => serve(arguments),
+        (Command::Serve(_), None) => ExitCode::from(USAGE),
+        (Command::Inspect(options), _) => inspect(&options),
+        (Command::Check(options), _) => check(&options),
+        (Command::Status(options), _) => status(&options),
+        (Command::Completions(options), _) => print(&pages::completions(options.shell)),
+        (Command::Man, _) => print(&pages::manual()),
     }
 }
 
-fn serve(options: &Serve) -> ExitCode {
-    let config = match config::load(options, &|name| env::var_os(name)) {
+/// The arguments are taken again by `config`, which lays them over the configuration file.
+fn serve(arguments: &ArgMatches) -> ExitCode {
+    let config = match config::load(arguments, &|name| env::var_os(name)) {
         Ok(config) => config,
-        Err(wrong) => return end(USAGE, &wrong),
+        Err(error) => return end(USAGE, &error),
     };
     telemetry::start(config.log_format);
     match server::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(fatal) => end(FAILURE, &fatal),
+        Err(error) => end(FAILURE, &error),
     }
 }
 
-fn look(options: &Inspect) -> ExitCode {
+fn inspect(options: &InspectOptions) -> ExitCode {
     let format = if options.json { Format::Json } else { Format::Text };
     match inspect::run(&options.iso, format, &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,14 +46,14 @@ fn look(options: &Inspect) -> ExitCode {
     }
 }
 
-fn play(options: &Check) -> ExitCode {
+fn check(options: &CheckOptions) -> ExitCode {
     match check::run(options.iso.as_deref(), &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(FAILURE, &error),
     }
 }
 
-fn ask(options: &Status) -> ExitCode {
+fn status(options: &StatusOptions) -> ExitCode {
     let format = if options.json { Format::Json } else { Format::Text };
     let repeat = match options.watch {
         false => Repeat::Once,
@@ -57,13 +63,20 @@ fn ask(options: &Status) -> ExitCode {
     let variable = |name: &str| env::var_os(name);
     match status::run(options.url.as_deref(), format, repeat, &variable, &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(StatusError::Address(unfit)) => end(USAGE, &unfit),
+        Err(StatusError::Address(error)) => end(USAGE, &error),
+        Err(error) => end(FAILURE, &error),
+    }
+}
+
+fn print(page: &[u8]) -> ExitCode {
+    match io::stdout().write_all(page) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(FAILURE, &error),
     }
 }
 
 const FAILURE: u8 = 1;
-/// As clap ends for an option that it does not know.
+/// The exit code of clap for an unknown option.
 const USAGE: u8 = 2;
 
 fn end(code: u8, error: &dyn Display) -> ExitCode {

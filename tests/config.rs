@@ -1,6 +1,8 @@
 //! What the program says to a person who mistypes: one line, and an exit code.
 
+use std::env;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -24,7 +26,7 @@ fn mistakes_in_settings_end_with_2() {
     assert_eq!(line, "isowire: no image to serve: name an ISO, as in `isowire serve archlinux.iso`");
     let (code, line) = complaint(&["serve", "x.iso", "--nbd", "99999"]);
     assert_eq!(code, 2);
-    assert_eq!(line, "isowire: --nbd: `99999` is no port: write a number up to 65535, or `off`");
+    assert_eq!(line, "isowire: --nbd: `99999`: invalid port; expected 0-65535 or `off`");
     let (code, line) = complaint(&["serve", "x.iso", "--dhcp", "server"]);
     assert_eq!(code, 2);
     assert!(line.contains("add `dhcp-range`"), "{line}");
@@ -34,11 +36,11 @@ fn mistakes_in_settings_end_with_2() {
     assert_eq!(code, 2);
     assert_eq!(
         line,
-        "isowire: nothing to serve: `nbd`, `nfs`, `http`, `tftp` and `dhcp` are all off: leave one of them on"
+        "isowire: nothing to serve: `nbd`, `nfs`, `http`, `tftp` and `dhcp` are all off; turn one on"
     );
     let (code, line) = complaint(&["serve", "x.iso", "--root", "nfs", "--portmap", "off"]);
     assert_eq!(code, 2);
-    assert!(line.starts_with("isowire: --root: `nfs` needs `portmap`, which is off"), "{line}");
+    assert!(line.starts_with("isowire: --root: `nfs`: needs `portmap`, which is off"), "{line}");
 }
 
 #[test]
@@ -48,11 +50,11 @@ fn mistakes_in_the_file_are_told_with_their_line() {
     fs::write(&path, "tftp = 69\n\nmenu-timeout = \"soon\"\n").unwrap();
     let (code, line) = complaint(&["serve", "x.iso", "-c", path.to_str().unwrap()]);
     assert_eq!(code, 2);
-    assert!(line.contains("isowire.toml:3: menu-timeout: `soon` is no time in seconds"), "{line}");
+    assert!(line.contains("isowire.toml:3: menu-timeout: `soon`: invalid time; expected seconds"), "{line}");
     fs::write(&path, "tfpt = 69\n").unwrap();
     let (code, line) = complaint(&["serve", "x.iso", "-c", path.to_str().unwrap()]);
     assert_eq!(code, 2);
-    assert!(line.contains("isowire.toml:1: unknown field `tfpt`, expected one of `interface`"), "{line}");
+    assert!(line.ends_with("isowire.toml:1: tfpt: unknown key; did you mean `tftp`?"), "{line}");
     let (code, line) = complaint(&["serve", "-c", "/no/such.toml"]);
     assert_eq!(code, 2);
     assert!(line.starts_with("isowire: /no/such.toml: cannot be read"), "{line}");
@@ -92,14 +94,59 @@ fn help_and_version_are_there() {
     assert_eq!(isowire(&["serve", "--no-such-option"]).status.code(), Some(2));
 }
 
+/// The packaged pages: arguments that print each, and its file.
+const PAGES: [(&[&str], &str); 4] = [
+    (&["man"], "dist/isowire.1"),
+    (&["completions", "bash"], "dist/completions/isowire.bash"),
+    (&["completions", "zsh"], "dist/completions/_isowire"),
+    (&["completions", "fish"], "dist/completions/isowire.fish"),
+];
+
+/// `ISOWIRE_RENEW=1 cargo test --test config` writes the files.
 #[test]
-fn the_manual_knows_every_option() {
-    let manual = include_str!("../dist/isowire.1").replace('\\', "");
+fn generated_pages_are_packaged() {
+    for (arguments, file) in PAGES {
+        let page = isowire(arguments);
+        assert!(page.status.success(), "{arguments:?}");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        if env::var_os("ISOWIRE_RENEW").is_some() {
+            fs::write(&path, &page.stdout).unwrap();
+        }
+        let packaged = fs::read(&path).unwrap_or_default();
+        assert!(packaged == page.stdout, "{file} is old: ISOWIRE_RENEW=1 cargo test --test config");
+    }
+}
+
+#[test]
+fn manual_has_every_option_and_section() {
+    let manual = String::from_utf8(isowire(&["man"]).stdout).unwrap().replace('\\', "");
     let cli = <isowire::cli::Cli as clap::CommandFactory>::command();
     for command in cli.get_subcommands() {
         assert!(manual.contains(&format!("isowire {}", command.get_name())));
         for option in command.get_arguments().filter_map(|argument| argument.get_long()) {
             assert!(manual.contains(&format!("--{option}")), "--{option}");
+        }
+    }
+    for section in
+        ["NAME", "SYNOPSIS", "DESCRIPTION", "EXIT STATUS", "SIGNALS", "ENVIRONMENT", "FILES", "EXAMPLES"]
+    {
+        assert!(
+            manual.contains(&format!(".SH {section}")) || manual.contains(&format!(".SH \"{section}\"")),
+            "{section}"
+        );
+    }
+}
+
+/// Only by the shells that are installed.
+#[test]
+fn completions_have_the_syntax_of_their_shell() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (arguments, file) in PAGES {
+        let [_, shell] = arguments else { continue };
+        match Command::new(shell).arg("-n").arg(root.join(file)).output() {
+            Ok(output) => assert!(output.status.success(), "{shell}: {output:?}"),
+            Err(error) if error.kind() == ErrorKind::NotFound => eprintln!("skipped: no {shell}"),
+            Err(error) => panic!("{shell}: {error}"),
         }
     }
 }

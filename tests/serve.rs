@@ -544,10 +544,10 @@ fn bad_stub_is_an_error() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     let iso = stage.path("arch.iso");
-    for (file, says) in [(iso.to_str().unwrap(), "cannot be used: "), ("/nothing", "cannot be read: ")] {
+    for (file, says) in [(iso.to_str().unwrap(), "unusable EFI stub: "), ("/nothing", "cannot be read: ")] {
         let mut server = Running::start(stage.serve().args(["--stub", file]), &stage.log());
         assert_eq!(server.wait(SOON).unwrap().code(), Some(2), "{}", server.log());
-        let line = format!("isowire: --stub: `{file}` {says}");
+        let line = format!("isowire: --stub: `{file}`: {says}");
         assert!(server.log().starts_with(&line) && server.log().lines().count() == 1, "{}", server.log());
     }
 }

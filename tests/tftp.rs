@@ -191,7 +191,7 @@ fn single_port() -> Options {
 
 #[test]
 fn who_may_not_come_gets_no_answer() {
-    let list = Allowed::only(vec!["127.0.0.2".parse().unwrap()]);
+    let list = Allowed::only(vec!["127.0.0.2/32".parse().unwrap()]);
     let server = Server::start(Options { allowed: list, ..Options::default() });
     let (other, mut allowed) = (server.client(), server.client());
     allowed.socket = UdpSocket::bind(("127.0.0.2", 0)).unwrap();

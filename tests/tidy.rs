@@ -14,7 +14,7 @@ use imports::Modules;
 /// Rooms, from the lowest layer to the highest. A room uses rooms of lower layers only, so no
 /// protocol uses another and there is no circle.
 const LAYERS: &[&[&str]] = &[
-    &["codec", "extent", "mac", "text", "watched", "cli"],
+    &["codec", "extent", "mac", "text", "watched"],
     &["sys"],
     &["image"],
     &["export"],
@@ -25,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
     &["stream"],
     &["nbd", "nfs", "http", "tftp", "dhcp", "ndp"],
     &["config"],
-    &["telemetry", "inspect", "check", "server"],
+    &["telemetry", "inspect", "check", "server", "cli"],
     &["status"],
     &["fuzzing"],
 ];

@@ -1,107 +1,141 @@
-//! The settings of DHCP, and of what is told to those who ask by it.
+//! The settings of DHCP, and of router advertisements to its clients.
 
-use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use super::raw::Value;
+use super::raw::RawValue;
 use super::value::{self, Mode};
-use super::{Asked, Checker, Dhcp, Solicitations, Wrong, state_directory};
+use super::{Asked, Checker, ConfigError, Variables};
 use crate::dhcp::lease::Pool;
 use crate::dhcp::server::{DEFAULT_LEASE_SECONDS, ServerConfig};
 
-/// A key that is told in more than one complaint.
+/// The key of a setting that two functions read.
 const ROUTER_ADVERTISEMENT: &str = "router-advertisement";
 
+/// The role of DHCP.
+#[derive(Debug, Clone)]
+pub enum Dhcp {
+    Off,
+    /// Answers machines that boot from the network, beside the DHCP server there is.
+    Proxy(Asked),
+    /// Is the DHCP server.
+    Server(ServerConfig),
+}
+
+/// The treatment of router solicitations (RFC 4861 §6.2.6) from machines that boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Solicitations {
+    Ignored,
+    /// The machine is told that there is no router.
+    Answered,
+}
+
 impl Checker<'_> {
-    pub(super) fn dhcp(&self, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Dhcp, Wrong> {
-        let raw = self.raw;
-        let mode = self.read("dhcp", &raw.dhcp, value::dhcp_mode)?;
-        let range = self.read("dhcp-range", &raw.dhcp_range, value::range)?;
-        match (mode, range, &raw.dhcp, &raw.dhcp_range) {
+    pub(super) fn dhcp(&self) -> Result<Dhcp, ConfigError> {
+        let options = self.options;
+        let mode = self.read("dhcp", &options.dhcp, value::dhcp_mode)?;
+        let range = self.read("dhcp-range", &options.dhcp_range, value::range)?;
+        match (mode, range, &options.dhcp, &options.dhcp_range) {
             (None | Some(Mode::Server), Some(range), _, Some(value)) => {
-                self.authority(range, value, variable).map(Dhcp::Server)
+                self.dhcp_server(range, value).map(Dhcp::Server)
             }
             (Some(Mode::Server), None, Some(value), _) => {
-                Err(self.wrong("dhcp", value, "has no addresses to lease: add `dhcp-range`, FIRST-LAST"))
+                Err(self.wrong("dhcp", value, "has no addresses to lease; add `dhcp-range`, FIRST-LAST"))
             }
             (_, Some(_), _, Some(value)) => {
-                Err(self.wrong("dhcp-range", value, "is for `dhcp = server`: leave out one of the two"))
+                Err(self.wrong("dhcp-range", value, "needs `dhcp = server`; remove one of the two"))
             }
-            (mode, ..) => {
-                self.nothing_for_a_server()?;
-                let is_needed = self.solicitations()? == Solicitations::Answered;
-                match (mode, &raw.router_advertisement) {
-                    (Some(Mode::Off), Some(value)) if is_needed => {
-                        let why = "is for machines that ask by DHCP, which is off: leave out one of the two";
-                        Err(self.wrong(ROUTER_ADVERTISEMENT, value, why))
-                    }
-                    (Some(Mode::Off), _) => Ok(Dhcp::Off),
-                    (None, _) if !is_needed => Ok(Dhcp::Proxy(Asked::ByDefault)),
-                    _ => Ok(Dhcp::Proxy(Asked::ByOperator)),
-                }
-            }
+            (mode, None, ..) | (mode, _, _, None) => self.without_range(mode),
         }
     }
 
-    /// Settings of a DHCP server do nothing where we are none.
-    fn nothing_for_a_server(&self) -> Result<(), Wrong> {
-        let raw = self.raw;
-        let dns = raw.dns.iter().flat_map(|list| list.0.first()).next();
+    fn without_range(&self, mode: Option<Mode>) -> Result<Dhcp, ConfigError> {
+        self.require_no_server_settings()?;
+        let is_answering = self.solicitations()? == Solicitations::Answered;
+        match (mode, &self.options.router_advertisement) {
+            (Some(Mode::Off), Some(value)) if is_answering => {
+                let why = "needs DHCP, which is off; remove one of the two";
+                Err(self.wrong(ROUTER_ADVERTISEMENT, value, why))
+            }
+            (Some(Mode::Off), _) => Ok(Dhcp::Off),
+            (None, _) if !is_answering => Ok(Dhcp::Proxy(Asked::ByDefault)),
+            _ => Ok(Dhcp::Proxy(Asked::ByOperator)),
+        }
+    }
+
+    /// Refuses settings of a DHCP server, which would do nothing here.
+    fn require_no_server_settings(&self) -> Result<(), ConfigError> {
+        let options = self.options;
         let settings = [
-            ("netmask", raw.netmask.as_ref()),
-            ("router", raw.router.as_ref()),
-            ("dns", dns),
-            ("lease-time", raw.lease_time.as_ref()),
-            ("lease-file", raw.lease_file.as_ref()),
+            ("netmask", options.netmask.as_ref()),
+            ("router", options.router.as_ref()),
+            ("dns", options.dns.iter().flatten().next()),
+            ("lease-time", options.lease_time.as_ref()),
+            ("lease-file", options.lease_file.as_ref()),
         ];
         match settings.into_iter().find_map(|(key, value)| Some((key, value?))) {
             Some((key, value)) => {
-                Err(self.wrong(key, value, "needs a DHCP server: add `dhcp-range`, or leave it out"))
+                Err(self.wrong(key, value, "needs a DHCP server; add `dhcp-range` or remove it"))
             }
             None => Ok(()),
         }
     }
 
-    fn authority(
-        &self,
-        pool: Pool,
-        range: &Value,
-        variable: &dyn Fn(&str) -> Option<OsString>,
-    ) -> Result<ServerConfig, Wrong> {
-        let raw = self.raw;
-        let netmask = self.read("netmask", &raw.netmask, value::netmask)?;
-        let router = self.read("router", &raw.router, value::host_address)?;
+    fn dhcp_server(&self, pool: Pool, range: &RawValue) -> Result<ServerConfig, ConfigError> {
+        let options = self.options;
+        let netmask = self.read("netmask", &options.netmask, value::netmask)?;
+        let router = self.read("router", &options.router, value::host_address)?;
         if let Some(mask) = netmask {
-            let outside = |&address: &Ipv4Addr| (address & mask) != (pool.first() & mask);
-            if let Some(outside) = [Some(pool.last()), router].into_iter().flatten().find(outside) {
-                let why =
-                    format!("is not in one network with {outside} by the netmask {mask}: change one of them");
-                return Err(self.wrong("dhcp-range", range, &why));
-            }
+            self.require_one_network(range, pool, mask, router)?;
         }
         if let Some(refused) = self.allowed()?.first_refused(pool.first(), pool.last()) {
-            let why = format!("has {refused}, which is not in `allow`: change one of them");
+            let why = format!("contains {refused}, which is not in `allow`; change one of them");
             return Err(self.wrong("dhcp-range", range, &why));
         }
-        let lease_seconds = self.read("lease-time", &raw.lease_time, value::lease_time)?;
+        let lease_seconds = self.read("lease-time", &options.lease_time, value::lease_time)?;
         Ok(ServerConfig {
             pool,
             netmask,
             router,
-            dns: self.read_all("dns", &raw.dns, value::host_address)?,
+            dns: self.read_all("dns", &options.dns, value::host_address)?,
             lease_seconds: lease_seconds.unwrap_or(DEFAULT_LEASE_SECONDS),
-            lease_file: Some(self.lease_file(variable)?),
+            lease_file: Some(self.lease_file()?),
         })
     }
 
-    fn lease_file(&self, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, Wrong> {
-        let path = self.read("lease-file", &self.raw.lease_file, |text| Ok(self.resolve(text)))?;
-        Ok(path.unwrap_or_else(|| state_directory(variable).join("leases")))
+    fn require_one_network(
+        &self,
+        range: &RawValue,
+        pool: Pool,
+        mask: Ipv4Addr,
+        router: Option<Ipv4Addr>,
+    ) -> Result<(), ConfigError> {
+        let outside = |&address: &Ipv4Addr| (address & mask) != (pool.first() & mask);
+        match [Some(pool.last()), router].into_iter().flatten().find(outside) {
+            Some(outside) => {
+                let why = format!("not in one network with {outside} by netmask {mask}; change one of them");
+                Err(self.wrong("dhcp-range", range, &why))
+            }
+            None => Ok(()),
+        }
     }
 
-    pub(super) fn solicitations(&self) -> Result<Solicitations, Wrong> {
-        let answered = self.read(ROUTER_ADVERTISEMENT, &self.raw.router_advertisement, value::truth)?;
+    fn lease_file(&self) -> Result<PathBuf, ConfigError> {
+        let path = self.read("lease-file", &self.options.lease_file, |text| Ok(self.resolve(text)))?;
+        Ok(path.unwrap_or_else(|| state_directory(self.variables).join("leases")))
+    }
+
+    pub(super) fn solicitations(&self) -> Result<Solicitations, ConfigError> {
+        let answered = self.read(ROUTER_ADVERTISEMENT, &self.options.router_advertisement, value::truth)?;
         Ok(if answered == Some(true) { Solicitations::Answered } else { Solicitations::Ignored })
     }
+}
+
+/// Returns the directory of state: systemd's, else that of the XDG base directory specification.
+pub(super) fn state_directory(variables: Variables<'_>) -> PathBuf {
+    let directory = |name| variables(name).filter(|text| !text.is_empty()).map(PathBuf::from);
+    directory("STATE_DIRECTORY")
+        .or_else(|| directory("XDG_STATE_HOME").map(|state| state.join("isowire")))
+        .or_else(|| directory("HOME").map(|home| home.join(".local/state/isowire")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/isowire"))
 }

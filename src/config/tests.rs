@@ -1,13 +1,17 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use clap::Parser;
+use clap::{Command, CommandFactory};
 
+use super::dhcp::state_directory;
+use super::file::Table;
+use super::menu::PARAMETERS_MAX;
 use super::*;
-use crate::boot::menu::{Cms, CopyToRam};
-use crate::cli::{Cli, Command};
+use crate::boot::menu::{Cms, CopyToRam, Overrides};
+use crate::cli::Cli;
 use crate::dhcp::lease::Pool;
 use crate::dhcp::server::DEFAULT_LEASE_SECONDS;
+use crate::text::Word;
 
 const EXAMPLE: &str = include_str!("../../config.example.toml");
 
@@ -21,10 +25,11 @@ pub(super) fn loaded(arguments: &[&str], file: Option<&str>) -> Result<Config, S
         line.extend(["--config", path.to_str().unwrap()]);
     }
     line.extend(arguments);
-    let Command::Serve(serve) = Cli::try_parse_from(line).unwrap().command else { panic!("it said serve") };
+    let matches = Cli::command().try_get_matches_from(line).unwrap();
     let home = |name: &str| (name == "HOME").then(|| "/home/me".into());
     let prefix = format!("{}/", directory.path().display());
-    load(&serve, &home).map_err(|wrong| wrong.to_string().replace(&prefix, ""))
+    load(matches.subcommand_matches("serve").unwrap(), &home)
+        .map_err(|wrong| wrong.to_string().replace(&prefix, ""))
 }
 
 fn from_options(arguments: &[&str]) -> Config {
@@ -42,8 +47,8 @@ fn the_defaults() {
         config.images,
         [Place { path: "arch.iso".into(), name: None, overrides: Overrides::default() }]
     );
-    let on = |port| Door::On { port, asked: Asked::ByDefault };
-    let RootDoors { nbd, nfs, portmap, http } = config.root_doors;
+    let on = |port| ServicePort::On { port, asked: Asked::ByDefault };
+    let RootServices { nbd, nfs, portmap, http } = config.root_services;
     assert_eq!([nbd, nfs, portmap, http, config.tftp], [on(10809), on(2049), on(111), on(80), on(69)]);
     assert!(matches!(config.dhcp, Dhcp::Proxy(Asked::ByDefault)));
     assert_eq!((config.menu.timeout, config.menu.copytoram), (10, CopyToRam::Auto));
@@ -63,11 +68,12 @@ fn the_menu_has_the_roots_that_are_on_the_chosen_one_first() {
 
 #[test]
 fn the_command_line_wins() {
-    let file =
-        "nbd = 1\ntftp = \"off\"\ncopytoram = \"no\"\nmenu-timeout = 3\n[[image]]\npath = \"other.iso\"";
-    let config = loaded(&["--nbd", "2", "--copytoram", "yes", "arch.iso"], Some(file)).unwrap();
-    assert_eq!(config.root_doors.nbd, Door::On { port: 2, asked: Asked::ByOperator });
-    assert_eq!(config.tftp, Door::Off);
+    let file = "nbd = 1\ntftp = \"off\"\ntftp-single-port = false\ncopytoram = \"no\"\nmenu-timeout = 3\n[[image]]\npath = \"other.iso\"";
+    let config =
+        loaded(&["--nbd", "2", "--copytoram", "yes", "--tftp-single-port", "arch.iso"], Some(file)).unwrap();
+    assert_eq!(config.tftp_ports, TftpPorts::Single);
+    assert_eq!(config.root_services.nbd, ServicePort::On { port: 2, asked: Asked::ByOperator });
+    assert_eq!(config.tftp, ServicePort::Off);
     assert_eq!((config.menu.timeout, config.menu.copytoram), (3, CopyToRam::Yes));
     assert_eq!(config.images.len(), 1);
     assert_eq!(config.images[0].path, Path::new("arch.iso"));
@@ -114,10 +120,9 @@ fn router_advertisements_need_dhcp() {
     assert!(matches!((config.dhcp, config.solicitations), (Dhcp::Server(_), Solicitations::Answered)));
     assert_eq!(
         wrong("dhcp = 'off'\nrouter-advertisement = true"),
-        "isowire.toml:2: router-advertisement: `true` is for machines that ask by DHCP, which is off: leave out one \
-         of the two"
+        "isowire.toml:2: router-advertisement: `true`: needs DHCP, which is off; remove one of the two"
     );
-    assert!(wrong("router-advertisement = 1").contains("`1` is"));
+    assert!(wrong("router-advertisement = 1").contains("`1`: expected `true`"));
 }
 
 #[test]
@@ -138,8 +143,7 @@ fn paths_in_the_file_start_at_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("c.toml");
     fs::write(&path, "[[image]]\npath = 'a.iso'\nname = 'first'\n[[image]]\npath = '/b.iso'").unwrap();
-    let serve = Serve { config: Some(path), ..Serve::default() };
-    let config = load(&serve, &|_| None).unwrap();
+    let config = loaded(&["--config", path.to_str().unwrap()], None).unwrap();
     assert_eq!(config.images[0].path, directory.path().join("a.iso"));
     assert_eq!(config.images[0].name, Word::new("first"));
     assert_eq!((config.images[1].path.to_str(), &config.images[1].name), (Some("/b.iso"), &None));
@@ -161,84 +165,110 @@ fn one_image_may_say_that_it_is_the_default() {
     assert_eq!(paths(&[&a[..], &b, &last].concat()).unwrap(), ["c", "a", "b"]);
     let error = paths(&[&second[..], &a, &last].concat()).unwrap_err();
     assert!(
-        error.ends_with("isowire.toml:9: default: `true` is said of two images: leave out one of the two"),
+        error.ends_with("isowire.toml:9: default: `true`: second default image; remove one of the two"),
         "{error}"
     );
-    assert!(paths(&image("a", "default = 'yes'")).unwrap_err().contains(":3: default: `yes` is neither"));
+    assert!(
+        paths(&image("a", "default = 'yes'")).unwrap_err().contains(":3: default: `yes`: expected `true`")
+    );
 }
 
 #[test]
 fn mistakes_tell_where_what_why_and_what_to_do() {
     let cases = [
-        ("nbd = 70000", "isowire.toml:1: nbd: `70000` is no port: write a number up to 65535, or `off`"),
-        ("\n\ntftp = 'on'", "isowire.toml:3: tftp: `on` is no port: write a number up to 65535, or `off`"),
-        ("bind = '::1'", "isowire.toml:1: bind: `::1` is no IPv4 address: write one like 192.168.1.10"),
-        ("allow = ['10.0.0.0/24', 'lan']", "isowire.toml:1: allow: `lan` is no network: write one like"),
-        ("allow = ['10.0.0.0/33']", "isowire.toml:1: allow: `10.0.0.0/33` is no network"),
-        ("allow = ['::1']", "isowire.toml:1: allow: `::1` is no network: write one like 192.168.1.0/24"),
+        ("nbd = 70000", "isowire.toml:1: nbd: `70000`: invalid port; expected 0-65535 or `off`"),
+        ("\n\ntftp = 'on'", "isowire.toml:3: tftp: `on`: invalid port; expected 0-65535 or `off`"),
+        ("bind = '::1'", "isowire.toml:1: bind: `::1`: invalid IPv4 address; expected one like 192.168.1.10"),
+        (
+            "allow = ['10.0.0.0/24', 'lan']",
+            "isowire.toml:1: allow: `lan`: invalid network; expected one like 192.168.1.0/24",
+        ),
+        ("allow = ['10.0.0.0/33']", "isowire.toml:1: allow: `10.0.0.0/33`: invalid network"),
+        (
+            "allow = ['::1']",
+            "isowire.toml:1: allow: `::1`: invalid network; expected one like 192.168.1.0/24",
+        ),
         (
             "allow = ['10.0.0.7/24']",
-            "isowire.toml:1: allow: `10.0.0.7/24` is more than the address of a network: write 10.0.0.0/24",
+            "isowire.toml:1: allow: `10.0.0.7/24`: host bits set; expected 10.0.0.0/24 or a single",
         ),
         (
             "allow = ['10.0.0.7',\n'10.0.0.0/24']",
-            "isowire.toml:2: allow: `10.0.0.0/24` shares addresses with 10.0.0.7: leave out the smaller",
+            "isowire.toml:2: allow: `10.0.0.0/24`: overlaps with 10.0.0.7/32; remove the smaller",
         ),
-        ("allow = ['10.0.0.7',\n'10.0.0.7']", "isowire.toml:2: allow: `10.0.0.7` shares addresses with"),
-        ("\nallow = []", "isowire.toml:2: nobody could come: name the networks that may, or leave it out"),
+        ("allow = ['10.0.0.7',\n'10.0.0.7']", "isowire.toml:2: allow: `10.0.0.7`: overlaps with 10.0.0.7/32"),
+        ("\nallow = []", "isowire.toml:2: allow: empty list admits nobody; name networks or remove the key"),
         (
             "allow = ['10.0.0.0/29']\ndhcp-range = '10.0.0.4-10.0.0.9'",
-            "isowire.toml:2: dhcp-range: `10.0.0.4-10.0.0.9` has 10.0.0.8, which is not in `allow`",
+            "isowire.toml:2: dhcp-range: `10.0.0.4-10.0.0.9`: contains 10.0.0.8, which is not in `allow`",
         ),
         (
             "advertise='0.0.0.0'",
-            "isowire.toml:1: advertise: `0.0.0.0` is no IPv4 address of a host: write one",
+            "isowire.toml:1: advertise: `0.0.0.0`: invalid IPv4 address of a host; expected one",
         ),
-        ("dhcp = 'auto'", "isowire.toml:1: dhcp: `auto` is none of `off`, `proxy`, `server`"),
-        ("dhcp = 'server'", "isowire.toml:1: dhcp: `server` has no addresses to lease: add `dhcp-range`"),
+        (
+            "dhcp = 'auto'",
+            "isowire.toml:1: dhcp: `auto`: invalid DHCP mode; expected `off`, `proxy` or `server`",
+        ),
+        ("dhcp = 'server'", "isowire.toml:1: dhcp: `server`: has no addresses to lease; add `dhcp-range`"),
         (
             "dhcp='proxy'\ndhcp-range='10.0.0.1-10.0.0.2'",
-            "isowire.toml:2: dhcp-range: `10.0.0.1-10.0.0.2` is for",
+            "isowire.toml:2: dhcp-range: `10.0.0.1-10.0.0.2`: needs `dhcp = server`; remove",
         ),
-        ("dhcp-range = '10.0.0.9'", "isowire.toml:1: dhcp-range: `10.0.0.9` is no range: write one like"),
-        ("dhcp-range = '10.0.0.9-10.0.0.1'", "isowire.toml:1: dhcp-range: `10.0.0.9-10.0.0.1` ends before"),
-        ("dhcp-range = '10.0.0.1-11.0.0.1'", "isowire.toml:1: dhcp-range: `10.0.0.1-11.0.0.1` has more than"),
+        (
+            "dhcp-range = '10.0.0.9'",
+            "isowire.toml:1: dhcp-range: `10.0.0.9`: invalid range; expected one like",
+        ),
+        ("dhcp-range = '10.0.0.9-10.0.0.1'", "isowire.toml:1: dhcp-range: `10.0.0.9-10.0.0.1`: ends before"),
+        ("dhcp-range = '10.0.0.1-11.0.0.1'", "isowire.toml:1: dhcp-range: `10.0.0.1-11.0.0.1`: more than"),
         (
             "dhcp-range = '10.0.0.1-10.0.1.9'\nnetmask='255.255.255.0'",
-            "isowire.toml:1: dhcp-range: `10.0.0.1-10.0.1.9` is not in one network with 10.0.1.9",
+            "isowire.toml:1: dhcp-range: `10.0.0.1-10.0.1.9`: not in one network with 10.0.1.9",
         ),
         (
             "dhcp-range='10.0.0.1-10.0.0.9'\nnetmask='255.0.255.0'",
-            "isowire.toml:2: netmask: `255.0.255.0` is no",
+            "isowire.toml:2: netmask: `255.0.255.0`: invalid netmask",
         ),
         (
             "dhcp-range='10.0.0.1-10.0.0.9'\nlease-time='1s'",
-            "isowire.toml:2: lease-time: `1s` is no lease time",
+            "isowire.toml:2: lease-time: `1s`: invalid lease time",
         ),
         (
             "dhcp-range='10.0.0.1-10.0.0.9'\nlease-time='1µ'",
-            "isowire.toml:2: lease-time: `1µ` is no lease time",
+            "isowire.toml:2: lease-time: `1µ`: invalid lease time",
         ),
-        ("dns = ['1.1.1.1']", "isowire.toml:1: dns: `1.1.1.1` needs a DHCP server: add `dhcp-range`"),
-        ("root = 'iscsi'", "isowire.toml:1: root: `iscsi` is none of `nbd`, `nfs`, `http`"),
-        ("nbd = 'off'\nroot = 'nbd'", "isowire.toml:2: root: `nbd` is off: turn it on, or choose"),
-        ("root = 'nfs'\nportmap = 'off'", "isowire.toml:1: root: `nfs` needs `portmap`, which is off"),
-        ("root = 'http'\nhttp = 'off'", "isowire.toml:1: root: `http` is off: turn it on"),
-        ("nfs = 'off'\nportmap = 111", "isowire.toml:2: portmap: `111` is for NFS, which is off"),
-        ("copytoram = true", "isowire.toml:1: copytoram: `true` is none of `yes`, `no`, `auto`"),
-        ("menu-timeout = -1", "isowire.toml:1: menu-timeout: `-1` is no time in seconds up to 3599"),
-        ("cms-verify = 'maybe'", "isowire.toml:1: cms-verify: `maybe` is neither `true` nor `false`"),
+        ("dns = ['1.1.1.1']", "isowire.toml:1: dns: `1.1.1.1`: needs a DHCP server; add `dhcp-range`"),
+        ("root = 'iscsi'", "isowire.toml:1: root: `iscsi`: invalid root; expected `nbd`, `nfs` or `http`"),
+        ("nbd = 'off'\nroot = 'nbd'", "isowire.toml:2: root: `nbd`: service is off; turn it on or choose"),
+        ("root = 'nfs'\nportmap = 'off'", "isowire.toml:1: root: `nfs`: needs `portmap`, which is off"),
+        ("root = 'http'\nhttp = 'off'", "isowire.toml:1: root: `http`: service is off; turn it on"),
+        ("nfs = 'off'\nportmap = 111", "isowire.toml:2: portmap: `111`: needs NFS, which is off"),
+        ("copytoram = true", "isowire.toml:1: copytoram: `true`: expected `yes`, `no` or `auto`"),
+        (
+            "menu-timeout = -1",
+            "isowire.toml:1: menu-timeout: `-1`: invalid time; expected seconds up to 3599",
+        ),
+        ("cms-verify = 'maybe'", "isowire.toml:1: cms-verify: `maybe`: expected `true` or `false`"),
         (
             "kernel-parameters = ['a',\n\"b\\nLABEL c\"]",
-            "isowire.toml:2: kernel-parameters: `b\\nLABEL c` is not one",
+            "isowire.toml:2: kernel-parameters: `b\\nLABEL c`: invalid kernel parameter",
         ),
-        ("kernel-parameters = ['initrd=/x']", "isowire.toml:1: kernel-parameters: `initrd=/x` is not one"),
-        ("log-format = 'xml'", "isowire.toml:1: log-format: `xml` is neither `text` nor `json`"),
-        ("interface = 'averylonginterface'", "isowire.toml:1: interface: `averylonginterface` is no name"),
-        ("nbd = [1]", "isowire.toml:1: one value is wanted here, not a list"),
+        (
+            "kernel-parameters = ['initrd=/x']",
+            "isowire.toml:1: kernel-parameters: `initrd=/x`: invalid kernel parameter",
+        ),
+        (
+            "log-format = 'xml'",
+            "isowire.toml:1: log-format: `xml`: invalid log format; expected `text` or `json`",
+        ),
+        (
+            "interface = 'averylonginterface'",
+            "isowire.toml:1: interface: `averylonginterface`: invalid interface name",
+        ),
+        ("nbd = [1]", "isowire.toml:1: unexpected list; expected a single value"),
         ("nbd = 1.5", "isowire.toml:1: invalid type: floating point `1.5`, expected a string, a number"),
-        ("\nport = 1", "isowire.toml:2: unknown field `port`, expected one of"),
-        ("\"po\\brt\" = 1", "isowire.toml:1: unknown field `po rt`, expected one of"),
+        ("\nport = 1", "isowire.toml:2: port: unknown key; did you mean `portmap`?"),
+        ("\"po\\brt\" = 1", "isowire.toml:1: po\\u{8}rt: unknown key; did you mean"),
         ("nbd = ", "isowire.toml:1: "),
     ];
     for (file, line) in cases {
@@ -247,10 +277,10 @@ fn mistakes_tell_where_what_why_and_what_to_do() {
         assert_eq!(error.lines().count(), 1, "{error}");
     }
     let file = format!("kernel-parameters = ['{}']", "x".repeat(PARAMETERS_MAX));
-    assert!(wrong(&file).contains("makes them 601 bytes long"));
+    assert!(wrong(&file).contains("601 bytes of kernel parameters; at most 600 fit"));
     assert_eq!(
         loaded(&["a.iso", "--nbd", "x"], None).unwrap_err(),
-        "--nbd: `x` is no port: write a number up to 65535, or `off`"
+        "--nbd: `x`: invalid port; expected 0-65535 or `off`"
     );
     assert!(loaded(&[], None).unwrap_err().starts_with("no image to serve"));
     assert!(loaded(&["--config", "/no/such"], None).unwrap_err().starts_with("/no/such: cannot be read"));
@@ -269,28 +299,21 @@ fn who_names_an_ipxe_wants_it() {
     assert_eq!((config.uefi, config.ipxe.is_some()), (UefiBy::Ipxe, true));
     assert_eq!((from_options(&[]).uefi, from_options(&[]).ipxe), (UefiBy::Composed, None));
     let why = load(&["--ipxe", ipxe, "--uefi", "composed"]).unwrap_err();
-    assert!(why.ends_with("is for `uefi = ipxe`: leave out one of the two"), "{why}");
+    assert!(why.ends_with("`: needs `uefi = ipxe`; remove one of the two"), "{why}");
     let why = load(&["--ipxe", text.to_str().unwrap()]).unwrap_err();
-    assert!(why.contains("is no program for UEFI"), "{why}");
-    assert!(load(&["--uefi", "grub"]).unwrap_err().contains("is neither `composed` nor `ipxe`"));
+    assert!(why.contains("not a UEFI program"), "{why}");
+    assert!(load(&["--uefi", "grub"]).unwrap_err().contains("expected `composed` or `ipxe`"));
 }
 
-/// The keys that the file knows, by its own words.
-fn keys(table: &str) -> BTreeSet<String> {
-    let error = toml::from_str::<RawConfig>(&format!("{table}\nno-such-key = 1")).unwrap_err();
-    let expected = error.message().split_once("expected").unwrap().1.to_owned();
-    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
-}
+/// A setting of the example: its table, its key and its line, as if it were no comment.
+type Shown = (Table, String, &'static str);
 
-/// A setting of the example: its table, empty for the file's own, its key and its line, as if it were no comment.
-type MenuImage = (&'static str, String, &'static str);
-
-fn example() -> Vec<MenuImage> {
-    let mut table = "";
+fn example() -> Vec<Shown> {
+    let mut table = Table::Top;
     let mut settings = Vec::new();
     for line in EXAMPLE.lines().map(|line| line.strip_prefix('#').unwrap_or(line)) {
         if let Some(name) = line.strip_prefix("[[").and_then(|rest| rest.strip_suffix("]]")) {
-            table = name;
+            table = Table::ALL.into_iter().find(|table| table.key() == name).unwrap();
         } else if let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| !key.contains([' ', '#'])) {
             settings.push((table, key.to_owned(), line));
         }
@@ -298,71 +321,123 @@ fn example() -> Vec<MenuImage> {
     settings
 }
 
+/// The keys of a table that have values.
+fn keys(table: Table) -> BTreeSet<&'static str> {
+    let is_table = |key: &str| table == Table::Top && Table::ALL.into_iter().any(|table| table.key() == key);
+    table.keys().iter().copied().filter(|key| !is_table(key)).collect()
+}
+
+fn serve_command() -> Command {
+    let mut cli = Cli::command();
+    cli.build();
+    cli.find_subcommand("serve").unwrap().clone()
+}
+
 #[test]
-fn the_example_shows_every_key() {
-    let mut known = keys("");
-    for table in ["image", "machine"] {
-        assert!(known.remove(table), "{table} is a table");
+fn example_shows_every_key_once() {
+    for table in Table::ALL {
+        let shown = example().into_iter().filter(|(of, ..)| *of == table).map(|(_, key, _)| key);
+        let shown: Vec<String> = shown.collect();
+        let known = keys(table);
+        assert_eq!(shown.iter().map(String::as_str).collect::<BTreeSet<_>>(), known, "{table:?}");
+        assert_eq!(shown.len(), known.len(), "{table:?}: each once");
     }
-    for (table, known) in
-        [("", known), ("image", keys("[[image]]\npath = 'x'")), ("machine", keys("[[machine]]"))]
-    {
-        let shown: Vec<_> =
-            example().into_iter().filter(|(of, ..)| *of == table).map(|(_, key, _)| key).collect();
-        assert_eq!(BTreeSet::from_iter(shown.clone()), known, "{table}");
-        assert_eq!(shown.len(), known.len(), "{table}: each once");
+}
+
+#[test]
+fn option_is_a_key_of_the_file_and_has_help() {
+    let serve = serve_command();
+    for option in serve.get_arguments().filter(|argument| argument.get_long() != Some("help")) {
+        let name = option.get_id().as_str().replace('_', "-");
+        assert!(option.get_help().is_some_and(|help| !help.to_string().is_empty()), "{name} has no help");
+        if !["iso", "config"].contains(&&*name) {
+            assert_eq!(option.get_long(), Some(&*name));
+            assert!(keys(Table::Top).contains(&*name), "{name} is not a key of the file");
+        }
+    }
+}
+
+#[test]
+fn option_has_the_default_that_its_help_says() {
+    for option in serve_command().get_arguments() {
+        let help = option.get_help().map(ToString::to_string).unwrap_or_default();
+        let Some((_, default)) = help.split_once("[default: ") else { continue };
+        let line = example().into_iter().find(|(_, key, _)| option.get_long() == Some(key));
+        let Some((_, key, line)) = line.filter(|(.., line)| !is_sample(line)) else { continue };
+        let (_, value) = line.split_once(" = ").unwrap();
+        assert!(default.starts_with(value.trim_matches('"')), "{key}: {default} and {value}");
+    }
+}
+
+#[test]
+fn unknown_key_is_told_with_the_nearest() {
+    let image = "[[image]]\npath = 'a'\n";
+    for (file, line) in [
+        ("tfpt = 1".to_owned(), "isowire.toml:1: tfpt: unknown key; did you mean `tftp`?"),
+        (
+            "kernel_parameters = 1".to_owned(),
+            "isowire.toml:1: kernel_parameters: unknown key; did you mean `kernel-parameters`?",
+        ),
+        ("xyzzy = 1".to_owned(), "isowire.toml:1: xyzzy: unknown key; see config.example.toml for all keys"),
+        ("\nmac = 1".to_owned(), "isowire.toml:2: mac: unknown key; move it below [[machine]]"),
+        (
+            format!("{image}nmae = 'b'"),
+            "isowire.toml:3: nmae: unknown key in [[image]]; did you mean `name`?",
+        ),
+        (
+            format!("{image}nbd = 1"),
+            "isowire.toml:3: nbd: unknown key in [[image]]; move it before the first [[...]]",
+        ),
+        (
+            "[[machine]]\nmac = '52:54'\nquirk = 'no-43'".to_owned(),
+            "isowire.toml:3: quirk: unknown key in [[machine]]; did you mean `quirks`?",
+        ),
+        ("[machine]\nmac = '52:54'".to_owned(), "isowire.toml:1: invalid type: map, expected a sequence"),
+    ] {
+        assert_eq!(wrong(&file), line);
     }
 }
 
 /// All of a rule but what excludes the rest.
 #[test]
 fn the_examples_of_image_and_machine_can_be_used() {
-    let lines = |table: &str, but: &[&str]| {
+    let lines = |table: Table, but: &[&str]| {
         let shown = example().into_iter().filter(|(of, key, _)| *of == table && !but.contains(&&key[..]));
         shown.map(|(.., line)| format!("{line}\n")).collect::<String>()
     };
     let file = format!(
         "[[image]]\n{}[[machine]]\n{}[[machine]]\nmac = '52:54:00:00:00:01'\n{}",
-        lines("image", &[]),
-        lines("machine", &["architecture", "vendor", "ignore"]),
-        lines("machine", &["mac", "address", "ignore"]),
+        lines(Table::Image, &[]),
+        lines(Table::Machine, &["architecture", "vendor", "ignore"]),
+        lines(Table::Machine, &["mac", "address", "ignore"]),
     );
     let config = loaded(&["--dhcp-range", "192.168.1.100-192.168.1.199"], Some(&file)).unwrap();
     assert_eq!((config.images.len(), config.rules.iter().count()), (1, 2));
 }
 
+/// True for a line of the example that shows something else than the default.
+fn is_sample(line: &str) -> bool {
+    line.ends_with(" # for example")
+}
+
 #[test]
-fn the_example_is_valid_and_its_values_are_the_defaults() {
-    let without_default = [
-        "interface",
-        "allow",
-        "advertise",
-        "dhcp-range",
-        "netmask",
-        "router",
-        "dns",
-        "lease-file",
-        "root",
-        "ipxe",
-        "stub",
-        "status",
-    ];
+fn example_is_valid_and_its_values_are_the_defaults() {
     let server = ["dhcp-range", "netmask", "router", "dns", "lease-time", "lease-file"];
-    let text = |keep: &dyn Fn(&str) -> bool| {
-        let kept = example().into_iter().filter(|(table, key, _)| table.is_empty() && keep(key));
+    let text = |keep: &dyn Fn(&str, &str) -> bool| {
+        let kept = example().into_iter().filter(|(table, key, line)| *table == Table::Top && keep(key, line));
         kept.map(|(.., line)| line).collect::<Vec<_>>().join("\n")
     };
     let as_it_is = loaded(&["a.iso"], Some(EXAMPLE)).unwrap();
-    let defaults = text(&|key| !without_default.contains(&key) && !server.contains(&key));
+    let defaults = text(&|key, line| !is_sample(line) && !server.contains(&key));
     let mut spelled_out = loaded(&["a.iso"], Some(&defaults)).unwrap();
-    let RootDoors { nbd, nfs, portmap, http } = &mut spelled_out.root_doors;
-    for door in [nbd, nfs, portmap, http, &mut spelled_out.tftp] {
-        let Door::On { asked, .. } = door else { panic!("{door:?} is on by default") };
+    let RootServices { nbd, nfs, portmap, http } = &mut spelled_out.root_services;
+    for service in [nbd, nfs, portmap, http, &mut spelled_out.tftp] {
+        let ServicePort::On { asked, .. } = service else { panic!("{service:?} is on by default") };
         *asked = Asked::ByDefault;
     }
     spelled_out.dhcp = Dhcp::Proxy(Asked::ByDefault);
     assert_eq!(format!("{spelled_out:?}"), format!("{as_it_is:?}"));
-    let all = loaded(&["a.iso"], Some(&text(&|key| !["dhcp", "ipxe", "stub"].contains(&key)))).unwrap();
+    let all = loaded(&["a.iso"], Some(&text(&|key, _| !["dhcp", "ipxe", "stub"].contains(&key)))).unwrap();
     assert!(matches!(all.dhcp, Dhcp::Server(pool) if pool.lease_seconds == DEFAULT_LEASE_SECONDS));
     assert!(loaded(&[], Some(EXAMPLE)).is_ok(), "it has an image");
 }

@@ -1,5 +1,5 @@
-//! What single settings may be. Each function takes a text and gives the value, or says why it is none and what to
-//! write instead, as the end of a sentence that starts with the text.
+//! Parsers of single settings. Each returns the value of a text, or says why it is invalid and what to
+//! write instead.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -7,12 +7,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
 use bytes::Bytes;
+use ipnet::Ipv4Net;
 
-use super::{Asked, Door, LogFormat, RootDoors};
-use crate::boot::menu::{CopyToRam, Root};
+use super::LogFormat;
+use crate::boot::menu::CopyToRam;
 use crate::boot::{Architecture, MacPrefix, Quirk, UefiBy, UnknownQuirkError};
 use crate::dhcp::lease::{BadPool, Pool};
-use crate::export::allowed::Subnet;
 use crate::images::name::{NAME_MAX, is_image_name};
 use crate::text::Word;
 use crate::uki::Stub;
@@ -24,79 +24,76 @@ const MENU_TIMEOUT_MAX: u16 = 3599;
 /// Leases shorter than this would be renewed all the time; longer ones than this are for ever to a boot server.
 const LEASE_SECONDS: std::ops::RangeInclusive<u32> = 120..=30 * 86_400;
 
-/// Why a text is not the value it should be, and what to write instead.
-pub type Refusal = String;
-
-pub fn image_name(text: &str) -> Result<Word, Refusal> {
+pub fn image_name(text: &str) -> Result<Word, String> {
     Word::new(text).filter(|_| is_image_name(text)).ok_or_else(|| {
-        format!("is no name for an image: up to {NAME_MAX} letters, digits, `.`, `_`, `-`, and not `isowire`")
+        format!(
+            "invalid image name; expected up to {NAME_MAX} letters, digits, `.`, `_`, `-`, and not `isowire`"
+        )
     })
 }
 
-pub fn interface(text: &str) -> Result<String, Refusal> {
+pub fn interface(text: &str) -> Result<String, String> {
     // IFNAMSIZ is 16 with the NUL.
     let fits = (1..16).contains(&text.len()) && !text.contains(['/', ' ']);
-    if fits { Ok(text.to_owned()) } else { Err("is no name of an interface: see `ip link`".into()) }
+    if fits { Ok(text.to_owned()) } else { Err("invalid interface name; see `ip link`".into()) }
 }
 
-pub fn address(text: &str) -> Result<Ipv4Addr, Refusal> {
-    text.parse().map_err(|_| "is no IPv4 address: write one like 192.168.1.10".into())
+pub fn address(text: &str) -> Result<Ipv4Addr, String> {
+    text.parse().map_err(|_| "invalid IPv4 address; expected one like 192.168.1.10".into())
 }
 
-/// An address that a machine can talk to.
-pub fn host_address(text: &str) -> Result<Ipv4Addr, Refusal> {
+/// Parses an address that a machine can talk to.
+pub fn host_address(text: &str) -> Result<Ipv4Addr, String> {
     let address = address(text).ok().filter(|&address| is_host(address));
-    address.ok_or_else(|| "is no IPv4 address of a host: write one like 192.168.1.10".into())
+    address.ok_or_else(|| "invalid IPv4 address of a host; expected one like 192.168.1.10".into())
 }
 
 fn is_host(address: Ipv4Addr) -> bool {
     !address.is_unspecified() && !address.is_broadcast() && !address.is_multicast()
 }
 
-pub fn subnet(text: &str) -> Result<Subnet, Refusal> {
-    text.parse().map_err(|bad| format!("is {bad}"))
+/// Parses a network in CIDR notation (RFC 4632 §3.1), or a single address.
+pub fn network(text: &str) -> Result<Ipv4Net, String> {
+    let address = text.parse::<Ipv4Addr>().map(Ipv4Net::from);
+    let network: Ipv4Net = address
+        .or_else(|_| text.parse())
+        .map_err(|_| "invalid network; expected one like 192.168.1.0/24, or a single address".to_owned())?;
+    let trunc = network.trunc();
+    // Most likely the address or the prefix length was mistyped.
+    match network == trunc {
+        true => Ok(network),
+        false => Err(format!("host bits set; expected {trunc} or a single address")),
+    }
 }
 
-pub fn netmask(text: &str) -> Result<Ipv4Addr, Refusal> {
+pub fn netmask(text: &str) -> Result<Ipv4Addr, String> {
     let mask = |a: &Ipv4Addr| a.to_bits().leading_ones() + a.to_bits().trailing_zeros() == 32;
     address(text)
         .ok()
         .filter(mask)
         .filter(|a| (8..=30).contains(&a.to_bits().leading_ones()))
-        .ok_or_else(|| "is no netmask of a network to boot in: write one like 255.255.255.0".into())
-}
-
-pub fn door(text: &str) -> Result<Door, Refusal> {
-    match text {
-        "off" => Ok(Door::Off),
-        text => port(text).map(|port| Door::On { port, asked: Asked::ByOperator }),
-    }
-}
-
-fn port(text: &str) -> Result<u16, Refusal> {
-    text.parse().map_err(|_| "is no port: write a number up to 65535, or `off`".into())
+        .ok_or_else(|| "invalid netmask; expected one from 255.0.0.0 to 255.255.255.252".into())
 }
 
 /// Reads and checks an EFI stub.
-pub fn stub(path: &Path) -> Result<Stub, Refusal> {
+pub fn stub(path: &Path) -> Result<Stub, String> {
     let bytes = read(path, STUB_MAX)?;
     if bytes.len() as u64 > STUB_MAX {
-        return Err(format!("is larger than {STUB_MAX} bytes: name the {STUB_PATH} of a systemd"));
+        return Err(format!("larger than {STUB_MAX} bytes; expected {STUB_PATH} of systemd"));
     }
-    Stub::parse(bytes).map_err(|why| format!("cannot be used: {why}: name the {STUB_PATH} of a systemd"))
+    Stub::parse(bytes).map_err(|why| format!("unusable EFI stub: {why}; expected {STUB_PATH} of systemd"))
 }
 
-/// What UEFI machines load.
-pub fn uefi(text: &str) -> Result<UefiBy, Refusal> {
+pub fn uefi(text: &str) -> Result<UefiBy, String> {
     match text {
         "composed" => Ok(UefiBy::Composed),
         "ipxe" => Ok(UefiBy::Ipxe),
-        _ => Err("is neither `composed` nor `ipxe`".into()),
+        _ => Err("invalid program; expected `composed` or `ipxe`".into()),
     }
 }
 
-/// Where distributions put iPXE for UEFI: Arch and Fedora, Debian. The one without drivers of its own comes first: the
-/// firmware's have just been seen to work.
+/// Paths of iPXE for UEFI in Arch, Fedora and Debian. The one without drivers of its own comes first:
+/// those of the firmware have just worked.
 const IPXE_PLACES: [&str; 6] = [
     "/usr/share/ipxe/x86_64/snponly.efi",
     "/usr/share/ipxe/snponly.efi",
@@ -106,63 +103,69 @@ const IPXE_PLACES: [&str; 6] = [
     "/usr/lib/ipxe/ipxe.efi",
 ];
 
-/// Largest iPXE that is read, in bytes; those of distributions have one or two hundred thousand.
+/// Largest iPXE that is read, in bytes; those of distributions have up to 300 KiB.
 const IPXE_MAX: u64 = 8 << 20;
 
-/// The iPXE of this host.
-pub fn ipxe_of_host() -> Result<Bytes, Refusal> {
+/// Reads the iPXE of this host.
+pub fn ipxe_of_host() -> Result<Bytes, String> {
     let place = IPXE_PLACES.iter().map(Path::new).find(|place| place.is_file());
-    place.map_or_else(|| Err("finds no iPXE on this host: install it, or name one by `ipxe`".into()), ipxe)
+    place
+        .map_or_else(|| Err("no iPXE found on this host; install it or give its path as `ipxe`".into()), ipxe)
 }
 
-/// Reads iPXE, and makes sure that it is for UEFI.
-pub fn ipxe(path: &Path) -> Result<Bytes, Refusal> {
+/// Reads iPXE and checks that it is for UEFI on x86-64.
+pub fn ipxe(path: &Path) -> Result<Bytes, String> {
     let bytes = read(path, IPXE_MAX)?;
-    let headers = Headers::parse(&bytes).map_err(|why| format!("is no program for UEFI: {why}"))?;
+    let headers = Headers::parse(&bytes)
+        .map_err(|why| format!("not a UEFI program: {why}; expected snponly.efi or ipxe.efi"))?;
     let fits = headers.machine == X86_64 && headers.subsystem == EFI_APPLICATION;
     fits.then(|| bytes.into())
-        .ok_or_else(|| "is no program for UEFI on x86-64: name a snponly.efi or ipxe.efi".into())
+        .ok_or_else(|| "not a UEFI program for x86-64; expected snponly.efi or ipxe.efi".into())
 }
 
-/// The first bytes of a file, one more than `max` where it has more.
-fn read(path: &Path, max: u64) -> Result<Vec<u8>, Refusal> {
+/// Reads at most `max + 1` bytes of a file, so that a longer one shows.
+fn read(path: &Path, max: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(max + 1).read_to_end(&mut bytes));
     read.map_err(|error| format!("cannot be read: {error}"))?;
     Ok(bytes)
 }
 
-pub fn mac_prefix(text: &str) -> Result<MacPrefix, Refusal> {
-    text.parse()
-        .map_err(|_| "is no MAC address, nor the start of one: write 52:54:00:12:34:56 or 52:54:00".into())
+pub fn mac_prefix(text: &str) -> Result<MacPrefix, String> {
+    text.parse().map_err(|_| {
+        "invalid MAC address; expected one like 52:54:00:12:34:56 or its start, like 52:54:00".into()
+    })
 }
 
-/// The client system architectures that a word stands for.
-pub fn architectures(text: &str) -> Result<Vec<Architecture>, Refusal> {
+/// Returns the client system architectures (RFC 4578 §2.1) that a word stands for.
+pub fn architectures(text: &str) -> Result<Vec<Architecture>, String> {
     match text {
         "bios" => Ok(vec![Architecture::BIOS]),
         "uefi" => Ok(vec![Architecture::UEFI, Architecture::EBC, Architecture::UEFI_HTTP]),
         "uefi-pxe" => Ok(vec![Architecture::UEFI, Architecture::EBC]),
         "uefi-http" => Ok(vec![Architecture::UEFI_HTTP]),
         number => number.parse().map(|number| vec![Architecture(number)]).map_err(|_| {
-            "is none of `bios`, `uefi`, `uefi-pxe`, `uefi-http`, and no number of DHCP option 93".into()
+            "invalid architecture; expected `bios`, `uefi`, `uefi-pxe`, `uefi-http` or a number of DHCP option 93".into()
         }),
     }
 }
 
-/// How a vendor class begins.
-pub fn vendor(text: &str) -> Result<String, Refusal> {
+/// Parses the start of a vendor class.
+pub fn vendor(text: &str) -> Result<String, String> {
     let fits = (1..=255).contains(&text.len()) && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
-    fits.then(|| text.to_owned())
-        .ok_or_else(|| "is no start of a vendor class (DHCP option 60), as PXEClient:Arch:00007".into())
+    fits.then(|| text.to_owned()).ok_or_else(|| {
+        "invalid vendor class (DHCP option 60); expected the start of one like PXEClient:Arch:00007".into()
+    })
 }
 
-pub fn quirk(text: &str) -> Result<Quirk, Refusal> {
-    text.parse().map_err(|unknown: UnknownQuirkError| unknown.to_string())
+pub fn quirk(text: &str) -> Result<Quirk, String> {
+    text.parse().map_err(|_: UnknownQuirkError| {
+        format!("invalid quirk; expected {}", one_of(&Quirk::ALL.map(Quirk::as_str)))
+    })
 }
 
-pub fn truth(text: &str) -> Result<bool, Refusal> {
-    text.parse().map_err(|_| "is neither `true` nor `false`".into())
+pub fn truth(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "expected `true` or `false`".into())
 }
 
 /// The words of `dhcp`.
@@ -172,27 +175,31 @@ pub enum Mode {
     Server,
 }
 
-pub fn dhcp_mode(text: &str) -> Result<Mode, Refusal> {
+pub fn dhcp_mode(text: &str) -> Result<Mode, String> {
     match text {
         "off" => Ok(Mode::Off),
         "proxy" => Ok(Mode::Proxy),
         "server" => Ok(Mode::Server),
-        _ => Err("is none of `off`, `proxy`, `server`".into()),
+        _ => Err("invalid DHCP mode; expected `off`, `proxy` or `server`".into()),
     }
 }
 
-pub fn range(text: &str) -> Result<Pool, Refusal> {
+pub fn range(text: &str) -> Result<Pool, String> {
     let pool: Pool = text.parse().map_err(|bad| match bad {
-        BadPool::Form(_) => "is no range: write one like 192.168.1.100-192.168.1.199".to_owned(),
-        BadPool::Reversed { .. } => "ends before it starts: swap the two addresses".to_owned(),
-        BadPool::TooLarge { .. } => format!("has more than {} addresses: take fewer", Pool::MAX_LEN),
+        BadPool::Form(_) => "invalid range; expected one like 192.168.1.100-192.168.1.199".to_owned(),
+        BadPool::Reversed { .. } => "ends before it starts; swap the two addresses".to_owned(),
+        BadPool::TooLarge { .. } => format!("more than {} addresses; take fewer", Pool::MAX_LEN),
     })?;
     let ends = [pool.first(), pool.last()];
-    if ends.into_iter().all(is_host) { Ok(pool) } else { Err("has addresses that no host can have".into()) }
+    if ends.into_iter().all(is_host) {
+        Ok(pool)
+    } else {
+        Err("contains addresses that no host can have; change its ends".into())
+    }
 }
 
-/// Seconds, as a number with or without a unit.
-pub fn lease_time(text: &str) -> Result<u32, Refusal> {
+/// Parses a number of seconds, or of a unit.
+pub fn lease_time(text: &str) -> Result<u32, String> {
     let unit = |unit: char| match unit {
         's' => Some(1),
         'm' => Some(60),
@@ -206,61 +213,56 @@ pub fn lease_time(text: &str) -> Result<u32, Refusal> {
     };
     let time = number.parse::<u32>().ok().and_then(|number| number.checked_mul(seconds));
     time.filter(|time| LEASE_SECONDS.contains(time))
-        .ok_or_else(|| "is no lease time: write one from `2m` to `30d`, like `1d`".into())
+        .ok_or_else(|| "invalid lease time; expected one from `2m` to `30d`, like `1d`".into())
 }
 
-pub fn root(text: &str, doors: &RootDoors) -> Result<Root, Refusal> {
-    let root = match text {
-        "nbd" => Root::Nbd,
-        "nfs" => Root::Nfs,
-        "http" => Root::Http,
-        _ => return Err("is none of `nbd`, `nfs`, `http`".into()),
-    };
-    match doors.lacks(root) {
-        Some(service) if service == text => Err("is off: turn it on, or choose another root".into()),
-        Some(service) => Err(format!("needs `{service}`, which is off: turn it on, or choose another root")),
-        None => Ok(root),
+/// Lists words to choose from.
+pub fn one_of(words: &[&str]) -> String {
+    let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => quoted.concat(),
     }
 }
 
-pub fn copytoram(text: &str) -> Result<CopyToRam, Refusal> {
+pub fn copytoram(text: &str) -> Result<CopyToRam, String> {
     match text {
         "yes" => Ok(CopyToRam::Yes),
         "no" => Ok(CopyToRam::No),
         "auto" => Ok(CopyToRam::Auto),
-        _ => Err("is none of `yes`, `no`, `auto`".into()),
+        _ => Err("expected `yes`, `no` or `auto`".into()),
     }
 }
 
-pub fn menu_timeout(text: &str) -> Result<u16, Refusal> {
+pub fn menu_timeout(text: &str) -> Result<u16, String> {
     let seconds = text.parse().ok().filter(|seconds| *seconds <= MENU_TIMEOUT_MAX);
-    seconds.ok_or_else(|| format!("is no time in seconds up to {MENU_TIMEOUT_MAX}; 0 waits for ever"))
+    seconds
+        .ok_or_else(|| format!("invalid time; expected seconds up to {MENU_TIMEOUT_MAX}, 0 waits for ever"))
 }
 
-pub fn parameter(text: &str) -> Result<Word, Refusal> {
+pub fn parameter(text: &str) -> Result<Word, String> {
     // PXELINUX takes the first `initrd=` it sees for the list of initramfs images.
     let free = !text.contains("initrd=");
     Word::new(text).filter(|_| free).ok_or_else(|| {
-        "is not one kernel parameter: write each as a text of its own, without spaces, `initrd=` and `${`"
+        "invalid kernel parameter; give each as a string of its own, without spaces, `initrd=` and `${`"
             .into()
     })
 }
 
-/// `None` for `off`.
-pub fn status(text: &str) -> Result<Option<SocketAddrV4>, Refusal> {
+/// Parses the address of the status; `None` is `off`.
+pub fn status(text: &str) -> Result<Option<SocketAddrV4>, String> {
     match text {
         "off" => Ok(None),
-        text => text
-            .parse()
-            .map(Some)
-            .map_err(|_| "is no IPv4 address with a port: write one like 127.0.0.1:8081, or `off`".into()),
+        text => text.parse().map(Some).map_err(|_| {
+            "invalid address; expected an IPv4 address and port like 127.0.0.1:8081, or `off`".into()
+        }),
     }
 }
 
-pub fn log_format(text: &str) -> Result<LogFormat, Refusal> {
+pub fn log_format(text: &str) -> Result<LogFormat, String> {
     match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        _ => Err("is neither `text` nor `json`".into()),
+        _ => Err("invalid log format; expected `text` or `json`".into()),
     }
 }

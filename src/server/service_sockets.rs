@@ -17,7 +17,7 @@ use super::StartError;
 use super::report::{ServiceRow, port_note};
 use super::sockets::{self, Inherited, SocketError};
 use crate::boot::menu::Root;
-use crate::config::{Asked, Config, Dhcp, Door, RootDoors, Status, TFTP_PORT};
+use crate::config::{Asked, Config, Dhcp, RootServices, ServicePort, StatusAddress, TFTP_PORT};
 use crate::dhcp;
 use crate::dhcp::server::{Sharing, Sockets};
 use crate::machines::local::LocalSocket;
@@ -55,7 +55,7 @@ struct ServiceSpec<'a> {
     name: &'static str,
     /// Its key in the configuration, and the name of its inherited socket.
     key: &'static str,
-    door: Door,
+    door: ServicePort,
     ip: Ipv4Addr,
     fallback: Option<u16>,
     /// The root protocol that needs this service.
@@ -72,7 +72,7 @@ impl ServiceSockets {
     pub(super) fn open(config: &Config, inherited: Inherited, names: &[&str]) -> Result<Self, StartError> {
         let mut sockets = Self::default();
         let images = format!("serving {}", names.join(", "));
-        let RootDoors { nbd, nfs, portmap: _, http } = config.root_doors;
+        let RootServices { nbd, nfs, portmap: _, http } = config.root_services;
         let service = |name, key, door| ServiceSpec::new(name, key, door, config.bind);
         let nbd = service("NBD", "nbd", nbd).of_root(Root::Nbd, &images);
         let nfs = service("NFS", "nfs", nfs).of_root(Root::Nfs, &images);
@@ -95,8 +95,8 @@ impl ServiceSockets {
     }
 
     /// Opens the status sockets. The one of this host is a default, the TCP address is asked for.
-    fn open_status(&mut self, wanted: &Status) -> Result<(), StartError> {
-        let Status::On { socket, address } = wanted else {
+    fn open_status(&mut self, wanted: &StatusAddress) -> Result<(), StartError> {
+        let StatusAddress::On { socket, address } = wanted else {
             self.off("Status", OFF);
             return Ok(());
         };
@@ -160,7 +160,7 @@ impl ServiceSockets {
         inherited: Option<S>,
         bind: impl Fn(SocketAddrV4) -> io::Result<S>,
     ) -> Result<Option<S>, StartError> {
-        let Door::On { port, asked } = service.door else {
+        let ServicePort::On { port, asked } = service.door else {
             self.off(service.name, OFF);
             return if inherited.is_some() { Err(SocketError::Off(service.key).into()) } else { Ok(None) };
         };
@@ -242,7 +242,7 @@ impl ServiceSockets {
 }
 
 impl<'a> ServiceSpec<'a> {
-    fn new(name: &'static str, key: &'static str, door: Door, ip: Ipv4Addr) -> Self {
+    fn new(name: &'static str, key: &'static str, door: ServicePort, ip: Ipv4Addr) -> Self {
         Self { name, key, door, ip, fallback: None, root: None, state: "serving" }
     }
 

@@ -98,7 +98,7 @@ mod tests {
     async fn who_may_not_come_is_sent_away_unread() {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = socket.local_addr().unwrap();
-        let listener = Listener::new(socket, Allowed::only(vec!["127.0.0.2".parse().unwrap()]));
+        let listener = Listener::new(socket, Allowed::only(vec!["127.0.0.2/32".parse().unwrap()]));
         tokio::spawn(accept(listener, "test", |mut socket, _| async move {
             socket.write_all(b"hello").await.unwrap();
         }));

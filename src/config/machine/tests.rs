@@ -54,33 +54,36 @@ fn machines_are_told_apart_in_three_ways() {
 fn what_cannot_be_is_said_with_its_line() {
     let first = "[[machine]]\nmac = '52:54'\nmenu = false\n";
     for (rule, why) in [
-        ("menu = false", "isowire.toml:5: menu: this [[machine]] is for no machine: add `mac`"),
-        ("", "an empty [[machine]] is for no machine: add `mac`"),
+        ("menu = false", "isowire.toml:5: menu: this [[machine]] matches no machine; add `mac`"),
+        ("", "an empty [[machine]] matches no machine; add `mac`"),
         ("mac = '00:11'", "isowire.toml:5: mac: this [[machine]] changes nothing"),
         ("mac = '00:11'\nignore = false", "isowire.toml:5: mac: this [[machine]] changes nothing"),
         (
             "mac = '00:11'\nignore = true\nroot = 'nbd'",
-            "isowire.toml:7: root: `nbd` is for machines that are answered",
+            "isowire.toml:7: root: `nbd`: has no effect on ignored machines",
         ),
         (
             "mac = '52:54'\nmenu = false",
-            "is never looked at: the rule at isowire.toml:2: mac has its machines",
+            "is never reached: the rule at isowire.toml:2: mac matches the same machines",
         ),
-        ("mac = '52:54:00:12:34:56'\nmenu = false", "is never looked at"),
+        ("mac = '52:54:00:12:34:56'\nmenu = false", "is never reached"),
         (
             "mac = '00:11'\nroot = 'http'\ncopytoram = 'no'",
-            "isowire.toml:7: copytoram: `no` cannot be with `root = http`",
+            "isowire.toml:7: copytoram: `no`: conflicts with `root = http`",
         ),
-        ("mac = '00:11'\nroot = 'ftp'", "isowire.toml:6: root: `ftp` is none of"),
-        ("mac = '00:11'\naddress = '10.0.0.5'", "`10.0.0.5` is for one machine"),
-        ("mac = '00:11:22:33:44:55'\naddress = '10.0.0.5'", "`10.0.0.5` needs a DHCP server"),
-        ("mac = '01:11:22:33:44:55'\nmenu = false", "`01:11:22:33:44:55` is no MAC address"),
-        ("architecture = 'arm'\nmenu = false", "`arm` is none of `bios`"),
-        ("vendor = ''\nmenu = false", "`` is no start of a vendor class"),
-        ("mac = '00:11'\nquirks = ['odd']", "isowire.toml:6: quirks: `odd` is none of"),
-        ("mac = '00:11'\nimage = 'a b'", "`a b` is no name for an image"),
-        ("mac = '00:11'\nkernel-parameters = ['a b']", "`a b` is not one kernel parameter"),
-        ("mac = '00:11'\nmack = 1", "isowire.toml:6: unknown field `mack`"),
+        ("mac = '00:11'\nroot = 'ftp'", "isowire.toml:6: root: `ftp`: invalid root; expected"),
+        ("mac = '00:11'\naddress = '10.0.0.5'", "`10.0.0.5`: needs a rule for one machine"),
+        ("mac = '00:11:22:33:44:55'\naddress = '10.0.0.5'", "`10.0.0.5`: needs a DHCP server"),
+        ("mac = '01:11:22:33:44:55'\nmenu = false", "`01:11:22:33:44:55`: invalid MAC address"),
+        ("architecture = 'arm'\nmenu = false", "`arm`: invalid architecture; expected `bios`"),
+        ("vendor = ''\nmenu = false", "``: invalid vendor class"),
+        (
+            "mac = '00:11'\nquirks = ['odd']",
+            "isowire.toml:6: quirks: `odd`: invalid quirk; expected `plain`, `no-43`, `answer-request` or `no-script`",
+        ),
+        ("mac = '00:11'\nimage = 'a b'", "`a b`: invalid image name"),
+        ("mac = '00:11'\nkernel-parameters = ['a b']", "`a b`: invalid kernel parameter"),
+        ("mac = '00:11'\nmack = 1", "isowire.toml:6: mack: unknown key in [[machine]]; did you mean `mac`?"),
         ("mac = '00:11'\nmac = '00:12'", "isowire.toml:6: duplicate key"),
     ] {
         let said = wrong(&format!("{first}[[machine]]\n{rule}\n"));
@@ -97,7 +100,7 @@ fn no_two_machines_have_one_address() {
     };
     assert!(load(one(2, "10.0.0.6")).is_ok());
     let why = load(one(2, "10.0.0.5")).unwrap_err();
-    assert_eq!(why, "isowire.toml:6: address: `10.0.0.5` is another machine's already: give each its own");
+    assert_eq!(why, "isowire.toml:6: address: `10.0.0.5`: address of another machine; give each its own");
 }
 
 #[test]

@@ -211,7 +211,7 @@ mod tests {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = tcp.local_addr().unwrap().port();
         let udp = UdpSocket::bind(("127.0.0.1", port)).await.unwrap();
-        let tcp = Listener::new(tcp, Allowed::only(vec!["127.0.0.2".parse().unwrap()]));
+        let tcp = Listener::new(tcp, Allowed::only(vec!["127.0.0.2/32".parse().unwrap()]));
         tokio::spawn(run(tcp, udp, 2049, std::future::pending()));
         let [allowed, other] = ["127.0.0.2:0", "127.0.0.1:0"].map(UdpSocket::bind);
         let (allowed, other) = (allowed.await.unwrap(), other.await.unwrap());

@@ -5,7 +5,7 @@ use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 
 use super::{OFF, ServiceSockets, address_of, cannot, port_of, why_not};
 use crate::boot::menu::Root;
-use crate::config::{Asked, Config, Door, PORTMAP_PORT};
+use crate::config::{Asked, Config, PORTMAP_PORT, ServicePort};
 use crate::nfs::server::rpcbind::{self, NotRegistered, Registration};
 use crate::server::StartError;
 use crate::server::sockets::{self, PortmapSockets, SocketError};
@@ -26,14 +26,14 @@ impl ServiceSockets {
     ) -> Result<(), StartError> {
         let is_inherited = inherited.tcp.is_some() || inherited.udp.is_some();
         let nfs = self.nfs.as_ref().and_then(port_of);
-        let (port, asked, nfs) = match (config.root_doors.portmap, nfs) {
-            (Door::On { port, asked }, Some(nfs)) => (port, asked, nfs),
+        let (port, asked, nfs) = match (config.root_services.portmap, nfs) {
+            (ServicePort::On { port, asked }, Some(nfs)) => (port, asked, nfs),
             _ if is_inherited => return Err(SocketError::Off("portmap").into()),
-            (Door::On { .. }, None) => {
+            (ServicePort::On { .. }, None) => {
                 self.off(NAME, "there is no NFS");
                 return Ok(());
             }
-            (Door::Off, _) => {
+            (ServicePort::Off, _) => {
                 self.off(NAME, OFF);
                 return Ok(());
             }

@@ -1,0 +1,153 @@
+//! Generated pages: the manual and the completions of shells, both from the definition of the command
+//! line.
+
+use std::io;
+
+use clap::{Command, CommandFactory as _};
+use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
+
+use super::Cli;
+
+/// A section of the manual that the command line has no place for: terms, each with its description.
+struct Section {
+    title: &'static str,
+    entries: &'static [(&'static str, &'static str)],
+}
+
+const SECTIONS: [Section; 5] = [
+    Section {
+        title: "EXIT STATUS",
+        entries: &[
+            ("0", "Success; for `serve`: it was stopped by SIGINT or SIGTERM."),
+            ("1", "The command failed, or a service did not pass `check`."),
+            ("2", "The command line or the configuration file has a mistake."),
+        ],
+    },
+    Section {
+        title: "SIGNALS",
+        entries: &[
+            ("SIGHUP", "`serve` looks at the images again. The configuration file is not read again."),
+            ("SIGINT, SIGTERM", "`serve` stops. Machines with an NBD root file system lose it."),
+        ],
+    },
+    Section {
+        title: "ENVIRONMENT",
+        entries: &[
+            (
+                "RUNTIME_DIRECTORY, XDG_RUNTIME_DIR",
+                "Directory of the status socket: the former, which systemd sets, else `isowire` in the \
+                 latter, else /run/isowire.",
+            ),
+            ("RUST_LOG", "Filter of the log, for example isowire=debug."),
+            (
+                "STATE_DIRECTORY, XDG_STATE_HOME",
+                "Directory of the leases, unless the configuration file has `lease-file`.",
+            ),
+            (
+                "LISTEN_FDS, LISTEN_FDNAMES, NOTIFY_SOCKET",
+                "Set by systemd. The names of sockets are nbd, nfs, portmap (TCP and UDP port 111), http, \
+                 tftp, dhcp (port 67) and pxe (port 4011).",
+            ),
+        ],
+    },
+    Section {
+        title: "FILES",
+        entries: &[
+            ("config.example.toml", "Every key of the configuration file with its default and its reason."),
+            ("airootfs.sha512", "In an image of archiso: the checksum that `check` compares with."),
+        ],
+    },
+    Section {
+        title: "EXAMPLES",
+        entries: &[
+            ("isowire serve archlinux.iso", "Serve an image beside the DHCP server of the network."),
+            (
+                "isowire serve --dhcp-range 192.168.77.50-192.168.77.99 --interface br0 /srv/iso",
+                "Serve a folder of images, and be the DHCP server on br0.",
+            ),
+            (
+                "isowire serve --root nfs --copytoram no archlinux.iso",
+                "Serve machines that live on the server for days and survive its restart.",
+            ),
+            ("isowire status --watch", "Show the machines every second."),
+        ],
+    },
+];
+
+/// Returns the completions of a shell.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut page = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "isowire", &mut page);
+    page
+}
+
+/// Returns the manual page, in the format of man(7): one page for all commands.
+pub fn manual() -> Vec<u8> {
+    let mut page = Vec::new();
+    write_manual(&mut page).expect("a Vec takes all bytes");
+    page
+}
+
+fn write_manual(page: &mut Vec<u8>) -> io::Result<()> {
+    let mut cli = Cli::command().disable_help_subcommand(true);
+    cli.build();
+    let commands: Vec<Command> = cli.get_subcommands().cloned().collect();
+    let usage: Vec<String> = commands.iter().cloned().map(usage).collect();
+    let top = Man::new(cli.override_usage(usage.join("\n"))).date("").source("isowire");
+    top.render_title(page)?;
+    top.render_name_section(page)?;
+    top.render_synopsis_section(page)?;
+    descriptions(&commands).to_writer(page)?;
+    for command in commands.into_iter().filter(|command| command.get_arguments().count() > 1) {
+        Man::new(with_heading(command)).render_options_section(page)?;
+    }
+    SECTIONS.iter().try_for_each(|section| section.roff().to_writer(page))
+}
+
+fn usage(mut command: Command) -> String {
+    let usage = command.render_usage().to_string();
+    usage.trim_start_matches("Usage: ").to_owned()
+}
+
+/// Puts all options of a command below one heading of its own.
+fn with_heading(command: Command) -> Command {
+    let heading = format!("Options of isowire {}", command.get_name());
+    command.mut_args(|argument| argument.help_heading(heading.clone()))
+}
+
+fn descriptions(commands: &[Command]) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["DESCRIPTION"]);
+    for command in commands {
+        roff.control("SS", [format!("isowire {}", command.get_name()).as_str()]);
+        let about = command.get_long_about().or(command.get_about()).map(ToString::to_string);
+        for (position, paragraph) in about.unwrap_or_default().split("\n\n").enumerate() {
+            if position > 0 {
+                roff.control("PP", []);
+            }
+            roff.text(with_code(paragraph));
+        }
+    }
+    roff
+}
+
+impl Section {
+    fn roff(&self) -> Roff {
+        let mut roff = Roff::new();
+        roff.control("SH", [self.title]);
+        for (term, description) in self.entries {
+            roff.control("TP", []);
+            roff.text([bold(*term)]);
+            roff.text(with_code(description));
+        }
+        roff
+    }
+}
+
+/// Sets what stands between backticks in italics.
+fn with_code(text: &str) -> Vec<Inline> {
+    let parts = text.split('`').enumerate();
+    parts.map(|(position, part)| if position % 2 == 0 { roman(part) } else { italic(part) }).collect()
+}

@@ -1,0 +1,123 @@
+//! The settings of the menu and of UEFI boots.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use super::raw::{Origin, RawValue};
+use super::{Checker, ConfigError, RootServices, services, value};
+use crate::boot::UefiBy;
+use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Overrides, Root};
+use crate::text::Word;
+use crate::uki::Stub;
+
+/// The longest `kernel-parameters` of a boot together, in bytes. The kernel's command line holds 2048
+/// (x86's COMMAND_LINE_SIZE), of which the image's own parameters and ours need their part.
+pub(super) const PARAMETERS_MAX: usize = 600;
+
+/// Keys of `[[image]]` and of `[[machine]]` that override those of all: root, copytoram and
+/// kernel-parameters.
+type RawOverrides<'a> = (&'a Option<RawValue>, &'a Option<RawValue>, &'a Option<Vec<RawValue>>);
+
+impl Checker<'_> {
+    pub(super) fn root(&self, services: &RootServices) -> Result<Option<Root>, ConfigError> {
+        self.read("root", &self.options.root, |text| services::root(text, services))
+    }
+
+    pub(super) fn menu(&self, services: &RootServices) -> Result<MenuSettings, ConfigError> {
+        let options = self.options;
+        let verify = self.read("cms-verify", &options.cms_verify, value::truth)?.unwrap_or(true);
+        Ok(MenuSettings {
+            roots: services.roots(self.root(services)?),
+            copytoram: self
+                .read("copytoram", &options.copytoram, value::copytoram)?
+                .unwrap_or(CopyToRam::Auto),
+            timeout: self.read("menu-timeout", &options.menu_timeout, value::menu_timeout)?.unwrap_or(10),
+            cms: if verify { Cms::Verify } else { Cms::Skip },
+            parameters: self.parameters(&options.kernel_parameters, 0)?,
+        })
+    }
+
+    pub(super) fn stub(&self) -> Result<Option<Stub>, ConfigError> {
+        let Some(value) = &self.options.stub else { return Ok(None) };
+        value::stub(&self.path(value)).map(Some).map_err(|why| self.wrong("stub", value, &why))
+    }
+
+    /// Returns a path; one in the configuration file is relative to the directory of that file.
+    fn path(&self, value: &RawValue) -> PathBuf {
+        match value.origin {
+            Origin::File(_) => self.resolve(&value.text),
+            Origin::CommandLine => PathBuf::from(&value.text),
+        }
+    }
+
+    /// Returns the program of UEFI machines; `ipxe` implies `uefi = ipxe`.
+    pub(super) fn uefi(&self) -> Result<UefiBy, ConfigError> {
+        let options = self.options;
+        match (self.read("uefi", &options.uefi, value::uefi)?, &options.ipxe) {
+            (Some(UefiBy::Composed), Some(value)) => {
+                Err(self.wrong("ipxe", value, "needs `uefi = ipxe`; remove one of the two"))
+            }
+            (Some(by), _) => Ok(by),
+            (None, Some(_)) => Ok(UefiBy::Ipxe),
+            (None, None) => Ok(UefiBy::Composed),
+        }
+    }
+
+    pub(super) fn ipxe(&self, uefi: UefiBy) -> Result<Option<Bytes>, ConfigError> {
+        let (found, key, value) = match (uefi, &self.options.ipxe, &self.options.uefi) {
+            (UefiBy::Composed, ..) | (UefiBy::Ipxe, None, None) => return Ok(None),
+            (UefiBy::Ipxe, Some(value), _) => (value::ipxe(&self.path(value)), "ipxe", value),
+            (UefiBy::Ipxe, None, Some(value)) => (value::ipxe_of_host(), "uefi", value),
+        };
+        found.map(Some).map_err(|why| self.wrong(key, value, &why))
+    }
+
+    /// Checks kernel parameters that stand behind `before` bytes of others.
+    pub(super) fn parameters(
+        &self,
+        list: &Option<Vec<RawValue>>,
+        before: usize,
+    ) -> Result<Vec<Word>, ConfigError> {
+        let words = self.read_all("kernel-parameters", list, value::parameter)?;
+        let bytes = before + length(&words);
+        match list.iter().flatten().last() {
+            Some(last) if bytes > PARAMETERS_MAX => {
+                let why =
+                    format!("{bytes} bytes of kernel parameters; at most {PARAMETERS_MAX} fit, remove some");
+                Err(self.wrong("kernel-parameters", last, &why))
+            }
+            _ => Ok(words),
+        }
+    }
+
+    /// Checks the overrides of an image or of machines. Their kernel parameters stand behind `before`
+    /// bytes of others.
+    pub(super) fn overrides(
+        &self,
+        (root, copytoram, parameters): RawOverrides<'_>,
+        services: &RootServices,
+        before: usize,
+    ) -> Result<Overrides, ConfigError> {
+        let overrides = Overrides {
+            root: self.read("root", root, |text| services::root(text, services))?,
+            copytoram: self.read("copytoram", copytoram, value::copytoram)?,
+            parameters: self.parameters(parameters, before)?,
+        };
+        match (copytoram, &overrides) {
+            (Some(value), Overrides { root: Some(Root::Http), copytoram: Some(CopyToRam::No), .. }) => {
+                Err(self.wrong(
+                    "copytoram",
+                    value,
+                    "conflicts with `root = http`, which always copies; change one of them",
+                ))
+            }
+            _ => Ok(overrides),
+        }
+    }
+}
+
+/// Returns the bytes that parameters take in a command line.
+pub(super) fn length(parameters: &[Word]) -> usize {
+    parameters.iter().map(|word| word.as_str().len() + 1).sum()
+}

@@ -1,0 +1,193 @@
+//! Ports of services, and the clients that they admit.
+
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+
+use super::raw::RawValue;
+use super::{Checker, ConfigError, value};
+use crate::boot::menu::Root;
+use crate::export::Allowed;
+use crate::machines::local;
+
+/// The registered port of NBD, which archiso's hook always asks.
+pub const NBD_PORT: u16 = 10809;
+/// IANA's `nfs`. A portmapper tells clients any other one.
+pub const NFS_PORT: u16 = 2049;
+/// RFC 1833 §1; archiso's nfsmount always asks this one.
+pub const PORTMAP_PORT: u16 = 111;
+/// RFC 9110 §4.2.1: the port of a URL without one, as those in archiso's own menu are.
+pub const HTTP_PORT: u16 = 80;
+/// RFC 1350 §4; firmware always asks this one.
+pub const TFTP_PORT: u16 = 69;
+
+/// The port of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServicePort {
+    Off,
+    On {
+        /// 0 takes any free port.
+        port: u16,
+        asked: Asked,
+    },
+}
+
+impl ServicePort {
+    pub fn is_off(self) -> bool {
+        self == Self::Off
+    }
+}
+
+/// The source of a wish for a service. Without one that the operator asked for, nothing starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    ByOperator,
+    ByDefault,
+}
+
+/// The services of root file systems.
+#[derive(Debug, Clone, Copy)]
+pub struct RootServices {
+    pub nbd: ServicePort,
+    /// NFS and MOUNT.
+    pub nfs: ServicePort,
+    /// Tells clients the port of NFS.
+    pub portmap: ServicePort,
+    pub http: ServicePort,
+}
+
+impl RootServices {
+    /// Returns the service that sends the root file system.
+    pub fn of(&self, root: Root) -> ServicePort {
+        match root {
+            Root::Nbd => self.nbd,
+            Root::Nfs => self.nfs,
+            Root::Http => self.http,
+        }
+    }
+
+    /// Returns the roots that may be served, `first` before the others.
+    pub(super) fn roots(&self, first: Option<Root>) -> Vec<Root> {
+        let mut roots: Vec<Root> =
+            Root::ALL.into_iter().filter(|&root| self.missing(root).is_none()).collect();
+        roots.sort_by_key(|&root| Some(root) != first);
+        roots
+    }
+
+    /// Returns the key of a service that is off and that the root needs.
+    pub(super) fn missing(&self, root: Root) -> Option<&'static str> {
+        if self.of(root).is_off() {
+            return Some(root.word());
+        }
+        match root {
+            // archiso's nfsmount has no way to be told the port of MOUNT.
+            Root::Nfs => self.portmap.is_off().then_some("portmap"),
+            Root::Nbd | Root::Http => None,
+        }
+    }
+}
+
+/// The ports that TFTP sends files from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TftpPorts {
+    /// A new one for each transfer, as RFC 1350 §4 wants it.
+    Many,
+    /// The one that requests come to.
+    Single,
+}
+
+/// The address of the status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatusAddress {
+    Off,
+    On {
+        /// For this host.
+        socket: PathBuf,
+        /// For others, if the operator asked for it.
+        address: Option<SocketAddrV4>,
+    },
+}
+
+impl Checker<'_> {
+    pub(super) fn root_services(&self) -> Result<RootServices, ConfigError> {
+        let options = self.options;
+        let services = RootServices {
+            nbd: self.service_port("nbd", &options.nbd, NBD_PORT)?,
+            nfs: self.service_port("nfs", &options.nfs, NFS_PORT)?,
+            portmap: self.service_port("portmap", &options.portmap, PORTMAP_PORT)?,
+            http: self.service_port("http", &options.http, HTTP_PORT)?,
+        };
+        match &options.portmap {
+            Some(value) if services.nfs.is_off() && !services.portmap.is_off() => {
+                Err(self.wrong("portmap", value, "needs NFS, which is off; remove `nfs = off` or this"))
+            }
+            _ => Ok(services),
+        }
+    }
+
+    pub(super) fn service_port(
+        &self,
+        key: &str,
+        value: &Option<RawValue>,
+        default: u16,
+    ) -> Result<ServicePort, ConfigError> {
+        let default = ServicePort::On { port: default, asked: Asked::ByDefault };
+        Ok(self.read(key, value, service_port)?.unwrap_or(default))
+    }
+
+    pub(super) fn tftp_ports(&self) -> Result<TftpPorts, ConfigError> {
+        let is_single = self.read("tftp-single-port", &self.options.tftp_single_port, value::truth)?;
+        Ok(if is_single == Some(true) { TftpPorts::Single } else { TftpPorts::Many })
+    }
+
+    pub(super) fn status(&self) -> Result<StatusAddress, ConfigError> {
+        let socket = local::server_path(self.variables);
+        Ok(match self.read("status", &self.options.status, value::status)? {
+            Some(None) => StatusAddress::Off,
+            Some(address) => StatusAddress::On { socket, address },
+            None => StatusAddress::On { socket, address: None },
+        })
+    }
+
+    pub(super) fn allowed(&self) -> Result<Allowed, ConfigError> {
+        let Some(list) = &self.options.allow else { return Ok(Allowed::default()) };
+        let mut networks: Vec<Ipv4Net> = Vec::new();
+        for value in list {
+            let network = self.parse("allow", value, &value::network)?;
+            if let Some(other) = networks.iter().find(|other| overlap(other, &network)) {
+                let why = format!("overlaps with {other}; remove the smaller of the two");
+                return Err(self.wrong("allow", value, &why));
+            }
+            networks.push(network);
+        }
+        Ok(Allowed::only(networks))
+    }
+}
+
+fn overlap(one: &Ipv4Net, other: &Ipv4Net) -> bool {
+    one.contains(other) || other.contains(one)
+}
+
+fn service_port(text: &str) -> Result<ServicePort, String> {
+    match text {
+        "off" => Ok(ServicePort::Off),
+        text => port(text).map(|port| ServicePort::On { port, asked: Asked::ByOperator }),
+    }
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| "invalid port; expected 0-65535 or `off`".into())
+}
+
+/// Parses a root whose services may be served.
+pub(super) fn root(text: &str, services: &RootServices) -> Result<Root, String> {
+    let root = Root::ALL.into_iter().find(|root| root.word() == text);
+    let root =
+        root.ok_or_else(|| format!("invalid root; expected {}", value::one_of(&Root::ALL.map(Root::word))))?;
+    match services.missing(root) {
+        Some(service) if service == text => Err("service is off; turn it on or choose another root".into()),
+        Some(service) => Err(format!("needs `{service}`, which is off; turn it on or choose another root")),
+        None => Ok(root),
+    }
+}
