@@ -34,7 +34,6 @@ const LAYERS: &[&[&str]] = &[
 const CYCLES: &[(&str, &[&str])] = &[
     ("boot", &["files", "image_boot", "targets", "uefi"]),
     ("boot", &["generated", "rules"]),
-    ("http/session", &["answer", "multipart"]),
     ("nfs/session", &["directory", "procedures"]),
 ];
 

@@ -172,7 +172,8 @@ impl Resource {
                 // RFC 9110 §15.3.7.2: one part is never sent as one of many.
                 Ok([part]) => Content::Part(self, part),
                 Err(parts) => {
-                    let parts = Multipart::new(parts, &self);
+                    let parts =
+                        Multipart::new(parts, self.export.len(), self.media_type, self.validators.tag);
                     Content::Parts(self, parts)
                 }
             },

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::answer::Resource;
+use crate::http::wire::condition::EntityTag;
 use crate::http::wire::range::ContentRange;
 
 /// The parts, each behind a head of its own, and what ends the last.
@@ -14,12 +14,11 @@ pub(super) struct Multipart {
 }
 
 impl Multipart {
-    /// These parts of a file.
-    pub fn new(parts: Vec<Range<u64>>, resource: &Resource) -> Self {
-        let (len, media_type) = (resource.export.len(), resource.media_type);
+    /// Lays out parts of a file of `len` bytes that has this entity tag.
+    pub fn new(parts: Vec<Range<u64>>, len: u64, media_type: &str, tag: EntityTag) -> Self {
         // The boundary must not be in the content: no file holds a number that is made of all of it, nor one of the
         // identity of the image that it is in.
-        let boundary = format!("isowire-{:x}", resource.validators.tag.0);
+        let boundary = format!("isowire-{:x}", tag.0);
         let head = |part: &Range<u64>| {
             let range = ContentRange { part: Some(part.clone()), of: len };
             format!("\r\n--{boundary}\r\nContent-Type: {media_type}\r\nContent-Range: {range}\r\n\r\n")
