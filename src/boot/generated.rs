@@ -33,10 +33,10 @@ pub struct GeneratedPath {
     pub kind: GeneratedKind,
 }
 
-/// Whom a file is for.
+/// The client that a file is generated for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Recipient {
-    /// `None` for whoever asks.
+    /// `None` for any client.
     pub machine: Option<Mac>,
     /// The rule that counts, where the MAC address alone does not tell it.
     pub rule: Option<RuleNumber>,
@@ -55,15 +55,11 @@ pub enum GeneratedKind {
 }
 
 impl GeneratedKind {
-    /// Every file there is.
-    pub const ALL: [GeneratedKind; 6] = [
-        GeneratedKind::Menu,
-        GeneratedKind::Script,
-        GeneratedKind::Program(Root::Nbd),
-        GeneratedKind::Program(Root::Nfs),
-        GeneratedKind::Program(Root::Http),
-        GeneratedKind::Ipxe,
-    ];
+    /// Returns every kind, with a program for each root.
+    pub fn all() -> impl Iterator<Item = GeneratedKind> {
+        let programs = Root::ALL.into_iter().map(GeneratedKind::Program);
+        [GeneratedKind::Menu, GeneratedKind::Script, GeneratedKind::Ipxe].into_iter().chain(programs)
+    }
 
     /// The file's name.
     pub const fn name(self) -> &'static str {
@@ -79,7 +75,7 @@ impl GeneratedKind {
 
     fn of_name(name: &str) -> Option<Self> {
         let name = if name == AUTOEXEC { GeneratedKind::Script.name() } else { name };
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
+        Self::all().find(|kind| kind.name() == name)
     }
 }
 
@@ -131,7 +127,7 @@ mod tests {
     fn names_and_back() {
         let machines = [None, "52:54:00:12:34:56".parse().ok()];
         let rules = [None, Some(RuleNumber(0)), Some(RuleNumber(12))];
-        for kind in GeneratedKind::ALL {
+        for kind in GeneratedKind::all() {
             for (machine, rule) in machines.into_iter().flat_map(|machine| rules.map(|rule| (machine, rule)))
             {
                 let made = GeneratedPath { recipient: Recipient { machine, rule }, kind };

@@ -300,7 +300,7 @@ fn best(menus: &mut Vec<StockMenu>, count: impl Fn(&StockMenu) -> usize) -> Opti
 /// The root protocol of an entry of the image.
 fn root_of(entry: &MenuEntry) -> Option<Root> {
     let named = |root: &Root| entry.parameters.iter().any(|parameter| key(parameter) == root.parameter());
-    [Root::Nbd, Root::Nfs, Root::Http].into_iter().find(named)
+    Root::ALL.into_iter().find(named)
 }
 
 /// What the image's author added to the parameters that are ours to say; `None` when it is too much.

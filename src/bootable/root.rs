@@ -43,3 +43,22 @@ impl fmt::Display for Root {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails to compile for a new root that is not counted here.
+    const fn position(root: Root) -> usize {
+        match root {
+            Root::Nbd => 0,
+            Root::Nfs => 1,
+            Root::Http => 2,
+        }
+    }
+
+    #[test]
+    fn all_roots_are_listed() {
+        assert_eq!(Root::ALL.map(position), [0, 1, 2]);
+    }
+}

@@ -86,7 +86,7 @@ async fn socket() -> io::Result<UdpSocket> {
 /// A menu of everything.
 fn settings() -> MenuSettings {
     MenuSettings {
-        roots: vec![Root::Nbd, Root::Nfs, Root::Http],
+        roots: Root::ALL.to_vec(),
         copytoram: CopyToRam::Auto,
         timeout: 10,
         cms: Cms::Verify,

@@ -102,7 +102,7 @@ pub async fn drive<S: Session>(
         let result = if S::LISTENS_WHILE_SENDING {
             send_and_listen(&mut batch, socket, &mut input, meter).await
         } else {
-            transmit::flush(&mut batch, socket, meter).await
+            transmit::flush(&mut batch, socket, |batch, len, now| meter.sent(batch, len, now)).await
         };
         session.sent(&result, batch.len(), &input, meter);
         result?;
@@ -165,7 +165,7 @@ async fn send_and_listen(
     if batch.is_empty() {
         return Ok(());
     }
-    let mut flush = pin!(transmit::flush(batch, socket, meter));
+    let mut flush = pin!(transmit::flush(batch, socket, |batch, len, now| meter.sent(batch, len, now)));
     // Most replies leave at once; a read that fails would cost a system call for each.
     tokio::select! {
         biased;

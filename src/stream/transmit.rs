@@ -13,7 +13,6 @@ use tokio::net::TcpStream;
 
 use crate::export::batch::Chunk;
 use crate::export::{Batch, ImageRange};
-use crate::machines::Meter;
 use crate::sys::{self, Follow, Iov};
 
 /// From this many bytes in whole pages on, `sendfile` beats `sendmsg` from the mapping (measured on loopback, where it
@@ -46,11 +45,15 @@ pub enum TransmitError {
 
 /// Sends the whole batch; waits for the socket and for cold parts of the image as long as it takes.
 ///
-/// `meter` is told what left.
+/// `on_sent` is called with the number of bytes at the front of the batch that left, and the time.
 ///
 /// # Errors
 /// See [`TransmitError`].
-pub async fn flush(batch: &mut Batch, socket: &TcpStream, meter: &mut Meter) -> Result<(), TransmitError> {
+pub async fn flush(
+    batch: &mut Batch,
+    socket: &TcpStream,
+    mut on_sent: impl FnMut(&Batch, u64, Instant),
+) -> Result<(), TransmitError> {
     while !batch.is_empty() {
         warm_window(batch).await.map_err(TransmitError::Image)?;
         let send = || send_front(batch, socket.as_fd());
@@ -59,7 +62,7 @@ pub async fn flush(batch: &mut Batch, socket: &TcpStream, meter: &mut Meter) -> 
             // sendfile(2) returns 0 only at the end of the file.
             return Err(TransmitError::Image(io::ErrorKind::UnexpectedEof.into()));
         }
-        meter.sent(batch, sent as u64, Instant::now());
+        on_sent(batch, sent as u64, Instant::now());
         batch.advance(sent as u64);
         // Also behind the last: a client that asks for more at once must not keep others from theirs.
         if batch.turn() >= TURN {
