@@ -50,7 +50,7 @@ const NBD_RELEASED: Chapter = &["root released"];
 const NBD_TAKEN_AWAY: Chapter = &["shutting down: NBD clients lose their root", "machines=1"];
 const NFS: Chapter = &["mounted over NFS"];
 const NFS_RELEASED: Chapter = &["root read over NFS"];
-const NFS_WAITS: Chapter = &["machines that live on NFS wait", "connections=1"];
+const NFS_WAITS: Chapter = &["NFS clients wait", "connections=1"];
 const SQUASHFS: Chapter = &["sent over HTTP", "status=200", "/arch/x86_64/airootfs.sfs\""];
 const EROFS: [Chapter; 2] = [
     &["HTTP refused: no such file", "/arch/x86_64/airootfs.sfs\""],
