@@ -66,7 +66,7 @@ impl File {
 
     fn check_table(&self, table: Table, entries: &DeTable<'_>) -> Result<(), ConfigError> {
         let known = table.keys();
-        match entries.keys().find(|key| !known.contains(&&*key.get_ref().as_ref())) {
+        match entries.keys().find(|key| !known.iter().any(|known| *known == key.get_ref().as_ref())) {
             Some(unknown) => Err(self.unknown(table, unknown)),
             None => Ok(()),
         }

@@ -1,6 +1,6 @@
 //! `[[image]]` and the images of the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Checker, ConfigError, ImageOptions, RootServices, value};
 use crate::boot::menu::Overrides;
@@ -24,7 +24,7 @@ impl Checker<'_> {
         parameters: usize,
     ) -> Result<Vec<Place>, ConfigError> {
         if !self.options.iso.is_empty() {
-            return Ok(self.options.iso.iter().map(Place::named_by_its_file).collect());
+            return Ok(self.options.iso.iter().map(|path| Place::named_by_its_file(path)).collect());
         }
         let images = &self.options.image;
         let image = |image| self.image(image, services, parameters);
@@ -71,7 +71,7 @@ impl Checker<'_> {
 }
 
 impl Place {
-    fn named_by_its_file(path: &PathBuf) -> Self {
-        Self { path: path.clone(), name: None, overrides: Overrides::default() }
+    fn named_by_its_file(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), name: None, overrides: Overrides::default() }
     }
 }
