@@ -86,7 +86,7 @@ fn any_other_iso_is_compared_and_has_no_checksum() {
 #[test]
 fn what_is_no_iso_gets_one_line() {
     for (path, why) in
-        [("/nonexistent.iso", "No such file"), ("/dev/null", "it is empty"), ("/", "directory")]
+        [("/nonexistent.iso", "No such file"), ("/dev/null", "the file is empty"), ("/", "directory")]
     {
         let output = isowire(&[Path::new(path)]);
         let said = String::from_utf8_lossy(&output.stderr);
