@@ -1,4 +1,4 @@
-//! `isowire check`: good doors pass, and every way in which a door can be wrong is noticed.
+//! `isowire check`: good servers pass, and every kind of fault is found.
 
 mod common;
 
@@ -18,14 +18,14 @@ use hadris_fs::sync::FileSystem;
 use hadris_fs::{MountOptions, Name};
 use hadris_iso::sync::IsoFs;
 use hadris_storage::host::FileDevice;
-use isowire::check::{self, Doors, Fault, Original, Report, sample};
+use isowire::check::{self, CheckReport, CheckedServers, Fault, Original, sample};
 use isowire::image::index::{Index, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::nfs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-/// The doors that are played, in the order of the table, and those that read root images.
+/// The checked protocols in the order of the table, and those that read root images.
 const DOORS: [&str; 4] = ["NBD", "NFS", "HTTP", "TFTP"];
 const ROOTS: [&str; 3] = ["NBD", "NFS", "HTTP"];
 
@@ -39,7 +39,7 @@ fn isowire(arguments: &[&Path]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_isowire")).arg("check").args(arguments).output().unwrap()
 }
 
-/// The verdict on each door in the table.
+/// Returns the verdict on each protocol in the table.
 fn verdicts(output: &Output) -> BTreeMap<String, String> {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     let (_, table) = text.split_once("DOOR ").expect("a table");
@@ -62,29 +62,29 @@ fn assert_all_well(output: &Output) {
 }
 
 #[test]
-fn without_an_iso_a_sample_is_checked() {
+fn sample_is_checked_without_an_iso() {
     let output = isowire(&[]);
     assert_all_well(&output);
     assert!(output.stdout.starts_with(b"No ISO was given"), "{output:?}");
 }
 
 #[test]
-fn an_iso_as_mkarchiso_makes_it() {
+fn mkarchiso_image_passes() {
     needs!(iso::NEEDS);
     assert_all_well(&isowire(&[&iso::small().path]));
 }
 
 #[test]
-fn any_other_iso_is_compared_and_has_no_checksum() {
+fn foreign_iso_is_compared_without_checksum() {
     needs!(["genisoimage"]);
     let output = isowire(&[&iso::odd("moved")]);
     assert!(output.status.success(), "{output:?}");
     assert!(verdicts(&output).iter().all(|(door, verdict)| door == "DHCP" || verdict == "ok"));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("This is no archiso image"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("This is not an archiso image"), "{output:?}");
 }
 
 #[test]
-fn what_is_no_iso_gets_one_line() {
+fn bad_iso_error_is_one_line() {
     for (path, why) in
         [("/nonexistent.iso", "No such file"), ("/dev/null", "the file is empty"), ("/", "directory")]
     {
@@ -99,7 +99,7 @@ fn what_is_no_iso_gets_one_line() {
 }
 
 #[test]
-fn a_damaged_image_is_told_from_a_bad_door() {
+fn damaged_image_is_not_a_server_fault() {
     let sample = Sample::new();
     let image = sample.open();
     flip(&sample.path, extent(&image, ROOT_IMAGE).offset + 100_000);
@@ -120,7 +120,7 @@ fn a_damaged_image_is_told_from_a_bad_door() {
 // ---- the sample
 
 #[test]
-fn xorriso_finds_in_the_sample_what_we_do() {
+fn sample_reads_alike_in_xorriso() {
     needs!(["xorriso"]);
     let sample = Sample::new();
     let (image, out) = (sample.open(), sample.dir.path().join("out"));
@@ -149,7 +149,7 @@ fn xorriso_finds_in_the_sample_what_we_do() {
 }
 
 #[test]
-fn hadris_finds_in_the_sample_what_we_do() {
+fn sample_reads_alike_in_hadris() {
     let sample = Sample::new();
     let image = sample.open();
     let device = FileDevice::open(&sample.path).unwrap();
@@ -194,7 +194,7 @@ impl Sample {
         Image::open(&self.path).unwrap()
     }
 
-    /// A copy whose tree is another one.
+    /// Opens the image with a changed tree.
     fn retold(&self, retell: impl Fn(&[u8], &NodeKind) -> Option<NodeKind>) -> Image {
         let image = self.open();
         let mut index = Index::new(image.index.node(NodeId::ROOT).attributes);
@@ -226,11 +226,11 @@ fn flip(path: &Path, offset: u64) {
     file.write_all_at(&[!byte[0]], offset).unwrap();
 }
 
-/// What becomes of a check for which the doors serve `served` where `original` should come.
+/// Runs a check of servers that serve `served` instead of `original`; returns the verdicts.
 fn played(
     served: Image,
     original: Image,
-    spoil: impl AsyncFnOnce(&mut Doors),
+    spoil: impl AsyncFnOnce(&mut CheckedServers),
 ) -> BTreeMap<&'static str, String> {
     played_with(Duration::from_secs(20), served, original, spoil)
 }
@@ -239,11 +239,11 @@ fn played_with(
     patience: Duration,
     served: Image,
     original: Image,
-    spoil: impl AsyncFnOnce(&mut Doors),
+    spoil: impl AsyncFnOnce(&mut CheckedServers),
 ) -> BTreeMap<&'static str, String> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let report: Report = runtime.block_on(async {
-        let mut doors = Doors::open(Arc::new(served)).await.unwrap();
+    let report: CheckReport = runtime.block_on(async {
+        let mut doors = CheckedServers::open(Arc::new(served)).await.unwrap();
         spoil(&mut doors).await;
         check::play(&doors, &Original::new(Arc::new(original), patience)).await
     });
@@ -253,10 +253,10 @@ fn played_with(
     report.rows.iter().map(|row| (row.door, told(&row.verdict))).collect()
 }
 
-async fn as_they_are(_: &mut Doors) {}
+async fn as_they_are(_: &mut CheckedServers) {}
 
 #[test]
-fn one_wrong_byte_is_found_at_its_place() {
+fn wrong_byte_is_located() {
     let (good, bad) = (Sample::new(), Sample::new());
     flip(&bad.path, extent(&good.open(), INITRAMFS).offset + 123_456);
     let verdicts = played(bad.open(), good.open(), as_they_are);
@@ -279,7 +279,7 @@ fn one_wrong_byte_is_found_at_its_place() {
 }
 
 #[test]
-fn a_file_that_is_shorter_or_longer_is_found() {
+fn wrong_file_size_is_found() {
     let sample = Sample::new();
     let len = extent(&sample.open(), KERNEL).len;
     for told in [len - 1, len + 1, 0] {
@@ -297,7 +297,7 @@ fn a_file_that_is_shorter_or_longer_is_found() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_found() {
+fn missing_file_is_found() {
     let sample = Sample::new();
     let retell = |path: &[u8], kind: &NodeKind| (path != KERNEL.as_bytes()).then(|| kind.clone());
     let verdicts = played(sample.retold(retell), sample.open(), as_they_are);
@@ -308,7 +308,7 @@ fn a_file_that_is_not_there_is_found() {
 }
 
 #[test]
-fn an_image_that_is_shorter_is_found() {
+fn wrong_image_size_is_found() {
     let (good, bad) = (Sample::new(), Sample::new());
     let len = fs::metadata(&good.path).unwrap().len();
     let image = fs::read(&good.path).unwrap();
@@ -317,14 +317,14 @@ fn an_image_that_is_shorter_is_found() {
     assert_eq!(verdicts["NBD"], format!("the image has {} bytes instead of {len}", len + 2048));
 }
 
-/// What a relay does when it has passed on so many bytes of the server.
+/// Behaviour of a relay after its limit of bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     Hang,
     Close,
 }
 
-/// A door in front of another one on TCP that spoils what the server says.
+/// Starts a TCP relay in front of a server that fails after `bytes` bytes.
 async fn relay(door: SocketAddr, bytes: usize, then: Then) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -354,8 +354,8 @@ async fn pass_on(client: TcpStream, door: SocketAddr, mut bytes: usize, then: Th
     }
 }
 
-/// Puts something in front of a door on TCP.
-async fn replace(doors: &mut Doors, door: &str, front: impl AsyncFnOnce(SocketAddr) -> SocketAddr) {
+/// Puts `front` in front of a TCP server.
+async fn replace(doors: &mut CheckedServers, door: &str, front: impl AsyncFnOnce(SocketAddr) -> SocketAddr) {
     match door {
         "NBD" => doors.nbd = front(doors.nbd).await,
         "HTTP" => doors.http = front(doors.http).await,
@@ -363,7 +363,7 @@ async fn replace(doors: &mut Doors, door: &str, front: impl AsyncFnOnce(SocketAd
     }
 }
 
-/// A portmapper that sends clients there.
+/// Starts a portmapper that returns the port of `nfs`.
 async fn portmap(nfs: SocketAddr) -> SocketAddr {
     let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -373,39 +373,40 @@ async fn portmap(nfs: SocketAddr) -> SocketAddr {
 }
 
 #[test]
-fn a_stuck_door_is_a_verdict_and_no_silence() {
+fn stuck_server_gets_a_verdict() {
     let (sample, patience) = (Sample::new(), Duration::from_millis(500));
     let stuck = format!("stuck: nothing came for {patience:?}");
     for door in ROOTS {
         // At the start, in what comes before any payload, and in the middle of it.
         for bytes in [0, 10, 60, 1_000_000] {
-            let verdicts = played_with(patience, sample.open(), sample.open(), async |doors: &mut Doors| {
-                replace(doors, door, async |address| relay(address, bytes, Then::Hang).await).await;
-            });
+            let verdicts =
+                played_with(patience, sample.open(), sample.open(), async |doors: &mut CheckedServers| {
+                    replace(doors, door, async |address| relay(address, bytes, Then::Hang).await).await;
+                });
             assert_eq!(verdicts[door], stuck, "{door}");
             assert_eq!(verdicts.len(), DOORS.len(), "the next doors have their turn");
         }
     }
     let silent = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = silent.local_addr().unwrap();
-    let verdicts = played_with(patience, sample.open(), sample.open(), async |doors: &mut Doors| {
+    let verdicts = played_with(patience, sample.open(), sample.open(), async |doors: &mut CheckedServers| {
         doors.tftp = address;
     });
     assert_eq!(verdicts["TFTP"], stuck);
 }
 
 #[test]
-fn a_connection_that_ends_is_found() {
+fn ended_connection_is_found() {
     let sample = Sample::new();
     for door in ROOTS {
         for bytes in [0, 10, 60, 1_000_000] {
-            let verdicts = played(sample.open(), sample.open(), async |doors: &mut Doors| {
+            let verdicts = played(sample.open(), sample.open(), async |doors: &mut CheckedServers| {
                 replace(doors, door, async |address| relay(address, bytes, Then::Close).await).await;
             });
             assert!(verdicts[door].starts_with("the connection ended: "), "{door}: {}", verdicts[door]);
         }
         let closed = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        let verdicts = played(sample.open(), sample.open(), async |doors: &mut Doors| {
+        let verdicts = played(sample.open(), sample.open(), async |doors: &mut CheckedServers| {
             replace(doors, door, async |_| closed).await;
         });
         let expected = format!("{closed} cannot be reached: ");
@@ -413,7 +414,7 @@ fn a_connection_that_ends_is_found() {
     }
 }
 
-/// A server on TCP that says this to every client, and then waits for it to go.
+/// Starts a TCP server that sends `answer` to every client and waits for its disconnect.
 async fn recording(answer: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -428,7 +429,7 @@ async fn recording(answer: &'static [u8]) -> SocketAddr {
     address
 }
 
-/// A record of ONC RPC that accepts the first call of a client, with these results.
+/// Encodes an ONC RPC record that accepts the first call of a client with these results.
 fn accepted(results: &[u32]) -> Vec<u8> {
     let reply = [0x6973_6f01, 1, 0, 0, 0, 0];
     let words: Vec<u32> = reply.iter().chain(results).copied().collect();
@@ -437,33 +438,33 @@ fn accepted(results: &[u32]) -> Vec<u8> {
 }
 
 #[test]
-fn a_portmapper_or_an_nfs_server_that_talks_nonsense_is_found() {
+fn nfs_protocol_violation_is_found() {
     let sample = Sample::new();
     let good = accepted(&[2049]);
     let part = |mark: u32, from: usize| [&mark.to_be_bytes(), &good[from..]].concat();
     let portmappers = [
-        (accepted(&[0]), "breaks the protocol: the portmapper knows no port of program 100003"),
-        (accepted(&[65_536]), "breaks the protocol: the portmapper knows no port of program 100003"),
+        (accepted(&[0]), "breaks the protocol: the portmapper has no port for program 100003"),
+        (accepted(&[65_536]), "breaks the protocol: the portmapper has no port for program 100003"),
         (accepted(&[]), "breaks the protocol: input ends in the middle of a value"),
         (part(28, 4), "breaks the protocol: a reply begins with the record mark 0x0000001c"),
         (part(0xffff_ffff, 4), "breaks the protocol: a reply begins with the record mark 0xffffffff"),
         (part(0x8000_0014, 8), "breaks the protocol: a reply begins with the record mark 0x80000014"),
-        (part(0x8000_0018, 8), "breaks the protocol: what came is no reply to the call"),
+        (part(0x8000_0018, 8), "breaks the protocol: the reply does not belong to the call"),
     ];
     for (answer, expected) in portmappers {
-        let verdicts = played(sample.open(), sample.open(), async |doors: &mut Doors| {
+        let verdicts = played(sample.open(), sample.open(), async |doors: &mut CheckedServers| {
             doors.portmap = recording(answer.leak()).await;
         });
         assert_eq!(verdicts["NFS"], expected);
     }
     // MNT: an error, a handle that is too long, and one that is not there.
     let mounts = [
-        (accepted(&[13]), "/ cannot be had: MNT says 13"),
+        (accepted(&[13]), "/ cannot be accessed: MNT returned 13"),
         (accepted(&[&[0, 68][..], &[7; 17]].concat()), "breaks the protocol: a file handle has 68 bytes"),
         (accepted(&[0, 64]), "breaks the protocol: input ends in the middle of a value"),
     ];
     for (answer, expected) in mounts {
-        let verdicts = played(sample.open(), sample.open(), async |doors: &mut Doors| {
+        let verdicts = played(sample.open(), sample.open(), async |doors: &mut CheckedServers| {
             replace(doors, "NFS", async |_| recording(answer.leak()).await).await;
         });
         assert_eq!(verdicts["NFS"], expected);
@@ -471,11 +472,11 @@ fn a_portmapper_or_an_nfs_server_that_talks_nonsense_is_found() {
 }
 
 #[test]
-fn an_http_server_that_talks_nonsense_is_found() {
+fn http_protocol_violation_is_found() {
     const OK: &str = "HTTP/1.1 200 OK\r\n";
     let sample = Sample::new();
     let answers = [
-        ("SSH-2.0-OpenSSH\r\n".to_owned(), "breaks the protocol: a response has no proper head: "),
+        ("SSH-2.0-OpenSSH\r\n".to_owned(), "breaks the protocol: a response has a malformed head: "),
         (format!("{OK}\r\n"), "breaks the protocol: a response has no Content-Length"),
         (format!("{OK}Content-Length: -1\r\n\r\n"), "breaks the protocol: a response has no Content-Length"),
         (
@@ -489,7 +490,7 @@ fn an_http_server_that_talks_nonsense_is_found() {
         ),
     ];
     for (answer, expected) in answers {
-        let verdicts = played(sample.open(), sample.open(), async |doors: &mut Doors| {
+        let verdicts = played(sample.open(), sample.open(), async |doors: &mut CheckedServers| {
             doors.http = recording(answer.leak().as_bytes()).await;
         });
         assert!(verdicts["HTTP"].starts_with(expected), "{}", verdicts["HTTP"]);
@@ -497,28 +498,28 @@ fn an_http_server_that_talks_nonsense_is_found() {
 }
 
 #[test]
-fn an_nbd_server_that_talks_nonsense_is_found() {
+fn nbd_protocol_violation_is_found() {
     const REPLY: &[u8] = b"NBDMAGICIHAVEOPT\0\x03\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x07";
     let sample = Sample::new();
     let answers: [(&[u8], &str); 6] = [
-        (b"NBDMAGIC\0\0\x42\x02\x81\x86\x12\x53\0\0", "the greeting is none of fixed newstyle"),
+        (b"NBDMAGIC\0\0\x42\x02\x81\x86\x12\x53\0\0", "the greeting is not of the fixed newstyle handshake"),
         (b"\0\0\0\x01\0\0\0\0", "NBD_OPT_GO is answered without NBD_INFO_EXPORT"),
         (b"\x80\0\0\x06\0\0\0\x03who", "the export is refused with NBD_REP_ERR_UNKNOWN: who"),
-        (b"\0\0\0\x03\xff\xff\xff\xff", "what came is no reply to NBD_OPT_GO"),
-        (b"\0\0\0\x03\0\0\0\x0c\0\0\0\0\0\0\0\0\0\0\0\x01", "NBD_INFO_EXPORT does not say read-only"),
+        (b"\0\0\0\x03\xff\xff\xff\xff", "the reply does not belong to NBD_OPT_GO"),
+        (b"\0\0\0\x03\0\0\0\x0c\0\0\0\0\0\0\0\0\0\0\0\x01", "NBD_INFO_EXPORT lacks the read-only flag"),
         (b"\0\0\0\x03\0\0\0\x03\0\0\0", "input ends in the middle of a value"),
     ];
     for (answer, expected) in answers {
         let start = if answer.starts_with(b"NBD") { &b""[..] } else { REPLY };
         let answer = [start, answer].concat();
-        let verdicts = played(sample.open(), sample.open(), async |doors: &mut Doors| {
+        let verdicts = played(sample.open(), sample.open(), async |doors: &mut CheckedServers| {
             doors.nbd = recording(answer.leak()).await;
         });
         assert_eq!(verdicts["NBD"], format!("breaks the protocol: {expected}"));
     }
 }
 
-/// A TFTP server that says the same to everything.
+/// Starts a TFTP server that sends `answer` to every datagram.
 async fn parrot(answer: &'static [u8]) -> SocketAddr {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -531,18 +532,18 @@ async fn parrot(answer: &'static [u8]) -> SocketAddr {
 }
 
 #[test]
-fn a_tftp_server_that_talks_nonsense_is_found() {
+fn tftp_protocol_violation_is_found() {
     let sample = Sample::new();
     let answers: [(&[u8], &str); 6] = [
         (b"\0\x05\0\x01none\0", "is answered with ERROR file not found: none instead of an OACK"),
         (b"\0\x03\0\x01data", "is answered with DATA block 1, 4 bytes instead of an OACK"),
-        (b"\0\x06blksize\x001468\0", "is offered without the options that were asked for"),
-        (b"\0\x06blksize\x009999\0", "is offered with blksize=9999, which was not asked for"),
+        (b"\0\x06blksize\x001468\0", "is offered without the requested options"),
+        (b"\0\x06blksize\x009999\0", "is offered with blksize=9999, which was not requested"),
         (b"\0\x06tsize\x007\0", "has 7 bytes instead of"),
-        (b"?", "is answered oddly: packet ends in the middle of a field"),
+        (b"?", "is answered with a malformed packet: packet ends in the middle of a field"),
     ];
     for (answer, verdict) in answers {
-        let verdicts = played(sample.open(), sample.open(), async |doors: &mut Doors| {
+        let verdicts = played(sample.open(), sample.open(), async |doors: &mut CheckedServers| {
             doors.tftp = parrot(answer).await;
         });
         let expected = format!("isowire/pxelinux.cfg {verdict}");

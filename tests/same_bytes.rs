@@ -17,7 +17,7 @@ use std::sync::{Arc, LazyLock};
 use common::iso::odd;
 use common::needs::{needs, only_with_all, tool};
 use common::running::output_of;
-use isowire::check::Doors;
+use isowire::check::CheckedServers;
 use isowire::image::Image;
 use nfs3_client::tokio::{TokioConnector, TokioIo};
 use nfs3_client::{Nfs3Connection, Nfs3ConnectionBuilder};
@@ -182,7 +182,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 /// Every door to an ISO, in this process.
 struct Server {
     runtime: tokio::runtime::Runtime,
-    doors: Doors,
+    doors: CheckedServers,
     /// Where clients leave what they fetched.
     out: tempfile::TempDir,
 }
@@ -191,7 +191,7 @@ impl Server {
     fn of(source: &Source) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let image = Arc::new(Image::open(&source.iso).unwrap());
-        let doors = runtime.block_on(Doors::open(image)).unwrap();
+        let doors = runtime.block_on(CheckedServers::open(image)).unwrap();
         Self { runtime, doors, out: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() }
     }
 

@@ -1,4 +1,4 @@
-//! A TCP connection of a client that waits, but not for ever.
+//! A TCP connection of a client with a time limit on every wait.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,18 +10,20 @@ use tokio::net::TcpStream;
 
 use super::original::{Expected, Fault};
 
-/// Payload that is held at a time.
+/// Payload held at a time.
 const CHUNK: u64 = 128 << 10;
 
-/// Every wait for the server has the same limit, so that a stuck door is a verdict and no silence.
-pub struct Connection {
+/// A client connection. Every wait has the same limit, so that a stuck server gets a verdict.
+pub struct ClientConnection {
     socket: TcpStream,
     patience: Duration,
 }
 
-impl Connection {
+impl ClientConnection {
+    /// Connects to a server.
+    ///
     /// # Errors
-    /// [`Fault`] when nobody answers.
+    /// [`Fault`] when the server does not accept.
     pub async fn open(address: SocketAddr, patience: Duration) -> Result<Self, Fault> {
         match tokio::time::timeout(patience, TcpStream::connect(address)).await {
             Ok(Ok(socket)) => Ok(Self { socket, patience }),
@@ -30,8 +32,10 @@ impl Connection {
         }
     }
 
+    /// Sends `bytes`.
+    ///
     /// # Errors
-    /// [`Fault`] when the server does not take it.
+    /// [`Fault`] when the server does not take them.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         within(self.patience, self.socket.write_all(bytes)).await
     }
@@ -39,11 +43,11 @@ impl Connection {
     /// Fills `bytes`.
     ///
     /// # Errors
-    /// [`Fault`] when the server is stuck or the connection ends before.
+    /// [`Fault`] when the server is stuck or the connection ends early.
     pub async fn fill(&mut self, bytes: &mut [u8]) -> Result<(), Fault> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            // Each part that comes buys time for the next one.
+            // The limit is for a silence, so each part that arrives restarts it.
             match within(self.patience, self.socket.read(rest)).await? {
                 0 => return Err(Fault::Broken(io::ErrorKind::UnexpectedEof.into())),
                 n => rest = rest.get_mut(n..).unwrap_or_default(),
@@ -52,27 +56,27 @@ impl Connection {
         Ok(())
     }
 
-    /// The next `N` bytes.
+    /// Reads the next `N` bytes.
     ///
     /// # Errors
-    /// As [`Connection::fill`].
+    /// As [`ClientConnection::fill`].
     pub async fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         let mut bytes = [0; N];
         self.fill(&mut bytes).await?;
         Ok(bytes)
     }
 
-    /// The next `len` bytes; the caller has bounded the length.
+    /// Reads the next `len` bytes; the caller bounds the length.
     ///
     /// # Errors
-    /// As [`Connection::fill`].
+    /// As [`ClientConnection::fill`].
     pub async fn bytes(&mut self, len: usize) -> Result<Vec<u8>, Fault> {
         let mut bytes = vec![0; len];
         self.fill(&mut bytes).await?;
         Ok(bytes)
     }
 
-    /// Appends what comes next to `input` and returns how much; 0 at the end.
+    /// Appends available bytes to `input` and returns their number; 0 at the end.
     ///
     /// # Errors
     /// [`Fault`] when the server is stuck or the connection breaks.
@@ -80,7 +84,7 @@ impl Connection {
         within(self.patience, self.socket.read_buf(input)).await
     }
 
-    /// Compares the next `len` bytes with what is expected, as they come.
+    /// Compares the next `len` bytes with the expected content as they arrive.
     ///
     /// # Errors
     /// [`Fault`] of the connection or of the comparison.
@@ -97,7 +101,7 @@ impl Connection {
     }
 }
 
-/// Waits for `step`, but not longer than `patience`.
+/// Waits for `step`, at most `patience`.
 async fn within<T>(patience: Duration, step: impl Future<Output = io::Result<T>>) -> Result<T, Fault> {
     match tokio::time::timeout(patience, step).await {
         Ok(done) => done.map_err(Fault::Broken),

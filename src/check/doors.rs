@@ -1,4 +1,4 @@
-//! The doors, opened for this process alone: on loopback, on ports that the system chooses.
+//! Private servers of all protocols: on loopback, on ports that the system chooses.
 
 use std::future::pending;
 use std::io;
@@ -17,13 +17,13 @@ use crate::images::{ImageSet, ServedImage};
 use crate::machines::Registry;
 use crate::{http, nbd, nfs, tftp};
 
-/// The name of the image.
+/// Name of the served image.
 pub const NAME: &str = "check";
 
-/// Where the doors are, and what they serve besides the image.
-pub struct Doors {
+/// Addresses of the servers under test, and the files that they serve besides the image.
+pub struct CheckedServers {
     pub nbd: SocketAddr,
-    /// NFS and MOUNT, where the portmapper sends clients.
+    /// NFS and MOUNT; the portmapper returns this port.
     pub nfs: SocketAddr,
     pub portmap: SocketAddr,
     pub http: SocketAddr,
@@ -31,11 +31,11 @@ pub struct Doors {
     pub files: Arc<Files>,
 }
 
-impl Doors {
-    /// Opens every door to `image`. They stay open as long as the runtime lives.
+impl CheckedServers {
+    /// Starts all servers with `image`. They run as long as the runtime.
     ///
     /// # Errors
-    /// What the system says about sockets.
+    /// The error of the system when a socket cannot be opened.
     pub async fn open(image: Arc<Image>) -> io::Result<Self> {
         let images = Arc::new(ImageSet::new(ServedImage::new(NAME, image), Vec::new()));
         let [nbd, nfs] = [listener().await?, listener().await?];
@@ -63,13 +63,13 @@ impl Doors {
         Ok(doors)
     }
 
-    /// The menu that isowire makes.
+    /// Returns the generated menu.
     pub fn menu(&self) -> Export {
         let menu = self.files.open(MENU_PATH.as_bytes(), Ipv4Addr::LOCALHOST);
         menu.map_or_else(|_| Export::of_zeros(0), |file| file.export)
     }
 
-    /// False for a file of the image that cannot be asked for: what isowire makes hides what the image has in its place.
+    /// Returns false for a file of the image that a generated file of the same path hides.
     pub fn is_reachable(&self, path: &[u8]) -> bool {
         !self.files.open(path, Ipv4Addr::LOCALHOST).is_ok_and(|file| file.is_made())
     }
@@ -83,7 +83,7 @@ async fn socket() -> io::Result<UdpSocket> {
     UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await
 }
 
-/// A menu of everything.
+/// Returns menu settings with all roots.
 fn settings() -> MenuSettings {
     MenuSettings {
         roots: Root::ALL.to_vec(),

@@ -1,4 +1,4 @@
-//! A client of the HTTP door: HTTP/1.1 (RFC 9112) with keep-alive, whole files and ranges (RFC 9110 §14).
+//! HTTP client: HTTP/1.1 (RFC 9112) with keep-alive, whole files and ranges (RFC 9110 §14).
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -6,28 +6,28 @@ use std::ops::Range;
 
 use bytes::{Buf, BytesMut};
 
-use super::connection::Connection;
-use super::doors::{Doors, NAME};
-use super::original::{Expected, Fault, Original, Tally};
+use super::connection::ClientConnection;
+use super::doors::{CheckedServers, NAME};
+use super::original::{CheckTally, Expected, Fault, Original};
 use crate::boot::generated::MENU_PATH;
 use crate::image::NodeId;
 
-/// Longest head of a response that is read, and its header fields.
+/// Longest head of a response, and most header fields in it.
 const HEAD_MAX: usize = 16 << 10;
 const FIELDS_MAX: usize = 64;
 
-/// Bytes from the middle of a file that are asked for as a range.
+/// Bytes requested from the middle of a file.
 const MIDDLE: u64 = 64 << 10;
 
-/// Bytes of the ISO file that are asked for at either end.
+/// Bytes requested from either end of the ISO file.
 const END: u64 = 64 << 10;
 
-/// Reads the menu, every file whole and in ranges, both ends of the ISO file, and nothing where there is nothing.
+/// Reads the menu, every file whole and in ranges, both ends of the ISO file, and a missing file.
 ///
 /// # Errors
-/// [`Fault`] says what is wrong with the door.
-pub async fn check(doors: &Doors, original: &Original, tally: &mut Tally) -> Result<(), Fault> {
-    let mut client = Client::open(doors.http, original).await?;
+/// [`Fault`] describes the fault of the server.
+pub async fn check(doors: &CheckedServers, original: &Original, tally: &mut CheckTally) -> Result<(), Fault> {
+    let mut client = HttpClient::open(doors.http, original).await?;
     let menu = original.made(MENU_PATH, doors.menu());
     *tally += client.whole(&format!("/{MENU_PATH}"), menu).await?;
     for node in files(doors, original) {
@@ -44,23 +44,23 @@ pub async fn check(doors: &Doors, original: &Original, tally: &mut Tally) -> Res
         let expected = original.stretch(range.start, range.end - range.start);
         *tally += client.range(&iso, range, len, expected).await?;
     }
-    // archiso's hook looks for `airootfs.sfs`, and for `airootfs.erofs` where that is not there.
+    // archiso's hook probes for `airootfs.sfs` and falls back to `airootfs.erofs` on 404.
     client.nothing("/isowire/airootfs.sfs").await
 }
 
-/// Bytes of the image that [`check`] reads.
-pub fn work(doors: &Doors, original: &Original) -> u64 {
-    let size = |node| original.image.index.node(node).size();
-    let ranged = |size| ranges(size).into_iter().map(|range| range.end - range.start).sum::<u64>();
-    let files: u64 = files(doors, original).map(size).map(|size| size + ranged(size)).sum();
-    files + 2 * END.min(original.image.source.len())
+/// Returns the number of bytes of the image that [`check`] reads.
+pub fn work(doors: &CheckedServers, original: &Original) -> u64 {
+    let sizes = files(doors, original).map(|node| original.image.index.node(node).size());
+    let read = sizes.map(|size| size + ranges(size).iter().map(|range| range.end - range.start).sum::<u64>());
+    read.sum::<u64>() + 2 * END.min(original.image.source.len())
 }
 
-fn files(doors: &Doors, original: &Original) -> impl Iterator<Item = NodeId> {
+fn files(doors: &CheckedServers, original: &Original) -> impl Iterator<Item = NodeId> {
     original.files().filter(|&node| doors.is_reachable(&original.image.index.path(node)))
 }
 
-/// The first byte, as archiso's hook asks for it, some of the middle, and the last byte.
+/// Returns the ranges to request: the first byte, as archiso's hook does, some of the middle, and
+/// the last byte.
 fn ranges(size: u64) -> Vec<Range<u64>> {
     match size {
         0 => Vec::new(),
@@ -68,7 +68,8 @@ fn ranges(size: u64) -> Vec<Range<u64>> {
     }
 }
 
-/// A path as the target of a request: what is neither unreserved (RFC 3986 §2.3) nor a slash is written as `%XX`.
+/// Encodes a path as a request target: bytes other than unreserved ones (RFC 3986 §2.3) and slashes
+/// become `%XX`.
 fn target(path: &[u8]) -> String {
     path.iter().fold(String::new(), |mut target, &byte| {
         match byte {
@@ -80,32 +81,32 @@ fn target(path: &[u8]) -> String {
     })
 }
 
-/// What the head of a response says.
+/// The head of a response.
 #[derive(Debug, PartialEq, Eq)]
-struct Head {
+struct ResponseHead {
     status: u16,
     length: u64,
     /// Content-Range.
     range: Option<String>,
-    /// The server ends the connection after this response.
+    /// The server closes the connection after this response (RFC 9112 §9.6).
     is_last: bool,
 }
 
-struct Client<'a> {
+struct HttpClient<'a> {
     address: SocketAddr,
     original: &'a Original,
-    connection: Connection,
-    /// What came behind the last head.
+    connection: ClientConnection,
+    /// Bytes received after the last head.
     input: BytesMut,
 }
 
-impl<'a> Client<'a> {
+impl<'a> HttpClient<'a> {
     async fn open(address: SocketAddr, original: &'a Original) -> Result<Self, Fault> {
-        let connection = Connection::open(address, original.patience).await?;
+        let connection = ClientConnection::open(address, original.patience).await?;
         Ok(Self { address, original, connection, input: BytesMut::new() })
     }
 
-    async fn whole(&mut self, target: &str, mut expected: Expected<'_>) -> Result<Tally, Fault> {
+    async fn whole(&mut self, target: &str, mut expected: Expected<'_>) -> Result<CheckTally, Fault> {
         let head = self.ask(target, "").await?;
         if head.status != 200 {
             return Err(wrong(&expected, format!("is answered with status {}", head.status)));
@@ -115,14 +116,14 @@ impl<'a> Client<'a> {
         expected.finish()
     }
 
-    /// Asks for a range of a file of `size` bytes.
+    /// Requests a range of a file of `size` bytes.
     async fn range(
         &mut self,
         target: &str,
         range: Range<u64>,
         size: u64,
         mut expected: Expected<'_>,
-    ) -> Result<Tally, Fault> {
+    ) -> Result<CheckTally, Fault> {
         let (first, last) = (range.start, range.end - 1);
         let head = self.ask(target, &format!("Range: bytes={first}-{last}\r\n")).await?;
         if head.status != 206 || head.range != Some(format!("bytes {first}-{last}/{size}")) {
@@ -139,16 +140,16 @@ impl<'a> Client<'a> {
         expected.finish()
     }
 
-    /// Asks for what is not there.
+    /// Requests a file that does not exist.
     async fn nothing(mut self, target: &str) -> Result<(), Fault> {
         match self.ask(target, "").await?.status {
             404 => Ok(()),
-            status => Err(Fault::protocol(format!("what is not there is answered with status {status}"))),
+            status => Err(Fault::protocol(format!("a missing file is answered with status {status}"))),
         }
     }
 
-    /// A request and the head of its response.
-    async fn ask(&mut self, target: &str, fields: &str) -> Result<Head, Fault> {
+    /// Sends a request and returns the head of its response.
+    async fn ask(&mut self, target: &str, fields: &str) -> Result<ResponseHead, Fault> {
         let host = self.address;
         let request =
             format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: isowire-check\r\n{fields}\r\n");
@@ -169,8 +170,8 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Compares the body. Part of it may have come with the head.
-    async fn body(&mut self, head: &Head, expected: &mut Expected<'_>) -> Result<(), Fault> {
+    /// Compares the body; part of it may have arrived with the head.
+    async fn body(&mut self, head: &ResponseHead, expected: &mut Expected<'_>) -> Result<(), Fault> {
         let here = self.input.len().min(usize::try_from(head.length).unwrap_or(usize::MAX));
         expected.take(&self.input.split_to(here))?;
         self.connection.payload(head.length - here as u64, expected).await?;
@@ -188,24 +189,28 @@ fn wrong(expected: &Expected<'_>, what: String) -> Fault {
     Fault::Wrong { path: expected.path().to_owned(), what }
 }
 
-/// The head at the front of `input` and its length; `None` while it is not complete.
-fn parse(input: &[u8]) -> Result<Option<(Head, usize)>, Fault> {
+/// Parses the head at the start of `input`; returns it with its length, or `None` while incomplete.
+fn parse(input: &[u8]) -> Result<Option<(ResponseHead, usize)>, Fault> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut fields);
-    let malformed = |error| Fault::protocol(format!("a response has no proper head: {error}"));
-    let httparse::Status::Complete(len) = response.parse(input).map_err(malformed)? else { return Ok(None) };
-    let field = |name: &str| {
-        let field = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
-        field.and_then(|field| std::str::from_utf8(field.value).ok())
-    };
-    let length = field("Content-Length").and_then(|length| length.parse().ok());
-    let head = Head {
+    let parsed = response
+        .parse(input)
+        .map_err(|error| Fault::protocol(format!("a response has a malformed head: {error}")))?;
+    let httparse::Status::Complete(len) = parsed else { return Ok(None) };
+    let length = field(&response, "Content-Length").and_then(|length| length.parse().ok());
+    let head = ResponseHead {
         status: response.code.unwrap_or_default(),
         length: length.ok_or_else(|| Fault::protocol("a response has no Content-Length"))?,
-        range: field("Content-Range").map(str::to_owned),
-        is_last: field("Connection").is_some_and(|options| options.eq_ignore_ascii_case("close")),
+        range: field(&response, "Content-Range").map(str::to_owned),
+        is_last: field(&response, "Connection").is_some_and(|options| options.eq_ignore_ascii_case("close")),
     };
     Ok(Some((head, len)))
+}
+
+/// Returns a header field; names are case-insensitive (RFC 9110 §5.1).
+fn field<'a>(response: &httparse::Response<'_, 'a>, name: &str) -> Option<&'a str> {
+    let field = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
+    std::str::from_utf8(field.value).ok()
 }
 
 #[cfg(test)]
@@ -213,16 +218,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_ascii_whatever_the_path() {
+    fn target_is_ascii() {
         assert_eq!(target(b"/arch/boot-1_2~3.img"), "/arch/boot-1_2~3.img");
         assert_eq!(target(b"/a b%?#\xc5\xbe\xe9\n"), "/a%20b%25%3F%23%C5%BE%E9%0A");
     }
 
     #[test]
-    fn a_head_is_taken_when_it_is_complete() {
+    fn head_is_parsed_when_complete() {
         let text = b"HTTP/1.1 206 Partial Content\r\nCONTENT-LENGTH: 7\r\nContent-Range: bytes 0-6/9\r\n\
             Connection: Close\r\n\r\nbody";
-        let head = Head { status: 206, length: 7, range: Some("bytes 0-6/9".into()), is_last: true };
+        let head = ResponseHead { status: 206, length: 7, range: Some("bytes 0-6/9".into()), is_last: true };
         let len = text.len() - 4;
         assert_eq!(parse(text).unwrap(), Some((head, len)));
         assert!((0..len).all(|n| parse(&text[..n]).unwrap().is_none()));

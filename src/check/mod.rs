@@ -1,8 +1,8 @@
-//! `isowire check`: plays a client through every door on loopback and compares every byte.
+//! `isowire check`: runs a client for every protocol on loopback and compares every byte.
 //!
-//! The doors are those of `serve`, the clients are our own; they share the names of numbers with the servers and
-//! nothing that could hide a mistake of theirs. What a client gets is compared with the image as it is read from its
-//! file, and root images with the checksum that archiso wrote beside them.
+//! The servers are those of `serve`. The clients are separate code that shares only the names of
+//! protocol constants with the servers, so that it cannot share their mistakes. Content is compared
+//! with the image file, and root images also with the checksum that archiso wrote beside them.
 
 mod connection;
 mod doors;
@@ -28,20 +28,20 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::image::{Image, OpenError};
 
-pub use doors::Doors;
-pub use original::{Fault, Original, Tally};
-pub use report::{Report, Row};
+pub use doors::CheckedServers;
+pub use original::{CheckTally, Fault, Original};
+pub use report::{CheckReport, CheckRow};
 
-/// A door that gives nothing for this long is stuck. A cold disk is faster.
+/// Longest wait for the next bytes of a server. A cold disk is faster.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Why `check` ends with exit code 1: one line for the operator.
+/// An error that ends `check` with exit code 1, in one line for the operator.
 #[derive(Debug)]
 pub enum CheckError {
     Open(OpenError),
-    /// The doors could not be opened, or the sample image not be made.
+    /// A server could not be started, or the sample image could not be written.
     System(io::Error),
-    /// The report was printed.
+    /// Some protocols failed; the report was printed.
     Bad {
         doors: usize,
         of: usize,
@@ -53,19 +53,19 @@ impl fmt::Display for CheckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open(error) => write!(f, "{error}"),
-            Self::System(error) => write!(f, "the system does not let isowire check: {error}"),
+            Self::System(error) => write!(f, "check cannot be started: {error}"),
             Self::Bad { doors, of } => write!(f, "{doors} of {of} doors did not pass the check"),
-            Self::Output(error) => write!(f, "the table cannot be written: {error}"),
+            Self::Output(error) => write!(f, "report cannot be written: {error}"),
         }
     }
 }
 
 impl std::error::Error for CheckError {}
 
-/// Checks the doors with the image at `iso`, or with a sample, and prints the table.
+/// Checks all protocols with the image at `iso`, or with a sample, and prints the table.
 ///
 /// # Errors
-/// [`CheckError`] when there is no usable image, a door has a fault, or `out` cannot be written.
+/// [`CheckError`] when no image is usable, a protocol fails, or `out` cannot be written.
 pub fn run(iso: Option<&Path>, out: &mut impl Write) -> Result<(), CheckError> {
     let image = match iso {
         Some(path) => Image::open(path).map_err(CheckError::Open)?,
@@ -83,43 +83,44 @@ pub fn run(iso: Option<&Path>, out: &mut impl Write) -> Result<(), CheckError> {
     }
 }
 
-/// The sample image, in a file that has no name and goes with this process.
+/// Opens the sample image, in an unnamed file that lives as long as this process.
 fn sample_image() -> Result<Image, CheckError> {
-    let write = || {
-        let mut file = File::from(memfd_create("isowire-sample", MemfdFlags::CLOEXEC)?);
-        file.write_all(&sample::image())?;
-        Ok(file)
-    };
-    let file = write().map_err(CheckError::System)?;
-    // proc(5): opens the very same file.
+    let file = sample_file().map_err(CheckError::System)?;
+    // proc(5): this path opens the same file.
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     Image::open(&path).map_err(CheckError::Open)
 }
 
-async fn check(image: Arc<Image>) -> io::Result<Report> {
-    let doors = Doors::open(Arc::clone(&image)).await?;
+fn sample_file() -> io::Result<File> {
+    let mut file = File::from(memfd_create("isowire-sample", MemfdFlags::CLOEXEC)?);
+    file.write_all(&sample::image())?;
+    Ok(file)
+}
+
+async fn check(image: Arc<Image>) -> io::Result<CheckReport> {
+    let doors = CheckedServers::open(Arc::clone(&image)).await?;
     let mut original = Original::new(image, PATIENCE);
     original.progress = progress(work(&doors, &original));
     Ok(play(&doors, &original).await)
 }
 
-/// A bar on standard error, where a person looks at both streams.
+/// Returns a progress bar on standard error if standard output is a terminal.
 fn progress(bytes: u64) -> ProgressBar {
     let look = "{prefix:<5} {wide_bar} {bytes:>11} of {total_bytes}, {binary_bytes_per_sec}, {eta} to go";
     match ProgressStyle::with_template(look) {
-        // Where standard error is no terminal, the bar hides by itself.
+        // indicatif hides the bar by itself if standard error is not a terminal.
         Ok(style) if io::stdout().is_terminal() => ProgressBar::new(bytes).with_style(style),
         _ => ProgressBar::hidden(),
     }
 }
 
-/// Bytes that all clients read.
-fn work(doors: &Doors, original: &Original) -> u64 {
+/// Returns the number of bytes that all clients read.
+fn work(doors: &CheckedServers, original: &Original) -> u64 {
     nbd::work(original) + nfs::work(original) + http::work(doors, original) + tftp::work(doors, original)
 }
 
-/// Plays a client through one door after the other.
-pub async fn play(doors: &Doors, original: &Original) -> Report {
+/// Runs a client for one protocol after the other.
+pub async fn play(doors: &CheckedServers, original: &Original) -> CheckReport {
     let rows = vec![
         row("NBD", original, async |tally| nbd::check(doors, original, tally).await).await,
         row("NFS", original, async |tally| nfs::check(doors, original, tally).await).await,
@@ -127,16 +128,16 @@ pub async fn play(doors: &Doors, original: &Original) -> Report {
         row("TFTP", original, async |tally| tftp::check(doors, original, tally).await).await,
     ];
     original.progress.finish_and_clear();
-    Report { rows, remarks: original.remarks.clone() }
+    CheckReport { rows, remarks: original.remarks.clone() }
 }
 
 async fn row(
     door: &'static str,
     original: &Original,
-    client: impl AsyncFnOnce(&mut Tally) -> Result<(), Fault>,
-) -> Row {
+    client: impl AsyncFnOnce(&mut CheckTally) -> Result<(), Fault>,
+) -> CheckRow {
     original.progress.set_prefix(door);
-    let (since, mut tally) = (Instant::now(), Tally::default());
+    let (since, mut tally) = (Instant::now(), CheckTally::default());
     let verdict = client(&mut tally).await;
-    Row { door, tally, time: since.elapsed(), verdict }
+    CheckRow { door, tally, time: since.elapsed(), verdict }
 }

@@ -1,12 +1,12 @@
-//! A client of the NBD door: fixed newstyle handshake with `NBD_OPT_GO`, simple replies, one request at a time.
+//! NBD client: fixed newstyle handshake with `NBD_OPT_GO`, simple replies, one request at a time.
 
 use std::net::SocketAddr;
 
 use bytes::{BufMut, BytesMut};
 
-use super::connection::Connection;
-use super::doors::Doors;
-use super::original::{Expected, Fault, Original, Tally};
+use super::connection::ClientConnection;
+use super::doors::CheckedServers;
+use super::original::{CheckTally, Expected, Fault, Original};
 use crate::codec::Reader;
 use crate::image::{Extent, NodeId, NodeKind};
 use crate::images::set::ARCHISO;
@@ -15,18 +15,18 @@ use crate::nbd::wire::{
     Opt, REP_MAGIC, REQUEST_MAGIC, Rep, SIMPLE_REPLY_MAGIC,
 };
 
-/// Bytes of one request.
+/// Bytes per request.
 const REQUEST: u64 = 1 << 20;
 
-/// Longest reply to an option that is read.
+/// Longest option reply that is accepted.
 const REPLY_MAX: u32 = 8 << 10;
 
 /// Reads the whole image, its root images first, and one file as an export of its own.
 ///
 /// # Errors
-/// [`Fault`] says what is wrong with the door.
-pub async fn check(doors: &Doors, original: &Original, tally: &mut Tally) -> Result<(), Fault> {
-    let mut client = Client::attach(doors.nbd, ARCHISO.as_bytes(), original).await?;
+/// [`Fault`] describes the fault of the server.
+pub async fn check(doors: &CheckedServers, original: &Original, tally: &mut CheckTally) -> Result<(), Fault> {
+    let mut client = NbdClient::attach(doors.nbd, ARCHISO.as_bytes(), original).await?;
     let whole = original.image.source.len();
     original.stretch(0, whole).has_size(client.size)?;
     let mut read = Vec::new();
@@ -50,7 +50,7 @@ pub async fn check(doors: &Doors, original: &Original, tally: &mut Tally) -> Res
     Ok(())
 }
 
-/// Bytes that [`check`] reads.
+/// Returns the number of bytes that [`check`] reads.
 pub fn work(original: &Original) -> u64 {
     let file = largest_boot_file(original).map_or(0, |node| original.image.index.node(node).size());
     original.image.source.len() + file
@@ -60,9 +60,9 @@ fn largest_boot_file(original: &Original) -> Option<NodeId> {
     original.boot_files().max_by_key(|&node| original.image.index.node(node).size())
 }
 
-async fn file_export(address: SocketAddr, node: NodeId, original: &Original) -> Result<Tally, Fault> {
+async fn file_export(address: SocketAddr, node: NodeId, original: &Original) -> Result<CheckTally, Fault> {
     let name = [ARCHISO.as_bytes(), b":", &original.image.index.path(node)].concat();
-    let mut client = Client::attach(address, &name, original).await?;
+    let mut client = NbdClient::attach(address, &name, original).await?;
     let mut expected = original.file(node);
     expected.has_size(client.size)?;
     client.read(Extent { offset: 0, len: client.size }, &mut expected).await?;
@@ -77,7 +77,7 @@ fn extents(original: &Original, node: NodeId) -> &[Extent] {
     }
 }
 
-/// What lies between `read` and up to `end`.
+/// Returns the parts of `0..end` that are not in `read`.
 fn gaps(mut read: Vec<Extent>, end: u64) -> Vec<Extent> {
     read.sort_by_key(|extent| extent.offset);
     read.push(Extent { offset: end, len: 0 });
@@ -91,19 +91,19 @@ fn gaps(mut read: Vec<Extent>, end: u64) -> Vec<Extent> {
     gaps
 }
 
-/// A client that is attached to an export.
-struct Client {
-    connection: Connection,
+/// A client in the transmission phase of an export.
+struct NbdClient {
+    connection: ClientConnection,
     /// Bytes of the export.
     size: u64,
     cookie: u64,
 }
 
-impl Client {
+impl NbdClient {
     async fn attach(address: SocketAddr, export: &[u8], original: &Original) -> Result<Self, Fault> {
-        let mut connection = Connection::open(address, original.patience).await?;
+        let mut connection = ClientConnection::open(address, original.patience).await?;
         if connection.array().await? != GREETING {
-            return Err(Fault::protocol("the greeting is none of fixed newstyle"));
+            return Err(Fault::protocol("the greeting is not of the fixed newstyle handshake"));
         }
         connection.send(&go(export)).await?;
         let size = await_export(&mut connection).await?;
@@ -139,22 +139,22 @@ impl Client {
         self.connection.send(&request).await
     }
 
-    /// The header of a simple reply to the last request.
+    /// Reads the header of a simple reply to the last request.
     async fn reply(&mut self) -> Result<(), Fault> {
         let header: [u8; 16] = self.connection.array().await?;
         let mut header = Reader::new(&header);
         let (magic, error, cookie) = (header.u32_be()?, header.u32_be()?, header.u64_be()?);
         if magic != SIMPLE_REPLY_MAGIC || cookie != self.cookie {
-            return Err(Fault::protocol("what came is no reply to the request"));
+            return Err(Fault::protocol("the reply does not belong to the request"));
         }
         if error != 0 {
-            return Err(Fault::protocol(format!("a read ends with error {error}")));
+            return Err(Fault::protocol(format!("a read failed with error {error}")));
         }
         Ok(())
     }
 }
 
-/// Client flags, and the option that chooses an export.
+/// Encodes the client flags and `NBD_OPT_GO` for an export.
 fn go(export: &[u8]) -> BytesMut {
     let mut out = BytesMut::new();
     out.put_u32(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES);
@@ -163,13 +163,13 @@ fn go(export: &[u8]) -> BytesMut {
     out.put_u32(4 + export.len() as u32 + 2);
     out.put_u32(export.len() as u32);
     out.put_slice(export);
-    // No further information is wanted.
+    // NBD protocol, `NBD_OPT_GO`: zero information requests; NBD_INFO_EXPORT comes anyway.
     out.put_u16(0);
     out
 }
 
-/// The replies to [`go`]: returns the size of the export.
-async fn await_export(connection: &mut Connection) -> Result<u64, Fault> {
+/// Reads the replies to [`go`] and returns the size of the export.
+async fn await_export(connection: &mut ClientConnection) -> Result<u64, Fault> {
     let mut size = None;
     loop {
         let header: [u8; 20] = connection.array().await?;
@@ -177,7 +177,7 @@ async fn await_export(connection: &mut Connection) -> Result<u64, Fault> {
         let (magic, option) = (header.u64_be()?, header.u32_be()?);
         let (reply, len) = (Rep(header.u32_be()?), header.u32_be()?);
         if magic != REP_MAGIC || option != Opt::GO.0 || len > REPLY_MAX {
-            return Err(Fault::protocol("what came is no reply to NBD_OPT_GO"));
+            return Err(Fault::protocol("the reply does not belong to NBD_OPT_GO"));
         }
         let data = connection.bytes(len as usize).await?;
         match reply {
@@ -193,14 +193,14 @@ async fn await_export(connection: &mut Connection) -> Result<u64, Fault> {
     }
 }
 
-/// The size in `NBD_INFO_EXPORT`; `None` for any other information.
+/// Returns the size in `NBD_INFO_EXPORT`; `None` for any other information.
 fn export_info(mut data: Reader<'_>) -> Result<Option<u64>, Fault> {
     if Info(data.u16_be()?) != Info::EXPORT {
         return Ok(None);
     }
     let (size, flags) = (data.u64_be()?, data.u16_be()?);
     if flags & (FLAG_HAS_FLAGS | FLAG_READ_ONLY) != FLAG_HAS_FLAGS | FLAG_READ_ONLY || !data.is_empty() {
-        return Err(Fault::protocol("NBD_INFO_EXPORT does not say read-only"));
+        return Err(Fault::protocol("NBD_INFO_EXPORT lacks the read-only flag"));
     }
     Ok(Some(size))
 }
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_are_all_that_was_not_read() {
+    fn gaps_complement_the_ranges_read() {
         let extent = |offset, len| Extent { offset, len };
         assert_eq!(gaps(vec![], 10), [extent(0, 10)]);
         assert_eq!(gaps(vec![extent(6, 2), extent(0, 3), extent(2, 2)], 10), [extent(4, 2), extent(8, 2)]);

@@ -1,18 +1,18 @@
-//! A client of the NFS door (RFC 1813): asks the portmapper and mounts as archiso's nfsmount does, then walks the whole
-//! tree with READDIRPLUS and LOOKUP and reads all there is.
+//! NFS client (RFC 1813): asks the portmapper and mounts as archiso's nfsmount does, then walks the
+//! whole tree with READDIRPLUS and LOOKUP and reads every file.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use bytes::{BufMut, BytesMut};
 
-use super::doors::Doors;
-use super::original::{Fault, Original, Tally};
+use super::doors::CheckedServers;
+use super::original::{CheckTally, Fault, Original};
 use super::rpc::{self, Procedure, numbers, opaque, put_opaque};
 use crate::codec::Reader;
 use crate::image::{NodeId, NodeKind};
 
-/// What the menu of an Arch ISO mounts.
+/// Path that the menu of an Arch ISO mounts.
 const EXPORT: &[u8] = b"/run/archiso/bootmnt";
 
 /// RFC 1833 §3: PMAPPROC_GETPORT, and the protocol TCP.
@@ -30,7 +30,7 @@ const FSINFO: Procedure = Procedure(100_003, 3, 19);
 /// Longest file handle (RFC 1813 §2.4, NFS3_FHSIZE).
 const HANDLE_MAX: usize = 64;
 
-/// Bytes asked for at once, unless the server prefers less; and of a directory.
+/// Bytes requested per READ unless the server prefers fewer, and per READDIRPLUS.
 const READ_MAX: u32 = 1 << 20;
 const LISTING_MAX: u32 = 64 << 10;
 
@@ -39,17 +39,17 @@ const NF3REG: u32 = 1;
 const NF3DIR: u32 = 2;
 const NF3LNK: u32 = 5;
 
-type Handle = Vec<u8>;
+type HandleBytes = Vec<u8>;
 
 /// Mounts and reads everything.
 ///
 /// # Errors
-/// [`Fault`] says what is wrong with the door.
-pub async fn check(doors: &Doors, original: &Original, tally: &mut Tally) -> Result<(), Fault> {
+/// [`Fault`] describes the fault of the server.
+pub async fn check(doors: &CheckedServers, original: &Original, tally: &mut CheckTally) -> Result<(), Fault> {
     let [nfs, mount] = [READ, MNT].map(|program| port_of(doors.portmap, program, original));
     let (nfs, mount) = (nfs.await?, mount.await?);
     let root = mounted(mount, original).await?;
-    let mut client = Client { rpc: rpc::Client::open(nfs, original).await?, original, read: READ_MAX };
+    let mut client = NfsClient { rpc: rpc::RpcClient::open(nfs, original).await?, original, read: READ_MAX };
     client.read = client.preferred_read(&root).await?;
     let mut ahead = vec![(NodeId::ROOT, root)];
     while let Some((directory, handle)) = ahead.pop() {
@@ -68,46 +68,46 @@ pub async fn check(doors: &Doors, original: &Original, tally: &mut Tally) -> Res
     Ok(())
 }
 
-/// Bytes that [`check`] reads.
+/// Returns the number of bytes that [`check`] reads.
 pub fn work(original: &Original) -> u64 {
     original.files().map(|node| original.image.index.node(node).size()).sum()
 }
 
-/// Where a program of the same host is to be found.
+/// Asks the portmapper for the port of a program.
 async fn port_of(portmap: SocketAddr, program: Procedure, original: &Original) -> Result<SocketAddr, Fault> {
     let Procedure(number, version, _) = program;
     let mut arguments = BytesMut::new();
     [number, version, TCP, 0].into_iter().for_each(|number| arguments.put_u32(number));
-    let results = rpc::Client::open(portmap, original).await?.call(GETPORT, &arguments).await?;
+    let results = rpc::RpcClient::open(portmap, original).await?.call(GETPORT, &arguments).await?;
     let [port] = numbers(&mut Reader::new(&results))?;
     match u16::try_from(port) {
         Ok(port) if port > 0 => Ok((portmap.ip(), port).into()),
-        _ => Err(Fault::protocol(format!("the portmapper knows no port of program {number}"))),
+        _ => Err(Fault::protocol(format!("the portmapper has no port for program {number}"))),
     }
 }
 
-/// The handle of the root directory.
-async fn mounted(mount: SocketAddr, original: &Original) -> Result<Handle, Fault> {
+/// Mounts the export and returns the handle of its root directory.
+async fn mounted(mount: SocketAddr, original: &Original) -> Result<HandleBytes, Fault> {
     let mut arguments = BytesMut::new();
     put_opaque(&mut arguments, EXPORT);
-    let results = rpc::Client::open(mount, original).await?.call(MNT, &arguments).await?;
+    let results = rpc::RpcClient::open(mount, original).await?.call(MNT, &arguments).await?;
     let mut results = succeeded(&results, "MNT", "/")?;
     handle(&mut results)
 }
 
-/// What a procedure returns behind the state NFS3_OK.
+/// Returns the results that follow the status NFS3_OK.
 fn succeeded<'a>(results: &'a [u8], procedure: &str, path: &str) -> Result<Reader<'a>, Fault> {
     let mut results = Reader::new(results);
     match results.u32_be()? {
         0 => Ok(results),
         state => Err(Fault::Wrong {
             path: path.to_owned(),
-            what: format!("cannot be had: {procedure} says {state}"),
+            what: format!("cannot be accessed: {procedure} returned {state}"),
         }),
     }
 }
 
-fn handle(results: &mut Reader<'_>) -> Result<Handle, Fault> {
+fn handle(results: &mut Reader<'_>) -> Result<HandleBytes, Fault> {
     let handle = opaque(results)?;
     if handle.is_empty() || handle.len() > HANDLE_MAX {
         return Err(Fault::protocol(format!("a file handle has {} bytes", handle.len())));
@@ -115,17 +115,17 @@ fn handle(results: &mut Reader<'_>) -> Result<Handle, Fault> {
     Ok(handle.to_vec())
 }
 
-/// The part of `fattr3` that is compared.
+/// The compared part of `fattr3`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Attributes {
+struct ComparedAttributes {
     kind: u32,
     links: u32,
     size: u64,
     fileid: u64,
 }
 
-/// RFC 1813 §2.3.5, post_op_attr and fattr3.
-fn attributes(results: &mut Reader<'_>) -> Result<Option<Attributes>, Fault> {
+/// Parses `post_op_attr` and `fattr3` (RFC 1813 §2.5, §2.6).
+fn attributes(results: &mut Reader<'_>) -> Result<Option<ComparedAttributes>, Fault> {
     if !boolean(results)? {
         return Ok(None);
     }
@@ -134,62 +134,65 @@ fn attributes(results: &mut Reader<'_>) -> Result<Option<Attributes>, Fault> {
     results.skip(8 + 8 + 8)?; // used, rdev, fsid
     let fileid = results.u64_be()?;
     results.skip(3 * 8)?; // atime, mtime, ctime
-    Ok(Some(Attributes { kind, links, size, fileid }))
+    Ok(Some(ComparedAttributes { kind, links, size, fileid }))
 }
 
-/// RFC 4506 §4.4.
+/// Parses a boolean (RFC 4506 §4.4).
 fn boolean(results: &mut Reader<'_>) -> Result<bool, Fault> {
     match results.u32_be()? {
         0 => Ok(false),
         1 => Ok(true),
-        other => Err(Fault::protocol(format!("{other} is no boolean"))),
+        other => Err(Fault::protocol(format!("{other} is not a boolean"))),
     }
 }
 
 /// Some entries of a directory.
 struct Listing {
     names: Vec<Vec<u8>>,
-    /// Where the next ones begin.
+    /// Position of the next entries.
     cookie: u64,
     verifier: u64,
     is_last: bool,
 }
 
-struct Client<'a> {
-    rpc: rpc::Client,
+struct NfsClient<'a> {
+    rpc: rpc::RpcClient,
     original: &'a Original,
-    /// Bytes to ask for at once.
+    /// Bytes per READ.
     read: u32,
 }
 
-impl Client<'_> {
-    async fn preferred_read(&mut self, root: &Handle) -> Result<u32, Fault> {
+impl NfsClient<'_> {
+    async fn preferred_read(&mut self, root: &HandleBytes) -> Result<u32, Fault> {
         let results = self.call(FSINFO, root, &[]).await?;
         let mut results = succeeded(&results, "FSINFO", "/")?;
         attributes(&mut results)?;
         let [max, preferred] = numbers(&mut results)?;
         if preferred == 0 || preferred > max {
             return Err(Fault::protocol(format!(
-                "FSINFO prefers reads of {preferred} bytes, of {max} at most"
+                "FSINFO prefers reads of {preferred} bytes, but allows {max}"
             )));
         }
         Ok(preferred.min(READ_MAX))
     }
 
-    /// The directory has the entries of the image and no others.
-    async fn compare_listing(&mut self, directory: NodeId, handle: &Handle) -> Result<(), Fault> {
+    /// Compares the entries of a directory with the image.
+    async fn compare_listing(&mut self, directory: NodeId, handle: &HandleBytes) -> Result<(), Fault> {
         let path = self.original.path(directory);
         let index = &self.original.image.index;
         let mut missing: HashSet<&[u8]> =
             index.children(directory).iter().map(|&node| &*index.node(node).name).collect();
+        // RFC 1813 §3.3.16: a server may or may not list `.` and `..`.
         let mut optional = HashSet::from([&b"."[..], b".."]);
         let mut at = Listing { names: Vec::new(), cookie: 0, verifier: 0, is_last: false };
         while !at.is_last {
             at = self.list(&path, handle, &at).await?;
             for name in &at.names {
                 if !missing.remove(&name[..]) && !optional.remove(&name[..]) {
-                    let what =
-                        format!("lists {}, which is not there or was listed before", name.escape_ascii());
+                    let what = format!(
+                        "lists {}, which is not in the image or was listed before",
+                        name.escape_ascii()
+                    );
                     return Err(Fault::Wrong { path, what });
                 }
             }
@@ -200,7 +203,7 @@ impl Client<'_> {
         }
     }
 
-    async fn list(&mut self, path: &str, directory: &Handle, from: &Listing) -> Result<Listing, Fault> {
+    async fn list(&mut self, path: &str, directory: &HandleBytes, from: &Listing) -> Result<Listing, Fault> {
         let mut arguments = BytesMut::new();
         arguments.put_u64(from.cookie);
         arguments.put_u64(from.verifier);
@@ -227,16 +230,19 @@ impl Client<'_> {
         }
         listing.is_last = boolean(&mut results)?;
         if listing.names.is_empty() && !listing.is_last {
-            return Err(Fault::Wrong { path: path.to_owned(), what: "is listed without end".to_owned() });
+            return Err(Fault::Wrong {
+                path: path.to_owned(),
+                what: "has an empty listing that does not end".to_owned(),
+            });
         }
         Ok(listing)
     }
 
     async fn look_up(
         &mut self,
-        directory: &Handle,
+        directory: &HandleBytes,
         node: NodeId,
-    ) -> Result<(Handle, Option<Attributes>), Fault> {
+    ) -> Result<(HandleBytes, Option<ComparedAttributes>), Fault> {
         let mut name = BytesMut::new();
         put_opaque(&mut name, &self.original.image.index.node(node).name);
         let results = self.call(LOOKUP, directory, &name).await?;
@@ -244,10 +250,10 @@ impl Client<'_> {
         Ok((self::handle(&mut results)?, attributes(&mut results)?))
     }
 
-    fn compare_attributes(&self, node: NodeId, attributes: Option<Attributes>) -> Result<(), Fault> {
-        let path = || self.original.path(node);
-        let Some(Attributes { kind, links, size, .. }) = attributes else {
-            return Err(Fault::Wrong { path: path(), what: "comes without attributes".to_owned() });
+    fn compare_attributes(&self, node: NodeId, attributes: Option<ComparedAttributes>) -> Result<(), Fault> {
+        let path = self.original.path(node);
+        let Some(ComparedAttributes { kind, links, size, .. }) = attributes else {
+            return Err(Fault::Wrong { path, what: "comes without attributes".to_owned() });
         };
         let entry = self.original.image.index.node(node);
         let expected = match entry.kind {
@@ -257,16 +263,16 @@ impl Client<'_> {
             NodeKind::Special => return Ok(()),
         };
         if kind != expected || links == 0 {
-            return Err(Fault::Wrong { path: path(), what: format!("is of type {kind} with {links} links") });
+            return Err(Fault::Wrong { path, what: format!("is of type {kind} with {links} links") });
         }
         if kind != NF3DIR && size != entry.size() {
-            return Err(Fault::Size { path: path(), there: size, expected: entry.size() });
+            return Err(Fault::Size { path, there: size, expected: entry.size() });
         }
         Ok(())
     }
 
-    /// Reads a file to its end; returns how much was right.
-    async fn read(&mut self, node: NodeId, handle: &Handle) -> Result<Tally, Fault> {
+    /// Reads a file to its end and compares it.
+    async fn read(&mut self, node: NodeId, handle: &HandleBytes) -> Result<CheckTally, Fault> {
         let mut expected = self.original.file(node);
         let mut offset = 0;
         loop {
@@ -289,7 +295,7 @@ impl Client<'_> {
         }
     }
 
-    async fn read_link(&mut self, node: NodeId, handle: &Handle, target: &[u8]) -> Result<(), Fault> {
+    async fn read_link(&mut self, node: NodeId, handle: &HandleBytes, target: &[u8]) -> Result<(), Fault> {
         let path = self.original.path(node);
         let results = self.call(READLINK, handle, &[]).await?;
         let mut results = succeeded(&results, "READLINK", &path)?;
@@ -302,11 +308,11 @@ impl Client<'_> {
         Err(Fault::Wrong { path, what: format!("points to {there} instead of {target}") })
     }
 
-    /// Every procedure that is called here begins with a file handle.
+    /// Calls a procedure; the arguments of each begin with a file handle.
     async fn call(
         &mut self,
         procedure: Procedure,
-        handle: &Handle,
+        handle: &HandleBytes,
         arguments: &[u8],
     ) -> Result<Vec<u8>, Fault> {
         let mut all = BytesMut::new();

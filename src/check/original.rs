@@ -1,4 +1,4 @@
-//! What should come through a door: the bytes of the image, read from its file directly.
+//! Expected content: the bytes of the image, read directly from its file.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,12 +13,12 @@ use sha2::{Digest, Sha512};
 use crate::export::{Export, Piece};
 use crate::image::{Image, NodeId, NodeKind};
 
-/// Longest checksum file that is read: a line is 128 digits and a name.
+/// Longest checksum file: a line has 128 digits and a name.
 const CHECKSUM_MAX: u64 = 4096;
 
 type Checksum = [u8; 64];
 
-/// What is wrong with a door, or with the image behind it.
+/// A fault of a server, or of the image that it serves.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     #[error("differs at byte {at} of {path}")]
@@ -27,7 +27,7 @@ pub enum Fault {
     Size { path: String, there: u64, expected: u64 },
     #[error("{path} {what}")]
     Wrong { path: String, what: String },
-    #[error("{path} is as in the image, which does not match its checksum file: the image is damaged")]
+    #[error("{path} equals the image, which does not match its checksum file: the image is damaged")]
     Damaged { path: String },
     #[error("breaks the protocol: {0}")]
     Protocol(String),
@@ -42,7 +42,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// What a peer that keeps to the protocol never does.
+    /// Returns a protocol violation.
     pub fn protocol(what: impl Into<String>) -> Self {
         Self::Protocol(what.into())
     }
@@ -54,16 +54,16 @@ impl From<crate::codec::Truncated> for Fault {
     }
 }
 
-/// How much a door has shown to be right.
+/// Amount of content that matched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct CheckTally {
     pub files: u64,
     pub bytes: u64,
-    /// Files whose checksum was verified.
+    /// Files with a verified checksum.
     pub checksums: u64,
 }
 
-impl AddAssign for Tally {
+impl AddAssign for CheckTally {
     fn add_assign(&mut self, other: Self) {
         self.files += other.files;
         self.bytes += other.bytes;
@@ -71,15 +71,15 @@ impl AddAssign for Tally {
     }
 }
 
-/// The image, and what every client has to know.
+/// The image under test and the settings of all clients.
 pub struct Original {
     pub image: Arc<Image>,
-    /// How long a client waits for the next bytes before it calls a door stuck.
+    /// Longest wait for the next bytes before a server counts as stuck.
     pub patience: Duration,
     pub progress: ProgressBar,
-    /// Of the root images.
+    /// Checksums of the root images.
     checksums: HashMap<NodeId, Checksum>,
-    /// What cannot be verified, for the person who asked.
+    /// Notes on content that cannot be verified.
     pub remarks: Vec<String>,
 }
 
@@ -95,7 +95,7 @@ impl Original {
                 Some(None) => remarks.push(without_checksum(
                     &image,
                     root.node,
-                    "what is in airootfs.sha512 beside it is none",
+                    "airootfs.sha512 beside it is malformed",
                 )),
                 None => {
                     remarks.push(without_checksum(&image, root.node, "there is no airootfs.sha512 beside it"))
@@ -105,34 +105,34 @@ impl Original {
         Self { image, patience, progress: ProgressBar::hidden(), checksums, remarks }
     }
 
-    /// All files, in the order of the image.
+    /// Returns all files, in the order of the image.
     pub fn files(&self) -> impl Iterator<Item = NodeId> {
-        let is_file = |id: &NodeId| matches!(self.image.index.node(*id).kind, NodeKind::File { .. });
-        self.image.index.walk().filter(is_file)
+        let index = &self.image.index;
+        index.walk().filter(|&id| matches!(index.node(id).kind, NodeKind::File { .. }))
     }
 
-    /// The files that are no root image, which firmware never loads.
+    /// Returns all files except root images, which firmware never loads.
     pub fn boot_files(&self) -> impl Iterator<Item = NodeId> {
         self.files().filter(|&file| !self.root_images().any(|root| root == file))
     }
 
-    /// The root file systems of archiso.
+    /// Returns the root file systems of archiso.
     pub fn root_images(&self) -> impl Iterator<Item = NodeId> {
         self.image.archiso.iter().flat_map(|archiso| &archiso.airootfs).map(|root| root.node)
     }
 
-    /// A node's path, as a person reads it.
+    /// Returns the path of a node in printable form.
     pub fn path(&self, node: NodeId) -> String {
         shown(&self.image, node)
     }
 
-    /// The content of a file, and its checksum where there is one.
+    /// Returns the content of a file, with its checksum if it has one.
     pub fn file(&self, node: NodeId) -> Expected<'_> {
         let hash = self.checksums.get(&node).map(|&checksum| (Sha512::new(), checksum));
         Expected { files: 1, hash, ..self.part_of(node) }
     }
 
-    /// `len` bytes of a file from `offset`; they are in it.
+    /// Returns `len` bytes of a file from `offset`; the range must lie in the file.
     pub fn range(&self, node: NodeId, offset: u64, len: u64) -> Expected<'_> {
         Expected { start: offset, at: offset, end: offset + len, ..self.part_of(node) }
     }
@@ -142,13 +142,13 @@ impl Original {
         self.expected(self.path(node), export)
     }
 
-    /// `len` bytes of the image from `offset`; they are in it.
+    /// Returns `len` bytes of the image from `offset`; the range must lie in the image.
     pub fn stretch(&self, offset: u64, len: u64) -> Expected<'_> {
         let whole = self.expected(String::from("the image"), Export::whole(&self.image));
         Expected { start: offset, at: offset, end: offset + len, ..whole }
     }
 
-    /// A file that isowire makes.
+    /// Returns the content of a generated file.
     pub fn made(&self, path: &str, content: Export) -> Expected<'_> {
         Expected { files: 1, ..self.expected(path.to_owned(), content) }
     }
@@ -160,21 +160,21 @@ impl Original {
 }
 
 const NOT_ARCHISO: &str =
-    "This is no archiso image: all files are compared with it, and there is no airootfs.sha512 to verify.";
+    "This is not an archiso image: all files are compared with it, without an airootfs.sha512 to verify.";
 
 fn without_checksum(image: &Image, root: NodeId, why: &str) -> String {
     let path = shown(image, root);
-    format!("{path} is compared with the image alone, and with no checksum: {why}.")
+    format!("{path} is compared with the image only, without a checksum: {why}.")
 }
 
 fn shown(image: &Image, node: NodeId) -> String {
     String::from_utf8_lossy(&image.index.path(node)).escape_debug().to_string()
 }
 
-/// The checksum in the first line that `sha512sum` wrote.
+/// Parses the checksum in the first line of `sha512sum` output.
 fn checksum(text: &[u8]) -> Option<Checksum> {
     let digits = std::str::from_utf8(text.get(..128)?).ok()?;
-    // `from_str_radix` takes a sign.
+    // `from_str_radix` accepts a sign.
     if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
@@ -185,13 +185,13 @@ fn checksum(text: &[u8]) -> Option<Checksum> {
     Some(checksum)
 }
 
-/// Content that a door is to deliver, front to back.
+/// Content that a server has to deliver, compared from start to end.
 pub struct Expected<'a> {
     original: &'a Original,
     path: String,
     export: Export,
     start: u64,
-    /// The next byte.
+    /// Offset of the next byte.
     at: u64,
     end: u64,
     /// 1 for a whole file.
@@ -204,12 +204,12 @@ impl Expected<'_> {
         &self.path
     }
 
-    /// Bytes still to come.
+    /// Returns the number of bytes still expected.
     pub const fn left(&self) -> u64 {
         self.end - self.at
     }
 
-    /// The size that the door says is the right one.
+    /// Compares the announced size with the expected one.
     ///
     /// # Errors
     /// [`Fault::Size`].
@@ -218,10 +218,10 @@ impl Expected<'_> {
         if there == expected { Ok(()) } else { Err(Fault::Size { path: self.path.clone(), there, expected }) }
     }
 
-    /// Compares what came next.
+    /// Compares the next bytes.
     ///
     /// # Errors
-    /// [`Fault`] says where it is wrong.
+    /// [`Fault`] with the place of the first difference.
     pub fn take(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         let len = bytes.len() as u64;
         if len > self.left() {
@@ -240,11 +240,11 @@ impl Expected<'_> {
         Ok(())
     }
 
-    /// Nothing more comes: returns how much was right.
+    /// Ends the comparison and returns the amount that matched.
     ///
     /// # Errors
-    /// [`Fault`] when something is missing, or when the whole does not match its checksum.
-    pub fn finish(self) -> Result<Tally, Fault> {
+    /// [`Fault`] when bytes are missing, or when the content does not match its checksum.
+    pub fn finish(self) -> Result<CheckTally, Fault> {
         if self.at < self.end {
             return Err(self.ended_at(self.at));
         }
@@ -252,7 +252,7 @@ impl Expected<'_> {
         if self.hash.is_some_and(|(hash, checksum)| hash.finalize()[..] != checksum) {
             return Err(Fault::Damaged { path: self.path });
         }
-        Ok(Tally { files: self.files, bytes: self.at - self.start, checksums })
+        Ok(CheckTally { files: self.files, bytes: self.at - self.start, checksums })
     }
 
     fn ended_at(&self, there: u64) -> Fault {
@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_checksum_is_read_as_sha512sum_writes_it() {
+    fn checksum_is_parsed_from_sha512sum() {
         let digits = "0f".repeat(64);
         assert_eq!(checksum(format!("{digits}  airootfs.sfs\n").as_bytes()), Some([0x0f; 64]));
         assert_eq!(checksum(digits.to_uppercase().as_bytes()), Some([0x0f; 64]));

@@ -1,40 +1,40 @@
-//! What came of it, as a table for a person.
+//! The result of a check as a table for people.
 
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 use indicatif::HumanBytes;
 
-use super::original::{Fault, Tally};
+use super::original::{CheckTally, Fault};
 
-/// What came of one door.
+/// The result of one protocol.
 #[derive(Debug)]
-pub struct Row {
+pub struct CheckRow {
     pub door: &'static str,
-    /// What was right before the first fault.
-    pub tally: Tally,
+    /// Content that matched before the first fault.
+    pub tally: CheckTally,
     pub time: Duration,
     pub verdict: Result<(), Fault>,
 }
 
-/// The table, and what it cannot say.
+/// The results of all protocols, and notes on them.
 #[derive(Debug)]
-pub struct Report {
-    pub rows: Vec<Row>,
+pub struct CheckReport {
+    pub rows: Vec<CheckRow>,
     pub remarks: Vec<String>,
 }
 
-impl Report {
-    /// Doors with a fault.
+impl CheckReport {
+    /// Returns the number of protocols with a fault.
     pub fn bad(&self) -> usize {
         self.rows.iter().filter(|row| row.verdict.is_err()).count()
     }
 }
 
-impl Display for Report {
+impl Display for CheckReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         line(f, ["DOOR", "FILES", "BYTES", "TIME", "VERDICT"])?;
-        for Row { door, tally, time, verdict } in &self.rows {
+        for CheckRow { door, tally, time, verdict } in &self.rows {
             let verdict = match verdict {
                 Ok(()) if tally.checksums > 0 => "ok, airootfs.sha512 verified".to_owned(),
                 Ok(()) => "ok".to_owned(),
@@ -58,11 +58,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_of_good_and_bad() {
-        let tally = |files, bytes, checksums| Tally { files, bytes, checksums };
-        let row = |door, tally, verdict| Row { door, tally, time: Duration::from_millis(1234), verdict };
+    fn table_shows_each_verdict() {
+        let tally = |files, bytes, checksums| CheckTally { files, bytes, checksums };
+        let row = |door, tally, verdict| CheckRow { door, tally, time: Duration::from_millis(1234), verdict };
         let fault = Fault::Differs { path: "/arch/x86_64/airootfs.sfs".into(), at: 4097 };
-        let report = Report {
+        let report = CheckReport {
             rows: vec![
                 row("NBD", tally(2, 5 << 20, 1), Ok(())),
                 row("NFS", tally(0, 0, 0), Err(fault)),

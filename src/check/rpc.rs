@@ -1,55 +1,57 @@
-//! ONC RPC over TCP as a client (RFC 5531), and XDR as far as it takes (RFC 4506).
+//! ONC RPC client over TCP (RFC 5531), and the XDR that it needs (RFC 4506).
 
 use std::net::SocketAddr;
 
 use bytes::{BufMut, BytesMut};
 
-use super::connection::Connection;
+use super::connection::ClientConnection;
 use super::original::{Fault, Original};
 use crate::codec::Reader;
 
-/// RFC 5531 §9.
+/// RFC 5531 §9: RPC version and message types.
 const RPC_VERSION: u32 = 2;
 const CALL: u32 = 0;
 const REPLY: u32 = 1;
 
-/// RFC 5531 §11: the last fragment of a record.
+/// Bit of a record mark for the last fragment (RFC 5531 §11).
 const LAST_FRAGMENT: u32 = 1 << 31;
 
-/// Longest record that is read: a READ of 1 MiB and what is around it.
+/// Longest record: a READ of 1 MiB and its headers.
 const RECORD_MAX: u32 = (1 << 20) + 4096;
 
-/// xid, type, state, flavour and length of an empty verifier, accept state.
+/// Bytes of xid, type, state, flavour and length of an empty verifier, and accept state.
 const REPLY_HEADER: u32 = 24;
 
 /// A procedure: program, version and number.
 #[derive(Debug, Clone, Copy)]
 pub struct Procedure(pub u32, pub u32, pub u32);
 
-/// A client of one program.
-pub struct Client {
-    connection: Connection,
+/// A client of an RPC program.
+pub struct RpcClient {
+    connection: ClientConnection,
     xid: u32,
 }
 
-impl Client {
+impl RpcClient {
+    /// Connects to a program.
+    ///
     /// # Errors
-    /// [`Fault`] when nobody answers.
+    /// [`Fault`] when the server does not accept.
     pub async fn open(address: SocketAddr, original: &Original) -> Result<Self, Fault> {
-        let connection = Connection::open(address, original.patience).await?;
+        let connection = ClientConnection::open(address, original.patience).await?;
         Ok(Self { connection, xid: 0x6973_6f00 })
     }
 
-    /// The results of a call.
+    /// Calls a procedure and returns its results.
     ///
     /// # Errors
-    /// [`Fault`] when there are none.
+    /// [`Fault`] when the call fails.
     pub async fn call(&mut self, procedure: Procedure, arguments: &[u8]) -> Result<Vec<u8>, Fault> {
         self.xid = self.xid.wrapping_add(1);
         self.connection.send(&call(self.xid, procedure, arguments)).await?;
         let mark = u32::from_be_bytes(self.connection.array().await?);
         let len = mark & !LAST_FRAGMENT;
-        // archiso's nfsmount reads a reply at once, so that none may come in two fragments.
+        // archiso's nfsmount reads a reply at once, so a reply must not have two fragments.
         if mark & LAST_FRAGMENT == 0 || !(REPLY_HEADER..=RECORD_MAX).contains(&len) {
             return Err(Fault::protocol(format!("a reply begins with the record mark {mark:#010x}")));
         }
@@ -58,11 +60,12 @@ impl Client {
         self.connection.bytes((len - REPLY_HEADER) as usize).await
     }
 
-    /// RFC 5531 §9: MSG_ACCEPTED, AUTH_NONE, SUCCESS. The verifier has to be empty: nfsmount looks at fixed places.
+    /// Checks for MSG_ACCEPTED, AUTH_NONE and SUCCESS (RFC 5531 §9). The verifier has to be empty, as
+    /// nfsmount reads fields at fixed offsets.
     fn accept(&self, mut header: Reader<'_>) -> Result<(), Fault> {
         let [xid, kind, state, flavour, length, accepted] = numbers(&mut header)?;
         if [xid, kind] != [self.xid, REPLY] {
-            return Err(Fault::protocol("what came is no reply to the call"));
+            return Err(Fault::protocol("the reply does not belong to the call"));
         }
         if [state, flavour, length, accepted] != [0; 4] {
             return Err(Fault::protocol(format!("a call is not accepted (state {state}, {accepted})")));
@@ -81,10 +84,10 @@ fn call(xid: u32, Procedure(program, version, procedure): Procedure, arguments: 
     out
 }
 
-/// The next numbers.
+/// Reads the next `N` numbers.
 ///
 /// # Errors
-/// [`Fault`] when the input ends before.
+/// [`Fault`] when the input ends early.
 pub fn numbers<const N: usize>(reader: &mut Reader<'_>) -> Result<[u32; N], Fault> {
     let mut numbers = [0; N];
     for number in &mut numbers {
@@ -93,20 +96,20 @@ pub fn numbers<const N: usize>(reader: &mut Reader<'_>) -> Result<[u32; N], Faul
     Ok(numbers)
 }
 
-/// RFC 4506 §4.10: opaque data of variable length, and the zeros that fill its last word.
+/// Reads opaque data of variable length and its padding (RFC 4506 §4.10).
 ///
 /// # Errors
-/// [`Fault`] when it is longer than the input, or filled with anything else.
+/// [`Fault`] when the data is longer than the input, or its padding is not zero.
 pub fn opaque<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Fault> {
     let len = reader.u32_be()? as usize;
     let data = reader.take(len)?;
     if reader.take(padding(len))?.iter().any(|&byte| byte != 0) {
-        return Err(Fault::protocol("opaque data are filled up with something"));
+        return Err(Fault::protocol("the padding of opaque data is not zero"));
     }
     Ok(data)
 }
 
-/// Appends opaque data of variable length.
+/// Appends opaque data of variable length (RFC 4506 §4.10).
 pub fn put_opaque(out: &mut BytesMut, data: &[u8]) {
     out.put_u32(data.len() as u32);
     out.put_slice(data);
@@ -122,14 +125,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_is_as_the_standard_has_it() {
+    fn call_is_encoded_by_rfc_5531() {
         let call = call(7, Procedure(100_003, 3, 6), &[0xab; 4]);
         let words = [0x8000_002c_u32, 7, 0, 2, 100_003, 3, 6, 0, 0, 0, 0, 0xabab_abab];
         assert_eq!(call, words.map(u32::to_be_bytes).concat());
     }
 
     #[test]
-    fn opaque_data_are_filled_up_with_zeros() {
+    fn opaque_data_is_padded_with_zeros() {
         let mut out = BytesMut::new();
         put_opaque(&mut out, b"abcde");
         assert_eq!(&out[..], b"\0\0\0\x05abcde\0\0\0");

@@ -1,33 +1,33 @@
-//! A small image laid out as mkarchiso does it, for who has no ISO at hand. Pure.
+//! A small image with the layout of mkarchiso, for checks without an ISO. Pure.
 //!
-//! It is written by the standards and not by our reader, which proves itself on it: ISO 9660 (ECMA-119), SUSP 1.12,
-//! Rock Ridge (RRIP 1.12). Names of files are Rock Ridge's alone: ISO 9660's own are numbers.
+//! It follows the standards, independent of our reader, which is tested on it: ISO 9660 (ECMA-119),
+//! SUSP 1.12, Rock Ridge (RRIP 1.12). Only Rock Ridge has the file names; ISO 9660's are numbers.
 
 use bytes::BufMut;
 use sha2::{Digest, Sha512};
 
-/// Bytes of a logical block, which is a logical sector too (ECMA-119 §6.2).
+/// Bytes of a logical block and of a logical sector (ECMA-119 §6.2).
 const BLOCK: usize = 2048;
 
-/// Where things are, in blocks. The path tables and the continuation areas have one each.
+/// Positions in blocks. Each path table and the continuation area has one block.
 const DESCRIPTOR: u32 = 16;
 const PATH_TABLES: [u32; 2] = [18, 19];
 const CONTINUATIONS: u32 = 20;
 const DIRECTORIES: u32 = 21;
 
-/// 2026-01-01 00:00 UTC, as a volume descriptor (ECMA-119 §8.4.26.1) and as a directory record (§9.1.5) have it.
+/// 2026-01-01 00:00 UTC in a volume descriptor (ECMA-119 §8.4.26.1) and a directory record (§9.1.5).
 const LONG_DATE: &[u8; 17] = b"2026010100000000\0";
 const SHORT_DATE: [u8; 7] = [126, 1, 1, 0, 0, 0, 0];
 
-/// A directory among the flags of a directory record (ECMA-119 §9.1.6).
+/// Directory flag of a directory record (ECMA-119 §9.1.6).
 const DIRECTORY: u8 = 0x02;
 
 /// The longest directory record: its length is a byte, and even.
 const RECORD_MAX: usize = 254;
 
-/// The bytes of the image, the same each time.
+/// Returns the image; its bytes are always the same.
 pub fn image() -> Vec<u8> {
-    let mut tree = Tree::default();
+    let mut tree = SampleTree::default();
     let mut root_image = noise(1, 3_212_345);
     // squashfs_fs.h: the magic number.
     root_image.splice(..4, *b"hsqs");
@@ -49,84 +49,86 @@ pub fn image() -> Vec<u8> {
     tree.write()
 }
 
-/// Xorshift: incompressible.
+/// Returns incompressible bytes (xorshift).
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15 ^ seed;
-    let mut word = || {
+    let mut bytes = Vec::with_capacity(len.next_multiple_of(8));
+    while bytes.len() < len {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state.to_le_bytes()
-    };
-    let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| word()).collect();
+        bytes.extend(state.to_le_bytes());
+    }
     bytes.truncate(len);
     bytes
 }
 
-/// An entry of the tree. The root is the first of them.
-struct Entry {
+/// An entry of the tree; the first one is the root.
+struct SampleEntry {
     name: String,
-    content: Content,
+    content: SampleContent,
     /// Block and bytes of the content.
     block: u32,
     len: u32,
 }
 
-enum Content {
+enum SampleContent {
     /// Entries by their numbers.
     Directory(Vec<usize>),
     File(Vec<u8>),
     Symlink(String),
 }
 
-struct Tree(Vec<Entry>);
+struct SampleTree(Vec<SampleEntry>);
 
-impl Default for Tree {
+impl Default for SampleTree {
     fn default() -> Self {
-        Self(vec![Entry::new("", Content::Directory(Vec::new()))])
+        Self(vec![SampleEntry::new("", SampleContent::Directory(Vec::new()))])
     }
 }
 
-impl Entry {
-    fn new(name: &str, content: Content) -> Self {
-        let len = if let Content::File(bytes) = &content { bytes.len() } else { 0 };
+impl SampleEntry {
+    fn new(name: &str, content: SampleContent) -> Self {
+        let len = if let SampleContent::File(bytes) = &content { bytes.len() } else { 0 };
         Self { name: name.to_owned(), content, block: 0, len: len as u32 }
     }
 
     fn entries(&self) -> &[usize] {
-        if let Content::Directory(entries) = &self.content { entries } else { &[] }
+        if let SampleContent::Directory(entries) = &self.content { entries } else { &[] }
     }
 
     const fn is_directory(&self) -> bool {
-        matches!(self.content, Content::Directory(_))
+        matches!(self.content, SampleContent::Directory(_))
     }
 }
 
-impl Tree {
+impl SampleTree {
     fn file(&mut self, path: &str, content: Vec<u8>) {
-        self.add(path, Content::File(content));
+        self.add(path, SampleContent::File(content));
     }
 
     fn symlink(&mut self, path: &str, target: &str) {
-        self.add(path, Content::Symlink(target.to_owned()));
+        self.add(path, SampleContent::Symlink(target.to_owned()));
     }
 
     /// Adds an entry, and the directories that lead to it.
-    fn add(&mut self, path: &str, content: Content) {
+    fn add(&mut self, path: &str, content: SampleContent) {
         let (parents, name) = path.rsplit_once('/').unwrap_or(("", path));
         let parent = parents.split('/').fold(0, |at, name| self.directory(at, name));
-        self.insert(parent, Entry::new(name, content));
+        self.insert(parent, SampleEntry::new(name, content));
     }
 
     fn directory(&mut self, parent: usize, name: &str) -> usize {
         let known = self.0[parent].entries().iter().find(|&&entry| self.0[entry].name == name).copied();
-        known.unwrap_or_else(|| self.insert(parent, Entry::new(name, Content::Directory(Vec::new()))))
+        known.unwrap_or_else(|| {
+            self.insert(parent, SampleEntry::new(name, SampleContent::Directory(Vec::new())))
+        })
     }
 
-    fn insert(&mut self, parent: usize, entry: Entry) -> usize {
+    fn insert(&mut self, parent: usize, entry: SampleEntry) -> usize {
         let number = self.0.len();
         self.0.push(entry);
-        if let Content::Directory(entries) = &mut self.0[parent].content {
+        if let SampleContent::Directory(entries) = &mut self.0[parent].content {
             entries.push(number);
         }
         number
@@ -140,7 +142,7 @@ impl Tree {
             |block: u32, bytes: &[u8]| image[block as usize * BLOCK..][..bytes.len()].copy_from_slice(bytes);
         let path_table = self.path_table(&directories, u32::to_le_bytes, u16::to_le_bytes);
         put(DESCRIPTOR, &self.descriptor(blocks, path_table.len() as u32));
-        // ECMA-119 §8.3.
+        // Volume descriptor set terminator (ECMA-119 §8.3).
         put(DESCRIPTOR + 1, b"\xffCD001\x01");
         put(PATH_TABLES[0], &path_table);
         put(PATH_TABLES[1], &self.path_table(&directories, u32::to_be_bytes, u16::to_be_bytes));
@@ -150,14 +152,15 @@ impl Tree {
         }
         put(CONTINUATIONS, &continuations);
         for entry in &self.0 {
-            if let Content::File(bytes) = &entry.content {
+            if let SampleContent::File(bytes) = &entry.content {
                 put(entry.block, bytes);
             }
         }
         image
     }
 
-    /// All directories and their parents, level by level: the order of a path table (ECMA-119 §6.9.1).
+    /// Returns all directories with their parents by level, the order of a path table (ECMA-119
+    /// §6.9.1).
     fn directories(&self) -> Vec<(usize, usize)> {
         let mut directories = vec![(0, 0)];
         let mut done = 0;
@@ -169,13 +172,14 @@ impl Tree {
         directories
     }
 
-    /// Gives each directory and each file its place, and returns the blocks of the whole.
+    /// Assigns blocks to directories and files; returns the number of blocks of the image.
     fn place(&mut self, directories: &[(usize, usize)]) -> u32 {
         for &(directory, parent) in directories {
-            // How long records are does not depend on the places in them.
+            // The length of a record does not depend on the block numbers in it.
             self.0[directory].len = self.records(directory, parent, &mut Vec::new()).len() as u32;
         }
-        let files = (0..self.0.len()).filter(|&entry| matches!(self.0[entry].content, Content::File(_)));
+        let files =
+            (0..self.0.len()).filter(|&entry| matches!(self.0[entry].content, SampleContent::File(_)));
         let order: Vec<_> = directories.iter().map(|&(directory, _)| directory).chain(files).collect();
         order.into_iter().fold(DIRECTORIES, |block, entry| {
             self.0[entry].block = block;
@@ -191,7 +195,7 @@ impl Tree {
         out.put_bytes(0, 8);
         put_both_u32(&mut out, blocks);
         out.put_bytes(0, 32);
-        // A set of one volume, this one the first.
+        // ECMA-119 §8.4.12 to §8.4.14: a set of one volume, its number, the block size.
         [1, 1, BLOCK as u16].into_iter().for_each(|number| put_both_u16(&mut out, number));
         put_both_u32(&mut out, path_table_len);
         out.put_slice(&[PATH_TABLES[0].to_le_bytes(), [0; 4]].concat());
@@ -202,7 +206,7 @@ impl Tree {
         out.put_slice(&padded::<{ 3 * 37 }>(""));
         out.put_slice(LONG_DATE);
         out.put_slice(LONG_DATE);
-        // Neither an end of validity nor a beginning of it.
+        // ECMA-119 §8.4.28, §8.4.29: no expiration and no effective date.
         out.put_slice(&[[b'0'; 16].as_slice(), &[0]].concat().repeat(2));
         out.put_u8(1);
         out
@@ -229,7 +233,7 @@ impl Tree {
         out
     }
 
-    /// The identifier of an entry: its number in its directory, so that the order is that of the identifiers.
+    /// Returns the identifier of an entry: its number, as records are sorted by it (ECMA-119 §9.3).
     fn identifier(&self, entry: usize, parent: usize) -> Vec<u8> {
         let Some(position) = self.0[parent].entries().iter().position(|&other| other == entry) else {
             return vec![0];
@@ -238,8 +242,8 @@ impl Tree {
         format!("{position:08}{ending}").into_bytes()
     }
 
-    /// The records of a directory (ECMA-119 §6.8.1), to whole blocks. What does not fit into them goes on in
-    /// `continuations`.
+    /// Returns the records of a directory (ECMA-119 §6.8.1) in whole blocks. Entries that do not fit go
+    /// to `continuations`.
     fn records(&self, directory: usize, parent: usize, continuations: &mut Vec<u8>) -> Vec<u8> {
         let (own, above) = (&self.0[directory], &self.0[parent]);
         let announcement = if directory == 0 { announcement() } else { Vec::new() };
@@ -255,7 +259,7 @@ impl Tree {
         }
         let mut out = Vec::new();
         for record in records {
-            // A record ends in the block where it began.
+            // ECMA-119 §6.8.1.1: a record ends in the sector where it begins.
             if out.len() % BLOCK + record.len() > BLOCK {
                 out.resize(out.len().next_multiple_of(BLOCK), 0);
             }
@@ -266,7 +270,7 @@ impl Tree {
     }
 
     /// A directory record (ECMA-119 §9.1).
-    fn record(&self, id: &[u8], entry: &Entry, system_use: &[u8]) -> Vec<u8> {
+    fn record(&self, id: &[u8], entry: &SampleEntry, system_use: &[u8]) -> Vec<u8> {
         let mut out = vec![0, 0];
         put_both_u32(&mut out, entry.block);
         put_both_u32(&mut out, entry.len);
@@ -282,13 +286,14 @@ impl Tree {
         out
     }
 
-    /// PX (RRIP §4.1.1, in the form that all readers know, without a serial number) and TF with a modification time.
-    fn attributes(&self, entry: &Entry) -> Vec<u8> {
+    /// Returns PX (RRIP §4.1.1; all readers know the form without a serial number) and TF with a
+    /// modification time.
+    fn attributes(&self, entry: &SampleEntry) -> Vec<u8> {
         let subdirectories = entry.entries().iter().filter(|&&inner| self.0[inner].is_directory()).count();
         let (mode, links) = match entry.content {
-            Content::Directory(_) => (0o040_555, 2 + subdirectories as u32),
-            Content::File(_) => (0o100_444, 1),
-            Content::Symlink(_) => (0o120_777, 1),
+            SampleContent::Directory(_) => (0o040_555, 2 + subdirectories as u32),
+            SampleContent::File(_) => (0o100_444, 1),
+            SampleContent::Symlink(_) => (0o120_777, 1),
         };
         let mut posix = Vec::new();
         [mode, links, 0, 0].into_iter().for_each(|number| put_both_u32(&mut posix, number));
@@ -297,15 +302,16 @@ impl Tree {
     }
 }
 
-/// NM (RRIP §4.1.4) in two parts, as no name of 255 bytes fits into one entry, and SL (§4.1.3) of a symlink.
-fn names(entry: &Entry) -> Vec<Vec<u8>> {
+/// Returns NM (RRIP §4.1.4) in two parts, as a name of 255 bytes does not fit into one entry, and SL
+/// (§4.1.3) of a symlink.
+fn names(entry: &SampleEntry) -> Vec<Vec<u8>> {
     let (first, second) = entry.name.as_bytes().split_at(entry.name.len().min(100));
     let goes_on = u8::from(!second.is_empty());
     let mut entries = vec![system_use_entry(b"NM", &[&[goes_on], first].concat())];
     if !second.is_empty() {
         entries.push(system_use_entry(b"NM", &[&[0], second].concat()));
     }
-    if let Content::Symlink(target) = &entry.content {
+    if let SampleContent::Symlink(target) = &entry.content {
         let components: Vec<u8> = target.split('/').flat_map(component).collect();
         entries.push(system_use_entry(b"SL", &[&[0], &components[..]].concat()));
     }
@@ -321,15 +327,15 @@ fn component(name: &str) -> Vec<u8> {
     }
 }
 
-/// SP (SUSP §5.3) and ER (§5.5): Rock Ridge is spoken here.
+/// Returns SP (SUSP §5.3) and ER (§5.5), which announce Rock Ridge.
 fn announcement() -> Vec<u8> {
     const ID: &[u8] = b"RRIP_1991A";
     let extension = [&[ID.len() as u8, 0, 0, 1], ID].concat();
     [system_use_entry(b"SP", &[0xbe, 0xef, 0]), system_use_entry(b"ER", &extension)].concat()
 }
 
-/// `start` and what of `entries` fits behind it into `room` bytes; the others go to the end of `continuations`, where CE
-/// (SUSP §5.1) points.
+/// Returns `start` and the `entries` that fit into `room` bytes. The other entries are appended to
+/// `continuations`, and CE (SUSP §5.1) points to them.
 fn fitted(start: &[u8], entries: &[Vec<u8>], room: usize, continuations: &mut Vec<u8>) -> Vec<u8> {
     const POINTER: usize = 28;
     let mut out = start.to_vec();
@@ -356,14 +362,14 @@ fn system_use_entry(signature: &[u8; 2], data: &[u8]) -> Vec<u8> {
     [&signature[..], &[data.len() as u8 + 4, 1], data].concat()
 }
 
-/// `text` and spaces (ECMA-119 §7.4.3.2).
+/// Pads `text` with spaces (ECMA-119 §7.4.3.2).
 fn padded<const LEN: usize>(text: &str) -> [u8; LEN] {
     let mut field = [b' '; LEN];
     field.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
     field
 }
 
-/// Both byte orders (ECMA-119 §7.2.3, §7.3.3).
+/// Appends a number in both byte orders (ECMA-119 §7.2.3, §7.3.3).
 fn put_both_u16(out: &mut Vec<u8>, number: u16) {
     out.put_u16_le(number);
     out.put_u16(number);
@@ -382,7 +388,7 @@ mod tests {
     use crate::image::{NodeKind, Survey};
 
     #[test]
-    fn our_reader_finds_all_of_it_and_nothing_to_complain_about() {
+    fn sample_is_read_without_warnings() {
         let image = image();
         let survey = Survey::of(&image[..]).unwrap();
         assert!(survey.warnings.is_empty(), "{:?}", survey.warnings);
@@ -402,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_the_same_each_time() {
+    fn sample_is_deterministic() {
         assert!(image() == image());
     }
 }

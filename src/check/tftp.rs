@@ -1,4 +1,4 @@
-//! A client of the TFTP door: `blksize`, `windowsize` and `tsize` are negotiated, as good firmware does.
+//! TFTP client: negotiates `blksize`, `windowsize` and `tsize`, as good firmware does.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -7,28 +7,28 @@ use bytes::BytesMut;
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
-use super::doors::Doors;
-use super::original::{Expected, Fault, Original, Tally};
+use super::doors::CheckedServers;
+use super::original::{CheckTally, Expected, Fault, Original};
 use crate::boot::generated::MENU_PATH;
 use crate::codec::Reader;
 use crate::image::NodeId;
 use crate::tftp::wire::{Mode, Packet, Request, TransferOption};
 
-/// What an Ethernet frame has room for.
+/// Largest block in an Ethernet frame.
 const BLKSIZE: u16 = 1468;
 const WINDOWSIZE: u16 = 16;
 
-/// Largest datagram that is understood: a block and its header, or an error with its text.
+/// Largest accepted datagram: a block and its header, or an error with its text.
 const DATAGRAM: usize = 2048;
 
-/// After this silence the last acknowledgement is repeated.
+/// Silence after which the last acknowledgement is repeated.
 const REPEAT_AFTER: Duration = Duration::from_secs(1);
 
-/// Loads the menu, and every file but the root images: whatever firmware may ask for.
+/// Loads the menu and every file that firmware may request: all except root images.
 ///
 /// # Errors
-/// [`Fault`] says what is wrong with the door.
-pub async fn check(doors: &Doors, original: &Original, tally: &mut Tally) -> Result<(), Fault> {
+/// [`Fault`] describes the fault of the server.
+pub async fn check(doors: &CheckedServers, original: &Original, tally: &mut CheckTally) -> Result<(), Fault> {
     let menu = original.made(MENU_PATH, doors.menu());
     *tally += load(doors.tftp, MENU_PATH.as_bytes(), menu, original).await?;
     for node in files(doors, original) {
@@ -38,12 +38,12 @@ pub async fn check(doors: &Doors, original: &Original, tally: &mut Tally) -> Res
     Ok(())
 }
 
-/// Bytes of files that [`check`] loads.
-pub fn work(doors: &Doors, original: &Original) -> u64 {
+/// Returns the number of bytes that [`check`] loads.
+pub fn work(doors: &CheckedServers, original: &Original) -> u64 {
     files(doors, original).map(|node| original.image.index.node(node).size()).sum()
 }
 
-fn files(doors: &Doors, original: &Original) -> impl Iterator<Item = NodeId> {
+fn files(doors: &CheckedServers, original: &Original) -> impl Iterator<Item = NodeId> {
     original.boot_files().filter(|&node| doors.is_reachable(&original.image.index.path(node)))
 }
 
@@ -52,35 +52,35 @@ async fn load(
     path: &[u8],
     expected: Expected<'_>,
     original: &Original,
-) -> Result<Tally, Fault> {
-    Transfer::open(server, path, expected, original.patience).await?.run().await
+) -> Result<CheckTally, Fault> {
+    Download::open(server, path, expected, original.patience).await?.run().await
 }
 
-/// A file on its way.
-struct Transfer<'a> {
+/// A running download.
+struct Download<'a> {
     socket: UdpSocket,
-    /// Where the server sends from: its transfer identifier.
+    /// Address of the server; its port is the transfer identifier (RFC 1350 §4).
     peer: SocketAddr,
     expected: Expected<'a>,
     patience: Duration,
     blksize: usize,
     windowsize: u16,
-    /// The block that was acknowledged last, modulo 65536.
+    /// Last acknowledged block, modulo 65536.
     acknowledged: u16,
-    /// The last block in order, likewise.
+    /// Last block received in order, modulo 65536.
     block: u16,
 }
 
-/// What a datagram was.
-enum Step {
+/// A received datagram.
+enum Received {
     /// A block in order.
     Block { is_last: bool },
-    /// One that came before or comes too early: the server has to go back.
+    /// A repeated block, or one after a gap; the server has to go back.
     Stray,
 }
 
-impl<'a> Transfer<'a> {
-    /// Asks for a file and agrees on the options.
+impl<'a> Download<'a> {
+    /// Requests a file and negotiates the options.
     async fn open(
         server: SocketAddr,
         path: &[u8],
@@ -104,7 +104,7 @@ impl<'a> Transfer<'a> {
         Ok(transfer)
     }
 
-    /// RFC 2347: the server acknowledges what it takes of the options.
+    /// Applies the options that the server acknowledged (RFC 2347).
     fn agree(&mut self, datagram: &[u8]) -> Result<(), Fault> {
         let options = match self.parse(datagram)? {
             Packet::Oack(options) => options,
@@ -115,18 +115,14 @@ impl<'a> Transfer<'a> {
                 TransferOption::Blksize(size) if size <= BLKSIZE => self.blksize = size.into(),
                 TransferOption::Windowsize(blocks) if blocks <= WINDOWSIZE => self.windowsize = blocks,
                 TransferOption::Tsize(size) => self.expected.has_size(size)?,
-                other => return Err(self.wrong(&format!("is offered with {other}, which was not asked for"))),
+                other => return Err(self.wrong(&format!("is offered with {other}, which was not requested"))),
             }
         }
-        if options.len() == 3 {
-            Ok(())
-        } else {
-            Err(self.wrong("is offered without the options that were asked for"))
-        }
+        if options.len() == 3 { Ok(()) } else { Err(self.wrong("is offered without the requested options")) }
     }
 
-    /// Takes block after block; returns how much was right.
-    async fn run(mut self) -> Result<Tally, Fault> {
+    /// Receives all blocks and returns the amount that matched.
+    async fn run(mut self) -> Result<CheckTally, Fault> {
         let mut datagram = [0; DATAGRAM];
         let mut since = Instant::now();
         self.acknowledge().await?;
@@ -136,9 +132,9 @@ impl<'a> Transfer<'a> {
                 continue;
             };
             match self.step(datagram.get(..len).unwrap_or_default())? {
-                Step::Stray => continue,
-                Step::Block { is_last: false } => since = Instant::now(),
-                Step::Block { is_last: true } => {
+                Received::Stray => continue,
+                Received::Block { is_last: false } => since = Instant::now(),
+                Received::Block { is_last: true } => {
                     self.acknowledge().await?;
                     return self.expected.finish();
                 }
@@ -150,27 +146,27 @@ impl<'a> Transfer<'a> {
         Err(Fault::Stuck(self.patience))
     }
 
-    fn step(&mut self, datagram: &[u8]) -> Result<Step, Fault> {
+    fn step(&mut self, datagram: &[u8]) -> Result<Received, Fault> {
         let (block, data) = match self.parse(datagram)? {
             Packet::Data { block, data } => (block, data),
-            // The OACK again: our acknowledgement was slow.
-            Packet::Oack(_) => return Ok(Step::Stray),
+            // RFC 2347: a repeated OACK means that our acknowledgement was late or lost.
+            Packet::Oack(_) => return Ok(Received::Stray),
             other => return Err(self.wrong(&format!("is answered with {other}"))),
         };
         if block != self.block.wrapping_add(1) {
-            return Ok(Step::Stray);
+            return Ok(Received::Stray);
         }
         if data.len() > self.blksize {
             return Err(self.wrong("comes in blocks larger than agreed"));
         }
         self.expected.take(data)?;
         self.block = block;
-        Ok(Step::Block { is_last: data.len() < self.blksize })
+        Ok(Received::Block { is_last: data.len() < self.blksize })
     }
 
     fn parse<'d>(&self, datagram: &'d [u8]) -> Result<Packet<'d>, Fault> {
         Packet::parse(&mut Reader::new(datagram))
-            .map_err(|malformed| self.wrong(&format!("is answered oddly: {malformed}")))
+            .map_err(|malformed| self.wrong(&format!("is answered with a malformed packet: {malformed}")))
     }
 
     fn wrong(&self, what: &str) -> Fault {
@@ -188,7 +184,7 @@ impl<'a> Transfer<'a> {
         self.socket.send_to(&out, self.peer).await.map(drop).map_err(Fault::Broken)
     }
 
-    /// Sends a request until something comes back.
+    /// Repeats a request until a reply arrives.
     async fn exchange(
         &self,
         packet: &Packet<'_>,
@@ -205,11 +201,12 @@ impl<'a> Transfer<'a> {
         Err(Fault::Stuck(self.patience))
     }
 
-    /// The length of a datagram of our peer's; `None` when there was silence.
+    /// Receives a datagram of our peer; `None` after a silence.
     async fn receive(&self, datagram: &mut [u8; DATAGRAM]) -> Result<Option<usize>, Fault> {
         loop {
             match tokio::time::timeout(self.turn(), self.socket.recv_from(datagram)).await {
                 Ok(Ok((len, peer))) if peer == self.peer => return Ok(Some(len)),
+                // RFC 1350 §4: a datagram from another port belongs to another transfer.
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(Fault::Broken(error)),
                 Err(_) => return Ok(None),
@@ -217,7 +214,7 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// How long to wait before something is said again.
+    /// Returns the time until a packet is repeated.
     fn turn(&self) -> Duration {
         REPEAT_AFTER.min(self.patience)
     }
