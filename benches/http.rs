@@ -15,7 +15,7 @@ use isowire::boot::files::{BootConfig, Ports};
 use isowire::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
 use isowire::export::Batch;
 use isowire::http::session::{Resources, Session};
-use isowire::http::wire::Request;
+use isowire::http::wire::HttpRequest;
 use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::images::{ImageSet, ServedImage};
@@ -26,7 +26,7 @@ fn head(criterion: &mut Criterion) {
     let lpxelinux = include_bytes!("../tests/data/http/lpxelinux.request");
     let ipxe = include_bytes!("../tests/data/http/ipxe.request");
     for (name, head) in [("lpxelinux", &lpxelinux[..]), ("ipxe", &ipxe[..])] {
-        group.bench_function(name, |bencher| bencher.iter(|| Request::parse(black_box(head)).is_ok()));
+        group.bench_function(name, |bencher| bencher.iter(|| HttpRequest::parse(black_box(head)).is_ok()));
     }
     group.finish();
 }

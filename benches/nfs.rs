@@ -13,8 +13,8 @@ use isowire::export::Batch;
 use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::images::{ImageSet, ServedImage};
-use isowire::nfs::handle::Handle;
-use isowire::nfs::rpc::{self, Message};
+use isowire::nfs::handle::FileHandle;
+use isowire::nfs::rpc::{self, RpcMessage};
 use isowire::nfs::session::Session;
 use isowire::nfs::wire::procedure::{GETATTR, LOOKUP, READ, READDIRPLUS};
 use isowire::nfs::xdr::Emitter;
@@ -59,7 +59,7 @@ fn parse(criterion: &mut Criterion) {
         bencher.iter(|| {
             out.clear();
             let record = rpc::next_record(black_box(&record)).unwrap().unwrap();
-            let message = Message::parse(&record.message).unwrap();
+            let message = RpcMessage::parse(&record.message).unwrap();
             message.answer(&mut out, |call, _| Ok(black_box(call.args.remaining())))
         });
     });
@@ -68,7 +68,7 @@ fn parse(criterion: &mut Criterion) {
 fn turn(criterion: &mut Criterion) {
     let images = images();
     let identity = images.default_image().image.identity;
-    let on = |node| Handle { identity, node }.bytes();
+    let on = |node| FileHandle { identity, node }.bytes();
     let read = |n: u32, len: u32| {
         let offset = u64::from(n) * 7919 * 4096 % (SIZE - u64::from(len));
         call(n, READ, |args| {

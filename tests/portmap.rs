@@ -18,7 +18,7 @@ use common::lan::{self, Namespace};
 use common::needs::needs;
 use common::rpc::{Client, MOUNT, NFS, PORTMAP, TCP, Xdr};
 use common::running::{Running, output_of};
-use isowire::nfs::server::rpcbind::{NotRegistered, Registration, register_at};
+use isowire::nfs::server::rpcbind::{Registration, RegistrationError, register_at};
 
 const NFS_PORT: u16 = 20_490;
 /// The same as a result of a call.
@@ -98,7 +98,7 @@ impl Rpcbind {
     }
 
     /// As a server inside does it.
-    fn register(&self, port: u16) -> Result<Registration, NotRegistered> {
+    fn register(&self, port: u16) -> Result<Registration, RegistrationError> {
         self.host.inside(|| register_at(&self.socket, port))
     }
 
@@ -142,7 +142,7 @@ fn another_server_that_lives_is_left_alone() {
     let (_other, _server) = (rpcbind.listen(NFS_PORT + 1), rpcbind.listen(NFS_PORT));
     let _of_the_other = rpcbind.register(NFS_PORT + 1).unwrap();
     let error = rpcbind.register(NFS_PORT).unwrap_err();
-    assert!(matches!(error, NotRegistered::Taken { program: "NFS", port: 20_491 }), "{error}");
+    assert!(matches!(error, RegistrationError::Taken { program: "NFS", port: 20_491 }), "{error}");
     assert_eq!((rpcbind.port_of(NFS), rpcbind.port_of(MOUNT)), (20_491, 20_491));
 }
 

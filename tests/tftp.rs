@@ -18,7 +18,7 @@ use isowire::export::Allowed;
 use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::images::{ImageSet, ServedImage};
-use isowire::tftp::server::{self, Options, Ports};
+use isowire::tftp::server::{self, Options, PortMode};
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -186,7 +186,7 @@ fn write_noise(path: &Path) {
 }
 
 fn single_port() -> Options {
-    Options { ports: Ports::Single, ..Options::default() }
+    Options { ports: PortMode::Single, ..Options::default() }
 }
 
 #[test]

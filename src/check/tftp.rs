@@ -12,7 +12,7 @@ use super::original::{CheckTally, Expected, Fault, Original};
 use crate::boot::generated::MENU_PATH;
 use crate::codec::Reader;
 use crate::image::NodeId;
-use crate::tftp::wire::{Mode, Packet, Request, TransferOption};
+use crate::tftp::wire::{Packet, TftpRequest, TransferMode, TransferOption};
 
 /// Largest block in an Ethernet frame.
 const BLKSIZE: u16 = 1468;
@@ -96,7 +96,7 @@ impl<'a> Download<'a> {
             TransferOption::Windowsize(WINDOWSIZE),
             TransferOption::Tsize(0),
         ];
-        let request = Packet::Rrq(Request { filename: path, mode: Mode::Octet, options });
+        let request = Packet::Rrq(TftpRequest { filename: path, mode: TransferMode::Octet, options });
         let mut datagram = [0; DATAGRAM];
         let (len, peer) = transfer.exchange(&request, &mut datagram).await?;
         transfer.peer = peer;

@@ -15,8 +15,8 @@ use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
 use crate::export::Batch;
 use crate::export::batch::Chunk;
 use crate::http::session::{Next, Resources, Session, Turn};
-use crate::http::wire::range::{RANGES_MAX, Wanted, wanted};
-use crate::http::wire::{Method, Request};
+use crate::http::wire::range::{RANGES_MAX, RequestedRanges, wanted};
+use crate::http::wire::{HttpRequest, Method};
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
@@ -50,7 +50,7 @@ fn answers(data: &[u8]) {
         match turn {
             Some(Turn { next: Next::Read, .. }) => {
                 assert!(batch.is_empty());
-                return assert!(input.is_empty() || matches!(Request::parse(&input), Ok(None)));
+                return assert!(input.is_empty() || matches!(HttpRequest::parse(&input), Ok(None)));
             }
             Some(Turn { next: Next::Close, .. }) => return assert!(!batch.is_empty()),
             _ => assert!(input.len() < before || !batch.is_empty()),
@@ -59,7 +59,7 @@ fn answers(data: &[u8]) {
 }
 
 fn next_method(input: &[u8]) -> Option<Method> {
-    Some(Request::parse(input).ok()??.0.method)
+    Some(HttpRequest::parse(input).ok()??.0.method)
 }
 
 fn check_answer(batch: &Batch, method: Option<Method>) {
@@ -162,9 +162,9 @@ pub fn range(data: &[u8]) {
     let Some((&len, field)) = data.split_first() else { return };
     let len = usize::from(len);
     let (parts, bytes) = match (wanted(field, len as u64), expected(field, len)) {
-        (Wanted::Whole, None) => return,
-        (Wanted::Nothing, Some(bytes)) => return assert!(!bytes.contains(&true)),
-        (Wanted::Parts(parts), Some(bytes)) => (parts, bytes),
+        (RequestedRanges::Whole, None) => return,
+        (RequestedRanges::Nothing, Some(bytes)) => return assert!(!bytes.contains(&true)),
+        (RequestedRanges::Parts(parts), Some(bytes)) => (parts, bytes),
         (wanted, expected) => panic!("{wanted:?} instead of {expected:?}"),
     };
     let mut sent = vec![0; len];

@@ -12,9 +12,9 @@ use crate::export::batch::Chunk;
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
-use crate::nfs::handle::Handle;
+use crate::nfs::handle::FileHandle;
 use crate::nfs::mount;
-use crate::nfs::rpc::{self, BadRecord, Message, RECORD_MAX, Refused};
+use crate::nfs::rpc::{self, CallError, RECORD_MAX, RecordError, RpcMessage};
 use crate::nfs::session::{DIRECTORY_MAX, READ_MAX, Session, Turn};
 
 /// Most bytes that one call may queue, and most memory that it may take: what a turn allows, and one longest reply.
@@ -36,10 +36,10 @@ pub fn record(data: &[u8]) {
         assert_eq!(rpc::next_record(&data[..end]), Ok(None));
     }
     let mut out = Vec::new();
-    if let Ok(message) = Message::parse(&record.message) {
+    if let Ok(message) = RpcMessage::parse(&record.message) {
         message.answer(&mut out, |call, results| {
             results.opaque(call.args.rest());
-            if call.procedure % 2 == 0 { Ok(()) } else { Err(Refused::ProcUnavail) }
+            if call.procedure % 2 == 0 { Ok(()) } else { Err(CallError::ProcUnavail) }
         });
         assert!((12..=record.message.len() + 32).contains(&out.len()) && out.len().is_multiple_of(4));
         assert_eq!(out[..4], record.message[..4], "the xid");
@@ -64,7 +64,7 @@ pub fn mount(data: &[u8]) {
     let Some((&procedure, args)) = data.split_first() else { return };
     let head = [7, 0, 2, mount::PROGRAM, 3, procedure.into(), 0, 0, 0, 0].map(u32::to_be_bytes).concat();
     let call = [&head, args].concat();
-    let message = Message::parse(&call).expect("a call");
+    let message = RpcMessage::parse(&call).expect("a call");
     let mut out = Vec::new();
     let peer = ([192, 0, 2, 1], 700).into();
     let is_done = message.answer(&mut out, |call, results| mount::answer(&IMAGES, peer, call, results));
@@ -83,8 +83,9 @@ fn check_mount(results: &mut Reader<'_>) -> Result<(), Truncated> {
         assert!(results.is_empty());
         return Ok(());
     }
-    assert_eq!(results.u32_be()? as usize, Handle::LEN);
-    let Handle { identity, node } = Handle::parse(results.take(Handle::LEN)?).expect("a handle of ours");
+    assert_eq!(results.u32_be()? as usize, FileHandle::LEN);
+    let FileHandle { identity, node } =
+        FileHandle::parse(results.take(FileHandle::LEN)?).expect("a handle of ours");
     let mut images = IMAGES.iter().map(|served| &served.image);
     let image = images.find(|image| image.identity == identity).expect("an image that is served");
     assert!(matches!(image.index.node(node).kind, NodeKind::Directory { .. }));
@@ -108,7 +109,7 @@ pub fn session(data: &[u8]) {
 #[derive(Debug, PartialEq, Eq)]
 struct Said {
     replies: Vec<Vec<u8>>,
-    end: Option<BadRecord>,
+    end: Option<RecordError>,
 }
 
 fn converse(data: &[u8], segment: usize) -> Said {

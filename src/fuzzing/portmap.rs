@@ -3,14 +3,14 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::codec::Reader;
-use crate::nfs::portmap::{PORT, Portmap};
+use crate::nfs::portmap::{PORT, Portmapper};
 use crate::nfs::rpc;
 
 /// Whatever comes to the portmapper, as a stream or as a datagram: replies are whole records, one at most for each
 /// call and to its xid, and none is longer than a list. A datagram gets no more than thrice what it brought, so that
 /// nobody can aim us at a third party (the factor that RFC 9000 §8.1 allows).
 pub fn calls(data: &[u8]) {
-    let portmap = Portmap::new(2049);
+    let portmap = Portmapper::new(2049);
     let local = SocketAddr::from((Ipv4Addr::new(192, 168, 255, 255), PORT));
     let mut out = Vec::new();
     portmap.handle_datagram(data, local, &mut out);
@@ -24,7 +24,7 @@ pub fn calls(data: &[u8]) {
 /// A list of eight entries of rpcbind, behind its header.
 const LONGEST_REPLY: usize = 28 + 8 * 64;
 
-fn stream(portmap: Portmap, local: SocketAddr, data: &[u8]) {
+fn stream(portmap: Portmapper, local: SocketAddr, data: &[u8]) {
     let mut out = Vec::new();
     let taken = portmap.handle_stream(data, local, &mut out).unwrap_or(data.len());
     let (mut input, mut output) = (data, &out[..]);

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::session::{Next, Resources, Session, Story, Turn};
-use super::wire::Status;
+use super::wire::StatusCode;
 use crate::boot::Files;
 use crate::export::Batch;
 use crate::machines::{self, Meter, Registry, Step};
@@ -174,7 +174,7 @@ impl stream::Session for Client {
 
     fn sent(&mut self, result: &Result<(), TransmitError>, unsent: u64, _: &BytesMut, meter: &mut Meter) {
         let Some(story) = self.story.take() else { return };
-        if story.is_made && story.status == Status::OK {
+        if story.is_made && story.status == StatusCode::OK {
             meter.reached(Step::Menu, Instant::now().into_std());
         }
         tell(&story, self.peer, self.since, result, unsent);
@@ -209,7 +209,9 @@ fn tell(story: &Story, peer: SocketAddr, since: Instant, sent: &Result<(), Trans
     let Story { path, status, bytes, agent, .. } = story;
     let (status, ms) = (status.0, since.elapsed().as_millis());
     match sent {
-        Ok(()) if status == Status::NOT_FOUND.0 => info!(%peer, ?path, ?agent, "HTTP refused: no such file"),
+        Ok(()) if status == StatusCode::NOT_FOUND.0 => {
+            info!(%peer, ?path, ?agent, "HTTP refused: no such file")
+        }
         Ok(()) => info!(%peer, ?path, status, bytes, ms, ?agent, "file sent over HTTP"),
         Err(error) => {
             let sent = bytes.saturating_sub(unsent);

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use super::session::{Attached, Handshake, Next, Rejected, Tally, Transmission, Turn};
-use super::wire::{self, Malformed};
+use super::wire::{self, NbdParseError};
 use crate::export::{Batch, Piece};
 use crate::images::ImageSet;
 use crate::machines::{self, Meter, Registry};
@@ -145,7 +145,7 @@ enum Reason {
     #[error("the client disconnected")]
     Disconnected,
     #[error("the client broke the protocol: {0}")]
-    Broken(Malformed),
+    Broken(NbdParseError),
     #[error("the client wants to write {0} bytes at once")]
     Flooded(u32),
 }

@@ -139,7 +139,7 @@ numbers! {
 
 /// Why bytes are not the message they should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum NbdParseError {
     /// On a stream: the rest has not arrived yet. Inside an option: its lengths contradict each other.
     #[error(transparent)]
     Truncated(#[from] Truncated),
@@ -161,7 +161,7 @@ pub struct ClientFlags(pub u32);
 impl ClientFlags {
     pub const LEN: usize = 4;
 
-    pub fn parse(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub fn parse(reader: &mut Reader<'_>) -> Result<Self, NbdParseError> {
         Ok(Self(reader.u32_be()?))
     }
 
@@ -185,11 +185,11 @@ pub struct OptionHeader {
 impl OptionHeader {
     pub const LEN: usize = 16;
 
-    pub fn parse(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub fn parse(reader: &mut Reader<'_>) -> Result<Self, NbdParseError> {
         let mut header = reader.sub(Self::LEN)?;
         match header.u64_be()? {
             OPTS_MAGIC => Ok(Self { option: Opt(header.u32_be()?), len: header.u32_be()? }),
-            other => Err(Malformed::BadMagic(other)),
+            other => Err(NbdParseError::BadMagic(other)),
         }
     }
 }
@@ -205,7 +205,7 @@ pub struct InfoRequest<'a> {
 
 impl<'a> InfoRequest<'a> {
     /// Parses the whole data of the option.
-    pub fn parse(mut data: Reader<'a>) -> Result<Self, Malformed> {
+    pub fn parse(mut data: Reader<'a>) -> Result<Self, NbdParseError> {
         let name = string(&mut data)?;
         let mut request = Self { name, wants_name: false, wants_description: false, wants_block_size: false };
         for _ in 0..data.u16_be()? {
@@ -236,7 +236,7 @@ pub struct MetaContextRequest<'a> {
 
 impl<'a> MetaContextRequest<'a> {
     /// Parses the whole data of the option.
-    pub fn parse(mut data: Reader<'a>) -> Result<Self, Malformed> {
+    pub fn parse(mut data: Reader<'a>) -> Result<Self, NbdParseError> {
         let name = string(&mut data)?;
         let queries = data.u32_be()?;
         let mut request = Self { name, queries, asks_allocation: false, asks_base: false };
@@ -252,19 +252,19 @@ impl<'a> MetaContextRequest<'a> {
 }
 
 /// A string behind its 32-bit length.
-fn string<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
+fn string<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], NbdParseError> {
     // A length that does not fit an address is longer than any data.
     let len = usize::try_from(reader.u32_be()?).unwrap_or(usize::MAX);
     Ok(reader.take(len)?)
 }
 
-fn end(reader: Reader<'_>) -> Result<(), Malformed> {
-    if reader.is_empty() { Ok(()) } else { Err(Malformed::Excess(reader.remaining())) }
+fn end(reader: Reader<'_>) -> Result<(), NbdParseError> {
+    if reader.is_empty() { Ok(()) } else { Err(NbdParseError::Excess(reader.remaining())) }
 }
 
 /// What a client asks for in transmission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Request {
+pub struct NbdRequest {
     pub flags: u16,
     pub command: Cmd,
     /// Chosen by the client, echoed untouched.
@@ -273,14 +273,14 @@ pub struct Request {
     pub len: u32,
 }
 
-impl Request {
+impl NbdRequest {
     pub const LEN: usize = 28;
 
-    pub fn parse(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub fn parse(reader: &mut Reader<'_>) -> Result<Self, NbdParseError> {
         let mut request = reader.sub(Self::LEN)?;
         match request.u32_be()? {
             REQUEST_MAGIC => {}
-            other => return Err(Malformed::BadMagic(other.into())),
+            other => return Err(NbdParseError::BadMagic(other.into())),
         }
         Ok(Self {
             flags: request.u16_be()?,

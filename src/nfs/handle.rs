@@ -13,33 +13,33 @@ use crate::nfs::wire::COOKIE_VERIFIER;
 /// | identity | node   | check  |
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Handle {
+pub struct FileHandle {
     pub identity: Identity,
     pub node: NodeId,
 }
 
 /// The bytes are no handle of this server, nor of another of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BadHandle;
+pub struct BadHandleError;
 
-impl From<Truncated> for BadHandle {
+impl From<Truncated> for BadHandleError {
     fn from(_: Truncated) -> Self {
-        BadHandle
+        BadHandleError
     }
 }
 
-impl Handle {
+impl FileHandle {
     /// Bytes of a handle.
     pub const LEN: usize = 16;
 
     /// The handle in a call.
     ///
     /// # Errors
-    /// [`BadHandle`]
-    pub fn parse(bytes: &[u8]) -> Result<Self, BadHandle> {
+    /// [`BadHandleError`]
+    pub fn parse(bytes: &[u8]) -> Result<Self, BadHandleError> {
         let mut reader = Reader::new(bytes);
         let handle = Self { identity: Identity(reader.u64_be()?), node: NodeId(reader.u32_be()?) };
-        if handle.bytes() == bytes { Ok(handle) } else { Err(BadHandle) }
+        if handle.bytes() == bytes { Ok(handle) } else { Err(BadHandleError) }
     }
 
     /// The handle in a reply.
@@ -77,7 +77,7 @@ pub const fn cookie_verifier(identity: Identity) -> [u8; COOKIE_VERIFIER] {
 mod tests {
     use super::*;
 
-    const HANDLE: Handle = Handle { identity: Identity(0x0123_4567_89ab_cdef), node: NodeId(0xfeed) };
+    const HANDLE: FileHandle = FileHandle { identity: Identity(0x0123_4567_89ab_cdef), node: NodeId(0xfeed) };
 
     /// Whoever changes the layout takes the root away from every machine that is up when the server is upgraded.
     #[test]
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_handle_comes_back_as_it_went() {
-        assert_eq!(Handle::parse(&HANDLE.bytes()), Ok(HANDLE));
+        assert_eq!(FileHandle::parse(&HANDLE.bytes()), Ok(HANDLE));
     }
 
     #[test]
@@ -99,12 +99,12 @@ mod tests {
         for bit in 0..good.len() * 8 {
             let mut bad = good;
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Handle::parse(&bad), Err(BadHandle), "bit {bit}");
+            assert_eq!(FileHandle::parse(&bad), Err(BadHandleError), "bit {bit}");
         }
         for len in 0..good.len() {
-            assert_eq!(Handle::parse(&good[..len]), Err(BadHandle), "{len} bytes");
+            assert_eq!(FileHandle::parse(&good[..len]), Err(BadHandleError), "{len} bytes");
         }
-        assert_eq!(Handle::parse(&[&good[..], b"\0"].concat()), Err(BadHandle));
-        assert_eq!(Handle::parse(&[0; 16]), Err(BadHandle));
+        assert_eq!(FileHandle::parse(&[&good[..], b"\0"].concat()), Err(BadHandleError));
+        assert_eq!(FileHandle::parse(&[0; 16]), Err(BadHandleError));
     }
 }

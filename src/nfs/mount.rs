@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 
 use tracing::info;
 
-use super::handle::Handle;
-use super::rpc::{AUTH_NONE, AUTH_SYS, Call, Refused};
-use super::xdr::{self, Emitter, Malformed};
+use super::handle::FileHandle;
+use super::rpc::{AUTH_NONE, AUTH_SYS, Call, CallError};
+use super::xdr::{self, Emitter, XdrParseError};
 use crate::image::NodeKind;
 use crate::images::ImageSet;
 
@@ -32,7 +32,7 @@ const MNT3_OK: u32 = 0;
 
 /// Why a path cannot be mounted: the client's fault. The numbers are `mountstat3`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-enum Unmountable {
+enum MountError {
     #[error("there is no such directory in any image")]
     NoEnt = 2,
     #[error("it is not a directory")]
@@ -44,15 +44,15 @@ enum Unmountable {
 /// Answers a call of the MOUNT program from `peer`.
 ///
 /// # Errors
-/// [`Refused`]
+/// [`CallError`]
 pub fn answer(
     images: &ImageSet,
     peer: SocketAddr,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
-) -> Result<(), Refused> {
+) -> Result<(), CallError> {
     if call.version != VERSION {
-        return Err(Refused::ProgMismatch { low: VERSION, high: VERSION });
+        return Err(CallError::ProgMismatch { low: VERSION, high: VERSION });
     }
     match call.procedure {
         procedure::NULL => {}
@@ -65,7 +65,7 @@ pub fn answer(
         }
         procedure::UMNTALL => info!(%peer, "unmounted everything over NFS"),
         procedure::EXPORT => exports(images, results),
-        _ => return Err(Refused::ProcUnavail),
+        _ => return Err(CallError::ProcUnavail),
     }
     Ok(())
 }
@@ -75,11 +75,11 @@ fn mount(
     peer: SocketAddr,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
-) -> Result<(), Refused> {
+) -> Result<(), CallError> {
     let path = match xdr::opaque(&mut { call.args }, PATH_MAX) {
         Ok(path) => path,
-        Err(Malformed::TooLong { .. }) => {
-            refuse(peer, b"", Unmountable::NameTooLong, results);
+        Err(XdrParseError::TooLong { .. }) => {
+            refuse(peer, b"", MountError::NameTooLong, results);
             return Ok(());
         }
         Err(malformed) => return Err(malformed.into()),
@@ -99,17 +99,19 @@ fn mount(
     Ok(())
 }
 
-fn refuse(peer: SocketAddr, path: &[u8], unmountable: Unmountable, results: &mut Emitter<'_>) {
+fn refuse(peer: SocketAddr, path: &[u8], unmountable: MountError, results: &mut Emitter<'_>) {
     info!(%peer, path = %path.escape_ascii(), "mount over NFS refused: {unmountable}");
     results.u32(unmountable as u32);
 }
 
 /// The name of the image and the handle of its directory that `path` means.
-fn directory<'a>(images: &'a ImageSet, path: &[u8]) -> Result<(&'a str, Handle), Unmountable> {
-    let (served, node) = images.node(path).ok_or(Unmountable::NoEnt)?;
+fn directory<'a>(images: &'a ImageSet, path: &[u8]) -> Result<(&'a str, FileHandle), MountError> {
+    let (served, node) = images.node(path).ok_or(MountError::NoEnt)?;
     match served.image.index.node(node).kind {
-        NodeKind::Directory { .. } => Ok((&served.name, Handle { identity: served.image.identity, node })),
-        _ => Err(Unmountable::NotDir),
+        NodeKind::Directory { .. } => {
+            Ok((&served.name, FileHandle { identity: served.image.identity, node }))
+        }
+        _ => Err(MountError::NotDir),
     }
 }
 

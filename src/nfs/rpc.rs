@@ -1,19 +1,19 @@
 //! ONC RPC version 2 (RFC 5531): records on a stream, calls and replies.
 //!
-//! A program is a function from a [`Call`] to its results. [`Message::answer`] does the rest, over whatever transport
+//! A program is a function from a [`Call`] to its results. [`RpcMessage::answer`] does the rest, over whatever transport
 //! the message came:
 //!
 //! ```
-//! use isowire::nfs::rpc::{Message, Refused};
+//! use isowire::nfs::rpc::{RpcMessage, CallError};
 //!
 //! let ping = [&b"xid!"[..], &[0; 7], &[2], &[0; 3], &[99], &[0; 3], &[1], &[0; 4 + 16]].concat();
 //! let mut reply = Vec::new();
-//! let message = Message::parse(&ping).expect("a call");
+//! let message = RpcMessage::parse(&ping).expect("a call");
 //! message.answer(&mut reply, |call, _results| match (call.program, call.version, call.procedure) {
 //!     (99, 1, 0) => Ok(()),
-//!     (99, 1, _) => Err(Refused::ProcUnavail),
-//!     (99, _, _) => Err(Refused::ProgMismatch { low: 1, high: 1 }),
-//!     _ => Err(Refused::ProgUnavail),
+//!     (99, 1, _) => Err(CallError::ProcUnavail),
+//!     (99, _, _) => Err(CallError::ProgMismatch { low: 1, high: 1 }),
+//!     _ => Err(CallError::ProgUnavail),
 //! });
 //! assert!(reply.starts_with(b"xid!\0\0\0\x01"));
 //! ```
@@ -23,7 +23,7 @@
 
 use std::borrow::Cow;
 
-use super::xdr::{self, Emitter, Malformed};
+use super::xdr::{self, Emitter, XdrParseError};
 use crate::codec::{Reader, Truncated};
 
 /// Longest record that is taken from a client, in bytes: a WRITE of [`PAYLOAD_MAX`] bytes with the longest
@@ -63,7 +63,7 @@ const MARK: usize = 4;
 
 /// A complete record at the front of the input.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record<'a> {
+pub struct RpcRecord<'a> {
     /// The message. Borrowed from the input, unless it came in several fragments.
     pub message: Cow<'a, [u8]>,
     /// Bytes of input that it takes, marks included.
@@ -72,21 +72,21 @@ pub struct Record<'a> {
 
 /// The stream makes no sense or asks for too much memory; nothing behind this can be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadRecord {
+pub enum RecordError {
     #[error("a record of {0} bytes or more, where {RECORD_MAX} are the most")]
     TooLong(usize),
     #[error("a record of more than {FRAGMENTS_MAX} fragments")]
     TooManyFragments,
     #[error(transparent)]
-    NotACall(#[from] NotACall),
+    NotACall(#[from] NotACallError),
 }
 
 /// The first record of `input`; `None` as long as it is not complete. Allocates only for a record of several
 /// fragments, when all of it is there.
 ///
 /// # Errors
-/// [`BadRecord`] as soon as the marks promise more than the limits allow, however little of it is there.
-pub fn next_record(input: &[u8]) -> Result<Option<Record<'_>>, BadRecord> {
+/// [`RecordError`] as soon as the marks promise more than the limits allow, however little of it is there.
+pub fn next_record(input: &[u8]) -> Result<Option<RpcRecord<'_>>, RecordError> {
     let mut size = 0;
     let mut reader = Reader::new(input);
     for count in 1..=FRAGMENTS_MAX {
@@ -94,17 +94,17 @@ pub fn next_record(input: &[u8]) -> Result<Option<Record<'_>>, BadRecord> {
         let fragment = (mark & !LAST_FRAGMENT) as usize;
         size += fragment;
         if size > RECORD_MAX {
-            return Err(BadRecord::TooLong(size));
+            return Err(RecordError::TooLong(size));
         }
         if reader.skip(fragment).is_err() {
             return Ok(None);
         }
         if mark & LAST_FRAGMENT != 0 {
             let len = input.len() - reader.remaining();
-            return Ok(Some(Record { message: join(Fragments(Reader::new(input)), count), len }));
+            return Ok(Some(RpcRecord { message: join(Fragments(Reader::new(input)), count), len }));
         }
     }
-    Err(BadRecord::TooManyFragments)
+    Err(RecordError::TooManyFragments)
 }
 
 /// The fragments at the front of an input, without their marks.
@@ -147,17 +147,17 @@ pub fn end_record(out: &mut [u8], start: usize, payload: u32) {
 /// datagram ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("what came is not an RPC call")]
-pub struct NotACall;
+pub struct NotACallError;
 
-impl From<Truncated> for NotACall {
+impl From<Truncated> for NotACallError {
     fn from(_: Truncated) -> Self {
-        NotACall
+        NotACallError
     }
 }
 
 /// A call of which no more than the fixed part was looked at.
 #[derive(Debug, Clone, Copy)]
-pub struct Message<'a> {
+pub struct RpcMessage<'a> {
     /// Number by which the client knows the reply.
     pub xid: u32,
     rpc_version: u32,
@@ -205,7 +205,7 @@ impl AuthSys<'_> {
 
 /// Why a program did not run a procedure (RFC 5531 §9, `accept_stat`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum CallError {
     /// The program is not here.
     ProgUnavail,
     /// The program is here in other versions.
@@ -217,15 +217,15 @@ pub enum Refused {
     GarbageArgs,
 }
 
-impl From<Malformed> for Refused {
-    fn from(_: Malformed) -> Self {
-        Refused::GarbageArgs
+impl From<XdrParseError> for CallError {
+    fn from(_: XdrParseError) -> Self {
+        CallError::GarbageArgs
     }
 }
 
-impl From<Truncated> for Refused {
+impl From<Truncated> for CallError {
     fn from(_: Truncated) -> Self {
-        Refused::GarbageArgs
+        CallError::GarbageArgs
     }
 }
 
@@ -239,7 +239,7 @@ enum AuthStat {
 
 /// Why a call reached no program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rejected {
+enum RejectError {
     /// Another version of RPC itself.
     RpcMismatch,
     Auth(AuthStat),
@@ -247,16 +247,16 @@ enum Rejected {
     Garbage,
 }
 
-impl<'a> Message<'a> {
+impl<'a> RpcMessage<'a> {
     /// The message in a record or datagram.
     ///
     /// # Errors
-    /// [`NotACall`]
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, NotACall> {
+    /// [`NotACallError`]
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, NotACallError> {
         let mut reader = Reader::new(bytes);
         let xid = reader.u32_be()?;
         if reader.u32_be()? != CALL {
-            return Err(NotACall);
+            return Err(NotACallError);
         }
         Ok(Self {
             xid,
@@ -273,7 +273,7 @@ impl<'a> Message<'a> {
     pub fn answer<T>(
         &self,
         out: &mut Vec<u8>,
-        program: impl FnOnce(&Call<'_>, &mut Emitter<'_>) -> Result<T, Refused>,
+        program: impl FnOnce(&Call<'_>, &mut Emitter<'_>) -> Result<T, CallError>,
     ) -> Option<T> {
         let mut reply = Emitter::new(out);
         reply.u32(self.xid);
@@ -297,10 +297,10 @@ impl<'a> Message<'a> {
         }
     }
 
-    fn call(&self) -> Result<Call<'a>, Rejected> {
+    fn call(&self) -> Result<Call<'a>, RejectError> {
         let Self { xid, rpc_version, program, version, procedure, mut rest } = *self;
         if rpc_version != RPC_VERSION {
-            return Err(Rejected::RpcMismatch);
+            return Err(RejectError::RpcMismatch);
         }
         let credentials = credentials(&mut rest)?;
         // RFC 5531 §8.2: what a verifier means is the flavor's matter; AUTH_NONE and AUTH_SYS have none.
@@ -309,42 +309,42 @@ impl<'a> Message<'a> {
     }
 }
 
-fn credentials<'a>(reader: &mut Reader<'a>) -> Result<Credentials<'a>, Rejected> {
+fn credentials<'a>(reader: &mut Reader<'a>) -> Result<Credentials<'a>, RejectError> {
     let (flavor, body) = opaque_auth(reader, AuthStat::BadCred)?;
     match flavor {
         // RFC 5531 §10.1: the length SHOULD be zero, which is no reason to turn somebody away.
         AUTH_NONE => Ok(Credentials::None),
         AUTH_SYS => auth_sys(body).map(Credentials::Sys),
-        _ => Err(Rejected::Auth(AuthStat::TooWeak)),
+        _ => Err(RejectError::Auth(AuthStat::TooWeak)),
     }
 }
 
 /// `opaque_auth` (RFC 5531 §8.2): a flavor and its body.
-fn opaque_auth<'a>(reader: &mut Reader<'a>, if_long: AuthStat) -> Result<(u32, Reader<'a>), Rejected> {
-    let flavor = reader.u32_be().map_err(|_| Rejected::Garbage)?;
+fn opaque_auth<'a>(reader: &mut Reader<'a>, if_long: AuthStat) -> Result<(u32, Reader<'a>), RejectError> {
+    let flavor = reader.u32_be().map_err(|_| RejectError::Garbage)?;
     match xdr::opaque(reader, AUTH_BODY_MAX) {
         Ok(body) => Ok((flavor, Reader::new(body))),
-        Err(Malformed::TooLong { .. }) => Err(Rejected::Auth(if_long)),
-        Err(_) => Err(Rejected::Garbage),
+        Err(XdrParseError::TooLong { .. }) => Err(RejectError::Auth(if_long)),
+        Err(_) => Err(RejectError::Garbage),
     }
 }
 
-fn auth_sys(mut body: Reader<'_>) -> Result<AuthSys<'_>, Rejected> {
+fn auth_sys(mut body: Reader<'_>) -> Result<AuthSys<'_>, RejectError> {
     parse_auth_sys(&mut body).map_err(|malformed| match malformed {
-        Malformed::TooLong { .. } => Rejected::Auth(AuthStat::BadCred),
-        _ => Rejected::Garbage,
+        XdrParseError::TooLong { .. } => RejectError::Auth(AuthStat::BadCred),
+        _ => RejectError::Garbage,
     })
 }
 
 /// `authsys_parms`: stamp, machine name, uid, gid, gids.
-fn parse_auth_sys<'a>(body: &mut Reader<'a>) -> Result<AuthSys<'a>, Malformed> {
+fn parse_auth_sys<'a>(body: &mut Reader<'a>) -> Result<AuthSys<'a>, XdrParseError> {
     body.u32_be()?;
     xdr::opaque(body, MACHINE_NAME_MAX)?;
     let (uid, gid) = (body.u32_be()?, body.u32_be()?);
     let count = body.u32_be()? as usize;
     let gids = body.sub(count.saturating_mul(4))?;
     if count > GIDS_MAX {
-        return Err(Malformed::TooLong { len: count, max: GIDS_MAX });
+        return Err(XdrParseError::TooLong { len: count, max: GIDS_MAX });
     }
     Ok(AuthSys { uid, gid, gids })
 }
@@ -357,33 +357,33 @@ fn emit_accepted(reply: &mut Emitter<'_>, accept_stat: u32) {
     reply.u32(accept_stat);
 }
 
-fn emit_refused(reply: &mut Emitter<'_>, refused: Refused) {
+fn emit_refused(reply: &mut Emitter<'_>, refused: CallError) {
     match refused {
-        Refused::ProgUnavail => emit_accepted(reply, 1),
-        Refused::ProgMismatch { low, high } => {
+        CallError::ProgUnavail => emit_accepted(reply, 1),
+        CallError::ProgMismatch { low, high } => {
             emit_accepted(reply, 2);
             reply.u32(low);
             reply.u32(high);
         }
-        Refused::ProcUnavail => emit_accepted(reply, 3),
-        Refused::GarbageArgs => emit_accepted(reply, 4),
+        CallError::ProcUnavail => emit_accepted(reply, 3),
+        CallError::GarbageArgs => emit_accepted(reply, 4),
     }
 }
 
-fn emit_rejected(reply: &mut Emitter<'_>, rejected: Rejected) {
+fn emit_rejected(reply: &mut Emitter<'_>, rejected: RejectError) {
     match rejected {
-        Rejected::RpcMismatch => {
+        RejectError::RpcMismatch => {
             reply.u32(MSG_DENIED);
             reply.u32(RPC_MISMATCH);
             reply.u32(RPC_VERSION);
             reply.u32(RPC_VERSION);
         }
-        Rejected::Auth(stat) => {
+        RejectError::Auth(stat) => {
             reply.u32(MSG_DENIED);
             reply.u32(AUTH_ERROR);
             reply.u32(stat as u32);
         }
-        Rejected::Garbage => emit_refused(reply, Refused::GarbageArgs),
+        RejectError::Garbage => emit_refused(reply, CallError::GarbageArgs),
     }
 }
 
@@ -413,7 +413,7 @@ mod tests {
     /// The words of the reply behind the xid; the program knows its number, its version 3 and procedure 0.
     fn reply(message: &[u8]) -> Vec<u32> {
         let mut out = Vec::new();
-        Message::parse(message).unwrap().answer(&mut out, |call, results| {
+        RpcMessage::parse(message).unwrap().answer(&mut out, |call, results| {
             results.u32(0xbad);
             match (call.program, call.version, call.procedure) {
                 (7, 3, 0) => {
@@ -421,10 +421,10 @@ mod tests {
                     results.u32(0x600d);
                     Ok(())
                 }
-                (7, 3, 1) => Err(Malformed::Truncated.into()),
-                (7, 3, _) => Err(Refused::ProcUnavail),
-                (7, _, _) => Err(Refused::ProgMismatch { low: 3, high: 3 }),
-                _ => Err(Refused::ProgUnavail),
+                (7, 3, 1) => Err(XdrParseError::Truncated.into()),
+                (7, 3, _) => Err(CallError::ProcUnavail),
+                (7, _, _) => Err(CallError::ProgMismatch { low: 3, high: 3 }),
+                _ => Err(CallError::ProgUnavail),
             }
         });
         let words: Vec<_> = out.chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect();
@@ -434,11 +434,11 @@ mod tests {
 
     #[test]
     fn the_call_of_nfsmount_is_understood() {
-        let Record { message, len } = next_record(GETPORT).unwrap().unwrap();
+        let RpcRecord { message, len } = next_record(GETPORT).unwrap().unwrap();
         assert!(matches!(message, Cow::Borrowed(_)), "one fragment is not copied");
         assert_eq!(len, GETPORT.len());
         let mut out = Vec::new();
-        let answered = Message::parse(&message).unwrap().answer(&mut out, |call, results| {
+        let answered = RpcMessage::parse(&message).unwrap().answer(&mut out, |call, results| {
             assert_eq!((call.program, call.version, call.procedure), (100_000, 2, 3));
             assert!(matches!(call.credentials, Credentials::None));
             results.u32(2049);
@@ -450,7 +450,7 @@ mod tests {
 
     #[test]
     fn the_credentials_of_the_kernel_are_understood() {
-        let call = Message::parse(FSINFO).unwrap().call().unwrap();
+        let call = RpcMessage::parse(FSINFO).unwrap().call().unwrap();
         let Credentials::Sys(user) = call.credentials else { panic!("{call:?}") };
         assert_eq!((user.uid, user.gid), (0, 0));
         assert!(user.is_in_group(0) && !user.is_in_group(1));
@@ -461,7 +461,7 @@ mod tests {
     fn supplementary_groups_count() {
         let words = [0, 2, 7, 3, 0, AUTH_SYS, 28, 0, 0, 1000, 1000, 2, 5, 998, 0, 0];
         let message = call(&words);
-        let Credentials::Sys(user) = Message::parse(&message).unwrap().call().unwrap().credentials else {
+        let Credentials::Sys(user) = RpcMessage::parse(&message).unwrap().call().unwrap().credentials else {
             panic!("no AUTH_SYS");
         };
         assert!([1000, 5, 998].into_iter().all(|gid| user.is_in_group(gid)));
@@ -475,20 +475,20 @@ mod tests {
             assert_eq!(next_record(&bytes[..end]), Ok(None), "{end}");
         }
         let input = [&bytes[..], b"next"].concat();
-        let joined = Record { message: Cow::Owned(b"abcde".to_vec()), len: bytes.len() };
+        let joined = RpcRecord { message: Cow::Owned(b"abcde".to_vec()), len: bytes.len() };
         assert_eq!(next_record(&input), Ok(Some(joined)));
     }
 
     #[test]
     fn marks_that_promise_too_much_are_refused_before_the_bytes_come() {
-        assert_eq!(next_record(b"\xff\xff\xff\xff"), Err(BadRecord::TooLong(0x7fff_ffff)));
-        assert_eq!(next_record(b"\x7f\xff\xff\xff"), Err(BadRecord::TooLong(0x7fff_ffff)));
+        assert_eq!(next_record(b"\xff\xff\xff\xff"), Err(RecordError::TooLong(0x7fff_ffff)));
+        assert_eq!(next_record(b"\x7f\xff\xff\xff"), Err(RecordError::TooLong(0x7fff_ffff)));
         let most = (LAST_FRAGMENT | RECORD_MAX as u32).to_be_bytes();
         assert_eq!(next_record(&most), Ok(None));
         let long = vec![0; RECORD_MAX];
         let sum = record(&[(&long, false), (b"!", true)]);
-        assert_eq!(next_record(&sum[..MARK + RECORD_MAX + MARK]), Err(BadRecord::TooLong(RECORD_MAX + 1)));
-        assert_eq!(next_record(&record(&[(&b""[..], false); 16])), Err(BadRecord::TooManyFragments));
+        assert_eq!(next_record(&sum[..MARK + RECORD_MAX + MARK]), Err(RecordError::TooLong(RECORD_MAX + 1)));
+        assert_eq!(next_record(&record(&[(&b""[..], false); 16])), Err(RecordError::TooManyFragments));
         let mut enough = vec![(&b""[..], false); 15];
         enough.push((b"x", true));
         assert_eq!(next_record(&record(&enough)).unwrap().unwrap().message, &b"x"[..]);
@@ -497,11 +497,11 @@ mod tests {
     #[test]
     fn what_is_no_call_gets_no_answer() {
         let whole = call(&[CALL, 2, 7, 3, 0]);
-        assert!(Message::parse(&whole).is_ok());
+        assert!(RpcMessage::parse(&whole).is_ok());
         for end in 0..whole.len() {
-            assert_eq!(Message::parse(&whole[..end]).unwrap_err(), NotACall, "{end}");
+            assert_eq!(RpcMessage::parse(&whole[..end]).unwrap_err(), NotACallError, "{end}");
         }
-        assert_eq!(Message::parse(&call(&[REPLY, 2, 7, 3, 0])).unwrap_err(), NotACall);
+        assert_eq!(RpcMessage::parse(&call(&[REPLY, 2, 7, 3, 0])).unwrap_err(), NotACallError);
     }
 
     #[test]

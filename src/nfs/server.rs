@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
 
-use super::rpc::BadRecord;
+use super::rpc::RecordError;
 use super::session::{Session, Tally, Turn};
 use crate::export::Batch;
 use crate::images::ImageSet;
@@ -81,7 +81,7 @@ struct Client {
 /// Reason for which we end a connection.
 #[derive(Debug, thiserror::Error)]
 #[error("the client broke the protocol: {0}")]
-struct Reason(BadRecord);
+struct Reason(RecordError);
 
 impl stream::Session for Client {
     type Reason = Reason;
@@ -121,7 +121,7 @@ mod tests {
     use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
     use crate::image::{Extent, Image, Source};
     use crate::images::ServedImage;
-    use crate::nfs::handle::Handle;
+    use crate::nfs::handle::FileHandle;
     use crate::nfs::session::READ_MAX;
     use crate::nfs::wire::procedure::{NULL, READ};
 
@@ -137,7 +137,7 @@ mod tests {
         let medium = tempfile::NamedTempFile::new().unwrap();
         medium.as_file().set_len(SIZE).unwrap();
         let image = Image::new(Source::open(medium.path()).unwrap(), index).unwrap();
-        let handle = Handle { identity: image.identity, node: FILE }.bytes().to_vec();
+        let handle = FileHandle { identity: image.identity, node: FILE }.bytes().to_vec();
         let served = ServedImage::new("zeros", image);
         // So small that replies wait in the server.
         let [listening, socket] = [(); 2].map(|()| TcpSocket::new_v4().unwrap());

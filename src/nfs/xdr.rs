@@ -7,7 +7,7 @@ use crate::codec::{Reader, Truncated};
 
 /// The bytes are not what the call says they are: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum XdrParseError {
     #[error("the arguments end in the middle of a value")]
     Truncated,
     #[error("{len} bytes where at most {max} may be")]
@@ -16,9 +16,9 @@ pub enum Malformed {
     NotABoolean(u32),
 }
 
-impl From<Truncated> for Malformed {
+impl From<Truncated> for XdrParseError {
     fn from(_: Truncated) -> Self {
-        Malformed::Truncated
+        XdrParseError::Truncated
     }
 }
 
@@ -30,13 +30,13 @@ pub const fn padding(len: usize) -> usize {
 /// `opaque<max>` or `string<max>` (RFC 4506 §4.10 and §4.11), without its padding.
 ///
 /// # Errors
-/// [`Malformed::TooLong`] for more than `max` bytes that are all there; the bytes and their padding are read then.
-pub fn opaque<'a>(reader: &mut Reader<'a>, max: usize) -> Result<&'a [u8], Malformed> {
+/// [`XdrParseError::TooLong`] for more than `max` bytes that are all there; the bytes and their padding are read then.
+pub fn opaque<'a>(reader: &mut Reader<'a>, max: usize) -> Result<&'a [u8], XdrParseError> {
     let len = reader.u32_be()? as usize;
     let bytes = reader.take(len)?;
     reader.skip(padding(len))?;
     if len > max {
-        return Err(Malformed::TooLong { len, max });
+        return Err(XdrParseError::TooLong { len, max });
     }
     Ok(bytes)
 }
@@ -44,12 +44,12 @@ pub fn opaque<'a>(reader: &mut Reader<'a>, max: usize) -> Result<&'a [u8], Malfo
 /// `bool` (RFC 4506 §4.4).
 ///
 /// # Errors
-/// [`Malformed::NotABoolean`] for anything but 0 and 1.
-pub fn boolean(reader: &mut Reader<'_>) -> Result<bool, Malformed> {
+/// [`XdrParseError::NotABoolean`] for anything but 0 and 1.
+pub fn boolean(reader: &mut Reader<'_>) -> Result<bool, XdrParseError> {
     match reader.u32_be()? {
         0 => Ok(false),
         1 => Ok(true),
-        other => Err(Malformed::NotABoolean(other)),
+        other => Err(XdrParseError::NotABoolean(other)),
     }
 }
 
@@ -124,11 +124,11 @@ mod tests {
     #[test]
     fn a_length_is_held_against_the_input_first_and_then_against_its_limit() {
         let mut huge = Reader::new(b"\xff\xff\xff\xffabcd");
-        assert_eq!(opaque(&mut huge, 64), Err(Malformed::Truncated));
+        assert_eq!(opaque(&mut huge, 64), Err(XdrParseError::Truncated));
         let mut unpadded = Reader::new(b"\0\0\0\x03abc");
-        assert_eq!(opaque(&mut unpadded, 64), Err(Malformed::Truncated));
+        assert_eq!(opaque(&mut unpadded, 64), Err(XdrParseError::Truncated));
         let mut long = Reader::new(b"\0\0\0\x05abcde\0\0\0!");
-        assert_eq!(opaque(&mut long, 4), Err(Malformed::TooLong { len: 5, max: 4 }));
+        assert_eq!(opaque(&mut long, 4), Err(XdrParseError::TooLong { len: 5, max: 4 }));
         assert_eq!(long.rest(), b"!", "who asked can go on behind it");
     }
 
@@ -137,8 +137,8 @@ mod tests {
         let mut reader = Reader::new(b"\0\0\0\0\0\0\0\x01\0\0\0\x02\0");
         assert_eq!(boolean(&mut reader), Ok(false));
         assert_eq!(boolean(&mut reader), Ok(true));
-        assert_eq!(boolean(&mut reader), Err(Malformed::NotABoolean(2)));
-        assert_eq!(boolean(&mut reader), Err(Malformed::Truncated));
+        assert_eq!(boolean(&mut reader), Err(XdrParseError::NotABoolean(2)));
+        assert_eq!(boolean(&mut reader), Err(XdrParseError::Truncated));
     }
 
     #[test]

@@ -32,7 +32,7 @@ use crate::config::Config;
 use crate::dhcp::server::DhcpStartError;
 use crate::images::{HiddenNameError, ImageError};
 use crate::machines::Registry;
-use crate::nfs::server::rpcbind::NotRegistered;
+use crate::nfs::server::rpcbind::RegistrationError;
 use crate::text::Word;
 
 /// Time that transfers have to end at shutdown.
@@ -59,7 +59,7 @@ pub enum StartError {
     #[error("dhcp: {0}")]
     Dhcp(#[from] DhcpStartError),
     #[error("portmap: {0}")]
-    Rpcbind(#[from] NotRegistered),
+    Rpcbind(#[from] RegistrationError),
     #[error("system call failed: {0}")]
     System(#[from] io::Error),
 }

@@ -189,8 +189,8 @@ fn dhcp_config(
 
 fn tftp_options(config: &Config) -> tftp::server::Options {
     let ports = match config.tftp_ports {
-        TftpPorts::Many => tftp::server::Ports::PerTransfer,
-        TftpPorts::Single => tftp::server::Ports::Single,
+        TftpPorts::Many => tftp::server::PortMode::PerTransfer,
+        TftpPorts::Single => tftp::server::PortMode::Single,
     };
     tftp::server::Options { ports, allowed: config.allowed.clone(), ..tftp::server::Options::default() }
 }

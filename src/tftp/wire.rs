@@ -33,8 +33,8 @@ const OP_OACK: u16 = 6;
 /// One datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packet<'a> {
-    Rrq(Request<'a>),
-    Wrq(Request<'a>),
+    Rrq(TftpRequest<'a>),
+    Wrq(TftpRequest<'a>),
     Data {
         block: u16,
         data: &'a [u8],
@@ -52,15 +52,15 @@ pub enum Packet<'a> {
 
 /// Body of a read or write request (RFC 1350 §5, RFC 2347).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request<'a> {
+pub struct TftpRequest<'a> {
     pub filename: &'a [u8],
-    pub mode: Mode<'a>,
+    pub mode: TransferMode<'a>,
     pub options: Vec<TransferOption<'a>>,
 }
 
 /// How the bytes are to be understood (RFC 1350 §1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode<'a> {
+pub enum TransferMode<'a> {
     Netascii,
     Octet,
     Mail,
@@ -99,7 +99,7 @@ pub enum ErrorCode {
 
 /// The datagram is no TFTP packet: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum TftpParseError {
     #[error("packet ends in the middle of a field")]
     Truncated,
     #[error("unknown opcode {0}")]
@@ -108,7 +108,7 @@ pub enum Malformed {
     TooManyOptions,
 }
 
-impl From<Truncated> for Malformed {
+impl From<Truncated> for TftpParseError {
     fn from(_: Truncated) -> Self {
         Self::Truncated
     }
@@ -125,16 +125,16 @@ impl<'a> Packet<'a> {
     /// Reads one datagram. Bytes behind a complete ACK or ERROR are passed over.
     ///
     /// # Errors
-    /// [`Malformed`] says what is wrong with it.
-    pub fn parse(r: &mut Reader<'a>) -> Result<Self, Malformed> {
+    /// [`TftpParseError`] says what is wrong with it.
+    pub fn parse(r: &mut Reader<'a>) -> Result<Self, TftpParseError> {
         match r.u16_be()? {
-            OP_RRQ => Request::parse(r).map(Self::Rrq),
-            OP_WRQ => Request::parse(r).map(Self::Wrq),
+            OP_RRQ => TftpRequest::parse(r).map(Self::Rrq),
+            OP_WRQ => TftpRequest::parse(r).map(Self::Wrq),
             OP_DATA => Ok(Self::Data { block: r.u16_be()?, data: r.take(r.remaining())? }),
             OP_ACK => Ok(Self::Ack { block: r.u16_be()? }),
             OP_ERROR => Ok(Self::Error { code: ErrorCode::from(r.u16_be()?), message: error_message(r) }),
             OP_OACK => parse_options(r).map(Self::Oack),
-            unknown => Err(Malformed::Opcode(unknown)),
+            unknown => Err(TftpParseError::Opcode(unknown)),
         }
     }
 
@@ -169,9 +169,13 @@ fn error_message<'a>(r: &mut Reader<'a>) -> &'a [u8] {
     r.until_nul().unwrap_or_else(|Truncated| r.rest())
 }
 
-impl<'a> Request<'a> {
-    fn parse(r: &mut Reader<'a>) -> Result<Self, Malformed> {
-        Ok(Self { filename: r.until_nul()?, mode: Mode::of(r.until_nul()?), options: parse_options(r)? })
+impl<'a> TftpRequest<'a> {
+    fn parse(r: &mut Reader<'a>) -> Result<Self, TftpParseError> {
+        Ok(Self {
+            filename: r.until_nul()?,
+            mode: TransferMode::of(r.until_nul()?),
+            options: parse_options(r)?,
+        })
     }
 
     fn emit(&self, opcode: u16, out: &mut BytesMut) {
@@ -182,7 +186,7 @@ impl<'a> Request<'a> {
     }
 }
 
-impl<'a> Mode<'a> {
+impl<'a> TransferMode<'a> {
     fn of(name: &'a [u8]) -> Self {
         // RFC 1350 §5: any combination of upper and lower case.
         match name {
@@ -204,7 +208,7 @@ impl<'a> Mode<'a> {
 }
 
 /// Reads options to the end of the packet, or to zero bytes that pad it: no option has an empty name.
-fn parse_options<'a>(r: &mut Reader<'a>) -> Result<Vec<TransferOption<'a>>, Malformed> {
+fn parse_options<'a>(r: &mut Reader<'a>) -> Result<Vec<TransferOption<'a>>, TftpParseError> {
     let mut options = Vec::new();
     while !r.is_empty() {
         let name = r.until_nul()?;
@@ -212,7 +216,7 @@ fn parse_options<'a>(r: &mut Reader<'a>) -> Result<Vec<TransferOption<'a>>, Malf
             break;
         }
         if options.len() == MAX_OPTIONS {
-            return Err(Malformed::TooManyOptions);
+            return Err(TftpParseError::TooManyOptions);
         }
         options.push(TransferOption::of(name, r.until_nul()?));
     }
@@ -345,14 +349,14 @@ impl fmt::Display for Packet<'_> {
     }
 }
 
-impl fmt::Display for Request<'_> {
+impl fmt::Display for TftpRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.filename.escape_ascii(), self.mode)?;
         self.options.iter().try_for_each(|option| write!(f, " {option}"))
     }
 }
 
-impl fmt::Display for Mode<'_> {
+impl fmt::Display for TransferMode<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.name().escape_ascii().fmt(f)
     }
@@ -374,7 +378,7 @@ impl fmt::Display for TransferOption<'_> {
 mod tests {
     use super::*;
 
-    fn parsed(bytes: &[u8]) -> Result<Packet<'_>, Malformed> {
+    fn parsed(bytes: &[u8]) -> Result<Packet<'_>, TftpParseError> {
         Packet::parse(&mut Reader::new(bytes))
     }
 
@@ -429,7 +433,7 @@ mod tests {
             b"\0\x01f\0binary\0multicast\0\0blksize\x007\0windowsize\x000\0timeout\x00256\0tsize\0+1\0";
         let packet = parsed(bytes).unwrap();
         let Packet::Rrq(request) = &packet else { panic!("{packet}") };
-        assert_eq!(request.mode, Mode::Unknown(b"binary"));
+        assert_eq!(request.mode, TransferMode::Unknown(b"binary"));
         assert!(request.options.iter().all(|option| matches!(option, TransferOption::Unknown { .. })));
         assert_eq!(emitted(&packet), &bytes[..]);
         assert_eq!(parsed(b"\0\x05\0\x63x\0").unwrap().to_string(), "ERROR error code 99: x");
@@ -458,13 +462,13 @@ mod tests {
         for cut in
             [&b""[..], b"\0", b"\0\x01", b"\0\x01f", b"\0\x01f\0octet", b"\0\x04\0", b"\0\x05\0", b"\0\x03"]
         {
-            assert_eq!(parsed(cut), Err(Malformed::Truncated), "{}", cut.escape_ascii());
+            assert_eq!(parsed(cut), Err(TftpParseError::Truncated), "{}", cut.escape_ascii());
         }
-        assert_eq!(parsed(b"\0\x01f\0octet\0tsize\0"), Err(Malformed::Truncated));
-        assert_eq!(parsed(b"\0\x01f\0octet\0tsize\x000"), Err(Malformed::Truncated));
-        assert_eq!(parsed(b"\0\x07\0\0"), Err(Malformed::Opcode(7)));
+        assert_eq!(parsed(b"\0\x01f\0octet\0tsize\0"), Err(TftpParseError::Truncated));
+        assert_eq!(parsed(b"\0\x01f\0octet\0tsize\x000"), Err(TftpParseError::Truncated));
+        assert_eq!(parsed(b"\0\x07\0\0"), Err(TftpParseError::Opcode(7)));
         let many = [&b"\0\x06"[..], &b"a\0b\0".repeat(MAX_OPTIONS + 1)].concat();
-        assert_eq!(parsed(&many), Err(Malformed::TooManyOptions));
+        assert_eq!(parsed(&many), Err(TftpParseError::TooManyOptions));
         let enough = [&b"\0\x06"[..], &b"a\0b\0".repeat(MAX_OPTIONS)].concat();
         assert!(parsed(&enough).is_ok());
     }

@@ -12,9 +12,9 @@ use crate::export::Export;
 use crate::export::path::PathError;
 use crate::http::wire::condition::EntityTag;
 use crate::http::wire::date::HttpDate;
-use crate::http::wire::range::{self, Wanted};
-use crate::http::wire::target::{self, BadTarget, Segment};
-use crate::http::wire::{Method, Request, Status};
+use crate::http::wire::range::{self, RequestedRanges};
+use crate::http::wire::target::{self, Segment, TargetError};
+use crate::http::wire::{HttpRequest, Method, StatusCode};
 
 /// Content of so many bytes is worth a line of the log: a kernel, an initramfs, a root file system.
 const STORY_FROM: u64 = 1 << 20;
@@ -43,7 +43,7 @@ pub(super) enum Content {
 /// The request is not carried out: the peer's fault.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    pub status: Status,
+    pub status: StatusCode,
     pub reason: String,
 }
 
@@ -68,20 +68,20 @@ pub(super) enum Origin {
 
 impl Answer {
     /// Decides what a request earns, of a client that reached us at `local`.
-    pub fn to(request: &Request<'_>, resources: &Resources, local: Ipv4Addr, now: HttpDate) -> Self {
+    pub fn to(request: &HttpRequest<'_>, resources: &Resources, local: Ipv4Addr, now: HttpDate) -> Self {
         let content = decide(request, resources, local, now).unwrap_or_else(Content::Refusal);
         Self { method: request.method, content }
     }
 
     /// An answer to what is no request.
-    pub fn refusal(status: Status, reason: impl Display) -> Self {
+    pub fn refusal(status: StatusCode, reason: impl Display) -> Self {
         Self { method: Method::Unknown, content: Content::Refusal(Refusal::new(status, reason)) }
     }
 
     /// What the log tells of it once it was sent, if it belongs to the story of a boot.
-    pub fn story(&self, request: &Request<'_>) -> Option<Story> {
+    pub fn story(&self, request: &HttpRequest<'_>) -> Option<Story> {
         let bytes = match &self.content {
-            Content::Refusal(refusal) if refusal.status == Status::NOT_FOUND => 0,
+            Content::Refusal(refusal) if refusal.status == StatusCode::NOT_FOUND => 0,
             Content::Whole(Resource { origin: Origin::Made, export, .. }) => export.len(),
             Content::Whole(resource) if resource.export.len() >= STORY_FROM => resource.export.len(),
             Content::Part(_, part) if part.end - part.start >= STORY_FROM => part.end - part.start,
@@ -102,7 +102,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn decide(
-    request: &Request<'_>,
+    request: &HttpRequest<'_>,
     resources: &Resources,
     local: Ipv4Addr,
     now: HttpDate,
@@ -117,22 +117,24 @@ fn decide(
         Entry::Directory(directory) => Resource::listing(resources, directory),
     };
     Ok(match conditions::evaluate(request, &resource.validators, now) {
-        Outcome::Failed => return Err(Refusal::new(Status::PRECONDITION_FAILED, "the file is another one")),
+        Outcome::Failed => {
+            return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, "the file is another one"));
+        }
         Outcome::NotModified => Content::NotModified(resource),
         Outcome::ProceedWhole => Content::Whole(resource),
         Outcome::Proceed => resource.part(request),
     })
 }
 
-fn check(request: &Request<'_>) -> Result<(), Refusal> {
+fn check(request: &HttpRequest<'_>) -> Result<(), Refusal> {
     match request.method {
         _ if request.content > CONTENT_MAX => {
-            Err(Refusal::new(Status::CONTENT_TOO_LARGE, "nothing is done with content here"))
+            Err(Refusal::new(StatusCode::CONTENT_TOO_LARGE, "nothing is done with content here"))
         }
         Method::Get | Method::Head => Ok(()),
         // RFC 9110 §9.1: 405 for a method that is known and not allowed, 501 for one that is not known.
-        Method::Other => Err(Refusal::new(Status::METHOD_NOT_ALLOWED, "this server is read-only")),
-        Method::Unknown => Err(Refusal::new(Status::NOT_IMPLEMENTED, "the method is not known here")),
+        Method::Other => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this server is read-only")),
+        Method::Unknown => Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "the method is not known here")),
     }
 }
 
@@ -163,12 +165,12 @@ impl Resource {
     }
 
     /// What the Range field asks for.
-    fn part(self, request: &Request<'_>) -> Content {
+    fn part(self, request: &HttpRequest<'_>) -> Content {
         let field = request.field("Range");
-        match field.map_or(Wanted::Whole, |field| range::wanted(field, self.export.len())) {
-            Wanted::Whole => Content::Whole(self),
-            Wanted::Nothing => Content::NotSatisfiable(self),
-            Wanted::Parts(parts) => match <[Range<u64>; 1]>::try_from(parts) {
+        match field.map_or(RequestedRanges::Whole, |field| range::wanted(field, self.export.len())) {
+            RequestedRanges::Whole => Content::Whole(self),
+            RequestedRanges::Nothing => Content::NotSatisfiable(self),
+            RequestedRanges::Parts(parts) => match <[Range<u64>; 1]>::try_from(parts) {
                 // RFC 9110 §15.3.7.2: one part is never sent as one of many.
                 Ok([part]) => Content::Part(self, part),
                 Err(parts) => {
@@ -202,14 +204,14 @@ fn media_type(path: &[u8], origin: &Origin) -> &'static str {
 }
 
 impl Refusal {
-    fn new(status: Status, reason: impl Display) -> Self {
+    fn new(status: StatusCode, reason: impl Display) -> Self {
         Self { status, reason: reason.to_string() }
     }
 }
 
-impl From<BadTarget> for Refusal {
-    fn from(bad: BadTarget) -> Self {
-        Self::new(Status::BAD_REQUEST, bad)
+impl From<TargetError> for Refusal {
+    fn from(bad: TargetError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, bad)
     }
 }
 
@@ -222,9 +224,9 @@ impl From<PathError> for Refusal {
 impl From<NoFile> for Refusal {
     fn from(error: NoFile) -> Self {
         let status = match error {
-            NoFile::Path(PathError::NotFound) | NoFile::NotAFile => Status::NOT_FOUND,
-            NoFile::Path(PathError::Outside) => Status::BAD_REQUEST,
-            NoFile::Path(PathError::TooLong) => Status::URI_TOO_LONG,
+            NoFile::Path(PathError::NotFound) | NoFile::NotAFile => StatusCode::NOT_FOUND,
+            NoFile::Path(PathError::Outside) => StatusCode::BAD_REQUEST,
+            NoFile::Path(PathError::TooLong) => StatusCode::URI_TOO_LONG,
         };
         Self::new(status, error)
     }

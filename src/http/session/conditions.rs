@@ -2,7 +2,7 @@
 
 use crate::http::wire::condition::{Comparison, EntityTag};
 use crate::http::wire::date::HttpDate;
-use crate::http::wire::{Method, Request};
+use crate::http::wire::{HttpRequest, Method};
 
 /// What tells one state of a file from another.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +25,7 @@ pub enum Outcome {
 }
 
 /// Evaluates the conditions of a GET or HEAD in the order of RFC 9110 §13.2.2.
-pub fn evaluate(request: &Request<'_>, own: &Validators, now: HttpDate) -> Outcome {
+pub fn evaluate(request: &HttpRequest<'_>, own: &Validators, now: HttpDate) -> Outcome {
     if !may_be_this(request, own, now) {
         return Outcome::Failed;
     }
@@ -40,7 +40,7 @@ pub fn evaluate(request: &Request<'_>, own: &Validators, now: HttpDate) -> Outco
 }
 
 /// If-Match, or else If-Unmodified-Since.
-fn may_be_this(request: &Request<'_>, own: &Validators, now: HttpDate) -> bool {
+fn may_be_this(request: &HttpRequest<'_>, own: &Validators, now: HttpDate) -> bool {
     if request.field("If-Match").is_some() {
         return own.tag.is_among(request.fields("If-Match"), Comparison::Strong);
     }
@@ -52,7 +52,7 @@ fn may_be_this(request: &Request<'_>, own: &Validators, now: HttpDate) -> bool {
 }
 
 /// If-None-Match, or else If-Modified-Since.
-fn is_known(request: &Request<'_>, own: &Validators, now: HttpDate) -> bool {
+fn is_known(request: &HttpRequest<'_>, own: &Validators, now: HttpDate) -> bool {
     if request.field("If-None-Match").is_some() {
         return own.tag.is_among(request.fields("If-None-Match"), Comparison::Weak);
     }
@@ -63,7 +63,7 @@ fn is_known(request: &Request<'_>, own: &Validators, now: HttpDate) -> bool {
 }
 
 /// If-Range: the tag, or exactly the date, of the file that the client has a part of.
-fn continues(request: &Request<'_>, own: &Validators, now: HttpDate) -> bool {
+fn continues(request: &HttpRequest<'_>, own: &Validators, now: HttpDate) -> bool {
     let Some(validator) = request.field("If-Range") else { return true };
     if validator.ends_with(b"\"") {
         return own.tag.is_among(std::iter::once(validator), Comparison::Strong);
@@ -71,6 +71,6 @@ fn continues(request: &Request<'_>, own: &Validators, now: HttpDate) -> bool {
     HttpDate::parse(validator, now).is_some_and(|date| own.modified == Some(date))
 }
 
-fn date(request: &Request<'_>, name: &str, now: HttpDate) -> Option<HttpDate> {
+fn date(request: &HttpRequest<'_>, name: &str, now: HttpDate) -> Option<HttpDate> {
     HttpDate::parse(request.field(name)?, now)
 }

@@ -20,8 +20,8 @@ use jiff::Timestamp;
 pub use self::answer::Answer;
 pub use self::listing::Resources;
 use super::wire::date::HttpDate;
-use super::wire::head::Connection;
-use super::wire::{Malformed, Request, Status, Version};
+use super::wire::head::Persistence;
+use super::wire::{HttpParseError, HttpRequest, HttpVersion, StatusCode};
 use crate::export::{Batch, MixedImagesError};
 
 /// Bytes queued before the connection has to give way to others. What is made by us is in memory until it leaves, so
@@ -58,7 +58,7 @@ pub struct Turn {
 pub struct Story {
     /// As the client wrote it, without percent-encoding.
     pub path: String,
-    pub status: Status,
+    pub status: StatusCode,
     /// Content that was queued.
     pub bytes: u64,
     /// The program that asks.
@@ -112,7 +112,7 @@ impl Session {
     pub fn time_out(&mut self, input: &BytesMut, now: Timestamp, out: &mut Batch) {
         if !self.is_between_requests(input) {
             let reason = "the request did not arrive in time";
-            self.refuse(Status::REQUEST_TIMEOUT, reason, HttpDate::new(now), out);
+            self.refuse(StatusCode::REQUEST_TIMEOUT, reason, HttpDate::new(now), out);
         }
     }
 
@@ -120,7 +120,7 @@ impl Session {
     pub fn handle_one(&mut self, input: &mut BytesMut, now: Timestamp, out: &mut Batch) -> Option<Turn> {
         let now = HttpDate::new(now);
         self.swallow_content(input);
-        let (request, len) = match Request::parse(input) {
+        let (request, len) = match HttpRequest::parse(input) {
             Ok(Some(parsed)) => parsed,
             Ok(None) => return Some(Turn { next: Next::Read, story: None }),
             Err(malformed) => {
@@ -138,7 +138,7 @@ impl Session {
         self.swallow = content;
         input.advance(len);
         self.swallow_content(input);
-        let next = if connection == Connection::Closes { Next::Close } else { Next::GoOn };
+        let next = if connection == Persistence::Closes { Next::Close } else { Next::GoOn };
         (next == Next::Close || story.is_some()).then_some(Turn { next, story })
     }
 
@@ -152,7 +152,7 @@ impl Session {
     fn queue(
         &mut self,
         answer: Answer,
-        connection: Connection,
+        connection: Persistence,
         now: HttpDate,
         out: &mut Batch,
     ) -> Result<(), MixedImagesError> {
@@ -161,33 +161,33 @@ impl Session {
     }
 
     /// Queues the last answer, which says what is wrong.
-    fn refuse(&mut self, status: Status, reason: impl Display, now: HttpDate, out: &mut Batch) {
+    fn refuse(&mut self, status: StatusCode, reason: impl Display, now: HttpDate, out: &mut Batch) {
         // A refusal has no ranges, so it can always be queued.
-        let _ = self.queue(Answer::refusal(status, reason), Connection::Closes, now, out);
+        let _ = self.queue(Answer::refusal(status, reason), Persistence::Closes, now, out);
     }
 }
 
 /// RFC 9112 §9.3, and §9.6 for the content that nobody waits for: a client that asked for leave to send it may well not
 /// send it, and then it is not clear where the next request begins.
-fn connection(request: &Request<'_>) -> Connection {
+fn connection(request: &HttpRequest<'_>) -> Persistence {
     let expects = request.content > 0 && request.field("Expect").is_some();
     if expects || request.content > CONTENT_MAX || !request.wants_to_stay() {
-        return Connection::Closes;
+        return Persistence::Closes;
     }
     match request.version {
-        Version::Http10 => Connection::StaysAsAsked,
-        Version::Http11 => Connection::Stays,
+        HttpVersion::Http10 => Persistence::StaysAsAsked,
+        HttpVersion::Http11 => Persistence::Stays,
     }
 }
 
 /// Whose fault it is, in HTTP's numbers.
-const fn status(malformed: Malformed) -> Status {
+const fn status(malformed: HttpParseError) -> StatusCode {
     match malformed {
-        Malformed::Syntax(_) | Malformed::Host | Malformed::Length => Status::BAD_REQUEST,
-        Malformed::Version => Status::VERSION_NOT_SUPPORTED,
-        Malformed::LongHead | Malformed::ManyFields => Status::HEADER_FIELDS_TOO_LARGE,
-        Malformed::LongTarget => Status::URI_TOO_LONG,
-        Malformed::Chunked => Status::LENGTH_REQUIRED,
-        Malformed::Coding => Status::NOT_IMPLEMENTED,
+        HttpParseError::Syntax(_) | HttpParseError::Host | HttpParseError::Length => StatusCode::BAD_REQUEST,
+        HttpParseError::Version => StatusCode::VERSION_NOT_SUPPORTED,
+        HttpParseError::LongHead | HttpParseError::ManyFields => StatusCode::HEADER_FIELDS_TOO_LARGE,
+        HttpParseError::LongTarget => StatusCode::URI_TOO_LONG,
+        HttpParseError::Chunked => StatusCode::LENGTH_REQUIRED,
+        HttpParseError::Coding => StatusCode::NOT_IMPLEMENTED,
     }
 }

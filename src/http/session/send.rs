@@ -5,19 +5,19 @@ use std::ops::Range;
 use super::answer::{Answer, Content, Resource};
 use crate::export::{Batch, Export, MixedImagesError};
 use crate::http::wire::date::HttpDate;
-use crate::http::wire::head::Connection;
+use crate::http::wire::head::Persistence;
 use crate::http::wire::range::ContentRange;
-use crate::http::wire::{Head, Method, Status};
+use crate::http::wire::{Method, ResponseHead, StatusCode};
 
 impl Answer {
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> StatusCode {
         match &self.content {
             Content::Refusal(refusal) => refusal.status,
-            Content::Redirect { .. } => Status::MOVED_PERMANENTLY,
-            Content::NotModified(_) => Status::NOT_MODIFIED,
-            Content::NotSatisfiable(_) => Status::RANGE_NOT_SATISFIABLE,
-            Content::Whole(_) => Status::OK,
-            Content::Part(..) | Content::Parts(..) => Status::PARTIAL_CONTENT,
+            Content::Redirect { .. } => StatusCode::MOVED_PERMANENTLY,
+            Content::NotModified(_) => StatusCode::NOT_MODIFIED,
+            Content::NotSatisfiable(_) => StatusCode::RANGE_NOT_SATISFIABLE,
+            Content::Whole(_) => StatusCode::OK,
+            Content::Part(..) | Content::Parts(..) => StatusCode::PARTIAL_CONTENT,
         }
     }
 
@@ -27,13 +27,13 @@ impl Answer {
     /// [`MixedImagesError`] when ranges of another image are queued: the caller takes back what was pushed.
     pub fn queue(
         self,
-        connection: Connection,
+        connection: Persistence,
         now: HttpDate,
         scratch: &mut Vec<u8>,
         out: &mut Batch,
     ) -> Result<(), MixedImagesError> {
         let text = self.text();
-        let mut head = Head::new(self.status(), scratch);
+        let mut head = ResponseHead::new(self.status(), scratch);
         self.describe(&text, now, &mut head);
         head.end(connection, now);
         out.push_bytes(scratch);
@@ -55,7 +55,7 @@ impl Answer {
         }
     }
 
-    fn describe(&self, text: &str, now: HttpDate, head: &mut Head<'_>) {
+    fn describe(&self, text: &str, now: HttpDate, head: &mut ResponseHead<'_>) {
         match &self.content {
             Content::Refusal(_) | Content::Redirect { .. } | Content::NotSatisfiable(_) => {
                 head.field("Content-Length", text.len());
@@ -82,7 +82,7 @@ impl Answer {
         }
         match &self.content {
             // RFC 9110 §15.5.6: the answer has to say what is allowed.
-            Content::Refusal(refusal) if refusal.status == Status::METHOD_NOT_ALLOWED => {
+            Content::Refusal(refusal) if refusal.status == StatusCode::METHOD_NOT_ALLOWED => {
                 head.field("Allow", "GET, HEAD");
             }
             Content::Redirect { location } => head.field("Location", location),
@@ -112,7 +112,7 @@ impl Answer {
 }
 
 impl Resource {
-    fn describe(&self, now: HttpDate, head: &mut Head<'_>) {
+    fn describe(&self, now: HttpDate, head: &mut ResponseHead<'_>) {
         head.field("ETag", self.validators.tag);
         if let Some(modified) = self.validators.modified {
             // RFC 9110 §8.8.2.1: never later than Date, whatever the clock of who made the image said.

@@ -7,9 +7,9 @@ use super::date::HttpDate;
 
 /// A status code, and how it is called (RFC 9110 §15, RFC 6585).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Status(pub u16);
+pub struct StatusCode(pub u16);
 
-impl Status {
+impl StatusCode {
     pub const OK: Self = Self(200);
     pub const PARTIAL_CONTENT: Self = Self(206);
     pub const MOVED_PERMANENTLY: Self = Self(301);
@@ -50,7 +50,7 @@ impl Status {
     }
 }
 
-impl Display for Status {
+impl Display for StatusCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.0, self.reason())
     }
@@ -58,7 +58,7 @@ impl Display for Status {
 
 /// What becomes of the connection behind a response, and whether the client has to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connection {
+pub enum Persistence {
     /// It stays, as is the rule in HTTP/1.1.
     Stays,
     /// It stays, which a client of HTTP/1.0 asked for and has to be told.
@@ -68,17 +68,17 @@ pub enum Connection {
 
 /// A head, written field by field.
 ///
-/// lpxelinux acts on a field when the next one begins, so the last is never one that it needs: [`Head::end`] writes one
+/// lpxelinux acts on a field when the next one begins, so the last is never one that it needs: [`ResponseHead::end`] writes one
 /// behind all others. It also cuts values at 1023 bytes.
 #[derive(Debug)]
-pub struct Head<'a> {
+pub struct ResponseHead<'a> {
     out: &'a mut Vec<u8>,
 }
 
-impl<'a> Head<'a> {
+impl<'a> ResponseHead<'a> {
     /// Writes the status line behind whatever is in `out`. RFC 9110 §2.5: with the highest version that the server
     /// conforms to, whatever the client's is.
-    pub fn new(status: Status, out: &'a mut Vec<u8>) -> Self {
+    pub fn new(status: StatusCode, out: &'a mut Vec<u8>) -> Self {
         put(out, format_args!("HTTP/1.1 {status}\r\n"));
         Self { out }
     }
@@ -89,11 +89,11 @@ impl<'a> Head<'a> {
     }
 
     /// Writes what stands in every head, and its end. RFC 9110 §6.6.1: a server with a clock sends Date.
-    pub fn end(mut self, connection: Connection, now: HttpDate) {
+    pub fn end(mut self, connection: Persistence, now: HttpDate) {
         match connection {
-            Connection::Stays => {}
-            Connection::StaysAsAsked => self.field("Connection", "keep-alive"),
-            Connection::Closes => self.field("Connection", "close"),
+            Persistence::Stays => {}
+            Persistence::StaysAsAsked => self.field("Connection", "keep-alive"),
+            Persistence::Closes => self.field("Connection", "close"),
         }
         self.field("Date", now);
         put(self.out, format_args!("\r\n"));

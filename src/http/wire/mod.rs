@@ -17,7 +17,7 @@ use httparse::Header;
 
 use crate::codec::Reader;
 
-pub use head::{Head, Status};
+pub use head::{ResponseHead, StatusCode};
 
 /// Longest head of a request, in bytes (RFC 9112 §3 wants 8000 for the request line alone).
 pub const HEAD_MAX: usize = 8 << 10;
@@ -27,7 +27,7 @@ pub const FIELDS_MAX: usize = 64;
 
 /// A request that cannot be answered as it was meant: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum HttpParseError {
     #[error("the request is not HTTP: {0}")]
     Syntax(httparse::Error),
     #[error("only HTTP/1.0 and HTTP/1.1 are spoken here")]
@@ -50,7 +50,7 @@ pub enum Malformed {
 
 /// HTTP's version, as far as it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Version {
+pub enum HttpVersion {
     Http10,
     Http11,
 }
@@ -79,23 +79,23 @@ impl Method {
 
 /// The head of a request whose framing is sound: where the next request begins is known.
 #[derive(Clone, Copy)]
-pub struct Request<'a> {
+pub struct HttpRequest<'a> {
     pub method: Method,
     /// As it was sent; see [`target::path`].
     pub target: &'a str,
-    pub version: Version,
+    pub version: HttpVersion,
     /// Bytes of content behind the head.
     pub content: u64,
     fields: [Header<'a>; FIELDS_MAX],
 }
 
-impl<'a> Request<'a> {
+impl<'a> HttpRequest<'a> {
     /// Reads one head from the start of `input`, and returns it with its length in bytes; `None` while it is not
     /// complete.
     ///
     /// # Errors
-    /// [`Malformed`]: there is no way to tell where the next request begins, so the connection is over.
-    pub fn parse(input: &'a [u8]) -> Result<Option<(Self, usize)>, Malformed> {
+    /// [`HttpParseError`]: there is no way to tell where the next request begins, so the connection is over.
+    pub fn parse(input: &'a [u8]) -> Result<Option<(Self, usize)>, HttpParseError> {
         let head = input.get(..HEAD_MAX).unwrap_or(input);
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
         let mut parsed = httparse::Request::new(&mut fields);
@@ -103,14 +103,14 @@ impl<'a> Request<'a> {
             Ok(httparse::Status::Complete(len)) => len,
             Ok(httparse::Status::Partial) if head.len() == HEAD_MAX => return Err(too_long(head)),
             Ok(httparse::Status::Partial) => return Ok(None),
-            Err(httparse::Error::TooManyHeaders) => return Err(Malformed::ManyFields),
+            Err(httparse::Error::TooManyHeaders) => return Err(HttpParseError::ManyFields),
             Err(httparse::Error::Version) => return wrong_version(head),
-            Err(error) => return Err(Malformed::Syntax(error)),
+            Err(error) => return Err(HttpParseError::Syntax(error)),
         };
         let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
             return Ok(None);
         };
-        let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
+        let version = if minor == 0 { HttpVersion::Http10 } else { HttpVersion::Http11 };
         let mut request = Self { method: Method::of(method), target, version, content: 0, fields };
         request.check_host()?;
         request.content = request.content_length()?;
@@ -138,44 +138,44 @@ impl<'a> Request<'a> {
     pub fn wants_to_stay(&self) -> bool {
         let option =
             |option: &[u8]| self.elements("Connection").any(|element| element.eq_ignore_ascii_case(option));
-        !option(b"close") && (self.version == Version::Http11 || option(b"keep-alive"))
+        !option(b"close") && (self.version == HttpVersion::Http11 || option(b"keep-alive"))
     }
 
     /// RFC 9112 §3.2: a request of HTTP/1.1 without Host, and any with two or a bad one, gets 400.
-    fn check_host(&self) -> Result<(), Malformed> {
+    fn check_host(&self) -> Result<(), HttpParseError> {
         let mut hosts = self.fields("Host");
         match (hosts.next(), hosts.next(), self.version) {
-            (None, _, Version::Http10) => Ok(()),
+            (None, _, HttpVersion::Http10) => Ok(()),
             (Some(host), None, _) if host.iter().all(|&byte| is_host_byte(byte)) => Ok(()),
-            _ => Err(Malformed::Host),
+            _ => Err(HttpParseError::Host),
         }
     }
 
     /// RFC 9112 §6.3: what delimits the content has to be beyond doubt, or somebody smuggles a request in it.
-    fn content_length(&self) -> Result<u64, Malformed> {
+    fn content_length(&self) -> Result<u64, HttpParseError> {
         let mut lengths = self.fields("Content-Length");
         let length = lengths.next();
         let is_coded = self.fields("Transfer-Encoding").next().is_some();
         match (length, lengths.next(), is_coded) {
             (None, _, false) => Ok(0),
-            (Some(length), None, false) => decimal(length).ok_or(Malformed::Length),
-            (None, _, true) if self.version == Version::Http11 => Err(self.refused_coding()),
-            _ => Err(Malformed::Length),
+            (Some(length), None, false) => decimal(length).ok_or(HttpParseError::Length),
+            (None, _, true) if self.version == HttpVersion::Http11 => Err(self.refused_coding()),
+            _ => Err(HttpParseError::Length),
         }
     }
 
     /// RFC 9112 §6.1: an unknown coding gets 501; §6.3: content without a length may be refused with 411.
-    fn refused_coding(&self) -> Malformed {
+    fn refused_coding(&self) -> HttpParseError {
         let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
         if self.elements("Transfer-Encoding").all(is_chunked) {
-            Malformed::Chunked
+            HttpParseError::Chunked
         } else {
-            Malformed::Coding
+            HttpParseError::Coding
         }
     }
 }
 
-impl fmt::Debug for Request<'_> {
+impl fmt::Debug for HttpRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { method, target, version, content, .. } = self;
         write!(f, "{method:?} {target:?} {version:?} and {content} bytes")
@@ -203,20 +203,20 @@ fn request_line(head: &[u8]) -> Option<&[u8]> {
     lines.next().map(|_| line)
 }
 
-fn too_long(head: &[u8]) -> Malformed {
-    if request_line(head).is_some() { Malformed::LongHead } else { Malformed::LongTarget }
+fn too_long(head: &[u8]) -> HttpParseError {
+    if request_line(head).is_some() { HttpParseError::LongHead } else { HttpParseError::LongTarget }
 }
 
 /// `httparse` says the same of a version that we do not speak and of none at all.
-fn wrong_version<T>(head: &[u8]) -> Result<Option<T>, Malformed> {
+fn wrong_version<T>(head: &[u8]) -> Result<Option<T>, HttpParseError> {
     let Some(line) = request_line(head) else {
-        return if head.len() < HEAD_MAX { Ok(None) } else { Err(Malformed::LongTarget) };
+        return if head.len() < HEAD_MAX { Ok(None) } else { Err(HttpParseError::LongTarget) };
     };
     let version = line.trim_ascii_end().rsplit(|&byte| byte == b' ').next().unwrap_or_default();
     match version.strip_prefix(b"HTTP/") {
         Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit() => {
-            Err(Malformed::Version)
+            Err(HttpParseError::Version)
         }
-        _ => Err(Malformed::Syntax(httparse::Error::Version)),
+        _ => Err(HttpParseError::Syntax(httparse::Error::Version)),
     }
 }

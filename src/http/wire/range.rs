@@ -8,7 +8,7 @@ pub const RANGES_MAX: usize = 16;
 
 /// What a Range field asks for, of a file of a certain length.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
+pub enum RequestedRanges {
     /// Everything: the field is in another unit, or makes no sense, or asks for too much at once.
     Whole,
     /// These bytes, at least one: no byte is in two ranges, and no range ends where another begins.
@@ -21,12 +21,12 @@ pub enum Wanted {
 ///
 /// RFC 9110 §14.2 lets a server ignore what is malformed or asks for many ranges. We do: iPXE asks for ranges with
 /// negative numbers of images that are larger than it can count, and lives on a whole answer only.
-pub fn wanted(field: &[u8], len: u64) -> Wanted {
-    ranges(field, len).unwrap_or(Wanted::Whole)
+pub fn wanted(field: &[u8], len: u64) -> RequestedRanges {
+    ranges(field, len).unwrap_or(RequestedRanges::Whole)
 }
 
 /// `None` for a field that is ignored. So it is for an empty file: there is no Content-Range of no bytes.
-fn ranges(field: &[u8], len: u64) -> Option<Wanted> {
+fn ranges(field: &[u8], len: u64) -> Option<RequestedRanges> {
     let (unit, specs) = field.split_at_checked(UNIT.len())?;
     if !unit.eq_ignore_ascii_case(UNIT) || len == 0 {
         return None;
@@ -47,7 +47,7 @@ fn ranges(field: &[u8], len: u64) -> Option<Wanted> {
     if count == 0 {
         return None;
     }
-    Some(if parts.is_empty() { Wanted::Nothing } else { Wanted::Parts(parts) })
+    Some(if parts.is_empty() { RequestedRanges::Nothing } else { RequestedRanges::Parts(parts) })
 }
 
 const UNIT: &[u8] = b"bytes=";

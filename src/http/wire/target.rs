@@ -7,23 +7,23 @@ use crate::codec::Reader;
 /// The target names no path: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the request target is no path of this server")]
-pub struct BadTarget;
+pub struct TargetError;
 
 /// The path of a target in origin-form or absolute-form, with its percent-encoding taken off, once. The query is passed
 /// over: no file depends on one.
 ///
 /// # Errors
-/// [`BadTarget`] for every other form, for a fragment, and for a `%` that encodes nothing.
-pub fn path(target: &str) -> Result<Vec<u8>, BadTarget> {
+/// [`TargetError`] for every other form, for a fragment, and for a `%` that encodes nothing.
+pub fn path(target: &str) -> Result<Vec<u8>, TargetError> {
     let path = match target.strip_prefix('/') {
         Some(_) => target,
         // RFC 9112 §3.2.2: a server has to take the form that is meant for proxies.
-        None => behind_authority(target).ok_or(BadTarget)?,
+        None => behind_authority(target).ok_or(TargetError)?,
     };
     match path.split('?').next().unwrap_or_default() {
         // RFC 9110 §4.2.3: the same as the root.
         "" => Ok(b"/".to_vec()),
-        path if path.contains('#') => Err(BadTarget),
+        path if path.contains('#') => Err(TargetError),
         path => decode(path.as_bytes()),
     }
 }
@@ -37,12 +37,12 @@ fn behind_authority(target: &str) -> Option<&str> {
     Some(rest.find(['/', '?', '#']).map_or("", |end| rest.split_at(end).1))
 }
 
-fn decode(text: &[u8]) -> Result<Vec<u8>, BadTarget> {
+fn decode(text: &[u8]) -> Result<Vec<u8>, TargetError> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut reader = Reader::new(text);
     while let Ok(byte) = reader.u8() {
         decoded.push(match byte {
-            b'%' => reader.array().ok().and_then(octet).ok_or(BadTarget)?,
+            b'%' => reader.array().ok().and_then(octet).ok_or(TargetError)?,
             _ => byte,
         });
     }

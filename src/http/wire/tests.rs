@@ -2,16 +2,16 @@
 
 use super::condition::{Comparison, EntityTag};
 use super::date::HttpDate;
-use super::head::{Connection, Head};
-use super::range::{RANGES_MAX, Wanted, wanted};
+use super::head::{Persistence, ResponseHead};
+use super::range::{RANGES_MAX, RequestedRanges, wanted};
 use super::target::{self, Segment};
 use super::*;
 
-fn parse(head: &str) -> Result<Option<(Request<'_>, usize)>, Malformed> {
-    Request::parse(head.as_bytes())
+fn parse(head: &str) -> Result<Option<(HttpRequest<'_>, usize)>, HttpParseError> {
+    HttpRequest::parse(head.as_bytes())
 }
 
-fn parsed(head: &str) -> Request<'_> {
+fn parsed(head: &str) -> HttpRequest<'_> {
     let (request, len) = parse(head).unwrap().unwrap();
     assert_eq!(len, head.len());
     request
@@ -21,12 +21,12 @@ fn parsed(head: &str) -> Request<'_> {
 fn heads_of_real_clients() {
     let lpxelinux = parsed(include_str!("../../../tests/data/http/lpxelinux.request"));
     assert_eq!(lpxelinux.target, "/arch/boot/x86_64/vmlinuz-linux");
-    assert_eq!((lpxelinux.method, lpxelinux.version), (Method::Get, Version::Http10));
+    assert_eq!((lpxelinux.method, lpxelinux.version), (Method::Get, HttpVersion::Http10));
     assert_eq!(lpxelinux.field("user-agent"), Some(&b"Syslinux/6.04"[..]));
     assert!(!lpxelinux.wants_to_stay());
 
     let ipxe = parsed(include_str!("../../../tests/data/http/ipxe.request"));
-    assert_eq!((ipxe.target, ipxe.version), ("/arch/boot/x86_64/vmlinuz-linux", Version::Http11));
+    assert_eq!((ipxe.target, ipxe.version), ("/arch/boot/x86_64/vmlinuz-linux", HttpVersion::Http11));
     assert!(ipxe.wants_to_stay());
 
     let hook = parsed(include_str!("../../../tests/data/http/hook-probe.request"));
@@ -38,9 +38,9 @@ fn heads_of_real_clients() {
 fn a_head_is_taken_when_it_is_complete() {
     let head = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     for end in 0..head.len() {
-        assert!(Request::parse(&head.as_bytes()[..end]).unwrap().is_none(), "{end}");
+        assert!(HttpRequest::parse(&head.as_bytes()[..end]).unwrap().is_none(), "{end}");
     }
-    let (_, len) = Request::parse([head, "GET /2"].concat().as_bytes()).unwrap().unwrap();
+    let (_, len) = HttpRequest::parse([head, "GET /2"].concat().as_bytes()).unwrap().unwrap();
     assert_eq!(len, head.len());
     // RFC 9112 §2.2: empty lines before, and a line feed alone as the end of a line.
     assert_eq!(parsed("\r\n\r\nGET / HTTP/1.1\nHost: a\n\n").target, "/");
@@ -50,20 +50,20 @@ fn a_head_is_taken_when_it_is_complete() {
 fn what_is_no_request_is_told_why() {
     let refused = |head: &str| parse(head).unwrap_err();
     let field = |field: &str| refused(&format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n"));
-    assert_eq!(refused("GET / HTTP/2.0\r\n\r\n"), Malformed::Version);
-    assert_eq!(refused("GET / HTTP/1.2\r\n\r\n"), Malformed::Version);
-    let syntax = |error| Malformed::Syntax(error);
+    assert_eq!(refused("GET / HTTP/2.0\r\n\r\n"), HttpParseError::Version);
+    assert_eq!(refused("GET / HTTP/1.2\r\n\r\n"), HttpParseError::Version);
+    let syntax = |error| HttpParseError::Syntax(error);
     assert_eq!(refused("GET / FTP/1.1\r\n\r\n"), syntax(httparse::Error::Version));
     assert_eq!(refused("GET /\r\n\r\n"), syntax(httparse::Error::Token));
     assert_eq!(refused("GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n"), syntax(httparse::Error::HeaderName));
     assert_eq!(field("A : b"), syntax(httparse::Error::HeaderName), "RFC 9112 §5.1");
     assert_eq!(field("A: b\r\n c"), syntax(httparse::Error::HeaderName), "RFC 9112 §5.2");
     assert_eq!(field("A: \0"), syntax(httparse::Error::HeaderValue));
-    assert_eq!(field(&"A: b\r\n".repeat(FIELDS_MAX)), Malformed::ManyFields);
-    assert_eq!(field(&format!("A: {}", "b".repeat(HEAD_MAX))), Malformed::LongHead);
-    assert_eq!(refused(&format!("GET /{}", "a".repeat(HEAD_MAX))), Malformed::LongTarget);
+    assert_eq!(field(&"A: b\r\n".repeat(FIELDS_MAX)), HttpParseError::ManyFields);
+    assert_eq!(field(&format!("A: {}", "b".repeat(HEAD_MAX))), HttpParseError::LongHead);
+    assert_eq!(refused(&format!("GET /{}", "a".repeat(HEAD_MAX))), HttpParseError::LongTarget);
     for host in ["", "Host: a\r\nHost: a\r\n", "Host: a b\r\n", "Host: a/b\r\n", "Host: \u{e4}\r\n"] {
-        assert_eq!(refused(&format!("GET / HTTP/1.1\r\n{host}\r\n")), Malformed::Host, "{host}");
+        assert_eq!(refused(&format!("GET / HTTP/1.1\r\n{host}\r\n")), HttpParseError::Host, "{host}");
     }
     assert!(parse("GET / HTTP/1.0\r\n\r\n").is_ok());
     assert!(parse("GET / HTTP/1.1\r\nHost: [fe80::1]:80\r\n\r\n").is_ok());
@@ -83,12 +83,12 @@ fn the_length_of_content_is_beyond_doubt() {
         "Content-Length: 1\r\nContent-Length: 1",
         "Content-Length: 1\r\nTransfer-Encoding: chunked",
     ] {
-        assert_eq!(parse(&head(doubtful)).unwrap_err(), Malformed::Length, "{doubtful}");
+        assert_eq!(parse(&head(doubtful)).unwrap_err(), HttpParseError::Length, "{doubtful}");
     }
-    assert_eq!(parse(&head("Transfer-Encoding: Chunked")).unwrap_err(), Malformed::Chunked);
-    assert_eq!(parse(&head("Transfer-Encoding: gzip, chunked")).unwrap_err(), Malformed::Coding);
+    assert_eq!(parse(&head("Transfer-Encoding: Chunked")).unwrap_err(), HttpParseError::Chunked);
+    assert_eq!(parse(&head("Transfer-Encoding: gzip, chunked")).unwrap_err(), HttpParseError::Coding);
     let old = "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
-    assert_eq!(parse(old).unwrap_err(), Malformed::Length, "RFC 9112 §6.1");
+    assert_eq!(parse(old).unwrap_err(), HttpParseError::Length, "RFC 9112 §6.1");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn targets_are_decoded_once() {
         assert_eq!(path(target).as_deref(), Ok(wanted), "{target}");
     }
     for bad in ["*", "host:80", "arch/boot", "ftp://host/x", "/a#b", "/%", "/%4", "/%zz", "/%+4"] {
-        assert_eq!(path(bad), Err(target::BadTarget), "{bad}");
+        assert_eq!(path(bad), Err(target::TargetError), "{bad}");
     }
 }
 
@@ -170,7 +170,8 @@ fn tags_are_compared_as_the_condition_wants() {
 
 #[test]
 fn ranges_are_what_the_client_means() {
-    let parts = |parts: &[(u64, u64)]| Wanted::Parts(parts.iter().map(|&(start, end)| start..end).collect());
+    let parts =
+        |parts: &[(u64, u64)]| RequestedRanges::Parts(parts.iter().map(|&(start, end)| start..end).collect());
     for (field, expected) in [
         ("bytes=0-0", parts(&[(0, 1)])),
         ("Bytes=0-99", parts(&[(0, 100)])),
@@ -184,9 +185,9 @@ fn ranges_are_what_the_client_means() {
         ("bytes=0-1,200-,4-5", parts(&[(0, 2), (4, 6)])),
         ("bytes=50-59,0-9,10-19,55-60", parts(&[(50, 61), (0, 20)])),
         ("bytes=0-1,4-5,8-9,1-8", parts(&[(0, 10)])),
-        ("bytes=100-", Wanted::Nothing),
-        ("bytes=-0", Wanted::Nothing),
-        ("bytes=100-,99999999999999999999999-", Wanted::Nothing),
+        ("bytes=100-", RequestedRanges::Nothing),
+        ("bytes=-0", RequestedRanges::Nothing),
+        ("bytes=100-,99999999999999999999999-", RequestedRanges::Nothing),
     ] {
         assert_eq!(wanted(field.as_bytes(), 100), expected, "{field}");
     }
@@ -216,9 +217,9 @@ fn ranges_that_make_no_sense_are_ignored() {
         "bytes=u-u",
         &many,
     ] {
-        assert_eq!(wanted(field.as_bytes(), 100), Wanted::Whole, "{field}");
+        assert_eq!(wanted(field.as_bytes(), 100), RequestedRanges::Whole, "{field}");
     }
-    assert_eq!(wanted(b"bytes=0-", 0), Wanted::Whole, "an empty file has no parts");
+    assert_eq!(wanted(b"bytes=0-", 0), RequestedRanges::Whole, "an empty file has no parts");
 }
 
 #[test]
@@ -226,14 +227,14 @@ fn a_head_never_ends_with_its_length() {
     let now = HttpDate::new("2026-11-23T06:07:23Z".parse().unwrap());
     let head = |connection| {
         let mut out = Vec::new();
-        let mut head = Head::new(Status::OK, &mut out);
+        let mut head = ResponseHead::new(StatusCode::OK, &mut out);
         head.field("Content-Length", 5);
         head.end(connection, now);
         String::from_utf8(out).unwrap()
     };
     let date = "Date: Mon, 23 Nov 2026 06:07:23 GMT\r\n\r\n";
     let start = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n";
-    assert_eq!(head(Connection::Stays), format!("{start}{date}"));
-    assert_eq!(head(Connection::StaysAsAsked), format!("{start}Connection: keep-alive\r\n{date}"));
-    assert_eq!(head(Connection::Closes), format!("{start}Connection: close\r\n{date}"));
+    assert_eq!(head(Persistence::Stays), format!("{start}{date}"));
+    assert_eq!(head(Persistence::StaysAsAsked), format!("{start}Connection: keep-alive\r\n{date}"));
+    assert_eq!(head(Persistence::Closes), format!("{start}Connection: close\r\n{date}"));
 }

@@ -8,7 +8,7 @@ use super::{ALLOCATION_ID, READ_MAX, Replies, Transmission};
 use crate::codec::Reader;
 use crate::export::Export;
 use crate::images::ImageSet;
-use crate::nbd::wire::{self, ClientFlags, ExportInfo, InfoRequest, Malformed, MetaContextRequest, Opt};
+use crate::nbd::wire::{self, ClientFlags, ExportInfo, InfoRequest, MetaContextRequest, NbdParseError, Opt};
 use crate::nbd::wire::{OptionHeader, OptionReply, Rep, Zeroes};
 
 /// Longest option data, in bytes: a name and a hundred queries fit many times.
@@ -40,7 +40,7 @@ pub struct Attached {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
     #[error("not an NBD client: {0}")]
-    Malformed(#[from] Malformed),
+    Malformed(#[from] NbdParseError),
     #[error("client flags {0:#x} are unknown")]
     UnknownFlags(u32),
     #[error("{0} of {1} bytes is longer than {OPTION_MAX}")]
@@ -106,7 +106,7 @@ impl Handshake {
     ) -> Result<Option<Next>, Rejected> {
         let mut reader = Reader::new(input);
         let OptionHeader { option, len } = match OptionHeader::parse(&mut reader) {
-            Err(Malformed::Truncated(_)) => return Ok(None),
+            Err(NbdParseError::Truncated(_)) => return Ok(None),
             header => header?,
         };
         if len > OPTION_MAX {
@@ -270,8 +270,8 @@ impl Refusal {
     }
 }
 
-impl From<Malformed> for Refusal {
-    fn from(malformed: Malformed) -> Self {
+impl From<NbdParseError> for Refusal {
+    fn from(malformed: NbdParseError) -> Self {
         Self::invalid(malformed.to_string())
     }
 }

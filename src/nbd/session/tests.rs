@@ -180,7 +180,7 @@ fn streams_that_make_no_sense_end() {
         [&OPTS_MAGIC.to_be_bytes()[..], &Opt::GO.0.to_be_bytes(), &(64u32 << 20).to_be_bytes()].concat();
     assert!(matches!(haggle(&[huge]).0, Err(Rejected::TooLong(Opt::GO, _))));
     let http = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
-    assert!(matches!(haggle(&[http]).0, Err(Rejected::Malformed(Malformed::BadMagic(_)))));
+    assert!(matches!(haggle(&[http]).0, Err(Rejected::Malformed(NbdParseError::BadMagic(_)))));
     let mut input = BytesMut::from(&[0xff, 0, 0, 3][..]);
     let flags = Handshake::new(images()).handle(&mut input, &mut BytesMut::new());
     assert!(matches!(flags, Err(Rejected::UnknownFlags(0xff00_0003))));
@@ -420,7 +420,7 @@ fn replies_leave_before_a_disconnect() {
 #[test]
 fn a_wrong_magic_breaks_the_stream() {
     let (turn, replies) = transmit(&mut transmission(Replies::Simple), &[vec![0; 28]]);
-    assert_eq!((turn, replies), (Turn::Broken(Malformed::BadMagic(0)), String::new()));
+    assert_eq!((turn, replies), (Turn::Broken(NbdParseError::BadMagic(0)), String::new()));
 }
 
 #[test]

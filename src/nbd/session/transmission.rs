@@ -5,7 +5,7 @@ use bytes::{Buf, BytesMut};
 use super::{ALLOCATION_ID, READ_MAX};
 use crate::codec::Reader;
 use crate::export::{Batch, Export, MixedImagesError, Pieces};
-use crate::nbd::wire::{self, ChunkType, Cmd, Errno, Malformed, Request};
+use crate::nbd::wire::{self, ChunkType, Cmd, Errno, NbdParseError, NbdRequest};
 
 /// Payload bytes queued before the connection has to give way to others.
 const TURN_BYTES: u64 = 1 << 20;
@@ -37,7 +37,7 @@ pub enum Turn {
     /// `NBD_CMD_DISC`: the client is done.
     Disconnected,
     /// The stream cannot be understood any more.
-    Broken(Malformed),
+    Broken(NbdParseError),
     /// A write with a payload too long to swallow.
     Flooded { len: u32 },
 }
@@ -83,15 +83,15 @@ impl Transmission {
                 return Turn::Full;
             }
             self.swallow(input);
-            let request = match Request::parse(&mut Reader::new(input)) {
+            let request = match NbdRequest::parse(&mut Reader::new(input)) {
                 Ok(request) => request,
-                Err(Malformed::Truncated(_)) => return Turn::Drained,
+                Err(NbdParseError::Truncated(_)) => return Turn::Drained,
                 Err(malformed) => return Turn::Broken(malformed),
             };
             match self.answer(&request, out) {
-                Ok(None) => input.advance(Request::LEN),
+                Ok(None) => input.advance(NbdRequest::LEN),
                 Ok(Some(turn)) => {
-                    input.advance(Request::LEN);
+                    input.advance(NbdRequest::LEN);
                     return turn;
                 }
                 // Ranges of another image have to leave first.
@@ -110,7 +110,7 @@ impl Transmission {
     }
 
     /// Answers one request; `Some` when the turn ends with it.
-    fn answer(&mut self, request: &Request, out: &mut Batch) -> Result<Option<Turn>, MixedImagesError> {
+    fn answer(&mut self, request: &NbdRequest, out: &mut Batch) -> Result<Option<Turn>, MixedImagesError> {
         let refused = match request.command {
             Cmd::READ => match self.pieces(request) {
                 Ok(pieces) => {
@@ -143,7 +143,7 @@ impl Transmission {
     }
 
     /// Returns what a read asks for.
-    fn pieces(&self, request: &Request) -> Result<Pieces<'_>, Refusal> {
+    fn pieces(&self, request: &NbdRequest) -> Result<Pieces<'_>, Refusal> {
         self.check_flags(request, wire::CMD_FLAG_DF)?;
         if request.len > READ_MAX {
             return Err(Refusal::invalid("a read is at most 32 MiB"));
@@ -151,7 +151,7 @@ impl Transmission {
         self.export.range(request.offset, request.len.into()).map_err(|_| Refusal::BEHIND_END)
     }
 
-    fn block_status(&self, request: &Request, out: &mut Batch) -> Result<(), Refusal> {
+    fn block_status(&self, request: &NbdRequest, out: &mut Batch) -> Result<(), Refusal> {
         self.check_flags(request, wire::CMD_FLAG_REQ_ONE)?;
         if self.replies != Replies::StructuredWithAllocation {
             return Err(Refusal::invalid("no metadata context was negotiated"));
@@ -166,7 +166,7 @@ impl Transmission {
         Ok(())
     }
 
-    fn cache(&self, request: &Request, out: &mut Batch) -> Result<Turn, Refusal> {
+    fn cache(&self, request: &NbdRequest, out: &mut Batch) -> Result<Turn, Refusal> {
         self.check_flags(request, 0)?;
         self.check_range(request)?;
         self.succeed(request, out)?;
@@ -174,16 +174,16 @@ impl Transmission {
     }
 
     /// "The server SHOULD return NBD_EINVAL if it receives an unknown command flag."
-    fn check_flags(&self, request: &Request, known: u16) -> Result<(), Refusal> {
+    fn check_flags(&self, request: &NbdRequest, known: u16) -> Result<(), Refusal> {
         if request.flags & !known == 0 { Ok(()) } else { Err(Refusal::invalid("unknown command flag")) }
     }
 
-    fn check_range(&self, request: &Request) -> Result<(), Refusal> {
+    fn check_range(&self, request: &NbdRequest) -> Result<(), Refusal> {
         self.export.range(request.offset, request.len.into()).map(drop).map_err(|_| Refusal::BEHIND_END)
     }
 
     /// Success without data.
-    fn succeed(&self, request: &Request, out: &mut Batch) -> Result<(), Refusal> {
+    fn succeed(&self, request: &NbdRequest, out: &mut Batch) -> Result<(), Refusal> {
         match self.replies {
             Replies::Simple => out.push_bytes(&wire::simple_reply(0, request.cookie)),
             _ => out.push_bytes(&wire::only_chunk(ChunkType::NONE, request.cookie, 0)),
@@ -191,7 +191,7 @@ impl Transmission {
         Ok(())
     }
 
-    fn refuse(&self, request: &Request, Refusal { error, text }: Refusal, out: &mut Batch) {
+    fn refuse(&self, request: &NbdRequest, Refusal { error, text }: Refusal, out: &mut Batch) {
         if self.replies == Replies::Simple {
             return out.push_bytes(&wire::simple_reply(error.0, request.cookie));
         }
@@ -214,7 +214,7 @@ impl Tally {
 /// Queues the reply to a read.
 fn read(
     replies: Replies,
-    request: &Request,
+    request: &NbdRequest,
     mut pieces: Pieces<'_>,
     out: &mut Batch,
 ) -> Result<(), MixedImagesError> {

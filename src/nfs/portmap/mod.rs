@@ -9,7 +9,7 @@ pub mod registration;
 use std::net::SocketAddr;
 
 pub use super::mount::PROGRAM as MOUNT;
-use super::rpc::{self, BadRecord, Call, Message, NotACall, Refused};
+use super::rpc::{self, Call, CallError, NotACallError, RecordError, RpcMessage};
 pub use super::wire::PROGRAM as NFS;
 use super::xdr::{self, Emitter};
 use super::{mount, wire};
@@ -54,7 +54,7 @@ pub enum Transport {
 
 /// How a call came.
 #[derive(Debug, Clone, Copy)]
-pub struct Arrival {
+pub struct CallOrigin {
     pub transport: Transport,
     /// Where the client sent it: an address that leads to this host from there, and our own port.
     pub local: SocketAddr,
@@ -78,11 +78,11 @@ enum Answer {
 
 /// The portmapper of a host where NFS and MOUNT are served at one port.
 #[derive(Debug, Clone, Copy)]
-pub struct Portmap {
+pub struct Portmapper {
     nfs_port: u16,
 }
 
-impl Portmap {
+impl Portmapper {
     pub const fn new(nfs_port: u16) -> Self {
         Self { nfs_port }
     }
@@ -90,14 +90,14 @@ impl Portmap {
     /// Answers every complete record of `input` as records in `out`; returns how many bytes of `input` that were.
     ///
     /// # Errors
-    /// [`BadRecord`] when nothing that follows can make sense. What came before it is answered.
+    /// [`RecordError`] when nothing that follows can make sense. What came before it is answered.
     pub fn handle_stream(
         &self,
         input: &[u8],
         local: SocketAddr,
         out: &mut Vec<u8>,
-    ) -> Result<usize, BadRecord> {
-        let arrival = Arrival { transport: Transport::Tcp, local };
+    ) -> Result<usize, RecordError> {
+        let arrival = CallOrigin { transport: Transport::Tcp, local };
         let mut taken = 0;
         while let Some(record) = rpc::next_record(input.get(taken..).unwrap_or_default())? {
             taken += record.len;
@@ -105,7 +105,7 @@ impl Portmap {
             let answer = self.reply(&record.message, arrival, out);
             match answer {
                 Ok(Answer::Reply) => rpc::end_record(out, start, 0),
-                Ok(Answer::Silence) | Err(NotACall) => out.truncate(start),
+                Ok(Answer::Silence) | Err(NotACallError) => out.truncate(start),
             }
             answer?;
         }
@@ -115,23 +115,28 @@ impl Portmap {
     /// Answers the call in a datagram; `out` stays as it is when there is nothing to say.
     pub fn handle_datagram(&self, datagram: &[u8], local: SocketAddr, out: &mut Vec<u8>) {
         let start = out.len();
-        let arrival = Arrival { transport: Transport::Udp, local };
+        let arrival = CallOrigin { transport: Transport::Udp, local };
         if self.reply(datagram, arrival, out) != Ok(Answer::Reply) {
             out.truncate(start);
         }
     }
 
-    fn reply(&self, message: &[u8], arrival: Arrival, out: &mut Vec<u8>) -> Result<Answer, NotACall> {
-        let message = Message::parse(message)?;
+    fn reply(&self, message: &[u8], arrival: CallOrigin, out: &mut Vec<u8>) -> Result<Answer, NotACallError> {
+        let message = RpcMessage::parse(message)?;
         let answer = message.answer(out, |call, results| self.call(call, arrival, results));
         Ok(answer.unwrap_or(Answer::Reply))
     }
 
-    fn call(&self, call: &Call<'_>, arrival: Arrival, results: &mut Emitter<'_>) -> Result<Answer, Refused> {
+    fn call(
+        &self,
+        call: &Call<'_>,
+        arrival: CallOrigin,
+        results: &mut Emitter<'_>,
+    ) -> Result<Answer, CallError> {
         match (call.program, call.version) {
             (PORTMAP, PORTMAPPER..=RPCBIND_4) => {}
-            (PORTMAP, _) => return Err(Refused::ProgMismatch { low: PORTMAPPER, high: RPCBIND_4 }),
-            _ => return Err(Refused::ProgUnavail),
+            (PORTMAP, _) => return Err(CallError::ProgMismatch { low: PORTMAPPER, high: RPCBIND_4 }),
+            _ => return Err(CallError::ProgUnavail),
         }
         match (call.procedure, call.version) {
             (NULL, _) => {}
@@ -142,13 +147,18 @@ impl Portmap {
             (DUMP, _) => self.dump(call.version, arrival, results)?,
             // RFC 1833 §3.2: no reply unless the procedure was called with success, and we call for nobody.
             (CALLIT, _) => return Ok(Answer::Silence),
-            _ => return Err(Refused::ProcUnavail),
+            _ => return Err(CallError::ProcUnavail),
         }
         Ok(Answer::Reply)
     }
 
     /// The port, 0 for what is not here (RFC 1833 §3.2).
-    fn getport(&self, call: &Call<'_>, arrival: Arrival, results: &mut Emitter<'_>) -> Result<(), Refused> {
+    fn getport(
+        &self,
+        call: &Call<'_>,
+        arrival: CallOrigin,
+        results: &mut Emitter<'_>,
+    ) -> Result<(), CallError> {
         let mut args = call.args;
         let (program, version, protocol, _port) =
             (args.u32_be()?, args.u32_be()?, args.u32_be()?, args.u32_be()?);
@@ -161,7 +171,12 @@ impl Portmap {
     }
 
     /// The universal address, empty for what is not here (RFC 1833 §2.2.1).
-    fn getaddr(&self, call: &Call<'_>, arrival: Arrival, results: &mut Emitter<'_>) -> Result<(), Refused> {
+    fn getaddr(
+        &self,
+        call: &Call<'_>,
+        arrival: CallOrigin,
+        results: &mut Emitter<'_>,
+    ) -> Result<(), CallError> {
         let mut args = call.args;
         let (program, version) = (args.u32_be()?, args.u32_be()?);
         for _netid_address_owner in 0..3 {
@@ -178,10 +193,10 @@ impl Portmap {
         Ok(())
     }
 
-    fn dump(&self, version: u32, arrival: Arrival, results: &mut Emitter<'_>) -> Result<(), Refused> {
+    fn dump(&self, version: u32, arrival: CallOrigin, results: &mut Emitter<'_>) -> Result<(), CallError> {
         // A list is many times as long as the call, and whose address a datagram bears is anybody's guess.
         if arrival.transport == Transport::Udp {
-            return Err(Refused::ProcUnavail);
+            return Err(CallError::ProcUnavail);
         }
         for service in self.services(arrival) {
             results.boolean(true);
@@ -200,7 +215,7 @@ impl Portmap {
         Ok(())
     }
 
-    fn services(&self, arrival: Arrival) -> impl Iterator<Item = Service> + use<> {
+    fn services(&self, arrival: CallOrigin) -> impl Iterator<Item = Service> + use<> {
         let versions = [RPCBIND_4, RPCBIND_3, PORTMAPPER];
         let (port, nfs_port) = (arrival.local.port(), self.nfs_port);
         let own = versions.into_iter().flat_map(move |version| {

@@ -3,11 +3,11 @@
 use super::{GETPORT, PORTMAP, PORTMAPPER, SET, Transport, UNSET};
 use crate::codec::{Reader, Truncated};
 use crate::nfs::rpc;
-use crate::nfs::xdr::{self, Emitter, Malformed};
+use crate::nfs::xdr::{self, Emitter, XdrParseError};
 
 /// What to do about a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request {
+pub enum RegistrationCall {
     /// Register it at a port; the result is 1, or 0 when it is registered at another one.
     Set(u16),
     /// Forget it; the result is 1, or 0 when somebody else registered it.
@@ -17,11 +17,11 @@ pub enum Request {
 }
 
 /// The record of a call about version 3 of `program` over TCP.
-pub fn call(xid: u32, program: u32, request: Request) -> Vec<u8> {
+pub fn call(xid: u32, program: u32, request: RegistrationCall) -> Vec<u8> {
     let (procedure, port) = match request {
-        Request::Set(port) => (SET, port),
-        Request::Unset => (UNSET, 0),
-        Request::Port => (GETPORT, 0),
+        RegistrationCall::Set(port) => (SET, port),
+        RegistrationCall::Unset => (UNSET, 0),
+        RegistrationCall::Port => (GETPORT, 0),
     };
     let mut out = Vec::new();
     let start = rpc::begin_record(&mut out);
@@ -41,21 +41,21 @@ pub fn call(xid: u32, program: u32, request: Request) -> Vec<u8> {
 
 /// Why a call has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoResult {
+pub enum RegistrationCallError {
     #[error("the reply makes no sense")]
     Malformed,
     #[error("it denies us that")]
     Denied,
 }
 
-impl From<Truncated> for NoResult {
+impl From<Truncated> for RegistrationCallError {
     fn from(_: Truncated) -> Self {
         Self::Malformed
     }
 }
 
-impl From<Malformed> for NoResult {
-    fn from(_: Malformed) -> Self {
+impl From<XdrParseError> for RegistrationCallError {
+    fn from(_: XdrParseError) -> Self {
         Self::Malformed
     }
 }
@@ -63,60 +63,60 @@ impl From<Malformed> for NoResult {
 /// The result in the reply to the call `xid`.
 ///
 /// # Errors
-/// [`NoResult`]
-pub fn result(reply: &[u8], xid: u32) -> Result<u32, NoResult> {
+/// [`RegistrationCallError`]
+pub fn result(reply: &[u8], xid: u32) -> Result<u32, RegistrationCallError> {
     let mut reader = Reader::new(reply);
     // RFC 5531 §9: xid, REPLY, then MSG_ACCEPTED or MSG_DENIED.
     if (reader.u32_be()?, reader.u32_be()?) != (xid, 1) {
-        return Err(NoResult::Malformed);
+        return Err(RegistrationCallError::Malformed);
     }
     if reader.u32_be()? != 0 {
-        return Err(NoResult::Denied);
+        return Err(RegistrationCallError::Denied);
     }
     let _flavor = reader.u32_be()?;
     xdr::opaque(&mut reader, reply.len())?;
     match reader.u32_be()? {
         0 => Ok(reader.u32_be()?),
-        _ => Err(NoResult::Denied),
+        _ => Err(RegistrationCallError::Denied),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nfs::portmap::{NFS, Portmap};
+    use crate::nfs::portmap::{NFS, Portmapper};
 
     const LOCAL: std::net::SocketAddr =
         std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 111);
 
     /// What our own portmapper answers.
-    fn answer(request: Request) -> Vec<u8> {
+    fn answer(request: RegistrationCall) -> Vec<u8> {
         let mut out = Vec::new();
-        Portmap::new(2049).handle_stream(&call(7, NFS, request), LOCAL, &mut out).unwrap();
+        Portmapper::new(2049).handle_stream(&call(7, NFS, request), LOCAL, &mut out).unwrap();
         out.split_off(4)
     }
 
     #[test]
     fn a_result_is_found_in_the_reply_to_the_same_call() {
-        assert_eq!(result(&answer(Request::Port), 7), Ok(2049));
-        assert_eq!(result(&answer(Request::Set(1)), 7), Ok(0));
-        assert_eq!(result(&answer(Request::Unset), 7), Ok(0));
-        assert_eq!(result(&answer(Request::Port), 8), Err(NoResult::Malformed));
+        assert_eq!(result(&answer(RegistrationCall::Port), 7), Ok(2049));
+        assert_eq!(result(&answer(RegistrationCall::Set(1)), 7), Ok(0));
+        assert_eq!(result(&answer(RegistrationCall::Unset), 7), Ok(0));
+        assert_eq!(result(&answer(RegistrationCall::Port), 8), Err(RegistrationCallError::Malformed));
     }
 
     #[test]
     fn a_denied_call_and_a_cut_reply_have_none() {
-        let reply = answer(Request::Port);
+        let reply = answer(RegistrationCall::Port);
         for len in 0..reply.len() {
-            assert_eq!(result(&reply[..len], 7), Err(NoResult::Malformed), "{len}");
+            assert_eq!(result(&reply[..len], 7), Err(RegistrationCallError::Malformed), "{len}");
         }
         let weak = [0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 5];
-        assert_eq!(result(&weak, 7), Err(NoResult::Denied));
+        assert_eq!(result(&weak, 7), Err(RegistrationCallError::Denied));
     }
 
     #[test]
     fn a_registration_is_as_rpcbind_expects_it() {
-        let record = call(1, NFS, Request::Set(2049));
+        let record = call(1, NFS, RegistrationCall::Set(2049));
         let words: Vec<_> =
             record.chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect();
         let header = [0x8000_0038, 1, 0, 2, 100_000, 2, 1, 0, 0, 0, 0];

@@ -1,7 +1,7 @@
 use super::*;
 use crate::codec::Reader;
 
-const PORTMAP_MAP: Portmap = Portmap::new(2049);
+const PORTMAP_MAP: Portmapper = Portmapper::new(2049);
 
 fn local() -> SocketAddr {
     "192.168.77.1:111".parse().unwrap()
@@ -27,7 +27,7 @@ fn over_tcp(message: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let record = [&(0x8000_0000 | message.len() as u32).to_be_bytes()[..], message].concat();
     assert_eq!(PORTMAP_MAP.handle_stream(&record, local(), &mut out), Ok(record.len()));
-    let Some(rpc::Record { message, len }) = rpc::next_record(&out).unwrap() else { return Vec::new() };
+    let Some(rpc::RpcRecord { message, len }) = rpc::next_record(&out).unwrap() else { return Vec::new() };
     assert_eq!(len, out.len(), "one record");
     accepted(&message)
 }

@@ -13,8 +13,8 @@ use tokio::net::{TcpStream, UdpSocket};
 use tracing::{debug, warn};
 
 use crate::export::Allowed;
-use crate::nfs::portmap::Portmap;
-use crate::nfs::rpc::BadRecord;
+use crate::nfs::portmap::Portmapper;
+use crate::nfs::rpc::RecordError;
 use crate::stream::{self, Listener};
 use crate::sys::{self, Iov, Route};
 
@@ -37,7 +37,7 @@ pub async fn run(
     nfs_port: u16,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let portmap = Portmap::new(nfs_port);
+    let portmap = Portmapper::new(nfs_port);
     let tcp = tcp.into();
     let datagrams = Datagrams::new(udp, tcp.allowed().clone())?;
     tokio::select! {
@@ -48,12 +48,12 @@ pub async fn run(
 }
 
 /// One client on a stream, from its first byte to its last.
-async fn serve(mut socket: TcpStream, peer: SocketAddr, portmap: Portmap) {
+async fn serve(mut socket: TcpStream, peer: SocketAddr, portmap: Portmapper) {
     let end = async {
         let local = socket.local_addr()?;
         let mut input = BytesMut::new();
         while tokio::time::timeout(DEADLINE, exchange(&mut socket, &mut input, local, portmap)).await?? {}
-        Ok::<(), End>(())
+        Ok::<(), PortmapError>(())
     };
     if let Err(end) = end.await {
         debug!(%peer, "portmapper client left: {end}");
@@ -62,13 +62,13 @@ async fn serve(mut socket: TcpStream, peer: SocketAddr, portmap: Portmap) {
 
 /// Why a connection ended before its client closed it.
 #[derive(Debug, thiserror::Error)]
-enum End {
+enum PortmapError {
     #[error(transparent)]
     Socket(#[from] io::Error),
     #[error("no call within {DEADLINE:?}")]
     Late(#[from] tokio::time::error::Elapsed),
     #[error(transparent)]
-    Broken(#[from] BadRecord),
+    Broken(#[from] RecordError),
 }
 
 /// Receives something and answers what is complete; false when nothing will come any more.
@@ -76,8 +76,8 @@ async fn exchange(
     socket: &mut TcpStream,
     input: &mut BytesMut,
     local: SocketAddr,
-    portmap: Portmap,
-) -> Result<bool, End> {
+    portmap: Portmapper,
+) -> Result<bool, PortmapError> {
     if socket.read_buf(input).await? == 0 {
         return Ok(false);
     }
@@ -104,7 +104,7 @@ impl Datagrams {
         Ok(Self { socket, port, allowed })
     }
 
-    async fn serve(&self, portmap: Portmap) -> Infallible {
+    async fn serve(&self, portmap: Portmapper) -> Infallible {
         let (mut datagram, mut out) = ([0; DATAGRAM_MAX], Vec::new());
         loop {
             match self.receive(&mut datagram).await {

@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 use tracing::{debug, info};
 
 use crate::codec::Reader;
-use crate::nfs::portmap::registration::{NoResult, Request, call, result};
+use crate::nfs::portmap::registration::{RegistrationCall, RegistrationCallError, call, result};
 use crate::nfs::portmap::{MOUNT, NFS};
 
 /// Where rpcbind listens (rpcbind(8)).
@@ -27,7 +27,7 @@ const REPLY_MAX: usize = 1024;
 
 /// Why machines cannot find NFS through rpcbind.
 #[derive(Debug, thiserror::Error)]
-pub enum NotRegistered {
+pub enum RegistrationError {
     #[error("rpcbind does not answer at {}: {error}; stop it, so that isowire has port 111, or repair it", .path.display())]
     Unreachable { path: PathBuf, error: io::Error },
     #[error(
@@ -50,24 +50,24 @@ pub struct Registration {
 /// Has rpcbind tell machines that NFS and MOUNT are at `nfs_port`, where we listen already.
 ///
 /// # Errors
-/// [`NotRegistered`]; nothing of ours is registered then.
-pub fn register(nfs_port: u16) -> Result<Registration, NotRegistered> {
+/// [`RegistrationError`]; nothing of ours is registered then.
+pub fn register(nfs_port: u16) -> Result<Registration, RegistrationError> {
     register_at(Path::new(SOCKET), nfs_port)
 }
 
 /// The same with an rpcbind that listens somewhere else.
 ///
 /// # Errors
-/// [`NotRegistered`]; nothing of ours is registered then.
-pub fn register_at(path: &Path, nfs_port: u16) -> Result<Registration, NotRegistered> {
+/// [`RegistrationError`]; nothing of ours is registered then.
+pub fn register_at(path: &Path, nfs_port: u16) -> Result<Registration, RegistrationError> {
     let registration = Registration { path: path.to_owned() };
     let mut rpcbind = Rpcbind::connect(path).map_err(|error| registration.unreachable(error))?;
     for (done, (program, name)) in PROGRAMS.into_iter().enumerate() {
         let outcome = rpcbind.set(program, nfs_port).map_err(|error| registration.unreachable(error));
         let failure = match outcome {
             Ok(Set::Done) => continue,
-            Ok(Set::Denied) => NotRegistered::Denied { program: name },
-            Ok(Set::Taken(port)) => NotRegistered::Taken { program: name, port },
+            Ok(Set::Denied) => RegistrationError::Denied { program: name },
+            Ok(Set::Taken(port)) => RegistrationError::Taken { program: name, port },
             Err(unreachable) => unreachable,
         };
         rpcbind.unset(PROGRAMS.into_iter().take(done));
@@ -88,8 +88,8 @@ impl Registration {
         }
     }
 
-    fn unreachable(&self, error: io::Error) -> NotRegistered {
-        NotRegistered::Unreachable { path: self.path.clone(), error }
+    fn unreachable(&self, error: io::Error) -> RegistrationError {
+        RegistrationError::Unreachable { path: self.path.clone(), error }
     }
 }
 
@@ -116,29 +116,33 @@ impl Rpcbind {
     }
 
     fn set(&mut self, program: u32, nfs_port: u16) -> io::Result<Set> {
-        if self.call(program, Request::Set(nfs_port))? == Ok(1) {
+        if self.call(program, RegistrationCall::Set(nfs_port))? == Ok(1) {
             return Ok(Set::Done);
         }
-        match self.call(program, Request::Port)? {
+        match self.call(program, RegistrationCall::Port)? {
             Ok(port) if has_listener(port) => return Ok(Set::Taken(port)),
             // rpcbind does not look whether a server still lives.
-            Ok(port) if port != 0 => drop(self.call(program, Request::Unset)?),
+            Ok(port) if port != 0 => drop(self.call(program, RegistrationCall::Unset)?),
             _ => return Ok(Set::Denied),
         }
-        let is_set = self.call(program, Request::Set(nfs_port))? == Ok(1);
+        let is_set = self.call(program, RegistrationCall::Set(nfs_port))? == Ok(1);
         Ok(if is_set { Set::Done } else { Set::Denied })
     }
 
     fn unset(&mut self, programs: impl IntoIterator<Item = (u32, &'static str)>) {
         for (program, name) in programs {
-            match self.call(program, Request::Unset) {
+            match self.call(program, RegistrationCall::Unset) {
                 Ok(Ok(1)) => {}
                 other => debug!(?other, "rpcbind keeps the registration of {name}"),
             }
         }
     }
 
-    fn call(&mut self, program: u32, request: Request) -> io::Result<Result<u32, NoResult>> {
+    fn call(
+        &mut self,
+        program: u32,
+        request: RegistrationCall,
+    ) -> io::Result<Result<u32, RegistrationCallError>> {
         self.xid += 1;
         self.socket.write_all(&call(self.xid, program, request))?;
         let mut mark = [0; 4];

@@ -7,8 +7,8 @@ use super::DIRECTORY_MAX;
 use super::object::Object;
 use super::procedures::Failed;
 use crate::nfs::handle;
-use crate::nfs::wire::reply::{self, EntriesEnd, Entry};
-use crate::nfs::wire::{ReadDir, Status};
+use crate::nfs::wire::reply::{self, DirectoryEntry, EntriesEnd};
+use crate::nfs::wire::{NfsStatus, ReadDir};
 use crate::nfs::xdr::{self, Emitter};
 
 /// Entries that are in no index: `.` and `..`.
@@ -66,20 +66,20 @@ fn page(
     let eof = entry(directory, place).is_none();
     // RFC 1813 §3.3.16: a client that has no room for a single entry would ask for it for ever.
     if place == first && !eof || results.len() + EntriesEnd::LEN > limit {
-        return Err(Status::TooSmall.into());
+        return Err(NfsStatus::TooSmall.into());
     }
     EntriesEnd { eof }.emit(results);
     Ok(())
 }
 
 /// The place of the first entry that is asked for.
-fn first(directory: Object<'_>, asked: &ReadDir) -> Result<usize, Status> {
+fn first(directory: Object<'_>, asked: &ReadDir) -> Result<usize, NfsStatus> {
     let entries = directory.image.index.children(directory.id).len() + DOTS;
     let is_ours = asked.verifier == handle::cookie_verifier(directory.image.identity);
     match usize::try_from(asked.cookie) {
         Ok(0) => Ok(0),
         Ok(cookie) if is_ours && cookie <= entries => Ok(cookie),
-        _ => Err(Status::BadCookie),
+        _ => Err(NfsStatus::BadCookie),
     }
 }
 
@@ -96,7 +96,7 @@ fn entry<'a>(directory: Object<'a>, place: usize) -> Option<(&'a [u8], Object<'a
 }
 
 fn emit(name: &[u8], object: Object<'_>, place: usize, detail: Detail, results: &mut Emitter<'_>) {
-    Entry { fileid: object.fileid(), name, cookie: place as u64 + 1 }.emit(results);
+    DirectoryEntry { fileid: object.fileid(), name, cookie: place as u64 + 1 }.emit(results);
     if detail == Detail::Plus {
         reply::post_op_attr(Some(&object.attributes()), results);
         // post_op_fh3

@@ -18,7 +18,7 @@ use bytes::{Buf, BytesMut};
 
 use self::procedures::Payload;
 use self::unsettled::Unsettled;
-use super::rpc::{self, BadRecord, Call, Message, Refused};
+use super::rpc::{self, Call, CallError, RecordError, RpcMessage};
 use super::xdr::{self, Emitter};
 use super::{mount, wire};
 use crate::export::{Batch, MixedImagesError, Piece};
@@ -47,7 +47,7 @@ pub enum Turn {
     /// Enough for one turn: come back for the rest of the input.
     Full,
     /// The stream cannot be understood any more.
-    Broken(BadRecord),
+    Broken(RecordError),
 }
 
 /// A connection of a client, with all the mounts that go over it.
@@ -95,7 +95,7 @@ impl Session {
                 Ok(None) => return Turn::Drained,
                 Err(bad) => return Turn::Broken(bad),
             };
-            let message = match Message::parse(&record.message) {
+            let message = match RpcMessage::parse(&record.message) {
                 Ok(message) => message,
                 Err(not_a_call) => return Turn::Broken(not_a_call.into()),
             };
@@ -117,7 +117,7 @@ impl Session {
     }
 
     /// Queues the reply to one call.
-    fn answer(&mut self, message: &Message<'_>, out: &mut Batch) -> Result<(), MixedImagesError> {
+    fn answer(&mut self, message: &RpcMessage<'_>, out: &mut Batch) -> Result<(), MixedImagesError> {
         if self.unsettled.contains(message.xid) {
             return Ok(());
         }
@@ -155,11 +155,11 @@ fn run<'a>(
     peer: SocketAddr,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
-) -> Result<Option<Payload<'a>>, Refused> {
+) -> Result<Option<Payload<'a>>, CallError> {
     match call.program {
         wire::PROGRAM => procedures::answer(images, call, results),
         mount::PROGRAM => mount::answer(images, peer, call, results).map(|()| None),
         // Linux asks for NFSACL (100227), and does well without it.
-        _ => Err(Refused::ProgUnavail),
+        _ => Err(CallError::ProgUnavail),
     }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::image::{Image, Node, NodeId, NodeKind, iso9660};
 use crate::images::ImageSet;
-use crate::nfs::handle::{self, Handle};
+use crate::nfs::handle::{self, FileHandle};
 use crate::nfs::rpc::Credentials;
-use crate::nfs::wire::reply::{Attributes, FileType};
-use crate::nfs::wire::{Status, access};
+use crate::nfs::wire::reply::{FileAttributes, FileType};
+use crate::nfs::wire::{NfsStatus, access};
 
 /// Type bits of a POSIX mode.
 const S_IFMT: u32 = 0o170_000;
@@ -30,13 +30,14 @@ impl<'a> Object<'a> {
     /// The object that the handle of a call means.
     ///
     /// # Errors
-    /// [`Status::BadHandle`] for bytes that no server like this one sent, [`Status::Stale`] for a handle of an image
+    /// [`NfsStatus::BadHandle`] for bytes that no server like this one sent, [`NfsStatus::Stale`] for a handle of an image
     /// that is not here.
-    pub fn find(images: &'a ImageSet, handle: &[u8]) -> Result<Self, Status> {
-        let Handle { identity, node: id } = Handle::parse(handle).map_err(|_| Status::BadHandle)?;
-        let image = &images.identified(identity).ok_or(Status::Stale)?.image;
+    pub fn find(images: &'a ImageSet, handle: &[u8]) -> Result<Self, NfsStatus> {
+        let FileHandle { identity, node: id } =
+            FileHandle::parse(handle).map_err(|_| NfsStatus::BadHandle)?;
+        let image = &images.identified(identity).ok_or(NfsStatus::Stale)?.image;
         if id.0 as usize >= image.index.len() {
-            return Err(Status::Stale);
+            return Err(NfsStatus::Stale);
         }
         Ok(Self { image, id })
     }
@@ -50,8 +51,8 @@ impl<'a> Object<'a> {
         self.image.index.node(self.id)
     }
 
-    pub fn handle(&self) -> [u8; Handle::LEN] {
-        Handle { identity: self.image.identity, node: self.id }.bytes()
+    pub fn handle(&self) -> [u8; FileHandle::LEN] {
+        FileHandle { identity: self.image.identity, node: self.id }.bytes()
     }
 
     pub const fn fileid(&self) -> u64 {
@@ -59,9 +60,9 @@ impl<'a> Object<'a> {
     }
 
     /// # Errors
-    /// [`Status::NotDir`]
-    pub fn directory(self) -> Result<Self, Status> {
-        if self.is_directory() { Ok(self) } else { Err(Status::NotDir) }
+    /// [`NfsStatus::NotDir`]
+    pub fn directory(self) -> Result<Self, NfsStatus> {
+        if self.is_directory() { Ok(self) } else { Err(NfsStatus::NotDir) }
     }
 
     pub fn is_directory(&self) -> bool {
@@ -69,14 +70,14 @@ impl<'a> Object<'a> {
     }
 
     /// What the object shows of itself, as Rock Ridge has it.
-    pub fn attributes(&self) -> Attributes {
+    pub fn attributes(&self) -> FileAttributes {
         let Node { kind, attributes, .. } = self.node();
         let size = match kind {
             // A directory has no content here. To say so would make it look like an empty one to some programs.
             NodeKind::Directory { .. } => iso9660::BLOCK,
             _ => self.node().size(),
         };
-        Attributes {
+        FileAttributes {
             file_type: file_type(kind, attributes.mode),
             mode: attributes.mode & 0o7777,
             nlink: attributes.nlink.max(1),

@@ -7,10 +7,10 @@ use crate::export::{Content, ImageRange};
 use crate::image::index::MAX_NAME;
 use crate::image::{NodeId, NodeKind};
 use crate::images::ImageSet;
-use crate::nfs::rpc::{self, Call, Refused};
+use crate::nfs::rpc::{self, Call, CallError};
 use crate::nfs::wire::reply::{self, FsInfo, FsStat, PathConf, ReadHead};
-use crate::nfs::wire::{self, Read, ReadDir, Status, procedure};
-use crate::nfs::xdr::{self, Emitter, Malformed};
+use crate::nfs::wire::{self, NfsStatus, Read, ReadDir, procedure};
+use crate::nfs::xdr::{self, Emitter, XdrParseError};
 
 /// Most names of one object, as Rock Ridge could say it.
 const LINK_MAX: u32 = i32::MAX as u32;
@@ -38,18 +38,18 @@ impl<'a> Payload<'a> {
 /// Why a procedure did not succeed: the client's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failed {
-    Status(Status),
-    Malformed(Malformed),
+    Status(NfsStatus),
+    Malformed(XdrParseError),
 }
 
-impl From<Status> for Failed {
-    fn from(status: Status) -> Self {
+impl From<NfsStatus> for Failed {
+    fn from(status: NfsStatus) -> Self {
         Failed::Status(status)
     }
 }
 
-impl From<Malformed> for Failed {
-    fn from(malformed: Malformed) -> Self {
+impl From<XdrParseError> for Failed {
+    fn from(malformed: XdrParseError) -> Self {
         Failed::Malformed(malformed)
     }
 }
@@ -63,14 +63,14 @@ impl From<Truncated> for Failed {
 /// Answers a call of the NFS program.
 ///
 /// # Errors
-/// [`Refused`]
+/// [`CallError`]
 pub fn answer<'a>(
     images: &'a ImageSet,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
-) -> Result<Option<Payload<'a>>, Refused> {
+) -> Result<Option<Payload<'a>>, CallError> {
     if call.version != wire::VERSION {
-        return Err(Refused::ProgMismatch { low: wire::VERSION, high: wire::VERSION });
+        return Err(CallError::ProgMismatch { low: wire::VERSION, high: wire::VERSION });
     }
     match call.procedure {
         procedure::NULL => Ok(None),
@@ -79,7 +79,7 @@ pub fn answer<'a>(
             Ok(None)
         }
         procedure::GETATTR..=procedure::PATHCONF => look(images, call, results),
-        _ => Err(Refused::ProcUnavail),
+        _ => Err(CallError::ProcUnavail),
     }
 }
 
@@ -88,7 +88,7 @@ fn look<'a>(
     images: &'a ImageSet,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
-) -> Result<Option<Payload<'a>>, Refused> {
+) -> Result<Option<Payload<'a>>, CallError> {
     let mut args = call.args;
     let found = Object::find(images, wire::handle(&mut args)?);
     let start = results.len();
@@ -115,7 +115,7 @@ fn run<'a>(
     call: &Call<'_>,
     results: &mut Emitter<'_>,
 ) -> Result<Option<Payload<'a>>, Failed> {
-    results.u32(Status::Ok as u32);
+    results.u32(NfsStatus::Ok as u32);
     match call.procedure {
         procedure::GETATTR => object.attributes().emit(results),
         procedure::LOOKUP => lookup(object, call, results)?,
@@ -143,13 +143,13 @@ fn lookup(object: Object<'_>, call: &Call<'_>, results: &mut Emitter<'_>) -> Res
 }
 
 /// The entry of exactly this name. A client walks a path by itself, so a name with a `/` names nothing.
-fn child(directory: Object<'_>, name: &[u8]) -> Result<NodeId, Status> {
+fn child(directory: Object<'_>, name: &[u8]) -> Result<NodeId, NfsStatus> {
     match name {
         b"." => Ok(directory.id),
         // The root is its own parent.
         b".." => Ok(directory.node().parent),
-        _ if name.len() > MAX_NAME => Err(Status::NameTooLong),
-        _ => directory.image.index.child(directory.id, name).ok_or(Status::NoEnt),
+        _ if name.len() > MAX_NAME => Err(NfsStatus::NameTooLong),
+        _ => directory.image.index.child(directory.id, name).ok_or(NfsStatus::NoEnt),
     }
 }
 
@@ -162,7 +162,7 @@ fn access(object: Object<'_>, call: &Call<'_>, results: &mut Emitter<'_>) -> Res
 
 fn readlink(object: Object<'_>, results: &mut Emitter<'_>) -> Result<(), Failed> {
     // RFC 1813 §3.3.5: NFS3ERR_INVAL for anything but a symlink.
-    let NodeKind::Symlink { target } = &object.node().kind else { return Err(Status::Inval.into()) };
+    let NodeKind::Symlink { target } = &object.node().kind else { return Err(NfsStatus::Inval.into()) };
     reply::post_op_attr(Some(&object.attributes()), results);
     results.opaque(target);
     Ok(())
@@ -176,7 +176,7 @@ fn read<'a>(
     let Read { offset, count } = Read::parse(&mut { call.args })?;
     let Some(content) = Content::of_file(object.image, object.id) else {
         // RFC 1813 §3.3.6: NFS3ERR_INVAL for anything but a file.
-        return Err(if object.is_directory() { Status::IsDir } else { Status::Inval }.into());
+        return Err(if object.is_directory() { NfsStatus::IsDir } else { NfsStatus::Inval }.into());
     };
     // Modes are a matter of ACCESS, which clients ask before they read: the image itself is no secret on this network.
     let attributes = object.attributes();

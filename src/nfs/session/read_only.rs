@@ -2,8 +2,8 @@
 
 use super::object::Object;
 use crate::images::ImageSet;
-use crate::nfs::rpc::{Call, Refused};
-use crate::nfs::wire::{self, Status, procedure, reply};
+use crate::nfs::rpc::{Call, CallError};
+use crate::nfs::wire::{self, NfsStatus, procedure, reply};
 use crate::nfs::xdr::Emitter;
 
 /// True for a procedure that changes something, or makes sure that a change lasts.
@@ -14,8 +14,8 @@ pub const fn modifies(number: u32) -> bool {
 /// The reply to a procedure that [`modifies`]: NFS3ERR_ROFS, and what the object or objects are like.
 ///
 /// # Errors
-/// [`Refused`]
-pub fn refuse(images: &ImageSet, call: &Call<'_>, results: &mut Emitter<'_>) -> Result<(), Refused> {
+/// [`CallError`]
+pub fn refuse(images: &ImageSet, call: &Call<'_>, results: &mut Emitter<'_>) -> Result<(), CallError> {
     let mut args = call.args;
     let object = |handle| Object::find(images, handle).map(|object| object.attributes());
     let first = object(wire::handle(&mut args)?);
@@ -30,7 +30,7 @@ pub fn refuse(images: &ImageSet, call: &Call<'_>, results: &mut Emitter<'_>) -> 
         _ => None,
     };
     let failure = [Some(first), second].into_iter().flatten().find_map(Result::err);
-    results.u32(failure.unwrap_or(Status::Rofs) as u32);
+    results.u32(failure.unwrap_or(NfsStatus::Rofs) as u32);
     if call.procedure == procedure::LINK {
         reply::post_op_attr(first.as_ref().ok(), results);
     } else {

@@ -11,8 +11,8 @@ use crate::export::batch::Chunk;
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::ServedImage;
-use crate::nfs::handle::Handle;
-use crate::nfs::rpc::NotACall;
+use crate::nfs::handle::FileHandle;
+use crate::nfs::rpc::NotACallError;
 use crate::nfs::wire::procedure::*;
 
 mod listing;
@@ -175,7 +175,7 @@ impl Client {
 
     fn handle(&self, node: NodeId) -> Vec<u8> {
         let identity = self.session.images.default_image().image.identity;
-        Handle { identity, node }.bytes().to_vec()
+        FileHandle { identity, node }.bytes().to_vec()
     }
 
     fn on(&self, node: NodeId) -> Args {
@@ -282,9 +282,9 @@ fn what_is_no_call_ends_the_connection_behind_the_answers() {
     let short = b"\x80\0\0\x04\0\0\0\x09".to_vec();
     let flood = b"\xff\xff\xff\xff".to_vec();
     let ends = [
-        (reply, BadRecord::NotACall(NotACall)),
-        (short, BadRecord::NotACall(NotACall)),
-        (flood, BadRecord::TooLong(0x7fff_ffff)),
+        (reply, RecordError::NotACall(NotACallError)),
+        (short, RecordError::NotACall(NotACallError)),
+        (flood, RecordError::TooLong(0x7fff_ffff)),
     ];
     for (bytes, end) in ends {
         let (mut client, mut batch) = (Client::new(), Batch::default());

@@ -4,7 +4,7 @@
 pub mod reply;
 
 use super::rpc;
-use super::xdr::{self, Malformed};
+use super::xdr::{self, XdrParseError};
 use crate::codec::Reader;
 
 pub const PROGRAM: u32 = 100_003;
@@ -44,7 +44,7 @@ pub mod procedure {
 
 /// Outcome of a procedure (`nfsstat3`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub enum NfsStatus {
     Ok = 0,
     NoEnt = 2,
     NotDir = 20,
@@ -68,16 +68,16 @@ pub mod access {
 /// `nfs_fh3`: a handle that may be any server's.
 ///
 /// # Errors
-/// [`Malformed`]
-pub fn handle<'a>(args: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
+/// [`XdrParseError`]
+pub fn handle<'a>(args: &mut Reader<'a>) -> Result<&'a [u8], XdrParseError> {
     xdr::opaque(args, HANDLE_MAX)
 }
 
 /// `filename3`. The protocol sets no limit; a record has one.
 ///
 /// # Errors
-/// [`Malformed`]
-pub fn name<'a>(args: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
+/// [`XdrParseError`]
+pub fn name<'a>(args: &mut Reader<'a>) -> Result<&'a [u8], XdrParseError> {
     xdr::opaque(args, rpc::RECORD_MAX)
 }
 
@@ -90,8 +90,8 @@ pub struct Read {
 
 impl Read {
     /// # Errors
-    /// [`Malformed`]
-    pub fn parse(args: &mut Reader<'_>) -> Result<Self, Malformed> {
+    /// [`XdrParseError`]
+    pub fn parse(args: &mut Reader<'_>) -> Result<Self, XdrParseError> {
         Ok(Self { offset: args.u64_be()?, count: args.u32_be()? })
     }
 }
@@ -111,15 +111,15 @@ pub struct ReadDir {
 
 impl ReadDir {
     /// # Errors
-    /// [`Malformed`]
-    pub fn parse(args: &mut Reader<'_>) -> Result<Self, Malformed> {
+    /// [`XdrParseError`]
+    pub fn parse(args: &mut Reader<'_>) -> Result<Self, XdrParseError> {
         let (cookie, verifier, maxcount) = (args.u64_be()?, args.array()?, args.u32_be()?);
         Ok(Self { cookie, verifier, dircount: u32::MAX, maxcount })
     }
 
     /// # Errors
-    /// [`Malformed`]
-    pub fn parse_plus(args: &mut Reader<'_>) -> Result<Self, Malformed> {
+    /// [`XdrParseError`]
+    pub fn parse_plus(args: &mut Reader<'_>) -> Result<Self, XdrParseError> {
         let (cookie, verifier) = (args.u64_be()?, args.array()?);
         Ok(Self { cookie, verifier, dircount: args.u32_be()?, maxcount: args.u32_be()? })
     }

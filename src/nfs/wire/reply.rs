@@ -17,7 +17,7 @@ pub enum FileType {
 
 /// Attributes of an object (`fattr3`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attributes {
+pub struct FileAttributes {
     pub file_type: FileType,
     /// The lower twelve bits of a POSIX mode.
     pub mode: u32,
@@ -33,7 +33,7 @@ pub struct Attributes {
     pub time: u32,
 }
 
-impl Attributes {
+impl FileAttributes {
     /// Bytes of `fattr3`.
     pub const LEN: usize = 84;
 
@@ -58,7 +58,7 @@ impl Attributes {
 }
 
 /// `post_op_attr`: the attributes, if there are any.
-pub fn post_op_attr(attributes: Option<&Attributes>, out: &mut Emitter<'_>) {
+pub fn post_op_attr(attributes: Option<&FileAttributes>, out: &mut Emitter<'_>) {
     out.boolean(attributes.is_some());
     if let Some(attributes) = attributes {
         attributes.emit(out);
@@ -66,7 +66,7 @@ pub fn post_op_attr(attributes: Option<&Attributes>, out: &mut Emitter<'_>) {
 }
 
 /// `wcc_data` of an object that nobody changed: no attributes from before, and those it has.
-pub fn wcc_data(attributes: Option<&Attributes>, out: &mut Emitter<'_>) {
+pub fn wcc_data(attributes: Option<&FileAttributes>, out: &mut Emitter<'_>) {
     out.boolean(false);
     post_op_attr(attributes, out);
 }
@@ -147,13 +147,13 @@ impl PathConf {
 
 /// An entry of a directory (`entry3`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub struct DirectoryEntry<'a> {
     pub fileid: u64,
     pub name: &'a [u8],
     pub cookie: u64,
 }
 
-impl Entry<'_> {
+impl DirectoryEntry<'_> {
     /// The entry, announced as one more of the list.
     pub fn emit(&self, out: &mut Emitter<'_>) {
         out.boolean(true);
@@ -181,7 +181,7 @@ impl EntriesEnd {
 }
 
 /// What comes before a list of entries: attributes of the directory and the cookie verifier.
-pub fn entries_start(attributes: &Attributes, verifier: &[u8; COOKIE_VERIFIER], out: &mut Emitter<'_>) {
+pub fn entries_start(attributes: &FileAttributes, verifier: &[u8; COOKIE_VERIFIER], out: &mut Emitter<'_>) {
     post_op_attr(Some(attributes), out);
     out.fixed(verifier);
 }
@@ -206,7 +206,7 @@ impl ReadHead {
 mod tests {
     use super::*;
 
-    const ROOT: Attributes = Attributes {
+    const ROOT: FileAttributes = FileAttributes {
         file_type: FileType::Directory,
         mode: 0o755,
         nlink: 6,
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn lengths_are_what_the_constants_say() {
-        assert_eq!(emitted(|out| ROOT.emit(out)).len(), Attributes::LEN);
+        assert_eq!(emitted(|out| ROOT.emit(out)).len(), FileAttributes::LEN);
         assert_eq!(emitted(|out| EntriesEnd { eof: true }.emit(out)), b"\0\0\0\0\0\0\0\x01");
         assert_eq!(emitted(|out| EntriesEnd { eof: true }.emit(out)).len(), EntriesEnd::LEN);
     }
@@ -247,7 +247,7 @@ mod tests {
     fn attributes_may_be_missing() {
         assert_eq!(emitted(|out| post_op_attr(None, out)), [0; 4]);
         assert_eq!(emitted(|out| wcc_data(None, out)), [0; 8]);
-        assert_eq!(emitted(|out| wcc_data(Some(&ROOT), out)).len(), 8 + Attributes::LEN);
+        assert_eq!(emitted(|out| wcc_data(Some(&ROOT), out)).len(), 8 + FileAttributes::LEN);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 use super::{OFF, ServiceSockets, address_of, cannot, port_of, why_not};
 use crate::boot::menu::Root;
 use crate::config::{Asked, Config, PORTMAP_PORT, ServicePort};
-use crate::nfs::server::rpcbind::{self, NotRegistered, Registration};
+use crate::nfs::server::rpcbind::{self, Registration, RegistrationError};
 use crate::server::StartError;
 use crate::server::sockets::{self, PortmapSockets, SocketError};
 
@@ -84,7 +84,7 @@ fn bind(inherited: PortmapSockets, address: SocketAddrV4) -> io::Result<PortmapS
 fn register(nfs: u16, address: SocketAddrV4, error: io::Error) -> Result<PortmapService, MissingPortmap> {
     rpcbind::register(nfs).map(PortmapService::Rpcbind).map_err(|refused| match refused {
         // No rpcbind has the port, or one that does not work.
-        NotRegistered::Unreachable { .. } => MissingPortmap::of_port(address, error),
+        RegistrationError::Unreachable { .. } => MissingPortmap::of_port(address, error),
         refused => MissingPortmap { why: refused.to_string(), is_privilege: false, fatal: refused.into() },
     })
 }

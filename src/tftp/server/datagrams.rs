@@ -16,15 +16,15 @@ const AREAS: usize = 2 * MAX_MESSAGES + 32;
 
 /// Who cuts a window into datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Knife {
+pub(super) enum DatagramSplitter {
     /// The kernel, from messages of many blocks (`UDP_SEGMENT`): a quarter of the work.
     #[default]
-    Kernels,
+    Kernel,
     /// We, where the kernel or the network device cannot.
-    Ours,
+    UserSpace,
 }
 
-impl Knife {
+impl DatagramSplitter {
     /// Sends the whole batch in datagrams of `len` bytes, of which the last may be shorter. Waits for the socket as
     /// long as it takes.
     ///
@@ -41,7 +41,7 @@ impl Knife {
             let send = |socket: BorrowedFd<'_>| Gathered::of(batch, cut)?.send(socket, link.route(), cut);
             match link.send(send).await {
                 Ok(messages) => batch.advance((messages as u64 * cut.message).min(batch.len())),
-                Err(error) if cut.is_refused(&error) => *self = Self::Ours,
+                Err(error) if cut.is_refused(&error) => *self = Self::UserSpace,
                 Err(error) => return Err(whose_fault(error)),
             }
         }
@@ -51,7 +51,7 @@ impl Knife {
     /// How to cut `queued` bytes into datagrams of `len`.
     fn cut(self, len: u16, queued: u64) -> Cut {
         let per_message = MAX_SEGMENTS.min(MAX_MESSAGE / usize::from(len)) as u64;
-        if self == Self::Ours || per_message < 2 || queued <= u64::from(len) {
+        if self == Self::UserSpace || per_message < 2 || queued <= u64::from(len) {
             return Cut { message: u64::from(len), segment: None };
         }
         Cut { message: per_message * u64::from(len), segment: Some(len) }
@@ -142,7 +142,7 @@ mod tests {
     use crate::tftp::wire::data_header;
 
     /// What arrives of a file of 40 blocks in three extents, cut by `knife`, on a link of either kind.
-    async fn arriving(knife: Knife, is_shared: bool) -> (Vec<Vec<u8>>, Knife) {
+    async fn arriving(knife: DatagramSplitter, is_shared: bool) -> (Vec<Vec<u8>>, DatagramSplitter) {
         let mut medium = tempfile::NamedTempFile::new().unwrap();
         medium.write_all(&(0..100_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
         let extents = [(0, 10_000), (50_001, 30_000), (200_000, 18_000)];
@@ -179,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_arrives_the_same_whoever_cuts() {
-        let (expected, _) = arriving(Knife::Ours, false).await;
+        let (expected, _) = arriving(DatagramSplitter::UserSpace, false).await;
         assert_eq!(expected.len(), 40);
         assert_eq!(expected.iter().map(Vec::len).sum::<usize>(), 58_000 + 40 * 4);
         let payload: Vec<u8> = expected.iter().flat_map(|datagram| &datagram[4..]).copied().collect();
@@ -187,7 +187,11 @@ mod tests {
             payload[9_996..10_003],
             [&2499_u32.to_le_bytes()[..], &12_500_u32.to_le_bytes()[1..]].concat()
         );
-        for (knife, is_shared) in [(Knife::Ours, true), (Knife::Kernels, false), (Knife::Kernels, true)] {
+        for (knife, is_shared) in [
+            (DatagramSplitter::UserSpace, true),
+            (DatagramSplitter::Kernel, false),
+            (DatagramSplitter::Kernel, true),
+        ] {
             let (arrived, used) = arriving(knife, is_shared).await;
             assert!(arrived == expected, "{knife:?}, shared: {is_shared}");
             assert_eq!(used, knife, "Linux 4.18 and later cut");
@@ -197,11 +201,14 @@ mod tests {
     #[test]
     fn one_datagram_or_a_giant_one_needs_no_knife() {
         let whole = |len| Cut { message: len, segment: None };
-        assert_eq!(Knife::Kernels.cut(1472, 1472), whole(1472));
-        assert_eq!(Knife::Kernels.cut(65_468, 200_000), whole(65_468));
-        assert_eq!(Knife::Ours.cut(1472, 200_000), whole(1472));
-        assert_eq!(Knife::Kernels.cut(1472, 200_000), Cut { message: 44 * 1472, segment: Some(1472) });
-        assert_eq!(Knife::Kernels.cut(12, 200_000), Cut { message: 64 * 12, segment: Some(12) });
+        assert_eq!(DatagramSplitter::Kernel.cut(1472, 1472), whole(1472));
+        assert_eq!(DatagramSplitter::Kernel.cut(65_468, 200_000), whole(65_468));
+        assert_eq!(DatagramSplitter::UserSpace.cut(1472, 200_000), whole(1472));
+        assert_eq!(
+            DatagramSplitter::Kernel.cut(1472, 200_000),
+            Cut { message: 44 * 1472, segment: Some(1472) }
+        );
+        assert_eq!(DatagramSplitter::Kernel.cut(12, 200_000), Cut { message: 64 * 12, segment: Some(12) });
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
-use super::datagrams::Knife;
+use super::datagrams::DatagramSplitter;
 use super::link::Link;
 use super::{MAX_DATAGRAM, error_packet};
 use crate::boot::files::File;
@@ -17,8 +17,8 @@ use crate::codec::Reader;
 use crate::export::{Batch, MixedImagesError, Piece};
 use crate::machines::{Meter, Step};
 use crate::stream::TransmitError;
-use crate::tftp::session::{Blocks, Limits, Outcome, Standing, Transfer, Transmit};
-use crate::tftp::wire::{DATA_HEADER_LEN, ErrorCode, Packet, Request, data_header};
+use crate::tftp::session::{Blocks, Limits, Progress, Transfer, TransferOutcome, Transmit};
+use crate::tftp::wire::{DATA_HEADER_LEN, ErrorCode, Packet, TftpRequest, data_header};
 
 /// Bytes of a file that are made sure to be in the page cache at a time.
 const WARM: u64 = 1 << 20;
@@ -28,13 +28,13 @@ const TURN: usize = 16;
 
 /// What the door sees of a delivery, and tells it.
 #[derive(Debug, Default)]
-pub(super) struct Liveness {
-    standing: Mutex<Standing>,
+pub(super) struct TransferHandle {
+    standing: Mutex<Progress>,
     repeated_request: Notify,
     next_request: Notify,
 }
 
-impl Liveness {
+impl TransferHandle {
     /// The client repeated its request.
     pub(super) fn repeat_request(&self) {
         self.repeated_request.notify_one();
@@ -45,11 +45,11 @@ impl Liveness {
         self.next_request.notify_one();
     }
 
-    pub(super) fn standing(&self) -> Standing {
+    pub(super) fn standing(&self) -> Progress {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn update(&self, standing: Standing) {
+    fn update(&self, standing: Progress) {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
     }
 }
@@ -60,13 +60,13 @@ pub(super) struct Delivery {
     file: File,
     transfer: Transfer,
     meter: Meter,
-    liveness: Arc<Liveness>,
+    liveness: Arc<TransferHandle>,
     /// For the log.
     path: Box<str>,
     since: Instant,
     /// What is leaving.
     batch: Batch,
-    knife: Knife,
+    knife: DatagramSplitter,
     /// The file is in the page cache up to this byte, or was a moment ago.
     warm_up_to: u64,
 }
@@ -75,9 +75,9 @@ impl Delivery {
     pub(super) fn new(
         link: Link,
         file: File,
-        request: &Request<'_>,
+        request: &TftpRequest<'_>,
         limits: Limits,
-        liveness: Arc<Liveness>,
+        liveness: Arc<TransferHandle>,
         meter: Meter,
     ) -> Self {
         let since = Instant::now();
@@ -92,7 +92,7 @@ impl Delivery {
             path,
             since,
             batch: Batch::default(),
-            knife: Knife::default(),
+            knife: DatagramSplitter::default(),
             warm_up_to: 0,
         }
     }
@@ -231,16 +231,16 @@ impl Delivery {
         match (result, self.transfer.outcome()) {
             (Err(error @ TransmitError::Image(_)), _) => warn!(%peer, path, "TFTP broken off: {error}"),
             (Err(TransmitError::Peer(error)), _) => info!(%peer, path, ms, %error, "TFTP broken off"),
-            (Ok(()), Some(Outcome::Complete)) => {
+            (Ok(()), Some(TransferOutcome::Complete)) => {
                 info!(%peer, path, bytes, ms, blksize, windowsize, resent, "file sent over TFTP");
             }
-            (Ok(()), Some(Outcome::Unconfirmed)) => {
+            (Ok(()), Some(TransferOutcome::Unconfirmed)) => {
                 info!(%peer, path, bytes, ms, blksize, windowsize, resent, "file sent over TFTP, end not confirmed");
             }
-            (Ok(()), Some(Outcome::Aborted { code, message })) => {
+            (Ok(()), Some(TransferOutcome::Aborted { code, message })) => {
                 debug!(%peer, path, ms, %code, %message, "TFTP client gave up");
             }
-            (Ok(()), Some(Outcome::TimedOut) | None) => {
+            (Ok(()), Some(TransferOutcome::TimedOut) | None) => {
                 info!(%peer, path, ms, resent, "TFTP client fell silent");
             }
         }

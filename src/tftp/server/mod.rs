@@ -19,10 +19,10 @@ use tokio::net::UdpSocket;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{debug, info, warn};
 
-use self::delivery::{Delivery, Liveness};
+use self::delivery::{Delivery, TransferHandle};
 use self::link::{Inbox, Link};
 use super::session::{self, Limits, Opening};
-use super::wire::{ErrorCode, MAX_BLKSIZE, MIN_BLKSIZE, Packet, Request};
+use super::wire::{ErrorCode, MAX_BLKSIZE, MIN_BLKSIZE, Packet, TftpRequest};
 use crate::boot::files::{File, NoFile};
 use crate::codec::Reader;
 use crate::export::Allowed;
@@ -56,7 +56,7 @@ const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 
 /// From which port a client is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Ports {
+pub enum PortMode {
     /// From a new port for each transfer, its transfer identifier (RFC 1350 §4).
     #[default]
     PerTransfer,
@@ -67,7 +67,7 @@ pub enum Ports {
 /// How the door is run.
 #[derive(Debug, Clone)]
 pub struct Options {
-    pub ports: Ports,
+    pub ports: PortMode,
     /// Largest block in bytes; it is also never larger than the path to a client carries in one piece.
     pub max_blksize: u16,
     pub max_windowsize: u16,
@@ -79,7 +79,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            ports: Ports::default(),
+            ports: PortMode::default(),
             max_blksize: MAX_BLKSIZE,
             max_windowsize: MAX_WINDOWSIZE,
             max_transfers: MAX_TRANSFERS,
@@ -110,7 +110,7 @@ where
     let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
     let (active, tasks) = (HashMap::new(), JoinSet::new());
     let mut door =
-        Door { socket: Arc::new(socket), open, machines, options, active, tasks, is_stopping: false };
+        TftpServer { socket: Arc::new(socket), open, machines, options, active, tasks, is_stopping: false };
     let mut receiver = Receiver::new();
     tokio::pin!(shutdown);
     while !door.is_stopping || !door.tasks.is_empty() {
@@ -129,7 +129,7 @@ where
     Ok(())
 }
 
-struct Door<F> {
+struct TftpServer<F> {
     socket: Arc<UdpSocket>,
     open: F,
     machines: Arc<Registry>,
@@ -146,13 +146,13 @@ struct ActiveTransfer {
     /// The datagram that asked for it.
     request: Bytes,
     since: Instant,
-    liveness: Arc<Liveness>,
+    liveness: Arc<TransferHandle>,
     /// Where its datagrams go when they come to the well-known port.
     inbox: Option<Inbox>,
     task: AbortHandle,
 }
 
-impl<F> Door<F>
+impl<F> TftpServer<F>
 where
     F: Fn(&[u8], Ipv4Addr) -> Result<File, NoFile>,
 {
@@ -170,7 +170,7 @@ where
             Opening::Read(request) => self.read(&request, datagram),
             // A client that just got its last block, and repeats the ACK, would take it for an answer to its next
             // request from the same port.
-            Opening::Refuse(ErrorCode::UnknownTransferId, _) if self.options.ports == Ports::Single => {}
+            Opening::Refuse(ErrorCode::UnknownTransferId, _) if self.options.ports == PortMode::Single => {}
             Opening::Refuse(code, text) => {
                 debug!(peer = %datagram.peer, "TFTP refused: {text}");
                 refuse(&self.socket, datagram.peer, code, text);
@@ -183,7 +183,7 @@ where
         self.active.get(&peer)?.inbox.as_ref()
     }
 
-    fn read(&mut self, request: &Request<'_>, datagram: Datagram<'_>) {
+    fn read(&mut self, request: &TftpRequest<'_>, datagram: Datagram<'_>) {
         let peer = datagram.peer;
         if let Some(transfer) = self.active.get(&peer) {
             if transfer.covers(datagram.bytes) {
@@ -202,24 +202,28 @@ where
         }
     }
 
-    fn start(&mut self, request: &Request<'_>, datagram: Datagram<'_>) -> Result<ActiveTransfer, Refusal> {
+    fn start(
+        &mut self,
+        request: &TftpRequest<'_>,
+        datagram: Datagram<'_>,
+    ) -> Result<ActiveTransfer, RequestError> {
         if self.is_stopping {
-            return Err(Refusal::Stopping);
+            return Err(RequestError::Stopping);
         }
         if self.active.len() >= self.options.max_transfers {
-            return Err(Refusal::Busy(self.active.len()));
+            return Err(RequestError::Busy(self.active.len()));
         }
         let Datagram { bytes, peer, local } = datagram;
         let file = (self.open)(request.filename, local)?;
         let limits = self.limits(peer, local);
         let (link, inbox) = match self.options.ports {
-            Ports::PerTransfer => (Link::own(peer, local)?, None),
-            Ports::Single => {
+            PortMode::PerTransfer => (Link::own(peer, local)?, None),
+            PortMode::Single => {
                 let (link, inbox) = Link::shared(&self.socket, peer, local);
                 (link, Some(inbox))
             }
         };
-        let liveness = Arc::new(Liveness::default());
+        let liveness = Arc::new(TransferHandle::default());
         let meter = Meter::new(
             Arc::clone(&self.machines),
             (*peer.ip()).into(),
@@ -272,7 +276,7 @@ impl ActiveTransfer {
 
 /// Why a read request gets an ERROR.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+enum RequestError {
     #[error(transparent)]
     NoFile(#[from] NoFile),
     #[error("the server is busy with {0} transfers, try again")]
@@ -283,7 +287,7 @@ enum Refusal {
     Socket(#[from] io::Error),
 }
 
-impl Refusal {
+impl RequestError {
     const fn code(&self) -> ErrorCode {
         match self {
             Self::NoFile(NoFile::Path(PathError::NotFound)) => ErrorCode::FileNotFound,

@@ -9,9 +9,9 @@ mod transfer;
 
 use std::time::Duration;
 
-use super::wire::{ErrorCode, Malformed, Mode, Packet, Request};
+use super::wire::{ErrorCode, Packet, TftpParseError, TftpRequest, TransferMode};
 
-pub use transfer::{Block, Blocks, Limits, Outcome, Transfer, Transmit};
+pub use transfer::{Blocks, DataBlock, Limits, Transfer, TransferOutcome, Transmit};
 
 /// The same request from the same port is a copy made by the network for this long.
 const COPY_AGE: Duration = Duration::from_secs(1);
@@ -20,16 +20,16 @@ const COPY_AGE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opening<'a> {
     /// A file is wanted, as bytes.
-    Read(Request<'a>),
+    Read(TftpRequest<'a>),
     Refuse(ErrorCode, &'static str),
     /// An ERROR is never answered: two servers would talk for ever.
     Ignore,
 }
 
 /// Decides what a datagram to the well-known port earns, when it belongs to no transfer.
-pub fn open(packet: Result<Packet<'_>, Malformed>) -> Opening<'_> {
+pub fn open(packet: Result<Packet<'_>, TftpParseError>) -> Opening<'_> {
     match packet {
-        Ok(Packet::Rrq(request)) if request.mode == Mode::Octet => Opening::Read(request),
+        Ok(Packet::Rrq(request)) if request.mode == TransferMode::Octet => Opening::Read(request),
         // Translated text has another size than the file, and boot files are not text.
         Ok(Packet::Rrq(_)) => Opening::Refuse(
             ErrorCode::IllegalOperation,
@@ -43,7 +43,7 @@ pub fn open(packet: Result<Packet<'_>, Malformed>) -> Opening<'_> {
 }
 
 /// Decides what a datagram to a transfer's port from anybody but its client earns. The transfer goes on.
-pub fn stray(packet: Result<Packet<'_>, Malformed>) -> Opening<'_> {
+pub fn stray(packet: Result<Packet<'_>, TftpParseError>) -> Opening<'_> {
     match packet {
         Ok(Packet::Error { .. }) => Opening::Ignore,
         // RFC 1350 §4: an error packet should be sent to the source of the incorrect packet.
@@ -56,7 +56,7 @@ const STRAY: Opening<'static> =
 
 /// How far a transfer has come, for whoever gets a second request from the same port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Standing {
+pub enum Progress {
     /// The client answered nothing yet.
     #[default]
     Unheard,
@@ -66,7 +66,7 @@ pub enum Standing {
     AllSent,
 }
 
-impl Standing {
+impl Progress {
     /// Whether the same request from the same port, `age` after the first, asks for nothing new. A different
     /// request always does: the client gave the first one up, or its last ACK is still on its way.
     pub fn covers_repeated_request(self, age: Duration) -> bool {

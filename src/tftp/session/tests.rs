@@ -66,7 +66,7 @@ impl Client {
 
 /// What became of a simulated transfer.
 struct Report {
-    outcome: Outcome,
+    outcome: TransferOutcome,
     elapsed: Duration,
     /// DATA packets that left.
     data: u64,
@@ -99,7 +99,7 @@ impl Simulation {
                 let packets: Vec<Flying> = match transmit {
                     Transmit::Oack(_) => vec![Flying::Oack],
                     Transmit::Blocks(blocks) => blocks
-                        .map(|Block { number, offset, len }| Flying::Data { number, offset, len })
+                        .map(|DataBlock { number, offset, len }| Flying::Data { number, offset, len })
                         .collect(),
                 };
                 data += packets.iter().filter(|packet| **packet != Flying::Oack).count() as u64;
@@ -117,7 +117,7 @@ impl Simulation {
             }
         }
         let outcome = transfer.outcome().unwrap().clone();
-        assert_eq!(outcome == Outcome::Complete, client.is_done, "{outcome:?}");
+        assert_eq!(outcome == TransferOutcome::Complete, client.is_done, "{outcome:?}");
         Report { outcome, elapsed: self.now - self.start, data, resent: transfer.resent() }
     }
 
@@ -168,7 +168,7 @@ fn files_of_all_lengths_arrive_with_each_block_sent_once() {
     for windowsize in [1, 2, 4, 64] {
         for len in [0, 1, 511, 512, 513, 1024, 512 * 64, 512 * 64 - 1, 512 * 128 + 7] {
             let report = Simulation::new(CALM, 1).run(len, &[TransferOption::Windowsize(windowsize)]);
-            assert_eq!(report.outcome, Outcome::Complete);
+            assert_eq!(report.outcome, TransferOutcome::Complete);
             assert_eq!(report.data, len / 512 + 1, "{len} bytes, windowsize {windowsize}");
             assert_eq!(report.resent, 0);
         }
@@ -181,7 +181,7 @@ fn a_lossy_link_costs_little_time() {
     for options in [&lockstep()[..], &window(4), &window(16), &window(64)] {
         for seed in 1..40 {
             let report = Simulation::new(weather, seed).run(MIB, options);
-            assert_eq!(report.outcome, Outcome::Complete);
+            assert_eq!(report.outcome, TransferOutcome::Complete);
             assert!(report.elapsed < Duration::from_secs(1), "{options:?} seed {seed}: {:?}", report.elapsed);
         }
     }
@@ -192,10 +192,10 @@ fn a_link_that_duplicates_everything_costs_no_data_in_lockstep_and_little_in_win
     let weather = Weather { duplication: 100, ..CALM };
     let blocks = MIB / 1468 + 1;
     let report = Simulation::new(weather, 1).run(MIB, &lockstep());
-    assert_eq!((report.outcome, report.data), (Outcome::Complete, blocks));
+    assert_eq!((report.outcome, report.data), (TransferOutcome::Complete, blocks));
     for windowsize in [4, 16, 64] {
         let report = Simulation::new(weather, 1).run(MIB, &window(windowsize));
-        assert_eq!(report.outcome, Outcome::Complete);
+        assert_eq!(report.outcome, TransferOutcome::Complete);
         assert!(report.data < blocks * 3, "windowsize {windowsize}: {} of {blocks}", report.data);
     }
 }
@@ -207,7 +207,7 @@ fn a_link_that_reorders_and_duplicates_is_no_obstacle() {
     for options in [&lockstep()[..], &window(8)] {
         for seed in 1..20 {
             let report = Simulation::new(weather, seed).run(MIB, options);
-            assert_eq!(report.outcome, Outcome::Complete);
+            assert_eq!(report.outcome, TransferOutcome::Complete);
             assert!(report.elapsed < Duration::from_secs(2), "{options:?} seed {seed}: {:?}", report.elapsed);
         }
     }
@@ -218,7 +218,7 @@ fn the_worst_link_is_slow_and_not_fatal() {
     let weather = Weather { loss: 20, duplication: 20, jitter: Duration::from_millis(5), ..CALM };
     for seed in 1..10 {
         let report = Simulation::new(weather, seed).run(MIB / 8, &window(4));
-        assert_eq!(report.outcome, Outcome::Complete);
+        assert_eq!(report.outcome, TransferOutcome::Complete);
     }
 }
 
@@ -227,7 +227,7 @@ fn block_numbers_roll_over() {
     for (options, loss) in [(&[][..], 0), (&[TransferOption::Windowsize(64)], 0), (&window(64)[..1], 1)] {
         let weather = Weather { loss, ..CALM };
         let report = Simulation::new(weather, 3).run(100_000_000, options);
-        assert_eq!(report.outcome, Outcome::Complete);
+        assert_eq!(report.outcome, TransferOutcome::Complete);
     }
     let mut blocks = Blocks::of(65_535, 65_537, 512, 1 << 30);
     let numbers: Vec<u16> = blocks.by_ref().map(|block| block.number).collect();
@@ -331,7 +331,7 @@ fn a_client_that_reminds_us_while_we_wait_gets_one_window() {
 }
 
 /// When a silent client is sent something, and how that ends.
-fn silence(options: &[TransferOption<'_>]) -> (Vec<Duration>, Outcome, Duration) {
+fn silence(options: &[TransferOption<'_>]) -> (Vec<Duration>, TransferOutcome, Duration) {
     let start = Instant::now();
     let mut transfer = Transfer::new(start, MIB, options, LIMITS);
     let mut now = start;
@@ -353,7 +353,7 @@ fn a_silent_client_is_given_up() {
     assert_eq!(sent.len(), 7);
     assert_eq!(sent[1], Duration::from_millis(250));
     assert!(sent.windows(3).all(|at| at[2] - at[1] >= at[1] - at[0]));
-    assert_eq!(outcome, Outcome::TimedOut);
+    assert_eq!(outcome, TransferOutcome::TimedOut);
     assert!((Duration::from_secs(10)..Duration::from_secs(20)).contains(&end), "{end:?}");
 }
 
@@ -393,7 +393,7 @@ fn asking_for_the_size_alone_is_a_normal_end() {
     assert!(transfer.poll_transmit(now).is_some());
     let message = b"User aborted the transfer";
     transfer.handle_packet(now, &Packet::Error { code: ErrorCode::OptionNegotiation, message });
-    assert!(matches!(transfer.outcome(), Some(Outcome::Aborted { .. })));
+    assert!(matches!(transfer.outcome(), Some(TransferOutcome::Aborted { .. })));
     assert!(transfer.poll_transmit(now).is_none());
     assert!(transfer.poll_timeout().is_none());
 }
@@ -404,12 +404,12 @@ fn who_asks_for_the_next_file_is_done_with_this_one() {
     let mut small = Transfer::new(now, 5, &[], LIMITS);
     while small.poll_transmit(now).is_some() {}
     small.handle_next_request();
-    assert_eq!(small.outcome(), Some(&Outcome::Unconfirmed));
+    assert_eq!(small.outcome(), Some(&TransferOutcome::Unconfirmed));
 
     let mut large = Transfer::new(now, MIB, &[], LIMITS);
     while large.poll_transmit(now).is_some() {}
     large.handle_next_request();
-    assert!(matches!(large.outcome(), Some(Outcome::Aborted { .. })));
+    assert!(matches!(large.outcome(), Some(TransferOutcome::Aborted { .. })));
     assert!(large.poll_timeout().is_none());
 }
 
@@ -421,7 +421,7 @@ fn the_last_ack_may_get_lost() {
         while transfer.poll_transmit(deadline).is_some() {}
         transfer.handle_timeout(transfer.poll_timeout().unwrap());
     }
-    assert_eq!(transfer.outcome(), Some(&Outcome::Unconfirmed));
+    assert_eq!(transfer.outcome(), Some(&TransferOutcome::Unconfirmed));
 }
 
 #[test]
@@ -443,17 +443,17 @@ fn a_repeated_request_is_answered_again_until_the_client_is_heard() {
 #[test]
 fn a_repeated_request_starts_anew_only_when_it_cannot_be_a_copy() {
     let (young, old) = (Duration::from_millis(500), Duration::from_secs(2));
-    assert!(Standing::Unheard.covers_repeated_request(old));
-    assert!(Standing::Heard.covers_repeated_request(young));
-    assert!(!Standing::Heard.covers_repeated_request(old));
-    assert!(!Standing::AllSent.covers_repeated_request(young));
+    assert!(Progress::Unheard.covers_repeated_request(old));
+    assert!(Progress::Heard.covers_repeated_request(young));
+    assert!(!Progress::Heard.covers_repeated_request(old));
+    assert!(!Progress::AllSent.covers_repeated_request(young));
     let (mut transfer, now) = started(&lockstep());
-    assert_eq!(transfer.standing(), Standing::Heard);
+    assert_eq!(transfer.standing(), Progress::Heard);
     (1..=MIB / 1468).for_each(|block| {
         transfer.handle_packet(now, &Packet::Ack { block: block as u16 });
         leaving(&mut transfer, now);
     });
-    assert_eq!(transfer.standing(), Standing::AllSent);
+    assert_eq!(transfer.standing(), Progress::AllSent);
 }
 
 #[test]

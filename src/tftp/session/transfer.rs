@@ -11,7 +11,7 @@
 
 use std::time::Instant;
 
-use super::Standing;
+use super::Progress;
 use super::timer::{Due, Timer};
 use crate::tftp::wire::{DEFAULT_BLKSIZE, ErrorCode, Packet, TransferOption};
 
@@ -52,7 +52,7 @@ impl Blocks {
 
 /// One block: its number on the wire and where its data lies in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Block {
+pub struct DataBlock {
     pub number: u16,
     pub offset: u64,
     /// Less than the block size, and perhaps 0, for the last block of the file only (RFC 1350 §2).
@@ -60,9 +60,9 @@ pub struct Block {
 }
 
 impl Iterator for Blocks {
-    type Item = Block;
+    type Item = DataBlock;
 
-    fn next(&mut self) -> Option<Block> {
+    fn next(&mut self) -> Option<DataBlock> {
         if self.next > self.last {
             return None;
         }
@@ -71,13 +71,13 @@ impl Iterator for Blocks {
         let offset = (block - 1) * u64::from(self.blksize);
         let len = u64::from(self.blksize).min(self.file_len - offset);
         // The number rolls over from 65535 to 0: no RFC says so, all clients expect it.
-        Some(Block { number: block as u16, offset, len })
+        Some(DataBlock { number: block as u16, offset, len })
     }
 }
 
 /// How a transfer ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TransferOutcome {
     /// The client has everything.
     Complete,
     /// Everything was sent, but the last ACK never came.
@@ -112,7 +112,7 @@ enum Phase {
     Offering(Box<[TransferOption<'static>]>),
     /// Every block up to this one was acknowledged.
     Sending(u64),
-    Over(Outcome),
+    Over(TransferOutcome),
 }
 
 impl Transfer {
@@ -152,7 +152,7 @@ impl Transfer {
             Packet::Ack { block } => self.handle_ack(now, *block),
             Packet::Error { code, message } => {
                 let message = message.escape_ascii().to_string().into();
-                self.end(Outcome::Aborted { code: *code, message });
+                self.end(TransferOutcome::Aborted { code: *code, message });
             }
             // Nothing else has a meaning here, and nothing is won by ending a boot for it.
             Packet::Rrq(_) | Packet::Wrq(_) | Packet::Data { .. } | Packet::Oack(_) => {}
@@ -182,7 +182,7 @@ impl Transfer {
         self.heard = true;
         self.timer.handle_answer(now);
         if acked == self.last_block() {
-            return self.end(Outcome::Complete);
+            return self.end(TransferOutcome::Complete);
         }
         self.phase = Phase::Sending(acked);
         self.due = Some(Due::Turn);
@@ -209,7 +209,7 @@ impl Transfer {
         }
     }
 
-    /// Takes note of a request that [`Standing::covers_repeated_request`]: the client may have missed the answer.
+    /// Takes note of a request that [`Progress::covers_repeated_request`]: the client may have missed the answer.
     pub fn handle_repeated_request(&mut self, now: Instant) {
         if !self.heard && self.outcome().is_none() && self.timer.is_half_over(now) {
             self.due.get_or_insert(Due::Reminder);
@@ -224,7 +224,7 @@ impl Transfer {
         if self.timer.handle_timeout() {
             self.due = Some(Due::Turn);
         } else {
-            self.end_unheard(Outcome::TimedOut);
+            self.end_unheard(TransferOutcome::TimedOut);
         }
     }
 
@@ -232,14 +232,14 @@ impl Transfer {
     pub fn handle_next_request(&mut self) {
         if self.outcome().is_none() {
             let message = "asked for another file".into();
-            self.end_unheard(Outcome::Aborted { code: ErrorCode::NotDefined, message });
+            self.end_unheard(TransferOutcome::Aborted { code: ErrorCode::NotDefined, message });
         }
     }
 
     /// Ends without a last word of the client: who was sent everything most likely has it.
-    fn end_unheard(&mut self, otherwise: Outcome) {
+    fn end_unheard(&mut self, otherwise: TransferOutcome) {
         let everything_left = self.sent == self.last_block();
-        self.end(if everything_left { Outcome::Unconfirmed } else { otherwise });
+        self.end(if everything_left { TransferOutcome::Unconfirmed } else { otherwise });
     }
 
     /// When to call [`Transfer::handle_timeout`]; `None` when the transfer is over.
@@ -288,7 +288,7 @@ impl Transfer {
         self.file_len / u64::from(self.blksize) + 1
     }
 
-    fn end(&mut self, outcome: Outcome) {
+    fn end(&mut self, outcome: TransferOutcome) {
         if self.outcome().is_none() {
             self.phase = Phase::Over(outcome);
             self.due = None;
@@ -296,7 +296,7 @@ impl Transfer {
     }
 
     /// How it ended; `None` while it goes on.
-    pub fn outcome(&self) -> Option<&Outcome> {
+    pub fn outcome(&self) -> Option<&TransferOutcome> {
         match &self.phase {
             Phase::Over(outcome) => Some(outcome),
             Phase::Offering(_) | Phase::Sending(_) => None,
@@ -304,11 +304,11 @@ impl Transfer {
     }
 
     /// How far it has come.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> Progress {
         match self.heard {
-            false => Standing::Unheard,
-            true if self.sent == self.last_block() => Standing::AllSent,
-            true => Standing::Heard,
+            false => Progress::Unheard,
+            true if self.sent == self.last_block() => Progress::AllSent,
+            true => Progress::Heard,
         }
     }
 

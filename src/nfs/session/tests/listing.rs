@@ -28,7 +28,7 @@ impl Client {
             entries.push((name, fileid, reader.u64_be().unwrap()));
             if procedure == READDIRPLUS {
                 reader.skip(WITH + 4).unwrap();
-                let handle = Handle::parse(xdr::opaque(&mut reader, 64).unwrap()).unwrap();
+                let handle = FileHandle::parse(xdr::opaque(&mut reader, 64).unwrap()).unwrap();
                 assert_eq!(u64::from(handle.node.0) + 1, fileid);
             }
         }
@@ -97,7 +97,7 @@ fn a_listing_goes_on_at_any_entry() {
 #[test]
 fn counts_are_kept_to_the_byte() {
     let mut client = Client::new();
-    let small = wire::Status::TooSmall as u32;
+    let small = wire::NfsStatus::TooSmall as u32;
     let frame = WITH + 8 + 8;
     // One entry with a name of one or two bytes: it follows, file id, name, cookie.
     let entry = 4 + 8 + 8 + 8;
@@ -125,11 +125,11 @@ fn counts_are_kept_to_the_byte() {
 #[test]
 fn cookies_are_this_images() {
     let mut client = Client::new();
-    let bad = wire::Status::BadCookie as u32;
+    let bad = wire::NfsStatus::BadCookie as u32;
     assert_eq!(client.list(READDIR, SMALL, 5, &[4096]).err(), Some(bad));
     assert_eq!(client.list(READDIR, SMALL, u64::MAX, &[4096]).err(), Some(bad));
     let wrong = |client: &Client, cookie: u64| client.on(SMALL).u64(cookie).u64(12345).u32(4096);
     assert_eq!(client.status(READDIR, &wrong(&client, 2)), (bad, WITH));
     assert_eq!(client.status(READDIR, &wrong(&client, 0)).0, 0, "a new listing needs no verifier");
-    assert_eq!(client.list(READDIR, SCRIPT, 0, &[4096]).err(), Some(wire::Status::NotDir as u32));
+    assert_eq!(client.list(READDIR, SCRIPT, 0, &[4096]).err(), Some(wire::NfsStatus::NotDir as u32));
 }

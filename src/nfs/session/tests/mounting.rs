@@ -8,7 +8,7 @@ fn mounts_lead_to_directories() {
         let mut reader = Reader::new(&results);
         match reader.u32_be().unwrap() {
             0 => {
-                let handle = Handle::parse(xdr::opaque(&mut reader, 64).unwrap()).unwrap();
+                let handle = FileHandle::parse(xdr::opaque(&mut reader, 64).unwrap()).unwrap();
                 assert_eq!(reader.rest(), b"\0\0\0\x02\0\0\0\x01\0\0\0\0", "AUTH_SYS, AUTH_NONE");
                 let images = client.session.images.iter();
                 Ok((images.map(|i| i.image.identity).position(|i| i == handle.identity), handle.node))

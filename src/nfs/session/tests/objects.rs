@@ -4,13 +4,13 @@ use super::*;
 fn a_handle_is_good_stale_or_bad() {
     let mut client = Client::new();
     let identity = client.session.images.default_image().image.identity;
-    let handle = |identity, node| Args::default().bytes(&Handle { identity, node }.bytes());
+    let handle = |identity, node| Args::default().bytes(&FileHandle { identity, node }.bytes());
     let good = handle(identity, ROOT);
     let mut flipped = good.clone();
     flipped.0[9] ^= 1;
     let elsewhere = crate::image::Identity(!identity.0);
-    let bad = wire::Status::BadHandle as u32;
-    let stale = wire::Status::Stale as u32;
+    let bad = wire::NfsStatus::BadHandle as u32;
+    let stale = wire::NfsStatus::Stale as u32;
     for (args, status) in [
         (good, 0),
         (handle(elsewhere, ROOT), stale),
@@ -62,7 +62,7 @@ fn names_are_looked_up_exactly() {
         let mut reader = Reader::new(&results);
         match reader.u32_be().unwrap() {
             0 => {
-                let node = Handle::parse(xdr::opaque(&mut reader, 64).unwrap()).unwrap().node;
+                let node = FileHandle::parse(xdr::opaque(&mut reader, 64).unwrap()).unwrap().node;
                 assert_eq!(reader.remaining(), 2 * WITH);
                 Ok(node)
             }
@@ -82,12 +82,12 @@ fn names_are_looked_up_exactly() {
     assert_eq!(lookup(SMALL, &LONG), Ok(NodeId(11)));
     assert_eq!(lookup(SMALL, b"\xff\xfe"), Ok(NodeId(12)));
     for name in [&b"ARCH"[..], b"", b"arch/script", b"/arch", b"arch\0", b"none"] {
-        assert_eq!(lookup(ROOT, name), Err(wire::Status::NoEnt as u32), "{}", name.escape_ascii());
+        assert_eq!(lookup(ROOT, name), Err(wire::NfsStatus::NoEnt as u32), "{}", name.escape_ascii());
     }
-    assert_eq!(lookup(ROOT, &[b'n'; 256]), Err(wire::Status::NameTooLong as u32));
-    assert_eq!(lookup(ROOT, &[b'n'; 8000]), Err(wire::Status::NameTooLong as u32));
-    assert_eq!(lookup(SCRIPT, b"x"), Err(wire::Status::NotDir as u32));
-    assert_eq!(lookup(LINK, b"script"), Err(wire::Status::NotDir as u32));
+    assert_eq!(lookup(ROOT, &[b'n'; 256]), Err(wire::NfsStatus::NameTooLong as u32));
+    assert_eq!(lookup(ROOT, &[b'n'; 8000]), Err(wire::NfsStatus::NameTooLong as u32));
+    assert_eq!(lookup(SCRIPT, b"x"), Err(wire::NfsStatus::NotDir as u32));
+    assert_eq!(lookup(LINK, b"script"), Err(wire::NfsStatus::NotDir as u32));
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_symlink_tells_its_target() {
     let results = client.nfs(READLINK, &client.on(LINK));
     assert_eq!(results[4 + WITH..], *b"\0\0\0\x0barch/script\0");
     for node in [SCRIPT, ARCH, DEVICE] {
-        assert_eq!(client.status(READLINK, &client.on(node)), (wire::Status::Inval as u32, WITH));
+        assert_eq!(client.status(READLINK, &client.on(node)), (wire::NfsStatus::Inval as u32, WITH));
     }
 }
 
@@ -165,7 +165,8 @@ fn a_read_ends_at_the_limit_and_at_the_end() {
 #[test]
 fn only_files_are_read() {
     let mut client = Client::new();
-    let statuses = [(ARCH, wire::Status::IsDir), (LINK, wire::Status::Inval), (DEVICE, wire::Status::Inval)];
+    let statuses =
+        [(ARCH, wire::NfsStatus::IsDir), (LINK, wire::NfsStatus::Inval), (DEVICE, wire::NfsStatus::Inval)];
     for (node, status) in statuses {
         let args = client.on(node).u64(0).u32(10);
         assert_eq!(client.status(READ, &args), (status as u32, WITH));
@@ -175,7 +176,7 @@ fn only_files_are_read() {
 #[test]
 fn nothing_is_ever_changed_and_every_refusal_is_well_formed() {
     let mut client = Client::new();
-    let rofs = wire::Status::Rofs as u32;
+    let rofs = wire::NfsStatus::Rofs as u32;
     let wcc = 4 + WITH;
     let more = Args::default().bytes(b"name").u64(0).u64(0).0;
     for procedure in [SETATTR, WRITE, CREATE, MKDIR, SYMLINK, MKNOD, REMOVE, RMDIR, COMMIT] {
@@ -191,9 +192,9 @@ fn nothing_is_ever_changed_and_every_refusal_is_well_formed() {
     assert_eq!(client.status(WRITE, &write), (rofs, wcc), "the longest write that FSINFO allows");
 
     let bad = Args::default().bytes(b"?");
-    assert_eq!(client.status(REMOVE, &bad.clone().bytes(b"name")), (wire::Status::BadHandle as u32, 8));
+    assert_eq!(client.status(REMOVE, &bad.clone().bytes(b"name")), (wire::NfsStatus::BadHandle as u32, 8));
     let rename = Args([client.on(ARCH).bytes(b"from").0, bad.bytes(b"to").0].concat());
-    assert_eq!(client.status(RENAME, &rename), (wire::Status::BadHandle as u32, wcc + 8));
+    assert_eq!(client.status(RENAME, &rename), (wire::NfsStatus::BadHandle as u32, wcc + 8));
 }
 
 #[test]

@@ -48,11 +48,11 @@ fn a_batch_holds_ranges_of_one_image() {
     let mut client = Client::new();
     let identities: Vec<_> = client.session.images.iter().map(|served| served.image.identity).collect();
     let read = |image: usize, xid| {
-        let handle = Handle { identity: identities[image], node: AIROOTFS };
+        let handle = FileHandle { identity: identities[image], node: AIROOTFS };
         nfs(xid, READ, &Args::default().bytes(&handle.bytes()).u64(0).u32(4))
     };
     let getattr =
-        nfs(5, GETATTR, &Args::default().bytes(&Handle { identity: identities[1], node: ROOT }.bytes()));
+        nfs(5, GETATTR, &Args::default().bytes(&FileHandle { identity: identities[1], node: ROOT }.bytes()));
     let calls = [read(0, 1), read(0, 2), getattr, read(1, 3), read(1, 4), read(0, 6)];
     let mut input = BytesMut::from(&calls.concat()[..]);
     let turns = [(Turn::Full, vec![1, 2, 5], 0), (Turn::Full, vec![3, 4], 1), (Turn::Drained, vec![6], 0)];
