@@ -25,15 +25,17 @@
 //!
 //! `ARCHITECTURE.md` has the rules and the invariants, `docs/decisions` the reasons.
 
+#![warn(unreachable_pub)]
+
 pub mod boot;
-pub mod bootable;
+mod bootable;
 pub mod check;
 pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod dhcp;
 pub mod export;
-pub mod extent;
+mod extent;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;
@@ -41,17 +43,17 @@ pub mod image;
 pub mod images;
 pub mod inspect;
 
-pub mod mac;
+mod mac;
 pub mod machines;
 pub mod nbd;
 pub mod ndp;
 pub mod nfs;
 pub mod server;
 pub mod status;
-pub mod stream;
-pub mod sys;
+mod stream;
+mod sys;
 pub mod telemetry;
 pub mod text;
 pub mod tftp;
 pub mod uki;
-pub mod watched;
+mod watched;

@@ -18,19 +18,19 @@ use crate::extent::Extent;
 /// A file in our address space: an address for the kernel, never a `&[u8]`. A page that is gone because somebody
 /// truncated the file then gives EFAULT from the system call instead of SIGBUS to the process.
 #[derive(Debug)]
-pub struct Mapping(MmapRaw);
+pub(crate) struct Mapping(MmapRaw);
 
 impl Mapping {
     /// Maps `len` bytes of `file`, at least one, to be read only.
     ///
     /// # Errors
     /// What mmap(2) says.
-    pub fn of(file: &File, len: usize) -> io::Result<Self> {
+    pub(crate) fn of(file: &File, len: usize) -> io::Result<Self> {
         Ok(Self(MmapOptions::new().len(len).map_raw_read_only(file)?))
     }
 
     /// Returns the part of the mapping that `extent` of the file is; `None` when it leaves the mapping.
-    pub fn span(&self, extent: Extent) -> Option<Span<'_>> {
+    pub(crate) fn span(&self, extent: Extent) -> Option<Span<'_>> {
         let offset = usize::try_from(extent.offset).ok()?;
         let len = usize::try_from(extent.len).ok()?;
         if offset.checked_add(len)? > self.0.len() {
@@ -52,14 +52,14 @@ pub struct Span<'a> {
 /// Memory for the kernel to read: a slice, or part of an image's mapping.
 #[derive(Debug, Clone, Copy)]
 #[repr(transparent)]
-pub struct Iov<'a> {
+pub(crate) struct Iov<'a> {
     raw: libc::iovec,
     memory: PhantomData<&'a [u8]>,
 }
 
 impl Iov<'_> {
     /// No bytes.
-    pub const EMPTY: Iov<'static> =
+    pub(crate) const EMPTY: Iov<'static> =
         Iov { raw: libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }, memory: PhantomData };
 }
 
@@ -79,7 +79,7 @@ impl<'a> From<Span<'a>> for Iov<'a> {
 
 /// Whether more bytes follow at once, so that the kernel need not send a short segment now (`MSG_MORE`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Follow {
+pub(crate) enum Follow {
     More,
     Nothing,
 }
@@ -88,7 +88,7 @@ pub enum Follow {
 ///
 /// # Errors
 /// `WouldBlock` when the socket buffer is full; EFAULT when the image behind a span was truncated.
-pub fn send(socket: BorrowedFd<'_>, iovs: &[Iov<'_>], follow: Follow) -> io::Result<usize> {
+pub(crate) fn send(socket: BorrowedFd<'_>, iovs: &[Iov<'_>], follow: Follow) -> io::Result<usize> {
     let more = if follow == Follow::More { libc::MSG_MORE } else { 0 };
     let message = message(iovs);
     // SAFETY: `message` points to `iovs`, which outlive the call, and nothing else. Each `Iov` is a slice or a span
@@ -104,7 +104,7 @@ pub fn send(socket: BorrowedFd<'_>, iovs: &[Iov<'_>], follow: Follow) -> io::Res
 ///
 /// # Errors
 /// What epoll says of a descriptor that cannot be waited for.
-pub fn readable(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn readable(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open as long as it lives, and always the same descriptor.
     Ok(unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }?)
 }
@@ -120,17 +120,17 @@ fn message(iovs: &[Iov<'_>]) -> libc::msghdr {
 }
 
 /// Most messages that one [`send_datagrams`] takes.
-pub const MAX_MESSAGES: usize = 64;
+pub(crate) const MAX_MESSAGES: usize = 64;
 
 /// Most datagrams that the kernel cuts one message into (`UDP_MAX_SEGMENTS` of `linux/udp.h` until Linux 6.8).
-pub const MAX_SEGMENTS: usize = 64;
+pub(crate) const MAX_SEGMENTS: usize = 64;
 
 /// Most bytes of one message: what an IPv4 packet holds.
-pub const MAX_MESSAGE: usize = 65507;
+pub(crate) const MAX_MESSAGE: usize = 65507;
 
 /// Where datagrams go, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Route {
+pub(crate) struct Route {
     pub to: SocketAddrV4,
     /// The address of ours that they leave from; `None` leaves it to the socket.
     pub from: Option<Ipv4Addr>,
@@ -145,7 +145,11 @@ pub struct Route {
 /// # Errors
 /// Those of the first message: `WouldBlock` when the socket buffer is full; EFAULT when the image behind a span was
 /// truncated; EINVAL or EIO when the path cannot take segments of that size.
-pub fn send_datagrams(socket: BorrowedFd<'_>, route: Route, messages: &[&[Iov<'_>]]) -> io::Result<usize> {
+pub(crate) fn send_datagrams(
+    socket: BorrowedFd<'_>,
+    route: Route,
+    messages: &[&[Iov<'_>]],
+) -> io::Result<usize> {
     let mut to = socket_address(route.to);
     let mut control = Control::of(route);
     // SAFETY: an `mmsghdr` of zeroes is valid, as a `msghdr` of zeroes is.
@@ -222,7 +226,7 @@ const ICMPV6_FILTER: libc::c_int = 1;
 ///
 /// # Errors
 /// What the kernel says: for other sockets that it knows no such option.
-pub fn take_icmpv6_only(socket: BorrowedFd<'_>, kind: u8) -> io::Result<()> {
+pub(crate) fn take_icmpv6_only(socket: BorrowedFd<'_>, kind: u8) -> io::Result<()> {
     // `struct icmp6_filter`: a set bit blocks a type.
     let mut filter = [u32::MAX; 8];
     if let Some(word) = filter.get_mut(usize::from(kind / 32)) {
@@ -260,7 +264,7 @@ struct Cachestat {
 ///
 /// # Errors
 /// ENOSYS before Linux 6.5; EPERM on newer ones for a file that we could not write either.
-pub fn cached_pages(file: BorrowedFd<'_>, extent: Extent) -> io::Result<u64> {
+pub(crate) fn cached_pages(file: BorrowedFd<'_>, extent: Extent) -> io::Result<u64> {
     let range = CachestatRange { offset: extent.offset, len: extent.len };
     let mut stat = Cachestat::default();
     // SAFETY: the structs have the kernel's layout, and live until the call returns.

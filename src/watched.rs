@@ -19,7 +19,7 @@ pub struct Watched<T> {
 
 /// The sending side: publishes new versions of a value.
 #[derive(Debug)]
-pub struct WatchSender<T> {
+pub(crate) struct WatchSender<T> {
     version: Arc<AtomicU64>,
     value: Arc<RwLock<Arc<T>>>,
 }
@@ -74,12 +74,12 @@ impl<T: Send + Sync + 'static> From<Arc<T>> for Watched<T> {
 
 impl<T: Send + Sync + 'static> WatchSender<T> {
     /// Creates a sender whose current value is `first`.
-    pub fn new(first: Arc<T>) -> Self {
+    pub(crate) fn new(first: Arc<T>) -> Self {
         Self { version: Arc::default(), value: Arc::new(RwLock::new(first)) }
     }
 
     /// Returns a receiver that has seen the current value.
-    pub fn subscribe(&self) -> Watched<T> {
+    pub(crate) fn subscribe(&self) -> Watched<T> {
         let value = Arc::clone(&self.value);
         // A panic while the lock is held leaves the old value or the new one.
         let read = move || Arc::clone(&value.read().unwrap_or_else(PoisonError::into_inner));
@@ -91,7 +91,7 @@ impl<T: Send + Sync + 'static> WatchSender<T> {
     }
 
     /// Replaces the current value.
-    pub fn publish(&self, next: Arc<T>) {
+    pub(crate) fn publish(&self, next: Arc<T>) {
         let mut value = self.value.write().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *value, next);
         // After the value, so that a receiver that sees the new version reads the new value.

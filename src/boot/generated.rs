@@ -16,10 +16,10 @@ use super::rules::RuleNumber;
 use crate::mac::Mac;
 
 /// Where what we make is.
-pub const DIRECTORY: &str = "isowire";
+pub(crate) const DIRECTORY: &str = "isowire";
 
 /// The menu of whoever asks.
-pub const MENU_PATH: &str = "isowire/pxelinux.cfg";
+pub(crate) const MENU_PATH: &str = "isowire/pxelinux.cfg";
 
 /// Where iPXE looks for a script before it asks DHCP, beside itself.
 const AUTOEXEC: &str = "autoexec.ipxe";
@@ -28,7 +28,7 @@ const RULE: &str = "rule-";
 
 /// A file that we make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GeneratedPath {
+pub(crate) struct GeneratedPath {
     pub recipient: Recipient,
     pub kind: GeneratedKind,
 }
@@ -43,7 +43,7 @@ pub struct Recipient {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GeneratedKind {
+pub(crate) enum GeneratedKind {
     /// PXELINUX's menu.
     Menu,
     /// iPXE's script.
@@ -56,13 +56,13 @@ pub enum GeneratedKind {
 
 impl GeneratedKind {
     /// Returns every kind, with a program for each root.
-    pub fn all() -> impl Iterator<Item = GeneratedKind> {
+    pub(crate) fn all() -> impl Iterator<Item = GeneratedKind> {
         let programs = Root::ALL.into_iter().map(GeneratedKind::Program);
         [GeneratedKind::Menu, GeneratedKind::Script, GeneratedKind::Ipxe].into_iter().chain(programs)
     }
 
     /// The file's name.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             GeneratedKind::Menu => "pxelinux.cfg",
             GeneratedKind::Script => "boot.ipxe",
@@ -81,7 +81,7 @@ impl GeneratedKind {
 
 impl GeneratedPath {
     /// Reads the names in a path; `None` for any other file.
-    pub fn parse<'a>(names: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
+    pub(crate) fn parse<'a>(names: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
         let names: Vec<_> = names.take(5).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
         let (machine, rule, file) = match names[..] {
             [AUTOEXEC] => (None, None, AUTOEXEC),

@@ -4,14 +4,14 @@
 
 mod client;
 pub mod files;
-pub mod generated;
+pub(crate) mod generated;
 mod image_boot;
-pub mod leased;
+pub(crate) mod leased;
 pub mod menu;
 mod quirks;
-pub mod rules;
+pub(crate) mod rules;
 mod targets;
-pub mod uefi;
+pub(crate) mod uefi;
 
 use std::net::Ipv4Addr;
 

@@ -62,7 +62,7 @@ const OF_DISKS: [&str; 10] = [
 
 /// Where the entries come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// Entries with a root from the network.
     Pxelinux,
     Syslinux,
@@ -101,7 +101,7 @@ pub struct BootEntry {
 
 /// What is booted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entries {
+pub(crate) struct Entries {
     pub origin: Origin,
     pub recipes: Vec<BootEntry>,
 }
@@ -128,7 +128,7 @@ pub(super) struct EntrySelector<'a> {
 }
 
 impl EntrySelector<'_> {
-    pub fn choose(&self) -> Selection {
+    pub(super) fn choose(&self) -> Selection {
         let menus = self.archiso.syslinux_menus.iter().take(MENUS_MAX);
         let mut menus: Vec<_> = menus.filter_map(|&node| self.menu(node)).collect();
         let pxe = best(&mut menus, |stock| {

@@ -2,7 +2,7 @@
 
 /// What a menu says of one thing to boot. Names of files and parameters are as they stand there: nothing is looked up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MenuEntry {
+pub(crate) struct MenuEntry {
     /// What the menu itself calls it; empty where it has no name.
     pub label: String,
     /// What a person reads.

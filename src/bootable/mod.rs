@@ -1,11 +1,11 @@
 //! What an image has to boot with.
 
 mod entries;
-pub mod grub;
-pub mod menu_entry;
+pub(crate) mod grub;
+pub(crate) mod menu_entry;
 mod root;
-pub mod syslinux;
-pub mod systemd_boot;
+pub(crate) mod syslinux;
+pub(crate) mod systemd_boot;
 mod tree;
 
 use self::entries::{EntrySelector, StockMenu};
@@ -16,7 +16,7 @@ use crate::image::initramfs::{Completeness, Contents, Requirement};
 use crate::image::{Archiso, Image, NodeId};
 use crate::text::{Line, PlainPath, Word};
 
-pub use self::entries::{BootEntry, Entries, Origin};
+pub(crate) use self::entries::{BootEntry, Entries};
 pub use self::root::Root;
 pub(crate) use self::tree::Tree;
 
@@ -68,27 +68,27 @@ impl Bootable {
 }
 
 /// Finds out what `image` boots, which has this name and this one for itself alone; `None` for one that is not archiso's.
-pub fn survey(name: &str, versioned_name: &str, image: &Image) -> Option<Bootable> {
+pub(crate) fn survey(name: &str, versioned_name: &str, image: &Image) -> Option<Bootable> {
     let read = |node| image.read(node, MENU_MAX).ok();
     let tree = Tree { index: &image.index, read: &read };
     tree.bootable(name, versioned_name, image.archiso.as_ref()?, image.volume.uuid.as_deref())
 }
 
 /// The entries of `image` that machines boot, and where they come from; `None` for one that is not archiso's.
-pub fn entries(image: &Image) -> Option<Entries> {
+pub(crate) fn entries(image: &Image) -> Option<Entries> {
     let read = |node| image.read(node, MENU_MAX).ok();
     let tree = Tree { index: &image.index, read: &read };
     Some(EntrySelector { tree: &tree, archiso: image.archiso.as_ref()? }.choose().entries)
 }
 
 /// Path of the image's PXELINUX, for the boot plan of BIOS machines.
-pub fn bios_loader(image: &Image) -> Option<PlainPath> {
+pub(crate) fn bios_loader(image: &Image) -> Option<PlainPath> {
     path_of(&image.index, image.archiso.as_ref()?.lpxelinux?)
 }
 
 /// What is in the initramfs images of `image`, each with its path: of those that its entries name, and of those that lie
 /// where archiso has them. They are unpacked for it, which takes up to a second for each.
-pub fn initramfs(image: &Image) -> impl Iterator<Item = (String, Contents)> {
+pub(crate) fn initramfs(image: &Image) -> impl Iterator<Item = (String, Contents)> {
     let by_place =
         image.archiso.iter().flat_map(|archiso| &archiso.kernels).filter_map(|kernel| kernel.initramfs);
     let recipes = entries(image).map(|entries| entries.recipes).unwrap_or_default();
@@ -107,12 +107,12 @@ pub fn initramfs(image: &Image) -> impl Iterator<Item = (String, Contents)> {
 }
 
 /// The file that a recipe names.
-pub fn node_of(image: &Image, path: &PlainPath) -> Option<NodeId> {
+pub(crate) fn node_of(image: &Image, path: &PlainPath) -> Option<NodeId> {
     path::resolve(&image.index, path.as_str().as_bytes()).ok()
 }
 
 /// What an initramfs lacks to get its root by this protocol, as the end of a sentence about it; `None` when all is there.
-pub fn shortfall(initramfs: &Contents, root: Root) -> Option<String> {
+pub(crate) fn shortfall(initramfs: &Contents, root: Root) -> Option<String> {
     let needed = match root {
         Root::Nbd => &Requirement::NBD,
         Root::Nfs => &Requirement::NFS,

@@ -20,7 +20,7 @@ const MAX_LOOK: usize = 64;
 
 /// What a menu says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Menu {
+pub(crate) struct Menu {
     /// Arguments of the last SERIAL.
     pub serial: Option<String>,
     /// Argument of the last UI: a menu program and its arguments.
@@ -33,7 +33,7 @@ pub struct Menu {
 
 /// Reads a menu. `include` gives the content of a file by its name as it stands in the menu; an INCLUDE of what it
 /// does not give is passed over, as SYSLINUX does.
-pub fn parse(text: &[u8], include: &mut dyn FnMut(&str) -> Option<Vec<u8>>) -> Menu {
+pub(crate) fn parse(text: &[u8], include: &mut dyn FnMut(&str) -> Option<Vec<u8>>) -> Menu {
     let mut parser = Parser { include, includes: 0, menu: Menu::default(), append: Vec::new(), entry: None };
     parser.file(text, 0);
     parser.finish_entry();

@@ -15,7 +15,7 @@ const MAX_PARAMETERS: usize = 512;
 
 /// An entry with what decides whether and where it stands in the menu.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LoaderEntry {
+pub(crate) struct LoaderEntry {
     /// Its label is the name of its file.
     pub entry: MenuEntry,
     /// `architecture`: the only one it is for.
@@ -26,12 +26,12 @@ pub struct LoaderEntry {
 
 impl LoaderEntry {
     /// True for a machine of the kind that an Arch ISO boots.
-    pub fn is_for_x86_64(&self) -> bool {
+    pub(crate) fn is_for_x86_64(&self) -> bool {
         self.architecture.as_deref().is_none_or(|name| name.eq_ignore_ascii_case("x64"))
     }
 
     /// The order of the menu: those with a sort key come first. The names of the files are compared as text.
-    pub fn in_menu(&self, other: &Self) -> Ordering {
+    pub(crate) fn in_menu(&self, other: &Self) -> Ordering {
         let key =
             |loaded: &Self| (loaded.sort_key.is_none(), loaded.sort_key.clone(), loaded.entry.label.clone());
         key(self).cmp(&key(other))
@@ -40,7 +40,7 @@ impl LoaderEntry {
 
 /// Reads the entry in the file `name`. Keys that are not needed to boot a kernel are passed over; an entry of another
 /// kind (`efi`, `uki`) comes out without a kernel.
-pub fn parse(name: &str, text: &[u8]) -> LoaderEntry {
+pub(crate) fn parse(name: &str, text: &[u8]) -> LoaderEntry {
     let mut loaded = LoaderEntry {
         entry: MenuEntry { label: name.to_owned(), ..MenuEntry::default() },
         ..LoaderEntry::default()
@@ -68,14 +68,14 @@ pub fn parse(name: &str, text: &[u8]) -> LoaderEntry {
 }
 
 /// The pattern of the entry that `loader.conf` boots by itself, if it names one.
-pub fn default_entry(text: &[u8]) -> Option<String> {
+pub(crate) fn default_entry(text: &[u8]) -> Option<String> {
     let mut pairs = text.split(|&byte| byte == b'\n').filter_map(pair);
     pairs.rfind(|(key, _)| *key == "default").map(|(_, pattern)| pattern.to_owned())
 }
 
 /// Whether a pattern of `loader.conf` means the file `name`, whose ending may be left out. Only `*` stands for other
 /// characters here; nobody uses the rest of fnmatch(3).
-pub fn means(pattern: &str, name: &str) -> bool {
+pub(crate) fn means(pattern: &str, name: &str) -> bool {
     let stem = name.strip_suffix(".conf").unwrap_or(name);
     glob(pattern, name) || glob(pattern, stem)
 }

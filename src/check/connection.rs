@@ -14,7 +14,7 @@ use super::original::{Expected, Fault};
 const CHUNK: u64 = 128 << 10;
 
 /// A client connection. Every wait has the same limit, so that a stuck server gets a verdict.
-pub struct ClientConnection {
+pub(super) struct ClientConnection {
     socket: TcpStream,
     patience: Duration,
 }
@@ -24,7 +24,7 @@ impl ClientConnection {
     ///
     /// # Errors
     /// [`Fault`] when the server does not accept.
-    pub async fn open(address: SocketAddr, patience: Duration) -> Result<Self, Fault> {
+    pub(super) async fn open(address: SocketAddr, patience: Duration) -> Result<Self, Fault> {
         match tokio::time::timeout(patience, TcpStream::connect(address)).await {
             Ok(Ok(socket)) => Ok(Self { socket, patience }),
             Ok(Err(error)) => Err(Fault::Unreachable { address, error }),
@@ -36,7 +36,7 @@ impl ClientConnection {
     ///
     /// # Errors
     /// [`Fault`] when the server does not take them.
-    pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         within(self.patience, self.socket.write_all(bytes)).await
     }
 
@@ -44,7 +44,7 @@ impl ClientConnection {
     ///
     /// # Errors
     /// [`Fault`] when the server is stuck or the connection ends early.
-    pub async fn fill(&mut self, bytes: &mut [u8]) -> Result<(), Fault> {
+    pub(super) async fn fill(&mut self, bytes: &mut [u8]) -> Result<(), Fault> {
         let mut rest = bytes;
         while !rest.is_empty() {
             // The limit is for a silence, so each part that arrives restarts it.
@@ -60,7 +60,7 @@ impl ClientConnection {
     ///
     /// # Errors
     /// As [`ClientConnection::fill`].
-    pub async fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    pub(super) async fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         let mut bytes = [0; N];
         self.fill(&mut bytes).await?;
         Ok(bytes)
@@ -70,7 +70,7 @@ impl ClientConnection {
     ///
     /// # Errors
     /// As [`ClientConnection::fill`].
-    pub async fn bytes(&mut self, len: usize) -> Result<Vec<u8>, Fault> {
+    pub(super) async fn bytes(&mut self, len: usize) -> Result<Vec<u8>, Fault> {
         let mut bytes = vec![0; len];
         self.fill(&mut bytes).await?;
         Ok(bytes)
@@ -80,7 +80,7 @@ impl ClientConnection {
     ///
     /// # Errors
     /// [`Fault`] when the server is stuck or the connection breaks.
-    pub async fn more(&mut self, input: &mut BytesMut) -> Result<usize, Fault> {
+    pub(super) async fn more(&mut self, input: &mut BytesMut) -> Result<usize, Fault> {
         within(self.patience, self.socket.read_buf(input)).await
     }
 
@@ -88,7 +88,7 @@ impl ClientConnection {
     ///
     /// # Errors
     /// [`Fault`] of the connection or of the comparison.
-    pub async fn payload(&mut self, len: u64, expected: &mut Expected<'_>) -> Result<(), Fault> {
+    pub(super) async fn payload(&mut self, len: u64, expected: &mut Expected<'_>) -> Result<(), Fault> {
         let mut buffer = vec![0; len.min(CHUNK) as usize];
         let mut left = len;
         while left > 0 {

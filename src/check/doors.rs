@@ -18,7 +18,7 @@ use crate::machines::Registry;
 use crate::{http, nbd, nfs, tftp};
 
 /// Name of the served image.
-pub const NAME: &str = "check";
+pub(super) const NAME: &str = "check";
 
 /// Addresses of the servers under test, and the files that they serve besides the image.
 pub struct CheckedServers {

@@ -26,7 +26,11 @@ const END: u64 = 64 << 10;
 ///
 /// # Errors
 /// [`Fault`] describes the fault of the server.
-pub async fn check(doors: &CheckedServers, original: &Original, tally: &mut CheckTally) -> Result<(), Fault> {
+pub(super) async fn check(
+    doors: &CheckedServers,
+    original: &Original,
+    tally: &mut CheckTally,
+) -> Result<(), Fault> {
     let mut client = HttpClient::open(doors.http, original).await?;
     let menu = original.made(MENU_PATH, doors.menu());
     *tally += client.whole(&format!("/{MENU_PATH}"), menu).await?;
@@ -49,7 +53,7 @@ pub async fn check(doors: &CheckedServers, original: &Original, tally: &mut Chec
 }
 
 /// Returns the number of bytes of the image that [`check`] reads.
-pub fn work(doors: &CheckedServers, original: &Original) -> u64 {
+pub(super) fn work(doors: &CheckedServers, original: &Original) -> u64 {
     let sizes = files(doors, original).map(|node| original.image.index.node(node).size());
     let read = sizes.map(|size| size + ranges(size).iter().map(|range| range.end - range.start).sum::<u64>());
     read.sum::<u64>() + 2 * END.min(original.image.source.len())

@@ -25,7 +25,11 @@ const REPLY_MAX: u32 = 8 << 10;
 ///
 /// # Errors
 /// [`Fault`] describes the fault of the server.
-pub async fn check(doors: &CheckedServers, original: &Original, tally: &mut CheckTally) -> Result<(), Fault> {
+pub(super) async fn check(
+    doors: &CheckedServers,
+    original: &Original,
+    tally: &mut CheckTally,
+) -> Result<(), Fault> {
     let mut client = NbdClient::attach(doors.nbd, ARCHISO.as_bytes(), original).await?;
     let whole = original.image.source.len();
     original.stretch(0, whole).has_size(client.size)?;
@@ -51,7 +55,7 @@ pub async fn check(doors: &CheckedServers, original: &Original, tally: &mut Chec
 }
 
 /// Returns the number of bytes that [`check`] reads.
-pub fn work(original: &Original) -> u64 {
+pub(super) fn work(original: &Original) -> u64 {
     let file = largest_boot_file(original).map_or(0, |node| original.image.index.node(node).size());
     original.image.source.len() + file
 }

@@ -45,7 +45,11 @@ type HandleBytes = Vec<u8>;
 ///
 /// # Errors
 /// [`Fault`] describes the fault of the server.
-pub async fn check(doors: &CheckedServers, original: &Original, tally: &mut CheckTally) -> Result<(), Fault> {
+pub(super) async fn check(
+    doors: &CheckedServers,
+    original: &Original,
+    tally: &mut CheckTally,
+) -> Result<(), Fault> {
     let [nfs, mount] = [READ, MNT].map(|program| port_of(doors.portmap, program, original));
     let (nfs, mount) = (nfs.await?, mount.await?);
     let root = mounted(mount, original).await?;
@@ -69,7 +73,7 @@ pub async fn check(doors: &CheckedServers, original: &Original, tally: &mut Chec
 }
 
 /// Returns the number of bytes that [`check`] reads.
-pub fn work(original: &Original) -> u64 {
+pub(super) fn work(original: &Original) -> u64 {
     original.files().map(|node| original.image.index.node(node).size()).sum()
 }
 

@@ -24,10 +24,10 @@ const REPLY_HEADER: u32 = 24;
 
 /// A procedure: program, version and number.
 #[derive(Debug, Clone, Copy)]
-pub struct Procedure(pub u32, pub u32, pub u32);
+pub(super) struct Procedure(pub u32, pub u32, pub u32);
 
 /// A client of an RPC program.
-pub struct RpcClient {
+pub(super) struct RpcClient {
     connection: ClientConnection,
     xid: u32,
 }
@@ -37,7 +37,7 @@ impl RpcClient {
     ///
     /// # Errors
     /// [`Fault`] when the server does not accept.
-    pub async fn open(address: SocketAddr, original: &Original) -> Result<Self, Fault> {
+    pub(super) async fn open(address: SocketAddr, original: &Original) -> Result<Self, Fault> {
         let connection = ClientConnection::open(address, original.patience).await?;
         Ok(Self { connection, xid: 0x6973_6f00 })
     }
@@ -46,7 +46,7 @@ impl RpcClient {
     ///
     /// # Errors
     /// [`Fault`] when the call fails.
-    pub async fn call(&mut self, procedure: Procedure, arguments: &[u8]) -> Result<Vec<u8>, Fault> {
+    pub(super) async fn call(&mut self, procedure: Procedure, arguments: &[u8]) -> Result<Vec<u8>, Fault> {
         self.xid = self.xid.wrapping_add(1);
         self.connection.send(&call(self.xid, procedure, arguments)).await?;
         let mark = u32::from_be_bytes(self.connection.array().await?);
@@ -88,7 +88,7 @@ fn call(xid: u32, Procedure(program, version, procedure): Procedure, arguments: 
 ///
 /// # Errors
 /// [`Fault`] when the input ends early.
-pub fn numbers<const N: usize>(reader: &mut Reader<'_>) -> Result<[u32; N], Fault> {
+pub(super) fn numbers<const N: usize>(reader: &mut Reader<'_>) -> Result<[u32; N], Fault> {
     let mut numbers = [0; N];
     for number in &mut numbers {
         *number = reader.u32_be()?;
@@ -100,7 +100,7 @@ pub fn numbers<const N: usize>(reader: &mut Reader<'_>) -> Result<[u32; N], Faul
 ///
 /// # Errors
 /// [`Fault`] when the data is longer than the input, or its padding is not zero.
-pub fn opaque<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Fault> {
+pub(super) fn opaque<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Fault> {
     let len = reader.u32_be()? as usize;
     let data = reader.take(len)?;
     if reader.take(padding(len))?.iter().any(|&byte| byte != 0) {
@@ -110,7 +110,7 @@ pub fn opaque<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Fault> {
 }
 
 /// Appends opaque data of variable length (RFC 4506 §4.10).
-pub fn put_opaque(out: &mut BytesMut, data: &[u8]) {
+pub(super) fn put_opaque(out: &mut BytesMut, data: &[u8]) {
     out.put_u32(data.len() as u32);
     out.put_slice(data);
     out.put_bytes(0, padding(data.len()));

@@ -28,7 +28,11 @@ const REPEAT_AFTER: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// [`Fault`] describes the fault of the server.
-pub async fn check(doors: &CheckedServers, original: &Original, tally: &mut CheckTally) -> Result<(), Fault> {
+pub(super) async fn check(
+    doors: &CheckedServers,
+    original: &Original,
+    tally: &mut CheckTally,
+) -> Result<(), Fault> {
     let menu = original.made(MENU_PATH, doors.menu());
     *tally += load(doors.tftp, MENU_PATH.as_bytes(), menu, original).await?;
     for node in files(doors, original) {
@@ -39,7 +43,7 @@ pub async fn check(doors: &CheckedServers, original: &Original, tally: &mut Chec
 }
 
 /// Returns the number of bytes that [`check`] loads.
-pub fn work(doors: &CheckedServers, original: &Original) -> u64 {
+pub(super) fn work(doors: &CheckedServers, original: &Original) -> u64 {
     files(doors, original).map(|node| original.image.index.node(node).size()).sum()
 }
 

@@ -18,7 +18,7 @@ const ALIKE: f64 = 0.7;
 
 /// The text of the configuration file, to tell lines from bytes.
 #[derive(Debug)]
-pub struct File {
+pub(super) struct File {
     path: PathBuf,
     text: String,
 }
@@ -28,7 +28,7 @@ impl File {
     ///
     /// # Errors
     /// One line that says what is wrong, and where.
-    pub fn read(path: &Path) -> Result<(Self, ServeOptions), ConfigError> {
+    pub(super) fn read(path: &Path) -> Result<(Self, ServeOptions), ConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|error| ConfigError::new(format!("{}: cannot be read: {error}", path.display())))?;
         Self::parse(path, text)
@@ -38,7 +38,7 @@ impl File {
     ///
     /// # Errors
     /// Those of [`read`](Self::read).
-    pub fn parse(path: &Path, text: String) -> Result<(Self, ServeOptions), ConfigError> {
+    pub(super) fn parse(path: &Path, text: String) -> Result<(Self, ServeOptions), ConfigError> {
         let file = Self { path: path.to_owned(), text };
         let options = file.options()?;
         Ok((file, options))
@@ -94,13 +94,13 @@ impl File {
     }
 
     /// Resolves a path of the file, which is relative to the file's directory.
-    pub fn resolve(&self, path: &str) -> PathBuf {
+    pub(super) fn resolve(&self, path: &str) -> PathBuf {
         self.path.parent().unwrap_or(Path::new("")).join(path)
     }
 }
 
 /// Says where a value was typed.
-pub fn place(key: &str, value: &RawValue, file: Option<&File>) -> String {
+pub(super) fn place(key: &str, value: &RawValue, file: Option<&File>) -> String {
     match (value.origin, file) {
         (Origin::File(byte), Some(file)) => format!("{}: {key}", file.place(byte)),
         _ => format!("--{key}"),

@@ -8,14 +8,14 @@ use toml::Spanned;
 /// A value as it was typed. Numbers and truth values of the file are text here too, so that a setting
 /// is read the same way wherever it comes from.
 #[derive(Debug, Clone)]
-pub struct RawValue {
+pub(super) struct RawValue {
     pub text: String,
     pub origin: Origin,
 }
 
 /// The source of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub(super) enum Origin {
     CommandLine,
     /// The configuration file, at this byte.
     File(usize),
@@ -37,7 +37,9 @@ impl<'de> Deserialize<'de> for RawValue {
 }
 
 /// Reads a list, or a single value as a list of one.
-pub fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<RawValue>>, D::Error> {
+pub(super) fn one_or_more<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<RawValue>>, D::Error> {
     let spanned = Spanned::<OneOrMore>::deserialize(deserializer)?;
     let origin = Origin::File(spanned.span().start);
     Ok(Some(match spanned.into_inner() {
@@ -48,7 +50,9 @@ pub fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 
 /// Reads the networks of `allow`. An empty list would lock everybody out, and read as if it let
 /// everybody in.
-pub fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<RawValue>>, D::Error> {
+pub(super) fn networks<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<RawValue>>, D::Error> {
     let list = one_or_more(deserializer)?;
     if list.as_ref().is_some_and(Vec::is_empty) {
         return Err(de::Error::custom("allow: empty list admits nobody; name networks or remove the key"));

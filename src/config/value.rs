@@ -24,7 +24,7 @@ const MENU_TIMEOUT_MAX: u16 = 3599;
 /// Leases shorter than this would be renewed all the time; longer ones than this are for ever to a boot server.
 const LEASE_SECONDS: std::ops::RangeInclusive<u32> = 120..=30 * 86_400;
 
-pub fn image_name(text: &str) -> Result<Word, String> {
+pub(super) fn image_name(text: &str) -> Result<Word, String> {
     Word::new(text).filter(|_| is_image_name(text)).ok_or_else(|| {
         format!(
             "invalid image name; expected up to {NAME_MAX} letters, digits, `.`, `_`, `-`, and not `isowire`"
@@ -32,18 +32,18 @@ pub fn image_name(text: &str) -> Result<Word, String> {
     })
 }
 
-pub fn interface(text: &str) -> Result<String, String> {
+pub(super) fn interface(text: &str) -> Result<String, String> {
     // IFNAMSIZ is 16 with the NUL.
     let fits = (1..16).contains(&text.len()) && !text.contains(['/', ' ']);
     if fits { Ok(text.to_owned()) } else { Err("invalid interface name; see `ip link`".into()) }
 }
 
-pub fn address(text: &str) -> Result<Ipv4Addr, String> {
+pub(super) fn address(text: &str) -> Result<Ipv4Addr, String> {
     text.parse().map_err(|_| "invalid IPv4 address; expected one like 192.168.1.10".into())
 }
 
 /// Parses an address that a machine can talk to.
-pub fn host_address(text: &str) -> Result<Ipv4Addr, String> {
+pub(super) fn host_address(text: &str) -> Result<Ipv4Addr, String> {
     let address = address(text).ok().filter(|&address| is_host(address));
     address.ok_or_else(|| "invalid IPv4 address of a host; expected one like 192.168.1.10".into())
 }
@@ -53,7 +53,7 @@ fn is_host(address: Ipv4Addr) -> bool {
 }
 
 /// Parses a network in CIDR notation (RFC 4632 §3.1), or a single address.
-pub fn network(text: &str) -> Result<Ipv4Net, String> {
+pub(super) fn network(text: &str) -> Result<Ipv4Net, String> {
     let address = text.parse::<Ipv4Addr>().map(Ipv4Net::from);
     let network: Ipv4Net = address
         .or_else(|_| text.parse())
@@ -66,7 +66,7 @@ pub fn network(text: &str) -> Result<Ipv4Net, String> {
     }
 }
 
-pub fn netmask(text: &str) -> Result<Ipv4Addr, String> {
+pub(super) fn netmask(text: &str) -> Result<Ipv4Addr, String> {
     let mask = |a: &Ipv4Addr| a.to_bits().leading_ones() + a.to_bits().trailing_zeros() == 32;
     address(text)
         .ok()
@@ -76,7 +76,7 @@ pub fn netmask(text: &str) -> Result<Ipv4Addr, String> {
 }
 
 /// Reads and checks an EFI stub.
-pub fn stub(path: &Path) -> Result<Stub, String> {
+pub(super) fn stub(path: &Path) -> Result<Stub, String> {
     let bytes = read(path, STUB_MAX)?;
     if bytes.len() as u64 > STUB_MAX {
         return Err(format!("larger than {STUB_MAX} bytes; expected {STUB_PATH} of systemd"));
@@ -84,7 +84,7 @@ pub fn stub(path: &Path) -> Result<Stub, String> {
     Stub::parse(bytes).map_err(|why| format!("unusable EFI stub: {why}; expected {STUB_PATH} of systemd"))
 }
 
-pub fn uefi(text: &str) -> Result<UefiBy, String> {
+pub(super) fn uefi(text: &str) -> Result<UefiBy, String> {
     match text {
         "composed" => Ok(UefiBy::Composed),
         "ipxe" => Ok(UefiBy::Ipxe),
@@ -107,14 +107,14 @@ const IPXE_PLACES: [&str; 6] = [
 const IPXE_MAX: u64 = 8 << 20;
 
 /// Reads the iPXE of this host.
-pub fn ipxe_of_host() -> Result<Bytes, String> {
+pub(super) fn ipxe_of_host() -> Result<Bytes, String> {
     let place = IPXE_PLACES.iter().map(Path::new).find(|place| place.is_file());
     place
         .map_or_else(|| Err("no iPXE found on this host; install it or give its path as `ipxe`".into()), ipxe)
 }
 
 /// Reads iPXE and checks that it is for UEFI on x86-64.
-pub fn ipxe(path: &Path) -> Result<Bytes, String> {
+pub(super) fn ipxe(path: &Path) -> Result<Bytes, String> {
     let bytes = read(path, IPXE_MAX)?;
     let headers = Headers::parse(&bytes)
         .map_err(|why| format!("not a UEFI program: {why}; expected snponly.efi or ipxe.efi"))?;
@@ -131,14 +131,14 @@ fn read(path: &Path, max: u64) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-pub fn mac_prefix(text: &str) -> Result<MacPrefix, String> {
+pub(super) fn mac_prefix(text: &str) -> Result<MacPrefix, String> {
     text.parse().map_err(|_| {
         "invalid MAC address; expected one like 52:54:00:12:34:56 or its start, like 52:54:00".into()
     })
 }
 
 /// Returns the client system architectures (RFC 4578 §2.1) that a word stands for.
-pub fn architectures(text: &str) -> Result<Vec<Architecture>, String> {
+pub(super) fn architectures(text: &str) -> Result<Vec<Architecture>, String> {
     match text {
         "bios" => Ok(vec![Architecture::BIOS]),
         "uefi" => Ok(vec![Architecture::UEFI, Architecture::EBC, Architecture::UEFI_HTTP]),
@@ -151,31 +151,31 @@ pub fn architectures(text: &str) -> Result<Vec<Architecture>, String> {
 }
 
 /// Parses the start of a vendor class.
-pub fn vendor(text: &str) -> Result<String, String> {
+pub(super) fn vendor(text: &str) -> Result<String, String> {
     let fits = (1..=255).contains(&text.len()) && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
     fits.then(|| text.to_owned()).ok_or_else(|| {
         "invalid vendor class (DHCP option 60); expected the start of one like PXEClient:Arch:00007".into()
     })
 }
 
-pub fn quirk(text: &str) -> Result<Quirk, String> {
+pub(super) fn quirk(text: &str) -> Result<Quirk, String> {
     text.parse().map_err(|_: UnknownQuirkError| {
         format!("invalid quirk; expected {}", one_of(&Quirk::ALL.map(Quirk::as_str)))
     })
 }
 
-pub fn truth(text: &str) -> Result<bool, String> {
+pub(super) fn truth(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| "expected `true` or `false`".into())
 }
 
 /// The words of `dhcp`.
-pub enum Mode {
+pub(super) enum Mode {
     Off,
     Proxy,
     Server,
 }
 
-pub fn dhcp_mode(text: &str) -> Result<Mode, String> {
+pub(super) fn dhcp_mode(text: &str) -> Result<Mode, String> {
     match text {
         "off" => Ok(Mode::Off),
         "proxy" => Ok(Mode::Proxy),
@@ -184,7 +184,7 @@ pub fn dhcp_mode(text: &str) -> Result<Mode, String> {
     }
 }
 
-pub fn range(text: &str) -> Result<Pool, String> {
+pub(super) fn range(text: &str) -> Result<Pool, String> {
     let pool: Pool = text.parse().map_err(|bad| match bad {
         BadPool::Form(_) => "invalid range; expected one like 192.168.1.100-192.168.1.199".to_owned(),
         BadPool::Reversed { .. } => "ends before it starts; swap the two addresses".to_owned(),
@@ -199,7 +199,7 @@ pub fn range(text: &str) -> Result<Pool, String> {
 }
 
 /// Parses a number of seconds, or of a unit.
-pub fn lease_time(text: &str) -> Result<u32, String> {
+pub(super) fn lease_time(text: &str) -> Result<u32, String> {
     let unit = |unit: char| match unit {
         's' => Some(1),
         'm' => Some(60),
@@ -217,7 +217,7 @@ pub fn lease_time(text: &str) -> Result<u32, String> {
 }
 
 /// Lists words to choose from.
-pub fn one_of(words: &[&str]) -> String {
+pub(super) fn one_of(words: &[&str]) -> String {
     let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
     match quoted.split_last() {
         Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
@@ -225,7 +225,7 @@ pub fn one_of(words: &[&str]) -> String {
     }
 }
 
-pub fn copytoram(text: &str) -> Result<CopyToRam, String> {
+pub(super) fn copytoram(text: &str) -> Result<CopyToRam, String> {
     match text {
         "yes" => Ok(CopyToRam::Yes),
         "no" => Ok(CopyToRam::No),
@@ -234,13 +234,13 @@ pub fn copytoram(text: &str) -> Result<CopyToRam, String> {
     }
 }
 
-pub fn menu_timeout(text: &str) -> Result<u16, String> {
+pub(super) fn menu_timeout(text: &str) -> Result<u16, String> {
     let seconds = text.parse().ok().filter(|seconds| *seconds <= MENU_TIMEOUT_MAX);
     seconds
         .ok_or_else(|| format!("invalid time; expected seconds up to {MENU_TIMEOUT_MAX}, 0 waits for ever"))
 }
 
-pub fn parameter(text: &str) -> Result<Word, String> {
+pub(super) fn parameter(text: &str) -> Result<Word, String> {
     // PXELINUX takes the first `initrd=` it sees for the list of initramfs images.
     let free = !text.contains("initrd=");
     Word::new(text).filter(|_| free).ok_or_else(|| {
@@ -250,7 +250,7 @@ pub fn parameter(text: &str) -> Result<Word, String> {
 }
 
 /// Parses the address of the status; `None` is `off`.
-pub fn status(text: &str) -> Result<Option<SocketAddrV4>, String> {
+pub(super) fn status(text: &str) -> Result<Option<SocketAddrV4>, String> {
     match text {
         "off" => Ok(None),
         text => text.parse().map(Some).map_err(|_| {
@@ -259,7 +259,7 @@ pub fn status(text: &str) -> Result<Option<SocketAddrV4>, String> {
     }
 }
 
-pub fn log_format(text: &str) -> Result<LogFormat, String> {
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),

@@ -1,9 +1,9 @@
 //! Exports: the bytes a peer may have, as an ordered list of regions, and the only way to a checked range of them.
 
-pub mod allowed;
-pub mod batch;
-pub mod content;
-pub mod path;
+pub(crate) mod allowed;
+pub(crate) mod batch;
+pub(crate) mod content;
+pub(crate) mod path;
 
 use std::fmt;
 use std::sync::Arc;

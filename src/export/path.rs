@@ -24,7 +24,7 @@ pub enum PathError {
 ///
 /// # Errors
 /// [`PathError`] says why nothing was found. A `..` is refused, not resolved.
-pub fn resolve(index: &Index, path: &[u8]) -> Result<NodeId, PathError> {
+pub(crate) fn resolve(index: &Index, path: &[u8]) -> Result<NodeId, PathError> {
     if path.len() > PATH_MAX {
         return Err(PathError::TooLong);
     }
@@ -49,7 +49,7 @@ fn step(index: &Index, dir: NodeId, name: &[u8]) -> Result<NodeId, PathError> {
 }
 
 /// The node itself, or what it leads to where it is a symlink; `None` when it leads nowhere in the image.
-pub fn follow(index: &Index, node: NodeId) -> Option<NodeId> {
+pub(crate) fn follow(index: &Index, node: NodeId) -> Option<NodeId> {
     match &index.node(node).kind {
         NodeKind::Symlink { target } => index.resolve(index.node(node).parent, target),
         _ => Some(node),

@@ -55,7 +55,7 @@ impl<M: Media + ?Sized> Media for Content<'_, M> {
 
 /// A medium from front to back.
 #[derive(Debug)]
-pub struct Stream<'a, M: ?Sized> {
+pub(crate) struct Stream<'a, M: ?Sized> {
     media: &'a M,
     /// Where the next bytes are read.
     offset: u64,
@@ -66,7 +66,7 @@ pub struct Stream<'a, M: ?Sized> {
 
 impl<'a, M: Media + ?Sized> Stream<'a, M> {
     /// Reads `media` from its start.
-    pub const fn new(media: &'a M) -> Self {
+    pub(crate) const fn new(media: &'a M) -> Self {
         Self { media, offset: 0, buffer: Vec::new(), taken: 0 }
     }
 }

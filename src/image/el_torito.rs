@@ -6,7 +6,7 @@ use super::FormatError;
 use crate::codec::Reader;
 
 /// Bytes of a virtual sector, the unit of a boot image's size (El Torito §2.2).
-pub const SECTOR: u64 = 512;
+pub(crate) const SECTOR: u64 = 512;
 
 /// Most entries that are read; a catalog of one block has room for 64.
 const MAX_ENTRIES: usize = 64;
@@ -66,7 +66,7 @@ pub struct BootEntry {
 ///
 /// `boot_record` is after the standard identifier and version, as in
 /// [`Descriptor::Boot`](super::iso9660::Descriptor::Boot).
-pub fn catalog_block(mut boot_record: Reader<'_>) -> Option<u32> {
+pub(crate) fn catalog_block(mut boot_record: Reader<'_>) -> Option<u32> {
     let system = boot_record.take(32).ok()?;
     boot_record.skip(32).ok()?; // unused
     system.starts_with(b"EL TORITO SPECIFICATION").then(|| boot_record.u32_le().ok())?
@@ -76,7 +76,7 @@ pub fn catalog_block(mut boot_record: Reader<'_>) -> Option<u32> {
 ///
 /// # Errors
 /// [`FormatError`] if the validation entry is not valid.
-pub fn catalog(bytes: &[u8]) -> Result<Vec<BootEntry>, FormatError> {
+pub(crate) fn catalog(bytes: &[u8]) -> Result<Vec<BootEntry>, FormatError> {
     let mut r = Reader::new(bytes);
     let default = validate(r.take(ENTRY)?)?;
     let mut entries: Vec<_> = boot_entry(&mut r, default).into_iter().collect();

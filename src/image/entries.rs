@@ -7,7 +7,7 @@ use super::{Extent, FormatError};
 
 /// File or directory described by one or more directory records.
 #[derive(Debug)]
-pub struct IsoEntry<'a> {
+pub(super) struct IsoEntry<'a> {
     /// First record, which has the name and the attributes.
     pub record: DirectoryRecord<'a>,
     /// Extents of the content, unchecked and without empty ones.
@@ -16,7 +16,7 @@ pub struct IsoEntry<'a> {
 
 /// Error of an entry that cannot be assembled.
 #[derive(Debug)]
-pub struct IsoEntryError<'a> {
+pub(super) struct IsoEntryError<'a> {
     /// Identifier of the entry, or a description if its record is unreadable.
     pub id: &'a [u8],
     pub error: FormatError,
@@ -42,13 +42,13 @@ impl<'a> IsoEntry<'a> {
 }
 
 /// Iterator over the entries of a directory, including those of itself and of its parent.
-pub struct IsoEntries<'a> {
+pub(super) struct IsoEntries<'a> {
     records: Peekable<DirectoryRecords<'a>>,
 }
 
 impl<'a> IsoEntries<'a> {
     /// Iterates over the entries in the whole extent of a directory.
-    pub fn new(directory: &'a [u8]) -> Self {
+    pub(super) fn new(directory: &'a [u8]) -> Self {
         Self { records: DirectoryRecords::new(directory).peekable() }
     }
 }

@@ -12,10 +12,10 @@ use crate::codec::{Reader, Truncated};
 use crate::extent::Extent;
 
 /// Bytes of a logical block. §6.2.2 allows smaller blocks, but no writer uses them.
-pub const BLOCK: u64 = 2048;
+pub(crate) const BLOCK: u64 = 2048;
 
 /// Returns the extent of `len` bytes from the start of a logical block.
-pub const fn extent_at(block: u32, len: u64) -> Extent {
+pub(crate) const fn extent_at(block: u32, len: u64) -> Extent {
     Extent { offset: block as u64 * BLOCK, len }
 }
 
@@ -23,7 +23,7 @@ pub const fn extent_at(block: u32, len: u64) -> Extent {
 ///
 /// mkarchiso's `-partition_offset 16` makes xorriso write a second set at block 32, whose
 /// addresses count from the first partition. That set is not read.
-pub const FIRST_DESCRIPTOR: u64 = 16;
+pub(crate) const FIRST_DESCRIPTOR: u64 = 16;
 
 // Flags of a directory record (§9.1.6).
 const DIRECTORY: u8 = 0x02;
@@ -35,7 +35,7 @@ const JOLIET: [&[u8]; 3] = [b"%/@", b"%/C", b"%/E"];
 
 /// Volume descriptor (§8.1).
 #[derive(Debug)]
-pub enum Descriptor<'a> {
+pub(crate) enum Descriptor<'a> {
     /// Boot record (§8.2), with the fields after the version.
     Boot(Reader<'a>),
     /// Primary volume descriptor (§8.4).
@@ -50,7 +50,7 @@ pub enum Descriptor<'a> {
 
 /// Fields of a primary or supplementary volume descriptor. Texts are as stored, without padding.
 #[derive(Debug)]
-pub struct VolumeDescriptor<'a> {
+pub(crate) struct VolumeDescriptor<'a> {
     pub system: &'a [u8],
     pub volume: &'a [u8],
     /// Logical blocks of the volume.
@@ -70,7 +70,7 @@ impl<'a> Descriptor<'a> {
     ///
     /// # Errors
     /// [`FormatError`] if the descriptor is cut off or its root directory record is malformed.
-    pub fn parse(block: &'a [u8]) -> Result<Option<Self>, FormatError> {
+    pub(crate) fn parse(block: &'a [u8]) -> Result<Option<Self>, FormatError> {
         let mut r = Reader::new(block);
         let kind = r.u8()?;
         if r.array()? != *b"CD001" {
@@ -146,7 +146,7 @@ fn trim(field: &[u8]) -> &[u8] {
 
 /// Directory record (§9.1).
 #[derive(Debug, Clone, Copy)]
-pub struct DirectoryRecord<'a> {
+pub(crate) struct DirectoryRecord<'a> {
     /// Logical block of the data, after the extended attribute record.
     pub block: u32,
     /// Bytes of data.
@@ -166,7 +166,7 @@ impl<'a> DirectoryRecord<'a> {
     ///
     /// # Errors
     /// [`FormatError`] if the record is shorter than its fields.
-    pub fn parse(r: &mut Reader<'a>) -> Result<Self, FormatError> {
+    pub(crate) fn parse(r: &mut Reader<'a>) -> Result<Self, FormatError> {
         let len = r.u8()?;
         // §9.1.1: the length counts its own byte.
         let mut r = r.sub(usize::from(len).checked_sub(1).ok_or(Truncated)?)?;
@@ -189,26 +189,26 @@ impl<'a> DirectoryRecord<'a> {
     }
 
     /// Returns `true` for the record of the directory itself.
-    pub fn is_self(&self) -> bool {
+    pub(crate) fn is_self(&self) -> bool {
         self.id == [0] // §6.8.2.2
     }
 
     /// Returns `true` for the record of the parent directory.
-    pub fn is_parent(&self) -> bool {
+    pub(crate) fn is_parent(&self) -> bool {
         self.id == [1] // §6.8.2.2
     }
 
-    pub const fn is_directory(&self) -> bool {
+    pub(crate) const fn is_directory(&self) -> bool {
         self.flags & DIRECTORY != 0
     }
 
     /// Returns `true` for an associated file (§6.5.4), such as a resource fork.
-    pub const fn is_associated(&self) -> bool {
+    pub(crate) const fn is_associated(&self) -> bool {
         self.flags & ASSOCIATED != 0
     }
 
     /// Returns `true` if the next record describes the next section of the same file.
-    pub const fn is_multi_extent(&self) -> bool {
+    pub(crate) const fn is_multi_extent(&self) -> bool {
         self.flags & MULTI_EXTENT != 0
     }
 }
@@ -216,14 +216,14 @@ impl<'a> DirectoryRecord<'a> {
 /// Iterator over the records of a directory. After a malformed record it continues in the next
 /// block.
 #[derive(Debug)]
-pub struct DirectoryRecords<'a> {
+pub(crate) struct DirectoryRecords<'a> {
     block: Reader<'a>,
     blocks: Reader<'a>,
 }
 
 impl<'a> DirectoryRecords<'a> {
     /// Iterates over the records in the whole extent of a directory.
-    pub const fn new(directory: &'a [u8]) -> Self {
+    pub(crate) const fn new(directory: &'a [u8]) -> Self {
         Self { block: Reader::new(&[]), blocks: Reader::new(directory) }
     }
 }
@@ -247,7 +247,7 @@ impl<'a> Iterator for DirectoryRecords<'a> {
 }
 
 /// Converts a file identifier to the name that Linux shows without Rock Ridge and Joliet.
-pub fn plain_name(id: &[u8]) -> Vec<u8> {
+pub(crate) fn plain_name(id: &[u8]) -> Vec<u8> {
     // Linux, `isofs_name_translate`: lower case, without version 1 and the dot of an empty extension.
     let name = id.strip_suffix(b";1").map_or(id, |name| name.strip_suffix(b".").unwrap_or(name));
     let bytes = name.iter().map(|byte| match byte {
@@ -258,7 +258,7 @@ pub fn plain_name(id: &[u8]) -> Vec<u8> {
 }
 
 /// Converts a Joliet identifier (big-endian UCS-2, UTF-16 with many writers) to UTF-8.
-pub fn joliet_name(id: &[u8]) -> Vec<u8> {
+pub(crate) fn joliet_name(id: &[u8]) -> Vec<u8> {
     let mut r = Reader::new(id);
     let units = std::iter::from_fn(|| r.u16_be().ok());
     let name: String = char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
@@ -269,11 +269,11 @@ pub fn joliet_name(id: &[u8]) -> Vec<u8> {
 
 /// Date and time of a directory record (§9.1.5) or of a short Rock Ridge TF entry.
 #[derive(Debug, Clone, Copy)]
-pub struct ShortDate(pub [u8; 7]);
+pub(crate) struct ShortDate(pub [u8; 7]);
 
 impl ShortDate {
     /// Returns the instant; `None` if the date is not set or not in the calendar.
-    pub fn instant(self) -> Option<Timestamp> {
+    pub(crate) fn instant(self) -> Option<Timestamp> {
         let [year, rest @ .., zone] = self.0;
         // No valid number exceeds 59; jiff rejects negative ones.
         let [month, day, hour, minute, second] = rest.map(u8::cast_signed);
@@ -285,11 +285,11 @@ impl ShortDate {
 /// Date and time of a volume descriptor (§8.4.26.1) or of a long Rock Ridge TF entry: sixteen digits
 /// and the zone.
 #[derive(Debug, Clone, Copy)]
-pub struct LongDate(pub [u8; 17]);
+pub(crate) struct LongDate(pub [u8; 17]);
 
 impl LongDate {
     /// Returns `YYYYMMDDHHMMSScc`; `None` if the date is not set or contains other characters.
-    pub fn digits(&self) -> Option<&str> {
+    pub(crate) fn digits(&self) -> Option<&str> {
         let (digits, zone) = self.0.split_first_chunk::<16>()?;
         // §8.4.26.1: sixteen digits zero and the zone 0 mean that the date is not specified.
         let set = zone != [0] || digits.iter().any(|&b| b != b'0');
@@ -298,7 +298,7 @@ impl LongDate {
     }
 
     /// Returns the instant; `None` if the date is not set or not in the calendar.
-    pub fn instant(&self) -> Option<Timestamp> {
+    pub(crate) fn instant(&self) -> Option<Timestamp> {
         let mut r = Reader::new(self.digits()?.as_bytes());
         let year = 100 * i16::from(two_digits(&mut r)?) + i16::from(two_digits(&mut r)?);
         let (month, day) = (two_digits(&mut r)?, two_digits(&mut r)?);

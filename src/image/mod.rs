@@ -1,23 +1,23 @@
 //! The image: one ISO file, opened once, indexed once, never copied.
 
 pub mod arch;
-pub mod boot_records;
-pub mod content;
-pub mod el_torito;
+pub(crate) mod boot_records;
+pub(crate) mod content;
+pub(crate) mod el_torito;
 mod entries;
 mod error;
-pub mod identity;
+pub(crate) mod identity;
 pub mod index;
 pub mod initramfs;
-pub mod iso9660;
-pub mod partitions;
+pub(crate) mod iso9660;
+pub(crate) mod partitions;
 mod residency;
 pub mod rootfs;
 #[cfg(test)]
 pub(crate) mod samples;
-pub mod source;
-pub mod survey;
-pub mod susp;
+pub(crate) mod source;
+pub(crate) mod survey;
+pub(crate) mod susp;
 #[cfg(test)]
 mod tests;
 pub mod tree;

@@ -8,7 +8,7 @@ use super::FormatError;
 use crate::codec::Reader;
 
 /// Bytes of a sector in both tables, also on media with larger blocks.
-pub const SECTOR: u64 = 512;
+pub(crate) const SECTOR: u64 = 512;
 
 /// Most bytes of a partition array that are read. xorriso writes 248 entries of 128 bytes: 31 KiB.
 const MAX_ARRAY: u64 = 1 << 20;
@@ -150,7 +150,7 @@ impl GptPartition {
 
 /// GPT header (UEFI specification §5.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GptHeader {
+pub(crate) struct GptHeader {
     pub checksum: Verdict,
     /// Sector of the other header: the backup, as seen from the primary one.
     pub alternate: u64,
@@ -164,7 +164,7 @@ pub struct GptHeader {
 
 impl GptHeader {
     /// Parses the sector of a header; `None` without the signature.
-    pub fn parse(sector: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(sector: &[u8]) -> Option<Self> {
         let mut r = Reader::new(sector);
         if r.array().ok()? != *b"EFI PART" {
             return None;
@@ -187,7 +187,7 @@ impl GptHeader {
     ///
     /// # Errors
     /// [`FormatError`] if the entries are smaller than 128 bytes or the array is larger than 1 MiB.
-    pub fn array_len(&self) -> Result<usize, FormatError> {
+    pub(crate) fn array_len(&self) -> Result<usize, FormatError> {
         let len = u64::from(self.entries) * u64::from(self.entry_size);
         // UEFI specification §5.3.2: the size of an entry is 128 × 2ⁿ.
         if self.entry_size < 128 || len > MAX_ARRAY {
@@ -199,7 +199,7 @@ impl GptHeader {
     /// Assembles the table from this header, its partition array and the backup header.
     ///
     /// An array whose length is not [`GptHeader::array_len`] counts as missing.
-    pub fn table(&self, array: Option<&[u8]>, backup: Option<&GptHeader>) -> Gpt {
+    pub(crate) fn table(&self, array: Option<&[u8]>, backup: Option<&GptHeader>) -> Gpt {
         let mut gpt = Gpt {
             disk: self.disk,
             header: self.checksum,

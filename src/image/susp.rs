@@ -72,7 +72,7 @@ impl SharingProtocol {
 
 /// Continuation area of a record's entries (CE, SUSP §5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Continuation {
+pub(crate) struct Continuation {
     /// Logical block of the area.
     pub block: u32,
     /// First byte of the area in the block.
@@ -83,7 +83,7 @@ pub struct Continuation {
 
 /// POSIX attributes (PX, RRIP §4.1.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Posix {
+pub(crate) struct Posix {
     pub mode: u32,
     pub nlink: u32,
     pub uid: u32,
@@ -92,7 +92,7 @@ pub struct Posix {
 
 /// Rock Ridge data from the system use entries of a directory record.
 #[derive(Debug, Default)]
-pub struct RockRidge {
+pub(crate) struct RockRidge {
     /// NM: name of the entry.
     pub name: Option<Vec<u8>>,
     /// PX: POSIX attributes.
@@ -118,7 +118,7 @@ impl RockRidge {
     ///
     /// # Errors
     /// [`FormatError`] if an entry is malformed. The data of the entries before it is kept.
-    pub fn absorb(&mut self, area: &[u8]) -> Result<Option<Continuation>, FormatError> {
+    pub(crate) fn absorb(&mut self, area: &[u8]) -> Result<Option<Continuation>, FormatError> {
         let mut area = Reader::new(area);
         let mut next = None;
         while let Some(SystemUseEntry { signature, mut data }) = SystemUseEntry::next(&mut area)? {

@@ -81,7 +81,7 @@ impl ImageTree {
     ///
     /// # Errors
     /// [`SurveyError`] if there is no root directory or a limit is exceeded.
-    pub fn build<M: Media + ?Sized>(
+    pub(super) fn build<M: Media + ?Sized>(
         media: &M,
         primary: &VolumeDescriptor<'_>,
         joliet: Option<&VolumeDescriptor<'_>>,

@@ -6,14 +6,14 @@ const MAX_LINES: usize = 32;
 /// Collector of warnings. A hostile image can cause millions; those beyond the limit are only
 /// counted.
 #[derive(Debug, Default)]
-pub struct Warnings {
+pub(super) struct Warnings {
     lines: Vec<String>,
     more: u64,
 }
 
 impl Warnings {
     /// Adds one warning; `line` is called only if there is room for the warning.
-    pub fn add(&mut self, line: impl FnOnce() -> String) {
+    pub(super) fn add(&mut self, line: impl FnOnce() -> String) {
         if self.lines.len() < MAX_LINES {
             self.lines.push(line());
         } else {
@@ -22,7 +22,7 @@ impl Warnings {
     }
 
     /// Returns the lines; if some were dropped, the last line tells how many.
-    pub fn into_lines(mut self) -> Vec<String> {
+    pub(super) fn into_lines(mut self) -> Vec<String> {
         if self.more > 0 {
             self.lines.push(format!("and {} more of these", self.more));
         }
@@ -31,7 +31,7 @@ impl Warnings {
 }
 
 /// Formats bytes of the image for an operator: the text cannot control a terminal or break a line.
-pub fn printable(bytes: &[u8]) -> String {
+pub(super) fn printable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).escape_debug().to_string()
 }
 

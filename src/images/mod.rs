@@ -8,14 +8,14 @@
 
 mod change;
 mod error;
-pub mod name;
+pub(crate) mod name;
 mod open;
 mod retention;
 mod scan;
 mod served;
-pub mod set;
+pub(crate) mod set;
 mod stamp;
-pub mod watch;
+pub(crate) mod watch;
 
 #[cfg(test)]
 mod tests;

@@ -8,22 +8,22 @@ use super::set::ARCHISO;
 use super::{ImageError, ImageSet, ServedImage};
 
 /// Longest name of an image, in bytes.
-pub const NAME_MAX: usize = 64;
+pub(crate) const NAME_MAX: usize = 64;
 
 /// Tells whether a character may stand in a name: one that means the same in a path, a URL and a
 /// menu.
-pub fn is_plain(c: char) -> bool {
+pub(crate) fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._-".contains(c)
 }
 
 /// Tells whether an image may have this name. The directory of generated files is called `isowire`.
-pub fn is_image_name(text: &str) -> bool {
+pub(crate) fn is_image_name(text: &str) -> bool {
     let fits = (1..=NAME_MAX).contains(&text.len()) && !text.starts_with('.') && text.chars().all(is_plain);
     fits && !text.eq_ignore_ascii_case("isowire")
 }
 
 /// Returns the name of an image that the operator gave none: its file's stem, in plain characters.
-pub fn name_of(path: &Path) -> String {
+pub(crate) fn name_of(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let plain = stem.chars().map(|c| if is_plain(c) { c } else { '-' });
     let name: String = plain.take(NAME_MAX).collect();

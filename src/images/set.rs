@@ -10,7 +10,7 @@ use crate::image::{Identity, NodeId};
 
 /// The export name that archiso's hook asks for (`archiso_nbd_name`, mkinitcpio-archiso
 /// `archiso_pxe_nbd`).
-pub const ARCHISO: &str = "archiso";
+pub(crate) const ARCHISO: &str = "archiso";
 
 /// Mount points of an image on archiso and on a server set up by the Arch wiki. Boot menus on an
 /// ISO name the former, recipes of users the latter; both mean the default image here.

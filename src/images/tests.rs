@@ -20,12 +20,12 @@ fn image(identity: u64) -> Image {
 }
 
 /// An image of this identity in a file of its own.
-pub fn served(path: &str, identity: u64) -> Arc<ServedImage> {
+pub(super) fn served(path: &str, identity: u64) -> Arc<ServedImage> {
     in_file(path, identity, Stamp { file: (0, identity), size: 0, modified: (0, 0) })
 }
 
 /// An image of this identity, written over the file of another one.
-pub fn overwriting(other: &ServedImage, identity: u64) -> Arc<ServedImage> {
+pub(super) fn overwriting(other: &ServedImage, identity: u64) -> Arc<ServedImage> {
     let stamp = Stamp { size: 1, ..other.stamp().unwrap() };
     in_file(other.path().to_str().unwrap(), identity, stamp)
 }
@@ -35,6 +35,6 @@ fn in_file(path: &str, identity: u64, stamp: Stamp) -> Arc<ServedImage> {
     Arc::new(ServedImage::new(name::name_of(path), image(identity)).with_file(path, stamp))
 }
 
-pub fn set_of(images: &[Arc<ServedImage>]) -> ImageSet {
+pub(super) fn set_of(images: &[Arc<ServedImage>]) -> ImageSet {
     ImageSet::of(images.to_vec()).unwrap()
 }

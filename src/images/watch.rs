@@ -32,7 +32,7 @@ const EVENTS: usize = 4096;
 
 /// A watch over the folders of search paths.
 #[derive(Debug)]
-pub struct FolderWatch {
+pub(crate) struct FolderWatch {
     inotify: AsyncFd<OwnedFd>,
     paths: Vec<SearchPath>,
     /// The watched folders, by their watch descriptors.
@@ -53,7 +53,7 @@ impl FolderWatch {
     ///
     /// # Errors
     /// The system's error: it has a limit of inotify instances for each user.
-    pub fn new(paths: Vec<SearchPath>) -> io::Result<Self> {
+    pub(crate) fn new(paths: Vec<SearchPath>) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         let inotify = sys::readable(inotify)?;
         Ok(Self { inotify, paths, folders: Vec::new(), pending: None })
@@ -61,7 +61,7 @@ impl FolderWatch {
 
     /// Watches every folder that exists now. Returns the first folder that cannot be watched, and
     /// its error; the next call tries those again.
-    pub fn renew(&mut self) -> Option<(PathBuf, io::Error)> {
+    pub(crate) fn renew(&mut self) -> Option<(PathBuf, io::Error)> {
         let mut failed = None;
         let folders: Vec<_> = self.paths.iter().map(|search| folder(&search.path).to_owned()).collect();
         for folder in folders {
@@ -80,7 +80,7 @@ impl FolderWatch {
 
     /// Waits for a change that is over. Cancel-safe: a change seen before is reported by the next
     /// call.
-    pub async fn changed(&mut self) -> io::Result<()> {
+    pub(crate) async fn changed(&mut self) -> io::Result<()> {
         loop {
             let rest = self.pending.map(|(first, last)| (last + QUIET).min(first + LONGEST));
             tokio::select! {

@@ -8,7 +8,7 @@ use super::report::{Arch, Entries, Gpt, KernelFiles, Mbr, Records, Report, RootI
 const FACTS: usize = 16;
 
 /// The page of a report.
-pub struct Page<'a>(pub &'a Report);
+pub(super) struct Page<'a>(pub &'a Report);
 
 impl Display for Page<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

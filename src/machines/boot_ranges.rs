@@ -19,15 +19,15 @@ pub(super) struct TrackedImage {
 }
 
 impl TrackedImage {
-    pub fn new(name: &str, image: &Arc<Image>) -> Self {
+    pub(super) fn new(name: &str, image: &Arc<Image>) -> Self {
         Self { name: name.into(), image: Arc::downgrade(image), ranges: BootRanges::of(image) }
     }
 
-    pub fn is(&self, image: &Image) -> bool {
+    pub(super) fn is(&self, image: &Image) -> bool {
         std::ptr::eq(self.image.as_ptr(), image)
     }
 
-    pub fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.image.strong_count() > 0
     }
 }
@@ -140,17 +140,17 @@ pub(super) mod tests {
     use crate::image::index::{Index, NodeAttributes};
     use crate::image::{Source, Volume};
 
-    pub const MIB: u64 = 1 << 20;
-    pub const LOADER: Extent = Extent { offset: 64 << 10, len: 100 };
-    pub const MENU: Extent = Extent { offset: 66 << 10, len: 100 };
-    pub const KERNEL: Extent = Extent { offset: MIB, len: MIB };
-    pub const INITRAMFS: Extent = Extent { offset: 2 * MIB, len: MIB };
+    pub(crate) const MIB: u64 = 1 << 20;
+    pub(crate) const LOADER: Extent = Extent { offset: 64 << 10, len: 100 };
+    pub(crate) const MENU: Extent = Extent { offset: 66 << 10, len: 100 };
+    pub(crate) const KERNEL: Extent = Extent { offset: MIB, len: MIB };
+    pub(crate) const INITRAMFS: Extent = Extent { offset: 2 * MIB, len: MIB };
     /// A file in two extents, the second of which stands first.
-    pub const AIROOTFS: [Extent; 2] =
+    pub(crate) const AIROOTFS: [Extent; 2] =
         [Extent { offset: 6 * MIB, len: 3 * MIB }, Extent { offset: 4 * MIB, len: MIB }];
 
     /// An image with one of each, in a file of zeros.
-    pub fn image() -> Arc<Image> {
+    pub(crate) fn image() -> Arc<Image> {
         let plain = NodeAttributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let mut index = Index::new(plain);
         let mut add = |name: &str, extents: &[Extent]| {

@@ -17,12 +17,12 @@
 
 mod boot_ranges;
 pub mod local;
-pub mod meter;
-pub mod neighbours;
+pub(crate) mod meter;
+pub(crate) mod neighbours;
 mod registry;
 pub mod server;
-pub mod stage;
-pub mod status;
+pub(crate) mod stage;
+pub(crate) mod status;
 mod table;
 mod transfer_stats;
 

@@ -15,7 +15,7 @@ const TABLE_MAX: u64 = 1 << 20;
 ///
 /// # Errors
 /// The error of the system; `/proc` may not be mounted.
-pub fn read() -> io::Result<Vec<(IpAddr, Mac)>> {
+pub(crate) fn read() -> io::Result<Vec<(IpAddr, Mac)>> {
     use io::Read as _;
     let mut text = String::new();
     std::fs::File::open("/proc/net/arp")?.take(TABLE_MAX).read_to_string(&mut text)?;

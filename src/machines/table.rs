@@ -90,26 +90,32 @@ pub(super) struct RootState {
 
 impl MachineTable {
     /// Creates an empty table; counters measure time from `epoch`.
-    pub fn new(epoch: Instant) -> Self {
+    pub(super) fn new(epoch: Instant) -> Self {
         let (machines, by_mac, by_address) = Default::default();
         Self { epoch, machines, by_mac, by_address, next: 0, forgotten: 0 }
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &MachineRecord> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &MachineRecord> {
         self.machines.values()
     }
 
     /// Returns the number of machines dropped because the table was full.
-    pub fn forgotten(&self) -> u64 {
+    pub(super) fn forgotten(&self) -> u64 {
         self.forgotten
     }
 
-    pub fn strangers(&self) -> Vec<IpAddr> {
+    pub(super) fn strangers(&self) -> Vec<IpAddr> {
         let strangers = self.iter().filter(|record| record.mac.is_none());
         strangers.flat_map(|record| &record.addresses).copied().collect()
     }
 
-    pub fn offered(&mut self, mac: Mac, platform: boot::Platform, address: Option<IpAddr>, now: Instant) {
+    pub(super) fn offered(
+        &mut self,
+        mac: Mac,
+        platform: boot::Platform,
+        address: Option<IpAddr>,
+        now: Instant,
+    ) {
         let Some(id) = self.of_mac(mac, now) else { return };
         self.asked(id, platform.firmware, now);
         if let Some(record) = self.machines.get_mut(&id) {
@@ -124,11 +130,11 @@ impl MachineTable {
     }
 
     /// Returns the time of the last boot file offer to this machine.
-    pub fn last_offered(&self, mac: Mac) -> Option<Instant> {
+    pub(super) fn last_offered(&self, mac: Mac) -> Option<Instant> {
         self.machines.get(self.by_mac.get(&mac)?)?.offered
     }
 
-    pub fn refused(&mut self, mac: Mac, why: &str, now: Instant) {
+    pub(super) fn refused(&mut self, mac: Mac, why: &str, now: Instant) {
         let Some(id) = self.of_mac(mac, now) else { return };
         if let Some(record) = self.machines.get_mut(&id) {
             record.refusal = Some(why.chars().take(REASON_MAX).collect());
@@ -136,7 +142,7 @@ impl MachineTable {
         }
     }
 
-    pub fn leased(&mut self, mac: Mac, address: IpAddr, now: Instant) {
+    pub(super) fn leased(&mut self, mac: Mac, address: IpAddr, now: Instant) {
         let Some(&id) = self.by_mac.get(&mac) else { return };
         self.bind(id, address, now);
         if let Some(record) = self.machines.get_mut(&id) {
@@ -144,7 +150,7 @@ impl MachineTable {
         }
     }
 
-    pub fn met(&mut self, mac: Mac, address: IpAddr, now: Instant) {
+    pub(super) fn met(&mut self, mac: Mac, address: IpAddr, now: Instant) {
         if !self.by_mac.contains_key(&mac) {
             // A record without a MAC address at this IP address is the same machine.
             let stranger = self.by_address.get(&address).copied();
@@ -161,13 +167,13 @@ impl MachineTable {
     }
 
     /// Returns the counters of the machine at `address`, if one is known.
-    pub fn at(&self, address: IpAddr) -> Option<Arc<TransferStats>> {
+    pub(super) fn at(&self, address: IpAddr) -> Option<Arc<TransferStats>> {
         self.machines.get(self.by_address.get(&address)?)?.boot.traffic.first().cloned()
     }
 
     /// Returns the counters for a new connection from `address` that begins with `step`. `None` when
     /// the table is full.
-    pub fn join(&mut self, address: IpAddr, step: Step, now: Instant) -> Option<Arc<TransferStats>> {
+    pub(super) fn join(&mut self, address: IpAddr, step: Step, now: Instant) -> Option<Arc<TransferStats>> {
         let known = self.by_address.get(&address).copied();
         let id = known.or_else(|| self.add(None, address, now))?;
         let epoch = self.epoch;
@@ -179,7 +185,7 @@ impl MachineTable {
     }
 
     /// Records a step of the boot that `traffic` belongs to. An event of an earlier boot is ignored.
-    pub fn reached(
+    pub(super) fn reached(
         &mut self,
         address: IpAddr,
         traffic: &Arc<TransferStats>,
@@ -194,7 +200,7 @@ impl MachineTable {
         }
     }
 
-    pub fn attached(
+    pub(super) fn attached(
         &mut self,
         address: IpAddr,
         traffic: &Arc<TransferStats>,
@@ -209,7 +215,13 @@ impl MachineTable {
         root.connections += 1;
     }
 
-    pub fn released(&mut self, address: IpAddr, traffic: &Arc<TransferStats>, end: RootEnd, now: Instant) {
+    pub(super) fn released(
+        &mut self,
+        address: IpAddr,
+        traffic: &Arc<TransferStats>,
+        end: RootEnd,
+        now: Instant,
+    ) {
         let Some(boot) = self.boot(address, traffic) else { return };
         boot.last_event = now;
         let is_whole = boot.traffic.iter().filter_map(|traffic| traffic.root()).any(|root| root.is_whole());
@@ -322,7 +334,7 @@ impl MachineTable {
 
 impl MachineRecord {
     /// Returns the time of the last message from or to the machine.
-    pub fn last_seen(&self) -> Instant {
+    pub(super) fn last_seen(&self) -> Instant {
         let sent = self.boot.traffic.iter().filter_map(|traffic| traffic.last_seen());
         sent.fold(self.boot.last_event, Instant::max)
     }
@@ -355,11 +367,11 @@ impl MachineBoot {
     }
 
     /// Returns the bytes of images sent by `protocol`.
-    pub fn bytes_sent(&self, protocol: Protocol) -> u64 {
+    pub(super) fn bytes_sent(&self, protocol: Protocol) -> u64 {
         self.traffic.iter().map(|stats| stats.bytes(protocol)).fold(0, u64::saturating_add)
     }
 
-    pub fn stage(&self) -> Stage {
+    pub(super) fn stage(&self) -> Stage {
         let root = self.root.map(|root| if root.connections > 0 { Stage::Attached } else { root.end });
         Stage::new(self.step, root)
     }

@@ -28,12 +28,12 @@ pub(super) struct TransferStats {
 }
 
 impl TransferStats {
-    pub fn new(epoch: Instant) -> Self {
+    pub(super) fn new(epoch: Instant) -> Self {
         Self { epoch, last_seen: AtomicU64::new(0), bytes: Default::default(), root: OnceLock::new() }
     }
 
     /// Adds bytes of an image sent by `protocol`.
-    pub fn add(&self, protocol: Protocol, bytes: u64, now: Instant) {
+    pub(super) fn add(&self, protocol: Protocol, bytes: u64, now: Instant) {
         if let Some(counter) = self.bytes.get(protocol as usize) {
             counter.fetch_add(bytes, Relaxed);
         }
@@ -43,7 +43,7 @@ impl TransferStats {
     }
 
     /// Records `len` bytes sent of a root file system, from its byte `offset`.
-    pub fn cover(&self, known: &Arc<TrackedImage>, airootfs: Airootfs, offset: u64, len: u64) {
+    pub(super) fn cover(&self, known: &Arc<TrackedImage>, airootfs: Airootfs, offset: u64, len: u64) {
         let root = self.root.get_or_init(|| Coverage::new(Arc::clone(known), airootfs));
         if root.airootfs == airootfs && Arc::ptr_eq(&root.known, known) {
             root.add(offset, len);
@@ -51,16 +51,16 @@ impl TransferStats {
     }
 
     /// Returns the time of the last bytes sent.
-    pub fn last_seen(&self) -> Option<Instant> {
+    pub(super) fn last_seen(&self) -> Option<Instant> {
         let millis = self.last_seen.load(Relaxed);
         (millis > 0).then(|| self.epoch + Duration::from_millis(millis))
     }
 
-    pub fn bytes(&self, protocol: Protocol) -> u64 {
+    pub(super) fn bytes(&self, protocol: Protocol) -> u64 {
         self.bytes.get(protocol as usize).map_or(0, |counter| counter.load(Relaxed))
     }
 
-    pub fn root(&self) -> Option<&Coverage> {
+    pub(super) fn root(&self) -> Option<&Coverage> {
         self.root.get()
     }
 }
@@ -103,18 +103,18 @@ impl Coverage {
     }
 
     /// Returns the size of the file system.
-    pub fn size(&self) -> u64 {
+    pub(super) fn size(&self) -> u64 {
         self.airootfs.size
     }
 
     /// Returns an upper bound of the distinct bytes sent.
-    pub fn covered(&self) -> u64 {
+    pub(super) fn covered(&self) -> u64 {
         let chunks: u64 = self.chunks.iter().map(|word| u64::from(word.load(Relaxed).count_ones())).sum();
         (chunks << self.shift).min(self.sent.load(Relaxed)).min(self.airootfs.size)
     }
 
     /// Returns true if the machine may have the whole file system.
-    pub fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         self.covered() == self.airootfs.size
     }
 }

@@ -4,6 +4,6 @@
 //! solicitations for 13 to 16 seconds although it has an IPv4 lease. An empty advertisement ends
 //! that at once. Only a machine that asked us for a boot file a moment ago is answered.
 
-pub mod server;
-pub mod session;
+pub(crate) mod server;
+pub(crate) mod session;
 pub mod wire;

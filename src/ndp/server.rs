@@ -42,7 +42,7 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Raw socket for solicitations, and the interfaces on which it listens.
 #[derive(Debug)]
-pub struct SolicitationListener {
+pub(crate) struct SolicitationListener {
     socket: Socket,
     /// The only interface to listen on, if one was named.
     only: Option<String>,
@@ -56,7 +56,7 @@ impl SolicitationListener {
     /// # Errors
     /// `PermissionDenied` without CAP_NET_RAW, `Unsupported` for a named interface without IPv6, and any
     /// other error of the kernel.
-    pub fn open(only: Option<&str>) -> io::Result<Self> {
+    pub(crate) fn open(only: Option<&str>) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
         sys::take_icmpv6_only(socket.as_fd(), ROUTER_SOLICITATION)?;
         setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
@@ -72,7 +72,7 @@ impl SolicitationListener {
     }
 
     /// Names of the interfaces that are listened on.
-    pub fn interfaces(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = &str> {
         self.joined.values().map(String::as_str)
     }
 
@@ -127,7 +127,7 @@ fn interface(entry: &InterfaceAddress) -> Option<(u32, String)> {
 ///
 /// # Errors
 /// Errors of setting up the socket. Nothing that a peer does ends the service.
-pub async fn run(
+pub(crate) async fn run(
     mut listener: SolicitationListener,
     machines: Arc<Registry>,
     shutdown: impl Future<Output = ()>,

@@ -10,14 +10,14 @@ use crate::mac::Mac;
 
 /// Time after its last offer in which a machine is answered. iPXE solicits from its DHCP request on and
 /// stops 16 seconds later. The kernel that it loads must hear of real routers only.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Hop limit of a packet that no router has forwarded: it comes from our own link (RFC 4861 §6.1.1).
 const HOP_LIMIT: u8 = 255;
 
 /// An ICMPv6 message, its sender and its hop limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Solicitation<'a> {
+pub(crate) struct Solicitation<'a> {
     pub from: Ipv6Addr,
     /// `None` if the kernel did not report it.
     pub hop_limit: Option<u8>,
@@ -26,7 +26,7 @@ pub struct Solicitation<'a> {
 
 /// Reason for sending no advertisement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unanswered {
+pub(crate) enum Unanswered {
     #[error("not from this link")]
     Forwarded,
     #[error("{0}")]
@@ -47,7 +47,7 @@ pub enum Unanswered {
 ///
 /// # Errors
 /// [`Unanswered`] is the reason for no answer.
-pub fn decide(
+pub(crate) fn decide(
     arrival: &Solicitation<'_>,
     now: Instant,
     offered: impl FnOnce(Mac) -> Option<Instant>,

@@ -6,8 +6,8 @@
 //! [`portmap`] tells machines at which port all this is.
 
 pub mod handle;
-pub mod mount;
-pub mod portmap;
+pub(crate) mod mount;
+pub(crate) mod portmap;
 pub mod rpc;
 pub mod server;
 pub mod session;

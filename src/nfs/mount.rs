@@ -12,20 +12,20 @@ use super::xdr::{self, Emitter, XdrParseError};
 use crate::image::NodeKind;
 use crate::images::ImageSet;
 
-pub const PROGRAM: u32 = 100_005;
-pub const VERSION: u32 = 3;
+pub(crate) const PROGRAM: u32 = 100_005;
+pub(crate) const VERSION: u32 = 3;
 
 /// Longest path of a mount, in bytes (MNTPATHLEN).
 const PATH_MAX: usize = 1024;
 
 /// Procedures.
 mod procedure {
-    pub const NULL: u32 = 0;
-    pub const MNT: u32 = 1;
-    pub const DUMP: u32 = 2;
-    pub const UMNT: u32 = 3;
-    pub const UMNTALL: u32 = 4;
-    pub const EXPORT: u32 = 5;
+    pub(super) const NULL: u32 = 0;
+    pub(super) const MNT: u32 = 1;
+    pub(super) const DUMP: u32 = 2;
+    pub(super) const UMNT: u32 = 3;
+    pub(super) const UMNTALL: u32 = 4;
+    pub(super) const EXPORT: u32 = 5;
 }
 
 const MNT3_OK: u32 = 0;
@@ -45,7 +45,7 @@ enum MountError {
 ///
 /// # Errors
 /// [`CallError`]
-pub fn answer(
+pub(crate) fn answer(
     images: &ImageSet,
     peer: SocketAddr,
     call: &Call<'_>,

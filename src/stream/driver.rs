@@ -20,7 +20,7 @@ use crate::machines::Meter;
 const INPUT_MAX: usize = 16 << 10;
 
 /// One protocol's part in a connection.
-pub trait Session {
+pub(crate) trait Session {
     /// Reason for which the session ends the connection.
     type Reason;
 
@@ -58,7 +58,7 @@ pub trait Session {
 
 /// What a connection does after the replies of a turn have left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn<R> {
+pub(crate) enum Turn<R> {
     /// Every complete request was answered: read more.
     Drained,
     /// Enough for one turn: let others run, then go on with the input.
@@ -69,7 +69,7 @@ pub enum Turn<R> {
 
 /// How a connection ended in order, or at least by the client's doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End<R> {
+pub(crate) enum End<R> {
     /// The client closed the connection.
     Closed,
     /// The session ended it.
@@ -89,7 +89,7 @@ impl<R: fmt::Display> fmt::Display for End<R> {
 ///
 /// # Errors
 /// See [`TransmitError`].
-pub async fn drive<S: Session>(
+pub(crate) async fn drive<S: Session>(
     socket: &TcpStream,
     session: &mut S,
     mut input: BytesMut,

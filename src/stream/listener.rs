@@ -47,7 +47,7 @@ impl From<TcpListener> for Listener {
 }
 
 /// Takes every client that connects and may, and has a task of its own `serve` it.
-pub async fn accept<F>(
+pub(crate) async fn accept<F>(
     Listener { socket: listener, allowed }: Listener,
     door: &'static str,
     serve: impl Fn(TcpStream, SocketAddr) -> F,

@@ -7,6 +7,6 @@ mod listener;
 mod receive;
 mod transmit;
 
-pub use driver::{End, Session, Turn, drive};
-pub use listener::{Listener, accept};
-pub use transmit::TransmitError;
+pub(crate) use driver::{End, Session, Turn, drive};
+pub(crate) use listener::{Listener, accept};
+pub(crate) use transmit::TransmitError;

@@ -18,7 +18,11 @@ const RECEIVE: usize = 4 << 10;
 ///
 /// # Errors
 /// What the socket says.
-pub async fn receive(socket: &TcpStream, input: &mut BytesMut, batch: &mut Batch) -> io::Result<usize> {
+pub(super) async fn receive(
+    socket: &TcpStream,
+    input: &mut BytesMut,
+    batch: &mut Batch,
+) -> io::Result<usize> {
     if let Some(n) = read_now(socket, input)? {
         return Ok(n);
     }
@@ -33,7 +37,7 @@ pub async fn receive(socket: &TcpStream, input: &mut BytesMut, batch: &mut Batch
 ///
 /// # Errors
 /// What the socket says.
-pub async fn listen(socket: &TcpStream, input: &mut BytesMut) -> io::Result<usize> {
+pub(super) async fn listen(socket: &TcpStream, input: &mut BytesMut) -> io::Result<usize> {
     loop {
         if let Some(n) = read_now(socket, input)? {
             return Ok(n);

@@ -34,7 +34,7 @@ const AREAS: usize = 256;
 
 /// A batch could not be sent. Either way the connection is over: part of a reply may have left.
 #[derive(Debug, thiserror::Error)]
-pub enum TransmitError {
+pub(crate) enum TransmitError {
     /// The peer's end, or the network in between.
     #[error(transparent)]
     Peer(io::Error),
@@ -49,7 +49,7 @@ pub enum TransmitError {
 ///
 /// # Errors
 /// See [`TransmitError`].
-pub async fn flush(
+pub(super) async fn flush(
     batch: &mut Batch,
     socket: &TcpStream,
     mut on_sent: impl FnMut(&Batch, u64, Instant),

@@ -8,8 +8,8 @@
 //! `.linux` is last because systemd before 252 runs the kernel in place, where it overwrites what follows. There is no
 //! `.osrel`: with it, systemd 257 and later copy the initramfs once more in memory.
 
-pub mod pe;
-pub mod stub;
+pub(crate) mod pe;
+pub(crate) mod stub;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -4,13 +4,13 @@
 use crate::codec::{Reader, Truncated};
 
 /// Machine type of x86-64.
-pub const X86_64: u16 = 0x8664;
+pub(crate) const X86_64: u16 = 0x8664;
 /// Subsystem of an EFI application.
-pub const EFI_APPLICATION: u16 = 10;
+pub(crate) const EFI_APPLICATION: u16 = 10;
 /// Bytes of a section header.
-pub const SECTION_HEADER: usize = 40;
+pub(crate) const SECTION_HEADER: usize = 40;
 /// `IMAGE_DLLCHARACTERISTICS_NX_COMPAT`: no page is both written to and executed.
-pub const NX_COMPAT: u16 = 0x100;
+pub(crate) const NX_COMPAT: u16 = 0x100;
 
 /// Magic number of an optional header with 64-bit addresses.
 const PE32_PLUS: u16 = 0x20b;
@@ -19,7 +19,7 @@ const CERTIFICATES: usize = 4;
 
 /// The fields of the headers that matter here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Headers {
+pub(crate) struct Headers {
     /// Offset of the signature `PE\0\0`, which the COFF file header follows.
     pub signature_at: usize,
     /// Offset of the optional header.
@@ -64,7 +64,7 @@ impl Headers {
     ///
     /// # Errors
     /// [`PeError`]. Nothing is said of values that are odd.
-    pub fn parse(program: &[u8]) -> Result<Self, PeError> {
+    pub(crate) fn parse(program: &[u8]) -> Result<Self, PeError> {
         let signature_at = signature_at(program)?;
         let mut coff = Reader::new(program);
         coff.skip(signature_at)?;
@@ -114,7 +114,7 @@ impl Headers {
     ///
     /// # Errors
     /// `Truncated` when the program ends before the table does.
-    pub fn section_table(&self, program: &[u8]) -> Result<Vec<Section>, Truncated> {
+    pub(crate) fn section_table(&self, program: &[u8]) -> Result<Vec<Section>, Truncated> {
         let mut table = Reader::new(program);
         table.skip(self.table_at)?;
         (0..self.sections).map(|_| Section::parse(&mut table)).collect()
@@ -143,7 +143,7 @@ fn has_certificates(mut directories: Reader<'_>) -> Result<bool, Truncated> {
 
 /// A section: where its bytes are in the file, and where in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Section {
+pub(crate) struct Section {
     /// Padded with zeros.
     pub name: [u8; 8],
     pub virtual_size: u32,
@@ -168,7 +168,7 @@ impl Section {
     }
 
     /// The section header, without relocations and line numbers, which no program has.
-    pub fn header(&self) -> [u8; SECTION_HEADER] {
+    pub(crate) fn header(&self) -> [u8; SECTION_HEADER] {
         let mut header = [0; SECTION_HEADER];
         let fields = [self.virtual_size, self.virtual_address, self.raw_size, self.raw_offset];
         let bytes = self.name.into_iter().chain(fields.into_iter().flat_map(u32::to_le_bytes));

@@ -9,10 +9,10 @@ use crate::image::Image;
 use crate::image::rootfs::{self, RootfsError};
 
 /// Where systemd installs the stub of x86-64.
-pub const STUB_PATH: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+pub(crate) const STUB_PATH: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 
 /// Largest stub that is read, in bytes; systemd 262's has 151,040.
-pub const STUB_MAX: u64 = 1 << 20;
+pub(crate) const STUB_MAX: u64 = 1 << 20;
 
 /// What the stub says of itself (`src/boot/efi/stub.c`); systemd-boot has its own name at the same place.
 const MAGIC: &[u8] = b"#### LoaderInfo: systemd-stub ";

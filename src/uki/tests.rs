@@ -36,7 +36,7 @@ fn stub() -> Program {
 }
 
 /// A stub's file, which can stand for a kernel as well.
-pub fn stub_file() -> Vec<u8> {
+pub(crate) fn stub_file() -> Vec<u8> {
     stub().bytes()
 }
 

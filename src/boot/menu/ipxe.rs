@@ -17,7 +17,7 @@ const FAILURE_PAUSE: u32 = 10_000;
 const OWN_CARD: &str = "${netX/mac:hexhyp}";
 
 /// The script for a machine of this MAC address; where it is not known, iPXE says it.
-pub fn write(menu: &Menu<'_>, machine: Option<Mac>) -> String {
+pub(crate) fn write(menu: &Menu<'_>, machine: Option<Mac>) -> String {
     let entries = menu.entries();
     let entries: Vec<_> =
         entries.iter().filter(|entry| !matches!(entry.boots, Boots::StockMenu(_))).collect();
@@ -33,7 +33,7 @@ pub fn write(menu: &Menu<'_>, machine: Option<Mac>) -> String {
 }
 
 /// The script for a machine that is not known yet: iPXE names it.
-pub fn write_referral(server: &Server) -> String {
+pub(crate) fn write_referral(server: &Server) -> String {
     format!("{HEAD}chain --replace --autofree {}isowire/{OWN_CARD}/boot.ipxe\n", prefix(server))
 }
 

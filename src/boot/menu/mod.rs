@@ -5,8 +5,8 @@
 //! `copytoram=n`. What the image's author put into their entries is kept: kernel, initramfs, further parameters,
 //! titles, colours and the serial port.
 
-pub mod ipxe;
-pub mod pxelinux;
+pub(crate) mod ipxe;
+pub(crate) mod pxelinux;
 mod settings;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use super::{Boots, Kernel, Menu, MenuItem, Server, Start, TFTP};
 use crate::text::Word;
 
 /// The text of its configuration file.
-pub fn write(menu: &Menu<'_>) -> String {
+pub(crate) fn write(menu: &Menu<'_>) -> String {
     let entries = menu.entries();
     let mut text =
         String::from("# Made by isowire for each machine that asks; see `copytoram`, `menu-timeout`,\n");

@@ -21,7 +21,7 @@ const MAX_BLOCKS: usize = 32;
 
 /// Reads a menu. `directory` is the one it is in, from the root, without a `/` at the end: GRUB's `$prefix`. `include`
 /// gives the content of a file by its path; what it does not give is passed over.
-pub fn parse(
+pub(crate) fn parse(
     text: &[u8],
     directory: &str,
     include: &mut dyn FnMut(&str) -> Option<Vec<u8>>,

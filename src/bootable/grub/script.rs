@@ -7,7 +7,7 @@ use std::str::Chars;
 
 /// What stands in a word for the value of a variable that cannot be known before GRUB runs. The text of a script has no
 /// such character, nor any other control character.
-pub const UNKNOWN: char = '\0';
+pub(super) const UNKNOWN: char = '\0';
 
 /// Bytes that all variables of a script put into words: a few lines can double a value a thousand times over. From there
 /// on no variable is known.
@@ -19,20 +19,20 @@ const MAX_WORDS: usize = 512;
 
 /// The variables that have a known value.
 #[derive(Debug, Default)]
-pub struct Variables {
+pub(super) struct Variables {
     known: HashMap<String, String>,
     expanded: usize,
 }
 
 impl Variables {
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub(super) fn set(&mut self, name: &str, value: &str) {
         if self.known.len() < MAX_VARIABLES || self.known.contains_key(name) {
             self.known.insert(name.to_owned(), value.to_owned());
         }
     }
 
     /// From here on nobody can know what it is.
-    pub fn forget(&mut self, name: &str) {
+    pub(super) fn forget(&mut self, name: &str) {
         self.known.remove(name);
     }
 
@@ -46,14 +46,14 @@ impl Variables {
 
 /// A command, up to what ends it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Command {
+pub(super) struct Command {
     pub words: Vec<String>,
     pub end: End,
 }
 
 /// What a command ends with.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub(super) enum End {
     /// A line's end, `;` and their like.
     #[default]
     Line,
@@ -64,7 +64,7 @@ pub enum End {
 }
 
 /// The commands of a script, each read when it is asked for, since those before it set variables.
-pub struct Script<'a> {
+pub(super) struct Script<'a> {
     chars: Peekable<Chars<'a>>,
 }
 
@@ -76,12 +76,12 @@ struct Draft {
 }
 
 impl<'a> Script<'a> {
-    pub fn new(text: &'a str) -> Self {
+    pub(super) fn new(text: &'a str) -> Self {
         Self { chars: text.chars().peekable() }
     }
 
     /// The next command; it may have no words. `None` at the end.
-    pub fn command(&mut self, variables: &mut Variables) -> Option<Command> {
+    pub(super) fn command(&mut self, variables: &mut Variables) -> Option<Command> {
         self.chars.peek()?;
         let (mut words, mut word) = (Vec::new(), Draft::default());
         let end = loop {

@@ -44,7 +44,7 @@ pub(super) struct Interfaces {
 
 impl Interfaces {
     /// Asks the kernel.
-    pub fn read() -> io::Result<Self> {
+    pub(super) fn read() -> io::Result<Self> {
         let entries: Vec<InterfaceAddress> = getifaddrs()?.collect();
         let mut list: Vec<Interface> = entries.iter().filter_map(interface).collect();
         for entry in &entries {
@@ -60,12 +60,12 @@ impl Interfaces {
     }
 
     /// Those that are up.
-    pub fn iter(&self) -> impl Iterator<Item = &Interface> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Interface> {
         self.list.iter()
     }
 
     /// The interface a datagram came in on, asking the kernel anew when that was a while ago.
-    pub fn of(&mut self, arrival: &Arrival) -> Option<&Interface> {
+    pub(super) fn of(&mut self, arrival: &Arrival) -> Option<&Interface> {
         let limit = if self.position(arrival.interface).is_some() { FRESH } else { RETRY };
         if self.read.elapsed() > limit
             && let Ok(now) = Self::read()
@@ -80,17 +80,17 @@ impl Interfaces {
     }
 
     /// True when `ip` is an address of this host.
-    pub fn is_own(&self, ip: Ipv4Addr) -> bool {
+    pub(super) fn is_own(&self, ip: Ipv4Addr) -> bool {
         self.addresses().any(|address| address.ip == ip)
     }
 
     /// True for the hardware address of an interface of this host.
-    pub fn is_own_mac(&self, mac: &[u8]) -> bool {
+    pub(super) fn is_own_mac(&self, mac: &[u8]) -> bool {
         self.iter().any(|interface| interface.mac.is_some_and(|own| own == mac))
     }
 
     /// Every address of this host.
-    pub fn addresses(&self) -> impl Iterator<Item = Address> {
+    pub(super) fn addresses(&self) -> impl Iterator<Item = Address> {
         self.iter().flat_map(|interface| interface.addresses.iter().copied())
     }
 }
@@ -98,7 +98,7 @@ impl Interfaces {
 impl Interface {
     /// Our address for a datagram: the one it was sent to; for a broadcast the one in the pool's network, else what
     /// the kernel would take if it is the interface's, else its first.
-    pub fn local(&self, arrival: &Arrival, network: Option<&Network>) -> Option<Ipv4Addr> {
+    pub(super) fn local(&self, arrival: &Arrival, network: Option<&Network>) -> Option<Ipv4Addr> {
         if arrival.to == arrival.spec_dst {
             return Some(arrival.to);
         }

@@ -41,7 +41,7 @@ impl LeaseFile {
     ///
     /// # Errors
     /// When it cannot be read or written.
-    pub fn open(path: &Path, leases: &mut Leases, now: UnixTime) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, leases: &mut Leases, now: UnixTime) -> io::Result<Self> {
         path.parent().map_or(Ok(()), fs::create_dir_all)?;
         let bytes = match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -59,7 +59,7 @@ impl LeaseFile {
     }
 
     /// Queues what happened to `leases`, and a rewrite when the file has grown far beyond them.
-    pub fn record(&mut self, events: &[Event], leases: &Leases) {
+    pub(super) fn record(&mut self, events: &[Event], leases: &Leases) {
         if events.is_empty() {
             return;
         }
@@ -77,7 +77,7 @@ impl LeaseFile {
     }
 
     /// Waits until all is written.
-    pub async fn close(self) {
+    pub(super) async fn close(self) {
         drop(self.queue);
         if let Err(failed) = self.writer.await {
             error!("the writer of the lease file failed: {failed}");

@@ -67,7 +67,7 @@ pub(super) struct Socket {
 
 impl Socket {
     /// Takes a bound socket, be it ours or inherited.
-    pub fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+    pub(super) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         SockRef::from(&socket).set_broadcast(true)?;
         setsockopt(&socket, Ipv4PacketInfo, &true)?;
@@ -76,7 +76,7 @@ impl Socket {
     }
 
     /// Waits for a datagram.
-    pub async fn receive(&mut self) -> io::Result<(Result<Message, Malformed>, Arrival)> {
+    pub(super) async fn receive(&mut self) -> io::Result<(Result<Message, Malformed>, Arrival)> {
         let Self { udp, bytes, control } = self;
         let fd = udp.as_raw_fd();
         udp.async_io(Interest::READABLE, || {
@@ -89,7 +89,13 @@ impl Socket {
     }
 
     /// Sends at once or not at all: a datagram that finds the queue full is as lost as one on the wire.
-    pub fn send(&self, bytes: &[u8], to: Destination, arrival: &Arrival, local: Ipv4Addr) -> io::Result<()> {
+    pub(super) fn send(
+        &self,
+        bytes: &[u8],
+        to: Destination,
+        arrival: &Arrival,
+        local: Ipv4Addr,
+    ) -> io::Result<()> {
         let (to, interface) = match to {
             Destination::Broadcast => {
                 (SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT), arrival.interface)
@@ -101,7 +107,7 @@ impl Socket {
     }
 
     /// Sends out of `interface` (0: whichever leads there), with `local` as the sender's address.
-    pub fn send_from(
+    pub(super) fn send_from(
         &self,
         bytes: &[u8],
         to: SocketAddrV4,

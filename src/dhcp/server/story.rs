@@ -24,7 +24,7 @@ pub(super) struct Story {
 
 impl Story {
     /// One step of one machine.
-    pub fn tell(&mut self, request: &Request, answer: &Outcome) {
+    pub(super) fn tell(&mut self, request: &Request, answer: &Outcome) {
         match answer {
             Outcome::Send { reply, boot: Some(Err(why)), .. } => {
                 tell_reply(request, reply, None);
@@ -57,7 +57,7 @@ impl Story {
     }
 
     /// A socket failed; the caller goes on after a pause.
-    pub async fn failed(&mut self, what: &str, error: &io::Error) {
+    pub(super) async fn failed(&mut self, what: &str, error: &io::Error) {
         if self.failed.is_over() {
             warn!("cannot {what} DHCP messages for now: {error}");
         }
@@ -65,7 +65,7 @@ impl Story {
     }
 
     /// A reply did not leave.
-    pub fn unsent(&mut self, error: &io::Error) {
+    pub(super) fn unsent(&mut self, error: &io::Error) {
         if self.unsent.is_over() {
             warn!("cannot send a DHCP reply: {error}");
         }

@@ -6,14 +6,14 @@ use crate::http::wire::{HttpRequest, Method};
 
 /// What tells one state of a file from another.
 #[derive(Debug, Clone, Copy)]
-pub struct Validators {
+pub(super) struct Validators {
     pub tag: EntityTag,
     pub modified: Option<HttpDate>,
 }
 
 /// What comes of a request's conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// The client's copy is not of this file: 412.
     Failed,
     /// The client has it already: 304.
@@ -25,7 +25,7 @@ pub enum Outcome {
 }
 
 /// Evaluates the conditions of a GET or HEAD in the order of RFC 9110 §13.2.2.
-pub fn evaluate(request: &HttpRequest<'_>, own: &Validators, now: HttpDate) -> Outcome {
+pub(super) fn evaluate(request: &HttpRequest<'_>, own: &Validators, now: HttpDate) -> Outcome {
     if !may_be_this(request, own, now) {
         return Outcome::Failed;
     }

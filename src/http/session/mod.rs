@@ -2,7 +2,7 @@
 //!
 //! A [`Session`] takes requests off the input one by one; what each of them earns is decided by [`answer`].
 
-pub mod answer;
+pub(crate) mod answer;
 mod conditions;
 mod listing;
 mod multipart;

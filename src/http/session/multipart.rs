@@ -15,7 +15,7 @@ pub(super) struct Multipart {
 
 impl Multipart {
     /// Lays out parts of a file of `len` bytes that has this entity tag.
-    pub fn new(parts: Vec<Range<u64>>, len: u64, media_type: &str, tag: EntityTag) -> Self {
+    pub(super) fn new(parts: Vec<Range<u64>>, len: u64, media_type: &str, tag: EntityTag) -> Self {
         // The boundary must not be in the content: no file holds a number that is made of all of it, nor one of the
         // identity of the image that it is in.
         let boundary = format!("isowire-{:x}", tag.0);
@@ -27,12 +27,12 @@ impl Multipart {
         Self { parts, end: format!("\r\n--{boundary}--\r\n"), boundary }
     }
 
-    pub fn media_type(&self) -> String {
+    pub(super) fn media_type(&self) -> String {
         format!("multipart/byteranges; boundary={}", self.boundary)
     }
 
     /// Number of bytes of it all.
-    pub fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         let part = |(head, part): &(String, Range<u64>)| head.len() as u64 + part.end - part.start;
         self.parts.iter().map(part).sum::<u64>() + self.end.len() as u64
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A strong entity tag, made of a number that only the same content has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EntityTag(pub u128);
+pub(crate) struct EntityTag(pub u128);
 
 impl fmt::Display for EntityTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -14,7 +14,7 @@ impl fmt::Display for EntityTag {
 
 /// When two tags are the same (RFC 9110 §8.8.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Comparison {
+pub(crate) enum Comparison {
     /// Neither is weak: for parts of files.
     Strong,
     Weak,
@@ -23,7 +23,11 @@ pub enum Comparison {
 impl EntityTag {
     /// Whether it is in a list of If-Match or If-None-Match, where `*` stands for whatever there is. What is no list
     /// ends where it begins to be none.
-    pub fn is_among<'a>(self, mut lists: impl Iterator<Item = &'a [u8]>, comparison: Comparison) -> bool {
+    pub(crate) fn is_among<'a>(
+        self,
+        mut lists: impl Iterator<Item = &'a [u8]>,
+        comparison: Comparison,
+    ) -> bool {
         let own = self.to_string();
         lists.any(|list| list == b"*" || Tags(list).any(|tag| tag.is(&own, comparison)))
     }

@@ -3,11 +3,11 @@
 //! `httparse` cuts a head into its fields; what they mean is read here. Nothing in this room panics, and nothing
 //! allocates more than the head it reads, which is bounded.
 
-pub mod condition;
-pub mod date;
-pub mod head;
-pub mod range;
-pub mod target;
+pub(crate) mod condition;
+pub(crate) mod date;
+pub(crate) mod head;
+pub(crate) mod range;
+pub(crate) mod target;
 #[cfg(test)]
 mod tests;
 

@@ -4,11 +4,11 @@ use std::fmt;
 use std::ops::Range;
 
 /// Most ranges of one request that are looked at; with more, the file is sent as a whole.
-pub const RANGES_MAX: usize = 16;
+pub(crate) const RANGES_MAX: usize = 16;
 
 /// What a Range field asks for, of a file of a certain length.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RequestedRanges {
+pub(crate) enum RequestedRanges {
     /// Everything: the field is in another unit, or makes no sense, or asks for too much at once.
     Whole,
     /// These bytes, at least one: no byte is in two ranges, and no range ends where another begins.
@@ -21,7 +21,7 @@ pub enum RequestedRanges {
 ///
 /// RFC 9110 §14.2 lets a server ignore what is malformed or asks for many ranges. We do: iPXE asks for ranges with
 /// negative numbers of images that are larger than it can count, and lives on a whole answer only.
-pub fn wanted(field: &[u8], len: u64) -> RequestedRanges {
+pub(crate) fn wanted(field: &[u8], len: u64) -> RequestedRanges {
     ranges(field, len).unwrap_or(RequestedRanges::Whole)
 }
 
@@ -90,7 +90,7 @@ fn join(parts: &mut Vec<Range<u64>>, range: Range<u64>) {
 
 /// The value of Content-Range: a part of a file, or the length of a file of which nothing was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContentRange {
+pub(crate) struct ContentRange {
     /// Not empty.
     pub part: Option<Range<u64>>,
     /// Length of the whole file in bytes.

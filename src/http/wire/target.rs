@@ -7,14 +7,14 @@ use crate::codec::Reader;
 /// The target names no path: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the request target is no path of this server")]
-pub struct TargetError;
+pub(crate) struct TargetError;
 
 /// The path of a target in origin-form or absolute-form, with its percent-encoding taken off, once. The query is passed
 /// over: no file depends on one.
 ///
 /// # Errors
 /// [`TargetError`] for every other form, for a fragment, and for a `%` that encodes nothing.
-pub fn path(target: &str) -> Result<Vec<u8>, TargetError> {
+pub(crate) fn path(target: &str) -> Result<Vec<u8>, TargetError> {
     let path = match target.strip_prefix('/') {
         Some(_) => target,
         // RFC 9112 §3.2.2: a server has to take the form that is meant for proxies.
@@ -57,7 +57,7 @@ fn octet([high, low]: [u8; 2]) -> Option<u8> {
 /// A name as one segment of a reference, percent-encoded: no byte of it has a meaning in HTML, in a header field or in
 /// the reference itself.
 #[derive(Debug, Clone, Copy)]
-pub struct Segment<'a>(pub &'a [u8]);
+pub(crate) struct Segment<'a>(pub &'a [u8]);
 
 impl fmt::Display for Segment<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -63,7 +63,7 @@ fn number(numbers: &[u8], position: usize) -> Option<u32> {
 ///
 /// # Errors
 /// [`CpioError::Damaged`] for a malformed archive, [`CpioError::Read`] if `input` ends in it.
-pub fn walk(
+pub(crate) fn walk(
     input: &mut (impl Read + ?Sized),
     mut see: impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<(), CpioError> {
@@ -96,11 +96,11 @@ fn skip(input: &mut (impl Read + ?Sized), len: u64) -> io::Result<()> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// An archive of these files, as mkinitcpio's cpio writes it.
-    pub fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+    pub(crate) fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut archive = Vec::new();
         for (name, content) in files.iter().chain(&[("TRAILER!!!", &[][..])]) {
             let fields = [1, 0o100_755, 0, 0, 1, 0, content.len(), 0, 0, 0, 0, name.len() + 1, 0];

@@ -4,7 +4,7 @@
 //! An initramfs is a sequence of cpio archives, plain (microcode) or compressed. They are read as a
 //! stream, and only up to the last requirement that is found.
 
-pub mod cpio;
+pub(crate) mod cpio;
 mod packing;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //! only the tables on the path to that file are read.
 
 pub mod erofs;
-pub mod squashfs;
+pub(crate) mod squashfs;
 
 use std::io;
 

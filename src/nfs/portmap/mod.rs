@@ -4,21 +4,21 @@
 //! NFS and MOUNT, version 3 over TCP, at one port, and this program itself. [`registration`] is the other side, for
 //! hosts whose own rpcbind has port 111.
 
-pub mod registration;
+pub(crate) mod registration;
 
 use std::net::SocketAddr;
 
-pub use super::mount::PROGRAM as MOUNT;
+pub(crate) use super::mount::PROGRAM as MOUNT;
 use super::rpc::{self, Call, CallError, NotACallError, RecordError, RpcMessage};
-pub use super::wire::PROGRAM as NFS;
+pub(crate) use super::wire::PROGRAM as NFS;
 use super::xdr::{self, Emitter};
 use super::{mount, wire};
 
 /// The port that clients ask (RFC 1833 §1).
-pub const PORT: u16 = 111;
+pub(crate) const PORT: u16 = 111;
 
 /// Number of this program (RFC 1833 §3).
-pub const PORTMAP: u32 = 100_000;
+pub(crate) const PORTMAP: u32 = 100_000;
 
 /// The version of NFS and of MOUNT that is served.
 const SERVED: u32 = wire::VERSION;
@@ -47,14 +47,14 @@ const OWNER: &[u8] = b"isowire";
 
 /// Transport protocols, by their IP numbers (RFC 1833 §3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
+pub(crate) enum Transport {
     Tcp = 6,
     Udp = 17,
 }
 
 /// How a call came.
 #[derive(Debug, Clone, Copy)]
-pub struct CallOrigin {
+pub(crate) struct CallOrigin {
     pub transport: Transport,
     /// Where the client sent it: an address that leads to this host from there, and our own port.
     pub local: SocketAddr,
@@ -78,12 +78,12 @@ enum Answer {
 
 /// The portmapper of a host where NFS and MOUNT are served at one port.
 #[derive(Debug, Clone, Copy)]
-pub struct Portmapper {
+pub(crate) struct Portmapper {
     nfs_port: u16,
 }
 
 impl Portmapper {
-    pub const fn new(nfs_port: u16) -> Self {
+    pub(crate) const fn new(nfs_port: u16) -> Self {
         Self { nfs_port }
     }
 
@@ -91,7 +91,7 @@ impl Portmapper {
     ///
     /// # Errors
     /// [`RecordError`] when nothing that follows can make sense. What came before it is answered.
-    pub fn handle_stream(
+    pub(crate) fn handle_stream(
         &self,
         input: &[u8],
         local: SocketAddr,
@@ -113,7 +113,7 @@ impl Portmapper {
     }
 
     /// Answers the call in a datagram; `out` stays as it is when there is nothing to say.
-    pub fn handle_datagram(&self, datagram: &[u8], local: SocketAddr, out: &mut Vec<u8>) {
+    pub(crate) fn handle_datagram(&self, datagram: &[u8], local: SocketAddr, out: &mut Vec<u8>) {
         let start = out.len();
         let arrival = CallOrigin { transport: Transport::Udp, local };
         if self.reply(datagram, arrival, out) != Ok(Answer::Reply) {

@@ -7,7 +7,7 @@ use crate::nfs::xdr::{self, Emitter, XdrParseError};
 
 /// What to do about a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RegistrationCall {
+pub(crate) enum RegistrationCall {
     /// Register it at a port; the result is 1, or 0 when it is registered at another one.
     Set(u16),
     /// Forget it; the result is 1, or 0 when somebody else registered it.
@@ -17,7 +17,7 @@ pub enum RegistrationCall {
 }
 
 /// The record of a call about version 3 of `program` over TCP.
-pub fn call(xid: u32, program: u32, request: RegistrationCall) -> Vec<u8> {
+pub(crate) fn call(xid: u32, program: u32, request: RegistrationCall) -> Vec<u8> {
     let (procedure, port) = match request {
         RegistrationCall::Set(port) => (SET, port),
         RegistrationCall::Unset => (UNSET, 0),
@@ -41,7 +41,7 @@ pub fn call(xid: u32, program: u32, request: RegistrationCall) -> Vec<u8> {
 
 /// Why a call has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RegistrationCallError {
+pub(crate) enum RegistrationCallError {
     #[error("the reply makes no sense")]
     Malformed,
     #[error("it denies us that")]
@@ -64,7 +64,7 @@ impl From<XdrParseError> for RegistrationCallError {
 ///
 /// # Errors
 /// [`RegistrationCallError`]
-pub fn result(reply: &[u8], xid: u32) -> Result<u32, RegistrationCallError> {
+pub(crate) fn result(reply: &[u8], xid: u32) -> Result<u32, RegistrationCallError> {
     let mut reader = Reader::new(reply);
     // RFC 5531 §9: xid, REPLY, then MSG_ACCEPTED or MSG_DENIED.
     if (reader.u32_be()?, reader.u32_be()?) != (xid, 1) {

@@ -25,7 +25,7 @@ enum Detail {
 ///
 /// # Errors
 /// [`Failed`]
-pub fn list(directory: Object<'_>, asked: &ReadDir, results: &mut Emitter<'_>) -> Result<(), Failed> {
+pub(super) fn list(directory: Object<'_>, asked: &ReadDir, results: &mut Emitter<'_>) -> Result<(), Failed> {
     page(directory, asked, Detail::Name, results)
 }
 
@@ -33,7 +33,11 @@ pub fn list(directory: Object<'_>, asked: &ReadDir, results: &mut Emitter<'_>) -
 ///
 /// # Errors
 /// [`Failed`]
-pub fn list_plus(directory: Object<'_>, asked: &ReadDir, results: &mut Emitter<'_>) -> Result<(), Failed> {
+pub(super) fn list_plus(
+    directory: Object<'_>,
+    asked: &ReadDir,
+    results: &mut Emitter<'_>,
+) -> Result<(), Failed> {
     page(directory, asked, Detail::Plus, results)
 }
 

@@ -21,7 +21,7 @@ const MAY_EXECUTE: u32 = 0o1;
 
 /// A node of an image.
 #[derive(Debug, Clone, Copy)]
-pub struct Object<'a> {
+pub(super) struct Object<'a> {
     pub image: &'a Arc<Image>,
     pub id: NodeId,
 }
@@ -32,7 +32,7 @@ impl<'a> Object<'a> {
     /// # Errors
     /// [`NfsStatus::BadHandle`] for bytes that no server like this one sent, [`NfsStatus::Stale`] for a handle of an image
     /// that is not here.
-    pub fn find(images: &'a ImageSet, handle: &[u8]) -> Result<Self, NfsStatus> {
+    pub(super) fn find(images: &'a ImageSet, handle: &[u8]) -> Result<Self, NfsStatus> {
         let FileHandle { identity, node: id } =
             FileHandle::parse(handle).map_err(|_| NfsStatus::BadHandle)?;
         let image = &images.identified(identity).ok_or(NfsStatus::Stale)?.image;
@@ -43,34 +43,34 @@ impl<'a> Object<'a> {
     }
 
     /// Another object of the same image.
-    pub const fn sibling(self, id: NodeId) -> Self {
+    pub(super) const fn sibling(self, id: NodeId) -> Self {
         Self { id, ..self }
     }
 
-    pub fn node(&self) -> &'a Node {
+    pub(super) fn node(&self) -> &'a Node {
         self.image.index.node(self.id)
     }
 
-    pub fn handle(&self) -> [u8; FileHandle::LEN] {
+    pub(super) fn handle(&self) -> [u8; FileHandle::LEN] {
         FileHandle { identity: self.image.identity, node: self.id }.bytes()
     }
 
-    pub const fn fileid(&self) -> u64 {
+    pub(super) const fn fileid(&self) -> u64 {
         handle::fileid(self.id)
     }
 
     /// # Errors
     /// [`NfsStatus::NotDir`]
-    pub fn directory(self) -> Result<Self, NfsStatus> {
+    pub(super) fn directory(self) -> Result<Self, NfsStatus> {
         if self.is_directory() { Ok(self) } else { Err(NfsStatus::NotDir) }
     }
 
-    pub fn is_directory(&self) -> bool {
+    pub(super) fn is_directory(&self) -> bool {
         matches!(self.node().kind, NodeKind::Directory { .. })
     }
 
     /// What the object shows of itself, as Rock Ridge has it.
-    pub fn attributes(&self) -> FileAttributes {
+    pub(super) fn attributes(&self) -> FileAttributes {
         let Node { kind, attributes, .. } = self.node();
         let size = match kind {
             // A directory has no content here. To say so would make it look like an empty one to some programs.
@@ -93,7 +93,7 @@ impl<'a> Object<'a> {
 
     /// What whoever calls may do, as the mode says. Root may read and enter everything, and run what somebody may run,
     /// as on every Unix.
-    pub fn access(&self, credentials: &Credentials<'_>) -> u32 {
+    pub(super) fn access(&self, credentials: &Credentials<'_>) -> u32 {
         let Node { attributes, .. } = self.node();
         let (owner, group, others) = (attributes.mode >> 6, attributes.mode >> 3, attributes.mode);
         let is_directory = self.is_directory();

@@ -17,7 +17,7 @@ const LINK_MAX: u32 = i32::MAX as u32;
 
 /// What READ sends behind its results.
 #[derive(Debug, Clone, Copy)]
-pub struct Payload<'a> {
+pub(super) struct Payload<'a> {
     content: Content<'a>,
     offset: u64,
     /// Bytes, all of them inside the file.
@@ -25,19 +25,19 @@ pub struct Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
-    pub fn ranges(&self) -> impl Iterator<Item = ImageRange<'a>> + use<'a> {
+    pub(super) fn ranges(&self) -> impl Iterator<Item = ImageRange<'a>> + use<'a> {
         self.content.range(self.offset, self.len.into())
     }
 
     /// Bytes, with the padding of XDR.
-    pub const fn padded_len(&self) -> u32 {
+    pub(super) const fn padded_len(&self) -> u32 {
         self.len + xdr::padding(self.len as usize) as u32
     }
 }
 
 /// Why a procedure did not succeed: the client's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failed {
+pub(super) enum Failed {
     Status(NfsStatus),
     Malformed(XdrParseError),
 }
@@ -64,7 +64,7 @@ impl From<Truncated> for Failed {
 ///
 /// # Errors
 /// [`CallError`]
-pub fn answer<'a>(
+pub(super) fn answer<'a>(
     images: &'a ImageSet,
     call: &Call<'_>,
     results: &mut Emitter<'_>,

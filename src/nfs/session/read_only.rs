@@ -7,7 +7,7 @@ use crate::nfs::wire::{self, NfsStatus, procedure, reply};
 use crate::nfs::xdr::Emitter;
 
 /// True for a procedure that changes something, or makes sure that a change lasts.
-pub const fn modifies(number: u32) -> bool {
+pub(super) const fn modifies(number: u32) -> bool {
     matches!(number, procedure::SETATTR | procedure::WRITE..=procedure::LINK | procedure::COMMIT)
 }
 
@@ -15,7 +15,7 @@ pub const fn modifies(number: u32) -> bool {
 ///
 /// # Errors
 /// [`CallError`]
-pub fn refuse(images: &ImageSet, call: &Call<'_>, results: &mut Emitter<'_>) -> Result<(), CallError> {
+pub(super) fn refuse(images: &ImageSet, call: &Call<'_>, results: &mut Emitter<'_>) -> Result<(), CallError> {
     let mut args = call.args;
     let object = |handle| Object::find(images, handle).map(|object| object.attributes());
     let first = object(wire::handle(&mut args)?);

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 /// Calls of one connection that were answered a moment ago.
 #[derive(Debug, Default)]
-pub struct Unsettled {
+pub(super) struct Unsettled {
     /// Their numbers, in the order of the answers; side by side, because every call is compared with all of them.
     xids: VecDeque<u32>,
     /// The first of them, whose answers have left.
@@ -30,24 +30,24 @@ struct Sent {
 
 impl Unsettled {
     /// True when the call that begins at the front of the input was sent before the answer to its number had left.
-    pub fn contains(&self, xid: u32) -> bool {
+    pub(super) fn contains(&self, xid: u32) -> bool {
         self.xids.contains(&xid)
     }
 
     /// An answer was queued.
-    pub fn answered(&mut self, xid: u32) {
+    pub(super) fn answered(&mut self, xid: u32) {
         self.xids.push_back(xid);
         self.queued += 1;
     }
 
     /// The front of the input was parsed.
-    pub fn took(&mut self, len: usize) {
+    pub(super) fn took(&mut self, len: usize) {
         self.taken += len as u64;
         self.forget();
     }
 
     /// Every answer has left, when `unread` bytes of input had come that are not parsed yet.
-    pub fn sent(&mut self, unread: usize) {
+    pub(super) fn sent(&mut self, unread: usize) {
         let count = std::mem::take(&mut self.queued);
         if count > 0 {
             self.sent.push_back(Sent { count, until: self.taken + unread as u64 });

@@ -1,7 +1,7 @@
 //! Byte layouts of NFS version 3 (RFC 1813, section 3): numbers, arguments of calls, and in [`reply`] what replies are
 //! made of. Nothing here panics on input or allocates.
 
-pub mod reply;
+pub(crate) mod reply;
 
 use super::rpc;
 use super::xdr::{self, XdrParseError};
@@ -59,10 +59,10 @@ pub enum NfsStatus {
 }
 
 /// What somebody may do with an object (ACCESS). Nobody may MODIFY, EXTEND or DELETE here.
-pub mod access {
-    pub const READ: u32 = 0x01;
-    pub const LOOKUP: u32 = 0x02;
-    pub const EXECUTE: u32 = 0x20;
+pub(crate) mod access {
+    pub(crate) const READ: u32 = 0x01;
+    pub(crate) const LOOKUP: u32 = 0x02;
+    pub(crate) const EXECUTE: u32 = 0x20;
 }
 
 /// `nfs_fh3`: a handle that may be any server's.

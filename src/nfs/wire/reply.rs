@@ -5,7 +5,7 @@ use crate::nfs::xdr::Emitter;
 
 /// What an object is (`ftype3`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileType {
+pub(crate) enum FileType {
     Regular = 1,
     Directory = 2,
     BlockDevice = 3,
@@ -17,7 +17,7 @@ pub enum FileType {
 
 /// Attributes of an object (`fattr3`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileAttributes {
+pub(crate) struct FileAttributes {
     pub file_type: FileType,
     /// The lower twelve bits of a POSIX mode.
     pub mode: u32,
@@ -35,9 +35,9 @@ pub struct FileAttributes {
 
 impl FileAttributes {
     /// Bytes of `fattr3`.
-    pub const LEN: usize = 84;
+    pub(crate) const LEN: usize = 84;
 
-    pub fn emit(&self, out: &mut Emitter<'_>) {
+    pub(crate) fn emit(&self, out: &mut Emitter<'_>) {
         out.u32(self.file_type as u32);
         out.u32(self.mode);
         out.u32(self.nlink);
@@ -58,7 +58,7 @@ impl FileAttributes {
 }
 
 /// `post_op_attr`: the attributes, if there are any.
-pub fn post_op_attr(attributes: Option<&FileAttributes>, out: &mut Emitter<'_>) {
+pub(crate) fn post_op_attr(attributes: Option<&FileAttributes>, out: &mut Emitter<'_>) {
     out.boolean(attributes.is_some());
     if let Some(attributes) = attributes {
         attributes.emit(out);
@@ -66,14 +66,14 @@ pub fn post_op_attr(attributes: Option<&FileAttributes>, out: &mut Emitter<'_>) 
 }
 
 /// `wcc_data` of an object that nobody changed: no attributes from before, and those it has.
-pub fn wcc_data(attributes: Option<&FileAttributes>, out: &mut Emitter<'_>) {
+pub(crate) fn wcc_data(attributes: Option<&FileAttributes>, out: &mut Emitter<'_>) {
     out.boolean(false);
     post_op_attr(attributes, out);
 }
 
 /// What FSSTAT tells behind the attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FsStat {
+pub(crate) struct FsStat {
     /// Size of the file system in bytes.
     pub bytes: u64,
     /// Number of objects in it.
@@ -82,7 +82,7 @@ pub struct FsStat {
 
 impl FsStat {
     /// Nothing is free on it, and it never changes.
-    pub fn emit(&self, out: &mut Emitter<'_>) {
+    pub(crate) fn emit(&self, out: &mut Emitter<'_>) {
         out.u64(self.bytes);
         out.u64(0);
         out.u64(0);
@@ -97,7 +97,7 @@ impl FsStat {
 
 /// What FSINFO tells behind the attributes. Sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FsInfo {
+pub(crate) struct FsInfo {
     /// Longest READ, and the best one.
     pub read_max: u32,
     /// Longest WRITE.
@@ -113,7 +113,7 @@ impl FsInfo {
     /// FSF3_SYMLINK and FSF3_HOMOGENEOUS: there are symlinks, and PATHCONF is the same everywhere.
     const PROPERTIES: u32 = 0x02 | 0x08;
 
-    pub fn emit(&self, out: &mut Emitter<'_>) {
+    pub(crate) fn emit(&self, out: &mut Emitter<'_>) {
         out.u32(self.read_max);
         out.u32(self.read_max);
         out.u32(Self::MULTIPLE);
@@ -131,13 +131,13 @@ impl FsInfo {
 
 /// What PATHCONF tells behind the attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PathConf {
+pub(crate) struct PathConf {
     pub link_max: u32,
     pub name_max: u32,
 }
 
 impl PathConf {
-    pub fn emit(&self, out: &mut Emitter<'_>) {
+    pub(crate) fn emit(&self, out: &mut Emitter<'_>) {
         out.u32(self.link_max);
         out.u32(self.name_max);
         // no_trunc, chown_restricted, case_insensitive, case_preserving
@@ -147,7 +147,7 @@ impl PathConf {
 
 /// An entry of a directory (`entry3`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DirectoryEntry<'a> {
+pub(crate) struct DirectoryEntry<'a> {
     pub fileid: u64,
     pub name: &'a [u8],
     pub cookie: u64,
@@ -155,7 +155,7 @@ pub struct DirectoryEntry<'a> {
 
 impl DirectoryEntry<'_> {
     /// The entry, announced as one more of the list.
-    pub fn emit(&self, out: &mut Emitter<'_>) {
+    pub(crate) fn emit(&self, out: &mut Emitter<'_>) {
         out.boolean(true);
         out.u64(self.fileid);
         out.opaque(self.name);
@@ -165,36 +165,40 @@ impl DirectoryEntry<'_> {
 
 /// The end of a list of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EntriesEnd {
+pub(crate) struct EntriesEnd {
     /// There are no more entries in the directory.
     pub eof: bool,
 }
 
 impl EntriesEnd {
     /// Bytes of it.
-    pub const LEN: usize = 8;
+    pub(crate) const LEN: usize = 8;
 
-    pub fn emit(self, out: &mut Emitter<'_>) {
+    pub(crate) fn emit(self, out: &mut Emitter<'_>) {
         out.boolean(false);
         out.boolean(self.eof);
     }
 }
 
 /// What comes before a list of entries: attributes of the directory and the cookie verifier.
-pub fn entries_start(attributes: &FileAttributes, verifier: &[u8; COOKIE_VERIFIER], out: &mut Emitter<'_>) {
+pub(crate) fn entries_start(
+    attributes: &FileAttributes,
+    verifier: &[u8; COOKIE_VERIFIER],
+    out: &mut Emitter<'_>,
+) {
     post_op_attr(Some(attributes), out);
     out.fixed(verifier);
 }
 
 /// What READ tells before the data. The data and their padding follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReadHead {
+pub(crate) struct ReadHead {
     pub count: u32,
     pub eof: bool,
 }
 
 impl ReadHead {
-    pub fn emit(self, out: &mut Emitter<'_>) {
+    pub(crate) fn emit(self, out: &mut Emitter<'_>) {
         out.u32(self.count);
         out.boolean(self.eof);
         // The length of the opaque data.

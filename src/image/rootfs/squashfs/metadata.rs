@@ -7,7 +7,7 @@ use crate::codec::Reader;
 use crate::image::{Extent, FormatError, Media};
 
 /// Reader of a table, from some structure on.
-pub struct Metadata<'s, 'a, M: ?Sized> {
+pub(super) struct Metadata<'s, 'a, M: ?Sized> {
     squashfs: &'s Squashfs<'a, M>,
     /// Position of the next block in the image.
     next: u64,
@@ -18,7 +18,11 @@ pub struct Metadata<'s, 'a, M: ?Sized> {
 
 impl<'s, 'a, M: Media + ?Sized> Metadata<'s, 'a, M> {
     /// Creates a reader at the structure at `reference` of the table that begins at `table`.
-    pub fn new(squashfs: &'s Squashfs<'a, M>, table: u64, reference: Reference) -> Result<Self, RootfsError> {
+    pub(super) fn new(
+        squashfs: &'s Squashfs<'a, M>,
+        table: u64,
+        reference: Reference,
+    ) -> Result<Self, RootfsError> {
         let next = table.checked_add(reference.block).ok_or(CUT_OFF)?;
         let mut metadata = Self { squashfs, next, block: Vec::new(), at: 0 };
         metadata.advance()?;
@@ -27,13 +31,13 @@ impl<'s, 'a, M: Media + ?Sized> Metadata<'s, 'a, M> {
     }
 
     /// Reads the next `N` bytes.
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], RootfsError> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], RootfsError> {
         let bytes = self.take(N)?;
         Ok(Reader::new(&bytes).array().map_err(FormatError::from)?)
     }
 
     /// Reads the next `n` bytes, a few hundred at most.
-    pub fn take(&mut self, n: usize) -> Result<Vec<u8>, RootfsError> {
+    pub(super) fn take(&mut self, n: usize) -> Result<Vec<u8>, RootfsError> {
         let mut bytes = Vec::new();
         while bytes.len() < n {
             if self.at >= self.block.len() {

@@ -7,7 +7,7 @@ mod metadata;
 #[cfg(test)]
 mod tests;
 mod unpack;
-pub mod wire;
+pub(crate) mod wire;
 
 use std::cell::Cell;
 use std::cmp::Ordering;

@@ -17,7 +17,7 @@ const ZSTD_WINDOW: u64 = 8 << 20;
 ///
 /// # Errors
 /// `InvalidData` if the block holds more, and any error of the decoder.
-pub fn unpack(compression: Compression, packed: &[u8], max: usize) -> io::Result<Vec<u8>> {
+pub(super) fn unpack(compression: Compression, packed: &[u8], max: usize) -> io::Result<Vec<u8>> {
     match compression {
         Compression::Zlib => up_to(max, ZlibDecoder::new(packed)),
         // One stream, with the BCJ filter that mksquashfs was told (`-Xbcj x86`).

@@ -5,16 +5,16 @@ use crate::codec::{Reader, Truncated};
 use crate::image::FormatError;
 
 /// Bytes of the superblock.
-pub const SUPERBLOCK: u64 = 96;
+pub(crate) const SUPERBLOCK: u64 = 96;
 /// Largest metadata block, in bytes, unpacked and packed.
-pub const METADATA_MAX: usize = 8192;
+pub(crate) const METADATA_MAX: usize = 8192;
 /// Bytes of the header that all inodes have.
-pub const INODE_HEADER: usize = 16;
+pub(crate) const INODE_HEADER: usize = 16;
 /// Bytes of a directory header and of the fixed part of an entry.
-pub const DIRECTORY_HEADER: usize = 12;
-pub const DIRECTORY_ENTRY: usize = 8;
+pub(crate) const DIRECTORY_HEADER: usize = 12;
+pub(crate) const DIRECTORY_ENTRY: usize = 8;
 /// Bytes of an entry of the fragment table.
-pub const FRAGMENT: usize = 16;
+pub(crate) const FRAGMENT: usize = 16;
 
 /// Valid sizes of data blocks: 4 KiB to 1 MiB.
 const BLOCK_LOG: std::ops::RangeInclusive<u16> = 12..=20;
@@ -27,7 +27,7 @@ const ENTRIES_MAX: u32 = 256;
 
 /// Compression of all blocks of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
+pub(crate) enum Compression {
     Zlib,
     Xz,
     Lz4,
@@ -53,7 +53,7 @@ impl Compression {
 /// Reference to a structure: the position of its metadata block in the table, and its offset in that
 /// block when it is decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reference {
+pub(crate) struct Reference {
     pub block: u64,
     pub offset: u16,
 }
@@ -66,7 +66,7 @@ impl Reference {
 
 /// Superblock, the start of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Superblock {
+pub(crate) struct Superblock {
     pub block_size: u32,
     pub compression: Compression,
     pub root: Reference,
@@ -81,7 +81,7 @@ impl Superblock {
     ///
     /// # Errors
     /// [`FormatError`] for anything but squashfs 4.0.
-    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
         if r.array()? != *b"hsqs" {
             return Err(FormatError("its magic number is not that of squashfs"));
@@ -109,7 +109,7 @@ impl Superblock {
 
 /// Length of a block, from the start of a metadata block or from the list of a file's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Packed {
+pub(crate) struct Packed {
     /// Bytes of the image.
     pub len: u32,
     pub is_compressed: bool,
@@ -117,20 +117,20 @@ pub struct Packed {
 
 impl Packed {
     /// Parses the two bytes before a metadata block (Linux, `SQUASHFS_COMPRESSED`).
-    pub const fn metadata(word: u16) -> Self {
+    pub(crate) const fn metadata(word: u16) -> Self {
         Self { len: (word & 0x7fff) as u32, is_compressed: word & 0x8000 == 0 }
     }
 
     /// Parses the length of a data block (Linux, `SQUASHFS_COMPRESSED_BLOCK`); 0 is a block of zeros
     /// that is not stored.
-    pub const fn data(word: u32) -> Self {
+    pub(crate) const fn data(word: u32) -> Self {
         Self { len: word & 0x00ff_ffff, is_compressed: word & 0x0100_0000 == 0 }
     }
 }
 
 /// Type of an inode, which determines the length of its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InodeKind {
+pub(crate) enum InodeKind {
     Directory,
     LongDirectory,
     File,
@@ -140,7 +140,7 @@ pub enum InodeKind {
 
 impl InodeKind {
     /// Parses the header of an inode.
-    pub fn parse(header: &[u8; INODE_HEADER]) -> Self {
+    pub(crate) fn parse(header: &[u8; INODE_HEADER]) -> Self {
         let [low, high, ..] = *header;
         match u16::from_le_bytes([low, high]) {
             1 => Self::Directory,
@@ -152,7 +152,7 @@ impl InodeKind {
     }
 
     /// Returns the bytes of the fixed part after the header.
-    pub const fn body_len(self) -> usize {
+    pub(crate) const fn body_len(self) -> usize {
         match self {
             Self::Directory | Self::File => 16,
             Self::LongDirectory => 24,
@@ -164,7 +164,7 @@ impl InodeKind {
 
 /// Inode without its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Inode {
+pub(crate) enum Inode {
     Directory {
         at: Reference,
         /// Bytes of its headers and entries.
@@ -176,7 +176,7 @@ pub enum Inode {
 
 /// Inode of a regular file; the list of its blocks follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileInode {
+pub(crate) struct FileInode {
     /// Position of its first block in the image.
     pub start: u64,
     pub size: u64,
@@ -186,7 +186,7 @@ pub struct FileInode {
 
 /// Part of a fragment block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FragmentPart {
+pub(crate) struct FragmentPart {
     /// Number of the fragment.
     pub index: u32,
     /// Bytes before the file's end in what the block holds unpacked.
@@ -198,7 +198,7 @@ impl Inode {
     ///
     /// # Errors
     /// [`Truncated`] for fewer than [`InodeKind::body_len`] bytes.
-    pub fn parse(kind: InodeKind, body: &[u8]) -> Result<Self, Truncated> {
+    pub(crate) fn parse(kind: InodeKind, body: &[u8]) -> Result<Self, Truncated> {
         let mut r = Reader::new(body);
         match kind {
             InodeKind::Directory => {
@@ -236,7 +236,7 @@ impl Inode {
 
 impl FileInode {
     /// Returns the number of blocks, without the fragment.
-    pub const fn blocks(&self, block_size: u32) -> u64 {
+    pub(crate) const fn blocks(&self, block_size: u32) -> u64 {
         match self.fragment {
             Some(_) => self.size / block_size as u64,
             None => self.size.div_ceil(block_size as u64),
@@ -250,7 +250,7 @@ fn fragment(index: u32, offset: u32) -> Option<FragmentPart> {
 
 /// Header of some entries of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DirectoryHeader {
+pub(crate) struct DirectoryHeader {
     /// Number of entries that follow.
     pub entries: u32,
     /// Metadata block of their inodes, from the start of the inode table.
@@ -262,7 +262,7 @@ impl DirectoryHeader {
     ///
     /// # Errors
     /// [`FormatError`] if more than 256 entries follow.
-    pub fn parse(bytes: &[u8; DIRECTORY_HEADER]) -> Result<Self, FormatError> {
+    pub(crate) fn parse(bytes: &[u8; DIRECTORY_HEADER]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
         let entries = r.u32_le()?.saturating_add(1);
         if entries > ENTRIES_MAX {
@@ -274,7 +274,7 @@ impl DirectoryHeader {
 
 /// Fixed part of a directory entry; the name follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DirectoryEntry {
+pub(crate) struct DirectoryEntry {
     /// Offset of the inode in its metadata block.
     pub offset: u16,
     /// Bytes of the name.
@@ -286,7 +286,7 @@ impl DirectoryEntry {
     ///
     /// # Errors
     /// [`FormatError`] for a name of more than 256 bytes.
-    pub fn parse(bytes: &[u8; DIRECTORY_ENTRY]) -> Result<Self, FormatError> {
+    pub(crate) fn parse(bytes: &[u8; DIRECTORY_ENTRY]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
         let offset = r.u16_le()?;
         r.skip(4)?;
@@ -300,7 +300,7 @@ impl DirectoryEntry {
 
 /// Block that holds the ends of several files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fragment {
+pub(crate) struct Fragment {
     /// Position in the image.
     pub start: u64,
     pub packed: Packed,
@@ -311,7 +311,7 @@ impl Fragment {
     ///
     /// # Errors
     /// [`Truncated`] for fewer than [`FRAGMENT`] bytes.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Truncated> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Truncated> {
         let mut r = Reader::new(bytes);
         Ok(Self { start: r.u64_le()?, packed: Packed::data(r.u32_le()?) })
     }
