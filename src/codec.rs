@@ -36,72 +36,72 @@ impl<'a> Reader<'a> {
     }
 
     /// Returns `true` if every byte was read.
-    pub const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
     /// Returns the unread bytes without reading them.
-    pub const fn rest(&self) -> &'a [u8] {
+    pub(crate) const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
     /// Reads the next `n` bytes.
-    pub fn take(&mut self, n: usize) -> Result<&'a [u8], Truncated> {
+    pub(crate) fn take(&mut self, n: usize) -> Result<&'a [u8], Truncated> {
         let (head, rest) = self.rest.split_at_checked(n).ok_or(Truncated)?;
         self.rest = rest;
         Ok(head)
     }
 
     /// Reads the next `N` bytes as an array.
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Truncated> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Truncated> {
         let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(Truncated)?;
         self.rest = rest;
         Ok(*head)
     }
 
     /// Splits off a reader of the next `n` bytes; this reader continues after them.
-    pub fn sub(&mut self, n: usize) -> Result<Reader<'a>, Truncated> {
+    pub(crate) fn sub(&mut self, n: usize) -> Result<Reader<'a>, Truncated> {
         self.take(n).map(Reader::new)
     }
 
     /// Skips `n` bytes.
-    pub fn skip(&mut self, n: usize) -> Result<(), Truncated> {
+    pub(crate) fn skip(&mut self, n: usize) -> Result<(), Truncated> {
         self.take(n).map(drop)
     }
 
     /// Reads the bytes before the next zero byte, and drops that byte.
-    pub fn until_nul(&mut self) -> Result<&'a [u8], Truncated> {
+    pub(crate) fn until_nul(&mut self) -> Result<&'a [u8], Truncated> {
         let n = self.rest.iter().position(|&b| b == 0).ok_or(Truncated)?;
         let text = self.take(n)?;
         self.skip(1)?;
         Ok(text)
     }
 
-    pub fn u8(&mut self) -> Result<u8, Truncated> {
+    pub(crate) fn u8(&mut self) -> Result<u8, Truncated> {
         self.array().map(u8::from_be_bytes)
     }
 
-    pub fn u16_be(&mut self) -> Result<u16, Truncated> {
+    pub(crate) fn u16_be(&mut self) -> Result<u16, Truncated> {
         self.array().map(u16::from_be_bytes)
     }
 
-    pub fn u32_be(&mut self) -> Result<u32, Truncated> {
+    pub(crate) fn u32_be(&mut self) -> Result<u32, Truncated> {
         self.array().map(u32::from_be_bytes)
     }
 
-    pub fn u64_be(&mut self) -> Result<u64, Truncated> {
+    pub(crate) fn u64_be(&mut self) -> Result<u64, Truncated> {
         self.array().map(u64::from_be_bytes)
     }
 
-    pub fn u16_le(&mut self) -> Result<u16, Truncated> {
+    pub(crate) fn u16_le(&mut self) -> Result<u16, Truncated> {
         self.array().map(u16::from_le_bytes)
     }
 
-    pub fn u32_le(&mut self) -> Result<u32, Truncated> {
+    pub(crate) fn u32_le(&mut self) -> Result<u32, Truncated> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub fn u64_le(&mut self) -> Result<u64, Truncated> {
+    pub(crate) fn u64_le(&mut self) -> Result<u64, Truncated> {
         self.array().map(u64::from_le_bytes)
     }
 }

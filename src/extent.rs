@@ -18,20 +18,20 @@ impl Extent {
     }
 
     /// True for an extent of no bytes.
-    pub const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Returns the extent without its first `n` bytes; it is empty when nothing is left.
     #[must_use]
-    pub const fn skip(self, n: u64) -> Self {
+    pub(crate) const fn skip(self, n: u64) -> Self {
         let n = if n < self.len { n } else { self.len };
         Self { offset: self.offset + n, len: self.len - n }
     }
 
     /// Returns the first `max` bytes of the extent, or all of it.
     #[must_use]
-    pub const fn truncate(self, max: u64) -> Self {
+    pub(crate) const fn truncate(self, max: u64) -> Self {
         Self { offset: self.offset, len: if self.len < max { self.len } else { max } }
     }
 }

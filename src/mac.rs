@@ -12,24 +12,24 @@ pub struct Mac([u8; 6]);
 
 impl Mac {
     /// The address in these bytes; `None` when there are not six, or they are nobody's: zeros, a group of machines.
-    pub fn new(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
         let bytes = <[u8; 6]>::try_from(bytes).ok()?;
         let [first, ..] = bytes;
         // IEEE 802-2014 §8.2.2: the lowest bit of the first byte tells a group's address.
         (bytes != [0; 6] && first & 1 == 0).then_some(Self(bytes))
     }
 
-    pub const fn octets(self) -> [u8; 6] {
+    pub(crate) const fn octets(self) -> [u8; 6] {
         self.0
     }
 
     /// The address in a `BOOTIF=` or the name of a PXELINUX menu, `01-52-54-00-12-34-56`: 1 is Ethernet.
-    pub fn of_bootif(text: &str) -> Option<Self> {
+    pub(crate) fn of_bootif(text: &str) -> Option<Self> {
         text.strip_prefix("01-")?.parse().ok()
     }
 
     /// `52-54-00-12-34-56`, as it stands in paths and, behind `01-`, in `BOOTIF=`.
-    pub fn dashed(self) -> String {
+    pub(crate) fn dashed(self) -> String {
         self.to_string().replace(':', "-")
     }
 }
@@ -64,21 +64,21 @@ impl FromStr for Mac {
 
 /// How MAC addresses begin, or all of one: the first three bytes tell the maker of a card.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct MacPrefix(Vec<u8>);
+pub(crate) struct MacPrefix(Vec<u8>);
 
 impl MacPrefix {
     /// Whether an address begins so.
-    pub fn fits(&self, Mac(bytes): Mac) -> bool {
+    pub(crate) fn fits(&self, Mac(bytes): Mac) -> bool {
         bytes.starts_with(&self.0)
     }
 
     /// Whether every address that `other` fits begins so.
-    pub fn covers(&self, other: &MacPrefix) -> bool {
+    pub(crate) fn covers(&self, other: &MacPrefix) -> bool {
         other.0.starts_with(&self.0)
     }
 
     /// The one address, where this is all of it.
-    pub fn whole(&self) -> Option<Mac> {
+    pub(crate) fn whole(&self) -> Option<Mac> {
         Mac::new(&self.0)
     }
 }

@@ -43,7 +43,7 @@ impl Mapping {
 
 /// Part of a mapping, for the kernel to read. Safe code cannot dereference it, on purpose.
 #[derive(Debug, Clone, Copy)]
-pub struct Span<'a> {
+pub(crate) struct Span<'a> {
     address: *const u8,
     len: usize,
     mapping: PhantomData<&'a Mapping>,

@@ -28,14 +28,14 @@ impl Default for Word {
 
 /// Printable ASCII in one line: a title.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Line(String);
+pub(crate) struct Line(String);
 
 impl Line {
     /// Longest line that is kept, in characters: a screen is 80 wide.
     const MAX: usize = 120;
 
     /// The text with a `?` for each character that is not printable ASCII, cut at 120 characters.
-    pub fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let printable = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
         Self(text.trim().chars().take(Self::MAX).map(printable).collect())
     }
@@ -44,14 +44,14 @@ impl Line {
 /// Path of a file from the root of an image, without a leading `/`, in characters that mean nothing to PXELINUX, to
 /// its lists (`,`) and to its URLs (`: # % ;`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct PlainPath(String);
+pub(crate) struct PlainPath(String);
 
 impl PlainPath {
     /// Longest path: with a prefix it must fit PXELINUX's names of 255 bytes (`FILENAME_MAX`).
     const MAX: usize = 128;
 
     /// `None` for a path with other characters, with empty, `.` or `..` parts, or longer than 128 bytes.
-    pub fn new(text: &str) -> Option<Self> {
+    pub(crate) fn new(text: &str) -> Option<Self> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"._/+@~-".contains(&b);
         let part = |part: &str| !matches!(part, "" | "." | "..");
         let fits = text.len() <= Self::MAX && text.bytes().all(plain) && text.split('/').all(part);
@@ -59,12 +59,12 @@ impl PlainPath {
     }
 
     /// The directory the file is in, with a `/` at the end; empty for the root.
-    pub fn directory(&self) -> &str {
+    pub(crate) fn directory(&self) -> &str {
         self.0.rfind('/').map_or("", |slash| self.0.split_at(slash + 1).0)
     }
 
     /// Whether the file is in this directory of the root, or in one below it.
-    pub fn is_below(&self, directory: &str) -> bool {
+    pub(crate) fn is_below(&self, directory: &str) -> bool {
         self.0.split_once('/').is_some_and(|(first, _)| first == directory)
     }
 }
@@ -87,11 +87,11 @@ pub enum UnsafeTextError {
 
 impl SafeText {
     /// Longest text: an option of 255 bytes with a NUL behind it.
-    pub const MAX_LEN: usize = 254;
+    pub(crate) const MAX_LEN: usize = 254;
 
     /// # Errors
     /// [`UnsafeTextError`] says which character, or how long.
-    pub fn new(text: &str) -> Result<Self, UnsafeTextError> {
+    pub(crate) fn new(text: &str) -> Result<Self, UnsafeTextError> {
         if text.is_empty() || text.len() > Self::MAX_LEN {
             return Err(UnsafeTextError::Length(text.len()));
         }
@@ -102,7 +102,7 @@ impl SafeText {
     }
 
     /// True if the text fits the BOOTP `file` field with its NUL (RFC 2131 §2: 128 bytes).
-    pub fn fits_file_field(&self) -> bool {
+    pub(crate) fn fits_file_field(&self) -> bool {
         self.0.len() < 128
     }
 }
@@ -114,7 +114,7 @@ fn is_plain(c: char) -> bool {
 macro_rules! reads_as_text {
     ($($name:ident)*) => {$(
         impl $name {
-            pub fn as_str(&self) -> &str {
+            pub(crate) fn as_str(&self) -> &str {
                 &self.0
             }
         }

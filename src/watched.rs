@@ -27,13 +27,13 @@ pub(crate) struct WatchSender<T> {
 impl<T> Watched<T> {
     /// Returns the current value. This takes a lock shared by all receivers: call it per
     /// connection, not per request.
-    pub fn current(&self) -> Arc<T> {
+    pub(crate) fn current(&self) -> Arc<T> {
         (self.read)()
     }
 
     /// Returns the new value if it changed since the last call; otherwise costs one uncontended
     /// atomic load.
-    pub fn update(&mut self) -> Option<Arc<T>> {
+    pub(crate) fn update(&mut self) -> Option<Arc<T>> {
         let version = self.version.load(Ordering::Acquire);
         if version == self.seen {
             return None;
@@ -44,7 +44,10 @@ impl<T> Watched<T> {
     }
 
     /// Watches a part of the value. The part changes in the same moment as the whole.
-    pub fn project<P: 'static>(&self, part: impl Fn(&T) -> Arc<P> + Send + Sync + 'static) -> Watched<P>
+    pub(crate) fn project<P: 'static>(
+        &self,
+        part: impl Fn(&T) -> Arc<P> + Send + Sync + 'static,
+    ) -> Watched<P>
     where
         T: 'static,
     {

@@ -19,12 +19,12 @@ pub struct Client<'a> {
 
 impl Client<'_> {
     /// Returns a client of which only the MAC address is known, as in a path.
-    pub fn with_mac(mac: Option<Mac>) -> Self {
+    pub(crate) fn with_mac(mac: Option<Mac>) -> Self {
         Self { mac, ..Self::default() }
     }
 
     /// Returns what the client boots on; `None` if it asks for no boot file.
-    pub fn platform(&self) -> Option<Platform> {
+    pub(crate) fn platform(&self) -> Option<Platform> {
         Some(Platform { firmware: self.firmware?, architecture: self.architecture? })
     }
 }
@@ -63,13 +63,13 @@ pub struct Architecture(pub u16);
 
 impl Architecture {
     /// Intel x86 with a BIOS; also what a machine is that does not send option 93.
-    pub const BIOS: Architecture = Architecture(0);
+    pub(crate) const BIOS: Architecture = Architecture(0);
     /// x86-64 with UEFI.
-    pub const UEFI: Architecture = Architecture(7);
+    pub(crate) const UEFI: Architecture = Architecture(7);
     /// EFI byte code by the registry; much firmware of x86-64 machines says so.
-    pub const EBC: Architecture = Architecture(9);
+    pub(crate) const EBC: Architecture = Architecture(9);
     /// x86-64 with UEFI HTTP Boot.
-    pub const UEFI_HTTP: Architecture = Architecture(16);
+    pub(crate) const UEFI_HTTP: Architecture = Architecture(16);
 
     /// The registry's word for the number.
     const fn name(self) -> Option<&'static str> {

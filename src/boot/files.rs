@@ -74,7 +74,7 @@ pub struct Files {
 
 /// What a path names.
 #[derive(Debug)]
-pub enum Entry<'a> {
+pub(crate) enum Entry<'a> {
     File(File),
     Directory(Directory<'a>),
 }
@@ -90,7 +90,7 @@ pub struct File {
 
 impl File {
     /// True for a file made by us, of which nothing is in an image.
-    pub const fn is_made(&self) -> bool {
+    pub(crate) const fn is_made(&self) -> bool {
         self.export.image().is_none()
     }
 }
@@ -107,7 +107,7 @@ impl Version {
     }
 
     /// Bytes made by us.
-    pub fn of_content(bytes: &[u8]) -> Self {
+    pub(crate) fn of_content(bytes: &[u8]) -> Self {
         let digest = Sha256::digest(bytes);
         Self(digest.iter().take(16).fold(0, |version, &byte| version << 8 | u128::from(byte)))
     }
@@ -115,7 +115,7 @@ impl Version {
 
 /// A directory, for whoever looks around.
 #[derive(Debug, Clone, Copy)]
-pub enum Directory<'a> {
+pub(crate) enum Directory<'a> {
     /// `/`: the tree of the default image and everything that lies beside it.
     Root,
     /// A directory of an image.
@@ -126,14 +126,14 @@ pub enum Directory<'a> {
 
 /// An entry of a [`Directory`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item<'a> {
+pub(crate) struct Item<'a> {
     pub name: Cow<'a, [u8]>,
     pub kind: ItemKind,
     pub modified: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ItemKind {
+pub(crate) enum ItemKind {
     Directory,
     /// A file of this many bytes.
     File(u64),
@@ -166,7 +166,7 @@ impl Files {
     }
 
     /// What [`plan`](super::plan) has to know.
-    pub fn site(&self) -> BootTargets {
+    pub(crate) fn site(&self) -> BootTargets {
         let loader = self.loader.as_ref().map(|loader| loader.path.as_str());
         let site = BootTargets::new(loader, self.terms.ports)
             .with_uefi_by(self.terms.uefi_by)
@@ -178,28 +178,28 @@ impl Files {
     }
 
     /// What UEFI machines boot, for each image that machines boot at all, by its name; the default first.
-    pub fn programs(&self) -> impl Iterator<Item = (&str, Result<&Programs, &UefiError>)> {
+    pub(crate) fn programs(&self) -> impl Iterator<Item = (&str, Result<&Programs, &UefiError>)> {
         self.image_boots.iter().map(|offer| (offer.bootable.name.as_str(), offer.programs.as_ref()))
     }
 
     /// Names in rules that no image has: their machines get the default image.
-    pub fn unknown_images(&self) -> impl Iterator<Item = &Word> {
+    pub(crate) fn unknown_images(&self) -> impl Iterator<Item = &Word> {
         let is_there = |name: &&Word| self.image_boots.iter().any(|offer| offer.bootable.name == **name);
         self.terms.rules.iter().filter_map(|rule| rule.image.as_ref()).filter(move |name| !is_there(name))
     }
 
     /// What machines are leased, for our DHCP server to note.
-    pub fn leased(&self) -> &Arc<Leased> {
+    pub(crate) fn leased(&self) -> &Arc<Leased> {
         &self.terms.leased
     }
 
-    /// The images whose files these are.
-    pub fn images(&self) -> &Arc<ImageSet> {
+    #[cfg(test)]
+    pub(crate) fn images(&self) -> &Arc<ImageSet> {
         &self.images
     }
 
     /// The image whose tree is at `/`.
-    pub fn default_image(&self) -> &Arc<Image> {
+    pub(crate) fn default_image(&self) -> &Arc<Image> {
         &self.images.default_image().image
     }
 
@@ -218,7 +218,7 @@ impl Files {
     ///
     /// # Errors
     /// [`NoFile`] for the machine's screen.
-    pub fn look_up(&self, path: &[u8], local: Ipv4Addr) -> Result<Entry<'_>, NoFile> {
+    pub(crate) fn look_up(&self, path: &[u8], local: Ipv4Addr) -> Result<Entry<'_>, NoFile> {
         if let Some(file) = self.made(path, local) {
             return Ok(Entry::File(file));
         }
@@ -235,7 +235,7 @@ impl Files {
     }
 
     /// What is in a directory, the directories first, each kind by name.
-    pub fn items<'a>(&'a self, directory: Directory<'a>) -> Vec<Item<'a>> {
+    pub(crate) fn items<'a>(&'a self, directory: Directory<'a>) -> Vec<Item<'a>> {
         let mut items = match directory {
             Directory::Root => self.root_items(),
             Directory::Tree(served, node) => tree_items(&served.image, node),

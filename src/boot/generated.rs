@@ -35,7 +35,7 @@ pub(crate) struct GeneratedPath {
 
 /// The client that a file is generated for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Recipient {
+pub(crate) struct Recipient {
     /// `None` for any client.
     pub machine: Option<Mac>,
     /// The rule that counts, where the MAC address alone does not tell it.

@@ -11,7 +11,7 @@ use crate::mac::Mac;
 
 /// What a machine was told of its network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
+pub(crate) struct Lease {
     pub address: Ipv4Addr,
     pub netmask: Ipv4Addr,
     /// `None` where we stand in for it.
@@ -30,7 +30,7 @@ struct Table {
 
 impl Leased {
     /// Notes that the machine has this lease, and nobody else the address.
-    pub fn grant(&self, machine: Mac, lease: Lease) {
+    pub(crate) fn grant(&self, machine: Mac, lease: Lease) {
         let mut table = self.table();
         table.free(lease.address);
         if let Some(old) = table.leases.insert(machine, lease) {
@@ -40,12 +40,12 @@ impl Leased {
     }
 
     /// Notes that nobody has this address any more.
-    pub fn free(&self, address: Ipv4Addr) {
+    pub(crate) fn free(&self, address: Ipv4Addr) {
         self.table().free(address);
     }
 
     /// What the machine was last leased. Its time may be over, but nobody else was given the address since.
-    pub fn of(&self, machine: Mac) -> Option<Lease> {
+    pub(crate) fn of(&self, machine: Mac) -> Option<Lease> {
         self.table().leases.get(&machine).copied()
     }
 

@@ -21,22 +21,22 @@ use rules::{Rule, Selection};
 
 use crate::text::{SafeText, UnsafeTextError};
 
-pub use crate::mac::{Mac, MacError, MacPrefix};
+pub(crate) use crate::mac::{Mac, MacPrefix};
 pub use client::{Architecture, Client, Firmware, Platform};
 pub use files::Files;
-pub use leased::Leased;
-pub use quirks::{Quirk, Quirks, UnknownQuirkError};
-pub use rules::Rules;
+pub(crate) use leased::Leased;
+pub(crate) use quirks::{Quirk, Quirks, UnknownQuirkError};
+pub(crate) use rules::Rules;
 pub use targets::{BootTargets, UefiBy};
-pub use uefi::UefiError;
+pub(crate) use uefi::UefiError;
 
 /// What stands before the path of the menu in option 209. PXELINUX puts its path prefix before any name that is no URL, a
 /// leading `/` or not; the form `::name` names a file of the TFTP server itself (core/fs/pxe/urlparse.c).
-pub const FROM_ROOT: &str = "::/";
+pub(crate) const FROM_ROOT: &str = "::/";
 
 /// The boot file for one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BootPlan {
+pub(crate) struct BootPlan {
     /// The program to load, a path or for HTTP Boot a URL: `file` and option 67.
     pub boot_file: SafeText,
     /// The program's configuration: option 209 (RFC 5071 §4).
@@ -71,7 +71,7 @@ pub enum Refusal {
 ///
 /// # Errors
 /// [`Refusal`] gives the reason for the log.
-pub fn plan(
+pub(crate) fn plan(
     platform: Platform,
     selection: &Selection<'_>,
     server: Ipv4Addr,

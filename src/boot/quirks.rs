@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// A way in which a machine is answered otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quirk {
+pub(crate) enum Quirk {
     /// A PXE client is told its boot file as by a DHCP server that knows nothing of PXE, without options 43, 60 and 97: for
     /// firmware that ignores the file of a reply that says `PXEClient` (Ampere eMAG). A reply without an address says
     /// nothing to most firmware then, so it is for machines that get their address here too.
@@ -21,10 +21,10 @@ pub enum Quirk {
 }
 
 impl Quirk {
-    pub const ALL: [Quirk; 4] = [Quirk::Plain, Quirk::No43, Quirk::AnswerRequest, Quirk::NoScript];
+    pub(crate) const ALL: [Quirk; 4] = [Quirk::Plain, Quirk::No43, Quirk::AnswerRequest, Quirk::NoScript];
 
     /// The word that an operator types.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Quirk::Plain => "plain",
             Quirk::No43 => "no-43",
@@ -47,7 +47,7 @@ impl fmt::Display for Quirk {
 /// The word is no quirk's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is none of `plain`, `no-43`, `answer-request`, `no-script`")]
-pub struct UnknownQuirkError;
+pub(crate) struct UnknownQuirkError;
 
 impl FromStr for Quirk {
     type Err = UnknownQuirkError;
@@ -62,7 +62,7 @@ impl FromStr for Quirk {
 pub struct Quirks(u8);
 
 impl Quirks {
-    pub const fn has(self, quirk: Quirk) -> bool {
+    pub(crate) const fn has(self, quirk: Quirk) -> bool {
         self.0 & quirk.bit() != 0
     }
 }

@@ -11,7 +11,7 @@ use crate::text::Word;
 
 /// Which machines a rule is for: those that fit everything that is said here.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ClientFilter {
+pub(crate) struct ClientFilter {
     /// Any of these; empty for all.
     pub macs: Vec<MacPrefix>,
     /// Any of these; empty for all.
@@ -22,7 +22,7 @@ pub struct ClientFilter {
 
 impl ClientFilter {
     /// Whether a machine is one of these.
-    pub fn fits(&self, client: &Client<'_>) -> bool {
+    pub(crate) fn fits(&self, client: &Client<'_>) -> bool {
         let mac = client.mac.is_some_and(|mac| self.macs.iter().any(|prefix| prefix.fits(mac)));
         let architecture = client.architecture.is_some_and(|own| self.architectures.contains(&own));
         (self.macs.is_empty() || mac)
@@ -31,7 +31,7 @@ impl ClientFilter {
     }
 
     /// Whether every machine that `other` fits is one of these.
-    pub fn covers(&self, other: &ClientFilter) -> bool {
+    pub(crate) fn covers(&self, other: &ClientFilter) -> bool {
         let mac = |theirs: &MacPrefix| self.macs.iter().any(|ours| ours.covers(theirs));
         let macs = self.macs.is_empty() || (!other.macs.is_empty() && other.macs.iter().all(mac));
         let architecture = |theirs: &Architecture| self.architectures.contains(theirs);
@@ -43,7 +43,7 @@ impl ClientFilter {
 
 /// What is otherwise for some machines.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Rule {
+pub(crate) struct Rule {
     pub who: ClientFilter,
     /// No answer by DHCP at all.
     pub is_ignored: bool,
@@ -58,18 +58,18 @@ pub struct Rule {
 
 /// Position of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RuleNumber(pub u16);
+pub(crate) struct RuleNumber(pub u16);
 
 /// The rule that counts for a client, and the recipient of files generated for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Selection<'a> {
+pub(crate) struct Selection<'a> {
     pub rule: Option<&'a Rule>,
     pub recipient: Recipient,
 }
 
 impl Selection<'_> {
     /// True for a client that gets no answer by DHCP.
-    pub fn is_ignored(&self) -> bool {
+    pub(crate) fn is_ignored(&self) -> bool {
         self.rule.is_some_and(|rule| rule.is_ignored)
     }
 }
@@ -80,27 +80,27 @@ pub struct Rules(Vec<Rule>);
 
 impl Rules {
     /// Most rules: each is looked at for each DHCP message.
-    pub const MAX: usize = 4096;
+    pub(crate) const MAX: usize = 4096;
 
     /// These rules, of which the first [`Rules::MAX`] count.
-    pub fn new(mut rules: Vec<Rule>) -> Self {
+    pub(crate) fn new(mut rules: Vec<Rule>) -> Self {
         rules.truncate(Self::MAX);
         Self(rules)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Rule> {
         self.0.iter()
     }
 
     /// The rule for a machine.
-    pub fn find(&self, client: &Client<'_>) -> Option<&Rule> {
+    pub(crate) fn find(&self, client: &Client<'_>) -> Option<&Rule> {
         self.0.get(self.position(client)?)
     }
 
     /// Selects the rule for a client, and the recipient by which generated paths lead back to it.
     ///
     /// A path names the rule only where the MAC address alone would select another one.
-    pub fn select(&self, client: &Client<'_>) -> Selection<'_> {
+    pub(crate) fn select(&self, client: &Client<'_>) -> Selection<'_> {
         let position = self.position(client);
         let by_mac = self.position(&Client::with_mac(client.mac));
         let named = position.filter(|_| position != by_mac);
@@ -112,13 +112,13 @@ impl Rules {
     }
 
     /// Returns the rule for the recipient of a generated file.
-    pub fn for_recipient(&self, recipient: Recipient) -> Option<&Rule> {
+    pub(crate) fn for_recipient(&self, recipient: Recipient) -> Option<&Rule> {
         let by_number = recipient.rule.and_then(|RuleNumber(rule)| self.0.get(usize::from(rule)));
         by_number.or_else(|| self.find(&Client::with_mac(recipient.machine)))
     }
 
     /// What single machines are to be leased.
-    pub fn fixed_addresses(&self) -> impl Iterator<Item = (Mac, Ipv4Addr)> {
+    pub(crate) fn fixed_addresses(&self) -> impl Iterator<Item = (Mac, Ipv4Addr)> {
         self.iter().filter_map(|rule| Some((rule.who.macs.first()?.whole()?, rule.address?)))
     }
 

@@ -53,21 +53,21 @@ impl BootTargets {
     }
 
     #[must_use]
-    pub fn with_uefi_by(self, uefi_by: UefiBy) -> Self {
+    pub(crate) fn with_uefi_by(self, uefi_by: UefiBy) -> Self {
         Self { uefi_by, ..self }
     }
 
     #[must_use]
-    pub fn with_rules(self, rules: Arc<Rules>) -> Self {
+    pub(crate) fn with_rules(self, rules: Arc<Rules>) -> Self {
         Self { rules, ..self }
     }
 
-    pub fn rules(&self) -> &Rules {
+    pub(crate) fn rules(&self) -> &Rules {
         &self.rules
     }
 
     /// What BIOS machines load, as in their boot plan.
-    pub fn boot_file(&self) -> Option<&str> {
+    pub(crate) fn boot_file(&self) -> Option<&str> {
         self.bios_loader.as_ref().map(SafeText::as_str)
     }
 
@@ -76,7 +76,7 @@ impl BootTargets {
     }
 
     /// What every UEFI machine with one network card can load, as in a boot plan.
-    pub fn uefi_boot_file(&self) -> Option<String> {
+    pub(crate) fn uefi_boot_file(&self) -> Option<String> {
         let kind = match self.uefi_by {
             UefiBy::Ipxe => GeneratedKind::Ipxe,
             UefiBy::Composed => GeneratedKind::Program(self.program_root(None, None).ok()?),

@@ -22,7 +22,7 @@ pub struct UefiError(String);
 
 impl UefiError {
     /// No image has anything to boot.
-    pub fn no_image() -> Self {
+    pub(crate) fn no_image() -> Self {
         Self("there is no image to boot".to_owned())
     }
 
@@ -62,7 +62,7 @@ enum ProgramError {
 
 /// The boot programs of one image.
 #[derive(Debug)]
-pub struct Programs {
+pub(crate) struct Programs {
     image: Arc<Image>,
     bootable: Bootable,
     stub: Stub,
@@ -83,7 +83,7 @@ impl Programs {
     ///
     /// # Errors
     /// [`UefiError`] when none can be composed.
-    pub fn new(
+    pub(crate) fn new(
         image: &Arc<Image>,
         bootable: &Bootable,
         roots: &[Root],
@@ -101,18 +101,18 @@ impl Programs {
     }
 
     /// The roots that there are programs with, the default first.
-    pub fn roots(&self) -> Vec<Root> {
+    pub(crate) fn roots(&self) -> Vec<Root> {
         self.parts.iter().map(|&(root, _)| root).collect()
     }
 
     /// The stub that they begin with.
-    pub fn stub(&self) -> &Stub {
+    pub(crate) fn stub(&self) -> &Stub {
         &self.stub
     }
 
     /// The program with this root for a machine of this MAC address, which has this lease of ours; `None` where the root
     /// is not served.
-    pub fn program(
+    pub(crate) fn program(
         &self,
         root: Root,
         machine: Option<Mac>,

@@ -87,7 +87,7 @@ impl fmt::Display for Origin {
 
 /// A kernel and what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BootEntry {
+pub(crate) struct BootEntry {
     /// A title by the image's author. It tells the root protocol in their words where `root` says so.
     pub title: Option<Line>,
     pub architecture: Word,

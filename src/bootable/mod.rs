@@ -25,7 +25,7 @@ const MENU_MAX: u64 = 64 << 10;
 
 /// An image as the menu sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bootable {
+pub(crate) struct Bootable {
     pub name: Word,
     /// A name that only this very image has. Whatever a boot loads later is named by it: a boot that began before the
     /// image was replaced goes on with the one it began with.
@@ -44,7 +44,7 @@ pub struct Bootable {
 
 /// How the image's own menu looks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Look {
+pub(crate) struct Look {
     /// Arguments of SERIAL.
     pub serial: Option<Line>,
     /// The menu program, if the image has one: `vesamenu.c32` or `menu.c32`.
@@ -55,7 +55,7 @@ pub struct Look {
 
 impl Bootable {
     /// What is booted with this root by the first entry of the menu.
-    pub fn recipe(&self, root: Root) -> Option<&BootEntry> {
+    pub(crate) fn recipe(&self, root: Root) -> Option<&BootEntry> {
         self.recipes_for(root).into_iter().next()
     }
 

@@ -13,10 +13,10 @@ pub enum Root {
 
 impl Root {
     /// All there are, in the order of preference.
-    pub const ALL: [Root; 3] = [Root::Nbd, Root::Nfs, Root::Http];
+    pub(crate) const ALL: [Root; 3] = [Root::Nbd, Root::Nfs, Root::Http];
 
     /// The word for it on the command line and in paths.
-    pub const fn word(self) -> &'static str {
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Root::Nbd => "nbd",
             Root::Nfs => "nfs",
@@ -25,7 +25,7 @@ impl Root {
     }
 
     /// The parameter that selects it (mkinitcpio-archiso, docs/README.bootparams).
-    pub const fn parameter(self) -> &'static str {
+    pub(crate) const fn parameter(self) -> &'static str {
         match self {
             Root::Nbd => "archiso_nbd_srv",
             Root::Nfs => "archiso_nfs_srv",

@@ -64,13 +64,13 @@ impl CheckedServers {
     }
 
     /// Returns the generated menu.
-    pub fn menu(&self) -> Export {
+    pub(crate) fn menu(&self) -> Export {
         let menu = self.files.open(MENU_PATH.as_bytes(), Ipv4Addr::LOCALHOST);
         menu.map_or_else(|_| Export::of_zeros(0), |file| file.export)
     }
 
     /// Returns false for a file of the image that a generated file of the same path hides.
-    pub fn is_reachable(&self, path: &[u8]) -> bool {
+    pub(crate) fn is_reachable(&self, path: &[u8]) -> bool {
         !self.files.open(path, Ipv4Addr::LOCALHOST).is_ok_and(|file| file.is_made())
     }
 }

@@ -43,7 +43,7 @@ pub enum Fault {
 
 impl Fault {
     /// Returns a protocol violation.
-    pub fn protocol(what: impl Into<String>) -> Self {
+    pub(crate) fn protocol(what: impl Into<String>) -> Self {
         Self::Protocol(what.into())
     }
 }
@@ -106,34 +106,34 @@ impl Original {
     }
 
     /// Returns all files, in the order of the image.
-    pub fn files(&self) -> impl Iterator<Item = NodeId> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = NodeId> {
         let index = &self.image.index;
         index.walk().filter(|&id| matches!(index.node(id).kind, NodeKind::File { .. }))
     }
 
     /// Returns all files except root images, which firmware never loads.
-    pub fn boot_files(&self) -> impl Iterator<Item = NodeId> {
+    pub(crate) fn boot_files(&self) -> impl Iterator<Item = NodeId> {
         self.files().filter(|&file| !self.root_images().any(|root| root == file))
     }
 
     /// Returns the root file systems of archiso.
-    pub fn root_images(&self) -> impl Iterator<Item = NodeId> {
+    pub(crate) fn root_images(&self) -> impl Iterator<Item = NodeId> {
         self.image.archiso.iter().flat_map(|archiso| &archiso.airootfs).map(|root| root.node)
     }
 
     /// Returns the path of a node in printable form.
-    pub fn path(&self, node: NodeId) -> String {
+    pub(crate) fn path(&self, node: NodeId) -> String {
         shown(&self.image, node)
     }
 
     /// Returns the content of a file, with its checksum if it has one.
-    pub fn file(&self, node: NodeId) -> Expected<'_> {
+    pub(crate) fn file(&self, node: NodeId) -> Expected<'_> {
         let hash = self.checksums.get(&node).map(|&checksum| (Sha512::new(), checksum));
         Expected { files: 1, hash, ..self.part_of(node) }
     }
 
     /// Returns `len` bytes of a file from `offset`; the range must lie in the file.
-    pub fn range(&self, node: NodeId, offset: u64, len: u64) -> Expected<'_> {
+    pub(crate) fn range(&self, node: NodeId, offset: u64, len: u64) -> Expected<'_> {
         Expected { start: offset, at: offset, end: offset + len, ..self.part_of(node) }
     }
 
@@ -143,13 +143,13 @@ impl Original {
     }
 
     /// Returns `len` bytes of the image from `offset`; the range must lie in the image.
-    pub fn stretch(&self, offset: u64, len: u64) -> Expected<'_> {
+    pub(crate) fn stretch(&self, offset: u64, len: u64) -> Expected<'_> {
         let whole = self.expected(String::from("the image"), Export::whole(&self.image));
         Expected { start: offset, at: offset, end: offset + len, ..whole }
     }
 
     /// Returns the content of a generated file.
-    pub fn made(&self, path: &str, content: Export) -> Expected<'_> {
+    pub(crate) fn made(&self, path: &str, content: Export) -> Expected<'_> {
         Expected { files: 1, ..self.expected(path.to_owned(), content) }
     }
 
@@ -186,7 +186,7 @@ fn checksum(text: &[u8]) -> Option<Checksum> {
 }
 
 /// Content that a server has to deliver, compared from start to end.
-pub struct Expected<'a> {
+pub(crate) struct Expected<'a> {
     original: &'a Original,
     path: String,
     export: Export,
@@ -200,12 +200,12 @@ pub struct Expected<'a> {
 }
 
 impl Expected<'_> {
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
     /// Returns the number of bytes still expected.
-    pub const fn left(&self) -> u64 {
+    pub(crate) const fn left(&self) -> u64 {
         self.end - self.at
     }
 
@@ -213,7 +213,7 @@ impl Expected<'_> {
     ///
     /// # Errors
     /// [`Fault::Size`].
-    pub fn has_size(&self, there: u64) -> Result<(), Fault> {
+    pub(crate) fn has_size(&self, there: u64) -> Result<(), Fault> {
         let expected = self.end;
         if there == expected { Ok(()) } else { Err(Fault::Size { path: self.path.clone(), there, expected }) }
     }
@@ -222,7 +222,7 @@ impl Expected<'_> {
     ///
     /// # Errors
     /// [`Fault`] with the place of the first difference.
-    pub fn take(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         let len = bytes.len() as u64;
         if len > self.left() {
             return Err(self.ended_at(self.at + len));
@@ -244,7 +244,7 @@ impl Expected<'_> {
     ///
     /// # Errors
     /// [`Fault`] when bytes are missing, or when the content does not match its checksum.
-    pub fn finish(self) -> Result<CheckTally, Fault> {
+    pub(crate) fn finish(self) -> Result<CheckTally, Fault> {
         if self.at < self.end {
             return Err(self.ended_at(self.at));
         }

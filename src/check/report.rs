@@ -26,7 +26,7 @@ pub struct CheckReport {
 
 impl CheckReport {
     /// Returns the number of protocols with a fault.
-    pub fn bad(&self) -> usize {
+    pub(crate) fn bad(&self) -> usize {
         self.rows.iter().filter(|row| row.verdict.is_err()).count()
     }
 }

@@ -25,14 +25,13 @@ use crate::boot::menu::{MenuSettings, Root};
 use crate::boot::{Rules, UefiBy};
 use crate::export::Allowed;
 use crate::uki::Stub;
-pub use dhcp::{Dhcp, Solicitations};
+pub(crate) use dhcp::{Dhcp, Solicitations};
 use file::File;
-pub use images::Place;
+pub(crate) use images::Place;
 use menu::length;
 use raw::{RawValue, networks, one_or_more};
-pub use services::{
-    Asked, HTTP_PORT, NBD_PORT, NFS_PORT, PORTMAP_PORT, RootServices, ServicePort, StatusAddress, TFTP_PORT,
-    TftpPorts,
+pub(crate) use services::{
+    Asked, HTTP_PORT, NBD_PORT, PORTMAP_PORT, RootServices, ServicePort, StatusAddress, TFTP_PORT, TftpPorts,
 };
 
 /// Serve ISOs to machines that boot from the network.
@@ -258,7 +257,7 @@ pub struct Config {
 
 impl Config {
     /// Returns the roots that the operator named, for all machines or for some.
-    pub fn named_roots(&self) -> impl Iterator<Item = Root> {
+    pub(crate) fn named_roots(&self) -> impl Iterator<Item = Root> {
         let images = self.images.iter().map(|image| &image.overrides);
         let overrides = images.chain(self.rules.iter().map(|rule| &rule.overrides));
         self.root.into_iter().chain(overrides.filter_map(|overrides| overrides.root))

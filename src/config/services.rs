@@ -12,15 +12,15 @@ use crate::export::Allowed;
 use crate::machines::local;
 
 /// The registered port of NBD, which archiso's hook always asks.
-pub const NBD_PORT: u16 = 10809;
+pub(crate) const NBD_PORT: u16 = 10809;
 /// IANA's `nfs`. A portmapper tells clients any other one.
-pub const NFS_PORT: u16 = 2049;
+pub(crate) const NFS_PORT: u16 = 2049;
 /// RFC 1833 §1; archiso's nfsmount always asks this one.
-pub const PORTMAP_PORT: u16 = 111;
+pub(crate) const PORTMAP_PORT: u16 = 111;
 /// RFC 9110 §4.2.1: the port of a URL without one, as those in archiso's own menu are.
-pub const HTTP_PORT: u16 = 80;
+pub(crate) const HTTP_PORT: u16 = 80;
 /// RFC 1350 §4; firmware always asks this one.
-pub const TFTP_PORT: u16 = 69;
+pub(crate) const TFTP_PORT: u16 = 69;
 
 /// The port of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub enum ServicePort {
 }
 
 impl ServicePort {
-    pub fn is_off(self) -> bool {
+    pub(crate) fn is_off(self) -> bool {
         self == Self::Off
     }
 }
@@ -59,7 +59,7 @@ pub struct RootServices {
 
 impl RootServices {
     /// Returns the service that sends the root file system.
-    pub fn of(&self, root: Root) -> ServicePort {
+    pub(crate) fn of(&self, root: Root) -> ServicePort {
         match root {
             Root::Nbd => self.nbd,
             Root::Nfs => self.nfs,

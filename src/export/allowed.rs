@@ -16,7 +16,7 @@ impl Allowed {
     }
 
     /// Returns true if a client with this address is admitted.
-    pub fn contains(&self, peer: IpAddr) -> bool {
+    pub(crate) fn contains(&self, peer: IpAddr) -> bool {
         let Some(networks) = &self.0 else { return true };
         // An inherited IPv6 socket shows IPv4 peers as mapped addresses (RFC 4291 §2.5.5.2).
         match peer.to_canonical() {
@@ -26,7 +26,7 @@ impl Allowed {
     }
 
     /// Returns the lowest address between `first` and `last`, both included, that is not admitted.
-    pub fn first_refused(&self, first: Ipv4Addr, last: Ipv4Addr) -> Option<Ipv4Addr> {
+    pub(crate) fn first_refused(&self, first: Ipv4Addr, last: Ipv4Addr) -> Option<Ipv4Addr> {
         let networks = self.0.as_ref()?;
         let mut address = first;
         // Each round passes one network.

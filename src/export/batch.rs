@@ -13,23 +13,18 @@ use crate::image::{Extent, Image};
 
 /// What lies next in the batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Chunk<'a> {
+pub(crate) enum Chunk<'a> {
     Bytes(&'a [u8]),
     Image(ImageRange<'a>),
 }
 
 impl Chunk<'_> {
     /// Number of bytes, never 0.
-    pub const fn len(&self) -> u64 {
+    pub(crate) const fn len(&self) -> u64 {
         match self {
             Chunk::Bytes(bytes) => bytes.len() as u64,
             Chunk::Image(range) => range.len(),
         }
-    }
-
-    /// Always false: an empty chunk is never queued.
-    pub const fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -80,7 +75,7 @@ impl Batch {
     }
 
     /// Returns the image that the queued ranges are ranges of; `None` when there are none.
-    pub fn image(&self) -> Option<&Arc<Image>> {
+    pub(crate) fn image(&self) -> Option<&Arc<Image>> {
         self.image.as_ref().filter(|_| self.ranges > 0)
     }
 
@@ -95,17 +90,17 @@ impl Batch {
     }
 
     /// Bytes that left in this turn of the connection, which may have come from several fillings of the batch.
-    pub const fn turn(&self) -> u64 {
+    pub(crate) const fn turn(&self) -> u64 {
         self.turn
     }
 
     /// Others had their turn.
-    pub const fn end_turn(&mut self) {
+    pub(crate) const fn end_turn(&mut self) {
         self.turn = 0;
     }
 
     /// Bytes of memory that headers take, those that left included. Payload takes none.
-    pub const fn held(&self) -> usize {
+    pub(crate) const fn held(&self) -> usize {
         self.arena.len()
     }
 
@@ -115,7 +110,7 @@ impl Batch {
     }
 
     /// Queues what `write` appends: for headers that are made in place. It must leave alone what it finds.
-    pub fn write_bytes<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    pub(crate) fn write_bytes<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         let before = self.arena.len();
         let returned = write(&mut self.arena);
         let added = self.arena.len().saturating_sub(before);
@@ -169,7 +164,7 @@ impl Batch {
     ///
     /// # Errors
     /// That of `push`.
-    pub fn push_reply<T, E>(&mut self, push: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
+    pub(crate) fn push_reply<T, E>(&mut self, push: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
         let (arena, ranges, queued, parts) = (self.arena.len(), self.ranges, self.queued, self.parts.len());
         let result = push(self);
         if result.is_err() {
@@ -186,7 +181,7 @@ impl Batch {
     }
 
     /// What is queued, front to back.
-    pub fn chunks(&self) -> impl Iterator<Item = Chunk<'_>> {
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = Chunk<'_>> {
         let mut arena = self.arena.get(self.arena_sent..).unwrap_or_default();
         self.parts.iter().filter_map(move |part| match part {
             Part::Arena(len) => {
@@ -247,7 +242,7 @@ impl Batch {
 
     /// Gives back the memory of an empty batch, so that an idle connection costs next to nothing, and its image, which
     /// may have been replaced when the connection has something to send again.
-    pub fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         if self.is_empty() {
             let image = if self.keeps_image { self.image.take() } else { None };
             *self = Self { image, keeps_image: self.keeps_image, ..Self::default() };

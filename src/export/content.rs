@@ -7,19 +7,19 @@ use crate::image::{Extent, Image, NodeId};
 
 /// The bytes of one file of an image. Unlike an [`Export`](super::Export) it costs nothing to make.
 #[derive(Debug, Clone, Copy)]
-pub struct Content<'a> {
+pub(crate) struct Content<'a> {
     image: &'a Arc<Image>,
     extents: &'a [Extent],
 }
 
 impl<'a> Content<'a> {
     /// The content of a file; `None` for anything but a file.
-    pub fn of_file(image: &'a Arc<Image>, node: NodeId) -> Option<Self> {
+    pub(crate) fn of_file(image: &'a Arc<Image>, node: NodeId) -> Option<Self> {
         Some(Self { image, extents: image.extents(node)? })
     }
 
     /// The stretches that make up `len` bytes from `offset`, or as many as there are before the end of the file.
-    pub fn range(self, offset: u64, len: u64) -> impl Iterator<Item = ImageRange<'a>> + use<'a> {
+    pub(crate) fn range(self, offset: u64, len: u64) -> impl Iterator<Item = ImageRange<'a>> + use<'a> {
         let Self { image, extents } = self;
         let (mut skip, mut left) = (offset, len);
         extents.iter().filter_map(move |extent| {

@@ -15,7 +15,7 @@ use crate::sys::Span;
 
 pub use allowed::Allowed;
 pub use batch::Batch;
-pub use content::Content;
+pub(crate) use content::Content;
 
 /// A byte range of an image that was checked against an export: whoever holds one checks nothing again.
 ///
@@ -34,17 +34,17 @@ impl<'a> ImageRange<'a> {
     }
 
     /// Returns the image that this is a range of.
-    pub const fn image(&self) -> &'a Arc<Image> {
+    pub(crate) const fn image(&self) -> &'a Arc<Image> {
         self.image
     }
 
     /// Returns where the range lies in the image file.
-    pub const fn extent(&self) -> Extent {
+    pub(crate) const fn extent(&self) -> Extent {
         self.extent
     }
 
     /// Returns the range as memory for the kernel; `None` when the image file was shorter when it was opened.
-    pub fn span(&self) -> Option<Span<'a>> {
+    pub(crate) fn span(&self) -> Option<Span<'a>> {
         self.image.source.span(self.extent)
     }
 
@@ -54,18 +54,14 @@ impl<'a> ImageRange<'a> {
     }
 
     /// Returns the number of bytes, never 0.
+    #[expect(clippy::len_without_is_empty, reason = "an empty range is never made")]
     pub const fn len(&self) -> u64 {
         self.extent.len
     }
 
-    /// Always false: an empty range is never made.
-    pub const fn is_empty(&self) -> bool {
-        self.extent.is_empty()
-    }
-
     /// Returns the range cut to at most `max` bytes, and to one at least.
     #[must_use]
-    pub const fn truncate(self, max: u64) -> Self {
+    pub(crate) const fn truncate(self, max: u64) -> Self {
         Self { image: self.image, extent: self.extent.truncate(if max == 0 { 1 } else { max }) }
     }
 }
@@ -137,18 +133,18 @@ impl Export {
     }
 
     /// The image file itself, every byte of it.
-    pub fn whole(image: &Arc<Image>) -> Self {
+    pub(crate) fn whole(image: &Arc<Image>) -> Self {
         let extent = Extent { offset: 0, len: image.source.len() };
         Self::of_regions(Some(image), [Region::Image(extent)])
     }
 
     /// A file made by us.
-    pub fn of_memory(bytes: impl Into<Bytes>) -> Self {
+    pub(crate) fn of_memory(bytes: impl Into<Bytes>) -> Self {
         Self::of_regions(None, [Region::Memory(bytes.into())])
     }
 
     /// `len` zero bytes, for padding: they take no memory beside a list entry for each page.
-    pub fn of_zeros(len: usize) -> Self {
+    pub(crate) fn of_zeros(len: usize) -> Self {
         let page = |at| Region::Memory(Bytes::from_static(&ZEROS).slice(..ZEROS.len().min(len - at)));
         Self::of_regions(None, (0..len).step_by(ZEROS.len()).map(page))
     }
@@ -157,7 +153,7 @@ impl Export {
     ///
     /// # Errors
     /// [`MixedImagesError`] when they have ranges of different images.
-    pub fn concat(parts: impl IntoIterator<Item = Self>) -> Result<Self, MixedImagesError> {
+    pub(crate) fn concat(parts: impl IntoIterator<Item = Self>) -> Result<Self, MixedImagesError> {
         let parts: Vec<_> = parts.into_iter().collect();
         let mut images = parts.iter().filter_map(|part| part.image.as_ref());
         let image = images.next();
@@ -174,7 +170,7 @@ impl Export {
     }
 
     /// Returns the image that ranges of this export are ranges of; `None` for a file made by us alone.
-    pub const fn image(&self) -> Option<&Arc<Image>> {
+    pub(crate) const fn image(&self) -> Option<&Arc<Image>> {
         self.image.as_ref()
     }
 

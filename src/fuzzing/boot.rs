@@ -7,7 +7,7 @@ use crate::uki::{self, CommandLine, EfiKernel, Stub};
 
 /// A stub that is taken makes a program: all its sections are where they were and hold what they held, and three follow
 /// that hold what they were given.
-pub(crate) fn pe_stub(data: &[u8]) {
+pub fn pe_stub(data: &[u8]) {
     let (Ok(stub), Ok(before)) = (Stub::parse(data.to_vec()), Headers::parse(data)) else { return };
     let words: Vec<_> = ["quiet", "ip=dhcp"].into_iter().filter_map(Word::new).collect();
     let line = CommandLine::new(&words).expect("a short line");

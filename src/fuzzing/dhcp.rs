@@ -26,7 +26,7 @@ const LEASE_SECONDS: u32 = 100;
 const START: UnixTime = UnixTime(1_700_000_000);
 
 /// Whatever is understood is written so that it is understood to be the same.
-pub(crate) fn message(data: &[u8]) {
+pub fn message(data: &[u8]) {
     let Ok(message) = Message::parse(data) else { return };
     let emitted = message.emit();
     assert!(emitted.len() >= 300);
@@ -35,7 +35,7 @@ pub(crate) fn message(data: &[u8]) {
 
 /// Eight clients, an operator's clock, and other servers play against one session: a proxy for an even first byte, an
 /// authority for an odd one, and with rules for some clients where its second bit is set.
-pub(crate) fn session(data: &[u8]) {
+pub fn session(data: &[u8]) {
     let mut input = Reader::new(data);
     let Ok(first) = input.u8() else { return };
     let rules = if first & 2 == 0 { Rules::default() } else { rules() };

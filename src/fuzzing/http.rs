@@ -29,7 +29,7 @@ const MEMORY_MAX: usize = 160 << 10;
 
 /// Whatever a client sends, however it is cut into segments: complete requests get answers that are well-formed, the
 /// rest gets none.
-pub(crate) fn request(data: &[u8]) {
+pub fn request(data: &[u8]) {
     answers(data);
     // Byte by byte, unless that takes too long.
     let [at_once, in_pieces] = [usize::MAX, 1 + data.len() / 512].map(|segment| converse(data, segment));
@@ -158,7 +158,7 @@ fn image((name, file): (&str, Extent)) -> ServedImage {
 }
 
 /// A range field means what a reading of it without any cleverness says. The first byte is the length of the file.
-pub(crate) fn range(data: &[u8]) {
+pub fn range(data: &[u8]) {
     let Some((&len, field)) = data.split_first() else { return };
     let len = usize::from(len);
     let (parts, bytes) = match (wanted(field, len as u64), expected(field, len)) {

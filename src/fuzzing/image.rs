@@ -51,7 +51,7 @@ impl Media for Image<'_> {
 }
 
 /// Whatever the image, the survey ends; and what it lets through holds all that the doors rely on.
-pub(crate) fn iso_image(data: &[u8]) {
+pub fn iso_image(data: &[u8]) {
     let image = Image::of(data);
     let Ok(survey) = Survey::of(&image) else { return };
     let inside =
@@ -96,7 +96,7 @@ fn node(index: &Index, id: NodeId, inside: impl Fn(&Extent) -> bool) {
 
 /// Areas, each behind its length, are taken in one after the other: texts and continuations keep their limits, and a
 /// padding entry (PD) in front of an area changes nothing.
-pub(crate) fn susp(data: &[u8]) {
+pub fn susp(data: &[u8]) {
     let (mut plain, mut padded) = (RockRidge::default(), RockRidge::default());
     let mut areas = Reader::new(data);
     while let Ok(area) = areas.u8().and_then(|len| areas.take(len.into())) {
@@ -112,7 +112,7 @@ pub(crate) fn susp(data: &[u8]) {
 
 /// A boot catalog gives a bounded number of entries, an MBR at most four partitions; and a GPT header whose checksum is
 /// good loses it with any one bit.
-pub(crate) fn el_torito_partitions(data: &[u8]) {
+pub fn el_torito_partitions(data: &[u8]) {
     assert!(el_torito::catalog(data).map_or(0, |entries| entries.len()) <= 64);
     let _block = el_torito::catalog_block(Reader::new(data));
     assert!(Mbr::parse(data).is_none_or(|mbr| mbr.partitions.len() <= 4));
@@ -136,7 +136,7 @@ pub(crate) fn el_torito_partitions(data: &[u8]) {
 
 /// An archive in front, as mkinitcpio puts microcode there, changes nothing of what is found in an initramfs and of why
 /// its rest is not read.
-pub(crate) fn cpio(data: &[u8]) {
+pub fn cpio(data: &[u8]) {
     // Many parts reach a limit one sooner with another in front.
     if data.len() > 1 << 16 {
         return;
@@ -159,7 +159,7 @@ const FILE_MAX: u64 = 64 << 10;
 const READ_MAX: u64 = 4096 * (8192 + 2) + (3 << 20);
 
 /// Whatever the image, a file is read within the limits, and the second time the same.
-pub(crate) fn squashfs(data: &[u8]) {
+pub fn squashfs(data: &[u8]) {
     let media = Counted { bytes: data, read: Cell::new(0) };
     let Ok(squashfs) = Squashfs::open(&media) else { return };
     let read = || squashfs.read_file("usr/lib/stub", FILE_MAX).map_err(|error| error.to_string());
@@ -170,7 +170,7 @@ pub(crate) fn squashfs(data: &[u8]) {
 }
 
 /// Whatever the image, a file is read within the limit, and the second time the same.
-pub(crate) fn erofs(data: &[u8]) {
+pub fn erofs(data: &[u8]) {
     let read = || rootfs::erofs::read_file(data, "usr/lib/stub", FILE_MAX).map_err(|error| error.to_string());
     let first = read();
     assert!(first.as_ref().map_or(0, Vec::len) as u64 <= FILE_MAX);

@@ -56,13 +56,13 @@ const PREFIX: &str = "http://255.255.255.255:65535/";
 
 /// The files of an image's menu are separated by NUL. Whatever they hold, the menus made from them are plain text, have
 /// the entries that they were made to have and no other, and load only what is in the image.
-pub(crate) fn syslinux_menu(data: &[u8]) {
+pub fn syslinux_menu(data: &[u8]) {
     menu_of(&MENUS, data);
 }
 
 /// The same for systemd-boot's entries: two of them, and what says which comes first. An entry's parts are no more than
 /// its text is.
-pub(crate) fn loader_entry(data: &[u8]) {
+pub fn loader_entry(data: &[u8]) {
     let entry = systemd_boot::parse("a.conf", data).entry;
     let parts = entry.title.iter().chain(&entry.kernel).chain(&entry.initrd).chain(&entry.parameters);
     assert!(parts.map(String::len).sum::<usize>() <= data.len());
@@ -70,7 +70,7 @@ pub(crate) fn loader_entry(data: &[u8]) {
 }
 
 /// The same for a menu of GRUB, and a file that it may source.
-pub(crate) fn grub_menu(data: &[u8]) {
+pub fn grub_menu(data: &[u8]) {
     let entries = grub::parse(data, "/boot/grub", &mut |_| None);
     assert!(entries.iter().all(|entry| entry.kernel.as_ref().is_some_and(|kernel| !kernel.contains('\0'))));
     menu_of(&["boot/grub/grub.cfg", "boot/grub/a.cfg", "boot/grub/loopback.cfg"], data);
@@ -93,7 +93,7 @@ fn menu_of(paths: &[&str], data: &[u8]) {
 
 /// Whatever the configuration file holds, it is settings or one line that says what is wrong; and no setting leaves its
 /// line of the menu.
-pub(crate) fn config(data: &[u8]) {
+pub fn config(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let config = match config::of_text(text) {
         Ok(config) => config,

@@ -3,16 +3,16 @@
 //! `fuzz/fuzz_targets/NAME.rs` feeds them with what libFuzzer invents, `tests/corpus.rs` with the committed seeds of
 //! `fuzz/corpus/NAME/`, each named by the path it takes. A property panics when it does not hold.
 
-pub(crate) mod boot;
-pub(crate) mod dhcp;
-pub(crate) mod http;
-pub(crate) mod image;
-pub(crate) mod menus;
-pub(crate) mod nbd;
-pub(crate) mod ndp;
-pub(crate) mod nfs;
-pub(crate) mod portmap;
-pub(crate) mod tftp;
+pub mod boot;
+pub mod dhcp;
+pub mod http;
+pub mod image;
+pub mod menus;
+pub mod nbd;
+pub mod ndp;
+pub mod nfs;
+pub mod portmap;
+pub mod tftp;
 
 /// A fuzz target: its name and its property.
 pub type Target = (&'static str, fn(&[u8]));

@@ -20,7 +20,7 @@ const HANDSHAKE_OUT_MAX: usize = 128 << 10;
 const TURN_OUT_MAX: u64 = (1 << 20) + READ_MAX as u64 + 4096;
 
 /// However the client's bytes are cut into segments, the same replies leave, and they are bounded.
-pub(crate) fn handshake(data: &[u8]) {
+pub fn handshake(data: &[u8]) {
     let [at_once, bytewise] = [usize::MAX, 1].map(|segment| haggle(data, segment));
     assert_eq!(at_once, bytewise);
 }
@@ -60,7 +60,7 @@ fn images() -> Arc<ImageSet> {
 
 /// However the requests are cut into segments, the same replies leave; every range lies inside the export; a turn is
 /// bounded. The first byte chooses how replies look.
-pub(crate) fn transmission(data: &[u8]) {
+pub fn transmission(data: &[u8]) {
     let Some((&mode, data)) = data.split_first() else { return };
     let replies = match mode % 3 {
         0 => Replies::Simple,

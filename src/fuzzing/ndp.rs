@@ -12,7 +12,7 @@ const OFFERED: [([u8; 6], u64); 2] = [([0x52, 0x54, 0, 0x12, 0x34, 0x56], 1), ([
 
 /// Checks that an answer goes only to the one machine with a fresh offer, at the address made of its MAC
 /// address. The first byte is the hop limit, the next 16 are the sender's address, the rest is the message.
-pub(crate) fn solicitation(data: &[u8]) {
+pub fn solicitation(data: &[u8]) {
     let Ok(solicitation) = solicitation_from(data) else { return };
     let epoch = Instant::now();
     let now = epoch + Duration::from_secs(100);

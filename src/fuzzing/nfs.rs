@@ -28,7 +28,7 @@ const LAST_FRAGMENT: u32 = 1 << 31;
 
 /// A record is found when all of it is there and not before; it is what its fragments hold; any message gets one
 /// small reply or none.
-pub(crate) fn record(data: &[u8]) {
+pub fn record(data: &[u8]) {
     let Ok(Some(record)) = rpc::next_record(data) else { return };
     assert!(record.len <= data.len() && record.message.len() <= RECORD_MAX);
     assert_eq!(Some(&record.message[..]), joined(Reader::new(data)).as_deref());
@@ -60,7 +60,7 @@ fn joined(mut reader: Reader<'_>) -> Option<Vec<u8>> {
 
 /// Whatever MOUNT is asked, its results are well-formed, and a handle that it gives is that of a directory. The first
 /// byte chooses the procedure; the rest are its arguments.
-pub(crate) fn mount(data: &[u8]) {
+pub fn mount(data: &[u8]) {
     let Some((&procedure, args)) = data.split_first() else { return };
     let head = [7, 0, 2, mount::PROGRAM, 3, procedure.into(), 0, 0, 0, 0].map(u32::to_be_bytes).concat();
     let call = [&head, args].concat();
@@ -99,7 +99,7 @@ fn exports_len() -> usize {
 
 /// However the client's bytes are cut into segments, the same calls get the same replies, in their order; each reply
 /// is a record of its own that is as long as it says; a turn is bounded; only the bytes of files are ever read.
-pub(crate) fn session(data: &[u8]) {
+pub fn session(data: &[u8]) {
     let [at_once, bytewise] = [usize::MAX, 1].map(|segment| converse(data, segment));
     assert_eq!(at_once, bytewise);
 }

@@ -9,7 +9,7 @@ use crate::nfs::rpc;
 /// Whatever comes to the portmapper, as a stream or as a datagram: replies are whole records, one at most for each
 /// call and to its xid, and none is longer than a list. A datagram gets no more than thrice what it brought, so that
 /// nobody can aim us at a third party (the factor that RFC 9000 §8.1 allows).
-pub(crate) fn calls(data: &[u8]) {
+pub fn calls(data: &[u8]) {
     let portmap = Portmapper::new(2049);
     let local = SocketAddr::from((Ipv4Addr::new(192, 168, 255, 255), PORT));
     let mut out = Vec::new();

@@ -9,7 +9,7 @@ use crate::tftp::session::{Limits, Transfer, Transmit};
 use crate::tftp::wire::{MAX_BLKSIZE, Packet};
 
 /// What is parsed and emitted is parsed to the same again. Its text is printable.
-pub(crate) fn packet(data: &[u8]) {
+pub fn packet(data: &[u8]) {
     let Ok(packet) = Packet::parse(&mut Reader::new(data)) else { return };
     let mut emitted = BytesMut::new();
     packet.emit(&mut emitted);
@@ -24,7 +24,7 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(7 * 30 + 1);
 /// each thing that happens, and ends when its client falls silent.
 ///
 /// The input is the length of the file (4 bytes), a read request (its length in a byte), and operations.
-pub(crate) fn transfer(data: &[u8]) {
+pub fn transfer(data: &[u8]) {
     let mut r = Reader::new(data);
     let Some(mut run) = Run::start(&mut r) else { return };
     while let Some(operation) = Operation::read(&mut r) {

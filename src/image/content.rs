@@ -24,7 +24,7 @@ impl Image {
 
 impl<'a, M: Media + ?Sized> Content<'a, M> {
     /// The bytes of `extents`, which were checked against the size of `media`.
-    pub fn new(media: &'a M, extents: &'a [Extent]) -> Self {
+    pub(crate) fn new(media: &'a M, extents: &'a [Extent]) -> Self {
         let len = extents.iter().map(|extent| extent.len).fold(0, u64::saturating_add);
         Self { media, extents, len }
     }

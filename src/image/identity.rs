@@ -35,7 +35,11 @@ impl Identity {
     ///
     /// # Errors
     /// The error of reading the image.
-    pub fn of(media: &(impl Media + ?Sized), index: &Index, archiso: Option<&Archiso>) -> io::Result<Self> {
+    pub(crate) fn of(
+        media: &(impl Media + ?Sized),
+        index: &Index,
+        archiso: Option<&Archiso>,
+    ) -> io::Result<Self> {
         let content = content(media, index, archiso)?;
         Ok(Self(u64::from(content) << 32 | u64::from(tree(media.size(), index))))
     }

@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 use super::Extent;
 
 /// Longest name of an entry in bytes, as on Linux (`NAME_MAX`).
-pub const MAX_NAME: usize = 255;
+pub(crate) const MAX_NAME: usize = 255;
 
 /// Symlinks followed by one [`Index::resolve`], as on Linux (`MAXSYMLINKS`).
 const MAX_HOPS: u32 = 40;
@@ -211,7 +211,7 @@ impl Index {
     }
 
     /// Returns the entries of a directory in the order of the image; none for other nodes.
-    pub fn children(&self, dir: NodeId) -> &[NodeId] {
+    pub(crate) fn children(&self, dir: NodeId) -> &[NodeId] {
         match &self.node(dir).kind {
             NodeKind::Directory { entries } => entries,
             _ => &[],
@@ -244,13 +244,9 @@ impl Index {
     }
 
     /// Returns the number of nodes, including the root.
+    #[expect(clippy::len_without_is_empty, reason = "every tree has a root")]
     pub fn len(&self) -> usize {
         self.nodes.len()
-    }
-
-    /// Returns `false`, since every tree has a root.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) enum Descriptor<'a> {
     /// Supplementary volume descriptor (§8.5) with an escape sequence of Joliet.
     Joliet(VolumeDescriptor<'a>),
     /// Partition, enhanced volume or unknown type.
-    Other(u8),
+    Other,
     /// Set terminator (§8.3).
     Terminator,
 }
@@ -86,10 +86,10 @@ impl<'a> Descriptor<'a> {
                 (volume, escape) if JOLIET.iter().any(|level| escape.starts_with(level)) => {
                     Descriptor::Joliet(volume)
                 }
-                _ => Descriptor::Other(2),
+                _ => Descriptor::Other,
             },
             255 => Descriptor::Terminator,
-            other => Descriptor::Other(other),
+            _ => Descriptor::Other,
         }))
     }
 }

@@ -28,13 +28,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use crate::extent::Extent;
-pub use arch::Archiso;
-pub use boot_records::BootRecords;
+pub(crate) use arch::Archiso;
+pub(crate) use boot_records::BootRecords;
 pub use error::{FormatError, SurveyError};
-pub use identity::Identity;
+pub(crate) use identity::Identity;
 pub use index::{Index, Node, NodeId, NodeKind};
 pub use source::Source;
-pub use survey::{Survey, Volume};
+pub(crate) use survey::{Survey, Volume};
 
 /// Where the bytes of an image come from: the open file, or memory in a test.
 pub trait Media {

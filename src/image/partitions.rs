@@ -44,14 +44,14 @@ pub struct MbrPartition {
 }
 
 impl MbrPartition {
-    pub const fn is_efi(&self) -> bool {
+    pub(crate) const fn is_efi(&self) -> bool {
         self.kind == MBR_EFI
     }
 }
 
 impl Mbr {
     /// Parses the first sector (UEFI specification §5.2.1); `None` without the signature.
-    pub fn parse(sector: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(sector: &[u8]) -> Option<Self> {
         let mut r = Reader::new(sector);
         r.skip(440).ok()?; // boot code
         let disk_id = r.u32_le().ok()?;
@@ -143,7 +143,7 @@ pub struct GptPartition {
 }
 
 impl GptPartition {
-    pub fn is_efi(&self) -> bool {
+    pub(crate) fn is_efi(&self) -> bool {
         self.kind == GPT_EFI
     }
 }

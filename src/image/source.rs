@@ -70,17 +70,17 @@ impl Source {
     ///
     /// # Errors
     /// What the disk says; `UnexpectedEof` when the file ends before the extent does.
-    pub async fn warm(&self, extent: Extent, now: Instant) -> io::Result<()> {
+    pub(crate) async fn warm(&self, extent: Extent, now: Instant) -> io::Result<()> {
         self.residency.warm(extent, now).await
     }
 
     /// Asks the kernel to read `extent` in the background.
-    pub fn prefetch(&self, extent: Extent) {
+    pub(crate) fn prefetch(&self, extent: Extent) {
         self.residency.prefetch(extent);
     }
 
     /// Returns the part of the mapping that `extent` is; `None` when it leaves the file as it was opened.
-    pub fn span(&self, extent: Extent) -> Option<Span<'_>> {
+    pub(crate) fn span(&self, extent: Extent) -> Option<Span<'_>> {
         self.map.as_ref()?.span(extent)
     }
 }

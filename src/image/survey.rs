@@ -17,7 +17,7 @@ const MAX_DESCRIPTORS: u64 = 32;
 
 /// Result of the survey.
 #[derive(Debug)]
-pub struct Survey {
+pub(crate) struct Survey {
     pub index: Index,
     pub volume: Volume,
     pub boot: BootRecords,
@@ -50,7 +50,7 @@ impl Survey {
     ///
     /// # Errors
     /// [`SurveyError`] if the image cannot be used.
-    pub fn of(media: &(impl Media + ?Sized)) -> Result<Self, SurveyError> {
+    pub(crate) fn of(media: &(impl Media + ?Sized)) -> Result<Self, SurveyError> {
         let set = descriptor_set(media)?;
         let set = Descriptors::parse(&set, media)?;
         if u64::from(set.primary.block_size) != BLOCK {
@@ -117,7 +117,7 @@ impl<'a> Descriptors<'a> {
                 Some(Descriptor::Boot(record)) => catalog = catalog.or(el_torito::catalog_block(record)),
                 Some(Descriptor::Primary(volume)) => primary = primary.or(Some(volume)),
                 Some(Descriptor::Joliet(volume)) => joliet = joliet.or(Some(volume)),
-                Some(Descriptor::Other(_)) => {}
+                Some(Descriptor::Other) => {}
                 // ECMA-119 §8.3 ends the set; a block that is not a descriptor ends it as well.
                 Some(Descriptor::Terminator) | None => break,
             }

@@ -10,7 +10,7 @@ use super::{ImageSet, ServedImage};
 
 /// A change of an image from one set to the next.
 #[derive(Debug)]
-pub enum ImageChange {
+pub(crate) enum ImageChange {
     Added(Arc<ServedImage>),
     Replaced(Arc<ServedImage>),
     /// The file of the old image has another content now: clients of the old image read that.
@@ -25,7 +25,11 @@ pub enum ImageChange {
 impl ImageSet {
     /// Returns the set in which these images are current, and the changes; `None` if nothing
     /// changes, or if there is no image. Images that are current no more are retained.
-    pub fn succeed(&self, images: Vec<Arc<ServedImage>>, now: Instant) -> Option<(Self, Vec<ImageChange>)> {
+    pub(crate) fn succeed(
+        &self,
+        images: Vec<Arc<ServedImage>>,
+        now: Instant,
+    ) -> Option<(Self, Vec<ImageChange>)> {
         let mut next = Self::of(images)?;
         let (mut retained, mut changes) = (self.retained.clone(), Vec::new());
         retained.retain(|old| !next.is_current(&old.image));
@@ -49,14 +53,14 @@ impl ImageSet {
 
     /// Returns the set without the images whose retention period is over, and those; `None` if
     /// there are none.
-    pub fn expire(&self, now: Instant) -> Option<(Self, Vec<ImageChange>)> {
+    pub(crate) fn expire(&self, now: Instant) -> Option<(Self, Vec<ImageChange>)> {
         let mut next = self.clone();
         let changes = next.expire_retained(now);
         (!changes.is_empty()).then_some((next, changes))
     }
 
     /// Dates the calls of NFS clients that were noted since this was last called.
-    pub fn date_calls(&self, now: Instant) {
+    pub(crate) fn date_calls(&self, now: Instant) {
         self.known().for_each(|image| image.date_calls(now));
     }
 
@@ -89,7 +93,7 @@ impl ImageSet {
 
 impl ImageChange {
     /// Returns the image that clients may not know yet.
-    pub const fn new_image(&self) -> Option<&Arc<ServedImage>> {
+    pub(crate) const fn new_image(&self) -> Option<&Arc<ServedImage>> {
         match self {
             Self::Added(image) | Self::Replaced(image) | Self::Overwritten(image) => Some(image),
             Self::Removed(_) | Self::Expired(_) | Self::MadeDefault(_) => None,
@@ -97,7 +101,7 @@ impl ImageChange {
     }
 
     /// Logs the change.
-    pub fn log(&self) {
+    pub(crate) fn log(&self) {
         let (Self::Added(served)
         | Self::Replaced(served)
         | Self::Overwritten(served)

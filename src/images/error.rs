@@ -42,7 +42,7 @@ pub enum ImageError {
 impl ImageError {
     /// Tells whether isowire may not start with this error. A bad file in a folder is only a
     /// warning: nobody named it.
-    pub const fn is_fatal(&self) -> bool {
+    pub(crate) const fn is_fatal(&self) -> bool {
         !matches!(self, Self::Unopened { origin: CandidateOrigin::Folder, .. })
     }
 }

@@ -22,9 +22,9 @@ mod tests;
 
 use tracing::warn;
 
-pub use change::ImageChange;
-pub use error::ImageError;
-pub use scan::SearchPath;
+pub(crate) use change::ImageChange;
+pub(crate) use error::ImageError;
+pub(crate) use scan::SearchPath;
 pub use served::{HiddenNameError, ServedImage};
 pub use set::ImageSet;
 
@@ -32,7 +32,10 @@ use std::sync::Arc;
 
 /// Finds and opens the images at these paths, the default image first. An image of `current` whose
 /// file is unchanged is taken over, not opened again. Waits for the disk.
-pub fn find(paths: &[SearchPath], current: Option<&ImageSet>) -> (Vec<Arc<ServedImage>>, Vec<ImageError>) {
+pub(crate) fn find(
+    paths: &[SearchPath],
+    current: Option<&ImageSet>,
+) -> (Vec<Arc<ServedImage>>, Vec<ImageError>) {
     let (scanned, mut errors) = scan::scan(paths);
     let opened = open::open_all(scanned, current, &mut errors);
     let named = name::resolve_conflicts(opened, current, &mut errors);

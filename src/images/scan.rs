@@ -11,7 +11,7 @@ use super::name::name_of;
 
 /// A path that the operator named: an ISO or a folder of ISOs. Which of the two it is may change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SearchPath {
+pub(crate) struct SearchPath {
     pub path: PathBuf,
     /// The name of the ISO, if it is not made of its file's name.
     pub name: Option<String>,

@@ -58,13 +58,13 @@ impl ServedImage {
         Self { path: path.to_owned(), notes, ..self }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Returns `NAME~IDENTITY`: a name that always means this very image. No image's own name
     /// contains `~`.
-    pub fn versioned_name(&self) -> String {
+    pub(crate) fn versioned_name(&self) -> String {
         format!("{}~{}", self.name, self.image.identity)
     }
 
@@ -78,7 +78,7 @@ impl ServedImage {
     ///
     /// # Errors
     /// [`HiddenNameError`]
-    pub fn reachable(&self, name: &str) -> Result<(), HiddenNameError> {
+    pub(crate) fn reachable(&self, name: &str) -> Result<(), HiddenNameError> {
         match path::resolve(&self.image.index, name.as_bytes()) {
             Ok(_) => Err(HiddenNameError { name: name.to_owned(), default: self.name.clone() }),
             Err(_) => Ok(()),
@@ -96,7 +96,7 @@ impl ServedImage {
 
     /// Dates a noted call: `now` is the time of the last call if there was one since this was last
     /// asked.
-    pub fn date_calls(&self, now: Instant) {
+    pub(crate) fn date_calls(&self, now: Instant) {
         if self.is_called.swap(false, Ordering::Relaxed) {
             self.notes().last_call = Some(now);
         }

@@ -32,7 +32,7 @@ impl ImageSet {
     }
 
     /// Creates a set of these images, the default first; `None` without an image.
-    pub fn of(images: Vec<Arc<ServedImage>>) -> Option<Self> {
+    pub(crate) fn of(images: Vec<Arc<ServedImage>>) -> Option<Self> {
         let mut images = images.into_iter();
         Some(Self { default: images.next()?, others: images.collect(), retained: Vec::new() })
     }
@@ -43,7 +43,7 @@ impl ImageSet {
     }
 
     /// Iterates over the current images, the default first.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<ServedImage>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<ServedImage>> {
         std::iter::once(&self.default).chain(&self.others)
     }
 
@@ -58,7 +58,7 @@ impl ImageSet {
     }
 
     /// Returns the image of this identity for a client with one of its handles.
-    pub fn identified(&self, identity: Identity) -> Option<&ServedImage> {
+    pub(crate) fn identified(&self, identity: Identity) -> Option<&ServedImage> {
         let served = self.known().find(|served| served.image.identity == identity)?;
         served.note_call();
         Some(served)
@@ -66,7 +66,7 @@ impl ImageSet {
 
     /// Returns the image of this name or versioned name; `archiso` and the empty name are the
     /// default image.
-    pub fn image(&self, name: &[u8]) -> Option<&ServedImage> {
+    pub(crate) fn image(&self, name: &[u8]) -> Option<&ServedImage> {
         // NBD protocol: an empty name asks for the default export.
         if name.is_empty() || name == ARCHISO.as_bytes() {
             return Some(&self.default);
@@ -75,7 +75,7 @@ impl ImageSet {
     }
 
     /// Returns the image of this name or [versioned name](ServedImage::versioned_name).
-    pub fn named(&self, name: &[u8]) -> Option<&ServedImage> {
+    pub(crate) fn named(&self, name: &[u8]) -> Option<&ServedImage> {
         let by_name = self.iter().find(|served| served.name.as_bytes() == name);
         let named = by_name.or_else(|| self.known().find(|served| served.has_versioned_name(name)))?;
         Some(named)
@@ -83,7 +83,7 @@ impl ImageSet {
 
     /// Returns the export called `name`: a whole image by `archiso`, its name, its versioned name
     /// or the empty name, and a file of it by `NAME:/path/of/a/file`.
-    pub fn export(&self, name: &[u8]) -> Option<Export> {
+    pub(crate) fn export(&self, name: &[u8]) -> Option<Export> {
         if let Some(ServedImage { image, .. }) = self.image(name) {
             return Some(Export::whole(image));
         }
@@ -97,7 +97,7 @@ impl ImageSet {
     /// Returns the node that an NFS client mounts by `path`: `/` and the paths below it,
     /// `/run/archiso/bootmnt` and `/mnt/archiso` are in the default image, `/NAME` is the image of
     /// that name or versioned name.
-    pub fn node(&self, path: &[u8]) -> Option<(&ServedImage, NodeId)> {
+    pub(crate) fn node(&self, path: &[u8]) -> Option<(&ServedImage, NodeId)> {
         let (served, node) = self.resolve(path)?;
         served.note_call();
         Some((served, node))
@@ -117,13 +117,13 @@ impl ImageSet {
     }
 
     /// Iterates over the paths of whole images for [`ImageSet::node`], for the list of exports.
-    pub fn mount_points(&self) -> impl Iterator<Item = Cow<'static, str>> {
+    pub(crate) fn mount_points(&self) -> impl Iterator<Item = Cow<'static, str>> {
         let fixed = ["/"].into_iter().chain(MOUNT_POINTS).map(Cow::Borrowed);
         fixed.chain(self.iter().map(|served| Cow::Owned(format!("/{}", served.name))))
     }
 
     /// Iterates over the names of whole images for [`ImageSet::export`], for the list of exports.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(ARCHISO)
             .chain(self.iter().map(|served| served.name.as_str()).filter(|&name| name != ARCHISO))
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::image::{Image, OpenError};
 
-pub use report::Report;
+pub(crate) use report::Report;
 
 /// How the report is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use crate::uki::Stub;
 
 /// The report on one image.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     pub file: String,
     /// Bytes of the image file.
     pub size: u64,
@@ -42,7 +42,7 @@ pub struct Report {
 
 /// See [`crate::image::Volume`].
 #[derive(Debug, Serialize)]
-pub struct Volume {
+pub(crate) struct Volume {
     pub label: String,
     pub uuid: Option<String>,
     pub system: String,
@@ -58,7 +58,7 @@ pub struct Volume {
 
 /// How much there is.
 #[derive(Debug, Default, Serialize)]
-pub struct Tree {
+pub(crate) struct Tree {
     /// `Rock Ridge`, `Joliet` or `ISO 9660`.
     pub names: String,
     pub directories: usize,
@@ -69,7 +69,7 @@ pub struct Tree {
 
 /// What firmware finds on a disc or a stick.
 #[derive(Debug, Serialize)]
-pub struct Records {
+pub(crate) struct Records {
     pub el_torito: Vec<BootImage>,
     pub efi_image: Option<Range>,
     pub mbr: Option<Mbr>,
@@ -77,7 +77,7 @@ pub struct Records {
 }
 
 #[derive(Debug, Serialize)]
-pub struct BootImage {
+pub(crate) struct BootImage {
     pub platform: String,
     pub bootable: bool,
     /// Logical block of 2048 bytes.
@@ -85,20 +85,20 @@ pub struct BootImage {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Range {
+pub(crate) struct Range {
     pub offset: u64,
     pub size: u64,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Mbr {
+pub(crate) struct Mbr {
     pub disk_id: String,
     pub partitions: Vec<Partition>,
 }
 
 /// A partition of either table. Sectors have 512 bytes.
 #[derive(Debug, Serialize)]
-pub struct Partition {
+pub(crate) struct Partition {
     pub number: u32,
     #[serde(rename = "type")]
     pub kind: String,
@@ -108,7 +108,7 @@ pub struct Partition {
 
 /// Each checksum is `good`, `bad` or `missing`.
 #[derive(Debug, Serialize)]
-pub struct Gpt {
+pub(crate) struct Gpt {
     pub disk: String,
     pub header_checksum: String,
     pub array_checksum: String,
@@ -118,7 +118,7 @@ pub struct Gpt {
 
 /// See [`Archiso`].
 #[derive(Debug, Serialize)]
-pub struct Arch {
+pub(crate) struct Arch {
     pub install_dir: String,
     pub kernels: Vec<KernelFiles>,
     pub airootfs: Vec<RootImage>,
@@ -130,7 +130,7 @@ pub struct Arch {
 }
 
 #[derive(Debug, Serialize)]
-pub struct KernelFiles {
+pub(crate) struct KernelFiles {
     pub name: String,
     pub architecture: String,
     pub kernel: String,
@@ -139,7 +139,7 @@ pub struct KernelFiles {
 }
 
 #[derive(Debug, Serialize)]
-pub struct RootImage {
+pub(crate) struct RootImage {
     pub architecture: String,
     pub path: String,
     /// `squashfs`, `erofs` or `unknown`.
@@ -151,7 +151,7 @@ pub struct RootImage {
 
 /// See [`bootable::Entries`].
 #[derive(Debug, Serialize)]
-pub struct Entries {
+pub(crate) struct Entries {
     /// As the end of a sentence.
     pub origin: String,
     /// In the order of the menu.
@@ -160,7 +160,7 @@ pub struct Entries {
 
 /// A kernel and what belongs to it.
 #[derive(Debug, Serialize)]
-pub struct MenuEntry {
+pub(crate) struct MenuEntry {
     /// The author's; null where they gave none.
     pub title: Option<String>,
     pub architecture: String,
@@ -174,7 +174,7 @@ pub struct MenuEntry {
 
 /// One kind of firmware.
 #[derive(Debug, Serialize)]
-pub struct Way {
+pub(crate) struct Way {
     pub firmware: String,
     /// The program it loads; null when it cannot boot.
     pub boot_file: Option<String>,
@@ -186,7 +186,7 @@ pub struct Way {
 
 /// One root protocol with one initramfs.
 #[derive(Debug, Serialize)]
-pub struct RootWay {
+pub(crate) struct RootWay {
     pub root: String,
     pub initramfs: String,
     /// What it lacks for this root; null when all is there.
@@ -195,7 +195,7 @@ pub struct RootWay {
 
 impl Report {
     /// Everything that is known of `image`, which was opened at `path`.
-    pub fn of(path: &Path, image: &Arc<Image>) -> Self {
+    pub(crate) fn of(path: &Path, image: &Arc<Image>) -> Self {
         let volume = &image.volume;
         Self {
             file: path.to_string_lossy().into_owned(),

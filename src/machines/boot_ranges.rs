@@ -34,7 +34,7 @@ impl TrackedImage {
 
 /// The ranges of one image that tell how far a boot is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BootRanges {
+pub(crate) struct BootRanges {
     /// In the order of the image; none overlaps the one before.
     marks: Vec<BootRange>,
 }
@@ -69,7 +69,7 @@ pub(super) struct Airootfs {
 
 impl BootRanges {
     /// The landmarks of `image`; none where it is not one of archiso's.
-    pub fn of(image: &Image) -> Self {
+    pub(crate) fn of(image: &Image) -> Self {
         let mut marks = Vec::new();
         let Some(archiso) = &image.archiso else { return Self { marks } };
         let mut add = |node, step| marks.extend(files(image, node, |_| RangeKind::File(step)));

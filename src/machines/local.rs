@@ -17,13 +17,13 @@ const SYSTEM: &str = "/run/isowire";
 /// (`XDG_RUNTIME_DIR`), else `/run/isowire`, where root may write.
 ///
 /// `variable` looks up an environment variable.
-pub fn server_path(variable: &dyn Fn(&str) -> Option<OsString>) -> PathBuf {
+pub(crate) fn server_path(variable: &dyn Fn(&str) -> Option<OsString>) -> PathBuf {
     let given = variable("RUNTIME_DIRECTORY").and_then(first).map(PathBuf::from);
     given.or_else(|| of_user(variable)).unwrap_or_else(|| SYSTEM.into()).join(NAME)
 }
 
 /// Returns the paths at which a client looks for a server, the user's own first.
-pub fn client_paths(variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+pub(crate) fn client_paths(variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let directories = of_user(variable).into_iter().chain([SYSTEM.into()]);
     directories.map(|directory| directory.join(NAME)).collect()
 }
@@ -74,7 +74,7 @@ impl LocalSocket {
         Ok(Self { listener, name: Name(path.to_owned()) })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.name.0
     }
 }

@@ -85,7 +85,7 @@ impl Meter {
     }
 
     /// The machine chose `image` for its root, and has read nothing of it yet.
-    pub fn attached(&mut self, image: &Image, now: Instant) {
+    pub(crate) fn attached(&mut self, image: &Image, now: Instant) {
         self.last_seen = now;
         let known = self.turn_to(image);
         self.attach(known.as_ref());
@@ -93,7 +93,7 @@ impl Meter {
     }
 
     /// The connection is over. One that is dropped instead was lost.
-    pub fn ended(mut self, end: RootEnd, now: Instant) {
+    pub(crate) fn ended(mut self, end: RootEnd, now: Instant) {
         self.last_seen = now;
         self.release(end);
     }

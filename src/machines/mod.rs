@@ -27,8 +27,7 @@ mod table;
 mod transfer_stats;
 
 pub use crate::mac::Mac;
-pub use boot_ranges::BootRanges;
 pub use meter::Meter;
 pub use registry::Registry;
 pub use stage::{Protocol, RootEnd, Stage, Step};
-pub use status::StatusReport;
+pub(crate) use status::StatusReport;

@@ -47,33 +47,33 @@ impl Registry {
     }
 
     /// Returns the time of the last boot file offer to this machine.
-    pub fn last_offered(&self, mac: Mac) -> Option<Instant> {
+    pub(crate) fn last_offered(&self, mac: Mac) -> Option<Instant> {
         self.table().last_offered(mac)
     }
 
     /// Records that a machine asked for a boot file and got none.
-    pub fn refused(&self, mac: Mac, why: &str, now: Instant) {
+    pub(crate) fn refused(&self, mac: Mac, why: &str, now: Instant) {
         self.table().refused(mac, why, now);
     }
 
     /// Records the address that a machine got from this or another DHCP server. Ignored for
     /// machines that never asked for a boot file.
-    pub fn leased(&self, mac: Mac, address: Ipv4Addr, now: Instant) {
+    pub(crate) fn leased(&self, mac: Mac, address: Ipv4Addr, now: Instant) {
         self.table().leased(mac, IpAddr::V4(address), now);
     }
 
     /// Records that this machine has this address.
-    pub fn met(&self, mac: Mac, address: IpAddr, now: Instant) {
+    pub(crate) fn met(&self, mac: Mac, address: IpAddr, now: Instant) {
         self.table().met(mac, address.to_canonical(), now);
     }
 
     /// Returns the addresses of machines whose MAC address is unknown.
-    pub fn strangers(&self) -> Vec<IpAddr> {
+    pub(crate) fn strangers(&self) -> Vec<IpAddr> {
         self.table().strangers()
     }
 
     /// Reports all machines, the latest boot first. `now` and `time` are the same moment.
-    pub fn status(&self, now: Instant, time: Timestamp) -> StatusReport {
+    pub(crate) fn status(&self, now: Instant, time: Timestamp) -> StatusReport {
         let table = self.table();
         let mut machines: Vec<_> = table.iter().map(|record| MachineStatus::new(record, now, time)).collect();
         let forgotten = table.forgotten();

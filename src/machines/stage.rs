@@ -28,7 +28,7 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Step; 8] = [
+    pub(crate) const ALL: [Step; 8] = [
         Step::Seen,
         Step::Offered,
         Step::Leased,
@@ -111,7 +111,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    pub const ALL: [Protocol; 4] = [Protocol::Tftp, Protocol::Http, Protocol::Nbd, Protocol::Nfs];
+    pub(crate) const ALL: [Protocol; 4] = [Protocol::Tftp, Protocol::Http, Protocol::Nbd, Protocol::Nfs];
 
     /// Returns true for protocols that load programs, menus and kernels. Over the others, reads of
     /// these files come from a booted system.

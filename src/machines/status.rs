@@ -15,7 +15,7 @@ use super::{Mac, Protocol, Stage, Step};
 
 /// The report on all machines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StatusReport {
+pub(crate) struct StatusReport {
     /// Version of the server.
     pub isowire: String,
     /// Time of the report.
@@ -28,7 +28,7 @@ pub struct StatusReport {
 
 /// A machine and its last boot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MachineStatus {
+pub(crate) struct MachineStatus {
     /// `52:54:00:12:34:56`
     pub mac: Option<Mac>,
     /// Most recent first, at most four.
@@ -65,7 +65,7 @@ pub struct MachineStatus {
 
 /// The part of its root file system that a machine was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RootProgress {
+pub(crate) struct RootProgress {
     pub size: u64,
     /// Upper bound of the distinct bytes sent. It is exact for a sequential reader; else it counts
     /// touched chunks of 256 KiB (larger above 4 GiB), and never more than was sent.
@@ -74,7 +74,7 @@ pub struct RootProgress {
 
 /// Bytes sent by each protocol, see [`MachineStatus::sent`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct SentBytes {
+pub(crate) struct SentBytes {
     pub tftp: u64,
     pub http: u64,
     pub nbd: u64,
@@ -82,7 +82,7 @@ pub struct SentBytes {
 }
 
 impl SentBytes {
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         [self.tftp, self.http, self.nbd, self.nfs].into_iter().fold(0, u64::saturating_add)
     }
 }

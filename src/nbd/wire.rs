@@ -9,39 +9,39 @@ use bytes::{BufMut, BytesMut};
 use crate::codec::{Reader, Truncated};
 
 /// Starts every option of the client: `IHAVEOPT`.
-pub const OPTS_MAGIC: u64 = 0x4948_4156_454f_5054;
+pub(crate) const OPTS_MAGIC: u64 = 0x4948_4156_454f_5054;
 /// Starts every reply to an option.
-pub const REP_MAGIC: u64 = 0x0003_e889_0455_65a9;
+pub(crate) const REP_MAGIC: u64 = 0x0003_e889_0455_65a9;
 /// Starts every request.
 pub const REQUEST_MAGIC: u32 = 0x2560_9513;
 /// Starts a simple reply.
-pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
+pub(crate) const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// Starts a chunk of a structured reply.
-pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
+pub(crate) const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
 
 /// Longest string: names, descriptions, error texts ("String values": 4096 bytes).
-pub const STRING_MAX: usize = 4096;
+pub(crate) const STRING_MAX: usize = 4096;
 
 /// Handshake flags (server) and client flags share these two bits.
-pub const FLAG_FIXED_NEWSTYLE: u32 = 1 << 0;
-pub const FLAG_NO_ZEROES: u32 = 1 << 1;
+pub(crate) const FLAG_FIXED_NEWSTYLE: u32 = 1 << 0;
+pub(crate) const FLAG_NO_ZEROES: u32 = 1 << 1;
 
 /// Transmission flags.
-pub const FLAG_HAS_FLAGS: u16 = 1 << 0;
-pub const FLAG_READ_ONLY: u16 = 1 << 1;
-pub const FLAG_SEND_DF: u16 = 1 << 7;
-pub const FLAG_CAN_MULTI_CONN: u16 = 1 << 8;
-pub const FLAG_SEND_CACHE: u16 = 1 << 10;
+pub(crate) const FLAG_HAS_FLAGS: u16 = 1 << 0;
+pub(crate) const FLAG_READ_ONLY: u16 = 1 << 1;
+pub(crate) const FLAG_SEND_DF: u16 = 1 << 7;
+pub(crate) const FLAG_CAN_MULTI_CONN: u16 = 1 << 8;
+pub(crate) const FLAG_SEND_CACHE: u16 = 1 << 10;
 
 /// Command flags.
-pub const CMD_FLAG_DF: u16 = 1 << 2;
-pub const CMD_FLAG_REQ_ONE: u16 = 1 << 3;
+pub(crate) const CMD_FLAG_DF: u16 = 1 << 2;
+pub(crate) const CMD_FLAG_REQ_ONE: u16 = 1 << 3;
 
 /// The only flag of a structured reply chunk: it is the last one.
 const REPLY_FLAG_DONE: u16 = 1 << 0;
 
 /// The metadata context that tells data from holes.
-pub const BASE_ALLOCATION: &str = "base:allocation";
+pub(crate) const BASE_ALLOCATION: &str = "base:allocation";
 
 /// A number with names: the known ones print as the specification writes them, the others as a number.
 macro_rules! numbers {
@@ -152,40 +152,40 @@ pub enum NbdParseError {
 }
 
 /// The first message of the server: magic and handshake flags.
-pub const GREETING: [u8; 18] = *b"NBDMAGICIHAVEOPT\x00\x03";
+pub(crate) const GREETING: [u8; 18] = *b"NBDMAGICIHAVEOPT\x00\x03";
 
 /// The first message of the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientFlags(pub u32);
+pub(crate) struct ClientFlags(pub u32);
 
 impl ClientFlags {
-    pub const LEN: usize = 4;
+    pub(crate) const LEN: usize = 4;
 
-    pub fn parse(reader: &mut Reader<'_>) -> Result<Self, NbdParseError> {
+    pub(crate) fn parse(reader: &mut Reader<'_>) -> Result<Self, NbdParseError> {
         Ok(Self(reader.u32_be()?))
     }
 
-    pub const fn has(self, flag: u32) -> bool {
+    pub(crate) const fn has(self, flag: u32) -> bool {
         self.0 & flag != 0
     }
 
     /// True when the client wants something that we never offered.
-    pub const fn has_unknown(self) -> bool {
+    pub(crate) const fn has_unknown(self) -> bool {
         self.0 & !(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES) != 0
     }
 }
 
 /// Start of every option; `len` bytes of data follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OptionHeader {
+pub(crate) struct OptionHeader {
     pub option: Opt,
     pub len: u32,
 }
 
 impl OptionHeader {
-    pub const LEN: usize = 16;
+    pub(crate) const LEN: usize = 16;
 
-    pub fn parse(reader: &mut Reader<'_>) -> Result<Self, NbdParseError> {
+    pub(crate) fn parse(reader: &mut Reader<'_>) -> Result<Self, NbdParseError> {
         let mut header = reader.sub(Self::LEN)?;
         match header.u64_be()? {
             OPTS_MAGIC => Ok(Self { option: Opt(header.u32_be()?), len: header.u32_be()? }),
@@ -196,7 +196,7 @@ impl OptionHeader {
 
 /// Data of `NBD_OPT_INFO` and `NBD_OPT_GO`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InfoRequest<'a> {
+pub(crate) struct InfoRequest<'a> {
     pub name: &'a [u8],
     pub wants_name: bool,
     pub wants_description: bool,
@@ -205,7 +205,7 @@ pub struct InfoRequest<'a> {
 
 impl<'a> InfoRequest<'a> {
     /// Parses the whole data of the option.
-    pub fn parse(mut data: Reader<'a>) -> Result<Self, NbdParseError> {
+    pub(crate) fn parse(mut data: Reader<'a>) -> Result<Self, NbdParseError> {
         let name = string(&mut data)?;
         let mut request = Self { name, wants_name: false, wants_description: false, wants_block_size: false };
         for _ in 0..data.u16_be()? {
@@ -224,7 +224,7 @@ impl<'a> InfoRequest<'a> {
 
 /// Data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MetaContextRequest<'a> {
+pub(crate) struct MetaContextRequest<'a> {
     pub name: &'a [u8],
     /// Number of queries.
     pub queries: u32,
@@ -236,7 +236,7 @@ pub struct MetaContextRequest<'a> {
 
 impl<'a> MetaContextRequest<'a> {
     /// Parses the whole data of the option.
-    pub fn parse(mut data: Reader<'a>) -> Result<Self, NbdParseError> {
+    pub(crate) fn parse(mut data: Reader<'a>) -> Result<Self, NbdParseError> {
         let name = string(&mut data)?;
         let queries = data.u32_be()?;
         let mut request = Self { name, queries, asks_allocation: false, asks_base: false };
@@ -264,7 +264,7 @@ fn end(reader: Reader<'_>) -> Result<(), NbdParseError> {
 
 /// What a client asks for in transmission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NbdRequest {
+pub(crate) struct NbdRequest {
     pub flags: u16,
     pub command: Cmd,
     /// Chosen by the client, echoed untouched.
@@ -274,9 +274,9 @@ pub struct NbdRequest {
 }
 
 impl NbdRequest {
-    pub const LEN: usize = 28;
+    pub(crate) const LEN: usize = 28;
 
-    pub fn parse(reader: &mut Reader<'_>) -> Result<Self, NbdParseError> {
+    pub(crate) fn parse(reader: &mut Reader<'_>) -> Result<Self, NbdParseError> {
         let mut request = reader.sub(Self::LEN)?;
         match request.u32_be()? {
             REQUEST_MAGIC => {}
@@ -294,7 +294,7 @@ impl NbdRequest {
 
 /// What describes an export in the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExportInfo {
+pub(crate) struct ExportInfo {
     /// Bytes.
     pub size: u64,
     /// Transmission flags.
@@ -303,14 +303,14 @@ pub struct ExportInfo {
 
 /// Whether the 124 zeroes of the old handshake are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Zeroes {
+pub(crate) enum Zeroes {
     Send,
     Omit,
 }
 
 /// Answer to an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OptionReply<'a> {
+pub(crate) enum OptionReply<'a> {
     Ack,
     /// One export of a list.
     Server {
@@ -342,7 +342,7 @@ pub enum OptionReply<'a> {
 
 impl OptionReply<'_> {
     /// Appends the reply to `option`.
-    pub fn emit(&self, option: Opt, out: &mut BytesMut) {
+    pub(crate) fn emit(&self, option: Opt, out: &mut BytesMut) {
         out.put_u64(REP_MAGIC);
         out.put_u32(option.0);
         out.put_u32(self.kind().0);
@@ -401,7 +401,7 @@ impl OptionReply<'_> {
 }
 
 /// Answers `NBD_OPT_EXPORT_NAME`, which has no header.
-pub fn emit_export_name_reply(export: ExportInfo, zeroes: Zeroes, out: &mut BytesMut) {
+pub(crate) fn emit_export_name_reply(export: ExportInfo, zeroes: Zeroes, out: &mut BytesMut) {
     out.put_u64(export.size);
     out.put_u16(export.flags);
     if zeroes == Zeroes::Send {
@@ -415,14 +415,14 @@ fn up_to_limit(text: &str) -> &str {
 }
 
 /// Header of a simple reply; the data of a successful read follows.
-pub fn simple_reply(error: u32, cookie: u64) -> [u8; 16] {
+pub(crate) fn simple_reply(error: u32, cookie: u64) -> [u8; 16] {
     let mut bytes = [0; 16];
     fill(&mut bytes, &[&SIMPLE_REPLY_MAGIC.to_be_bytes(), &error.to_be_bytes(), &cookie.to_be_bytes()]);
     bytes
 }
 
 /// Header of the only, and so the last, chunk of a structured reply; `len` bytes of payload follow.
-pub fn only_chunk(kind: ChunkType, cookie: u64, len: u32) -> [u8; 20] {
+pub(crate) fn only_chunk(kind: ChunkType, cookie: u64, len: u32) -> [u8; 20] {
     let mut bytes = [0; 20];
     let flags = REPLY_FLAG_DONE.to_be_bytes();
     let [kind, len] = [&kind.0.to_be_bytes()[..], &len.to_be_bytes()[..]];
@@ -431,12 +431,12 @@ pub fn only_chunk(kind: ChunkType, cookie: u64, len: u32) -> [u8; 20] {
 }
 
 /// Start of the payload of [`ChunkType::OFFSET_DATA`]; the data follows.
-pub const fn data_offset(offset: u64) -> [u8; 8] {
+pub(crate) const fn data_offset(offset: u64) -> [u8; 8] {
     offset.to_be_bytes()
 }
 
 /// Payload of [`ChunkType::BLOCK_STATUS`] with one descriptor: `len` bytes of allocated data.
-pub fn all_allocated(context: u32, len: u32) -> [u8; 12] {
+pub(crate) fn all_allocated(context: u32, len: u32) -> [u8; 12] {
     let mut bytes = [0; 12];
     // Status 0: neither a hole nor known to read as zeroes.
     fill(&mut bytes, &[&context.to_be_bytes(), &len.to_be_bytes(), &0u32.to_be_bytes()]);
@@ -444,7 +444,7 @@ pub fn all_allocated(context: u32, len: u32) -> [u8; 12] {
 }
 
 /// Start of the payload of [`ChunkType::ERROR`]; the text follows.
-pub fn error_payload(error: Errno, text_len: u16) -> [u8; 6] {
+pub(crate) fn error_payload(error: Errno, text_len: u16) -> [u8; 6] {
     let mut bytes = [0; 6];
     fill(&mut bytes, &[&error.0.to_be_bytes(), &text_len.to_be_bytes()]);
     bytes

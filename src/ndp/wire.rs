@@ -3,7 +3,7 @@
 use crate::codec::{Reader, Truncated};
 
 /// ICMPv6 types (RFC 4861 §4.1, §4.2).
-pub const ROUTER_SOLICITATION: u8 = 133;
+pub(crate) const ROUTER_SOLICITATION: u8 = 133;
 pub const ROUTER_ADVERTISEMENT: u8 = 134;
 
 /// Option type (RFC 4861 §4.6.1).
@@ -15,7 +15,7 @@ const OPTION_HEAD: usize = 2;
 
 /// Error of an ICMPv6 message that is not a valid router solicitation: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SolicitationError {
+pub(crate) enum SolicitationError {
     #[error(transparent)]
     Truncated(#[from] Truncated),
     #[error("ICMPv6 type {kind}, code {code} is not a router solicitation")]
@@ -26,7 +26,7 @@ pub enum SolicitationError {
 
 /// Router solicitation: a machine asks which routers there are (RFC 4861 §4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RouterSolicitation<'a> {
+pub(crate) struct RouterSolicitation<'a> {
     /// Link-layer address of the sender: the first such option, of any length; six bytes on Ethernet.
     pub source_link_layer_address: Option<&'a [u8]>,
 }
@@ -36,7 +36,7 @@ impl<'a> RouterSolicitation<'a> {
     ///
     /// # Errors
     /// [`SolicitationError`] when it is not a valid solicitation (RFC 4861 §6.1.1).
-    pub fn parse(input: &mut Reader<'a>) -> Result<Self, SolicitationError> {
+    pub(crate) fn parse(input: &mut Reader<'a>) -> Result<Self, SolicitationError> {
         let [kind, code, _, _] = input.array()?;
         if (kind, code) != (ROUTER_SOLICITATION, 0) {
             return Err(SolicitationError::NotASolicitation { kind, code });

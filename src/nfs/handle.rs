@@ -20,7 +20,7 @@ pub struct FileHandle {
 
 /// The bytes are no handle of this server, nor of another of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BadHandleError;
+pub(crate) struct BadHandleError;
 
 impl From<Truncated> for BadHandleError {
     fn from(_: Truncated) -> Self {
@@ -30,13 +30,13 @@ impl From<Truncated> for BadHandleError {
 
 impl FileHandle {
     /// Bytes of a handle.
-    pub const LEN: usize = 16;
+    pub(crate) const LEN: usize = 16;
 
     /// The handle in a call.
     ///
     /// # Errors
     /// [`BadHandleError`]
-    pub fn parse(bytes: &[u8]) -> Result<Self, BadHandleError> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, BadHandleError> {
         let mut reader = Reader::new(bytes);
         let handle = Self { identity: Identity(reader.u64_be()?), node: NodeId(reader.u32_be()?) };
         if handle.bytes() == bytes { Ok(handle) } else { Err(BadHandleError) }
@@ -59,17 +59,17 @@ impl FileHandle {
 }
 
 /// Number of an image's file system.
-pub const fn fsid(identity: Identity) -> u64 {
+pub(crate) const fn fsid(identity: Identity) -> u64 {
     identity.0
 }
 
 /// Number of an object in its file system; never 0, which means "none" to some programs.
-pub const fn fileid(node: NodeId) -> u64 {
+pub(crate) const fn fileid(node: NodeId) -> u64 {
     node.0 as u64 + 1
 }
 
 /// Tells a client that the cookies it has are of this image.
-pub const fn cookie_verifier(identity: Identity) -> [u8; COOKIE_VERIFIER] {
+pub(crate) const fn cookie_verifier(identity: Identity) -> [u8; COOKIE_VERIFIER] {
     identity.0.to_be_bytes()
 }
 

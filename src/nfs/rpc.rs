@@ -28,13 +28,13 @@ use crate::codec::{Reader, Truncated};
 
 /// Longest record that is taken from a client, in bytes: a WRITE of [`PAYLOAD_MAX`] bytes with the longest
 /// credentials and handle, so that even a client that tries to write gets its answer.
-pub const RECORD_MAX: usize = PAYLOAD_MAX + 1024;
+pub(crate) const RECORD_MAX: usize = PAYLOAD_MAX + 1024;
 
 /// Longest payload of a call, in bytes.
-pub const PAYLOAD_MAX: usize = 8 << 10;
+pub(crate) const PAYLOAD_MAX: usize = 8 << 10;
 
 /// Most fragments of one record. Clients send one; nobody needs more than a few.
-pub const FRAGMENTS_MAX: usize = 16;
+pub(crate) const FRAGMENTS_MAX: usize = 16;
 
 /// Longest body of credentials and of a verifier (RFC 5531 §8.2).
 const AUTH_BODY_MAX: usize = 400;
@@ -44,7 +44,7 @@ const MACHINE_NAME_MAX: usize = 255;
 const GIDS_MAX: usize = 16;
 
 /// Flavors of authentication (RFC 5531 §8.1).
-pub const AUTH_NONE: u32 = 0;
+pub(crate) const AUTH_NONE: u32 = 0;
 pub const AUTH_SYS: u32 = 1;
 
 const RPC_VERSION: u32 = 2;
@@ -197,7 +197,7 @@ pub struct AuthSys<'a> {
 
 impl AuthSys<'_> {
     /// True when `gid` is the user's group or one of the supplementary ones.
-    pub fn is_in_group(&self, gid: u32) -> bool {
+    pub(crate) fn is_in_group(&self, gid: u32) -> bool {
         let mut gids = self.gids;
         self.gid == gid || std::iter::from_fn(|| gids.u32_be().ok()).any(|other| other == gid)
     }

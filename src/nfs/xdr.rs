@@ -7,13 +7,11 @@ use crate::codec::{Reader, Truncated};
 
 /// The bytes are not what the call says they are: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum XdrParseError {
+pub(crate) enum XdrParseError {
     #[error("the arguments end in the middle of a value")]
     Truncated,
     #[error("{len} bytes where at most {max} may be")]
     TooLong { len: usize, max: usize },
-    #[error("a boolean is {0}")]
-    NotABoolean(u32),
 }
 
 impl From<Truncated> for XdrParseError {
@@ -23,7 +21,7 @@ impl From<Truncated> for XdrParseError {
 }
 
 /// Bytes of padding behind `len` bytes (RFC 4506 §3: up to the next multiple of four).
-pub const fn padding(len: usize) -> usize {
+pub(crate) const fn padding(len: usize) -> usize {
     len.wrapping_neg() & 3
 }
 
@@ -31,7 +29,7 @@ pub const fn padding(len: usize) -> usize {
 ///
 /// # Errors
 /// [`XdrParseError::TooLong`] for more than `max` bytes that are all there; the bytes and their padding are read then.
-pub fn opaque<'a>(reader: &mut Reader<'a>, max: usize) -> Result<&'a [u8], XdrParseError> {
+pub(crate) fn opaque<'a>(reader: &mut Reader<'a>, max: usize) -> Result<&'a [u8], XdrParseError> {
     let len = reader.u32_be()? as usize;
     let bytes = reader.take(len)?;
     reader.skip(padding(len))?;
@@ -39,18 +37,6 @@ pub fn opaque<'a>(reader: &mut Reader<'a>, max: usize) -> Result<&'a [u8], XdrPa
         return Err(XdrParseError::TooLong { len, max });
     }
     Ok(bytes)
-}
-
-/// `bool` (RFC 4506 §4.4).
-///
-/// # Errors
-/// [`XdrParseError::NotABoolean`] for anything but 0 and 1.
-pub fn boolean(reader: &mut Reader<'_>) -> Result<bool, XdrParseError> {
-    match reader.u32_be()? {
-        0 => Ok(false),
-        1 => Ok(true),
-        other => Err(XdrParseError::NotABoolean(other)),
-    }
 }
 
 /// Appends values to a buffer that holds other replies already.
@@ -68,17 +54,12 @@ impl<'a> Emitter<'a> {
     }
 
     /// Bytes appended so far.
-    pub const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.out.len() - self.start
     }
 
-    /// True as long as nothing was appended.
-    pub const fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Takes back what was appended behind the first `len` bytes.
-    pub fn rewind(&mut self, len: usize) {
+    pub(crate) fn rewind(&mut self, len: usize) {
         self.out.truncate(self.start + len);
     }
 
@@ -90,12 +71,12 @@ impl<'a> Emitter<'a> {
         self.out.extend_from_slice(&value.to_be_bytes());
     }
 
-    pub fn boolean(&mut self, value: bool) {
+    pub(crate) fn boolean(&mut self, value: bool) {
         self.u32(value.into());
     }
 
     /// `opaque[N]`: the bytes and their padding.
-    pub fn fixed(&mut self, bytes: &[u8]) {
+    pub(crate) fn fixed(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
         self.out.extend(std::iter::repeat_n(0, padding(bytes.len())));
     }
@@ -133,15 +114,6 @@ mod tests {
     }
 
     #[test]
-    fn a_boolean_is_one_of_two() {
-        let mut reader = Reader::new(b"\0\0\0\0\0\0\0\x01\0\0\0\x02\0");
-        assert_eq!(boolean(&mut reader), Ok(false));
-        assert_eq!(boolean(&mut reader), Ok(true));
-        assert_eq!(boolean(&mut reader), Err(XdrParseError::NotABoolean(2)));
-        assert_eq!(boolean(&mut reader), Err(XdrParseError::Truncated));
-    }
-
-    #[test]
     fn what_is_emitted_is_read_again() {
         let mut out = b"other".to_vec();
         let mut emitter = Emitter::new(&mut out);
@@ -153,7 +125,7 @@ mod tests {
         let mut reader = Reader::new(out.strip_prefix(b"other").unwrap());
         assert_eq!(reader.u32_be(), Ok(7));
         assert_eq!(reader.u64_be(), Ok(1 << 40));
-        assert_eq!(boolean(&mut reader), Ok(true));
+        assert_eq!(reader.u32_be(), Ok(1));
         (0..=5).for_each(|len| assert_eq!(opaque(&mut reader, 5), Ok(&b"bytes"[..len])));
         assert!(reader.is_empty());
     }

@@ -42,7 +42,7 @@ pub struct StatusAddressError(String);
 
 impl StatusAddress {
     /// Returns the sockets of this user's server and of the system's.
-    pub fn of_this_host(variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
+    pub(crate) fn of_this_host(variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
         Self::Local(local::client_paths(variable))
     }
 }

@@ -13,7 +13,7 @@ use self::table::StatusTable;
 use crate::inspect::Format;
 use crate::machines::StatusReport;
 
-pub use fetch::{StatusAddress, StatusAddressError};
+pub(crate) use fetch::{StatusAddress, StatusAddressError};
 
 /// Interval of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);

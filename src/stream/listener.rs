@@ -29,12 +29,12 @@ pub struct Listener {
 
 impl Listener {
     /// Clients whose address is not `allowed` are sent away.
-    pub fn new(socket: TcpListener, allowed: Allowed) -> Self {
+    pub(crate) fn new(socket: TcpListener, allowed: Allowed) -> Self {
         Self { socket, allowed }
     }
 
     /// Who may connect.
-    pub fn allowed(&self) -> &Allowed {
+    pub(crate) fn allowed(&self) -> &Allowed {
         &self.allowed
     }
 }

@@ -11,17 +11,17 @@ use bytes::{BufMut, BytesMut};
 use crate::codec::{Reader, Truncated};
 
 /// Options in one packet. There are six in all RFCs; the largest request seen of a firmware has three.
-pub const MAX_OPTIONS: usize = 32;
+pub(crate) const MAX_OPTIONS: usize = 32;
 
 /// Block size when the option is not negotiated (RFC 1350 §2).
-pub const DEFAULT_BLKSIZE: u16 = 512;
+pub(crate) const DEFAULT_BLKSIZE: u16 = 512;
 
 /// Smallest and largest `blksize` (RFC 2348).
-pub const MIN_BLKSIZE: u16 = 8;
-pub const MAX_BLKSIZE: u16 = 65464;
+pub(crate) const MIN_BLKSIZE: u16 = 8;
+pub(crate) const MAX_BLKSIZE: u16 = 65464;
 
 /// Opcode and block number in front of a block's data (RFC 1350 §5).
-pub const DATA_HEADER_LEN: usize = 4;
+pub(crate) const DATA_HEADER_LEN: usize = 4;
 
 const OP_RRQ: u16 = 1;
 const OP_WRQ: u16 = 2;
@@ -139,7 +139,7 @@ impl<'a> Packet<'a> {
     }
 
     /// Writes the datagram.
-    pub fn emit(&self, out: &mut BytesMut) {
+    pub(crate) fn emit(&self, out: &mut BytesMut) {
         match self {
             Self::Rrq(request) => request.emit(OP_RRQ, out),
             Self::Wrq(request) => request.emit(OP_WRQ, out),

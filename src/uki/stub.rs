@@ -105,7 +105,7 @@ impl Stub {
     }
 
     /// The file, up to the end of its last section.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 

@@ -21,7 +21,7 @@ pub use settings::{Cms, CopyToRam, MenuSettings, Overrides};
 
 /// Where a machine finds what the menu names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Server {
+pub(crate) struct Server {
     pub address: Ipv4Addr,
     pub ports: Ports,
 }
@@ -36,7 +36,7 @@ pub struct Ports {
 
 impl Server {
     /// The root of the TFTP tree.
-    pub fn tftp_url(&self) -> String {
+    pub(crate) fn tftp_url(&self) -> String {
         match self.ports.tftp {
             TFTP => format!("tftp://{}/", self.address),
             port => format!("tftp://{}:{port}/", self.address),
@@ -44,7 +44,7 @@ impl Server {
     }
 
     /// The root of the HTTP tree.
-    pub fn http_url(&self) -> Option<String> {
+    pub(crate) fn http_url(&self) -> Option<String> {
         Some(match self.ports.http? {
             HTTP => format!("http://{}/", self.address),
             port => format!("http://{}:{port}/", self.address),
@@ -59,7 +59,7 @@ const HTTP: u16 = 80;
 
 /// What one machine is shown.
 #[derive(Debug)]
-pub struct Menu<'a> {
+pub(crate) struct Menu<'a> {
     pub server: Server,
     pub start: Start,
     /// Seconds until the first entry boots by itself; 0 waits for ever.
@@ -74,14 +74,14 @@ pub struct Menu<'a> {
 
 /// An image, and what was chosen for it.
 #[derive(Debug)]
-pub struct MenuImage<'a> {
+pub(crate) struct MenuImage<'a> {
     pub image: &'a Bootable,
     pub settings: MenuSettings,
 }
 
 /// Whether somebody at the machine may choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Start {
+pub(crate) enum Start {
     #[default]
     Menu,
     /// The first entry boots at once.
@@ -143,7 +143,7 @@ impl<'a> Menu<'a> {
 impl MenuImage<'_> {
     /// The command line of the image's first entry for this root: without a menu, that is what a machine boots. `None`
     /// for an image that has nothing to boot.
-    pub fn command_line(&self, root: Root, server: &Server) -> Option<Vec<Word>> {
+    pub(crate) fn command_line(&self, root: Root, server: &Server) -> Option<Vec<Word>> {
         let builder = EntryBuilder { shown: self, server, several: false };
         Some(builder.command_line(self.image.recipe(root)?, root, self.settings.copytoram))
     }

@@ -75,7 +75,7 @@ pub struct Overrides {
 impl MenuSettings {
     /// These settings, but for what somebody prefers.
     #[must_use]
-    pub fn with_overrides(&self, overrides: &Overrides) -> Self {
+    pub(crate) fn with_overrides(&self, overrides: &Overrides) -> Self {
         let mut settings = self.clone();
         // Sorting is stable: the others keep their order.
         settings.roots.sort_by_key(|&root| Some(root) != overrides.root);

@@ -17,7 +17,7 @@ pub enum Event {
 
 impl Event {
     /// The address it happened to.
-    pub const fn address(&self) -> Ipv4Addr {
+    pub(crate) const fn address(&self) -> Ipv4Addr {
         match *self {
             Event::Leased { address, .. } | Event::Freed { address } | Event::Declined { address, .. } => {
                 address
@@ -72,7 +72,7 @@ fn time(digits: &str) -> Result<UnixTime, NoEvent> {
 impl Leases {
     /// Applies the text of a lease file and returns the number of lines that are neither events nor comments. A last
     /// line without its end was torn by a crash, and is passed over.
-    pub fn replay_text(&mut self, text: &str, now: UnixTime) -> usize {
+    pub(crate) fn replay_text(&mut self, text: &str, now: UnixTime) -> usize {
         let mut unreadable = 0;
         let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
         for line in whole.map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {

@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use super::wire::HardwareAddress;
 
-pub use event::Event;
+pub(crate) use event::Event;
 
 /// Seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,7 +20,7 @@ pub struct UnixTime(pub u64);
 
 impl UnixTime {
     /// The time `seconds` later.
-    pub const fn after(self, seconds: u32) -> Self {
+    pub(crate) const fn after(self, seconds: u32) -> Self {
         Self(self.0.saturating_add(seconds as u64))
     }
 }
@@ -51,7 +51,7 @@ pub enum BadPool {
 
 impl Pool {
     /// Most addresses: a network of 16 bits. It bounds the memory of [`Leases`].
-    pub const MAX_LEN: u32 = 1 << 16;
+    pub(crate) const MAX_LEN: u32 = 1 << 16;
 
     /// # Errors
     /// [`BadPool`] when `last` lies before `first` or more than [`Pool::MAX_LEN`] addresses behind.
@@ -64,12 +64,12 @@ impl Pool {
     }
 
     /// The lowest address.
-    pub const fn first(&self) -> Ipv4Addr {
+    pub(crate) const fn first(&self) -> Ipv4Addr {
         self.first
     }
 
     /// The highest address.
-    pub const fn last(&self) -> Ipv4Addr {
+    pub(crate) const fn last(&self) -> Ipv4Addr {
         self.last
     }
 
@@ -165,7 +165,7 @@ impl Leases {
 
     /// These machines get these addresses, and nobody else does.
     #[must_use]
-    pub fn with_fixed(mut self, fixed: HashMap<HardwareAddress, Ipv4Addr>) -> Self {
+    pub(crate) fn with_fixed(mut self, fixed: HashMap<HardwareAddress, Ipv4Addr>) -> Self {
         self.taken = fixed.values().copied().collect();
         self.free.retain(|address| !self.taken.contains(address));
         self.fixed = fixed;
@@ -173,23 +173,18 @@ impl Leases {
     }
 
     /// Seconds an address is leased for.
-    pub const fn lease_seconds(&self) -> u32 {
+    pub(crate) const fn lease_seconds(&self) -> u32 {
         self.lease_seconds
     }
 
     /// Number of addresses that are leased, offered or in quarantine.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.holds.len()
-    }
-
-    /// True when every address is free.
-    pub fn is_empty(&self) -> bool {
-        self.holds.is_empty()
     }
 
     /// The address to offer: the machine's own, else the one it holds, else the one it asks for, else the free one next to
     /// where its hardware address points. `None` when no address is free. What it holds besides its own it keeps.
-    pub fn offer(
+    pub(crate) fn offer(
         &mut self,
         machine: HardwareAddress,
         requested: Option<Ipv4Addr>,
@@ -232,7 +227,7 @@ impl Leases {
     }
 
     /// Frees an address that was offered to the machine and not taken.
-    pub fn withdraw_offer(&mut self, machine: &HardwareAddress) {
+    pub(crate) fn withdraw_offer(&mut self, machine: &HardwareAddress) {
         let Some(&address) = self.by_machine.get(machine) else { return };
         if !self.has_lease(machine, address) {
             self.free(address);
@@ -240,7 +235,7 @@ impl Leases {
     }
 
     /// Frees the machine's lease of `address`; true when it had one.
-    pub fn release(&mut self, machine: &HardwareAddress, address: Ipv4Addr) -> bool {
+    pub(crate) fn release(&mut self, machine: &HardwareAddress, address: Ipv4Addr) -> bool {
         let had = self.has_lease(machine, address);
         if had {
             self.free(address);
@@ -251,7 +246,7 @@ impl Leases {
 
     /// Puts `address`, which the machine holds, in quarantine; true when it held it. Nobody can take another
     /// machine's address away.
-    pub fn decline(&mut self, machine: &HardwareAddress, address: Ipv4Addr, now: UnixTime) -> bool {
+    pub(crate) fn decline(&mut self, machine: &HardwareAddress, address: Ipv4Addr, now: UnixTime) -> bool {
         let held = self.holds.get(&address).and_then(|(hold, _)| hold.machine()) == Some(machine);
         if held {
             let until = now.after(QUARANTINE_SECONDS);
@@ -262,7 +257,7 @@ impl Leases {
     }
 
     /// True when `address` is leased to the machine, not only offered.
-    pub fn has_lease(&self, machine: &HardwareAddress, address: Ipv4Addr) -> bool {
+    pub(crate) fn has_lease(&self, machine: &HardwareAddress, address: Ipv4Addr) -> bool {
         matches!(self.holds.get(&address), Some((Hold::Leased(holder), _)) if holder == machine)
     }
 
@@ -272,7 +267,7 @@ impl Leases {
     }
 
     /// The events that make a new table equal to this one, offers left out.
-    pub fn snapshot(&self) -> impl Iterator<Item = Event> {
+    pub(crate) fn snapshot(&self) -> impl Iterator<Item = Event> {
         self.holds.iter().filter_map(|(&address, &(hold, until))| match hold {
             Hold::Leased(machine) => Some(Event::Leased { address, machine, until }),
             Hold::Declined => Some(Event::Declined { address, until }),
@@ -282,7 +277,7 @@ impl Leases {
 
     /// Applies an event of an earlier run. What is over, or does not fit the pool and the fixed addresses (the operator
     /// changed them), is dropped.
-    pub fn replay(&mut self, event: Event, now: UnixTime) {
+    pub(crate) fn replay(&mut self, event: Event, now: UnixTime) {
         let address = event.address();
         let is_known = self.free.contains(&address) || self.holds.contains_key(&address);
         if !is_known && !self.taken.contains(&address) || self.is_anothers_own(&event) {

@@ -62,7 +62,7 @@ fn boot_class(message: &Message) -> Option<BootClass> {
 }
 
 /// The MAC address of a machine on Ethernet.
-pub fn mac(hardware: &HardwareAddress) -> Option<Mac> {
+pub(crate) fn mac(hardware: &HardwareAddress) -> Option<Mac> {
     Mac::new(hardware.bytes()).filter(|_| hardware.kind() == HardwareAddress::ETHERNET)
 }
 

@@ -16,7 +16,7 @@ use super::wire::{Header, Message, MessageType, Opcode, Reply, ReplyOption};
 use crate::boot::{self, Quirk, Refusal};
 use crate::export::Allowed;
 
-pub use boot_offer::{BootOffer, mac};
+pub(crate) use boot_offer::{BootOffer, mac};
 pub use server_role::{ConflictSeen, Network, ServerRole};
 
 /// A message, and the port and interface that it arrived on.
@@ -144,7 +144,7 @@ impl Session {
     }
 
     /// Records another DHCP server that was seen to give addresses. In proxy mode one is expected.
-    pub fn saw_conflict(&mut self, address: Ipv4Addr, now: UnixTime) -> ConflictSeen {
+    pub(crate) fn saw_conflict(&mut self, address: Ipv4Addr, now: UnixTime) -> ConflictSeen {
         match &mut self.role {
             Role::Proxy => ConflictSeen::Expected,
             Role::Server(server_role) => server_role.saw_conflict(address, now),

@@ -28,7 +28,7 @@ pub struct Network {
 
 impl Network {
     /// True when `address` is one of this network.
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn contains(&self, address: Ipv4Addr) -> bool {
         let prefix = |address: Ipv4Addr| u32::from(address) & u32::from(self.netmask);
         prefix(address) == prefix(self.address)
     }

@@ -13,10 +13,10 @@ pub struct HardwareAddress {
 
 impl HardwareAddress {
     /// Hardware type of Ethernet (RFC 1700, "hrd").
-    pub const ETHERNET: u8 = 1;
+    pub(crate) const ETHERNET: u8 = 1;
 
     /// Keeps the first `len` of `bytes`; the rest is zero, whatever a peer wrote there.
-    pub fn new(kind: u8, len: u8, mut bytes: [u8; 16]) -> Self {
+    pub(crate) fn new(kind: u8, len: u8, mut bytes: [u8; 16]) -> Self {
         let len = len.min(16);
         bytes.iter_mut().skip(usize::from(len)).for_each(|byte| *byte = 0);
         Self { kind, len, bytes }
@@ -30,17 +30,17 @@ impl HardwareAddress {
     }
 
     /// Hardware type (`htype`).
-    pub const fn kind(&self) -> u8 {
+    pub(crate) const fn kind(&self) -> u8 {
         self.kind
     }
 
     /// The bytes that count.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
 
     /// True where the link has none (`hlen` 0, as over InfiniBand, RFC 4390).
-    pub const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.len == 0
     }
 }

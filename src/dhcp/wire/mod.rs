@@ -16,14 +16,12 @@ use crate::codec::{Reader, Truncated};
 
 pub use dhcproto::v4::{Flags, MessageType, Opcode};
 pub use hardware::{BadHardwareAddress, HardwareAddress};
-pub use reply::{BootClass, Reply, ReplyOption};
+pub(crate) use reply::{BootClass, Reply, ReplyOption};
 
 /// Servers and relay agents listen here.
-pub const SERVER_PORT: u16 = 67;
+pub(crate) const SERVER_PORT: u16 = 67;
 /// Clients listen here.
-pub const CLIENT_PORT: u16 = 68;
-/// PXE boot servers listen here (PXE 2.1 §2.2).
-pub const PXE_PORT: u16 = 4011;
+pub(crate) const CLIENT_PORT: u16 = 68;
 
 /// Bytes before the magic cookie.
 const HEADER_LEN: usize = 236;
@@ -117,7 +115,7 @@ impl Header {
     }
 
     /// The machine's hardware address.
-    pub fn hardware(&self) -> HardwareAddress {
+    pub(crate) fn hardware(&self) -> HardwareAddress {
         HardwareAddress::new(self.hardware_type, self.hardware_len, self.chaddr)
     }
 
@@ -244,7 +242,7 @@ impl Message {
     }
 
     /// True when `class` is the user class, raw (iPXE) or among several with a length before each (RFC 3004 §4).
-    pub fn has_user_class(&self, class: &[u8]) -> bool {
+    pub(crate) fn has_user_class(&self, class: &[u8]) -> bool {
         let mut reader = Reader::new(&self.user_class);
         let mut items = std::iter::from_fn(|| {
             let len = reader.u8().ok()?;
@@ -254,12 +252,12 @@ impl Message {
     }
 
     /// The value of a sub-option of the relay agent's option 82.
-    pub fn relay_sub_option(&self, code: u8) -> Option<&[u8]> {
+    pub(crate) fn relay_sub_option(&self, code: u8) -> Option<&[u8]> {
         tagged(&self.relay_info, code)
     }
 
     /// False for an iPXE that lists its features (option 175) and does not have this one.
-    pub fn may_have_ipxe_feature(&self, code: u8) -> bool {
+    pub(crate) fn may_have_ipxe_feature(&self, code: u8) -> bool {
         self.ipxe_options.is_empty() || tagged(&self.ipxe_options, code).is_some()
     }
 

@@ -32,7 +32,7 @@ pub enum BootClass {
 
 impl BootClass {
     /// The text of option 60.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             BootClass::PxeClient => "PXEClient",
             BootClass::HttpClient => "HTTPClient",
@@ -144,7 +144,7 @@ pub struct Reply {
 
 impl Reply {
     /// The boot file, if one is offered.
-    pub fn boot_file(&self) -> Option<&SafeText> {
+    pub(crate) fn boot_file(&self) -> Option<&SafeText> {
         self.options.iter().find_map(|option| match option {
             ReplyOption::BootFile(file) => Some(file),
             _ => None,

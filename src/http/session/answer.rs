@@ -24,7 +24,7 @@ const STORY_TEXT: usize = 200;
 
 /// An answer: what its head says, and which bytes follow.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub(super) method: Method,
     pub(super) content: Content,
 }
@@ -68,18 +68,23 @@ pub(super) enum Origin {
 
 impl Answer {
     /// Decides what a request earns, of a client that reached us at `local`.
-    pub fn to(request: &HttpRequest<'_>, resources: &Resources, local: Ipv4Addr, now: HttpDate) -> Self {
+    pub(crate) fn to(
+        request: &HttpRequest<'_>,
+        resources: &Resources,
+        local: Ipv4Addr,
+        now: HttpDate,
+    ) -> Self {
         let content = decide(request, resources, local, now).unwrap_or_else(Content::Refusal);
         Self { method: request.method, content }
     }
 
     /// An answer to what is no request.
-    pub fn refusal(status: StatusCode, reason: impl Display) -> Self {
+    pub(crate) fn refusal(status: StatusCode, reason: impl Display) -> Self {
         Self { method: Method::Unknown, content: Content::Refusal(Refusal::new(status, reason)) }
     }
 
     /// What the log tells of it once it was sent, if it belongs to the story of a boot.
-    pub fn story(&self, request: &HttpRequest<'_>) -> Option<Story> {
+    pub(crate) fn story(&self, request: &HttpRequest<'_>) -> Option<Story> {
         let bytes = match &self.content {
             Content::Refusal(refusal) if refusal.status == StatusCode::NOT_FOUND => 0,
             Content::Whole(Resource { origin: Origin::Made, export, .. }) => export.len(),

@@ -30,12 +30,12 @@ impl Resources {
         Self { files, pages: Mutex::default() }
     }
 
-    pub fn files(&self) -> &Arc<Files> {
+    pub(crate) fn files(&self) -> &Arc<Files> {
         &self.files
     }
 
     /// The page that lists a directory.
-    pub fn listing(&self, directory: Directory<'_>) -> Page {
+    pub(crate) fn listing(&self, directory: Directory<'_>) -> Page {
         // Whoever panicked with the lock left nothing half done.
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::{Buf, BytesMut};
 use jiff::Timestamp;
 
-pub use self::answer::Answer;
+pub(crate) use self::answer::Answer;
 pub use self::listing::Resources;
 use super::wire::date::HttpDate;
 use super::wire::head::Persistence;
@@ -86,12 +86,12 @@ impl Session {
     }
 
     /// From now on these are the files.
-    pub fn serve(&mut self, resources: Arc<Resources>) {
+    pub(crate) fn serve(&mut self, resources: Arc<Resources>) {
         self.resources = resources;
     }
 
     /// Whether nothing of a request has come yet.
-    pub fn is_between_requests(&self, input: &BytesMut) -> bool {
+    pub(crate) fn is_between_requests(&self, input: &BytesMut) -> bool {
         input.is_empty() && self.swallow == 0
     }
 
@@ -109,7 +109,7 @@ impl Session {
     }
 
     /// Says that a request took too long to arrive; nothing to a client that did not begin one.
-    pub fn time_out(&mut self, input: &BytesMut, now: Timestamp, out: &mut Batch) {
+    pub(crate) fn time_out(&mut self, input: &BytesMut, now: Timestamp, out: &mut Batch) {
         if !self.is_between_requests(input) {
             let reason = "the request did not arrive in time";
             self.refuse(StatusCode::REQUEST_TIMEOUT, reason, HttpDate::new(now), out);
@@ -117,7 +117,12 @@ impl Session {
     }
 
     /// Answers one request; `Some` when the turn ends with it.
-    pub fn handle_one(&mut self, input: &mut BytesMut, now: Timestamp, out: &mut Batch) -> Option<Turn> {
+    pub(crate) fn handle_one(
+        &mut self,
+        input: &mut BytesMut,
+        now: Timestamp,
+        out: &mut Batch,
+    ) -> Option<Turn> {
         let now = HttpDate::new(now);
         self.swallow_content(input);
         let (request, len) = match HttpRequest::parse(input) {

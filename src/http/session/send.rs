@@ -10,7 +10,7 @@ use crate::http::wire::range::ContentRange;
 use crate::http::wire::{Method, ResponseHead, StatusCode};
 
 impl Answer {
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match &self.content {
             Content::Refusal(refusal) => refusal.status,
             Content::Redirect { .. } => StatusCode::MOVED_PERMANENTLY,
@@ -25,7 +25,7 @@ impl Answer {
     ///
     /// # Errors
     /// [`MixedImagesError`] when ranges of another image are queued: the caller takes back what was pushed.
-    pub fn queue(
+    pub(crate) fn queue(
         self,
         connection: Persistence,
         now: HttpDate,

@@ -15,16 +15,16 @@ const ASCTIME: &str = "%a %b %e %H:%M:%S %Y";
 
 /// A date with this form, to the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HttpDate(Timestamp);
+pub(crate) struct HttpDate(Timestamp);
 
 impl HttpDate {
     /// The second of `date`; the start of 1970 for a date before that, which no file of an ISO has.
-    pub fn new(date: Timestamp) -> Self {
+    pub(crate) fn new(date: Timestamp) -> Self {
         Self(Timestamp::from_second(date.as_second().max(0)).unwrap_or_default())
     }
 
     /// Reads any of the three forms; `None` for anything else. `now` tells the century of a year of two digits.
-    pub fn parse(text: &[u8], now: HttpDate) -> Option<Self> {
+    pub(crate) fn parse(text: &[u8], now: HttpDate) -> Option<Self> {
         let read = |form| BrokenDownTime::parse(form, text).ok();
         let short_year = || read(RFC_850).and_then(|date| in_century(date, now));
         let date = read(FIXDATE).or_else(short_year).or_else(|| read(ASCTIME))?;

@@ -10,22 +10,22 @@ use super::date::HttpDate;
 pub struct StatusCode(pub u16);
 
 impl StatusCode {
-    pub const OK: Self = Self(200);
-    pub const PARTIAL_CONTENT: Self = Self(206);
-    pub const MOVED_PERMANENTLY: Self = Self(301);
-    pub const NOT_MODIFIED: Self = Self(304);
-    pub const BAD_REQUEST: Self = Self(400);
-    pub const NOT_FOUND: Self = Self(404);
-    pub const METHOD_NOT_ALLOWED: Self = Self(405);
-    pub const REQUEST_TIMEOUT: Self = Self(408);
-    pub const LENGTH_REQUIRED: Self = Self(411);
-    pub const PRECONDITION_FAILED: Self = Self(412);
-    pub const CONTENT_TOO_LARGE: Self = Self(413);
-    pub const URI_TOO_LONG: Self = Self(414);
-    pub const RANGE_NOT_SATISFIABLE: Self = Self(416);
-    pub const HEADER_FIELDS_TOO_LARGE: Self = Self(431);
-    pub const NOT_IMPLEMENTED: Self = Self(501);
-    pub const VERSION_NOT_SUPPORTED: Self = Self(505);
+    pub(crate) const OK: Self = Self(200);
+    pub(crate) const PARTIAL_CONTENT: Self = Self(206);
+    pub(crate) const MOVED_PERMANENTLY: Self = Self(301);
+    pub(crate) const NOT_MODIFIED: Self = Self(304);
+    pub(crate) const BAD_REQUEST: Self = Self(400);
+    pub(crate) const NOT_FOUND: Self = Self(404);
+    pub(crate) const METHOD_NOT_ALLOWED: Self = Self(405);
+    pub(crate) const REQUEST_TIMEOUT: Self = Self(408);
+    pub(crate) const LENGTH_REQUIRED: Self = Self(411);
+    pub(crate) const PRECONDITION_FAILED: Self = Self(412);
+    pub(crate) const CONTENT_TOO_LARGE: Self = Self(413);
+    pub(crate) const URI_TOO_LONG: Self = Self(414);
+    pub(crate) const RANGE_NOT_SATISFIABLE: Self = Self(416);
+    pub(crate) const HEADER_FIELDS_TOO_LARGE: Self = Self(431);
+    pub(crate) const NOT_IMPLEMENTED: Self = Self(501);
+    pub(crate) const VERSION_NOT_SUPPORTED: Self = Self(505);
 
     const fn reason(self) -> &'static str {
         match self {
@@ -58,7 +58,7 @@ impl Display for StatusCode {
 
 /// What becomes of the connection behind a response, and whether the client has to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Persistence {
+pub(crate) enum Persistence {
     /// It stays, as is the rule in HTTP/1.1.
     Stays,
     /// It stays, which a client of HTTP/1.0 asked for and has to be told.
@@ -71,25 +71,25 @@ pub enum Persistence {
 /// lpxelinux acts on a field when the next one begins, so the last is never one that it needs: [`ResponseHead::end`] writes one
 /// behind all others. It also cuts values at 1023 bytes.
 #[derive(Debug)]
-pub struct ResponseHead<'a> {
+pub(crate) struct ResponseHead<'a> {
     out: &'a mut Vec<u8>,
 }
 
 impl<'a> ResponseHead<'a> {
     /// Writes the status line behind whatever is in `out`. RFC 9110 §2.5: with the highest version that the server
     /// conforms to, whatever the client's is.
-    pub fn new(status: StatusCode, out: &'a mut Vec<u8>) -> Self {
+    pub(crate) fn new(status: StatusCode, out: &'a mut Vec<u8>) -> Self {
         put(out, format_args!("HTTP/1.1 {status}\r\n"));
         Self { out }
     }
 
     /// Writes one field. No value may hold the end of a line.
-    pub fn field(&mut self, name: &str, value: impl Display) {
+    pub(crate) fn field(&mut self, name: &str, value: impl Display) {
         put(self.out, format_args!("{name}: {value}\r\n"));
     }
 
     /// Writes what stands in every head, and its end. RFC 9110 §6.6.1: a server with a clock sends Date.
-    pub fn end(mut self, connection: Persistence, now: HttpDate) {
+    pub(crate) fn end(mut self, connection: Persistence, now: HttpDate) {
         match connection {
             Persistence::Stays => {}
             Persistence::StaysAsAsked => self.field("Connection", "keep-alive"),

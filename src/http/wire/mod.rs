@@ -17,13 +17,13 @@ use httparse::Header;
 
 use crate::codec::Reader;
 
-pub use head::{ResponseHead, StatusCode};
+pub(crate) use head::{ResponseHead, StatusCode};
 
 /// Longest head of a request, in bytes (RFC 9112 §3 wants 8000 for the request line alone).
-pub const HEAD_MAX: usize = 8 << 10;
+pub(crate) const HEAD_MAX: usize = 8 << 10;
 
 /// Most field lines in a head; a browser sends twenty.
-pub const FIELDS_MAX: usize = 64;
+pub(crate) const FIELDS_MAX: usize = 64;
 
 /// A request that cannot be answered as it was meant: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -118,13 +118,13 @@ impl<'a> HttpRequest<'a> {
     }
 
     /// The values of a field, in the order of its lines.
-    pub fn fields(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    pub(crate) fn fields(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         let is_meant = move |field: &&Header<'a>| field.name.eq_ignore_ascii_case(name);
         self.fields.iter().filter(is_meant).map(|field| field.value.trim_ascii())
     }
 
     /// The value of a field that stands once.
-    pub fn field(&self, name: &str) -> Option<&'a [u8]> {
+    pub(crate) fn field(&self, name: &str) -> Option<&'a [u8]> {
         self.fields(name).next()
     }
 
@@ -135,7 +135,7 @@ impl<'a> HttpRequest<'a> {
     }
 
     /// Whether the client wants to go on with this connection (RFC 9112 §9.3).
-    pub fn wants_to_stay(&self) -> bool {
+    pub(crate) fn wants_to_stay(&self) -> bool {
         let option =
             |option: &[u8]| self.elements("Connection").any(|element| element.eq_ignore_ascii_case(option));
         !option(b"close") && (self.version == HttpVersion::Http11 || option(b"keep-alive"))

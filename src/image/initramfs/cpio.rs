@@ -20,7 +20,7 @@ const TRAILER: &[u8] = b"TRAILER!!!";
 
 /// Error of an archive that cannot be read to its end.
 #[derive(Debug, thiserror::Error)]
-pub enum CpioError {
+pub(crate) enum CpioError {
     #[error(transparent)]
     Damaged(#[from] FormatError),
     #[error(transparent)]

@@ -46,10 +46,10 @@ impl Requirement {
     pub const NBD: [Requirement; 4] =
         [Requirement::CommonHook, Requirement::Ipconfig, Requirement::NbdHook, Requirement::NbdClient];
     /// Requirements of a root over NFS.
-    pub const NFS: [Requirement; 4] =
+    pub(crate) const NFS: [Requirement; 4] =
         [Requirement::CommonHook, Requirement::Ipconfig, Requirement::NfsHook, Requirement::Nfsmount];
     /// Requirements of a root over HTTP.
-    pub const HTTP: [Requirement; 4] =
+    pub(crate) const HTTP: [Requirement; 4] =
         [Requirement::CommonHook, Requirement::Ipconfig, Requirement::HttpHook, Requirement::Curl];
 
     const ALL: [Requirement; 8] = [

@@ -18,7 +18,12 @@ pub use squashfs::Squashfs;
 ///
 /// # Errors
 /// [`RootfsError`], also for a file of more than `limit` bytes.
-pub fn read_file(image: &Image, root: &Airootfs, path: &str, limit: u64) -> Result<Vec<u8>, RootfsError> {
+pub(crate) fn read_file(
+    image: &Image,
+    root: &Airootfs,
+    path: &str,
+    limit: u64,
+) -> Result<Vec<u8>, RootfsError> {
     let content = image.content(root.node).ok_or(RootfsError::UnknownFormat)?;
     match root.format {
         AirootfsFormat::Squashfs => Squashfs::open(&content)?.read_file(path, limit),

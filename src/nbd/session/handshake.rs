@@ -19,7 +19,7 @@ const REPLIES_MAX: usize = 64 << 10;
 
 /// What to do after the replies have been sent.
 #[derive(Debug)]
-pub enum Next {
+pub(crate) enum Next {
     /// Read more of the client, or, after a full batch of replies, go on with what has been read.
     GoOn,
     /// The handshake is over.
@@ -30,7 +30,7 @@ pub enum Next {
 
 /// A client that has its export.
 #[derive(Debug)]
-pub struct Attached {
+pub(crate) struct Attached {
     pub transmission: Transmission,
     /// The name it asked for, fit for a log.
     pub name: String,
@@ -38,7 +38,7 @@ pub struct Attached {
 
 /// Why the connection ends in the handshake: the peer's fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Rejected {
+pub(crate) enum Rejected {
     #[error("not an NBD client: {0}")]
     Malformed(#[from] NbdParseError),
     #[error("client flags {0:#x} are unknown")]
@@ -53,7 +53,7 @@ pub enum Rejected {
 
 /// State of the haggling.
 #[derive(Debug)]
-pub struct Handshake {
+pub(crate) struct Handshake {
     images: Arc<ImageSet>,
     flags: Option<ClientFlags>,
     structured_replies: bool,
@@ -62,7 +62,7 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    pub const fn new(images: Arc<ImageSet>) -> Self {
+    pub(crate) const fn new(images: Arc<ImageSet>) -> Self {
         Self { images, flags: None, structured_replies: false, allocation_of: None }
     }
 
@@ -70,7 +70,7 @@ impl Handshake {
     ///
     /// # Errors
     /// [`Rejected`]: send what is in `out`, then close.
-    pub fn handle(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Result<Next, Rejected> {
+    pub(crate) fn handle(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Result<Next, Rejected> {
         while out.len() < REPLIES_MAX {
             let next = match self.flags {
                 None => self.handle_flags(input)?,

@@ -8,11 +8,11 @@ mod handshake;
 mod tests;
 mod transmission;
 
-pub use handshake::{Attached, Handshake, Next, Rejected};
+pub(crate) use handshake::{Attached, Handshake, Next, Rejected};
 pub use transmission::{Replies, Tally, Transmission, Turn};
 
 /// Longest read, in bytes: what qemu and the specification take for granted where nothing else was agreed.
-pub const READ_MAX: u32 = 32 << 20;
+pub(crate) const READ_MAX: u32 = 32 << 20;
 
 /// Number by which `base:allocation` goes once a client has set it.
 const ALLOCATION_ID: u32 = 1;

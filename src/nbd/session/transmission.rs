@@ -64,15 +64,16 @@ impl Transmission {
         Self { export, replies, swallow: 0, tally: Tally::default() }
     }
 
-    pub const fn export(&self) -> &Export {
+    pub(crate) const fn export(&self) -> &Export {
         &self.export
     }
 
-    pub const fn replies(&self) -> Replies {
+    #[cfg(test)]
+    pub(super) const fn replies(&self) -> Replies {
         self.replies
     }
 
-    pub const fn tally(&self) -> Tally {
+    pub(crate) const fn tally(&self) -> Tally {
         self.tally
     }
 

@@ -117,7 +117,7 @@ fn the_list_of_rpcbind() {
     let mut reader = Reader::new(&list);
     assert_eq!(reader.u32_be(), Ok(0));
     let mut list = Vec::new();
-    while xdr::boolean(&mut reader) == Ok(true) {
+    while reader.u32_be() == Ok(1) {
         let (program, version) = (reader.u32_be().unwrap(), reader.u32_be().unwrap());
         let strings =
             [(); 3].map(|()| String::from_utf8(xdr::opaque(&mut reader, 100).unwrap().to_vec()).unwrap());

@@ -51,7 +51,7 @@ pub struct Registration {
 ///
 /// # Errors
 /// [`RegistrationError`]; nothing of ours is registered then.
-pub fn register(nfs_port: u16) -> Result<Registration, RegistrationError> {
+pub(crate) fn register(nfs_port: u16) -> Result<Registration, RegistrationError> {
     register_at(Path::new(SOCKET), nfs_port)
 }
 

@@ -25,10 +25,10 @@ use crate::export::{Batch, MixedImagesError, Piece};
 use crate::images::ImageSet;
 
 /// Longest READ, in bytes; also the best one for a client.
-pub const READ_MAX: u32 = 1 << 20;
+pub(crate) const READ_MAX: u32 = 1 << 20;
 
 /// Longest results of READDIR and READDIRPLUS, in bytes.
-pub const DIRECTORY_MAX: u32 = 64 << 10;
+pub(crate) const DIRECTORY_MAX: u32 = 64 << 10;
 
 /// Payload bytes queued before the connection has to give way to others.
 const TURN_BYTES: u64 = 1 << 20;
@@ -61,7 +61,7 @@ pub struct Session {
 
 /// What a client has read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub(crate) struct Tally {
     pub reads: u64,
     pub bytes: u64,
 }
@@ -73,11 +73,11 @@ impl Session {
     }
 
     /// From now on these are the images.
-    pub fn serve(&mut self, images: Arc<ImageSet>) {
+    pub(crate) fn serve(&mut self, images: Arc<ImageSet>) {
         self.images = images;
     }
 
-    pub const fn tally(&self) -> Tally {
+    pub(crate) const fn tally(&self) -> Tally {
         self.tally
     }
 

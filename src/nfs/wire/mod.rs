@@ -7,44 +7,38 @@ use super::rpc;
 use super::xdr::{self, XdrParseError};
 use crate::codec::Reader;
 
-pub const PROGRAM: u32 = 100_003;
-pub const VERSION: u32 = 3;
+pub(crate) const PROGRAM: u32 = 100_003;
+pub(crate) const VERSION: u32 = 3;
 
 /// Longest file handle of any server, in bytes (NFS3_FHSIZE).
-pub const HANDLE_MAX: usize = 64;
+pub(crate) const HANDLE_MAX: usize = 64;
 
 /// Bytes of a cookie verifier (NFS3_COOKIEVERFSIZE).
-pub const COOKIE_VERIFIER: usize = 8;
+pub(crate) const COOKIE_VERIFIER: usize = 8;
 
 /// Procedures.
 pub mod procedure {
-    pub const NULL: u32 = 0;
+    pub(crate) const NULL: u32 = 0;
     pub const GETATTR: u32 = 1;
-    pub const SETATTR: u32 = 2;
+    pub(crate) const SETATTR: u32 = 2;
     pub const LOOKUP: u32 = 3;
-    pub const ACCESS: u32 = 4;
-    pub const READLINK: u32 = 5;
+    pub(crate) const ACCESS: u32 = 4;
+    pub(crate) const READLINK: u32 = 5;
     pub const READ: u32 = 6;
-    pub const WRITE: u32 = 7;
-    pub const CREATE: u32 = 8;
-    pub const MKDIR: u32 = 9;
-    pub const SYMLINK: u32 = 10;
-    pub const MKNOD: u32 = 11;
-    pub const REMOVE: u32 = 12;
-    pub const RMDIR: u32 = 13;
-    pub const RENAME: u32 = 14;
-    pub const LINK: u32 = 15;
-    pub const READDIR: u32 = 16;
+    pub(crate) const WRITE: u32 = 7;
+    pub(crate) const RENAME: u32 = 14;
+    pub(crate) const LINK: u32 = 15;
+    pub(crate) const READDIR: u32 = 16;
     pub const READDIRPLUS: u32 = 17;
-    pub const FSSTAT: u32 = 18;
-    pub const FSINFO: u32 = 19;
-    pub const PATHCONF: u32 = 20;
-    pub const COMMIT: u32 = 21;
+    pub(crate) const FSSTAT: u32 = 18;
+    pub(crate) const FSINFO: u32 = 19;
+    pub(crate) const PATHCONF: u32 = 20;
+    pub(crate) const COMMIT: u32 = 21;
 }
 
 /// Outcome of a procedure (`nfsstat3`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NfsStatus {
+pub(crate) enum NfsStatus {
     Ok = 0,
     NoEnt = 2,
     NotDir = 20,
@@ -69,7 +63,7 @@ pub(crate) mod access {
 ///
 /// # Errors
 /// [`XdrParseError`]
-pub fn handle<'a>(args: &mut Reader<'a>) -> Result<&'a [u8], XdrParseError> {
+pub(crate) fn handle<'a>(args: &mut Reader<'a>) -> Result<&'a [u8], XdrParseError> {
     xdr::opaque(args, HANDLE_MAX)
 }
 
@@ -77,13 +71,13 @@ pub fn handle<'a>(args: &mut Reader<'a>) -> Result<&'a [u8], XdrParseError> {
 ///
 /// # Errors
 /// [`XdrParseError`]
-pub fn name<'a>(args: &mut Reader<'a>) -> Result<&'a [u8], XdrParseError> {
+pub(crate) fn name<'a>(args: &mut Reader<'a>) -> Result<&'a [u8], XdrParseError> {
     xdr::opaque(args, rpc::RECORD_MAX)
 }
 
 /// What READ asks for, behind the handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Read {
+pub(crate) struct Read {
     pub offset: u64,
     pub count: u32,
 }
@@ -91,14 +85,14 @@ pub struct Read {
 impl Read {
     /// # Errors
     /// [`XdrParseError`]
-    pub fn parse(args: &mut Reader<'_>) -> Result<Self, XdrParseError> {
+    pub(crate) fn parse(args: &mut Reader<'_>) -> Result<Self, XdrParseError> {
         Ok(Self { offset: args.u64_be()?, count: args.u32_be()? })
     }
 }
 
 /// What READDIR and READDIRPLUS ask for, behind the handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReadDir {
+pub(crate) struct ReadDir {
     /// The entry after which to go on; 0 to begin.
     pub cookie: u64,
     /// What came with that cookie.
@@ -112,14 +106,14 @@ pub struct ReadDir {
 impl ReadDir {
     /// # Errors
     /// [`XdrParseError`]
-    pub fn parse(args: &mut Reader<'_>) -> Result<Self, XdrParseError> {
+    pub(crate) fn parse(args: &mut Reader<'_>) -> Result<Self, XdrParseError> {
         let (cookie, verifier, maxcount) = (args.u64_be()?, args.array()?, args.u32_be()?);
         Ok(Self { cookie, verifier, dircount: u32::MAX, maxcount })
     }
 
     /// # Errors
     /// [`XdrParseError`]
-    pub fn parse_plus(args: &mut Reader<'_>) -> Result<Self, XdrParseError> {
+    pub(crate) fn parse_plus(args: &mut Reader<'_>) -> Result<Self, XdrParseError> {
         let (cookie, verifier) = (args.u64_be()?, args.array()?);
         Ok(Self { cookie, verifier, dircount: args.u32_be()?, maxcount: args.u32_be()? })
     }

@@ -34,9 +34,6 @@ pub(crate) struct FileAttributes {
 }
 
 impl FileAttributes {
-    /// Bytes of `fattr3`.
-    pub(crate) const LEN: usize = 84;
-
     pub(crate) fn emit(&self, out: &mut Emitter<'_>) {
         out.u32(self.file_type as u32);
         out.u32(self.mode);
@@ -210,6 +207,9 @@ impl ReadHead {
 mod tests {
     use super::*;
 
+    /// Bytes of `fattr3`.
+    const FATTR3_LEN: usize = 84;
+
     const ROOT: FileAttributes = FileAttributes {
         file_type: FileType::Directory,
         mode: 0o755,
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn lengths_are_what_the_constants_say() {
-        assert_eq!(emitted(|out| ROOT.emit(out)).len(), FileAttributes::LEN);
+        assert_eq!(emitted(|out| ROOT.emit(out)).len(), FATTR3_LEN);
         assert_eq!(emitted(|out| EntriesEnd { eof: true }.emit(out)), b"\0\0\0\0\0\0\0\x01");
         assert_eq!(emitted(|out| EntriesEnd { eof: true }.emit(out)).len(), EntriesEnd::LEN);
     }
@@ -251,7 +251,7 @@ mod tests {
     fn attributes_may_be_missing() {
         assert_eq!(emitted(|out| post_op_attr(None, out)), [0; 4]);
         assert_eq!(emitted(|out| wcc_data(None, out)), [0; 8]);
-        assert_eq!(emitted(|out| wcc_data(Some(&ROOT), out)).len(), 8 + FileAttributes::LEN);
+        assert_eq!(emitted(|out| wcc_data(Some(&ROOT), out)).len(), 8 + FATTR3_LEN);
     }
 
     #[test]

@@ -30,11 +30,11 @@ use crate::export::path::PathError;
 use crate::machines::{self, Meter, Registry};
 
 /// Transfers at a time. Each costs a socket and about four kilobytes.
-pub const MAX_TRANSFERS: usize = 4096;
+pub(crate) const MAX_TRANSFERS: usize = 4096;
 
 /// Blocks in a row that we agree to: as many full Ethernet frames as fit into the receive buffer that Linux gives a
 /// socket by default (208 KiB, in which a frame takes 2304 bytes).
-pub const MAX_WINDOWSIZE: u16 = 64;
+pub(crate) const MAX_WINDOWSIZE: u16 = 64;
 
 /// Largest datagram taken from a client. A request has at most 512 bytes (RFC 2347), its ACK 4.
 const MAX_DATAGRAM: usize = 1472;

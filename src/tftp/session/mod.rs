@@ -18,7 +18,7 @@ const COPY_AGE: Duration = Duration::from_secs(1);
 
 /// What a datagram to the well-known port earns.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Opening<'a> {
+pub(crate) enum Opening<'a> {
     /// A file is wanted, as bytes.
     Read(TftpRequest<'a>),
     Refuse(ErrorCode, &'static str),
@@ -27,7 +27,7 @@ pub enum Opening<'a> {
 }
 
 /// Decides what a datagram to the well-known port earns, when it belongs to no transfer.
-pub fn open(packet: Result<Packet<'_>, TftpParseError>) -> Opening<'_> {
+pub(crate) fn open(packet: Result<Packet<'_>, TftpParseError>) -> Opening<'_> {
     match packet {
         Ok(Packet::Rrq(request)) if request.mode == TransferMode::Octet => Opening::Read(request),
         // Translated text has another size than the file, and boot files are not text.
@@ -43,7 +43,7 @@ pub fn open(packet: Result<Packet<'_>, TftpParseError>) -> Opening<'_> {
 }
 
 /// Decides what a datagram to a transfer's port from anybody but its client earns. The transfer goes on.
-pub fn stray(packet: Result<Packet<'_>, TftpParseError>) -> Opening<'_> {
+pub(crate) fn stray(packet: Result<Packet<'_>, TftpParseError>) -> Opening<'_> {
     match packet {
         Ok(Packet::Error { .. }) => Opening::Ignore,
         // RFC 1350 §4: an error packet should be sent to the source of the incorrect packet.
@@ -56,7 +56,7 @@ const STRAY: Opening<'static> =
 
 /// How far a transfer has come, for whoever gets a second request from the same port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// The client answered nothing yet.
     #[default]
     Unheard,
@@ -69,7 +69,7 @@ pub enum Progress {
 impl Progress {
     /// Whether the same request from the same port, `age` after the first, asks for nothing new. A different
     /// request always does: the client gave the first one up, or its last ACK is still on its way.
-    pub fn covers_repeated_request(self, age: Duration) -> bool {
+    pub(crate) fn covers_repeated_request(self, age: Duration) -> bool {
         match self {
             // The transfer's own retransmission is the answer.
             Self::Unheard => true,

@@ -210,14 +210,14 @@ impl Transfer {
     }
 
     /// Takes note of a request that [`Progress::covers_repeated_request`]: the client may have missed the answer.
-    pub fn handle_repeated_request(&mut self, now: Instant) {
+    pub(crate) fn handle_repeated_request(&mut self, now: Instant) {
         if !self.heard && self.outcome().is_none() && self.timer.is_half_over(now) {
             self.due.get_or_insert(Due::Reminder);
         }
     }
 
     /// Takes note of the time; does nothing before [`Transfer::poll_timeout`].
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.due.is_some() || self.outcome().is_some() || now < self.timer.deadline() {
             return;
         }
@@ -229,7 +229,7 @@ impl Transfer {
     }
 
     /// The client asks for its next file from the same port, so it is done with this one.
-    pub fn handle_next_request(&mut self) {
+    pub(crate) fn handle_next_request(&mut self) {
         if self.outcome().is_none() {
             let message = "asked for another file".into();
             self.end_unheard(TransferOutcome::Aborted { code: ErrorCode::NotDefined, message });
@@ -243,7 +243,7 @@ impl Transfer {
     }
 
     /// When to call [`Transfer::handle_timeout`]; `None` when the transfer is over.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.outcome().is_none().then_some(self.timer.deadline())
     }
 
@@ -267,7 +267,7 @@ impl Transfer {
     }
 
     /// Bytes of the file that leave next, as offset and length.
-    pub fn upcoming(&self) -> (u64, u64) {
+    pub(crate) fn upcoming(&self) -> (u64, u64) {
         let (first, last) = (self.window().next, self.window().last);
         let offset = (first - 1) * u64::from(self.blksize);
         (offset, (last * u64::from(self.blksize)).min(self.file_len) - offset)
@@ -296,7 +296,7 @@ impl Transfer {
     }
 
     /// How it ended; `None` while it goes on.
-    pub fn outcome(&self) -> Option<&TransferOutcome> {
+    pub(crate) fn outcome(&self) -> Option<&TransferOutcome> {
         match &self.phase {
             Phase::Over(outcome) => Some(outcome),
             Phase::Offering(_) | Phase::Sending(_) => None,
@@ -304,7 +304,7 @@ impl Transfer {
     }
 
     /// How far it has come.
-    pub fn standing(&self) -> Progress {
+    pub(crate) fn standing(&self) -> Progress {
         match self.heard {
             false => Progress::Unheard,
             true if self.sent == self.last_block() => Progress::AllSent,
@@ -313,17 +313,17 @@ impl Transfer {
     }
 
     /// Bytes in a block, as agreed.
-    pub const fn blksize(&self) -> u16 {
+    pub(crate) const fn blksize(&self) -> u16 {
         self.blksize
     }
 
     /// Blocks in a row, as agreed.
-    pub const fn windowsize(&self) -> u16 {
+    pub(crate) const fn windowsize(&self) -> u16 {
         self.windowsize
     }
 
     /// Blocks that left more than once, counted each time.
-    pub const fn resent(&self) -> u64 {
+    pub(crate) const fn resent(&self) -> u64 {
         self.resent
     }
 }

@@ -22,7 +22,7 @@ impl Client {
         }
         assert_eq!(reader.u64_be().unwrap(), identity.0, "the verifier");
         let mut entries = Vec::new();
-        while xdr::boolean(&mut reader).unwrap() {
+        while reader.u32_be().unwrap() == 1 {
             let fileid = reader.u64_be().unwrap();
             let name = xdr::opaque(&mut reader, 255).unwrap().to_vec();
             entries.push((name, fileid, reader.u64_be().unwrap()));
@@ -32,7 +32,7 @@ impl Client {
                 assert_eq!(u64::from(handle.node.0) + 1, fileid);
             }
         }
-        let eof = xdr::boolean(&mut reader).unwrap();
+        let eof = reader.u32_be().unwrap() == 1;
         assert!(reader.is_empty());
         Ok(Page { entries, eof, len: results.len() - 4 })
     }
