@@ -1,4 +1,4 @@
-//! What the registry costs the data path: the meter counts each batch that left.
+//! What the registry costs the data path: the tracker counts each batch that left.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -11,7 +11,7 @@ use isowire::image::arch::{Airootfs, AirootfsFormat, Archiso};
 use isowire::image::index::{Index, NodeAttributes};
 use isowire::image::{Extent, Image, NodeId, NodeKind, Source};
 use isowire::images::{ImageSet, ServedImage};
-use isowire::machines::{Meter, Protocol, Registry};
+use isowire::machines::{ConnectionTracker, Protocol, Registry};
 
 const AIROOTFS: Extent = Extent { offset: 64 << 20, len: 800 << 20 };
 
@@ -61,13 +61,13 @@ fn bench(c: &mut Criterion) {
     let registry = Arc::new(Registry::new(Instant::now()));
     registry.serve(&ImageSet::new(served, Vec::new()));
     let peer = [10, 0, 0, 9].into();
-    let mut meter = Meter::new(registry, peer, Protocol::Nbd, Instant::now());
-    let mut group = c.benchmark_group("meter");
+    let mut tracker = ConnectionTracker::new(registry, peer, Protocol::Nbd, Instant::now());
+    let mut group = c.benchmark_group("tracker");
     for (name, replies, len) in [("128 replies of 4 KiB", 128, 4 << 10), ("one of 1 MiB", 1, 1 << 20)] {
         let batch = batch(&image, replies, len);
         group.throughput(Throughput::Elements(replies));
         group.bench_function(name, |b| {
-            b.iter(|| meter.sent(black_box(&batch), batch.len(), Instant::now()));
+            b.iter(|| tracker.sent(black_box(&batch), batch.len(), Instant::now()));
         });
     }
     group.finish();

@@ -13,7 +13,7 @@ use isowire::export::Allowed;
 use isowire::inspect::Format;
 use isowire::machines::local::LocalSocket;
 use isowire::machines::server::{self, StatusSocket};
-use isowire::machines::{Mac, Meter, Protocol, Registry, Step};
+use isowire::machines::{ConnectionTracker, Mac, Protocol, Registry, Step};
 use isowire::status::{self, Repeat};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -90,7 +90,7 @@ fn mac() -> Mac {
 #[test]
 fn sockets_report_the_same_status() {
     let site = Site::new();
-    Meter::new(Arc::clone(&site.registry), ADDRESS.into(), Protocol::Tftp, Instant::now())
+    ConnectionTracker::new(Arc::clone(&site.registry), ADDRESS.into(), Protocol::Tftp, Instant::now())
         .reached(Step::Menu, Instant::now());
     for url in [None, Some(site.url()), Some(site.local.display().to_string()), Some(site.tcp.to_string())] {
         let text = site.status(url.as_deref(), Format::Text).unwrap();

@@ -81,7 +81,7 @@ const SESSION: Room = &[
     "uki/",
     "check/sample.rs",
     "machines/boot_ranges",
-    "machines/meter",
+    "machines/tracker",
     "machines/mod",
     "machines/table",
     "machines/registry",

@@ -16,7 +16,7 @@ use super::session::{Next, Resources, Session, Story, Turn};
 use super::wire::StatusCode;
 use crate::boot::Files;
 use crate::export::Batch;
-use crate::machines::{self, Meter, Registry, Step};
+use crate::machines::{self, ConnectionTracker, Registry, Step};
 use crate::stream::{self, End, Listener, TransmitError};
 use crate::watched::Watched;
 
@@ -47,8 +47,8 @@ pub async fn run(
     let shared = Arc::new(Shared::new(files.into()));
     let serve = |socket, peer: SocketAddr| {
         let now = Instant::now().into_std();
-        let meter = Meter::new(Arc::clone(&machines), peer.ip(), machines::Protocol::Http, now);
-        serve(socket, peer, Arc::clone(&shared), advertise, meter)
+        let tracker = ConnectionTracker::new(Arc::clone(&machines), peer.ip(), machines::Protocol::Http, now);
+        serve(socket, peer, Arc::clone(&shared), advertise, tracker)
     };
     tokio::select! {
         () = shutdown => {}
@@ -87,11 +87,11 @@ async fn serve(
     peer: SocketAddr,
     shared: Arc<Shared>,
     advertise: Option<Ipv4Addr>,
-    mut meter: Meter,
+    mut tracker: ConnectionTracker,
 ) {
     let Some(local) = advertise.or_else(|| local_address(&socket)) else { return };
     let mut client = Client::new(peer, local, shared);
-    match stream::drive(&socket, &mut client, BytesMut::new(), Batch::default(), &mut meter).await {
+    match stream::drive(&socket, &mut client, BytesMut::new(), Batch::default(), &mut tracker).await {
         Ok(End::Closed) => {}
         Ok(End::Session(Answered)) => {
             let _ = timeout(LINGER, part(&mut socket)).await;
@@ -172,10 +172,16 @@ impl stream::Session for Client {
         }
     }
 
-    fn sent(&mut self, result: &Result<(), TransmitError>, unsent: u64, _: &BytesMut, meter: &mut Meter) {
+    fn sent(
+        &mut self,
+        result: &Result<(), TransmitError>,
+        unsent: u64,
+        _: &BytesMut,
+        tracker: &mut ConnectionTracker,
+    ) {
         let Some(story) = self.story.take() else { return };
         if story.is_made && story.status == StatusCode::OK {
-            meter.reached(Step::Menu, Instant::now().into_std());
+            tracker.reached(Step::Menu, Instant::now().into_std());
         }
         tell(&story, self.peer, self.since, result, unsent);
     }

@@ -2,13 +2,13 @@
 //! `isowire status` reads it.
 //!
 //! ```text
-//! dhcp ---- offered, leased, refused --.
-//! tftp, http, nbd, nfs --- Meter ------+--> Registry (MachineTable behind a short lock) --> StatusReport --> server
+//! dhcp: offered, leased, refused ---------.
+//! tftp, http, nbd, nfs: ConnectionTracker +--> Registry (MachineTable behind a short lock) --> StatusReport
 //!                            '-- bytes --> TransferStats (atomics of one machine) ------------'
 //! ```
 //!
-//! A service gives each connection a [`Meter`] and reports the bytes that it sent. The meter adds
-//! them to counters that only connections of the same machine share. The lock that all machines
+//! A service gives each connection a [`ConnectionTracker`] and reports the bytes that it sent. The
+//! tracker adds them to counters that only connections of the same machine share. The lock that all machines
 //! share is taken only for an event: the first byte of a kernel, a root attached or released.
 //!
 //! The stage of a boot is derived from the bytes that a machine gets: [`BootRanges`] knows which
@@ -17,17 +17,17 @@
 
 mod boot_ranges;
 pub mod local;
-pub(crate) mod meter;
 pub(crate) mod neighbours;
 mod registry;
 pub mod server;
 pub(crate) mod stage;
 pub(crate) mod status;
 mod table;
+pub(crate) mod tracker;
 mod transfer_stats;
 
 pub use crate::mac::Mac;
-pub use meter::Meter;
 pub use registry::Registry;
 pub use stage::{Protocol, RootEnd, Stage, Step};
 pub(crate) use status::StatusReport;
+pub use tracker::ConnectionTracker;

@@ -16,7 +16,7 @@ use crate::image::Image;
 use crate::images::ImageSet;
 
 /// All machines. Every method briefly takes a lock, so none may be called per packet; a
-/// [`Meter`](super::Meter) counts packets.
+/// [`ConnectionTracker`](super::ConnectionTracker) counts packets.
 #[derive(Debug)]
 pub struct Registry {
     table: Mutex<MachineTable>,

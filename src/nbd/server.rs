@@ -15,7 +15,7 @@ use super::session::{Attached, Handshake, Next, Rejected, Tally, Transmission, T
 use super::wire::{self, NbdParseError};
 use crate::export::{Batch, Piece};
 use crate::images::ImageSet;
-use crate::machines::{self, Meter, Registry};
+use crate::machines::{self, ConnectionTracker, Registry};
 use crate::stream::{self, Listener, TransmitError};
 use crate::watched::Watched;
 
@@ -115,15 +115,15 @@ async fn transmit(
     let size = transmission.export().len();
     info!(%peer, export = name, size, "root attached over NBD");
     let since = Instant::now();
-    let mut meter = Meter::new(Arc::clone(machines), peer.ip(), machines::Protocol::Nbd, since);
+    let mut tracker = ConnectionTracker::new(Arc::clone(machines), peer.ip(), machines::Protocol::Nbd, since);
     if let Some(image) = transmission.export().image() {
-        meter.attached(image, since);
+        tracker.attached(image, since);
     }
     let batch = Batch::of_export(transmission.export());
     let mut client = Client(transmission);
-    let end = stream::drive(socket, &mut client, input, batch, &mut meter).await;
+    let end = stream::drive(socket, &mut client, input, batch, &mut tracker).await;
     let fate = if end.is_ok() { machines::RootEnd::Released } else { machines::RootEnd::Lost };
-    meter.ended(fate, Instant::now());
+    tracker.ended(fate, Instant::now());
     let (Tally { reads, bytes }, seconds) = (client.0.tally(), since.elapsed().as_secs());
     match end {
         Ok(end) => info!(%peer, export = name, reads, bytes, seconds, "root released: {end}"),

@@ -16,7 +16,7 @@ use super::rpc::RecordError;
 use super::session::{Session, Tally, Turn};
 use crate::export::Batch;
 use crate::images::ImageSet;
-use crate::machines::{self, Meter, Registry};
+use crate::machines::{self, ConnectionTracker, Registry};
 use crate::stream::{self, Listener, TransmitError};
 use crate::watched::Watched;
 
@@ -53,10 +53,11 @@ async fn serve(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     let mut client = Client { session: Session::new(images.current(), peer), images };
     let since = Instant::now();
     shared.connections.fetch_add(1, Ordering::Relaxed);
-    let mut meter = Meter::new(Arc::clone(&shared.machines), peer.ip(), machines::Protocol::Nfs, since);
-    let end = stream::drive(&socket, &mut client, BytesMut::new(), Batch::default(), &mut meter).await;
+    let mut tracker =
+        ConnectionTracker::new(Arc::clone(&shared.machines), peer.ip(), machines::Protocol::Nfs, since);
+    let end = stream::drive(&socket, &mut client, BytesMut::new(), Batch::default(), &mut tracker).await;
     let fate = if end.is_ok() { machines::RootEnd::Released } else { machines::RootEnd::Lost };
-    meter.ended(fate, Instant::now());
+    tracker.ended(fate, Instant::now());
     shared.connections.fetch_sub(1, Ordering::Relaxed);
     let (Tally { reads, bytes }, seconds) = (client.session.tally(), since.elapsed().as_secs());
     match end {
@@ -103,7 +104,13 @@ impl stream::Session for Client {
         }
     }
 
-    fn sent(&mut self, result: &Result<(), TransmitError>, _: u64, input: &BytesMut, _: &mut Meter) {
+    fn sent(
+        &mut self,
+        result: &Result<(), TransmitError>,
+        _: u64,
+        input: &BytesMut,
+        _: &mut ConnectionTracker,
+    ) {
         if result.is_ok() {
             self.session.sent(input);
         }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::receive::{listen, receive};
 use super::transmit::{self, TransmitError};
 use crate::export::Batch;
-use crate::machines::Meter;
+use crate::machines::ConnectionTracker;
 
 /// Bytes of input that are taken while replies wait for the client to read: a hundred calls of NFS, and more than its
 /// longest record.
@@ -41,7 +41,7 @@ pub(crate) trait Session {
         _result: &Result<(), TransmitError>,
         _unsent: u64,
         _input: &BytesMut,
-        _meter: &mut Meter,
+        _meter: &mut ConnectionTracker,
     ) {
     }
 
@@ -94,17 +94,17 @@ pub(crate) async fn drive<S: Session>(
     session: &mut S,
     mut input: BytesMut,
     mut batch: Batch,
-    meter: &mut Meter,
+    tracker: &mut ConnectionTracker,
 ) -> Result<End<S::Reason>, TransmitError> {
     let mut turn = next_turn(session, &mut input, &mut batch);
     loop {
         let unread = input.len();
         let result = if S::LISTENS_WHILE_SENDING {
-            send_and_listen(&mut batch, socket, &mut input, meter).await
+            send_and_listen(&mut batch, socket, &mut input, tracker).await
         } else {
-            transmit::flush(&mut batch, socket, |batch, len, now| meter.sent(batch, len, now)).await
+            transmit::flush(&mut batch, socket, |batch, len, now| tracker.sent(batch, len, now)).await
         };
-        session.sent(&result, batch.len(), &input, meter);
+        session.sent(&result, batch.len(), &input, tracker);
         result?;
         turn = match turn {
             Turn::End(reason) => return Ok(End::Session(reason)),
@@ -160,12 +160,12 @@ async fn send_and_listen(
     batch: &mut Batch,
     socket: &TcpStream,
     input: &mut BytesMut,
-    meter: &mut Meter,
+    tracker: &mut ConnectionTracker,
 ) -> Result<(), TransmitError> {
     if batch.is_empty() {
         return Ok(());
     }
-    let mut flush = pin!(transmit::flush(batch, socket, |batch, len, now| meter.sent(batch, len, now)));
+    let mut flush = pin!(transmit::flush(batch, socket, |batch, len, now| tracker.sent(batch, len, now)));
     // Most replies leave at once; a read that fails would cost a system call for each.
     tokio::select! {
         biased;

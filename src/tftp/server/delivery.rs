@@ -15,7 +15,7 @@ use super::{MAX_DATAGRAM, error_packet};
 use crate::boot::files::File;
 use crate::codec::Reader;
 use crate::export::{Batch, MixedImagesError, Piece};
-use crate::machines::{Meter, Step};
+use crate::machines::{ConnectionTracker, Step};
 use crate::stream::TransmitError;
 use crate::tftp::session::{Blocks, Limits, Progress, Transfer, TransferOutcome, Transmit};
 use crate::tftp::wire::{DATA_HEADER_LEN, ErrorCode, Packet, TftpRequest, data_header};
@@ -59,7 +59,7 @@ pub(super) struct Delivery {
     link: Link,
     file: File,
     transfer: Transfer,
-    meter: Meter,
+    tracker: ConnectionTracker,
     liveness: Arc<TransferHandle>,
     /// For the log.
     path: Box<str>,
@@ -78,7 +78,7 @@ impl Delivery {
         request: &TftpRequest<'_>,
         limits: Limits,
         liveness: Arc<TransferHandle>,
-        meter: Meter,
+        tracker: ConnectionTracker,
     ) -> Self {
         let since = Instant::now();
         let transfer = Transfer::new(since, file.export.len(), &request.options, limits);
@@ -87,7 +87,7 @@ impl Delivery {
             link,
             file,
             transfer,
-            meter,
+            tracker,
             liveness,
             path,
             since,
@@ -204,9 +204,9 @@ impl Delivery {
         let now = Instant::now();
         if self.file.is_made() {
             // All that is made by us alone is a menu.
-            self.meter.reached(Step::Menu, now);
+            self.tracker.reached(Step::Menu, now);
         } else {
-            self.meter.sent(&self.batch, self.batch.len(), now);
+            self.tracker.sent(&self.batch, self.batch.len(), now);
         }
         Ok(())
     }

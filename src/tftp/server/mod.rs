@@ -27,7 +27,7 @@ use crate::boot::files::{File, NoFile};
 use crate::codec::Reader;
 use crate::export::Allowed;
 use crate::export::path::PathError;
-use crate::machines::{self, Meter, Registry};
+use crate::machines::{self, ConnectionTracker, Registry};
 
 /// Transfers at a time. Each costs a socket and about four kilobytes.
 pub(crate) const MAX_TRANSFERS: usize = 4096;
@@ -224,13 +224,13 @@ where
             }
         };
         let liveness = Arc::new(TransferHandle::default());
-        let meter = Meter::new(
+        let tracker = ConnectionTracker::new(
             Arc::clone(&self.machines),
             (*peer.ip()).into(),
             machines::Protocol::Tftp,
             Instant::now(),
         );
-        let delivery = Delivery::new(link, file, request, limits, Arc::clone(&liveness), meter);
+        let delivery = Delivery::new(link, file, request, limits, Arc::clone(&liveness), tracker);
         let task = self.tasks.spawn(async move {
             delivery.run().await;
             peer

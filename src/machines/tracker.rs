@@ -15,7 +15,7 @@ use crate::image::Image;
 ///
 /// A peer becomes a machine with the first byte that belongs to a boot: whoever only looks around leaves no record.
 #[derive(Debug)]
-pub struct Meter {
+pub struct ConnectionTracker {
     registry: Arc<Registry>,
     peer: IpAddr,
     door: Protocol,
@@ -32,7 +32,7 @@ pub struct Meter {
     last_seen: Instant,
 }
 
-impl Meter {
+impl ConnectionTracker {
     /// For a connection of `peer` that begins now.
     pub fn new(registry: Arc<Registry>, peer: IpAddr, door: Protocol, now: Instant) -> Self {
         let peer = peer.to_canonical();
@@ -160,7 +160,7 @@ impl Meter {
     }
 }
 
-impl Drop for Meter {
+impl Drop for ConnectionTracker {
     fn drop(&mut self) {
         self.release(RootEnd::Lost);
     }
@@ -195,13 +195,13 @@ mod tests {
             Self { registry: Arc::new(registry), image, now: now + Duration::from_secs(1) }
         }
 
-        fn meter(&self, door: Protocol) -> Meter {
+        fn tracker(&self, door: Protocol) -> ConnectionTracker {
             let peer = "::ffff:10.0.0.9".parse().unwrap();
-            Meter::new(Arc::clone(&self.registry), peer, door, self.now)
+            ConnectionTracker::new(Arc::clone(&self.registry), peer, door, self.now)
         }
 
         /// As a door would: replies of 256 KiB at most, each with a header, of which 100 bytes leave at a time first.
-        fn send(&self, meter: &mut Meter, extent: Extent) {
+        fn send(&self, tracker: &mut ConnectionTracker, extent: Extent) {
             let export = Export::whole(&self.image);
             for offset in (0..extent.len).step_by(256 << 10) {
                 let mut batch = Batch::default();
@@ -211,9 +211,9 @@ mod tests {
                 pieces.for_each(|piece| batch.push_piece(piece).unwrap());
                 while !batch.is_empty() {
                     let sent = batch.len().min(100);
-                    meter.sent(&batch, sent, self.now);
+                    tracker.sent(&batch, sent, self.now);
                     batch.advance(sent);
-                    meter.sent(&batch, batch.len(), self.now);
+                    tracker.sent(&batch, batch.len(), self.now);
                     batch.advance(batch.len());
                 }
             }
@@ -241,54 +241,54 @@ mod tests {
             (INITRAMFS, Stage::Initramfs),
         ];
         for (extent, stage) in stages {
-            let mut meter = site.meter(Protocol::Tftp);
-            site.send(&mut meter, extent);
+            let mut tracker = site.tracker(Protocol::Tftp);
+            site.send(&mut tracker, extent);
             total += extent.len;
             let machine = site.only();
             assert_eq!((machine.stage, machine.sent.tftp, machine.boots), (stage, total, 1));
             assert_eq!(machine.image.is_some(), stage == Stage::Kernel || stage == Stage::Initramfs);
         }
-        let mut meter = site.meter(Protocol::Nbd);
-        meter.attached(&site.image, site.now);
+        let mut tracker = site.tracker(Protocol::Nbd);
+        tracker.attached(&site.image, site.now);
         assert_eq!((site.only().stage, site.only().airootfs), (Stage::Attached, None));
         for extent in AIROOTFS {
-            site.send(&mut meter, extent);
+            site.send(&mut tracker, extent);
         }
         let machine = site.only();
         assert_eq!(machine.airootfs, Some(RootProgress { size: 4 * MIB, read: 4 * MIB }));
         assert_eq!((machine.sent.nbd, machine.root), (4 * MIB, Some(Protocol::Nbd)));
         assert_eq!(machine.addresses, [IpAddr::from([10, 0, 0, 9])], "the same over IPv6 sockets");
-        meter.ended(RootEnd::Released, site.now);
+        tracker.ended(RootEnd::Released, site.now);
         assert_eq!((site.only().stage, site.only().root_connections), (Stage::Copied, 0));
     }
 
     #[test]
     fn a_composed_program_shows_where_it_is() {
         let site = Site::new();
-        let mut meter = site.meter(Protocol::Http);
-        meter.reached(Step::Loader, site.now);
+        let mut tracker = site.tracker(Protocol::Http);
+        tracker.reached(Step::Loader, site.now);
         assert_eq!(site.only().stage, Stage::Loader);
         let both = Extent { offset: KERNEL.offset, len: KERNEL.len + INITRAMFS.len };
         let mut batch = Batch::default();
         let export = Export::whole(&site.image);
         let pieces = export.range(both.offset, both.len).unwrap();
         pieces.for_each(|piece| batch.push_piece(piece).unwrap());
-        meter.sent(&batch, KERNEL.len, site.now);
+        tracker.sent(&batch, KERNEL.len, site.now);
         assert_eq!(site.only().stage, Stage::Kernel);
-        meter.sent(&batch, KERNEL.len + 1, site.now);
+        tracker.sent(&batch, KERNEL.len + 1, site.now);
         assert_eq!((site.only().stage, site.only().boots), (Stage::Initramfs, 1));
     }
 
     #[test]
     fn who_only_looks_around_is_no_machine() {
         let site = Site::new();
-        let mut meter = site.meter(Protocol::Http);
-        site.send(&mut meter, Extent { offset: 10 * MIB, len: MIB });
-        drop(meter);
+        let mut tracker = site.tracker(Protocol::Http);
+        site.send(&mut tracker, Extent { offset: 10 * MIB, len: MIB });
+        drop(tracker);
         // A booted system reads the kernel through its root.
-        let mut meter = site.meter(Protocol::Nfs);
-        site.send(&mut meter, KERNEL);
-        drop(meter);
+        let mut tracker = site.tracker(Protocol::Nfs);
+        site.send(&mut tracker, KERNEL);
+        drop(tracker);
         assert_eq!(site.machines(), []);
     }
 
@@ -296,11 +296,11 @@ mod tests {
     fn the_hook_of_http_first_asks_for_a_byte() {
         let site = Site::new();
         let [first, second] = AIROOTFS;
-        let mut probe = site.meter(Protocol::Http);
+        let mut probe = site.tracker(Protocol::Http);
         site.send(&mut probe, Extent { len: 1, ..first });
         drop(probe);
         assert_eq!(site.only().stage, Stage::Lost);
-        let mut download = site.meter(Protocol::Http);
+        let mut download = site.tracker(Protocol::Http);
         site.send(&mut download, first);
         assert_eq!((site.only().stage, site.only().root), (Stage::Attached, Some(Protocol::Http)));
         site.send(&mut download, second);
@@ -311,10 +311,10 @@ mod tests {
     #[test]
     fn a_connection_of_the_last_boot_is_not_of_this_one() {
         let site = Site::new();
-        let mut root = site.meter(Protocol::Nbd);
+        let mut root = site.tracker(Protocol::Nbd);
         root.attached(&site.image, site.now);
         site.send(&mut root, AIROOTFS[0]);
-        site.send(&mut site.meter(Protocol::Tftp), LOADER);
+        site.send(&mut site.tracker(Protocol::Tftp), LOADER);
         site.send(&mut root, AIROOTFS[1]);
         let machine = site.only();
         assert_eq!((machine.boots, machine.stage, machine.sent.nbd), (2, Stage::Loader, 0));
@@ -331,7 +331,7 @@ mod tests {
             site.registry.serve(&ImageSet::new(served, Vec::new()));
         };
         serve("new", &new);
-        let mut root = site.meter(Protocol::Nfs);
+        let mut root = site.tracker(Protocol::Nfs);
         site.send(&mut root, AIROOTFS[0]);
         assert_eq!(site.only().image.as_deref(), Some("arch"));
         serve("renamed", &old);
