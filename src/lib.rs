@@ -26,9 +26,21 @@
 //! `ARCHITECTURE.md` has the rules and the invariants, `docs/decisions` the reasons.
 
 #![warn(unreachable_pub)]
+// Tests may panic, and read clocks and files.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::disallowed_methods,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
 
 pub mod boot;
 mod bootable;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub mod check;
 pub mod cli;
 pub mod codec;
@@ -37,6 +49,14 @@ pub mod dhcp;
 pub mod export;
 mod extent;
 #[doc(hidden)]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a property that does not hold is a panic"
+)]
 pub mod fuzzing;
 pub mod http;
 pub mod image;
@@ -48,10 +68,14 @@ pub mod machines;
 pub mod nbd;
 pub mod ndp;
 pub mod nfs;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub mod server;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub mod status;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 mod stream;
 mod sys;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub mod telemetry;
 pub mod text;
 pub mod tftp;

@@ -1,5 +1,7 @@
 //! The system calls that take addresses of the mapping, or that rustix does not offer, and what else the compiler cannot
-//! see to be right. With [`crate::image::source`] the only room of `unsafe`.
+//! see to be right. The only room of `unsafe`.
+
+#![expect(unsafe_code, reason = "the one room of it; each block has its argument")]
 
 use std::fs::File;
 use std::io;

@@ -152,9 +152,6 @@ const RULES: &[Rule] = &[
     },
 ];
 
-/// Where `unsafe` may stand.
-const UNSAFE: &[&str] = &["sys.rs"];
-
 /// Longest file, in lines of code; tests and comments do not count.
 const LINES_MAX: usize = 400;
 
@@ -204,7 +201,7 @@ fn room_has_no_import_cycle() {
 #[test]
 fn rule_is_about_rooms_that_exist() {
     let sources = House::read().sources;
-    for part in RULES.iter().flat_map(|rule| rule.room).chain(UNSAFE) {
+    for part in RULES.iter().flat_map(|rule| rule.room) {
         assert!(sources.iter().any(|source| source.is_in(&[part])), "no file is in the room `{part}`");
     }
 }
@@ -265,23 +262,6 @@ fn cycle_is_found_behind_a_re_export() {
     assert_eq!(House::of(&in_image).cycles(), [cycle("image", &["index", "tree"])].into());
     let of_rooms = [("nbd/mod.rs", "use crate::nfs;"), ("nfs/mod.rs", "use super::nbd::wire;")];
     assert_eq!(House::of(&of_rooms).cycles(), [cycle("", &["nbd", "nfs"])].into());
-}
-
-#[test]
-fn unsafe_stays_in_its_files() {
-    for source in House::read().sources.iter().filter(|source| !UNSAFE.contains(&&*source.path)) {
-        let words = source.code.split(|c: char| !c.is_alphanumeric() && c != '_');
-        assert_eq!(words.filter(|&word| word == "unsafe").count(), 0, "src/{}", source.path);
-    }
-}
-
-#[test]
-fn unsafe_has_its_argument() {
-    for path in UNSAFE {
-        let text = fs::read_to_string(src().join(path)).unwrap();
-        let blocks = text.matches("unsafe {").count();
-        assert_eq!(blocks, text.matches("// SAFETY:").count(), "src/{path}");
-    }
 }
 
 #[test]

@@ -35,7 +35,8 @@ impl Checker<'_> {
             ));
         }
         if let Some(default) = self.default_image(images)? {
-            places[..=default].rotate_right(1);
+            let default = places.remove(default);
+            places.insert(0, default);
         }
         Ok(places)
     }

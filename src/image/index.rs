@@ -137,6 +137,7 @@ impl Index {
     }
 
     /// Inserts `id` into the tables that find it by its name.
+    #[expect(clippy::indexing_slicing, reason = "the tables hold identifiers of nodes only")]
     fn insert(&mut self, id: NodeId, parent: NodeId, name: &[u8]) {
         let is_first = self.child_ignoring_case(parent, name).is_none();
         let Self { nodes, exact, folded, hasher } = self;
@@ -152,6 +153,7 @@ impl Index {
     ///
     /// # Panics
     /// If `id` comes from another index.
+    #[expect(clippy::indexing_slicing, reason = "`add` alone makes identifiers, and no node is ever removed")]
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0 as usize]
     }

@@ -11,10 +11,12 @@ mod error;
 pub(crate) mod name;
 mod open;
 mod retention;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 mod scan;
 mod served;
 pub(crate) mod set;
 mod stamp;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub(crate) mod watch;
 
 #[cfg(test)]

@@ -17,8 +17,10 @@
 
 mod boot_ranges;
 pub mod local;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub(crate) mod neighbours;
 mod registry;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub mod server;
 pub(crate) mod stage;
 pub(crate) mod status;

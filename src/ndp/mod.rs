@@ -4,6 +4,7 @@
 //! solicitations for 13 to 16 seconds although it has an IPv4 lease. An empty advertisement ends
 //! that at once. Only a machine that asked us for a boot file a moment ago is answered.
 
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub(crate) mod server;
 pub(crate) mod session;
 pub mod wire;
