@@ -4,20 +4,20 @@
 //! is which replies of this connection are still on their way.
 
 mod directory;
+mod duplicate_calls;
 mod object;
 mod procedures;
 mod read_only;
 #[cfg(test)]
 mod tests;
-mod unsettled;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 
+use self::duplicate_calls::DuplicateCalls;
 use self::procedures::Payload;
-use self::unsettled::Unsettled;
 use super::rpc::{self, Call, CallError, RecordError, RpcMessage};
 use super::xdr::{self, Emitter};
 use super::{mount, wire};
@@ -55,7 +55,7 @@ pub enum Turn {
 pub struct Session {
     images: Arc<ImageSet>,
     peer: SocketAddr,
-    unsettled: Unsettled,
+    duplicates: DuplicateCalls,
     tally: Tally,
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct Tally {
 impl Session {
     /// A connection of `peer`, whose address appears in the log.
     pub fn new(images: Arc<ImageSet>, peer: SocketAddr) -> Self {
-        Self { images, peer, unsettled: Unsettled::default(), tally: Tally::default() }
+        Self { images, peer, duplicates: DuplicateCalls::default(), tally: Tally::default() }
     }
 
     /// From now on these are the images.
@@ -105,7 +105,7 @@ impl Session {
             }
             let len = record.len;
             input.advance(len);
-            self.unsettled.took(len);
+            self.duplicates.parsed(len);
         }
         Turn::Full
     }
@@ -113,12 +113,12 @@ impl Session {
     /// To be told when all of the batch has been sent, with what is in the input by then: a duplicate in there was
     /// sent by a client that had not seen its answer yet.
     pub fn sent(&mut self, input: &BytesMut) {
-        self.unsettled.sent(input.len());
+        self.duplicates.sent(input.len());
     }
 
     /// Queues the reply to one call.
     fn answer(&mut self, message: &RpcMessage<'_>, out: &mut Batch) -> Result<(), MixedImagesError> {
-        if self.unsettled.contains(message.xid) {
+        if self.duplicates.contains(message.xid) {
             return Ok(());
         }
         let Self { images, peer, .. } = self;
@@ -136,7 +136,7 @@ impl Session {
             self.tally.reads += 1;
             self.tally.bytes += u64::from(len);
         }
-        self.unsettled.answered(message.xid);
+        self.duplicates.answered(message.xid);
         Ok(())
     }
 }
