@@ -15,11 +15,11 @@ use crate::image::{NodeId, NodeKind};
 /// Path that the menu of an Arch ISO mounts.
 const EXPORT: &[u8] = b"/run/archiso/bootmnt";
 
-/// RFC 1833 §3: PMAPPROC_GETPORT, and the protocol TCP.
+/// PMAPPROC_GETPORT and the protocol TCP (RFC 1833 §3.1).
 const GETPORT: Procedure = Procedure(100_000, 2, 3);
 const TCP: u32 = 6;
 
-/// RFC 1813 §5.2 and §3.3.
+/// Procedures of MOUNT and NFS (RFC 1813 §5.2 and §3.3).
 const MNT: Procedure = Procedure(100_005, 3, 1);
 const LOOKUP: Procedure = Procedure(100_003, 3, 3);
 const READLINK: Procedure = Procedure(100_003, 3, 5);
@@ -34,7 +34,7 @@ const HANDLE_MAX: usize = 64;
 const READ_MAX: u32 = 1 << 20;
 const LISTING_MAX: u32 = 64 << 10;
 
-/// RFC 1813 §2.3.5, ftype3.
+/// Types of `ftype3` (RFC 1813 §2.6).
 const NF3REG: u32 = 1;
 const NF3DIR: u32 = 2;
 const NF3LNK: u32 = 5;
@@ -128,7 +128,7 @@ struct ComparedAttributes {
     fileid: u64,
 }
 
-/// Parses `post_op_attr` and `fattr3` (RFC 1813 §2.5, §2.6).
+/// Parses `post_op_attr` with its `fattr3` (RFC 1813 §2.6).
 fn attributes(results: &mut Reader<'_>) -> Result<Option<ComparedAttributes>, Fault> {
     if !boolean(results)? {
         return Ok(None);
@@ -186,7 +186,7 @@ impl NfsClient<'_> {
         let index = &self.original.image.index;
         let mut missing: HashSet<&[u8]> =
             index.children(directory).iter().map(|&node| &*index.node(node).name).collect();
-        // RFC 1813 §3.3.16: a server may or may not list `.` and `..`.
+        // RFC 1813 §3.3.16 leaves open whether a server lists `.` and `..`.
         let mut optional = HashSet::from([&b"."[..], b".."]);
         let mut at = Listing { names: Vec::new(), cookie: 0, verifier: 0, is_last: false };
         while !at.is_last {
