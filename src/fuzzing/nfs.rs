@@ -17,17 +17,22 @@ use crate::nfs::mount;
 use crate::nfs::rpc::{self, CallError, RECORD_MAX, RecordError, RpcMessage};
 use crate::nfs::session::{DIRECTORY_MAX, READ_MAX, Session, Turn};
 
-/// Most bytes that one call may queue, and most memory that it may take: what a turn allows, and one longest reply.
+/// Most bytes that a turn may queue, and most memory that it may take: its limit and one longest
+/// reply.
 const TURN_OUT_MAX: u64 = (1 << 20) + READ_MAX as u64 + 4096;
 const TURN_HELD_MAX: usize = (128 << 10) + DIRECTORY_MAX as usize + 4096;
 
 /// A file of each image, in two extents.
 const EXTENTS: [Extent; 2] = [Extent { offset: 4096, len: 3 << 20 }, Extent { offset: 1 << 30, len: 77 }];
 
+/// Attributes of every node.
+const ATTRIBUTES: NodeAttributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+
+/// Bit of a record mark for the last fragment (RFC 5531 §11).
 const LAST_FRAGMENT: u32 = 1 << 31;
 
-/// A record is found when all of it is there and not before; it is what its fragments hold; any message gets one
-/// small reply or none.
+/// A record is found once it is complete and not before, and consists of its fragments. A message
+/// gets at most one small reply.
 pub fn record(data: &[u8]) {
     let Ok(Some(record)) = rpc::next_record(data) else { return };
     assert!(record.len <= data.len() && record.message.len() <= RECORD_MAX);
@@ -46,7 +51,7 @@ pub fn record(data: &[u8]) {
     }
 }
 
-/// The message at the front of a stream, by the words of RFC 5531 §11.
+/// Joins the message at the front of a stream, as RFC 5531 §11 says.
 fn joined(mut reader: Reader<'_>) -> Option<Vec<u8>> {
     let mut message = Vec::new();
     loop {
@@ -58,8 +63,8 @@ fn joined(mut reader: Reader<'_>) -> Option<Vec<u8>> {
     }
 }
 
-/// Whatever MOUNT is asked, its results are well-formed, and a handle that it gives is that of a directory. The first
-/// byte chooses the procedure; the rest are its arguments.
+/// Results of MOUNT are well-formed for any arguments, and a handle in them is that of a directory.
+/// The first byte selects the procedure; the rest are its arguments.
 pub fn mount(data: &[u8]) {
     let Some((&procedure, args)) = data.split_first() else { return };
     let head = [7, 0, 2, mount::PROGRAM, 3, procedure.into(), 0, 0, 0, 0].map(u32::to_be_bytes).concat();
@@ -97,15 +102,17 @@ fn exports_len() -> usize {
     IMAGES.mount_points().map(|path| 4 + 4 + path.len().next_multiple_of(4) + 4).sum::<usize>() + 4
 }
 
-/// However the client's bytes are cut into segments, the same calls get the same replies, in their order; each reply
-/// is a record of its own that is as long as it says; a turn is bounded; only the bytes of files are ever read.
+/// The same calls get the same replies in the same order, in any segmentation of the client's
+/// bytes. Each reply is a record of the marked length, a turn is bounded, and only bytes of files
+/// are read.
 pub fn session(data: &[u8]) {
     let [at_once, bytewise] = [usize::MAX, 1].map(|segment| converse(data, segment));
     assert_eq!(at_once, bytewise);
 }
 
-/// What a connection said: each reply with its ranges as numbers, the first to every xid, and how it ended. (How a
-/// call is cut decides whether it comes before the answer to an earlier one of its number has left.)
+/// Output of a connection: the first reply to each xid, with its ranges as numbers, and the end.
+///
+/// Later replies to an xid do not count: the segmentation decides which calls are duplicates.
 #[derive(Debug, PartialEq, Eq)]
 struct Said {
     replies: Vec<Vec<u8>>,
@@ -133,10 +140,10 @@ fn converse(data: &[u8], segment: usize) -> Said {
     Said { replies, end: None }
 }
 
-/// The records in a batch, without their marks; a range stands as its numbers.
+/// Returns the records in a batch without their marks, and with the numbers of ranges as payload.
 fn records(batch: &Batch) -> Vec<Vec<u8>> {
     let mut records: Vec<Vec<u8>> = Vec::new();
-    // Bytes that the last record still lacks.
+    // Missing bytes of the last record.
     let mut left = 0;
     for chunk in batch.chunks() {
         let mut bytes = match chunk {
@@ -146,9 +153,8 @@ fn records(batch: &Batch) -> Vec<Vec<u8>> {
                 let record = records.last_mut().expect("payload follows a header");
                 record.extend_from_slice(&range.offset().to_be_bytes());
                 record.extend_from_slice(&range.len().to_be_bytes());
-                let is_inside =
-                    |e: &Extent| e.offset <= range.offset() && range.offset() + range.len() <= e.end();
-                assert!(EXTENTS.iter().any(is_inside));
+                let end = range.offset() + range.len();
+                assert!(EXTENTS.iter().any(|file| file.offset <= range.offset() && end <= file.end()));
                 continue;
             }
             Chunk::Bytes(bytes) => Reader::new(bytes),
@@ -170,25 +176,28 @@ fn records(batch: &Batch) -> Vec<Vec<u8>> {
     records
 }
 
-/// Two images, so that a connection has to change between them.
+/// Two images, between which a connection has to switch.
 static IMAGES: LazyLock<Arc<ImageSet>> = LazyLock::new(|| {
     let [first, second] = ["first", "second"].map(|name| ServedImage::new(name, image(name)));
     Arc::new(ImageSet::new(first, vec![second]))
 });
 
-/// Nodes: 1 a directory, 2 a file, 3 a symlink, 4 a device, 5 to 204 files without content; 205 differs.
+/// Nodes: 1 a directory, 2 a file, 3 a symlink, 4 a device, 5 to 204 files without content; 205
+/// differs.
 fn image(name: &str) -> Image {
-    let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
-    let mut index = Index::new(attributes);
-    let mut add = |parent, name: &[u8], kind| index.add(parent, name, kind, attributes).expect("a good name");
-    let directory = add(NodeId::ROOT, b"d", NodeKind::Directory { entries: Vec::new() });
-    add(directory, b"file", NodeKind::File { extents: EXTENTS.to_vec() });
-    add(directory, b"link", NodeKind::Symlink { target: b"/d/file".as_slice().into() });
-    add(directory, b"device", NodeKind::Special);
+    let mut index = Index::new(ATTRIBUTES);
+    let directory = add(&mut index, NodeId::ROOT, b"d", NodeKind::Directory { entries: Vec::new() });
+    add(&mut index, directory, b"file", NodeKind::File { extents: EXTENTS.to_vec() });
+    add(&mut index, directory, b"link", NodeKind::Symlink { target: b"/d/file".as_slice().into() });
+    add(&mut index, directory, b"device", NodeKind::Special);
     for n in 0..200 {
-        add(directory, format!("{n:0>180}").as_bytes(), NodeKind::File { extents: Vec::new() });
+        add(&mut index, directory, format!("{n:0>180}").as_bytes(), NodeKind::File { extents: Vec::new() });
     }
-    add(NodeId::ROOT, name.as_bytes(), NodeKind::Special);
+    add(&mut index, NodeId::ROOT, name.as_bytes(), NodeKind::Special);
     Image::new(Source::open(Path::new("/dev/null")).expect("/dev/null opens"), index)
         .expect("no bytes to read")
+}
+
+fn add(index: &mut Index, parent: NodeId, name: &[u8], kind: NodeKind) -> NodeId {
+    index.add(parent, name, kind, ATTRIBUTES).expect("a good name")
 }

@@ -3,15 +3,17 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::codec::Reader;
-use crate::nfs::portmap::{PORT, Portmapper};
+use crate::nfs::portmap::Portmapper;
 use crate::nfs::rpc;
 
-/// Whatever comes to the portmapper, as a stream or as a datagram: replies are whole records, one at most for each
-/// call and to its xid, and none is longer than a list. A datagram gets no more than thrice what it brought, so that
-/// nobody can aim us at a third party (the factor that RFC 9000 §8.1 allows).
+/// Replies of the portmapper to any stream or datagram are whole records: at most one for each
+/// call, with its xid, and not longer than a list.
+///
+/// The reply to a datagram is at most three times as long, so that a forged sender address does not
+/// turn us against a third party. RFC 9000 §8.1 sets this factor for QUIC.
 pub fn calls(data: &[u8]) {
     let portmap = Portmapper::new(2049);
-    let local = SocketAddr::from((Ipv4Addr::new(192, 168, 255, 255), PORT));
+    let local = SocketAddr::from((Ipv4Addr::new(192, 168, 255, 255), 111));
     let mut out = Vec::new();
     portmap.handle_datagram(data, local, &mut out);
     assert!(out.len() <= 3 * data.len());
@@ -31,7 +33,7 @@ fn stream(portmap: Portmapper, local: SocketAddr, data: &[u8]) {
     assert!(taken <= input.len());
     while let Some(reply) = rpc::next_record(output).expect("our own records are sound") {
         output = &output[reply.len..];
-        // Calls in silence have no reply.
+        // A call of CALLIT gets no reply.
         loop {
             let call = rpc::next_record(input).expect("it was answered").expect("a reply has its call");
             input = &input[call.len..];

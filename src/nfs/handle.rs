@@ -1,12 +1,16 @@
-//! File handles, and every other number by which a client knows an object: all made of the image, so that they are the
-//! same after a restart, for a copy of the image, and on another server.
+//! File handles, and every other number by which a client knows an object.
+//!
+//! All of them derive from the image, so they are the same after a restart, for a copy of the
+//! image, and on another server.
 
 use crate::codec::{Reader, Truncated};
 use crate::image::{Identity, NodeId};
 use crate::nfs::wire::COOKIE_VERIFIER;
 
-/// The layout of a handle: which image, which node, and a checksum that tells a damaged handle from one of an image
-/// that is not here.
+/// A file handle: an image, a node of it, and a checksum.
+///
+/// The checksum tells a damaged handle (NFS3ERR_BADHANDLE) from one of an image that is not served
+/// (NFS3ERR_STALE).
 ///
 /// ```text
 /// 0         8        12       16
@@ -18,7 +22,7 @@ pub struct FileHandle {
     pub node: NodeId,
 }
 
-/// The bytes are no handle of this server, nor of another of its kind.
+/// Error of bytes that no server of this kind ever sent as a handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadHandleError;
 
@@ -29,27 +33,32 @@ impl From<Truncated> for BadHandleError {
 }
 
 impl FileHandle {
-    /// Bytes of a handle.
+    /// Length of a handle in bytes.
+    // RFC 1813 §2.4 allows 64 (NFS3_FHSIZE), and so does klibc's nfsmount.
     pub(crate) const LEN: usize = 16;
 
-    /// The handle in a call.
+    /// Parses the handle of a call.
     ///
     /// # Errors
     /// [`BadHandleError`]
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, BadHandleError> {
         let mut reader = Reader::new(bytes);
         let handle = Self { identity: Identity(reader.u64_be()?), node: NodeId(reader.u32_be()?) };
+        // Comparing with the bytes that we would send checks the length and the checksum at once.
         if handle.bytes() == bytes { Ok(handle) } else { Err(BadHandleError) }
     }
 
-    /// The handle in a reply.
+    /// Returns the bytes of the handle for a reply.
+    // Machines keep these bytes for as long as their root is mounted. Another layout would take the
+    // root away from each of them when the server is upgraded.
     pub fn bytes(self) -> [u8; Self::LEN] {
         let content = u128::from(self.identity.0) << 64 | u128::from(self.node.0) << 32;
         (content | u128::from(self.check())).to_be_bytes()
     }
 
-    /// Differs from a plain CRC, so that it also tells this layout from any other.
+    /// Returns the checksum of the other fields.
     fn check(self) -> u32 {
+        // A start value of its own separates this layout from any other with a CRC-32.
         const LAYOUT: u32 = u32::from_be_bytes(*b"nfs1");
         let mut hasher = crc32fast::Hasher::new_with_initial(LAYOUT);
         hasher.update(&self.identity.0.to_be_bytes());
@@ -58,18 +67,21 @@ impl FileHandle {
     }
 }
 
-/// Number of an image's file system.
+/// Returns the number of an image's file system (`fsid` of `fattr3`).
 pub(crate) const fn fsid(identity: Identity) -> u64 {
     identity.0
 }
 
-/// Number of an object in its file system; never 0, which means "none" to some programs.
+/// Returns the number of an object within its file system.
 pub(crate) const fn fileid(node: NodeId) -> u64 {
+    // RFC 1813 §3.3.16: UNIX clients give the file id 0 a special meaning, so it is never sent.
     node.0 as u64 + 1
 }
 
-/// Tells a client that the cookies it has are of this image.
+/// Returns the verifier of the cookies of an image.
 pub(crate) const fn cookie_verifier(identity: Identity) -> [u8; COOKIE_VERIFIER] {
+    // RFC 1813 §3.3.16 allows zero where cookies are always valid, as here. The identity also
+    // catches a client that mixes up the cookies of two images.
     identity.0.to_be_bytes()
 }
 
@@ -79,9 +91,8 @@ mod tests {
 
     const HANDLE: FileHandle = FileHandle { identity: Identity(0x0123_4567_89ab_cdef), node: NodeId(0xfeed) };
 
-    /// Whoever changes the layout takes the root away from every machine that is up when the server is upgraded.
     #[test]
-    fn the_layout_is_for_ever() {
+    fn handle_layout_never_changes() {
         let hex: String = HANDLE.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, "0123456789abcdef0000feed45253530");
         assert_eq!((fsid(HANDLE.identity), fileid(HANDLE.node)), (0x0123_4567_89ab_cdef, 0xfeee));
@@ -89,12 +100,12 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_comes_back_as_it_went() {
+    fn handle_survives_a_round_trip() {
         assert_eq!(FileHandle::parse(&HANDLE.bytes()), Ok(HANDLE));
     }
 
     #[test]
-    fn a_damaged_handle_is_no_handle() {
+    fn damaged_handle_is_refused() {
         let good = HANDLE.bytes();
         for bit in 0..good.len() * 8 {
             let mut bad = good;

@@ -1,9 +1,10 @@
-//! NFS version 3 and its MOUNT protocol (RFC 1813) over ONC RPC (RFC 5531), read-only, on one TCP port.
+//! NFS version 3 and its MOUNT protocol (RFC 1813) over ONC RPC (RFC 5531), read-only, on one port.
 //!
-//! [`xdr`] and [`rpc`] are what every RPC program is made of; [`wire`] knows the bytes of NFS, [`session`] decides,
-//! [`server`] moves. Whatever a client keeps of an image, its handles, file ids and cookies, comes from the image
-//! ([`handle`]): a machine that lives on its root sees no difference between a restart and a slow server.
-//! [`portmap`] tells machines at which port all this is.
+//! [`xdr`] and [`rpc`] hold what all RPC programs share; [`wire`] knows the bytes of NFS,
+//! [`session`] decides, [`server`] moves. [`portmap`] tells machines the port.
+//!
+//! Handles, file ids and cookies derive from the image ([`handle`]): to a machine whose root is on
+//! NFS, a restart of the server looks like a slow server.
 
 pub mod handle;
 pub(crate) mod mount;

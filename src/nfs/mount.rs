@@ -1,6 +1,6 @@
-//! MOUNT version 3 (RFC 1813, appendix I): from the path of an export to the handle of its directory.
+//! MOUNT version 3 (RFC 1813, appendix I): resolves the path of an export to a file handle.
 //!
-//! The server keeps no list of who has mounted what: it would be wrong after every machine that is switched off.
+//! The server keeps no list of mounts: each machine that is switched off would leave a wrong entry.
 
 use std::net::SocketAddr;
 
@@ -12,13 +12,14 @@ use super::xdr::{self, Emitter, XdrParseError};
 use crate::image::NodeKind;
 use crate::images::ImageSet;
 
+/// Number and version of the program (RFC 1813 §5.1).
 pub(crate) const PROGRAM: u32 = 100_005;
 pub(crate) const VERSION: u32 = 3;
 
-/// Longest path of a mount, in bytes (MNTPATHLEN).
+/// Longest path of a mount, in bytes (MNTPATHLEN, RFC 1813 §5.1).
 const PATH_MAX: usize = 1024;
 
-/// Procedures.
+/// Procedures (RFC 1813 §5.2).
 mod procedure {
     pub(super) const NULL: u32 = 0;
     pub(super) const MNT: u32 = 1;
@@ -30,12 +31,12 @@ mod procedure {
 
 const MNT3_OK: u32 = 0;
 
-/// Why a path cannot be mounted: the client's fault. The numbers are `mountstat3`.
+/// Reason why a path cannot be mounted: the client's fault. The numbers are `mountstat3`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 enum MountError {
-    #[error("there is no such directory in any image")]
+    #[error("no image has such a directory")]
     NoEnt = 2,
-    #[error("it is not a directory")]
+    #[error("the path is not a directory")]
     NotDir = 20,
     #[error("the path is longer than {PATH_MAX} bytes")]
     NameTooLong = 63,
@@ -51,25 +52,29 @@ pub(crate) fn answer(
     call: &Call<'_>,
     results: &mut Emitter<'_>,
 ) -> Result<(), CallError> {
+    // Versions 1 and 2 return the handles of NFS version 2, which is not served.
     if call.version != VERSION {
         return Err(CallError::ProgMismatch { low: VERSION, high: VERSION });
     }
     match call.procedure {
         procedure::NULL => {}
         procedure::MNT => mount(images, peer, call, results)?,
-        // An empty list.
+        // An empty list: no mount is recorded.
         procedure::DUMP => results.boolean(false),
+        // klibc's nfsmount calls UMNT only after a failed mount(2).
         procedure::UMNT => {
             let path = xdr::opaque(&mut { call.args }, PATH_MAX)?;
-            info!(%peer, path = %path.escape_ascii(), "unmounted over NFS");
+            info!(%peer, path = %path.escape_ascii(), "export unmounted over NFS");
         }
-        procedure::UMNTALL => info!(%peer, "unmounted everything over NFS"),
+        procedure::UMNTALL => info!(%peer, "all exports unmounted over NFS"),
+        // libnfs calls EXPORT after each MNT, and fails without a list.
         procedure::EXPORT => exports(images, results),
         _ => return Err(CallError::ProcUnavail),
     }
     Ok(())
 }
 
+/// Emits the results of MNT (RFC 1813 §5.2.1).
 fn mount(
     images: &ImageSet,
     peer: SocketAddr,
@@ -78,6 +83,7 @@ fn mount(
 ) -> Result<(), CallError> {
     let path = match xdr::opaque(&mut { call.args }, PATH_MAX) {
         Ok(path) => path,
+        // The path is all there, so the arguments are not garbage: MNT3ERR_NAMETOOLONG says more.
         Err(XdrParseError::TooLong { .. }) => {
             refuse(peer, b"", MountError::NameTooLong, results);
             return Ok(());
@@ -86,25 +92,26 @@ fn mount(
     };
     match directory(images, path) {
         Ok((image, handle)) => {
-            info!(%peer, path = %path.escape_ascii(), image, "mounted over NFS");
+            info!(%peer, path = %path.escape_ascii(), image, "export mounted over NFS");
             results.u32(MNT3_OK);
             results.opaque(&handle.bytes());
-            // The flavors that are taken, the preferred one first.
+            // auth_flavors, the preferred one first. klibc's nfsmount ignores them, and the kernel
+            // then uses AUTH_SYS.
             results.u32(2);
             results.u32(AUTH_SYS);
             results.u32(AUTH_NONE);
         }
-        Err(unmountable) => refuse(peer, path, unmountable, results),
+        Err(error) => refuse(peer, path, error, results),
     }
     Ok(())
 }
 
-fn refuse(peer: SocketAddr, path: &[u8], unmountable: MountError, results: &mut Emitter<'_>) {
-    info!(%peer, path = %path.escape_ascii(), "mount over NFS refused: {unmountable}");
-    results.u32(unmountable as u32);
+fn refuse(peer: SocketAddr, path: &[u8], error: MountError, results: &mut Emitter<'_>) {
+    info!(%peer, path = %path.escape_ascii(), "mount over NFS refused: {error}");
+    results.u32(error as u32);
 }
 
-/// The name of the image and the handle of its directory that `path` means.
+/// Finds the name of the image and the handle of its directory at `path`.
 fn directory<'a>(images: &'a ImageSet, path: &[u8]) -> Result<(&'a str, FileHandle), MountError> {
     let (served, node) = images.node(path).ok_or(MountError::NoEnt)?;
     match served.image.index.node(node).kind {
@@ -115,12 +122,12 @@ fn directory<'a>(images: &'a ImageSet, path: &[u8]) -> Result<(&'a str, FileHand
     }
 }
 
-/// `exports`: every path, for everybody.
+/// Emits `exports` (RFC 1813 §5.2.5): every path, for every client.
 fn exports(images: &ImageSet, results: &mut Emitter<'_>) {
     for path in images.mount_points() {
         results.boolean(true);
         results.opaque(path.as_bytes());
-        // ex_groups: none, which means all.
+        // ex_groups: clients such as showmount(8) read an empty list as everyone.
         results.boolean(false);
     }
     results.boolean(false);

@@ -1,7 +1,7 @@
 //! ONC RPC version 2 (RFC 5531): records on a stream, calls and replies.
 //!
-//! A program is a function from a [`Call`] to its results. [`RpcMessage::answer`] does the rest, over whatever transport
-//! the message came:
+//! A program is a function from a [`Call`] to its results. [`RpcMessage::answer`] does the rest,
+//! over any transport:
 //!
 //! ```
 //! use isowire::nfs::rpc::{RpcMessage, CallError};
@@ -26,14 +26,15 @@ use std::borrow::Cow;
 use super::xdr::{self, Emitter, XdrParseError};
 use crate::codec::{Reader, Truncated};
 
-/// Longest record that is taken from a client, in bytes: a WRITE of [`PAYLOAD_MAX`] bytes with the longest
-/// credentials and handle, so that even a client that tries to write gets its answer.
+/// Longest record that is accepted, in bytes: a WRITE of [`PAYLOAD_MAX`] bytes with the longest
+/// credentials and handle. A client that tries to write gets an error, not a closed connection.
 pub(crate) const RECORD_MAX: usize = PAYLOAD_MAX + 1024;
 
 /// Longest payload of a call, in bytes.
+// FSINFO returns it as wtmax, and libnfs does not mount where that is below 8 KiB.
 pub(crate) const PAYLOAD_MAX: usize = 8 << 10;
 
-/// Most fragments of one record. Clients send one; nobody needs more than a few.
+/// Most fragments of one record. Clients send one.
 pub(crate) const FRAGMENTS_MAX: usize = 16;
 
 /// Longest body of credentials and of a verifier (RFC 5531 §8.2).
@@ -43,10 +44,11 @@ const AUTH_BODY_MAX: usize = 400;
 const MACHINE_NAME_MAX: usize = 255;
 const GIDS_MAX: usize = 16;
 
-/// Flavors of authentication (RFC 5531 §8.1).
+/// Flavors of authentication (RFC 5531 §8.2).
 pub(crate) const AUTH_NONE: u32 = 0;
 pub const AUTH_SYS: u32 = 1;
 
+/// Version of the protocol, `msg_type`, `reply_stat` and `reject_stat` (RFC 5531 §9).
 const RPC_VERSION: u32 = 2;
 const CALL: u32 = 0;
 const REPLY: u32 = 1;
@@ -55,7 +57,14 @@ const MSG_DENIED: u32 = 1;
 const RPC_MISMATCH: u32 = 0;
 const AUTH_ERROR: u32 = 1;
 
-/// The last fragment of a record has this bit in its mark (RFC 5531 §11).
+/// `accept_stat` (RFC 5531 §9).
+const SUCCESS: u32 = 0;
+const PROG_UNAVAIL: u32 = 1;
+const PROG_MISMATCH: u32 = 2;
+const PROC_UNAVAIL: u32 = 3;
+const GARBAGE_ARGS: u32 = 4;
+
+/// Bit of a record mark for the last fragment (RFC 5531 §11).
 const LAST_FRAGMENT: u32 = 1 << 31;
 
 /// Bytes of the mark before each fragment.
@@ -70,29 +79,31 @@ pub struct RpcRecord<'a> {
     pub len: usize,
 }
 
-/// The stream makes no sense or asks for too much memory; nothing behind this can be found.
+/// Error of a stream that is malformed or asks for too much memory; the rest cannot be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    #[error("a record of {0} bytes or more, where {RECORD_MAX} are the most")]
+    #[error("a record of at least {0} bytes exceeds the limit of {RECORD_MAX}")]
     TooLong(usize),
-    #[error("a record of more than {FRAGMENTS_MAX} fragments")]
+    #[error("a record has more than {FRAGMENTS_MAX} fragments")]
     TooManyFragments,
     #[error(transparent)]
     NotACall(#[from] NotACallError),
 }
 
-/// The first record of `input`; `None` as long as it is not complete. Allocates only for a record of several
-/// fragments, when all of it is there.
+/// Returns the first record of `input`, or `None` while it is incomplete. Allocates only for a
+/// complete record of several fragments.
 ///
 /// # Errors
-/// [`RecordError`] as soon as the marks promise more than the limits allow, however little of it is there.
+/// [`RecordError`] as soon as the marks exceed the limits, even if the bytes are yet to come.
 pub fn next_record(input: &[u8]) -> Result<Option<RpcRecord<'_>>, RecordError> {
     let mut size = 0;
     let mut reader = Reader::new(input);
+    // Empty fragments are legal, so the size alone does not bound their number.
     for count in 1..=FRAGMENTS_MAX {
         let Ok(mark) = reader.u32_be() else { return Ok(None) };
         let fragment = (mark & !LAST_FRAGMENT) as usize;
         size += fragment;
+        // Checked before the bytes arrive: four bytes can promise 2 GiB, which would be buffered.
         if size > RECORD_MAX {
             return Err(RecordError::TooLong(size));
         }
@@ -107,7 +118,7 @@ pub fn next_record(input: &[u8]) -> Result<Option<RpcRecord<'_>>, RecordError> {
     Err(RecordError::TooManyFragments)
 }
 
-/// The fragments at the front of an input, without their marks.
+/// Iterator over the fragments at the front of an input, without their marks.
 struct Fragments<'a>(Reader<'a>);
 
 impl<'a> Iterator for Fragments<'a> {
@@ -119,7 +130,7 @@ impl<'a> Iterator for Fragments<'a> {
     }
 }
 
-/// The message that the first `count` fragments make up; one needs no copy.
+/// Joins the first `count` fragments to a message; a single one is not copied.
 fn join(mut fragments: Fragments<'_>, count: usize) -> Cow<'_, [u8]> {
     if count == 1 {
         return Cow::Borrowed(fragments.next().unwrap_or_default());
@@ -127,26 +138,29 @@ fn join(mut fragments: Fragments<'_>, count: usize) -> Cow<'_, [u8]> {
     Cow::Owned(fragments.take(count).flatten().copied().collect())
 }
 
-/// Leaves room for a record mark in `out` and returns where it is, for [`end_record`].
+/// Reserves a record mark in `out` and returns its position, for [`end_record`].
 pub fn begin_record(out: &mut Vec<u8>) -> usize {
     let start = out.len();
+    // The mark is part of the reply's buffer, so that both leave in one segment: klibc's nfsmount
+    // takes the bytes of one read() for the whole reply.
     out.extend_from_slice(&[0; MARK]);
     start
 }
 
-/// Marks what was appended since [`begin_record`] as a record of one fragment, which goes on with `payload` bytes
-/// that are not in `out`.
+/// Marks the bytes appended since [`begin_record`] as a record that continues with `payload` bytes
+/// from elsewhere.
 pub fn end_record(out: &mut [u8], start: usize, payload: u32) {
     let body = out.len().saturating_sub(start + MARK) as u32;
     if let Some(mark) = out.get_mut(start..).and_then(|record| record.first_chunk_mut::<MARK>()) {
+        // One fragment only: klibc's nfsmount refuses a reply whose first one is not the last.
         *mark = (LAST_FRAGMENT | (body + payload)).to_be_bytes();
     }
 }
 
-/// What came is no call, or not even the start of one: there is nothing to answer. A stream is closed then, a
-/// datagram ignored.
+/// Error of a message that is not a call and gets no reply. The server closes a stream and ignores
+/// a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("what came is not an RPC call")]
+#[error("a message is not an RPC call")]
 pub struct NotACallError;
 
 impl From<Truncated> for NotACallError {
@@ -155,10 +169,10 @@ impl From<Truncated> for NotACallError {
     }
 }
 
-/// A call of which no more than the fixed part was looked at.
+/// A call whose fixed part is parsed.
 #[derive(Debug, Clone, Copy)]
 pub struct RpcMessage<'a> {
-    /// Number by which the client knows the reply.
+    /// Number by which the client finds the reply.
     pub xid: u32,
     rpc_version: u32,
     program: u32,
@@ -167,7 +181,7 @@ pub struct RpcMessage<'a> {
     rest: Reader<'a>,
 }
 
-/// A call of a procedure (RFC 5531 §9, `call_body`).
+/// A call of a procedure (`call_body`, RFC 5531 §9).
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
     pub xid: u32,
@@ -179,14 +193,14 @@ pub struct Call<'a> {
     pub args: Reader<'a>,
 }
 
-/// Who the client says it is. Nobody checks that.
+/// Identity that the client claims. Nothing verifies it.
 #[derive(Debug, Clone, Copy)]
 pub enum Credentials<'a> {
     None,
     Sys(AuthSys<'a>),
 }
 
-/// Credentials as Unix has them (RFC 5531, appendix A).
+/// Unix credentials (AUTH_SYS; RFC 5531, appendix A).
 #[derive(Debug, Clone, Copy)]
 pub struct AuthSys<'a> {
     pub uid: u32,
@@ -196,19 +210,19 @@ pub struct AuthSys<'a> {
 }
 
 impl AuthSys<'_> {
-    /// True when `gid` is the user's group or one of the supplementary ones.
+    /// Returns `true` if `gid` is the user's group or a supplementary one.
     pub(crate) fn is_in_group(&self, gid: u32) -> bool {
         let mut gids = self.gids;
         self.gid == gid || std::iter::from_fn(|| gids.u32_be().ok()).any(|other| other == gid)
     }
 }
 
-/// Why a program did not run a procedure (RFC 5531 §9, `accept_stat`).
+/// Reason why a program did not run a procedure (`accept_stat`, RFC 5531 §9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallError {
-    /// The program is not here.
+    /// The program is not served.
     ProgUnavail,
-    /// The program is here in other versions.
+    /// The program is served in other versions.
     ProgMismatch {
         low: u32,
         high: u32,
@@ -229,7 +243,7 @@ impl From<Truncated> for CallError {
     }
 }
 
-/// Why the credentials do not count (RFC 5531 §9, `auth_stat`).
+/// Reason why credentials are rejected (`auth_stat`, RFC 5531 §9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AuthStat {
     BadCred = 1,
@@ -237,18 +251,18 @@ enum AuthStat {
     TooWeak = 5,
 }
 
-/// Why a call reached no program.
+/// Reason why a call reached no program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RejectError {
-    /// Another version of RPC itself.
+    /// The call is of another version of RPC.
     RpcMismatch,
     Auth(AuthStat),
-    /// The credentials or the verifier are cut off.
+    /// The credentials or the verifier are truncated.
     Garbage,
 }
 
 impl<'a> RpcMessage<'a> {
-    /// The message in a record or datagram.
+    /// Parses the message in a record or datagram.
     ///
     /// # Errors
     /// [`NotACallError`]
@@ -268,8 +282,8 @@ impl<'a> RpcMessage<'a> {
         })
     }
 
-    /// Appends the reply to `out`: the results that `program` emits, or why there are none. Returns what `program`
-    /// returns, and `None` when it refused or was not even asked.
+    /// Appends the reply to `out`: the results that `program` emits, or an error. Returns the value
+    /// of `program`, or `None` if it failed or was not called.
     pub fn answer<T>(
         &self,
         out: &mut Vec<u8>,
@@ -286,10 +300,11 @@ impl<'a> RpcMessage<'a> {
                 return None;
             }
         };
-        emit_accepted(&mut reply, 0);
+        emit_accepted(&mut reply, SUCCESS);
         match program(&call, &mut reply) {
-            Ok(done) => Some(done),
+            Ok(value) => Some(value),
             Err(refused) => {
+                // The program may have emitted results before it failed.
                 reply.rewind(start);
                 emit_refused(&mut reply, refused);
                 None
@@ -297,29 +312,33 @@ impl<'a> RpcMessage<'a> {
         }
     }
 
+    /// Parses the credentials and the verifier.
     fn call(&self) -> Result<Call<'a>, RejectError> {
         let Self { xid, rpc_version, program, version, procedure, mut rest } = *self;
+        // RFC 5531 §9: the version decides what follows, so it comes first.
         if rpc_version != RPC_VERSION {
             return Err(RejectError::RpcMismatch);
         }
         let credentials = credentials(&mut rest)?;
-        // RFC 5531 §8.2: what a verifier means is the flavor's matter; AUTH_NONE and AUTH_SYS have none.
+        // RFC 5531 §8.2: the flavor defines the verifier; AUTH_NONE and AUTH_SYS define none.
         opaque_auth(&mut rest, AuthStat::BadVerf)?;
         Ok(Call { xid, program, version, procedure, credentials, args: rest })
     }
 }
 
+/// Parses the credentials of a call.
 fn credentials<'a>(reader: &mut Reader<'a>) -> Result<Credentials<'a>, RejectError> {
     let (flavor, body) = opaque_auth(reader, AuthStat::BadCred)?;
     match flavor {
-        // RFC 5531 §10.1: the length SHOULD be zero, which is no reason to turn somebody away.
+        // RFC 5531 §10.1 recommends an empty body; any other is harmless, so it is ignored.
         AUTH_NONE => Ok(Credentials::None),
         AUTH_SYS => auth_sys(body).map(Credentials::Sys),
+        // AUTH_SHORT, AUTH_DH and RPCSEC_GSS are not supported.
         _ => Err(RejectError::Auth(AuthStat::TooWeak)),
     }
 }
 
-/// `opaque_auth` (RFC 5531 §8.2): a flavor and its body.
+/// Parses `opaque_auth` (RFC 5531 §8.2): a flavor and its body.
 fn opaque_auth<'a>(reader: &mut Reader<'a>, if_long: AuthStat) -> Result<(u32, Reader<'a>), RejectError> {
     let flavor = reader.u32_be().map_err(|_| RejectError::Garbage)?;
     match xdr::opaque(reader, AUTH_BODY_MAX) {
@@ -329,6 +348,7 @@ fn opaque_auth<'a>(reader: &mut Reader<'a>, if_long: AuthStat) -> Result<(u32, R
     }
 }
 
+/// Parses the body of AUTH_SYS credentials.
 fn auth_sys(mut body: Reader<'_>) -> Result<AuthSys<'_>, RejectError> {
     parse_auth_sys(&mut body).map_err(|malformed| match malformed {
         XdrParseError::TooLong { .. } => RejectError::Auth(AuthStat::BadCred),
@@ -336,12 +356,15 @@ fn auth_sys(mut body: Reader<'_>) -> Result<AuthSys<'_>, RejectError> {
     })
 }
 
-/// `authsys_parms`: stamp, machine name, uid, gid, gids.
+/// Parses `authsys_parms` (RFC 5531, appendix A): stamp, machine name, uid, gid, gids.
 fn parse_auth_sys<'a>(body: &mut Reader<'a>) -> Result<AuthSys<'a>, XdrParseError> {
+    // The stamp and the machine name are arbitrary.
     body.u32_be()?;
     xdr::opaque(body, MACHINE_NAME_MAX)?;
     let (uid, gid) = (body.u32_be()?, body.u32_be()?);
     let count = body.u32_be()? as usize;
+    // The input is checked before the limit, as in `xdr::opaque`: a count without its numbers is
+    // GARBAGE_ARGS, and too many numbers are AUTH_BADCRED.
     let gids = body.sub(count.saturating_mul(4))?;
     if count > GIDS_MAX {
         return Err(XdrParseError::TooLong { len: count, max: GIDS_MAX });
@@ -349,9 +372,10 @@ fn parse_auth_sys<'a>(body: &mut Reader<'a>) -> Result<AuthSys<'a>, XdrParseErro
     Ok(AuthSys { uid, gid, gids })
 }
 
-/// The header of an accepted reply: a verifier of no bytes (klibc's nfsmount takes that for granted) and the state.
+/// Emits the header of an accepted reply: an empty verifier and the state.
 fn emit_accepted(reply: &mut Emitter<'_>, accept_stat: u32) {
     reply.u32(MSG_ACCEPTED);
+    // The verifier must be empty: klibc's nfsmount reads the results at a fixed offset.
     reply.u32(AUTH_NONE);
     reply.opaque(b"");
     reply.u32(accept_stat);
@@ -359,14 +383,14 @@ fn emit_accepted(reply: &mut Emitter<'_>, accept_stat: u32) {
 
 fn emit_refused(reply: &mut Emitter<'_>, refused: CallError) {
     match refused {
-        CallError::ProgUnavail => emit_accepted(reply, 1),
+        CallError::ProgUnavail => emit_accepted(reply, PROG_UNAVAIL),
         CallError::ProgMismatch { low, high } => {
-            emit_accepted(reply, 2);
+            emit_accepted(reply, PROG_MISMATCH);
             reply.u32(low);
             reply.u32(high);
         }
-        CallError::ProcUnavail => emit_accepted(reply, 3),
-        CallError::GarbageArgs => emit_accepted(reply, 4),
+        CallError::ProcUnavail => emit_accepted(reply, PROC_UNAVAIL),
+        CallError::GarbageArgs => emit_accepted(reply, GARBAGE_ARGS),
     }
 }
 
@@ -375,6 +399,7 @@ fn emit_rejected(reply: &mut Emitter<'_>, rejected: RejectError) {
         RejectError::RpcMismatch => {
             reply.u32(MSG_DENIED);
             reply.u32(RPC_MISMATCH);
+            // The lowest and the highest version.
             reply.u32(RPC_VERSION);
             reply.u32(RPC_VERSION);
         }
@@ -383,6 +408,7 @@ fn emit_rejected(reply: &mut Emitter<'_>, rejected: RejectError) {
             reply.u32(AUTH_ERROR);
             reply.u32(stat as u32);
         }
+        // As for truncated arguments: in both cases the call ends too early.
         RejectError::Garbage => emit_refused(reply, CallError::GarbageArgs),
     }
 }
@@ -391,12 +417,12 @@ fn emit_rejected(reply: &mut Emitter<'_>, rejected: RejectError) {
 mod tests {
     use super::*;
 
-    /// klibc's nfsmount asks for the port of NFS (`nfs-mount.pcap`).
+    /// GETPORT of NFS by klibc's nfsmount (`nfs-mount.pcap`).
     const GETPORT: &[u8] =
         b"\x80\0\0\x38\x65\xad\x41\x42\0\0\0\0\0\0\0\x02\0\x01\x86\xa0\0\0\0\x02\0\0\0\x03\
         \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x86\xa3\0\0\0\x03\0\0\0\x06\0\0\0\0";
 
-    /// The Linux kernel's first FSINFO, without the handle (`nfs-mount.pcap`).
+    /// First FSINFO of the Linux kernel, without the handle (`nfs-mount.pcap`).
     const FSINFO: &[u8] = b"\x41\x4f\xd5\x59\0\0\0\0\0\0\0\x02\0\x01\x86\xa3\0\0\0\x03\0\0\0\x13\0\0\0\x01\
         \0\0\0\x1c\0\0\0\0\0\0\0\x06(none)\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
@@ -405,12 +431,12 @@ mod tests {
         fragments.iter().flat_map(|(bytes, last)| [&mark(bytes.len(), *last), *bytes].concat()).collect()
     }
 
-    /// A call with these words behind the xid.
+    /// A call with these words after the xid.
     fn call(words: &[u32]) -> Vec<u8> {
         [&[0xabcd][..], words].concat().iter().flat_map(|word| word.to_be_bytes()).collect()
     }
 
-    /// The words of the reply behind the xid; the program knows its number, its version 3 and procedure 0.
+    /// The words of the reply after the xid, from a program 7 with version 3 and procedure 0.
     fn reply(message: &[u8]) -> Vec<u32> {
         let mut out = Vec::new();
         RpcMessage::parse(message).unwrap().answer(&mut out, |call, results| {
@@ -433,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn the_call_of_nfsmount_is_understood() {
+    fn nfsmount_call_is_parsed() {
         let RpcRecord { message, len } = next_record(GETPORT).unwrap().unwrap();
         assert!(matches!(message, Cow::Borrowed(_)), "one fragment is not copied");
         assert_eq!(len, GETPORT.len());
@@ -449,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn the_credentials_of_the_kernel_are_understood() {
+    fn kernel_credentials_are_parsed() {
         let call = RpcMessage::parse(FSINFO).unwrap().call().unwrap();
         let Credentials::Sys(user) = call.credentials else { panic!("{call:?}") };
         assert_eq!((user.uid, user.gid), (0, 0));
@@ -469,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_comes_in_fragments_and_in_pieces() {
+    fn record_may_come_in_fragments() {
         let bytes = record(&[(b"ab", false), (b"", false), (b"cde", true)]);
         for end in 0..bytes.len() {
             assert_eq!(next_record(&bytes[..end]), Ok(None), "{end}");
@@ -480,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_that_promise_too_much_are_refused_before_the_bytes_come() {
+    fn oversized_record_is_refused_early() {
         assert_eq!(next_record(b"\xff\xff\xff\xff"), Err(RecordError::TooLong(0x7fff_ffff)));
         assert_eq!(next_record(b"\x7f\xff\xff\xff"), Err(RecordError::TooLong(0x7fff_ffff)));
         let most = (LAST_FRAGMENT | RECORD_MAX as u32).to_be_bytes();
@@ -495,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_call_gets_no_answer() {
+    fn non_call_gets_no_reply() {
         let whole = call(&[CALL, 2, 7, 3, 0]);
         assert!(RpcMessage::parse(&whole).is_ok());
         for end in 0..whole.len() {
@@ -505,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn every_call_gets_the_reply_of_the_standard() {
+    fn call_gets_the_standard_reply() {
         let none = [AUTH_NONE, 0, AUTH_NONE, 0];
         let ask = |head: [u32; 4], auth: &[u32]| reply(&call(&[&[CALL][..], &head, auth].concat()));
         assert_eq!(ask([2, 7, 3, 0], &none), [1, 0, 0, 0, 0, 0x600d], "success");
@@ -517,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_that_do_not_count_are_refused() {
+    fn bad_credentials_are_refused() {
         let ask = |auth: &[u32]| reply(&call(&[&[CALL, 2, 7, 3, 0][..], auth].concat()));
         let garbage = [1, 0, 0, 0, 4];
         for flavor in [2, 3, 6, 999] {
@@ -541,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_mark_counts_the_payload_outside() {
+    fn record_mark_counts_outside_payload() {
         let mut out = b"before".to_vec();
         let start = begin_record(&mut out);
         out.extend_from_slice(b"head");

@@ -1,16 +1,16 @@
 //! XDR, the external data representation (RFC 4506): big-endian values in units of four bytes.
 //!
-//! Integers and fixed-length arrays are read with [`Reader`] itself. What needs a rule of XDR is here: booleans,
-//! lengths that come from the peer, and padding. Nothing is copied or allocated while reading.
+//! [`Reader`] itself reads integers and arrays of fixed length. This module has the rules of XDR:
+//! lengths that come from the peer, and padding. Parsing neither copies nor allocates.
 
 use crate::codec::{Reader, Truncated};
 
-/// The bytes are not what the call says they are: the peer's fault.
+/// Error of bytes that are not the expected values: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum XdrParseError {
     #[error("the arguments end in the middle of a value")]
     Truncated,
-    #[error("{len} bytes where at most {max} may be")]
+    #[error("a value of {len} bytes exceeds the limit of {max}")]
     TooLong { len: usize, max: usize },
 }
 
@@ -20,18 +20,20 @@ impl From<Truncated> for XdrParseError {
     }
 }
 
-/// Bytes of padding behind `len` bytes (RFC 4506 §3: up to the next multiple of four).
+/// Returns the bytes of padding after `len` bytes (RFC 4506 §3: up to a multiple of four).
 pub(crate) const fn padding(len: usize) -> usize {
     len.wrapping_neg() & 3
 }
 
-/// `opaque<max>` or `string<max>` (RFC 4506 §4.10 and §4.11), without its padding.
+/// Parses `opaque<max>` or `string<max>` (RFC 4506 §4.10 and §4.11), without its padding.
 ///
 /// # Errors
-/// [`XdrParseError::TooLong`] for more than `max` bytes that are all there; the bytes and their padding are read then.
+/// [`XdrParseError::TooLong`] for more than `max` bytes that are all there; the reader then
+/// continues after them.
 pub(crate) fn opaque<'a>(reader: &mut Reader<'a>, max: usize) -> Result<&'a [u8], XdrParseError> {
     let len = reader.u32_be()? as usize;
     let bytes = reader.take(len)?;
+    // RFC 4506 §3: the padding is of zero bytes. Others would be harmless, so they are not checked.
     reader.skip(padding(len))?;
     if len > max {
         return Err(XdrParseError::TooLong { len, max });
@@ -39,7 +41,7 @@ pub(crate) fn opaque<'a>(reader: &mut Reader<'a>, max: usize) -> Result<&'a [u8]
     Ok(bytes)
 }
 
-/// Appends values to a buffer that holds other replies already.
+/// Appends values to a buffer that may hold other replies.
 #[derive(Debug)]
 pub struct Emitter<'a> {
     out: &'a mut Vec<u8>,
@@ -47,18 +49,18 @@ pub struct Emitter<'a> {
 }
 
 impl<'a> Emitter<'a> {
-    /// Appends to `out`, and leaves alone what is in it.
+    /// Creates an emitter that appends to `out`.
     pub const fn new(out: &'a mut Vec<u8>) -> Self {
         let start = out.len();
         Self { out, start }
     }
 
-    /// Bytes appended so far.
+    /// Returns the number of bytes appended so far.
     pub(crate) const fn len(&self) -> usize {
         self.out.len() - self.start
     }
 
-    /// Takes back what was appended behind the first `len` bytes.
+    /// Removes what was appended after the first `len` bytes.
     pub(crate) fn rewind(&mut self, len: usize) {
         self.out.truncate(self.start + len);
     }
@@ -75,15 +77,15 @@ impl<'a> Emitter<'a> {
         self.u32(value.into());
     }
 
-    /// `opaque[N]`: the bytes and their padding.
+    /// Appends `opaque[N]` (RFC 4506 §4.9): the bytes and their padding.
     pub(crate) fn fixed(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
         self.out.extend(std::iter::repeat_n(0, padding(bytes.len())));
     }
 
-    /// `opaque<>` or `string<>`: the length, the bytes, their padding.
+    /// Appends `opaque<>` or `string<>`: the length, the bytes, their padding.
     pub fn opaque(&mut self, bytes: &[u8]) {
-        // Names, paths and handles of ours: far below 4 GiB.
+        // The cast keeps the value: these are names, paths and handles, far below 4 GiB.
         self.u32(bytes.len() as u32);
         self.fixed(bytes);
     }
@@ -94,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_opaque_ends_at_a_multiple_of_four() {
+    fn opaque_is_padded_to_four_bytes() {
         let mut reader = Reader::new(b"\0\0\0\x03abc\0\0\0\0\x04wxyz\0\0\0\0!");
         assert_eq!(opaque(&mut reader, 3), Ok(&b"abc"[..]));
         assert_eq!(opaque(&mut reader, 9), Ok(&b"wxyz"[..]));
@@ -103,18 +105,18 @@ mod tests {
     }
 
     #[test]
-    fn a_length_is_held_against_the_input_first_and_then_against_its_limit() {
+    fn opaque_length_is_checked_twice() {
         let mut huge = Reader::new(b"\xff\xff\xff\xffabcd");
         assert_eq!(opaque(&mut huge, 64), Err(XdrParseError::Truncated));
         let mut unpadded = Reader::new(b"\0\0\0\x03abc");
         assert_eq!(opaque(&mut unpadded, 64), Err(XdrParseError::Truncated));
         let mut long = Reader::new(b"\0\0\0\x05abcde\0\0\0!");
         assert_eq!(opaque(&mut long, 4), Err(XdrParseError::TooLong { len: 5, max: 4 }));
-        assert_eq!(long.rest(), b"!", "who asked can go on behind it");
+        assert_eq!(long.rest(), b"!", "the reader continues after it");
     }
 
     #[test]
-    fn what_is_emitted_is_read_again() {
+    fn emitted_values_parse_again() {
         let mut out = b"other".to_vec();
         let mut emitter = Emitter::new(&mut out);
         emitter.u32(7);
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_this_emitter_wrote_is_taken_back() {
+    fn rewind_keeps_earlier_bytes() {
         let mut out = b"other".to_vec();
         let mut emitter = Emitter::new(&mut out);
         emitter.u32(1);

@@ -1,25 +1,26 @@
-//! What we ask a running rpcbind, in portmapper version 2: to tell machines where NFS and MOUNT are.
+//! Calls to a running rpcbind, in portmapper version 2, that register the ports of NFS and MOUNT.
 
 use super::{GETPORT, PORTMAP, PORTMAPPER, SET, Transport, UNSET};
 use crate::codec::{Reader, Truncated};
 use crate::nfs::rpc;
 use crate::nfs::xdr::{self, Emitter, XdrParseError};
 
-/// What to do about a program.
+/// A call about a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RegistrationCall {
-    /// Register it at a port; the result is 1, or 0 when it is registered at another one.
+    /// Registers it at a port; the result is 1, or 0 if it is registered at another one.
     Set(u16),
-    /// Forget it; the result is 1, or 0 when somebody else registered it.
+    /// Removes it; the result is 1, or 0 if someone else registered it.
     Unset,
-    /// The result is its port, or 0.
+    /// Returns its port, or 0.
     Port,
 }
 
-/// The record of a call about version 3 of `program` over TCP.
+/// Returns the record of a call about version 3 of `program` over TCP.
 pub(crate) fn call(xid: u32, program: u32, request: RegistrationCall) -> Vec<u8> {
     let (procedure, port) = match request {
         RegistrationCall::Set(port) => (SET, port),
+        // RFC 1833 §3.2: UNSET and GETPORT ignore the port.
         RegistrationCall::Unset => (UNSET, 0),
         RegistrationCall::Port => (GETPORT, 0),
     };
@@ -27,24 +28,25 @@ pub(crate) fn call(xid: u32, program: u32, request: RegistrationCall) -> Vec<u8>
     let start = rpc::begin_record(&mut out);
     let mut call = Emitter::new(&mut out);
     let rpc_version = 2;
-    // A call, without credentials and verifier (RFC 5531 §9). Over a local socket rpcbind asks the kernel who we are.
+    // A call without credentials and verifier (RFC 5531 §9): over a local socket rpcbind learns
+    // from the kernel who the caller is.
     for value in [xid, 0, rpc_version, PORTMAP, PORTMAPPER, procedure, rpc::AUTH_NONE, 0, rpc::AUTH_NONE, 0] {
         call.u32(value);
     }
     // struct mapping (RFC 1833 §3.1)
-    for value in [program, super::SERVED, Transport::Tcp as u32, port.into()] {
+    for value in [program, super::SERVED_VERSION, Transport::Tcp as u32, port.into()] {
         call.u32(value);
     }
     rpc::end_record(&mut out, start, 0);
     out
 }
 
-/// Why a call has no result.
+/// Reason why a call has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RegistrationCallError {
-    #[error("the reply makes no sense")]
+    #[error("the reply is malformed")]
     Malformed,
-    #[error("it denies us that")]
+    #[error("the call is denied")]
     Denied,
 }
 
@@ -60,21 +62,23 @@ impl From<XdrParseError> for RegistrationCallError {
     }
 }
 
-/// The result in the reply to the call `xid`.
+/// Parses the result in the reply to the call `xid`.
 ///
 /// # Errors
 /// [`RegistrationCallError`]
 pub(crate) fn result(reply: &[u8], xid: u32) -> Result<u32, RegistrationCallError> {
     let mut reader = Reader::new(reply);
-    // RFC 5531 §9: xid, REPLY, then MSG_ACCEPTED or MSG_DENIED.
+    // RFC 5531 §9: xid, REPLY (1), then MSG_ACCEPTED (0) or MSG_DENIED.
     if (reader.u32_be()?, reader.u32_be()?) != (xid, 1) {
         return Err(RegistrationCallError::Malformed);
     }
     if reader.u32_be()? != 0 {
         return Err(RegistrationCallError::Denied);
     }
+    // The verifier, whatever it holds.
     let _flavor = reader.u32_be()?;
     xdr::opaque(&mut reader, reply.len())?;
+    // accept_stat, of which 0 is SUCCESS.
     match reader.u32_be()? {
         0 => Ok(reader.u32_be()?),
         _ => Err(RegistrationCallError::Denied),
@@ -89,7 +93,7 @@ mod tests {
     const LOCAL: std::net::SocketAddr =
         std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 111);
 
-    /// What our own portmapper answers.
+    /// The reply of our own portmapper, which grants no registration.
     fn answer(request: RegistrationCall) -> Vec<u8> {
         let mut out = Vec::new();
         Portmapper::new(2049).handle_stream(&call(7, NFS, request), LOCAL, &mut out).unwrap();
@@ -97,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_found_in_the_reply_to_the_same_call() {
+    fn result_belongs_to_its_call() {
         assert_eq!(result(&answer(RegistrationCall::Port), 7), Ok(2049));
         assert_eq!(result(&answer(RegistrationCall::Set(1)), 7), Ok(0));
         assert_eq!(result(&answer(RegistrationCall::Unset), 7), Ok(0));
@@ -105,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denied_call_and_a_cut_reply_have_none() {
+    fn denied_or_cut_reply_has_no_result() {
         let reply = answer(RegistrationCall::Port);
         for len in 0..reply.len() {
             assert_eq!(result(&reply[..len], 7), Err(RegistrationCallError::Malformed), "{len}");
@@ -115,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registration_is_as_rpcbind_expects_it() {
+    fn registration_is_in_rpcbind_form() {
         let record = call(1, NFS, RegistrationCall::Set(2049));
         let words: Vec<_> =
             record.chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect();

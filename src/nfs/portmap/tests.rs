@@ -22,7 +22,7 @@ fn rpcb(program: u32, version: u32) -> Vec<u8> {
     [&words(&[program, version])[..], b"\0\0\0\x03tcp\0\0\0\0\x09127.0.0.1\0\0\0\0\0\0\0"].concat()
 }
 
-/// What is behind xid, REPLY, MSG_ACCEPTED and the verifier: state and results.
+/// State and results of the reply over TCP, after xid, REPLY, MSG_ACCEPTED and the verifier.
 fn over_tcp(message: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let record = [&(0x8000_0000 | message.len() as u32).to_be_bytes()[..], message].concat();
@@ -43,7 +43,7 @@ fn accepted(reply: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn archisos_nfsmount_gets_the_bytes_it_knows() {
+fn nfsmount_gets_the_captured_reply() {
     // From the capture of a mount: GETPORT of NFS, and rpcbind's answer.
     let asked =
         b"\x80\0\0\x38\x65\xad\x41\x42\0\0\0\0\0\0\0\x02\0\x01\x86\xa0\0\0\0\x02\0\0\0\x03\0\0\0\0\0\0\0\0\
@@ -58,7 +58,7 @@ fn archisos_nfsmount_gets_the_bytes_it_knows() {
 }
 
 #[test]
-fn a_port_is_told_for_what_is_here_and_zero_for_everything_else() {
+fn getport_is_zero_for_unknown_services() {
     for (program, version, protocol, port) in [
         (NFS, 3, 6, 2049),
         (MOUNT, 3, 6, 2049),
@@ -79,7 +79,7 @@ fn a_port_is_told_for_what_is_here_and_zero_for_everything_else() {
 }
 
 #[test]
-fn a_universal_address_is_the_one_that_was_asked() {
+fn universal_address_is_the_called_one() {
     let nfs = [&words(&[0, 16])[..], b"192.168.77.1.8.1"].concat();
     let own = [&words(&[0, 18])[..], b"192.168.77.1.0.111\0\0"].concat();
     for (version, procedure) in [(3, 3), (4, 3), (4, 9)] {
@@ -96,7 +96,7 @@ fn a_universal_address_is_the_one_that_was_asked() {
 }
 
 #[test]
-fn the_list_of_the_portmapper() {
+fn portmapper_list_has_all_services() {
     let list = over_tcp(&call(PORTMAP, 2, 4, b""));
     let mut reader = Reader::new(&list);
     assert_eq!(reader.u32_be(), Ok(0));
@@ -112,7 +112,7 @@ fn the_list_of_the_portmapper() {
 }
 
 #[test]
-fn the_list_of_rpcbind() {
+fn rpcbind_list_has_all_services() {
     let list = over_tcp(&call(PORTMAP, 4, 4, b""));
     let mut reader = Reader::new(&list);
     assert_eq!(reader.u32_be(), Ok(0));
@@ -130,14 +130,14 @@ fn the_list_of_rpcbind() {
 }
 
 #[test]
-fn a_datagram_never_gets_a_list() {
+fn datagram_never_gets_a_list() {
     for version in 2..=4 {
         assert_eq!(over_udp(&call(PORTMAP, version, 4, &[0; 1000])), words(&[3]), "PROC_UNAVAIL");
     }
 }
 
 #[test]
-fn peers_register_nothing() {
+fn peers_cannot_register_services() {
     for version in 2..=4 {
         for procedure in [1, 2] {
             for args in [words(&[NFS, 3, 6, 666]), rpcb(NFS, 3), Vec::new()] {
@@ -150,7 +150,7 @@ fn peers_register_nothing() {
 }
 
 #[test]
-fn nobody_is_called_for_anybody() {
+fn callit_gets_no_reply() {
     for version in 2..=4 {
         let message = call(PORTMAP, version, 5, &words(&[MOUNT, 3, 0, 0]));
         assert_eq!(over_udp(&message), b"");
@@ -161,7 +161,7 @@ fn nobody_is_called_for_anybody() {
 }
 
 #[test]
-fn what_is_not_here_is_refused_as_the_standard_says() {
+fn unknown_calls_get_standard_errors() {
     for (program, version, procedure, args, state) in [
         (PORTMAP, 2, 0, vec![], vec![0]),
         (PORTMAP, 4, 0, vec![], vec![0]),
@@ -181,7 +181,7 @@ fn what_is_not_here_is_refused_as_the_standard_says() {
 }
 
 #[test]
-fn calls_in_a_row_are_answered_in_that_order() {
+fn calls_are_answered_in_order() {
     let mut input = Vec::new();
     for xid in 0..20_u32 {
         let message = [&xid.to_be_bytes(), &call(PORTMAP, 2, 0, b"")[4..]].concat();
@@ -197,7 +197,7 @@ fn calls_in_a_row_are_answered_in_that_order() {
 }
 
 #[test]
-fn a_stream_without_sense_ends_after_the_answers_before_it() {
+fn malformed_stream_ends_after_earlier_replies() {
     let message = call(PORTMAP, 2, 0, b"");
     let good = [&(0x8000_0000 | message.len() as u32).to_be_bytes()[..], &message].concat();
     for bad in [&b"\x80\0\0\x04abcd"[..], b"\x80\0\0\x08abcd\0\0\0\x01", b"\x7f\xff\xff\xff"] {
@@ -211,7 +211,7 @@ fn a_stream_without_sense_ends_after_the_answers_before_it() {
 }
 
 #[test]
-fn the_address_may_be_of_the_newer_kind() {
+fn universal_address_may_be_ipv6() {
     let local: SocketAddr = "[fd00::1]:111".parse().unwrap();
     assert_eq!(universal_address(local, 2049), "fd00::1.8.1");
     assert_eq!(netid(Transport::Tcp, local), b"tcp6");

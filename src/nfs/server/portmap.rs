@@ -1,4 +1,4 @@
-//! The shell of the portmapper: its stream and its datagrams.
+//! The I/O of the portmapper: its TCP connections and its UDP socket.
 
 use std::convert::Infallible;
 use std::io::{self, IoSliceMut};
@@ -18,19 +18,21 @@ use crate::nfs::rpc::RecordError;
 use crate::stream::{self, Listener};
 use crate::sys::{self, Iov, Route};
 
-/// Time for a call and its reply. Clients ask one question and go.
+/// Time for a call to arrive. Clients ask one question and leave.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Largest datagram that is taken; the longest call that makes sense has some 1200 bytes.
+/// Longest datagram that is received, in bytes. The longest call that makes sense has some 1,200.
 const DATAGRAM_MAX: usize = 2048;
 
-/// Pause after a failed receive: out of memory is not over the next microsecond.
+/// Pause after a failed receive: a lack of memory lasts, and a loop without a pause would spin.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Tells every client that asks at `tcp` or `udp`, and may connect to `tcp`, that NFS and MOUNT are at `nfs_port`, until `shutdown` is ready.
+/// Tells clients that NFS and MOUNT are at `nfs_port`, until `shutdown` is ready.
+///
+/// The `allow` list of `tcp` holds for `udp` too.
 ///
 /// # Errors
-/// What the datagram socket says about its set-up. Nothing that a client does ends the service.
+/// Fails if the UDP socket cannot be set up. Nothing that a client does ends the service.
 pub async fn run(
     tcp: impl Into<Listener>,
     udp: UdpSocket,
@@ -47,7 +49,7 @@ pub async fn run(
     }
 }
 
-/// One client on a stream, from its first byte to its last.
+/// Serves one connection from its first byte to its last.
 async fn serve(mut socket: TcpStream, peer: SocketAddr, portmap: Portmapper) {
     let end = async {
         let local = socket.local_addr()?;
@@ -55,12 +57,12 @@ async fn serve(mut socket: TcpStream, peer: SocketAddr, portmap: Portmapper) {
         while tokio::time::timeout(DEADLINE, exchange(&mut socket, &mut input, local, portmap)).await?? {}
         Ok::<(), PortmapError>(())
     };
-    if let Err(end) = end.await {
-        debug!(%peer, "portmapper client left: {end}");
+    if let Err(error) = end.await {
+        debug!(%peer, "portmapper connection closed: {error}");
     }
 }
 
-/// Why a connection ended before its client closed it.
+/// Reason why a connection ended before its client closed it.
 #[derive(Debug, thiserror::Error)]
 enum PortmapError {
     #[error(transparent)]
@@ -71,7 +73,7 @@ enum PortmapError {
     Broken(#[from] RecordError),
 }
 
-/// Receives something and answers what is complete; false when nothing will come any more.
+/// Receives bytes and answers the complete calls; returns `false` at the end of the stream.
 async fn exchange(
     socket: &mut TcpStream,
     input: &mut BytesMut,
@@ -83,7 +85,7 @@ async fn exchange(
     }
     let mut out = Vec::new();
     let taken = portmap.handle_stream(input, local, &mut out);
-    // All at once: archiso's nfsmount reads a reply with a single read().
+    // One write: klibc's nfsmount takes the bytes of one read() for the whole reply.
     socket.write_all(&out).await?;
     input.advance(taken?);
     Ok(true)
@@ -99,6 +101,8 @@ struct Datagrams {
 
 impl Datagrams {
     fn new(socket: UdpSocket, allowed: Allowed) -> io::Result<Self> {
+        // Clients ignore a reply from an address that they did not call. The socket is bound to all
+        // addresses, so it has to learn which one was called.
         socket::setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         let port = socket.local_addr()?.port();
         Ok(Self { socket, port, allowed })
@@ -109,7 +113,7 @@ impl Datagrams {
         loop {
             match self.receive(&mut datagram).await {
                 Ok((_, peer, _)) if !self.allowed.contains(IpAddr::V4(*peer.ip())) => {
-                    debug!(%peer, "call to the portmapper not answered: its address is not in `allow`");
+                    debug!(%peer, "portmapper call ignored: the client's address is not in `allow`");
                 }
                 Ok((len, peer, local)) => {
                     let datagram = datagram.get(..len).unwrap_or_default();
@@ -118,14 +122,14 @@ impl Datagrams {
                     out.clear();
                 }
                 Err(error) => {
-                    warn!(%error, "the portmapper cannot receive");
+                    warn!(%error, "portmapper datagram not received");
                     tokio::time::sleep(RECEIVE_PAUSE).await;
                 }
             }
         }
     }
 
-    /// A datagram's length, who sent it, and the address of ours that it was sent to.
+    /// Receives a datagram; returns its length, its sender, and our address that it was sent to.
     async fn receive(&self, bytes: &mut [u8]) -> io::Result<(usize, SocketAddrV4, Ipv4Addr)> {
         let mut control = nix::cmsg_space!(nix::libc::in_pktinfo);
         let fd = self.socket.as_raw_fd();
@@ -136,7 +140,7 @@ impl Datagrams {
                     socket::recvmsg::<SockaddrIn>(fd, &mut slices, Some(&mut control), MsgFlags::empty())?;
                 let peer = received.address.ok_or(io::ErrorKind::InvalidData)?;
                 let local = received.cmsgs()?.find_map(|message| match message {
-                    // A broadcast has no address of ours; the kernel would answer from this one.
+                    // ip(7): ipi_addr may be a broadcast address; ipi_spec_dst is always our own.
                     ControlMessageOwned::Ipv4PacketInfo(info) => Some(info.ipi_spec_dst),
                     _ => None,
                 });
@@ -146,14 +150,14 @@ impl Datagrams {
             .await
     }
 
-    /// Sends at once or not at all: the client asks again.
+    /// Sends the reply at once or drops it: the client asks again.
     fn reply(&self, reply: &[u8], to: SocketAddrV4, from: Ipv4Addr) {
         if reply.is_empty() {
             return;
         }
         let route = Route { to, from: Some(from), segment: None };
         if let Err(error) = sys::send_datagrams(self.socket.as_fd(), route, &[&[Iov::from(reply)]]) {
-            debug!(peer = %to, %error, "the portmapper's reply was lost");
+            debug!(peer = %to, %error, "portmapper reply not sent");
         }
     }
 }
@@ -164,7 +168,7 @@ mod tests {
 
     use super::*;
 
-    /// A portmapper at a port of its own, both ways.
+    /// Starts a portmapper for TCP and UDP; returns its port.
     async fn start() -> u16 {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = tcp.local_addr().unwrap().port();
@@ -179,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reply_comes_in_one_piece() {
+    async fn reply_comes_in_one_segment() {
         let port = start().await;
         let record = [&[0x80, 0, 0, 56][..], &getport()].concat();
         for _ in 0..20 {
@@ -192,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_datagram_is_answered_from_where_it_was_sent_to() {
+    async fn datagram_reply_comes_from_called_address() {
         let port = start().await;
         let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let server = SocketAddr::from(([127, 0, 0, 9], port));
@@ -207,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn datagrams_of_others_are_not_answered() {
+    async fn datagram_outside_allow_is_ignored() {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = tcp.local_addr().unwrap().port();
         let udp = UdpSocket::bind(("127.0.0.1", port)).await.unwrap();
@@ -220,12 +224,12 @@ mod tests {
         }
         let mut reply = [0; 100];
         assert_eq!(allowed.recv(&mut reply).await.unwrap(), 28);
-        // Its call came first, so what there is for it has come.
+        // Its call was the first, so a reply would be here by now.
         assert!(other.try_recv(&mut reply).is_err());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_asks_nothing_is_let_go() {
+    async fn silent_client_is_disconnected() {
         let port = start().await;
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         socket.write_all(b"\x80\0\0\x38").await.unwrap();

@@ -1,7 +1,7 @@
 //! Registration with a running rpcbind, where that has port 111.
 //!
-//! rpcbind takes registrations over its local socket, and from whom they are it hears from the kernel. No privilege
-//! is needed with its usual set-up.
+//! rpcbind takes registrations over its local socket, and learns from the kernel who registers.
+//! With its usual settings that needs no privilege.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -16,75 +16,80 @@ use crate::codec::Reader;
 use crate::nfs::portmap::registration::{RegistrationCall, RegistrationCallError, call, result};
 use crate::nfs::portmap::{MOUNT, NFS};
 
-/// Where rpcbind listens (rpcbind(8)).
+/// Socket of rpcbind (rpcbind(8)).
 const SOCKET: &str = "/run/rpcbind.sock";
 
-/// Time for an answer. It is on this host and has nothing else to do.
+/// Time for a reply from this host. Start-up waits for it.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// Longest reply that makes sense, in bytes: a number behind a header with the longest verifier is shorter.
+/// Longest reply that makes sense, in bytes: a number after a header with the longest verifier.
 const REPLY_MAX: usize = 1024;
 
-/// Why machines cannot find NFS through rpcbind.
+/// Reason why machines cannot find NFS through rpcbind.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistrationError {
-    #[error("rpcbind does not answer at {}: {error}; stop it, so that isowire has port 111, or repair it", .path.display())]
+    #[error(
+        "rpcbind does not answer at {}: {error}; repair it, \
+         or stop it so that isowire can use port 111",
+        .path.display()
+    )]
     Unreachable { path: PathBuf, error: io::Error },
     #[error(
-        "rpcbind does not let us register {program}: run isowire as root or rpcbind with -i, \
-         or stop rpcbind, so that isowire has port 111"
+        "rpcbind refuses to register {program}: run isowire as root or rpcbind with -i, \
+         or stop rpcbind so that isowire can use port 111"
     )]
     Denied { program: &'static str },
     #[error("rpcbind sends machines to another {program} server at port {port}: stop that server first")]
     Taken { program: &'static str, port: u32 },
 }
 
-/// NFS and MOUNT at rpcbind. It stays until [`Registration::withdraw`]; what a killed process leaves behind is replaced
-/// by the next one.
+/// The registration of NFS and MOUNT, until [`Registration::withdraw`]. A killed process leaves it
+/// behind, and the next one replaces it.
 #[derive(Debug)]
-#[must_use = "to be withdrawn at the end"]
+#[must_use = "it must be withdrawn at the end"]
 pub struct Registration {
     path: PathBuf,
 }
 
-/// Has rpcbind tell machines that NFS and MOUNT are at `nfs_port`, where we listen already.
+/// Registers NFS and MOUNT at `nfs_port`, where this process must already listen.
 ///
 /// # Errors
-/// [`RegistrationError`]; nothing of ours is registered then.
+/// [`RegistrationError`]; nothing is registered then.
 pub(crate) fn register(nfs_port: u16) -> Result<Registration, RegistrationError> {
     register_at(Path::new(SOCKET), nfs_port)
 }
 
-/// The same with an rpcbind that listens somewhere else.
+/// Registers NFS and MOUNT with an rpcbind that listens at `path`.
 ///
 /// # Errors
-/// [`RegistrationError`]; nothing of ours is registered then.
+/// [`RegistrationError`]; nothing is registered then.
 pub fn register_at(path: &Path, nfs_port: u16) -> Result<Registration, RegistrationError> {
     let registration = Registration { path: path.to_owned() };
     let mut rpcbind = Rpcbind::connect(path).map_err(|error| registration.unreachable(error))?;
     for (done, (program, name)) in PROGRAMS.into_iter().enumerate() {
         let outcome = rpcbind.set(program, nfs_port).map_err(|error| registration.unreachable(error));
         let failure = match outcome {
-            Ok(Set::Done) => continue,
-            Ok(Set::Denied) => RegistrationError::Denied { program: name },
-            Ok(Set::Taken(port)) => RegistrationError::Taken { program: name, port },
+            Ok(SetOutcome::Done) => continue,
+            Ok(SetOutcome::Denied) => RegistrationError::Denied { program: name },
+            Ok(SetOutcome::Taken(port)) => RegistrationError::Taken { program: name, port },
             Err(unreachable) => unreachable,
         };
+        // NFS without MOUNT would be of no use, so the other registration goes too.
         rpcbind.unset(PROGRAMS.into_iter().take(done));
         return Err(failure);
     }
-    info!(nfs_port, "registered with rpcbind");
+    info!(nfs_port, "NFS registered with rpcbind");
     Ok(registration)
 }
 
 const PROGRAMS: [(u32, &str); 2] = [(NFS, "NFS"), (MOUNT, "MOUNT")];
 
 impl Registration {
-    /// Takes the registration back.
+    /// Removes the registration.
     pub fn withdraw(self) {
         match Rpcbind::connect(&self.path) {
             Ok(mut rpcbind) => rpcbind.unset(PROGRAMS),
-            Err(error) => debug!(%error, "rpcbind is gone, and the registration with it"),
+            Err(error) => debug!(%error, "rpcbind stopped, and its registrations with it"),
         }
     }
 
@@ -93,11 +98,11 @@ impl Registration {
     }
 }
 
-/// What came of a registration.
-enum Set {
+/// Outcome of registering one program.
+enum SetOutcome {
     Done,
     Denied,
-    /// Somebody else's server listens at this port.
+    /// Another server listens at this port.
     Taken(u32),
 }
 
@@ -115,25 +120,26 @@ impl Rpcbind {
         Ok(Self { socket, xid: 0 })
     }
 
-    fn set(&mut self, program: u32, nfs_port: u16) -> io::Result<Set> {
+    fn set(&mut self, program: u32, nfs_port: u16) -> io::Result<SetOutcome> {
         if self.call(program, RegistrationCall::Set(nfs_port))? == Ok(1) {
-            return Ok(Set::Done);
+            return Ok(SetOutcome::Done);
         }
+        // RFC 1833 §3.2: SET refuses a program that is registered already, at whichever port.
         match self.call(program, RegistrationCall::Port)? {
-            Ok(port) if has_listener(port) => return Ok(Set::Taken(port)),
-            // rpcbind does not look whether a server still lives.
+            Ok(port) if has_listener(port) => return Ok(SetOutcome::Taken(port)),
+            // rpcbind does not notice that a server was killed, so its registration is replaced.
             Ok(port) if port != 0 => drop(self.call(program, RegistrationCall::Unset)?),
-            _ => return Ok(Set::Denied),
+            _ => return Ok(SetOutcome::Denied),
         }
         let is_set = self.call(program, RegistrationCall::Set(nfs_port))? == Ok(1);
-        Ok(if is_set { Set::Done } else { Set::Denied })
+        Ok(if is_set { SetOutcome::Done } else { SetOutcome::Denied })
     }
 
     fn unset(&mut self, programs: impl IntoIterator<Item = (u32, &'static str)>) {
         for (program, name) in programs {
             match self.call(program, RegistrationCall::Unset) {
                 Ok(Ok(1)) => {}
-                other => debug!(?other, "rpcbind keeps the registration of {name}"),
+                other => debug!(?other, "registration of {name} not removed from rpcbind"),
             }
         }
     }
@@ -147,7 +153,7 @@ impl Rpcbind {
         self.socket.write_all(&call(self.xid, program, request))?;
         let mut mark = [0; 4];
         self.socket.read_exact(&mut mark)?;
-        // It sends a short reply in one fragment, whose mark has the first bit set.
+        // rpcbind sends a short reply in one fragment; the first bit of its mark says so.
         let len = Reader::new(&mark).u32_be().map_or(0, |mark| (mark & 0x7fff_ffff) as usize);
         if len > REPLY_MAX {
             return Err(io::ErrorKind::InvalidData.into());
@@ -158,15 +164,17 @@ impl Rpcbind {
     }
 }
 
-/// Whether somebody may be listening at this port, at whichever address.
+/// Returns `true` if a server may be listening at this port, on any address.
 fn has_listener(port: u32) -> bool {
-    // rpcbind takes any number for a port; at none of the others can anybody listen.
+    // rpcbind accepts any number as a port; nothing can listen at the others.
     let Ok(port @ 1..) = u16::try_from(port) else { return false };
-    let bind = || {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        // Connections that are left over do not count, listeners do.
-        socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into())
-    };
-    bind().is_err()
+    try_bind(port).is_err()
+}
+
+/// Binds a port on all addresses, and releases it.
+fn try_bind(port: u16) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    // With SO_REUSEADDR only listeners conflict, not connections in TIME_WAIT (socket(7)).
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into())
 }

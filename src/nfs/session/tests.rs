@@ -1,5 +1,7 @@
-//! A connection as a client sees it: bytes in, bytes out. The cases are the table of hostile and odd input that other
-//! servers get wrong in one way or another, and the calls of the Linux kernel.
+//! A connection as a client sees it: bytes in, bytes out.
+//!
+//! The cases are hostile and odd input that other servers get wrong, and the calls of the Linux
+//! kernel.
 
 use std::io::Write;
 use std::iter::repeat_n;
@@ -65,7 +67,7 @@ fn image(name: &str, airootfs: u64) -> ServedImage {
     ServedImage::new(name, image)
 }
 
-/// Made once: ten thousand entries take a moment.
+/// Both images, made once: ten thousand entries take a moment.
 fn images() -> Arc<ImageSet> {
     static IMAGES: LazyLock<Arc<ImageSet>> =
         LazyLock::new(|| Arc::new(ImageSet::new(image("first", 1 << 20), vec![image("second", 1 << 30)])));
@@ -91,7 +93,7 @@ impl Args {
     }
 }
 
-/// Credentials of somebody.
+/// AUTH_SYS credentials.
 fn auth_sys(uid: u32, gid: u32) -> Vec<u8> {
     let body = Args::default().u32(0).bytes(b"host").u32(uid).u32(gid).u32(1).u32(998).0;
     Args::default().u32(rpc::AUTH_SYS).bytes(&body).0
@@ -160,7 +162,7 @@ fn replies(batch: &Batch) -> Vec<Reply> {
     replies
 }
 
-/// A connection on which every reply has left before the next call comes.
+/// A connection on which each reply leaves before the next call arrives.
 struct Client {
     session: Session,
     xid: u32,
@@ -218,7 +220,7 @@ impl Client {
         (Reader::new(&results).u32_be().unwrap(), results.len() - 4)
     }
 
-    /// The words of a reply behind the xid.
+    /// The words of a reply after the xid.
     fn refusal(&mut self, program: [u32; 3], args: &[u8]) -> Vec<u32> {
         let reply = self.raw(program, args).head;
         reply[4..].chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect()
@@ -242,7 +244,7 @@ impl Client {
 const WITH: usize = 4 + 84;
 
 #[test]
-fn other_versions_programs_and_procedures_are_refused_as_the_standard_says() {
+fn unknown_calls_get_standard_errors() {
     let mut client = Client::new();
     for version in [2, 4] {
         assert_eq!(client.refusal([100_003, version, 0], &[]), [1, 0, 0, 0, 2, 3, 3]);
@@ -260,7 +262,7 @@ fn other_versions_programs_and_procedures_are_refused_as_the_standard_says() {
 }
 
 #[test]
-fn arguments_that_end_too_early_are_garbage() {
+fn truncated_arguments_are_garbage() {
     let mut client = Client::new();
     let huge = Args::default().u32(u32::MAX - 15);
     for procedure in 1..=21 {
@@ -277,7 +279,7 @@ fn arguments_that_end_too_early_are_garbage() {
 }
 
 #[test]
-fn what_is_no_call_ends_the_connection_behind_the_answers() {
+fn non_call_ends_after_earlier_replies() {
     let reply = [&(1u32 << 31 | 24).to_be_bytes()[..], &[0, 0, 0, 9, 0, 0, 0, 1], &[0; 16]].concat();
     let short = b"\x80\0\0\x04\0\0\0\x09".to_vec();
     let flood = b"\xff\xff\xff\xff".to_vec();
@@ -294,9 +296,10 @@ fn what_is_no_call_ends_the_connection_behind_the_answers() {
     }
 }
 
-/// The kernel's calls, as captured (`nfs-mount.pcap`): its handle is another server's, so it is put in ours.
+/// The kernel's calls, as captured (`nfs-mount.pcap`): its handle is another server's, so it is put
+/// in ours.
 #[test]
-fn the_calls_of_the_kernel_are_answered() {
+fn kernel_calls_are_answered() {
     let head = |xid: u8, procedure: u8| {
         let mut message =
             b"\0\x4f\xd5\x59\0\0\0\0\0\0\0\x02\0\x01\x86\xa3\0\0\0\x03\0\0\0\0\0\0\0\x01\0\0\0\x1c\

@@ -1,5 +1,5 @@
-//! Byte layouts of NFS version 3 (RFC 1813, section 3): numbers, arguments of calls, and in [`reply`] what replies are
-//! made of. Nothing here panics on input or allocates.
+//! Byte layouts of NFS version 3 (RFC 1813 §2 and §3): numbers, the arguments of calls, and in
+//! [`reply`] the parts of replies. Nothing here panics on input or allocates.
 
 pub(crate) mod reply;
 
@@ -7,16 +7,17 @@ use super::rpc;
 use super::xdr::{self, XdrParseError};
 use crate::codec::Reader;
 
+/// Number and version of the program (RFC 1813 §2.2).
 pub(crate) const PROGRAM: u32 = 100_003;
 pub(crate) const VERSION: u32 = 3;
 
-/// Longest file handle of any server, in bytes (NFS3_FHSIZE).
+/// Longest file handle of any server, in bytes (NFS3_FHSIZE, RFC 1813 §2.4).
 pub(crate) const HANDLE_MAX: usize = 64;
 
-/// Bytes of a cookie verifier (NFS3_COOKIEVERFSIZE).
+/// Bytes of a cookie verifier (NFS3_COOKIEVERFSIZE, RFC 1813 §2.4).
 pub(crate) const COOKIE_VERIFIER: usize = 8;
 
-/// Procedures.
+/// Procedures (RFC 1813 §3.3).
 pub mod procedure {
     pub(crate) const NULL: u32 = 0;
     pub const GETATTR: u32 = 1;
@@ -36,7 +37,7 @@ pub mod procedure {
     pub(crate) const COMMIT: u32 = 21;
 }
 
-/// Outcome of a procedure (`nfsstat3`).
+/// Status of a procedure (`nfsstat3`, RFC 1813 §2.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NfsStatus {
     Ok = 0,
@@ -52,14 +53,14 @@ pub(crate) enum NfsStatus {
     TooSmall = 10_005,
 }
 
-/// What somebody may do with an object (ACCESS). Nobody may MODIFY, EXTEND or DELETE here.
+/// Rights that ACCESS grants (RFC 1813 §3.3.4). MODIFY, EXTEND and DELETE are never granted.
 pub(crate) mod access {
     pub(crate) const READ: u32 = 0x01;
     pub(crate) const LOOKUP: u32 = 0x02;
     pub(crate) const EXECUTE: u32 = 0x20;
 }
 
-/// `nfs_fh3`: a handle that may be any server's.
+/// Parses `nfs_fh3`, the handle of any server.
 ///
 /// # Errors
 /// [`XdrParseError`]
@@ -67,15 +68,16 @@ pub(crate) fn handle<'a>(args: &mut Reader<'a>) -> Result<&'a [u8], XdrParseErro
     xdr::opaque(args, HANDLE_MAX)
 }
 
-/// `filename3`. The protocol sets no limit; a record has one.
+/// Parses `filename3`.
 ///
 /// # Errors
 /// [`XdrParseError`]
 pub(crate) fn name<'a>(args: &mut Reader<'a>) -> Result<&'a [u8], XdrParseError> {
+    // RFC 1813 sets no limit; the record has one. LOOKUP answers NFS3ERR_NAMETOOLONG by itself.
     xdr::opaque(args, rpc::RECORD_MAX)
 }
 
-/// What READ asks for, behind the handle.
+/// Arguments of READ after the handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Read {
     pub offset: u64,
@@ -83,6 +85,8 @@ pub(crate) struct Read {
 }
 
 impl Read {
+    /// Parses the rest of `READ3args` (RFC 1813 §3.3.6).
+    ///
     /// # Errors
     /// [`XdrParseError`]
     pub(crate) fn parse(args: &mut Reader<'_>) -> Result<Self, XdrParseError> {
@@ -90,27 +94,32 @@ impl Read {
     }
 }
 
-/// What READDIR and READDIRPLUS ask for, behind the handle.
+/// Arguments of READDIR and READDIRPLUS after the handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ReadDir {
-    /// The entry after which to go on; 0 to begin.
+    /// Cookie of the entry to continue after; 0 to begin.
     pub cookie: u64,
-    /// What came with that cookie.
+    /// Verifier that came with the cookie.
     pub verifier: [u8; COOKIE_VERIFIER],
-    /// Most bytes of names, file ids and cookies; without a limit in READDIR.
+    /// Most bytes of names, file ids and cookies.
     pub dircount: u32,
-    /// Most bytes of the results behind the status.
+    /// Most bytes of the results after the status.
     pub maxcount: u32,
 }
 
 impl ReadDir {
+    /// Parses the rest of `READDIR3args` (RFC 1813 §3.3.16).
+    ///
     /// # Errors
     /// [`XdrParseError`]
     pub(crate) fn parse(args: &mut Reader<'_>) -> Result<Self, XdrParseError> {
         let (cookie, verifier, maxcount) = (args.u64_be()?, args.array()?, args.u32_be()?);
+        // READDIR has one count, for all of the results.
         Ok(Self { cookie, verifier, dircount: u32::MAX, maxcount })
     }
 
+    /// Parses the rest of `READDIRPLUS3args` (RFC 1813 §3.3.17).
+    ///
     /// # Errors
     /// [`XdrParseError`]
     pub(crate) fn parse_plus(args: &mut Reader<'_>) -> Result<Self, XdrParseError> {

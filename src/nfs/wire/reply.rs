@@ -1,9 +1,9 @@
-//! What results are made of, in the order and with the names of RFC 1813.
+//! Parts of results, in the order and with the names of RFC 1813.
 
 use super::COOKIE_VERIFIER;
 use crate::nfs::xdr::Emitter;
 
-/// What an object is (`ftype3`).
+/// Type of an object (`ftype3`, RFC 1813 §2.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileType {
     Regular = 1,
@@ -15,7 +15,7 @@ pub(crate) enum FileType {
     Fifo = 7,
 }
 
-/// Attributes of an object (`fattr3`).
+/// Attributes of an object (`fattr3`, RFC 1813 §2.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileAttributes {
     pub file_type: FileType,
@@ -25,7 +25,7 @@ pub(crate) struct FileAttributes {
     pub uid: u32,
     pub gid: u32,
     pub size: u64,
-    /// Bytes that it takes on the medium.
+    /// Bytes that the object takes on the medium.
     pub used: u64,
     pub fsid: u64,
     pub fileid: u64,
@@ -42,11 +42,11 @@ impl FileAttributes {
         out.u32(self.gid);
         out.u64(self.size);
         out.u64(self.used);
-        // rdev: an image's devices are listed, never used.
+        // rdev: device nodes of an image are listed and never opened.
         out.u64(0);
         out.u64(self.fsid);
         out.u64(self.fileid);
-        // atime, mtime, ctime: seconds and nanoseconds.
+        // atime, mtime, ctime: seconds and nanoseconds. Nothing changes, so one time does for all.
         for _ in 0..3 {
             out.u32(self.time);
             out.u32(0);
@@ -54,7 +54,7 @@ impl FileAttributes {
     }
 }
 
-/// `post_op_attr`: the attributes, if there are any.
+/// Emits `post_op_attr` (RFC 1813 §2.6): the attributes, if there are any.
 pub(crate) fn post_op_attr(attributes: Option<&FileAttributes>, out: &mut Emitter<'_>) {
     out.boolean(attributes.is_some());
     if let Some(attributes) = attributes {
@@ -62,13 +62,14 @@ pub(crate) fn post_op_attr(attributes: Option<&FileAttributes>, out: &mut Emitte
     }
 }
 
-/// `wcc_data` of an object that nobody changed: no attributes from before, and those it has.
+/// Emits `wcc_data` (RFC 1813 §2.6) of an object that did not change.
 pub(crate) fn wcc_data(attributes: Option<&FileAttributes>, out: &mut Emitter<'_>) {
+    // pre_op_attr is optional, and of use only where another client may have changed the object.
     out.boolean(false);
     post_op_attr(attributes, out);
 }
 
-/// What FSSTAT tells behind the attributes.
+/// Results of FSSTAT after the attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FsStat {
     /// Size of the file system in bytes.
@@ -78,21 +79,23 @@ pub(crate) struct FsStat {
 }
 
 impl FsStat {
-    /// Nothing is free on it, and it never changes.
+    /// Emits the rest of `FSSTAT3resok` (RFC 1813 §3.3.18).
     pub(crate) fn emit(&self, out: &mut Emitter<'_>) {
+        // tbytes, fbytes, abytes: nothing is free.
         out.u64(self.bytes);
         out.u64(0);
         out.u64(0);
+        // tfiles, ffiles, afiles
         out.u64(self.files);
         out.u64(0);
         out.u64(0);
-        // RFC 1813 §3.3.18, invarsec: "For an immutable file system, such as a CD-ROM, this would be the largest
-        // unsigned integer."
+        // invarsec, RFC 1813 §3.3.18: "For an immutable file system, such as a CD-ROM, this would
+        // be the largest unsigned integer."
         out.u32(u32::MAX);
     }
 }
 
-/// What FSINFO tells behind the attributes. Sizes in bytes.
+/// Results of FSINFO after the attributes. Sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FsInfo {
     /// Longest READ, and the best one.
@@ -105,18 +108,24 @@ pub(crate) struct FsInfo {
 }
 
 impl FsInfo {
-    /// A transfer should be a multiple of this many bytes (a page).
+    /// Suggested multiple of a transfer's length: a page.
     const MULTIPLE: u32 = 4096;
     /// FSF3_SYMLINK and FSF3_HOMOGENEOUS: there are symlinks, and PATHCONF is the same everywhere.
+    /// FSF3_LINK and FSF3_CANSETTIME are for file systems that take changes.
     const PROPERTIES: u32 = 0x02 | 0x08;
 
+    /// Emits the rest of `FSINFO3resok` (RFC 1813 §3.3.19).
     pub(crate) fn emit(&self, out: &mut Emitter<'_>) {
+        // rtmax, rtpref, rtmult. Linux takes rtpref as rsize unless the mount names one, and
+        // klibc's nfsmount names none.
         out.u32(self.read_max);
         out.u32(self.read_max);
         out.u32(Self::MULTIPLE);
+        // wtmax, wtpref, wtmult
         out.u32(self.write_max);
         out.u32(self.write_max);
         out.u32(Self::MULTIPLE);
+        // dtpref, maxfilesize
         out.u32(self.directory);
         out.u64(self.file_size_max);
         // time_delta: times are whole seconds.
@@ -126,7 +135,7 @@ impl FsInfo {
     }
 }
 
-/// What PATHCONF tells behind the attributes.
+/// Results of PATHCONF after the attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PathConf {
     pub link_max: u32,
@@ -134,24 +143,26 @@ pub(crate) struct PathConf {
 }
 
 impl PathConf {
+    /// Emits the rest of `PATHCONF3resok` (RFC 1813 §3.3.20).
     pub(crate) fn emit(&self, out: &mut Emitter<'_>) {
         out.u32(self.link_max);
         out.u32(self.name_max);
-        // no_trunc, chown_restricted, case_insensitive, case_preserving
+        // no_trunc (LOOKUP answers NFS3ERR_NAMETOOLONG), chown_restricted, case_insensitive,
+        // case_preserving
         [true, true, false, true].into_iter().for_each(|answer| out.boolean(answer));
     }
 }
 
-/// An entry of a directory (`entry3`).
+/// An entry of a directory (`entry3`, RFC 1813 §3.3.16; also the start of `entryplus3`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DirectoryEntry<'a> {
+pub(crate) struct NfsEntry<'a> {
     pub fileid: u64,
     pub name: &'a [u8],
     pub cookie: u64,
 }
 
-impl DirectoryEntry<'_> {
-    /// The entry, announced as one more of the list.
+impl NfsEntry<'_> {
+    /// Emits the entry as one more of the list.
     pub(crate) fn emit(&self, out: &mut Emitter<'_>) {
         out.boolean(true);
         out.u64(self.fileid);
@@ -163,12 +174,12 @@ impl DirectoryEntry<'_> {
 /// The end of a list of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EntriesEnd {
-    /// There are no more entries in the directory.
+    /// The directory has no more entries.
     pub eof: bool,
 }
 
 impl EntriesEnd {
-    /// Bytes of it.
+    /// Length in bytes.
     pub(crate) const LEN: usize = 8;
 
     pub(crate) fn emit(self, out: &mut Emitter<'_>) {
@@ -177,7 +188,7 @@ impl EntriesEnd {
     }
 }
 
-/// What comes before a list of entries: attributes of the directory and the cookie verifier.
+/// Emits the results of READDIR before the entries: attributes of the directory and the verifier.
 pub(crate) fn entries_start(
     attributes: &FileAttributes,
     verifier: &[u8; COOKIE_VERIFIER],
@@ -187,7 +198,7 @@ pub(crate) fn entries_start(
     out.fixed(verifier);
 }
 
-/// What READ tells before the data. The data and their padding follow.
+/// Results of READ between the attributes and the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ReadHead {
     pub count: u32,
@@ -195,10 +206,11 @@ pub(crate) struct ReadHead {
 }
 
 impl ReadHead {
+    /// Emits this part of `READ3resok` (RFC 1813 §3.3.6).
     pub(crate) fn emit(self, out: &mut Emitter<'_>) {
         out.u32(self.count);
         out.boolean(self.eof);
-        // The length of the opaque data.
+        // The length of `data`, which repeats the count.
         out.u32(self.count);
     }
 }
@@ -229,9 +241,10 @@ mod tests {
         out
     }
 
-    /// The body of nfs-ganesha's reply to FSINFO (`nfs-mount.pcap`, frame 36), with the fractions of its times as 0.
+    /// Start of nfs-ganesha's reply to FSINFO (`nfs-mount.pcap`, frame 36), its times without
+    /// fractions.
     #[test]
-    fn the_layout_is_the_one_another_server_sends() {
+    fn attributes_have_the_ganesha_layout() {
         let golden = "00000001 00000002 000001ed 00000006 00000000 00000000 0000000000001000 0000000000001000 \
             0000000000000000 a1e7c279d22e2450 000000000009dc12 6b02cb3a00000000 6b02cb3a00000000 6b02cb3a00000000";
         let digits: Vec<u8> = golden.bytes().filter(u8::is_ascii_hexdigit).collect();
@@ -241,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_what_the_constants_say() {
+    fn length_constants_are_true() {
         assert_eq!(emitted(|out| ROOT.emit(out)).len(), FATTR3_LEN);
         assert_eq!(emitted(|out| EntriesEnd { eof: true }.emit(out)), b"\0\0\0\0\0\0\0\x01");
         assert_eq!(emitted(|out| EntriesEnd { eof: true }.emit(out)).len(), EntriesEnd::LEN);
@@ -255,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_system_is_described_in_full() {
+    fn file_system_results_are_complete() {
         let info =
             FsInfo { read_max: 1 << 20, write_max: 8192, directory: 65536, file_size_max: i64::MAX as u64 };
         let words = [1 << 20, 1 << 20, 4096, 8192, 8192, 4096, 65536, 0x7fff_ffff, u32::MAX, 1, 0, 0x0a];

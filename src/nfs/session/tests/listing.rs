@@ -53,7 +53,7 @@ impl Client {
 }
 
 #[test]
-fn a_directory_lists_itself_and_its_parent_first() {
+fn listing_begins_with_dots() {
     let mut client = Client::new();
     for (procedure, counts) in [(READDIR, &[4096][..]), (READDIRPLUS, &[4096, 4096])] {
         let page = client.list(procedure, SMALL, 0, counts).unwrap();
@@ -66,7 +66,7 @@ fn a_directory_lists_itself_and_its_parent_first() {
 }
 
 #[test]
-fn ten_thousand_entries_come_whatever_the_page() {
+fn listing_is_complete_at_any_count() {
     let mut client = Client::new();
     let dots = [b".".to_vec(), b"..".to_vec()];
     let expected: Vec<_> = dots.into_iter().chain((0..10_000).map(|n| format!("file{n}").into())).collect();
@@ -84,7 +84,7 @@ fn ten_thousand_entries_come_whatever_the_page() {
 }
 
 #[test]
-fn a_listing_goes_on_at_any_entry() {
+fn listing_continues_after_any_entry() {
     let mut client = Client::new();
     let whole = client.list(READDIR, ROOT, 0, &[4096]).unwrap().entries;
     for (place, (_, _, cookie)) in whole.iter().enumerate() {
@@ -95,7 +95,7 @@ fn a_listing_goes_on_at_any_entry() {
 }
 
 #[test]
-fn counts_are_kept_to_the_byte() {
+fn listing_counts_are_exact() {
     let mut client = Client::new();
     let small = wire::NfsStatus::TooSmall as u32;
     let frame = WITH + 8 + 8;
@@ -123,7 +123,7 @@ fn counts_are_kept_to_the_byte() {
 }
 
 #[test]
-fn cookies_are_this_images() {
+fn cookies_belong_to_their_image() {
     let mut client = Client::new();
     let bad = wire::NfsStatus::BadCookie as u32;
     assert_eq!(client.list(READDIR, SMALL, 5, &[4096]).err(), Some(bad));

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn mounts_lead_to_directories() {
+fn mounts_resolve_to_directories() {
     let mut client = Client::new();
     let mut mounted = |path: &[u8]| {
         let results = client.mount(1, &Args::default().bytes(path));
@@ -35,7 +35,7 @@ fn mounts_lead_to_directories() {
 }
 
 #[test]
-fn the_rest_of_mount_is_answered() {
+fn other_mount_procedures_are_answered() {
     let mut client = Client::new();
     let nothing = Args::default();
     assert!(client.mount(0, &nothing).is_empty());
@@ -51,7 +51,7 @@ fn the_rest_of_mount_is_answered() {
 
 /// nfsmount's MNT, as captured (`nfs-mount.pcap`, frame 24).
 #[test]
-fn the_reply_to_nfsmount_has_the_form_it_takes_for_granted() {
+fn mount_reply_has_the_nfsmount_layout() {
     let call =
         b"\x80\0\0\x38\x59\xe6\xcf\x51\0\0\0\0\0\0\0\x02\0\x01\x86\xa5\0\0\0\x03\0\0\0\x01\0\0\0\0\0\0\0\0\
         \0\0\0\0\0\0\0\0\0\0\0\x0c/mnt/archiso";
@@ -59,7 +59,8 @@ fn the_reply_to_nfsmount_has_the_form_it_takes_for_granted() {
     assert_eq!(client.session.handle(&mut BytesMut::from(&call[..]), &mut batch), Turn::Drained);
     let chunks: Vec<_> = batch.chunks().collect();
     let [Chunk::Bytes(reply)] = chunks[..] else { panic!("{chunks:?}") };
-    // The mark, the xid, REPLY, MSG_ACCEPTED, a verifier of no bytes, SUCCESS, MNT3_OK, a handle of 16 bytes.
+    // The mark, the xid, REPLY, MSG_ACCEPTED, a verifier of no bytes, SUCCESS, MNT3_OK, a handle of
+    // 16 bytes.
     let head = b"\x80\0\0\x3c\x59\xe6\xcf\x51\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x10";
     assert_eq!(reply.strip_prefix(head).map(<[u8]>::len), Some(16 + 12));
 }

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn a_handle_is_good_stale_or_bad() {
+fn handle_is_good_stale_or_bad() {
     let mut client = Client::new();
     let identity = client.session.images.default_image().image.identity;
     let handle = |identity, node| Args::default().bytes(&FileHandle { identity, node }.bytes());
@@ -31,7 +31,7 @@ fn a_handle_is_good_stale_or_bad() {
 }
 
 #[test]
-fn attributes_are_those_of_rock_ridge() {
+fn attributes_come_from_rock_ridge() {
     let mut client = Client::new();
     let mut attributes = |node| {
         let results = client.nfs(GETATTR, &client.on(node));
@@ -54,7 +54,7 @@ fn attributes_are_those_of_rock_ridge() {
 }
 
 #[test]
-fn names_are_looked_up_exactly() {
+fn lookup_compares_names_exactly() {
     let mut client = Client::new();
     let mut lookup = |directory, name: &[u8]| {
         let args = client.on(directory).bytes(name);
@@ -91,7 +91,7 @@ fn names_are_looked_up_exactly() {
 }
 
 #[test]
-fn access_is_what_the_mode_grants_and_never_a_change() {
+fn access_follows_the_mode() {
     const NOTHING: u32 = 0;
     const READ: u32 = 1;
     const LOOKUP: u32 = 2;
@@ -122,14 +122,14 @@ fn access_is_what_the_mode_grants_and_never_a_change() {
 }
 
 #[test]
-fn only_what_was_asked_is_granted() {
+fn access_grants_only_what_was_asked() {
     let mut client = Client::new();
     let args = client.on(SCRIPT).u32(0x20);
     assert_eq!(client.nfs(ACCESS, &args)[4 + WITH..], [0, 0, 0, 0x20]);
 }
 
 #[test]
-fn a_symlink_tells_its_target() {
+fn readlink_returns_the_target() {
     let mut client = Client::new();
     let results = client.nfs(READLINK, &client.on(LINK));
     assert_eq!(results[4 + WITH..], *b"\0\0\0\x0barch/script\0");
@@ -139,7 +139,7 @@ fn a_symlink_tells_its_target() {
 }
 
 #[test]
-fn a_read_is_a_range_of_the_image() {
+fn read_is_a_range_of_the_image() {
     let mut client = Client::new();
     let start = 1 << 20;
     assert_eq!(client.read(AIROOTFS, 0, 131_072), (131_072, 0, vec![(start, 131_072)]));
@@ -149,7 +149,7 @@ fn a_read_is_a_range_of_the_image() {
 }
 
 #[test]
-fn a_read_ends_at_the_limit_and_at_the_end() {
+fn read_ends_at_limit_and_end() {
     let mut client = Client::new();
     let (start, end) = (1 << 20, AIROOTFS_LEN);
     assert_eq!(client.read(AIROOTFS, 0, u32::MAX), (READ_MAX, 0, vec![(start, READ_MAX.into())]));
@@ -163,7 +163,7 @@ fn a_read_ends_at_the_limit_and_at_the_end() {
 }
 
 #[test]
-fn only_files_are_read() {
+fn read_takes_only_files() {
     let mut client = Client::new();
     let statuses =
         [(ARCH, wire::NfsStatus::IsDir), (LINK, wire::NfsStatus::Inval), (DEVICE, wire::NfsStatus::Inval)];
@@ -176,7 +176,7 @@ fn only_files_are_read() {
 const REMOVE: u32 = 12;
 
 #[test]
-fn nothing_is_ever_changed_and_every_refusal_is_well_formed() {
+fn modifying_calls_are_refused_in_form() {
     let mut client = Client::new();
     let rofs = wire::NfsStatus::Rofs as u32;
     let wcc = 4 + WITH;
@@ -202,7 +202,7 @@ fn nothing_is_ever_changed_and_every_refusal_is_well_formed() {
 }
 
 #[test]
-fn the_file_system_tells_about_itself() {
+fn file_system_results_are_complete() {
     let mut client = Client::new();
     let root = client.on(ROOT);
     let words = |results: Vec<u8>| -> Vec<u32> {

@@ -11,7 +11,7 @@ fn xids(batch: &Batch) -> Vec<u32> {
 }
 
 #[test]
-fn a_turn_is_bounded_and_the_rest_is_answered_in_the_next() {
+fn turn_is_bounded_and_continued() {
     let mut client = Client::new();
     let mut input = reads(&client, 0..100, 131_073);
     let mut answered = Vec::new();
@@ -30,7 +30,7 @@ fn a_turn_is_bounded_and_the_rest_is_answered_in_the_next() {
 }
 
 #[test]
-fn small_calls_and_listings_are_bounded_too() {
+fn turn_bounds_small_calls_and_listings() {
     let client = Client::new();
     let root = client.on(ROOT);
     let many = client.on(MANY).u64(0).u64(0).u32(u32::MAX).u32(u32::MAX);
@@ -44,7 +44,7 @@ fn small_calls_and_listings_are_bounded_too() {
 }
 
 #[test]
-fn a_batch_holds_ranges_of_one_image() {
+fn batch_holds_ranges_of_one_image() {
     let mut client = Client::new();
     let identities: Vec<_> = client.session.images.iter().map(|served| served.image.identity).collect();
     let read = |image: usize, xid| {
@@ -67,18 +67,18 @@ fn a_batch_holds_ranges_of_one_image() {
 }
 
 #[test]
-fn a_call_that_comes_again_while_its_answer_is_queued_is_dropped() {
+fn duplicate_of_queued_call_is_dropped() {
     let (mut client, mut batch) = (Client::new(), Batch::default());
     let mut input = reads(&client, [7, 8, 7, 9, 8], 4096);
     assert_eq!(client.session.handle(&mut input, &mut batch), Turn::Drained);
     assert_eq!(xids(&batch), [7, 8, 9]);
 
-    // More input, and nothing was sent yet: still queued.
+    // More input before anything was sent: the replies are still queued.
     let mut input = reads(&client, [7, 10], 4096);
     assert_eq!(client.session.handle(&mut input, &mut batch), Turn::Drained);
     assert_eq!(xids(&batch), [7, 8, 9, 10]);
 
-    // All of it has left: the number may be that of a new call.
+    // All replies have left: the xid may be that of a new call.
     client.session.sent(&input);
     let mut batch = Batch::default();
     let mut input = reads(&client, [7, 8], 4096);
@@ -87,9 +87,9 @@ fn a_call_that_comes_again_while_its_answer_is_queued_is_dropped() {
     assert_eq!(client.session.tally().reads, 6, "nothing was read for a duplicate");
 }
 
-/// A client that lost patience twice, while its first calls waited for the socket.
+/// The client repeats its calls twice, while the first replies wait for the socket.
 #[test]
-fn a_call_that_came_again_before_its_answer_had_left_is_dropped() {
+fn duplicate_before_reply_left_is_dropped() {
     let mut client = Client::new();
     let calls = repeat_n(0..20, 3).flatten().chain([20]);
     let mut input = reads(&client, calls, 131_072);
@@ -105,14 +105,14 @@ fn a_call_that_came_again_before_its_answer_had_left_is_dropped() {
     }
     assert_eq!(answered, (0..=20).collect::<Vec<_>>());
 
-    // What it says from now on comes behind the answers.
+    // Calls from now on arrive after the replies have left.
     let (mut input, mut batch) = (reads(&client, [0], 4096), Batch::default());
     assert_eq!(client.session.handle(&mut input, &mut batch), Turn::Drained);
     assert_eq!(xids(&batch), [0]);
 }
 
 #[test]
-fn a_new_connection_knows_nothing_of_another() {
+fn duplicates_belong_to_their_connection() {
     let images = images();
     for _ in 0..2 {
         let mut session = Session::new(Arc::clone(&images), "192.0.2.1:700".parse().unwrap());
