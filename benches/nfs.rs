@@ -1,7 +1,7 @@
-//! The hot object of the NFS door: one turn of a session, from the bytes of calls to a queued batch.
+//! One turn of an NFS session: from the bytes of calls to a queued batch.
 //!
-//! Cases: the parts of a call (record, header, credentials), GETATTR, LOOKUP among 10,000 names, READDIRPLUS of a
-//! page of 64 KiB, READ of 4 KiB and of 128 KiB, alone and many at once.
+//! Cases: the parts of a call (record, header, credentials), GETATTR, LOOKUP among 10,000 names,
+//! READDIRPLUS of a page of 64 KiB, READ of 4 KiB and of 128 KiB, alone and many at once.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -23,7 +23,7 @@ const SIZE: u64 = 1 << 30;
 const FILE: NodeId = NodeId(1);
 const MANY: NodeId = NodeId(2);
 
-/// A large file and a directory of 10,000.
+/// An image with a large file and a directory of 10,000.
 fn images() -> Arc<ImageSet> {
     let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(attributes);

@@ -1,4 +1,4 @@
-//! The NFS door: what it answers to calls of every kind, and what real clients and an independent one see through it.
+//! NFS: replies to calls of every kind, and the tree as real clients and an independent one see it.
 
 mod common;
 
@@ -37,10 +37,10 @@ fn name(name: &str) -> Xdr {
     Xdr::new().opaque(name.as_bytes())
 }
 
-// ---- calls of every kind, and the answers that the standard asks for
+// ---- calls of every kind, and the replies of the standard
 
 #[test]
-fn what_is_not_here_is_refused() {
+fn unknown_calls_get_standard_errors() {
     needs!(tree::NEEDS);
     let (server, _) = start();
     let mut client = server.connect();
@@ -63,7 +63,7 @@ fn what_is_not_here_is_refused() {
 }
 
 #[test]
-fn credentials_of_every_kind() {
+fn credentials_of_every_kind_are_judged() {
     needs!(tree::NEEDS);
     let (server, _) = start();
     let mut client = server.connect();
@@ -93,7 +93,7 @@ fn credentials_of_every_kind() {
 }
 
 #[test]
-fn a_stream_without_sense_is_closed_and_nobody_else_hurt() {
+fn malformed_stream_closes_only_itself() {
     needs!(tree::NEEDS);
     let (server, _) = start();
     let mut neighbour = server.connect();
@@ -113,7 +113,7 @@ fn a_stream_without_sense_is_closed_and_nobody_else_hurt() {
 }
 
 #[test]
-fn a_record_may_come_in_some_fragments_but_not_in_any_number() {
+fn record_fragments_are_limited() {
     needs!(tree::NEEDS);
     let (server, _) = start();
     let ping = call(7, NFS, 3, 0, Xdr::new());
@@ -149,7 +149,7 @@ fn a_record_may_come_in_some_fragments_but_not_in_any_number() {
 }
 
 #[test]
-fn handles_that_are_none_and_handles_of_other_images() {
+fn bad_and_foreign_handles_are_refused() {
     needs!(tree::NEEDS);
     let (server, tree) = start();
     let mut client = server.connect();
@@ -180,7 +180,7 @@ fn handles_that_are_none_and_handles_of_other_images() {
 }
 
 #[test]
-fn names_that_are_looked_up() {
+fn lookup_compares_names_exactly() {
     needs!(tree::NEEDS);
     let (server, _) = start();
     let mut client = server.connect();
@@ -203,7 +203,7 @@ fn names_that_are_looked_up() {
 }
 
 #[test]
-fn paths_that_are_mounted() {
+fn mount_paths_are_resolved() {
     needs!(tree::NEEDS);
     let (server, _) = start();
     let mut client = server.connect();
@@ -232,7 +232,7 @@ fn paths_that_are_mounted() {
 }
 
 #[test]
-fn reads_end_where_the_file_ends() {
+fn read_ends_where_the_file_ends() {
     needs!(tree::NEEDS);
     let (server, tree) = start();
     let mut client = server.connect();
@@ -262,7 +262,7 @@ fn reads_end_where_the_file_ends() {
 }
 
 #[test]
-fn nothing_is_ever_written() {
+fn modifying_calls_get_rofs() {
     needs!(tree::NEEDS);
     let (server, _) = start();
     let mut client = server.connect();
@@ -308,7 +308,7 @@ fn nothing_is_ever_written() {
 }
 
 #[test]
-fn what_may_be_done_is_told_by_the_modes() {
+fn access_follows_the_modes() {
     needs!(tree::NEEDS);
     let (server, _) = start();
     let mut client = server.connect();
@@ -331,10 +331,10 @@ fn what_may_be_done_is_told_by_the_modes() {
     assert_eq!(granted("sub/private"), read, "root reads everything");
 }
 
-/// The same number on the same connection is a repetition as long as the first answer is on its way, and a new call
-/// after that.
+/// An xid that comes again on a connection is a duplicate until the first reply has left, and a new
+/// call after that.
 #[test]
-fn repeated_calls_are_answered_unless_the_answer_is_on_its_way() {
+fn duplicate_call_gets_one_reply() {
     needs!(tree::NEEDS);
     let (server, tree) = start();
     let mut client = server.connect();
@@ -357,9 +357,9 @@ fn repeated_calls_are_answered_unless_the_answer_is_on_its_way() {
     expect(&mut client, 3);
 }
 
-/// The kernel comes back from the same port, and repeats what it has no answer to.
+/// The Linux kernel connects again from the same port, and repeats the calls without a reply.
 #[test]
-fn a_call_is_repeated_on_a_new_connection_from_the_same_port() {
+fn repeated_call_on_new_connection_is_answered() {
     needs!(tree::NEEDS);
     let (server, _) = start();
     let server_address = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port));
@@ -379,9 +379,9 @@ fn a_call_is_repeated_on_a_new_connection_from_the_same_port() {
     }
 }
 
-/// archiso's nfsmount takes what its first read() brings for the whole reply.
+/// klibc's nfsmount takes the bytes of its first read() for the whole reply.
 #[test]
-fn a_small_reply_comes_in_one_piece() {
+fn small_reply_comes_in_one_segment() {
     needs!(tree::NEEDS);
     let (server, _) = start();
     for xid in 0..300 {
@@ -401,7 +401,7 @@ fn a_small_reply_comes_in_one_piece() {
 // ---- the tree
 
 #[test]
-fn every_entry_has_the_attributes_of_the_source() {
+fn entries_have_the_source_attributes() {
     needs!(tree::NEEDS);
     let (server, tree) = start();
     let mut client = server.connect();
@@ -449,7 +449,7 @@ fn every_entry_has_the_attributes_of_the_source() {
 }
 
 #[test]
-fn ten_thousand_entries_page_by_page() {
+fn listing_of_ten_thousand_is_complete() {
     needs!(tree::NEEDS);
     let (server, _) = start();
     let mut client = server.connect();
@@ -471,7 +471,7 @@ fn ten_thousand_entries_page_by_page() {
 }
 
 #[test]
-fn a_listing_goes_on_at_any_entry_with_any_server() {
+fn listing_continues_on_any_server() {
     needs!(tree::NEEDS);
     let (server, tree) = start();
     let mut client = server.connect();
@@ -499,7 +499,7 @@ fn a_listing_goes_on_at_any_entry_with_any_server() {
 }
 
 #[test]
-fn no_room_for_an_entry_is_an_error_and_no_endless_listing() {
+fn listing_without_room_is_refused() {
     needs!(tree::NEEDS);
     let (server, _) = start();
     let mut client = server.connect();
@@ -518,9 +518,9 @@ fn no_room_for_an_entry_is_an_error_and_no_endless_listing() {
 
 // ---- an independent client
 
-/// Everything by a client that shares no code with us, and that finds its ports by the portmapper.
+/// The client shares no code with the server, and finds the ports through the portmapper.
 #[test]
-fn every_file_is_the_source_to_nfs3_client() {
+fn nfs3_client_reads_every_file() {
     needs!(tree::NEEDS);
     let (server, tree) = start();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -553,7 +553,7 @@ fn every_file_is_the_source_to_nfs3_client() {
 
 type Independent = nfs3_client::Nfs3Connection<nfs3_client::tokio::TokioIo<tokio::net::TcpStream>>;
 
-/// Names and handles by READDIRPLUS; by READDIR the names are the same, and LOOKUP finds the same handles.
+/// Returns names and handles by READDIRPLUS; READDIR has the same names, LOOKUP the same handles.
 async fn children(client: &mut Independent, dir: &nfs_fh3) -> Vec<(Vec<u8>, nfs_fh3)> {
     let (mut cookie, mut cookieverf, mut children) = (0, cookieverf3::default(), Vec::new());
     loop {
@@ -629,8 +629,8 @@ fn libnfs_lists_reads_and_copies() {
     assert!(fs::read(copy).unwrap() == tree.read(BIG.0));
 }
 
-/// The program that archiso's hook runs, against port 111 and a high one. This kernel has no NFS; until there the
-/// program does everything by itself, and gets each reply by a single read().
+/// Runs the program of archiso's hook against port 111 and a high port. This kernel may lack NFS;
+/// up to mount(2) the program does everything itself, and reads each reply by one read().
 #[test]
 fn nfsmount_never_sees_half_a_reply() {
     needs!(tree::NEEDS, lan::NEEDS, ["/usr/lib/klibc/bin/nfsmount"]);

@@ -1,5 +1,5 @@
-//! The Linux kernel's NFS client, in a machine of its own: what it sees of a tree, and whether a file system that lies
-//! on NFS survives the death of the server.
+//! The Linux kernel's NFS client in a virtual machine: it sees the tree of the source, and a file
+//! system on NFS survives a killed server.
 
 mod common;
 
@@ -27,17 +27,18 @@ use common::tree::{self, MANY, SQUASHFS_FILES, Tree, tree};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 
-/// A port that nobody finds without the portmapper.
+/// A port that clients find only through the portmapper.
 const NFS_PORT: u16 = 20_490;
 
-/// To read ten thousand files takes an emulated machine two minutes; of those in the large directory one in ten will do.
+/// Files that are not read: nine in ten of the large directory. All of them would take an emulated
+/// machine two minutes.
 const SKIPPED: &str = "entry-*[1-9]";
 
-/// How long the server stays away: many times the 0.7 seconds after which archiso's mount asks again.
+/// Time without a server: many times the 0.7 seconds after which archiso's mount repeats a call.
 const AWAY: Duration = Duration::from_secs(10);
 
 #[test]
-fn the_kernel_sees_the_source_and_survives_a_restart() {
+fn kernel_client_survives_a_restart() {
     needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS, tree::NEEDS);
     let (mut lan, tree) = (Lan::new(SERVER), tree());
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nfs_kernel");
@@ -78,7 +79,8 @@ fn serve(lan: &Lan, tree: &Tree, dir: &Path) -> Running {
     started(&mut command, &dir.join("server.log"))
 }
 
-/// The kernel and initramfs of the test ISO, the guest's own init in front of the latter.
+/// Extracts the kernel and initramfs of the test ISO, and puts the guest's own init before the
+/// latter.
 fn boot_files(dir: &Path) -> (PathBuf, PathBuf) {
     let (kernel, archiso) = (dir.join("vmlinuz"), dir.join("archiso.img"));
     for (name, file) in [("vmlinuz-linux", &kernel), ("initramfs-linux.img", &archiso)] {
@@ -131,7 +133,7 @@ impl Answers {
 /// Mode, owner, size, date and name of every entry.
 fn check_listing(tree: &Tree, lines: &[Vec<u8>]) {
     let mut expected: Vec<_> = tree.entries().iter().map(|path| line(tree, path)).collect();
-    let mut seen: Vec<_> = lines.iter().map(|line| without_what_is_free(line)).collect();
+    let mut seen: Vec<_> = lines.iter().map(|line| without_free_fields(line)).collect();
     expected.sort();
     seen.sort();
     for (seen, expected) in seen.iter().zip(&expected) {
@@ -150,11 +152,11 @@ fn line(tree: &Tree, path: &Path) -> Vec<u8> {
     let numbers = [of.nlink(), of.uid().into(), of.gid().into(), of.size(), of.mtime() as u64];
     let numbers = numbers.map(|number| number.to_string()).join(" ");
     let line = [format!("{:x} {numbers} ./", of.mode()).as_bytes(), path.as_os_str().as_bytes()].concat();
-    without_what_is_free(&line)
+    without_free_fields(&line)
 }
 
 /// The link count and the size of a directory are the file system's own affair.
-fn without_what_is_free(line: &[u8]) -> Vec<u8> {
+fn without_free_fields(line: &[u8]) -> Vec<u8> {
     let mut fields: Vec<_> = line.splitn(7, |&byte| byte == b' ').collect();
     assert_eq!(fields.len(), 7, "{}", line.escape_ascii());
     if fields[0].starts_with(b"4") {

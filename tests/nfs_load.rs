@@ -1,4 +1,4 @@
-//! The NFS door under load, short of everything, killed and started again.
+//! NFS under load, short of resources, killed and started again.
 
 mod common;
 
@@ -40,7 +40,7 @@ impl Process {
         Self { dir, port, running }
     }
 
-    /// Killed, and another one started in its place.
+    /// Kills the server and starts another one in its place.
     fn replace(self, iso: &Path) -> Self {
         let Self { dir, port, running } = self;
         running.kill();
@@ -51,9 +51,9 @@ impl Process {
 
 // ---- many
 
-/// Every connection reads here and there, in flights of four, and compares.
+/// Each connection reads at scattered offsets, four calls at a time, and compares.
 #[test]
-fn a_thousand_machines_read_what_is_there() {
+fn thousand_machines_read_correct_bytes() {
     needs!(tree::NEEDS);
     let connections = if asked_for_all() { 5000 } else { 1000 };
     allow_files(2 * connections + 200);
@@ -100,9 +100,9 @@ async fn read_four(socket: &mut tokio::net::TcpStream, file: &[u8], content: &[u
     }
 }
 
-/// A server that stops reading when much is queued has to start again when it is sent.
+/// A server that stops reading while much is queued must resume when it has been sent.
 #[test]
-fn deep_queues_of_large_reads_are_answered_to_the_last() {
+fn deep_queues_are_answered_completely() {
     needs!(tree::NEEDS);
     let tree = tree();
     let server = Server::start(&[&tree.iso]);
@@ -130,7 +130,7 @@ fn deep_queues_of_large_reads_are_answered_to_the_last() {
 }
 
 #[test]
-fn two_thousand_resets_hurt_nobody() {
+fn resets_hurt_no_other_client() {
     needs!(tree::NEEDS);
     let server = Server::start(&[&tree().iso]);
     let mut neighbour = server.connect();
@@ -146,10 +146,10 @@ fn two_thousand_resets_hurt_nobody() {
     server.assert_lives();
 }
 
-// ---- short of everything
+// ---- short of resources
 
 #[test]
-fn out_of_file_descriptors_clients_live_on_and_new_ones_wait() {
+fn descriptor_shortage_spares_connected_clients() {
     needs!(tree::NEEDS, ["sh"]);
     let tree = tree();
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -164,7 +164,7 @@ fn out_of_file_descriptors_clients_live_on_and_new_ones_wait() {
     let before = processor_ticks(server.pid());
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(2) {
-        established.read(&big, 0, 4096).expect("who was there before is served");
+        established.read(&big, 0, 4096).expect("a connected client is served");
         thread::sleep(Duration::from_millis(50));
     }
     let used = Duration::from_millis(10) * (processor_ticks(server.pid()) - before) as u32;
@@ -176,7 +176,7 @@ fn out_of_file_descriptors_clients_live_on_and_new_ones_wait() {
 }
 
 #[test]
-fn a_client_that_never_reads_costs_its_socket_buffer() {
+fn unread_replies_cost_one_socket_buffer() {
     needs!(tree::NEEDS);
     let server = Process::start(&tree());
     let mut neighbour = Client::connect(server.port);
@@ -205,9 +205,10 @@ fn a_client_that_never_reads_costs_its_socket_buffer() {
     assert!(growth < 8 << 20, "{growth} bytes for a client that does not read");
 }
 
-/// archiso's mount repeats a call after 0.7 seconds: a server that stood still must not send everything twice.
+/// archiso's mount repeats a call after 0.7 seconds: a stopped server must not send everything
+/// twice.
 #[test]
-fn a_stall_is_survived_without_sending_twice() {
+fn stalled_server_sends_nothing_twice() {
     needs!(tree::NEEDS);
     let tree = tree();
     let server = Process::start(&tree);
@@ -238,9 +239,9 @@ fn a_stall_is_survived_without_sending_twice() {
 
 // ---- killed and started again
 
-/// Machines that read all the time, connect again whenever they lose the server, and compare everything.
+/// The machines read all the time, connect again when they lose the server, and compare everything.
 #[test]
-fn machines_do_not_notice_a_restart() {
+fn restart_is_invisible_to_machines() {
     needs!(tree::NEEDS);
     let tree = tree();
     let server = Process::start(&tree);
@@ -293,7 +294,7 @@ fn machines_do_not_notice_a_restart() {
         over.store(true, Ordering::Relaxed);
         server
     });
-    // What a client knew before is true after it.
+    // Handles and cookies from before the restart are valid after it.
     let mut client = Client::connect(port);
     assert_eq!(client.walk(BIG.0), handles[0]);
     let last = page.entries.last().unwrap();
@@ -338,7 +339,7 @@ fn persistently(
 }
 
 #[test]
-fn two_servers_of_one_image_are_one() {
+fn servers_of_one_image_agree() {
     needs!(tree::NEEDS);
     let tree = tree();
     let (first, second) = (Process::start(&tree), Process::start(&tree));
@@ -350,7 +351,7 @@ fn two_servers_of_one_image_are_one() {
     }
 }
 
-/// Lets this process open that many files, as far as it may.
+/// Raises the limit of open files, up to the hard limit.
 fn allow_files(wanted: u64) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let current = current.unwrap_or(u64::MAX).max(wanted.min(maximum.unwrap_or(u64::MAX)));

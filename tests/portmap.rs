@@ -1,4 +1,5 @@
-//! The portmapper asked by rpcinfo, and the host's own rpcbind told of NFS, each in a network of its own.
+//! The portmapper as rpcinfo sees it, and registration with the host's rpcbind, each in a network
+//! namespace.
 
 mod common;
 
@@ -21,10 +22,10 @@ use common::running::{Running, output_of};
 use isowire::nfs::server::rpcbind::{Registration, RegistrationError, register_at};
 
 const NFS_PORT: u16 = 20_490;
-/// The same as a result of a call.
+/// The port as a result of a call.
 const AT_NFS_PORT: u32 = NFS_PORT as u32;
 
-/// A line of `rpcinfo -p`, and where NFS and MOUNT are.
+/// The lines of `rpcinfo -p` about NFS and MOUNT.
 fn served(list: &str) -> Vec<String> {
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     list.lines()
@@ -34,7 +35,7 @@ fn served(list: &str) -> Vec<String> {
 }
 
 #[test]
-fn rpcinfo_finds_everything_in_every_version() {
+fn rpcinfo_finds_every_service() {
     needs!(lan::NEEDS, ["rpcinfo"]);
     let host = Namespace::new();
     let (tcp, udp) =
@@ -82,14 +83,14 @@ impl Rpcbind {
             }
             assert!(running.wait(Duration::from_millis(20)).is_none(), "rpcbind ended: {}", running.log());
         }
-        // Every program above was replaced by the next in the same process. Its root is for root alone to enter, so what
-        // is handed on is a directory that is open already.
+        // Every program above was replaced by the next in the same process. Its root is for root
+        // alone to enter, so what is handed on is a directory that is open already.
         let run = File::open(format!("/proc/{}/root/run", running.pid())).unwrap();
         let socket = PathBuf::from(format!("/proc/self/fd/{}/rpcbind.sock", run.as_raw_fd()));
         Self { _running: running, host, socket, _run: run, _dir: dir }
     }
 
-    /// What it tells a machine about a program over TCP.
+    /// Asks it for the port of a program over TCP, as a machine does.
     fn port_of(&self, program: u32) -> u32 {
         self.host.inside(|| {
             let arguments = Xdr::new().u32(program).u32(3).u32(TCP).u32(0);
@@ -97,7 +98,7 @@ impl Rpcbind {
         })
     }
 
-    /// As a server inside does it.
+    /// Registers a server of its network.
     fn register(&self, port: u16) -> Result<Registration, RegistrationError> {
         self.host.inside(|| register_at(&self.socket, port))
     }
@@ -108,7 +109,7 @@ impl Rpcbind {
 }
 
 #[test]
-fn rpcbind_tells_of_us_until_we_withdraw() {
+fn registration_lasts_until_withdrawn() {
     needs!(lan::NEEDS, ["rpcbind", "rpcinfo", "unshare"]);
     let rpcbind = Rpcbind::start();
     let _server = rpcbind.listen(NFS_PORT);
@@ -123,7 +124,7 @@ fn rpcbind_tells_of_us_until_we_withdraw() {
 }
 
 #[test]
-fn what_a_killed_server_left_behind_is_replaced() {
+fn registration_of_killed_server_is_replaced() {
     needs!(lan::NEEDS, ["rpcbind", "unshare"]);
     let rpcbind = Rpcbind::start();
     let killed = rpcbind.listen(NFS_PORT + 1);
@@ -136,7 +137,7 @@ fn what_a_killed_server_left_behind_is_replaced() {
 }
 
 #[test]
-fn another_server_that_lives_is_left_alone() {
+fn registration_of_live_server_is_kept() {
     needs!(lan::NEEDS, ["rpcbind", "unshare"]);
     let rpcbind = Rpcbind::start();
     let (_other, _server) = (rpcbind.listen(NFS_PORT + 1), rpcbind.listen(NFS_PORT));
@@ -146,7 +147,7 @@ fn another_server_that_lives_is_left_alone() {
     assert_eq!((rpcbind.port_of(NFS), rpcbind.port_of(MOUNT)), (20_491, 20_491));
 }
 
-/// Runs it as a user without any privilege, in a thread of its own.
+/// Runs a function as a user without privileges, in a thread of its own.
 fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     let nobody = Uid::from_raw(65_534);
     thread::scope(|scope| {
@@ -154,12 +155,12 @@ fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
             set_thread_res_uid(nobody, nobody, nobody).expect("root may become anybody");
             run()
         });
-        thread.join().expect("what runs as nobody does not panic")
+        thread.join().expect("the function does not panic")
     })
 }
 
 #[test]
-fn an_unprivileged_server_registers_too() {
+fn unprivileged_server_registers_too() {
     needs!(lan::NEEDS, ["rpcbind", "unshare"]);
     let rpcbind = Rpcbind::start();
     let _server = rpcbind.listen(NFS_PORT);
@@ -170,7 +171,7 @@ fn an_unprivileged_server_registers_too() {
 }
 
 #[test]
-fn without_an_rpcbind_the_operator_hears_what_to_do() {
+fn missing_rpcbind_is_explained() {
     let dir = tempfile::tempdir().unwrap();
     let error = register_at(&dir.path().join("rpcbind.sock"), NFS_PORT).unwrap_err().to_string();
     assert!(error.starts_with("rpcbind does not answer at ") && error.contains("stop it"), "{error}");
