@@ -147,6 +147,7 @@ impl Airootfs {
         node: NodeId,
     ) -> io::Result<Self> {
         let file = finder.index.node(node);
+        // mkarchiso signs `airootfs.sfs` as `airootfs.sfs.cms.sig`.
         let signature = format!("{}.cms.sig", String::from_utf8_lossy(&file.name));
         let extents = if let NodeKind::File { extents } = &file.kind { &extents[..] } else { &[] };
         Ok(Self {
@@ -221,6 +222,7 @@ impl Finder<'_> {
     /// Finds the directory in the root that has root images, preferring the default name.
     fn install_dir(&self) -> Option<(String, NodeId)> {
         let mut dirs: Vec<_> = self.directories(NodeId::ROOT).collect();
+        // A stable sort: after the default name, the order of the image counts.
         dirs.sort_by_key(|(name, _)| name.as_bytes() != DEFAULT_INSTALL_DIR);
         dirs.into_iter().find(|(_, dir)| !self.root_images(*dir).is_empty())
     }
@@ -254,6 +256,7 @@ impl Finder<'_> {
         let mut kernels: Vec<_> =
             kernels.map(|kernel| ArchisoKernel { microcode: microcode.clone(), ..kernel }).collect();
         kernels.sort_by_key(|kernel| kernel.arch != FIRST_ARCH);
+        // For images whose profile does not use mkarchiso's directories.
         let elsewhere = [boot, self.directory(NodeId::ROOT, "boot")].into_iter().flatten();
         if kernels.is_empty() {
             kernels = elsewhere.flat_map(|dir| self.kernels_in(dir, arch, install_dir)).collect();
@@ -263,6 +266,7 @@ impl Finder<'_> {
 
     /// Finds the kernels in a directory, each with its initramfs and the microcode there.
     fn kernels_in(&self, dir: NodeId, arch: &str, install_dir: &str) -> Vec<ArchisoKernel> {
+        // Every name ends with nothing: all files of the directory.
         let kernels = self.files_ending(Some(dir), b"").into_iter().filter_map(|kernel| {
             let name = self.kernel_name(kernel)?;
             let initramfs = self.initramfs(dir, &name, install_dir);
@@ -277,8 +281,8 @@ impl Finder<'_> {
         if name != KERNEL {
             return self.file(dir, &format!("initramfs-{name}.img"));
         }
-        // Names for a kernel without a name: `archiso.img` until 2020; SystemRescue uses its install
-        // directory.
+        // Names for a kernel without a name: `archiso.img` until 2020; SystemRescue uses its
+        // install directory.
         let stems = ["archiso", install_dir, "initramfs"];
         stems.iter().find_map(|stem| self.file(dir, &format!("{stem}.img")))
     }
@@ -298,12 +302,14 @@ impl Finder<'_> {
         MICROCODE.iter().filter_map(|name| self.index.child(boot, name)).collect()
     }
 
-    /// Finds the file whose name is the UUID of this image, or else any such file.
+    /// Finds the file whose name is the UUID of this image, or any such file if there is none of
+    /// this name.
     fn uuid_file(&self, uuid: Option<&str>, warnings: &mut Warnings) -> Option<NodeId> {
         let boot = self.directory(NodeId::ROOT, "boot");
         let files = self.files_ending(boot, b".uuid");
         let own = format!("{}.uuid", uuid.unwrap_or_default());
         let matching = files.iter().find(|id| *self.index.node(**id).name == *own.as_bytes());
+        // archiso's GRUB finds its medium by `search --file /boot/UUID.uuid`.
         if let (None, Some(&other)) = (matching, files.first()) {
             let name = printable(&self.index.node(other).name);
             warnings

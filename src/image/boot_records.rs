@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::el_torito::{self, BootEntry, Platform};
+use super::el_torito::{self, BootPlatform, CatalogEntry};
 use super::iso9660::{self, BLOCK};
 use super::partitions::{Gpt, GptHeader, Mbr, SECTOR, Verdict};
 use super::warnings::Warnings;
@@ -12,8 +12,8 @@ use super::{Extent, Index, Media, NodeKind};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BootRecords {
     /// Entries of the boot catalog, the default entry first.
-    pub el_torito: Vec<BootEntry>,
-    /// FAT image that UEFI boots from: a file of the tree, or a partition behind the volume.
+    pub el_torito: Vec<CatalogEntry>,
+    /// FAT image that UEFI boots: a file of the tree, or a partition after the volume.
     pub efi_image: Option<Extent>,
     pub mbr: Option<Mbr>,
     pub gpt: Option<Gpt>,
@@ -42,14 +42,15 @@ impl BootRecords {
 
     /// Finds the EFI image of the El Torito entry, or of a partition if there is no entry.
     fn find_efi_image(&self, size: u64, index: &Index, warnings: &mut Warnings) -> Option<Extent> {
-        let entry = self.el_torito.iter().find(|entry| entry.platform == Platform::Efi && entry.bootable);
+        let entry = self.el_torito.iter().find(|entry| entry.platform == BootPlatform::Efi && entry.bootable);
         let Some(entry) = entry else { return self.efi_partitions().find(|extent| extent.end() <= size) };
         let claimed = iso9660::extent_at(entry.block, u64::from(entry.sectors) * el_torito::SECTOR);
-        // El Torito counts at most 65,535 sectors (32 MiB), and writers often give a wrong count. So
-        // a partition or a file at the same place is preferred.
+        // El Torito counts at most 65,535 sectors (32 MiB), and writers often give a wrong count.
+        // So a partition or a file at the same place is preferred.
         let mut candidates = self.efi_partitions().chain(single_extents(index));
         let image = candidates.find(|extent| extent.offset == claimed.offset && extent.end() <= size);
-        // UEFI specification §13.3.2.1: 0 and 1 stand for an unknown size.
+        // UEFI specification 2.10 §13.3.2.1: 0 and 1 stand for the rest of the medium, which is
+        // more than the image.
         let image = image.or((entry.sectors > 1 && claimed.end() <= size).then_some(claimed));
         if image.is_none() {
             warnings.add(|| format!("El Torito: EFI image of unknown size at byte {}", claimed.offset));
@@ -62,6 +63,7 @@ impl BootRecords {
         let mbr = self.mbr.iter().flat_map(|mbr| &mbr.partitions).filter(|partition| partition.is_efi());
         let mbr = mbr.map(|p| (u64::from(p.first), u64::from(p.sectors)));
         let gpt = self.gpt.iter().flat_map(|gpt| &gpt.partitions).filter(|partition| partition.is_efi());
+        // The last sector belongs to the partition (UEFI specification 2.10 §5.3.3).
         let gpt = gpt.map(|p| (p.first, p.last.saturating_sub(p.first).saturating_add(1)));
         mbr.chain(gpt).filter_map(|(first, sectors)| {
             Some(Extent { offset: first.checked_mul(SECTOR)?, len: sectors.checked_mul(SECTOR)? })
@@ -82,7 +84,7 @@ fn catalog_entries(
     media: &(impl Media + ?Sized),
     catalog: Option<u32>,
     warnings: &mut Warnings,
-) -> io::Result<Vec<BootEntry>> {
+) -> io::Result<Vec<CatalogEntry>> {
     let Some(block) = catalog else { return Ok(Vec::new()) };
     let Some(bytes) = media.read(iso9660::extent_at(block, BLOCK))? else {
         warnings.add(|| "El Torito: the boot catalog is outside the image".to_owned());
@@ -117,9 +119,10 @@ fn read_gpt(
         }
     }
     if header.checksum != Verdict::Good {
+        // A damaged header must not make a whole image look truncated.
         return Ok((Some(gpt), None));
     }
-    // UEFI specification §5.3.1: the backup header is in the last sector.
+    // UEFI specification 2.10 §5.3.1: the backup header is in the last sector.
     let needed = header.alternate.checked_add(1).and_then(|sectors| sectors.checked_mul(SECTOR));
     Ok((Some(gpt), needed))
 }

@@ -1,4 +1,5 @@
-//! A file of the image as a medium of its own: what it holds is read in place, without knowing where it lies.
+//! FileContent of a file as a medium of its own, which is read in place through the extents of the
+//! file.
 
 use std::io::{self, BufRead, Read};
 
@@ -7,30 +8,30 @@ use super::{Extent, Image, Media, NodeId, Source};
 /// Bytes that a [`Stream`] reads at a time.
 const STEP: u64 = 128 << 10;
 
-/// The bytes of some extents, one behind the other.
+/// FileContent of a file: the bytes of its extents in order.
 #[derive(Debug)]
-pub struct Content<'a, M: ?Sized> {
+pub struct FileContent<'a, M: ?Sized> {
     media: &'a M,
     extents: &'a [Extent],
     len: u64,
 }
 
 impl Image {
-    /// What a file holds, to be read in place; `None` for anything but a file.
-    pub fn content(&self, node: NodeId) -> Option<Content<'_, Source>> {
-        Some(Content::new(&self.source, self.extents(node)?))
+    /// Returns the content of a file, to be read in place; `None` for other nodes.
+    pub fn content(&self, node: NodeId) -> Option<FileContent<'_, Source>> {
+        Some(FileContent::new(&self.source, self.extents(node)?))
     }
 }
 
-impl<'a, M: Media + ?Sized> Content<'a, M> {
-    /// The bytes of `extents`, which were checked against the size of `media`.
+impl<'a, M: Media + ?Sized> FileContent<'a, M> {
+    /// Creates the content of `extents`, which were checked against the size of `media`.
     pub(crate) fn new(media: &'a M, extents: &'a [Extent]) -> Self {
         let len = extents.iter().map(|extent| extent.len).fold(0, u64::saturating_add);
         Self { media, extents, len }
     }
 }
 
-impl<M: Media + ?Sized> Media for Content<'_, M> {
+impl<M: Media + ?Sized> Media for FileContent<'_, M> {
     fn size(&self) -> u64 {
         self.len
     }
@@ -39,53 +40,55 @@ impl<M: Media + ?Sized> Media for Content<'_, M> {
         let mut skip = offset;
         let mut rest = buf;
         for extent in self.extents {
+            // The extent ends before the first wanted byte.
             if skip >= extent.len {
                 skip -= extent.len;
                 continue;
             }
             let len = usize::try_from(extent.len - skip).unwrap_or(usize::MAX).min(rest.len());
-            let (part, behind) = rest.split_at_mut(len);
+            let (part, unfilled) = rest.split_at_mut(len);
             self.media.fill(part, extent.offset + skip)?;
-            rest = behind;
+            rest = unfilled;
             skip = 0;
         }
+        // The file ends before `buf` is full.
         if rest.is_empty() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }
 
-/// A medium from front to back.
+/// Reader of a medium from its start to its end.
 #[derive(Debug)]
 pub(crate) struct Stream<'a, M: ?Sized> {
     media: &'a M,
-    /// Where the next bytes are read.
+    /// Position of the next read.
     offset: u64,
     buffer: Vec<u8>,
-    /// Bytes of the buffer that were taken.
-    taken: usize,
+    /// Bytes of the buffer that were consumed.
+    consumed: usize,
 }
 
 impl<'a, M: Media + ?Sized> Stream<'a, M> {
-    /// Reads `media` from its start.
+    /// Creates a reader at the start of `media`.
     pub(crate) const fn new(media: &'a M) -> Self {
-        Self { media, offset: 0, buffer: Vec::new(), taken: 0 }
+        Self { media, offset: 0, buffer: Vec::new(), consumed: 0 }
     }
 }
 
 impl<M: Media + ?Sized> BufRead for Stream<'_, M> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.taken >= self.buffer.len() {
+        if self.consumed >= self.buffer.len() {
             let len = STEP.min(self.media.size().saturating_sub(self.offset));
-            // At most STEP, so the cast keeps the value.
+            // The cast keeps the value, which is at most STEP.
             self.buffer.resize(len as usize, 0);
-            self.taken = 0;
+            self.consumed = 0;
             self.media.fill(&mut self.buffer, self.offset)?;
             self.offset += len;
         }
-        Ok(self.buffer.get(self.taken..).unwrap_or_default())
+        Ok(self.buffer.get(self.consumed..).unwrap_or_default())
     }
 
     fn consume(&mut self, n: usize) {
-        self.taken += n;
+        self.consumed += n;
     }
 }
 
@@ -106,7 +109,7 @@ mod tests {
 
     #[test]
     fn extents_read_as_one_file() {
-        let content = Content::new(MEDIA, &EXTENTS);
+        let content = FileContent::new(MEDIA, &EXTENTS);
         assert_eq!(content.size(), 7);
         let whole = b"abcdefg";
         for from in 0..=whole.len() {
@@ -121,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_ends_where_its_medium_does() {
+    fn stream_ends_with_its_medium() {
         let long: Vec<u8> = (0..2 * STEP + 5).map(|i| i as u8).collect();
         for media in [&long[..], &[]] {
             let mut read = Vec::new();
@@ -131,9 +134,9 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_shrank_is_an_error() {
+    fn truncated_medium_is_an_error() {
         let extents = [Extent { offset: 10, len: 100 }];
-        let content = Content::new(MEDIA, &extents);
+        let content = FileContent::new(MEDIA, &extents);
         let error = Stream::new(&content).read_to_end(&mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }

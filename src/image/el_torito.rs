@@ -5,18 +5,18 @@ use std::fmt;
 use super::FormatError;
 use crate::codec::Reader;
 
-/// Bytes of a virtual sector, the unit of a boot image's size (El Torito §2.2).
+/// Bytes of a virtual sector, the unit of a boot image's size (El Torito figure 3).
 pub(crate) const SECTOR: u64 = 512;
 
-/// Most entries that are read; a catalog of one block has room for 64.
+/// Most entries that are read. A catalog of one block has room for 64 (El Torito §2.0).
 const MAX_ENTRIES: usize = 64;
 
 /// Bytes of an entry of the catalog.
 const ENTRY: usize = 32;
 
-/// Platform of a boot image (El Torito figure 2; for 0xEF, UEFI specification §13.3.2.1).
+/// BootPlatform of a boot image (El Torito figure 2; for 0xEF, UEFI specification 2.10 §13.3.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Platform {
+pub enum BootPlatform {
     Bios,
     PowerPc,
     Mac,
@@ -24,45 +24,45 @@ pub enum Platform {
     Unknown(u8),
 }
 
-impl From<u8> for Platform {
+impl From<u8> for BootPlatform {
     fn from(id: u8) -> Self {
         match id {
-            0x00 => Platform::Bios,
-            0x01 => Platform::PowerPc,
-            0x02 => Platform::Mac,
-            0xef => Platform::Efi,
-            other => Platform::Unknown(other),
+            0x00 => BootPlatform::Bios,
+            0x01 => BootPlatform::PowerPc,
+            0x02 => BootPlatform::Mac,
+            0xef => BootPlatform::Efi,
+            other => BootPlatform::Unknown(other),
         }
     }
 }
 
-impl fmt::Display for Platform {
+impl fmt::Display for BootPlatform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Platform::Bios => f.write_str("BIOS"),
-            Platform::PowerPc => f.write_str("PowerPC"),
-            Platform::Mac => f.write_str("Mac"),
-            Platform::Efi => f.write_str("UEFI"),
-            Platform::Unknown(id) => write!(f, "platform {id:#04x}"),
+            BootPlatform::Bios => f.write_str("BIOS"),
+            BootPlatform::PowerPc => f.write_str("PowerPC"),
+            BootPlatform::Mac => f.write_str("Mac"),
+            BootPlatform::Efi => f.write_str("UEFI"),
+            BootPlatform::Unknown(id) => write!(f, "platform {id:#04x}"),
         }
     }
 }
 
 /// Entry of the catalog that describes a boot image (El Torito figures 3 and 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BootEntry {
-    pub platform: Platform,
+pub struct CatalogEntry {
+    pub platform: BootPlatform,
     /// Boot indicator: `true` for 0x88.
     pub bootable: bool,
     /// Logical block of the boot image.
     pub block: u32,
-    /// Virtual sectors of 512 bytes to load. For UEFI this is the size of the image; 0 and 1 mean up
-    /// to the end of the volume (UEFI specification §13.3.2.1).
+    /// Virtual sectors of 512 bytes to load. For UEFI this is the size of the image; 0 and 1 mean
+    /// up to the end of the volume (UEFI specification 2.10 §13.3.2.1).
     pub sectors: u16,
 }
 
-/// Returns the logical block of the catalog from a boot record volume descriptor (figure 7); `None`
-/// if the descriptor is not one of El Torito.
+/// Returns the logical block of the catalog from a boot record volume descriptor (El Torito figure
+/// 7); `None` if the descriptor is not one of El Torito.
 ///
 /// `boot_record` is after the standard identifier and version, as in
 /// [`Descriptor::Boot`](super::iso9660::Descriptor::Boot).
@@ -76,7 +76,7 @@ pub(crate) fn catalog_block(mut boot_record: Reader<'_>) -> Option<u32> {
 ///
 /// # Errors
 /// [`FormatError`] if the validation entry is not valid.
-pub(crate) fn catalog(bytes: &[u8]) -> Result<Vec<BootEntry>, FormatError> {
+pub(crate) fn catalog(bytes: &[u8]) -> Result<Vec<CatalogEntry>, FormatError> {
     let mut r = Reader::new(bytes);
     let default = validate(r.take(ENTRY)?)?;
     let mut entries: Vec<_> = boot_entry(&mut r, default).into_iter().collect();
@@ -85,6 +85,7 @@ pub(crate) fn catalog(bytes: &[u8]) -> Result<Vec<BootEntry>, FormatError> {
             if entries.len() == MAX_ENTRIES {
                 return Ok(entries);
             }
+            // The entries so far are usable; a damaged rest is not a reason to lose them.
             let Some(entry) = boot_entry(&mut r, section) else { return Ok(entries) };
             entries.push(entry);
         }
@@ -96,8 +97,8 @@ pub(crate) fn catalog(bytes: &[u8]) -> Result<Vec<BootEntry>, FormatError> {
 }
 
 /// Checks the validation entry, and returns the platform of the default entry.
-fn validate(entry: &[u8]) -> Result<Platform, FormatError> {
-    // El Torito §2.1: header 1, key bytes 0x55 0xAA, and a sum of zero over all words.
+fn validate(entry: &[u8]) -> Result<BootPlatform, FormatError> {
+    // El Torito figure 2: header 1, key bytes 0x55 0xAA, and a sum of zero over all words.
     let mut words = Reader::new(entry);
     let sum = std::iter::from_fn(|| words.u16_le().ok()).fold(0_u16, u16::wrapping_add);
     let mut r = Reader::new(entry);
@@ -109,9 +110,9 @@ fn validate(entry: &[u8]) -> Result<Platform, FormatError> {
 }
 
 /// Parses a section header: its platform, its number of entries, and `true` for the last section.
-fn section_header(r: &mut Reader<'_>) -> Option<(Platform, u16, bool)> {
+fn section_header(r: &mut Reader<'_>) -> Option<(BootPlatform, u16, bool)> {
     let mut header = r.sub(ENTRY).ok()?;
-    // El Torito §2.3: the header indicator.
+    // El Torito figure 4: the header indicator tells whether more headers follow.
     let last = match header.u8().ok()? {
         0x90 => false,
         0x91 => true,
@@ -122,20 +123,20 @@ fn section_header(r: &mut Reader<'_>) -> Option<(Platform, u16, bool)> {
 }
 
 /// Parses the next default or section entry (El Torito §2.2, §2.4).
-fn boot_entry(r: &mut Reader<'_>, platform: Platform) -> Option<BootEntry> {
+fn boot_entry(r: &mut Reader<'_>, platform: BootPlatform) -> Option<CatalogEntry> {
     loop {
         let mut entry = r.sub(ENTRY).ok()?;
         let bootable = match entry.u8().ok()? {
             0x88 => true,
             0x00 => false,
-            0x44 => continue, // El Torito §2.5: section entry extension
+            0x44 => continue, // El Torito figure 6: section entry extension
             _ => return None,
         };
         entry.skip(5).ok()?; // media type, load segment, system type, unused
         let sectors = entry.u16_le().ok()?;
         let block = entry.u32_le().ok()?;
         // Zeros follow the default entry of a catalog without sections.
-        return (bootable || block != 0).then_some(BootEntry { platform, bootable, block, sectors });
+        return (bootable || block != 0).then_some(CatalogEntry { platform, bootable, block, sectors });
     }
 }
 
@@ -172,10 +173,10 @@ mod tests {
     fn entries_of_mkarchiso_are_read() {
         let bytes =
             [validation(0), boot(0x88, 4, 60), section(0x91, 0xef, 1), boot(0x88, 16384, 900)].concat();
-        let entry = |platform, sectors, block| BootEntry { platform, bootable: true, block, sectors };
+        let entry = |platform, sectors, block| CatalogEntry { platform, bootable: true, block, sectors };
         assert_eq!(
             catalog(&bytes).unwrap(),
-            [entry(Platform::Bios, 4, 60), entry(Platform::Efi, 16384, 900)]
+            [entry(BootPlatform::Bios, 4, 60), entry(BootPlatform::Efi, 16384, 900)]
         );
     }
 

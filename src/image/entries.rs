@@ -33,6 +33,7 @@ impl<'a> IsoEntry<'a> {
     fn append(&mut self, section: &DirectoryRecord<'a>) {
         let extent = iso9660::extent_at(section.block, section.len.into());
         match self.extents.last_mut() {
+            // ECMA-119 §6.4.5 allows an empty section, which has no place in the image.
             _ if extent.len == 0 => {}
             // libisofs splits a file over 4 GiB into adjacent sections.
             Some(last) if last.end() == extent.offset => last.len += extent.len,
@@ -64,7 +65,8 @@ impl<'a> Iterator for IsoEntries<'a> {
         let mut entry = IsoEntry::new(first);
         let mut last = first;
         while last.is_multi_extent() {
-            // ECMA-119 §9.1: the sections of a file have the same identifier, in adjacent records.
+            // ECMA-119 §9.3 keeps the records of a file's sections side by side and in order;
+            // §6.5.1 makes them one file.
             let Some(Ok(next)) = self.records.next_if(|next| next.is_ok_and(|next| next.id == first.id))
             else {
                 let error = FormatError("the last extent of this file is missing");

@@ -51,8 +51,10 @@ impl Identity {
 /// checksum of their root file system.
 fn content(media: &(impl Media + ?Sized), index: &Index, archiso: Option<&Archiso>) -> io::Result<u32> {
     let mut hasher = Hasher::new();
+    // The head has the dates of the volume, and the checksums of the GPT.
     let head = Extent { offset: 0, len: media.size().min(HEAD) };
     hasher.update(&media.read(head)?.unwrap_or_default());
+    // A root file system is too large to be hashed at each start; its checksum file stands for it.
     let checksums = archiso.into_iter().flat_map(|archiso| &archiso.airootfs).filter_map(|root| root.sha512);
     for checksum in checksums {
         if let NodeKind::File { extents } = &index.node(checksum).kind {
@@ -70,6 +72,7 @@ fn tree(size: u64, index: &Index) -> u32 {
     let mut hasher = Hasher::new();
     hasher.update(&size.to_be_bytes());
     for id in index.walk() {
+        // File handles contain node numbers, so an image with other numbers is another image.
         hasher.update(&id.0.to_be_bytes());
         hash_node(&mut hasher, index.node(id));
     }
@@ -82,6 +85,7 @@ fn hash_node(hasher: &mut Hasher, node: &Node) {
     hasher.update(&parent.0.to_be_bytes());
     hasher.update(&attributes.mode.to_be_bytes());
     hasher.update(&attributes.mtime.to_be_bytes());
+    // The length separates the name from what follows. No name has more than 255 bytes.
     hasher.update(&[name.len() as u8]);
     hasher.update(name);
     match kind {
@@ -110,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_differs_for_any_change() {
+    fn identity_depends_on_every_part() {
         let extent = Extent { offset: 2048, len: 100 };
         let image = vec![7; 100_000];
         let mut others = [image.clone(), image[1..].to_vec()];

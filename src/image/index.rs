@@ -139,6 +139,7 @@ impl Index {
     /// Inserts `id` into the tables that find it by its name.
     #[expect(clippy::indexing_slicing, reason = "the tables hold identifiers of nodes only")]
     fn insert(&mut self, id: NodeId, parent: NodeId, name: &[u8]) {
+        // Of names that differ in case only, the first one is found ignoring case.
         let is_first = self.child_ignoring_case(parent, name).is_none();
         let Self { nodes, exact, folded, hasher } = self;
         exact.insert_unique(hash(hasher, parent, name), id, |other| nodes[other.0 as usize].hash(hasher));
@@ -220,11 +221,13 @@ impl Index {
         }
     }
 
-    /// Iterates over all nodes: each directory before its entries, entries in the order of the image.
+    /// Iterates over all nodes: each directory before its entries, which are in the order of the
+    /// image.
     pub fn walk(&self) -> impl Iterator<Item = NodeId> {
         let mut ahead = vec![NodeId::ROOT];
         std::iter::from_fn(move || {
             let id = ahead.pop()?;
+            // A stack: the entry that comes first is pushed last.
             ahead.extend(self.children(id).iter().rev());
             Some(id)
         })
@@ -236,6 +239,7 @@ impl Index {
         let mut at = id;
         while at != NodeId::ROOT {
             let node = self.node(at);
+            // Collected from the node upwards, so in reverse order.
             names.push(&node.name[..]);
             at = node.parent;
         }
@@ -259,6 +263,7 @@ fn hash(hasher: &RandomState, dir: NodeId, name: &[u8]) -> u64 {
 fn hash_folded(hasher: &RandomState, dir: NodeId, name: &[u8]) -> u64 {
     let mut state = hasher.build_hasher();
     dir.hash(&mut state);
+    // Byte by byte: a lower-case copy would be an allocation for each look-up.
     name.iter().for_each(|byte| state.write_u8(byte.to_ascii_lowercase()));
     state.finish()
 }
@@ -266,7 +271,7 @@ fn hash_folded(hasher: &RandomState, dir: NodeId, name: &[u8]) -> u64 {
 /// Checks that `name` can be part of a path.
 fn check_name(name: &[u8]) -> Result<(), NodeError> {
     match name {
-        // POSIX "Filename": these three would resolve to another node.
+        // POSIX "Pathname Resolution": these three would resolve to another node.
         b"" | b"." | b".." => Err(NodeError::BadName),
         name if name.contains(&b'/') || name.contains(&0) => Err(NodeError::BadName),
         name if name.len() > MAX_NAME => Err(NodeError::LongName),

@@ -77,7 +77,7 @@ impl<'a> Descriptor<'a> {
             return Ok(None);
         }
         let _version = r.u8()?;
-        // §8.1.1: the types.
+        // §8.1.1: the volume descriptor types.
         Ok(Some(match kind {
             0 => Descriptor::Boot(r),
             1 => Descriptor::Primary(VolumeDescriptor::parse(r)?.0),
@@ -248,7 +248,8 @@ impl<'a> Iterator for DirectoryRecords<'a> {
 
 /// Converts a file identifier to the name that Linux shows without Rock Ridge and Joliet.
 pub(crate) fn plain_name(id: &[u8]) -> Vec<u8> {
-    // Linux, `isofs_name_translate`: lower case, without version 1 and the dot of an empty extension.
+    // Linux, `isofs_name_translate`: lower case, without version 1 and the dot of an empty
+    // extension. Images written on Acorn machines have `/` in names.
     let name = id.strip_suffix(b";1").map_or(id, |name| name.strip_suffix(b".").unwrap_or(name));
     let bytes = name.iter().map(|byte| match byte {
         b';' | b'/' => b'.',
@@ -262,7 +263,7 @@ pub(crate) fn joliet_name(id: &[u8]) -> Vec<u8> {
     let mut r = Reader::new(id);
     let units = std::iter::from_fn(|| r.u16_be().ok());
     let name: String = char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
-    // Linux, `get_joliet_filename`: the same version is removed as from a plain name.
+    // Linux, `get_joliet_filename`: version 1 is removed, as from a plain name.
     let name = name.strip_suffix(";1").unwrap_or(&name);
     name.replace(';', ".").into_bytes()
 }
@@ -275,15 +276,15 @@ impl ShortDate {
     /// Returns the instant; `None` if the date is not set or not in the calendar.
     pub(crate) fn instant(self) -> Option<Timestamp> {
         let [year, rest @ .., zone] = self.0;
-        // No valid number exceeds 59; jiff rejects negative ones.
+        // No valid number is above 59; jiff rejects those that become negative here.
         let [month, day, hour, minute, second] = rest.map(u8::cast_signed);
         let date = civil::DateTime::new(1900 + i16::from(year), month, day, hour, minute, second, 0);
         instant(date.ok()?, zone)
     }
 }
 
-/// Date and time of a volume descriptor (§8.4.26.1) or of a long Rock Ridge TF entry: sixteen digits
-/// and the zone.
+/// Date and time of a volume descriptor (§8.4.26.1) or of a long Rock Ridge TF entry: sixteen
+/// digits and the zone.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LongDate(pub [u8; 17]);
 
@@ -315,7 +316,8 @@ fn two_digits(r: &mut Reader<'_>) -> Option<i8> {
 
 /// Converts a local time to an instant.
 fn instant(date: civil::DateTime, zone: u8) -> Option<Timestamp> {
-    // §9.1.5: the zone counts quarters of an hour from Greenwich, from -48 to 52. Others count as 0.
+    // §9.1.5: the zone counts quarters of an hour from Greenwich, from -48 to 52. Linux
+    // (`iso_date`) takes any other zone for 0 as well.
     let quarters = Some(zone.cast_signed()).filter(|zone| (-48..=52).contains(zone)).unwrap_or(0);
     let offset = Offset::from_seconds(i32::from(quarters) * 15 * 60).ok()?;
     offset.to_timestamp(date).ok()

@@ -38,22 +38,24 @@ pub use index::{Index, Node, NodeId, NodeKind};
 pub use source::Source;
 pub(crate) use survey::{Survey, Volume};
 
-/// Where the bytes of an image come from: the open file, or memory in a test.
+/// Medium that holds the bytes of an image: the open file, or memory in a test.
 pub trait Media {
-    /// Size in bytes.
+    /// Returns the size in bytes.
     fn size(&self) -> u64;
 
-    /// Fills `buf` from `offset`.
+    /// Reads from `offset` until `buf` is full.
     ///
     /// # Errors
-    /// Whatever the medium says; `UnexpectedEof` behind its end.
+    /// The error of the medium; `UnexpectedEof` past its end.
     fn fill(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// The bytes of `extent`, or `None` when it leaves the image. The caller has bounded its length.
+    /// Returns the bytes of `extent`; `None` if it is not inside the medium. The caller limits its
+    /// length.
     ///
     /// # Errors
-    /// As [`Media::fill`].
+    /// The error of [`Media::fill`].
     fn read(&self, extent: Extent) -> io::Result<Option<Vec<u8>>> {
+        // Checked before the allocation: a length comes from the image, and may be anything.
         let Some(len) = usize::try_from(extent.len).ok().filter(|_| extent.end() <= self.size()) else {
             return Ok(None);
         };
@@ -86,24 +88,25 @@ impl Media for [u8] {
     }
 }
 
-/// An ISO image and all that is known about it. Immutable, made to be shared in an `Arc`.
+/// ISO image with everything that the survey found in it. Immutable, and shared in an `Arc`.
 pub struct Image {
     pub identity: Identity,
     pub source: Source,
     pub index: Index,
     pub volume: Volume,
     pub boot: BootRecords,
-    /// What mkarchiso put there; `None` on any other image.
+    /// Files of archiso; `None` for an image that mkarchiso did not make.
     pub archiso: Option<Archiso>,
-    /// What is wrong with the image and yet no reason to refuse it: one line each, at most a page of them.
+    /// Problems that do not keep the image from being served: one line each, at most 33.
     pub warnings: Vec<String>,
 }
 
 impl Image {
-    /// An image of this file and this tree, whose extents were checked against the file; nothing else is known of it.
+    /// Creates an image of this file and this tree, without boot records. The extents of the tree
+    /// were checked against the file.
     ///
     /// # Errors
-    /// Whatever reading the file says.
+    /// The error of reading the file.
     pub fn new(source: Source, index: Index) -> io::Result<Self> {
         let identity = Identity::of(&source, &index, None)?;
         let (volume, boot) = (Volume::default(), BootRecords::default());
@@ -113,25 +116,27 @@ impl Image {
     /// Opens and indexes the image at `path`.
     ///
     /// # Errors
-    /// [`OpenError`] is one line for the operator.
+    /// [`OpenError`] if the image cannot be used.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let open = || {
-            let source = Source::open(path)?;
-            let Survey { index, volume, boot, archiso, warnings } = Survey::of(&source)?;
-            let identity = Identity::of(&source, &index, archiso.as_ref())?;
-            Ok(Self { identity, source, index, volume, boot, archiso, warnings })
-        };
-        open().map_err(|fault| OpenError { path: path.to_owned(), fault })
+        Self::survey(path).map_err(|fault| OpenError { path: path.to_owned(), fault })
     }
 
-    /// The whole content of a file, copied.
+    fn survey(path: &Path) -> Result<Self, SurveyError> {
+        let source = Source::open(path)?;
+        let Survey { index, volume, boot, archiso, warnings } = Survey::of(&source)?;
+        let identity = Identity::of(&source, &index, archiso.as_ref())?;
+        Ok(Self { identity, source, index, volume, boot, archiso, warnings })
+    }
+
+    /// Reads the whole content of a file.
     ///
     /// # Errors
-    /// `InvalidInput` for anything but a file, `FileTooLarge` when it has more than `limit` bytes; else what reading
-    /// the image says.
+    /// `InvalidInput` for a node that is not a file, `FileTooLarge` for more than `limit` bytes,
+    /// and any error of reading the image.
     pub fn read(&self, node: NodeId, limit: u64) -> io::Result<Vec<u8>> {
         let node = self.index.node(node);
         let NodeKind::File { extents } = &node.kind else { return Err(io::ErrorKind::InvalidInput.into()) };
+        // The size comes from the image: it is checked before the allocation below.
         if node.size() > limit {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
@@ -142,7 +147,7 @@ impl Image {
         Ok(content)
     }
 
-    /// Returns where a file's bytes lie; `None` for anything but a file.
+    /// Returns the extents of a file; `None` for other nodes.
     pub fn extents(&self, node: NodeId) -> Option<&[Extent]> {
         match &self.index.node(node).kind {
             NodeKind::File { extents } => Some(extents),
@@ -151,14 +156,14 @@ impl Image {
     }
 }
 
-/// The identity stands for all the rest: an index may have a million nodes.
+/// Formats the identity only: an index may have a million nodes.
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Image({})", self.identity)
     }
 }
 
-/// The image cannot be used: what is wrong and what to do, in one line.
+/// Error of an image that cannot be used, in one line: its path, the problem and the remedy.
 #[derive(Debug)]
 pub struct OpenError {
     pub path: PathBuf,

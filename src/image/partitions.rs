@@ -16,7 +16,7 @@ const MAX_ARRAY: u64 = 1 << 20;
 /// Most partitions of a table that are kept. The checksum covers all entries of the array.
 const MAX_PARTITIONS: usize = 256;
 
-/// Type of the EFI system partition in an MBR (UEFI specification §5.2.2).
+/// Type of the EFI system partition in an MBR (UEFI specification 2.10 §5.2.2).
 const MBR_EFI: u8 = 0xef;
 
 /// Type of the EFI system partition in a GPT (UEFI specification §5.3.3).

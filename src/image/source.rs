@@ -1,6 +1,6 @@
-//! The open image file: ranges become bytes here.
+//! The open image file, its mapping and the residency of its pages.
 //!
-//! Payload leaves from the [mapping](crate::sys::Mapping). What we read ourselves (metadata, checksums) is read with
+//! Payload is sent from the [mapping](crate::sys::Mapping). Metadata and checksums are read with
 //! `pread` into owned memory.
 
 use std::fs::File;
@@ -15,7 +15,7 @@ use super::residency::Residency;
 use crate::extent::Extent;
 use crate::sys::{Mapping, Span};
 
-/// An image file, opened read-only and mapped.
+/// Image file, opened read-only and mapped.
 #[derive(Debug)]
 pub struct Source {
     file: Arc<File>,
@@ -25,21 +25,22 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens and maps `path`. Nothing is read yet.
+    /// Opens and maps the file at `path`, without reading from it.
     ///
     /// # Errors
-    /// Whatever `stat`, opening or `mmap` say; a directory is `IsADirectory`, a FIFO `InvalidInput`.
+    /// The error of stat(2), open(2) or mmap(2); `IsADirectory` for a directory, `InvalidInput` for
+    /// a FIFO.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file_type = path.metadata()?.file_type();
         if file_type.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         if file_type.is_fifo() {
-            // To open it would wait until somebody writes.
+            // open(2) of a FIFO waits for a writer (fifo(7)).
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a FIFO"));
         }
         let file = File::open(path)?;
-        // The metadata of a block device, such as an optical drive, do not tell its size.
+        // stat(2) does not tell the size of a block device, such as an optical drive.
         let len = (&file).seek(SeekFrom::End(0))?;
         let map_len = usize::try_from(len).map_err(io::Error::other)?;
         // mmap(2) refuses a length of 0.
@@ -48,28 +49,29 @@ impl Source {
         Ok(Self { residency: Residency::new(Arc::clone(&file), len), file, map, len })
     }
 
-    /// Size in bytes when the file was opened.
+    /// Returns the size in bytes at the time when the file was opened.
     pub const fn len(&self) -> u64 {
         self.len
     }
 
-    /// True for an empty file.
+    /// Returns `true` for an empty file.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Fills `buf` from `offset`.
+    /// Reads from `offset` until `buf` is full.
     ///
     /// # Errors
-    /// `UnexpectedEof` when the file ends before; else what `pread` says.
+    /// `UnexpectedEof` if the file ends before; otherwise the error of pread(2).
     pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buf, offset)
     }
 
-    /// Returns once `extent` is in the page cache. What is not there is read by a blocking thread, once for all that ask.
+    /// Waits until `extent` is in the page cache. Ranges outside the page cache are first read by a
+    /// blocking task; requests for the same range share it.
     ///
     /// # Errors
-    /// What the disk says; `UnexpectedEof` when the file ends before the extent does.
+    /// The error of the disk; `UnexpectedEof` if the file ends before the extent does.
     pub(crate) async fn warm(&self, extent: Extent, now: Instant) -> io::Result<()> {
         self.residency.warm(extent, now).await
     }
@@ -79,7 +81,8 @@ impl Source {
         self.residency.prefetch(extent);
     }
 
-    /// Returns the part of the mapping that `extent` is; `None` when it leaves the file as it was opened.
+    /// Returns the part of the mapping for `extent`; `None` if it is outside the file as it was
+    /// opened.
     pub(crate) fn span(&self, extent: Extent) -> Option<Span<'_>> {
         self.map.as_ref()?.span(extent)
     }
@@ -96,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_an_image_is_refused_at_once() {
+    fn source_refuses_directories_and_fifos() {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();

@@ -53,6 +53,7 @@ impl Survey {
     pub(crate) fn of(media: &(impl Media + ?Sized)) -> Result<Self, SurveyError> {
         let set = descriptor_set(media)?;
         let set = Descriptors::parse(&set, media)?;
+        // ECMA-119 §6.2.2 also allows 512 and 1024; only 2048 is in use.
         if u64::from(set.primary.block_size) != BLOCK {
             return Err(SurveyError::BlockSize(set.primary.block_size));
         }
@@ -60,7 +61,7 @@ impl Survey {
         let tree = tree(media, &set, &mut warnings)?;
         let volume = Volume::of(&set.primary, tree.names);
         let boot = BootRecords::read(media, set.catalog, &tree.index, &mut warnings)?;
-        // A GPT covers the whole file, also partitions behind the volume.
+        // A GPT covers the whole file, also partitions after the volume.
         if let Some(needed) = boot.needed.filter(|&needed| needed > media.size()) {
             return Err(SurveyError::Truncated { len: media.size(), needed });
         }
@@ -96,11 +97,12 @@ fn tree(
 /// Reads the volume descriptor set, up to its limit.
 fn descriptor_set(media: &(impl Media + ?Sized)) -> Result<Vec<u8>, SurveyError> {
     let offset = FIRST_DESCRIPTOR * BLOCK;
+    // Shorter than the limit at the end of a small file: what is there may be a whole set.
     let len = media.size().saturating_sub(offset).min(MAX_DESCRIPTORS * BLOCK);
     Ok(media.read(Extent { offset, len })?.unwrap_or_default())
 }
 
-/// Volume descriptors that are used, the first of each type.
+/// Volume descriptors that are used: the first of each type.
 struct Descriptors<'a> {
     primary: VolumeDescriptor<'a>,
     joliet: Option<VolumeDescriptor<'a>>,
@@ -129,6 +131,7 @@ impl<'a> Descriptors<'a> {
 
 /// Guesses the format of a file that is not an ISO 9660 image.
 fn looks_like(media: &(impl Media + ?Sized)) -> io::Result<&'static str> {
+    // Files that people take for the ISO: packed ones, error pages, and its neighbours on mirrors.
     const KINDS: &[(&[u8], &str)] = &[
         (b"\x1f\x8b", "is gzip data"),
         (b"\xfd7zXZ", "is xz data"),
@@ -179,6 +182,7 @@ fn text(field: &[u8]) -> String {
 /// Formats a date as blkid formats a UUID (util-linux, `superblocks/iso9660.c`).
 fn uuid(date: &LongDate) -> Option<String> {
     let mut digits = Reader::new(date.digits()?.as_bytes());
+    // Sixteen digits, as many as `LongDate::digits` returns.
     let groups = [4, 2, 2, 2, 2, 2, 2].map(|n| digits.take(n).unwrap_or_default());
     String::from_utf8(groups.join(&b'-')).ok()
 }

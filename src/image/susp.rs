@@ -13,7 +13,8 @@ use crate::codec::Reader;
 /// Longest target of a symlink in bytes, as on Linux (`PATH_MAX` without the NUL).
 pub(crate) const MAX_TARGET: usize = 4095;
 
-/// Identifiers of Rock Ridge in an ER entry: RRIP 1.09, 1.10, 1.12.
+/// Identifiers of Rock Ridge in an ER entry. libisofs (`fs_image.c`) takes the first for RRIP 1.10,
+/// and the others for RRIP 1.12.
 const EXTENSIONS: [&[u8]; 3] = [b"RRIP_1991A", b"IEEE_P1282", b"IEEE_1282"];
 
 /// Bytes of the CD-ROM XA fields that come before the SUSP entries (SUSP §5.3).
@@ -30,7 +31,7 @@ impl<'a> SystemUseEntry<'a> {
     fn next(area: &mut Reader<'a>) -> Result<Option<Self>, FormatError> {
         // SUSP §4: fewer than four bytes cannot be an entry; they are padding.
         let Ok([s0, s1, len, _version]) = { *area }.array() else { return Ok(None) };
-        // Writers fill an area with zeros after its last entry.
+        // Writers fill the rest of an area with zeros.
         if [s0, s1] == [0, 0] {
             return Ok(None);
         }
@@ -157,10 +158,11 @@ impl RockRidge {
     fn nm(&mut self, data: &mut Reader<'_>) -> Result<(), FormatError> {
         const CURRENT: u8 = 0x02;
         const PARENT: u8 = 0x04;
-        // These flags stand for `.` and `..`; the entry has no name then.
+        // These flags mean `.` and `..`; the entry has no name then.
         if data.u8()? & (CURRENT | PARENT) != 0 {
             return Ok(());
         }
+        // A long name is in several NM entries; the flag for that is not needed.
         let name = self.name.get_or_insert_default();
         if name.len() + data.remaining() > MAX_NAME {
             return Err(FormatError("a name is longer than 255 bytes"));
@@ -172,6 +174,7 @@ impl RockRidge {
     /// Appends components of a symlink's target, or parts of components (RRIP §4.1.3).
     fn sl(&mut self, data: &mut Reader<'_>) -> Result<(), FormatError> {
         const CONTINUE: u8 = 0x01;
+        // Another SL entry follows, which `absorb` finds anyway.
         let _more_entries = data.u8()?;
         let target = self.target.get_or_insert_default();
         while !data.is_empty() {
@@ -207,7 +210,8 @@ impl RockRidge {
         if flags & MODIFY == 0 {
             return Ok(());
         }
-        // The time stamps are in the order of their flags: only the creation comes before.
+        // RRIP §4.1.6: the time stamps are in the order of their flags. Only the creation comes
+        // before.
         let (long, before) = (flags & LONG != 0, usize::from(flags & CREATION));
         data.skip(before * if long { 17 } else { 7 })?;
         self.modified =
@@ -220,7 +224,7 @@ impl Continuation {
     /// Parses the data of a CE entry.
     fn parse(data: &mut Reader<'_>) -> Result<Self, FormatError> {
         let (block, offset, len) = (both_u32(data)?, both_u32(data)?, both_u32(data)?);
-        // Linux refuses such an area too (`rock_continue`).
+        // Linux refuses such an area too (`rock_continue`): it reads one block for it.
         if u64::from(offset) + u64::from(len) > BLOCK {
             return Err(FormatError("a continuation area does not end in its block"));
         }

@@ -44,7 +44,8 @@ impl Forge {
         self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Writes a directory of these records, after those of itself and its parent; returns its length.
+    /// Writes a directory of these records, after those of itself and its parent. Returns its
+    /// length.
     fn directory(&mut self, block: u32, own_use: &[u8], records: &[Vec<u8>]) -> u32 {
         let mut content = record(&[0], block, BLOCK as u32, DIRECTORY, own_use);
         content.extend(record(&[1], ROOT, BLOCK as u32, DIRECTORY, b""));

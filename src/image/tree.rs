@@ -80,7 +80,7 @@ impl ImageTree {
     /// Walks the tree with the best names that the image has.
     ///
     /// # Errors
-    /// [`SurveyError`] if there is no root directory or a limit is exceeded.
+    /// [`SurveyError`] if the root directory is missing or a limit is exceeded.
     pub(super) fn build<M: Media + ?Sized>(
         media: &M,
         primary: &VolumeDescriptor<'_>,
@@ -89,7 +89,7 @@ impl ImageTree {
     ) -> Result<Self, SurveyError> {
         let mut walk = Walk::new(media, warnings);
         let attributes = walk.root(&primary.root)?;
-        // As on Linux: Rock Ridge in the primary tree, else Joliet, else the plain names.
+        // As on Linux: Rock Ridge in the primary tree, then Joliet, then the plain names.
         let root = match joliet {
             Some(joliet) if walk.names == Names::Plain => {
                 walk.names = Names::Joliet;
@@ -168,6 +168,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     /// Reads the root's own record: returns its attributes, and sets the source of the names.
     fn root(&mut self, root: &DirectoryRecord<'_>) -> Result<NodeAttributes, SurveyError> {
         let missing = SurveyError::Damaged("its root directory cannot be read");
+        // The copy of this record in the volume descriptor has no room for a system use area.
         let block = self.media.read(iso9660::extent_at(root.block, BLOCK))?.ok_or(missing)?;
         let record = own_record(&block)?;
         let rock = self.root_rock_ridge(&record)?;
@@ -200,6 +201,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         self.check_directory(extent).map_err(|_| SurveyError::Damaged(unusable))?;
         self.seen.insert(extent.offset);
         self.pending.push_back(PendingDirectory { id: NodeId::ROOT, extent, depth: 0 });
+        // Level by level: of two entries for one directory, the one nearer to the root gets it.
         while let Some(directory) = self.pending.pop_front() {
             self.read_directory(&directory)?;
         }
@@ -209,6 +211,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     /// Adds the entries of a directory.
     fn read_directory(&mut self, dir: &PendingDirectory) -> Result<(), SurveyError> {
         self.spend(dir.extent.len)?;
+        // `check_directory` made sure that the extent is inside the image.
         let content = self.media.read(dir.extent)?.unwrap_or_default();
         for entry in IsoEntries::new(&content) {
             match entry {
@@ -284,7 +287,8 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         if !matches!(file_type, 0 | S_IFREG | S_IFDIR) {
             return Ok(NodeKind::Special);
         }
-        // ECMA-119 §6.4.3: the content is not contiguous. Linux does not read such files either.
+        // ECMA-119 §6.4.3: the content is not contiguous. Linux shows such a file as empty
+        // (`isofs_read_inode`).
         if entry.record.unit != 0 {
             return Err(FormatError("interleaved files are not supported").into());
         }
@@ -322,10 +326,12 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         if depth > MAX_DEPTH {
             return Err(FormatError("directories are nested too deeply").into());
         }
+        // A directory below itself would make the tree endless.
         if self.seen.contains(&extent.offset) {
             return Err(FormatError("this directory is already in the tree").into());
         }
         let id = self.insert(dir.id, name, NodeKind::Directory { entries: Vec::new() }, attributes)?;
+        // Not before: an entry with a bad name leaves the directory to an entry with a good one.
         self.seen.insert(extent.offset);
         self.pending.push_back(PendingDirectory { id, extent, depth });
         Ok(())
@@ -351,6 +357,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         kind: NodeKind,
         attributes: NodeAttributes,
     ) -> Result<NodeId, EntryError> {
+        // Counted before the index copies them.
         self.text += name.len();
         if let NodeKind::Symlink { target } = &kind {
             self.text += target.len();
@@ -368,6 +375,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
     fn rock_ridge(&mut self, system_use: &[u8]) -> Result<RockRidge, EntryError> {
         let mut rock = RockRidge::default();
         let mut area = Reader::new(system_use);
+        // An area shorter than the bytes to skip has no entries.
         if area.skip(self.skip).is_err() {
             return Ok(rock);
         }
@@ -385,6 +393,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
 
     /// Reads a continuation area.
     fn area(&mut self, at: Continuation) -> Result<&[u8], EntryError> {
+        // Areas can be tiny and many, so each costs more than its bytes.
         self.spend(AREA_COST + at.len as u64)?;
         if self.area_block.as_ref().is_none_or(|(block, _)| *block != at.block) {
             self.spend(BLOCK)?;
@@ -422,6 +431,7 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
         }
     }
 
+    /// Adds a warning about an entry of a directory.
     fn warn(&mut self, dir: &PendingDirectory, name: &[u8], what: &dyn fmt::Display) {
         let index = &self.index;
         self.warnings.add(|| {
@@ -450,9 +460,10 @@ fn file_type(rock: &RockRidge) -> u32 {
     rock.posix.map_or(0, |posix| posix.mode & S_IFMT)
 }
 
-/// Returns the attributes of Rock Ridge, or else the defaults of Linux: readable by everybody,
+/// Returns the attributes of Rock Ridge. The defaults are those of Linux: readable by everybody,
 /// owned by root, modified at the date of the record.
 fn attributes(file_type: u32, record: Option<&DirectoryRecord<'_>>, rock: &RockRidge) -> NodeAttributes {
+    // Linux (`isofs_read_inode`) makes plain files executable as well.
     let default = match file_type {
         S_IFDIR => 0o555,
         S_IFLNK => 0o777,
@@ -463,6 +474,7 @@ fn attributes(file_type: u32, record: Option<&DirectoryRecord<'_>>, rock: &RockR
         mode: file_type | rock.posix.map_or(default, |posix| posix.mode & !S_IFMT & 0o7777),
         uid: rock.posix.map_or(0, |posix| posix.uid),
         gid: rock.posix.map_or(0, |posix| posix.gid),
+        // Linux refuses a file with no links from an NFS server (`nfs_fhget`).
         nlink: rock.posix.map_or(1, |posix| posix.nlink.max(1)),
         mtime: date.map_or(0, |date| date.as_second()),
     }

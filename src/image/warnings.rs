@@ -17,6 +17,7 @@ impl Warnings {
         if self.lines.len() < MAX_LINES {
             self.lines.push(line());
         } else {
+            // Not even formatted: a hostile image could cost time by its warnings.
             self.more += 1;
         }
     }
@@ -32,6 +33,7 @@ impl Warnings {
 
 /// Formats bytes of the image for an operator: the text cannot control a terminal or break a line.
 pub(super) fn printable(bytes: &[u8]) -> String {
+    // Escapes control characters, and keeps printable ones of any language.
     String::from_utf8_lossy(bytes).escape_debug().to_string()
 }
 

@@ -239,7 +239,7 @@ impl Tree {
 
 impl Records {
     fn of(boot: &BootRecords) -> Self {
-        let image = |entry: &crate::image::el_torito::BootEntry| BootImage {
+        let image = |entry: &crate::image::el_torito::CatalogEntry| BootImage {
             platform: entry.platform.to_string(),
             bootable: entry.bootable,
             block: entry.block,

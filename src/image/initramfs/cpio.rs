@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 
 use crate::image::FormatError;
 
-/// Magic numbers of an archive. The second format has checksums, which Linux ignores too.
+/// Magic numbers of an archive. The second format has checksums of the contents, which are skipped
+/// here.
 pub(super) const MAGICS: [&[u8; 6]; 2] = [b"070701", b"070702"];
 
 /// Bytes of a header.
@@ -41,10 +42,12 @@ impl CpioHeader {
         if !MAGICS.iter().any(|known| *known == magic) {
             return Err(FormatError("an entry of the cpio archive has no header"));
         }
-        // buffer-format.rst, "cpio header": c_filesize and c_namesize.
+        // buffer-format.rst, structure of the cpio_header: c_filesize and c_namesize.
         let (Some(file_len), Some(name_len)) = (number(numbers, 6), number(numbers, 11)) else {
             return Err(FormatError("a header of the cpio archive has invalid digits"));
         };
+        // Linux (`do_header`) skips an entry with such a name. No archiver writes one, so the
+        // archive is damaged.
         if !(1..=NAME_MAX).contains(&name_len) {
             return Err(FormatError("a name of the cpio archive is empty or longer than 4095 bytes"));
         }
@@ -72,6 +75,7 @@ pub(crate) fn walk(
         let mut header = [0; HEADER];
         input.read_exact(&mut header)?;
         let CpioHeader { name_len, file_len } = CpioHeader::parse(&header)?;
+        // At most NAME_MAX bytes.
         name.resize(name_len as usize, 0);
         input.read_exact(&mut name)?;
         skip(input, padding(HEADER as u64 + u64::from(name_len)))?;

@@ -79,6 +79,7 @@ impl Requirement {
 
     /// Returns the requirement that the file at `path` meets.
     fn at(path: &[u8]) -> Option<Self> {
+        // Archivers store names as they are given them: `hooks/x`, `./hooks/x` or `/hooks/x`.
         let path = path.strip_prefix(b".").unwrap_or(path);
         let path = path.strip_prefix(b"/").unwrap_or(path);
         let slash = path.iter().rposition(|&byte| byte == b'/')?;
@@ -110,7 +111,7 @@ enum PartPath {
 /// Directories of programs.
 const PROGRAMS: [&[u8]; 4] = [b"bin", b"sbin", b"usr/bin", b"usr/sbin"];
 
-/// Contents of an initramfs, as far as a boot needs them.
+/// Requirements that an initramfs meets.
 #[derive(Debug, Default)]
 pub struct Contents {
     pub found: BTreeSet<Requirement>,
@@ -189,6 +190,7 @@ impl Contents {
     fn parts(&mut self, input: &mut dyn BufRead, mut layer: Layer) -> Result<(), InitramfsError> {
         for _ in 0..PARTS_MAX {
             let Some(magic) = next_magic(input)? else { return Ok(()) };
+            // The magic number was read already; the decoders need it again.
             let part = magic.as_slice().chain(&mut *input);
             match (Packing::of(&magic), &mut layer) {
                 // buffer-format.rst: plain and compressed archives, in any order.
@@ -198,7 +200,7 @@ impl Contents {
                     let unpacked = packing.unpack(part)?.ok_or(InitramfsError::Format)?;
                     self.parts(&mut BufReader::new(Limited { input: unpacked, left }), Layer::Unpacked)?;
                 }
-                // Linux does not decompress a part twice either.
+                // Linux does not decompress a part twice either (`flush_buffer`).
                 (_, Layer::Unpacked) => return Err(InitramfsError::Format),
             }
             if self.is_complete() {
@@ -231,6 +233,7 @@ enum Layer {
 fn next_magic(input: &mut dyn BufRead) -> io::Result<Option<Vec<u8>>> {
     loop {
         let buffer = input.fill_buf()?;
+        // buffer-format.rst: any number of zero bytes may stand between archives.
         let zeros = buffer.iter().take_while(|&&byte| byte == 0).count();
         let is_end = zeros == 0;
         if is_end && buffer.is_empty() {
@@ -255,6 +258,7 @@ struct Limited<'a, R> {
 impl<R: Read> Read for Limited<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.input.read(buf)?;
+        // Becomes `InitramfsError::TooLarge`.
         *self.left = self.left.checked_sub(n as u64).ok_or(io::ErrorKind::FileTooLarge)?;
         Ok(n)
     }

@@ -13,12 +13,13 @@ pub(super) const MAGIC: usize = 6;
 
 /// Most memory of xz in KiB: a dictionary of 64 MiB (`xz -9`) and some more.
 const XZ_MEMORY: u32 = 66 << 10;
-/// Largest window of a zstd frame in bytes (`ZSTD_WINDOWLOG_LIMIT_DEFAULT` of Linux).
+/// Largest window of a zstd frame in bytes, as in Linux (`ZSTD_WINDOWSIZE_MAX` of
+/// `lib/decompress_unzstd.c`).
 const ZSTD_WINDOW: u64 = 128 << 20;
 /// Most bytes of a block of lz4's legacy format, unpacked and packed (`LZ4_compressBound`).
 const LZ4_BLOCK: usize = 8 << 20;
 const LZ4_PACKED: u32 = (LZ4_BLOCK + LZ4_BLOCK / 255 + 16) as u32;
-/// Magic number of the legacy lz4 format; instead of a block's length it begins a new file.
+/// Magic number of the legacy lz4 format. In place of a block's length it begins another file.
 const LZ4_LEGACY: u32 = 0x184c_2102;
 
 /// Packing of a part of an initramfs.
@@ -50,6 +51,7 @@ impl Packing {
             (&[0x89, b'L', b'Z', b'O'], Packing::Other("lzo")),
             (&[0x1f, 0x9e], Packing::Other("an old gzip")),
         ];
+        // Linux compares two bytes for each format; more of them tell the formats from other data.
         if cpio::MAGICS.iter().any(|cpio| magic == *cpio) {
             return Self::Cpio;
         }
@@ -57,8 +59,8 @@ impl Packing {
         known.map_or(Self::Unknown, |(_, packing)| packing)
     }
 
-    /// Returns a reader that decompresses `packed`, which begins with the magic number; `None` for a
-    /// format that is not supported.
+    /// Returns a reader that decompresses `packed`, which begins with the magic number; `None` for
+    /// a format that is not supported.
     ///
     /// # Errors
     /// The error of the decoder about the first bytes.
@@ -103,6 +105,7 @@ impl<R: BufRead> Lz4Legacy<R> {
         }
         let mut packed = Vec::new();
         self.packed.by_ref().take(len.into()).read_to_end(&mut packed)?;
+        // The format does not store the unpacked length of a block.
         self.block.resize(LZ4_BLOCK, 0);
         let len = lz4_flex::block::decompress_into(&packed, &mut self.block).map_err(io::Error::other)?;
         self.block.truncate(len);

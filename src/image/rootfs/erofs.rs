@@ -35,27 +35,29 @@ pub fn read_file(
     let mut reading = pin!(read(image, path, limit));
     match reading.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result,
+        // `Ranges` answers at once, so the crate has nothing to wait for.
         Poll::Pending => Err(FormatError("it cannot be read in one go").into()),
     }
 }
 
 async fn read(image: impl AsyncImage, path: &str, limit: u64) -> Result<Vec<u8>, RootfsError> {
-    let why = |error| no_file(error, path);
-    let erofs = EroFS::new(image).await.map_err(why)?;
-    let mut file = erofs.open(format!("/{path}")).await.map_err(why)?;
+    let erofs = EroFS::new(image).await.map_err(|error| read_error(error, path))?;
+    let mut file = erofs.open(format!("/{path}")).await.map_err(|error| read_error(error, path))?;
     let size = file.size();
+    // Before any block is read and decompressed.
     if size > limit {
         return Err(RootfsError::TooLarge { path: path.to_owned(), size, limit });
     }
     let mut content = Vec::new();
     let mut buf = vec![0; STEP];
     loop {
-        let n = file.read(&mut buf).await.map_err(why)?;
+        let n = file.read(&mut buf).await.map_err(|error| read_error(error, path))?;
         if n == 0 {
             break;
         }
         content.extend(buf.iter().take(n));
     }
+    // A file of which blocks are missing would be a broken boot program.
     if content.len() as u64 == size {
         Ok(content)
     } else {
@@ -63,7 +65,7 @@ async fn read(image: impl AsyncImage, path: &str, limit: u64) -> Result<Vec<u8>,
     }
 }
 
-fn no_file(error: Error, path: &str) -> RootfsError {
+fn read_error(error: Error, path: &str) -> RootfsError {
     match error {
         Error::PathNotFound(_) | Error::NotADirectory(_) => RootfsError::Missing(path.to_owned()),
         Error::NotAFile(_) => RootfsError::NotAFile(path.to_owned()),
@@ -81,6 +83,7 @@ struct Ranges<'a, M: ?Sized> {
 
 impl<M: Media + ?Sized + Sync> AsyncImage for Ranges<'_, M> {
     async fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> erofs_rs::Result<()> {
+        // In a hostile image directories and blocks can be endless.
         let cost = READ_COST + buf.len() as u64;
         let spent =
             self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(cost));

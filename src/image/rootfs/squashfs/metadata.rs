@@ -1,5 +1,5 @@
-//! Metadata of squashfs: tables of inodes and directories, compressed in blocks of 8 KiB. Structures
-//! may cross the borders of blocks.
+//! Metadata of squashfs: tables of inodes and directories, compressed in blocks of 8 KiB.
+//! Structures may cross the borders of blocks.
 
 use super::wire::{METADATA_MAX, Packed, Reference};
 use super::{CUT_OFF, RootfsError, Squashfs};
@@ -40,6 +40,7 @@ impl<'s, 'a, M: Media + ?Sized> Metadata<'s, 'a, M> {
     pub(super) fn take(&mut self, n: usize) -> Result<Vec<u8>, RootfsError> {
         let mut bytes = Vec::new();
         while bytes.len() < n {
+            // A structure goes on in the next block where its block ends.
             if self.at >= self.block.len() {
                 self.advance()?;
             }
@@ -57,10 +58,11 @@ impl<'s, 'a, M: Media + ?Sized> Metadata<'s, 'a, M> {
         self.squashfs.budget.set(budget.ok_or(FormatError("its directories are too large"))?);
         let word = self.squashfs.media.read(Extent { offset: self.next, len: 2 })?.ok_or(CUT_OFF)?;
         let packed = Packed::metadata(Reader::new(&word).u16_le().map_err(FormatError::from)?);
+        // Such a block holds nothing, and `take` would go from one to the next.
         if packed.len == 0 {
             return Err(FormatError("a metadata block is empty").into());
         }
-        // Two bytes were read behind `next`, so this is no more than the size of the image.
+        // Two bytes were read at `next`, so the sum is at most the size of the image.
         let start = self.next + 2;
         self.block = self.squashfs.block(start, packed, METADATA_MAX)?;
         self.next = start + u64::from(packed.len);

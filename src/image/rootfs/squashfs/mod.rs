@@ -15,8 +15,8 @@ use std::cmp::Ordering;
 use self::metadata::Metadata;
 use self::unpack::unpack;
 use self::wire::{
-    Compression, DIRECTORY_ENTRY, DIRECTORY_HEADER, DirectoryEntry, DirectoryHeader, FRAGMENT, FileInode,
-    Fragment, FragmentPart, Inode, InodeKind, Packed, Reference, SUPERBLOCK, Superblock,
+    Compression, FRAGMENT, FileInode, Fragment, FragmentPart, Inode, InodeKind, LISTING_ENTRY,
+    LISTING_HEADER, ListingEntry, ListingHeader, Packed, Reference, SUPERBLOCK, Superblock,
 };
 use super::RootfsError;
 use crate::image::{Extent, FormatError, Media};
@@ -54,13 +54,9 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
     /// # Errors
     /// [`RootfsError`], also for a file of more than `limit` bytes.
     pub fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>, RootfsError> {
+        // One budget for the whole path: the directories of a hostile image can be endless.
         self.budget.set(METADATA_BLOCKS_MAX);
-        let mut at = self.superblock.root;
-        for name in path.split('/') {
-            let missing = || RootfsError::Missing(path.to_owned());
-            let (Inode::Directory { at: listing, len }, _) = self.inode(at)? else { return Err(missing()) };
-            at = self.entry(listing, len, name.as_bytes())?.ok_or_else(missing)?;
-        }
+        let at = self.find(path)?.ok_or_else(|| RootfsError::Missing(path.to_owned()))?;
         match self.inode(at)? {
             (Inode::File(file), _) if file.size > limit => {
                 Err(RootfsError::TooLarge { path: path.to_owned(), size: file.size, limit })
@@ -68,6 +64,17 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
             (Inode::File(file), blocks) => self.content(file, blocks),
             _ => Err(RootfsError::NotAFile(path.to_owned())),
         }
+    }
+
+    /// Finds the inode of the file at `path`; `None` if a part of the path does not exist.
+    fn find(&self, path: &str) -> Result<Option<Reference>, RootfsError> {
+        let mut at = self.superblock.root;
+        for name in path.split('/') {
+            let (Inode::Directory { at: listing, len }, _) = self.inode(at)? else { return Ok(None) };
+            let Some(entry) = self.entry(listing, len, name.as_bytes())? else { return Ok(None) };
+            at = entry;
+        }
+        Ok(Some(at))
     }
 
     /// Reads the inode at `at`, and returns it with the reader of the data after it.
@@ -83,12 +90,14 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
         let mut directory = Metadata::new(self, self.superblock.directory_table, listing)?;
         let mut left = len as usize;
         while left > 0 {
-            let header = DirectoryHeader::parse(&directory.array()?)?;
-            left = left.saturating_sub(DIRECTORY_HEADER);
+            // A length that does not fit the entries ends the loop, since each round uses some of
+            // it.
+            let header = ListingHeader::parse(&directory.array()?)?;
+            left = left.saturating_sub(LISTING_HEADER);
             for _ in 0..header.entries {
-                let entry = DirectoryEntry::parse(&directory.array()?)?;
+                let entry = ListingEntry::parse(&directory.array()?)?;
                 let found = directory.take(entry.name_len)?;
-                left = left.saturating_sub(DIRECTORY_ENTRY + entry.name_len);
+                left = left.saturating_sub(LISTING_ENTRY + entry.name_len);
                 match found.as_slice().cmp(name) {
                     Ordering::Less => {}
                     Ordering::Equal => {
@@ -103,8 +112,8 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
         Ok(None)
     }
 
-    /// Reads the content of a file, whose size the caller has bounded; `blocks` is at the list of its
-    /// blocks.
+    /// Reads the content of a file, whose size the caller has limited; `blocks` is at the list of
+    /// its blocks.
     fn content(&self, file: FileInode, mut blocks: Metadata<'_, 'a, M>) -> Result<Vec<u8>, RootfsError> {
         let mut content = Vec::new();
         let mut start = file.start;
@@ -144,6 +153,7 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
         let outside = FormatError("the end of a file is outside of its fragment");
         let Fragment { start, packed } = self.fragment_entry(part.index)?;
         let block = self.block(start, packed, self.superblock.block_size as usize)?;
+        // Both are below 4 GiB, so the sum does not overflow.
         let end = part.offset as usize + len as usize;
         Ok(block.get(part.offset as usize..end).ok_or(outside)?.to_vec())
     }
@@ -153,11 +163,12 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
         if index >= self.superblock.fragments {
             return Err(FormatError("a file ends in a fragment that does not exist").into());
         }
+        // The limit keeps the sum in range; a table at such a place is outside the image.
         let table =
             u64::from(index / FRAGMENTS_PER_BLOCK) * 8 + self.superblock.fragment_table.min(u64::MAX / 2);
         let block = self.media.read(Extent { offset: table, len: 8 })?.ok_or(CUT_OFF)?;
         let block = block.try_into().map(u64::from_le_bytes).map_err(|_| CUT_OFF)?;
-        // At most 511 * 16.
+        // At most 511 * 16, so the casts keep the value.
         let offset = (index % FRAGMENTS_PER_BLOCK) as u16 * FRAGMENT as u16;
         let entry = Metadata::new(self, block, Reference { block: 0, offset })?.take(FRAGMENT)?;
         Ok(Fragment::parse(&entry).map_err(FormatError::from)?)
@@ -165,6 +176,7 @@ impl<'a, M: Media + ?Sized> Squashfs<'a, M> {
 
     /// Reads a block of the image, which has at most `max` bytes, compressed or not.
     fn block(&self, start: u64, packed: Packed, max: usize) -> Result<Vec<u8>, RootfsError> {
+        // Checked before the allocation: compression never makes a stored block longer.
         if packed.len as usize > max {
             return Err(FormatError("the length of a block is invalid").into());
         }

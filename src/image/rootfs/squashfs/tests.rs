@@ -3,7 +3,8 @@ use super::*;
 const PATH: &str = "usr/lib/stub";
 const BLOCK: usize = 4096;
 
-/// Squashfs image in which nothing is compressed: `usr/lib/` with `a-link`, `stub` of `size` bytes and `zeros`.
+/// Squashfs image in which nothing is compressed: `usr/lib/` with `a-link`, `stub` of `size` bytes
+/// and `zeros`.
 struct Built {
     bytes: Vec<u8>,
     content: Vec<u8>,

@@ -19,14 +19,15 @@ const ZSTD_WINDOW: u64 = 8 << 20;
 /// `InvalidData` if the block holds more, and any error of the decoder.
 pub(super) fn unpack(compression: Compression, packed: &[u8], max: usize) -> io::Result<Vec<u8>> {
     match compression {
-        Compression::Zlib => up_to(max, ZlibDecoder::new(packed)),
+        Compression::Zlib => read_limited(max, ZlibDecoder::new(packed)),
         // One stream, with the BCJ filter that mksquashfs was told (`-Xbcj x86`).
-        Compression::Xz => up_to(max, XzReader::new_mem_limit(packed, false, XZ_MEMORY)),
+        Compression::Xz => read_limited(max, XzReader::new_mem_limit(packed, false, XZ_MEMORY)),
         Compression::Zstd => {
             let decoder = StreamingDecoder::new_with_max_window_size(packed, ZSTD_WINDOW);
-            up_to(max, decoder.map_err(io::Error::other)?)
+            read_limited(max, decoder.map_err(io::Error::other)?)
         }
         Compression::Lz4 => {
+            // lz4 does not store the unpacked length of a block.
             let mut unpacked = vec![0; max];
             let len = lz4_flex::block::decompress_into(packed, &mut unpacked).map_err(io::Error::other)?;
             unpacked.truncate(len);
@@ -36,8 +37,10 @@ pub(super) fn unpack(compression: Compression, packed: &[u8], max: usize) -> io:
     }
 }
 
-fn up_to(max: usize, decoder: impl Read) -> io::Result<Vec<u8>> {
+/// Reads the whole of `decoder`, at most `max` bytes.
+fn read_limited(max: usize, decoder: impl Read) -> io::Result<Vec<u8>> {
     let mut unpacked = Vec::new();
+    // One byte more tells a block that is too long from a full one.
     decoder.take(max as u64 + 1).read_to_end(&mut unpacked)?;
     if unpacked.len() > max {
         return Err(io::Error::new(

@@ -1,4 +1,4 @@
-//! The structures of squashfs 4.0 (`fs/squashfs/squashfs_fs.h` of Linux; "Squashfs Binary Format" of
+//! Structures of squashfs 4.0 (Linux, `fs/squashfs/squashfs_fs.h`; their use is described in
 //! `Documentation/filesystems/squashfs.rst`). All numbers are little-endian.
 
 use crate::codec::{Reader, Truncated};
@@ -11,8 +11,8 @@ pub(crate) const METADATA_MAX: usize = 8192;
 /// Bytes of the header that all inodes have.
 pub(crate) const INODE_HEADER: usize = 16;
 /// Bytes of a directory header and of the fixed part of an entry.
-pub(crate) const DIRECTORY_HEADER: usize = 12;
-pub(crate) const DIRECTORY_ENTRY: usize = 8;
+pub(crate) const LISTING_HEADER: usize = 12;
+pub(crate) const LISTING_ENTRY: usize = 8;
 /// Bytes of an entry of the fragment table.
 pub(crate) const FRAGMENT: usize = 16;
 
@@ -22,7 +22,7 @@ const BLOCK_LOG: std::ops::RangeInclusive<u16> = 12..=20;
 const NO_FRAGMENT: u32 = u32::MAX;
 /// Size of an empty directory: it counts three bytes for `.` and `..` (Linux, `fs/squashfs/dir.c`).
 const EMPTY_DIRECTORY: u32 = 3;
-/// Most entries after a directory header.
+/// Most entries after a directory header (Linux, `SQUASHFS_DIR_COUNT`).
 const ENTRIES_MAX: u32 = 256;
 
 /// Compression of all blocks of an image.
@@ -39,6 +39,7 @@ pub(crate) enum Compression {
 impl Compression {
     const fn of(id: u16) -> Self {
         match id {
+            // ZLIB_COMPRESSION and the others of squashfs_fs.h.
             1 => Self::Zlib,
             2 => Self::Other("lzma"),
             3 => Self::Other("lzo"),
@@ -50,8 +51,8 @@ impl Compression {
     }
 }
 
-/// Reference to a structure: the position of its metadata block in the table, and its offset in that
-/// block when it is decompressed.
+/// Reference to a structure: the position of its metadata block in the table, and its offset in the
+/// decompressed block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reference {
     pub block: u64,
@@ -83,10 +84,11 @@ impl Superblock {
     /// [`FormatError`] for anything but squashfs 4.0.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
+        // SQUASHFS_MAGIC of `linux/magic.h`, in little-endian order.
         if r.array()? != *b"hsqs" {
             return Err(FormatError("its magic number is not that of squashfs"));
         }
-        r.skip(8)?;
+        r.skip(4 + 4)?; // number of inodes, time of creation
         let block_size = r.u32_le()?;
         let fragments = r.u32_le()?;
         let compression = Compression::of(r.u16_le()?);
@@ -94,12 +96,12 @@ impl Superblock {
         if !BLOCK_LOG.contains(&block_log) || block_size != 1 << block_log {
             return Err(FormatError("its block size is not a power of two from 4 KiB to 1 MiB"));
         }
-        r.skip(4)?;
+        r.skip(2 + 2)?; // flags, number of user and group ids
         if (r.u16_le()?, r.u16_le()?) != (4, 0) {
             return Err(FormatError("its version is not 4.0"));
         }
         let root = Reference::of(r.u64_le()?);
-        r.skip(24)?;
+        r.skip(8 + 8 + 8)?; // bytes used, tables of ids and of extended attributes
         let inode_table = r.u64_le()?;
         let directory_table = r.u64_le()?;
         let fragment_table = r.u64_le()?;
@@ -121,8 +123,8 @@ impl Packed {
         Self { len: (word & 0x7fff) as u32, is_compressed: word & 0x8000 == 0 }
     }
 
-    /// Parses the length of a data block (Linux, `SQUASHFS_COMPRESSED_BLOCK`); 0 is a block of zeros
-    /// that is not stored.
+    /// Parses the length of a data block (Linux, `SQUASHFS_COMPRESSED_BLOCK`). The length 0 means a
+    /// block of zeros, which is not stored.
     pub(crate) const fn data(word: u32) -> Self {
         Self { len: word & 0x00ff_ffff, is_compressed: word & 0x0100_0000 == 0 }
     }
@@ -141,6 +143,8 @@ pub(crate) enum InodeKind {
 impl InodeKind {
     /// Parses the header of an inode.
     pub(crate) fn parse(header: &[u8; INODE_HEADER]) -> Self {
+        // SQUASHFS_DIR_TYPE, SQUASHFS_REG_TYPE and their extended forms; the rest of the header is
+        // not needed.
         let [low, high, ..] = *header;
         match u16::from_le_bytes([low, high]) {
             1 => Self::Directory,
@@ -203,15 +207,15 @@ impl Inode {
         match kind {
             InodeKind::Directory => {
                 let block = r.u32_le()?.into();
-                r.skip(4)?;
+                r.skip(4)?; // number of links
                 let size = r.u16_le()?.into();
                 Ok(Self::directory(size, Reference { block, offset: r.u16_le()? }))
             }
             InodeKind::LongDirectory => {
-                r.skip(4)?;
+                r.skip(4)?; // number of links
                 let size = r.u32_le()?;
                 let block = r.u32_le()?.into();
-                r.skip(6)?;
+                r.skip(4 + 2)?; // inode of the parent, entries of the index
                 Ok(Self::directory(size, Reference { block, offset: r.u16_le()? }))
             }
             InodeKind::File => {
@@ -222,7 +226,7 @@ impl Inode {
             InodeKind::LongFile => {
                 let start = r.u64_le()?;
                 let size = r.u64_le()?;
-                r.skip(12)?;
+                r.skip(8 + 4)?; // bytes of holes, number of links
                 Ok(Self::File(FileInode { start, size, fragment: fragment(r.u32_le()?, r.u32_le()?) }))
             }
             InodeKind::Other => Ok(Self::Other),
@@ -230,6 +234,7 @@ impl Inode {
     }
 
     const fn directory(size: u32, at: Reference) -> Self {
+        // A size below that of an empty directory is not valid, and means empty here.
         Self::Directory { at, len: size.saturating_sub(EMPTY_DIRECTORY) }
     }
 }
@@ -238,6 +243,7 @@ impl FileInode {
     /// Returns the number of blocks, without the fragment.
     pub(crate) const fn blocks(&self, block_size: u32) -> u64 {
         match self.fragment {
+            // The end of the file is in the fragment.
             Some(_) => self.size / block_size as u64,
             None => self.size.div_ceil(block_size as u64),
         }
@@ -250,20 +256,21 @@ fn fragment(index: u32, offset: u32) -> Option<FragmentPart> {
 
 /// Header of some entries of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DirectoryHeader {
+pub(crate) struct ListingHeader {
     /// Number of entries that follow.
     pub entries: u32,
     /// Metadata block of their inodes, from the start of the inode table.
     pub block: u32,
 }
 
-impl DirectoryHeader {
+impl ListingHeader {
     /// Parses a directory header.
     ///
     /// # Errors
     /// [`FormatError`] if more than 256 entries follow.
-    pub(crate) fn parse(bytes: &[u8; DIRECTORY_HEADER]) -> Result<Self, FormatError> {
+    pub(crate) fn parse(bytes: &[u8; LISTING_HEADER]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
+        // The number is stored less one.
         let entries = r.u32_le()?.saturating_add(1);
         if entries > ENTRIES_MAX {
             return Err(FormatError("more than 256 entries follow a directory header"));
@@ -274,23 +281,25 @@ impl DirectoryHeader {
 
 /// Fixed part of a directory entry; the name follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DirectoryEntry {
+pub(crate) struct ListingEntry {
     /// Offset of the inode in its metadata block.
     pub offset: u16,
     /// Bytes of the name.
     pub name_len: usize,
 }
 
-impl DirectoryEntry {
+impl ListingEntry {
     /// Parses the fixed part of an entry.
     ///
     /// # Errors
     /// [`FormatError`] for a name of more than 256 bytes.
-    pub(crate) fn parse(bytes: &[u8; DIRECTORY_ENTRY]) -> Result<Self, FormatError> {
+    pub(crate) fn parse(bytes: &[u8; LISTING_ENTRY]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes);
         let offset = r.u16_le()?;
-        r.skip(4)?;
+        r.skip(2 + 2)?; // number and type of the inode
+        // The length is stored less one.
         let name_len = usize::from(r.u16_le()?) + 1;
+        // Linux, SQUASHFS_NAME_LEN.
         if name_len > 256 {
             return Err(FormatError("a name has more than 256 bytes"));
         }
