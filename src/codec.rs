@@ -47,6 +47,7 @@ impl<'a> Reader<'a> {
 
     /// Reads the next `n` bytes.
     pub(crate) fn take(&mut self, n: usize) -> Result<&'a [u8], Truncated> {
+        // A failed read leaves the reader as it was.
         let (head, rest) = self.rest.split_at_checked(n).ok_or(Truncated)?;
         self.rest = rest;
         Ok(head)

@@ -1,7 +1,7 @@
-//! A byte range of an image file: the one range type below every other room.
+//! Byte ranges of an image file: the range type below every other room.
 
-/// A byte range of the image file. Inside an [`Index`](crate::image::Index) every extent was checked against the size
-/// of the image.
+/// Byte range of the image file. Every extent in an [`Index`](crate::image::Index) was checked
+/// against the size of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Extent {
     /// First byte, from the start of the image file.
@@ -11,18 +11,18 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// Returns the offset of the first byte behind the extent. It never overflows for an extent that was checked
-    /// against an image.
+    /// Returns the offset of the first byte after the extent. It is exact for an extent that was
+    /// checked against an image.
     pub const fn end(&self) -> u64 {
         self.offset.saturating_add(self.len)
     }
 
-    /// True for an extent of no bytes.
+    /// Returns `true` for an extent of no bytes.
     pub(crate) const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Returns the extent without its first `n` bytes; it is empty when nothing is left.
+    /// Returns the extent without its first `n` bytes; empty if it has no more.
     #[must_use]
     pub(crate) const fn skip(self, n: u64) -> Self {
         let n = if n < self.len { n } else { self.len };

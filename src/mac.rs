@@ -1,21 +1,22 @@
-//! MAC addresses: what a machine is known by, whatever address it has.
+//! MAC addresses, which identify machines independently of their IP addresses.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The hardware address of an Ethernet card.
+/// Hardware address of an Ethernet card.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Mac([u8; 6]);
 
 impl Mac {
-    /// The address in these bytes; `None` when there are not six, or they are nobody's: zeros, a group of machines.
+    /// Creates an address; `None` unless these are six bytes, not all zero, that address one
+    /// machine.
     pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
         let bytes = <[u8; 6]>::try_from(bytes).ok()?;
         let [first, ..] = bytes;
-        // IEEE 802-2014 §8.2.2: the lowest bit of the first byte tells a group's address.
+        // IEEE 802: the lowest bit of the first byte (I/G) marks the address of a group.
         (bytes != [0; 6] && first & 1 == 0).then_some(Self(bytes))
     }
 
@@ -23,18 +24,20 @@ impl Mac {
         self.0
     }
 
-    /// The address in a `BOOTIF=` or the name of a PXELINUX menu, `01-52-54-00-12-34-56`: 1 is Ethernet.
+    /// Parses the address in `BOOTIF=` or in the name of a PXELINUX menu, `01-52-54-00-12-34-56`.
     pub(crate) fn of_bootif(text: &str) -> Option<Self> {
+        // PXELINUX puts the hardware type of DHCP (`htype`) in front; 1 is Ethernet.
         text.strip_prefix("01-")?.parse().ok()
     }
 
-    /// `52-54-00-12-34-56`, as it stands in paths and, behind `01-`, in `BOOTIF=`.
+    /// Formats the address as `52-54-00-12-34-56`, the form in paths and, after `01-`, in
+    /// `BOOTIF=`.
     pub(crate) fn dashed(self) -> String {
         self.to_string().replace(':', "-")
     }
 }
 
-/// `52:54:00:12:34:56`
+/// Formats the address as `52:54:00:12:34:56`.
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
@@ -48,12 +51,12 @@ impl fmt::Debug for Mac {
     }
 }
 
-/// The text is no MAC address of a machine.
+/// Error of a text that is not the MAC address of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no MAC address: write 52:54:00:12:34:56")]
 pub struct MacError;
 
-/// Reads six bytes in hexadecimal with `:` or `-` between them.
+/// Parses six bytes in hexadecimal with `:` or `-` between them.
 impl FromStr for Mac {
     type Err = MacError;
 
@@ -62,28 +65,28 @@ impl FromStr for Mac {
     }
 }
 
-/// How MAC addresses begin, or all of one: the first three bytes tell the maker of a card.
+/// Beginning of MAC addresses, or a whole one. The first three bytes identify the maker of a card.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct MacPrefix(Vec<u8>);
 
 impl MacPrefix {
-    /// Whether an address begins so.
+    /// Returns `true` if the address begins with this prefix.
     pub(crate) fn fits(&self, Mac(bytes): Mac) -> bool {
         bytes.starts_with(&self.0)
     }
 
-    /// Whether every address that `other` fits begins so.
+    /// Returns `true` if every address that `other` fits also fits this prefix.
     pub(crate) fn covers(&self, other: &MacPrefix) -> bool {
         other.0.starts_with(&self.0)
     }
 
-    /// The one address, where this is all of it.
+    /// Returns the address if the prefix is a whole one.
     pub(crate) fn whole(&self) -> Option<Mac> {
         Mac::new(&self.0)
     }
 }
 
-/// Reads one to six bytes in hexadecimal with `:` or `-` between them.
+/// Parses one to six bytes in hexadecimal with `:` or `-` between them.
 impl FromStr for MacPrefix {
     type Err = MacError;
 
@@ -94,14 +97,16 @@ impl FromStr for MacPrefix {
     }
 }
 
-/// At least one byte, and no more than seven.
+/// Parses bytes in hexadecimal: at least one, and at most the first seven of the text.
 fn bytes(text: &str) -> Result<Vec<u8>, MacError> {
+    // Seven are enough to tell that there are too many.
     text.split([':', '-']).take(7).map(byte).collect()
 }
 
-/// Exactly two hexadecimal digits.
+/// Parses a byte of exactly two hexadecimal digits.
 fn byte(digits: &str) -> Result<u8, MacError> {
     let fits = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    // `from_str_radix` alone would take a `+` for a digit.
     u8::from_str_radix(digits, 16).ok().filter(|_| fits).ok_or(MacError)
 }
 
@@ -124,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_back() {
+    fn mac_round_trips_as_text() {
         let mac = Mac::new(&[0x52, 0x54, 0, 0x12, 0x34, 0xfe]).unwrap();
         assert_eq!(mac.to_string(), "52:54:00:12:34:fe");
         assert_eq!(mac.dashed(), "52-54-00-12-34-fe");
@@ -138,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_any_part_from_the_start() {
+    fn prefix_is_the_start_of_an_address() {
         let mac: Mac = "52:54:00:12:34:fe".parse().unwrap();
         for text in ["52", "52:54:00", "52-54-00-12-34", "52:54:00:12:34:fe"] {
             let prefix: MacPrefix = text.parse().unwrap();
@@ -152,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn nobodys_address_is_none() {
+    fn address_of_no_machine_is_refused() {
         for bytes in [&[0; 6][..], &[0xff; 6], &[1, 0, 0x5e, 0, 0, 1], &[2; 5], &[2; 7], &[]] {
             assert_eq!(Mac::new(bytes), None, "{bytes:?}");
         }

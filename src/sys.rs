@@ -1,5 +1,5 @@
-//! The system calls that take addresses of the mapping, or that rustix does not offer, and what else the compiler cannot
-//! see to be right. The only room of `unsafe`.
+//! System calls that take addresses of the mapping or that rustix does not have, and the other code
+//! that the compiler cannot check. The only room of `unsafe`.
 
 #![expect(unsafe_code, reason = "the one room of it; each block has its argument")]
 
@@ -17,33 +17,34 @@ use tokio::io::unix::AsyncFd;
 
 use crate::extent::Extent;
 
-/// A file in our address space: an address for the kernel, never a `&[u8]`. A page that is gone because somebody
-/// truncated the file then gives EFAULT from the system call instead of SIGBUS to the process.
+/// Mapping of a file: an address for the kernel, never a `&[u8]`. If the file was truncated, the
+/// system call that uses a lost page fails with EFAULT; a slice would get the process SIGBUS.
 #[derive(Debug)]
 pub(crate) struct Mapping(MmapRaw);
 
 impl Mapping {
-    /// Maps `len` bytes of `file`, at least one, to be read only.
+    /// Maps `len` bytes of `file` for reading; `len` is at least 1.
     ///
     /// # Errors
-    /// What mmap(2) says.
+    /// The error of mmap(2).
     pub(crate) fn of(file: &File, len: usize) -> io::Result<Self> {
         Ok(Self(MmapOptions::new().len(len).map_raw_read_only(file)?))
     }
 
-    /// Returns the part of the mapping that `extent` of the file is; `None` when it leaves the mapping.
+    /// Returns the part of the mapping for `extent` of the file; `None` if it is outside the
+    /// mapping.
     pub(crate) fn span(&self, extent: Extent) -> Option<Span<'_>> {
         let offset = usize::try_from(extent.offset).ok()?;
         let len = usize::try_from(extent.len).ok()?;
         if offset.checked_add(len)? > self.0.len() {
             return None;
         }
-        // The sum stays inside the mapping, as was just checked; nothing is dereferenced here.
+        // The sum is inside the mapping, and nothing is dereferenced here.
         Some(Span { address: self.0.as_ptr().wrapping_add(offset), len, mapping: PhantomData })
     }
 }
 
-/// Part of a mapping, for the kernel to read. Safe code cannot dereference it, on purpose.
+/// Part of a mapping, for the kernel to read. Safe code cannot dereference it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Span<'a> {
     address: *const u8,
@@ -60,7 +61,7 @@ pub(crate) struct Iov<'a> {
 }
 
 impl Iov<'_> {
-    /// No bytes.
+    /// Memory of no bytes.
     pub(crate) const EMPTY: Iov<'static> =
         Iov { raw: libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }, memory: PhantomData };
 }
@@ -79,39 +80,42 @@ impl<'a> From<Span<'a>> for Iov<'a> {
     }
 }
 
-/// Whether more bytes follow at once, so that the kernel need not send a short segment now (`MSG_MORE`).
+/// Announcement of more bytes that follow at once, so that the kernel waits before it sends a short
+/// segment (`MSG_MORE`, send(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Follow {
     More,
     Nothing,
 }
 
-/// Sends the memory of `iovs`, in order, without waiting; returns how many bytes the kernel took.
+/// Sends the memory of `iovs` in order, without waiting. Returns the number of bytes that the
+/// kernel took.
 ///
 /// # Errors
-/// `WouldBlock` when the socket buffer is full; EFAULT when the image behind a span was truncated.
+/// `WouldBlock` if the socket buffer is full; EFAULT if the image of a span was truncated.
 pub(crate) fn send(socket: BorrowedFd<'_>, iovs: &[Iov<'_>], follow: Follow) -> io::Result<usize> {
     let more = if follow == Follow::More { libc::MSG_MORE } else { 0 };
     let message = message(iovs);
-    // SAFETY: `message` points to `iovs`, which outlive the call, and nothing else. Each `Iov` is a slice or a span
-    // of a mapping that lives as long as its lifetime says; the kernel only reads them, and reports pages that are
-    // gone as EFAULT.
+    // SAFETY: `message` points only to `iovs`, which outlive the call. Each `Iov` is a slice or a
+    // span of a mapping that lives as long as its lifetime says. The kernel only reads them, and
+    // reports lost pages as EFAULT.
     let sent = unsafe {
         libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | more)
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// Has the runtime tell when there is something to read. To be called inside of it.
+/// Registers a descriptor with the runtime, to wait until it is readable. Must be called in the
+/// context of the runtime.
 ///
 /// # Errors
-/// What epoll says of a descriptor that cannot be waited for.
+/// The error of epoll(7) for a descriptor that it does not support.
 pub(crate) fn readable(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open as long as it lives, and always the same descriptor.
     Ok(unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }?)
 }
 
-/// A message of `iovs` to the socket's own peer.
+/// Creates a message of `iovs` to the peer of the socket.
 fn message(iovs: &[Iov<'_>]) -> libc::msghdr {
     // SAFETY: a `msghdr` of zeroes is valid: no name, no buffers, no control data.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
@@ -121,37 +125,39 @@ fn message(iovs: &[Iov<'_>]) -> libc::msghdr {
     message
 }
 
-/// Most messages that one [`send_datagrams`] takes.
+/// Most messages of one [`send_datagrams`].
 pub(crate) const MAX_MESSAGES: usize = 64;
 
-/// Most datagrams that the kernel cuts one message into (`UDP_MAX_SEGMENTS` of `linux/udp.h` until Linux 6.8).
+/// Most datagrams into which the kernel cuts one message (`UDP_MAX_SEGMENTS` of `linux/udp.h` until
+/// Linux 6.8).
 pub(crate) const MAX_SEGMENTS: usize = 64;
 
-/// Most bytes of one message: what an IPv4 packet holds.
+/// Most bytes of one message: an IPv4 packet of 65,535 bytes without its IP and UDP headers.
 pub(crate) const MAX_MESSAGE: usize = 65507;
 
-/// Where datagrams go, and how.
+/// Destination, source and segmentation of datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Route {
     pub to: SocketAddrV4,
-    /// The address of ours that they leave from; `None` leaves it to the socket.
+    /// Source address; with `None` the kernel chooses.
     pub from: Option<Ipv4Addr>,
-    /// Each message is cut into datagrams of that many bytes, of which the last may be shorter (`UDP_SEGMENT`, udp(7),
-    /// Linux 4.18): one way through the network stack for all of them.
+    /// Bytes of the datagrams into which the kernel cuts each message; the last may be shorter
+    /// (`UDP_SEGMENT`, udp(7), since Linux 4.18). All of them pass the network stack together.
     pub segment: Option<u16>,
 }
 
-/// Sends each of `messages` (the first [`MAX_MESSAGES`] at most), gathered from its areas, without waiting; returns
-/// how many the kernel took.
+/// Sends `messages`, at most the first [`MAX_MESSAGES`], each gathered from its areas, without
+/// waiting. Returns the number of messages that the kernel took.
 ///
 /// # Errors
-/// Those of the first message: `WouldBlock` when the socket buffer is full; EFAULT when the image behind a span was
-/// truncated; EINVAL or EIO when the path cannot take segments of that size.
+/// The error of the first message: `WouldBlock` if the socket buffer is full; EFAULT if the image
+/// of a span was truncated; EINVAL or EIO if the path does not support segments of that size.
 pub(crate) fn send_datagrams(
     socket: BorrowedFd<'_>,
     route: Route,
     messages: &[&[Iov<'_>]],
 ) -> io::Result<usize> {
+    // All messages share one address and one control area.
     let mut to = socket_address(route.to);
     let mut control = Control::of(route);
     // SAFETY: an `mmsghdr` of zeroes is valid, as a `msghdr` of zeroes is.
@@ -165,8 +171,9 @@ pub(crate) fn send_datagrams(
     }
     let count = messages.len().min(MAX_MESSAGES) as libc::c_uint;
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: the first `count` headers point to `to`, `control` and areas in `messages`, which all outlive the call.
-    // The kernel writes only the lengths in `headers`; it reads spans of a mapping as in `send`.
+    // SAFETY: the first `count` headers point to `to`, `control` and areas in `messages`, which all
+    // outlive the call. The kernel writes only the lengths in `headers`, and reads spans of a
+    // mapping as in `send`.
     let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, flags as _) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
@@ -184,7 +191,7 @@ const fn in_addr(address: Ipv4Addr) -> libc::in_addr {
     libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) }
 }
 
-/// Control data of a datagram: what cmsg(3) makes, without its pointers.
+/// Control data of a datagram in the layout of cmsg(3), built without its pointers.
 #[repr(C, align(8))]
 struct Control {
     bytes: [u8; Self::CAPACITY],
@@ -197,7 +204,8 @@ impl Control {
     fn of(route: Route) -> Self {
         let mut control = Self { bytes: [0; Self::CAPACITY], len: 0 };
         if let Some(from) = route.from {
-            // struct in_pktinfo of ip(7): interface 0 (whichever the route says), source address, unused.
+            // struct in_pktinfo of ip(7): interface 0 (the one of the route), source address,
+            // unused.
             let [a, b, c, d] = from.octets();
             control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &[0, 0, 0, 0, a, b, c, d, 0, 0, 0, 0]);
         }
@@ -207,7 +215,8 @@ impl Control {
         control
     }
 
-    /// Adds a `struct cmsghdr` (length as a `size_t`, level, type), its data, and padding to the next `size_t`.
+    /// Adds a `struct cmsghdr` (length as a `size_t`, level, type), its data, and padding to the
+    /// next `size_t`.
     fn push(&mut self, level: libc::c_int, kind: libc::c_int, data: &[u8]) {
         let len = size_of::<usize>() + 2 * size_of::<libc::c_int>() + data.len();
         let header = [&len.to_ne_bytes()[..], &level.to_ne_bytes(), &kind.to_ne_bytes(), data];
@@ -224,12 +233,12 @@ impl Control {
 /// `ICMPV6_FILTER` of `linux/icmpv6.h`, an option of the level `IPPROTO_ICMPV6` (RFC 3542 §3.2).
 const ICMPV6_FILTER: libc::c_int = 1;
 
-/// Has a raw ICMPv6 socket take messages of this type alone.
+/// Sets the filter of a raw ICMPv6 socket, so that it receives messages of this type only.
 ///
 /// # Errors
-/// What the kernel says: for other sockets that it knows no such option.
+/// The error of setsockopt(2); ENOPROTOOPT for a socket of another kind.
 pub(crate) fn take_icmpv6_only(socket: BorrowedFd<'_>, kind: u8) -> io::Result<()> {
-    // `struct icmp6_filter`: a set bit blocks a type.
+    // `struct icmp6_filter` (RFC 3542 §3.2): a set bit blocks a type.
     let mut filter = [u32::MAX; 8];
     if let Some(word) = filter.get_mut(usize::from(kind / 32)) {
         *word &= !(1 << (kind % 32));
@@ -241,7 +250,7 @@ pub(crate) fn take_icmpv6_only(socket: BorrowedFd<'_>, kind: u8) -> io::Result<(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Number of the system call (include/uapi/asm-generic/unistd.h; the same on every architecture).
+/// Number of the system call, the same on every architecture (`include/uapi/asm-generic/unistd.h`).
 const SYS_CACHESTAT: libc::c_long = 451;
 
 /// `struct cachestat_range` of `linux/mman.h`.
@@ -251,7 +260,7 @@ struct CachestatRange {
     len: u64,
 }
 
-/// `struct cachestat` of `linux/mman.h`, all in pages.
+/// `struct cachestat` of `linux/mman.h`, counted in pages.
 #[repr(C)]
 #[derive(Default)]
 struct Cachestat {
@@ -265,7 +274,7 @@ struct Cachestat {
 /// Returns how many pages of `extent` are in the page cache (Linux 6.5).
 ///
 /// # Errors
-/// ENOSYS before Linux 6.5; EPERM on newer ones for a file that we could not write either.
+/// ENOSYS before Linux 6.5; EPERM on newer ones for a file that this user may not write.
 pub(crate) fn cached_pages(file: BorrowedFd<'_>, extent: Extent) -> io::Result<u64> {
     let range = CachestatRange { offset: extent.offset, len: extent.len };
     let mut stat = Cachestat::default();

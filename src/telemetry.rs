@@ -12,7 +12,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::LogFormat;
 
-/// Starts the log. `RUST_LOG` selects what is logged; the default is one story per boot.
+/// Starts the log. `RUST_LOG` selects the events; by default these are the steps of each boot.
 ///
 /// # Panics
 /// If it is called twice.

@@ -1,17 +1,18 @@
-//! Values that can stand in a menu of PXELINUX and in a script of iPXE: none of them can end its line or its word, or be
-//! taken for a command.
+//! Texts that are safe in a menu of PXELINUX and in a script of iPXE: they cannot end their line or
+//! their word, and are not commands.
 
 use std::fmt;
 
-/// Printable ASCII without white space, not empty: one parameter of a kernel command line.
+/// Parameter of a kernel command line: printable ASCII without white space, not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Word(String);
 
 impl Word {
-    /// `None` for text that is not one word, or that iPXE takes for its own (src/core/exec.c, src/image/script.c): its
-    /// separators, a comment, a line that goes on, a setting to put in.
+    /// Creates a word; `None` for other text, and for text that has a meaning in a script of iPXE.
     pub fn new(text: &str) -> Option<Self> {
         let is_word = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+        // iPXE (src/core/exec.c, src/image/script.c): separators of commands, a comment, the
+        // continuation of a line, and the expansion of a setting.
         let is_ipxe = matches!(text, "||" | "&&" | ";")
             || text.starts_with('#')
             || text.ends_with('\\')
@@ -26,71 +27,79 @@ impl Default for Word {
     }
 }
 
-/// Printable ASCII in one line: a title.
+/// Title: printable ASCII in one line.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Line(String);
 
 impl Line {
-    /// Longest line that is kept, in characters: a screen is 80 wide.
+    /// Longest line in characters. A screen has 80 columns, so the rest would not be seen.
     const MAX: usize = 120;
 
-    /// The text with a `?` for each character that is not printable ASCII, cut at 120 characters.
+    /// Creates a line: other characters become `?`, and the text is cut at 120 characters.
     pub(crate) fn new(text: &str) -> Self {
-        let printable = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
         Self(text.trim().chars().take(Self::MAX).map(printable).collect())
     }
 }
 
-/// Path of a file from the root of an image, without a leading `/`, in characters that mean nothing to PXELINUX, to
-/// its lists (`,`) and to its URLs (`: # % ;`).
+/// Replaces a character that a menu cannot show by `?`.
+const fn printable(c: char) -> char {
+    if c == ' ' || c.is_ascii_graphic() { c } else { '?' }
+}
+
+/// Path of a file from the root of an image, without a leading `/`. It has only characters without
+/// a meaning to PXELINUX, in its lists (`,`) and in its URLs (`: # % ;`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PlainPath(String);
 
 impl PlainPath {
-    /// Longest path: with a prefix it must fit PXELINUX's names of 255 bytes (`FILENAME_MAX`).
+    /// Longest path in bytes: with a prefix it must fit into PXELINUX's names of 255 bytes
+    /// (`FILENAME_MAX`).
     const MAX: usize = 128;
 
-    /// `None` for a path with other characters, with empty, `.` or `..` parts, or longer than 128 bytes.
+    /// Creates a path; `None` for a path with other characters, with empty, `.` or `..` parts, or
+    /// of more than 128 bytes.
     pub(crate) fn new(text: &str) -> Option<Self> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._/+@~-".contains(&b);
-        let part = |part: &str| !matches!(part, "" | "." | "..");
-        let fits = text.len() <= Self::MAX && text.bytes().all(plain) && text.split('/').all(part);
-        fits.then(|| Self(text.to_owned()))
+        let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._/+@~-".contains(&b));
+        // Firmware and loaders resolve such parts each in its own way, or not at all.
+        let has_odd_part = text.split('/').any(|part| matches!(part, "" | "." | ".."));
+        (text.len() <= Self::MAX && is_plain && !has_odd_part).then(|| Self(text.to_owned()))
     }
 
-    /// The directory the file is in, with a `/` at the end; empty for the root.
+    /// Returns the directory of the file with a `/` at its end; empty for the root.
     pub(crate) fn directory(&self) -> &str {
         self.0.rfind('/').map_or("", |slash| self.0.split_at(slash + 1).0)
     }
 
-    /// Whether the file is in this directory of the root, or in one below it.
+    /// Returns `true` if the file is in this directory of the root, or in one below it.
     pub(crate) fn is_below(&self, directory: &str) -> bool {
         self.0.split_once('/').is_some_and(|(first, _)| first == directory)
     }
 }
 
-/// Text that means nothing to a shell: letters, digits and `. _ / : -`, at most 254 of them.
+/// Text without a meaning to a shell: letters, digits and `. _ / : -`, at most 254 of them.
 ///
-/// The initramfs sources what klibc's `ipconfig` wrote of a reply with its shell, and older versions write it
-/// unquoted. So this type is the only text that a DHCP reply takes.
+/// The initramfs reads a file that klibc's `ipconfig` wrote of a DHCP reply as a shell script, and
+/// older versions of it write values without quotes. So a DHCP reply takes no other text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SafeText(String);
 
-/// The text cannot stand in a DHCP reply.
+/// Error of a text that is not safe in a DHCP reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnsafeTextError {
-    #[error("{0:?} may not stand in a DHCP reply: letters, digits and . _ / : - may")]
+    #[error("{0:?} is not allowed in a DHCP reply: use letters, digits and . _ / : -")]
     Character(char),
     #[error("text of {0} bytes does not fit into a DHCP option of 1 to 254")]
     Length(usize),
 }
 
 impl SafeText {
-    /// Longest text: an option of 255 bytes with a NUL behind it.
+    /// Longest text in bytes: an option of 255 bytes with a NUL after the text.
     pub(crate) const MAX_LEN: usize = 254;
 
+    /// Creates a text.
+    ///
     /// # Errors
-    /// [`UnsafeTextError`] says which character, or how long.
+    /// [`UnsafeTextError`] for a text with other characters, an empty one and one that is too long.
     pub(crate) fn new(text: &str) -> Result<Self, UnsafeTextError> {
         if text.is_empty() || text.len() > Self::MAX_LEN {
             return Err(UnsafeTextError::Length(text.len()));
@@ -101,7 +110,7 @@ impl SafeText {
         }
     }
 
-    /// True if the text fits the BOOTP `file` field with its NUL (RFC 2131 §2: 128 bytes).
+    /// Returns `true` if the text fits into the `file` field with its NUL (RFC 2131 §2: 128 bytes).
     pub(crate) fn fits_file_field(&self) -> bool {
         self.0.len() < 128
     }
@@ -134,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_have_no_white_space() {
+    fn word_has_no_white_space() {
         assert_eq!(Word::new("console=ttyS0,115200").unwrap().as_str(), "console=ttyS0,115200");
         for bad in ["", "a b", "a\tb", "a\n", "a\0", "ä", "\x1b"] {
             assert_eq!(Word::new(bad), None, "{bad:?}");
@@ -148,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn lines_have_no_end() {
+    fn line_is_printable_and_short() {
         assert_eq!(Line::new(" a\nLABEL b\r\0 ").as_str(), "a?LABEL b??");
         assert_eq!(Line::new("Größe").as_str(), "Gr??e");
         assert_eq!(Line::new(&"x".repeat(500)).as_str().len(), Line::MAX);
     }
 
     #[test]
-    fn paths_are_plain() {
+    fn path_is_plain() {
         let path = PlainPath::new("arch/boot/x86_64/vmlinuz-linux").unwrap();
         assert_eq!(path.directory(), "arch/boot/x86_64/");
         assert!(
@@ -173,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_shell_would_read_is_refused() {
+    fn shell_characters_are_refused() {
         assert!(SafeText::new("http://10.0.0.1:8080/a/B-c_d.efi").is_ok());
         for c in ['$', '`', ';', ' ', '\'', '"', '\\', '\n', '\0', '&', '|', '(', '=', '%', 'é'] {
             assert_eq!(SafeText::new(&format!("/boot{c}")), Err(UnsafeTextError::Character(c)));
@@ -181,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_no_option_is_refused() {
+    fn text_fits_into_an_option() {
         assert_eq!(SafeText::new(""), Err(UnsafeTextError::Length(0)));
         assert!(SafeText::new(&"a".repeat(254)).is_ok());
         assert_eq!(SafeText::new(&"a".repeat(255)), Err(UnsafeTextError::Length(255)));

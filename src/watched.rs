@@ -8,8 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// The receiving side: a value of which [`WatchSender`] publishes new versions, or a part of such a
 /// value.
 ///
-/// All receivers of one sender see a new version at the same moment, whatever part of it they
-/// watch.
+/// All receivers of one sender see a new version at the same moment, also those that watch a part.
 pub struct Watched<T> {
     version: Arc<AtomicU64>,
     /// The version that [`Watched::update`] last returned.
@@ -84,12 +83,11 @@ impl<T: Send + Sync + 'static> WatchSender<T> {
     /// Returns a receiver that has seen the current value.
     pub(crate) fn subscribe(&self) -> Watched<T> {
         let value = Arc::clone(&self.value);
-        // A panic while the lock is held leaves the old value or the new one.
-        let read = move || Arc::clone(&value.read().unwrap_or_else(PoisonError::into_inner));
         Watched {
             version: Arc::clone(&self.version),
             seen: self.version.load(Ordering::Acquire),
-            read: Arc::new(read),
+            // A panic while the lock is held leaves the old value or the new one.
+            read: Arc::new(move || Arc::clone(&value.read().unwrap_or_else(PoisonError::into_inner))),
         }
     }
 
@@ -110,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn receiver_sees_each_value_once() {
+    fn receiver_sees_new_value_once() {
         let sender = WatchSender::new(Arc::new(1));
         let [mut first, mut second] = [sender.subscribe(), sender.subscribe()];
         assert_eq!((first.update(), *first.current()), (None, 1));

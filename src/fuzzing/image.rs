@@ -13,9 +13,10 @@ use crate::image::rootfs::{self, Squashfs};
 use crate::image::susp::{MAX_TARGET, RockRidge};
 use crate::image::{Extent, Index, Media, NodeId, NodeKind, Survey};
 
-/// What a fuzzer writes of an image: the sectors of MBR and GPT header, and all from the first volume descriptor on.
-/// Between them there are zeros, and what begins there ends in zeros.
-struct Image<'a> {
+/// Image of which the fuzzer writes two parts: the sectors of MBR and GPT header, and everything
+/// from the first volume descriptor on. Between them are zeros, and so is the end of what begins
+/// there.
+struct FuzzedImage<'a> {
     tables: &'a [u8],
     volume: &'a [u8],
 }
@@ -23,14 +24,14 @@ struct Image<'a> {
 const TABLES: usize = 1024;
 const VOLUME: u64 = 16 * BLOCK;
 
-impl<'a> Image<'a> {
+impl<'a> FuzzedImage<'a> {
     fn of(data: &'a [u8]) -> Self {
         let (tables, volume) = data.split_at(data.len().min(TABLES));
         Self { tables, volume }
     }
 }
 
-impl Media for Image<'_> {
+impl Media for FuzzedImage<'_> {
     fn size(&self) -> u64 {
         VOLUME + self.volume.len() as u64
     }
@@ -44,21 +45,20 @@ impl Media for Image<'_> {
         let rest = part.get(offset as usize..).unwrap_or_default();
         let len = rest.len().min(buf.len());
         let (written, zeros) = buf.split_at_mut(len);
-        written.copy_from_slice(&rest[..len]);
+        written.copy_from_slice(rest.get(..len).unwrap_or_default());
         zeros.fill(0);
         Ok(())
     }
 }
 
-/// Whatever the image, the survey ends; and what it lets through holds all that the doors rely on.
+/// Checks that the survey of any image ends, and that its result has the properties on which the
+/// protocols rely.
 pub fn iso_image(data: &[u8]) {
-    let image = Image::of(data);
+    let image = FuzzedImage::of(data);
     let Ok(survey) = Survey::of(&image) else { return };
-    let inside =
-        |extent: &Extent| extent.offset.checked_add(extent.len).is_some_and(|end| end <= image.size());
-    survey.index.walk().for_each(|id| node(&survey.index, id, inside));
+    survey.index.walk().for_each(|id| check_node(&survey.index, id, image.size()));
     assert_eq!(survey.index.walk().count(), survey.index.len(), "a tree: every node is met once");
-    assert!(survey.boot.efi_image.iter().all(inside));
+    assert!(survey.boot.efi_image.iter().all(|extent| is_inside(extent, image.size())));
     assert!(survey.warnings.len() <= 33);
     assert!(survey.warnings.iter().all(|line| !line.contains(char::is_control)));
     let uuid = survey.volume.uuid.unwrap_or_default();
@@ -71,12 +71,15 @@ pub fn iso_image(data: &[u8]) {
     }
 }
 
-/// A node is found by its name and by its path, and its extents lie inside the image.
-fn node(index: &Index, id: NodeId, inside: impl Fn(&Extent) -> bool) {
+/// Checks that a node is found by its name and by its path, and that its extents are inside the
+/// image.
+fn check_node(index: &Index, id: NodeId, size: u64) {
     let node = index.node(id);
     assert!(node.attributes.nlink > 0);
     match &node.kind {
-        NodeKind::File { extents } => assert!(extents.iter().all(|extent| inside(extent) && extent.len > 0)),
+        NodeKind::File { extents } => {
+            assert!(extents.iter().all(|extent| is_inside(extent, size) && extent.len > 0));
+        }
         NodeKind::Symlink { target } => {
             assert!((1..=MAX_TARGET).contains(&target.len()));
             let _ends = index.resolve(node.parent, target);
@@ -94,8 +97,13 @@ fn node(index: &Index, id: NodeId, inside: impl Fn(&Extent) -> bool) {
     }
 }
 
-/// Areas, each behind its length, are taken in one after the other: texts and continuations keep their limits, and a
-/// padding entry (PD) in front of an area changes nothing.
+/// Returns `true` if an extent is inside an image of `size` bytes.
+fn is_inside(extent: &Extent, size: u64) -> bool {
+    extent.offset.checked_add(extent.len).is_some_and(|end| end <= size)
+}
+
+/// Checks the limits of texts and continuations for system use areas, each after its length in
+/// `data`; and that a padding entry (PD) before an area changes nothing.
 pub fn susp(data: &[u8]) {
     let (mut plain, mut padded) = (RockRidge::default(), RockRidge::default());
     let mut areas = Reader::new(data);
@@ -110,8 +118,8 @@ pub fn susp(data: &[u8]) {
     }
 }
 
-/// A boot catalog gives a bounded number of entries, an MBR at most four partitions; and a GPT header whose checksum is
-/// good loses it with any one bit.
+/// Checks the numbers of catalog entries and partitions; and that a GPT header with a good checksum
+/// loses it by any one bit.
 pub fn el_torito_partitions(data: &[u8]) {
     assert!(el_torito::catalog(data).map_or(0, |entries| entries.len()) <= 64);
     let _block = el_torito::catalog_block(Reader::new(data));
@@ -128,56 +136,57 @@ pub fn el_torito_partitions(data: &[u8]) {
     assert_eq!(gpt.header, gpt.backup);
     if header.checksum == Verdict::Good {
         let mut changed = data.to_vec();
-        // One bit of the own sector's number, which decides nothing else.
+        // A bit of the header's own sector number, which has no other effect.
         changed[24 + usize::from(data[24] % 8)] ^= 1;
         assert_eq!(GptHeader::parse(&changed).map(|header| header.checksum), Some(Verdict::Bad));
     }
 }
 
-/// An archive in front, as mkinitcpio puts microcode there, changes nothing of what is found in an initramfs and of why
-/// its rest is not read.
+/// Checks that an archive before an initramfs, where mkinitcpio puts microcode, changes neither the
+/// requirements that are found nor the error.
 pub fn cpio(data: &[u8]) {
-    // Many parts reach a limit one sooner with another in front.
+    // With one part more, an initramfs of many parts would reach the limit of parts.
     if data.len() > 1 << 16 {
         return;
     }
     let (plain, behind) = (Contents::of(data), Contents::of(&[MICROCODE, data].concat()[..]));
     assert_eq!(plain.found, behind.found);
-    let why = |contents: &Contents| contents.unread.as_ref().map(ToString::to_string);
-    assert_eq!(why(&plain), why(&behind));
+    let [plain, behind] = [plain, behind].map(|contents| contents.unread.map(|error| error.to_string()));
+    assert_eq!(plain, behind);
 }
 
-/// An archive with nothing but its last entry.
+/// Archive of nothing but its last entry.
 const MICROCODE: &[u8] = b"070701\
     0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000\
     0000000b00000000TRAILER!!!\0\0\0\0";
 
+/// Path of the file that is read.
+const STUB: &str = "usr/lib/stub";
 /// Largest file that is read, in bytes.
 const FILE_MAX: u64 = 64 << 10;
-/// All that may be read of an image for it: 4096 metadata blocks, the file's blocks of 4 KiB or the one of 1 MiB, and the
-/// block with its end.
+/// Most bytes of an image that may be read for it: 4096 metadata blocks, the file's blocks of 4 KiB
+/// or the one of 1 MiB, and the block with its end.
 const READ_MAX: u64 = 4096 * (8192 + 2) + (3 << 20);
 
-/// Whatever the image, a file is read within the limits, and the second time the same.
+/// Checks that a file of any image is read within the limits, and twice the same.
 pub fn squashfs(data: &[u8]) {
     let media = Counted { bytes: data, read: Cell::new(0) };
     let Ok(squashfs) = Squashfs::open(&media) else { return };
-    let read = || squashfs.read_file("usr/lib/stub", FILE_MAX).map_err(|error| error.to_string());
-    let first = read();
+    let first = squashfs.read_file(STUB, FILE_MAX).map_err(|error| error.to_string());
     assert!(media.read.get() <= READ_MAX, "{} bytes were read", media.read.get());
     assert!(first.as_ref().map_or(0, Vec::len) as u64 <= FILE_MAX);
-    assert_eq!(first, read());
+    assert_eq!(first, squashfs.read_file(STUB, FILE_MAX).map_err(|error| error.to_string()));
 }
 
-/// Whatever the image, a file is read within the limit, and the second time the same.
+/// Checks that a file of any image is read within the limit, and twice the same.
 pub fn erofs(data: &[u8]) {
-    let read = || rootfs::erofs::read_file(data, "usr/lib/stub", FILE_MAX).map_err(|error| error.to_string());
-    let first = read();
+    let [first, second] =
+        [(); 2].map(|()| rootfs::erofs::read_file(data, STUB, FILE_MAX).map_err(|error| error.to_string()));
     assert!(first.as_ref().map_or(0, Vec::len) as u64 <= FILE_MAX);
-    assert_eq!(first, read());
+    assert_eq!(first, second);
 }
 
-/// Counts what is read.
+/// Medium that counts the bytes that are read from it.
 struct Counted<'a> {
     bytes: &'a [u8],
     read: Cell<u64>,
