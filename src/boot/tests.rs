@@ -472,7 +472,7 @@ fn an_image_cannot_hide_behind_a_directory() {
     let images = ImageSet::new(served("one"), vec![served("ARCH")]);
     let files = |images| Files::new(Arc::new(images), BootConfig::new(settings(), PORTS));
     let error = files(images).unwrap_err();
-    assert!(error.to_string().starts_with("the image `ARCH` would hide behind `/ARCH` of the image `one`"));
+    assert!(error.to_string().starts_with("the image `ARCH` would be hidden by `/ARCH` of the image `one`"));
     let default = ImageSet::new(served("arch"), Vec::new());
     assert!(files(default).is_ok());
 }

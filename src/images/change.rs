@@ -24,7 +24,7 @@ pub(crate) enum ImageChange {
 
 impl ImageSet {
     /// Returns the set in which these images are current, and the changes; `None` if nothing
-    /// changes, or if there is no image. Images that are current no more are retained.
+    /// changes or there is no image. Images that are no longer current are retained.
     pub(crate) fn succeed(
         &self,
         images: Vec<Arc<ServedImage>>,
@@ -32,6 +32,7 @@ impl ImageSet {
     ) -> Option<(Self, Vec<ImageChange>)> {
         let mut next = Self::of(images)?;
         let (mut retained, mut changes) = (self.retained.clone(), Vec::new());
+        // An image whose file came back is current again.
         retained.retain(|old| !next.is_current(&old.image));
         for old in self.iter().filter(|&old| !next.is_current(old)) {
             let change = next.change_of(old);
@@ -133,8 +134,8 @@ mod tests {
     use super::*;
     use crate::image::Identity;
 
-    fn story(changes: &[ImageChange]) -> Vec<String> {
-        let text = |change: &ImageChange| match change {
+    fn described(changes: &[ImageChange]) -> Vec<String> {
+        let describe = |change: &ImageChange| match change {
             ImageChange::Added(image) => format!("added {}", image.name),
             ImageChange::Replaced(image) => format!("replaced {}", image.name),
             ImageChange::Overwritten(image) => format!("overwritten {}", image.name),
@@ -142,7 +143,7 @@ mod tests {
             ImageChange::Expired(image) => format!("expired {}", image.name),
             ImageChange::MadeDefault(image) => format!("default {}", image.name),
         };
-        changes.iter().map(text).collect()
+        changes.iter().map(describe).collect()
     }
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -153,7 +154,7 @@ mod tests {
         let (one, two, other) = (served("a.iso", 1), served("b.iso", 2), served("a.iso", 3));
         let first = set_of(&[Arc::clone(&one), Arc::clone(&two)]);
         let (second, changes) = first.succeed(vec![Arc::clone(&other)], now).unwrap();
-        assert_eq!(story(&changes), ["replaced a", "removed b", "default a"]);
+        assert_eq!(described(&changes), ["replaced a", "removed b", "default a"]);
         assert!(first.succeed(first.iter().cloned().collect(), now).is_none());
         for old in [&one, &two] {
             assert!(second.identified(old.image.identity).is_some());
@@ -162,23 +163,23 @@ mod tests {
         assert_eq!(second.image(b"a").map(|found| found.image.identity), Some(other.image.identity));
         assert!(second.image(b"b").is_none() && second.names().all(|name| name != "b"));
         let (third, changes) = second.succeed(vec![Arc::clone(&two), other], now + MINUTE).unwrap();
-        assert_eq!(story(&changes), ["added b", "default b"], "the same image as before");
+        assert_eq!(described(&changes), ["added b", "default b"], "the same image as before");
         assert_eq!(third.known().count(), 3);
         // `identified` above was a client with a handle.
         third.date_calls(now + MINUTE);
         assert!(third.expire(now + 60 * MINUTE).is_none());
         let (last, changes) = third.expire(now + 7 * 24 * 60 * MINUTE + MINUTE).unwrap();
-        assert_eq!(story(&changes), ["expired a"]);
+        assert_eq!(described(&changes), ["expired a"]);
         assert!(last.identified(one.image.identity).is_none());
     }
 
     #[test]
-    fn order_alone_makes_another_set() {
+    fn changed_order_makes_another_set() {
         let now = Instant::now();
         let [a, b, c] = [("a.iso", 1), ("b.iso", 2), ("c.iso", 3)].map(|(path, n)| served(path, n));
         let set = set_of(&[Arc::clone(&a), Arc::clone(&b), Arc::clone(&c)]);
         let (next, changes) = set.succeed(vec![a, c, b], now).unwrap();
-        assert_eq!(story(&changes), [""; 0]);
+        assert_eq!(described(&changes), [""; 0]);
         assert!(next.names().eq(["archiso", "a", "c", "b"]));
         assert!(set.succeed(Vec::new(), now).is_none(), "the last images stay");
     }
@@ -189,7 +190,7 @@ mod tests {
         let old = served("a.iso", 1);
         let new = overwriting(&old, 2);
         let (next, changes) = set_of(&[Arc::clone(&old)]).succeed(vec![new], now).unwrap();
-        assert_eq!(story(&changes), ["overwritten a", "default a"]);
+        assert_eq!(described(&changes), ["overwritten a", "default a"]);
         assert!(next.identified(old.image.identity).is_none());
     }
 
@@ -202,7 +203,7 @@ mod tests {
         assert!(set.expire(now + 60 * MINUTE).is_none());
         drop(client);
         let (set, changes) = set.expire(now + 60 * MINUTE).unwrap();
-        assert_eq!(story(&changes), ["expired a"]);
+        assert_eq!(described(&changes), ["expired a"]);
         assert!(set.identified(Identity(7)).is_none());
     }
 }

@@ -40,8 +40,8 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// Tells whether isowire may not start with this error. A bad file in a folder is only a
-    /// warning: nobody named it.
+    /// Tells whether isowire must not start with this error. A bad file in a folder is only a
+    /// warning, since the operator did not name it.
     pub(crate) const fn is_fatal(&self) -> bool {
         !matches!(self, Self::Unopened { origin: CandidateOrigin::Folder, .. })
     }

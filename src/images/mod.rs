@@ -1,10 +1,10 @@
-//! The images of a server: which files they are opened from, what each is called, how a peer finds
-//! one, and how long a replaced image is kept.
+//! The images of a server: the files they are opened from, their names, how a peer finds one, and
+//! how long a replaced image is kept.
 //!
 //! `scan` turns paths into candidates, `open` turns candidates into [`ServedImage`]s, `name`
-//! settles who has which name. [`ImageSet`] holds the images of one moment; `change` derives the
-//! set that follows it, `retention` says when a replaced image is closed. A set never changes, so
-//! services look images up without a lock. `watch` tells when to scan again.
+//! decides which image has a name. [`ImageSet`] holds the images of one moment; `change` derives
+//! the set that follows it, `retention` decides when a replaced image is closed. A set never
+//! changes, so services look images up without a lock. `watch` tells when to scan again.
 
 mod change;
 mod error;
@@ -41,6 +41,7 @@ pub(crate) fn find(
     let (scanned, mut errors) = scan::scan(paths);
     let opened = open::open_all(scanned, current, &mut errors);
     let named = name::resolve_conflicts(opened, current, &mut errors);
+    // Only for new images: each of these lines is logged once.
     named.iter().filter(|image| current.is_none_or(|set| !set.holds(image))).for_each(log_warnings);
     (named, errors)
 }

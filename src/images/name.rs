@@ -1,5 +1,5 @@
-//! Names of images: which texts are names, the name that a file gives its image, and who keeps a
-//! name that two claim.
+//! Names of images: valid names, the name that a file gives its image, and conflicts between
+//! images.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::{ImageError, ImageSet, ServedImage};
 /// Longest name of an image, in bytes.
 pub(crate) const NAME_MAX: usize = 64;
 
-/// Tells whether a character may stand in a name: one that means the same in a path, a URL and a
+/// Tells whether a character may stand in a name: it means the same in a path, in a URL and in a
 /// menu.
 pub(crate) fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._-".contains(c)
@@ -18,13 +18,16 @@ pub(crate) fn is_plain(c: char) -> bool {
 
 /// Tells whether an image may have this name. The directory of generated files is called `isowire`.
 pub(crate) fn is_image_name(text: &str) -> bool {
+    // No leading dot: a name is a part of paths, so it must not be `.` or `..`.
     let fits = (1..=NAME_MAX).contains(&text.len()) && !text.starts_with('.') && text.chars().all(is_plain);
     fits && !text.eq_ignore_ascii_case("isowire")
 }
 
-/// Returns the name of an image that the operator gave none: its file's stem, in plain characters.
+/// Returns the name of an image to which the operator gave none: its file's stem, in plain
+/// characters.
 pub(crate) fn name_of(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    // Each other character becomes one `-`, so that the name can be recognised.
     let plain = stem.chars().map(|c| if is_plain(c) { c } else { '-' });
     let name: String = plain.take(NAME_MAX).collect();
     if is_image_name(&name) { name } else { "image".to_owned() }
@@ -87,7 +90,7 @@ impl<'a> Claim<'a> {
 fn holder(claims: &[Claim<'_>], position: usize) -> Option<usize> {
     let name = claims.get(position)?.name;
     let same = claims.iter().enumerate().filter(|(_, claim)| claim.name.eq_ignore_ascii_case(name));
-    // The first of those that have the name already, else the first of all.
+    // The first of those that have the name already; without one, the first of all.
     let (holder, _) = same.min_by_key(|(_, claim)| !claim.is_old)?;
     Some(holder).filter(|&holder| holder != position)
 }
@@ -144,7 +147,7 @@ mod tests {
         assert_eq!(resolved(&[archiso, x.clone()], &[]), (vec!["archiso".into(), "x".into()], String::new()));
         let (names, error) = resolved(&[x, hidden.clone()], &[]);
         assert_eq!(names, ["x"]);
-        assert!(error.starts_with("ARCH.iso: the image `ARCH` would hide behind `/ARCH`"), "{error}");
+        assert!(error.starts_with("ARCH.iso: the image `ARCH` would be hidden by `/ARCH`"), "{error}");
         assert_eq!(resolved(&[hidden], &[]).1, "", "the default image is at the root itself");
     }
 }

@@ -1,5 +1,4 @@
-//! Opening of candidates: finds out which files have to be opened, and takes over the images of the
-//! others.
+//! Opening of candidates: takes over the images whose files are unchanged, and opens the others.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -42,6 +41,7 @@ pub(super) fn open_all(
 fn open(candidate: &Candidate, current: Option<&ImageSet>) -> Result<Option<Arc<ServedImage>>, OpenError> {
     let Candidate { path, name, .. } = candidate;
     let old = served_from(current, path);
+    // Before the image is opened: if the file changes meanwhile, the next scan sees another stamp.
     let stamp = match Stamp::of(path) {
         // The operator removed it while isowire runs. At the start it is an error of `Image::open`.
         Err(error) if error.kind() == ErrorKind::NotFound && old.is_some() => return Ok(None),
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_that_cannot_be_opened_is_an_error_and_its_old_image_stays() {
+    fn unopened_file_keeps_its_old_image() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.iso");
         fs::write(&path, "no image").unwrap();

@@ -10,11 +10,11 @@ use super::ServedImage;
 /// up.
 const BOOT: Duration = Duration::from_secs(600);
 
-/// Time for which an NFS client may come back. Linux closes an idle connection, and needs no other
-/// one as long as it has in memory what it reads.
+/// Time for which an NFS client may come back. Linux closes an idle connection, and needs no new
+/// one as long as what it reads is in its memory.
 const NFS: Duration = Duration::from_secs(7 * 86_400);
 
-/// Most images retained that no client uses: each costs an open file and its index.
+/// Most retained images that no client uses: each costs an open file and its index.
 const UNUSED_MAX: usize = 16;
 
 /// An image that was replaced or removed, and when.
@@ -26,6 +26,7 @@ pub(super) struct Retained {
 
 impl Retained {
     fn has_expired(&self, now: Instant) -> bool {
+        // NBD sessions and transfers hold the image itself; an NFS client has only handles.
         let last_call = self.image.last_call();
         !self.image.is_in_use()
             && now.saturating_duration_since(self.since) >= BOOT
@@ -33,10 +34,11 @@ impl Retained {
     }
 }
 
-/// Takes out the images that no client can come back for, and the oldest ones where there are too
+/// Takes out the images for which no client can come back, and the oldest ones if there are too
 /// many.
 pub(super) fn expire(retained: &mut Vec<Retained>, now: Instant) -> Vec<Arc<ServedImage>> {
     let mut expired: Vec<_> = retained.extract_if(.., |old| old.has_expired(now)).collect();
+    // Images in use do not count: to close one would take the root from a machine.
     let unused = retained.iter().filter(|old| !old.image.is_in_use()).count();
     for _ in UNUSED_MAX..unused {
         let unused = retained.iter().enumerate().filter(|(_, old)| !old.image.is_in_use());
@@ -55,7 +57,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(86_400);
 
     #[test]
-    fn image_expires_when_no_client_can_come_back() {
+    fn image_expires_without_possible_clients() {
         let start = Instant::now();
         let expires = |since: Duration, call: Option<Duration>, is_in_use: bool, after: Duration| {
             let image = served("a.iso", 1);
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn oldest_expire_when_there_are_many() {
+    fn oldest_of_many_images_expire() {
         let start = Instant::now();
         // The newest first; every tenth is in use.
         let images: Vec<_> = (0..23).map(|n| served(&format!("{n}.iso"), n)).collect();

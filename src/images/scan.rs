@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use super::error::{CandidateOrigin, ImageError};
 use super::name::name_of;
 
-/// A path that the operator named: an ISO or a folder of ISOs. Which of the two it is may change.
+/// A path that the operator named: an ISO or a folder of ISOs. This may change while isowire runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SearchPath {
     pub path: PathBuf,
-    /// The name of the ISO, if it is not made of its file's name.
+    /// Name of the ISO; `None` for the one of its file.
     pub name: Option<String>,
 }
 
@@ -85,12 +85,14 @@ fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
             files.push(path);
         }
     }
+    // The whole path decides between equal stems, so that the order is always the same.
     files.sort_by(|a, b| order(&stem(a), &stem(b)).then_with(|| a.cmp(b)));
     Ok(files)
 }
 
 /// Tells whether a file of this name in a folder is to be served.
 pub(super) fn is_iso(path: &Path) -> bool {
+    // macOS writes `._NAME.iso` beside a file on other file systems; it is not an ISO.
     let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     !is_hidden && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("iso"))
 }
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn newest_version_of_each_kind_comes_first() {
+    fn newest_version_comes_first() {
         let mut names = [
             "zfs-rescue",
             "archlinux-2025.12.01-x86_64",

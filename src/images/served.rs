@@ -1,4 +1,5 @@
-//! An image that is served: its name, the file it was opened from, and the traces of its users.
+//! Images that are served: an image, its name, the file it was opened from, and the traces of its
+//! users.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +15,10 @@ use crate::image::Image;
 pub struct ServedImage {
     pub name: String,
     pub image: Arc<Image>,
-    /// The file that the image was opened from; empty where that does not matter.
+    /// File that the image was opened from; empty in a test.
     path: PathBuf,
-    /// Set when a client used the image by NFS. Handles belong to no connection, so nothing else
-    /// tells who needs it.
+    /// Set when a client used the image by NFS: handles belong to no connection, so nothing else
+    /// shows that it is needed.
     is_called: AtomicBool,
     notes: Mutex<Notes>,
 }
@@ -29,11 +30,11 @@ struct Notes {
     last_call: Option<Instant>,
 }
 
-/// Error: an image cannot be reached by its name, because the default image has a file of that name
-/// in its root.
+/// Error of an image that cannot be reached by its name, because the default image has a file of
+/// that name in its root.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the image `{name}` would hide behind `/{name}` of the image `{default}`: give it another `name` in an [[image]] \
+    "the image `{name}` would be hidden by `/{name}` of the image `{default}`: give it another `name` in an [[image]] \
      of the configuration file"
 )]
 pub struct HiddenNameError {
@@ -109,6 +110,7 @@ impl ServedImage {
 
     /// Tells whether an NBD client or a transfer uses the image.
     pub(super) fn is_in_use(&self) -> bool {
+        // One is ours; sessions and transfers have the others.
         Arc::strong_count(&self.image) > 1
     }
 
@@ -121,7 +123,7 @@ impl ServedImage {
         self.notes().stamp = Some(stamp);
     }
 
-    /// Tells whether `newer` was written over the very file that this image is in.
+    /// Tells whether `newer` was written over the same file that this image is in.
     pub(super) fn was_overwritten_by(&self, newer: &ServedImage) -> bool {
         let is_same_file = self.stamp().zip(newer.stamp()).is_some_and(|(old, new)| old.is_same_file(&new));
         is_same_file && self.image.identity != newer.image.identity

@@ -1,4 +1,4 @@
-//! The images of one moment, and how a peer finds one: by name, path or handle.
+//! The images of one moment, found by name, path or handle.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -13,9 +13,10 @@ use crate::image::{Identity, NodeId};
 pub(crate) const ARCHISO: &str = "archiso";
 
 /// Mount points of an image on archiso and on a server set up by the Arch wiki. Boot menus on an
-/// ISO name the former, recipes of users the latter; both mean the default image here.
+/// ISO name the former, guides for servers the latter; both mean the default image here.
 const MOUNT_POINTS: [&str; 2] = ["/run/archiso/bootmnt", "/mnt/archiso"];
-/// The images of one moment, of which there is at least one. The first is the default.
+
+/// Images of one moment, at least one. The first is the default.
 #[derive(Debug, Clone)]
 pub struct ImageSet {
     default: Arc<ServedImage>,
@@ -25,7 +26,7 @@ pub struct ImageSet {
 }
 
 impl ImageSet {
-    /// Creates a set of these images, no two of which may have the same name.
+    /// Creates a set of these images, which must have different names.
     pub fn new(default: ServedImage, others: Vec<ServedImage>) -> Self {
         let others = others.into_iter().map(Arc::new).collect();
         Self { default: Arc::new(default), others, retained: Vec::new() }
@@ -37,7 +38,7 @@ impl ImageSet {
         Some(Self { default: images.next()?, others: images.collect(), retained: Vec::new() })
     }
 
-    /// Returns the image that is meant where none is named.
+    /// Returns the image that a peer means if it names none.
     pub const fn default_image(&self) -> &Arc<ServedImage> {
         &self.default
     }
@@ -67,7 +68,7 @@ impl ImageSet {
     /// Returns the image of this name or versioned name; `archiso` and the empty name are the
     /// default image.
     pub(crate) fn image(&self, name: &[u8]) -> Option<&ServedImage> {
-        // NBD protocol: an empty name asks for the default export.
+        // NBD protocol, NBD_OPT_EXPORT_NAME: an empty name asks for the default export.
         if name.is_empty() || name == ARCHISO.as_bytes() {
             return Some(&self.default);
         }
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn mount_path_is_in_the_default_image_or_the_named_one() {
+    fn mount_path_finds_its_image() {
         let images = ImageSet::new(image("first", "arch"), vec![image("other", "boot")]);
         let found = |path: &str| {
             images.node(path.as_bytes()).map(|(served, node)| format!("{} {}", served.name, node.0))

@@ -1,4 +1,4 @@
-//! The stamp of a file: tells whether its content changed, without reading it.
+//! Stamps of files, which tell whether the content of a file changed, without reading it.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -15,11 +15,13 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
+    /// Reads the stamp of a file; symlinks are followed.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let metadata = path.metadata()?;
         Ok(Self {
             file: (metadata.dev(), metadata.ino()),
             size: metadata.size(),
+            // With nanoseconds: a file can be written twice in a second.
             modified: (metadata.mtime(), metadata.mtime_nsec()),
         })
     }

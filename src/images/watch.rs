@@ -1,5 +1,5 @@
-//! The watch over folders by inotify(7): tells when their ISOs have changed and no change is under
-//! way any more.
+//! The watch over folders by inotify(7): tells when their ISOs have changed and no change is in
+//! progress.
 
 use std::ffi::OsStr;
 use std::io;
@@ -124,14 +124,17 @@ impl FolderWatch {
     }
 }
 
-/// Returns the folder to watch for a path. A file is watched by its folder, since it is replaced by
-/// renaming.
+/// Returns the folder to watch for a path. A file is watched through its folder, since it is
+/// replaced by renaming another one.
 fn folder(path: &Path) -> &Path {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     if path.is_dir() { path } else { parent.unwrap_or(Path::new(".")) }
 }
 
+/// Returns the events to report.
 fn interest() -> WatchFlags {
+    // IN_ATTRIB: a file whose permissions change may be readable now. IN_ONLYDIR: what replaces a
+    // folder and is not a folder is not watched.
     WatchFlags::CLOSE_WRITE
         | WatchFlags::MOVED_TO
         | WatchFlags::MOVED_FROM
@@ -143,6 +146,7 @@ fn interest() -> WatchFlags {
         | WatchFlags::ONLYDIR
 }
 
+/// Tells whether a new entry of a folder needs no IN_CLOSE_WRITE: a link, or not a file.
 fn is_complete(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file() || metadata.nlink() > 1)
 }
@@ -158,6 +162,7 @@ fn read(inotify: &OwnedFd) -> io::Result<Vec<FolderEvent>> {
                 let name = event.file_name().map(|name| PathBuf::from(OsStr::from_bytes(name.to_bytes())));
                 events.push(FolderEvent { watch: event.wd(), flags: event.events(), name });
             }
+            // A signal arrived (signal(7)).
             Err(Errno::INTR) => {}
             Err(Errno::WOULDBLOCK) if !events.is_empty() => return Ok(events),
             Err(error) => return Err(error.into()),
@@ -189,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn change_is_reported_once_it_is_over() {
+    async fn change_is_reported_when_over() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let mut watch = watch(dir.path());
@@ -208,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn folder_that_comes_back_is_watched_again() {
+    async fn recreated_folder_is_watched_again() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("folder");
         fs::create_dir(&folder).unwrap();
