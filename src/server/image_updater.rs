@@ -1,6 +1,6 @@
 //! The task that keeps the images up to date: scans folders again when something in them changes or
-//! on SIGHUP, opens new images, and publishes the next snapshot. Clients keep the image that they
-//! use.
+//! on SIGHUP, opens new images, and publishes the next snapshot. Connected clients keep their
+//! image.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::interval;
 use tracing::{info, warn};
 
-use super::snapshot::{Publisher, Snapshot};
+use super::snapshot::{Snapshot, SnapshotSender};
 use super::{StartError, initramfs_check, notify};
 use crate::boot::UefiBy;
 use crate::boot::files::{BootConfig, Files};
@@ -26,7 +26,7 @@ use crate::watched::Watched;
 /// Interval at which retained images are checked for expiry.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The images that isowire starts with.
+/// Images with which isowire starts.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) images: ImageSet,
@@ -62,11 +62,11 @@ fn search_path(Place { path, name, .. }: &Place) -> SearchPath {
 pub(super) struct ImageUpdater {
     places: Vec<Place>,
     /// The operator's choices for all images.
-    terms: BootConfig,
+    boot_config: BootConfig,
     /// The roots that are served.
     roots: Vec<Root>,
     current: Arc<ImageSet>,
-    publisher: Publisher,
+    snapshots: SnapshotSender,
     /// The errors of the last scan: each is logged once.
     logged: Vec<String>,
 }
@@ -79,23 +79,30 @@ impl ImageUpdater {
     pub(super) fn new(
         places: Vec<Place>,
         opened: Opened,
-        terms: BootConfig,
+        boot_config: BootConfig,
         roots: Vec<Root>,
         machines: Arc<Registry>,
     ) -> Result<Self, StartError> {
         let Opened { images, logged } = opened;
         let current = Arc::new(images);
-        let first = Snapshot::new(Arc::clone(&current), terms_for(&current, &places, &terms))?;
+        let first = Snapshot::new(Arc::clone(&current), config_for(&current, &places, &boot_config))?;
         if let Some(name) = first.files.unknown_images().next() {
             return Err(StartError::UnknownImage(name.clone()));
         }
-        log_uefi(&first.files, &terms, |_| true);
-        Ok(Self { places, terms, roots, current, publisher: Publisher::new(first, machines), logged })
+        log_uefi(&first.files, &boot_config, |_| true);
+        Ok(Self {
+            places,
+            boot_config,
+            roots,
+            current,
+            snapshots: SnapshotSender::new(first, machines),
+            logged,
+        })
     }
 
     /// Returns the snapshot that all services follow.
     pub(super) fn snapshot(&self) -> Watched<Snapshot> {
-        self.publisher.snapshot()
+        self.snapshots.snapshot()
     }
 
     /// Keeps the images up to date until `shutdown` is ready.
@@ -153,6 +160,7 @@ impl ImageUpdater {
         self.current.date_calls(now);
         let (paths, current) = (search_paths(&self.places), Arc::clone(&self.current));
         let found = spawn_blocking(move || images::find(&paths, Some(&current))).await;
+        // The scan panicked, or the runtime ends: the images stay as they are.
         let Ok((images, mut errors)) = found else { return };
         if images.is_empty() {
             errors.push(ImageError::NothingLeft);
@@ -172,24 +180,27 @@ impl ImageUpdater {
         }
     }
 
+    /// Publishes the next set, and logs its changes.
     async fn publish(&mut self, next: ImageSet, changes: &[ImageChange]) {
         let next = Arc::new(next);
-        let (terms, images) = (terms_for(&next, &self.places, &self.terms), Arc::clone(&next));
-        // It reads the boot menus and the EFI stub of each image.
-        let snapshot = spawn_blocking(move || Snapshot::new(images, terms)).await.map_err(io::Error::other);
+        let (boot_config, images) = (config_for(&next, &self.places, &self.boot_config), Arc::clone(&next));
+        // Reads the boot menus and the EFI stub of each image from the disk.
+        let snapshot =
+            spawn_blocking(move || Snapshot::new(images, boot_config)).await.map_err(io::Error::other);
         let snapshot = match snapshot {
             Ok(Ok(snapshot)) => Arc::new(snapshot),
             Ok(Err(error)) => return warn!("images not changed: {error}"),
             Err(error) => return warn!("images not changed: {error}"),
         };
-        self.publisher.publish(Arc::clone(&snapshot));
+        self.snapshots.publish(Arc::clone(&snapshot));
         self.current = next;
+        // Logged when the new images can be used, so that operators and tests can rely on the line.
         changes.iter().for_each(ImageChange::log);
         for name in snapshot.files.unknown_images() {
             warn!("no bootable image called `{name}`: its [[machine]] boots the default image");
         }
         let new: Vec<_> = changes.iter().filter_map(ImageChange::new_image).cloned().collect();
-        log_uefi(&snapshot.files, &self.terms, |name| new.iter().any(|served| served.name == name));
+        log_uefi(&snapshot.files, &self.boot_config, |name| new.iter().any(|served| served.name == name));
         self.check_initramfs(new);
     }
 
@@ -203,10 +214,12 @@ impl ImageUpdater {
     fn log_new(&mut self, errors: &[ImageError]) {
         let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
         lines.iter().filter(|line| !self.logged.contains(line)).for_each(|line| warn!("{line}"));
+        // An error that goes away and comes back is logged again.
         self.logged = lines;
     }
 }
 
+/// Waits for a change in the folders; for ever if they are not watched.
 async fn changed(watch: &mut Option<FolderWatch>) -> io::Result<()> {
     match watch {
         Some(watch) => watch.changed().await,
@@ -215,25 +228,25 @@ async fn changed(watch: &mut Option<FolderWatch>) -> io::Result<()> {
 }
 
 /// Returns the operator's choices with the overrides for these images.
-fn terms_for(images: &ImageSet, places: &[Place], terms: &BootConfig) -> BootConfig {
+fn config_for(images: &ImageSet, places: &[Place], boot_config: &BootConfig) -> BootConfig {
     let overrides = images.iter().filter_map(|served| {
         let place = place_of(served, places)?;
         Some((served.name.clone(), place.overrides.clone()))
     });
-    BootConfig { overrides: overrides.collect(), ..terms.clone() }
+    BootConfig { overrides: overrides.collect(), ..boot_config.clone() }
 }
 
-/// Returns the place that an image is from: its file, else its folder.
+/// Returns the place of an image: the one of its file, or the one of its folder.
 fn place_of<'a>(served: &ServedImage, places: &'a [Place]) -> Option<&'a Place> {
     let place = places.iter().find(|place| place.path == served.path());
     place.or_else(|| places.iter().find(|place| served.path().parent() == Some(&*place.path)))
 }
 
 /// Logs how UEFI machines boot the new images. With iPXE they need no boot program.
-fn log_uefi(files: &Files, terms: &BootConfig, is_new: impl Fn(&str) -> bool) {
+fn log_uefi(files: &Files, boot_config: &BootConfig, is_new: impl Fn(&str) -> bool) {
     for (image, programs) in files.programs().filter(|(image, _)| is_new(image)) {
         match programs {
-            _ if terms.uefi_by == UefiBy::Ipxe => info!(image, "UEFI machines boot by iPXE"),
+            _ if boot_config.uefi_by == UefiBy::Ipxe => info!(image, "UEFI machines boot by iPXE"),
             Ok(programs) => info!(image, "UEFI machines boot by the {}", programs.stub()),
             Err(error) => warn!(image, "UEFI machines cannot boot this image: {error}"),
         }

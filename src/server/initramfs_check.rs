@@ -1,5 +1,5 @@
-//! A check of initramfs images for archiso's hooks: a machine without them stops at a shell, with
-//! no sign here.
+//! A check of initramfs images for archiso's hooks: a machine without them stops at a shell, and
+//! the server cannot see that.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use crate::boot::menu::Root;
 use crate::bootable::{initramfs, shortfall};
 use crate::images::ServedImage;
 
-/// Warns of each root that an initramfs cannot mount. It unpacks them, which takes up to a second
-/// for each.
+/// Warns of each root that an initramfs cannot mount. Unpacking takes up to a second for each
+/// initramfs.
 pub(super) fn check(images: &[Arc<ServedImage>], roots: &[Root]) {
     for served in images {
         let (name, image) = (&served.name, &served.image);

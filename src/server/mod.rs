@@ -38,7 +38,7 @@ use crate::text::Word;
 /// Time that transfers have to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Error: isowire cannot start.
+/// Error of a start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
@@ -69,7 +69,7 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`] in one line, before anything was served.
 pub fn run(config: &Config) -> Result<(), StartError> {
-    // Before there are threads: it changes the environment.
+    // Before there are threads, since it changes the environment.
     let inherited = Inherited::take()?;
     raise_file_limit();
     let opened = image_updater::open(&config.images)?;
@@ -77,10 +77,11 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let sockets = ServiceSockets::open(config, inherited, &names)?;
     let machines = Arc::new(Registry::new(Instant::now()));
     let (places, roots) = (config.images.clone(), sockets.roots());
-    let updater = ImageUpdater::new(places, opened, terms(config, &sockets), roots, Arc::clone(&machines))?;
+    let updater =
+        ImageUpdater::new(places, opened, boot_config(config, &sockets), roots, Arc::clone(&machines))?;
     let runtime = runtime()?;
     let served = runtime.block_on(serve(config, sockets, updater, machines));
-    // Sessions of NBD and NFS last for days: they are cut off here.
+    // Sessions of NBD and NFS last for days; they end here.
     runtime.shutdown_timeout(Duration::from_millis(200));
     served
 }
@@ -104,7 +105,7 @@ fn raise_file_limit() {
 }
 
 /// Returns the operator's choices about boots, with the roots that are served.
-fn terms(config: &Config, sockets: &ServiceSockets) -> BootConfig {
+fn boot_config(config: &Config, sockets: &ServiceSockets) -> BootConfig {
     let mut menu = config.menu.clone();
     menu.roots.retain(|&root| sockets.serves(root));
     let ports = Ports { tftp: sockets.tftp_port(), http: sockets.http_port() };
@@ -124,11 +125,12 @@ async fn serve(
     machines: Arc<Registry>,
 ) -> Result<(), StartError> {
     let (mut stop_signals, hangup) = (StopSignals::new()?, signal(SignalKind::hangup())?);
+    // Before the services take the sockets.
     let report = report(config, &sockets, &updater.snapshot().current().files);
     let (stop, stopping) = watch::channel(());
     let mut services = tokio::select! {
         started = services::start(config, sockets, updater, machines, hangup, &stopping) => started?,
-        // A DHCP server looks for other servers for seconds before it starts.
+        // A DHCP server looks for other servers for some seconds before it starts.
         _ = stop_signals.received() => return Ok(()),
     };
     announce(&report);
@@ -140,6 +142,7 @@ async fn serve(
         Some(ended) = services.join_next() => ended.map_err(io::Error::other).and_then(|ended| ended),
     };
     notify(&[NotifyState::Stopping]);
+    // Every service has a receiver of this channel, and ends when the sender is gone.
     drop((stop, stopping));
     let drained = async { while services.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN, drained).await;
@@ -164,6 +167,7 @@ impl Terminal {
     async fn closed(&mut self) {
         loop {
             let signal = self.hangup.recv().await;
+            // Without a terminal, as under systemd, every SIGHUP is a request.
             if signal.is_some() && self.was_there && !io::stdin().is_terminal() {
                 return;
             }
@@ -219,8 +223,8 @@ fn foreign_dhcp(config: &Config, sockets: &ServiceSockets, files: &Files) -> Opt
     Some(ForeignDhcp { address, tftp_port: tftp.local_addr().ok()?.port(), boot_file, uefi_boot_file })
 }
 
-/// Returns an address of this host that machines probably reach: which one they use is known only
-/// once they do.
+/// Returns an address of this host that machines probably reach. Their real one is known only when
+/// a request arrives.
 fn own_address(config: &Config) -> Option<Ipv4Addr> {
     if !config.bind.is_unspecified() {
         return Some(config.bind);

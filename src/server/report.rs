@@ -41,13 +41,15 @@ pub(super) struct ForeignDhcp {
 /// Returns the consequence of a port that is not the registered one.
 pub(super) fn port_note(service: &'static str, port: u16) -> &'static str {
     match (service, port) {
-        // The hook archiso_pxe_nbd gives nbd-client no port.
+        // mkinitcpio-archiso, archiso_pxe_nbd: nbd-client is called without a port.
         ("NBD", port) if port != NBD_PORT => "; archiso's initramfs asks port 10809 and no other",
-        // RFC 1833 §1: port 111 is the portmapper's. klibc's nfsmount cannot be given another one.
+        // Port 111 is the portmapper's (RFC 1833). klibc's nfsmount cannot be given another one.
         ("Portmap", port) if port != PORTMAP_PORT => "; archiso's initramfs asks port 111 and no other",
-        // RFC 9110 §4.2.1: a URL without a port means 80, and the URLs of the image's menu have none.
+        // RFC 9110 §4.2.1: a URL without a port means port 80, and the URLs of the image's menu
+        // have none.
         ("HTTP", port) if port != HTTP_PORT => "; the image's own menu asks port 80, ours asks this one",
-        // RFC 1350 §4; DHCP has no option for another port. iPXE takes one in a tftp:// URL.
+        // RFC 1350 §4: a request goes to port 69. DHCP has no option for another port; iPXE takes
+        // one in a tftp:// URL.
         ("TFTP", port) if port != TFTP_PORT => "; firmware asks port 69, only iPXE can be told another",
         _ => "",
     }

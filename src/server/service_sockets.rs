@@ -55,7 +55,7 @@ struct ServiceSpec<'a> {
     name: &'static str,
     /// Its key in the configuration, and the name of its inherited socket.
     key: &'static str,
-    door: ServicePort,
+    port: ServicePort,
     ip: Ipv4Addr,
     fallback: Option<u16>,
     /// The root protocol that needs this service.
@@ -73,11 +73,13 @@ impl ServiceSockets {
         let mut sockets = Self::default();
         let images = format!("serving {}", names.join(", "));
         let RootServices { nbd, nfs, portmap: _, http } = config.root_services;
-        let service = |name, key, door| ServiceSpec::new(name, key, door, config.bind);
-        let nbd = service("NBD", "nbd", nbd).of_root(Root::Nbd, &images);
-        let nfs = service("NFS", "nfs", nfs).of_root(Root::Nfs, &images);
-        let http = service("HTTP", "http", http).of_root(Root::Http, &images).or_on(HTTP_FALLBACK);
-        let tftp = service("TFTP", "tftp", config.tftp).or_on(TFTP_FALLBACK);
+        let ip = config.bind;
+        let nbd = ServiceSpec::new("NBD", "nbd", nbd, ip).of_root(Root::Nbd, &images);
+        let nfs = ServiceSpec::new("NFS", "nfs", nfs, ip).of_root(Root::Nfs, &images);
+        let http = ServiceSpec::new("HTTP", "http", http, ip).of_root(Root::Http, &images);
+        let http = http.or_on(HTTP_FALLBACK);
+        let tftp = ServiceSpec::new("TFTP", "tftp", config.tftp, ip).or_on(TFTP_FALLBACK);
+        // The order of the rows in the report.
         sockets.nbd = sockets.open_one(&nbd, inherited.nbd, sockets::listen)?;
         sockets.nfs = sockets.open_one(&nfs, inherited.nfs, sockets::listen)?;
         sockets.open_portmap(config, inherited.portmap)?;
@@ -86,6 +88,7 @@ impl ServiceSockets {
         sockets.open_advertisement(config)?;
         sockets.open_dhcp(config, [inherited.dhcp, inherited.pxe])?;
         sockets.report_advertisement();
+        // Only now: NFS is a root only together with the portmapper.
         sockets.require_roots(config)?;
         sockets.open_status(&config.status)?;
         if sockets.dhcp.is_some() && (sockets.tftp.is_none() || sockets.tftp_port() != TFTP_PORT) {
@@ -106,6 +109,7 @@ impl ServiceSockets {
                 self.up("Status", None, &state);
                 self.status_socket = Some(bound);
             }
+            // A second isowire on this host serves without a local status.
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 self.off("Status", &format!("in use by another isowire: {}", socket.display()));
             }
@@ -119,7 +123,7 @@ impl ServiceSockets {
         Ok(())
     }
 
-    /// Returns the port that machines load from: the registered one if isowire has no TFTP.
+    /// Returns the port from which machines load: the registered one if isowire has no TFTP.
     pub(super) fn tftp_port(&self) -> u16 {
         self.tftp.as_ref().and_then(port_of).unwrap_or(TFTP_PORT)
     }
@@ -152,15 +156,15 @@ impl ServiceSockets {
         self.rows.push(ServiceRow { service, address: None, state: format!("off: {why}") });
     }
 
-    /// Opens a service: inherited, else on its port, else, if it is only a default, on its fallback
-    /// port or not at all.
+    /// Opens a service from its inherited socket or on its port. A default service may also get its
+    /// fallback port, or stay off.
     fn open_one<S: AsFd>(
         &mut self,
         service: &ServiceSpec<'_>,
         inherited: Option<S>,
         bind: impl Fn(SocketAddrV4) -> io::Result<S>,
     ) -> Result<Option<S>, StartError> {
-        let ServicePort::On { port, asked } = service.door else {
+        let ServicePort::On { port, asked } = service.port else {
             self.off(service.name, OFF);
             return if inherited.is_some() { Err(SocketError::Off(service.key).into()) } else { Ok(None) };
         };
@@ -186,6 +190,7 @@ impl ServiceSockets {
         let ServiceSpec { name, state, .. } = service;
         self.lacks_privilege |= error.kind() == ErrorKind::PermissionDenied;
         let why = why_not(&error, address.port());
+        // A fallback needs no privilege: it is above 1024.
         let socket = service.fallback.and_then(|port| bind(SocketAddrV4::new(service.ip, port)).ok());
         match &socket {
             Some(socket) => self.up(name, address_of(socket), &format!("{state} here, as {why}")),
@@ -197,8 +202,8 @@ impl ServiceSockets {
         socket
     }
 
-    /// Checks that machines have a root: all that the operator named, else any. If the operator
-    /// turned all of them off, machines are not to boot.
+    /// Checks that machines have a root: all roots that the operator named, or any if none was
+    /// named. If the operator turned all of them off, machines are not to boot.
     fn require_roots(&mut self, config: &Config) -> Result<(), StartError> {
         let named: Vec<_> = config.named_roots().collect();
         let is_enough = match named[..] {
@@ -219,11 +224,13 @@ impl ServiceSockets {
                 self.off("DHCP", OFF);
                 return Ok(());
             }
+            // A socket without a service is a mistake in the unit files.
             (Dhcp::Off, [Some(_), _]) => return Err(SocketError::Off("dhcp").into()),
             (Dhcp::Off, [None, Some(_)]) => return Err(SocketError::Off("pxe").into()),
             (Dhcp::Proxy(asked), _) => {
                 (*asked, Sharing::Shared, "proxy, beside the DHCP server of the network")
             }
+            // Alone on the port, so that another DHCP server on this host is an error at once.
             (Dhcp::Server(_), _) => (Asked::ByOperator, Sharing::Alone, "the DHCP server of the network"),
         };
         match (dhcp_sockets(config.interface.as_deref(), sharing, inherited), asked) {
@@ -242,8 +249,8 @@ impl ServiceSockets {
 }
 
 impl<'a> ServiceSpec<'a> {
-    fn new(name: &'static str, key: &'static str, door: ServicePort, ip: Ipv4Addr) -> Self {
-        Self { name, key, door, ip, fallback: None, root: None, state: "serving" }
+    fn new(name: &'static str, key: &'static str, port: ServicePort, ip: Ipv4Addr) -> Self {
+        Self { name, key, port, ip, fallback: None, root: None, state: "serving" }
     }
 
     fn of_root(self, root: Root, state: &'a str) -> Self {
@@ -287,11 +294,12 @@ fn bind_dhcp(
     dhcp::server::bind(address, interface, sharing).map_err(|error| (address, error))
 }
 
-/// RFC 2131 §4.1.
+/// Port of DHCP servers (RFC 2131 §4.1).
 const DHCP_PORT: u16 = 67;
-/// The port of boot servers (PXE 2.1).
+/// Port of boot servers (PXE 2.1).
 const PXE_PORT: u16 = 4011;
 
+/// Creates the error of a socket, with its remedy.
 fn cannot(service: &'static str, address: SocketAddrV4, error: io::Error) -> StartError {
     let fix = match error.kind() {
         ErrorKind::AddrInUse => format!("stop what has it, or change `{service}`"),
@@ -300,6 +308,7 @@ fn cannot(service: &'static str, address: SocketAddrV4, error: io::Error) -> Sta
             format!("run `sudo setcap cap_net_bind_service+ep {program}` or change `{service}`")
         }
         ErrorKind::AddrNotAvailable => "choose an address of this host for `bind`".to_owned(),
+        // SO_BINDTODEVICE on an interface that does not exist (socket(7)).
         _ if error.raw_os_error() == Some(libc::ENODEV) => {
             "choose one of `ip link` for `interface`".to_owned()
         }

@@ -26,7 +26,7 @@ use crate::{dhcp, http, machines, nbd, ndp, nfs, tftp};
 /// The services of a run while they are started.
 struct Services<'a> {
     config: &'a Config,
-    /// What the services serve; each watches its part.
+    /// The snapshot that is served; each service watches its part.
     snapshot: Watched<Snapshot>,
     machines: Arc<Registry>,
     stopping: &'a watch::Receiver<()>,
@@ -110,6 +110,7 @@ impl Services<'_> {
                 let stop = self.stop();
                 self.tasks.spawn(async move {
                     stop.await;
+                    // rpcbind keeps a registration after the end of the process that made it.
                     registration.withdraw();
                     Ok(())
                 });
@@ -131,8 +132,14 @@ impl Services<'_> {
         let Some(socket) = socket else { return Ok(()) };
         let (socket, options) = (datagrams(socket)?, tftp_options(self.config));
         let (files, advertise) = (self.files(), self.config.advertise);
-        let open = move |path: &[u8], local| files.current().open(path, advertise.unwrap_or(local));
-        self.tasks.spawn(tftp::server::run(socket, open, self.machines(), options, self.stop()));
+        // A generated file names the address that the client used, unless the operator chose one.
+        self.tasks.spawn(tftp::server::run(
+            socket,
+            move |path: &[u8], local| files.current().open(path, advertise.unwrap_or(local)),
+            self.machines(),
+            options,
+            self.stop(),
+        ));
         Ok(())
     }
 
@@ -151,13 +158,14 @@ impl Services<'_> {
     }
 }
 
-/// Makes a service that only shutdown ends look like one that may fail.
+/// Adapts a service that cannot fail to the tasks that may.
 async fn unfailing(service: impl Future<Output = ()>) -> io::Result<()> {
     service.await;
     Ok(())
 }
 
 fn stream(listener: StdListener, config: &Config) -> io::Result<Listener> {
+    // `from_std` expects a socket that does not block.
     listener.set_nonblocking(true)?;
     Ok(Listener::new(TcpListener::from_std(listener)?, config.allowed.clone()))
 }
@@ -174,6 +182,7 @@ fn dhcp_config(
 ) -> dhcp::server::Config {
     let mode = match &config.dhcp {
         Dhcp::Server(authority) => dhcp::server::Mode::Server(authority.clone()),
+        // `Off` has no sockets, so its mode is never used.
         Dhcp::Proxy(_) | Dhcp::Off => dhcp::server::Mode::Proxy,
     };
     dhcp::server::Config {

@@ -1,4 +1,4 @@
-//! Everything that is served at one moment, published as a whole.
+//! The snapshot: everything that is served at one moment, published as a whole.
 
 use std::sync::Arc;
 
@@ -8,12 +8,13 @@ use crate::images::{HiddenNameError, ImageSet};
 use crate::machines::Registry;
 use crate::watched::{WatchSender, Watched};
 
-/// The images of one moment and what is derived from them. Services watch the part that they serve.
+/// Images of one moment and everything that is derived from them. Services watch the part that they
+/// serve.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     pub(super) images: Arc<ImageSet>,
     pub(super) files: Arc<Files>,
-    /// The boot targets that DHCP offers.
+    /// Boot targets that DHCP offers.
     pub(super) targets: Arc<BootTargets>,
 }
 
@@ -22,21 +23,21 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`HiddenNameError`] if an image cannot be reached by its name.
-    pub(super) fn new(images: Arc<ImageSet>, terms: BootConfig) -> Result<Self, HiddenNameError> {
-        let files = Arc::new(Files::new(Arc::clone(&images), terms)?);
+    pub(super) fn new(images: Arc<ImageSet>, boot_config: BootConfig) -> Result<Self, HiddenNameError> {
+        let files = Arc::new(Files::new(Arc::clone(&images), boot_config)?);
         let targets = Arc::new(files.site());
         Ok(Self { images, files, targets })
     }
 }
 
-/// The current snapshot, and the machines table that follows it.
+/// Sender of snapshots, which the table of machines follows as well.
 #[derive(Debug)]
-pub(super) struct Publisher {
+pub(super) struct SnapshotSender {
     sender: WatchSender<Snapshot>,
     machines: Arc<Registry>,
 }
 
-impl Publisher {
+impl SnapshotSender {
     pub(super) fn new(first: Snapshot, machines: Arc<Registry>) -> Self {
         machines.serve(&first.images);
         Self { sender: WatchSender::new(Arc::new(first)), machines }
@@ -79,17 +80,17 @@ mod tests {
     }
 
     #[test]
-    fn publish_changes_every_service_at_once() {
+    fn snapshot_changes_all_services_at_once() {
         let machines = Arc::new(Registry::new(Instant::now()));
-        let publisher = Publisher::new(snapshot("one"), Arc::clone(&machines));
-        let watched = publisher.snapshot();
+        let snapshots = SnapshotSender::new(snapshot("one"), Arc::clone(&machines));
+        let watched = snapshots.snapshot();
         let mut images = watched.project(|snapshot| Arc::clone(&snapshot.images));
         let mut files = watched.project(|snapshot| Arc::clone(&snapshot.files));
         let mut targets = watched.project(|snapshot| Arc::clone(&snapshot.targets));
         let old = targets.current();
         assert!(images.update().is_none() && files.update().is_none() && targets.update().is_none());
 
-        publisher.publish(Arc::new(snapshot("two")));
+        snapshots.publish(Arc::new(snapshot("two")));
         // NBD and NFS, HTTP and TFTP, DHCP, and the table of machines.
         let (images, files, targets) = (images.update().unwrap(), files.update().unwrap(), targets.update());
         assert_eq!(images.default_image().name, "two");

@@ -67,6 +67,7 @@ impl Inherited {
     pub(super) fn take() -> Result<Self, SocketError> {
         let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut sockets = ListenFd::from_env();
+        // sd_listen_fds(3): names are separated by colons.
         let mut names = names.split(':').filter(|name| !name.is_empty());
         let mut inherited = Self::default();
         for position in 0..sockets.len() {

@@ -36,10 +36,13 @@ impl ServiceSockets {
 }
 
 fn cannot(error: io::Error) -> StartError {
+    // raw(7): a raw socket needs CAP_NET_RAW. setcap replaces all capabilities of a file, so the
+    // one for low ports is named too.
     let fix = match (error.kind(), error.raw_os_error()) {
         (ErrorKind::PermissionDenied, _) => {
             format!("run `sudo setcap cap_net_raw,cap_net_bind_service+ep {}`", program().display())
         }
+        // SO_BINDTODEVICE on an interface that does not exist (socket(7)).
         (_, Some(libc::ENODEV)) => "choose one of `ip link` for `interface`".to_owned(),
         (ErrorKind::Unsupported, _) | (_, Some(libc::EAFNOSUPPORT)) => "enable IPv6".to_owned(),
         _ => "choose another `interface`".to_owned(),

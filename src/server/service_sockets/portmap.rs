@@ -30,7 +30,7 @@ impl ServiceSockets {
             (ServicePort::On { port, asked }, Some(nfs)) => (port, asked, nfs),
             _ if is_inherited => return Err(SocketError::Off("portmap").into()),
             (ServicePort::On { .. }, None) => {
-                self.off(NAME, "there is no NFS");
+                self.off(NAME, "NFS is off");
                 return Ok(());
             }
             (ServicePort::Off, _) => {
@@ -40,6 +40,7 @@ impl ServiceSockets {
         };
         let address = SocketAddrV4::new(config.bind, port);
         let found = bind(inherited, address).or_else(|error| match port {
+            // Clients ask port 111, so only there an rpcbind helps.
             PORTMAP_PORT => register(nfs, address, error),
             _ => Err(MissingPortmap::of_port(address, error)),
         });
@@ -74,6 +75,7 @@ const NAME: &str = "Portmap";
 /// Binds the sockets that were not inherited, on the same port of both transports.
 fn bind(inherited: PortmapSockets, address: SocketAddrV4) -> io::Result<PortmapService> {
     let tcp = inherited.tcp.map_or_else(|| sockets::listen(address), Ok)?;
+    // With port 0 the system chose one for TCP; UDP has to have the same.
     let address = SocketAddrV4::new(*address.ip(), tcp.local_addr()?.port());
     let udp = inherited.udp.map_or_else(|| UdpSocket::bind(address), Ok)?;
     Ok(PortmapService::Ours { tcp, udp })
@@ -83,7 +85,7 @@ fn bind(inherited: PortmapSockets, address: SocketAddrV4) -> io::Result<PortmapS
 /// and is reported if there is no rpcbind.
 fn register(nfs: u16, address: SocketAddrV4, error: io::Error) -> Result<PortmapService, MissingPortmap> {
     rpcbind::register(nfs).map(PortmapService::Rpcbind).map_err(|refused| match refused {
-        // No rpcbind has the port, or one that does not work.
+        // The port is not rpcbind's, or its rpcbind does not work.
         RegistrationError::Unreachable { .. } => MissingPortmap::of_port(address, error),
         refused => MissingPortmap { why: refused.to_string(), is_privilege: false, fatal: refused.into() },
     })
