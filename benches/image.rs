@@ -1,7 +1,7 @@
 //! The image: opening it with its 10,000 entries, and finding names in it.
 //!
-//! Cases: `open`, `child` (a name in a directory of 10,000), `child_ignoring_case`, `resolve` (a path with a detour),
-//! `miss`.
+//! Cases: `open`, `child` (a name in a directory of 10,000), `child_ignoring_case`, `resolve` (a
+//! path with a detour), `miss`.
 
 #[path = "../tests/common/mod.rs"]
 mod common;

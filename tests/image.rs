@@ -1,4 +1,4 @@
-//! Our index against what went into an image, what hadris-iso and what xorriso see of it.
+//! Our index compared with the source of an image, and with the index of hadris-iso and of xorriso.
 
 mod common;
 
@@ -21,7 +21,7 @@ use isowire::image::{Extent, Image, NodeId, NodeKind, SurveyError};
 use common::iso::odd;
 use common::needs::{met, needs, tool};
 
-/// An image as a map from path to entry, whoever read it.
+/// Image as a map from path to entry, by any of the readers.
 type Listing = BTreeMap<Vec<u8>, Entry>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +114,7 @@ fn hadris_extents(iso: &mut IsoFs<FileDevice>, node: hadris_fs::NodeId) -> Vec<E
     merged(found[..count].iter().map(|extent| Extent { offset: extent.offset(), len: extent.len() }))
 }
 
-/// Without the empty ones, and neighbours as one.
+/// Leaves out empty extents, and joins adjacent ones.
 fn merged(extents: impl Iterator<Item = Extent>) -> Vec<Extent> {
     extents.filter(|extent| extent.len > 0).fold(Vec::new(), |mut merged: Vec<Extent>, extent| {
         match merged.last_mut() {
@@ -125,7 +125,8 @@ fn merged(extents: impl Iterator<Item = Extent>) -> Vec<Extent> {
     })
 }
 
-/// Files as xorriso sees them: paths and extents. What has a line feed in its name it cannot tell unambiguously.
+/// Returns the files as xorriso lists them: paths and extents. A name with a line feed is left out,
+/// since the listing is ambiguous there.
 fn xorriso_files(path: &Path) -> BTreeMap<Vec<u8>, Vec<Extent>> {
     let mut sections: BTreeMap<Vec<u8>, (u64, Vec<Extent>)> = BTreeMap::new();
     for line in xorriso_find(path, &["-type", "f", "-exec", "report_lba"]) {
@@ -142,7 +143,8 @@ fn xorriso_files(path: &Path) -> BTreeMap<Vec<u8>, Vec<Extent>> {
     sections.into_iter().map(|(path, (_, extents))| (path, merged(extents.into_iter()))).collect()
 }
 
-/// Everything else: paths, types and targets. The boot catalog is a file that xorriso knows no extent of.
+/// Returns all other entries as xorriso lists them: paths, types and targets. For the boot catalog,
+/// a file, xorriso lists no extent.
 fn xorriso_others(path: &Path) -> BTreeMap<Vec<u8>, (Type, Vec<u8>)> {
     let mut others = BTreeMap::new();
     for line in xorriso_find(path, &["!", "-type", "f", "-exec", "lsdl"]) {
@@ -168,7 +170,7 @@ fn xorriso_find(path: &Path, what: &[&str]) -> Vec<Vec<u8>> {
     output.stdout.split(|&b| b == b'\n').map(<[u8]>::to_vec).collect()
 }
 
-/// What stands in the apostrophes of a line. No name in the images has one.
+/// Returns the text between the apostrophes of a line. No name in the images has one.
 fn quoted(line: &[u8]) -> Option<Vec<u8>> {
     let first = line.iter().position(|&b| b == b'\'')?;
     let last = line.iter().rposition(|&b| b == b'\'').filter(|last| *last > first)?;
@@ -177,7 +179,8 @@ fn quoted(line: &[u8]) -> Option<Vec<u8>> {
 
 // ---- comparisons
 
-/// The same paths, types, sizes, extents, targets and, where asked, attributes.
+/// Checks that both have the same paths, types, sizes, extents, targets and, by `look_at`,
+/// attributes.
 fn assert_same(ours: &Listing, theirs: &Listing, look_at: fn(&Entry) -> Entry) {
     let mut differences = String::new();
     for path in ours.keys().chain(theirs.keys().filter(|path| !ours.contains_key(*path))) {
@@ -214,7 +217,8 @@ fn assert_as_xorriso(path: &Path) {
     assert_eq!(ours, files);
 }
 
-/// What `tests/iso/odd` put into an image: type, size, link count, path and target of each entry.
+/// Checks that the index has what `tests/iso/odd` put into an image: type, size, link count, path
+/// and target of each entry.
 fn assert_as_source(iso: &Path, as_stored: fn(&[u8]) -> Vec<u8>) {
     let list = fs::read(iso.with_extension("list")).expect("made beside the image");
     let mut expected = BTreeMap::new();
@@ -251,7 +255,7 @@ fn assert_as_source(iso: &Path, as_stored: fn(&[u8]) -> Vec<u8>) {
 // ---- images of our own
 
 #[test]
-fn rock_ridge_as_mkarchiso_writes_it() {
+fn rock_ridge_of_mkarchiso_is_read() {
     needs!(["xorriso"]);
     let iso = odd("rock");
     let image = open(&iso);
@@ -263,12 +267,13 @@ fn rock_ridge_as_mkarchiso_writes_it() {
 }
 
 #[test]
-fn relocated_directories_stand_where_they_belong() {
+fn relocated_directory_is_at_its_place() {
     needs!(["xorriso", "genisoimage"]);
     let by_xorriso = odd("reloc");
     assert_as_hadris(&by_xorriso, all);
     assert_as_xorriso(&by_xorriso);
-    // genisoimage's directory for the relocated ones stays visible, as on Linux; and it cannot write long targets.
+    // genisoimage's directory for the relocated ones stays visible, as on Linux. genisoimage cannot
+    // write long targets.
     let by_genisoimage = odd("moved");
     let [mut ours, mut theirs] = [ours(&open(&by_genisoimage)), hadris(&by_genisoimage)];
     assert_eq!(ours.remove(&b"/rr_moved"[..]).expect("visible").kind, Type::Directory);
@@ -278,7 +283,7 @@ fn relocated_directories_stand_where_they_belong() {
 }
 
 #[test]
-fn hard_links_share_their_extent_and_count_their_names() {
+fn hard_links_share_extent_and_count() {
     needs!(["xorriso"]);
     let listing = ours(&open(&odd("reloc")));
     let [file, hard, other] =
@@ -290,7 +295,7 @@ fn hard_links_share_their_extent_and_count_their_names() {
 }
 
 #[test]
-fn joliet_without_rock_ridge() {
+fn joliet_is_read_without_rock_ridge() {
     needs!(["genisoimage"]);
     let iso = odd("joliet");
     assert_eq!(open(&iso).volume.names, Names::Joliet);
@@ -307,7 +312,7 @@ fn plain_names_are_lower_case() {
 }
 
 #[test]
-fn a_file_over_four_gibibytes_is_one_extent() {
+fn file_over_4_gib_is_one_extent() {
     needs!(["xorriso"]);
     let iso = odd("multi");
     assert_as_source(&iso, <[u8]>::to_vec);
@@ -330,7 +335,7 @@ fn a_file_over_four_gibibytes_is_one_extent() {
 }
 
 #[test]
-fn ten_thousand_entries_are_indexed_in_well_under_a_second() {
+fn large_image_is_indexed_quickly() {
     needs!(["xorriso"]);
     let iso = odd("rock");
     let mut best = Duration::MAX;
@@ -339,7 +344,8 @@ fn ten_thousand_entries_are_indexed_in_well_under_a_second() {
         assert!(open(&iso).index.len() > 10_000);
         best = best.min(start.elapsed());
     }
-    // A release build takes 30 ms (benches/image.rs); tests are not optimised and run beside others.
+    // A release build takes 30 ms (benches/image.rs). Tests are not optimised, and run beside
+    // others.
     assert!(best < Duration::from_secs(2), "{best:?}");
 }
 
@@ -363,7 +369,7 @@ fn content_is_read_by_its_extent() {
 }
 
 #[test]
-fn label_and_uuid_are_what_blkid_prints() {
+fn label_and_uuid_match_blkid() {
     needs!(["xorriso", "genisoimage", "blkid"]);
     for iso in ["rock", "reloc", "moved", "joliet", "plain"].map(odd).iter().chain(&debians()) {
         let value = |name: &str| {
@@ -377,7 +383,7 @@ fn label_and_uuid_are_what_blkid_prints() {
 }
 
 #[test]
-fn an_image_that_was_cut_off_says_so() {
+fn truncated_image_is_an_error() {
     needs!(["xorriso"]);
     let whole = odd("reloc");
     let scratch = tempfile::tempdir().expect("a scratch directory");
@@ -393,7 +399,7 @@ fn an_image_that_was_cut_off_says_so() {
 }
 
 #[test]
-fn what_is_no_iso_says_so_in_one_line() {
+fn other_file_is_a_one_line_error() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let file = scratch.path().join("file");
     for (content, says) in [
@@ -426,7 +432,7 @@ fn debians() -> Vec<PathBuf> {
 }
 
 #[test]
-fn debians_isos_look_the_same_to_all() {
+fn debian_isos_match_other_readers() {
     for iso in debians() {
         assert_as_hadris(&iso, without_attributes);
         if met(&["xorriso"]) {
@@ -437,7 +443,7 @@ fn debians_isos_look_the_same_to_all() {
 }
 
 #[test]
-fn debians_isos_boot_as_hadris_says() {
+fn debian_boot_catalogs_match_hadris() {
     for path in debians() {
         let mut iso =
             IsoFs::mount(FileDevice::open(&path).expect("there"), MountOptions::new()).expect("an ISO");

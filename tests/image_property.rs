@@ -1,4 +1,4 @@
-//! Whatever tree a writer is given, we read it back: random trees, written by hadris-iso.
+//! Random trees written by hadris-iso: our index reads each of them back.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,17 +11,17 @@ use proptest::prelude::*;
 
 use isowire::image::{Image, NodeKind};
 
-/// Paths and what stands there. A path whose parent is no directory is passed over.
-type Wanted = BTreeMap<Vec<u8>, Thing>;
+/// Entries by their paths. A path whose parent is not a directory is left out.
+type Wanted = BTreeMap<Vec<u8>, Entry>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Thing {
+enum Entry {
     Directory,
     File(Vec<u8>),
     Symlink(Vec<u8>),
 }
 
-/// Any name that POSIX allows, long ones and such that are not UTF-8 among them.
+/// Generates any name that POSIX allows, also long ones and such that are not UTF-8.
 fn name() -> impl Strategy<Value = Vec<u8>> {
     let byte = any::<u8>().prop_filter("in a name", |b| !matches!(b, 0 | b'/'));
     let odd = prop_oneof![vec(byte.clone(), 1..12), vec(byte, 200..255)];
@@ -29,31 +29,31 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
     name.prop_filter("no name", |name| name != b"." && name != b"..")
 }
 
-fn thing() -> impl Strategy<Value = Thing> {
+fn entry() -> impl Strategy<Value = Entry> {
     let target = vec(prop_oneof![name(), Just(b"..".to_vec())], 1..8);
     prop_oneof![
-        3 => Just(Thing::Directory),
-        2 => vec(any::<u8>(), 0..5000).prop_map(Thing::File),
+        3 => Just(Entry::Directory),
+        2 => vec(any::<u8>(), 0..5000).prop_map(Entry::File),
         1 => (any::<bool>(), target).prop_map(|(absolute, names)| {
-            Thing::Symlink([if absolute { &b"/"[..] } else { b"" }, &names.join(&b'/')].concat())
+            Entry::Symlink([if absolute { &b"/"[..] } else { b"" }, &names.join(&b'/')].concat())
         }),
     ]
 }
 
 fn wanted() -> impl Strategy<Value = Wanted> {
-    vec((vec(name(), 1..12), thing()), 0..60).prop_map(|things| {
+    vec((vec(name(), 1..12), entry()), 0..60).prop_map(|entries| {
         let mut wanted = Wanted::new();
-        for (names, thing) in things {
+        for (names, entry) in entries {
             let path =
                 |depth: usize| names[..depth].iter().flat_map(|name| [&b"/"[..], name].concat()).collect();
             let parents: Vec<Vec<u8>> = (1..names.len()).map(path).collect();
-            let fit = |parent| wanted.get(parent).is_none_or(|thing| *thing == Thing::Directory);
+            let fit = |parent| wanted.get(parent).is_none_or(|entry| *entry == Entry::Directory);
             let path = path(names.len());
             if !parents.iter().all(fit) || wanted.contains_key(&path) {
                 continue;
             }
-            wanted.extend(parents.into_iter().map(|parent| (parent, Thing::Directory)));
-            wanted.insert(path, thing);
+            wanted.extend(parents.into_iter().map(|parent| (parent, Entry::Directory)));
+            wanted.insert(path, entry);
         }
         wanted
     })
@@ -61,11 +61,11 @@ fn wanted() -> impl Strategy<Value = Wanted> {
 
 fn write(wanted: &Wanted, file: File) {
     let mut tree = Tree::new();
-    for (path, thing) in wanted {
-        let node = match thing {
-            Thing::Directory => Node::dir(),
-            Thing::File(content) => Node::file(Content::bytes(content.clone())),
-            Thing::Symlink(target) => Node::symlink(target),
+    for (path, entry) in wanted {
+        let node = match entry {
+            Entry::Directory => Node::dir(),
+            Entry::File(content) => Node::file(Content::bytes(content.clone())),
+            Entry::Symlink(target) => Node::symlink(target),
         };
         tree.insert(path, node).expect("a tree");
     }
@@ -75,26 +75,26 @@ fn write(wanted: &Wanted, file: File) {
 
 fn read(image: &Image) -> Wanted {
     let index = &image.index;
-    let thing = |id| match &index.node(id).kind {
-        NodeKind::Directory { .. } => Thing::Directory,
-        NodeKind::File { .. } => Thing::File(image.read(id, 1 << 20).expect("readable")),
-        NodeKind::Symlink { target } => Thing::Symlink(target.to_vec()),
-        NodeKind::Special => panic!("no such thing was written"),
+    let entry = |id| match &index.node(id).kind {
+        NodeKind::Directory { .. } => Entry::Directory,
+        NodeKind::File { .. } => Entry::File(image.read(id, 1 << 20).expect("readable")),
+        NodeKind::Symlink { target } => Entry::Symlink(target.to_vec()),
+        NodeKind::Special => panic!("no such entry was written"),
     };
-    index.walk().skip(1).map(|id| (index.path(id), thing(id))).collect()
+    index.walk().skip(1).map(|id| (index.path(id), entry(id))).collect()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
     #[test]
-    fn what_was_written_is_read(wanted in wanted()) {
+    fn written_tree_is_read_back(wanted in wanted()) {
         let iso = tempfile::NamedTempFile::new().expect("a scratch file");
         write(&wanted, iso.reopen().expect("open"));
         let image = Image::open(iso.path()).expect("an ISO");
         prop_assert_eq!(&image.warnings, &[""; 0]);
         let mut read = read(&image);
-        // Where the writer moved deep directories to; visible, as on Linux.
+        // The directory to which the writer moves deep directories; visible, as on Linux.
         read.remove(&b"/rr_moved"[..]);
         prop_assert_eq!(read, wanted);
     }

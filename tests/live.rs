@@ -1,5 +1,5 @@
-//! The images of a server that runs: folders, new ISOs in them, replaced and removed ones, and
-//! clients in the middle of an old one.
+//! The images of a running server: folders, new, replaced and removed ISOs, and clients that use an
+//! old one.
 
 mod common;
 
@@ -23,16 +23,16 @@ use common::running::{Running, output_of};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isowire");
 const SOON: Duration = Duration::from_secs(30);
 const ROOT: &str = "arch/x86_64/airootfs.sfs";
-/// Bytes of the large file of each image: more than sockets hold.
+/// Bytes of the large file of each image, more than sockets hold.
 const LEN: usize = 24 << 20;
 
-/// A folder of ISOs, and a place to make them in.
-struct Shelf {
+/// Folder of ISOs, and a directory to make them in.
+struct IsoFolder {
     dir: TempDir,
-    folder: PathBuf,
+    path: PathBuf,
 }
 
-/// An ISO, not yet in the folder.
+/// ISO that is not in the folder yet.
 struct Iso {
     path: PathBuf,
     /// Its large file.
@@ -40,15 +40,15 @@ struct Iso {
     identity: String,
 }
 
-impl Shelf {
+impl IsoFolder {
     fn new() -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let folder = dir.path().join("folder");
-        fs::create_dir(&folder).unwrap();
-        Self { dir, folder }
+        let path = dir.path().join("folder");
+        fs::create_dir(&path).unwrap();
+        Self { dir, path }
     }
 
-    /// An image with contents that no other `seed` has.
+    /// Makes an ISO whose contents no other `seed` has.
     fn iso(&self, seed: u8) -> Iso {
         let tree = self.dir.path().join("tree");
         let _ = fs::remove_dir_all(&tree);
@@ -77,10 +77,10 @@ impl Shelf {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        self.path.join(name)
     }
 
-    /// Puts an ISO there as one should: copied under another name, then renamed.
+    /// Puts an ISO into the folder as a user should: copied under another name, then renamed.
     fn put(&self, iso: &Iso, name: &str) {
         let part = self.path(&format!("{name}.part"));
         fs::copy(&iso.path, &part).unwrap();
@@ -95,7 +95,7 @@ impl Shelf {
     }
 
     fn start(&self) -> Server {
-        self.start_with(&mut self.command(&[&self.folder]))
+        self.start_with(&mut self.command(&[&self.path]))
     }
 
     fn start_with(&self, command: &mut Command) -> Server {
@@ -121,22 +121,22 @@ impl Server {
         self.running.wait_for(text, SOON);
     }
 
-    /// How often the log says this.
-    fn said(&self, text: &str) -> usize {
+    /// Counts a text in the log.
+    fn count_of(&self, text: &str) -> usize {
         self.running.log().matches(text).count()
     }
 
     fn hang_up(&mut self) {
-        let before = self.said("SIGHUP received: looking for images");
+        let before = self.count_of("SIGHUP received: looking for images");
         kill_process(self.running.pid(), Signal::HUP).unwrap();
         let end = std::time::Instant::now() + SOON;
-        while self.said("SIGHUP received: looking for images") == before {
+        while self.count_of("SIGHUP received: looking for images") == before {
             assert!(std::time::Instant::now() < end, "{}", self.running.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// Status and body of what HTTP has at a path.
+    /// Fetches status and body by HTTP.
     fn http(&self, path: &str) -> (u16, Vec<u8>) {
         let mut download = Download::begin(self.port("HTTP"), path);
         (download.status, download.rest())
@@ -151,12 +151,12 @@ impl Server {
         Client::connect(self.port("NFS"))
     }
 
-    /// A client of NBD on this export, if there is one.
+    /// Attaches an NBD client to an export, if the export exists.
     fn nbd(&self, export: &str) -> Option<Nbd> {
         Nbd::attach(self.port("NBD"), export)
     }
 
-    /// The first byte of the kernel, by TFTP.
+    /// Fetches the first byte of a file by TFTP.
     fn tftp(&self, path: &str) -> u8 {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(SOON)).unwrap();
@@ -170,7 +170,7 @@ impl Server {
     }
 }
 
-/// A download that is read as its test likes.
+/// Download that a test reads in steps.
 struct Download {
     socket: TcpStream,
     status: u16,
@@ -202,7 +202,7 @@ impl Download {
     }
 }
 
-/// A client in transmission, as the kernel's.
+/// NBD client in the transmission phase.
 struct Nbd(TcpStream);
 
 impl Nbd {
@@ -232,7 +232,7 @@ impl Nbd {
     }
 }
 
-/// The handle of the large file below a directory.
+/// Returns the handle of the large file below a directory.
 fn find(client: &mut Client, mount: &str) -> Option<rpc::Handle> {
     let root = client.mount(mount.as_bytes()).ok()?;
     Some(ROOT.split('/').fold(root, |dir, name| client.lookup(&dir, name.as_bytes()).unwrap()))
@@ -241,21 +241,21 @@ fn find(client: &mut Client, mount: &str) -> Option<rpc::Handle> {
 #[test]
 fn folder_is_served_as_it_changes() {
     needs!(["xorriso"]);
-    let shelf = Shelf::new();
-    let [one, two, three] = [1, 2, 3].map(|seed| shelf.iso(seed));
-    shelf.put(&one, "a-1.iso");
-    shelf.put(&three, "b.ISO");
-    fs::write(shelf.path("broken.iso"), "no image").unwrap();
-    let mut server = shelf.start();
+    let folder = IsoFolder::new();
+    let [one, two, three] = [1, 2, 3].map(|seed| folder.iso(seed));
+    folder.put(&one, "a-1.iso");
+    folder.put(&three, "b.ISO");
+    fs::write(folder.path("broken.iso"), "no image").unwrap();
+    let mut server = folder.start();
     assert!(server.running.log().contains("serving a-1, b;"), "{}", server.running.log());
-    assert_eq!(server.said("broken.iso: not an ISO 9660 image"), 1);
+    assert_eq!(server.count_of("broken.iso: not an ISO 9660 image"), 1);
     assert_eq!([server.kernel(""), server.kernel("/a-1"), server.kernel("/b")], [Some(1), Some(1), Some(3)]);
 
     // The newest version is the default, and a connection that was there before finds it too.
     let mut client = server.nfs();
     let old = find(&mut client, "/").unwrap();
     assert!(find(&mut client, "/a-2").is_none());
-    shelf.put(&two, "a-2.iso");
+    folder.put(&two, "a-2.iso");
     server.wait_for("image added");
     server.wait_for("image made the default");
     assert_eq!(
@@ -273,28 +273,28 @@ fn folder_is_served_as_it_changes() {
     assert!(["a-1/", "a-2.iso", "b/"].iter().all(|name| listing.contains(&format!("\"{name}\""))));
     assert!(!listing.contains('~'), "versioned names are for machines");
 
-    // What is broken changes nothing, and is told once.
-    fs::write(shelf.path("b.ISO.part"), &fs::read(&two.path).unwrap()[..1 << 20]).unwrap();
-    fs::rename(shelf.path("b.ISO.part"), shelf.path("b.ISO")).unwrap();
+    // A broken file changes nothing, and is logged once.
+    fs::write(folder.path("b.ISO.part"), &fs::read(&two.path).unwrap()[..1 << 20]).unwrap();
+    fs::rename(folder.path("b.ISO.part"), folder.path("b.ISO")).unwrap();
     server.wait_for("the image opened from it before is still served");
     server.hang_up();
     assert_eq!(server.kernel("/b"), Some(3));
 
-    fs::remove_file(shelf.path("b.ISO")).unwrap();
+    fs::remove_file(folder.path("b.ISO")).unwrap();
     server.wait_for("image removed");
     assert_eq!(server.kernel("/b"), None);
     assert_eq!(server.kernel(&format!("/b~{}", three.identity)), Some(3));
-    assert_eq!(server.said("the image opened from it before is still served"), 1);
-    assert_eq!(server.said("broken.iso: not an ISO 9660 image"), 1);
+    assert_eq!(server.count_of("the image opened from it before is still served"), 1);
+    assert_eq!(server.count_of("broken.iso: not an ISO 9660 image"), 1);
 
-    // Names that mean something already.
-    shelf.put(&three, "A-2.iso");
+    // Names that another image or the default image's tree has already.
+    folder.put(&three, "A-2.iso");
     server.wait_for("A-2.iso: the name `A-2` already means ");
-    shelf.put(&three, "arch.iso");
-    server.wait_for("arch.iso: the image `arch` would hide behind `/arch` of the image `a-2`");
+    folder.put(&three, "arch.iso");
+    server.wait_for("arch.iso: the image `arch` would be hidden by `/arch` of the image `a-2`");
     assert_eq!([server.kernel(""), server.kernel("/a-2")], [Some(2), Some(2)]);
     for name in ["a-1.iso", "a-2.iso", "A-2.iso", "arch.iso"] {
-        fs::remove_file(shelf.path(name)).unwrap();
+        fs::remove_file(folder.path(name)).unwrap();
     }
     server.wait_for("no image left to serve: the last images are served");
     assert_eq!(server.kernel(""), Some(2), "the last set stays");
@@ -304,12 +304,12 @@ fn folder_is_served_as_it_changes() {
 #[test]
 fn client_keeps_a_replaced_image() {
     needs!(["xorriso"]);
-    let shelf = Shelf::new();
-    let [one, two] = [1, 2].map(|seed| shelf.iso(seed));
-    shelf.put(&one, "arch-1.iso");
+    let folder = IsoFolder::new();
+    let [one, two] = [1, 2].map(|seed| folder.iso(seed));
+    folder.put(&one, "arch-1.iso");
     let image = fs::read(&one.path).unwrap();
     let half = (image.len() / 2) & !4095;
-    let mut server = shelf.start();
+    let mut server = folder.start();
     let versioned_name = |iso: &Iso| format!("arch-1~{}", iso.identity);
     assert!(
         find(&mut server.nfs(), &format!("/{}", versioned_name(&one))).is_some(),
@@ -325,7 +325,7 @@ fn client_keeps_a_replaced_image() {
     let mut begun = vec![0; 100_000];
     download.socket.read_exact(&mut begun).unwrap();
 
-    shelf.put(&two, "arch-1.iso");
+    folder.put(&two, "arch-1.iso");
     server.wait_for("image replaced");
 
     begun.extend(download.rest());
@@ -340,7 +340,7 @@ fn client_keeps_a_replaced_image() {
     );
     assert_eq!(again.getattr(&old).map(|attributes| attributes.size), Ok(LEN as u64));
 
-    // Names mean the new one, by every door.
+    // Names mean the new image by every protocol.
     let new = find(&mut again, "/").unwrap();
     assert_ne!(new, old);
     assert_eq!(again.read(&new, 5 << 20, 1 << 20).unwrap().0, two.root[5 << 20..6 << 20]);
@@ -349,7 +349,7 @@ fn client_keeps_a_replaced_image() {
     let replacement = fs::read(&two.path).unwrap();
     assert!(server.nbd("archiso").unwrap().read(0, half) == replacement[..half]);
 
-    // Editions mean what they meant.
+    // Versioned names mean the same images as before.
     for (iso, seed, whole) in [(&one, 1, &image), (&two, 2, &replacement)] {
         let versioned_name = versioned_name(iso);
         assert_eq!(server.kernel(&format!("/{versioned_name}")), Some(seed));
@@ -369,35 +369,35 @@ fn client_keeps_a_replaced_image() {
 #[test]
 fn sighup_rescans_a_named_file() {
     needs!(["xorriso"]);
-    let shelf = Shelf::new();
-    let [one, two] = [1, 2].map(|seed| shelf.iso(seed));
-    let file = shelf.path("arch.img");
+    let folder = IsoFolder::new();
+    let [one, two] = [1, 2].map(|seed| folder.iso(seed));
+    let file = folder.path("arch.img");
     fs::copy(&one.path, &file).unwrap();
-    let systemd = UnixDatagram::bind(shelf.path("notify")).unwrap();
+    let systemd = UnixDatagram::bind(folder.path("notify")).unwrap();
     systemd.set_read_timeout(Some(SOON)).unwrap();
-    let mut command = shelf.command(&[&file]);
-    let mut server = shelf.start_with(command.env("NOTIFY_SOCKET", shelf.path("notify")));
+    let mut command = folder.command(&[&file]);
+    let mut server = folder.start_with(command.env("NOTIFY_SOCKET", folder.path("notify")));
     let told = || {
         let mut message = [0; 256];
         let len = systemd.recv(&mut message).unwrap();
         String::from_utf8(message[..len].to_vec()).unwrap()
     };
     assert_eq!(told().trim_end(), "READY=1");
-    fs::copy(&two.path, shelf.path("arch.new")).unwrap();
-    fs::rename(shelf.path("arch.new"), &file).unwrap();
+    fs::copy(&two.path, folder.path("arch.new")).unwrap();
+    fs::rename(folder.path("arch.new"), &file).unwrap();
     server.hang_up();
     let reloading = told();
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
     assert_eq!(told().trim_end(), "READY=1");
     assert_eq!([server.kernel(""), server.kernel("/arch")], [Some(2), Some(2)], "at once");
-    assert_eq!(server.said("image replaced"), 1);
-    // A file that comes and goes under a name that was asked for is watched as well.
-    fs::rename(&file, shelf.path("aside")).unwrap();
+    assert_eq!(server.count_of("image replaced"), 1);
+    // A named file is watched as well.
+    fs::rename(&file, folder.path("aside")).unwrap();
     server.wait_for("no image left to serve");
-    fs::copy(&one.path, shelf.path("arch.new")).unwrap();
-    fs::rename(shelf.path("arch.new"), &file).unwrap();
+    fs::copy(&one.path, folder.path("arch.new")).unwrap();
+    fs::rename(folder.path("arch.new"), &file).unwrap();
     let end = std::time::Instant::now() + SOON;
-    while server.said("image replaced") < 2 {
+    while server.count_of("image replaced") < 2 {
         assert!(std::time::Instant::now() < end, "{}", server.running.log());
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -408,31 +408,31 @@ fn sighup_rescans_a_named_file() {
 #[test]
 fn unservable_image_is_an_error_at_start() {
     needs!(["xorriso"]);
-    let shelf = Shelf::new();
-    let one = shelf.iso(1);
+    let folder = IsoFolder::new();
+    let one = folder.iso(1);
     let complaint = |configuration: &str| {
-        let file = shelf.dir.path().join("isowire.toml");
+        let file = folder.dir.path().join("isowire.toml");
         fs::write(&file, configuration).unwrap();
-        let mut command = shelf.command(&[]);
+        let mut command = folder.command(&[]);
         let output = command.arg("--config").arg(file).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let text = String::from_utf8(output.stderr).unwrap();
         text.lines().last().unwrap().to_owned()
     };
-    let folder = "[[image]]\npath = 'folder'\n";
-    let line = complaint(folder);
+    let configuration = "[[image]]\npath = 'folder'\n";
+    let line = complaint(configuration);
     assert!(line.starts_with("isowire: ") && line.contains("folder: folder without *.iso"), "{line}");
-    fs::write(shelf.path("broken.iso"), "no image").unwrap();
+    fs::write(folder.path("broken.iso"), "no image").unwrap();
     assert_eq!(
-        complaint(folder),
+        complaint(configuration),
         "isowire: no image to serve: no ISO in these folders can be opened: put a whole one there"
     );
-    shelf.put(&one, "x.iso");
-    let line = complaint(&format!("{folder}name = 'mine'"));
+    folder.put(&one, "x.iso");
+    let line = complaint(&format!("{configuration}name = 'mine'"));
     assert!(line.contains("folder: a folder of ISOs cannot have a name (`mine`): remove `name`"), "{line}");
-    shelf.put(&one, "X.iso");
-    let line = complaint(folder);
+    folder.put(&one, "X.iso");
+    let line = complaint(configuration);
     assert!(line.contains("x.iso: the name `x` already means ") && line.contains("X.iso: give"), "{line}");
-    let line = complaint(&format!("{folder}[[image]]\npath = 'folder/broken.iso'"));
+    let line = complaint(&format!("{configuration}[[image]]\npath = 'folder/broken.iso'"));
     assert!(line.contains("broken.iso: not an ISO 9660 image"), "a file that is named: {line}");
 }

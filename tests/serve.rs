@@ -1,4 +1,4 @@
-//! `isowire serve` as a process: what it says when it starts, which sockets it takes, how it ends.
+//! `isowire serve` as a process: its report, its sockets, its messages and its end.
 
 mod common;
 
@@ -24,11 +24,12 @@ use common::needs::{needs, tool};
 use common::running::{Running, output_of, text_of};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isowire");
-/// Where an rpcbind of this machine takes registrations; a network namespace does not hide it.
+/// Socket at which an rpcbind of this machine takes registrations; a network namespace does not
+/// hide it.
 const RPCBIND: &str = "/run/rpcbind.sock";
 const SOON: Duration = Duration::from_secs(20);
 
-/// A directory with an image as mkarchiso lays it out, in which nothing boots.
+/// Directory with an image in mkarchiso's layout, in which nothing boots.
 struct Stage {
     dir: TempDir,
 }
@@ -63,14 +64,14 @@ impl Stage {
         self.path("log")
     }
 
-    /// On loopback, on any free ports, without DHCP and a portmapper.
+    /// Creates the command: on loopback, on any free ports, without DHCP and portmapper.
     fn serve(&self) -> Command {
         let mut command = self.serve_all();
         command.args(["--portmap", "off"]);
         command
     }
 
-    /// The same, and nothing said of the portmapper.
+    /// Creates the same command without an option for the portmapper.
     fn serve_all(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("serve").arg(self.path("arch.iso"));
@@ -86,7 +87,7 @@ impl Stage {
     }
 }
 
-/// The port in the row of a service.
+/// Returns the port in the row of a service.
 fn port(log: &str, service: &str) -> u16 {
     let rows = log.lines().map(str::split_whitespace).filter(|row| row.clone().next() == Some(service));
     // A local socket has a row too, and no port.
@@ -94,14 +95,14 @@ fn port(log: &str, service: &str) -> u16 {
     ports.next().unwrap_or_else(|| panic!("no port for {service} in:\n{log}"))
 }
 
-/// A menu in which every image has the same identity.
+/// Replaces the identity of every image in a menu.
 fn plain(menu: &str) -> String {
     let mut parts = menu.split('~');
     let first = parts.next().unwrap().to_owned();
     parts.fold(first, |text, part| text + "~ID" + &part[16..])
 }
 
-/// What TFTP sends for a name, at most one block.
+/// Fetches a file of at most one block by TFTP.
 fn fetched(port: u16, name: &str) -> String {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
@@ -117,7 +118,7 @@ fn fetched(port: u16, name: &str) -> String {
     String::from_utf8(packet[4..len].to_vec()).unwrap()
 }
 
-/// The body of what HTTP sends for a path.
+/// Fetches a body by HTTP.
 fn got(port: u16, path: &str) -> String {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
@@ -129,7 +130,7 @@ fn got(port: u16, path: &str) -> String {
     body.to_owned()
 }
 
-/// Whether an RPC program answers its procedure 0 (RFC 5531), which does nothing.
+/// Returns `true` if an RPC program answers its procedure 0 (RFC 5531), which does nothing.
 fn answers(port: u16, program: u32, version: u32) -> bool {
     let call = [0x8000_0028, 7, 0, 2, program, version, 0, 0, 0, 0, 0];
     let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -167,7 +168,7 @@ fn denied_client_gets_nothing() {
         socket.connect(&SocketAddr::from(([127, 0, 0, 1], port(&log, service))).into()).unwrap();
         let mut socket = TcpStream::from(socket);
         let (program, version) = if service == "Portmap" { (100_000, 2) } else { (100_003, 3) };
-        // Procedure 0 (RFC 5531); NBD speaks first, whatever it hears.
+        // Procedure 0 (RFC 5531). An NBD server speaks first, whatever is sent.
         let call = [0x8000_0028_u32, 7, 0, 2, program, version, 0, 0, 0, 0, 0].map(u32::to_be_bytes).concat();
         let sent =
             if ["HTTP", "Status"].contains(&service) { b"GET / HTTP/1.0\r\n\r\n".to_vec() } else { call };
@@ -181,7 +182,7 @@ fn denied_client_gets_nothing() {
     assert!(server.log().contains("NBD client refused: its address is not in `allow`"), "{}", server.log());
 }
 
-/// As when it is piped into a program that ends, or its terminal is closed.
+/// The log is piped into a program that ends, or its terminal is closed.
 #[test]
 fn unread_log_does_not_end_the_server() {
     needs!(["xorriso"]);
@@ -233,7 +234,7 @@ fn server_starts_reports_and_ends() {
 }
 
 #[test]
-fn kernel_comes_by_tftp_without_http() {
+fn kernel_is_loaded_by_tftp_without_http() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     let mut command = Command::new(PROGRAM);
@@ -247,7 +248,7 @@ fn kernel_comes_by_tftp_without_http() {
 }
 
 #[test]
-fn images_have_trees_of_their_own() {
+fn each_image_has_its_tree() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     fs::copy(stage.path("arch.iso"), stage.path("second one.iso")).unwrap();
@@ -271,7 +272,7 @@ fn hidden_image_is_refused() {
     fs::copy(stage.path("arch.iso"), stage.path("boot.iso")).unwrap();
     let mut server = Running::start(stage.serve().arg(stage.path("boot.iso")), &stage.log());
     assert_eq!(server.wait(SOON).unwrap().code(), Some(1));
-    assert!(server.log().contains("the image `boot` would hide behind `/boot`"), "{}", server.log());
+    assert!(server.log().contains("the image `boot` would be hidden by `/boot`"), "{}", server.log());
 }
 
 #[test]
@@ -388,7 +389,7 @@ fn busy_port_is_an_error() {
     }
 }
 
-/// The program and the image where everybody may read them.
+/// Copies the program to a place where everybody may read it.
 fn open_to_all(stage: &Stage) -> PathBuf {
     let program = stage.path("isowire");
     fs::copy(PROGRAM, &program).unwrap();
@@ -435,7 +436,7 @@ fn unprivileged_server_reports_what_is_off() {
     assert!(log.contains("dhcp-boot=tftp://192.168.77.1:6969/boot/syslinux/lpxelinux.0\n"), "{log}");
     assert!(server.stop().success());
 
-    // What the operator asks for is not left out.
+    // A service that the operator asked for is not left out.
     for (option, service) in [
         (["--tftp", "69"], "tftp: 0.0.0.0:69"),
         (["--http", "80"], "http: 0.0.0.0:80"),
@@ -453,7 +454,7 @@ fn unprivileged_server_reports_what_is_off() {
     }
 }
 
-/// The one service that takes more than a port below 1024.
+/// This service needs more than a port below 1024.
 #[test]
 fn router_advertisement_needs_its_own_privilege() {
     needs!(lan::NEEDS, ["xorriso"]);
@@ -503,13 +504,13 @@ fn privileged_server_has_all_services() {
     let rows = ["NBD", "NFS", "Portmap", "HTTP", "TFTP", "DHCP"].map(|service| port(&log, service));
     assert_eq!(rows, [10809, 2049, 111, 80, 69, 67], "{log}");
     let last = format!("{}: isowire status\n\nready\n", run.join("isowire/status.sock").display());
-    // What follows is what was found out beside.
-    assert!(log.contains(&last), "nothing is left to do: {log}");
+    // The log goes on with events.
+    assert!(log.contains(&last), "no advice is given: {log}");
 }
 
-/// The whole program, parts of it, and what is said of it, as firmware asks by HTTP and by TFTP.
+/// The whole program, a part of it and its header fields, by HTTP and by TFTP.
 #[test]
-fn uefi_program_is_the_same_by_every_protocol() {
+fn uefi_program_is_same_by_all_protocols() {
     needs!(iso::NEEDS);
     let stage = Stage::new();
     fs::remove_file(stage.path("arch.iso")).unwrap();
@@ -553,7 +554,7 @@ fn bad_stub_is_an_error() {
 }
 
 #[test]
-fn busy_default_port_is_off_unless_it_is_the_root() {
+fn busy_default_port_is_off_unless_root() {
     needs!(lan::NEEDS, ["xorriso"]);
     let stage = Stage::new();
     let lan = Lan::new(Ipv4Addr::new(192, 168, 77, 1));
@@ -591,7 +592,7 @@ fn busy_default_port_is_off_unless_it_is_the_root() {
 }
 
 #[test]
-fn rpcbind_is_used_where_it_has_the_port() {
+fn rpcbind_is_used_if_it_runs() {
     needs!(lan::NEEDS, ["xorriso", "rpcbind", "rpcinfo", "unshare", "nsenter"]);
     let stage = Stage::new();
     let lan = Lan::new(Ipv4Addr::new(192, 168, 77, 1));
@@ -624,8 +625,7 @@ fn rpcbind_is_used_where_it_has_the_port() {
     assert!(!known().contains("2049"), "{}", known());
 }
 
-/// The stage, the root's protocol and what was read of it, as `isowire status` has them of the only
-/// machine.
+/// Returns the stage, the root protocol and the bytes read of the only machine of `isowire status`.
 fn machine(command: &mut Command) -> (String, String, String) {
     let status: serde_json::Value = serde_json::from_str(&output_of(command)).unwrap();
     let machines = status["machines"].as_array().unwrap();
@@ -670,7 +670,7 @@ fn status_shows_progress_of_a_machine() {
     nbd.read_exact(&mut [0; 18 + 10]).unwrap();
     told("attached", "nbd", "null");
     drop(nbd);
-    // The server hears of it later.
+    // The server notices the end of the connection later.
     let mut status = Command::new(PROGRAM);
     status.args(["status", "--json", &url]);
     let end = Instant::now() + SOON;
