@@ -14,8 +14,7 @@ use crate::image::susp::{MAX_TARGET, RockRidge};
 use crate::image::{Extent, Index, Media, NodeId, NodeKind, Survey};
 
 /// Image of which the fuzzer writes two parts: the sectors of MBR and GPT header, and everything
-/// from the first volume descriptor on. Between them are zeros, and so is the end of what begins
-/// there.
+/// from the first volume descriptor on. The rest is zeros.
 struct FuzzedImage<'a> {
     tables: &'a [u8],
     volume: &'a [u8],

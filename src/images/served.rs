@@ -15,7 +15,7 @@ use crate::image::Image;
 pub struct ServedImage {
     pub name: String,
     pub image: Arc<Image>,
-    /// File that the image was opened from; empty in a test.
+    /// File that the image was opened from; empty without [`ServedImage::with_file`].
     path: PathBuf,
     /// Set when a client used the image by NFS: handles belong to no connection, so nothing else
     /// shows that it is needed.

@@ -38,7 +38,7 @@ use crate::text::Word;
 /// Time that transfers have to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Error of a start.
+/// Error that keeps isowire from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
