@@ -1,77 +1,70 @@
-//! `isowire inspect`: what an image holds, how it can boot and what would not work.
+//! `isowire inspect`: describes the content of an image and how machines can boot it.
 
+mod network_boot;
 mod page;
 mod report;
 
-use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::image::{Image, OpenError};
 
-pub(crate) use report::Report;
+use report::InspectReport;
 
-/// How the report is printed.
+/// Output format of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// A page for a person.
+    /// Page for people.
     Text,
-    /// One JSON document for a program.
+    /// JSON document for programs.
     Json,
 }
 
-/// Why `inspect` ends with exit code 1: one line for the operator.
-#[derive(Debug)]
+/// An error that ends `inspect` with exit code 1, in one line for the operator.
+#[derive(Debug, thiserror::Error)]
 pub enum InspectError {
-    Open(OpenError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The report was printed nevertheless.
+    #[error(
+        "{}: not an Arch ISO: no /DIRECTORY/ARCHITECTURE/airootfs.sfs or airootfs.erofs is in it; give an \
+         image made by mkarchiso",
+        .0.display()
+    )]
     NotArchiso(PathBuf),
+    #[error("report cannot be written: {0}")]
     Output(io::Error),
 }
 
-impl fmt::Display for InspectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            InspectError::Open(error) => write!(f, "{error}"),
-            InspectError::NotArchiso(path) => write!(
-                f,
-                "{}: not an Arch ISO: no /DIRECTORY/ARCHITECTURE/airootfs.sfs or airootfs.erofs is in it; give an \
-                 image made by mkarchiso",
-                path.display()
-            ),
-            InspectError::Output(error) => write!(f, "the report cannot be written: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for InspectError {}
-
-/// Opens the image at `path` and prints what it is.
+/// Opens the image at `path` and prints its report.
 ///
 /// # Errors
-/// [`InspectError`] when there is no usable image, when it is not one of archiso's, or when `out` cannot be written.
+/// [`InspectError`] when the image cannot be used, archiso did not make it, or `out` cannot be
+/// written.
 pub fn run(path: &Path, format: Format, out: &mut impl Write) -> Result<(), InspectError> {
-    let image = Arc::new(Image::open(path).map_err(InspectError::Open)?);
-    let report = Report::of(path, &image);
+    let image = Arc::new(Image::open(path)?);
+    let report = InspectReport::of(path, &image);
     match format {
-        Format::Text => write!(out, "{}", page::Page(&report)),
+        Format::Text => write!(out, "{}", page::InspectPage(&report)),
         Format::Json => json(&report, out),
     }
     .or_else(ignore_reader_gone)
     .map_err(InspectError::Output)?;
+    // Another ISO is described too: the report shows what it is instead.
     match report.archiso {
         Some(_) => Ok(()),
         None => Err(InspectError::NotArchiso(path.to_owned())),
     }
 }
 
-/// Whoever read the report has seen enough of it: `isowire inspect ISO | head`.
+/// Accepts that the reader closes the pipe early, as in `isowire inspect ISO | head`.
 fn ignore_reader_gone(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }
 
-fn json(report: &Report, out: &mut impl Write) -> io::Result<()> {
+fn json(report: &InspectReport, out: &mut impl Write) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, report)?;
+    // serde_json ends without a newline, and a shell prompt would follow the last brace.
     writeln!(out)
 }

@@ -2,18 +2,22 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::report::{Arch, Entries, Gpt, KernelFiles, Mbr, Records, Report, RootImage, RootWay, Way};
+use super::network_boot::{FirmwareBoot, RootSupport};
+use super::report::{
+    AirootfsReport, ArchisoReport, EntriesReport, GptReport, InspectReport, KernelReport, MbrReport,
+    RecordsReport,
+};
 
-/// Column where the facts begin, behind the indentation.
+/// Width of the names of facts, without the indentation.
 const FACTS: usize = 16;
 
-/// The page of a report.
-pub(super) struct Page<'a>(pub &'a Report);
+/// Page of a report.
+pub(super) struct InspectPage<'a>(pub &'a InspectReport);
 
-impl Display for Page<'_> {
+impl Display for InspectPage<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let report = self.0;
-        writeln!(f, "{}: {}", report.file, Size(report.size))?;
+        writeln!(f, "{}: {}", report.file, BinarySize(report.size))?;
         volume(f, report)?;
         if let Some(archiso) = &report.archiso {
             arch(f, archiso)?;
@@ -21,8 +25,8 @@ impl Display for Page<'_> {
         records(f, &report.boot_records)?;
         section(f, "Boot from the network", !report.network_boot.is_empty())?;
         report.entries.iter().try_for_each(|entries| self::entries(f, entries))?;
-        report.network_boot.iter().try_for_each(|way| self::way(f, way))?;
-        report.roots.iter().try_for_each(|way| self::root_way(f, way))?;
+        report.network_boot.iter().try_for_each(|firmware| firmware_boot(f, firmware))?;
+        report.roots.iter().try_for_each(|root| root_support(f, root))?;
         section(f, "Warnings", !report.warnings.is_empty())?;
         report.warnings.iter().try_for_each(|line| writeln!(f, "  {line}"))
     }
@@ -32,17 +36,18 @@ fn section(f: &mut Formatter<'_>, title: &str, wanted: bool) -> fmt::Result {
     if wanted { writeln!(f, "\n{title}") } else { Ok(()) }
 }
 
-/// One line. Whatever of it comes from the image, nothing in it can steer a terminal.
+/// Writes a line.
 fn fact(f: &mut Formatter<'_>, name: &str, fact: impl Display) -> fmt::Result {
+    // Text of the image must not reach a terminal as commands (ECMA-48).
     writeln!(f, "  {name:<FACTS$}{}", fact.to_string().escape_debug())
 }
 
-/// One line, or none when there is nothing to tell.
+/// Writes a line, unless the text is empty.
 fn text(f: &mut Formatter<'_>, name: &str, text: &str) -> fmt::Result {
     if text.is_empty() { Ok(()) } else { fact(f, name, text) }
 }
 
-fn volume(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
+fn volume(f: &mut Formatter<'_>, report: &InspectReport) -> fmt::Result {
     let (volume, tree) = (&report.volume, &report.tree);
     section(f, "Volume", true)?;
     text(f, "label", &volume.label)?;
@@ -51,9 +56,10 @@ fn volume(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
     text(f, "publisher", &volume.publisher)?;
     text(f, "preparer", &volume.preparer)?;
     text(f, "application", &volume.application)?;
+    // Mastering tools may leave a date out.
     text(f, "created", volume.created.as_deref().unwrap_or_default())?;
     text(f, "modified", volume.modified.as_deref().unwrap_or_default())?;
-    fact(f, "size", Size(volume.size))?;
+    fact(f, "size", BinarySize(volume.size))?;
     let counted = [
         Count(tree.directories, "directory", "directories"),
         Count(tree.files, "file", "files"),
@@ -64,7 +70,7 @@ fn volume(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
     fact(f, "tree", format_args!("{}; names by {}", list(counted), tree.names))
 }
 
-fn arch(f: &mut Formatter<'_>, archiso: &Arch) -> fmt::Result {
+fn arch(f: &mut Formatter<'_>, archiso: &ArchisoReport) -> fmt::Result {
     section(f, "archiso", true)?;
     text(f, "install dir", &archiso.install_dir)?;
     archiso.kernels.iter().try_for_each(|kernel| self::kernel(f, kernel))?;
@@ -75,29 +81,31 @@ fn arch(f: &mut Formatter<'_>, archiso: &Arch) -> fmt::Result {
     fact(f, "loader entries", files(&archiso.loader_entries, Some("/loader/entries")))
 }
 
-fn kernel(f: &mut Formatter<'_>, kernel: &KernelFiles) -> fmt::Result {
+fn kernel(f: &mut Formatter<'_>, kernel: &KernelReport) -> fmt::Result {
     fact(f, "kernel", format_args!("{} for {}: {}", kernel.name, kernel.architecture, kernel.kernel))?;
     text(f, "  initramfs", kernel.initramfs.as_deref().unwrap_or("none"))?;
     text(f, "  microcode", &list(&kernel.microcode))
 }
 
-fn root(f: &mut Formatter<'_>, root: &RootImage) -> fmt::Result {
+fn root(f: &mut Formatter<'_>, root: &AirootfsReport) -> fmt::Result {
     fact(f, "airootfs", format_args!("{} for {}: {}", root.format, root.architecture, root.path))?;
-    fact(f, "  size", Size(root.size))?;
+    fact(f, "  size", BinarySize(root.size))?;
     text(f, "  SHA-512", root.sha512.as_deref().unwrap_or("none"))?;
     text(f, "  CMS signature", root.cms_signature.as_deref().unwrap_or("none"))
 }
 
-fn records(f: &mut Formatter<'_>, boot: &Records) -> fmt::Result {
+fn records(f: &mut Formatter<'_>, boot: &RecordsReport) -> fmt::Result {
     section(f, "Boot from a disc or a stick", true)?;
     let images = boot.el_torito.iter().map(|image| {
+        // El Torito 1.0, figure 3: firmware skips an entry whose boot indicator is not 0x88.
         let bootable = if image.bootable { "" } else { " (not bootable)" };
         format!("{} at block {}{bootable}", image.platform, image.block)
     });
     let images = list(images);
     text(f, "El Torito", if images.is_empty() { "none" } else { &images })?;
+    // Firmware finds the EFI system partition through El Torito on a disc, through the GPT on a stick.
     if let Some(image) = &boot.efi_image {
-        fact(f, "EFI image", format_args!("{} at byte {}", Size(image.size), image.offset))?;
+        fact(f, "EFI image", format_args!("{} at byte {}", BinarySize(image.size), image.offset))?;
     }
     match &boot.mbr {
         Some(mbr) => self::mbr(f, mbr)?,
@@ -109,24 +117,25 @@ fn records(f: &mut Formatter<'_>, boot: &Records) -> fmt::Result {
     }
 }
 
-fn mbr(f: &mut Formatter<'_>, mbr: &Mbr) -> fmt::Result {
+fn mbr(f: &mut Formatter<'_>, mbr: &MbrReport) -> fmt::Result {
     let partitions = mbr.partitions.iter().map(|partition| {
-        let size = Size(partition.sectors.saturating_mul(512));
+        // The number of sectors comes from the image.
+        let size = BinarySize(partition.sectors.saturating_mul(512));
         format!("{} of type {} with {size}", partition.number, partition.kind)
     });
     fact(f, "MBR", format_args!("disk {}, partitions: {}", mbr.disk_id, list(partitions)))
 }
 
-fn gpt(f: &mut Formatter<'_>, gpt: &Gpt) -> fmt::Result {
-    let Gpt { header_checksum, array_checksum, backup_checksum, .. } = gpt;
+fn gpt(f: &mut Formatter<'_>, gpt: &GptReport) -> fmt::Result {
+    let GptReport { header_checksum, array_checksum, backup_checksum, .. } = gpt;
     let partitions = Count(gpt.partitions.len(), "partition", "partitions");
     fact(f, "GPT", format_args!("disk {}, {partitions}", gpt.disk))?;
     let checksums = format!("header {header_checksum}, array {array_checksum}, backup {backup_checksum}");
     fact(f, "  checksums", checksums)
 }
 
-fn entries(f: &mut Formatter<'_>, entries: &Entries) -> fmt::Result {
-    let Entries { origin, entries } = entries;
+fn entries(f: &mut Formatter<'_>, entries: &EntriesReport) -> fmt::Result {
+    let EntriesReport { origin, entries } = entries;
     match entries.len() {
         0 => fact(f, "entries", "none"),
         count => fact(f, "entries", format_args!("{count}, from {origin}")),
@@ -142,17 +151,17 @@ fn entries(f: &mut Formatter<'_>, entries: &Entries) -> fmt::Result {
     })
 }
 
-fn way(f: &mut Formatter<'_>, way: &Way) -> fmt::Result {
-    match &way.boot_file {
+fn firmware_boot(f: &mut Formatter<'_>, boot: &FirmwareBoot) -> fmt::Result {
+    match &boot.boot_file {
         Some(file) => {
-            fact(f, &way.firmware, list([&format!("yes, by {file}")].into_iter().chain(&way.remarks)))
+            fact(f, &boot.firmware, list([&format!("yes, by {file}")].into_iter().chain(&boot.remarks)))
         }
-        None => fact(f, &way.firmware, format_args!("no: {}", way.obstacles.join("; "))),
+        None => fact(f, &boot.firmware, format_args!("no: {}", boot.obstacles.join("; "))),
     }
 }
 
-fn root_way(f: &mut Formatter<'_>, way: &RootWay) -> fmt::Result {
-    let RootWay { root, initramfs, shortfall } = way;
+fn root_support(f: &mut Formatter<'_>, support: &RootSupport) -> fmt::Result {
+    let RootSupport { root, initramfs, shortfall } = support;
     let name = format!("root over {root}");
     match shortfall {
         Some(shortfall) => fact(f, &name, format_args!("{initramfs} {shortfall}")),
@@ -160,7 +169,7 @@ fn root_way(f: &mut Formatter<'_>, way: &RootWay) -> fmt::Result {
     }
 }
 
-/// Files that have a directory of their own.
+/// Counts files of one directory; mkarchiso writes more menus than a line could hold.
 fn files(paths: &[String], directory: Option<&str>) -> String {
     match directory {
         Some(directory) if !paths.is_empty() => format!("{} in {directory}", paths.len()),
@@ -172,7 +181,7 @@ fn list(items: impl IntoIterator<Item = impl Display>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// So many of something, by its singular and its plural.
+/// Number of things, with the singular and the plural of their name.
 struct Count(usize, &'static str, &'static str);
 
 impl Display for Count {
@@ -182,10 +191,10 @@ impl Display for Count {
     }
 }
 
-/// Bytes in the unit that keeps the number short.
-struct Size(u64);
+/// Bytes in the largest binary unit that leaves a whole number.
+struct BinarySize(u64);
 
-impl Display for Size {
+impl Display for BinarySize {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self(bytes) = *self;
         let (unit, scale) = match bytes {
@@ -194,6 +203,7 @@ impl Display for Size {
             0x10_0000..0x4000_0000 => ("MiB", 1 << 20),
             _ => ("GiB", 1 << 30),
         };
+        // A double holds 53 bits; one digit is printed behind the point.
         let size = bytes as f64 / scale as f64;
         write!(f, "{size:.1} {unit}")
     }
@@ -205,7 +215,7 @@ mod tests {
 
     #[test]
     fn sizes_are_short() {
-        let size = |bytes| Size(bytes).to_string();
+        let size = |bytes| BinarySize(bytes).to_string();
         assert_eq!(size(0), "0 bytes");
         assert_eq!(size(1023), "1023 bytes");
         assert_eq!(size(1024), "1.0 KiB");

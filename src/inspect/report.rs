@@ -1,48 +1,42 @@
-//! What `inspect` tells, as plain data: the page and the JSON are two forms of it. Paths are absolute in the image;
-//! what is not UTF-8 in them is replaced.
+//! The report of `inspect` as plain data, of which the page and the JSON are two forms. Paths are
+//! absolute in the image; bytes of them that are not UTF-8 are replaced.
 
-use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::boot::menu::{Ports, Root};
-use crate::boot::rules::Selection;
-use crate::boot::uefi::Programs;
-use crate::boot::{Architecture, BootTargets, Firmware, Platform, UefiError, plan};
-use crate::bootable::BootEntry;
-use crate::bootable::{self, bios_loader, initramfs, shortfall, survey};
-use crate::config::{HTTP_PORT, TFTP_PORT};
-use crate::image::arch::{Airootfs, AirootfsFormat, Archiso, ArchisoKernel};
-use crate::image::initramfs::Contents;
-use crate::image::{BootRecords, Image, Index, NodeId, NodeKind, partitions};
-use crate::text::{PlainPath, Word};
-use crate::uki::Stub;
+use super::network_boot::{self, FirmwareBoot, RootSupport};
+use crate::bootable;
+use crate::image::arch::{Airootfs, Archiso, ArchisoKernel};
+use crate::image::partitions::{Gpt, GptPartition, Mbr, MbrPartition};
+use crate::image::{BootRecords, Image, Index, NodeId, NodeKind, el_torito};
 
-/// The report on one image.
+// The JSON is an interface for programs: fields keep their names, and new ones are only added.
+
+/// Report on one image.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct InspectReport {
     pub file: String,
     /// Bytes of the image file.
     pub size: u64,
-    pub volume: Volume,
-    pub tree: Tree,
-    pub boot_records: Records,
-    /// Null for any other image.
-    pub archiso: Option<Arch>,
-    /// What they boot then; null for any other image.
-    pub entries: Option<Entries>,
-    /// How machines can boot it over the network with this server.
-    pub network_boot: Vec<Way>,
-    /// How they can get their root file system then.
-    pub roots: Vec<RootWay>,
+    pub volume: VolumeReport,
+    pub tree: TreeReport,
+    pub boot_records: RecordsReport,
+    /// Null for an image that archiso did not make.
+    pub archiso: Option<ArchisoReport>,
+    /// Boot entries; null for an image that archiso did not make.
+    pub entries: Option<EntriesReport>,
+    /// Network boot by this server, for each kind of firmware.
+    pub network_boot: Vec<FirmwareBoot>,
+    /// Root protocols that each initramfs supports.
+    pub roots: Vec<RootSupport>,
     pub warnings: Vec<String>,
 }
 
-/// See [`crate::image::Volume`].
+/// Fields of [`crate::image::Volume`].
 #[derive(Debug, Serialize)]
-pub(crate) struct Volume {
+pub(crate) struct VolumeReport {
     pub label: String,
     pub uuid: Option<String>,
     pub system: String,
@@ -56,9 +50,9 @@ pub(crate) struct Volume {
     pub size: u64,
 }
 
-/// How much there is.
+/// Number of nodes of each kind.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Tree {
+pub(crate) struct TreeReport {
     /// `Rock Ridge`, `Joliet` or `ISO 9660`.
     pub names: String,
     pub directories: usize,
@@ -67,38 +61,41 @@ pub(crate) struct Tree {
     pub special: usize,
 }
 
-/// What firmware finds on a disc or a stick.
+/// Boot records that firmware reads from a disc or a stick.
 #[derive(Debug, Serialize)]
-pub(crate) struct Records {
-    pub el_torito: Vec<BootImage>,
-    pub efi_image: Option<Range>,
-    pub mbr: Option<Mbr>,
-    pub gpt: Option<Gpt>,
+pub(crate) struct RecordsReport {
+    pub el_torito: Vec<ElToritoReport>,
+    pub efi_image: Option<RangeReport>,
+    pub mbr: Option<MbrReport>,
+    pub gpt: Option<GptReport>,
 }
 
+/// Entry of the El Torito boot catalog.
 #[derive(Debug, Serialize)]
-pub(crate) struct BootImage {
+pub(crate) struct ElToritoReport {
     pub platform: String,
     pub bootable: bool,
     /// Logical block of 2048 bytes.
     pub block: u32,
 }
 
+/// Byte range of the image file.
 #[derive(Debug, Serialize)]
-pub(crate) struct Range {
+pub(crate) struct RangeReport {
     pub offset: u64,
     pub size: u64,
 }
 
+/// Master boot record.
 #[derive(Debug, Serialize)]
-pub(crate) struct Mbr {
+pub(crate) struct MbrReport {
     pub disk_id: String,
-    pub partitions: Vec<Partition>,
+    pub partitions: Vec<PartitionReport>,
 }
 
-/// A partition of either table. Sectors have 512 bytes.
+/// Partition of either table. Sectors have 512 bytes.
 #[derive(Debug, Serialize)]
-pub(crate) struct Partition {
+pub(crate) struct PartitionReport {
     pub number: u32,
     #[serde(rename = "type")]
     pub kind: String,
@@ -106,22 +103,22 @@ pub(crate) struct Partition {
     pub sectors: u64,
 }
 
-/// Each checksum is `good`, `bad` or `missing`.
+/// GUID partition table. Each checksum is `good`, `bad` or `missing`.
 #[derive(Debug, Serialize)]
-pub(crate) struct Gpt {
+pub(crate) struct GptReport {
     pub disk: String,
     pub header_checksum: String,
     pub array_checksum: String,
     pub backup_checksum: String,
-    pub partitions: Vec<Partition>,
+    pub partitions: Vec<PartitionReport>,
 }
 
-/// See [`Archiso`].
+/// Fields of [`Archiso`].
 #[derive(Debug, Serialize)]
-pub(crate) struct Arch {
+pub(crate) struct ArchisoReport {
     pub install_dir: String,
-    pub kernels: Vec<KernelFiles>,
-    pub airootfs: Vec<RootImage>,
+    pub kernels: Vec<KernelReport>,
+    pub airootfs: Vec<AirootfsReport>,
     pub uuid_file: Option<String>,
     pub syslinux_dir: Option<String>,
     pub lpxelinux: Option<String>,
@@ -129,8 +126,9 @@ pub(crate) struct Arch {
     pub loader_entries: Vec<String>,
 }
 
+/// Kernel with the files that archiso put beside it.
 #[derive(Debug, Serialize)]
-pub(crate) struct KernelFiles {
+pub(crate) struct KernelReport {
     pub name: String,
     pub architecture: String,
     pub kernel: String,
@@ -138,8 +136,9 @@ pub(crate) struct KernelFiles {
     pub microcode: Vec<String>,
 }
 
+/// Root file system with the files that archiso put beside it.
 #[derive(Debug, Serialize)]
-pub(crate) struct RootImage {
+pub(crate) struct AirootfsReport {
     pub architecture: String,
     pub path: String,
     /// `squashfs`, `erofs` or `unknown`.
@@ -149,80 +148,68 @@ pub(crate) struct RootImage {
     pub cms_signature: Option<String>,
 }
 
-/// See [`bootable::Entries`].
+/// Fields of [`bootable::Entries`].
 #[derive(Debug, Serialize)]
-pub(crate) struct Entries {
-    /// As the end of a sentence.
+pub(crate) struct EntriesReport {
+    /// Source of the entries, as the end of a sentence.
     pub origin: String,
-    /// In the order of the menu.
-    pub entries: Vec<MenuEntry>,
+    /// Entries in the order of the menu.
+    pub entries: Vec<EntryReport>,
 }
 
-/// A kernel and what belongs to it.
+/// Boot entry: a kernel with its initramfs images and parameters.
 #[derive(Debug, Serialize)]
-pub(crate) struct MenuEntry {
-    /// The author's; null where they gave none.
+pub(crate) struct EntryReport {
+    /// Title in the image's own menu; null without one.
     pub title: Option<String>,
     pub architecture: String,
     pub kernel: String,
     pub initramfs: Vec<String>,
-    /// What the image's author wants the kernel to be told.
+    /// Kernel parameters of the image's own menu, without those that isowire sets.
     pub parameters: Vec<String>,
-    /// The only root protocol it is for; null for one that is for all.
+    /// Root protocol that the entry is limited to; null for an entry that fits all.
     pub root: Option<String>,
 }
 
-/// One kind of firmware.
-#[derive(Debug, Serialize)]
-pub(crate) struct Way {
-    pub firmware: String,
-    /// The program it loads; null when it cannot boot.
-    pub boot_file: Option<String>,
-    /// What stands in the way.
-    pub obstacles: Vec<String>,
-    /// What to know where nothing does.
-    pub remarks: Vec<String>,
-}
-
-/// One root protocol with one initramfs.
-#[derive(Debug, Serialize)]
-pub(crate) struct RootWay {
-    pub root: String,
-    pub initramfs: String,
-    /// What it lacks for this root; null when all is there.
-    pub shortfall: Option<String>,
-}
-
-impl Report {
-    /// Everything that is known of `image`, which was opened at `path`.
-    pub(crate) fn of(path: &Path, image: &Arc<Image>) -> Self {
-        let volume = &image.volume;
+impl InspectReport {
+    /// Describes `image`, which was opened at `path`.
+    pub(super) fn of(path: &Path, image: &Arc<Image>) -> Self {
+        let archiso = image.archiso.as_ref();
         Self {
             file: path.to_string_lossy().into_owned(),
             size: image.source.len(),
-            volume: Volume {
-                label: volume.label.clone(),
-                uuid: volume.uuid.clone(),
-                system: volume.system.clone(),
-                publisher: volume.publisher.clone(),
-                preparer: volume.preparer.clone(),
-                application: volume.application.clone(),
-                created: volume.created.as_ref().map(ToString::to_string),
-                modified: volume.modified.as_ref().map(ToString::to_string),
-                size: volume.size,
-            },
-            tree: Tree::of(image),
-            boot_records: Records::of(&image.boot),
-            archiso: image.archiso.as_ref().map(|archiso| Arch::of(archiso, &image.index)),
-            entries: bootable::entries(image).map(|entries| Entries::of(&entries)),
-            network_boot: image.archiso.as_ref().map(|archiso| ways(image, archiso)).unwrap_or_default(),
-            roots: roots(image),
+            volume: VolumeReport::of(image),
+            tree: TreeReport::of(image),
+            boot_records: RecordsReport::of(&image.boot),
+            archiso: archiso.map(|archiso| ArchisoReport::of(archiso, &image.index)),
+            entries: bootable::entries(image).map(|entries| EntriesReport::of(&entries)),
+            network_boot: archiso
+                .map(|archiso| network_boot::by_firmware(image, archiso))
+                .unwrap_or_default(),
+            roots: network_boot::root_support(image),
             warnings: image.warnings.clone(),
         }
     }
 }
 
-impl Tree {
+impl VolumeReport {
+    fn of(image: &Image) -> Self {
+        let volume = &image.volume;
+        Self {
+            label: volume.label.clone(),
+            uuid: volume.uuid.clone(),
+            system: volume.system.clone(),
+            publisher: volume.publisher.clone(),
+            preparer: volume.preparer.clone(),
+            application: volume.application.clone(),
+            created: volume.created.as_ref().map(ToString::to_string),
+            modified: volume.modified.as_ref().map(ToString::to_string),
+            size: volume.size,
+        }
+    }
+}
+
+impl TreeReport {
     fn of(image: &Image) -> Self {
         let mut tree = Self { names: image.volume.names.to_string(), ..Self::default() };
         for id in image.index.walk() {
@@ -230,6 +217,7 @@ impl Tree {
                 NodeKind::Directory { .. } => &mut tree.directories,
                 NodeKind::File { .. } => &mut tree.files,
                 NodeKind::Symlink { .. } => &mut tree.symlinks,
+                // Devices, pipes and sockets: Rock Ridge can hold them, but no protocol serves them.
                 NodeKind::Special => &mut tree.special,
             } += 1;
         }
@@ -237,166 +225,139 @@ impl Tree {
     }
 }
 
-impl Records {
+impl RecordsReport {
     fn of(boot: &BootRecords) -> Self {
-        let image = |entry: &crate::image::el_torito::CatalogEntry| BootImage {
-            platform: entry.platform.to_string(),
-            bootable: entry.bootable,
-            block: entry.block,
-        };
         Self {
-            el_torito: boot.el_torito.iter().map(image).collect(),
-            efi_image: boot.efi_image.map(|extent| Range { offset: extent.offset, size: extent.len }),
-            mbr: boot.mbr.as_ref().map(Mbr::of),
-            gpt: boot.gpt.as_ref().map(Gpt::of),
+            el_torito: boot.el_torito.iter().map(ElToritoReport::from).collect(),
+            efi_image: boot.efi_image.map(|extent| RangeReport { offset: extent.offset, size: extent.len }),
+            mbr: boot.mbr.as_ref().map(MbrReport::from),
+            gpt: boot.gpt.as_ref().map(GptReport::from),
         }
     }
 }
 
-impl Mbr {
-    fn of(mbr: &partitions::Mbr) -> Self {
-        let partition = |partition: &partitions::MbrPartition| Partition {
+impl From<&el_torito::CatalogEntry> for ElToritoReport {
+    fn from(entry: &el_torito::CatalogEntry) -> Self {
+        Self { platform: entry.platform.to_string(), bootable: entry.bootable, block: entry.block }
+    }
+}
+
+impl From<&Mbr> for MbrReport {
+    fn from(mbr: &Mbr) -> Self {
+        Self {
+            // As `blkid` prints it (PTUUID).
+            disk_id: format!("{:08x}", mbr.disk_id),
+            partitions: mbr.partitions.iter().map(PartitionReport::from).collect(),
+        }
+    }
+}
+
+impl From<&MbrPartition> for PartitionReport {
+    fn from(partition: &MbrPartition) -> Self {
+        Self {
             number: partition.number.into(),
+            // An MBR has a byte for the type; a GPT has a GUID.
             kind: format!("{:#04x}", partition.kind),
             first_sector: partition.first.into(),
             sectors: partition.sectors.into(),
-        };
-        Self {
-            disk_id: format!("{:08x}", mbr.disk_id),
-            partitions: mbr.partitions.iter().map(partition).collect(),
         }
     }
 }
 
-impl Gpt {
-    fn of(gpt: &partitions::Gpt) -> Self {
-        let partition = |partition: &partitions::GptPartition| Partition {
-            number: partition.number,
-            kind: partition.kind.to_string(),
-            first_sector: partition.first,
-            sectors: partition.last.saturating_sub(partition.first).saturating_add(1),
-        };
+impl From<&Gpt> for GptReport {
+    fn from(gpt: &Gpt) -> Self {
         Self {
             disk: gpt.disk.to_string(),
             header_checksum: gpt.header.to_string(),
             array_checksum: gpt.array.to_string(),
             backup_checksum: gpt.backup.to_string(),
-            partitions: gpt.partitions.iter().map(partition).collect(),
+            partitions: gpt.partitions.iter().map(PartitionReport::from).collect(),
         }
     }
 }
 
-impl Arch {
+impl From<&GptPartition> for PartitionReport {
+    fn from(partition: &GptPartition) -> Self {
+        Self {
+            number: partition.number,
+            kind: partition.kind.to_string(),
+            first_sector: partition.first,
+            // UEFI specification §5.3.3: a GPT names the last sector, an MBR the number of sectors.
+            // The fields come from the image, so the last one may lie before the first.
+            sectors: partition.last.saturating_sub(partition.first).saturating_add(1),
+        }
+    }
+}
+
+impl ArchisoReport {
     fn of(archiso: &Archiso, index: &Index) -> Self {
-        let path = |id: NodeId| String::from_utf8_lossy(&index.path(id)).into_owned();
-        let paths = |ids: &[NodeId]| ids.iter().copied().map(path).collect();
-        let kernel = |kernel: &ArchisoKernel| KernelFiles {
-            name: kernel.name.clone(),
-            architecture: kernel.arch.clone(),
-            kernel: path(kernel.kernel),
-            initramfs: kernel.initramfs.map(path),
-            microcode: paths(&kernel.microcode),
-        };
-        let root = |airootfs: &Airootfs| RootImage {
-            architecture: airootfs.arch.clone(),
-            path: path(airootfs.node),
-            format: airootfs.format.to_string(),
-            size: airootfs.size,
-            sha512: airootfs.sha512.map(path),
-            cms_signature: airootfs.cms_signature.map(path),
-        };
         Self {
             install_dir: archiso.install_dir.clone(),
-            kernels: archiso.kernels.iter().map(kernel).collect(),
-            airootfs: archiso.airootfs.iter().map(root).collect(),
-            uuid_file: archiso.uuid_file.map(path),
-            syslinux_dir: archiso.syslinux_dir.map(path),
-            lpxelinux: archiso.lpxelinux.map(path),
-            syslinux_menus: paths(&archiso.syslinux_menus),
-            loader_entries: paths(&archiso.loader_entries),
+            kernels: archiso.kernels.iter().map(|kernel| KernelReport::of(kernel, index)).collect(),
+            airootfs: archiso.airootfs.iter().map(|root| AirootfsReport::of(root, index)).collect(),
+            uuid_file: archiso.uuid_file.map(|file| path(index, file)),
+            syslinux_dir: archiso.syslinux_dir.map(|directory| path(index, directory)),
+            lpxelinux: archiso.lpxelinux.map(|loader| path(index, loader)),
+            syslinux_menus: paths(index, &archiso.syslinux_menus),
+            loader_entries: paths(index, &archiso.loader_entries),
         }
     }
 }
 
-impl Entries {
+impl KernelReport {
+    fn of(kernel: &ArchisoKernel, index: &Index) -> Self {
+        Self {
+            name: kernel.name.clone(),
+            architecture: kernel.arch.clone(),
+            kernel: path(index, kernel.kernel),
+            initramfs: kernel.initramfs.map(|file| path(index, file)),
+            microcode: paths(index, &kernel.microcode),
+        }
+    }
+}
+
+impl AirootfsReport {
+    fn of(root: &Airootfs, index: &Index) -> Self {
+        Self {
+            architecture: root.arch.clone(),
+            path: path(index, root.node),
+            format: root.format.to_string(),
+            size: root.size,
+            sha512: root.sha512.map(|file| path(index, file)),
+            cms_signature: root.cms_signature.map(|file| path(index, file)),
+        }
+    }
+}
+
+/// Returns the path of a node.
+fn path(index: &Index, node: NodeId) -> String {
+    // Rock Ridge names are bytes, and JSON holds Unicode only.
+    String::from_utf8_lossy(&index.path(node)).into_owned()
+}
+
+fn paths(index: &Index, nodes: &[NodeId]) -> Vec<String> {
+    nodes.iter().map(|&node| path(index, node)).collect()
+}
+
+impl EntriesReport {
     fn of(entries: &bootable::Entries) -> Self {
-        let path = |path: &PlainPath| format!("/{path}");
-        let entry = |recipe: &BootEntry| MenuEntry {
-            title: recipe.title.as_ref().map(ToString::to_string),
-            architecture: recipe.architecture.to_string(),
-            kernel: path(&recipe.kernel),
-            initramfs: recipe.initrd.iter().map(path).collect(),
-            parameters: recipe.parameters.iter().map(ToString::to_string).collect(),
-            root: recipe.root.map(|root| root.to_string()),
-        };
-        Self { origin: entries.origin.to_string(), entries: entries.recipes.iter().map(entry).collect() }
+        Self {
+            origin: entries.origin.to_string(),
+            entries: entries.recipes.iter().map(EntryReport::from).collect(),
+        }
     }
 }
 
-/// The name of an image that has none yet.
-const IMAGE: &str = "image";
-
-/// What this server would answer each kind of machine, and what the image lacks for it.
-fn ways(image: &Arc<Image>, archiso: &Archiso) -> Vec<Way> {
-    let bootable = survey(IMAGE, IMAGE, image);
-    let programs = bootable.as_ref().ok_or_else(UefiError::no_image);
-    let programs =
-        programs.and_then(|bootable| Programs::new(image, bootable, &Root::ALL, Stub::of_image(image)));
-    let remarks = programs
-        .iter()
-        .map(|programs| format!("composed with the {}; Secure Boot has to be off", programs.stub()));
-    let remarks = remarks.collect();
-    let ports = Ports { tftp: TFTP_PORT, http: Some(HTTP_PORT) };
-    let roots = programs.map(|programs| programs.roots());
-    let loader = bios_loader(image);
-    let site = BootTargets::new(loader.as_ref().map(|path| path.as_str()), ports);
-    let site = Word::new(IMAGE).into_iter().fold(site, |site, name| site.with_image(name, roots.clone()));
-    let mut lacking = unknown_roots(image, archiso);
-    if bootable.is_none_or(|bootable| bootable.recipes.is_empty()) {
-        lacking.push("the image has no kernel that a menu could name".to_owned());
+impl From<&bootable::BootEntry> for EntryReport {
+    fn from(entry: &bootable::BootEntry) -> Self {
+        Self {
+            title: entry.title.as_ref().map(ToString::to_string),
+            architecture: entry.architecture.to_string(),
+            // Paths of entries are relative to the root of the image.
+            kernel: format!("/{}", entry.kernel),
+            initramfs: entry.initrd.iter().map(|path| format!("/{path}")).collect(),
+            parameters: entry.parameters.iter().map(ToString::to_string).collect(),
+            root: entry.root.map(|root| root.to_string()),
+        }
     }
-    vec![
-        way("BIOS", Architecture::BIOS, &site, &lacking, Vec::new()),
-        way("UEFI", Architecture::UEFI, &site, &lacking, remarks),
-    ]
-}
-
-/// `lacking`: what no machine can do without.
-fn way(
-    firmware: &str,
-    architecture: Architecture,
-    site: &BootTargets,
-    lacking: &[String],
-    remarks: Vec<String>,
-) -> Way {
-    let platform = Platform { firmware: Firmware::Pxe, architecture };
-    let (boot_file, refusal) = match plan(platform, &Selection::default(), Ipv4Addr::UNSPECIFIED, site) {
-        Ok(plan) => (Some(plan.boot_file.to_string()), None),
-        Err(refusal) => (None, Some(refusal.to_string())),
-    };
-    let boot_file = boot_file.filter(|_| lacking.is_empty());
-    let obstacles = refusal.into_iter().chain(lacking.iter().cloned()).collect();
-    Way { firmware: firmware.to_owned(), boot_file, obstacles, remarks }
-}
-
-/// Root file systems of no format that is known.
-fn unknown_roots(image: &Image, archiso: &Archiso) -> Vec<String> {
-    let unknown = archiso.airootfs.iter().filter(|root| root.format == AirootfsFormat::Unknown);
-    let line = |root: &Airootfs| {
-        let path = image.index.path(root.node);
-        format!("{} is neither squashfs nor erofs", String::from_utf8_lossy(&path))
-    };
-    unknown.map(line).collect()
-}
-
-/// What each initramfs can do.
-fn roots(image: &Image) -> Vec<RootWay> {
-    let ways = |(path, contents): (String, Contents)| {
-        Root::ALL.map(|root| RootWay {
-            root: root.to_string(),
-            initramfs: path.clone(),
-            shortfall: shortfall(&contents, root),
-        })
-    };
-    initramfs(image).flat_map(ways).collect()
 }

@@ -1,0 +1,125 @@
+//! The part of the report on booting over the network, found by asking the same functions as the
+//! server.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::boot::menu::{Ports, Root};
+use crate::boot::rules::Selection;
+use crate::boot::uefi::Programs;
+use crate::boot::{Architecture, BootTargets, Firmware, Platform, UefiError, plan};
+use crate::bootable::{Bootable, bios_loader, initramfs, shortfall, survey};
+use crate::config::{HTTP_PORT, TFTP_PORT};
+use crate::image::Image;
+use crate::image::arch::{AirootfsFormat, Archiso};
+use crate::text::Word;
+use crate::uki::Stub;
+
+/// Name of the image in the plan: `inspect` has no configuration that names it.
+const IMAGE: &str = "image";
+
+/// Network boot by one kind of firmware.
+#[derive(Debug, Serialize)]
+pub(crate) struct FirmwareBoot {
+    pub firmware: String,
+    /// Program that the firmware loads; null when it cannot boot.
+    pub boot_file: Option<String>,
+    /// Reasons why it cannot boot.
+    pub obstacles: Vec<String>,
+    /// Notes for firmware that can boot.
+    pub remarks: Vec<String>,
+}
+
+/// Support of an initramfs for one root protocol.
+#[derive(Debug, Serialize)]
+pub(crate) struct RootSupport {
+    pub root: String,
+    pub initramfs: String,
+    /// Hooks and programs that it lacks for this root; null when it has all.
+    pub shortfall: Option<String>,
+}
+
+/// Returns the answer of this server to each kind of firmware.
+pub(super) fn by_firmware(image: &Arc<Image>, archiso: &Archiso) -> Vec<FirmwareBoot> {
+    let bootable = survey(IMAGE, IMAGE, image);
+    let programs = programs(image, bootable.as_ref());
+    let remarks = programs
+        .iter()
+        // A composed program has no signature, so firmware with Secure Boot refuses it.
+        .map(|programs| format!("composed with the {}; Secure Boot has to be off", programs.stub()))
+        .collect();
+    let targets = targets(image, programs.map(|programs| programs.roots()));
+    let mut obstacles = unknown_formats(image, archiso);
+    if bootable.is_none_or(|bootable| bootable.recipes.is_empty()) {
+        obstacles.push("the image has no kernel that a menu could name".to_owned());
+    }
+    vec![
+        firmware_boot("BIOS", Architecture::BIOS, &targets, &obstacles, Vec::new()),
+        firmware_boot("UEFI", Architecture::UEFI, &targets, &obstacles, remarks),
+    ]
+}
+
+fn programs(image: &Arc<Image>, bootable: Option<&Bootable>) -> Result<Programs, UefiError> {
+    let bootable = bootable.ok_or_else(UefiError::no_image)?;
+    Programs::new(image, bootable, &Root::ALL, Stub::of_image(image))
+}
+
+/// Returns the boot targets of a server with this image alone and default ports.
+fn targets(image: &Image, roots: Result<Vec<Root>, UefiError>) -> BootTargets {
+    let ports = Ports { tftp: TFTP_PORT, http: Some(HTTP_PORT) };
+    let loader = bios_loader(image);
+    let targets = BootTargets::new(loader.as_ref().map(|path| path.as_str()), ports);
+    match Word::new(IMAGE) {
+        Some(name) => targets.with_image(name, roots),
+        None => targets,
+    }
+}
+
+/// Plans the boot of a machine. `obstacles` are those that all kinds of firmware share.
+fn firmware_boot(
+    firmware: &str,
+    architecture: Architecture,
+    targets: &BootTargets,
+    obstacles: &[String],
+    remarks: Vec<String>,
+) -> FirmwareBoot {
+    let platform = Platform { firmware: Firmware::Pxe, architecture };
+    // PXE firmware gets paths; only HTTP Boot and iPXE get URLs, which have the server's address.
+    let (boot_file, refusal) = match plan(platform, &Selection::default(), Ipv4Addr::UNSPECIFIED, targets) {
+        Ok(plan) => (Some(plan.boot_file.to_string()), None),
+        Err(refusal) => (None, Some(refusal.to_string())),
+    };
+    FirmwareBoot {
+        firmware: firmware.to_owned(),
+        // Firmware could load the program, but what it loads next is missing.
+        boot_file: boot_file.filter(|_| obstacles.is_empty()),
+        obstacles: refusal.into_iter().chain(obstacles.iter().cloned()).collect(),
+        remarks,
+    }
+}
+
+/// Describes root images of an unknown format.
+fn unknown_formats(image: &Image, archiso: &Archiso) -> Vec<String> {
+    let unknown = archiso.airootfs.iter().filter(|root| root.format == AirootfsFormat::Unknown);
+    unknown
+        .map(|root| {
+            let path = image.index.path(root.node);
+            format!("{} is neither squashfs nor erofs", String::from_utf8_lossy(&path))
+        })
+        .collect()
+}
+
+/// Returns the support of each initramfs for each root protocol.
+pub(super) fn root_support(image: &Image) -> Vec<RootSupport> {
+    let mut support = Vec::new();
+    for (path, contents) in initramfs(image) {
+        support.extend(Root::ALL.map(|root| RootSupport {
+            root: root.to_string(),
+            initramfs: path.clone(),
+            shortfall: shortfall(&contents, root),
+        }));
+    }
+    support
+}
