@@ -18,7 +18,7 @@ use hadris_fs::sync::FileSystem;
 use hadris_fs::{MountOptions, Name};
 use hadris_iso::sync::IsoFs;
 use hadris_storage::host::FileDevice;
-use isowire::check::{self, CheckReport, CheckedServers, Fault, Original, sample};
+use isowire::check::{self, CheckReport, CheckedServers, Original, VerifyError, sample};
 use isowire::image::index::{Index, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::nfs;
@@ -26,7 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// The checked protocols in the order of the table, and those that read root images.
-const DOORS: [&str; 4] = ["NBD", "NFS", "HTTP", "TFTP"];
+const PROTOCOLS: [&str; 4] = ["NBD", "NFS", "HTTP", "TFTP"];
 const ROOTS: [&str; 3] = ["NBD", "NFS", "HTTP"];
 
 const ROOT_IMAGE: &str = "/arch/x86_64/airootfs.sfs";
@@ -42,9 +42,9 @@ fn isowire(arguments: &[&Path]) -> Output {
 /// Returns the verdict on each protocol in the table.
 fn verdicts(output: &Output) -> BTreeMap<String, String> {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
-    let (_, table) = text.split_once("DOOR ").expect("a table");
+    let (_, table) = text.split_once("PROTOCOL ").expect("a table");
     let (head, rows) = table.split_once('\n').unwrap();
-    let column = "DOOR ".len() + head.find("VERDICT").unwrap();
+    let column = "PROTOCOL ".len() + head.find("VERDICT").unwrap();
     let rows = rows.lines().take_while(|line| !line.is_empty());
     rows.map(|row| (row.split_whitespace().next().unwrap().to_owned(), row[column..].to_owned())).collect()
 }
@@ -54,11 +54,11 @@ fn assert_all_well(output: &Output) {
     assert!(output.status.success(), "{output:?}");
     assert!(output.stderr.is_empty(), "no bar where nobody looks: {output:?}");
     let verdicts = verdicts(output);
-    for door in DOORS {
-        let well = if ROOTS.contains(&door) { "ok, airootfs.sha512 verified" } else { "ok" };
-        assert_eq!(verdicts[door], well, "{door}");
+    for protocol in PROTOCOLS {
+        let well = if ROOTS.contains(&protocol) { "ok, airootfs.sha512 verified" } else { "ok" };
+        assert_eq!(verdicts[protocol], well, "{protocol}");
     }
-    assert_eq!(verdicts["DHCP"], "not played: it needs broadcasts and port 67");
+    assert_eq!(verdicts["DHCP"], "not checked: it needs broadcasts and port 67");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn foreign_iso_is_compared_without_checksum() {
     needs!(["genisoimage"]);
     let output = isowire(&[&iso::odd("moved")]);
     assert!(output.status.success(), "{output:?}");
-    assert!(verdicts(&output).iter().all(|(door, verdict)| door == "DHCP" || verdict == "ok"));
+    assert!(verdicts(&output).iter().all(|(protocol, verdict)| protocol == "DHCP" || verdict == "ok"));
     assert!(String::from_utf8_lossy(&output.stdout).contains("This is not an archiso image"), "{output:?}");
 }
 
@@ -106,14 +106,14 @@ fn damaged_image_is_not_a_server_fault() {
     let output = isowire(&[&sample.path]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let verdicts = verdicts(&output);
-    for door in ROOTS {
+    for protocol in ROOTS {
         assert!(
-            verdicts[door].ends_with("which does not match its checksum file: the image is damaged"),
-            "{door}"
+            verdicts[protocol].ends_with("which does not match its checksum file: the image is damaged"),
+            "{protocol}"
         );
     }
     assert_eq!(verdicts["TFTP"], "ok");
-    let said = format!("isowire: {} of {} doors did not pass the check\n", ROOTS.len(), DOORS.len());
+    let said = format!("isowire: {} of {} protocols did not pass the check\n", ROOTS.len(), PROTOCOLS.len());
     assert_eq!(String::from_utf8_lossy(&output.stderr), said);
 }
 
@@ -174,7 +174,7 @@ fn sample_reads_alike_in_hadris() {
     }
 }
 
-// ---- doors that lie
+// ---- servers with faults
 
 /// The sample image in a file.
 struct Sample {
@@ -227,15 +227,15 @@ fn flip(path: &Path, offset: u64) {
 }
 
 /// Runs a check of servers that serve `served` instead of `original`; returns the verdicts.
-fn played(
+fn checked(
     served: Image,
     original: Image,
     spoil: impl AsyncFnOnce(&mut CheckedServers),
 ) -> BTreeMap<&'static str, String> {
-    played_with(Duration::from_secs(20), served, original, spoil)
+    checked_with(Duration::from_secs(20), served, original, spoil)
 }
 
-fn played_with(
+fn checked_with(
     patience: Duration,
     served: Image,
     original: Image,
@@ -243,14 +243,15 @@ fn played_with(
 ) -> BTreeMap<&'static str, String> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let report: CheckReport = runtime.block_on(async {
-        let mut doors = CheckedServers::open(Arc::new(served)).await.unwrap();
-        spoil(&mut doors).await;
-        check::play(&doors, &Original::new(Arc::new(original), patience)).await
+        let mut servers = CheckedServers::open(Arc::new(served)).await.unwrap();
+        spoil(&mut servers).await;
+        check::check_servers(&servers, &Original::new(Arc::new(original), patience)).await
     });
     runtime.shutdown_background();
-    let told =
-        |verdict: &Result<(), Fault>| verdict.as_ref().map_or_else(ToString::to_string, |()| "ok".to_owned());
-    report.rows.iter().map(|row| (row.door, told(&row.verdict))).collect()
+    let told = |verdict: &Result<(), VerifyError>| {
+        verdict.as_ref().map_or_else(ToString::to_string, |()| "ok".to_owned())
+    };
+    report.rows.iter().map(|row| (row.protocol, told(&row.verdict))).collect()
 }
 
 async fn as_they_are(_: &mut CheckedServers) {}
@@ -259,22 +260,22 @@ async fn as_they_are(_: &mut CheckedServers) {}
 fn wrong_byte_is_located() {
     let (good, bad) = (Sample::new(), Sample::new());
     flip(&bad.path, extent(&good.open(), INITRAMFS).offset + 123_456);
-    let verdicts = played(bad.open(), good.open(), as_they_are);
+    let verdicts = checked(bad.open(), good.open(), as_they_are);
     let place = format!("differs at byte 123456 of {INITRAMFS}");
     let in_the_image = extent(&good.open(), INITRAMFS).offset + 123_456;
-    for door in DOORS {
-        let place = if door == "NBD" {
+    for protocol in PROTOCOLS {
+        let place = if protocol == "NBD" {
             format!("differs at byte {in_the_image} of the image")
         } else {
             place.clone()
         };
-        assert_eq!(verdicts[door], place, "{door}");
+        assert_eq!(verdicts[protocol], place, "{protocol}");
     }
     flip(&bad.path, in_the_image);
     flip(&bad.path, extent(&good.open(), ROOT_IMAGE).offset + 3_000_000);
-    let verdicts = played(bad.open(), good.open(), as_they_are);
-    for door in ROOTS {
-        assert_eq!(verdicts[door], format!("differs at byte 3000000 of {ROOT_IMAGE}"), "{door}");
+    let verdicts = checked(bad.open(), good.open(), as_they_are);
+    for protocol in ROOTS {
+        assert_eq!(verdicts[protocol], format!("differs at byte 3000000 of {ROOT_IMAGE}"), "{protocol}");
     }
 }
 
@@ -289,9 +290,13 @@ fn wrong_file_size_is_found() {
             }
             other => Some(other.clone()),
         };
-        let verdicts = played(sample.retold(retell), sample.open(), as_they_are);
-        for door in DOORS.into_iter().filter(|&door| door != "NBD") {
-            assert_eq!(verdicts[door], format!("{KERNEL} has {told} bytes instead of {len}"), "{door}");
+        let verdicts = checked(sample.retold(retell), sample.open(), as_they_are);
+        for protocol in PROTOCOLS.into_iter().filter(|&protocol| protocol != "NBD") {
+            assert_eq!(
+                verdicts[protocol],
+                format!("{KERNEL} has {told} bytes instead of {len}"),
+                "{protocol}"
+            );
         }
     }
 }
@@ -300,10 +305,10 @@ fn wrong_file_size_is_found() {
 fn missing_file_is_found() {
     let sample = Sample::new();
     let retell = |path: &[u8], kind: &NodeKind| (path != KERNEL.as_bytes()).then(|| kind.clone());
-    let verdicts = played(sample.retold(retell), sample.open(), as_they_are);
-    for door in DOORS.into_iter().filter(|&door| door != "NBD") {
-        assert_ne!(verdicts[door], "ok", "{door}");
-        assert!(verdicts[door].contains("vmlinuz-linux"), "{door}: {}", verdicts[door]);
+    let verdicts = checked(sample.retold(retell), sample.open(), as_they_are);
+    for protocol in PROTOCOLS.into_iter().filter(|&protocol| protocol != "NBD") {
+        assert_ne!(verdicts[protocol], "ok", "{protocol}");
+        assert!(verdicts[protocol].contains("vmlinuz-linux"), "{protocol}: {}", verdicts[protocol]);
     }
 }
 
@@ -313,7 +318,7 @@ fn wrong_image_size_is_found() {
     let len = fs::metadata(&good.path).unwrap().len();
     let image = fs::read(&good.path).unwrap();
     fs::write(&bad.path, [&image[..], &[0; 2048]].concat()).unwrap();
-    let verdicts = played(bad.open(), good.open(), as_they_are);
+    let verdicts = checked(bad.open(), good.open(), as_they_are);
     assert_eq!(verdicts["NBD"], format!("the image has {} bytes instead of {len}", len + 2048));
 }
 
@@ -325,24 +330,24 @@ enum Then {
 }
 
 /// Starts a TCP relay in front of a server that fails after `bytes` bytes.
-async fn relay(door: SocketAddr, bytes: usize, then: Then) -> SocketAddr {
+async fn relay(server: SocketAddr, bytes: usize, then: Then) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            tokio::spawn(pass_on(client, door, bytes, then));
+            tokio::spawn(pass_on(client, server, bytes, then));
         }
     });
     address
 }
 
-async fn pass_on(client: TcpStream, door: SocketAddr, mut bytes: usize, then: Then) {
+async fn pass_on(client: TcpStream, server: SocketAddr, mut bytes: usize, then: Then) {
     let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_door, mut to_door) = TcpStream::connect(door).await.unwrap().into_split();
-    let requests = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_door).await });
+    let (mut from_server, mut to_server) = TcpStream::connect(server).await.unwrap().into_split();
+    let requests = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
     let mut buffer = [0; 4096];
     while bytes > 0 {
-        let n = from_door.read(&mut buffer[..bytes.min(4096)]).await.unwrap_or(0);
+        let n = from_server.read(&mut buffer[..bytes.min(4096)]).await.unwrap_or(0);
         if n == 0 || to_client.write_all(&buffer[..n]).await.is_err() {
             break;
         }
@@ -355,11 +360,15 @@ async fn pass_on(client: TcpStream, door: SocketAddr, mut bytes: usize, then: Th
 }
 
 /// Puts `front` in front of a TCP server.
-async fn replace(doors: &mut CheckedServers, door: &str, front: impl AsyncFnOnce(SocketAddr) -> SocketAddr) {
-    match door {
-        "NBD" => doors.nbd = front(doors.nbd).await,
-        "HTTP" => doors.http = front(doors.http).await,
-        _ => doors.portmap = portmap(front(doors.nfs).await).await,
+async fn replace(
+    servers: &mut CheckedServers,
+    protocol: &str,
+    front: impl AsyncFnOnce(SocketAddr) -> SocketAddr,
+) {
+    match protocol {
+        "NBD" => servers.nbd = front(servers.nbd).await,
+        "HTTP" => servers.http = front(servers.http).await,
+        _ => servers.portmap = portmap(front(servers.nfs).await).await,
     }
 }
 
@@ -376,41 +385,46 @@ async fn portmap(nfs: SocketAddr) -> SocketAddr {
 fn stuck_server_gets_a_verdict() {
     let (sample, patience) = (Sample::new(), Duration::from_millis(500));
     let stuck = format!("stuck: nothing came for {patience:?}");
-    for door in ROOTS {
+    for protocol in ROOTS {
         // At the start, in what comes before any payload, and in the middle of it.
         for bytes in [0, 10, 60, 1_000_000] {
             let verdicts =
-                played_with(patience, sample.open(), sample.open(), async |doors: &mut CheckedServers| {
-                    replace(doors, door, async |address| relay(address, bytes, Then::Hang).await).await;
+                checked_with(patience, sample.open(), sample.open(), async |servers: &mut CheckedServers| {
+                    replace(servers, protocol, async |address| relay(address, bytes, Then::Hang).await).await;
                 });
-            assert_eq!(verdicts[door], stuck, "{door}");
-            assert_eq!(verdicts.len(), DOORS.len(), "the next doors have their turn");
+            assert_eq!(verdicts[protocol], stuck, "{protocol}");
+            assert_eq!(verdicts.len(), PROTOCOLS.len(), "the next protocols have their turn");
         }
     }
     let silent = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = silent.local_addr().unwrap();
-    let verdicts = played_with(patience, sample.open(), sample.open(), async |doors: &mut CheckedServers| {
-        doors.tftp = address;
-    });
+    let verdicts =
+        checked_with(patience, sample.open(), sample.open(), async |servers: &mut CheckedServers| {
+            servers.tftp = address;
+        });
     assert_eq!(verdicts["TFTP"], stuck);
 }
 
 #[test]
 fn ended_connection_is_found() {
     let sample = Sample::new();
-    for door in ROOTS {
+    for protocol in ROOTS {
         for bytes in [0, 10, 60, 1_000_000] {
-            let verdicts = played(sample.open(), sample.open(), async |doors: &mut CheckedServers| {
-                replace(doors, door, async |address| relay(address, bytes, Then::Close).await).await;
+            let verdicts = checked(sample.open(), sample.open(), async |servers: &mut CheckedServers| {
+                replace(servers, protocol, async |address| relay(address, bytes, Then::Close).await).await;
             });
-            assert!(verdicts[door].starts_with("the connection ended: "), "{door}: {}", verdicts[door]);
+            assert!(
+                verdicts[protocol].starts_with("the connection ended: "),
+                "{protocol}: {}",
+                verdicts[protocol]
+            );
         }
         let closed = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        let verdicts = played(sample.open(), sample.open(), async |doors: &mut CheckedServers| {
-            replace(doors, door, async |_| closed).await;
+        let verdicts = checked(sample.open(), sample.open(), async |servers: &mut CheckedServers| {
+            replace(servers, protocol, async |_| closed).await;
         });
         let expected = format!("{closed} cannot be reached: ");
-        assert!(verdicts[door].starts_with(&expected), "{door}: {}", verdicts[door]);
+        assert!(verdicts[protocol].starts_with(&expected), "{protocol}: {}", verdicts[protocol]);
     }
 }
 
@@ -452,8 +466,8 @@ fn nfs_protocol_violation_is_found() {
         (part(0x8000_0018, 8), "breaks the protocol: the reply does not belong to the call"),
     ];
     for (answer, expected) in portmappers {
-        let verdicts = played(sample.open(), sample.open(), async |doors: &mut CheckedServers| {
-            doors.portmap = recording(answer.leak()).await;
+        let verdicts = checked(sample.open(), sample.open(), async |servers: &mut CheckedServers| {
+            servers.portmap = recording(answer.leak()).await;
         });
         assert_eq!(verdicts["NFS"], expected);
     }
@@ -464,8 +478,8 @@ fn nfs_protocol_violation_is_found() {
         (accepted(&[0, 64]), "breaks the protocol: input ends in the middle of a value"),
     ];
     for (answer, expected) in mounts {
-        let verdicts = played(sample.open(), sample.open(), async |doors: &mut CheckedServers| {
-            replace(doors, "NFS", async |_| recording(answer.leak()).await).await;
+        let verdicts = checked(sample.open(), sample.open(), async |servers: &mut CheckedServers| {
+            replace(servers, "NFS", async |_| recording(answer.leak()).await).await;
         });
         assert_eq!(verdicts["NFS"], expected);
     }
@@ -490,8 +504,8 @@ fn http_protocol_violation_is_found() {
         ),
     ];
     for (answer, expected) in answers {
-        let verdicts = played(sample.open(), sample.open(), async |doors: &mut CheckedServers| {
-            doors.http = recording(answer.leak().as_bytes()).await;
+        let verdicts = checked(sample.open(), sample.open(), async |servers: &mut CheckedServers| {
+            servers.http = recording(answer.leak().as_bytes()).await;
         });
         assert!(verdicts["HTTP"].starts_with(expected), "{}", verdicts["HTTP"]);
     }
@@ -512,8 +526,8 @@ fn nbd_protocol_violation_is_found() {
     for (answer, expected) in answers {
         let start = if answer.starts_with(b"NBD") { &b""[..] } else { REPLY };
         let answer = [start, answer].concat();
-        let verdicts = played(sample.open(), sample.open(), async |doors: &mut CheckedServers| {
-            doors.nbd = recording(answer.leak()).await;
+        let verdicts = checked(sample.open(), sample.open(), async |servers: &mut CheckedServers| {
+            servers.nbd = recording(answer.leak()).await;
         });
         assert_eq!(verdicts["NBD"], format!("breaks the protocol: {expected}"));
     }
@@ -543,8 +557,8 @@ fn tftp_protocol_violation_is_found() {
         (b"?", "is answered with a malformed packet: packet ends in the middle of a field"),
     ];
     for (answer, verdict) in answers {
-        let verdicts = played(sample.open(), sample.open(), async |doors: &mut CheckedServers| {
-            doors.tftp = parrot(answer).await;
+        let verdicts = checked(sample.open(), sample.open(), async |servers: &mut CheckedServers| {
+            servers.tftp = parrot(answer).await;
         });
         let expected = format!("isowire/pxelinux.cfg {verdict}");
         assert!(verdicts["TFTP"].starts_with(&expected), "{}", verdicts["TFTP"]);

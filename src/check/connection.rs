@@ -1,4 +1,4 @@
-//! A TCP connection of a client with a time limit on every wait.
+//! TCP connection of a client, with a time limit on every wait.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,12 +8,12 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::original::{Expected, Fault};
+use super::original::{Expected, VerifyError};
 
-/// Payload held at a time.
+/// Most bytes of payload in memory; a root image has gigabytes.
 const CHUNK: u64 = 128 << 10;
 
-/// A client connection. Every wait has the same limit, so that a stuck server gets a verdict.
+/// Client connection. Every wait has the same limit, so that a stuck server gets a verdict.
 pub(super) struct ClientConnection {
     socket: TcpStream,
     patience: Duration,
@@ -23,33 +23,34 @@ impl ClientConnection {
     /// Connects to a server.
     ///
     /// # Errors
-    /// [`Fault`] when the server does not accept.
-    pub(super) async fn open(address: SocketAddr, patience: Duration) -> Result<Self, Fault> {
+    /// [`VerifyError`] when the server does not accept.
+    pub(super) async fn open(address: SocketAddr, patience: Duration) -> Result<Self, VerifyError> {
         match tokio::time::timeout(patience, TcpStream::connect(address)).await {
             Ok(Ok(socket)) => Ok(Self { socket, patience }),
-            Ok(Err(error)) => Err(Fault::Unreachable { address, error }),
-            Err(_) => Err(Fault::Stuck(patience)),
+            Ok(Err(error)) => Err(VerifyError::Unreachable { address, error }),
+            Err(_) => Err(VerifyError::Stuck(patience)),
         }
     }
 
     /// Sends `bytes`.
     ///
     /// # Errors
-    /// [`Fault`] when the server does not take them.
-    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    /// [`VerifyError`] when the server does not take them.
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), VerifyError> {
         within(self.patience, self.socket.write_all(bytes)).await
     }
 
     /// Fills `bytes`.
     ///
     /// # Errors
-    /// [`Fault`] when the server is stuck or the connection ends early.
-    pub(super) async fn fill(&mut self, bytes: &mut [u8]) -> Result<(), Fault> {
+    /// [`VerifyError`] when the server is stuck or the connection ends early.
+    pub(super) async fn fill(&mut self, bytes: &mut [u8]) -> Result<(), VerifyError> {
         let mut rest = bytes;
         while !rest.is_empty() {
             // The limit is for a silence, so each part that arrives restarts it.
             match within(self.patience, self.socket.read(rest)).await? {
-                0 => return Err(Fault::Broken(io::ErrorKind::UnexpectedEof.into())),
+                // read(2): 0 bytes mean that the server closed the connection.
+                0 => return Err(VerifyError::Broken(io::ErrorKind::UnexpectedEof.into())),
                 n => rest = rest.get_mut(n..).unwrap_or_default(),
             }
         }
@@ -60,7 +61,7 @@ impl ClientConnection {
     ///
     /// # Errors
     /// As [`ClientConnection::fill`].
-    pub(super) async fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    pub(super) async fn array<const N: usize>(&mut self) -> Result<[u8; N], VerifyError> {
         let mut bytes = [0; N];
         self.fill(&mut bytes).await?;
         Ok(bytes)
@@ -70,7 +71,7 @@ impl ClientConnection {
     ///
     /// # Errors
     /// As [`ClientConnection::fill`].
-    pub(super) async fn bytes(&mut self, len: usize) -> Result<Vec<u8>, Fault> {
+    pub(super) async fn bytes(&mut self, len: usize) -> Result<Vec<u8>, VerifyError> {
         let mut bytes = vec![0; len];
         self.fill(&mut bytes).await?;
         Ok(bytes)
@@ -79,20 +80,21 @@ impl ClientConnection {
     /// Appends available bytes to `input` and returns their number; 0 at the end.
     ///
     /// # Errors
-    /// [`Fault`] when the server is stuck or the connection breaks.
-    pub(super) async fn more(&mut self, input: &mut BytesMut) -> Result<usize, Fault> {
+    /// [`VerifyError`] when the server is stuck or the connection breaks.
+    pub(super) async fn more(&mut self, input: &mut BytesMut) -> Result<usize, VerifyError> {
         within(self.patience, self.socket.read_buf(input)).await
     }
 
     /// Compares the next `len` bytes with the expected content as they arrive.
     ///
     /// # Errors
-    /// [`Fault`] of the connection or of the comparison.
-    pub(super) async fn payload(&mut self, len: u64, expected: &mut Expected<'_>) -> Result<(), Fault> {
+    /// [`VerifyError`] of the connection or of the comparison.
+    pub(super) async fn payload(&mut self, len: u64, expected: &mut Expected<'_>) -> Result<(), VerifyError> {
         let mut buffer = vec![0; len.min(CHUNK) as usize];
         let mut left = len;
         while left > 0 {
             let chunk = buffer.get_mut(..left.min(CHUNK) as usize).unwrap_or_default();
+            // A difference ends the check at once, before the rest is transferred.
             self.fill(chunk).await?;
             expected.take(chunk)?;
             left -= chunk.len() as u64;
@@ -102,9 +104,9 @@ impl ClientConnection {
 }
 
 /// Waits for `step`, at most `patience`.
-async fn within<T>(patience: Duration, step: impl Future<Output = io::Result<T>>) -> Result<T, Fault> {
+async fn within<T>(patience: Duration, step: impl Future<Output = io::Result<T>>) -> Result<T, VerifyError> {
     match tokio::time::timeout(patience, step).await {
-        Ok(done) => done.map_err(Fault::Broken),
-        Err(_) => Err(Fault::Stuck(patience)),
+        Ok(done) => done.map_err(VerifyError::Broken),
+        Err(_) => Err(VerifyError::Stuck(patience)),
     }
 }

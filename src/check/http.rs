@@ -7,8 +7,8 @@ use std::ops::Range;
 use bytes::{Buf, BytesMut};
 
 use super::connection::ClientConnection;
-use super::doors::{CheckedServers, NAME};
-use super::original::{CheckTally, Expected, Fault, Original};
+use super::original::{CheckTally, Expected, Original, VerifyError};
+use super::servers::{CheckedServers, NAME};
 use crate::boot::generated::MENU_PATH;
 use crate::image::NodeId;
 
@@ -25,16 +25,17 @@ const END: u64 = 64 << 10;
 /// Reads the menu, every file whole and in ranges, both ends of the ISO file, and a missing file.
 ///
 /// # Errors
-/// [`Fault`] describes the fault of the server.
+/// [`VerifyError`] of the first fault that is found.
 pub(super) async fn check(
-    doors: &CheckedServers,
+    servers: &CheckedServers,
     original: &Original,
     tally: &mut CheckTally,
-) -> Result<(), Fault> {
-    let mut client = HttpClient::open(doors.http, original).await?;
-    let menu = original.made(MENU_PATH, doors.menu());
+) -> Result<(), VerifyError> {
+    let mut client = HttpClient::open(servers.http, original).await?;
+    let menu = original.generated(MENU_PATH, servers.menu());
     *tally += client.whole(&format!("/{MENU_PATH}"), menu).await?;
-    for node in files(doors, original) {
+    // All on one connection, so that a response of a wrong length spoils the next.
+    for node in files(servers, original) {
         let target = target(&original.image.index.path(node));
         let size = original.image.index.node(node).size();
         *tally += client.whole(&target, original.file(node)).await?;
@@ -44,6 +45,7 @@ pub(super) async fn check(
         }
     }
     let (iso, len) = (format!("/{NAME}.iso"), original.image.source.len());
+    // Its ends are enough: every file in it was read, and the NBD check reads all of it.
     for range in [0..END.min(len), len.saturating_sub(END)..len] {
         let expected = original.stretch(range.start, range.end - range.start);
         *tally += client.range(&iso, range, len, expected).await?;
@@ -53,14 +55,14 @@ pub(super) async fn check(
 }
 
 /// Returns the number of bytes of the image that [`check`] reads.
-pub(super) fn work(doors: &CheckedServers, original: &Original) -> u64 {
-    let sizes = files(doors, original).map(|node| original.image.index.node(node).size());
+pub(super) fn work(servers: &CheckedServers, original: &Original) -> u64 {
+    let sizes = files(servers, original).map(|node| original.image.index.node(node).size());
     let read = sizes.map(|size| size + ranges(size).iter().map(|range| range.end - range.start).sum::<u64>());
     read.sum::<u64>() + 2 * END.min(original.image.source.len())
 }
 
-fn files(doors: &CheckedServers, original: &Original) -> impl Iterator<Item = NodeId> {
-    original.files().filter(|&node| doors.is_reachable(&original.image.index.path(node)))
+fn files(servers: &CheckedServers, original: &Original) -> impl Iterator<Item = NodeId> {
+    original.files().filter(|&node| servers.is_reachable(&original.image.index.path(node)))
 }
 
 /// Returns the ranges to request: the first byte, as archiso's hook does, some of the middle, and
@@ -68,6 +70,7 @@ fn files(doors: &CheckedServers, original: &Original) -> impl Iterator<Item = No
 fn ranges(size: u64) -> Vec<Range<u64>> {
     match size {
         0 => Vec::new(),
+        // RFC 9110 §14.1.2: positions are inclusive, so off-by-one errors show at the ends.
         size => vec![0..1, size / 2..size.min(size / 2 + MIDDLE), size - 1..size],
     }
 }
@@ -85,12 +88,12 @@ fn target(path: &[u8]) -> String {
     })
 }
 
-/// The head of a response.
+/// Head of a received response.
 #[derive(Debug, PartialEq, Eq)]
-struct ResponseHead {
+struct ReceivedHead {
     status: u16,
     length: u64,
-    /// Content-Range.
+    /// Value of Content-Range.
     range: Option<String>,
     /// The server closes the connection after this response (RFC 9112 §9.6).
     is_last: bool,
@@ -105,16 +108,18 @@ struct HttpClient<'a> {
 }
 
 impl<'a> HttpClient<'a> {
-    async fn open(address: SocketAddr, original: &'a Original) -> Result<Self, Fault> {
+    async fn open(address: SocketAddr, original: &'a Original) -> Result<Self, VerifyError> {
         let connection = ClientConnection::open(address, original.patience).await?;
         Ok(Self { address, original, connection, input: BytesMut::new() })
     }
 
-    async fn whole(&mut self, target: &str, mut expected: Expected<'_>) -> Result<CheckTally, Fault> {
-        let head = self.ask(target, "").await?;
+    /// Requests a whole file.
+    async fn whole(&mut self, target: &str, mut expected: Expected<'_>) -> Result<CheckTally, VerifyError> {
+        let head = self.request(target, "").await?;
         if head.status != 200 {
             return Err(wrong(&expected, format!("is answered with status {}", head.status)));
         }
+        // iPXE shows its progress by Content-Length.
         expected.has_size(head.length)?;
         self.body(&head, &mut expected).await?;
         expected.finish()
@@ -127,9 +132,11 @@ impl<'a> HttpClient<'a> {
         range: Range<u64>,
         size: u64,
         mut expected: Expected<'_>,
-    ) -> Result<CheckTally, Fault> {
+    ) -> Result<CheckTally, VerifyError> {
         let (first, last) = (range.start, range.end - 1);
-        let head = self.ask(target, &format!("Range: bytes={first}-{last}\r\n")).await?;
+        let head = self.request(target, &format!("Range: bytes={first}-{last}\r\n")).await?;
+        // RFC 9110 §15.3.7: 206 needs Content-Range. A 200 would be allowed, but then a broken download
+        // starts again.
         if head.status != 206 || head.range != Some(format!("bytes {first}-{last}/{size}")) {
             let what = format!("is not given in the range {first}-{last}: status {}", head.status);
             return Err(wrong(&expected, what));
@@ -145,15 +152,17 @@ impl<'a> HttpClient<'a> {
     }
 
     /// Requests a file that does not exist.
-    async fn nothing(mut self, target: &str) -> Result<(), Fault> {
-        match self.ask(target, "").await?.status {
+    async fn nothing(mut self, target: &str) -> Result<(), VerifyError> {
+        match self.request(target, "").await?.status {
+            // `curl -f`, as archiso's hook calls it, turns an error status into a failure.
             404 => Ok(()),
-            status => Err(Fault::protocol(format!("a missing file is answered with status {status}"))),
+            status => Err(VerifyError::protocol(format!("a missing file is answered with status {status}"))),
         }
     }
 
     /// Sends a request and returns the head of its response.
-    async fn ask(&mut self, target: &str, fields: &str) -> Result<ResponseHead, Fault> {
+    async fn request(&mut self, target: &str, fields: &str) -> Result<ReceivedHead, VerifyError> {
+        // RFC 9112 §3.2: a request of HTTP/1.1 has a Host field.
         let host = self.address;
         let request =
             format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: isowire-check\r\n{fields}\r\n");
@@ -164,24 +173,26 @@ impl<'a> HttpClient<'a> {
                 return Ok(head);
             }
             if self.input.len() >= HEAD_MAX {
-                return Err(Fault::protocol(format!(
+                return Err(VerifyError::protocol(format!(
                     "the head of a response has more than {HEAD_MAX} bytes"
                 )));
             }
             if self.connection.more(&mut self.input).await? == 0 {
-                return Err(Fault::Broken(std::io::ErrorKind::UnexpectedEof.into()));
+                return Err(VerifyError::Broken(std::io::ErrorKind::UnexpectedEof.into()));
             }
         }
     }
 
     /// Compares the body; part of it may have arrived with the head.
-    async fn body(&mut self, head: &ResponseHead, expected: &mut Expected<'_>) -> Result<(), Fault> {
+    async fn body(&mut self, head: &ReceivedHead, expected: &mut Expected<'_>) -> Result<(), VerifyError> {
         let here = self.input.len().min(usize::try_from(head.length).unwrap_or(usize::MAX));
         expected.take(&self.input.split_to(here))?;
         self.connection.payload(head.length - here as u64, expected).await?;
+        // Requests are not pipelined, so nothing may follow the body.
         if !self.input.is_empty() {
-            return Err(Fault::protocol("more than one response came to a request"));
+            return Err(VerifyError::protocol("more than one response came to a request"));
         }
+        // RFC 9112 §9.6: the next request needs a new connection.
         if head.is_last {
             *self = Self::open(self.address, self.original).await?;
         }
@@ -189,23 +200,25 @@ impl<'a> HttpClient<'a> {
     }
 }
 
-fn wrong(expected: &Expected<'_>, what: String) -> Fault {
-    Fault::Wrong { path: expected.path().to_owned(), what }
+fn wrong(expected: &Expected<'_>, what: String) -> VerifyError {
+    VerifyError::Wrong { path: expected.path().to_owned(), what }
 }
 
 /// Parses the head at the start of `input`; returns it with its length, or `None` while incomplete.
-fn parse(input: &[u8]) -> Result<Option<(ResponseHead, usize)>, Fault> {
+fn parse(input: &[u8]) -> Result<Option<(ReceivedHead, usize)>, VerifyError> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut fields);
     let parsed = response
         .parse(input)
-        .map_err(|error| Fault::protocol(format!("a response has a malformed head: {error}")))?;
+        .map_err(|error| VerifyError::protocol(format!("a response has a malformed head: {error}")))?;
     let httparse::Status::Complete(len) = parsed else { return Ok(None) };
     let length = field(&response, "Content-Length").and_then(|length| length.parse().ok());
-    let head = ResponseHead {
+    let head = ReceivedHead {
         status: response.code.unwrap_or_default(),
-        length: length.ok_or_else(|| Fault::protocol("a response has no Content-Length"))?,
+        // RFC 9112 §6.3 has other framings, but a file has a size, which clients want to know.
+        length: length.ok_or_else(|| VerifyError::protocol("a response has no Content-Length"))?,
         range: field(&response, "Content-Range").map(str::to_owned),
+        // RFC 9112 §9.3: HTTP/1.1 connections persist unless one side says `close`.
         is_last: field(&response, "Connection").is_some_and(|options| options.eq_ignore_ascii_case("close")),
     };
     Ok(Some((head, len)))
@@ -231,7 +244,7 @@ mod tests {
     fn head_is_parsed_when_complete() {
         let text = b"HTTP/1.1 206 Partial Content\r\nCONTENT-LENGTH: 7\r\nContent-Range: bytes 0-6/9\r\n\
             Connection: Close\r\n\r\nbody";
-        let head = ResponseHead { status: 206, length: 7, range: Some("bytes 0-6/9".into()), is_last: true };
+        let head = ReceivedHead { status: 206, length: 7, range: Some("bytes 0-6/9".into()), is_last: true };
         let len = text.len() - 4;
         assert_eq!(parse(text).unwrap(), Some((head, len)));
         assert!((0..len).all(|n| parse(&text[..n]).unwrap().is_none()));

@@ -5,7 +5,6 @@
 //! with the image file, and root images also with the checksum that archiso wrote beside them.
 
 mod connection;
-mod doors;
 mod http;
 mod nbd;
 mod nfs;
@@ -13,9 +12,9 @@ mod original;
 mod report;
 mod rpc;
 pub mod sample;
+mod servers;
 mod tftp;
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsRawFd as _;
@@ -28,39 +27,27 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::image::{Image, OpenError};
 
-pub use doors::CheckedServers;
-pub use original::{CheckTally, Fault, Original};
+pub use original::{CheckTally, Original, VerifyError};
 pub use report::{CheckReport, CheckRow};
+pub use servers::CheckedServers;
 
-/// Longest wait for the next bytes of a server. A cold disk is faster.
+/// Longest wait for the next bytes of a server; a disk that has to spin up needs some seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An error that ends `check` with exit code 1, in one line for the operator.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    Open(OpenError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// A server could not be started, or the sample image could not be written.
+    #[error("check cannot be started: {0}")]
     System(io::Error),
     /// Some protocols failed; the report was printed.
-    Bad {
-        doors: usize,
-        of: usize,
-    },
+    #[error("{failed} of {of} protocols did not pass the check")]
+    Failed { failed: usize, of: usize },
+    #[error("report cannot be written: {0}")]
     Output(io::Error),
 }
-
-impl fmt::Display for CheckError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Open(error) => write!(f, "{error}"),
-            Self::System(error) => write!(f, "check cannot be started: {error}"),
-            Self::Bad { doors, of } => write!(f, "{doors} of {of} doors did not pass the check"),
-            Self::Output(error) => write!(f, "report cannot be written: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for CheckError {}
 
 /// Checks all protocols with the image at `iso`, or with a sample, and prints the table.
 ///
@@ -68,18 +55,19 @@ impl std::error::Error for CheckError {}
 /// [`CheckError`] when no image is usable, a protocol fails, or `out` cannot be written.
 pub fn run(iso: Option<&Path>, out: &mut impl Write) -> Result<(), CheckError> {
     let image = match iso {
-        Some(path) => Image::open(path).map_err(CheckError::Open)?,
+        Some(path) => Image::open(path)?,
         None => sample_image()?,
     };
     let runtime = tokio::runtime::Runtime::new().map_err(CheckError::System)?;
-    let report = runtime.block_on(check(Arc::new(image))).map_err(CheckError::System)?;
+    let report = runtime.block_on(check_image(Arc::new(image))).map_err(CheckError::System)?;
+    // The servers run until the runtime ends, and none of them has clients any more.
     runtime.shutdown_background();
     let about =
         if iso.is_none() { "No ISO was given, so this is about a small sample image.\n\n" } else { "" };
     write!(out, "{about}{report}").map_err(CheckError::Output)?;
-    match report.bad() {
+    match report.failed() {
         0 => Ok(()),
-        doors => Err(CheckError::Bad { doors, of: report.rows.len() }),
+        failed => Err(CheckError::Failed { failed, of: report.rows.len() }),
     }
 }
 
@@ -88,26 +76,27 @@ fn sample_image() -> Result<Image, CheckError> {
     let file = sample_file().map_err(CheckError::System)?;
     // proc(5): this path opens the same file.
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    Image::open(&path).map_err(CheckError::Open)
+    Ok(Image::open(&path)?)
 }
 
 fn sample_file() -> io::Result<File> {
+    // memfd_create(2): it needs no directory that can be written, and leaves nothing behind.
     let mut file = File::from(memfd_create("isowire-sample", MemfdFlags::CLOEXEC)?);
     file.write_all(&sample::image())?;
     Ok(file)
 }
 
-async fn check(image: Arc<Image>) -> io::Result<CheckReport> {
-    let doors = CheckedServers::open(Arc::clone(&image)).await?;
+async fn check_image(image: Arc<Image>) -> io::Result<CheckReport> {
+    let servers = CheckedServers::open(Arc::clone(&image)).await?;
     let mut original = Original::new(image, PATIENCE);
-    original.progress = progress(work(&doors, &original));
-    Ok(play(&doors, &original).await)
+    original.progress = progress(work(&servers, &original));
+    Ok(check_servers(&servers, &original).await)
 }
 
-/// Returns a progress bar on standard error if standard output is a terminal.
+/// Returns a progress bar on standard error, hidden unless standard output is a terminal.
 fn progress(bytes: u64) -> ProgressBar {
-    let look = "{prefix:<5} {wide_bar} {bytes:>11} of {total_bytes}, {binary_bytes_per_sec}, {eta} to go";
-    match ProgressStyle::with_template(look) {
+    let template = "{prefix:<5} {wide_bar} {bytes:>11} of {total_bytes}, {binary_bytes_per_sec}, {eta} to go";
+    match ProgressStyle::with_template(template) {
         // indicatif hides the bar by itself if standard error is not a terminal.
         Ok(style) if io::stdout().is_terminal() => ProgressBar::new(bytes).with_style(style),
         _ => ProgressBar::hidden(),
@@ -115,29 +104,30 @@ fn progress(bytes: u64) -> ProgressBar {
 }
 
 /// Returns the number of bytes that all clients read.
-fn work(doors: &CheckedServers, original: &Original) -> u64 {
-    nbd::work(original) + nfs::work(original) + http::work(doors, original) + tftp::work(doors, original)
+fn work(servers: &CheckedServers, original: &Original) -> u64 {
+    nbd::work(original) + nfs::work(original) + http::work(servers, original) + tftp::work(servers, original)
 }
 
-/// Runs a client for one protocol after the other.
-pub async fn play(doors: &CheckedServers, original: &Original) -> CheckReport {
+/// Runs a client for each protocol.
+pub async fn check_servers(servers: &CheckedServers, original: &Original) -> CheckReport {
+    // One after the other, so that the times in the table can be compared.
     let rows = vec![
-        row("NBD", original, async |tally| nbd::check(doors, original, tally).await).await,
-        row("NFS", original, async |tally| nfs::check(doors, original, tally).await).await,
-        row("HTTP", original, async |tally| http::check(doors, original, tally).await).await,
-        row("TFTP", original, async |tally| tftp::check(doors, original, tally).await).await,
+        row("NBD", original, async |tally| nbd::check(servers, original, tally).await).await,
+        row("NFS", original, async |tally| nfs::check(servers, original, tally).await).await,
+        row("HTTP", original, async |tally| http::check(servers, original, tally).await).await,
+        row("TFTP", original, async |tally| tftp::check(servers, original, tally).await).await,
     ];
     original.progress.finish_and_clear();
     CheckReport { rows, remarks: original.remarks.clone() }
 }
 
 async fn row(
-    door: &'static str,
+    protocol: &'static str,
     original: &Original,
-    client: impl AsyncFnOnce(&mut CheckTally) -> Result<(), Fault>,
+    client: impl AsyncFnOnce(&mut CheckTally) -> Result<(), VerifyError>,
 ) -> CheckRow {
-    original.progress.set_prefix(door);
+    original.progress.set_prefix(protocol);
     let (since, mut tally) = (Instant::now(), CheckTally::default());
     let verdict = client(&mut tally).await;
-    CheckRow { door, tally, time: since.elapsed(), verdict }
+    CheckRow { protocol, tally, time: since.elapsed(), verdict }
 }

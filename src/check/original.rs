@@ -1,4 +1,4 @@
-//! Expected content: the bytes of the image, read directly from its file.
+//! Expected content, read directly from the image file.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,22 +11,24 @@ use indicatif::ProgressBar;
 use sha2::{Digest, Sha512};
 
 use crate::export::{Export, Piece};
+use crate::image::arch::Airootfs;
 use crate::image::{Image, NodeId, NodeKind};
 
-/// Longest checksum file: a line has 128 digits and a name.
+/// Longest checksum file; `sha512sum` writes 128 digits and a name.
 const CHECKSUM_MAX: u64 = 4096;
 
 type Checksum = [u8; 64];
 
-/// A fault of a server, or of the image that it serves.
+/// A fault of a server or of the image, in one line for the table.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum VerifyError {
     #[error("differs at byte {at} of {path}")]
     Differs { path: String, at: u64 },
     #[error("{path} has {there} bytes instead of {expected}")]
     Size { path: String, there: u64, expected: u64 },
     #[error("{path} {what}")]
     Wrong { path: String, what: String },
+    /// The server is right, but the image does not match its own checksum.
     #[error("{path} equals the image, which does not match its checksum file: the image is damaged")]
     Damaged { path: String },
     #[error("breaks the protocol: {0}")]
@@ -41,20 +43,20 @@ pub enum Fault {
     Image(io::Error),
 }
 
-impl Fault {
+impl VerifyError {
     /// Returns a protocol violation.
     pub(crate) fn protocol(what: impl Into<String>) -> Self {
         Self::Protocol(what.into())
     }
 }
 
-impl From<crate::codec::Truncated> for Fault {
+impl From<crate::codec::Truncated> for VerifyError {
     fn from(truncated: crate::codec::Truncated) -> Self {
         Self::protocol(truncated.to_string())
     }
 }
 
-/// Amount of content that matched.
+/// Amount of matching content.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CheckTally {
     pub files: u64,
@@ -71,7 +73,7 @@ impl AddAssign for CheckTally {
     }
 }
 
-/// The image under test and the settings of all clients.
+/// Image under test, and settings of all clients.
 pub struct Original {
     pub image: Arc<Image>,
     /// Longest wait for the next bytes before a server counts as stuck.
@@ -79,7 +81,7 @@ pub struct Original {
     pub progress: ProgressBar,
     /// Checksums of the root images.
     checksums: HashMap<NodeId, Checksum>,
-    /// Notes on content that cannot be verified.
+    /// Notes on content without a checksum.
     pub remarks: Vec<String>,
 }
 
@@ -90,16 +92,10 @@ impl Original {
             remarks.push(NOT_ARCHISO.to_owned());
         }
         for root in image.archiso.iter().flat_map(|archiso| &archiso.airootfs) {
-            match root.sha512.map(|file| image.read(file, CHECKSUM_MAX).ok().as_deref().and_then(checksum)) {
-                Some(Some(checksum)) => drop(checksums.insert(root.node, checksum)),
-                Some(None) => remarks.push(without_checksum(
-                    &image,
-                    root.node,
-                    "airootfs.sha512 beside it is malformed",
-                )),
-                None => {
-                    remarks.push(without_checksum(&image, root.node, "there is no airootfs.sha512 beside it"))
-                }
+            match read_checksum(&image, root) {
+                Ok(checksum) => drop(checksums.insert(root.node, checksum)),
+                // A bad checksum file is not a fault of a server, which can still be compared.
+                Err(why) => remarks.push(without_checksum(&image, root.node, why)),
             }
         }
         Self { image, patience, progress: ProgressBar::hidden(), checksums, remarks }
@@ -149,7 +145,7 @@ impl Original {
     }
 
     /// Returns the content of a generated file.
-    pub(crate) fn made(&self, path: &str, content: Export) -> Expected<'_> {
+    pub(crate) fn generated(&self, path: &str, content: Export) -> Expected<'_> {
         Expected { files: 1, ..self.expected(path.to_owned(), content) }
     }
 
@@ -162,6 +158,13 @@ impl Original {
 const NOT_ARCHISO: &str =
     "This is not an archiso image: all files are compared with it, without an airootfs.sha512 to verify.";
 
+/// Reads the checksum that mkarchiso wrote beside a root image.
+fn read_checksum(image: &Image, root: &Airootfs) -> Result<Checksum, &'static str> {
+    let file = root.sha512.ok_or("there is no airootfs.sha512 beside it")?;
+    let text = image.read(file, CHECKSUM_MAX).ok();
+    text.as_deref().and_then(parse_checksum).ok_or("airootfs.sha512 beside it is malformed")
+}
+
 fn without_checksum(image: &Image, root: NodeId, why: &str) -> String {
     let path = shown(image, root);
     format!("{path} is compared with the image only, without a checksum: {why}.")
@@ -172,9 +175,9 @@ fn shown(image: &Image, node: NodeId) -> String {
 }
 
 /// Parses the checksum in the first line of `sha512sum` output.
-fn checksum(text: &[u8]) -> Option<Checksum> {
+fn parse_checksum(text: &[u8]) -> Option<Checksum> {
     let digits = std::str::from_utf8(text.get(..128)?).ok()?;
-    // `from_str_radix` accepts a sign.
+    // `from_str_radix` would take `+f` for a byte.
     if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
@@ -185,7 +188,7 @@ fn checksum(text: &[u8]) -> Option<Checksum> {
     Some(checksum)
 }
 
-/// Content that a server has to deliver, compared from start to end.
+/// Expected content of a transfer, compared from start to end.
 pub(crate) struct Expected<'a> {
     original: &'a Original,
     path: String,
@@ -212,25 +215,32 @@ impl Expected<'_> {
     /// Compares the announced size with the expected one.
     ///
     /// # Errors
-    /// [`Fault::Size`].
-    pub(crate) fn has_size(&self, there: u64) -> Result<(), Fault> {
+    /// [`VerifyError::Size`].
+    pub(crate) fn has_size(&self, there: u64) -> Result<(), VerifyError> {
         let expected = self.end;
-        if there == expected { Ok(()) } else { Err(Fault::Size { path: self.path.clone(), there, expected }) }
+        if there == expected {
+            Ok(())
+        } else {
+            Err(VerifyError::Size { path: self.path.clone(), there, expected })
+        }
     }
 
     /// Compares the next bytes.
     ///
     /// # Errors
-    /// [`Fault`] with the place of the first difference.
-    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    /// [`VerifyError`] with the place of the first difference.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), VerifyError> {
         let len = bytes.len() as u64;
+        // More than the file has: report the size, which says more than a difference.
         if len > self.left() {
             return Err(self.ended_at(self.at + len));
         }
-        let original = self.original_bytes(len).map_err(Fault::Image)?;
+        // Read with pread, not through the mapping that the servers send from.
+        let original = self.original_bytes(len).map_err(VerifyError::Image)?;
         if original != bytes {
+            // The first differing byte is the one to look at.
             let equal = original.iter().zip(bytes).take_while(|(original, byte)| original == byte).count();
-            return Err(Fault::Differs { path: self.path.clone(), at: self.at + equal as u64 });
+            return Err(VerifyError::Differs { path: self.path.clone(), at: self.at + equal as u64 });
         }
         if let Some((hash, _)) = &mut self.hash {
             hash.update(bytes);
@@ -243,20 +253,21 @@ impl Expected<'_> {
     /// Ends the comparison and returns the amount that matched.
     ///
     /// # Errors
-    /// [`Fault`] when bytes are missing, or when the content does not match its checksum.
-    pub(crate) fn finish(self) -> Result<CheckTally, Fault> {
+    /// [`VerifyError`] when bytes are missing, or when the content does not match its checksum.
+    pub(crate) fn finish(self) -> Result<CheckTally, VerifyError> {
         if self.at < self.end {
             return Err(self.ended_at(self.at));
         }
         let checksums = u64::from(self.hash.is_some());
+        // All bytes equal the image, so a wrong checksum is not the server's fault.
         if self.hash.is_some_and(|(hash, checksum)| hash.finalize()[..] != checksum) {
-            return Err(Fault::Damaged { path: self.path });
+            return Err(VerifyError::Damaged { path: self.path });
         }
         Ok(CheckTally { files: self.files, bytes: self.at - self.start, checksums })
     }
 
-    fn ended_at(&self, there: u64) -> Fault {
-        Fault::Size { path: self.path.clone(), there, expected: self.end }
+    fn ended_at(&self, there: u64) -> VerifyError {
+        VerifyError::Size { path: self.path.clone(), there, expected: self.end }
     }
 
     fn original_bytes(&self, len: u64) -> io::Result<Vec<u8>> {
@@ -283,11 +294,11 @@ mod tests {
     #[test]
     fn checksum_is_parsed_from_sha512sum() {
         let digits = "0f".repeat(64);
-        assert_eq!(checksum(format!("{digits}  airootfs.sfs\n").as_bytes()), Some([0x0f; 64]));
-        assert_eq!(checksum(digits.to_uppercase().as_bytes()), Some([0x0f; 64]));
+        assert_eq!(parse_checksum(format!("{digits}  airootfs.sfs\n").as_bytes()), Some([0x0f; 64]));
+        assert_eq!(parse_checksum(digits.to_uppercase().as_bytes()), Some([0x0f; 64]));
         for wrong in ["", &digits[1..], &digits.replacen('0', "g", 1), &digits.replacen("0f", "+f", 1), "ž"]
         {
-            assert_eq!(checksum(wrong.as_bytes()), None, "{wrong}");
+            assert_eq!(parse_checksum(wrong.as_bytes()), None, "{wrong}");
         }
     }
 }

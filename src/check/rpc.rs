@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bytes::{BufMut, BytesMut};
 
 use super::connection::ClientConnection;
-use super::original::{Fault, Original};
+use super::original::{Original, VerifyError};
 use crate::codec::Reader;
 
 /// RFC 5531 §9: RPC version and message types.
@@ -22,11 +22,11 @@ const RECORD_MAX: u32 = (1 << 20) + 4096;
 /// Bytes of xid, type, state, flavour and length of an empty verifier, and accept state.
 const REPLY_HEADER: u32 = 24;
 
-/// A procedure: program, version and number.
+/// Procedure: program, version and number.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Procedure(pub u32, pub u32, pub u32);
 
-/// A client of an RPC program.
+/// Client of an RPC program.
 pub(super) struct RpcClient {
     connection: ClientConnection,
     xid: u32,
@@ -36,39 +36,45 @@ impl RpcClient {
     /// Connects to a program.
     ///
     /// # Errors
-    /// [`Fault`] when the server does not accept.
-    pub(super) async fn open(address: SocketAddr, original: &Original) -> Result<Self, Fault> {
+    /// [`VerifyError`] when the server does not accept.
+    pub(super) async fn open(address: SocketAddr, original: &Original) -> Result<Self, VerifyError> {
         let connection = ClientConnection::open(address, original.patience).await?;
+        // Any number will do: xids only have to differ on one connection.
         Ok(Self { connection, xid: 0x6973_6f00 })
     }
 
     /// Calls a procedure and returns its results.
     ///
     /// # Errors
-    /// [`Fault`] when the call fails.
-    pub(super) async fn call(&mut self, procedure: Procedure, arguments: &[u8]) -> Result<Vec<u8>, Fault> {
+    /// [`VerifyError`] when the call fails.
+    pub(super) async fn call(
+        &mut self,
+        procedure: Procedure,
+        arguments: &[u8],
+    ) -> Result<Vec<u8>, VerifyError> {
         self.xid = self.xid.wrapping_add(1);
         self.connection.send(&call(self.xid, procedure, arguments)).await?;
         let mark = u32::from_be_bytes(self.connection.array().await?);
+        // RFC 5531 §11: the other 31 bits are the length of the fragment.
         let len = mark & !LAST_FRAGMENT;
         // archiso's nfsmount reads a reply at once, so a reply must not have two fragments.
         if mark & LAST_FRAGMENT == 0 || !(REPLY_HEADER..=RECORD_MAX).contains(&len) {
-            return Err(Fault::protocol(format!("a reply begins with the record mark {mark:#010x}")));
+            return Err(VerifyError::protocol(format!("a reply begins with the record mark {mark:#010x}")));
         }
         let header: [u8; REPLY_HEADER as usize] = self.connection.array().await?;
         self.accept(Reader::new(&header))?;
         self.connection.bytes((len - REPLY_HEADER) as usize).await
     }
 
-    /// Checks for MSG_ACCEPTED, AUTH_NONE and SUCCESS (RFC 5531 §9). The verifier has to be empty, as
-    /// nfsmount reads fields at fixed offsets.
-    fn accept(&self, mut header: Reader<'_>) -> Result<(), Fault> {
+    /// Checks that a reply accepts the call: MSG_ACCEPTED, AUTH_NONE, SUCCESS (RFC 5531 §9).
+    fn accept(&self, mut header: Reader<'_>) -> Result<(), VerifyError> {
         let [xid, kind, state, flavour, length, accepted] = numbers(&mut header)?;
         if [xid, kind] != [self.xid, REPLY] {
-            return Err(Fault::protocol("the reply does not belong to the call"));
+            return Err(VerifyError::protocol("the reply does not belong to the call"));
         }
+        // archiso's nfsmount reads the results at a fixed offset, so the verifier has to be empty.
         if [state, flavour, length, accepted] != [0; 4] {
-            return Err(Fault::protocol(format!("a call is not accepted (state {state}, {accepted})")));
+            return Err(VerifyError::protocol(format!("a call is not accepted (state {state}, {accepted})")));
         }
         Ok(())
     }
@@ -87,8 +93,8 @@ fn call(xid: u32, Procedure(program, version, procedure): Procedure, arguments: 
 /// Reads the next `N` numbers.
 ///
 /// # Errors
-/// [`Fault`] when the input ends early.
-pub(super) fn numbers<const N: usize>(reader: &mut Reader<'_>) -> Result<[u32; N], Fault> {
+/// [`VerifyError`] when the input ends early.
+pub(super) fn numbers<const N: usize>(reader: &mut Reader<'_>) -> Result<[u32; N], VerifyError> {
     let mut numbers = [0; N];
     for number in &mut numbers {
         *number = reader.u32_be()?;
@@ -99,12 +105,13 @@ pub(super) fn numbers<const N: usize>(reader: &mut Reader<'_>) -> Result<[u32; N
 /// Reads opaque data of variable length and its padding (RFC 4506 §4.10).
 ///
 /// # Errors
-/// [`Fault`] when the data is longer than the input, or its padding is not zero.
-pub(super) fn opaque<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Fault> {
+/// [`VerifyError`] when the data is longer than the input, or its padding is not zero.
+pub(super) fn opaque<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], VerifyError> {
     let len = reader.u32_be()? as usize;
     let data = reader.take(len)?;
+    // RFC 4506 §3: padding is zero.
     if reader.take(padding(len))?.iter().any(|&byte| byte != 0) {
-        return Err(Fault::protocol("the padding of opaque data is not zero"));
+        return Err(VerifyError::protocol("the padding of opaque data is not zero"));
     }
     Ok(data)
 }

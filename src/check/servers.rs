@@ -40,12 +40,12 @@ impl CheckedServers {
         let images = Arc::new(ImageSet::new(ServedImage::new(NAME, image), Vec::new()));
         let [nbd, nfs] = [listener().await?, listener().await?];
         let [portmap, http] = [listener().await?, listener().await?];
+        // Clients are told the ports, so nothing depends on the registered ones, which need a privilege.
         let [portmap_udp, tftp] = [socket().await?, socket().await?];
         let ports = Ports { tftp: tftp.local_addr()?.port(), http: Some(http.local_addr()?.port()) };
-        let terms = BootConfig::new(settings(), ports);
-        let files = Files::new(Arc::clone(&images), terms).map_err(io::Error::other)?;
-        let files = Arc::new(files);
-        let doors = Self {
+        let config = BootConfig::new(settings(), ports);
+        let files = Arc::new(Files::new(Arc::clone(&images), config).map_err(io::Error::other)?);
+        let servers = Self {
             nbd: nbd.local_addr()?,
             nfs: nfs.local_addr()?,
             portmap: portmap.local_addr()?,
@@ -54,13 +54,19 @@ impl CheckedServers {
             files: Arc::clone(&files),
         };
         let machines = Arc::new(Registry::new(Instant::now()));
+        // The servers are those of `serve`, without a signal that would stop them.
         tokio::spawn(nbd::server::run(nbd, Arc::clone(&images), Arc::clone(&machines), pending()));
         tokio::spawn(nfs::server::run(nfs, images, Arc::clone(&machines), pending()));
-        tokio::spawn(nfs::server::portmap::run(portmap, portmap_udp, doors.nfs.port(), pending()));
+        tokio::spawn(nfs::server::portmap::run(portmap, portmap_udp, servers.nfs.port(), pending()));
         tokio::spawn(http::server::run(http, Arc::clone(&files), Arc::clone(&machines), None, pending()));
-        let open = move |path: &[u8], local| files.open(path, local);
-        tokio::spawn(tftp::server::run(tftp, open, machines, tftp::server::Options::default(), pending()));
-        Ok(doors)
+        tokio::spawn(tftp::server::run(
+            tftp,
+            move |path: &[u8], local| files.open(path, local),
+            machines,
+            tftp::server::Options::default(),
+            pending(),
+        ));
+        Ok(servers)
     }
 
     /// Returns the generated menu.
@@ -69,12 +75,13 @@ impl CheckedServers {
         menu.map_or_else(|_| Export::of_zeros(0), |file| file.export)
     }
 
-    /// Returns false for a file of the image that a generated file of the same path hides.
+    /// Returns false for a file of the image whose path belongs to a generated file.
     pub(crate) fn is_reachable(&self, path: &[u8]) -> bool {
         !self.files.open(path, Ipv4Addr::LOCALHOST).is_ok_and(|file| file.is_made())
     }
 }
 
+// Port 0: the system chooses a free one, so checks can run beside a server and beside each other.
 async fn listener() -> io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await
 }
@@ -83,7 +90,7 @@ async fn socket() -> io::Result<UdpSocket> {
     UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await
 }
 
-/// Returns menu settings with all roots.
+/// Returns the default settings of the menu.
 fn settings() -> MenuSettings {
     MenuSettings {
         roots: Root::ALL.to_vec(),
