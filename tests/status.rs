@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 /// A status server on both kinds of sockets, with one machine.
-struct Site {
+struct TestServer {
     registry: Arc<Registry>,
     tcp: SocketAddr,
     local: PathBuf,
@@ -29,7 +29,7 @@ struct Site {
     _runtime: Runtime,
 }
 
-impl Site {
+impl TestServer {
     fn new() -> Self {
         let registry = Arc::new(Registry::new(Instant::now()));
         registry.offered(mac(), X64, Some(ADDRESS), Instant::now());
@@ -89,11 +89,13 @@ fn mac() -> Mac {
 
 #[test]
 fn sockets_report_the_same_status() {
-    let site = Site::new();
-    ConnectionTracker::new(Arc::clone(&site.registry), ADDRESS.into(), Protocol::Tftp, Instant::now())
+    let running = TestServer::new();
+    ConnectionTracker::new(Arc::clone(&running.registry), ADDRESS.into(), Protocol::Tftp, Instant::now())
         .reached(Step::Menu, Instant::now());
-    for url in [None, Some(site.url()), Some(site.local.display().to_string()), Some(site.tcp.to_string())] {
-        let text = site.status(url.as_deref(), Format::Text).unwrap();
+    for url in
+        [None, Some(running.url()), Some(running.local.display().to_string()), Some(running.tcp.to_string())]
+    {
+        let text = running.status(url.as_deref(), Format::Text).unwrap();
         let row: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(row[..5], ["52:54:00:fe:00:b0", "10.0.0.7", "x64", "UEFI", "menu"], "{url:?}: {text}");
         assert!(text.ends_with("\n1 machine, 0 with a connection to a root file system\n"), "{text}");
@@ -103,8 +105,8 @@ fn sockets_report_the_same_status() {
 /// Field names are an interface for programs.
 #[test]
 fn json_field_names_are_stable() {
-    let site = Site::new();
-    let json: serde_json::Value = serde_json::from_str(&site.status(None, Format::Json).unwrap()).unwrap();
+    let running = TestServer::new();
+    let json: serde_json::Value = serde_json::from_str(&running.status(None, Format::Json).unwrap()).unwrap();
     let names =
         |value: &serde_json::Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
     assert_eq!(names(&json), ["forgotten", "isowire", "machines", "time"]);
@@ -142,26 +144,26 @@ fn json_field_names_are_stable() {
 
 #[test]
 fn missing_server_error_gives_advice() {
-    let mut site = Site::new();
-    drop(site.stop.take());
+    let mut running = TestServer::new();
+    drop(running.stop.take());
     let deadline = Instant::now() + PATIENCE;
-    while site.local.exists() && Instant::now() < deadline {
+    while running.local.exists() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));
     }
-    assert!(!site.local.exists(), "the socket goes with its server");
-    let error = site.status(None, Format::Text).unwrap_err();
+    assert!(!running.local.exists(), "the socket goes with its server");
+    let error = running.status(None, Format::Text).unwrap_err();
     assert!(error.contains("isowire/status.sock or /run/isowire/status.sock"), "{error}");
     assert!(error.contains("start `isowire serve`"), "{error}");
-    let error = site.status(Some(&site.url()), Format::Text).unwrap_err();
-    assert!(error.starts_with(&format!("no isowire server at {}", site.url())), "{error}");
-    let error = site.status(Some("https://boot.example/"), Format::Text).unwrap_err();
+    let error = running.status(Some(&running.url()), Format::Text).unwrap_err();
+    assert!(error.starts_with(&format!("no isowire server at {}", running.url())), "{error}");
+    let error = running.status(Some("https://boot.example/"), Format::Text).unwrap_err();
     assert!(error.contains("http://ADDR:PORT/"), "{error}");
 }
 
 #[test]
 fn bad_request_gets_an_error() {
-    let site = Site::new();
-    let status = |request: &[u8]| site.raw(request).lines().next().unwrap_or_default().to_owned();
+    let running = TestServer::new();
+    let status = |request: &[u8]| running.raw(request).lines().next().unwrap_or_default().to_owned();
     assert_eq!(status(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "HTTP/1.1 200 OK");
     assert_eq!(status(b"HEAD / HTTP/1.0\r\n\r\n"), "HTTP/1.1 200 OK");
     assert_eq!(status(b"GET /etc/passwd HTTP/1.1\r\n\r\n"), "HTTP/1.1 404 Not Found");
@@ -176,11 +178,11 @@ fn bad_request_gets_an_error() {
 
 #[test]
 fn silent_clients_block_nobody() {
-    let site = Site::new();
-    let silent: Vec<_> = (0..40).map(|_| UnixStream::connect(&site.local).unwrap()).collect();
-    let over_tcp: Vec<_> = (0..40).map(|_| TcpStream::connect(site.tcp).unwrap()).collect();
+    let running = TestServer::new();
+    let silent: Vec<_> = (0..40).map(|_| UnixStream::connect(&running.local).unwrap()).collect();
+    let over_tcp: Vec<_> = (0..40).map(|_| TcpStream::connect(running.tcp).unwrap()).collect();
     // They are left after a while each time; a client that waits gets its turn.
-    let mut client = TcpStream::connect(site.tcp).unwrap();
+    let mut client = TcpStream::connect(running.tcp).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let mut first = [0; 15];
@@ -192,7 +194,7 @@ fn silent_clients_block_nobody() {
 /// A client must bound the response of a server it does not know.
 #[test]
 fn endless_response_is_given_up() {
-    let site = Site::new();
+    let running = TestServer::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let flood = thread::spawn(move || {
@@ -200,7 +202,7 @@ fn endless_response_is_given_up() {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
         while stream.write_all(&[b' '; 64 << 10]).is_ok() {}
     });
-    let error = site.status(Some(&url), Format::Json).unwrap_err();
+    let error = running.status(Some(&url), Format::Json).unwrap_err();
     assert!(error.starts_with(&format!("response of {url} ended early")), "{error}");
     flood.join().unwrap();
 }

@@ -20,7 +20,7 @@ const ANSWER_MAX: usize = 32 << 20;
 /// Most header fields of a response; a proxy may add some.
 const FIELDS_MAX: usize = 64;
 
-/// The address of a status server.
+/// Address of a status server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatusAddress {
     /// Local sockets, tried in order; never empty.
@@ -55,6 +55,7 @@ impl FromStr for StatusAddress {
         if text.starts_with('/') || text.starts_with("./") {
             return Ok(Self::Local(vec![text.into()]));
         }
+        // A space or a line break would end the request line early (RFC 9112 §3).
         let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());
         let (address, has_scheme) = match text.strip_prefix("http://") {
             Some(address) => (address, true),
@@ -68,6 +69,7 @@ impl FromStr for StatusAddress {
             None => (authority, has_scheme.then_some(80)),
         };
         let port: Option<u16> = port;
+        // Credentials, queries and fragments are not supported; `@` could hide the real host.
         match port.filter(|_| is_plain && !host.is_empty() && !host.contains(['@', '?', '#'])) {
             Some(port) => {
                 let path = if path.is_empty() { "/" } else { path };
@@ -116,7 +118,7 @@ impl FetchError {
 pub(super) fn fetch(place: &StatusAddress) -> Result<Vec<u8>, FetchError> {
     let deadline = Instant::now() + DEADLINE;
     let stream = connect(place).map_err(|error| FetchError::NoServer { place: place.clone(), error })?;
-    let answer = ask(stream, place, deadline);
+    let answer = request(stream, place, deadline);
     content(&answer.map_err(|error| FetchError::BrokenOff { place: place.clone(), error })?)
 }
 
@@ -137,7 +139,7 @@ impl TimedStream for TcpStream {
     }
 }
 
-/// Connects to the first address that accepts; else returns the error of the first, the likeliest.
+/// Connects to the first address that accepts, or returns the error of the first.
 fn connect(place: &StatusAddress) -> io::Result<Box<dyn TimedStream>> {
     match place {
         StatusAddress::Local(paths) => {
@@ -151,28 +153,35 @@ fn connect(place: &StatusAddress) -> io::Result<Box<dyn TimedStream>> {
     }
 }
 
+/// Returns the first success, or the first error.
 fn first<P, S>(places: &[P], connect: impl Fn(&P) -> io::Result<S>) -> io::Result<S> {
     let mut failed = None;
     for place in places {
         match connect(place) {
             Ok(stream) => return Ok(stream),
+            // The first place is the likeliest, so its error explains most.
             Err(error) => drop(failed.get_or_insert(error)),
         }
     }
     Err(failed.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
 }
 
-/// Sends a request and reads until the server closes. HTTP/1.0 has no chunked content (RFC 9112
-/// §6.1), so the content follows the head as it is.
-fn ask(mut stream: Box<dyn TimedStream>, place: &StatusAddress, deadline: Instant) -> io::Result<Vec<u8>> {
+/// Sends a request and reads until the server closes.
+fn request(
+    mut stream: Box<dyn TimedStream>,
+    place: &StatusAddress,
+    deadline: Instant,
+) -> io::Result<Vec<u8>> {
     let (host, path) = match place {
         StatusAddress::Local(_) => ("localhost", "/"),
         StatusAddress::Http { authority, path } => (authority.as_str(), path.as_str()),
     };
     stream.set_time_out(DEADLINE)?;
+    // HTTP/1.0 has no chunked content (RFC 9112 §6.1), so the content follows the head as it is.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: application/json\r\n\r\n")?;
     let (mut answer, mut piece) = (Vec::new(), vec![0; 64 << 10]);
     loop {
+        // A server that sends a byte now and then must not hold us beyond the deadline.
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
@@ -181,6 +190,7 @@ fn ask(mut stream: Box<dyn TimedStream>, place: &StatusAddress, deadline: Instan
         let n = match stream.read(&mut piece) {
             Ok(0) => return Ok(answer),
             Ok(n) => n,
+            // signal(7): a stopped and continued process may get EINTR.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             // socket(7): SO_RCVTIMEO ends a read with EAGAIN.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -212,6 +222,7 @@ fn content(answer: &[u8]) -> Result<Vec<u8>, FetchError> {
     let length: Option<usize> =
         length.and_then(|field| std::str::from_utf8(field.value).ok()?.trim().parse().ok());
     let content = answer.get(len..).unwrap_or_default();
+    // RFC 9112 §6.3: without Content-Length, the content of HTTP/1.0 ends with the connection.
     match length {
         Some(length) if content.len() != length => Err(FetchError::not_a_status("it is truncated")),
         _ => Ok(content.to_vec()),

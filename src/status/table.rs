@@ -1,4 +1,4 @@
-//! The status as a table for people.
+//! Status as a table for people.
 
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
@@ -23,6 +23,7 @@ impl Display for StatusTable {
         }
         let rows: Vec<_> = machines.iter().map(|machine| cells(machine, *time)).collect();
         write_columns(f, &rows)?;
+        // A refusal is a sentence, too long for a column.
         for machine in machines {
             if let Some(why) = &machine.refusal {
                 writeln!(f, "\n{}: no boot file: {}", name(machine), printable(why))?;
@@ -40,7 +41,7 @@ fn cells(machine: &MachineStatus, now: i64) -> [String; COLUMNS] {
         machine.firmware.as_deref().map_or_else(unknown, printable),
         machine.stage.to_string(),
         machine.image.as_deref().map_or_else(unknown, printable),
-        machine.root.map_or_else(unknown, |door| door.to_string()),
+        machine.root.map_or_else(unknown, |protocol| protocol.to_string()),
         machine.airootfs.map_or_else(unknown, read),
         HumanBytes(machine.sent.total()).to_string(),
         age(now - machine.since),
@@ -54,12 +55,14 @@ fn unknown() -> String {
 
 /// Formats the progress on the root, rounded down: 100 % means all of it.
 fn read(RootProgress { size, read }: RootProgress) -> String {
+    // In 128 bits, as a hundred times a file's size may exceed 64.
     let percent = u128::from(read) * 100 / u128::from(size.max(1));
     format!("{percent} % of {}", HumanBytes(size))
 }
 
 /// Formats an age in its two largest units.
 fn age(seconds: i64) -> String {
+    // The server's clock may have been set back.
     let seconds = seconds.max(0);
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match seconds {
@@ -86,13 +89,15 @@ fn write_columns(f: &mut Formatter<'_>, rows: &[[String; COLUMNS]]) -> fmt::Resu
     Ok(())
 }
 
+/// Returns the MAC address of a machine, else its first IP address.
 fn name(machine: &MachineStatus) -> String {
     let address = machine.addresses.first();
     machine.mac.map(|mac| mac.to_string()).or(address.map(IpAddr::to_string)).unwrap_or_else(unknown)
 }
 
-/// Returns the last line: an operator who wants to stop the server needs these numbers.
+/// Returns the last line.
 fn summary(machines: &[MachineStatus]) -> String {
+    // Before a stop or a restart the operator wants to know how many machines depend on the server.
     let living = machines.iter().filter(|machine| machine.root_connections > 0).count();
     let machines = match machines.len() {
         1 => "1 machine".to_owned(),
