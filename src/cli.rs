@@ -1,5 +1,5 @@
-//! The command line. The options of `serve` are declared with the keys of the configuration file, in
-//! `config`.
+//! Command line. The options of `serve` are declared in `config`, with the keys of the configuration
+//! file.
 
 pub mod pages;
 
@@ -15,11 +15,13 @@ use crate::config::ServeOptions;
 #[command(name = "isowire", version, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
+/// Subcommand of the program.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum CliCommand {
+    // Boxed, because it has many times the options of the others.
     Serve(Box<ServeOptions>),
     Inspect(InspectOptions),
     Check(CheckOptions),
@@ -29,9 +31,10 @@ pub enum Command {
     Man,
 }
 
-/// Show what an ISO contains, how it can boot and what would not work.
+/// Show what an ISO contains and how it can boot.
 ///
-/// Shows how it can boot by BIOS and by UEFI, and with which roots.
+/// Shows the boot by BIOS and by UEFI, the root protocols that its initramfs supports, and what is
+/// missing.
 #[derive(Debug, Args)]
 pub struct InspectOptions {
     /// The image to read
@@ -47,10 +50,10 @@ pub struct InspectOptions {
 ///
 /// Starts every service on loopback, on ports that the system chooses, and runs a client against each.
 /// Received bytes are compared with the image, and the root file system with its airootfs.sha512. It
-/// prints a table of services, files, bytes, time and verdict.
+/// prints a table of protocols, files, bytes, time and verdict.
 ///
-/// Nobody else is served, and no privilege is needed. DHCP is not checked: it needs broadcasts and port
-/// 67.
+/// No other machine is served, and no privilege is needed. DHCP is not checked: it needs broadcasts and
+/// port 67.
 #[derive(Debug, Args)]
 pub struct CheckOptions {
     /// The image to serve [default: a small sample that isowire makes]
@@ -58,16 +61,14 @@ pub struct CheckOptions {
     pub iso: Option<PathBuf>,
 }
 
-/// Show what the machines are doing that boot from a running server.
+/// Show the machines that boot from a running server.
 ///
-/// Shows how far each machine has come, what it boots, how much of its root file system it was sent at
-/// most, and when it was last heard of.
+/// Shows for each machine the stage of its boot, its image, its root protocol, how much of the root file
+/// system was sent to it, and when it was last seen.
 #[derive(Debug, Args)]
 pub struct StatusOptions {
-    /// The server: http://ADDR:PORT/ of its --status, or the path of its socket [default: the one on
-    /// this host]
-    ///
-    /// By default it is the server of this user, else the one of this host.
+    /// Address of the server: http://ADDR:PORT/ as in its --status, or the path of its socket [default: the
+    /// socket of this user's server, else of this host's]
     #[arg(value_name = "URL", value_hint = ValueHint::Url)]
     pub url: Option<String>,
 

@@ -1,4 +1,4 @@
-//! The program: command line, settings, log, work, exit code.
+//! Program: parses the command line, runs the command, returns the exit code.
 
 use std::env;
 use std::fmt::Display;
@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
-use isowire::cli::{CheckOptions, Cli, Command, InspectOptions, StatusOptions, pages};
+use isowire::cli::{CheckOptions, Cli, CliCommand, InspectOptions, StatusOptions, pages};
 use isowire::inspect::{self, Format};
 use isowire::status::{self, Repeat, StatusError};
 use isowire::{check, config, server, telemetry};
@@ -15,22 +15,24 @@ fn main() -> ExitCode {
     let arguments = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&arguments).unwrap_or_else(|error| error.exit());
     match (cli.command, arguments.subcommand()) {
-        (Command::Serve(_), Some((_, arguments))) => serve(arguments),
-        (Command::Serve(_), None) => ExitCode::from(USAGE),
-        (Command::Inspect(options), _) => inspect(&options),
-        (Command::Check(options), _) => check(&options),
-        (Command::Status(options), _) => status(&options),
-        (Command::Completions(options), _) => print(&pages::completions(options.shell)),
-        (Command::Man, _) => print(&pages::manual()),
+        (CliCommand::Serve(_), Some((_, arguments))) => serve(arguments),
+        // clap has found the subcommand, so its arguments are there.
+        (CliCommand::Serve(_), None) => ExitCode::from(USAGE),
+        (CliCommand::Inspect(options), _) => inspect(&options),
+        (CliCommand::Check(options), _) => check(&options),
+        (CliCommand::Status(options), _) => status(&options),
+        (CliCommand::Completions(options), _) => print(Ok(pages::completions(options.shell))),
+        (CliCommand::Man, _) => print(pages::manual()),
     }
 }
 
-/// The arguments are taken again by `config`, which lays them over the configuration file.
+/// Runs the server. `config` parses the arguments again, to put them over the configuration file.
 fn serve(arguments: &ArgMatches) -> ExitCode {
     let config = match config::load(arguments, &|name| env::var_os(name)) {
         Ok(config) => config,
         Err(error) => return end(USAGE, &error),
     };
+    // The configuration says in which format, so errors in it are not part of the log.
     telemetry::start(config.log_format);
     match server::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -57,26 +59,28 @@ fn status(options: &StatusOptions) -> ExitCode {
     let format = if options.json { Format::Json } else { Format::Text };
     let repeat = match options.watch {
         false => Repeat::Once,
+        // Escape sequences would spoil a file, and JSON is for a program that reads lines.
         true if !options.json && io::stdout().is_terminal() => Repeat::OnScreen,
         true => Repeat::Lines,
     };
-    let variable = |name: &str| env::var_os(name);
-    match status::run(options.url.as_deref(), format, repeat, &variable, &mut io::stdout().lock()) {
+    let (url, mut out) = (options.url.as_deref(), io::stdout().lock());
+    match status::run(url, format, repeat, &|name| env::var_os(name), &mut out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(StatusError::Address(error)) => end(USAGE, &error),
         Err(error) => end(FAILURE, &error),
     }
 }
 
-fn print(page: &[u8]) -> ExitCode {
-    match io::stdout().write_all(page) {
+fn print(page: io::Result<Vec<u8>>) -> ExitCode {
+    match page.and_then(|page| io::stdout().write_all(&page)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(FAILURE, &error),
     }
 }
 
+/// Exit code of a command that failed.
 const FAILURE: u8 = 1;
-/// The exit code of clap for an unknown option.
+/// Exit code for a wrong option or setting; clap uses the same.
 const USAGE: u8 = 2;
 
 fn end(code: u8, error: &dyn Display) -> ExitCode {

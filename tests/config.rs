@@ -1,4 +1,4 @@
-//! What the program says to a person who mistypes: one line, and an exit code.
+//! The command line: errors in one line with an exit code, and the packaged pages.
 
 use std::env;
 use std::fs;
@@ -10,8 +10,8 @@ fn isowire(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_isowire")).args(arguments).output().unwrap()
 }
 
-/// The exit code and the only line on standard error; nothing may be on standard output.
-fn complaint(arguments: &[&str]) -> (i32, String) {
+/// Returns the exit code and the only line on standard error; standard output has to be empty.
+fn error_of(arguments: &[&str]) -> (i32, String) {
     let output = isowire(arguments);
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "{arguments:?}");
@@ -20,63 +20,63 @@ fn complaint(arguments: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn mistakes_in_settings_end_with_2() {
-    let (code, line) = complaint(&["serve"]);
+fn setting_error_ends_with_2() {
+    let (code, line) = error_of(&["serve"]);
     assert_eq!(code, 2);
     assert_eq!(line, "isowire: no image to serve: name an ISO, as in `isowire serve archlinux.iso`");
-    let (code, line) = complaint(&["serve", "x.iso", "--nbd", "99999"]);
+    let (code, line) = error_of(&["serve", "x.iso", "--nbd", "99999"]);
     assert_eq!(code, 2);
     assert_eq!(line, "isowire: --nbd: `99999`: invalid port; expected 0-65535 or `off`");
-    let (code, line) = complaint(&["serve", "x.iso", "--dhcp", "server"]);
+    let (code, line) = error_of(&["serve", "x.iso", "--dhcp", "server"]);
     assert_eq!(code, 2);
     assert!(line.contains("add `dhcp-range`"), "{line}");
     let off = ["nbd", "nfs", "http", "tftp", "dhcp"].map(|service| format!("--{service}=off"));
     let off = off.each_ref().map(String::as_str);
-    let (code, line) = complaint(&[&["serve", "x.iso"], &off[..]].concat());
+    let (code, line) = error_of(&[&["serve", "x.iso"], &off[..]].concat());
     assert_eq!(code, 2);
     assert_eq!(
         line,
         "isowire: nothing to serve: `nbd`, `nfs`, `http`, `tftp` and `dhcp` are all off; turn one on"
     );
-    let (code, line) = complaint(&["serve", "x.iso", "--root", "nfs", "--portmap", "off"]);
+    let (code, line) = error_of(&["serve", "x.iso", "--root", "nfs", "--portmap", "off"]);
     assert_eq!(code, 2);
     assert!(line.starts_with("isowire: --root: `nfs`: needs `portmap`, which is off"), "{line}");
 }
 
 #[test]
-fn mistakes_in_the_file_are_told_with_their_line() {
+fn file_error_names_the_line() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("isowire.toml");
     fs::write(&path, "tftp = 69\n\nmenu-timeout = \"soon\"\n").unwrap();
-    let (code, line) = complaint(&["serve", "x.iso", "-c", path.to_str().unwrap()]);
+    let (code, line) = error_of(&["serve", "x.iso", "-c", path.to_str().unwrap()]);
     assert_eq!(code, 2);
     assert!(line.contains("isowire.toml:3: menu-timeout: `soon`: invalid time; expected seconds"), "{line}");
     fs::write(&path, "tfpt = 69\n").unwrap();
-    let (code, line) = complaint(&["serve", "x.iso", "-c", path.to_str().unwrap()]);
+    let (code, line) = error_of(&["serve", "x.iso", "-c", path.to_str().unwrap()]);
     assert_eq!(code, 2);
     assert!(line.ends_with("isowire.toml:1: tfpt: unknown key; did you mean `tftp`?"), "{line}");
-    let (code, line) = complaint(&["serve", "-c", "/no/such.toml"]);
+    let (code, line) = error_of(&["serve", "-c", "/no/such.toml"]);
     assert_eq!(code, 2);
     assert!(line.starts_with("isowire: /no/such.toml: cannot be read"), "{line}");
 }
 
 #[test]
-fn images_that_cannot_be_served_end_with_1() {
-    let (code, line) = complaint(&["serve", "/no/such.iso"]);
+fn image_error_ends_with_1() {
+    let (code, line) = error_of(&["serve", "/no/such.iso"]);
     assert_eq!(code, 1);
     assert!(line.starts_with("isowire: /no/such.iso: "), "{line}");
-    let (code, line) = complaint(&["serve", env!("CARGO_BIN_EXE_isowire")]);
+    let (code, line) = error_of(&["serve", env!("CARGO_BIN_EXE_isowire")]);
     assert_eq!(code, 1);
     assert!(line.contains("ISO 9660 image"), "{line}");
-    let (code, line) = complaint(&["inspect", "/dev/null"]);
+    let (code, line) = error_of(&["inspect", "/dev/null"]);
     assert_eq!(code, 1);
     assert!(line.starts_with("isowire: /dev/null: "), "{line}");
 }
 
 #[test]
-fn the_example_file_asks_for_its_image_only() {
+fn example_lacks_only_its_image() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.toml");
-    let (code, line) = complaint(&["serve", "--config", example.to_str().unwrap()]);
+    let (code, line) = error_of(&["serve", "--config", example.to_str().unwrap()]);
     assert_eq!(code, 1, "the file is fine, its image is not there: {line}");
     assert!(line.contains("archlinux.iso: "), "{line}");
 }
@@ -94,7 +94,7 @@ fn help_and_version_are_there() {
     assert_eq!(isowire(&["serve", "--no-such-option"]).status.code(), Some(2));
 }
 
-/// The packaged pages: arguments that print each, and its file.
+/// Packaged pages: the arguments that print each, and its file.
 const PAGES: [(&[&str], &str); 4] = [
     (&["man"], "dist/isowire.1"),
     (&["completions", "bash"], "dist/completions/isowire.bash"),
@@ -137,9 +137,9 @@ fn manual_has_every_option_and_section() {
     }
 }
 
-/// Only by the shells that are installed.
+/// Shells that are not installed are skipped.
 #[test]
-fn completions_have_the_syntax_of_their_shell() {
+fn completions_parse_in_their_shell() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (arguments, file) in PAGES {
         let [_, shell] = arguments else { continue };
@@ -152,7 +152,7 @@ fn completions_have_the_syntax_of_their_shell() {
 }
 
 #[test]
-fn the_units_pass_sockets_by_the_names_that_are_known() {
+fn units_name_their_sockets() {
     let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/systemd");
     let service = fs::read_to_string(units.join("isowire.service")).unwrap();
     for name in ["nbd", "nfs", "portmap", "http", "tftp", "dhcp", "pxe"] {
@@ -161,4 +161,23 @@ fn the_units_pass_sockets_by_the_names_that_are_known() {
         assert!(socket.contains(&format!("\nFileDescriptorName={name}\n")), "{unit}");
         assert!(service.contains(&unit), "{unit}");
     }
+}
+
+/// The README explains some options, so an option that is renamed must not stay behind there.
+#[test]
+fn readme_names_existing_options() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let cli = <isowire::cli::Cli as clap::CommandFactory>::command();
+    let options: Vec<_> = cli
+        .get_subcommands()
+        .flat_map(|command| command.get_arguments())
+        .filter_map(|argument| argument.get_long())
+        .collect();
+    let named = readme.split('`').skip(1).step_by(2).filter_map(|code| code.strip_prefix("--"));
+    let mut count = 0;
+    for option in named.filter_map(|code| code.split([' ', '=']).next()) {
+        assert!(options.contains(&option), "README.md names --{option}");
+        count += 1;
+    }
+    assert!(count > 10, "{count} options found in README.md");
 }

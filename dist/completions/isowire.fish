@@ -27,9 +27,9 @@ end
 complete -c isowire -n "__fish_isowire_needs_command" -s h -l help -d 'Print help'
 complete -c isowire -n "__fish_isowire_needs_command" -s V -l version -d 'Print version'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "serve" -d 'Serve ISOs to machines that boot from the network'
-complete -c isowire -n "__fish_isowire_needs_command" -f -a "inspect" -d 'Show what an ISO contains, how it can boot and what would not work'
+complete -c isowire -n "__fish_isowire_needs_command" -f -a "inspect" -d 'Show what an ISO contains and how it can boot'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "check" -d 'Run a client against every service on loopback and verify every byte'
-complete -c isowire -n "__fish_isowire_needs_command" -f -a "status" -d 'Show what the machines are doing that boot from a running server'
+complete -c isowire -n "__fish_isowire_needs_command" -f -a "status" -d 'Show the machines that boot from a running server'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "completions" -d 'Print the completions of a shell'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "man" -d 'Print the manual page, in the format of man(7)'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -37,24 +37,24 @@ complete -c isowire -n "__fish_isowire_using_subcommand serve" -s c -l config -d
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -s i -l interface -d 'Answer DHCP on this network interface only [default: all]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l bind -d 'Listen on this IPv4 address only [default: 0.0.0.0]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l allow -d 'Admit only clients of these networks, each like 192.168.1.0/24 or 192.168.1.10 [default: all]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l advertise -d 'Tell machines this IPv4 address [default: the address that a request reached]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l nbd -d 'Serve NBD on this port, or not [default: 10809]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l nfs -d 'Serve NFS (version 3, with MOUNT) on this port, or not [default: 2049]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l portmap -d 'Answer as portmapper on this port, so that machines find NFS, or not [default: 111]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l http -d 'Serve HTTP on this port, or not [default: 80, else 8080]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l tftp -d 'Serve TFTP on this port, or not [default: 69]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l dhcp -d 'Answer DHCP not at all, beside the DHCP server there is, or as the only one [default: proxy]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l dhcp-range -d 'Be the DHCP server and lease these addresses' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l root -d 'Protocol of the root file system, unless the menu is told otherwise [default: the first served]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l copytoram -d 'Have machines copy their root file system into memory [default: auto]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l menu-timeout -d 'Boot the first entry of the menu after this time; 0 waits for ever [default: 10]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l uefi -d 'Have UEFI machines load a program of kernel and initramfs, or iPXE with a menu [default: composed]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l advertise -d 'Address of this host to tell machines [default: the address that a request reached]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l nbd -d 'Port of NBD [default: 10809]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l nfs -d 'Port of NFS (version 3) and MOUNT [default: 2049]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l portmap -d 'Port of the portmapper, by which machines find NFS [default: 111]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l http -d 'Port of HTTP [default: 80, else 8080]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l tftp -d 'Port of TFTP [default: 69]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l dhcp -d 'Role in DHCP [default: proxy]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l dhcp-range -d 'Addresses to lease; implies --dhcp server' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l root -d 'Root protocol of the first menu entry [default: the first that is served]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l copytoram -d 'Whether machines copy their root file system into memory [default: auto]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l menu-timeout -d 'Time until the first menu entry boots by itself; 0 waits for ever [default: 10]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l uefi -d 'Program for UEFI machines: composed of kernel and initramfs, or iPXE [default: composed]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l ipxe -d 'iPXE for UEFI machines, a snponly.efi or ipxe.efi [default: the one on this host]' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l stub -d 'EFI stub of systemd to boot UEFI machines with [default: the one in the image]' -r -F
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l status -d 'Tell the machines\' state by HTTP on this address too, or not at all [default: local socket only]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l log-format -d 'Form of the log on standard error [default: text]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l status -d 'Serve the status by HTTP on this address too, or not at all [default: local socket only]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l log-format -d 'Format of the log on standard error [default: text]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l tftp-single-port -d 'Send files from the TFTP port itself, for firewalls that do not track TFTP'
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l router-advertisement -d 'Tell machines that boot that there is no IPv6 router, so that iPXE does not wait for one'
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l router-advertisement -d 'Tell booting machines that there is no IPv6 router, so that iPXE does not wait for one'
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c isowire -n "__fish_isowire_using_subcommand inspect" -l json -d 'Print JSON for a program to read'
 complete -c isowire -n "__fish_isowire_using_subcommand inspect" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -65,9 +65,9 @@ complete -c isowire -n "__fish_isowire_using_subcommand status" -s h -l help -d 
 complete -c isowire -n "__fish_isowire_using_subcommand completions" -s h -l help -d 'Print help'
 complete -c isowire -n "__fish_isowire_using_subcommand man" -s h -l help -d 'Print help'
 complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "serve" -d 'Serve ISOs to machines that boot from the network'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "inspect" -d 'Show what an ISO contains, how it can boot and what would not work'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "inspect" -d 'Show what an ISO contains and how it can boot'
 complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "check" -d 'Run a client against every service on loopback and verify every byte'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "status" -d 'Show what the machines are doing that boot from a running server'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "status" -d 'Show the machines that boot from a running server'
 complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "completions" -d 'Print the completions of a shell'
 complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "man" -d 'Print the manual page, in the format of man(7)'
 complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -1,5 +1,4 @@
-//! Generated pages: the manual and the completions of shells, both from the definition of the command
-//! line.
+//! Manual page and shell completions, generated from the definition of the command line.
 
 use std::io;
 
@@ -10,29 +9,29 @@ use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
 use super::Cli;
 
-/// A section of the manual that the command line has no place for: terms, each with its description.
-struct Section {
+/// Section of the manual that is not generated: terms, each with its description.
+struct ManualSection {
     title: &'static str,
     entries: &'static [(&'static str, &'static str)],
 }
 
-const SECTIONS: [Section; 5] = [
-    Section {
+const SECTIONS: [ManualSection; 5] = [
+    ManualSection {
         title: "EXIT STATUS",
         entries: &[
             ("0", "Success; for `serve`: it was stopped by SIGINT or SIGTERM."),
-            ("1", "The command failed, or a service did not pass `check`."),
+            ("1", "The command failed, or a protocol did not pass `check`."),
             ("2", "The command line or the configuration file has a mistake."),
         ],
     },
-    Section {
+    ManualSection {
         title: "SIGNALS",
         entries: &[
-            ("SIGHUP", "`serve` looks at the images again. The configuration file is not read again."),
-            ("SIGINT, SIGTERM", "`serve` stops. Machines with an NBD root file system lose it."),
+            ("SIGHUP", "`serve` reads the folders of images again, but not the configuration file."),
+            ("SIGINT, SIGTERM", "`serve` stops. Machines on NBD lose their root file system."),
         ],
     },
-    Section {
+    ManualSection {
         title: "ENVIRONMENT",
         entries: &[
             (
@@ -52,14 +51,17 @@ const SECTIONS: [Section; 5] = [
             ),
         ],
     },
-    Section {
+    ManualSection {
         title: "FILES",
         entries: &[
-            ("config.example.toml", "Every key of the configuration file with its default and its reason."),
-            ("airootfs.sha512", "In an image of archiso: the checksum that `check` compares with."),
+            (
+                "config.example.toml",
+                "All keys of the configuration file, each with its default and its reason.",
+            ),
+            ("airootfs.sha512", "Checksum of the root file system in an image, which `check` verifies."),
         ],
     },
-    Section {
+    ManualSection {
         title: "EXAMPLES",
         entries: &[
             ("isowire serve archlinux.iso", "Serve an image beside the DHCP server of the network."),
@@ -69,38 +71,44 @@ const SECTIONS: [Section; 5] = [
             ),
             (
                 "isowire serve --root nfs --copytoram no archlinux.iso",
-                "Serve machines that live on the server for days and survive its restart.",
+                "Serve machines that run for days and survive a restart of the server.",
             ),
             ("isowire status --watch", "Show the machines every second."),
         ],
     },
 ];
 
-/// Returns the completions of a shell.
+/// Generates the completions of a shell.
 pub fn completions(shell: Shell) -> Vec<u8> {
     let mut page = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "isowire", &mut page);
     page
 }
 
-/// Returns the manual page, in the format of man(7): one page for all commands.
-pub fn manual() -> Vec<u8> {
+/// Generates the manual page, in the format of man(7): one page for all commands.
+///
+/// # Errors
+/// None in practice: the page is written to memory.
+pub fn manual() -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
-    // A Vec takes all bytes.
-    let _ = write_manual(&mut page);
-    page
+    write_manual(&mut page)?;
+    Ok(page)
 }
 
 fn write_manual(page: &mut Vec<u8>) -> io::Result<()> {
     let mut cli = Cli::command().disable_help_subcommand(true);
+    // clap adds `--help` and the names in usage lines only when it builds a command.
     cli.build();
     let commands: Vec<Command> = cli.get_subcommands().cloned().collect();
     let usage: Vec<String> = commands.iter().cloned().map(usage).collect();
+    // Without the date of the build, the packaged page depends on the sources alone.
     let top = Man::new(cli.override_usage(usage.join("\n"))).date("").source("isowire");
     top.render_title(page)?;
     top.render_name_section(page)?;
     top.render_synopsis_section(page)?;
+    // clap_mangen writes one page per command; the sections of all are put together here.
     descriptions(&commands).to_writer(page)?;
+    // A command with `--help` alone needs no section.
     for command in commands.into_iter().filter(|command| command.get_arguments().count() > 1) {
         Man::new(with_heading(command)).render_options_section(page)?;
     }
@@ -134,7 +142,7 @@ fn descriptions(commands: &[Command]) -> Roff {
     roff
 }
 
-impl Section {
+impl ManualSection {
     fn roff(&self) -> Roff {
         let mut roff = Roff::new();
         roff.control("SH", [self.title]);
@@ -147,8 +155,9 @@ impl Section {
     }
 }
 
-/// Sets what stands between backticks in italics.
+/// Sets text between backticks in italics.
 fn with_code(text: &str) -> Vec<Inline> {
     let parts = text.split('`').enumerate();
+    // Backticks come in pairs, so every second part is between two.
     parts.map(|(position, part)| if position % 2 == 0 { roman(part) } else { italic(part) }).collect()
 }

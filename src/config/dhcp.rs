@@ -1,32 +1,32 @@
-//! The settings of DHCP, and of router advertisements to its clients.
+//! Settings of DHCP, and of router advertisements to its clients.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use super::raw::RawValue;
-use super::value::{self, Mode};
-use super::{Asked, Checker, ConfigError, Variables};
+use super::value::{self, DhcpMode};
+use super::{Asked, Checker, ConfigError, Environment};
 use crate::dhcp::lease::Pool;
 use crate::dhcp::server::{DEFAULT_LEASE_SECONDS, ServerConfig};
 
-/// The key of a setting that two functions read.
+/// Key of a setting that two functions read.
 const ROUTER_ADVERTISEMENT: &str = "router-advertisement";
 
-/// The role of DHCP.
+/// Role in DHCP.
 #[derive(Debug, Clone)]
 pub enum Dhcp {
     Off,
-    /// Answers machines that boot from the network, beside the DHCP server there is.
+    /// Answers machines that boot from the network, beside another DHCP server.
     Proxy(Asked),
     /// Is the DHCP server.
     Server(ServerConfig),
 }
 
-/// The treatment of router solicitations (RFC 4861 §6.2.6) from machines that boot.
+/// Treatment of router solicitations (RFC 4861 §6.2.6) from machines that boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Solicitations {
     Ignored,
-    /// The machine is told that there is no router.
+    /// Answered with an advertisement that there is no router.
     Answered,
 }
 
@@ -36,10 +36,11 @@ impl Checker<'_> {
         let mode = self.read("dhcp", &options.dhcp, value::dhcp_mode)?;
         let range = self.read("dhcp-range", &options.dhcp_range, value::range)?;
         match (mode, range, &options.dhcp, &options.dhcp_range) {
-            (None | Some(Mode::Server), Some(range), _, Some(value)) => {
+            // A range makes sense for a server only, so it implies one.
+            (None | Some(DhcpMode::Server), Some(range), _, Some(value)) => {
                 self.dhcp_server(range, value).map(Dhcp::Server)
             }
-            (Some(Mode::Server), None, Some(value), _) => {
+            (Some(DhcpMode::Server), None, Some(value), _) => {
                 Err(self.wrong("dhcp", value, "has no addresses to lease; add `dhcp-range`, FIRST-LAST"))
             }
             (_, Some(_), _, Some(value)) => {
@@ -49,21 +50,23 @@ impl Checker<'_> {
         }
     }
 
-    fn without_range(&self, mode: Option<Mode>) -> Result<Dhcp, ConfigError> {
+    fn without_range(&self, mode: Option<DhcpMode>) -> Result<Dhcp, ConfigError> {
         self.require_no_server_settings()?;
         let is_answering = self.solicitations()? == Solicitations::Answered;
         match (mode, &self.options.router_advertisement) {
-            (Some(Mode::Off), Some(value)) if is_answering => {
+            // Only machines that were offered a boot file by DHCP are told.
+            (Some(DhcpMode::Off), Some(value)) if is_answering => {
                 let why = "needs DHCP, which is off; remove one of the two";
                 Err(self.wrong(ROUTER_ADVERTISEMENT, value, why))
             }
-            (Some(Mode::Off), _) => Ok(Dhcp::Off),
+            (Some(DhcpMode::Off), _) => Ok(Dhcp::Off),
             (None, _) if !is_answering => Ok(Dhcp::Proxy(Asked::ByDefault)),
+            // A wish for advertisements is one for DHCP: without it nobody would be answered.
             _ => Ok(Dhcp::Proxy(Asked::ByOperator)),
         }
     }
 
-    /// Refuses settings of a DHCP server, which would do nothing here.
+    /// Refuses settings that only a DHCP server uses.
     fn require_no_server_settings(&self) -> Result<(), ConfigError> {
         let options = self.options;
         let settings = [
@@ -85,9 +88,11 @@ impl Checker<'_> {
         let options = self.options;
         let netmask = self.read("netmask", &options.netmask, value::netmask)?;
         let router = self.read("router", &options.router, value::host_address)?;
+        // Without a netmask that of the interface counts, which is known only when the server starts.
         if let Some(mask) = netmask {
             self.require_one_network(range, pool, mask, router)?;
         }
+        // A machine with such a lease could not load anything.
         if let Some(refused) = self.allowed()?.first_refused(pool.first(), pool.last()) {
             let why = format!("contains {refused}, which is not in `allow`; change one of them");
             return Err(self.wrong("dhcp-range", range, &why));
@@ -110,8 +115,10 @@ impl Checker<'_> {
         mask: Ipv4Addr,
         router: Option<Ipv4Addr>,
     ) -> Result<(), ConfigError> {
-        let outside = |&address: &Ipv4Addr| (address & mask) != (pool.first() & mask);
-        match [Some(pool.last()), router].into_iter().flatten().find(outside) {
+        let network = pool.first() & mask;
+        let mut others = [Some(pool.last()), router].into_iter().flatten();
+        // A machine reaches its router only in its own network.
+        match others.find(|&address| address & mask != network) {
             Some(outside) => {
                 let why = format!("not in one network with {outside} by netmask {mask}; change one of them");
                 Err(self.wrong("dhcp-range", range, &why))
@@ -131,11 +138,18 @@ impl Checker<'_> {
     }
 }
 
-/// Returns the directory of state: systemd's, else that of the XDG base directory specification.
-pub(super) fn state_directory(variables: Variables<'_>) -> PathBuf {
-    let directory = |name| variables(name).filter(|text| !text.is_empty()).map(PathBuf::from);
-    directory("STATE_DIRECTORY")
-        .or_else(|| directory("XDG_STATE_HOME").map(|state| state.join("isowire")))
-        .or_else(|| directory("HOME").map(|home| home.join(".local/state/isowire")))
+/// Returns the directory of state: systemd's, else that of the XDG Base Directory Specification.
+pub(super) fn state_directory(variables: Environment<'_>) -> PathBuf {
+    // systemd.exec(5): StateDirectory= sets STATE_DIRECTORY.
+    directory(variables, "STATE_DIRECTORY")
+        .or_else(|| directory(variables, "XDG_STATE_HOME").map(|state| state.join("isowire")))
+        // The default of XDG_STATE_HOME is ~/.local/state.
+        .or_else(|| directory(variables, "HOME").map(|home| home.join(".local/state/isowire")))
         .unwrap_or_else(|| PathBuf::from("/var/lib/isowire"))
+}
+
+/// Returns the directory in an environment variable.
+fn directory(variables: Environment<'_>, name: &str) -> Option<PathBuf> {
+    // XDG Base Directory Specification: an empty variable counts as unset.
+    variables(name).filter(|path| !path.is_empty()).map(PathBuf::from)
 }

@@ -1,4 +1,4 @@
-//! The configuration file: its text, its lines, and keys that it may not have.
+//! The configuration file: its text, positions in it, and its unknown keys.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,20 @@ use serde::forward_to_deserialize_any;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::raw::{Origin, RawValue};
+use super::raw::{RawValue, ValueOrigin};
 use super::{ConfigError, ImageOptions, MachineOptions, ServeOptions};
 
-/// How alike two keys are, from 0 to 1, for one to be suggested in place of the other; as in clap.
+/// Similarity from which a key is suggested instead of an unknown one; clap uses the same.
 const ALIKE: f64 = 0.7;
 
-/// The text of the configuration file, to tell lines from bytes.
+/// Text of the configuration file, which turns byte positions into lines.
 #[derive(Debug)]
-pub(super) struct File {
+pub(super) struct ConfigFile {
     path: PathBuf,
     text: String,
 }
 
-impl File {
+impl ConfigFile {
     /// Reads a configuration file.
     ///
     /// # Errors
@@ -46,14 +46,16 @@ impl File {
 
     fn options(&self) -> Result<ServeOptions, ConfigError> {
         let table = DeTable::parse(&self.text).map_err(|error| self.malformed(&error))?;
+        // Before serde, whose error lists every key there is and suggests none.
         self.check_keys(table.get_ref())?;
         ServeOptions::deserialize(toml::Deserializer::from(table)).map_err(|error| self.malformed(&error))
     }
 
     fn check_keys(&self, top: &DeTable<'_>) -> Result<(), ConfigError> {
-        self.check_table(Table::Top, top)?;
+        self.check_table(FileTable::Top, top)?;
         for (key, value) in top {
-            let table = Table::ALL.into_iter().find(|table| table.key() == key.get_ref());
+            let table = FileTable::ALL.into_iter().find(|table| table.key() == key.get_ref());
+            // TOML 1.0, "Array of Tables": [[image]] adds a table to the array `image`.
             let (Some(table), DeValue::Array(entries)) = (table, value.get_ref()) else { continue };
             for entry in entries {
                 if let DeValue::Table(entry) = entry.get_ref() {
@@ -64,15 +66,15 @@ impl File {
         Ok(())
     }
 
-    fn check_table(&self, table: Table, entries: &DeTable<'_>) -> Result<(), ConfigError> {
-        let known = table.keys();
-        match entries.keys().find(|key| !known.iter().any(|known| *known == key.get_ref().as_ref())) {
+    fn check_table(&self, table: FileTable, entries: &DeTable<'_>) -> Result<(), ConfigError> {
+        let keys = table.keys();
+        match entries.keys().find(|key| !keys.contains(&key.get_ref().as_ref())) {
             Some(unknown) => Err(self.unknown(table, unknown)),
             None => Ok(()),
         }
     }
 
-    fn unknown(&self, table: Table, key: &Spanned<impl AsRef<str>>) -> ConfigError {
+    fn unknown(&self, table: FileTable, key: &Spanned<impl AsRef<str>>) -> ConfigError {
         let place = self.place(key.span().start);
         let key = key.get_ref().as_ref();
         let advice = advice(table, key);
@@ -82,7 +84,7 @@ impl File {
     fn malformed(&self, error: &toml::de::Error) -> ConfigError {
         let place =
             error.span().map_or_else(|| self.path.display().to_string(), |span| self.place(span.start));
-        // serde lists what it expected, over several lines at times, and repeats unprintable input.
+        // The message may have several lines and repeat unprintable input.
         let words = error.message().split(|c: char| c.is_whitespace() || c.is_control());
         let message = words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
         ConfigError::new(format!("{place}: {message}"))
@@ -99,24 +101,24 @@ impl File {
     }
 }
 
-/// Says where a value was typed.
-pub(super) fn place(key: &str, value: &RawValue, file: Option<&File>) -> String {
+/// Returns the place where a value was typed: a line of the file, or an option.
+pub(super) fn place(key: &str, value: &RawValue, file: Option<&ConfigFile>) -> String {
     match (value.origin, file) {
-        (Origin::File(byte), Some(file)) => format!("{}: {key}", file.place(byte)),
+        (ValueOrigin::File(byte), Some(file)) => format!("{}: {key}", file.place(byte)),
         _ => format!("--{key}"),
     }
 }
 
 /// A kind of table in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Table {
+pub(super) enum FileTable {
     /// Keys before the first header.
     Top,
     Image,
     Machine,
 }
 
-impl Table {
+impl FileTable {
     pub(super) const ALL: [Self; 3] = [Self::Top, Self::Image, Self::Machine];
 
     /// Returns the key of its header.
@@ -128,7 +130,7 @@ impl Table {
         }
     }
 
-    /// Returns the keys that serde knows in it.
+    /// Returns its keys.
     pub(super) fn keys(self) -> &'static [&'static str] {
         match self {
             Self::Top => field_names::<ServeOptions>(),
@@ -145,29 +147,29 @@ impl Table {
     }
 }
 
-/// Says what to write instead of an unknown key of a table.
-fn advice(table: Table, key: &str) -> String {
-    let similarity = |known: &&&str| strsim::jaro_winkler(key, known);
-    let nearest = table.keys().iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-    let elsewhere = Table::ALL.into_iter().find(|other| other.keys().contains(&key));
-    match (nearest, elsewhere) {
+/// Returns advice on an unknown key of a table.
+fn advice(table: FileTable, key: &str) -> String {
+    let elsewhere = FileTable::ALL.into_iter().find(|other| other.keys().contains(&key));
+    let ranked = table.keys().iter().map(|known| (strsim::jaro_winkler(key, known), known));
+    let nearest = ranked.max_by(|(one, _), (other, _)| one.total_cmp(other));
+    match (elsewhere, nearest) {
         // TOML gives all keys after a header to the table of that header.
-        (_, Some(Table::Top)) => "move it before the first [[...]]".to_owned(),
-        (_, Some(other)) => format!("move it below [[{}]]", other.key()),
-        (Some(nearest), None) if similarity(&nearest) > ALIKE => format!("did you mean `{nearest}`?"),
-        _ => "see config.example.toml for all keys".to_owned(),
+        (Some(FileTable::Top), _) => "move it before the first [[...]]".to_owned(),
+        (Some(other), _) => format!("move it below [[{}]]", other.key()),
+        (None, Some((similarity, nearest))) if similarity > ALIKE => format!("did you mean `{nearest}`?"),
+        (None, _) => "see config.example.toml for all keys".to_owned(),
     }
 }
 
-/// Returns the fields of a struct by the names that its `Deserialize` takes them by.
+/// Returns the names of a struct's fields as serde knows them, so that no list repeats them.
 fn field_names<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     let mut names: &'static [&'static str] = &[];
-    // It fails as soon as it has the names.
+    // The derived implementation passes the names to `deserialize_struct`, which stops there.
     let _ = T::deserialize(FieldNames(&mut names));
     names
 }
 
-/// A deserializer without a value: it only takes the names of the fields that it is asked for.
+/// A deserializer without a value, which stores the names of the requested fields.
 struct FieldNames<'a>(&'a mut &'static [&'static str]);
 
 impl<'de> Deserializer<'de> for FieldNames<'_> {

@@ -1,4 +1,4 @@
-//! `[[image]]` and the images of the command line.
+//! Images of the command line and of `[[image]]`.
 
 use std::path::{Path, PathBuf};
 
@@ -6,13 +6,13 @@ use super::{Checker, ConfigError, ImageOptions, RootServices, value};
 use crate::boot::menu::Overrides;
 use crate::text::Word;
 
-/// The path of an ISO, or of a folder of ISOs. The images there may change while we run.
+/// An ISO, or a folder of ISOs, with its settings. The files may change while the server runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct ImageConfig {
     pub path: PathBuf,
-    /// The name of the image; `None` means that its file's name gives it.
+    /// Name of the image; `None` means the name of its file.
     pub name: Option<Word>,
-    /// Overrides for its images.
+    /// Overrides for machines that boot it.
     pub overrides: Overrides,
 }
 
@@ -22,23 +22,26 @@ impl Checker<'_> {
         &self,
         services: &RootServices,
         parameters: usize,
-    ) -> Result<Vec<Place>, ConfigError> {
+    ) -> Result<Vec<ImageConfig>, ConfigError> {
+        // A command line that names images is complete: it replaces every [[image]].
         if !self.options.iso.is_empty() {
-            return Ok(self.options.iso.iter().map(|path| Place::named_by_its_file(path)).collect());
+            return Ok(self.options.iso.iter().map(|path| ImageConfig::named_by_its_file(path)).collect());
         }
-        let images = &self.options.image;
-        let image = |image| self.image(image, services, parameters);
-        let mut places = images.iter().map(image).collect::<Result<Vec<_>, _>>()?;
-        if places.is_empty() {
+        let mut images = Vec::new();
+        for options in &self.options.image {
+            images.push(self.image(options, services, parameters)?);
+        }
+        if images.is_empty() {
             return Err(ConfigError::new(
                 "no image to serve: name an ISO, as in `isowire serve archlinux.iso`",
             ));
         }
-        if let Some(default) = self.default_image(images)? {
-            let default = places.remove(default);
-            places.insert(0, default);
+        // The first image is the default everywhere else.
+        if let Some(position) = self.default_image(&self.options.image)? {
+            let default = images.remove(position);
+            images.insert(0, default);
         }
-        Ok(places)
+        Ok(images)
     }
 
     fn image(
@@ -46,9 +49,9 @@ impl Checker<'_> {
         options: &ImageOptions,
         services: &RootServices,
         parameters: usize,
-    ) -> Result<Place, ConfigError> {
+    ) -> Result<ImageConfig, ConfigError> {
         let overrides = (&options.root, &options.copytoram, &options.kernel_parameters);
-        Ok(Place {
+        Ok(ImageConfig {
             path: self.resolve(&options.path.text),
             name: self.read("name", &options.name, value::image_name)?,
             overrides: self.overrides(overrides, services, parameters)?,
@@ -71,7 +74,7 @@ impl Checker<'_> {
     }
 }
 
-impl Place {
+impl ImageConfig {
     fn named_by_its_file(path: &Path) -> Self {
         Self { path: path.to_path_buf(), name: None, overrides: Overrides::default() }
     }

@@ -1,4 +1,4 @@
-//! `[[machine]]`: rules for machines.
+//! Rules for machines, from `[[machine]]`.
 
 use std::net::Ipv4Addr;
 
@@ -9,9 +9,9 @@ use crate::boot::rules::{ClientFilter, Rule};
 use crate::boot::{Mac, Rules};
 
 impl Checker<'_> {
-    /// Checks all rules. No rule may stand behind one that takes all its machines.
+    /// Checks all rules.
     ///
-    /// `parameters` is the length of the longest kernel parameters that an image has already.
+    /// `parameters` is the length of the longest kernel parameters that a machine has without them.
     pub(super) fn rules(
         &self,
         services: &RootServices,
@@ -21,10 +21,12 @@ impl Checker<'_> {
         let mut rules: Vec<Rule> = Vec::new();
         for options in &self.options.machine {
             let rule = self.rule(options, services, dhcp, parameters)?;
+            // The first rule that matches counts, so one behind a wider rule would never be used.
             let before = rules.iter().position(|earlier| earlier.who.covers(&rule.who));
             if let Some(earlier) = before.and_then(|position| self.options.machine.get(position)) {
                 return Err(self.never_reached(options, earlier));
             }
+            // Two machines with one address would both lose their connections.
             if let Some(value) = &options.address
                 && rules.iter().any(|other| other.address == rule.address)
             {
@@ -32,6 +34,7 @@ impl Checker<'_> {
             }
             rules.push(rule);
         }
+        // Every DHCP message is compared with the rules.
         match self.options.machine.get(Rules::MAX) {
             Some(options) => {
                 Err(self.wrong_rule(options, &format!("one too many; at most {} fit", Rules::MAX)))
@@ -47,7 +50,7 @@ impl Checker<'_> {
         dhcp: &Dhcp,
         parameters: usize,
     ) -> Result<Rule, ConfigError> {
-        let who = self.who(options)?;
+        let filter = self.filter(options)?;
         let is_ignored = self.read("ignore", &options.ignore, value::truth)?.unwrap_or(false);
         let is_menu = self.read("menu", &options.menu, value::truth)?.unwrap_or(true);
         self.require_effect(options, is_ignored)?;
@@ -58,26 +61,29 @@ impl Checker<'_> {
             overrides: self.overrides(choices, services, parameters)?,
             start: if is_menu { Start::Menu } else { Start::Straight },
             quirks: self.read_all("quirks", &options.quirks, value::quirk)?.into_iter().collect(),
-            address: self.fixed_address(options, &who, dhcp)?,
-            who,
+            address: self.fixed_address(options, &filter, dhcp)?,
+            who: filter,
         })
     }
 
-    fn who(&self, options: &MachineOptions) -> Result<ClientFilter, ConfigError> {
+    /// Returns the conditions of a rule, at least one.
+    fn filter(&self, options: &MachineOptions) -> Result<ClientFilter, ConfigError> {
         let architectures = self.read_all("architecture", &options.architecture, value::architectures)?;
-        let who = ClientFilter {
+        let filter = ClientFilter {
             macs: self.read_all("mac", &options.mac, value::mac_prefix)?,
             architectures: architectures.into_iter().flatten().collect(),
             vendor: self.read("vendor", &options.vendor, value::vendor)?.unwrap_or_default(),
         };
-        match who == ClientFilter::default() {
+        // A rule without conditions would be for all machines, which is what the other keys are for.
+        match filter == ClientFilter::default() {
             true => {
                 Err(self.wrong_rule(options, "matches no machine; add `mac`, `architecture` or `vendor`"))
             }
-            false => Ok(who),
+            false => Ok(filter),
         }
     }
 
+    /// Refuses a rule that changes nothing, and settings of ignored machines.
     fn require_effect(&self, options: &MachineOptions, is_ignored: bool) -> Result<(), ConfigError> {
         let others = options.settings().find(|(key, _)| *key != "ignore");
         match (is_ignored, others) {
@@ -89,20 +95,22 @@ impl Checker<'_> {
         }
     }
 
-    /// Checks the address that our own DHCP server leases to the machine of the rule.
+    /// Returns the address that our DHCP server leases to the machine of a rule.
     fn fixed_address(
         &self,
         options: &MachineOptions,
-        who: &ClientFilter,
+        filter: &ClientFilter,
         dhcp: &Dhcp,
     ) -> Result<Option<Ipv4Addr>, ConfigError> {
         let Some(address) = self.read("address", &options.address, value::host_address)? else {
             return Ok(None);
         };
-        let why = match (one_machine(who), dhcp) {
+        let why = match (one_machine(filter), dhcp) {
+            // Of several machines only one could have the address.
             (None, _) => Some(
                 "needs a rule for one machine; give its whole MAC address and no other condition".to_owned(),
             ),
+            // In proxy mode the addresses are another server's to give.
             (_, Dhcp::Off | Dhcp::Proxy(_)) => {
                 Some("needs a DHCP server; add `dhcp-range` or remove it".to_owned())
             }
@@ -140,22 +148,22 @@ impl Checker<'_> {
 }
 
 /// Returns the MAC address of the machine, if the conditions match only one.
-fn one_machine(who: &ClientFilter) -> Option<Mac> {
-    match (&who.macs[..], &who.architectures[..], &who.vendor[..]) {
+fn one_machine(filter: &ClientFilter) -> Option<Mac> {
+    match (filter.macs.as_slice(), filter.architectures.as_slice(), filter.vendor.as_str()) {
         ([mac], [], "") => mac.whole(),
         _ => None,
     }
 }
 
 impl MachineOptions {
-    /// Returns its conditions.
+    /// Returns the keys of conditions that were typed, each with a value.
     fn conditions(&self) -> impl Iterator<Item = (&'static str, &RawValue)> {
         let lists = [("mac", &self.mac), ("architecture", &self.architecture)];
         let lists = lists.into_iter().filter_map(|(key, list)| Some((key, list.as_ref()?.first()?)));
         lists.chain(self.vendor.iter().map(|value| ("vendor", value)))
     }
 
-    /// Returns its settings.
+    /// Returns the keys of settings that were typed, each with a value.
     fn settings(&self) -> impl Iterator<Item = (&'static str, &RawValue)> {
         let values = [
             ("ignore", &self.ignore),

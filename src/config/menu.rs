@@ -1,22 +1,21 @@
-//! The settings of the menu and of UEFI boots.
+//! Settings of the menu and of UEFI boots.
 
 use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::raw::{Origin, RawValue};
+use super::raw::{RawValue, ValueOrigin};
 use super::{Checker, ConfigError, RootServices, services, value};
 use crate::boot::UefiBy;
 use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Overrides, Root};
 use crate::text::Word;
 use crate::uki::Stub;
 
-/// The longest `kernel-parameters` of a boot together, in bytes. The kernel's command line holds 2048
+/// Most bytes of all `kernel-parameters` of a boot together. The kernel's command line holds 2048
 /// (x86's COMMAND_LINE_SIZE), of which the image's own parameters and ours need their part.
 pub(super) const PARAMETERS_MAX: usize = 600;
 
-/// Keys of `[[image]]` and of `[[machine]]` that override those of all: root, copytoram and
-/// kernel-parameters.
+/// Values of `root`, `copytoram` and `kernel-parameters` in an `[[image]]` or a `[[machine]]`.
 type RawOverrides<'a> = (&'a Option<RawValue>, &'a Option<RawValue>, &'a Option<Vec<RawValue>>);
 
 impl Checker<'_> {
@@ -45,9 +44,10 @@ impl Checker<'_> {
 
     /// Returns a path; one in the configuration file is relative to the directory of that file.
     fn path(&self, value: &RawValue) -> PathBuf {
+        // A shell has already expanded a path of the command line, which is relative to where it runs.
         match value.origin {
-            Origin::File(_) => self.resolve(&value.text),
-            Origin::CommandLine => PathBuf::from(&value.text),
+            ValueOrigin::File(_) => self.resolve(&value.text),
+            ValueOrigin::CommandLine => PathBuf::from(&value.text),
         }
     }
 
@@ -59,6 +59,7 @@ impl Checker<'_> {
                 Err(self.wrong("ipxe", value, "needs `uefi = ipxe`; remove one of the two"))
             }
             (Some(by), _) => Ok(by),
+            // A path to iPXE is of use for this only.
             (None, Some(_)) => Ok(UefiBy::Ipxe),
             (None, None) => Ok(UefiBy::Composed),
         }
@@ -68,6 +69,7 @@ impl Checker<'_> {
         let (found, key, value) = match (uefi, &self.options.ipxe, &self.options.uefi) {
             (UefiBy::Composed, ..) | (UefiBy::Ipxe, None, None) => return Ok(None),
             (UefiBy::Ipxe, Some(value), _) => (value::ipxe(&self.path(value)), "ipxe", value),
+            // The operator named the program but no file: distributions have it at known paths.
             (UefiBy::Ipxe, None, Some(value)) => (value::ipxe_of_host(), "uefi", value),
         };
         found.map(Some).map_err(|why| self.wrong(key, value, &why))
@@ -105,6 +107,7 @@ impl Checker<'_> {
             parameters: self.parameters(parameters, before)?,
         };
         match (copytoram, &overrides) {
+            // archiso_pxe_http downloads the root image before it mounts it.
             (Some(value), Overrides { root: Some(Root::Http), copytoram: Some(CopyToRam::No), .. }) => {
                 Err(self.wrong(
                     "copytoram",
@@ -117,7 +120,7 @@ impl Checker<'_> {
     }
 }
 
-/// Returns the bytes that parameters take in a command line.
+/// Returns the bytes that parameters take in a command line, each with the space before it.
 pub(super) fn length(parameters: &[Word]) -> usize {
     parameters.iter().map(|word| word.as_str().len() + 1).sum()
 }

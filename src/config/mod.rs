@@ -1,8 +1,8 @@
 //! The settings of `serve`: the command line over the configuration file over the defaults.
 //!
 //! A setting is declared once, as a field of [`ServeOptions`]: option of the command line, key of the
-//! file and help in one. [`Config`] has its checked value, with nothing left to interpret. A setting
-//! that is wrong is one line: where, what, why, and what to do.
+//! file and help in one. [`Config`] has its checked value, with nothing left to interpret. The error
+//! about a wrong setting is one line: where, what, why, and what to do.
 
 mod dhcp;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
@@ -28,24 +28,24 @@ use crate::boot::{Rules, UefiBy};
 use crate::export::Allowed;
 use crate::uki::Stub;
 pub(crate) use dhcp::{Dhcp, Solicitations};
-use file::File;
-pub(crate) use images::Place;
+use file::ConfigFile;
+pub(crate) use images::ImageConfig;
 use menu::length;
 use raw::{RawValue, networks, one_or_more};
 pub(crate) use services::{
-    Asked, HTTP_PORT, NBD_PORT, PORTMAP_PORT, RootServices, ServicePort, StatusAddress, TFTP_PORT, TftpPorts,
+    Asked, HTTP_PORT, NBD_PORT, PORTMAP_PORT, RootServices, ServicePort, StatusService, TFTP_PORT, TftpPorts,
 };
 
 /// Serve ISOs to machines that boot from the network.
 ///
-/// Answers DHCP (beside the DHCP server there is, or as the only one), sends the boot loader, a menu,
-/// kernel and initramfs out of the image by TFTP and HTTP, and serves the image itself as the root file
-/// system by NBD, its tree by NFS, and its files by HTTP. Nothing is mounted or unpacked. When all
-/// services are up it prints a table of them and the line `ready`.
+/// Answers DHCP, beside another DHCP server or as the only one. Sends boot loader, menu, kernel and
+/// initramfs out of the image by TFTP and HTTP. Serves the image as the root file system by NBD, its
+/// tree by NFS, and its files by HTTP. Nothing is mounted or unpacked. When all services are up, it
+/// prints a table of them and the line `ready`.
 ///
-/// With several ISOs the first is the default. Of a folder every *.iso is served, of several versions
-/// the newest first. Images that are added, replaced or removed there are noticed without a restart;
-/// machines that have an old image keep it.
+/// With several ISOs the first is the default. Of a folder every *.iso is served, the newest version
+/// first. Images that are added, replaced or removed are noticed without a restart; machines keep the
+/// image that they booted.
 ///
 /// Root is not needed. Ports below 1024 need the capability CAP_NET_BIND_SERVICE, sockets from systemd,
 /// or `sysctl net.ipv4.ip_unprivileged_port_start=67`.
@@ -77,33 +77,33 @@ pub struct ServeOptions {
     #[serde(deserialize_with = "networks")]
     allow: Option<Vec<RawValue>>,
 
-    /// Tell machines this IPv4 address [default: the address that a request reached]
+    /// Address of this host to tell machines [default: the address that a request reached]
     #[arg(long, value_name = "ADDR", value_hint = ValueHint::Other)]
     advertise: Option<RawValue>,
 
-    /// Serve NBD on this port, or not [default: 10809]
+    /// Port of NBD [default: 10809]
     ///
-    /// archiso's initramfs asks 10809 and cannot be told another port.
+    /// archiso's initramfs always connects to port 10809.
     #[arg(long, value_name = "PORT|off", value_hint = ValueHint::Other)]
     nbd: Option<RawValue>,
 
-    /// Serve NFS (version 3, with MOUNT) on this port, or not [default: 2049]
+    /// Port of NFS (version 3) and MOUNT [default: 2049]
     #[arg(long, value_name = "PORT|off", value_hint = ValueHint::Other)]
     nfs: Option<RawValue>,
 
-    /// Answer as portmapper on this port, so that machines find NFS, or not [default: 111]
+    /// Port of the portmapper, by which machines find NFS [default: 111]
     ///
-    /// archiso's initramfs asks 111. Where rpcbind has that port, isowire registers with it.
+    /// archiso's initramfs always asks port 111. If rpcbind has that port, isowire registers with it.
     #[arg(long, value_name = "PORT|off", value_hint = ValueHint::Other)]
     portmap: Option<RawValue>,
 
-    /// Serve HTTP on this port, or not [default: 80, else 8080]
+    /// Port of HTTP [default: 80, else 8080]
     #[arg(long, value_name = "PORT|off", value_hint = ValueHint::Other)]
     http: Option<RawValue>,
 
-    /// Serve TFTP on this port, or not [default: 69]
+    /// Port of TFTP [default: 69]
     ///
-    /// Firmware asks 69.
+    /// Firmware always asks port 69.
     #[arg(long, value_name = "PORT|off", value_hint = ValueHint::Other)]
     tftp: Option<RawValue>,
 
@@ -111,13 +111,14 @@ pub struct ServeOptions {
     #[arg(long, num_args = 0, default_missing_value = "true")]
     tftp_single_port: Option<RawValue>,
 
-    /// Answer DHCP not at all, beside the DHCP server there is, or as the only one [default: proxy]
+    /// Role in DHCP [default: proxy]
     ///
-    /// `proxy` answers only machines that boot from the network.
+    /// `off` answers nobody. `proxy` answers only machines that boot from the network; another server
+    /// gives them addresses. `server` gives addresses itself and needs --dhcp-range.
     #[arg(long, value_name = "off|proxy|server", value_hint = ValueHint::Other)]
     dhcp: Option<RawValue>,
 
-    /// Be the DHCP server and lease these addresses
+    /// Addresses to lease; implies --dhcp server
     #[arg(long, value_name = "FIRST-LAST", value_hint = ValueHint::Other)]
     dhcp_range: Option<RawValue>,
 
@@ -137,22 +138,22 @@ pub struct ServeOptions {
     #[arg(skip)]
     lease_file: Option<RawValue>,
 
-    /// Tell machines that boot that there is no IPv6 router, so that iPXE does not wait for one
+    /// Tell booting machines that there is no IPv6 router, so that iPXE does not wait for one
     ///
-    /// Only machines that were just offered a boot file are told. Needs DHCP and the capability
-    /// CAP_NET_RAW.
+    /// Only machines that were offered a boot file within the last minute are told. Needs DHCP and the
+    /// capability CAP_NET_RAW.
     #[arg(long, num_args = 0, default_missing_value = "true")]
     router_advertisement: Option<RawValue>,
 
-    /// Protocol of the root file system, unless the menu is told otherwise [default: the first served]
+    /// Root protocol of the first menu entry [default: the first that is served]
     #[arg(long, value_name = "nbd|nfs|http", value_hint = ValueHint::Other)]
     root: Option<RawValue>,
 
-    /// Have machines copy their root file system into memory [default: auto]
+    /// Whether machines copy their root file system into memory [default: auto]
     #[arg(long, value_name = "yes|no|auto", value_hint = ValueHint::Other)]
     copytoram: Option<RawValue>,
 
-    /// Boot the first entry of the menu after this time; 0 waits for ever [default: 10]
+    /// Time until the first menu entry boots by itself; 0 waits for ever [default: 10]
     #[arg(long, value_name = "SECONDS", value_hint = ValueHint::Other)]
     menu_timeout: Option<RawValue>,
 
@@ -163,7 +164,7 @@ pub struct ServeOptions {
     #[serde(deserialize_with = "one_or_more")]
     kernel_parameters: Option<Vec<RawValue>>,
 
-    /// Have UEFI machines load a program of kernel and initramfs, or iPXE with a menu [default: composed]
+    /// Program for UEFI machines: composed of kernel and initramfs, or iPXE [default: composed]
     #[arg(long, value_name = "composed|ipxe", value_hint = ValueHint::Other)]
     uefi: Option<RawValue>,
 
@@ -175,11 +176,11 @@ pub struct ServeOptions {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     stub: Option<RawValue>,
 
-    /// Tell the machines' state by HTTP on this address too, or not at all [default: local socket only]
+    /// Serve the status by HTTP on this address too, or not at all [default: local socket only]
     #[arg(long, value_name = "ADDR:PORT|off", value_hint = ValueHint::Other)]
     status: Option<RawValue>,
 
-    /// Form of the log on standard error [default: text]
+    /// Format of the log on standard error [default: text]
     #[arg(long, value_name = "text|json", value_hint = ValueHint::Other)]
     log_format: Option<RawValue>,
 
@@ -227,38 +228,38 @@ struct MachineOptions {
 /// Checked settings of `serve`.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where images are, at least in one place; the first place has the default.
-    pub images: Vec<Place>,
-    /// Network interface that DHCP is answered on; `None` means all.
+    /// Images and folders of images, at least one; the default image is in the first.
+    pub images: Vec<ImageConfig>,
+    /// Network interface on which DHCP is answered; `None` means all.
     pub interface: Option<String>,
     pub bind: Ipv4Addr,
-    /// Clients that any service admits.
+    /// Clients that the services admit.
     pub allowed: Allowed,
-    /// Address that machines are told; `None` means the one that their request reached.
+    /// Address of this host in menus and replies; `None` means the one that a request reached.
     pub advertise: Option<Ipv4Addr>,
     pub root_services: RootServices,
     pub tftp: ServicePort,
     pub tftp_ports: TftpPorts,
     pub dhcp: Dhcp,
-    /// If answered, DHCP is not off, and counts as asked for by the operator.
+    /// With `Answered`, DHCP is on and counts as asked for by the operator.
     pub solicitations: Solicitations,
     /// Root protocol that the operator named; `None` means the first of the menu that can be served.
     pub root: Option<Root>,
-    /// Its roots are those that may be served, in the order of the menu.
+    /// Settings of the menu; its roots are those that may be served, in order.
     pub menu: MenuSettings,
-    /// Overrides for some machines.
+    /// Rules for machines.
     pub rules: Rules,
     pub uefi: UefiBy,
-    /// iPXE for UEFI, if it is wanted.
+    /// iPXE for UEFI machines, if they load it.
     pub ipxe: Option<Bytes>,
     /// EFI stub for UEFI machines, instead of the one in each image.
     pub stub: Option<Stub>,
-    pub status: StatusAddress,
+    pub status: StatusService,
     pub log_format: LogFormat,
 }
 
 impl Config {
-    /// Returns the roots that the operator named, for all machines or for some.
+    /// Returns the roots that the operator named, for all machines, an image or a rule.
     pub(crate) fn named_roots(&self) -> impl Iterator<Item = Root> {
         let images = self.images.iter().map(|image| &image.overrides);
         let overrides = images.chain(self.rules.iter().map(|rule| &rule.overrides));
@@ -266,14 +267,14 @@ impl Config {
     }
 }
 
-/// Form of the log.
+/// Format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
     Json,
 }
 
-/// A wrong setting: the operator's mistake, in one line.
+/// An invalid setting, in one line for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
@@ -285,7 +286,7 @@ impl ConfigError {
 }
 
 /// Looks up an environment variable.
-type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Reads the configuration file, if one is named, and checks everything.
 ///
@@ -293,47 +294,50 @@ type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 ///
 /// # Errors
 /// [`ConfigError`] is the first wrong setting.
-pub fn load(arguments: &ArgMatches, variables: Variables<'_>) -> Result<Config, ConfigError> {
+pub fn load(arguments: &ArgMatches, variables: Environment<'_>) -> Result<Config, ConfigError> {
     let (file, options) = with_file(arguments)?;
     Checker { file: file.as_ref(), options: &options, variables }.checked()
 }
 
-fn with_file(arguments: &ArgMatches) -> Result<(Option<File>, ServeOptions), ConfigError> {
+fn with_file(arguments: &ArgMatches) -> Result<(Option<ConfigFile>, ServeOptions), ConfigError> {
     let (file, mut options) = match arguments.get_one::<PathBuf>("config") {
-        Some(path) => File::read(path).map(|(file, options)| (Some(file), options))?,
+        Some(path) => ConfigFile::read(path).map(|(file, options)| (Some(file), options))?,
         None => (None, ServeOptions::default()),
     };
-    // Only options that stand on the command line are replaced.
+    // The command line wins: options that stand on it replace those of the file, all others stay.
     options.update_from_arg_matches(arguments).map_err(|error| ConfigError::new(error.to_string()))?;
     Ok((file, options))
 }
 
-/// Does what [`load`] does for a configuration file with this text and an empty command line. No other
-/// file is read, so UEFI machines get the default.
+/// Checks a configuration file with this text, as [`load`] does with an empty command line. It reads no
+/// other file, so UEFI machines get the default.
 ///
 /// # Errors
 /// Those of [`load`].
 pub(crate) fn of_text(text: &str) -> Result<Config, ConfigError> {
-    let (file, mut options) = File::parse(Path::new("isowire.toml"), text.to_owned())?;
+    let (file, mut options) = ConfigFile::parse(Path::new("isowire.toml"), text.to_owned())?;
+    // These name files of this host, and a fuzzer would name any.
     (options.stub, options.uefi, options.ipxe) = (None, None, None);
     Checker { file: Some(&file), options: &options, variables: &|_| None }.checked()
 }
 
-/// Makes a [`Config`] of options.
+/// Checks options and makes a [`Config`] of them.
 struct Checker<'a> {
-    file: Option<&'a File>,
+    file: Option<&'a ConfigFile>,
     options: &'a ServeOptions,
-    variables: Variables<'a>,
+    variables: Environment<'a>,
 }
 
 impl Checker<'_> {
     fn checked(&self) -> Result<Config, ConfigError> {
         let config = self.config()?;
+        // The portmapper and the status alone boot no machine.
         let is_tcp_off = Root::ALL.into_iter().all(|root| config.root_services.of(root).is_off());
         if is_tcp_off && config.tftp.is_off() && matches!(config.dhcp, Dhcp::Off) {
-            return Err(ConfigError::new(
-                "nothing to serve: `nbd`, `nfs`, `http`, `tftp` and `dhcp` are all off; turn one on",
-            ));
+            let roots = Root::ALL.map(|root| format!("`{}`", root.word())).join(", ");
+            return Err(ConfigError::new(format!(
+                "nothing to serve: {roots}, `tftp` and `dhcp` are all off; turn one on"
+            )));
         }
         Ok(config)
     }
@@ -342,9 +346,12 @@ impl Checker<'_> {
         let options = self.options;
         let services = self.root_services()?;
         let menu = self.menu(&services)?;
+        // A command line holds the parameters of all, of the image and of the machine together, so a rule
+        // has to fit beside the image that brings the most.
         let images = self.images(&services, length(&menu.parameters))?;
         let longest = images.iter().map(|image| length(&image.overrides.parameters)).max().unwrap_or(0);
         let dhcp = self.dhcp()?;
+        // `ipxe` alone implies `uefi = ipxe`, so both are read before either is kept.
         let uefi = self.uefi()?;
         Ok(Config {
             rules: self.rules(&services, &dhcp, length(&menu.parameters) + longest)?,
@@ -400,6 +407,7 @@ impl Checker<'_> {
     }
 
     fn wrong(&self, key: &str, value: &RawValue, why: &str) -> ConfigError {
+        // Escaped, so that a value with a line break or an escape sequence stays one harmless line.
         ConfigError::new(format!("{}: `{}`: {why}", self.place(key, value), value.text.escape_debug()))
     }
 
@@ -407,6 +415,7 @@ impl Checker<'_> {
         file::place(key, value, self.file)
     }
 
+    /// Resolves a path of the file, which is relative to the file's directory.
     fn resolve(&self, path: &str) -> PathBuf {
         self.file.map_or_else(|| PathBuf::from(path), |file| file.resolve(path))
     }

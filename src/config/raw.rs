@@ -1,37 +1,38 @@
-//! Settings as they were typed, each with the place it was typed at.
+//! Values as they were typed, each with the place where it was typed.
 
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use toml::Spanned;
 
-/// A value as it was typed. Numbers and truth values of the file are text here too, so that a setting
-/// is read the same way wherever it comes from.
+/// A value as it was typed. Numbers and booleans of the file are kept as text, so that one parser reads
+/// a setting wherever it comes from.
 #[derive(Debug, Clone)]
 pub(super) struct RawValue {
     pub text: String,
-    pub origin: Origin,
+    pub origin: ValueOrigin,
 }
 
-/// The source of a value.
+/// Source of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum ValueOrigin {
     CommandLine,
-    /// The configuration file, at this byte.
+    /// Configuration file, with the byte where the value starts.
     File(usize),
 }
 
-/// An argument of the command line.
+/// Takes an argument of the command line.
 impl From<String> for RawValue {
     fn from(text: String) -> Self {
-        Self { text, origin: Origin::CommandLine }
+        Self { text, origin: ValueOrigin::CommandLine }
     }
 }
 
 impl<'de> Deserialize<'de> for RawValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // toml fills `Spanned` with byte positions; any other way to deserialize loses them.
         let spanned = Spanned::<Scalar>::deserialize(deserializer)?;
-        let origin = Origin::File(spanned.span().start);
+        let origin = ValueOrigin::File(spanned.span().start);
         Ok(Self { text: spanned.into_inner().0, origin })
     }
 }
@@ -41,19 +42,20 @@ pub(super) fn one_or_more<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Vec<RawValue>>, D::Error> {
     let spanned = Spanned::<OneOrMore>::deserialize(deserializer)?;
-    let origin = Origin::File(spanned.span().start);
+    let origin = ValueOrigin::File(spanned.span().start);
     Ok(Some(match spanned.into_inner() {
+        // A single value needs no brackets: `dns = "1.1.1.1"`.
         OneOrMore::One(Scalar(text)) => vec![RawValue { text, origin }],
         OneOrMore::More(values) => values,
     }))
 }
 
-/// Reads the networks of `allow`. An empty list would lock everybody out, and read as if it let
-/// everybody in.
+/// Reads the networks of `allow`.
 pub(super) fn networks<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Vec<RawValue>>, D::Error> {
     let list = one_or_more(deserializer)?;
+    // It would refuse all clients, though it reads as if it had no limit.
     if list.as_ref().is_some_and(Vec::is_empty) {
         return Err(de::Error::custom("allow: empty list admits nobody; name networks or remove the key"));
     }
@@ -101,7 +103,7 @@ impl<'de> Visitor<'de> for OneOrMoreVisitor {
     }
 }
 
-/// A string, a number or a truth value, as text.
+/// A string, an integer or a boolean, as text.
 struct Scalar(String);
 
 impl<'de> Deserialize<'de> for Scalar {
@@ -132,6 +134,7 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Scalar, A::Error> {
+        // serde's own message would be "invalid type: sequence".
         Err(de::Error::custom("unexpected list; expected a single value"))
     }
 }

@@ -1,4 +1,4 @@
-//! Ports of services, and the clients that they admit.
+//! Settings of services: ports, admitted clients and the status.
 
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
@@ -11,18 +11,18 @@ use crate::boot::menu::Root;
 use crate::export::Allowed;
 use crate::machines::local;
 
-/// The registered port of NBD, which archiso's hook always asks.
+/// Registered port of NBD; archiso's hook always connects to it.
 pub(crate) const NBD_PORT: u16 = 10809;
-/// IANA's `nfs`. A portmapper tells clients any other one.
+/// Registered port of NFS; clients learn another one from the portmapper.
 pub(crate) const NFS_PORT: u16 = 2049;
-/// RFC 1833 §1; archiso's nfsmount always asks this one.
+/// Port of the portmapper (RFC 1833 §1); archiso's nfsmount always asks it.
 pub(crate) const PORTMAP_PORT: u16 = 111;
-/// RFC 9110 §4.2.1: the port of a URL without one, as those in archiso's own menu are.
+/// Port of an `http` URL without one (RFC 9110 §4.2.1), as those in archiso's own menu.
 pub(crate) const HTTP_PORT: u16 = 80;
-/// RFC 1350 §4; firmware always asks this one.
+/// Port of TFTP requests (RFC 1350 §4); firmware always asks it.
 pub(crate) const TFTP_PORT: u16 = 69;
 
-/// The port of a service.
+/// Port of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServicePort {
     Off,
@@ -39,20 +39,20 @@ impl ServicePort {
     }
 }
 
-/// The source of a wish for a service. Without one that the operator asked for, nothing starts.
+/// Source of the wish for a service. If a service that the operator asked for cannot start, none does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     ByOperator,
     ByDefault,
 }
 
-/// The services of root file systems.
+/// Services of root file systems.
 #[derive(Debug, Clone, Copy)]
 pub struct RootServices {
     pub nbd: ServicePort,
     /// NFS and MOUNT.
     pub nfs: ServicePort,
-    /// Tells clients the port of NFS.
+    /// Portmapper, which returns the port of NFS.
     pub portmap: ServicePort,
     pub http: ServicePort,
 }
@@ -71,6 +71,7 @@ impl RootServices {
     pub(super) fn roots(&self, first: Option<Root>) -> Vec<Root> {
         let mut roots: Vec<Root> =
             Root::ALL.into_iter().filter(|&root| self.missing(root).is_none()).collect();
+        // The sort is stable, so the others keep the order of preference.
         roots.sort_by_key(|&root| Some(root) != first);
         roots
     }
@@ -81,30 +82,30 @@ impl RootServices {
             return Some(root.word());
         }
         match root {
-            // archiso's nfsmount has no way to be told the port of MOUNT.
+            // archiso's nfsmount takes no port of MOUNT and always asks the portmapper.
             Root::Nfs => self.portmap.is_off().then_some("portmap"),
             Root::Nbd | Root::Http => None,
         }
     }
 }
 
-/// The ports that TFTP sends files from.
+/// Source ports of TFTP transfers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TftpPorts {
-    /// A new one for each transfer, as RFC 1350 §4 wants it.
+    /// A new port for each transfer (RFC 1350 §4).
     Many,
-    /// The one that requests come to.
+    /// The port of requests, for firewalls that do not track TFTP.
     Single,
 }
 
-/// The address of the status.
+/// Status service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StatusAddress {
+pub enum StatusService {
     Off,
     On {
-        /// For this host.
+        /// Local socket for this host.
         socket: PathBuf,
-        /// For others, if the operator asked for it.
+        /// HTTP address for other hosts.
         address: Option<SocketAddrV4>,
     },
 }
@@ -119,6 +120,7 @@ impl Checker<'_> {
             http: self.service_port("http", &options.http, HTTP_PORT)?,
         };
         match &options.portmap {
+            // The portmapper would have nothing to return.
             Some(value) if services.nfs.is_off() && !services.portmap.is_off() => {
                 Err(self.wrong("portmap", value, "needs NFS, which is off; remove `nfs = off` or this"))
             }
@@ -141,12 +143,13 @@ impl Checker<'_> {
         Ok(if is_single == Some(true) { TftpPorts::Single } else { TftpPorts::Many })
     }
 
-    pub(super) fn status(&self) -> Result<StatusAddress, ConfigError> {
+    pub(super) fn status(&self) -> Result<StatusService, ConfigError> {
         let socket = local::server_path(self.variables);
         Ok(match self.read("status", &self.options.status, value::status)? {
-            Some(None) => StatusAddress::Off,
-            Some(address) => StatusAddress::On { socket, address },
-            None => StatusAddress::On { socket, address: None },
+            // `off` closes the local socket too.
+            Some(None) => StatusService::Off,
+            Some(address) => StatusService::On { socket, address },
+            None => StatusService::On { socket, address: None },
         })
     }
 
@@ -155,6 +158,7 @@ impl Checker<'_> {
         let mut networks: Vec<Ipv4Net> = Vec::new();
         for value in list {
             let network = self.parse("allow", value, &value::network)?;
+            // One of the two is likely a mistake: the smaller network changes nothing.
             if let Some(other) = networks.iter().find(|other| overlap(other, &network)) {
                 let why = format!("overlaps with {other}; remove the smaller of the two");
                 return Err(self.wrong("allow", value, &why));
@@ -180,11 +184,12 @@ fn port(text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| "invalid port; expected 0-65535 or `off`".into())
 }
 
-/// Parses a root whose services may be served.
+/// Parses a root protocol whose services are on.
 pub(super) fn root(text: &str, services: &RootServices) -> Result<Root, String> {
     let root = Root::ALL.into_iter().find(|root| root.word() == text);
     let root =
         root.ok_or_else(|| format!("invalid root; expected {}", value::one_of(&Root::ALL.map(Root::word))))?;
+    // A root that the menu could not offer is a contradiction of two settings.
     match services.missing(root) {
         Some(service) if service == text => Err("service is off; turn it on or choose another root".into()),
         Some(service) => Err(format!("needs `{service}`, which is off; turn it on or choose another root")),

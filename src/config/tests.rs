@@ -4,7 +4,7 @@ use std::fs;
 use clap::{Command, CommandFactory};
 
 use super::dhcp::state_directory;
-use super::file::Table;
+use super::file::FileTable;
 use super::menu::PARAMETERS_MAX;
 use super::*;
 use crate::boot::menu::{Cms, CopyToRam, Overrides};
@@ -15,7 +15,7 @@ use crate::text::Word;
 
 const EXAMPLE: &str = include_str!("../../config.example.toml");
 
-/// What `isowire serve` makes of these arguments and this configuration file.
+/// Loads the settings of `isowire serve` with these arguments and this configuration file.
 pub(super) fn loaded(arguments: &[&str], file: Option<&str>) -> Result<Config, String> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("isowire.toml");
@@ -41,11 +41,11 @@ pub(super) fn wrong(file: &str) -> String {
 }
 
 #[test]
-fn the_defaults() {
+fn defaults_serve_everything() {
     let config = from_options(&[]);
     assert_eq!(
         config.images,
-        [Place { path: "arch.iso".into(), name: None, overrides: Overrides::default() }]
+        [ImageConfig { path: "arch.iso".into(), name: None, overrides: Overrides::default() }]
     );
     let on = |port| ServicePort::On { port, asked: Asked::ByDefault };
     let RootServices { nbd, nfs, portmap, http } = config.root_services;
@@ -57,7 +57,7 @@ fn the_defaults() {
 }
 
 #[test]
-fn the_menu_has_the_roots_that_are_on_the_chosen_one_first() {
+fn menu_roots_begin_with_the_chosen() {
     let roots = |arguments: &[&str]| from_options(arguments).menu.roots;
     assert_eq!(roots(&["--root", "http"]), [Root::Http, Root::Nbd, Root::Nfs]);
     assert_eq!(roots(&["--root", "nfs", "--http", "off"]), [Root::Nfs, Root::Nbd]);
@@ -67,7 +67,7 @@ fn the_menu_has_the_roots_that_are_on_the_chosen_one_first() {
 }
 
 #[test]
-fn the_command_line_wins() {
+fn command_line_wins() {
     let file = "nbd = 1\ntftp = \"off\"\ntftp-single-port = false\ncopytoram = \"no\"\nmenu-timeout = 3\n[[image]]\npath = \"other.iso\"";
     let config =
         loaded(&["--nbd", "2", "--copytoram", "yes", "--tftp-single-port", "arch.iso"], Some(file)).unwrap();
@@ -80,7 +80,7 @@ fn the_command_line_wins() {
 }
 
 #[test]
-fn who_may_come() {
+fn allow_limits_clients() {
     let may = |config: &Config, peer: [u8; 4]| config.allowed.contains(peer.into());
     assert!(may(&from_options(&[]), [1, 2, 3, 4]));
     let file = Some("allow = ['10.0.0.0/24', '192.168.1.7']");
@@ -94,7 +94,7 @@ fn who_may_come() {
 }
 
 #[test]
-fn a_dhcp_server() {
+fn dhcp_range_implies_server() {
     let config = from_options(&["--dhcp-range", "10.0.0.9-10.0.0.20"]);
     let Dhcp::Server(pool) = config.dhcp else { panic!("{:?}", config.dhcp) };
     assert_eq!(pool.pool, Pool::new([10, 0, 0, 9].into(), [10, 0, 0, 20].into()).unwrap());
@@ -126,7 +126,7 @@ fn router_advertisements_need_dhcp() {
 }
 
 #[test]
-fn state_is_kept_where_the_environment_says() {
+fn state_directory_follows_environment() {
     let with = |variables: &'static [(&str, &str)]| {
         state_directory(&|name: &str| {
             variables.iter().find(|(own, _)| *own == name).map(|(_, value)| value.into())
@@ -139,7 +139,7 @@ fn state_is_kept_where_the_environment_says() {
 }
 
 #[test]
-fn paths_in_the_file_start_at_the_file() {
+fn file_paths_start_at_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("c.toml");
     fs::write(&path, "[[image]]\npath = 'a.iso'\nname = 'first'\n[[image]]\npath = '/b.iso'").unwrap();
@@ -150,10 +150,10 @@ fn paths_in_the_file_start_at_the_file() {
 }
 
 #[test]
-fn one_image_may_say_that_it_is_the_default() {
+fn default_image_comes_first() {
     let paths = |file: &str| {
         let config = loaded(&[], Some(file))?;
-        let name = |place: Place| place.path.file_name().unwrap().to_str().unwrap().to_owned();
+        let name = |place: ImageConfig| place.path.file_name().unwrap().to_str().unwrap().to_owned();
         Ok::<_, String>(config.images.into_iter().map(name).collect::<Vec<_>>())
     };
     let image = |name: &str, rest: &str| format!("[[image]]\npath = '{name}'\n{rest}\n");
@@ -174,7 +174,7 @@ fn one_image_may_say_that_it_is_the_default() {
 }
 
 #[test]
-fn mistakes_tell_where_what_why_and_what_to_do() {
+fn error_has_place_cause_and_advice() {
     let cases = [
         ("nbd = 70000", "isowire.toml:1: nbd: `70000`: invalid port; expected 0-65535 or `off`"),
         ("\n\ntftp = 'on'", "isowire.toml:3: tftp: `on`: invalid port; expected 0-65535 or `off`"),
@@ -287,7 +287,7 @@ fn mistakes_tell_where_what_why_and_what_to_do() {
 }
 
 #[test]
-fn who_names_an_ipxe_wants_it() {
+fn ipxe_implies_uefi_ipxe() {
     let directory = tempfile::tempdir().unwrap();
     let (ipxe, text) = (directory.path().join("ipxe.efi"), directory.path().join("text"));
     // An EFI stub is a program for UEFI on x86-64, as iPXE is.
@@ -305,15 +305,15 @@ fn who_names_an_ipxe_wants_it() {
     assert!(load(&["--uefi", "grub"]).unwrap_err().contains("expected `composed` or `ipxe`"));
 }
 
-/// A setting of the example: its table, its key and its line, as if it were no comment.
-type Shown = (Table, String, &'static str);
+/// Setting of the example: its table, its key and its line without the `#`.
+type ExampleSetting = (FileTable, String, &'static str);
 
-fn example() -> Vec<Shown> {
-    let mut table = Table::Top;
+fn example() -> Vec<ExampleSetting> {
+    let mut table = FileTable::Top;
     let mut settings = Vec::new();
     for line in EXAMPLE.lines().map(|line| line.strip_prefix('#').unwrap_or(line)) {
         if let Some(name) = line.strip_prefix("[[").and_then(|rest| rest.strip_suffix("]]")) {
-            table = Table::ALL.into_iter().find(|table| table.key() == name).unwrap();
+            table = FileTable::ALL.into_iter().find(|table| table.key() == name).unwrap();
         } else if let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| !key.contains([' ', '#'])) {
             settings.push((table, key.to_owned(), line));
         }
@@ -321,9 +321,10 @@ fn example() -> Vec<Shown> {
     settings
 }
 
-/// The keys of a table that have values.
-fn keys(table: Table) -> BTreeSet<&'static str> {
-    let is_table = |key: &str| table == Table::Top && Table::ALL.into_iter().any(|table| table.key() == key);
+/// Returns the keys of a table that have values.
+fn keys(table: FileTable) -> BTreeSet<&'static str> {
+    let is_table =
+        |key: &str| table == FileTable::Top && FileTable::ALL.into_iter().any(|table| table.key() == key);
     table.keys().iter().copied().filter(|key| !is_table(key)).collect()
 }
 
@@ -335,30 +336,38 @@ fn serve_command() -> Command {
 
 #[test]
 fn example_shows_every_key_once() {
-    for table in Table::ALL {
+    for table in FileTable::ALL {
         let shown = example().into_iter().filter(|(of, ..)| *of == table).map(|(_, key, _)| key);
         let shown: Vec<String> = shown.collect();
-        let known = keys(table);
-        assert_eq!(shown.iter().map(String::as_str).collect::<BTreeSet<_>>(), known, "{table:?}");
-        assert_eq!(shown.len(), known.len(), "{table:?}: each once");
+        let keys = keys(table);
+        assert_eq!(shown.iter().map(String::as_str).collect::<BTreeSet<_>>(), keys, "{table:?}");
+        assert_eq!(shown.len(), keys.len(), "{table:?}: each once");
     }
 }
 
 #[test]
-fn option_is_a_key_of_the_file_and_has_help() {
+fn option_is_a_key_with_help() {
     let serve = serve_command();
     for option in serve.get_arguments().filter(|argument| argument.get_long() != Some("help")) {
         let name = option.get_id().as_str().replace('_', "-");
         assert!(option.get_help().is_some_and(|help| !help.to_string().is_empty()), "{name} has no help");
         if !["iso", "config"].contains(&&*name) {
             assert_eq!(option.get_long(), Some(&*name));
-            assert!(keys(Table::Top).contains(&*name), "{name} is not a key of the file");
+            assert!(keys(FileTable::Top).contains(&*name), "{name} is not a key of the file");
         }
     }
 }
 
 #[test]
-fn option_has_the_default_that_its_help_says() {
+fn root_option_names_every_root() {
+    let serve = serve_command();
+    let root = serve.get_arguments().find(|argument| argument.get_id() == "root").unwrap();
+    let words = Root::ALL.map(Root::word).join("|");
+    assert_eq!(root.get_value_names().unwrap().join(" "), words);
+}
+
+#[test]
+fn default_matches_help() {
     for option in serve_command().get_arguments() {
         let help = option.get_help().map(ToString::to_string).unwrap_or_default();
         let Some((_, default)) = help.split_once("[default: ") else { continue };
@@ -370,7 +379,7 @@ fn option_has_the_default_that_its_help_says() {
 }
 
 #[test]
-fn unknown_key_is_told_with_the_nearest() {
+fn unknown_key_gets_a_suggestion() {
     let image = "[[image]]\npath = 'a'\n";
     for (file, line) in [
         ("tfpt = 1".to_owned(), "isowire.toml:1: tfpt: unknown key; did you mean `tftp`?"),
@@ -398,33 +407,34 @@ fn unknown_key_is_told_with_the_nearest() {
     }
 }
 
-/// All of a rule but what excludes the rest.
+/// `ignore` and, with an address, other conditions exclude the rest.
 #[test]
-fn the_examples_of_image_and_machine_can_be_used() {
-    let lines = |table: Table, but: &[&str]| {
+fn example_tables_are_valid() {
+    let lines = |table: FileTable, but: &[&str]| {
         let shown = example().into_iter().filter(|(of, key, _)| *of == table && !but.contains(&&key[..]));
         shown.map(|(.., line)| format!("{line}\n")).collect::<String>()
     };
     let file = format!(
         "[[image]]\n{}[[machine]]\n{}[[machine]]\nmac = '52:54:00:00:00:01'\n{}",
-        lines(Table::Image, &[]),
-        lines(Table::Machine, &["architecture", "vendor", "ignore"]),
-        lines(Table::Machine, &["mac", "address", "ignore"]),
+        lines(FileTable::Image, &[]),
+        lines(FileTable::Machine, &["architecture", "vendor", "ignore"]),
+        lines(FileTable::Machine, &["mac", "address", "ignore"]),
     );
     let config = loaded(&["--dhcp-range", "192.168.1.100-192.168.1.199"], Some(&file)).unwrap();
     assert_eq!((config.images.len(), config.rules.iter().count()), (1, 2));
 }
 
-/// True for a line of the example that shows something else than the default.
+/// Returns true for a line of the example that does not show the default.
 fn is_sample(line: &str) -> bool {
     line.ends_with(" # for example")
 }
 
 #[test]
-fn example_is_valid_and_its_values_are_the_defaults() {
+fn example_shows_the_defaults() {
     let server = ["dhcp-range", "netmask", "router", "dns", "lease-time", "lease-file"];
     let text = |keep: &dyn Fn(&str, &str) -> bool| {
-        let kept = example().into_iter().filter(|(table, key, line)| *table == Table::Top && keep(key, line));
+        let kept =
+            example().into_iter().filter(|(table, key, line)| *table == FileTable::Top && keep(key, line));
         kept.map(|(.., line)| line).collect::<Vec<_>>().join("\n")
     };
     let as_it_is = loaded(&["a.iso"], Some(EXAMPLE)).unwrap();

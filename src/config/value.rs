@@ -4,10 +4,11 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use bytes::Bytes;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, ipv4_mask_to_prefix};
 
 use super::LogFormat;
 use crate::boot::menu::CopyToRam;
@@ -19,12 +20,17 @@ use crate::uki::Stub;
 use crate::uki::pe::{EFI_APPLICATION, Headers, X86_64};
 use crate::uki::stub::{STUB_MAX, STUB_PATH};
 
-/// Longest time the menu may wait, in seconds: PXELINUX counts tenths up to 35996 (doc/menu.txt).
+/// Longest wait of the menu in seconds; PXELINUX counts tenths up to 35996 (doc/menu.txt).
 const MENU_TIMEOUT_MAX: u16 = 3599;
-/// Leases shorter than this would be renewed all the time; longer ones than this are for ever to a boot server.
-const LEASE_SECONDS: std::ops::RangeInclusive<u32> = 120..=30 * 86_400;
+/// Shortest and longest lease. Shorter ones would be renewed all the time. Longer ones would keep the
+/// addresses of machines that booted once.
+const LEASE_SECONDS: RangeInclusive<u32> = 120..=30 * 86_400;
+
+/// Prefix lengths of netmasks. A longer one leaves no address for a server and a machine.
+const PREFIX_LENGTHS: RangeInclusive<u8> = 8..=30;
 
 pub(super) fn image_name(text: &str) -> Result<Word, String> {
+    // It becomes a part of NBD export names, paths and URLs.
     Word::new(text).filter(|_| is_image_name(text)).ok_or_else(|| {
         format!(
             "invalid image name; expected up to {NAME_MAX} letters, digits, `.`, `_`, `-`, and not `isowire`"
@@ -33,7 +39,7 @@ pub(super) fn image_name(text: &str) -> Result<Word, String> {
 }
 
 pub(super) fn interface(text: &str) -> Result<String, String> {
-    // IFNAMSIZ is 16 with the NUL.
+    // Linux: IFNAMSIZ is 16 with the NUL, and dev_valid_name refuses `/` and spaces.
     let fits = (1..16).contains(&text.len()) && !text.contains(['/', ' ']);
     if fits { Ok(text.to_owned()) } else { Err("invalid interface name; see `ip link`".into()) }
 }
@@ -42,12 +48,13 @@ pub(super) fn address(text: &str) -> Result<Ipv4Addr, String> {
     text.parse().map_err(|_| "invalid IPv4 address; expected one like 192.168.1.10".into())
 }
 
-/// Parses an address that a machine can talk to.
+/// Parses the address of a host.
 pub(super) fn host_address(text: &str) -> Result<Ipv4Addr, String> {
     let address = address(text).ok().filter(|&address| is_host(address));
     address.ok_or_else(|| "invalid IPv4 address of a host; expected one like 192.168.1.10".into())
 }
 
+/// Returns false for addresses that do not mean a single host.
 fn is_host(address: Ipv4Addr) -> bool {
     !address.is_unspecified() && !address.is_broadcast() && !address.is_multicast()
 }
@@ -67,17 +74,17 @@ pub(super) fn network(text: &str) -> Result<Ipv4Net, String> {
 }
 
 pub(super) fn netmask(text: &str) -> Result<Ipv4Addr, String> {
-    let mask = |a: &Ipv4Addr| a.to_bits().leading_ones() + a.to_bits().trailing_zeros() == 32;
-    address(text)
-        .ok()
-        .filter(mask)
-        .filter(|a| (8..=30).contains(&a.to_bits().leading_ones()))
-        .ok_or_else(|| "invalid netmask; expected one from 255.0.0.0 to 255.255.255.252".into())
+    let mask = address(text).ok().filter(|&mask| {
+        // It fails for a mask with a hole, as 255.0.255.0.
+        ipv4_mask_to_prefix(mask).is_ok_and(|prefix| PREFIX_LENGTHS.contains(&prefix))
+    });
+    mask.ok_or_else(|| "invalid netmask; expected one from 255.0.0.0 to 255.255.255.252".into())
 }
 
 /// Reads and checks an EFI stub.
 pub(super) fn stub(path: &Path) -> Result<Stub, String> {
     let bytes = read(path, STUB_MAX)?;
+    // Each machine's boot program begins with it, so it stays in memory.
     if bytes.len() as u64 > STUB_MAX {
         return Err(format!("larger than {STUB_MAX} bytes; expected {STUB_PATH} of systemd"));
     }
@@ -92,8 +99,8 @@ pub(super) fn uefi(text: &str) -> Result<UefiBy, String> {
     }
 }
 
-/// Paths of iPXE for UEFI in Arch, Fedora and Debian. The one without drivers of its own comes first:
-/// those of the firmware have just worked.
+/// Paths of iPXE for UEFI in Arch, Fedora and Debian. snponly.efi comes first: it uses the driver of the
+/// firmware, which has just loaded it.
 const IPXE_PLACES: [&str; 6] = [
     "/usr/share/ipxe/x86_64/snponly.efi",
     "/usr/share/ipxe/snponly.efi",
@@ -103,10 +110,10 @@ const IPXE_PLACES: [&str; 6] = [
     "/usr/lib/ipxe/ipxe.efi",
 ];
 
-/// Largest iPXE that is read, in bytes; those of distributions have up to 300 KiB.
+/// Largest iPXE that is read; those of distributions have up to 300 KiB.
 const IPXE_MAX: u64 = 8 << 20;
 
-/// Reads the iPXE of this host.
+/// Reads the iPXE that this host has installed.
 pub(super) fn ipxe_of_host() -> Result<Bytes, String> {
     let place = IPXE_PLACES.iter().map(Path::new).find(|place| place.is_file());
     place
@@ -118,6 +125,7 @@ pub(super) fn ipxe(path: &Path) -> Result<Bytes, String> {
     let bytes = read(path, IPXE_MAX)?;
     let headers = Headers::parse(&bytes)
         .map_err(|why| format!("not a UEFI program: {why}; expected snponly.efi or ipxe.efi"))?;
+    // An iPXE for BIOS or another processor would be refused by the firmware.
     let fits = headers.machine == X86_64 && headers.subsystem == EFI_APPLICATION;
     fits.then(|| bytes.into())
         .ok_or_else(|| "not a UEFI program for x86-64; expected snponly.efi or ipxe.efi".into())
@@ -141,6 +149,7 @@ pub(super) fn mac_prefix(text: &str) -> Result<MacPrefix, String> {
 pub(super) fn architectures(text: &str) -> Result<Vec<Architecture>, String> {
     match text {
         "bios" => Ok(vec![Architecture::BIOS]),
+        // x64 firmware sends 7 or 9: RFC 4578 §2.1 and IANA's registry exchange the two.
         "uefi" => Ok(vec![Architecture::UEFI, Architecture::EBC, Architecture::UEFI_HTTP]),
         "uefi-pxe" => Ok(vec![Architecture::UEFI, Architecture::EBC]),
         "uefi-http" => Ok(vec![Architecture::UEFI_HTTP]),
@@ -152,6 +161,7 @@ pub(super) fn architectures(text: &str) -> Result<Vec<Architecture>, String> {
 
 /// Parses the start of a vendor class.
 pub(super) fn vendor(text: &str) -> Result<String, String> {
+    // RFC 2132 §9.13: any bytes, but all known ones are printable, and an option holds 255.
     let fits = (1..=255).contains(&text.len()) && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
     fits.then(|| text.to_owned()).ok_or_else(|| {
         "invalid vendor class (DHCP option 60); expected the start of one like PXEClient:Arch:00007".into()
@@ -168,18 +178,18 @@ pub(super) fn truth(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| "expected `true` or `false`".into())
 }
 
-/// The words of `dhcp`.
-pub(super) enum Mode {
+/// Value of `dhcp`.
+pub(super) enum DhcpMode {
     Off,
     Proxy,
     Server,
 }
 
-pub(super) fn dhcp_mode(text: &str) -> Result<Mode, String> {
+pub(super) fn dhcp_mode(text: &str) -> Result<DhcpMode, String> {
     match text {
-        "off" => Ok(Mode::Off),
-        "proxy" => Ok(Mode::Proxy),
-        "server" => Ok(Mode::Server),
+        "off" => Ok(DhcpMode::Off),
+        "proxy" => Ok(DhcpMode::Proxy),
+        "server" => Ok(DhcpMode::Server),
         _ => Err("invalid DHCP mode; expected `off`, `proxy` or `server`".into()),
     }
 }
@@ -190,6 +200,8 @@ pub(super) fn range(text: &str) -> Result<Pool, String> {
         BadPool::Reversed { .. } => "ends before it starts; swap the two addresses".to_owned(),
         BadPool::TooLarge { .. } => format!("more than {} addresses; take fewer", Pool::MAX_LEN),
     })?;
+    // Such addresses are at the ends of the address space or in a block of 2^28, so a range of at most
+    // 65536 addresses that contains one has one at an end.
     let ends = [pool.first(), pool.last()];
     if ends.into_iter().all(is_host) {
         Ok(pool)
@@ -198,25 +210,30 @@ pub(super) fn range(text: &str) -> Result<Pool, String> {
     }
 }
 
-/// Parses a number of seconds, or of a unit.
+/// Parses a time in seconds, or in the unit that follows the number.
 pub(super) fn lease_time(text: &str) -> Result<u32, String> {
-    let unit = |unit: char| match unit {
+    let (number, unit) = match text.char_indices().last() {
+        Some((end, unit)) if !unit.is_ascii_digit() => (text.split_at(end).0, unit),
+        _ => (text, 's'),
+    };
+    let number = number.parse::<u32>().ok();
+    let time = number.zip(seconds(unit)).and_then(|(number, seconds)| number.checked_mul(seconds));
+    time.filter(|time| LEASE_SECONDS.contains(time))
+        .ok_or_else(|| "invalid lease time; expected one from `2m` to `30d`, like `1d`".into())
+}
+
+/// Returns the seconds of a unit of time.
+const fn seconds(unit: char) -> Option<u32> {
+    match unit {
         's' => Some(1),
         'm' => Some(60),
         'h' => Some(3600),
         'd' => Some(86_400),
         _ => None,
-    };
-    let (number, seconds) = match text.char_indices().last() {
-        Some((end, last)) if unit(last).is_some() => (text.split_at(end).0, unit(last).unwrap_or(1)),
-        _ => (text, 1),
-    };
-    let time = number.parse::<u32>().ok().and_then(|number| number.checked_mul(seconds));
-    time.filter(|time| LEASE_SECONDS.contains(time))
-        .ok_or_else(|| "invalid lease time; expected one from `2m` to `30d`, like `1d`".into())
+    }
 }
 
-/// Lists words to choose from.
+/// Formats words to choose from as a list.
 pub(super) fn one_of(words: &[&str]) -> String {
     let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
     match quoted.split_last() {

@@ -1,7 +1,8 @@
-//! The properties that hold for any input, one function per fuzz target.
+//! Properties that hold for any input, one function per fuzz target.
 //!
-//! `fuzz/fuzz_targets/NAME.rs` feeds them with what libFuzzer invents, `tests/corpus.rs` with the committed seeds of
-//! `fuzz/corpus/NAME/`, each named by the path it takes. A property panics when it does not hold.
+//! `fuzz/fuzz_targets/NAME.rs` runs a property with inputs of libFuzzer, `tests/corpus.rs` with the
+//! committed seeds of `fuzz/corpus/NAME/`, each named by the path that it takes. A property panics when
+//! it does not hold.
 
 pub mod boot;
 pub mod dhcp;
@@ -14,10 +15,10 @@ pub mod nfs;
 pub mod portmap;
 pub mod tftp;
 
-/// A fuzz target: its name and its property.
+/// Fuzz target: its name and its property.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// Every target; `tests/corpus.rs` proves that each has its file and its seeds.
+/// All targets; `tests/corpus.rs` checks that each has its file and its seeds.
 pub const TARGETS: &[Target] = &[
     ("config", menus::config),
     ("cpio", image::cpio),

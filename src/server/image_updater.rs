@@ -17,7 +17,7 @@ use super::{StartError, initramfs_check, notify};
 use crate::boot::UefiBy;
 use crate::boot::files::{BootConfig, Files};
 use crate::boot::menu::Root;
-use crate::config::Place;
+use crate::config::ImageConfig;
 use crate::images::watch::FolderWatch;
 use crate::images::{self, ImageChange, ImageError, ImageSet, SearchPath, ServedImage};
 use crate::machines::Registry;
@@ -38,7 +38,7 @@ pub(super) struct Opened {
 ///
 /// # Errors
 /// The first error that is fatal; the others are logged.
-pub(super) fn open(places: &[Place]) -> Result<Opened, ImageError> {
+pub(super) fn open(places: &[ImageConfig]) -> Result<Opened, ImageError> {
     let (images, mut errors) = images::find(&search_paths(places), None);
     if let Some(fatal) = errors.iter().position(ImageError::is_fatal) {
         return Err(errors.swap_remove(fatal));
@@ -49,18 +49,18 @@ pub(super) fn open(places: &[Place]) -> Result<Opened, ImageError> {
     Ok(Opened { images, logged })
 }
 
-fn search_paths(places: &[Place]) -> Vec<SearchPath> {
+fn search_paths(places: &[ImageConfig]) -> Vec<SearchPath> {
     places.iter().map(search_path).collect()
 }
 
-fn search_path(Place { path, name, .. }: &Place) -> SearchPath {
+fn search_path(ImageConfig { path, name, .. }: &ImageConfig) -> SearchPath {
     SearchPath { path: path.clone(), name: name.as_ref().map(|name| name.as_str().to_owned()) }
 }
 
 /// Keeps the images up to date and publishes them.
 #[derive(Debug)]
 pub(super) struct ImageUpdater {
-    places: Vec<Place>,
+    places: Vec<ImageConfig>,
     /// The operator's choices for all images.
     boot_config: BootConfig,
     /// The roots that are served.
@@ -77,7 +77,7 @@ impl ImageUpdater {
     /// # Errors
     /// [`StartError`] if they cannot be served as the operator wants it.
     pub(super) fn new(
-        places: Vec<Place>,
+        places: Vec<ImageConfig>,
         opened: Opened,
         boot_config: BootConfig,
         roots: Vec<Root>,
@@ -228,7 +228,7 @@ async fn changed(watch: &mut Option<FolderWatch>) -> io::Result<()> {
 }
 
 /// Returns the operator's choices with the overrides for these images.
-fn config_for(images: &ImageSet, places: &[Place], boot_config: &BootConfig) -> BootConfig {
+fn config_for(images: &ImageSet, places: &[ImageConfig], boot_config: &BootConfig) -> BootConfig {
     let overrides = images.iter().filter_map(|served| {
         let place = place_of(served, places)?;
         Some((served.name.clone(), place.overrides.clone()))
@@ -237,7 +237,7 @@ fn config_for(images: &ImageSet, places: &[Place], boot_config: &BootConfig) -> 
 }
 
 /// Returns the place of an image: the one of its file, or the one of its folder.
-fn place_of<'a>(served: &ServedImage, places: &'a [Place]) -> Option<&'a Place> {
+fn place_of<'a>(served: &ServedImage, places: &'a [ImageConfig]) -> Option<&'a ImageConfig> {
     let place = places.iter().find(|place| place.path == served.path());
     place.or_else(|| places.iter().find(|place| served.path().parent() == Some(&*place.path)))
 }

@@ -17,7 +17,7 @@ use super::StartError;
 use super::report::{ServiceRow, port_note};
 use super::sockets::{self, Inherited, SocketError};
 use crate::boot::menu::Root;
-use crate::config::{Asked, Config, Dhcp, RootServices, ServicePort, StatusAddress, TFTP_PORT};
+use crate::config::{Asked, Config, Dhcp, RootServices, ServicePort, StatusService, TFTP_PORT};
 use crate::dhcp;
 use crate::dhcp::server::{Sharing, Sockets};
 use crate::machines::local::LocalSocket;
@@ -98,8 +98,8 @@ impl ServiceSockets {
     }
 
     /// Opens the status sockets. The one of this host is a default, the TCP address is asked for.
-    fn open_status(&mut self, wanted: &StatusAddress) -> Result<(), StartError> {
-        let StatusAddress::On { socket, address } = wanted else {
+    fn open_status(&mut self, wanted: &StatusService) -> Result<(), StartError> {
+        let StatusService::On { socket, address } = wanted else {
             self.off("Status", OFF);
             return Ok(());
         };

@@ -2,13 +2,13 @@ use crate::boot::menu::{CopyToRam, Root, Start};
 use crate::boot::{Architecture, Client, Quirk, Rules};
 use crate::config::tests::{loaded, wrong};
 
-/// The rules in the configuration file of a DHCP server.
+/// Loads the rules of a DHCP server's configuration file.
 fn rules(file: &str) -> Rules {
     loaded(&["arch.iso", "--dhcp-range", "10.0.0.10-10.0.0.20"], Some(file)).unwrap().rules
 }
 
 #[test]
-fn a_rule_with_everything() {
+fn rule_takes_every_setting() {
     let rules = rules(
         "[[machine]]\n\
          mac = '52-54-00-12-34-56'\n\
@@ -30,7 +30,7 @@ fn a_rule_with_everything() {
 }
 
 #[test]
-fn machines_are_told_apart_in_three_ways() {
+fn conditions_select_machines() {
     let rules = rules(
         "[[machine]]\nmac = ['52:54:00', '00:11']\narchitecture = 'uefi'\nmenu = false\n\
          [[machine]]\narchitecture = ['bios', 11]\nignore = true\n\
@@ -51,7 +51,7 @@ fn machines_are_told_apart_in_three_ways() {
 }
 
 #[test]
-fn what_cannot_be_is_said_with_its_line() {
+fn rule_error_has_place_and_cause() {
     let first = "[[machine]]\nmac = '52:54'\nmenu = false\n";
     for (rule, why) in [
         ("menu = false", "isowire.toml:5: menu: this [[machine]] matches no machine; add `mac`"),
@@ -92,7 +92,7 @@ fn what_cannot_be_is_said_with_its_line() {
 }
 
 #[test]
-fn no_two_machines_have_one_address() {
+fn address_is_given_once() {
     let one = |mac, address| format!("[[machine]]\nmac = '52:54:00:00:00:0{mac}'\naddress = '{address}'\n");
     let load = |second: String| {
         let file = one(1, "10.0.0.5") + &second;
@@ -104,7 +104,7 @@ fn no_two_machines_have_one_address() {
 }
 
 #[test]
-fn parameters_of_all_fit_one_command_line() {
+fn parameters_fit_one_command_line() {
     let long = |n| format!("kernel-parameters = ['{}']\n", "x".repeat(n));
     let file = |n| format!("{}[[machine]]\nmac = '00:11'\n{}", long(300), long(n));
     assert!(loaded(&["arch.iso"], Some(&file(298))).is_ok());
