@@ -525,7 +525,7 @@ fn nfs3_client_reads_every_file() {
     let (server, tree) = start();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let portmap = tcp.local_addr().unwrap().port();
-    server.tell(tcp, UdpSocket::bind("127.0.0.1:0").unwrap());
+    server.start_portmapper(tcp, UdpSocket::bind("127.0.0.1:0").unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let files = runtime.block_on(async {
         let builder = Nfs3ConnectionBuilder::new(TokioConnector, "127.0.0.1", "/run/archiso/bootmnt");
@@ -641,7 +641,7 @@ fn nfsmount_never_sees_half_a_reply() {
         (tcp(0), tcp(111), UdpSocket::bind("0.0.0.0:111").unwrap())
     });
     let server = Server::start_at(nfs, &[&tree.iso]);
-    server.tell(tcp, udp);
+    server.start_portmapper(tcp, udp);
     // Or connections in TIME_WAIT would soon have all the reserved ports.
     output_of(host.command("sysctl").args(["-qw", "net.ipv4.tcp_max_tw_buckets=0"]));
     let dir = tempfile::tempdir().unwrap();

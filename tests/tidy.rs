@@ -1,4 +1,5 @@
-//! Keeps the layer rule of ARCHITECTURE.md: which room may use which, and what code must not contain.
+//! Keeps the layer rule of ARCHITECTURE.md: which room may use which, and what code must not
+//! contain.
 //!
 //! The tables come first. A room that is new, moved or gone needs a row changed here.
 
@@ -163,16 +164,17 @@ struct Source {
     used: BTreeSet<imports::Path>,
 }
 
-struct House {
-    sources: Vec<Source>,
+/// The sources of the crate, or of a small one in a test.
+struct CrateSources {
+    files: Vec<Source>,
     modules: Modules,
 }
 
 #[test]
 fn room_knows_only_what_it_may() {
-    let house = House::read();
-    let mut broken = house.broken_rules();
-    broken.extend(house.uses_against_layers());
+    let sources = CrateSources::read();
+    let mut broken = sources.broken_rules();
+    broken.extend(sources.uses_against_layers());
     assert_exceptions(broken, EXCEPTIONS);
 }
 
@@ -181,15 +183,15 @@ fn room_has_one_layer() {
     let layered: Vec<&str> = LAYERS.concat();
     let listed: BTreeSet<&str> = layered.iter().copied().collect();
     assert_eq!(layered.len(), listed.len(), "a room has two layers");
-    let house = House::read();
-    let rooms: BTreeSet<&str> = house.rooms().collect();
+    let sources = CrateSources::read();
+    let rooms: BTreeSet<&str> = sources.rooms().collect();
     assert_eq!(listed, rooms, "LAYERS (left) has other rooms than src/lib.rs (right)");
 }
 
 #[test]
 fn room_has_no_import_cycle() {
     let listed: BTreeSet<String> = CYCLES.iter().map(|(room, files)| cycle(room, files)).collect();
-    let found = House::read().cycles();
+    let found = CrateSources::read().cycles();
     let new: Vec<_> = found.difference(&listed).collect();
     let gone: Vec<_> = listed.difference(&found).collect();
     assert!(
@@ -200,9 +202,9 @@ fn room_has_no_import_cycle() {
 
 #[test]
 fn rule_is_about_rooms_that_exist() {
-    let sources = House::read().sources;
+    let files = CrateSources::read().files;
     for part in RULES.iter().flat_map(|rule| rule.room) {
-        assert!(sources.iter().any(|source| source.is_in(&[part])), "no file is in the room `{part}`");
+        assert!(files.iter().any(|source| source.is_in(&[part])), "no file is in the room `{part}`");
     }
 }
 
@@ -236,7 +238,7 @@ fn rule_refuses_each_way_to_use_a_room() {
         ("machines/mod.rs", "use crate::nbd;"),
     ];
     for (path, text) in refused {
-        assert!(!House::with(path, text).all_broken().is_empty(), "{path} passes with {text}");
+        assert!(!CrateSources::with(path, text).all_broken().is_empty(), "{path} passes with {text}");
     }
     let passes = [
         ("nbd/session.rs", "use super::wire; use crate::image::Image; use std::time::Instant;"),
@@ -247,7 +249,7 @@ fn rule_refuses_each_way_to_use_a_room() {
         ("nbd/server.rs", "use std::time::Instant; fn f() { tokio::spawn(Instant::now()); }"),
     ];
     for (path, text) in passes {
-        assert_eq!(House::with(path, text).all_broken(), [] as [Broken; 0], "{path}: {text}");
+        assert_eq!(CrateSources::with(path, text).all_broken(), [] as [Broken; 0], "{path}: {text}");
     }
 }
 
@@ -259,14 +261,14 @@ fn cycle_is_found_behind_a_re_export() {
         ("image/index.rs", "use super::Tree;"),
         ("image/leaf.rs", "pub struct Leaf;"),
     ];
-    assert_eq!(House::of(&in_image).cycles(), [cycle("image", &["index", "tree"])].into());
+    assert_eq!(CrateSources::of(&in_image).cycles(), [cycle("image", &["index", "tree"])].into());
     let of_rooms = [("nbd/mod.rs", "use crate::nfs;"), ("nfs/mod.rs", "use super::nbd::wire;")];
-    assert_eq!(House::of(&of_rooms).cycles(), [cycle("", &["nbd", "nfs"])].into());
+    assert_eq!(CrateSources::of(&of_rooms).cycles(), [cycle("", &["nbd", "nfs"])].into());
 }
 
 #[test]
 fn file_stays_readable() {
-    for source in House::read().sources {
+    for source in CrateSources::read().files {
         let lines = source.code.lines().filter(|line| !line.trim().is_empty()).count();
         assert!(lines <= LINES_MAX, "src/{} has {lines} lines of code", source.path);
     }
@@ -274,14 +276,14 @@ fn file_stays_readable() {
 
 #[test]
 fn code_is_finished() {
-    for source in House::read().sources {
+    for source in CrateSources::read().files {
         for word in ["todo!(", "unimplemented!(", "dbg!(", "#[ignore"] {
             assert!(!source.code.contains(word), "src/{}: {word}", source.path);
         }
     }
 }
 
-/// A file, what it uses or contains, and why it must not.
+/// A broken rule: the file, what it uses or contains, and the reason why it must not.
 #[derive(Debug, PartialEq)]
 struct Broken {
     file: String,
@@ -297,7 +299,7 @@ impl Broken {
     }
 }
 
-/// Fails for what is broken and not excepted, and for an exception that nothing needs.
+/// Fails for each broken rule without an exception, and for each exception without need.
 fn assert_exceptions(broken: Vec<Broken>, exceptions: &[(&str, &str)]) {
     let unused =
         exceptions.iter().filter(|exception| !broken.iter().any(|broken| broken.is_excepted(exception)));
@@ -310,8 +312,8 @@ fn assert_exceptions(broken: Vec<Broken>, exceptions: &[(&str, &str)]) {
     assert!(left.is_empty(), "{}", left.join("\n"));
 }
 
-impl House {
-    /// Every source file but those that are tests as a whole.
+impl CrateSources {
+    /// Reads every source file, except files of tests.
     fn read() -> Self {
         let mut files = Vec::new();
         collect(&src(), &mut files);
@@ -328,15 +330,15 @@ impl House {
     fn of(files: &[(impl AsRef<str>, impl AsRef<str>)]) -> Self {
         let mut modules = Modules::default();
         files.iter().for_each(|(path, text)| modules.add(module(path.as_ref()), text.as_ref()));
-        let sources = files.iter().map(|(path, text)| Source {
+        let files = files.iter().map(|(path, text)| Source {
             path: path.as_ref().to_owned(),
             code: code_of(text.as_ref()),
             used: modules.used_by(&module(path.as_ref())),
         });
-        Self { sources: sources.collect(), modules }
+        Self { files: files.collect(), modules }
     }
 
-    /// A small house with one file more, or one that is otherwise.
+    /// Makes a small crate, with this file added or replaced.
     fn with(path: &str, text: &str) -> Self {
         let mut files: Vec<(String, &str)> = vec![
             ("boot/mod.rs".into(), "mod mac; pub use mac::Mac;"),
@@ -359,7 +361,7 @@ impl House {
 
     fn broken_rules(&self) -> Vec<Broken> {
         let mut broken = Vec::new();
-        for source in &self.sources {
+        for source in &self.files {
             for rule in RULES.iter().filter(|rule| source.is_in(rule.room)) {
                 let paths = source.used.iter().filter(|path| rule.forbids(path));
                 let paths = paths.map(|path| path.join("::"));
@@ -373,7 +375,7 @@ impl House {
 
     fn uses_against_layers(&self) -> Vec<Broken> {
         let mut broken = Vec::new();
-        for source in &self.sources {
+        for source in &self.files {
             let module = module(&source.path);
             let Some(layer) = module.get(1).and_then(|room| layer_of(room)) else { continue };
             for path in &source.used {
@@ -438,7 +440,7 @@ fn cycle(room: &str, files: &[impl AsRef<str>]) -> String {
     format!("src/{room}: {}", files.join(" <-> "))
 }
 
-/// The module that a file is: `["crate", "image", "tree"]`.
+/// Returns the path of a file's module: `["crate", "image", "tree"]`.
 fn module(path: &str) -> imports::Path {
     let path = path.trim_end_matches(".rs").trim_end_matches("/mod");
     let names = path.split('/').filter(|&name| name != "lib").map(str::to_owned);

@@ -1,4 +1,4 @@
-//! Reads which modules and crates the sources use: in `use` trees, in paths, and within macros.
+//! Reader of the imports of Rust sources: `use` trees, paths, and paths within macros.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,12 +34,14 @@ impl Modules {
         reader.visit_file(&file);
     }
 
+    /// Returns the paths of all modules.
     pub fn names(&self) -> impl Iterator<Item = &Path> {
         self.0.keys()
     }
 
-    /// Every path that a file uses, from the root of its crate: as it is written, and as each
-    /// re-export on the way to the item has it. A path to everything in a module ends with `*`.
+    /// Returns every path that a file uses, from the root of its crate: as it is written, and as
+    /// each re-export on the way to the item has it. A path to everything in a module ends with
+    /// `*`.
     pub fn used_by(&self, file: &[String]) -> BTreeSet<Path> {
         let modules = self.0.iter().filter(|(_, module)| module.file == file);
         let used = modules.flat_map(|(path, module)| {
@@ -50,7 +52,7 @@ impl Modules {
         used.flat_map(|path| self.trail(path)).collect()
     }
 
-    /// Groups of children of `parent` that use each other in a circle.
+    /// Finds groups of children of `parent` that use each other in a circle.
     pub fn cycles(&self, parent: &[String]) -> BTreeSet<Vec<String>> {
         let mut uses: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for module in self.names() {
@@ -68,7 +70,7 @@ impl Modules {
         uses.keys().map(circle).filter(|circle| circle.len() > 1).collect()
     }
 
-    /// The longest part of a path of this crate that is a module.
+    /// Returns the longest part of a path of this crate that is a module.
     pub fn module_of<'a>(&self, path: &'a [String]) -> &'a [String] {
         let lengths = (0..=path.len()).rev();
         lengths.map(|len| &path[..len]).find(|part| self.0.contains_key(*part)).unwrap_or_default()
@@ -89,7 +91,7 @@ impl Modules {
         base
     }
 
-    /// What a name stands for at the beginning of a path in `module`, if not for another crate.
+    /// Resolves a name at the beginning of a path in `module`; `None` if it names another crate.
     fn named(&self, module: &[String], name: &str) -> Option<Path> {
         let child = [module, &[name.to_owned()]].concat();
         if self.0.contains_key(&child) {
@@ -100,7 +102,7 @@ impl Modules {
         if let Some(path) = names.get(name).filter(|path| path[0] != name) {
             return Some(self.absolute(module, path));
         }
-        // What lies behind `use serde::*` is not ours to know.
+        // The names that `use serde::*` imports are unknown here.
         let ours = globs.iter().filter(|path| ["crate", "self", "super"].contains(&&*path[0]));
         let ours = ours.map(|path| [self.absolute(module, path), vec![name.to_owned()]].concat());
         ours.into_iter().find(|path| self.declares(path))
@@ -111,14 +113,14 @@ impl Modules {
         self.0.contains_key(path) || self.0.get(module).is_some_and(|module| module.names.contains_key(name))
     }
 
-    /// The path to everything in a module, and to each name that it has from elsewhere.
+    /// Returns the path to everything in a module, and to each name that it re-exports.
     fn behind_glob(&self, path: Path) -> Vec<Path> {
         let names = self.0.get(&path).into_iter().flat_map(|module| module.names.keys().cloned());
         let all = std::iter::once("*".to_owned()).chain(names);
         all.map(|name| [&path[..], &[name]].concat()).collect()
     }
 
-    /// A path, and what it becomes by one re-export after the other.
+    /// Returns a path, and its form behind each re-export.
     fn trail(&self, path: Path) -> Vec<Path> {
         let mut trail = vec![path];
         while let Some(path) = trail.last().and_then(|path| self.re_exported(path)) {
@@ -138,7 +140,7 @@ impl Modules {
     }
 }
 
-/// The name below `parent` of the module that `module` is or lies in.
+/// Returns the name of the child of `parent` that contains `module`.
 fn child<'a>(parent: &[String], module: &'a [String]) -> Option<&'a str> {
     module.strip_prefix(parent)?.first().map(String::as_str)
 }
@@ -160,9 +162,11 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// Returns the current module.
     fn here(&mut self) -> &mut Module {
-        let new = || Module { file: self.file.clone(), ..Module::default() };
-        self.modules.0.entry(self.module.clone()).or_insert_with(new)
+        let module = self.modules.0.entry(self.module.clone()).or_default();
+        module.file.clone_from(&self.file);
+        module
     }
 
     fn read_tree(&mut self, prefix: &Path, tree: &UseTree) {
@@ -239,7 +243,7 @@ impl<'a> Visit<'a> for Reader<'_> {
         visit::visit_path(self, path);
     }
 
-    /// The tokens of a macro have no meaning before it is expanded, so each path among them counts.
+    /// Counts each path among the tokens of a macro, which have no meaning before expansion.
     fn visit_macro(&mut self, macro_: &'a Macro) {
         let text = macro_.tokens.to_string().replace(" :: ", "::").replace("$ ", "$");
         let words = text.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use super::needs::tool;
 use super::running::output_of;
@@ -36,38 +37,38 @@ pub struct ArchIso {
     pub content_sha256: String,
 }
 
-/// What releng is, small: about 64 MiB, 24 of them airootfs.sfs.
+/// Builds an image like releng's, but small: about 64 MiB, 24 of them airootfs.sfs.
 pub fn small() -> ArchIso {
     built("small", &[])
 }
 
-/// The same without a CMS signature.
+/// Builds [`small`] without a CMS signature.
 pub fn without_cms() -> ArchIso {
     built("no-cms", &["--no-cms"])
 }
 
-/// The same with airootfs.erofs in the place of airootfs.sfs.
+/// Builds [`small`] with airootfs.erofs instead of airootfs.sfs.
 pub fn erofs() -> ArchIso {
     built("erofs", &["--erofs"])
 }
 
-/// The same with an initramfs of about 280 MiB, larger than that of a real one.
+/// Builds [`small`] with an initramfs of about 280 MiB, larger than that of a real ISO.
 pub fn heavy() -> ArchIso {
     built("heavy", &["--initramfs-mib", "280"])
 }
 
-/// About 600 MiB, as large as a real one once was.
+/// Builds an image of about 600 MiB, the size of older real ones.
 pub fn large() -> ArchIso {
     built("large", &["--airootfs-mib", "563"])
 }
 
-/// The same as another distribution lays it out: install directory `other`, a kernel in `/boot`, and for menus only an
-/// entry for systemd-boot. PXELINUX is there.
+/// Builds [`small`] in the layout of another distribution: install directory `other`, a kernel in
+/// `/boot`, and an entry for systemd-boot as its only menu. PXELINUX is there.
 pub fn other_distribution() -> ArchIso {
     const ENTRY: &str = "title Other Linux\nlinux /boot/vmlinuz-other\ninitrd /boot/other.img\n\
                          options archisobasedir=other archisolabel=OTHER console=ttyS0,115200 panic=1\n";
     let small = small();
-    let _turn = TURN.lock();
+    let _building = BUILDING.lock();
     let path = directory().join("other-distribution.iso");
     let scratch = tempfile::tempdir_in(directory()).expect("cargo's directory for tests is writable");
     let tree = scratch.path().join("tree");
@@ -79,10 +80,13 @@ pub fn other_distribution() -> ArchIso {
             .arg(&tree),
     );
     output_of(Command::new("chmod").args(["-R", "u+w"]).arg(&tree));
-    let rename = |from: &str, to: &str| fs::rename(tree.join(from), tree.join(to)).expect("it was extracted");
-    rename("arch/boot/x86_64/vmlinuz-linux", "boot/vmlinuz-other");
-    rename("arch/boot/x86_64/initramfs-linux.img", "boot/other.img");
-    rename("arch", "other");
+    for (from, to) in [
+        ("arch/boot/x86_64/vmlinuz-linux", "boot/vmlinuz-other"),
+        ("arch/boot/x86_64/initramfs-linux.img", "boot/other.img"),
+        ("arch", "other"),
+    ] {
+        fs::rename(tree.join(from), tree.join(to)).expect("it was extracted");
+    }
     for menu in fs::read_dir(tree.join("boot/syslinux")).expect("it was extracted") {
         let menu = menu.expect("readable").path();
         if menu.extension().is_some_and(|extension| extension == "cfg") {
@@ -100,27 +104,31 @@ pub fn other_distribution() -> ArchIso {
     ArchIso { path, ..small }
 }
 
-/// One of the images of `tests/iso/odd`, by its name there.
+/// Builds the image of this name by `tests/iso/odd`.
 pub fn odd(name: &str) -> PathBuf {
-    let _turn = TURN.lock();
+    let _building = BUILDING.lock();
     let (dir, script) = (directory().join("odd"), script("odd"));
     let iso = dir.join(name).with_extension("iso");
-    let age = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
-    if age(&iso) < age(&script) {
+    if modified(&iso) < modified(&script) {
         output_of(Command::new(script).arg(&dir).arg(name));
     }
     iso
 }
 
-/// Tests run in parallel, and two of them may want the same image first.
-static TURN: Mutex<()> = Mutex::new(());
+/// Lock for building: tests run in parallel, and two of them may need the same image.
+static BUILDING: Mutex<()> = Mutex::new(());
 
 fn built(name: &str, options: &[&str]) -> ArchIso {
-    let _turn = TURN.lock();
+    let _building = BUILDING.lock();
     let path = directory().join(name).with_extension("iso");
     output_of(Command::new(script("build")).arg(&path).args(options));
     let sum = fs::read_to_string(path.with_extension("iso.sha256")).expect("written by tests/iso/build");
     ArchIso { path, content_sha256: sum.trim().to_owned() }
+}
+
+/// Returns when a file was changed last; `None` if it does not exist.
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|file| file.modified()).ok()
 }
 
 fn script(name: &str) -> PathBuf {

@@ -1,4 +1,5 @@
-//! A network of a test's own: a namespace with a bridge, other hosts on it as further namespaces, taps for machines.
+//! Network of one test: a namespace with a bridge, further namespaces as hosts on it, and taps for
+//! machines.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -22,9 +23,10 @@ pub const BRIDGE: &str = "br0";
 /// The user and group that own nothing.
 const NOBODY: u32 = 65534;
 
-/// One Ethernet segment. The namespace itself is a host on it, by the bridge's address; here the server runs.
+/// An Ethernet segment. Its namespace is a host on it, with the bridge's address; the server runs
+/// there.
 ///
-/// Everything goes when this is dropped: processes in it must have ended before.
+/// Dropping it deletes the namespaces: processes in them must have ended before.
 pub struct Lan {
     server: Namespace,
     hosts: u32,
@@ -32,7 +34,7 @@ pub struct Lan {
 }
 
 impl Lan {
-    /// A /24 network. Unprivileged processes on it may bind every port.
+    /// Makes a /24 network. Unprivileged processes on it may bind every port.
     pub fn new(address: Ipv4Addr) -> Lan {
         let server = Namespace::new();
         server.ip(&["link", "add", BRIDGE, "type", "bridge"]);
@@ -41,7 +43,7 @@ impl Lan {
         Lan { server, hosts: 0, taps: 0 }
     }
 
-    /// A further host on the segment.
+    /// Adds a host to the segment.
     pub fn host(&mut self, address: Ipv4Addr) -> Namespace {
         self.hosts += 1;
         let (here, there) = (format!("veth{}", self.hosts), "eth0");
@@ -52,7 +54,7 @@ impl Lan {
         host
     }
 
-    /// A tap device for a machine, by its name.
+    /// Adds a tap device for a machine and returns its name.
     pub fn tap(&mut self) -> String {
         self.taps += 1;
         let tap = format!("tap{}", self.taps);
@@ -61,22 +63,22 @@ impl Lan {
         tap
     }
 
-    /// A name that no other network has at this time.
+    /// Returns a name that no other network has at this time.
     pub fn name(&self) -> &str {
         &self.server.name
     }
 
-    /// The host that the server runs on.
+    /// Returns the host that the server runs on.
     pub fn server(&self) -> &Namespace {
         &self.server
     }
 
-    /// A command that runs beside the server, as root.
+    /// Makes a command that runs beside the server, as root.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         self.server.command(program)
     }
 
-    /// A command that runs as a user without any privilege, as a stranger would start it.
+    /// Makes a command that runs beside the server, as a user without any privilege.
     pub fn command_as_nobody(&self, program: impl AsRef<Path>) -> Command {
         let mut command = self.server.command("setpriv");
         command
@@ -92,7 +94,7 @@ impl Lan {
     }
 }
 
-/// A directory that the unprivileged user of [`Lan::command_as_nobody`] may write to.
+/// Lets the unprivileged user of [`Lan::command_as_nobody`] write to a directory.
 pub fn give_to_nobody(path: &Path) {
     std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("root may give files away");
 }
@@ -103,7 +105,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// A host with nothing but its loopback interface.
+    /// Makes a host with only its loopback interface.
     pub fn new() -> Namespace {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("isowire-{}-{}", id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -113,12 +115,12 @@ impl Namespace {
         namespace
     }
 
-    /// A name that no other namespace has at this time.
+    /// Returns a name that no other namespace has at this time.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// A command that runs inside, as root.
+    /// Makes a command that runs inside, as root.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = tool("ip");
         command.args(["netns", "exec", &self.name]);
@@ -133,7 +135,7 @@ impl Namespace {
             .expect("root may enter its own namespaces");
     }
 
-    /// Opens sockets inside; they stay there, whoever uses them.
+    /// Calls `open` inside. Sockets that it opens stay there, also for threads outside.
     pub fn inside<T: Send>(&self, open: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
@@ -149,7 +151,7 @@ impl Namespace {
         self.ip(&["link", "set", interface, "up"]);
     }
 
-    /// `ip` with these arguments, inside.
+    /// Runs `ip` with these arguments inside.
     pub fn ip(&self, arguments: &[&str]) {
         output_of(tool("ip").args(["-netns", &self.name]).args(arguments));
     }

@@ -1,4 +1,5 @@
-//! A diskless PC: QEMU with SeaBIOS, whose network card's iPXE ROM boots by PXE, or with OVMF, which boots by itself.
+//! Diskless machines in QEMU: with SeaBIOS, which boots by the iPXE ROM of the network card, or
+//! with OVMF, which boots by itself.
 
 use std::fs;
 use std::io::Write;
@@ -31,7 +32,7 @@ pub const UP: &str = "up";
 /// The MAC address of a machine, unless it is given another.
 pub const MAC: &str = "52:54:00:12:34:56";
 
-/// The network cards whose ROMs and drivers differ.
+/// Network cards, whose ROMs and drivers differ.
 #[derive(Clone, Copy)]
 pub enum Card {
     E1000,
@@ -39,14 +40,14 @@ pub enum Card {
     VirtioWithoutRom,
 }
 
-/// What UEFI boots from the network by.
+/// Ways in which UEFI boots from the network.
 #[derive(Clone, Copy)]
 pub enum Uefi {
     Pxe,
     Http,
-    /// PXE, of a firmware that lets no memory be written and executed at the same time.
+    /// PXE, of a firmware that forbids memory that is both writable and executable.
     StrictPxe,
-    /// iPXE in the ROM of the card, which the firmware runs in its place.
+    /// iPXE in the ROM of the card, which the firmware runs instead of its own PXE.
     IpxeRom,
 }
 
@@ -57,18 +58,19 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Powers on a machine on `lan`, which boots by PXE; its serial console is logged to `serial.log` in `dir`.
+    /// Powers on a machine on `lan` that boots by PXE. Its serial console is logged to `serial.log`
+    /// in `dir`.
     pub fn power_on(lan: &mut Lan, card: Card, dir: &Path) -> Machine {
         Self::power_on_as(MAC, lan, card, dir)
     }
 
-    /// The same for a machine of this MAC address.
+    /// Powers on a machine with this MAC address.
     pub fn power_on_as(mac: &str, lan: &mut Lan, card: Card, dir: &Path) -> Machine {
         Self::start(mac, lan, card, dir, &["-boot", "n"])
     }
 
-    /// Powers on a machine with UEFI. Unless it is to be used, its card has no ROM, so that the firmware's own drivers are:
-    /// it has none for QEMU's e1000.
+    /// Powers on a machine with UEFI. Its card has a ROM only for [`Uefi::IpxeRom`], so that the
+    /// firmware uses its own driver; it has none for QEMU's e1000.
     pub fn power_on_uefi(lan: &mut Lan, uefi: Uefi, dir: &Path) -> Machine {
         let variables = dir.join("variables.fd");
         let (code, template) = match uefi {
@@ -80,7 +82,7 @@ impl Machine {
         let (code, variables) = (flash(&code, ",readonly=on"), flash(&variables, ""));
         let mut boot = vec!["-drive", &code, "-drive", &variables];
         if let Uefi::StrictPxe = uefi {
-            // It keeps its variables where nobody but its management mode writes.
+            // This firmware keeps its variables where only system management mode may write.
             boot.extend([
                 "-machine",
                 "q35,smm=on",
@@ -96,7 +98,8 @@ impl Machine {
         Self::start(MAC, lan, card, dir, &boot)
     }
 
-    /// Powers on a machine that has its kernel and initramfs already, and runs `/init` of the latter by `command_line`.
+    /// Powers on a machine that has its kernel and initramfs already, and runs `/init` of the
+    /// initramfs.
     pub fn boot(lan: &mut Lan, dir: &Path, kernel: &Path, initramfs: &Path, command_line: &str) -> Machine {
         let path = |path: &Path| path.to_str().expect("no odd names in target").to_owned();
         let (kernel, initramfs) = (path(kernel), path(initramfs));
@@ -106,7 +109,7 @@ impl Machine {
 
     fn start(mac: &str, lan: &mut Lan, card: Card, dir: &Path, boot: &[&str]) -> Machine {
         let serial = dir.join("serial.log");
-        // What a machine before this one said would be taken for its words until QEMU has opened the file.
+        // Until QEMU opens the file, the log of an earlier machine would be taken for this one's.
         let _ = fs::remove_file(&serial);
         // A socket's path has to be short, and `dir` may be deep.
         let tap = lan.tap();
@@ -137,14 +140,14 @@ impl Machine {
         }
     }
 
-    /// Presses keys, as slowly as a person: a loader drops what comes while it draws its menu.
+    /// Presses keys as slowly as a person: a loader drops keys while it draws its menu.
     pub fn press(&self, keys: &[&str]) {
         let mut monitor = UnixStream::connect(&self.monitor).expect("QEMU listens to its monitor");
         for key in keys {
             sleep(BETWEEN_KEYS);
             writeln!(monitor, "sendkey {key}").expect("QEMU reads its monitor");
         }
-        // Closed at once the last would be lost with the connection.
+        // If the connection were closed at once, the last key would be lost.
         sleep(BETWEEN_KEYS);
     }
 
@@ -161,7 +164,7 @@ impl Machine {
     }
 }
 
-/// A newer OVMF and its variables, which are downloaded once.
+/// Returns a newer OVMF and its variables, which are downloaded once.
 fn strict_firmware() -> (PathBuf, PathBuf) {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ovmf");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/newer");
@@ -175,13 +178,13 @@ impl Drop for Machine {
     }
 }
 
-/// What a booted guest said of itself (`tests/iso/initramfs`).
+/// Report of a booted guest on its console (`tests/iso/initramfs`).
 pub struct Report {
     console: String,
 }
 
 impl Report {
-    /// The rest of the guest's line that begins with `name`.
+    /// Returns the rest of the guest's last line that begins with `name`.
     pub fn value(&self, name: &str) -> &str {
         self.console
             .lines()

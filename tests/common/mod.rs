@@ -1,4 +1,4 @@
-//! What the integration tests share: requirements, the test ISOs, a network of their own, processes and machines in it.
+//! Shared parts of the integration tests: requirements, test ISOs, networks, processes, machines.
 #![allow(dead_code, unused_imports, unused_macros)] // each test binary uses a part of it
 
 pub mod iso;

@@ -1,24 +1,24 @@
-//! What a test needs of the machine it runs on.
+//! Requirements of a test: programs, files, and privileges of the host.
 
 use std::env;
 use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Ends the test early, and says so, where something it needs is missing. It takes lists of programs' names, of files'
-/// paths, and of the word `root`: `needs!(lan::NEEDS, ["dnsmasq"])`.
+/// Ends the test early, and says so, if a requirement is missing. Takes lists of program names,
+/// file paths, and the word `root`: `needs!(lan::NEEDS, ["dnsmasq"])`.
 ///
-/// Under `CI=true` that is a failure: there everything has to be installed (see `tests/packages`).
+/// Under `CI=true` a missing requirement is a failure: `tests/packages` has to be installed there.
 macro_rules! needs {
-    ($($what:expr),+ $(,)?) => {
-        if !$crate::common::needs::met(&[$(&$what[..]),+].concat()) {
+    ($($needs:expr),+ $(,)?) => {
+        if !$crate::common::needs::met(&[$(&$needs[..]),+].concat()) {
             return;
         }
     };
 }
 pub(crate) use needs;
 
-/// Ends the test early unless the whole matrix was asked for (`tests/run --all`).
+/// Ends the test early unless `tests/run --all` runs it.
 macro_rules! only_with_all {
     () => {
         if !$crate::common::needs::everything() {
@@ -28,8 +28,9 @@ macro_rules! only_with_all {
 }
 pub(crate) use only_with_all;
 
+/// Tells whether all requirements are met; says which are missing.
 pub fn met(needed: &[&str]) -> bool {
-    let missing: Vec<&str> = needed.iter().copied().filter(|what| !is_there(what)).collect();
+    let missing: Vec<&str> = needed.iter().copied().filter(|need| !is_there(need)).collect();
     if missing.is_empty() {
         return true;
     }
@@ -39,6 +40,7 @@ pub fn met(needed: &[&str]) -> bool {
     false
 }
 
+/// Tells whether tests of `tests/run --all` run, and says if they do not.
 pub fn everything() -> bool {
     let asked = asked_for_all();
     if !asked {
@@ -47,19 +49,19 @@ pub fn everything() -> bool {
     asked
 }
 
-/// Whether tests that run anyway are to take their time.
+/// Tells whether `tests/run --all` runs the tests, which then may take longer.
 pub fn asked_for_all() -> bool {
     env::var("ISOWIRE_TESTS").as_deref() == Ok("all")
 }
 
-/// A command by the program's full path: `/usr/sbin` is not on every user's `PATH`.
+/// Makes a command by the program's full path: `/usr/sbin` is not on every user's `PATH`.
 pub fn tool(name: &str) -> Command {
     Command::new(
         find(name).unwrap_or_else(|| panic!("{name} is not installed, and the test did not say it needs it")),
     )
 }
 
-/// Where a program is; a path that is absolute already stays as it is.
+/// Finds a program; an absolute path stays as it is.
 pub fn find(name: impl AsRef<Path>) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -68,15 +70,17 @@ pub fn find(name: impl AsRef<Path>) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-fn is_there(what: &str) -> bool {
-    match what {
+fn is_there(need: &str) -> bool {
+    match need {
         "root" => rustix::process::geteuid().is_root(),
         program => find(program).is_some(),
     }
 }
 
-/// The test harness swallows what passing tests print with `println!`, not what is written to the stream itself. One
-/// write for the line: tests run in parallel.
+/// Prints a line for the current test.
+///
+/// The test harness swallows the output of `println!` in passing tests, so this writes to the
+/// stream itself, and with one call, since tests run in parallel.
 fn aloud(text: &str) {
     let test = std::thread::current().name().unwrap_or("test").to_owned();
     let _ = stderr().write_all(format!("{test}: {text}\n").as_bytes());

@@ -1,4 +1,4 @@
-//! The NFS door, in this process or in one of its own.
+//! NFS servers of the tests, in this process or in a process of their own.
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
@@ -41,8 +41,8 @@ impl Server {
         Self { runtime, port }
     }
 
-    /// Has a portmapper tell of the server.
-    pub fn tell(&self, tcp: TcpListener, udp: UdpSocket) {
+    /// Starts a portmapper that returns the port of this server.
+    pub fn start_portmapper(&self, tcp: TcpListener, udp: UdpSocket) {
         udp.set_nonblocking(true).unwrap();
         let tcp = registered(&self.runtime, tcp);
         let _entered = self.runtime.enter();
@@ -57,12 +57,12 @@ impl Server {
         Client::connect(self.port)
     }
 
-    /// A client and its server, which goes when the client is dropped.
+    /// Returns a client together with its server, which ends when the client is dropped.
     pub fn connect_and_keep(self) -> Kept {
         Kept { client: self.connect(), _server: self }
     }
 
-    /// A new client is served: the server is alive and well.
+    /// Checks that a new client is served.
     pub fn assert_lives(&self) {
         let mut client = self.connect();
         let root = client.mount(b"/").expect("an export");
@@ -81,12 +81,12 @@ fn registered(runtime: &Runtime, listener: TcpListener) -> tokio::net::TcpListen
     tokio::net::TcpListener::from_std(listener).unwrap()
 }
 
-/// A port of loopback that nobody has right now.
+/// Returns a port of loopback that is free now.
 pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// `isowire serve` with nothing but NFS on loopback.
+/// Makes the command `isowire serve` for NFS on loopback only.
 pub fn serve(iso: &Path, port: u16) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_isowire"));
     command.arg("serve").arg(iso).args(["--bind", "127.0.0.1", "--nfs", &port.to_string()]);
@@ -94,14 +94,14 @@ pub fn serve(iso: &Path, port: u16) -> Command {
     command
 }
 
-/// Starts it and waits until it is ready.
+/// Starts a server and waits until it is ready.
 pub fn started(command: &mut Command, log: &Path) -> Running {
     let mut server = Running::start(command, log);
     server.wait_for("\nready\n", SOON);
     server
 }
 
-/// Memory of a process that no file backs, in bytes.
+/// Returns the anonymous memory of a process, in bytes.
 pub fn anonymous_memory(pid: Pid) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
     let line =
@@ -109,20 +109,21 @@ pub fn anonymous_memory(pid: Pid) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }
 
-/// Whether SIGSTOP has reached every thread of a process.
+/// Tells whether SIGSTOP has reached every thread of a process.
 pub fn is_stopped(pid: Pid) -> bool {
     let mut threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
     threads.all(|thread| {
         let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
-        // The state stands behind the name, which may hold anything.
+        // proc(5): the state follows the name, which may contain anything.
         stat.rsplit(')').next().is_some_and(|fields| fields.starts_with(" T"))
     })
 }
 
-/// Processor time that a process has used, in ticks of 10 ms.
+/// Returns the processor time that a process has used, in ticks of 10 ms.
 pub fn processor_ticks(pid: Pid) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
-    // Behind the program's name, which may hold anything: state is the first field, utime and stime are 12 and 13.
+    // proc(5): after the name, which may contain anything, state is the first field, utime and
+    // stime are the 12th and 13th.
     let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }

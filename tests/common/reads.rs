@@ -1,4 +1,4 @@
-//! What a machine reads of its root over NBD, and when: overheard on the wire.
+//! Recorder of a machine's reads of its root over NBD: it listens on the wire.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -12,13 +12,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::lan::Namespace;
 
-/// A packet of IPv4, as packet(7) wants it.
+/// The EtherType of IPv4 in network byte order (packet(7)).
 const ETH_P_IP: u16 = 0x0800_u16.to_be();
 
 const NBD_PORT: u16 = 10809;
 
-/// A request of NBD: magic, flags, type, cookie, offset, length.
+/// Length of an NBD request: magic, flags, type, cookie, offset, length.
 const REQUEST: usize = 28;
+/// Magic, no flags, `NBD_CMD_READ`.
 const READ: [u8; 8] = [0x25, 0x60, 0x95, 0x13, 0, 0, 0, 0];
 
 /// One read request.
@@ -29,14 +30,14 @@ pub struct Read {
     pub len: u64,
 }
 
-/// Listens until it is asked what it heard.
+/// A running recorder.
 pub struct Reads {
     is_over: Arc<AtomicBool>,
     listener: JoinHandle<Vec<Read>>,
 }
 
 impl Reads {
-    /// Hears all requests that come to this host. Root may.
+    /// Records all requests that reach this host. Needs root.
     pub fn overhear(host: &Namespace) -> Reads {
         let socket = host.inside(|| {
             Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(i32::from(ETH_P_IP))))
@@ -49,15 +50,15 @@ impl Reads {
         Reads { is_over, listener: thread::spawn(move || listen(&socket, &ends)) }
     }
 
-    /// All that was read, in the order it was asked for.
+    /// Stops and returns the reads in the order of their requests.
     pub fn heard(self) -> Vec<Read> {
         self.is_over.store(true, Ordering::Relaxed);
-        self.listener.join().expect("whoever listens does not panic")
+        self.listener.join().expect("the listener does not panic")
     }
 }
 
-/// The reads as `benches/peers storm` replays them: milliseconds since the one before, offset and length in units of 512
-/// bytes.
+/// Formats reads as `benches/peers storm` replays them: milliseconds since the read before, offset
+/// and length in units of 512 bytes.
 pub fn trace(reads: &[Read]) -> String {
     let mut trace = String::new();
     let mut before = reads.first().map(|read| read.at);
@@ -76,19 +77,22 @@ fn listen(mut socket: &Socket, is_over: &AtomicBool) -> Vec<Read> {
         let Ok(len) = socket.read(&mut packet) else { continue };
         let at = Instant::now();
         for request in payload(&packet[..len]).unwrap_or_default().chunks_exact(REQUEST) {
-            let number = |from: usize, len: usize| {
-                request[from..from + len].iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
-            };
-            // The bridge hears what its port heard once more.
-            if request.starts_with(&READ) && cookies.insert(number(8, 8)) {
-                reads.push(Read { at, offset: number(16, 8), len: number(24, 4) });
+            // The socket gets each packet twice: from the bridge, and from its port.
+            if request.starts_with(&READ) && cookies.insert(number(&request[8..16])) {
+                reads.push(Read { at, offset: number(&request[16..24]), len: number(&request[24..]) });
             }
         }
     }
     reads
 }
 
-/// What a packet of TCP carries to the port of NBD. The kernel's client begins a segment with a request.
+/// Reads a big-endian number.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
+}
+
+/// Returns the payload of a TCP segment to the port of NBD. The kernel's client begins each segment
+/// with a request.
 fn payload(packet: &[u8]) -> Option<&[u8]> {
     let (ip, is_tcp) = (usize::from(packet.first()? & 15) * 4, *packet.get(9)? == 6);
     let total = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));

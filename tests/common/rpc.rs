@@ -1,5 +1,5 @@
-//! A small client of ONC RPC, MOUNT and NFSv3 (RFC 5531, RFC 1813). It shares no code with the server, so that a mistake
-//! in one shows in the other.
+//! A small client of ONC RPC, MOUNT and NFSv3 (RFC 5531, RFC 1813). It shares no code with the
+//! server, so that a mistake in one shows in the other.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -40,15 +40,13 @@ pub const BADHANDLE: u32 = 10001;
 pub const BAD_COOKIE: u32 = 10003;
 pub const TOOSMALL: u32 = 10005;
 
-/// How long an answer may take on a machine under load.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for a reply, on a machine under load.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Longer records are a mistake of the server.
+/// Longest record that is read; a longer one is a fault of the server.
 const RECORD_MAX: usize = 2 << 20;
 
-// ---- encoding
-
-/// XDR (RFC 4506) in the making.
+/// XDR encoder (RFC 4506).
 #[derive(Clone, Default)]
 pub struct Xdr(pub Vec<u8>);
 
@@ -67,12 +65,12 @@ impl Xdr {
         self
     }
 
-    /// Opaque data or a string, of variable length.
+    /// Appends opaque data or a string, of variable length.
     pub fn opaque(self, bytes: &[u8]) -> Self {
         self.u32(bytes.len() as u32).raw(bytes)
     }
 
-    /// Bytes as they are, padded to a multiple of four.
+    /// Appends bytes as they are, padded to a multiple of four.
     pub fn raw(mut self, bytes: &[u8]) -> Self {
         self.0.extend(bytes);
         self.0.resize(self.0.len().next_multiple_of(4), 0);
@@ -80,23 +78,23 @@ impl Xdr {
     }
 }
 
-/// The start of a call with these credentials and no verifier.
+/// Encodes the header of a call with these credentials and no verifier.
 pub fn header(xid: u32, program: u32, version: u32, procedure: u32, flavor: u32, credential: &[u8]) -> Xdr {
     let call = Xdr::new().u32(xid).u32(0).u32(2).u32(program).u32(version).u32(procedure);
     call.u32(flavor).opaque(credential).u32(0).u32(0)
 }
 
-/// A whole call without credentials, no record mark before it.
+/// Encodes a whole call without credentials and without a record mark.
 pub fn call(xid: u32, program: u32, version: u32, procedure: u32, arguments: Xdr) -> Vec<u8> {
     header(xid, program, version, procedure, 0, b"").raw(&arguments.0).0
 }
 
-/// One record of one fragment.
+/// Encodes a record of one fragment.
 pub fn record(body: &[u8]) -> Vec<u8> {
     [&(0x8000_0000 | body.len() as u32).to_be_bytes()[..], body].concat()
 }
 
-/// The record of a call of NFSv3.
+/// Encodes the record of an NFSv3 call.
 pub fn nfs(xid: u32, procedure: u32, arguments: Xdr) -> Vec<u8> {
     record(&call(xid, NFS, 3, procedure, arguments))
 }
@@ -105,9 +103,7 @@ pub fn read_arguments(handle: &[u8], offset: u64, count: u32) -> Xdr {
     Xdr::new().opaque(handle).u64(offset).u32(count)
 }
 
-// ---- decoding
-
-/// What is left of an answer. Its methods panic when the server's answer ends too early.
+/// The rest of a reply. Its methods panic if the reply ends too early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Body(Vec<u8>, usize);
 
@@ -138,7 +134,7 @@ impl Body {
         bytes
     }
 
-    /// A boolean, and nothing but 0 and 1 is one.
+    /// Reads a boolean, which is 0 or 1 (RFC 4506 §4.4).
     pub fn flag(&mut self) -> bool {
         match self.u32() {
             0 => false,
@@ -165,13 +161,13 @@ impl Body {
         Attributes { kind, mode, nlink, uid, gid, size, used, fsid, fileid, mtime: mtime.0 }
     }
 
-    /// `post_op_attr`.
+    /// Reads a `post_op_attr`.
     pub fn maybe_attributes(&mut self) -> Option<Attributes> {
         self.flag().then(|| self.attributes())
     }
 }
 
-/// `fattr3`, as far as the tests look at it.
+/// Fields of `fattr3` that the tests check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
     pub kind: u32,
@@ -212,7 +208,7 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// The call that is answered, and what with.
+    /// Parses a reply; returns the xid of its call as well.
     pub fn parse(message: Vec<u8>) -> (u32, Self) {
         let mut body = Body::new(message);
         let xid = body.u32();
@@ -244,7 +240,7 @@ impl Reply {
         }
     }
 
-    /// What a successful call returned.
+    /// Returns the results of a successful call.
     pub fn body(self) -> Body {
         match self {
             Self::Success(body) => body,
@@ -252,15 +248,13 @@ impl Reply {
         }
     }
 
-    /// The status that a successful call of MOUNT or NFS begins with.
+    /// Returns the status at the start of the results of MOUNT or NFS.
     pub fn status(self) -> u32 {
         self.body().u32()
     }
 }
 
-// ---- a client
-
-/// A connection.
+/// A connection to an RPC server.
 pub struct Client {
     pub socket: TcpStream,
     xid: u32,
@@ -278,7 +272,7 @@ impl Client {
     }
 
     pub fn over(socket: TcpStream) -> Self {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         Self { socket, xid: 0x1500 }
     }
 
@@ -286,7 +280,7 @@ impl Client {
         self.socket.write_all(bytes).unwrap();
     }
 
-    /// The next message, of as many fragments as it comes in.
+    /// Reads the next message, of any number of fragments.
     pub fn try_receive(&mut self) -> io::Result<Vec<u8>> {
         let mut message = Vec::new();
         loop {
@@ -307,7 +301,7 @@ impl Client {
         Reply::parse(self.try_receive().expect("an answer"))
     }
 
-    /// The answer to a message that is a record by itself.
+    /// Sends a message as one record and returns its reply.
     pub fn exchange(&mut self, message: &[u8]) -> Reply {
         self.send(&record(message));
         let (xid, reply) = self.receive();
@@ -324,7 +318,7 @@ impl Client {
         self.call(NFS, 3, procedure, arguments)
     }
 
-    /// True when the server ends the connection without another word.
+    /// Tells whether the server closes the connection without another reply.
     pub fn is_closed(&mut self) -> bool {
         let mut rest = Vec::new();
         match self.socket.read_to_end(&mut rest) {
@@ -367,7 +361,7 @@ impl Client {
         }
     }
 
-    /// The handle of a path below the export `/`.
+    /// Looks up a path below the export `/`.
     pub fn walk(&mut self, path: &str) -> Handle {
         let root = self.mount(b"/").expect("the default image is exported as /");
         let names = path.split('/').filter(|name| !name.is_empty());
@@ -381,12 +375,12 @@ impl Client {
         if status == OK { Ok(body.opaque()) } else { Err(status) }
     }
 
-    /// Data, and whether the end of the file was reached.
+    /// Returns data, and whether it reaches the end of the file.
     pub fn read(&mut self, handle: &[u8], offset: u64, count: u32) -> Result<(Vec<u8>, bool), u32> {
         data_of(self.nfs(READ, read_arguments(handle, offset, count)))
     }
 
-    /// One page of a directory, and whether it is the last.
+    /// Reads one page of a directory.
     pub fn readdir(&mut self, procedure: u32, dir: &[u8], from: Position, count: u32) -> Result<Page, u32> {
         let arguments = Xdr::new().opaque(dir).u64(from.cookie).u64(from.verifier);
         let arguments = match procedure {
@@ -400,7 +394,7 @@ impl Client {
             body.end();
             return Err(status);
         }
-        // READDIR3resok is what the count limits, and the status is no part of it.
+        // RFC 1813 §3.3.16: count limits READDIR3resok, which does not include the status.
         let len = body.0.len() - 4;
         let verifier = body.u64();
         let mut entries = Vec::new();
@@ -412,7 +406,7 @@ impl Client {
         Ok(Page { verifier, entries, is_last, len })
     }
 
-    /// A directory as a client lists it, page by page.
+    /// Lists a directory page by page, as a client does.
     pub fn list(&mut self, procedure: u32, dir: &[u8], count: u32) -> Vec<Entry> {
         let mut entries = Vec::new();
         let mut from = Position::default();
@@ -438,7 +432,7 @@ fn entry(body: &mut Body, is_plus: bool) -> Entry {
     Entry { fileid, name, cookie, attributes, handle }
 }
 
-/// Where to go on in a directory.
+/// Position in a directory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Position {
     pub cookie: u64,
@@ -450,11 +444,11 @@ pub struct Page {
     pub verifier: u64,
     pub entries: Vec<Entry>,
     pub is_last: bool,
-    /// Bytes of READDIR3resok.
+    /// Length of READDIR3resok in bytes.
     pub len: usize,
 }
 
-/// What a READ brought.
+/// Returns the data of a READ, and whether it reaches the end of the file.
 pub fn data_of(reply: Reply) -> Result<(Vec<u8>, bool), u32> {
     let mut body = reply.body();
     let status = body.u32();

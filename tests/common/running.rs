@@ -1,4 +1,4 @@
-//! A process that a test starts, watches by its log, and never leaves behind.
+//! A process that a test starts, watches by its log, and always ends.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a process may take to end after SIGTERM before it is killed.
+/// Longest time from SIGTERM to the end of a process, before SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -34,7 +34,7 @@ impl Running {
         text_of(&self.log)
     }
 
-    /// Waits until `text` is in the log; panics with the log when it does not come or the process ends first.
+    /// Waits until `text` is in the log. Panics with the log if the time is up or the process ends.
     pub fn wait_for(&mut self, text: &str, limit: Duration) {
         let end = Instant::now() + limit;
         while !self.log().contains(text) {
@@ -46,7 +46,7 @@ impl Running {
         }
     }
 
-    /// Waits for the process to end by itself; `None` when it does not within `limit`.
+    /// Waits for the process to end by itself; returns `None` after `limit`.
     pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         let end = Instant::now() + limit;
         loop {
@@ -61,13 +61,13 @@ impl Running {
         Pid::from_child(&self.child)
     }
 
-    /// SIGKILL: no time for a farewell.
+    /// Sends SIGKILL, which leaves the process no time to clean up.
     pub fn kill(mut self) {
         self.child.kill().expect("our own child can be killed");
         self.child.wait().expect("our own child can be waited for");
     }
 
-    /// SIGTERM, and after a while SIGKILL. The status tells which of them ended it.
+    /// Sends SIGTERM, and after a while SIGKILL. The status tells which of them ended the process.
     pub fn stop(&mut self) -> ExitStatus {
         let _ = kill_process(self.pid(), Signal::TERM);
         if let Some(status) = self.wait(GRACE) {
@@ -86,15 +86,15 @@ impl Drop for Running {
     }
 }
 
-/// Logs of emulated firmware are not always UTF-8.
+/// Reads a log. Logs of emulated firmware are not always UTF-8.
 pub fn text_of(log: &Path) -> String {
     String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned()
 }
 
-/// Runs `command` to its end and returns what it printed; panics with its complaint when it fails.
+/// Runs `command` to its end and returns its output. Panics with its standard error if it fails.
 pub fn output_of(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}: {complaint}", output.status);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}: {stderr}", output.status);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

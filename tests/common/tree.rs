@@ -1,4 +1,5 @@
-//! A tree with everything a directory can hold, and an ISO made of it: what NFS clients see is compared with it.
+//! A directory tree with every kind of entry, and an ISO made of it. Tests compare it with the view
+//! of NFS clients.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, Permissions};
@@ -18,14 +19,14 @@ pub const MANY: (&str, usize) = ("dir10k", 10_000);
 /// The largest file, and its size.
 pub const BIG: (&str, u64) = ("big.bin", 32 << 20);
 
-/// A squashfs whose files stand with their SHA-256 in its `SUMS`, as `sha256sum -c` reads it.
+/// A squashfs with a file `SUMS` of the SHA-256 of its other files, as `sha256sum -c` reads it.
 pub const SQUASHFS: &str = "arch/x86_64/airootfs.sfs";
 pub const SQUASHFS_FILES: usize = 40;
 
-/// Says that it runs.
+/// A script that prints a line.
 pub const SCRIPT: (&str, &str) = ("sub/script", "#!/bin/busybox sh\necho it runs\n");
 
-/// The source and what was made of it.
+/// A source directory and the ISO made of it.
 pub struct Tree {
     pub source: PathBuf,
     pub iso: PathBuf,
@@ -33,7 +34,7 @@ pub struct Tree {
     pub another: PathBuf,
 }
 
-/// The tree, made when it is not there yet.
+/// Returns the tree, made on first use.
 pub fn tree() -> Tree {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tree");
     fs::create_dir_all(&dir).expect("cargo's directory for tests is writable");
@@ -41,27 +42,29 @@ pub fn tree() -> Tree {
     lock.lock().expect("no other file system than one with locks");
     let tree =
         Tree { source: dir.join("source"), iso: dir.join("tree.iso"), another: dir.join("another.iso") };
-    // A tree of another recipe is no use.
-    let (stamp, recipe) = (dir.join("stamp"), include_str!("tree.rs"));
-    if fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == recipe) {
+    // A tree that an older version of this file made is made again.
+    let (stamp, this_file) = (dir.join("stamp"), include_str!("tree.rs"));
+    if fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == this_file) {
         return tree;
     }
     let _ = fs::remove_file(&stamp);
     let _ = fs::remove_dir_all(&tree.source);
-    grow(&tree.source);
-    press(&tree.source, &tree.iso, "TREE");
-    press(&tree.source.join("sizes"), &tree.another, "ANOTHER");
-    fs::write(stamp, recipe).expect("it is ours");
+    make_source(&tree.source);
+    make_iso(&tree.source, &tree.iso, "TREE");
+    make_iso(&tree.source.join("sizes"), &tree.another, "ANOTHER");
+    fs::write(stamp, this_file).expect("it is ours");
     tree
 }
 
 impl Tree {
-    /// Every entry below the source's root by its path, itself excluded.
+    /// Returns the path of every entry below the source's root.
     pub fn entries(&self) -> Vec<PathBuf> {
         let mut entries = Vec::new();
         collect(&self.source, &mut entries);
-        let strip = |path: &PathBuf| path.strip_prefix(&self.source).expect("found below it").to_owned();
-        entries.iter().map(strip).collect()
+        entries
+            .iter()
+            .map(|path| path.strip_prefix(&self.source).expect("found below it").to_owned())
+            .collect()
     }
 
     pub fn read(&self, path: impl AsRef<Path>) -> Vec<u8> {
@@ -83,9 +86,7 @@ fn collect(dir: &Path, entries: &mut Vec<PathBuf>) {
     }
 }
 
-// ---- the source
-
-fn grow(root: &Path) {
+fn make_source(root: &Path) {
     for dir in [MANY.0, "sub/deep/and/deeper", "sub/empty-dir", "sizes", "arch/x86_64"] {
         fs::create_dir_all(root.join(dir)).expect("room for a tree");
     }
@@ -150,7 +151,7 @@ fn file(dir: &Path, name: &str, content: &[u8], mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
 }
 
-/// Incompressible, and the same in every run: xorshift.
+/// Makes bytes that cannot be compressed and are the same in every run (xorshift).
 fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut noise = Vec::with_capacity(len + 8);
@@ -164,7 +165,8 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
     noise
 }
 
-/// Rock Ridge knows seconds. Each entry gets its own; what belongs to root is given away here and there.
+/// Gives each entry a date of its own, in seconds as in Rock Ridge, and every third one of root's
+/// another owner.
 fn date(root: &Path) {
     let mut entries = Vec::new();
     collect(root, &mut entries);
@@ -185,10 +187,8 @@ fn date(root: &Path) {
     }
 }
 
-// ---- the image
-
-/// With mkarchiso's flags, but for owners and modes, which stay as they are here.
-fn press(source: &Path, iso: &Path, label: &str) {
+/// Makes an ISO with mkarchiso's flags, except that owners and modes of the source are kept.
+fn make_iso(source: &Path, iso: &Path, label: &str) {
     let _ = fs::remove_file(iso);
     let mut xorriso = tool("xorriso");
     xorriso.args(["-no_rc", "-report_about", "SORRY", "-as", "mkisofs", "-quiet", "-iso-level", "3"]);
