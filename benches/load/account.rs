@@ -1,35 +1,36 @@
-//! What a server costs: processor time and anonymous memory of a process and all that descend from it.
+//! Cost of a server: processor time and anonymous memory of a process and all its descendants.
 
 use std::collections::HashMap;
 use std::fs;
 use std::time::Duration;
 
-/// A process as `/proc/PID/stat` tells of it (proc(5)).
+/// Fields of `/proc/PID/stat` (proc(5)).
 struct Process {
     parent: u32,
-    /// Clock ticks of the children that it has waited for.
+    /// Clock ticks of the children that the process has waited for.
     children: u32,
 }
 
-/// Length of a clock tick: `USER_HZ` is 100 on every Linux that we know.
+/// Length of a clock tick: `USER_HZ` is 100 on x86 and ARM.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Processor time that the family of `pid` has used so far.
+/// Returns the processor time that the family of `pid` has used so far.
 ///
-/// A thousand processes that each use less than a tick would cost nothing by `/proc/PID/stat`, so those that live are
-/// asked for by their clocks, in nanoseconds.
+/// `/proc/PID/stat` counts ticks, in which a thousand processes that each use less than one cost
+/// nothing. So the clocks of living processes are read, in nanoseconds.
 pub fn cpu(pid: u32) -> Duration {
     let all = processes();
-    let cost =
-        |pid: &u32| own(*pid).unwrap_or_default() + TICK * all.get(pid).map_or(0, |process| process.children);
-    family(pid, &all).iter().map(cost).sum()
+    let family = family(pid, &all);
+    let own: Duration = family.iter().filter_map(|&pid| own(pid)).sum();
+    let children: u32 = family.iter().filter_map(|pid| Some(all.get(pid)?.children)).sum();
+    own + TICK * children
 }
 
-/// Processor time of all threads of a process, those that have ended included.
+/// Returns the processor time of all threads of a process, with those that have ended.
 fn own(pid: u32) -> Option<Duration> {
     let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
-    // SAFETY: both calls only write to what they are given (clock_getcpuclockid(3), clock_gettime(2)). rustix has no
-    // clocks of other processes.
+    // SAFETY: both calls only write to what they are given (clock_getcpuclockid(3),
+    // clock_gettime(2)). rustix has no clocks of other processes.
     let is_known = unsafe {
         libc::clock_getcpuclockid(pid as libc::pid_t, &raw mut clock) == 0
             && libc::clock_gettime(clock, &raw mut time) == 0
@@ -37,10 +38,12 @@ fn own(pid: u32) -> Option<Duration> {
     is_known.then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
-/// Bytes of memory of the family of `pid` that no file backs. What forks share counts once.
+/// Returns the anonymous memory of the family of `pid` in bytes. Memory that forks share counts
+/// once.
 pub fn anonymous(pid: u32) -> u64 {
     let family = family(pid, &processes());
-    // A process alone shares with nobody, and its plain figure costs the kernel no walk through the page tables.
+    // A single process shares with no other, and RssAnon costs the kernel no walk through the page
+    // tables, which Pss_Anon does.
     let sole = (family.len() == 1).then(|| field(pid, "status", "RssAnon:")).flatten();
     sole.unwrap_or_else(|| family.iter().filter_map(|&pid| field(pid, "smaps_rollup", "Pss_Anon:")).sum())
 }
@@ -71,10 +74,11 @@ fn processes() -> HashMap<u32, Process> {
     pids.filter_map(|pid| Some((pid, process(pid)?))).collect()
 }
 
-/// `None` when it has ended meanwhile.
+/// Reads a process; `None` if it has ended meanwhile.
 fn process(pid: u32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Behind the name, which may hold anything: state, parent, ..., and as the 14th and 15th cutime and cstime.
+    // proc(5): after the name, which may contain anything, state, parent, ..., and as the 14th and
+    // 15th field cutime and cstime.
     let fields: Vec<_> = stat.rsplit(')').next()?.split_whitespace().collect();
     let children = fields.get(13..15)?.iter().filter_map(|field| field.parse::<u32>().ok()).sum();
     Some(Process { parent: fields.get(1)?.parse().ok()?, children })

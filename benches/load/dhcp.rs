@@ -1,4 +1,4 @@
-//! DHCP clients: DISCOVER, OFFER, REQUEST, ACK, each for a machine that was never seen before (RFC 2131).
+//! DHCP clients: DISCOVER, OFFER, REQUEST, ACK (RFC 2131), each for a new machine.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::account;
-use super::engine::{Fault, Plan};
+use super::engine::{LoadError, Plan};
 use super::histogram::Histogram;
 
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
@@ -18,10 +18,10 @@ const OFFER: u8 = 2;
 const REQUEST: u8 = 3;
 const ACK: u8 = 5;
 
-/// Machines at most: what a pool of a /16 network has room for.
+/// Number of machines that fit in a pool of a /16 network.
 const MACHINES: u32 = 60_000;
 
-/// An exchange that is under way.
+/// An exchange under way.
 struct Exchange {
     machine: u32,
     since: Instant,
@@ -30,15 +30,15 @@ struct Exchange {
     packet: Vec<u8>,
 }
 
-/// Exchanges one after the other, `together` at a time, by broadcast on `interface`.
-pub fn run(interface: &str, plan: &Plan, together: usize) -> Result<Value, Fault> {
+/// Runs exchanges, `together` at a time, by broadcast on `interface`.
+pub fn run(interface: &str, plan: &Plan, together: usize) -> Result<Value, LoadError> {
     let socket = open(interface)?;
     let first = Instant::now();
     let mut machines = 0..MACHINES;
     let mut exchanges: Vec<Exchange> = Vec::new();
     let (mut latencies, mut count, mut offer, mut lost) = (Histogram::default(), 0_u64, None, 0_u64);
     let (cpu, since) = (account::cpu(plan.pid), Instant::now());
-    // Nobody gets an address that another one has, or another than was offered.
+    // An address that another machine has, or that was not offered, is wrong.
     let (mut given, mut wrong) = (HashSet::new(), 0_u64);
     let mut packet = [0; 1500];
     while since.elapsed() < plan.window {
@@ -53,7 +53,7 @@ pub fn run(interface: &str, plan: &Plan, together: usize) -> Result<Value, Fault
             break;
         }
         let Ok(len) = (&socket).read(&mut packet) else {
-            lost += again(&socket, &mut exchanges)?;
+            lost += repeat(&socket, &mut exchanges)?;
             continue;
         };
         let Some((xid, kind, server, yours)) = parse(&packet[..len]) else { continue };
@@ -82,7 +82,7 @@ pub fn run(interface: &str, plan: &Plan, together: usize) -> Result<Value, Fault
     }))
 }
 
-fn open(interface: &str) -> Result<Socket, Fault> {
+fn open(interface: &str) -> Result<Socket, LoadError> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_broadcast(true)?;
     socket.set_reuse_address(true)?;
@@ -93,8 +93,8 @@ fn open(interface: &str) -> Result<Socket, Fault> {
     Ok(socket)
 }
 
-/// Asks again what got no answer for a second, as clients do; returns how many that were.
-fn again(socket: &Socket, exchanges: &mut [Exchange]) -> Result<u64, Fault> {
+/// Repeats requests without a reply for a second, as clients do; returns their number.
+fn repeat(socket: &Socket, exchanges: &mut [Exchange]) -> Result<u64, LoadError> {
     let mut count = 0;
     for exchange in exchanges.iter_mut().filter(|exchange| exchange.asked.elapsed() > Duration::from_secs(1))
     {
@@ -105,13 +105,13 @@ fn again(socket: &Socket, exchanges: &mut [Exchange]) -> Result<u64, Fault> {
     Ok(count)
 }
 
-fn send(socket: &Socket, packet: &[u8]) -> Result<(), Fault> {
+fn send(socket: &Socket, packet: &[u8]) -> Result<(), LoadError> {
     socket.send_to(packet, &SocketAddr::from((Ipv4Addr::BROADCAST, 67)).into())?;
     Ok(())
 }
 
-/// What klibc's ipconfig would send: no class, no client identifier. The transaction is the machine's number. Unlike
-/// klibc, which sees every frame, we have to ask for answers by broadcast.
+/// Encodes a message like klibc's ipconfig: no class, no client identifier. The transaction is the
+/// machine's number. klibc reads raw frames; this client has to ask for replies by broadcast.
 fn message(machine: u32, kind: u8, options: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 236];
     bytes[..4].copy_from_slice(&[1, 1, 6, 0]);
@@ -127,7 +127,7 @@ fn message(machine: u32, kind: u8, options: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Transaction, kind, server and the address that is given.
+/// Reads transaction, message type, server and offered address.
 fn parse(bytes: &[u8]) -> Option<(u32, u8, Ipv4Addr, Ipv4Addr)> {
     let address = |bytes: &[u8]| Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?));
     let xid = u32::from_be_bytes(bytes.get(4..8)?.try_into().ok()?);

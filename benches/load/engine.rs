@@ -1,8 +1,8 @@
-//! Many connections of one protocol on one thread: keeps a number of requests in flight on each, counts and times what
-//! comes back.
+//! Many connections of one protocol on one thread: keeps a number of requests in flight on each,
+//! counts and times the replies.
 //!
-//! Large payloads are thrown away by the kernel (`MSG_TRUNC`, tcp(7)), so that the client does not become what is
-//! measured; in the pass that verifies, everything is kept and compared.
+//! The kernel discards large payloads (`MSG_TRUNC`, tcp(7)), so that the client does not limit the
+//! measurement. The pass that verifies keeps and compares everything.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -15,73 +15,73 @@ use serde_json::{Value, json};
 use super::account;
 use super::histogram::Histogram;
 
-/// From this many bytes of payload on, it is thrown away unread.
+/// Payloads of at least this length are discarded unread.
 const LARGE: usize = 16 << 10;
 
 /// Most bytes taken by one call.
 const BUFFER: usize = 512 << 10;
 
-/// Bytes read to see the head of a reply whose payload is thrown away.
+/// Bytes read to see the head of a reply whose payload is discarded.
 const HEAD: usize = 512;
 
-/// System calls on one connection before the others get theirs.
+/// System calls on one connection before the next one has its turn.
 const TURN: usize = 8;
 
-/// How long replies may keep us waiting when there is nothing more to ask.
+/// Longest wait for the last replies.
 const DRAIN: Duration = Duration::from_secs(5);
 
-pub type Fault = Box<dyn std::error::Error>;
+pub type LoadError = Box<dyn std::error::Error>;
 
-/// A request that is under way.
+/// A request under way.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked {
+pub struct Pending {
     pub offset: u64,
     pub len: usize,
     pub since: Instant,
 }
 
-/// What the head of a reply says.
+/// The head of a reply.
 #[derive(Debug, Clone, Copy)]
 pub struct Reply {
     /// Bytes of the head.
     pub head: usize,
-    /// Which request it answers.
+    /// Slot of the request that it answers.
     pub slot: usize,
     /// Bytes that follow.
     pub body: usize,
 }
 
 /// One protocol, from the client's side.
-pub trait Talk {
-    /// Appends a request and says what it asks for.
-    fn ask(&mut self, slot: usize, out: &mut Vec<u8>) -> Asked;
+pub trait ClientProtocol {
+    /// Appends a request and returns it.
+    fn ask(&mut self, slot: usize, out: &mut Vec<u8>) -> Pending;
 
-    /// Reads the head of a reply; `None` when it is not complete yet.
-    fn reply(&self, bytes: &[u8]) -> Result<Option<Reply>, Fault>;
+    /// Reads the head of a reply; `None` if it is not complete yet.
+    fn reply(&self, bytes: &[u8]) -> Result<Option<Reply>, LoadError>;
 
-    /// Whether a whole reply is right.
-    fn is_right(&self, asked: &Asked, head: &[u8], body: &[u8]) -> bool;
+    /// Tells whether a whole reply is right.
+    fn is_right(&self, asked: &Pending, head: &[u8], body: &[u8]) -> bool;
 
-    /// Bytes of payload that replies have at most: what the buffers are chosen by.
+    /// Returns the longest payload of a reply, by which buffers are chosen.
     fn payload(&self) -> usize;
 }
 
-/// How a load is run.
+/// Parameters of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     pub depth: usize,
-    /// Each request leaves in a segment of its own, as from the kernel's NBD client.
+    /// Send each request in a segment of its own, as the kernel's NBD client does.
     pub one_per_segment: bool,
     pub warm_up: Duration,
     pub window: Duration,
-    /// The server.
+    /// Process of the server.
     pub pid: u32,
 }
 
 pub struct Connection<T> {
     socket: TcpStream,
     talk: T,
-    slots: Vec<Option<Asked>>,
+    slots: Vec<Option<Pending>>,
     out: Vec<u8>,
     /// Part of a head.
     partial: Vec<u8>,
@@ -97,7 +97,7 @@ struct Body {
     kept: Vec<u8>,
 }
 
-impl<T: Talk> Connection<T> {
+impl<T: ClientProtocol> Connection<T> {
     pub fn new(socket: TcpStream, talk: T) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
@@ -115,12 +115,12 @@ pub struct Engine<T> {
     one_per_segment: bool,
     is_asking: bool,
     is_verifying: bool,
-    /// Replies that were not what is in the file.
+    /// Replies that differ from the file.
     pub wrong: u64,
     pub verified: u64,
 }
 
-impl<T: Talk> Engine<T> {
+impl<T: ClientProtocol> Engine<T> {
     pub fn new(connections: Vec<Connection<T>>, depth: usize, one_per_segment: bool) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         for (i, connection) in connections.iter().enumerate() {
@@ -140,8 +140,8 @@ impl<T: Talk> Engine<T> {
         })
     }
 
-    /// Asks until every connection has its requests in flight.
-    pub fn begin(&mut self) -> Result<(), Fault> {
+    /// Sends requests until every connection has all of its slots in flight.
+    pub fn begin(&mut self) -> Result<(), LoadError> {
         for i in 0..self.connections.len() {
             for slot in 0..self.depth {
                 self.connections[i].slots.push(None);
@@ -153,7 +153,7 @@ impl<T: Talk> Engine<T> {
     }
 
     /// Warms up, measures for the time of the plan, and returns the figures.
-    pub fn measure(&mut self, plan: &Plan) -> Result<Value, Fault> {
+    pub fn measure(&mut self, plan: &Plan) -> Result<Value, LoadError> {
         self.run(Instant::now() + plan.warm_up)?;
         self.latencies = Histogram::default();
         self.connections.iter_mut().for_each(|connection| (connection.replies, connection.bytes) = (0, 0));
@@ -172,15 +172,15 @@ impl<T: Talk> Engine<T> {
         }))
     }
 
-    /// Jain's index over the connections: 1 when all got the same, 1/n when one got all.
+    /// Returns Jain's index over the connections: 1 if all got the same, 1/n if one got all.
     fn fairness(&self) -> f64 {
         let shares = self.connections.iter().map(|connection| connection.bytes as f64);
         let (sum, squares) = shares.fold((0.0, 0.0), |(sum, squares), x| (sum + x, squares + x * x));
         sum * sum / (self.connections.len() as f64 * squares)
     }
 
-    /// Stops asking and waits for what is under way; false when not all came.
-    pub fn drain(&mut self) -> Result<bool, Fault> {
+    /// Stops requesting and waits for the replies; returns false if some did not come.
+    pub fn drain(&mut self) -> Result<bool, LoadError> {
         self.is_asking = false;
         let end = Instant::now() + DRAIN;
         while !self.is_idle() {
@@ -196,8 +196,8 @@ impl<T: Talk> Engine<T> {
         self.connections.iter().all(|connection| connection.slots.iter().all(Option::is_none))
     }
 
-    /// Compares what comes for the time, or until this many replies were compared.
-    pub fn verify(&mut self, replies: u64, limit: Duration) -> Result<(), Fault> {
+    /// Compares replies until their number or the time is reached.
+    pub fn verify(&mut self, replies: u64, limit: Duration) -> Result<(), LoadError> {
         self.is_verifying = true;
         self.is_asking = true;
         let end = Instant::now() + limit;
@@ -208,13 +208,13 @@ impl<T: Talk> Engine<T> {
         Ok(())
     }
 
-    /// Runs for the time and returns how many replies came.
-    pub fn count(&mut self, time: Duration) -> Result<u64, Fault> {
+    /// Runs for a time and returns the number of replies.
+    pub fn count(&mut self, time: Duration) -> Result<u64, LoadError> {
         self.run(Instant::now() + time)?;
         Ok(self.connections.iter().map(|connection| connection.replies).sum())
     }
 
-    fn run(&mut self, until: Instant) -> Result<(), Fault> {
+    fn run(&mut self, until: Instant) -> Result<(), LoadError> {
         loop {
             let now = Instant::now();
             if now >= until {
@@ -224,7 +224,7 @@ impl<T: Talk> Engine<T> {
         }
     }
 
-    fn turn(&mut self, limit: Duration) -> Result<(), Fault> {
+    fn turn(&mut self, limit: Duration) -> Result<(), LoadError> {
         let mut events = Vec::with_capacity(512);
         let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };
         epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&limit))?;
@@ -236,23 +236,23 @@ impl<T: Talk> Engine<T> {
         Ok(())
     }
 
-    /// Takes what has come on one connection.
-    fn take(&mut self, i: usize) -> Result<(), Fault> {
+    /// Receives on one connection.
+    fn take(&mut self, i: usize) -> Result<(), LoadError> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let taken = (0..TURN).try_for_each(|_| match self.take_once(i, &mut buffer) {
             Ok(true) => Ok(()),
             Ok(false) => Err(None),
-            Err(fault) => Err(Some(fault)),
+            Err(error) => Err(Some(error)),
         });
         self.buffer = buffer;
         match taken {
-            Err(Some(fault)) => Err(fault),
+            Err(Some(error)) => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// One system call; true when there may be more.
-    fn take_once(&mut self, i: usize, buffer: &mut [u8]) -> Result<bool, Fault> {
+    /// Receives by one system call; returns true if there may be more.
+    fn take_once(&mut self, i: usize, buffer: &mut [u8]) -> Result<bool, LoadError> {
         let connection = &mut self.connections[i];
         let is_large = connection.talk.payload() >= LARGE && !self.is_verifying;
         if let (Some(body), true) = (&mut connection.body, is_large) {
@@ -280,7 +280,7 @@ impl<T: Talk> Engine<T> {
         Ok(n == wanted)
     }
 
-    fn digest(&mut self, i: usize, bytes: &[u8]) -> Result<(), Fault> {
+    fn digest(&mut self, i: usize, bytes: &[u8]) -> Result<(), LoadError> {
         let partial = std::mem::take(&mut self.connections[i].partial);
         if partial.is_empty() {
             self.digest_all(i, bytes)
@@ -289,7 +289,7 @@ impl<T: Talk> Engine<T> {
         }
     }
 
-    fn digest_all(&mut self, i: usize, mut bytes: &[u8]) -> Result<(), Fault> {
+    fn digest_all(&mut self, i: usize, mut bytes: &[u8]) -> Result<(), LoadError> {
         while !bytes.is_empty() {
             let is_verifying = self.is_verifying;
             let connection = &mut self.connections[i];
@@ -318,8 +318,8 @@ impl<T: Talk> Engine<T> {
         Ok(())
     }
 
-    /// A reply is there: ask again.
-    fn complete(&mut self, i: usize) -> Result<(), Fault> {
+    /// Counts a complete reply and sends the next request.
+    fn complete(&mut self, i: usize) -> Result<(), LoadError> {
         let connection = &mut self.connections[i];
         let Some(body) = connection.body.take() else { return Ok(()) };
         let slot = connection.slots.get_mut(body.slot).ok_or("a reply to no request")?;
@@ -333,19 +333,20 @@ impl<T: Talk> Engine<T> {
         if self.is_asking { self.ask(i, body.slot) } else { Ok(()) }
     }
 
-    fn ask(&mut self, i: usize, slot: usize) -> Result<(), Fault> {
+    fn ask(&mut self, i: usize, slot: usize) -> Result<(), LoadError> {
         let connection = &mut self.connections[i];
         connection.slots[slot] = Some(connection.talk.ask(slot, &mut connection.out));
         if self.one_per_segment { self.flush(i) } else { Ok(()) }
     }
 
-    /// Sends what is to be asked.
-    fn flush(&mut self, i: usize) -> Result<(), Fault> {
+    /// Sends queued requests.
+    fn flush(&mut self, i: usize) -> Result<(), LoadError> {
         let connection = &mut self.connections[i];
         while !connection.out.is_empty() {
             match (&connection.socket).write(&connection.out) {
                 Ok(n) => drop(connection.out.drain(..n)),
-                // It goes with the next reply: there is one under way, or the server would have read.
+                // The rest leaves after the next reply. One is under way, or the server would have
+                // read.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
@@ -354,8 +355,8 @@ impl<T: Talk> Engine<T> {
     }
 }
 
-/// `None` when nothing has come yet.
-fn received(result: rustix::io::Result<(usize, usize)>) -> Result<Option<usize>, Fault> {
+/// Reads the result of a receive call; `None` if nothing has come yet.
+fn received(result: rustix::io::Result<(usize, usize)>) -> Result<Option<usize>, LoadError> {
     match result {
         Ok((0, 0)) => Err("the server closed a connection".into()),
         Ok((_, n)) => Ok(Some(n)),
@@ -364,12 +365,12 @@ fn received(result: rustix::io::Result<(usize, usize)>) -> Result<Option<usize>,
     }
 }
 
-/// Connects, measures, and then verifies on connections of their own: `connect` makes that many.
-pub fn run<T: Talk>(
+/// Connects, measures, and then verifies on other connections. `connect` makes a number of them.
+pub fn run<T: ClientProtocol>(
     plan: &Plan,
     connections: usize,
-    mut connect: impl FnMut(usize, Pass) -> Result<Vec<Connection<T>>, Fault>,
-) -> Result<Value, Fault> {
+    mut connect: impl FnMut(usize, Pass) -> Result<Vec<Connection<T>>, LoadError>,
+) -> Result<Value, LoadError> {
     let mut engine = Engine::new(connect(connections, Pass::Timed)?, plan.depth, plan.one_per_segment)?;
     engine.begin()?;
     let mut figures = engine.measure(plan)?;
@@ -379,8 +380,12 @@ pub fn run<T: Talk>(
     Ok(figures)
 }
 
-/// Compares replies on connections of their own, and adds to the figures how many were right.
-pub fn verify<T: Talk>(figures: &mut Value, few: Vec<Connection<T>>, depth: usize) -> Result<(), Fault> {
+/// Compares replies on these connections, and adds to the figures how many were right.
+pub fn verify<T: ClientProtocol>(
+    figures: &mut Value,
+    few: Vec<Connection<T>>,
+    depth: usize,
+) -> Result<(), LoadError> {
     let mut engine = Engine::new(few, depth, false)?;
     engine.verify(256, Duration::from_secs(3))?;
     engine.drain()?;
@@ -389,7 +394,7 @@ pub fn verify<T: Talk>(figures: &mut Value, few: Vec<Connection<T>>, depth: usiz
     Ok(())
 }
 
-/// What connections are for.
+/// Purpose of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
     Timed,

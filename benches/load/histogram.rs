@@ -25,7 +25,7 @@ impl Histogram {
         self.total += 1;
     }
 
-    /// The latency that this part (0 to 1) of all is not above, in microseconds.
+    /// Returns the latency in microseconds that a part (0 to 1) of all latencies does not exceed.
     pub fn quantile(&self, part: f64) -> f64 {
         let rank = (self.total as f64 * part).ceil() as u64;
         let mut seen = 0;
@@ -48,7 +48,7 @@ fn bucket(ns: u64) -> usize {
     (((log - STEPS + 1) << STEPS) as u64 + step) as usize
 }
 
-/// Largest value of a bucket.
+/// Returns the largest value of a bucket.
 fn upper(bucket: usize) -> u64 {
     let (octave, step) = ((bucket >> STEPS) as u32, (bucket & ((1 << STEPS) - 1)) as u64);
     if octave == 0 { step } else { (((1 << STEPS) + step + 1) << (octave - 1)) - 1 }

@@ -1,7 +1,8 @@
-//! The load generator of `benches/peers`: plays many clients of one server, and prints what came of it as JSON.
+//! The load generator of `benches/peers`: plays many clients of one server, and prints figures as
+//! JSON.
 //!
-//! It reads the server's processor time at both ends of the timed window by itself, so that neither warm-up nor
-//! verification is counted, and compares replies with the file in a second pass that is not timed.
+//! It reads the server's processor time at both ends of the timed window, so that neither warm-up
+//! nor verification counts, and compares replies with the file in a second pass that is not timed.
 
 mod account;
 mod crowd;
@@ -26,9 +27,9 @@ use std::time::Duration;
 use clap::{Args, Parser};
 use serde_json::Value;
 
-use engine::{Fault, Plan};
+use engine::{LoadError, Plan};
 
-/// Seconds for the server to get into its stride.
+/// Time before the measurement, in which the server and its connections reach a steady state.
 const WARM_UP: Duration = Duration::from_millis(300);
 
 #[derive(Parser)]
@@ -47,8 +48,8 @@ enum Load {
     Tftp(TftpLoad),
     /// Leases
     Dhcp(DhcpLoad),
-    /// The server that does nothing but send
-    Limit { door: limit::Door, port: u16, file: PathBuf, way: limit::Way },
+    /// Server that does nothing but send
+    Limit { protocol: limit::Protocol, port: u16, file: PathBuf, method: limit::SendMethod },
 }
 
 #[derive(Args)]
@@ -58,7 +59,7 @@ struct Common {
     pid: u32,
     #[arg(long)]
     server: SocketAddr,
-    /// What replies are compared with
+    /// File that replies are compared with
     #[arg(long)]
     file: PathBuf,
     #[arg(long, default_value_t = 2.0)]
@@ -76,7 +77,7 @@ impl Common {
         Plan { depth: self.depth, one_per_segment: false, warm_up: WARM_UP, window, pid: self.pid }
     }
 
-    fn open(&self) -> Result<Arc<File>, Fault> {
+    fn open(&self) -> Result<Arc<File>, LoadError> {
         Ok(Arc::new(File::open(&self.file)?))
     }
 }
@@ -95,7 +96,7 @@ struct Export {
 }
 
 impl Export {
-    fn reads(&self, file: Arc<File>) -> Result<nbd::Reads, Fault> {
+    fn reads(&self, file: Arc<File>) -> Result<nbd::Reads, LoadError> {
         let end = self.area.unwrap_or(file.metadata()?.len());
         Ok(nbd::Reads { file, area: 0..end, len: self.len, pattern: self.pattern })
     }
@@ -153,10 +154,10 @@ struct NfsLoad {
     common: Common,
     #[arg(long, default_value = "/")]
     path: String,
-    /// The file in there
+    /// The file below it
     #[arg(long, default_value = "big")]
     name: String,
-    /// Where MOUNT is, when not where NFS is
+    /// Port of MOUNT, if it is not that of NFS
     #[arg(long)]
     mount_port: Option<u16>,
     #[arg(long, value_enum)]
@@ -205,15 +206,15 @@ struct DhcpLoad {
 fn main() -> ExitCode {
     match run(Load::parse()) {
         Ok(figures) => println!("{figures}"),
-        Err(fault) => {
-            eprintln!("{fault}");
+        Err(error) => {
+            eprintln!("{error}");
             return ExitCode::FAILURE;
         }
     }
     ExitCode::SUCCESS
 }
 
-fn run(load: Load) -> Result<Value, Fault> {
+fn run(load: Load) -> Result<Value, LoadError> {
     match load {
         Load::Nbd(NbdLoad { common, export, one_per_segment }) => {
             let reads = export.reads(common.open()?)?;
@@ -255,14 +256,16 @@ fn run(load: Load) -> Result<Value, Fault> {
             engine::run(&common.plan(), common.connections, connect)
         }
         Load::Tftp(TftpLoad { common, path, window, lose_one_of, twice }) => {
-            let wish = tftp::Wish { path, window, lose_one_of, twice };
-            tftp::run(common.server, &wish, &*common.open()?, &common.plan(), common.connections)
+            let options = tftp::Options { path, window, lose_one_of, twice };
+            tftp::run(common.server, &options, &*common.open()?, &common.plan(), common.connections)
         }
         Load::Dhcp(DhcpLoad { pid, interface, seconds, together }) => {
             let window = Duration::from_secs_f64(seconds);
             let plan = Plan { depth: 1, one_per_segment: false, warm_up: WARM_UP, window, pid };
             dhcp::run(&interface, &plan, together)
         }
-        Load::Limit { door, port, file, way } => limit::serve(door, port, &file, way).map(|()| Value::Null),
+        Load::Limit { protocol, port, file, method } => {
+            limit::serve(protocol, port, &file, method).map(|()| Value::Null)
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::engine::{Asked, Connection, Engine, Fault, Reply, Talk};
+use super::engine::{ClientProtocol, Connection, Engine, LoadError, Pending, Reply};
 use super::random::Random;
 
 const REQUEST_MAGIC: u32 = 0x2560_9513;
@@ -18,20 +18,20 @@ const REP_ACK: u32 = 1;
 const CMD_READ: u16 = 0;
 pub const CMD_DISC: u16 = 2;
 
-/// Connections whose handshake is under way together: fewer than the backlog of nbd-server.
+/// Connections whose handshakes overlap: fewer than the backlog of nbd-server.
 const TOGETHER: usize = 8;
 
-/// Nobody may keep us waiting longer.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for a server.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where reads go.
+/// Order of reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Pattern {
     Random,
     Sequential,
 }
 
-/// What to read.
+/// Reads of a load.
 #[derive(Debug, Clone)]
 pub struct Reads {
     pub file: Arc<File>,
@@ -48,7 +48,7 @@ pub struct Nbd {
 }
 
 impl Nbd {
-    /// The `i`th of them begins elsewhere than the others.
+    /// Makes the `i`th client; each begins at another place.
     pub fn new(reads: &Reads, i: usize) -> Self {
         let blocks = (reads.area.end - reads.area.start) / reads.len as u64;
         Self { reads: reads.clone(), random: Random::new(i as u64), next: i as u64 * 7919 % blocks }
@@ -67,14 +67,14 @@ impl Nbd {
     }
 }
 
-impl Talk for Nbd {
-    fn ask(&mut self, slot: usize, out: &mut Vec<u8>) -> Asked {
+impl ClientProtocol for Nbd {
+    fn ask(&mut self, slot: usize, out: &mut Vec<u8>) -> Pending {
         let (offset, len) = (self.next_offset(), self.reads.len);
         out.extend_from_slice(&request(CMD_READ, slot as u64, offset, len as u32));
-        Asked { offset, len, since: Instant::now() }
+        Pending { offset, len, since: Instant::now() }
     }
 
-    fn reply(&self, bytes: &[u8]) -> Result<Option<Reply>, Fault> {
+    fn reply(&self, bytes: &[u8]) -> Result<Option<Reply>, LoadError> {
         let Some(head) = bytes.get(..16) else { return Ok(None) };
         if head[..4] != REPLY_MAGIC.to_be_bytes() || head[4..8] != [0; 4] {
             return Err(format!("not a simple reply without error: {head:?}").into());
@@ -83,7 +83,7 @@ impl Talk for Nbd {
         Ok(Some(Reply { head: 16, slot, body: self.reads.len }))
     }
 
-    fn is_right(&self, asked: &Asked, _: &[u8], body: &[u8]) -> bool {
+    fn is_right(&self, asked: &Pending, _: &[u8], body: &[u8]) -> bool {
         let mut expected = vec![0; asked.len];
         self.reads.file.read_exact_at(&mut expected, asked.offset).is_ok() && body == expected
     }
@@ -104,7 +104,7 @@ pub fn request(command: u16, cookie: u64, offset: u64, len: u32) -> [u8; 28] {
 }
 
 /// That many clients attached to the export, a few at a time.
-pub fn attach(server: SocketAddr, export: &str, count: usize) -> Result<Vec<TcpStream>, Fault> {
+pub fn attach(server: SocketAddr, export: &str, count: usize) -> Result<Vec<TcpStream>, LoadError> {
     let mut sockets = Vec::new();
     while sockets.len() < count {
         sockets.extend(attach_together(server, export, TOGETHER.min(count - sockets.len()))?);
@@ -113,7 +113,7 @@ pub fn attach(server: SocketAddr, export: &str, count: usize) -> Result<Vec<TcpS
 }
 
 /// That many clients attached to the export, all at once.
-pub fn attach_together(server: SocketAddr, export: &str, count: usize) -> Result<Vec<TcpStream>, Fault> {
+pub fn attach_together(server: SocketAddr, export: &str, count: usize) -> Result<Vec<TcpStream>, LoadError> {
     let sockets: Vec<_> = (0..count).map(|_| connect(server)).collect::<Result<_, _>>()?;
     // The steps of all, in turn, so that the server has them all at hand.
     sockets.iter().try_for_each(greet)?;
@@ -122,21 +122,22 @@ pub fn attach_together(server: SocketAddr, export: &str, count: usize) -> Result
     Ok(sockets)
 }
 
-fn connect(server: SocketAddr) -> Result<TcpStream, Fault> {
-    let socket = TcpStream::connect_timeout(&server, PATIENCE)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+fn connect(server: SocketAddr) -> Result<TcpStream, LoadError> {
+    let socket = TcpStream::connect_timeout(&server, TIMEOUT)?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     socket.set_nodelay(true)?;
     Ok(socket)
 }
 
-fn greet(mut socket: &TcpStream) -> Result<(), Fault> {
+fn greet(mut socket: &TcpStream) -> Result<(), LoadError> {
     let mut greeting = [0; 18];
     socket.read_exact(&mut greeting)?;
     if &greeting[..16] == b"NBDMAGICIHAVEOPT" { Ok(()) } else { Err("no NBD server".into()) }
 }
 
-fn choose(mut socket: &TcpStream, export: &str) -> Result<(), Fault> {
-    // Client flags: fixed newstyle, no zeroes. No information is asked for besides what always comes.
+fn choose(mut socket: &TcpStream, export: &str) -> Result<(), LoadError> {
+    // Client flags: fixed newstyle, no zeroes. No information is asked for besides what always
+    // comes.
     let mut bytes = 3_u32.to_be_bytes().to_vec();
     bytes.extend_from_slice(b"IHAVEOPT");
     bytes.extend_from_slice(&OPT_GO.to_be_bytes());
@@ -147,7 +148,7 @@ fn choose(mut socket: &TcpStream, export: &str) -> Result<(), Fault> {
     Ok(socket.write_all(&bytes)?)
 }
 
-fn settle(mut socket: &TcpStream) -> Result<(), Fault> {
+fn settle(mut socket: &TcpStream) -> Result<(), LoadError> {
     loop {
         let mut head = [0; 20];
         socket.read_exact(&mut head)?;
@@ -168,8 +169,9 @@ fn settle(mut socket: &TcpStream) -> Result<(), Fault> {
 /// Bytes asked for at a time when the whole area is read before it is measured.
 const ONCE_OVER: usize = 128 << 10;
 
-/// Reads the whole area once, in order: a server that has been up for a while has touched its mapping.
-pub fn read_over(server: SocketAddr, export: &str, reads: &Reads) -> Result<(), Fault> {
+/// Reads the whole area once, in order: a server that has been up for a while has touched its
+/// mapping.
+pub fn read_over(server: SocketAddr, export: &str, reads: &Reads) -> Result<(), LoadError> {
     let reads = Reads { len: ONCE_OVER, pattern: Pattern::Sequential, ..reads.clone() };
     let blocks = (reads.area.end - reads.area.start) / ONCE_OVER as u64;
     let mut engine = Engine::new(connections(server, export, &reads, 1)?, 4, false)?;
@@ -185,13 +187,13 @@ pub fn connections(
     export: &str,
     reads: &Reads,
     count: usize,
-) -> Result<Vec<Connection<Nbd>>, Fault> {
+) -> Result<Vec<Connection<Nbd>>, LoadError> {
     let sockets = attach(server, export, count)?.into_iter().enumerate();
     sockets.map(|(i, socket)| Ok(Connection::new(socket, Nbd::new(reads, i))?)).collect()
 }
 
 /// Each reads once, and compares. The first of them is the `first` client of all.
-pub fn read_once(sockets: &[TcpStream], reads: &Reads, first: usize) -> Result<(), Fault> {
+pub fn read_once(sockets: &[TcpStream], reads: &Reads, first: usize) -> Result<(), LoadError> {
     let mut asked = Vec::new();
     for (i, mut socket) in sockets.iter().enumerate() {
         let (mut talk, mut out) = (Nbd::new(reads, first + i), Vec::new());

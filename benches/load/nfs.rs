@@ -1,4 +1,5 @@
-//! The NFSv3 client: calls with AUTH_SYS over TCP, each record in one fragment (RFC 5531, RFC 1813).
+//! The NFSv3 client: calls with AUTH_SYS over TCP, each record in one fragment (RFC 5531, RFC
+//! 1813).
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -7,8 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::engine::{Asked, Connection, Fault, Reply, Talk};
-use super::nbd::PATIENCE;
+use super::engine::{ClientProtocol, Connection, LoadError, Pending, Reply};
+use super::nbd::TIMEOUT;
 use super::random::Random;
 
 const NFS: (u32, u32) = (100_003, 3);
@@ -20,7 +21,7 @@ const MNT: u32 = 1;
 const LAST_FRAGMENT: u32 = 1 << 31;
 const SLOT_BITS: u32 = 8;
 
-/// What is called.
+/// The procedure of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Call {
     Read,
@@ -28,7 +29,7 @@ pub enum Call {
     Lookup,
 }
 
-/// What all connections of a load share.
+/// Data that all connections of a load share.
 #[derive(Debug)]
 pub struct Mount {
     call: Call,
@@ -41,7 +42,7 @@ pub struct Mount {
     names: u64,
 }
 
-/// Bytes as XDR writes them.
+/// XDR encoder (RFC 4506).
 #[derive(Default)]
 struct Xdr(Vec<u8>);
 
@@ -64,7 +65,7 @@ impl Xdr {
     }
 }
 
-/// A call with its record mark.
+/// Appends a call with its record mark.
 fn call(xid: u32, (program, version): (u32, u32), procedure: u32, arguments: &[u8], out: &mut Vec<u8>) {
     // AUTH_SYS: stamp, machine name, uid, gid, no more gids.
     let credential = Xdr::default().number(0).opaque(b"load").number(0).number(0).number(0).0;
@@ -76,7 +77,7 @@ fn call(xid: u32, (program, version): (u32, u32), procedure: u32, arguments: &[u
     out.extend_from_slice(arguments);
 }
 
-/// What stands behind the RPC header of an answer: from the status on.
+/// Returns the results of a reply, from the status on.
 fn results(message: &[u8]) -> Option<&[u8]> {
     // xid, REPLY, MSG_ACCEPTED, flavour and length of the verifier, SUCCESS.
     let verifier = number(message, 16)? as usize;
@@ -101,36 +102,39 @@ impl Mount {
         (call, len): (Call, usize),
         file: File,
         names: u64,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, LoadError> {
         let size = file.metadata()?.len();
         let answer = ask_once(&mut connect(mountd)?, MOUNT, MNT, &Xdr::default().opaque(path.as_bytes()).0)?;
         let root = opaque(&answer, 4).ok_or("no handle of the root")?.to_vec();
         let mut socket = connect(server)?;
-        let mut find = |name: &str| -> Result<Vec<u8>, Fault> {
-            let arguments = Xdr::default().opaque(&root).opaque(name.as_bytes()).0;
-            Ok(opaque(&ask_once(&mut socket, NFS, LOOKUP, &arguments)?, 4).ok_or("no handle")?.to_vec())
-        };
-        let (handle, directory) = (find(name)?, find("names")?);
+        let handle = look_up(&mut socket, &root, name)?;
+        let directory = look_up(&mut socket, &root, "names")?;
         Ok(Self { call, len, file, size, handle, directory, names })
     }
 }
 
-fn connect(server: SocketAddr) -> Result<TcpStream, Fault> {
-    let socket = TcpStream::connect_timeout(&server, PATIENCE)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+/// Looks up a name in the root and returns its handle.
+fn look_up(socket: &mut TcpStream, root: &[u8], name: &str) -> Result<Vec<u8>, LoadError> {
+    let arguments = Xdr::default().opaque(root).opaque(name.as_bytes()).0;
+    Ok(opaque(&ask_once(socket, NFS, LOOKUP, &arguments)?, 4).ok_or("no handle")?.to_vec())
+}
+
+fn connect(server: SocketAddr) -> Result<TcpStream, LoadError> {
+    let socket = TcpStream::connect_timeout(&server, TIMEOUT)?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     socket.set_nodelay(true)?;
     Ok(socket)
 }
 
-/// The results of one call, with its status, which is 0.
+/// Returns the results of one call, with the status, which is 0.
 fn ask_once(
     socket: &mut TcpStream,
     program: (u32, u32),
     procedure: u32,
     arguments: &[u8],
-) -> Result<Vec<u8>, Fault> {
+) -> Result<Vec<u8>, LoadError> {
     let mut out = Vec::new();
-    // Of two calls with the same number servers drop the second; no two of ours are equally long.
+    // Servers drop the second of two calls with the same xid; no two calls here are equally long.
     call(0xffff_0000 + arguments.len() as u32, program, procedure, arguments, &mut out);
     socket.write_all(&out)?;
     let mut mark = [0; 4];
@@ -150,10 +154,10 @@ pub struct Nfs {
     calls: u32,
 }
 
-impl Talk for Nfs {
-    fn ask(&mut self, slot: usize, out: &mut Vec<u8>) -> Asked {
+impl ClientProtocol for Nfs {
+    fn ask(&mut self, slot: usize, out: &mut Vec<u8>) -> Pending {
         let Mount { call: which, len, size, handle, directory, names, .. } = &*self.mount;
-        // No two calls of a connection have the same number: servers take the second for a repetition.
+        // Servers take a second call with the same xid for a repetition.
         self.calls += 1;
         let xid = self.calls << SLOT_BITS | slot as u32;
         let file = Xdr::default().opaque(handle);
@@ -170,10 +174,10 @@ impl Talk for Nfs {
             }
         };
         call(xid, NFS, procedure, &arguments.0, out);
-        Asked { offset, len: *len, since: Instant::now() }
+        Pending { offset, len: *len, since: Instant::now() }
     }
 
-    fn reply(&self, bytes: &[u8]) -> Result<Option<Reply>, Fault> {
+    fn reply(&self, bytes: &[u8]) -> Result<Option<Reply>, LoadError> {
         let (Some(mark), Some(xid)) = (number(bytes, 0), number(bytes, 4)) else { return Ok(None) };
         let len = (mark & !LAST_FRAGMENT) as usize;
         // A refusal is shorter than what was asked for.
@@ -184,18 +188,18 @@ impl Talk for Nfs {
         Ok(Some(Reply { head: 8, slot: (xid & ((1 << SLOT_BITS) - 1)) as usize, body: len - 4 }))
     }
 
-    fn is_right(&self, asked: &Asked, head: &[u8], body: &[u8]) -> bool {
+    fn is_right(&self, asked: &Pending, head: &[u8], body: &[u8]) -> bool {
         let message = [&head[4..], body].concat();
         let Some(results) = results(&message) else { return false };
         if number(results, 0) != Some(0) {
             return false;
         }
         match self.mount.call {
-            // NF3REG, and the size behind mode, links, uid and gid.
+            // NF3REG, and the size after mode, nlink, uid and gid (RFC 1813 §2.6).
             Call::Getattr => {
                 number(results, 4) == Some(1) && results.get(24..32) == Some(&self.mount.size.to_be_bytes())
             }
-            // The files are as long as their number says: file attributes stand behind the handle.
+            // Each file is as long as the number in its name; its attributes follow the handle.
             Call::Lookup => {
                 let attributes = 8 + number(results, 4).unwrap_or(0).next_multiple_of(4) as usize;
                 number(results, attributes) == Some(1)
@@ -215,12 +219,12 @@ impl Talk for Nfs {
     }
 }
 
-/// Connections for a load.
+/// Connects the clients of a load.
 pub fn connections(
     server: SocketAddr,
     mount: &Arc<Mount>,
     count: usize,
-) -> Result<Vec<Connection<Nfs>>, Fault> {
+) -> Result<Vec<Connection<Nfs>>, LoadError> {
     let connect = |i| {
         let nfs = Nfs { mount: Arc::clone(mount), random: Random::new(i as u64), calls: 0 };
         Ok(Connection::new(connect(server)?, nfs)?)

@@ -1,4 +1,4 @@
-//! Many machines that boot at nearly the same time: each replays what one machine read, and when.
+//! Many machines that boot at nearly the same time: each replays the recorded reads of one boot.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,33 +12,36 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use serde_json::{Value, json};
 
 use super::account;
-use super::engine::Fault;
+use super::engine::LoadError;
 use super::histogram::Histogram;
 use super::nbd;
 
-/// One boot's reads.
+/// Reads of one boot.
 #[derive(Debug)]
 pub struct Trace(Vec<Step>);
 
 #[derive(Debug, Clone, Copy)]
 struct Step {
-    /// How long the machine thinks before this read, once it has the last.
+    /// Time from the reply to the last read until this one.
     pause: Duration,
     offset: u64,
     len: u32,
 }
 
-/// A boot that takes longer has failed.
+/// Time after which a boot has failed.
 const GIVE_UP: Duration = Duration::from_secs(120);
 
 impl Trace {
-    /// A line for each read: milliseconds since the last, offset and length in units of 512 bytes. Offsets are taken
-    /// modulo the image's size, which may be smaller than that of the image that was traced.
-    pub fn read(path: &Path, size: u64) -> Result<Self, Fault> {
+    /// Reads a trace. Each line is a read: milliseconds since the last one, offset and length in
+    /// units of 512 bytes. Offsets are taken modulo the image's size, which may be smaller than
+    /// that of the recorded image.
+    pub fn read(path: &Path, size: u64) -> Result<Self, LoadError> {
         let mut steps = Vec::new();
         for line in fs::read_to_string(path)?.lines().filter(|line| !line.starts_with('#')) {
             let numbers: Vec<u64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
-            let [pause, offset, len] = numbers[..] else { return Err(format!("no read: {line}").into()) };
+            let [pause, offset, len] = numbers[..] else {
+                return Err(format!("invalid line of a trace: {line}").into());
+            };
             let len = len * 512;
             let offset = offset * 512 % (size - len) / 512 * 512;
             steps.push(Step { pause: Duration::from_millis(pause), offset, len: len as u32 });
@@ -56,14 +59,14 @@ struct Machine {
     finished: Option<Duration>,
 }
 
-/// Boots `machines` over the time `ramp`.
+/// Boots `machines`, which are switched on evenly over the time `ramp`.
 pub fn run(
     server: SocketAddr,
     export: &str,
     Trace(steps): &Trace,
     pid: u32,
     (machines, ramp): (usize, Duration),
-) -> Result<Value, Fault> {
+) -> Result<Value, LoadError> {
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     let mut crowd = Vec::new();
     for (i, socket) in nbd::attach(server, export, machines)?.into_iter().enumerate() {
@@ -75,7 +78,7 @@ pub fn run(
     let begin = Instant::now();
     let cpu = account::cpu(pid);
     let mut latencies = Histogram::default();
-    // When which machine asks next.
+    // The next request of each machine, by its time.
     let mut agenda = BinaryHeap::new();
     for (i, machine) in crowd.iter_mut().enumerate() {
         machine.since = begin + ramp * i as u32 / machines as u32;
@@ -135,14 +138,14 @@ pub fn run(
 }
 
 impl Machine {
-    fn ask(&mut self, step: &Step) -> Result<(), Fault> {
+    fn ask(&mut self, step: &Step) -> Result<(), LoadError> {
         self.asked = Instant::now();
         self.left = 16 + step.len as usize;
         Ok(self.socket.write_all(&nbd::request(0, self.step as u64, step.offset, step.len))?)
     }
 
-    /// True when the reply is complete.
-    fn receive(&mut self, buffer: &mut [u8], steps: &[Step]) -> Result<bool, Fault> {
+    /// Receives a reply; returns true once it is complete.
+    fn receive(&mut self, buffer: &mut [u8], steps: &[Step]) -> Result<bool, LoadError> {
         let wanted = buffer.len().min(self.left);
         match self.socket.read(&mut buffer[..wanted]) {
             Ok(0) => Err("the server closed a connection".into()),

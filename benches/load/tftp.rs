@@ -1,5 +1,5 @@
-//! TFTP clients: downloads of one file, one after the other on each of some sockets, with windows, losses and duplicates
-//! as wanted (RFC 1350, 2347, 2348, 7440).
+//! TFTP clients: downloads of one file, one after the other by each client, with windows, losses
+//! and duplicates (RFC 1350, 2347, 2348, 7440).
 
 use std::fs::File;
 use std::io;
@@ -11,37 +11,37 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use serde_json::{Value, json};
 
 use super::account;
-use super::engine::{Fault, Plan};
+use super::engine::{LoadError, Plan};
 use super::histogram::Histogram;
 use super::random::Random;
 
 /// Silence after which a client repeats its last packet. PXE firmware waits longer.
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// A download that takes longer has failed.
+/// Time after which a download has failed.
 const GIVE_UP: Duration = Duration::from_secs(30);
 
-/// Size of a block: what an Ethernet frame holds.
+/// Block size that fills an Ethernet frame: 1500 bytes less the headers of IP, UDP and TFTP.
 const BLOCK: usize = 1468;
 
-/// How downloads go.
+/// Options of downloads.
 #[derive(Debug, Clone)]
-pub struct Wish {
+pub struct Options {
     pub path: String,
     pub window: u16,
-    /// One of that many DATA packets is lost; 0 for none.
+    /// Number of DATA packets of which one is lost; 0 for no loss.
     pub lose_one_of: u64,
-    /// Every ACK leaves twice.
+    /// Send every ACK twice.
     pub twice: bool,
 }
 
-/// What came of all downloads.
+/// Figures of all downloads.
 #[derive(Debug, Default)]
 struct Tally {
     files: u64,
     bytes: u64,
     blocks: u64,
-    /// DATA that a client had already.
+    /// DATA packets that a client had already.
     extra: u64,
     wrong: u64,
     latencies: Histogram,
@@ -49,19 +49,19 @@ struct Tally {
 
 struct Download<'a> {
     server: SocketAddr,
-    wish: &'a Wish,
+    options: &'a Options,
     socket: UdpSocket,
     peer: Option<SocketAddr>,
     since: Instant,
     heard: Instant,
-    /// What the server agreed to.
+    /// Window that the server agreed to.
     window: u64,
     block: usize,
-    /// Blocks that came in order, and since the last ACK.
+    /// Blocks received in order: all, and those since the last ACK.
     got: u64,
     unacknowledged: u64,
-    /// A gap was told once.
-    has_told_gap: bool,
+    /// The present gap was acknowledged once.
+    has_acknowledged_gap: bool,
     last: Vec<u8>,
     random: Random,
 }
@@ -69,15 +69,15 @@ struct Download<'a> {
 /// Runs downloads for the time of the plan (at least one to its end where `plan.window` is zero).
 pub fn run(
     server: SocketAddr,
-    wish: &Wish,
+    options: &Options,
     file: &File,
     plan: &Plan,
     clients: usize,
-) -> Result<Value, Fault> {
-    let timed = download(server, wish, None, plan, clients)?;
+) -> Result<Value, LoadError> {
+    let timed = download(server, options, None, plan, clients)?;
     let (tally, seconds, cpu) = timed;
     let once = Plan { window: Duration::ZERO, warm_up: Duration::ZERO, ..*plan };
-    let faultless = Wish { lose_one_of: 0, twice: false, ..wish.clone() };
+    let faultless = Options { lose_one_of: 0, twice: false, ..options.clone() };
     let (verified, ..) = download(server, &faultless, Some(file), &once, 1)?;
     let quantile = |q| (tally.files > 0).then(|| tally.latencies.quantile(q));
     Ok(json!({
@@ -90,15 +90,15 @@ pub fn run(
 
 fn download(
     server: SocketAddr,
-    wish: &Wish,
+    options: &Options,
     file: Option<&File>,
     plan: &Plan,
     clients: usize,
-) -> Result<(Tally, f64, Duration), Fault> {
+) -> Result<(Tally, f64, Duration), LoadError> {
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     let mut downloads = Vec::new();
     for i in 0..clients {
-        let download = Download::new(server, wish, i as u64)?;
+        let download = Download::new(server, options, i as u64)?;
         epoll::add(&epoll, &download.socket, EventData::new_u64(i as u64), EventFlags::IN)?;
         downloads.push(download);
     }
@@ -114,35 +114,35 @@ fn download(
         for event in events {
             let i = event.data.u64() as usize;
             if downloads[i].receive(&mut packet, file, &mut tally)? {
-                // Every transfer has a socket of its own, as clients have.
+                // RFC 1350 §4: each transfer has a TID, and so a socket, of its own.
                 epoll::delete(&epoll, &downloads[i].socket)?;
-                downloads[i] = Download::new(server, wish, tally.blocks + i as u64)?;
+                downloads[i] = Download::new(server, options, tally.blocks + i as u64)?;
                 epoll::add(&epoll, &downloads[i].socket, EventData::new_u64(i as u64), EventFlags::IN)?;
             }
         }
-        downloads.iter_mut().try_for_each(Download::mind_the_clock)?;
+        downloads.iter_mut().try_for_each(Download::handle_timeout)?;
     }
-    // Less than before, where the time of children that have ended is lost.
+    // The sum can shrink: the time of children that a server does not wait for is lost.
     Ok((tally, since.elapsed().as_secs_f64(), account::cpu(plan.pid).saturating_sub(cpu)))
 }
 
 impl<'a> Download<'a> {
-    fn new(server: SocketAddr, wish: &'a Wish, seed: u64) -> Result<Self, Fault> {
+    fn new(server: SocketAddr, options: &'a Options, seed: u64) -> Result<Self, LoadError> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.set_nonblocking(true)?;
         let mut request = b"\0\x01".to_vec();
-        for word in [&wish.path, "octet", "blksize", &BLOCK.to_string()] {
+        for word in [&options.path, "octet", "blksize", &BLOCK.to_string()] {
             request.extend_from_slice(word.as_bytes());
             request.push(0);
         }
-        if wish.window > 1 {
-            request.extend_from_slice(format!("windowsize\0{}\0", wish.window).as_bytes());
+        if options.window > 1 {
+            request.extend_from_slice(format!("windowsize\0{}\0", options.window).as_bytes());
         }
         socket.send_to(&request, server)?;
         let now = Instant::now();
         Ok(Self {
             server,
-            wish,
+            options,
             socket,
             peer: None,
             since: now,
@@ -151,14 +151,19 @@ impl<'a> Download<'a> {
             block: 512,
             got: 0,
             unacknowledged: 0,
-            has_told_gap: false,
+            has_acknowledged_gap: false,
             last: request,
             random: Random::new(seed),
         })
     }
 
-    /// Takes what has come; true when the file is complete.
-    fn receive(&mut self, packet: &mut [u8], file: Option<&File>, tally: &mut Tally) -> Result<bool, Fault> {
+    /// Receives packets; returns true once the file is complete.
+    fn receive(
+        &mut self,
+        packet: &mut [u8],
+        file: Option<&File>,
+        tally: &mut Tally,
+    ) -> Result<bool, LoadError> {
         for _ in 0..64 {
             let (len, peer) = match self.socket.recv_from(packet) {
                 Ok(received) => received,
@@ -170,7 +175,7 @@ impl<'a> Download<'a> {
             }
             match packet.get(..len) {
                 Some([0, 3, high, low, data @ ..]) => {
-                    if self.wish.lose_one_of > 0 && self.random.below(self.wish.lose_one_of) == 0 {
+                    if self.options.lose_one_of > 0 && self.random.below(self.options.lose_one_of) == 0 {
                         continue;
                     }
                     if self.take(u16::from_be_bytes([*high, *low]), data, file, tally)? {
@@ -185,7 +190,7 @@ impl<'a> Download<'a> {
         Ok(false)
     }
 
-    fn agree(&mut self, options: &[u8]) -> Result<(), Fault> {
+    fn agree(&mut self, options: &[u8]) -> Result<(), LoadError> {
         self.heard = Instant::now();
         let words: Vec<_> = options.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
         for pair in words.chunks_exact(2) {
@@ -204,18 +209,19 @@ impl<'a> Download<'a> {
         data: &[u8],
         file: Option<&File>,
         tally: &mut Tally,
-    ) -> Result<bool, Fault> {
+    ) -> Result<bool, LoadError> {
         if number != (self.got + 1) as u16 {
-            // RFC 7440: the last block in order is acknowledged at a gap; once, or answers would multiply.
+            // RFC 7440 §4: at a gap, acknowledge the last block in order. Once, or the server's
+            // answers would multiply.
             let is_ahead = number.wrapping_sub(self.got as u16) < 1 << 15;
-            if is_ahead && self.window > 1 && !std::mem::replace(&mut self.has_told_gap, true) {
+            if is_ahead && self.window > 1 && !std::mem::replace(&mut self.has_acknowledged_gap, true) {
                 self.acknowledge()?;
             }
             tally.extra += u64::from(!is_ahead);
             return Ok(false);
         }
         self.heard = Instant::now();
-        self.has_told_gap = false;
+        self.has_acknowledged_gap = false;
         if let Some(file) = file {
             let mut expected = vec![0; data.len()];
             let is_right =
@@ -237,23 +243,23 @@ impl<'a> Download<'a> {
         Ok(is_last)
     }
 
-    fn acknowledge(&mut self) -> Result<(), Fault> {
+    fn acknowledge(&mut self) -> Result<(), LoadError> {
         self.unacknowledged = 0;
         let [high, low] = (self.got as u16).to_be_bytes();
         self.last = vec![0, 4, high, low];
-        let times = if self.wish.twice { 2 } else { 1 };
+        let times = if self.options.twice { 2 } else { 1 };
         (0..times).try_for_each(|_| self.repeat())
     }
 
-    fn repeat(&self) -> Result<(), Fault> {
-        // A full buffer is as good as a lost packet.
+    fn repeat(&self) -> Result<(), LoadError> {
+        // A full buffer counts as a lost packet.
         match self.socket.send_to(&self.last, self.peer.unwrap_or(self.server)) {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error.into()),
             _ => Ok(()),
         }
     }
 
-    fn mind_the_clock(&mut self) -> Result<(), Fault> {
+    fn handle_timeout(&mut self) -> Result<(), LoadError> {
         if self.since.elapsed() > GIVE_UP {
             return Err(format!("a download took more than {GIVE_UP:?}").into());
         }
@@ -261,7 +267,7 @@ impl<'a> Download<'a> {
             return Ok(());
         }
         self.heard = Instant::now();
-        self.has_told_gap = false;
+        self.has_acknowledged_gap = false;
         self.repeat()
     }
 }

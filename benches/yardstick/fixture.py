@@ -1,4 +1,4 @@
-"""The image that all servers serve, and the programs that the measurement needs."""
+"""The image that all servers serve, and the programs that are built for the measurement."""
 
 import json
 import os
@@ -21,13 +21,13 @@ class Fixture:
     iso: Path
     tree: Path
     isowire: str
-    """Another build of isowire, to be compared with it."""
+    """Another build of isowire, for comparison."""
     before: Path | None
     load: str
     rivals: Path | None
 
     def warm(self, *paths):
-        """Reads files, so that they are in the page cache: what is idle leaves it sooner or later."""
+        """Reads files into the page cache, which drops pages that are not used."""
         for path in paths:
             with open(path, "rb", buffering=0) as file:
                 while file.read(4 << 20):
@@ -35,7 +35,7 @@ class Fixture:
 
 
 def make(needs_rivals, before):
-    """Builds what is measured, what measures it, and the image."""
+    """Builds the servers, the load generator and the image."""
     load = build(["cargo", "build", "--release", "--bench", "load"], "load")
     isowire = build(["cargo", "build", "--release", "--bin", "isowire"], "isowire")
     rivals = None
@@ -59,7 +59,7 @@ def build(command, name):
 
 
 def image():
-    """The same files in a directory and in an ISO. They are kept: making them takes longer than reading them."""
+    """Makes a directory and an ISO of the same files. They are kept, since making them takes long."""
     base = TARGET / "peers"
     tree, iso = base / "tree", base / "bench.iso"
     if iso.exists() and tree.exists():

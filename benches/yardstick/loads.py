@@ -1,4 +1,4 @@
-"""The loads, what is shown of each, and the bars that isowire is held against."""
+"""The loads, the columns of their tables, and the bars for isowire."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +55,7 @@ RAW = "the raw loop"
 
 @dataclass(frozen=True)
 class Bar:
-    """isowire's figure is at most `factor` times what it is held against (`at_least`: at least)."""
+    """A goal: the figure of isowire is at most (`at_least`: at least) `factor` times a reference."""
 
     key: str
     factor: float
@@ -63,7 +63,7 @@ class Bar:
     at_least: bool = False
 
     def judge(self, figures, kinds):
-        """Its figure, what it is held against, and whether the bar is met; None where one is missing."""
+        """The figure relative to its reference, and whether the bar is met; None if one is missing."""
         ours = next((f.get(self.key) for name, f in figures.items() if kinds[name] == US), None)
         theirs = self.reference(figures, kinds)
         if ours is None or theirs is None:
@@ -89,19 +89,19 @@ class Bar:
 
 @dataclass(frozen=True)
 class Load:
-    door: str
+    protocol: str
     name: str
     argv: tuple
     columns: tuple
     bars: tuple = ()
-    """Only by servers that take thousands of clients."""
+    """Only for servers that can serve thousands of clients."""
     thousands: bool = False
     seconds: float = 2
-    """The command of the load generator, where it is not called as the door."""
+    """The command of the load generator, if its name is not that of the protocol."""
     command: str | None = None
-    """The file that is asked for, for doors that have several."""
+    """The requested file, for protocols with several files."""
     file: str = "big"
-    """Read as well by one client from a slow disk, after a time without it: that file, with these options."""
+    """Options of one client that reads `big` from a slow disk, after a measurement without it."""
     cold: tuple | None = None
     options: dict = field(default_factory=dict, hash=False)
 
@@ -145,7 +145,7 @@ IDLE = [
 ]
 
 COLD = [
-    Load("nbd", "128 that read what is cached beside one that reads what is not",
+    Load("nbd", "128 that read cached data beside one that does not",
          ("--kind", "cold", "--connections", 128, "--area", 256 * MIB), ("cold", "alone", "p99", "slowed"),
          (Bar("slowed", 2),), command="crowd", options={"slow_disk": True}),
 ]
@@ -158,10 +158,10 @@ COLD_READER = {
 }
 
 
-def beside_cold(door, name, *argv):
-    return Load(door, f"{name} what is cached beside one that reads what is not", argv,
-                ("cold_mib", "alone", "p99", "slowed"), (Bar("slowed", 2),), file="middle" if door == "nfs" else "one",
-                cold=COLD_READER[door], options={"slow_disk": True})
+def beside_cold(protocol, name, *argv):
+    return Load(protocol, f"{name} cached data beside one that reads uncached data", argv,
+                ("cold_mib", "alone", "p99", "slowed"), (Bar("slowed", 2),), file="middle" if protocol == "nfs" else "one",
+                cold=COLD_READER[protocol], options={"slow_disk": True})
 
 
 COLD += [
@@ -170,7 +170,7 @@ COLD += [
     beside_cold("tftp", "8 that load", "--connections", 8, "--window", 16),
 ]
 
-# One machine's reads, and when it asked for them.
+# The reads of one boot and their times.
 TRACE = Path(__file__).resolve().parents[1] / "data/boot-reads.txt"
 
 

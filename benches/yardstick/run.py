@@ -2,8 +2,9 @@
 
 import json
 import os
-import shutil
+import re
 import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,42 +14,50 @@ from .servers import BEFORE, CLIENT_CORE, HOST, INTERFACE, LIMIT, SERVERS, US, F
 
 LIMIT_SECONDS = 120
 SLOW_DISK_READS = 200
-"""Reads that the server's disk does in a second, for the load that reads what is not cached."""
+"""Reads per second of the server's disk, for loads that read uncached data."""
 
 
-def rounds(fixture, loads, wanted, count, seconds, say):
-    """Runs every load against every server, in turn, that many times; yields (load, server, result or Failed)."""
+def rounds(fixture, loads, options):
+    """Runs every load against every server in turn; yields (load, server, result or Failed)."""
     given_up = set()
-    for number in range(count):
+    for number in range(options.rounds):
         for load in loads:
-            for server in SERVERS[load.door]:
+            for server in SERVERS[load.protocol]:
                 key = (load.name, server.name)
-                if not wanted(server) or key in given_up or (load.thousands and not server.takes_thousands):
+                if not is_chosen(server, options) or key in given_up or (load.thousands and not server.takes_thousands):
                     continue
-                # The bare loops know one file, and do not mind what is cached.
+                # The raw loops serve one file and do not check the page cache.
                 if load.cold and server.kind == LIMIT:
                     continue
                 missing = server.missing(fixture)
                 if missing is None:
-                    say(f"round {number + 1} of {count}: {load.door}, {load.name}: {server.name}")
+                    progress = f"round {number + 1} of {options.rounds}: {load.protocol}, {load.name}"
+                    print(f"{progress}: {server.name}", file=sys.stderr)
                 try:
                     if missing:
                         raise Failed(missing)
-                    yield load, server, measure(fixture, load, server, seconds)
+                    yield load, server, measure(fixture, load, server, options.seconds)
                 except Failed as failed:
                     given_up.add(key)
                     yield load, server, failed
 
 
+def is_chosen(server, options):
+    """Tells whether the command line asks for a server."""
+    if server.kind == BEFORE:
+        return options.before is not None
+    return server.kind == US or re.search(options.servers, server.name)
+
+
 def measure(fixture, load, server, seconds):
-    with tempfile.TemporaryDirectory(prefix="isowire-peers-") as name, network(load.door) as (outside, inside):
+    with tempfile.TemporaryDirectory(prefix="isowire-peers-") as name, network(load.protocol) as (outside, inside):
         directory = Path(name)
         directory.chmod(0o755)
         fixture.warm(*files(fixture, load, server))
-        running = Running(server, fixture, directory, load.door, outside)
+        running = Running(server, fixture, directory, load.protocol, outside)
         try:
             with slow_disk(fixture.iso, running.pid) if load.options.get("slow_disk") else nothing():
-                result = play(fixture, load, server, running, seconds, inside)
+                result = run_load(fixture, load, server, running, seconds, inside)
             if server.hides_cost:
                 del result["cpu"]
             return result
@@ -57,12 +66,12 @@ def measure(fixture, load, server, seconds):
 
 
 def files(fixture, load, server):
-    """What is read: the image, or the tree beside it by peers that serve directories."""
+    """The files that a load reads: the image, or the tree for peers that serve directories."""
     names = {load.file, "big"} if load.cold else {load.file}
-    return [fixture.iso] + [fixture.tree / name for name in names if load.door not in ("nbd", "dhcp")]
+    return [fixture.iso] + [fixture.tree / name for name in names if load.protocol not in ("nbd", "dhcp")]
 
 
-def play(fixture, load, server, running, seconds, inside):
+def run_load(fixture, load, server, running, seconds, inside):
     seconds = seconds or load.seconds
     warm = command(fixture, load, server, running, seconds, inside, load.file, load.argv)
     if load.cold is None:
@@ -81,19 +90,19 @@ def play(fixture, load, server, running, seconds, inside):
 
 
 def command(fixture, load, server, running, seconds, inside, file, options):
-    words = [fixture.load, load.command or load.door, "--pid", running.pid, "--seconds", seconds]
-    if load.door == "dhcp":
+    words = [fixture.load, load.command or load.protocol, "--pid", running.pid, "--seconds", seconds]
+    if load.protocol == "dhcp":
         words += ["--interface", INTERFACE]
     else:
         words += ["--server", f"{HOST}:{running.port}"]
-        words += ["--file", fixture.iso if load.door == "nbd" else fixture.tree / file]
-    if load.door == "nbd":
+        words += ["--file", fixture.iso if load.protocol == "nbd" else fixture.tree / file]
+    if load.protocol == "nbd":
         words += ["--export", server.export]
-    elif load.door == "nfs":
+    elif load.protocol == "nfs":
         words += ["--path", server.path, "--name", file]
         if server.needs_rpcbind:
             words += ["--mount-port", running.port + 1]
-    elif load.door in ("http", "tftp"):
+    elif load.protocol in ("http", "tftp"):
         words += ["--path", f"/{file}"]
     return [*inside, "taskset", "-c", CLIENT_CORE, *map(str, [*words, *options])]
 
@@ -112,13 +121,13 @@ def figures(argv):
 
 
 def chill(path):
-    """Drops `big` from the page cache: itself, or the image, in which it comes first, behind 2 MiB at most."""
+    """Drops `big` from the page cache: the file itself, or the image, where it begins within 2 MiB."""
     with open(path, "rb") as file:
         os.posix_fadvise(file.fileno(), 4 << 20, BIG - (8 << 20), os.POSIX_FADV_DONTNEED)
 
 
 def from_disk(pid):
-    """Bytes that a server and its children had from the disk."""
+    """Bytes that a server and its children have read from the disk."""
     total = 0
     for member in descendants(pid):
         with suppress(OSError):
@@ -133,15 +142,14 @@ def nothing():
 
 
 @contextmanager
-def network(door):
-    """For DHCP two namespaces with a cable between them: what is put before server and client commands."""
-    if door != "dhcp":
+def network(protocol):
+    """Yields command prefixes for server and client: for DHCP, two namespaces with a veth pair."""
+    if protocol != "dhcp":
         yield (), ()
         return
     if os.geteuid() != 0 or not find("ip"):
         raise Failed("namespaces need root and iproute2")
     names = [f"isowire-peers-{os.getpid()}-{side}" for side in ("server", "client")]
-    ip = lambda *words: subprocess.run(["ip", *words], check=True)
     try:
         for name in names:
             ip("netns", "add", name)
@@ -156,8 +164,12 @@ def network(door):
             subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL)
 
 
+def ip(*words):
+    subprocess.run(["ip", *words], check=True)
+
+
 def block_device(path):
-    """The number of the disk that a file lies on, not of its partition."""
+    """The device number of the disk of a file; not that of its partition."""
     number = os.stat(path).st_dev
     name = f"{os.major(number)}:{os.minor(number)}"
     whole = Path(f"/sys/dev/block/{name}").resolve()
@@ -168,8 +180,9 @@ def block_device(path):
 
 @contextmanager
 def slow_disk(path, pid):
-    """Has the kernel slow the server's disk down, where there is a block I/O controller to do it; else the disk is what
-    it is, which the number of cold reads shows."""
+    """Limits the reads of the server's disk, if the kernel has a block I/O controller of version 1.
+
+    Otherwise the disk keeps its speed, which the number of cold reads shows."""
     group = Path(f"/sys/fs/cgroup/blkio/isowire-peers-{os.getpid()}")
     try:
         group.mkdir()

@@ -1,4 +1,4 @@
-"""isowire, its peers and the raw loops: how each is started at its best settings, and stopped."""
+"""isowire, its peers and the raw loops: start, with the best settings of each, and stop."""
 
 import os
 import shutil
@@ -22,26 +22,26 @@ class Server:
     name: str
     argv: Callable
     kind: str = PEER
-    """What has to be installed; None is built here."""
+    """The program that has to be installed; None for those built here."""
     program: str | None = None
     export: str = "archiso"
-    """It writes its process id there: it leaves the foreground."""
+    """The server becomes a daemon and writes its process id to `pid`."""
     pid_file: bool = False
-    """Takes thousands of clients without taking the machine with it."""
+    """Can serve thousands of clients without exhausting the host."""
     takes_thousands: bool = False
     needs_rpcbind: bool = False
     path: str = "/"
-    """It ignores SIGCHLD, so nobody can tell what its children cost."""
+    """The server ignores SIGCHLD, so the cost of its children is unknown."""
     hides_cost: bool = False
 
     def missing(self, fixture):
-        """Why it cannot be measured; None when it can."""
+        """The reason why the server cannot be measured; None if it can."""
         if self.kind == BEFORE and fixture.before is None:
             return "`--before` names no program"
         if self.program and not find(self.program):
             return f"{self.program} is not installed"
         if self.program == "in.tftpd" and "hpa" not in version("in.tftpd"):
-            return "in.tftpd is another one's"
+            return "in.tftpd is not that of tftpd-hpa"
         if self.program is None and self.kind == PEER and fixture.rivals is None:
             return "benches/rivals is not built"
         if self.needs_rpcbind and os.geteuid() != 0:
@@ -57,28 +57,28 @@ def version(program):
     return subprocess.run([find(program), "-V"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
 
 
-def isowire(fixture, port, directory, door, *more):
-    doors = {"nbd": "off", "nfs": "off", "portmap": "off", "http": "off", "tftp": "off", "status": "off"}
-    if door == "tftp":
-        # There has to be a root.
-        doors["http"] = "0"
-    doors[door] = str(port)
-    options = [word for name, value in doors.items() for word in (f"--{name}", value)]
+def isowire(fixture, port, directory, protocol, *more):
+    protocols = {"nbd": "off", "nfs": "off", "portmap": "off", "http": "off", "tftp": "off", "status": "off"}
+    if protocol == "tftp":
+        # isowire does not start without a root protocol.
+        protocols["http"] = "0"
+    protocols[protocol] = str(port)
+    options = [word for name, value in protocols.items() for word in (f"--{name}", value)]
     return [fixture.isowire, "serve", fixture.iso, "--bind", HOST, "--dhcp", "off", *options, *more]
 
 
-def us(door, *more):
-    return Server("isowire", lambda f, port, d: isowire(f, port, d, door, *more), US, takes_thousands=True)
+def us(protocol, *more):
+    return Server("isowire", lambda f, port, d: isowire(f, port, d, protocol, *more), US, takes_thousands=True)
 
 
 def before(server):
-    """The same with the program of `--before`."""
+    """The same server with the program of `--before`."""
     argv = lambda f, port, d: server.argv(replace(f, isowire=f.before), port, d)
     return replace(server, name="before", argv=argv, kind=BEFORE)
 
 
-def limit(door, way, file=lambda f: f.iso):
-    argv = lambda f, port, d: [f.load, "limit", door, str(port), file(f), way]
+def limit(protocol, way, file=lambda f: f.iso):
+    argv = lambda f, port, d: [f.load, "limit", protocol, str(port), file(f), way]
     return Server(f"raw {way}", argv, LIMIT, takes_thousands=True)
 
 
@@ -88,7 +88,7 @@ def nbdkit(name, *threads):
 
 
 def qemu_nbd(aio):
-    # `-e 0` is any number of clients.
+    # qemu-nbd(8): `-e 0` allows any number of clients.
     argv = lambda f, port, d: ["qemu-nbd", "-t", "-r", "-f", "raw", "-b", HOST, "-p", str(port), "-e", "0", "-x",
                                "archiso", "--cache=writeback", f"--aio={aio}", f.iso]
     return Server(f"qemu-nbd {aio}", argv, program="qemu-nbd", takes_thousands=True)
@@ -154,7 +154,7 @@ def dnsmasq_dhcp(fixture, port, directory):
 
 
 def isowire_dhcp(fixture, port, directory):
-    off = [word for door in ("nfs", "portmap", "http", "tftp", "status") for word in (f"--{door}", "off")]
+    off = [word for protocol in ("nfs", "portmap", "http", "tftp", "status") for word in (f"--{protocol}", "off")]
     return [fixture.isowire, "serve", fixture.iso, "--nbd", "0", *off, "--interface", INTERFACE, "--dhcp-range",
             "10.77.0.10-10.77.234.0"]
 
@@ -206,13 +206,13 @@ for servers in SERVERS.values():
 
 
 class Failed(Exception):
-    """A server did not start, or a load did not end well: one row says so, and the others go on."""
+    """A server did not start, or a load failed. Its row says so, and the others go on."""
 
 
 class Running:
-    """A server that runs, alone, on its core."""
+    """A server that runs alone on its core."""
 
-    def __init__(self, server, fixture, directory, door, prefix=()):
+    def __init__(self, server, fixture, directory, protocol, prefix=()):
         self.server, self.directory = server, directory
         self.port = free_port() if server.argv is not dnsmasq_tftp else 69
         self.log = directory / "log"
@@ -225,19 +225,19 @@ class Running:
                                             stderr=subprocess.STDOUT, env=environment, start_new_session=True)
         self.pid = self.process.pid
         try:
-            self.wait(door)
+            self.wait(protocol)
         except Failed:
             self.stop()
             raise
 
-    def wait(self, door):
+    def wait(self, protocol):
         end = time.monotonic() + 30
-        while not self.is_ready(door):
+        while not self.is_ready(protocol):
             if time.monotonic() > end or (self.process.poll() is not None and not self.server.pid_file):
                 raise Failed(f"did not start: {self.log.read_text(errors='replace').strip()[-500:]}")
             time.sleep(0.05)
 
-    def is_ready(self, door):
+    def is_ready(self, protocol):
         if self.server.pid_file:
             try:
                 self.pid = int((self.directory / "pid").read_text())
@@ -245,8 +245,8 @@ class Running:
                 return False
         if self.server.kind in (US, BEFORE):
             return "\nready" in self.log.read_text(errors="replace")
-        if door in ("tftp", "dhcp"):
-            port = 67 if door == "dhcp" else self.port
+        if protocol in ("tftp", "dhcp"):
+            port = 67 if protocol == "dhcp" else self.port
             try:
                 return f":{port:04X} " in Path(f"/proc/{self.pid}/net/udp").read_text()
             except OSError:
@@ -258,7 +258,7 @@ class Running:
             return False
 
     def stop(self):
-        """SIGTERM, and SIGKILL for what then still lives: nbd-server and its children do not listen."""
+        """Sends SIGTERM, then SIGKILL: nbd-server and its children ignore SIGTERM while they serve."""
         family = descendants(self.pid)
         for pid in family:
             kill(pid, signal.SIGTERM)
@@ -275,7 +275,7 @@ class Running:
 
 
 def start_rpcbind(directory):
-    """ganesha tells it its ports, or does not start. Where one runs already, that one is told."""
+    """Starts rpcbind, unless one runs: ganesha registers its ports there, or does not start."""
     with socket.socket() as probe:
         if probe.connect_ex((HOST, RPCBIND)) == 0:
             return None
@@ -283,7 +283,7 @@ def start_rpcbind(directory):
     if not program:
         raise Failed("rpcbind is not installed")
     with open(directory / "rpcbind.log", "w") as log:
-        # It listens on 127.0.0.1 in any case, and dies when it is told to.
+        # rpcbind(8): `-h` adds 127.0.0.1 by itself; rpcbind ends if that address is named too.
         process = subprocess.Popen([program, "-f", "-h", "127.0.0.2"], stdout=log, stderr=subprocess.STDOUT)
     time.sleep(0.5)
     return process
@@ -319,7 +319,7 @@ def descendants(pid):
 
 
 def free_port():
-    """A port that nobody has right now, nor the next one."""
+    """A free port whose next port is free too."""
     while True:
         with socket.socket() as first, socket.socket() as second:
             first.bind((HOST, 0))

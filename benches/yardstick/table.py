@@ -1,4 +1,4 @@
-"""Medians of what was measured, as tables for a person and as JSON."""
+"""Medians of the measurements, as tables and as JSON."""
 
 from statistics import median
 
@@ -16,8 +16,8 @@ def medians(load, results):
 
 
 def paired(load, results):
-    """The median over the rounds of isowire's figure as a part of that of the program before, by column."""
-    kinds = {server.kind: results.get(server.name, []) for server in SERVERS[load.door] if server.kind in (US, BEFORE)}
+    """The median ratio, over the rounds, of isowire to the build of `--before`, by column."""
+    kinds = {server.kind: results.get(server.name, []) for server in SERVERS[load.protocol] if server.kind in (US, BEFORE)}
     ratios = {}
     for key in load.columns:
         value = COLUMNS[key].value
@@ -28,11 +28,11 @@ def paired(load, results):
 
 
 def report(loads, measured, failures):
-    """What came of each load, ready to be printed or written as JSON."""
+    """The figures of each load, for printing and for JSON."""
     reports = []
     for load in loads:
         figures = medians(load, measured.get(load.name, {}))
-        kinds = {server.name: server.kind for server in SERVERS[load.door]}
+        kinds = {server.name: server.kind for server in SERVERS[load.protocol]}
         bars = [(bar, bar.judge(figures, kinds)) for bar in load.bars]
         ratios = paired(load, measured.get(load.name, {}))
         reports.append((load, figures, ratios, bars, failures.get(load.name, {})))
@@ -42,7 +42,7 @@ def report(loads, measured, failures):
 def as_json(reports):
     return [
         {
-            "door": load.door,
+            "protocol": load.protocol,
             "load": load.name,
             "medians": figures,
             "before": ratios,
@@ -55,13 +55,13 @@ def as_json(reports):
 
 def show(reports):
     for load, figures, ratios, bars, failed in reports:
-        print(f"\n{load.door}: {load.name}")
+        print(f"\n{load.protocol}: {load.name}")
         titles = [COLUMNS[key].title for key in load.columns]
         print(f"  {'':16}" + "".join(f"{title:>14}" for title in titles))
         rows = {**figures, "of before": ratios} if ratios else figures
         for server, values in rows.items():
-            form = lambda key: ".3f" if values is ratios else COLUMNS[key].form
-            cells = [format(values[key], form(key)) if key in values else "-" for key in load.columns]
+            forms = {key: ".3f" if values is ratios else COLUMNS[key].form for key in load.columns}
+            cells = [format(values[key], form) if key in values else "-" for key, form in forms.items()]
             print(f"  {server:16}" + "".join(f"{cell:>14}" for cell in cells))
         for server, why in failed.items():
             print(f"  {server:16}  skipped: {' '.join(why.split())}")

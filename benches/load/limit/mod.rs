@@ -1,5 +1,5 @@
-//! What is reachable: servers that do nothing but batch. One thread, no limits, no look at the page cache, no counting;
-//! they trust their clients and their files.
+//! Servers that show the limit: they only batch and send, on one thread, without limits, residency
+//! checks and counting. They trust their clients and their files.
 
 mod nbd;
 mod nfs;
@@ -15,19 +15,19 @@ use memmap2::Mmap;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::SendFlags;
 
-use super::engine::Fault;
+use super::engine::LoadError;
 
-/// What is spoken.
+/// The protocol of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Door {
+pub enum Protocol {
     Nbd,
     Nfs,
     Tftp,
 }
 
-/// How payload leaves (of TFTP always from a mapping).
+/// Way in which payload is sent; TFTP always uses a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Way {
+pub enum SendMethod {
     /// One `writev` of headers and parts of a mapping.
     Mapping,
     /// A header with `MSG_MORE`, then `sendfile`.
@@ -37,33 +37,33 @@ pub enum Way {
 /// Memory areas of one `writev` (`IOV_MAX`).
 const AREAS: usize = 1024;
 
-/// Bytes of one `writev` at most, as for the real server: others want their turn.
+/// Most bytes of one `writev`, so that other clients have their turn.
 const TURN: usize = 1 << 20;
 
 const LISTENER: u64 = u64::MAX;
 
 struct Client {
     socket: TcpStream,
-    speech: Speech,
+    state: PeerState,
     input: Vec<u8>,
-    /// What has not left.
+    /// Replies that have not been sent in full.
     replies: VecDeque<Reply>,
-    /// Bytes of the first that have left.
+    /// Bytes of the first reply that have been sent.
     sent: usize,
     is_blocked: bool,
 }
 
-/// What a client is to hear.
+/// State of a client's protocol.
 #[derive(Clone, Copy)]
-enum Speech {
-    /// The size of the export, once it asks.
+enum PeerState {
+    /// NBD handshake; holds the size of the export.
     NbdGreeting(u64),
     Nbd,
     /// The size of the file.
     Nfs(u64),
 }
 
-/// A header, and where in the file the payload lies that follows it.
+/// A header, and the range of the file that follows it.
 #[derive(Default)]
 struct Reply {
     header: Header,
@@ -71,7 +71,7 @@ struct Reply {
     len: usize,
 }
 
-/// Up to 160 bytes.
+/// A header of up to 160 bytes.
 struct Header {
     bytes: [u8; 160],
     len: usize,
@@ -98,25 +98,30 @@ impl std::ops::Deref for Header {
     }
 }
 
-/// Serves the file at `path`, or for TFTP what lies below it, for ever.
-pub fn serve(door: Door, port: u16, path: &Path, way: Way) -> Result<(), Fault> {
-    match door {
-        Door::Nbd => serve_streams(port, path, way, Speech::NbdGreeting),
-        Door::Nfs => serve_streams(port, path, way, Speech::Nfs),
-        Door::Tftp => tftp::serve(port, path),
+/// Serves the file at `path`, or for TFTP the files below it, for ever.
+pub fn serve(protocol: Protocol, port: u16, path: &Path, method: SendMethod) -> Result<(), LoadError> {
+    match protocol {
+        Protocol::Nbd => serve_streams(port, path, method, PeerState::NbdGreeting),
+        Protocol::Nfs => serve_streams(port, path, method, PeerState::Nfs),
+        Protocol::Tftp => tftp::serve(port, path),
     }
 }
 
-/// `speech` makes of the size of the file what every client hears first.
-fn serve_streams(port: u16, path: &Path, way: Way, speech: fn(u64) -> Speech) -> Result<(), Fault> {
+/// Serves TCP clients. `state` makes the first state of a client from the size of the file.
+fn serve_streams(
+    port: u16,
+    path: &Path,
+    method: SendMethod,
+    state: fn(u64) -> PeerState,
+) -> Result<(), LoadError> {
     let file = &File::open(path)?;
-    // SAFETY: nobody truncates the file of a benchmark; that the mapping is a slice here is what makes this server
-    // unfit for anything else.
+    // SAFETY: the file of a benchmark is not truncated. Elsewhere a mapping as a slice would be
+    // unsound.
     let map = unsafe { Mmap::map(file)? };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
     rustix::net::listen(&listener, 4096)?;
     listener.set_nonblocking(true)?;
-    let speech = speech(map.len() as u64);
+    let state = state(map.len() as u64);
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     let mut clients: Vec<Option<Client>> = Vec::new();
@@ -128,11 +133,11 @@ fn serve_streams(port: u16, path: &Path, way: Way, speech: fn(u64) -> Speech) ->
         for event in &events {
             let i = event.data.u64();
             if i == LISTENER {
-                accept(&listener, &epoll, &mut clients, speech)?;
+                accept(&listener, &epoll, &mut clients, state)?;
                 continue;
             }
             let Some(client) = &mut clients[i as usize] else { continue };
-            let lives = client.work(&mut input, &map, file, way);
+            let lives = client.work(&mut input, &map, file, method);
             if !matches!(lives, Ok(true)) {
                 clients[i as usize] = None;
                 continue;
@@ -150,8 +155,8 @@ fn accept(
     listener: &TcpListener,
     epoll: &rustix::fd::OwnedFd,
     clients: &mut Vec<Option<Client>>,
-    speech: Speech,
-) -> Result<(), Fault> {
+    state: PeerState,
+) -> Result<(), LoadError> {
     loop {
         let mut socket = match listener.accept() {
             Ok((socket, _)) => socket,
@@ -160,19 +165,19 @@ fn accept(
         };
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
-        if matches!(speech, Speech::NbdGreeting(_)) {
+        if matches!(state, PeerState::NbdGreeting(_)) {
             let _ = socket.write(nbd::GREETING)?;
         }
         epoll::add(epoll, &socket, EventData::new_u64(clients.len() as u64), EventFlags::IN)?;
         let (input, replies) = (Vec::new(), VecDeque::new());
-        let client = Client { socket, speech, input, replies, sent: 0, is_blocked: false };
+        let client = Client { socket, state, input, replies, sent: 0, is_blocked: false };
         clients.push(Some(client));
     }
 }
 
 impl Client {
-    /// False when the client is gone.
-    fn work(&mut self, buffer: &mut [u8], map: &Mmap, file: &File, way: Way) -> io::Result<bool> {
+    /// Receives and sends; returns false once the client is gone.
+    fn work(&mut self, buffer: &mut [u8], map: &Mmap, file: &File, method: SendMethod) -> io::Result<bool> {
         if !self.is_blocked {
             match self.socket.read(buffer) {
                 Ok(0) => return Ok(false),
@@ -181,9 +186,9 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
-        let sent = match way {
-            Way::Mapping => self.send_mapping(map),
-            Way::Sendfile => self.send_file(file),
+        let sent = match method {
+            SendMethod::Mapping => self.send_mapping(map),
+            SendMethod::Sendfile => self.send_file(file),
         };
         match sent {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
@@ -193,15 +198,15 @@ impl Client {
 
     fn hear(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.input.extend_from_slice(bytes);
-        match self.speech {
-            Speech::NbdGreeting(size) => {
+        match self.state {
+            PeerState::NbdGreeting(size) => {
                 if let Some(answer) = nbd::attach(&mut self.input, size) {
                     self.socket.write_all(&answer)?;
-                    self.speech = Speech::Nbd;
+                    self.state = PeerState::Nbd;
                 }
             }
-            Speech::Nbd => nbd::take(&mut self.input, &mut self.replies),
-            Speech::Nfs(size) => nfs::take(&mut self.input, &mut self.replies, size),
+            PeerState::Nbd => nbd::take(&mut self.input, &mut self.replies),
+            PeerState::Nfs(size) => nfs::take(&mut self.input, &mut self.replies, size),
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! NFSv3 and MOUNT (RFC 1813) as the load generator speaks them: one file, and names that say how long theirs are.
+//! NFSv3 and MOUNT (RFC 1813) for the load generator only: one file, and files whose names give
+//! their lengths.
 
 use std::collections::VecDeque;
 
@@ -11,13 +12,13 @@ const GETATTR: u32 = 1;
 const LOOKUP: u32 = 3;
 const READ: u32 = 6;
 
-/// Where a call of the load generator has its program, its procedure, and, behind a credential that is always equally
-/// long, its arguments.
+/// Offsets in a call of the load generator: program, procedure, and arguments after a credential of
+/// fixed length.
 const PROGRAM: usize = 16;
 const PROCEDURE: usize = 24;
 const ARGUMENTS: usize = 68;
 
-/// Every handle: its length, and its four bytes.
+/// The handle of every file: its length, and four bytes.
 const HANDLE: [u32; 2] = [4, 0];
 
 /// Answers every whole call about a file of `size` bytes.
@@ -37,7 +38,8 @@ fn number(bytes: &[u8], at: usize) -> u32 {
 }
 
 fn answer(call: &[u8], size: u64) -> Reply {
-    // The mark comes when the length is known. Then: this call, REPLY, MSG_ACCEPTED, no verifier, SUCCESS, NFS3_OK.
+    // The record mark is set once the length is known. Then: xid, REPLY, MSG_ACCEPTED, no verifier,
+    // SUCCESS, NFS3_OK.
     let mut reply = Reply::default();
     push(&mut reply.header, &[0, number(call, 4), 1, 0, 0, 0, 0, 0]);
     let arguments = &call[ARGUMENTS..];
@@ -68,7 +70,7 @@ fn push(header: &mut Header, numbers: &[u32]) {
     numbers.iter().for_each(|number| header.push(&number.to_be_bytes()));
 }
 
-/// `fattr3`: NF3REG, mode, links, owners; size and space; device, file system, number, three times.
+/// Appends `fattr3`: NF3REG, mode, nlink, uid, gid; size, used; rdev, fsid, fileid, three times.
 fn push_attributes(header: &mut Header, size: u64) {
     push(header, &[1, 0o444, 1, 0, 0]);
     header.push(&size.to_be_bytes());
@@ -76,7 +78,7 @@ fn push_attributes(header: &mut Header, size: u64) {
     header.push(&[0; 48]);
 }
 
-/// The number in `entry-00042`.
+/// Reads the number in a name like `entry-00042`.
 fn length_in_name(name: &[u8]) -> Option<u64> {
     let digits = name.strip_prefix(b"entry-")?.get(..5)?;
     std::str::from_utf8(digits).ok()?.parse().ok()

@@ -1,4 +1,5 @@
-//! TFTP from one port: every ACK is answered by a window, cut by the kernel (`UDP_SEGMENT`, udp(7)).
+//! TFTP from one port: every ACK is answered by a window, which the kernel cuts into packets
+//! (`UDP_SEGMENT`, udp(7)).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,23 +12,23 @@ use std::time::{Duration, Instant};
 use memmap2::Mmap;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 
-use super::super::engine::Fault;
+use super::super::engine::LoadError;
 
-/// An ACK that comes again is answered again after this time: the window was lost.
+/// A repeated ACK is answered again after this time: the window was lost.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// A file on its way.
+/// A transfer of a file.
 struct Transfer {
     map: Mmap,
     block: usize,
     window: usize,
-    /// The last ACK, and when it was answered.
+    /// The last ACK, and the time of its answer.
     acked: usize,
     since: Option<Instant>,
 }
 
 /// Serves the files in `directory` for ever.
-pub fn serve(port: u16, directory: &Path) -> Result<(), Fault> {
+pub fn serve(port: u16, directory: &Path) -> Result<(), LoadError> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, port))?;
     let mut transfers = HashMap::new();
     let mut packet = [0; 1500];
@@ -56,18 +57,18 @@ pub fn serve(port: u16, directory: &Path) -> Result<(), Fault> {
 }
 
 impl Transfer {
-    fn new(request: &[u8], directory: &Path) -> Result<Self, Fault> {
+    fn new(request: &[u8], directory: &Path) -> Result<Self, LoadError> {
         let words: Vec<&str> = std::str::from_utf8(request)?.split('\0').collect();
         let path = directory.join(words[0].trim_start_matches('/'));
-        let option =
-            |name| words.iter().position(|word| *word == name).and_then(|at| words[at + 1].parse().ok());
-        let (block, window) = (option("blksize").unwrap_or(512), option("windowsize").unwrap_or(1));
-        // SAFETY: as for the other limits, nobody truncates the file of a benchmark.
+        // RFC 1350 §2: blocks have 512 bytes, if no option says otherwise.
+        let block = option(&words, "blksize").unwrap_or(512);
+        let window = option(&words, "windowsize").unwrap_or(1);
+        // SAFETY: the file of a benchmark is not truncated.
         let map = unsafe { Mmap::map(&File::open(path)?)? };
         Ok(Self { map, block, window, acked: 0, since: None })
     }
 
-    /// True when the ACK is to be answered.
+    /// Takes an ACK; returns true if it is to be answered.
     fn advance(&mut self, number: u16) -> bool {
         let ahead = usize::from(number.wrapping_sub(self.acked as u16));
         let is_new = (1..=self.window).contains(&ahead);
@@ -87,7 +88,7 @@ impl Transfer {
         self.acked >= self.last_block()
     }
 
-    fn send(&self, socket: &UdpSocket, peer: SocketAddrV4) -> Result<(), Fault> {
+    fn send(&self, socket: &UdpSocket, peer: SocketAddrV4) -> Result<(), LoadError> {
         let last = (self.acked + self.window).min(self.last_block());
         let headers: Vec<[u8; 4]> =
             (self.acked + 1..=last).map(|block| [0, 3, (block >> 8) as u8, block as u8]).collect();
@@ -98,7 +99,8 @@ impl Transfer {
             .zip(payload)
             .flat_map(|(header, data)| [IoSlice::new(header), IoSlice::new(data)])
             .collect();
-        // The kernel takes 64 KiB at most.
+        // udp(7), UDP_SEGMENT: one call sends at most 64 datagrams. Together they are no longer
+        // than one datagram may be: 65,507 bytes of payload.
         let segment = 4 + self.block;
         for message in areas.chunks(2 * (65_507 / segment).min(64)) {
             let control = [ControlMessage::UdpGsoSegments(&(segment as u16))];
@@ -107,4 +109,10 @@ impl Transfer {
         }
         Ok(())
     }
+}
+
+/// Reads the value of an option of a request.
+fn option(words: &[&str], name: &str) -> Option<usize> {
+    let at = words.iter().position(|word| *word == name)?;
+    words.get(at + 1)?.parse().ok()
 }

@@ -1,4 +1,5 @@
-//! What both servers serve: `big`, and a directory `names` of `entry-00000` and so on, each as long as its number says.
+//! The tree of both servers: `big`, and a directory `names` of `entry-00000` and so on, each as
+//! long as the number in its name.
 
 use std::fs::File;
 use std::io;
@@ -18,9 +19,9 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// With the file at `path` as `big`.
+    /// Opens a tree with the file at `path` as `big`.
     pub fn open(path: &str) -> io::Result<Self> {
-        // SAFETY: nobody truncates the file of a benchmark.
+        // SAFETY: the file of a benchmark is not truncated.
         Ok(Self { big: unsafe { Mmap::map(&File::open(path)?)? } })
     }
 
@@ -36,7 +37,7 @@ impl Tree {
         }
     }
 
-    /// Whether it is a directory, and its size; `None` when there is no such object.
+    /// Tells whether an object is a directory, and its size; `None` if it does not exist.
     pub fn attributes(&self, id: u64) -> Option<(bool, u64)> {
         match id {
             ROOT | NAMES => Some((true, 4096)),
@@ -45,7 +46,7 @@ impl Tree {
         }
     }
 
-    /// The bytes of `big`, and whether they are the last.
+    /// Reads `big`; tells whether the bytes are the last.
     pub fn read(&self, offset: u64, count: u32) -> (Vec<u8>, bool) {
         let start = (offset as usize).min(self.big.len());
         let end = (start + count as usize).min(self.big.len());
@@ -53,7 +54,7 @@ impl Tree {
     }
 }
 
-/// The port and the file of the command line.
+/// Reads the address and the tree of the command line.
 pub fn arguments() -> (String, Tree) {
     let mut arguments = std::env::args().skip(1);
     let (Some(port), Some(path)) = (arguments.next(), arguments.next()) else { panic!("PORT FILE") };

@@ -7,7 +7,7 @@ use nfs3_server::vfs::{DirEntryPlus, FileHandleU64, NextResult, NfsReadFileSyste
 
 struct Files(Tree);
 
-/// Nobody lists a directory here.
+/// An empty listing: the load generator lists no directory.
 struct Nothing;
 
 impl ReadDirPlusIterator<FileHandleU64> for Nothing {

@@ -48,7 +48,7 @@ impl NFSFileSystem for Files {
         Ok(self.0.read(offset, count))
     }
 
-    /// Nobody lists a directory here.
+    /// Returns an empty listing: the load generator lists no directory.
     async fn readdir(&self, _: fileid3, _: fileid3, _: usize) -> Result<ReadDirResult, nfsstat3> {
         Ok(ReadDirResult { entries: Vec::new(), end: true })
     }
