@@ -120,11 +120,11 @@ fn record_fragments_are_limited() {
     let fragments = |sizes: &[usize]| {
         let (mut rest, mut out) = (&ping[..], Vec::new());
         for (i, &size) in sizes.iter().enumerate() {
-            let (fragment, behind) = rest.split_at(size);
+            let (fragment, after) = rest.split_at(size);
             let last = if i + 1 == sizes.len() { 0x8000_0000 } else { 0 };
             out.extend((last | size as u32).to_be_bytes());
             out.extend(fragment);
-            rest = behind;
+            rest = after;
         }
         out
     };
@@ -220,7 +220,7 @@ fn mount_paths_are_resolved() {
     let mut exports = BTreeSet::new();
     while list.flag() {
         exports.insert(String::from_utf8(list.opaque()).unwrap());
-        assert!(!list.flag(), "nobody in particular");
+        assert!(!list.flag(), "open to every client");
     }
     list.end();
     assert_eq!(Vec::from_iter(exports), ["/", "/another", "/mnt/archiso", "/run/archiso/bootmnt", "/tree"]);
@@ -228,7 +228,7 @@ fn mount_paths_are_resolved() {
     assert_eq!(client.call(MOUNT, 3, 0, Xdr::new()), nothing);
     assert_eq!(client.call(MOUNT, 3, 3, name("/")), nothing, "UMNT");
     assert_eq!(client.call(MOUNT, 3, 4, Xdr::new()), nothing, "UMNTALL");
-    assert_eq!(client.call(MOUNT, 3, 2, Xdr::new()).body().u32(), 0, "DUMP: nobody is written down");
+    assert_eq!(client.call(MOUNT, 3, 2, Xdr::new()).body().u32(), 0, "DUMP: no mount is recorded");
 }
 
 #[test]
@@ -246,8 +246,8 @@ fn read_ends_where_the_file_ends() {
     assert_eq!(client.read(&big, BIG.1 - 10, 10), Ok((part(BIG.1 - 10, BIG.1), true)));
     assert_eq!(client.read(&big, BIG.1 - 10, 9), Ok((part(BIG.1 - 10, BIG.1 - 1), false)));
     assert_eq!(client.read(&big, BIG.1 - 10, 4096), Ok((part(BIG.1 - 10, BIG.1), true)));
-    for behind in [BIG.1, BIG.1 + 1, u64::MAX - 1, u64::MAX] {
-        assert_eq!(client.read(&big, behind, u32::MAX), Ok((vec![], true)), "at {behind}");
+    for offset in [BIG.1, BIG.1 + 1, u64::MAX - 1, u64::MAX] {
+        assert_eq!(client.read(&big, offset, u32::MAX), Ok((vec![], true)), "at {offset}");
     }
     let (empty, sub, link) = (client.walk("sizes/0"), client.walk("sub"), client.walk("sub/to-dir"));
     assert_eq!(client.read(&empty, 0, 100), Ok((vec![], true)));
@@ -485,7 +485,7 @@ fn listing_continues_on_any_server() {
         for client in [&mut client, &mut other.client] {
             let page = client.readdir(READDIR, &dir, from, 256).unwrap();
             let len = page.entries.len();
-            assert_eq!(page.entries, entries[i + 1..(i + 1 + len)], "behind entry {i}");
+            assert_eq!(page.entries, entries[i + 1..(i + 1 + len)], "after entry {i}");
             assert!(len > 0 || page.is_last);
         }
     }

@@ -188,7 +188,7 @@ fn unread_replies_cost_one_socket_buffer() {
     let calls: Vec<u8> = (0..2500).flat_map(|xid| nfs(xid, READ, read_arguments(&big, 0, MIB))).collect();
     let mut sent = 0;
     let since = Instant::now();
-    // It is pushed as far as the server lets it.
+    // It sends for as long as the server receives.
     while since.elapsed() < Duration::from_secs(2) && sent < calls.len() {
         match glutton.write(&calls[sent..]) {
             Ok(more) => sent += more,

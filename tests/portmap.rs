@@ -83,8 +83,8 @@ impl Rpcbind {
             }
             assert!(running.wait(Duration::from_millis(20)).is_none(), "rpcbind ended: {}", running.log());
         }
-        // Every program above was replaced by the next in the same process. Its root is for root
-        // alone to enter, so what is handed on is a directory that is open already.
+        // unshare and sh were replaced by rpcbind in the same process. Only root may enter the root of
+        // that process, so an unprivileged server gets a directory that is open already.
         let run = File::open(format!("/proc/{}/root/run", running.pid())).unwrap();
         let socket = PathBuf::from(format!("/proc/self/fd/{}/rpcbind.sock", run.as_raw_fd()));
         Self { _running: running, host, socket, _run: run, _dir: dir }
@@ -152,7 +152,7 @@ fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     let nobody = Uid::from_raw(65_534);
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            set_thread_res_uid(nobody, nobody, nobody).expect("root may become anybody");
+            set_thread_res_uid(nobody, nobody, nobody).expect("root may become any user");
             run()
         });
         thread.join().expect("the function does not panic")

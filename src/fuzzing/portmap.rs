@@ -23,7 +23,7 @@ pub fn calls(data: &[u8]) {
     stream(portmap, local, data);
 }
 
-/// A list of eight entries of rpcbind, behind its header.
+/// Longest reply: a header and a list of eight entries of rpcbind.
 const LONGEST_REPLY: usize = 28 + 8 * 64;
 
 fn stream(portmap: Portmapper, local: SocketAddr, data: &[u8]) {
@@ -48,7 +48,11 @@ fn stream(portmap: Portmapper, local: SocketAddr, data: &[u8]) {
 
 fn assert_reply(reply: &[u8], call: &[u8]) {
     assert_eq!(xid(reply), xid(call));
-    assert_eq!(reply.get(4..8), Some(&[0, 0, 0, 1][..]), "a reply, or two servers talk for ever");
+    assert_eq!(
+        reply.get(4..8),
+        Some(&[0, 0, 0, 1][..]),
+        "a reply: two servers could answer calls of each other for ever"
+    );
     assert!(reply.len().is_multiple_of(4) && reply.len() <= LONGEST_REPLY);
 }
 

@@ -207,7 +207,7 @@ fn malformed_stream_ends_after_earlier_replies() {
     }
     let mut out = Vec::new();
     PORTMAP_MAP.handle_datagram(b"abcd\0\0\0\x01", local(), &mut out);
-    assert!(out.is_empty(), "two portmappers would talk for ever");
+    assert!(out.is_empty(), "two portmappers could answer each other for ever");
 }
 
 #[test]
