@@ -8,7 +8,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use isowire::boot;
-use isowire::boot::menu::{Ports, Root};
+use isowire::boot::Ports;
+use isowire::bootable::Root;
 use isowire::dhcp::lease::{Leases, Pool, UnixTime};
 use isowire::dhcp::session::{DhcpPort, Network, Outcome, Request, Role, ServerRole, Session};
 use isowire::dhcp::wire::{HardwareAddress, Message};

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use isowire::boot::Files;
-use isowire::boot::files::{BootConfig, Ports};
-use isowire::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
+use isowire::boot::menu::{Cms, CopyToRam, MenuSettings};
+use isowire::boot::{BootConfig, Files, Ports};
+use isowire::bootable::Root;
 use isowire::export::Batch;
 use isowire::http::session::{Resources, Session};
 use isowire::http::wire::HttpRequest;

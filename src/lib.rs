@@ -39,7 +39,7 @@
 )]
 
 pub mod boot;
-mod bootable;
+pub mod bootable;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub mod check;
 pub mod cli;

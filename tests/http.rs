@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use common::needs::{needs, tool};
 use common::running::{Running, output_of};
-use isowire::boot::Files;
-use isowire::boot::files::{BootConfig, Ports};
-use isowire::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
+use isowire::boot::menu::{Cms, CopyToRam, MenuSettings};
+use isowire::boot::{BootConfig, Files, Ports};
+use isowire::bootable::Root;
 use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::images::{ImageSet, ServedImage};

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use common::needs::{needs, tool};
 use common::running::output_of;
-use isowire::boot::files::{BootConfig, Files, Ports as MenuPorts};
-use isowire::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
+use isowire::boot::menu::{Cms, CopyToRam, MenuSettings};
+use isowire::boot::{BootConfig, Files, Ports as MenuPorts};
+use isowire::bootable::Root;
 use isowire::export::Allowed;
 use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};

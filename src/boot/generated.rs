@@ -11,8 +11,7 @@
 
 use std::fmt;
 
-use super::menu::Root;
-use super::rules::RuleNumber;
+use crate::bootable::Root;
 use crate::mac::Mac;
 
 /// Where what we make is.
@@ -25,6 +24,10 @@ pub(crate) const MENU_PATH: &str = "isowire/pxelinux.cfg";
 const AUTOEXEC: &str = "autoexec.ipxe";
 /// What a rule's number stands behind.
 const RULE: &str = "rule-";
+
+/// Position of a rule in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct RuleNumber(pub u16);
 
 /// A file that we make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +116,11 @@ impl fmt::Display for GeneratedPath {
         }
         f.write_str(self.kind.name())
     }
+}
+
+/// Splits a path into names, with either kind of slash.
+pub(super) fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|&byte| byte == b'/' || byte == b'\\').filter(|name| !name.is_empty() && *name != b".")
 }
 
 #[cfg(test)]

@@ -3,8 +3,12 @@
 //! Everything here is a pure decision. `dhcp` asks [`plan`] what to offer; `tftp` serves what was offered.
 
 mod client;
+mod config;
+mod file;
+mod file_server;
 pub mod files;
 pub(crate) mod generated;
+mod generator;
 mod image_boot;
 pub(crate) mod leased;
 pub mod menu;
@@ -16,18 +20,22 @@ pub(crate) mod uefi;
 use std::net::Ipv4Addr;
 
 use generated::{GeneratedKind, GeneratedPath, Recipient};
-use menu::{Root, Server};
 use rules::{Rule, Selection};
 
+use crate::bootable::Root;
 use crate::text::{SafeText, UnsafeTextError};
 
 pub(crate) use crate::mac::{Mac, MacPrefix};
 pub use client::{Architecture, Client, Firmware, Platform};
+pub use config::{BootConfig, UefiBy};
+pub use file::{ServedFile, Version};
+pub(crate) use file_server::FileServer;
+pub use file_server::Ports;
 pub use files::Files;
 pub(crate) use leased::Leased;
 pub(crate) use quirks::{Quirk, Quirks, UnknownQuirkError};
 pub(crate) use rules::Rules;
-pub use targets::{BootTargets, UefiBy};
+pub use targets::BootTargets;
 pub(crate) use uefi::UefiError;
 
 /// What stands before the path of the menu in option 209. PXELINUX puts its path prefix before any name that is no URL, a
@@ -77,14 +85,14 @@ pub(crate) fn plan(
     server: Ipv4Addr,
     targets: &BootTargets,
 ) -> Result<BootPlan, Refusal> {
-    let server = Server { address: server, ports: targets.ports };
+    let server = FileServer { address: server, ports: targets.ports };
     let Selection { rule, recipient } = *selection;
     Planner { targets, server, recipient, rule }.plan(platform)
 }
 
 struct Planner<'a> {
     targets: &'a BootTargets,
-    server: Server,
+    server: FileServer,
     recipient: Recipient,
     rule: Option<&'a Rule>,
 }

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::generated::Recipient;
+use super::generated::{Recipient, RuleNumber};
 use super::menu::{Overrides, Start};
 use super::{Architecture, Client, Quirks};
 use crate::mac::{Mac, MacPrefix};
@@ -55,10 +55,6 @@ pub(crate) struct Rule {
     /// What our DHCP server leases to the one machine that this rule is for.
     pub address: Option<Ipv4Addr>,
 }
-
-/// Position of a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct RuleNumber(pub u16);
 
 /// The rule that counts for a client, and the recipient of files generated for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,43 +1,30 @@
-//! What there is to boot machines with: all that a boot plan depends on besides the machine.
+//! The facts about a snapshot that boot plans depend on.
 
 use std::sync::Arc;
 
+use super::config::UefiBy;
+use super::file_server::Ports;
 use super::generated::{GeneratedKind, GeneratedPath, Recipient};
-use super::menu::{Ports, Root};
 use super::rules::Rules;
 use super::uefi::UefiError;
+use crate::bootable::Root;
 use crate::text::{SafeText, Word};
 
-/// What this site has to boot machines with.
+/// The programs that machines boot, and the rules by which they get them: plain data for DHCP,
+/// without the files themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootTargets {
     bios_loader: Option<SafeText>,
-    /// What each image has for UEFI machines, the default first.
-    images: Vec<Programs>,
+    /// The roots of the boot programs of each image, the default first.
+    images: Vec<(Word, Result<Vec<Root>, UefiError>)>,
     pub(super) uefi_by: UefiBy,
     pub(super) ports: Ports,
     rules: Arc<Rules>,
 }
 
-/// What firmware with UEFI is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum UefiBy {
-    /// A program with kernel and initramfs in it.
-    #[default]
-    Composed,
-    /// iPXE, which asks for its script then.
-    Ipxe,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Programs {
-    image: Word,
-    roots: Result<Vec<Root>, UefiError>,
-}
-
 impl BootTargets {
-    /// `bios_loader`: path of `lpxelinux.0` from the root of the TFTP tree, without a leading `/`; `None` where no image
-    /// has one. A path that cannot go into a DHCP reply counts as none.
+    /// Creates targets without images. `bios_loader` is the path of `lpxelinux.0` from the root of
+    /// the TFTP tree, without a leading `/`. A path that does not fit a DHCP reply is dropped.
     pub fn new(bios_loader: Option<&str>, ports: Ports) -> Self {
         let bios_loader = bios_loader.and_then(|path| SafeText::new(&format!("/{path}")).ok());
         let bios_loader = bios_loader.filter(SafeText::fits_file_field);
@@ -45,10 +32,10 @@ impl BootTargets {
         Self { bios_loader, images: Vec::new(), uefi_by: UefiBy::Composed, ports, rules }
     }
 
-    /// Adds an image: the roots that there are boot programs with, the default first, or why there are none.
+    /// Adds an image with the roots of its boot programs, the default root first.
     #[must_use]
     pub fn with_image(mut self, image: Word, roots: Result<Vec<Root>, UefiError>) -> Self {
-        self.images.push(Programs { image, roots });
+        self.images.push((image, roots));
         self
     }
 
@@ -66,7 +53,7 @@ impl BootTargets {
         &self.rules
     }
 
-    /// What BIOS machines load, as in their boot plan.
+    /// Returns the boot file of BIOS machines.
     pub(crate) fn boot_file(&self) -> Option<&str> {
         self.bios_loader.as_ref().map(SafeText::as_str)
     }
@@ -75,7 +62,7 @@ impl BootTargets {
         self.bios_loader.as_ref()
     }
 
-    /// What every UEFI machine with one network card can load, as in a boot plan.
+    /// Returns a boot file for any UEFI machine with one network card.
     pub(crate) fn uefi_boot_file(&self) -> Option<String> {
         let kind = match self.uefi_by {
             UefiBy::Ipxe => GeneratedKind::Ipxe,
@@ -84,16 +71,16 @@ impl BootTargets {
         Some(format!("/{}", GeneratedPath { recipient: Recipient::default(), kind }))
     }
 
-    /// The root of the boot program for who is to get this image and prefers this root; without an image, or where there
-    /// is none of this name, it is the default.
+    /// Returns the root of the boot program for a machine that gets this image, else the default
+    /// one, and prefers this root.
     pub(super) fn program_root(
         &self,
         image: Option<&Word>,
         preferred: Option<Root>,
     ) -> Result<Root, UefiError> {
-        let named = self.images.iter().find(|programs| Some(&programs.image) == image);
-        let programs = named.or(self.images.first()).ok_or_else(UefiError::no_image)?;
-        let roots = programs.roots.as_ref().map_err(UefiError::clone)?;
+        let named = self.images.iter().find(|(name, _)| Some(name) == image);
+        let (_, roots) = named.or(self.images.first()).ok_or_else(UefiError::no_image)?;
+        let roots = roots.as_ref().map_err(UefiError::clone)?;
         let root = preferred.filter(|root| roots.contains(root)).or(roots.first().copied());
         root.ok_or_else(UefiError::no_root)
     }

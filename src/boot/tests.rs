@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::files::{BootConfig, Directory, Entry, NoFile, Ports};
-use super::menu::{Cms, CopyToRam, MenuSettings, Overrides, Root, Start};
+use super::files::{Directory, Entry, FileError};
+use super::menu::{Cms, CopyToRam, MenuSettings, Overrides, Start};
 use super::rules::ClientFilter;
 use super::*;
 use crate::bootable::survey;
@@ -35,7 +35,6 @@ fn site_with(roots: Result<Vec<Root>, UefiError>, ports: Ports) -> BootTargets {
     BootTargets::new(Some("boot/syslinux/lpxelinux.0"), ports).with_image(Word::new("one").unwrap(), roots)
 }
 
-/// The plan for a machine that no rule tells by its vendor class.
 /// What a client of these tests boots.
 fn plan(client: &Client<'_>, server: Ipv4Addr, targets: &BootTargets) -> Result<BootPlan, Refusal> {
     super::plan(client.platform().unwrap(), &targets.rules().select(client), server, targets)
@@ -319,7 +318,7 @@ fn files() -> Files {
 /// The content of a file made by us.
 fn text(files: &Files, path: &str) -> String {
     let file = files.open(path.as_bytes(), HERE).unwrap();
-    assert!(file.is_made());
+    assert!(file.is_generated());
     let pieces = file.export.range(0, file.export.len()).unwrap();
     let bytes = pieces.flat_map(|piece| match piece {
         Piece::Memory(bytes) => bytes.to_vec(),
@@ -409,7 +408,7 @@ fn any_image_may_bring_the_loader() {
     let files =
         Files::new(Arc::new(ImageSet::new(bare, vec![served("two")])), BootConfig::new(settings(), PORTS))
             .unwrap();
-    assert_eq!(files.site().boot_file(), Some("/two/boot/syslinux/lpxelinux.0"));
+    assert_eq!(files.targets().boot_file(), Some("/two/boot/syslinux/lpxelinux.0"));
     let menu = text(&files, "two/boot/syslinux/pxelinux.cfg/default");
     assert!(menu.contains("\nUI vesamenu.c32\n") && menu.contains("archiso_nbd_name=bare~"));
     assert!(!menu.contains("CONFIG"), "its entries would load from the root of the tree");
@@ -424,12 +423,12 @@ fn the_tree_of_each_image_is_served() {
     let (one, two) =
         (open("arch/x86_64/airootfs.sfs").unwrap(), open("/two//arch/x86_64/airootfs.sfs").unwrap());
     assert!(!Arc::ptr_eq(one.export.image().unwrap(), two.export.image().unwrap()));
-    assert_eq!(open("boot/syslinux/pxelinux.cfg/C0A8").unwrap_err(), NoFile::Path(PathError::NotFound));
-    assert_eq!(open("three/arch").unwrap_err(), NoFile::Path(PathError::NotFound));
-    assert_eq!(open("").unwrap_err(), NoFile::NotAFile);
-    assert_eq!(open("two").unwrap_err(), NoFile::NotAFile);
-    assert_eq!(open("../etc/passwd").unwrap_err(), NoFile::Path(PathError::Outside));
-    assert_eq!(open("two/../../etc/passwd").unwrap_err(), NoFile::Path(PathError::Outside));
+    assert_eq!(open("boot/syslinux/pxelinux.cfg/C0A8").unwrap_err(), FileError::Path(PathError::NotFound));
+    assert_eq!(open("three/arch").unwrap_err(), FileError::Path(PathError::NotFound));
+    assert_eq!(open("").unwrap_err(), FileError::NotAFile);
+    assert_eq!(open("two").unwrap_err(), FileError::NotAFile);
+    assert_eq!(open("../etc/passwd").unwrap_err(), FileError::Path(PathError::Outside));
+    assert_eq!(open("two/../../etc/passwd").unwrap_err(), FileError::Path(PathError::Outside));
 }
 
 #[test]
@@ -437,7 +436,7 @@ fn whole_images_and_our_files_lie_beside_the_tree() {
     let files = files();
     let image = files.open(b"/two.iso", HERE).unwrap();
     assert_eq!(image.export.len(), image.export.image().unwrap().source.len());
-    assert_eq!(files.open(b"/two.iso/arch", HERE).unwrap_err(), NoFile::Path(PathError::NotFound));
+    assert_eq!(files.open(b"/two.iso/arch", HERE).unwrap_err(), FileError::Path(PathError::NotFound));
     let names = |path: &[u8]| {
         let Ok(Entry::Directory(directory)) = files.look_up(path, HERE) else { panic!("no directory") };
         let items = files.items(directory);
@@ -458,7 +457,10 @@ fn each_edition_is_served_and_not_listed() {
         assert!(Arc::ptr_eq(kernel.export.image().unwrap(), &served.image));
         let whole = open(format!("{versioned_name}.iso")).unwrap();
         assert!(Arc::ptr_eq(whole.export.image().unwrap(), &served.image));
-        assert_eq!(open(format!("{versioned_name}0/arch")).unwrap_err(), NoFile::Path(PathError::NotFound));
+        assert_eq!(
+            open(format!("{versioned_name}0/arch")).unwrap_err(),
+            FileError::Path(PathError::NotFound)
+        );
         let Entry::Directory(directory) = files.look_up(versioned_name.as_bytes(), HERE).unwrap() else {
             panic!()
         };
@@ -479,8 +481,8 @@ fn an_image_cannot_hide_behind_a_directory() {
 
 #[test]
 fn the_loader_goes_into_the_boot_plan() {
-    let site = files().site();
-    assert_eq!(site.boot_file(), Some("/boot/syslinux/lpxelinux.0"));
+    let files = files();
+    assert_eq!(files.targets().boot_file(), Some("/boot/syslinux/lpxelinux.0"));
 }
 
 proptest::proptest! {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::files::{File, Version};
+use super::file::{ServedFile, Version};
+use super::file_server::FileServer;
 use super::leased::Lease;
-use super::menu::{MenuImage, MenuSettings, Root, Server};
-use crate::bootable::{BootEntry, Bootable};
+use super::menu::{MenuImage, MenuSettings};
+use crate::bootable::{BootEntry, Bootable, FileKind, Root};
 use crate::export::Export;
 use crate::export::path::{self, PathError};
 use crate::image::{Extent, Image, Media as _};
@@ -118,8 +119,8 @@ impl Programs {
         machine: Option<Mac>,
         lease: Option<Lease>,
         settings: MenuSettings,
-        server: &Server,
-    ) -> Option<File> {
+        server: &FileServer,
+    ) -> Option<ServedFile> {
         let (_, parts) = self.parts.iter().find(|(known, _)| *known == root)?;
         let mut words = MenuImage { image: &self.bootable, settings }.command_line(root, server)?;
         words.extend(network(machine, lease, server));
@@ -127,7 +128,7 @@ impl Programs {
         let export = uki::compose(&self.stub, &line, &parts.initrd, &parts.kernel).ok()?;
         let identity = self.image.identity.0.to_le_bytes();
         let version = Version::of_content(&[&identity[..], &self.fingerprint, line.as_bytes()].concat());
-        Some(File { export, version, modified: None })
+        Some(ServedFile { export, version, modified: None, kind: FileKind::Program })
     }
 }
 
@@ -162,7 +163,7 @@ fn kernel(image: &Arc<Image>, path: &PlainPath) -> Result<EfiKernel, ProgramErro
 
 /// What PXELINUX adds for a BIOS machine (SYSAPPEND 3). archiso's hook puts the card that BOOTIF names behind what
 /// `ip=` says, so nothing may follow the netmask.
-fn network(machine: Option<Mac>, lease: Option<Lease>, server: &Server) -> impl Iterator<Item = Word> {
+fn network(machine: Option<Mac>, lease: Option<Lease>, server: &FileServer) -> impl Iterator<Item = Word> {
     let ip = match lease {
         Some(Lease { address, netmask, router }) => {
             let server = server.address;

@@ -1,6 +1,7 @@
 //! What an image has to boot with.
 
 mod entries;
+mod file_kind;
 pub(crate) mod grub;
 pub(crate) mod menu_entry;
 mod root;
@@ -17,6 +18,8 @@ use crate::image::{Archiso, Image, NodeId};
 use crate::text::{Line, PlainPath, Word};
 
 pub(crate) use self::entries::{BootEntry, Entries};
+pub use self::file_kind::FileKind;
+pub(crate) use self::file_kind::FileKinds;
 pub use self::root::Root;
 pub(crate) use self::tree::Tree;
 

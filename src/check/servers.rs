@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use tokio::net::{TcpListener, UdpSocket};
 
-use crate::boot::files::{BootConfig, Files, Ports};
 use crate::boot::generated::MENU_PATH;
-use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
+use crate::boot::menu::{Cms, CopyToRam, MenuSettings};
+use crate::boot::{BootConfig, Files, Ports};
+use crate::bootable::Root;
 use crate::export::Export;
 use crate::image::Image;
 use crate::images::{ImageSet, ServedImage};
@@ -77,7 +78,7 @@ impl CheckedServers {
 
     /// Returns false for a file of the image whose path belongs to a generated file.
     pub(crate) fn is_reachable(&self, path: &[u8]) -> bool {
-        !self.files.open(path, Ipv4Addr::LOCALHOST).is_ok_and(|file| file.is_made())
+        !self.files.open(path, Ipv4Addr::LOCALHOST).is_ok_and(|file| file.is_generated())
     }
 }
 

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::raw::{RawValue, ValueOrigin};
 use super::{Checker, ConfigError, RootServices, services, value};
 use crate::boot::UefiBy;
-use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Overrides, Root};
+use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Overrides};
+use crate::bootable::Root;
 use crate::text::Word;
 use crate::uki::Stub;
 

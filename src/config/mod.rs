@@ -23,8 +23,9 @@ use bytes::Bytes;
 use clap::{ArgMatches, Args, FromArgMatches as _, ValueHint};
 use serde::Deserialize;
 
-use crate::boot::menu::{MenuSettings, Root};
+use crate::boot::menu::MenuSettings;
 use crate::boot::{Rules, UefiBy};
+use crate::bootable::Root;
 use crate::export::Allowed;
 use crate::uki::Stub;
 pub(crate) use dhcp::{Dhcp, Solicitations};

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 
 use super::raw::RawValue;
 use super::{Checker, ConfigError, value};
-use crate::boot::menu::Root;
+use crate::bootable::Root;
 use crate::export::Allowed;
 use crate::machines::local;
 

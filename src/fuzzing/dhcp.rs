@@ -6,9 +6,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use dhcproto::v4::{self, DhcpOption, OptionCode, UnknownOption};
 use dhcproto::{Decodable, Decoder};
 
-use crate::boot::menu::{Ports, Root};
 use crate::boot::rules::{ClientFilter, Rule};
-use crate::boot::{self, Client, Quirk, Rules};
+use crate::boot::{self, Client, Ports, Quirk, Rules};
+use crate::bootable::Root;
 use crate::codec::{Reader, Truncated};
 use crate::dhcp::lease::{Leases, UnixTime};
 use crate::dhcp::session::{

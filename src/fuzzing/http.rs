@@ -8,10 +8,9 @@ use std::sync::{Arc, LazyLock};
 use bytes::BytesMut;
 use jiff::Timestamp;
 
-use crate::boot::Files;
-use crate::boot::files::BootConfig;
-use crate::boot::files::Ports;
-use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
+use crate::boot::menu::{Cms, CopyToRam, MenuSettings};
+use crate::boot::{BootConfig, Files, Ports};
+use crate::bootable::Root;
 use crate::export::Batch;
 use crate::export::batch::Chunk;
 use crate::http::session::{Next, Resources, Session, Turn};

@@ -2,12 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use crate::boot::menu::{
-    Cms, CopyToRam, Menu, MenuImage, MenuSettings, Ports, Root, Server, Start, ipxe, pxelinux,
-};
-use crate::bootable::Bootable;
-use crate::bootable::Tree;
-use crate::bootable::{grub, syslinux, systemd_boot};
+use crate::boot::menu::{Cms, CopyToRam, Menu, MenuImage, MenuSettings, Start, ipxe, pxelinux};
+use crate::boot::{FileServer, Ports};
+use crate::bootable::{Bootable, Root, Tree, grub, syslinux, systemd_boot};
 use crate::config;
 use crate::image::arch::{Airootfs, AirootfsFormat, Archiso, ArchisoKernel};
 use crate::image::index::NodeAttributes;
@@ -50,8 +47,8 @@ const COMMANDS: &[&str] = &[
 const COMMAND_LINE_MAX: usize = 2047 - 128;
 
 /// The longest prefix there is.
-const SERVER: Server =
-    Server { address: Ipv4Addr::BROADCAST, ports: Ports { tftp: 69, http: Some(u16::MAX) } };
+const SERVER: FileServer =
+    FileServer { address: Ipv4Addr::BROADCAST, ports: Ports { tftp: 69, http: Some(u16::MAX) } };
 const PREFIX: &str = "http://255.255.255.255:65535/";
 
 /// The files of an image's menu are separated by NUL. Whatever they hold, the menus made from them are plain text, have

@@ -233,8 +233,9 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::boot::files::{BootConfig, Ports};
-    use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
+    use crate::boot::menu::{Cms, CopyToRam, MenuSettings};
+    use crate::boot::{BootConfig, Ports};
+    use crate::bootable::Root;
     use crate::image::index::{Index, NodeAttributes};
     use crate::image::{Image, Source};
     use crate::images::{ImageSet, ServedImage};

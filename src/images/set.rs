@@ -49,7 +49,7 @@ impl ImageSet {
     }
 
     /// Iterates over the current images and the retained ones.
-    pub(super) fn known(&self) -> impl Iterator<Item = &Arc<ServedImage>> {
+    pub(crate) fn known(&self) -> impl Iterator<Item = &Arc<ServedImage>> {
         self.iter().chain(self.retained.iter().map(|retained| &retained.image))
     }
 

@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::boot::menu::{Ports, Root};
 use crate::boot::rules::Selection;
 use crate::boot::uefi::Programs;
-use crate::boot::{Architecture, BootTargets, Firmware, Platform, UefiError, plan};
-use crate::bootable::{Bootable, bios_loader, initramfs, shortfall, survey};
+use crate::boot::{Architecture, BootTargets, Firmware, Platform, Ports, UefiError, plan};
+use crate::bootable::{Bootable, Root, bios_loader, initramfs, shortfall, survey};
 use crate::config::{HTTP_PORT, TFTP_PORT};
 use crate::image::Image;
 use crate::image::arch::{AirootfsFormat, Archiso};

@@ -14,9 +14,8 @@ use tracing::{info, warn};
 
 use super::snapshot::{Snapshot, SnapshotSender};
 use super::{StartError, initramfs_check, notify};
-use crate::boot::UefiBy;
-use crate::boot::files::{BootConfig, Files};
-use crate::boot::menu::Root;
+use crate::boot::{BootConfig, Files, UefiBy};
+use crate::bootable::Root;
 use crate::config::ImageConfig;
 use crate::images::watch::FolderWatch;
 use crate::images::{self, ImageChange, ImageError, ImageSet, SearchPath, ServedImage};

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use crate::boot::menu::Root;
-use crate::bootable::{initramfs, shortfall};
+use crate::bootable::{Root, initramfs, shortfall};
 use crate::images::ServedImage;
 
 /// Warns of each root that an initramfs cannot mount. Unpacking takes up to a second for each

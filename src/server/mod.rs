@@ -26,8 +26,8 @@ use self::image_updater::ImageUpdater;
 use self::report::{ForeignDhcp, StartReport};
 use self::service_sockets::ServiceSockets;
 use self::sockets::{Inherited, SocketError};
-use crate::boot::files::{BootConfig, Files, Ports};
-use crate::boot::menu::Root;
+use crate::boot::{BootConfig, Files, Ports};
+use crate::bootable::Root;
 use crate::config::Config;
 use crate::dhcp::server::DhcpStartError;
 use crate::images::{HiddenNameError, ImageError};
@@ -217,9 +217,9 @@ fn other_root(config: &Config, sockets: &ServiceSockets) -> Option<Root> {
 /// nothing to load.
 fn foreign_dhcp(config: &Config, sockets: &ServiceSockets, files: &Files) -> Option<ForeignDhcp> {
     let tftp = sockets.tftp.as_ref().filter(|_| sockets.dhcp.is_none())?;
-    let boot_file = files.site().boot_file()?.to_owned();
+    let boot_file = files.targets().boot_file()?.to_owned();
     let address = config.advertise.or_else(|| own_address(config))?;
-    let uefi_boot_file = files.site().uefi_boot_file();
+    let uefi_boot_file = files.targets().uefi_boot_file();
     Some(ForeignDhcp { address, tftp_port: tftp.local_addr().ok()?.port(), boot_file, uefi_boot_file })
 }
 

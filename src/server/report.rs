@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::boot::menu::Root;
+use crate::bootable::Root;
 use crate::config::{HTTP_PORT, NBD_PORT, PORTMAP_PORT, TFTP_PORT};
 
 /// The services of this run and their states.

@@ -16,7 +16,7 @@ pub(super) use self::portmap::PortmapService;
 use super::StartError;
 use super::report::{ServiceRow, port_note};
 use super::sockets::{self, Inherited, SocketError};
-use crate::boot::menu::Root;
+use crate::bootable::Root;
 use crate::config::{Asked, Config, Dhcp, RootServices, ServicePort, StatusService, TFTP_PORT};
 use crate::dhcp;
 use crate::dhcp::server::{Sharing, Sockets};

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::boot::BootTargets;
-use crate::boot::files::{BootConfig, Files};
+use crate::boot::{BootConfig, BootTargets, Files};
 use crate::images::{HiddenNameError, ImageSet};
 use crate::machines::Registry;
 use crate::watched::{WatchSender, Watched};
@@ -25,7 +24,7 @@ impl Snapshot {
     /// [`HiddenNameError`] if an image cannot be reached by its name.
     pub(super) fn new(images: Arc<ImageSet>, boot_config: BootConfig) -> Result<Self, HiddenNameError> {
         let files = Arc::new(Files::new(Arc::clone(&images), boot_config)?);
-        let targets = Arc::new(files.site());
+        let targets = Arc::clone(files.targets());
         Ok(Self { images, files, targets })
     }
 }
@@ -60,8 +59,9 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::boot::files::Ports;
-    use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
+    use crate::boot::Ports;
+    use crate::boot::menu::{Cms, CopyToRam, MenuSettings};
+    use crate::bootable::Root;
     use crate::check::sample;
     use crate::image::Image;
     use crate::images::ServedImage;
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(images.default_image().name, "two");
         assert!(Arc::ptr_eq(files.images(), &images));
         assert_eq!(files.programs().map(|(name, _)| name).collect::<Vec<_>>(), ["two"]);
-        assert!(targets.is_some_and(|targets| targets != old && *targets == files.site()));
+        assert!(targets.is_some_and(|targets| targets != old && targets == *files.targets()));
         assert_eq!(machines.images()[0], "two");
     }
 }

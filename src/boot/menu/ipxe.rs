@@ -6,7 +6,8 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Boots, Kernel, Menu, MenuItem, Server, Start};
+use super::{Boots, Kernel, Menu, MenuItem, Start};
+use crate::boot::file_server::FileServer;
 use crate::mac::Mac;
 use crate::text::{Line, Word};
 
@@ -33,7 +34,7 @@ pub(crate) fn write(menu: &Menu<'_>, machine: Option<Mac>) -> String {
 }
 
 /// The script for a machine that is not known yet: iPXE names it.
-pub(crate) fn write_referral(server: &Server) -> String {
+pub(crate) fn write_referral(server: &FileServer) -> String {
     format!("{HEAD}chain --replace --autofree {}isowire/{OWN_CARD}/boot.ipxe\n", prefix(server))
 }
 
@@ -49,7 +50,7 @@ isset ${netX/ip} || dhcp ||
 const FAILED: &str = "This did not boot: the lines above say why. Press a key for the menu...";
 
 /// What to put before every path.
-fn prefix(server: &Server) -> String {
+fn prefix(server: &FileServer) -> String {
     server.http_url().unwrap_or_else(|| server.tftp_url())
 }
 
@@ -79,7 +80,7 @@ fn write_entry(
     text: &mut String,
     number: u32,
     entry: &MenuItem<'_>,
-    server: &Server,
+    server: &FileServer,
     network: &[String],
 ) -> fmt::Result {
     writeln!(text, "\n:{number}")?;
@@ -105,7 +106,7 @@ fn write_kernel(text: &mut String, kernel: &Kernel<'_>, prefix: &str, network: &
 
 /// What PXELINUX adds by itself (SYSAPPEND 3). archiso's hook puts the card that BOOTIF names behind what `ip=` says, so
 /// nothing may follow the netmask.
-fn network(machine: Option<Mac>, server: &Server) -> [String; 2] {
+fn network(machine: Option<Mac>, server: &FileServer) -> [String; 2] {
     let address = server.address;
     let card = machine.map_or_else(|| OWN_CARD.to_owned(), Mac::dashed);
     [format!("ip=${{netX/ip}}:{address}:${{netX/gateway}}:${{netX/netmask}}"), format!("BOOTIF=01-{card}")]

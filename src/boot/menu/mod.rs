@@ -11,56 +11,16 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv4Addr;
-
-use crate::bootable::{BootEntry, Bootable, Look};
+use super::file_server::FileServer;
+use crate::bootable::{BootEntry, Bootable, Look, Root};
 use crate::text::{Line, PlainPath, Word};
 
-pub use crate::bootable::Root;
 pub use settings::{Cms, CopyToRam, MenuSettings, Overrides};
-
-/// Where a machine finds what the menu names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Server {
-    pub address: Ipv4Addr,
-    pub ports: Ports,
-}
-
-/// The ports that machines load from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ports {
-    pub tftp: u16,
-    /// `None` where there is no HTTP: kernels then come by TFTP too.
-    pub http: Option<u16>,
-}
-
-impl Server {
-    /// The root of the TFTP tree.
-    pub(crate) fn tftp_url(&self) -> String {
-        match self.ports.tftp {
-            TFTP => format!("tftp://{}/", self.address),
-            port => format!("tftp://{}:{port}/", self.address),
-        }
-    }
-
-    /// The root of the HTTP tree.
-    pub(crate) fn http_url(&self) -> Option<String> {
-        Some(match self.ports.http? {
-            HTTP => format!("http://{}/", self.address),
-            port => format!("http://{}:{port}/", self.address),
-        })
-    }
-}
-
-/// The port that `tftp://` means (RFC 3617 §3).
-const TFTP: u16 = 69;
-/// The port that `http://` means (RFC 9110 §4.2.1).
-const HTTP: u16 = 80;
 
 /// What one machine is shown.
 #[derive(Debug)]
 pub(crate) struct Menu<'a> {
-    pub server: Server,
+    pub server: FileServer,
     pub start: Start,
     /// Seconds until the first entry boots by itself; 0 waits for ever.
     pub timeout: u16,
@@ -143,7 +103,7 @@ impl<'a> Menu<'a> {
 impl MenuImage<'_> {
     /// The command line of the image's first entry for this root: without a menu, that is what a machine boots. `None`
     /// for an image that has nothing to boot.
-    pub(crate) fn command_line(&self, root: Root, server: &Server) -> Option<Vec<Word>> {
+    pub(crate) fn command_line(&self, root: Root, server: &FileServer) -> Option<Vec<Word>> {
         let builder = EntryBuilder { shown: self, server, several: false };
         Some(builder.command_line(self.image.recipe(root)?, root, self.settings.copytoram))
     }
@@ -152,7 +112,7 @@ impl MenuImage<'_> {
 /// Writes the entries of one image.
 struct EntryBuilder<'a, 's> {
     shown: &'s MenuImage<'a>,
-    server: &'s Server,
+    server: &'s FileServer,
     several: bool,
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Boots, Kernel, Menu, MenuItem, Server, Start, TFTP};
+use super::{Boots, Kernel, Menu, MenuItem, Start};
+use crate::boot::file_server::{FileServer, TFTP};
 use crate::text::Word;
 
 /// The text of its configuration file.
@@ -51,7 +52,7 @@ fn prompt(text: &mut String, entries: &[MenuItem<'_>]) -> fmt::Result {
     writeln!(text, "PROMPT 1")
 }
 
-fn write_entry(text: &mut String, number: u32, entry: &MenuItem<'_>, server: &Server) -> fmt::Result {
+fn write_entry(text: &mut String, number: u32, entry: &MenuItem<'_>, server: &FileServer) -> fmt::Result {
     writeln!(text, "\nLABEL {number}\nMENU LABEL {}", entry.title)?;
     writeln!(text, "TEXT HELP\n{}\nENDTEXT", entry.help)?;
     match &entry.boots {
@@ -76,7 +77,7 @@ fn write_kernel(text: &mut String, kernel: &Kernel<'_>, prefix: &str) -> fmt::Re
 }
 
 /// What PXELINUX is to put before a path without a leading `/` (core/fs/pxe/urlparse.c).
-fn tftp_prefix(server: &Server) -> String {
+fn tftp_prefix(server: &FileServer) -> String {
     match server.ports.tftp {
         TFTP => "::/".to_owned(),
         _ => server.tftp_url(),
@@ -85,6 +86,6 @@ fn tftp_prefix(server: &Server) -> String {
 
 /// What to put before kernels and initramfs images. PXELINUX asks for one TFTP block at a time, which takes several
 /// times as long as HTTP; its own modules and menus it loads by TFTP all the same.
-fn kernel_prefix(server: &Server) -> String {
+fn kernel_prefix(server: &FileServer) -> String {
     server.http_url().unwrap_or_else(|| tftp_prefix(server))
 }

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::boot::Ports;
 use crate::mac::Mac;
 
 fn word(text: &str) -> Word {
@@ -51,11 +52,11 @@ fn settings(roots: &[Root]) -> MenuSettings {
     }
 }
 
-const SERVER: Server =
-    Server { address: Ipv4Addr::new(192, 168, 1, 10), ports: Ports { tftp: 69, http: Some(80) } };
+const SERVER: FileServer =
+    FileServer { address: Ipv4Addr::new(192, 168, 1, 10), ports: Ports { tftp: 69, http: Some(80) } };
 
 /// What a machine is shown of these images.
-fn menu<'a>(images: &'a [Bootable], settings: &MenuSettings, server: &Server) -> Menu<'a> {
+fn menu<'a>(images: &'a [Bootable], settings: &MenuSettings, server: &FileServer) -> Menu<'a> {
     static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new() };
     let shown = |image| MenuImage { image, settings: settings.clone() };
     Menu {
@@ -68,7 +69,7 @@ fn menu<'a>(images: &'a [Bootable], settings: &MenuSettings, server: &Server) ->
     }
 }
 
-fn generate(images: &[Bootable], settings: &MenuSettings, server: &Server) -> String {
+fn generate(images: &[Bootable], settings: &MenuSettings, server: &FileServer) -> String {
     pxelinux::write(&menu(images, settings, server))
 }
 
@@ -182,7 +183,7 @@ fn an_unsigned_image_is_not_verified() {
 
 #[test]
 fn without_http_kernels_come_by_tftp() {
-    let server = Server { ports: Ports { http: None, ..SERVER.ports }, ..SERVER };
+    let server = FileServer { ports: Ports { http: None, ..SERVER.ports }, ..SERVER };
     let menu = generate(&[image("arch")], &settings(&[Root::Nbd]), &server);
     assert_eq!(lines(&menu, "LINUX")[0], "::/arch~1/arch/boot/x86_64/vmlinuz-linux");
     assert_eq!(
@@ -193,7 +194,7 @@ fn without_http_kernels_come_by_tftp() {
 
 #[test]
 fn another_http_port_is_in_every_url() {
-    let server = Server { ports: Ports { http: Some(8080), ..SERVER.ports }, ..SERVER };
+    let server = FileServer { ports: Ports { http: Some(8080), ..SERVER.ports }, ..SERVER };
     let menu = generate(&[image("arch")], &settings(&[Root::Http]), &server);
     assert_eq!(lines(&menu, "LINUX")[0], "http://192.168.1.10:8080/arch~1/arch/boot/x86_64/vmlinuz-linux");
     assert!(lines(&menu, "APPEND")[0].contains(" archiso_http_srv=http://192.168.1.10:8080/arch~1/ "));
@@ -201,7 +202,7 @@ fn another_http_port_is_in_every_url() {
 
 #[test]
 fn another_tftp_port_needs_urls() {
-    let server = Server { ports: Ports { tftp: 6969, http: None }, ..SERVER };
+    let server = FileServer { ports: Ports { tftp: 6969, http: None }, ..SERVER };
     let menu = generate(&[image("arch")], &settings(&[Root::Nbd]), &server);
     assert_eq!(lines(&menu, "LINUX")[0], "tftp://192.168.1.10:6969/arch~1/arch/boot/x86_64/vmlinuz-linux");
     assert_eq!(
@@ -292,7 +293,7 @@ goto start
 #[test]
 fn a_script_without_http_loads_by_tftp() {
     let images = [image("arch")];
-    let server = Server { ports: Ports { tftp: 69, http: None }, ..SERVER };
+    let server = FileServer { ports: Ports { tftp: 69, http: None }, ..SERVER };
     let script = ipxe::write(&menu(&images, &settings(&[Root::Nbd]), &server), None);
     assert!(
         lines(&script, "kernel")[0].starts_with("tftp://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux ")

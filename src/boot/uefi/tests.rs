@@ -2,9 +2,9 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::boot::BootTargets;
-use crate::boot::files::{BootConfig, Entry, Files, NoFile};
-use crate::boot::menu::Ports;
+use crate::boot::files::{Entry, FileError};
 use crate::boot::tests::{archiso_files, image, settings};
+use crate::boot::{BootConfig, Files, Ports};
 use crate::export::Piece;
 use crate::images::ImageSet;
 use crate::images::ServedImage;
@@ -117,9 +117,9 @@ fn only_roots_that_are_served_have_programs() {
     let (name, programs) = files.programs().next().unwrap();
     assert_eq!((name, programs.unwrap().roots()), ("one", vec![Root::Http]));
     assert!(files.open(b"isowire/http.efi", HERE).is_ok());
-    assert!(matches!(files.open(b"isowire/nbd.efi", HERE), Err(NoFile::Path(PathError::NotFound))));
+    assert!(matches!(files.open(b"isowire/nbd.efi", HERE), Err(FileError::Path(PathError::NotFound))));
     assert_eq!(
-        files.site(),
+        **files.targets(),
         BootTargets::new(Some("boot/syslinux/lpxelinux.0"), PORTS)
             .with_image(Word::new("one").unwrap(), Ok(vec![Root::Http]))
     );

@@ -1,5 +1,6 @@
-use crate::boot::menu::{CopyToRam, Root, Start};
+use crate::boot::menu::{CopyToRam, Start};
 use crate::boot::{Architecture, Client, Quirk, Rules};
+use crate::bootable::Root;
 use crate::config::tests::{loaded, wrong};
 
 /// Loads the rules of a DHCP server's configuration file.

@@ -58,7 +58,7 @@ mod tests {
 
     use super::*;
     use crate::boot;
-    use crate::boot::menu::Ports;
+    use crate::boot::Ports;
     use crate::dhcp::lease::{Leases, UnixTime};
     use crate::dhcp::session::{Network, Role, ServerRole, Session};
     use crate::dhcp::wire::Message;

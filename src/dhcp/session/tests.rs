@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::boot::menu::{Ports, Root};
 use crate::boot::rules::{ClientFilter, Rule};
-use crate::boot::{Architecture, Rules};
+use crate::boot::{Architecture, Ports, Rules};
+use crate::bootable::Root;
 use crate::dhcp::lease::Leases;
 use crate::dhcp::wire::BootClass;
 use crate::text::{SafeText, Word};

@@ -7,7 +7,8 @@ use std::ops::Range;
 use super::conditions::{self, Outcome, Validators};
 use super::multipart::Multipart;
 use super::{CONTENT_MAX, Resources, Story};
-use crate::boot::files::{Directory, Entry, File, NoFile};
+use crate::boot::ServedFile;
+use crate::boot::files::{Directory, Entry, FileError};
 use crate::export::Export;
 use crate::export::path::PathError;
 use crate::http::wire::condition::EntityTag;
@@ -152,10 +153,10 @@ fn redirect(path: &[u8]) -> Content {
 }
 
 impl Resource {
-    fn file(file: File, path: &[u8]) -> Self {
+    fn file(file: ServedFile, path: &[u8]) -> Self {
         let validators =
             Validators { tag: EntityTag(file.version.0), modified: file.modified.map(HttpDate::new) };
-        let origin = if file.is_made() { Origin::Made } else { Origin::Image };
+        let origin = if file.is_generated() { Origin::Made } else { Origin::Image };
         Self { media_type: media_type(path, &origin), export: file.export, origin, validators }
     }
 
@@ -222,16 +223,16 @@ impl From<TargetError> for Refusal {
 
 impl From<PathError> for Refusal {
     fn from(error: PathError) -> Self {
-        NoFile::from(error).into()
+        FileError::from(error).into()
     }
 }
 
-impl From<NoFile> for Refusal {
-    fn from(error: NoFile) -> Self {
+impl From<FileError> for Refusal {
+    fn from(error: FileError) -> Self {
         let status = match error {
-            NoFile::Path(PathError::NotFound) | NoFile::NotAFile => StatusCode::NOT_FOUND,
-            NoFile::Path(PathError::Outside) => StatusCode::BAD_REQUEST,
-            NoFile::Path(PathError::TooLong) => StatusCode::URI_TOO_LONG,
+            FileError::Path(PathError::NotFound) | FileError::NotAFile => StatusCode::NOT_FOUND,
+            FileError::Path(PathError::Outside) => StatusCode::BAD_REQUEST,
+            FileError::Path(PathError::TooLong) => StatusCode::URI_TOO_LONG,
         };
         Self::new(status, error)
     }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::boot::Files;
-use crate::boot::files::{Directory, Item, ItemKind, Version};
+use crate::boot::files::{Directory, Item, ItemKind};
+use crate::boot::{Files, Version};
 use crate::http::wire::target::Segment;
 
 /// What all clients share: the files, and the pages that list them.

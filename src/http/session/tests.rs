@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::*;
-use crate::boot::Files;
-use crate::boot::files::{BootConfig, Ports};
-use crate::boot::menu::{Cms, CopyToRam, MenuSettings, Root};
+use crate::boot::menu::{Cms, CopyToRam, MenuSettings};
+use crate::boot::{BootConfig, Files, Ports};
+use crate::bootable::Root;
 use crate::export::batch::Chunk;
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};

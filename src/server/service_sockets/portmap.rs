@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 
 use super::{OFF, ServiceSockets, address_of, cannot, port_of, why_not};
-use crate::boot::menu::Root;
+use crate::bootable::Root;
 use crate::config::{Asked, Config, PORTMAP_PORT, ServicePort};
 use crate::nfs::server::rpcbind::{self, Registration, RegistrationError};
 use crate::server::StartError;

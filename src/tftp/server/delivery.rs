@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::datagrams::DatagramSplitter;
 use super::link::Link;
 use super::{MAX_DATAGRAM, error_packet};
-use crate::boot::files::File;
+use crate::boot::ServedFile;
 use crate::codec::Reader;
 use crate::export::{Batch, MixedImagesError, Piece};
 use crate::machines::{ConnectionTracker, Step};
@@ -57,7 +57,7 @@ impl TransferHandle {
 /// A transfer with all it needs.
 pub(super) struct Delivery {
     link: Link,
-    file: File,
+    file: ServedFile,
     transfer: Transfer,
     tracker: ConnectionTracker,
     liveness: Arc<TransferHandle>,
@@ -74,7 +74,7 @@ pub(super) struct Delivery {
 impl Delivery {
     pub(super) fn new(
         link: Link,
-        file: File,
+        file: ServedFile,
         request: &TftpRequest<'_>,
         limits: Limits,
         liveness: Arc<TransferHandle>,
@@ -202,7 +202,7 @@ impl Delivery {
             }
         }
         let now = Instant::now();
-        if self.file.is_made() {
+        if self.file.is_generated() {
             // All that is made by us alone is a menu.
             self.tracker.reached(Step::Menu, now);
         } else {

@@ -23,7 +23,8 @@ use self::delivery::{Delivery, TransferHandle};
 use self::link::{Inbox, Link};
 use super::session::{self, Limits, Opening};
 use super::wire::{ErrorCode, MAX_BLKSIZE, MIN_BLKSIZE, Packet, TftpRequest};
-use crate::boot::files::{File, NoFile};
+use crate::boot::ServedFile;
+use crate::boot::files::FileError;
 use crate::codec::Reader;
 use crate::export::Allowed;
 use crate::export::path::PathError;
@@ -103,7 +104,7 @@ pub async fn run<F>(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()>
 where
-    F: Fn(&[u8], Ipv4Addr) -> Result<File, NoFile>,
+    F: Fn(&[u8], Ipv4Addr) -> Result<ServedFile, FileError>,
 {
     socket::setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
     // The system may give less. A request that is lost then is repeated by its client, seconds later.
@@ -154,7 +155,7 @@ struct ActiveTransfer {
 
 impl<F> TftpServer<F>
 where
-    F: Fn(&[u8], Ipv4Addr) -> Result<File, NoFile>,
+    F: Fn(&[u8], Ipv4Addr) -> Result<ServedFile, FileError>,
 {
     fn handle(&mut self, datagram: Datagram<'_>) {
         if !self.options.allowed.contains(IpAddr::V4(*datagram.peer.ip())) {
@@ -278,7 +279,7 @@ impl ActiveTransfer {
 #[derive(Debug, thiserror::Error)]
 enum RequestError {
     #[error(transparent)]
-    NoFile(#[from] NoFile),
+    File(#[from] FileError),
     #[error("the server is busy with {0} transfers, try again")]
     Busy(usize),
     #[error("the server is being stopped")]
@@ -290,8 +291,8 @@ enum RequestError {
 impl RequestError {
     const fn code(&self) -> ErrorCode {
         match self {
-            Self::NoFile(NoFile::Path(PathError::NotFound)) => ErrorCode::FileNotFound,
-            Self::NoFile(_) => ErrorCode::AccessViolation,
+            Self::File(FileError::Path(PathError::NotFound)) => ErrorCode::FileNotFound,
+            Self::File(_) => ErrorCode::AccessViolation,
             Self::Busy(_) | Self::Stopping | Self::Socket(_) => ErrorCode::NotDefined,
         }
     }

@@ -1,0 +1,55 @@
+//! The operator's choices about boots, which hold for every set of images.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::file_server::Ports;
+use super::leased::Leased;
+use super::menu::{MenuSettings, Overrides};
+use super::rules::Rules;
+use crate::uki::Stub;
+
+/// The operator's choices about boots.
+#[derive(Debug, Clone)]
+pub struct BootConfig {
+    pub settings: MenuSettings,
+    pub ports: Ports,
+    /// EFI stub for the boot programs of all images, instead of the one in each image.
+    pub stub: Option<Stub>,
+    pub uefi_by: UefiBy,
+    /// iPXE for UEFI machines.
+    pub ipxe: Option<Bytes>,
+    pub rules: Arc<Rules>,
+    /// Overrides by the name of the image.
+    pub overrides: HashMap<String, Overrides>,
+    /// Leases of our DHCP server.
+    pub leased: Arc<Leased>,
+}
+
+/// The first program that UEFI machines load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UefiBy {
+    /// A boot program composed of kernel and initramfs.
+    #[default]
+    Composed,
+    /// iPXE, which then asks for its script.
+    Ipxe,
+}
+
+impl BootConfig {
+    /// Creates a configuration without overrides, rules, a stub and iPXE.
+    pub fn new(settings: MenuSettings, ports: Ports) -> Self {
+        Self {
+            settings,
+            ports,
+            stub: None,
+            uefi_by: UefiBy::Composed,
+            ipxe: None,
+            rules: Arc::default(),
+            overrides: HashMap::new(),
+            leased: Arc::default(),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The generated files: menus, scripts and boot programs, each made when a machine asks for it.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use super::config::BootConfig;
+use super::file::ServedFile;
+use super::file_server::FileServer;
+use super::generated::{GeneratedKind, GeneratedPath, Recipient, names};
+use super::image_boot::{ImageBoot, Pxelinux};
+use super::leased::Leased;
+use super::menu::{Menu, ipxe, pxelinux};
+use super::targets::BootTargets;
+use super::uefi::{Programs, UefiError};
+use crate::bootable::{FileKind, Look, Root};
+use crate::images::ImageSet;
+use crate::mac::Mac;
+use crate::text::Word;
+
+/// Directory beside PXELINUX in which it looks for menus (syslinux, doc/pxelinux.txt).
+const MENU_DIRECTORY: &str = "pxelinux.cfg";
+
+/// Generates the files of one set of images.
+#[derive(Debug)]
+pub(super) struct Generator {
+    config: BootConfig,
+    /// The bootable images, the default first.
+    images: Vec<ImageBoot>,
+    /// PXELINUX of the first image that has it.
+    pxelinux: Option<Pxelinux>,
+}
+
+impl Generator {
+    /// Reads the boot menus of the images and the EFI stub of each.
+    pub(super) fn new(images: &ImageSet, config: BootConfig) -> Self {
+        let image_boots: Vec<_> = images.iter().filter_map(|served| ImageBoot::of(served, &config)).collect();
+        let pxelinux = Pxelinux::find(images, &image_boots);
+        Self { config, images: image_boots, pxelinux }
+    }
+
+    /// Returns the part of all this that DHCP needs.
+    pub(super) fn targets(&self) -> BootTargets {
+        let loader = self.pxelinux.as_ref().map(|pxelinux| pxelinux.path.as_str());
+        let targets = BootTargets::new(loader, self.config.ports)
+            .with_uefi_by(self.config.uefi_by)
+            .with_rules(Arc::clone(&self.config.rules));
+        self.images.iter().fold(targets, |targets, ImageBoot { bootable, programs, .. }| {
+            let roots = programs.as_ref().map(Programs::roots).map_err(UefiError::clone);
+            targets.with_image(bootable.name.clone(), roots)
+        })
+    }
+
+    pub(super) fn programs(&self) -> impl Iterator<Item = (&str, Result<&Programs, &UefiError>)> {
+        self.images.iter().map(|image| (image.bootable.name.as_str(), image.programs.as_ref()))
+    }
+
+    pub(super) fn unknown_images(&self) -> impl Iterator<Item = &Word> {
+        let names = self.config.rules.iter().filter_map(|rule| rule.image.as_ref());
+        names.filter(|name| self.image(Some(name)).is_none())
+    }
+
+    pub(super) const fn leased(&self) -> &Arc<Leased> {
+        &self.config.leased
+    }
+
+    /// Parses the path of a generated file; `None` for any other path.
+    pub(super) fn path(&self, path: &[u8]) -> Option<GeneratedPath> {
+        GeneratedPath::parse(names(path)).or_else(|| self.default_menu(path))
+    }
+
+    /// Parses a path at which PXELINUX looks for a menu if DHCP named none: beside itself by the
+    /// MAC address of its network card, and at last `default`.
+    fn default_menu(&self, path: &[u8]) -> Option<GeneratedPath> {
+        let directory = format!("{}{MENU_DIRECTORY}", self.pxelinux.as_ref()?.path.directory());
+        let directory: Vec<_> = names(directory.as_bytes()).collect();
+        let path: Vec<_> = names(path).take(directory.len() + 2).collect();
+        let machine = match path.strip_prefix(&directory[..])? {
+            [b"default"] => None,
+            [name] => Some(Mac::of_bootif(str::from_utf8(name).ok()?)?),
+            _ => return None,
+        };
+        Some(GeneratedPath { recipient: Recipient { machine, rule: None }, kind: GeneratedKind::Menu })
+    }
+
+    /// Generates a file for a machine that reached us at `local`; `None` if there is no such file.
+    pub(super) fn generate(&self, path: GeneratedPath, local: Ipv4Addr) -> Option<ServedFile> {
+        let GeneratedPath { recipient, kind } = path;
+        let server = FileServer { address: local, ports: self.config.ports };
+        Some(match kind {
+            GeneratedKind::Menu => text(pxelinux::write(&self.menu(recipient, server))),
+            // iPXE that was not told of a path of its own knows its MAC address itself.
+            GeneratedKind::Script if recipient == Recipient::default() => text(ipxe::write_referral(&server)),
+            GeneratedKind::Script => text(ipxe::write(&self.menu(recipient, server), recipient.machine)),
+            GeneratedKind::Program(root) => self.program(root, recipient, &server)?,
+            GeneratedKind::Ipxe => ServedFile::generated(self.config.ipxe.clone()?, FileKind::Loader),
+        })
+    }
+
+    /// Returns the menu for a recipient: the image that its rule names comes first.
+    fn menu(&self, recipient: Recipient, server: FileServer) -> Menu<'_> {
+        static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new() };
+        let rule = self.config.rules.for_recipient(recipient);
+        let mut images: Vec<_> = self.images.iter().map(|image| image.for_rule(rule)).collect();
+        images.sort_by_key(|shown| Some(&shown.image.name) != rule.and_then(|rule| rule.image.as_ref()));
+        Menu {
+            server,
+            start: rule.map(|rule| rule.start).unwrap_or_default(),
+            timeout: self.config.settings.timeout,
+            images,
+            look: self.pxelinux.as_ref().map_or(&NO_LOOK, |pxelinux| &pxelinux.look),
+            stock: self.pxelinux.as_ref().and_then(|pxelinux| pxelinux.stock.as_ref()),
+        }
+    }
+
+    /// Composes the boot program of the image that the recipient's rule names, else of the default.
+    fn program(&self, root: Root, recipient: Recipient, server: &FileServer) -> Option<ServedFile> {
+        let rule = self.config.rules.for_recipient(recipient);
+        let name = rule.and_then(|rule| rule.image.as_ref());
+        let image = self.image(name).or(self.images.first())?;
+        let lease = recipient.machine.and_then(|machine| self.config.leased.of(machine));
+        let settings = image.for_rule(rule).settings;
+        image.programs.as_ref().ok()?.program(root, recipient.machine, lease, settings, server)
+    }
+
+    fn image(&self, name: Option<&Word>) -> Option<&ImageBoot> {
+        self.images.iter().find(|image| Some(&image.bootable.name) == name)
+    }
+}
+
+fn text(text: String) -> ServedFile {
+    ServedFile::generated(text, FileKind::Menu)
+}
