@@ -9,11 +9,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use isowire::boot::{Architecture, Firmware, Platform};
-use isowire::export::Allowed;
+use isowire::bootable::FileKind;
+use isowire::export::{Allowed, Batch};
 use isowire::inspect::Format;
 use isowire::machines::local::LocalSocket;
 use isowire::machines::server::{self, StatusSocket};
-use isowire::machines::{ConnectionTracker, Mac, Protocol, Registry, Step};
+use isowire::machines::{ConnectionTracker, Mac, Protocol, Registry};
 use isowire::status::{self, Repeat};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -90,8 +91,10 @@ fn mac() -> Mac {
 #[test]
 fn sockets_report_the_same_status() {
     let running = TestServer::new();
-    ConnectionTracker::new(Arc::clone(&running.registry), ADDRESS.into(), Protocol::Tftp, Instant::now())
-        .reached(Step::Menu, Instant::now());
+    let registry = Arc::clone(&running.registry);
+    let mut tracker = ConnectionTracker::new(registry, ADDRESS.into(), Protocol::Tftp, Instant::now());
+    tracker.open(FileKind::Menu);
+    tracker.sent(&Batch::default(), 0, Instant::now());
     for url in
         [None, Some(running.url()), Some(running.local.display().to_string()), Some(running.tcp.to_string())]
     {

@@ -8,7 +8,7 @@ use super::files::{Directory, Entry, FileError};
 use super::menu::{Cms, CopyToRam, MenuSettings, Overrides, Start};
 use super::rules::ClientFilter;
 use super::*;
-use crate::bootable::survey;
+use crate::bootable::{FileKind, survey};
 use crate::export::Piece;
 use crate::export::path::PathError;
 use crate::image::arch::{Airootfs, AirootfsFormat, Archiso, ArchisoKernel};
@@ -429,6 +429,25 @@ fn the_tree_of_each_image_is_served() {
     assert_eq!(open("two").unwrap_err(), FileError::NotAFile);
     assert_eq!(open("../etc/passwd").unwrap_err(), FileError::Path(PathError::Outside));
     assert_eq!(open("two/../../etc/passwd").unwrap_err(), FileError::Path(PathError::Outside));
+}
+
+#[test]
+fn file_knows_its_kind() {
+    let files = files();
+    let kind = |path: &str| files.open(path.as_bytes(), HERE).unwrap().kind;
+    for (path, expected) in [
+        ("boot/syslinux/lpxelinux.0", FileKind::Loader),
+        ("boot/syslinux/archiso_pxe.cfg", FileKind::Menu),
+        ("boot/syslinux/pxelinux.cfg/default", FileKind::Menu),
+        ("isowire/boot.ipxe", FileKind::Menu),
+        ("two/arch/boot/x86_64/vmlinuz-linux", FileKind::Kernel),
+        ("arch/boot/x86_64/initramfs-linux.img", FileKind::Initramfs),
+        ("arch/boot/amd-ucode.img", FileKind::Initramfs),
+        ("arch/x86_64/airootfs.sfs", FileKind::Other),
+        ("two.iso", FileKind::Other),
+    ] {
+        assert_eq!(kind(path), expected, "{path}");
+    }
 }
 
 #[test]

@@ -15,8 +15,9 @@ use tracing::{debug, info, warn};
 use super::session::{Next, Resources, Session, Story, Turn};
 use super::wire::StatusCode;
 use crate::boot::Files;
+use crate::bootable::FileKind;
 use crate::export::Batch;
-use crate::machines::{self, ConnectionTracker, Registry, Step};
+use crate::machines::{self, ConnectionTracker, Registry};
 use crate::stream::{self, End, Listener, TransmitError};
 use crate::watched::Watched;
 
@@ -150,6 +151,10 @@ impl Client {
 impl stream::Session for Client {
     type Reason = Answered;
 
+    fn file_kind(&self) -> FileKind {
+        self.session.file_kind()
+    }
+
     fn adopt(&mut self) {
         if let Some(files) = self.files.update() {
             self.session.serve(self.shared.resources(&files));
@@ -177,12 +182,9 @@ impl stream::Session for Client {
         result: &Result<(), TransmitError>,
         unsent: u64,
         _: &BytesMut,
-        tracker: &mut ConnectionTracker,
+        _: &mut ConnectionTracker,
     ) {
         let Some(story) = self.story.take() else { return };
-        if story.is_made && story.status == StatusCode::OK {
-            tracker.reached(Step::Menu, Instant::now().into_std());
-        }
         tell(&story, self.peer, self.since, result, unsent);
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use super::Step;
-use crate::bootable::{entries, node_of};
+use crate::bootable::{FileKind, FileKinds};
 use crate::image::{Extent, Image, NodeId, NodeKind};
 
 /// Most landmarks of an image. archiso's own have about ten; what an image has beyond is not told apart.
@@ -72,19 +72,12 @@ impl BootRanges {
     pub(crate) fn of(image: &Image) -> Self {
         let mut marks = Vec::new();
         let Some(archiso) = &image.archiso else { return Self { marks } };
-        let mut add = |node, step| marks.extend(files(image, node, |_| RangeKind::File(step)));
-        archiso.lpxelinux.into_iter().for_each(|node| add(node, Step::Loader));
-        let menus = archiso.syslinux_menus.iter().chain(&archiso.loader_entries);
-        menus.for_each(|&node| add(node, Step::Menu));
-        for kernel in &archiso.kernels {
-            add(kernel.kernel, Step::Kernel);
-            kernel.initramfs.iter().chain(&kernel.microcode).for_each(|&node| add(node, Step::Initramfs));
-        }
-        // An image may have them elsewhere, and say so.
-        for recipe in entries(image).into_iter().flat_map(|entries| entries.recipes) {
-            node_of(image, &recipe.kernel).into_iter().for_each(|node| add(node, Step::Kernel));
-            let initrd = recipe.initrd.iter().filter_map(|path| node_of(image, path));
-            initrd.for_each(|node| add(node, Step::Initramfs));
+        for (node, kind) in FileKinds::of(image).iter() {
+            // A composed program consists of these; any other file is sent as one of its kind.
+            if let FileKind::Kernel | FileKind::Initramfs = kind {
+                let step = Step::of_file(kind);
+                marks.extend(step.into_iter().flat_map(|step| files(image, node, |_| RangeKind::File(step))));
+            }
         }
         for root in &archiso.airootfs {
             let airootfs = Airootfs { node: root.node, size: root.size };
@@ -202,11 +195,12 @@ pub(super) mod tests {
     #[test]
     fn bytes_tell_what_they_are() {
         assert_eq!(steps(KERNEL.offset, 1), [(Some(Step::Kernel), 0, 1)]);
-        assert_eq!(steps(LOADER.end() - 1, 5), [(Some(Step::Loader), 99, 1)]);
+        assert_eq!(steps(INITRAMFS.end() - 1, 5), [(Some(Step::Initramfs), MIB - 1, 1)]);
+        assert_eq!(steps(LOADER.offset, LOADER.len), [], "known by its kind");
         assert_eq!(steps(LOADER.end(), 100), []);
         assert_eq!(steps(9 * MIB, u64::MAX), []);
         let all: Vec<_> = steps(0, u64::MAX).into_iter().map(|(step, ..)| step).collect();
-        let files = [Step::Loader, Step::Menu, Step::Kernel, Step::Initramfs].map(Some);
+        let files = [Step::Kernel, Step::Initramfs].map(Some);
         assert_eq!(all, [&files[..], &[None, None]].concat());
     }
 

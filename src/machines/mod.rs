@@ -11,9 +11,9 @@
 //! tracker adds them to counters that only connections of the same machine share. The lock that all machines
 //! share is taken only for an event: the first byte of a kernel, a root attached or released.
 //!
-//! The stage of a boot is derived from the bytes that a machine gets: [`BootRanges`] knows which
-//! ranges of an image are its loader, kernel and root. So a service need not know the meaning of a
-//! path, and progress shows even within a program composed of kernel and initramfs.
+//! The step of a boot follows from the files that a machine loads: TFTP and HTTP tell the tracker the
+//! kind of each file. [`BootRanges`] tells the rest from the ranges of an image: the progress within a
+//! program composed of kernel and initramfs, and within the root file system, by any protocol.
 
 mod boot_ranges;
 pub mod local;

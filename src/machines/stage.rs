@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bootable::FileKind;
+
 /// The steps of a boot, in order; a machine may skip some. A machine never goes back within a boot:
 /// lpxelinux stays at the menu when it loads menu modules after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -28,6 +30,18 @@ pub enum Step {
 }
 
 impl Step {
+    /// Returns the step of a machine that loads a file of this kind.
+    pub(super) const fn of_file(kind: FileKind) -> Option<Self> {
+        match kind {
+            FileKind::Loader => Some(Step::Loader),
+            FileKind::Menu => Some(Step::Menu),
+            FileKind::Kernel => Some(Step::Kernel),
+            FileKind::Initramfs => Some(Step::Initramfs),
+            // The ranges of a composed program tell the step.
+            FileKind::Program | FileKind::Other => None,
+        }
+    }
+
     pub(crate) const ALL: [Step; 8] = [
         Step::Seen,
         Step::Offered,
@@ -112,12 +126,6 @@ pub enum Protocol {
 
 impl Protocol {
     pub(crate) const ALL: [Protocol; 4] = [Protocol::Tftp, Protocol::Http, Protocol::Nbd, Protocol::Nfs];
-
-    /// Returns true for protocols that load programs, menus and kernels. Over the others, reads of
-    /// these files come from a booted system.
-    pub(super) const fn loads_files(self) -> bool {
-        matches!(self, Protocol::Tftp | Protocol::Http)
-    }
 }
 
 /// Writes the name of the protocol.

@@ -1,4 +1,5 @@
-//! What a door tells of one connection.
+//! The tracker of one connection or transfer: it counts the bytes that leave, and reports the steps
+//! of the boot that they belong to.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,25 +8,29 @@ use std::time::Instant;
 use super::boot_ranges::{RangeKind, TrackedImage};
 use super::transfer_stats::TransferStats;
 use super::{Protocol, Registry, RootEnd, Step};
+use crate::bootable::FileKind;
 use crate::export::Batch;
 use crate::export::batch::Chunk;
 use crate::image::Image;
 
-/// Tells the registry what one connection, or one transfer, is sent.
+/// Reports the progress of one connection or transfer to the registry.
 ///
-/// A peer becomes a machine with the first byte that belongs to a boot: whoever only looks around leaves no record.
+/// A peer becomes a machine with the first byte that belongs to a boot: a client that only browses
+/// leaves no record.
 #[derive(Debug)]
 pub struct ConnectionTracker {
     registry: Arc<Registry>,
     peer: IpAddr,
-    door: Protocol,
-    /// The image that was sent of last.
-    known: Option<Arc<TrackedImage>>,
-    /// The counters of the machine, once it is one.
-    traffic: Option<Arc<TransferStats>>,
-    /// They are those of the boot that this connection belongs to: it said what it is about.
+    protocol: Protocol,
+    /// Kind of the file that is being sent.
+    kind: FileKind,
+    /// The image that the last bytes were from.
+    image: Option<Arc<TrackedImage>>,
+    /// The counters of the machine, once the peer is known as one.
+    stats: Option<Arc<TransferStats>>,
+    /// `stats` belong to the boot that this connection has taken a step of.
     has_joined: bool,
-    /// The step that was last told.
+    /// The last step that was reported.
     step: Option<Step>,
     /// The registry counts this connection as one to the root.
     is_root: bool,
@@ -33,16 +38,18 @@ pub struct ConnectionTracker {
 }
 
 impl ConnectionTracker {
-    /// For a connection of `peer` that begins now.
-    pub fn new(registry: Arc<Registry>, peer: IpAddr, door: Protocol, now: Instant) -> Self {
+    /// Creates a tracker for a connection of `peer` that begins now.
+    pub fn new(registry: Arc<Registry>, peer: IpAddr, protocol: Protocol, now: Instant) -> Self {
+        // An IPv4 client of a socket for both families has the same record as by IPv4.
         let peer = peer.to_canonical();
-        let traffic = registry.known_machine(peer);
+        let stats = registry.known_machine(peer);
         Self {
             registry,
             peer,
-            door,
-            known: None,
-            traffic,
+            protocol,
+            kind: FileKind::Other,
+            image: None,
+            stats,
             has_joined: false,
             step: None,
             is_root: false,
@@ -50,69 +57,80 @@ impl ConnectionTracker {
         }
     }
 
-    /// Counts the first `len` bytes of `batch`, which left: to be called before [`Batch::advance`].
+    /// Sets the kind of the file that the next bytes are of. NBD and NFS leave it at
+    /// [`FileKind::Other`]: over them, reads of a kernel come from a booted system.
+    pub const fn open(&mut self, kind: FileKind) {
+        self.kind = kind;
+    }
+
+    /// Counts the first `len` bytes of `batch`, which have left. Call it before [`Batch::advance`].
     pub fn sent(&mut self, batch: &Batch, len: u64, now: Instant) {
         self.last_seen = now;
-        let payload = batch.image().map_or(0, |image| self.pass_ranges(image, batch, len));
-        if let Some(traffic) = &self.traffic {
-            traffic.add(self.door, payload, now);
+        let payload = match batch.image() {
+            Some(image) => self.count_ranges(image, batch, len),
+            None => {
+                // Generated files, and replies without content.
+                self.load(None);
+                0
+            }
+        };
+        if let Some(stats) = &self.stats {
+            stats.add(self.protocol, payload, now);
         }
     }
 
-    /// Counts the ranges of `image` in the first `len` bytes of `batch`, and returns how many bytes they have.
-    fn pass_ranges(&mut self, image: &Image, batch: &Batch, len: u64) -> u64 {
-        let Some(known) = self.turn_to(image) else { return 0 };
+    /// Counts the ranges of `image` in the first `len` bytes of `batch`, and returns their length.
+    fn count_ranges(&mut self, image: &Image, batch: &Batch, len: u64) -> u64 {
+        let Some(tracked) = self.turn_to(image) else { return 0 };
         let (mut left, mut payload) = (len, 0);
         for chunk in batch.chunks() {
             let len = chunk.len().min(left);
             if let Chunk::Image(range) = chunk {
                 payload += len;
-                self.pass(&known, range.offset(), len);
+                self.pass(&tracked, range.offset(), len);
             }
             left -= len;
             if left == 0 {
                 break;
             }
         }
-        self.known = Some(known);
+        if payload > 0 {
+            self.load(Some(&tracked));
+        }
+        self.image = Some(tracked);
         payload
     }
 
-    /// The machine got something that is not in an image and belongs to this step: a menu, a boot program.
-    pub fn reached(&mut self, step: Step, now: Instant) {
+    /// Records that the machine chose `image` for its root; it has read nothing of it yet.
+    pub fn attached(&mut self, image: &Image, now: Instant) {
         self.last_seen = now;
-        self.reach(step, None);
+        let tracked = self.turn_to(image);
+        self.attach(tracked.as_ref());
+        self.image = tracked;
     }
 
-    /// The machine chose `image` for its root, and has read nothing of it yet.
-    pub(crate) fn attached(&mut self, image: &Image, now: Instant) {
-        self.last_seen = now;
-        let known = self.turn_to(image);
-        self.attach(known.as_ref());
-        self.known = known;
-    }
-
-    /// The connection is over. One that is dropped instead was lost.
-    pub(crate) fn ended(mut self, end: RootEnd, now: Instant) {
+    /// Ends the connection. A tracker that is dropped instead reports [`RootEnd::Lost`].
+    pub fn ended(mut self, end: RootEnd, now: Instant) {
         self.last_seen = now;
         self.release(end);
     }
 
-    /// What is known of an image. It is taken out while bytes are counted: to clone it would have all connections of
-    /// this server write to one counter.
+    /// Takes out the tracked image, so that counting does not clone it: all connections of this
+    /// server would write to its reference count.
     fn turn_to(&mut self, image: &Image) -> Option<Arc<TrackedImage>> {
-        self.known.take().filter(|known| known.is(image)).or_else(|| self.registry.known_image(image))
+        self.image.take().filter(|tracked| tracked.is(image)).or_else(|| self.registry.known_image(image))
     }
 
-    fn pass(&mut self, known: &Arc<TrackedImage>, offset: u64, len: u64) {
-        for (place, from, len) in known.ranges.within(offset, len) {
-            match place {
-                RangeKind::File(step) if self.door.loads_files() => self.reach(step, Some(known)),
-                // Nobody takes a root by TFTP.
-                RangeKind::Root { airootfs, at } if self.door != Protocol::Tftp => {
-                    self.attach(Some(known));
-                    if let Some(traffic) = &self.traffic {
-                        traffic.cover(known, airootfs, at + from, len);
+    /// Reports the parts of the image that `len` bytes from `offset` belong to.
+    fn pass(&mut self, tracked: &Arc<TrackedImage>, offset: u64, len: u64) {
+        for (kind, from, len) in tracked.ranges.within(offset, len) {
+            match kind {
+                RangeKind::File(step) if self.kind == FileKind::Program => self.reach(step, Some(tracked)),
+                // archiso has no root over TFTP.
+                RangeKind::Root { airootfs, at } if self.protocol != Protocol::Tftp => {
+                    self.attach(Some(tracked));
+                    if let Some(stats) = &self.stats {
+                        stats.cover(tracked, airootfs, at + from, len);
                     }
                 }
                 RangeKind::File(_) | RangeKind::Root { .. } => {}
@@ -120,42 +138,49 @@ impl ConnectionTracker {
         }
     }
 
-    fn reach(&mut self, step: Step, known: Option<&Arc<TrackedImage>>) {
+    /// Reports the step that loading a file of this kind is.
+    fn load(&mut self, tracked: Option<&Arc<TrackedImage>>) {
+        if let Some(step) = Step::of_file(self.kind) {
+            self.reach(step, tracked);
+        }
+    }
+
+    fn reach(&mut self, step: Step, tracked: Option<&Arc<TrackedImage>>) {
         if self.step == Some(step) {
             return;
         }
         self.step = Some(step);
-        // The loader and the menu are those of the default image, whatever is chosen then.
-        let known = known.filter(|_| step >= Step::Kernel);
+        // Loader and menu come from the default image, whichever image is chosen in the menu.
+        let tracked = tracked.filter(|_| step >= Step::Kernel);
         self.join(step);
-        if let Some(traffic) = &self.traffic {
-            self.registry.reached(self.peer, traffic, step, known, self.last_seen);
+        if let Some(stats) = &self.stats {
+            self.registry.reached(self.peer, stats, step, tracked, self.last_seen);
         }
     }
 
-    fn attach(&mut self, known: Option<&Arc<TrackedImage>>) {
+    fn attach(&mut self, tracked: Option<&Arc<TrackedImage>>) {
         if self.is_root {
             return;
         }
-        // Where the registry has no room, the next bytes need not ask again.
+        // Also if the registry is full, so that the next bytes do not ask again.
         self.is_root = true;
         self.join(Step::Root);
-        if let Some(traffic) = &self.traffic {
-            self.registry.attached(self.peer, traffic, self.door, known, self.last_seen);
+        if let Some(stats) = &self.stats {
+            self.registry.attached(self.peer, stats, self.protocol, tracked, self.last_seen);
         }
     }
 
-    /// Finds out which boot this connection belongs to, if any, by the first step it takes.
+    /// Finds the boot that this connection belongs to by its first step.
     fn join(&mut self, step: Step) {
         if !self.has_joined {
-            self.traffic = self.registry.join(self.peer, step, self.last_seen);
-            self.has_joined = self.traffic.is_some();
+            self.stats = self.registry.join(self.peer, step, self.last_seen);
+            self.has_joined = self.stats.is_some();
         }
     }
 
     fn release(&mut self, end: RootEnd) {
-        if let (true, Some(traffic)) = (std::mem::take(&mut self.is_root), &self.traffic) {
-            self.registry.released(self.peer, traffic, end, self.last_seen);
+        if let (true, Some(stats)) = (std::mem::take(&mut self.is_root), &self.stats) {
+            self.registry.released(self.peer, stats, end, self.last_seen);
         }
     }
 }
@@ -235,13 +260,14 @@ mod tests {
         let site = Site::new();
         let mut total = 0;
         let stages = [
-            (LOADER, Stage::Loader),
-            (MENU, Stage::Menu),
-            (KERNEL, Stage::Kernel),
-            (INITRAMFS, Stage::Initramfs),
+            (LOADER, FileKind::Loader, Stage::Loader),
+            (MENU, FileKind::Menu, Stage::Menu),
+            (KERNEL, FileKind::Kernel, Stage::Kernel),
+            (INITRAMFS, FileKind::Initramfs, Stage::Initramfs),
         ];
-        for (extent, stage) in stages {
+        for (extent, kind, stage) in stages {
             let mut tracker = site.tracker(Protocol::Tftp);
+            tracker.open(kind);
             site.send(&mut tracker, extent);
             total += extent.len;
             let machine = site.only();
@@ -266,8 +292,7 @@ mod tests {
     fn a_composed_program_shows_where_it_is() {
         let site = Site::new();
         let mut tracker = site.tracker(Protocol::Http);
-        tracker.reached(Step::Loader, site.now);
-        assert_eq!(site.only().stage, Stage::Loader);
+        tracker.open(FileKind::Program);
         let both = Extent { offset: KERNEL.offset, len: KERNEL.len + INITRAMFS.len };
         let mut batch = Batch::default();
         let export = Export::whole(&site.image);
@@ -280,10 +305,25 @@ mod tests {
     }
 
     #[test]
+    fn generated_file_is_a_step_of_its_kind() {
+        let site = Site::new();
+        let mut batch = Batch::default();
+        batch.push_bytes(b"a menu");
+        for (kind, stage) in [(FileKind::Loader, Stage::Loader), (FileKind::Menu, Stage::Menu)] {
+            let mut tracker = site.tracker(Protocol::Http);
+            tracker.open(kind);
+            tracker.sent(&batch, batch.len(), site.now);
+            assert_eq!((site.only().stage, site.only().sent.http), (stage, 0));
+        }
+    }
+
+    #[test]
     fn who_only_looks_around_is_no_machine() {
         let site = Site::new();
         let mut tracker = site.tracker(Protocol::Http);
         site.send(&mut tracker, Extent { offset: 10 * MIB, len: MIB });
+        // Its ranges mean nothing in a file of another kind, such as a whole image.
+        site.send(&mut tracker, KERNEL);
         drop(tracker);
         // A booted system reads the kernel through its root.
         let mut tracker = site.tracker(Protocol::Nfs);
@@ -314,7 +354,9 @@ mod tests {
         let mut root = site.tracker(Protocol::Nbd);
         root.attached(&site.image, site.now);
         site.send(&mut root, AIROOTFS[0]);
-        site.send(&mut site.tracker(Protocol::Tftp), LOADER);
+        let mut loader = site.tracker(Protocol::Tftp);
+        loader.open(FileKind::Loader);
+        site.send(&mut loader, LOADER);
         site.send(&mut root, AIROOTFS[1]);
         let machine = site.only();
         assert_eq!((machine.boots, machine.stage, machine.sent.nbd), (2, Stage::Loader, 0));

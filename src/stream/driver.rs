@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::receive::{listen, receive};
 use super::transmit::{self, TransmitError};
+use crate::bootable::FileKind;
 use crate::export::Batch;
 use crate::machines::ConnectionTracker;
 
@@ -33,6 +34,11 @@ pub(crate) trait Session {
     /// Answers the complete requests of `input`, takes them off, and queues the replies. What is queued is sent before
     /// the turn takes effect.
     fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<Self::Reason>;
+
+    /// Returns the kind of the file that the queued bytes are of.
+    fn file_kind(&self) -> FileKind {
+        FileKind::Other
+    }
 
     /// Called after the replies of a turn have left, or could not. `unsent` is what is left of them, `input` what
     /// has arrived by then.
@@ -99,6 +105,7 @@ pub(crate) async fn drive<S: Session>(
     let mut turn = next_turn(session, &mut input, &mut batch);
     loop {
         let unread = input.len();
+        tracker.open(session.file_kind());
         let result = if S::LISTENS_WHILE_SENDING {
             send_and_listen(&mut batch, socket, &mut input, tracker).await
         } else {

@@ -109,6 +109,7 @@ fn a_program_is_made_of_the_image_and_has_a_version() {
     let elsewhere = files.open(format!("isowire/{MACHINE}/nbd.efi").as_bytes(), Ipv4Addr::LOCALHOST).unwrap();
     assert_ne!(first.version, elsewhere.version);
     assert_eq!(first.export.len() % 512, 0);
+    assert_eq!(first.kind, FileKind::Program);
 }
 
 #[test]

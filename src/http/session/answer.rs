@@ -9,6 +9,7 @@ use super::multipart::Multipart;
 use super::{CONTENT_MAX, Resources, Story};
 use crate::boot::ServedFile;
 use crate::boot::files::{Directory, Entry, FileError};
+use crate::bootable::FileKind;
 use crate::export::Export;
 use crate::export::path::PathError;
 use crate::http::wire::condition::EntityTag;
@@ -55,6 +56,7 @@ pub(super) struct Resource {
     pub origin: Origin,
     pub validators: Validators,
     pub media_type: &'static str,
+    pub kind: FileKind,
 }
 
 #[derive(Debug)]
@@ -98,8 +100,18 @@ impl Answer {
         }
         let path = target::path(request.target).unwrap_or_default();
         let agent = request.field("User-Agent").unwrap_or_default();
-        let is_made = matches!(&self.content, Content::Whole(Resource { origin: Origin::Made, .. }));
-        Some(Story { path: text(&path), status: self.status(), bytes, agent: text(agent), is_made })
+        Some(Story { path: text(&path), status: self.status(), bytes, agent: text(agent) })
+    }
+
+    /// Returns the kind of the file whose content the answer has.
+    pub(super) fn file_kind(&self) -> FileKind {
+        match &self.content {
+            _ if self.method == Method::Head => FileKind::Other,
+            Content::Whole(resource) | Content::Part(resource, _) | Content::Parts(resource, _) => {
+                resource.kind
+            }
+            _ => FileKind::Other,
+        }
     }
 }
 
@@ -157,7 +169,13 @@ impl Resource {
         let validators =
             Validators { tag: EntityTag(file.version.0), modified: file.modified.map(HttpDate::new) };
         let origin = if file.is_generated() { Origin::Made } else { Origin::Image };
-        Self { media_type: media_type(path, &origin), export: file.export, origin, validators }
+        Self {
+            media_type: media_type(path, &origin),
+            export: file.export,
+            origin,
+            validators,
+            kind: file.kind,
+        }
     }
 
     fn listing(resources: &Resources, directory: Directory<'_>) -> Self {
@@ -167,6 +185,7 @@ impl Resource {
             origin: Origin::Listing,
             validators: Validators { tag: EntityTag(version.0), modified: None },
             media_type: "text/html; charset=utf-8",
+            kind: FileKind::Other,
         }
     }
 

@@ -22,6 +22,7 @@ pub use self::listing::Resources;
 use super::wire::date::HttpDate;
 use super::wire::head::Persistence;
 use super::wire::{HttpParseError, HttpRequest, HttpVersion, StatusCode};
+use crate::bootable::FileKind;
 use crate::export::{Batch, MixedImagesError};
 
 /// Bytes queued before the connection has to give way to others. What is made by us is in memory until it leaves, so
@@ -63,8 +64,6 @@ pub struct Story {
     pub bytes: u64,
     /// The program that asks.
     pub agent: String,
-    /// It is made by us for machines, not a file of an image.
-    pub is_made: bool,
 }
 
 /// State of one connection.
@@ -75,6 +74,8 @@ pub struct Session {
     local: Ipv4Addr,
     /// Bytes of a request's content still to be swallowed.
     swallow: u64,
+    /// Kind of the files that the turn queued.
+    kind: FileKind,
     /// Where heads are written.
     scratch: Vec<u8>,
 }
@@ -82,7 +83,7 @@ pub struct Session {
 impl Session {
     /// A client that reached us at `local`.
     pub fn new(resources: Arc<Resources>, local: Ipv4Addr) -> Self {
-        Self { resources, local, swallow: 0, scratch: Vec::new() }
+        Self { resources, local, swallow: 0, kind: FileKind::Other, scratch: Vec::new() }
     }
 
     /// From now on these are the files.
@@ -93,6 +94,11 @@ impl Session {
     /// Whether nothing of a request has come yet.
     pub(crate) fn is_between_requests(&self, input: &BytesMut) -> bool {
         input.is_empty() && self.swallow == 0
+    }
+
+    /// Returns the kind of the files that the last turn queued.
+    pub fn file_kind(&self) -> FileKind {
+        self.kind
     }
 
     /// Answers complete requests of `input`, takes them off, and queues the answers.
@@ -134,6 +140,11 @@ impl Session {
             }
         };
         let answer = Answer::to(&request, &self.resources, self.local, now);
+        // One kind of file a turn, so that its bytes tell the step of a boot when they leave.
+        if answer.file_kind() != self.kind && !out.is_empty() {
+            return Some(Turn { next: Next::GoOn, story: None });
+        }
+        self.kind = answer.file_kind();
         let (connection, content) = (connection(&request), request.content);
         let story = answer.story(&request);
         // What is queued of another image has to leave first.

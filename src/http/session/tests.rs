@@ -304,7 +304,7 @@ fn connections_last_as_long_as_both_want() {
 fn downloads_are_told_and_misses_too() {
     let whole = turn("GET /arch/airootfs.sfs HTTP/1.0\r\nUser-Agent: Syslinux/6.04\r\n\r\n").0;
     let (path, agent) = ("/arch/airootfs.sfs".to_owned(), "Syslinux/6.04".to_owned());
-    let expected = Story { path, status: StatusCode::OK, bytes: ROOT_FS.len, agent, is_made: false };
+    let expected = Story { path, status: StatusCode::OK, bytes: ROOT_FS.len, agent };
     assert_eq!(whole, Turn { next: Next::Close, story: Some(expected) });
     let told = |target: &str, fields: &str| {
         let told = turn(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).0.story;

@@ -15,7 +15,7 @@ use super::{MAX_DATAGRAM, error_packet};
 use crate::boot::ServedFile;
 use crate::codec::Reader;
 use crate::export::{Batch, MixedImagesError, Piece};
-use crate::machines::{ConnectionTracker, Step};
+use crate::machines::ConnectionTracker;
 use crate::stream::TransmitError;
 use crate::tftp::session::{Blocks, Limits, Progress, Transfer, TransferOutcome, Transmit};
 use crate::tftp::wire::{DATA_HEADER_LEN, ErrorCode, Packet, TftpRequest, data_header};
@@ -78,8 +78,9 @@ impl Delivery {
         request: &TftpRequest<'_>,
         limits: Limits,
         liveness: Arc<TransferHandle>,
-        tracker: ConnectionTracker,
+        mut tracker: ConnectionTracker,
     ) -> Self {
+        tracker.open(file.kind);
         let since = Instant::now();
         let transfer = Transfer::new(since, file.export.len(), &request.options, limits);
         let path = request.filename.escape_ascii().to_string().into();
@@ -201,13 +202,7 @@ impl Delivery {
                 self.batch.push_piece(piece)?;
             }
         }
-        let now = Instant::now();
-        if self.file.is_generated() {
-            // All that is made by us alone is a menu.
-            self.tracker.reached(Step::Menu, now);
-        } else {
-            self.tracker.sent(&self.batch, self.batch.len(), now);
-        }
+        self.tracker.sent(&self.batch, self.batch.len(), Instant::now());
         Ok(())
     }
 
