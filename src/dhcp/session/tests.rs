@@ -158,6 +158,19 @@ fn rule_for_bios_ignores_rom_without_option_93() {
     }
 }
 
+/// Of several architectures, one that a rule ignores is not offered in place of one that is refused.
+#[test]
+fn ignored_architecture_is_not_offered() {
+    let who = ClientFilter { architectures: vec![Architecture::UEFI], ..ClientFilter::default() };
+    let rules = Arc::new(Rules::new(vec![Rule { who, is_ignored: true, ..Rule::default() }]));
+    let x86_and_x64 = Message { architectures: vec![6, Architecture::UEFI.0], ..bios_rom() };
+    assert!(matches!(ask(&mut proxy(), x86_and_x64.clone()), Outcome::Send { .. }));
+    let mut session = proxy();
+    session.boot = session.boot.with_rules(rules);
+    let refusal = NoReply::NoBootFile(Refusal::Architecture(Architecture(6)));
+    assert_eq!(silence(ask(&mut session, x86_and_x64)), refusal);
+}
+
 #[test]
 fn client_ignored_by_rule_gets_no_reply() {
     let ours = captured!("ipxe-bios-discover");
