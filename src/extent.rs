@@ -25,6 +25,7 @@ impl Extent {
     /// Returns the extent without its first `n` bytes; empty if it has no more.
     #[must_use]
     pub(crate) const fn skip(self, n: u64) -> Self {
+        // `Ord::min` cannot be called in a const function.
         let n = if n < self.len { n } else { self.len };
         Self { offset: self.offset + n, len: self.len - n }
     }

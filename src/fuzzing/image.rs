@@ -58,6 +58,7 @@ pub fn iso_image(data: &[u8]) {
     survey.index.walk().for_each(|id| check_node(&survey.index, id, image.size()));
     assert_eq!(survey.index.walk().count(), survey.index.len(), "a tree: every node is met once");
     assert!(survey.boot.efi_image.iter().all(|extent| is_inside(extent, image.size())));
+    // 32 lines, and one that counts the others.
     assert!(survey.warnings.len() <= 33);
     assert!(survey.warnings.iter().all(|line| !line.contains(char::is_control)));
     let uuid = survey.volume.uuid.unwrap_or_default();
@@ -85,12 +86,14 @@ fn check_node(index: &Index, id: NodeId, size: u64) {
         }
         NodeKind::Directory { .. } | NodeKind::Special => {}
     }
+    // The root has no name.
     if id == NodeId::ROOT {
         return;
     }
     assert!((1..=MAX_NAME).contains(&node.name.len()));
     assert_eq!(index.child(node.parent, &node.name), Some(id));
     assert!(index.child_ignoring_case(node.parent, &node.name.to_ascii_uppercase()).is_some());
+    // The path of a symlink leads to its target.
     if !matches!(node.kind, NodeKind::Symlink { .. }) {
         assert_eq!(index.resolve(NodeId::ROOT, &index.path(id)), Some(id));
     }
@@ -129,6 +132,7 @@ pub fn el_torito_partitions(data: &[u8]) {
     let array = data.get(512..);
     let cut = array.and_then(|array| array.get(..array_len));
     for array in [array, cut] {
+        // No entry is shorter than 128 bytes.
         assert!(header.table(array, None).partitions.len() <= array_len / 128);
     }
     let gpt = header.table(cut, Some(&header));

@@ -81,6 +81,7 @@ impl Media for [u8] {
     }
 
     fn fill(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        // As a file: past the end is an error, not a panic.
         let rest = usize::try_from(offset).ok().and_then(|offset| self.get(offset..));
         let bytes = rest.and_then(|rest| rest.get(..buf.len())).ok_or(io::ErrorKind::UnexpectedEof)?;
         buf.copy_from_slice(bytes);

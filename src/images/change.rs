@@ -43,12 +43,14 @@ impl ImageSet {
             changes.push(change);
         }
         next.retained = retained;
+        // An image at the path of an old one was reported as its replacement.
         let added = next.iter().filter(|&new| !self.is_current(new) && !self.has_path_of(new));
         changes.extend(added.cloned().map(ImageChange::Added));
         if !Arc::ptr_eq(self.default_image(), next.default_image()) {
             changes.push(ImageChange::MadeDefault(Arc::clone(next.default_image())));
         }
         changes.extend(next.expire_retained(now));
+        // Menus and lists of exports show the images in this order.
         (!changes.is_empty() || !next.has_order_of(self)).then_some((next, changes))
     }
 

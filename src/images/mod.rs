@@ -52,6 +52,7 @@ fn log_warnings(served: &Arc<ServedImage>) {
     for warning in &image.warnings {
         warn!(image = %name, "{warning}");
     }
+    // Its files and the whole image are still exported, which may be all that is wanted.
     if image.archiso.is_none() {
         warn!(image = %name, "not an archiso image: it is served, but no machine can boot from it");
     }

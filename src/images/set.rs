@@ -60,6 +60,7 @@ impl ImageSet {
 
     /// Returns the image of this identity for a client with one of its handles.
     pub(crate) fn identified(&self, identity: Identity) -> Option<&ServedImage> {
+        // Also a retained one: clients keep handles of replaced images.
         let served = self.known().find(|served| served.image.identity == identity)?;
         served.note_call();
         Some(served)
@@ -88,6 +89,7 @@ impl ImageSet {
         if let Some(ServedImage { image, .. }) = self.image(name) {
             return Some(Export::whole(image));
         }
+        // No name contains a colon, but the path of a file may.
         let colon = name.windows(2).position(|pair| pair == b":/")?;
         let (name, file) = name.split_at_checked(colon)?;
         let ServedImage { image, .. } = self.image(name)?;
@@ -105,6 +107,7 @@ impl ImageSet {
     }
 
     fn resolve(&self, path: &[u8]) -> Option<(&ServedImage, NodeId)> {
+        // Before the tree: an ISO made of a whole system has directories of these names.
         if let Some(rest) = MOUNT_POINTS.iter().find_map(|point| below(path, point.as_bytes())) {
             return resolve_in(&self.default, rest);
         }
@@ -125,6 +128,7 @@ impl ImageSet {
 
     /// Iterates over the names of whole images for [`ImageSet::export`], for the list of exports.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        // Only the default image may be called `archiso`, which is listed already.
         std::iter::once(ARCHISO)
             .chain(self.iter().map(|served| served.name.as_str()).filter(|&name| name != ARCHISO))
     }

@@ -39,6 +39,7 @@ pub(super) struct Opened {
 /// The first error that is fatal; the others are logged.
 pub(super) fn open(places: &[ImageConfig]) -> Result<Opened, ImageError> {
     let (images, mut errors) = images::find(&search_paths(places), None);
+    // The operator named these files, so a bad one ends the start.
     if let Some(fatal) = errors.iter().position(ImageError::is_fatal) {
         return Err(errors.swap_remove(fatal));
     }
@@ -118,6 +119,7 @@ impl ImageUpdater {
                     Ok(()) => self.rescan().await,
                     Err(error) => {
                         warn!("folder watch lost: {error}; after a change, send isowire SIGHUP");
+                        // A queue that cannot be read stays so; SIGHUP still works.
                         watch = None;
                     }
                 },
@@ -147,6 +149,7 @@ impl ImageUpdater {
     async fn reload(&mut self) {
         info!("SIGHUP received: looking for images");
         let mut state = vec![NotifyState::Reloading];
+        // Type=notify-reload needs MONOTONIC_USEC= as well (sd_notify(3)).
         state.extend(NotifyState::monotonic_usec_now());
         notify(&state);
         self.rescan().await;
@@ -156,6 +159,7 @@ impl ImageUpdater {
     /// Publishes the images that the paths hold now.
     async fn rescan(&mut self) {
         let now = Instant::now();
+        // Before the retention rule looks at the calls.
         self.current.date_calls(now);
         let (paths, current) = (search_paths(&self.places), Arc::clone(&self.current));
         let found = spawn_blocking(move || images::find(&paths, Some(&current))).await;
@@ -237,6 +241,7 @@ fn config_for(images: &ImageSet, places: &[ImageConfig], boot_config: &BootConfi
 
 /// Returns the place of an image: the one of its file, or the one of its folder.
 fn place_of<'a>(served: &ServedImage, places: &'a [ImageConfig]) -> Option<&'a ImageConfig> {
+    // A file that was named has overrides of its own, also in a folder that was named.
     let place = places.iter().find(|place| place.path == served.path());
     place.or_else(|| places.iter().find(|place| served.path().parent() == Some(&*place.path)))
 }

@@ -13,6 +13,7 @@ use crate::images::ServedImage;
 pub(super) fn check(images: &[Arc<ServedImage>], roots: &[Root]) {
     for served in images {
         let (name, image) = (&served.name, &served.image);
+        // The kernels of an image can have different initramfs images.
         for (path, contents) in initramfs(image) {
             for root in roots {
                 if let Some(shortfall) = shortfall(&contents, *root) {

@@ -99,6 +99,7 @@ fn runtime() -> io::Result<Runtime> {
 /// start a program with 1024.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
+    // Up to the hard limit no privilege is needed (setrlimit(2)).
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         warn!(open_files = limit.current, "limit of open files not raised: {error}");
     }
@@ -107,6 +108,7 @@ fn raise_file_limit() {
 /// Returns the operator's choices about boots, with the roots that are served.
 fn boot_config(config: &Config, sockets: &ServiceSockets) -> BootConfig {
     let mut menu = config.menu.clone();
+    // A root that is not served would stop machines in the initramfs.
     menu.roots.retain(|&root| sockets.serves(root));
     let ports = Ports { tftp: sockets.tftp_port(), http: sockets.http_port() };
     BootConfig {
@@ -216,6 +218,7 @@ fn other_root(config: &Config, sockets: &ServiceSockets) -> Option<Root> {
 /// Returns the settings for another DHCP server; `None` if isowire answers DHCP itself, or has
 /// nothing to load.
 fn foreign_dhcp(config: &Config, sockets: &ServiceSockets, files: &Files) -> Option<ForeignDhcp> {
+    // With our own DHCP, other servers need no settings.
     let tftp = sockets.tftp.as_ref().filter(|_| sockets.dhcp.is_none())?;
     let boot_file = files.targets().boot_file()?.to_owned();
     let address = config.advertise.or_else(|| own_address(config))?;

@@ -91,6 +91,7 @@ impl ServiceSockets {
         // Only now: NFS is a root only together with the portmapper.
         sockets.require_roots(config)?;
         sockets.open_status(&config.status)?;
+        // DHCP names a TFTP server by its address only, and firmware asks it at port 69.
         if sockets.dhcp.is_some() && (sockets.tftp.is_none() || sockets.tftp_port() != TFTP_PORT) {
             warn!("no TFTP of isowire on port 69, where DHCP sends firmware");
         }
@@ -211,6 +212,7 @@ impl ServiceSockets {
             _ => named.iter().all(|&root| self.serves(root)),
         };
         let wanted = if named.is_empty() { &config.menu.roots } else { &named };
+        // Only roots that are served by default: others failed at once.
         let missed = std::mem::take(&mut self.missed);
         match missed.into_iter().find(|(root, _)| wanted.contains(root)) {
             Some((_, fatal)) if !is_enough => Err(fatal),

@@ -98,6 +98,7 @@ impl Services<'_> {
         portmap: Option<PortmapService>,
     ) -> io::Result<()> {
         let Some(listener) = listener else { return Ok(()) };
+        // The real port, which the system chose for port 0.
         let port = listener.local_addr()?.port();
         let (listener, images) = (stream(listener, self.config)?, self.images());
         self.tasks.spawn(unfailing(nfs::server::run(listener, images, self.machines(), self.stop())));

@@ -65,6 +65,7 @@ impl Packing {
     /// # Errors
     /// The error of the decoder about the first bytes.
     pub(super) fn unpack<'a>(self, packed: impl BufRead + 'a) -> io::Result<Option<Box<dyn Read + 'a>>> {
+        // Each decoder stops after one stream: the next part may be of another kind.
         Ok(match self {
             Self::Gzip => Some(Box::new(GzDecoder::new(packed))),
             Self::Xz => Some(Box::new(XzReader::new_mem_limit(packed, false, XZ_MEMORY))),
