@@ -33,12 +33,12 @@ pub(super) struct Opened {
     logged: Vec<String>,
 }
 
-/// Opens the images of these places.
+/// Opens the images that are configured.
 ///
 /// # Errors
 /// The first error that is fatal; the others are logged.
-pub(super) fn open(places: &[ImageConfig]) -> Result<Opened, ImageError> {
-    let (images, mut errors) = images::find(&search_paths(places), None);
+pub(super) fn open(configs: &[ImageConfig]) -> Result<Opened, ImageError> {
+    let (images, mut errors) = images::find(&search_paths(configs), None);
     // The operator named these files, so a bad one ends the start.
     if let Some(fatal) = errors.iter().position(ImageError::is_fatal) {
         return Err(errors.swap_remove(fatal));
@@ -49,8 +49,8 @@ pub(super) fn open(places: &[ImageConfig]) -> Result<Opened, ImageError> {
     Ok(Opened { images, logged })
 }
 
-fn search_paths(places: &[ImageConfig]) -> Vec<SearchPath> {
-    places.iter().map(search_path).collect()
+fn search_paths(configs: &[ImageConfig]) -> Vec<SearchPath> {
+    configs.iter().map(search_path).collect()
 }
 
 fn search_path(ImageConfig { path, name, .. }: &ImageConfig) -> SearchPath {
@@ -60,7 +60,7 @@ fn search_path(ImageConfig { path, name, .. }: &ImageConfig) -> SearchPath {
 /// Keeps the images up to date and publishes them.
 #[derive(Debug)]
 pub(super) struct ImageUpdater {
-    places: Vec<ImageConfig>,
+    configs: Vec<ImageConfig>,
     /// The operator's choices for all images.
     boot_config: BootConfig,
     /// The roots that are served.
@@ -77,7 +77,7 @@ impl ImageUpdater {
     /// # Errors
     /// [`StartError`] if they cannot be served as the operator wants it.
     pub(super) fn new(
-        places: Vec<ImageConfig>,
+        configs: Vec<ImageConfig>,
         opened: Opened,
         boot_config: BootConfig,
         roots: Vec<Root>,
@@ -85,13 +85,13 @@ impl ImageUpdater {
     ) -> Result<Self, StartError> {
         let Opened { images, logged } = opened;
         let current = Arc::new(images);
-        let first = Snapshot::new(Arc::clone(&current), config_for(&current, &places, &boot_config))?;
+        let first = Snapshot::new(Arc::clone(&current), config_for(&current, &configs, &boot_config))?;
         if let Some(name) = first.files.unknown_images().next() {
             return Err(StartError::UnknownImage(name.clone()));
         }
         log_uefi(&first.files, &boot_config, |_| true);
         Ok(Self {
-            places,
+            configs,
             boot_config,
             roots,
             current,
@@ -132,7 +132,7 @@ impl ImageUpdater {
 
     /// Watches the folders, if the system permits.
     fn watch(&self) -> Option<FolderWatch> {
-        let mut watch = match FolderWatch::new(search_paths(&self.places)) {
+        let mut watch = match FolderWatch::new(search_paths(&self.configs)) {
             Ok(watch) => watch,
             Err(error) => {
                 warn!("folders not watched: {error}; after a change, send isowire SIGHUP");
@@ -161,7 +161,7 @@ impl ImageUpdater {
         let now = Instant::now();
         // Before the retention rule looks at the calls.
         self.current.date_calls(now);
-        let (paths, current) = (search_paths(&self.places), Arc::clone(&self.current));
+        let (paths, current) = (search_paths(&self.configs), Arc::clone(&self.current));
         let found = spawn_blocking(move || images::find(&paths, Some(&current))).await;
         // The scan panicked, or the runtime ends: the images stay as they are.
         let Ok((images, mut errors)) = found else { return };
@@ -186,7 +186,7 @@ impl ImageUpdater {
     /// Publishes the next set, and logs its changes.
     async fn publish(&mut self, next: ImageSet, changes: &[ImageChange]) {
         let next = Arc::new(next);
-        let (boot_config, images) = (config_for(&next, &self.places, &self.boot_config), Arc::clone(&next));
+        let (boot_config, images) = (config_for(&next, &self.configs, &self.boot_config), Arc::clone(&next));
         // Reads the boot menus and the EFI stub of each image from the disk.
         let snapshot =
             spawn_blocking(move || Snapshot::new(images, boot_config)).await.map_err(io::Error::other);
@@ -231,19 +231,19 @@ async fn changed(watch: &mut Option<FolderWatch>) -> io::Result<()> {
 }
 
 /// Returns the operator's choices with the overrides for these images.
-fn config_for(images: &ImageSet, places: &[ImageConfig], boot_config: &BootConfig) -> BootConfig {
+fn config_for(images: &ImageSet, configs: &[ImageConfig], boot_config: &BootConfig) -> BootConfig {
     let overrides = images.iter().filter_map(|served| {
-        let place = place_of(served, places)?;
-        Some((served.name.clone(), place.overrides.clone()))
+        let config = config_of(served, configs)?;
+        Some((served.name.clone(), config.overrides.clone()))
     });
     BootConfig { overrides: overrides.collect(), ..boot_config.clone() }
 }
 
-/// Returns the place of an image: the one of its file, or the one of its folder.
-fn place_of<'a>(served: &ServedImage, places: &'a [ImageConfig]) -> Option<&'a ImageConfig> {
+/// Returns the configuration of an image: the one of its file, or the one of its folder.
+fn config_of<'a>(served: &ServedImage, configs: &'a [ImageConfig]) -> Option<&'a ImageConfig> {
     // A file that was named has overrides of its own, also in a folder that was named.
-    let place = places.iter().find(|place| place.path == served.path());
-    place.or_else(|| places.iter().find(|place| served.path().parent() == Some(&*place.path)))
+    let config = configs.iter().find(|config| config.path == served.path());
+    config.or_else(|| configs.iter().find(|config| served.path().parent() == Some(&*config.path)))
 }
 
 /// Logs how UEFI machines boot the new images. With iPXE they need no boot program.

@@ -76,9 +76,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let names: Vec<_> = opened.images.iter().map(|served| &*served.name).collect();
     let sockets = ServiceSockets::open(config, inherited, &names)?;
     let machines = Arc::new(Registry::new(Instant::now()));
-    let (places, roots) = (config.images.clone(), sockets.roots());
+    let (configs, roots) = (config.images.clone(), sockets.roots());
     let updater =
-        ImageUpdater::new(places, opened, boot_config(config, &sockets), roots, Arc::clone(&machines))?;
+        ImageUpdater::new(configs, opened, boot_config(config, &sockets), roots, Arc::clone(&machines))?;
     let runtime = runtime()?;
     let served = runtime.block_on(serve(config, sockets, updater, machines));
     // Sessions of NBD and NFS last for days; they end here.
