@@ -69,6 +69,7 @@ pub struct CheckOptions {
 pub struct StatusOptions {
     /// Address of the server: http://ADDR:PORT/ as in its --status, or the path of its socket [default: the
     /// socket of this user's server, else of this host's]
+    // Text, because a path and a URL are told apart when the command runs.
     #[arg(value_name = "URL", value_hint = ValueHint::Url)]
     pub url: Option<String>,
 

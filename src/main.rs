@@ -42,6 +42,7 @@ fn serve(arguments: &ArgMatches) -> ExitCode {
 
 fn inspect(options: &InspectOptions) -> ExitCode {
     let format = if options.json { Format::Json } else { Format::Text };
+    // Locked once: a page has many lines.
     match inspect::run(&options.iso, format, &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(FAILURE, &error),
@@ -84,6 +85,7 @@ const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
 
 fn end(code: u8, error: &dyn Display) -> ExitCode {
+    // No log here: a command that fails says so in one line.
     eprintln!("isowire: {error}");
     ExitCode::from(code)
 }

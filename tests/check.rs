@@ -99,7 +99,7 @@ fn bad_iso_error_is_one_line() {
 }
 
 #[test]
-fn damaged_image_is_not_a_server_fault() {
+fn damaged_image_is_told_apart() {
     let sample = Sample::new();
     let image = sample.open();
     flip(&sample.path, extent(&image, ROOT_IMAGE).offset + 100_000);

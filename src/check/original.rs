@@ -109,6 +109,7 @@ impl Original {
 
     /// Returns all files except root images, which firmware never loads.
     pub(crate) fn boot_files(&self) -> impl Iterator<Item = NodeId> {
+        // An image has one or two root images, so a set would not pay.
         self.files().filter(|&file| !self.root_images().any(|root| root == file))
     }
 
@@ -119,11 +120,12 @@ impl Original {
 
     /// Returns the path of a node in printable form.
     pub(crate) fn path(&self, node: NodeId) -> String {
-        shown(&self.image, node)
+        printable_path(&self.image, node)
     }
 
     /// Returns the content of a file, with its checksum if it has one.
     pub(crate) fn file(&self, node: NodeId) -> Expected<'_> {
+        // Only a transfer from start to end can be hashed; `range` has no checksum.
         let hash = self.checksums.get(&node).map(|&checksum| (Sha512::new(), checksum));
         Expected { files: 1, hash, ..self.part_of(node) }
     }
@@ -134,6 +136,7 @@ impl Original {
     }
 
     fn part_of(&self, node: NodeId) -> Expected<'_> {
+        // The callers pass files only; anything else has no content.
         let export = Export::of_file(&self.image, node).unwrap_or_else(|| Export::of_zeros(0));
         self.expected(self.path(node), export)
     }
@@ -146,6 +149,7 @@ impl Original {
 
     /// Returns the content of a generated file.
     pub(crate) fn generated(&self, path: &str, content: Export) -> Expected<'_> {
+        // There is no original of it in the image, so only its transfer is checked.
         Expected { files: 1, ..self.expected(path.to_owned(), content) }
     }
 
@@ -166,11 +170,11 @@ fn read_checksum(image: &Image, root: &Airootfs) -> Result<Checksum, &'static st
 }
 
 fn without_checksum(image: &Image, root: NodeId, why: &str) -> String {
-    let path = shown(image, root);
+    let path = printable_path(image, root);
     format!("{path} is compared with the image only, without a checksum: {why}.")
 }
 
-fn shown(image: &Image, node: NodeId) -> String {
+fn printable_path(image: &Image, node: NodeId) -> String {
     String::from_utf8_lossy(&image.index.path(node)).escape_debug().to_string()
 }
 

@@ -31,16 +31,18 @@ const RECORD_MAX: usize = 254;
 pub fn image() -> Vec<u8> {
     let mut tree = SampleTree::default();
     let mut root_image = noise(1, 3_212_345);
-    // squashfs_fs.h: the magic number.
+    // squashfs_fs.h: the magic number. Only its checksum is read, so noise will do for the rest.
     root_image.splice(..4, *b"hsqs");
     let digits: String = Sha512::digest(&root_image).iter().map(|byte| format!("{byte:02x}")).collect();
     tree.file("arch/x86_64/airootfs.sfs", root_image);
     tree.file("arch/x86_64/airootfs.sha512", format!("{digits}  airootfs.sfs\n").into_bytes());
     tree.file("arch/boot/x86_64/vmlinuz-linux", noise(2, 700_001));
     tree.file("arch/boot/x86_64/initramfs-linux.img", noise(3, 900_000));
+    // mkarchiso names this file after the modification date of the volume.
     tree.file("boot/2026-01-01-00-00-00-00.uuid", Vec::new());
     tree.file("boot/syslinux/lpxelinux.0", noise(4, 75_072));
     tree.file("boot/syslinux/ldlinux.c32", noise(5, 10 * 1428));
+    // Names and sizes that servers get wrong: block boundaries, the longest name, UTF-8, deep paths.
     for size in [1, BLOCK - 1, BLOCK, BLOCK + 1] {
         tree.file(&format!("odd/{size} bytes"), noise(6, size));
     }
@@ -121,8 +123,8 @@ impl SampleTree {
     }
 
     fn directory(&mut self, parent: usize, name: &str) -> usize {
-        let known = self.0[parent].entries().iter().find(|&&entry| self.0[entry].name == name).copied();
-        known.unwrap_or_else(|| {
+        let existing = self.0[parent].entries().iter().find(|&&entry| self.0[entry].name == name).copied();
+        existing.unwrap_or_else(|| {
             self.insert(parent, SampleEntry::new(name, SampleContent::Directory(Vec::new())))
         })
     }
@@ -137,31 +139,31 @@ impl SampleTree {
     }
 
     fn write(mut self) -> Vec<u8> {
+        // Places first: descriptor, path tables and records contain the block numbers.
         let directories = self.directories();
         let blocks = self.place(&directories);
         let mut image = vec![0; blocks as usize * BLOCK];
-        let mut put =
-            |block: u32, bytes: &[u8]| image[block as usize * BLOCK..][..bytes.len()].copy_from_slice(bytes);
         let path_table = self.path_table(&directories, u32::to_le_bytes, u16::to_le_bytes);
-        put(DESCRIPTOR, &self.descriptor(blocks, path_table.len() as u32));
+        put(&mut image, DESCRIPTOR, &self.descriptor(blocks, path_table.len() as u32));
         // Volume descriptor set terminator (ECMA-119 §8.3).
-        put(DESCRIPTOR + 1, b"\xffCD001\x01");
-        put(PATH_TABLES[0], &path_table);
-        put(PATH_TABLES[1], &self.path_table(&directories, u32::to_be_bytes, u16::to_be_bytes));
+        put(&mut image, DESCRIPTOR + 1, b"\xffCD001\x01");
+        put(&mut image, PATH_TABLES[0], &path_table);
+        put(&mut image, PATH_TABLES[1], &self.path_table(&directories, u32::to_be_bytes, u16::to_be_bytes));
+        // Directories come before the area, whose content they produce.
         let mut continuations = Vec::new();
         for &(directory, parent) in &directories {
-            put(self.0[directory].block, &self.records(directory, parent, &mut continuations));
+            put(&mut image, self.0[directory].block, &self.records(directory, parent, &mut continuations));
         }
-        put(CONTINUATIONS, &continuations);
+        put(&mut image, CONTINUATIONS, &continuations);
         for entry in &self.0 {
             if let SampleContent::File(bytes) = &entry.content {
-                put(entry.block, bytes);
+                put(&mut image, entry.block, bytes);
             }
         }
         image
     }
 
-    /// Returns all directories with their parents by level, the order of a path table (ECMA-119
+    /// Returns all directories with their parents, level by level, the order of a path table (ECMA-119
     /// §6.9.1).
     fn directories(&self) -> Vec<(usize, usize)> {
         let mut directories = vec![(0, 0)];
@@ -189,7 +191,7 @@ impl SampleTree {
         })
     }
 
-    /// The primary volume descriptor (ECMA-119 §8.4).
+    /// Encodes the primary volume descriptor (ECMA-119 §8.4).
     fn descriptor(&self, blocks: u32, path_table_len: u32) -> Vec<u8> {
         let mut out = b"\x01CD001\x01\0".to_vec();
         out.put_slice(&padded::<32>(""));
@@ -214,22 +216,23 @@ impl SampleTree {
         out
     }
 
-    /// A path table (ECMA-119 §9.4), in either byte order.
+    /// Encodes a path table (ECMA-119 §9.4) in either byte order.
     fn path_table(
         &self,
         directories: &[(usize, usize)],
         u32_bytes: fn(u32) -> [u8; 4],
         u16_bytes: fn(u16) -> [u8; 2],
     ) -> Vec<u8> {
-        let number =
-            |wanted| directories.iter().position(|&(directory, _)| directory == wanted).unwrap_or_default();
         let mut out = Vec::new();
         for &(directory, parent) in directories {
             let id = self.identifier(directory, parent);
             out.put_slice(&[id.len() as u8, 0]);
             out.put_slice(&u32_bytes(self.0[directory].block));
-            out.put_slice(&u16_bytes(number(parent) as u16 + 1));
+            // ECMA-119 §9.4: directories are numbered from 1, in the order of the table.
+            let number = directories.iter().position(|&(directory, _)| directory == parent);
+            out.put_slice(&u16_bytes(number.unwrap_or_default() as u16 + 1));
             out.put_slice(&id);
+            // The padding keeps records at even offsets.
             out.put_bytes(0, id.len() % 2);
         }
         out
@@ -238,6 +241,7 @@ impl SampleTree {
     /// Returns the identifier of an entry: its number, as records are sorted by it (ECMA-119 §9.3).
     fn identifier(&self, entry: usize, parent: usize) -> Vec<u8> {
         let Some(position) = self.0[parent].entries().iter().position(|&other| other == entry) else {
+            // The root, which is its own parent, has the identifier of the entry for itself.
             return vec![0];
         };
         let ending = if self.0[entry].is_directory() { "" } else { ".;1" };
@@ -271,8 +275,9 @@ impl SampleTree {
         out
     }
 
-    /// A directory record (ECMA-119 §9.1).
+    /// Encodes a directory record (ECMA-119 §9.1).
     fn record(&self, id: &[u8], entry: &SampleEntry, system_use: &[u8]) -> Vec<u8> {
+        // The length is known at the end; there is no extended attribute record.
         let mut out = vec![0, 0];
         put_both_u32(&mut out, entry.block);
         put_both_u32(&mut out, entry.len);
@@ -304,6 +309,11 @@ impl SampleTree {
     }
 }
 
+/// Writes `bytes` to the start of a block.
+fn put(image: &mut [u8], block: u32, bytes: &[u8]) {
+    image[block as usize * BLOCK..][..bytes.len()].copy_from_slice(bytes);
+}
+
 /// Returns NM (RRIP §4.1.4) in two parts, as a name of 255 bytes does not fit into one entry, and SL
 /// (§4.1.3) of a symlink.
 fn names(entry: &SampleEntry) -> Vec<Vec<u8>> {
@@ -320,9 +330,10 @@ fn names(entry: &SampleEntry) -> Vec<Vec<u8>> {
     entries
 }
 
-/// A component of a symlink's target: flags, length, text.
+/// Encodes a component of a symlink's target (RRIP §4.1.3.1): flags, length, text.
 fn component(name: &str) -> Vec<u8> {
     match name {
+        // CURRENT and PARENT have no text.
         "." => vec![0x02, 0],
         ".." => vec![0x04, 0],
         name => [&[0, name.len() as u8], name.as_bytes()].concat(),
@@ -359,7 +370,7 @@ fn fitted(start: &[u8], entries: &[Vec<u8>], room: usize, continuations: &mut Ve
     [out, system_use_entry(b"CE", &pointer)].concat()
 }
 
-/// A system use entry (SUSP §4): signature, length, version, data.
+/// Encodes a system use entry (SUSP §4): signature, length, version, data.
 fn system_use_entry(signature: &[u8; 2], data: &[u8]) -> Vec<u8> {
     [&signature[..], &[data.len() as u8 + 4, 1], data].concat()
 }

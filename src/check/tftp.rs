@@ -76,8 +76,8 @@ struct Download<'a> {
     block: u16,
 }
 
-/// Arrival datagram.
-enum Arrival {
+/// Meaning of a received datagram.
+enum ReceivedBlock {
     /// A block in order.
     Block { is_last: bool },
     /// A repeated block, or one after a gap; the server has to go back.
@@ -144,9 +144,9 @@ impl<'a> Download<'a> {
             };
             match self.step(datagram.get(..len).unwrap_or_default())? {
                 // An ACK for each would make the server send everything twice.
-                Arrival::Stray => continue,
-                Arrival::Block { is_last: false } => since = Instant::now(),
-                Arrival::Block { is_last: true } => {
+                ReceivedBlock::Stray => continue,
+                ReceivedBlock::Block { is_last: false } => since = Instant::now(),
+                ReceivedBlock::Block { is_last: true } => {
                     self.acknowledge().await?;
                     return self.expected.finish();
                 }
@@ -160,16 +160,16 @@ impl<'a> Download<'a> {
     }
 
     /// Takes a datagram of the server.
-    fn step(&mut self, datagram: &[u8]) -> Result<Arrival, VerifyError> {
+    fn step(&mut self, datagram: &[u8]) -> Result<ReceivedBlock, VerifyError> {
         let (block, data) = match self.parse(datagram)? {
             Packet::Data { block, data } => (block, data),
             // RFC 2347: a repeated OACK means that our acknowledgement was late or lost.
-            Packet::Oack(_) => return Ok(Arrival::Stray),
+            Packet::Oack(_) => return Ok(ReceivedBlock::Stray),
             other => return Err(self.wrong(&format!("is answered with {other}"))),
         };
         // Block numbers go on from 65535 with 0. No RFC says so, but files of more than 96 MB need it.
         if block != self.block.wrapping_add(1) {
-            return Ok(Arrival::Stray);
+            return Ok(ReceivedBlock::Stray);
         }
         if data.len() > self.blksize {
             return Err(self.wrong("comes in blocks larger than agreed"));
@@ -177,7 +177,7 @@ impl<'a> Download<'a> {
         self.expected.take(data)?;
         self.block = block;
         // RFC 1350 §6: a block that is not full ends the transfer.
-        Ok(Arrival::Block { is_last: data.len() < self.blksize })
+        Ok(ReceivedBlock::Block { is_last: data.len() < self.blksize })
     }
 
     fn parse<'d>(&self, datagram: &'d [u8]) -> Result<Packet<'d>, VerifyError> {

@@ -65,6 +65,7 @@ impl Checker<'_> {
             if self.read("default", &image.default, value::truth)? != Some(true) {
                 continue;
             }
+            // Two would leave the choice to their order.
             if let (Some(_), Some(value)) = (default, &image.default) {
                 return Err(self.wrong("default", value, "second default image; remove one of the two"));
             }

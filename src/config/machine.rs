@@ -53,6 +53,7 @@ impl Checker<'_> {
         let filter = self.filter(options)?;
         let is_ignored = self.read("ignore", &options.ignore, value::truth)?.unwrap_or(false);
         let is_menu = self.read("menu", &options.menu, value::truth)?.unwrap_or(true);
+        // A rule that does nothing is most likely unfinished.
         self.require_effect(options, is_ignored)?;
         let choices = (&options.root, &options.copytoram, &options.kernel_parameters);
         Ok(Rule {
@@ -142,6 +143,7 @@ impl Checker<'_> {
             Some((key, value)) => {
                 ConfigError::new(format!("{}: this [[machine]] {why}", self.place(key, value)))
             }
+            // It has no value, so no place of it is known.
             None => ConfigError::new(format!("an empty [[machine]] {why}")),
         }
     }
@@ -150,6 +152,7 @@ impl Checker<'_> {
 /// Returns the MAC address of the machine, if the conditions match only one.
 fn one_machine(filter: &ClientFilter) -> Option<Mac> {
     match (filter.macs.as_slice(), filter.architectures.as_slice(), filter.vendor.as_str()) {
+        // A shorter MAC address is a prefix, which several machines share.
         ([mac], [], "") => mac.whole(),
         _ => None,
     }

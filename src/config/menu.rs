@@ -28,6 +28,7 @@ impl Checker<'_> {
         let options = self.options;
         let verify = self.read("cms-verify", &options.cms_verify, value::truth)?.unwrap_or(true);
         Ok(MenuSettings {
+            // The root that the operator named comes first, and boots by itself.
             roots: services.roots(self.root(services)?),
             copytoram: self
                 .read("copytoram", &options.copytoram, value::copytoram)?

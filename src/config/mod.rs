@@ -56,6 +56,7 @@ pub(crate) use services::{
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ServeOptions {
     /// Images to serve, or folders of them
+    // The file has them as [[image]], each with its own settings.
     #[arg(value_name = "ISO", value_hint = ValueHint::AnyPath)]
     #[serde(skip)]
     pub iso: Vec<PathBuf>,
@@ -109,6 +110,7 @@ pub struct ServeOptions {
     tftp: Option<RawValue>,
 
     /// Send files from the TFTP port itself, for firewalls that do not track TFTP
+    // A flag on the command line, `true` or `false` in the file.
     #[arg(long, num_args = 0, default_missing_value = "true")]
     tftp_single_port: Option<RawValue>,
 
@@ -123,6 +125,7 @@ pub struct ServeOptions {
     #[arg(long, value_name = "FIRST-LAST", value_hint = ValueHint::Other)]
     dhcp_range: Option<RawValue>,
 
+    // Settings of a DHCP server belong to a network and stay the same, so they are keys of the file only.
     #[arg(skip)]
     netmask: Option<RawValue>,
 
@@ -150,7 +153,7 @@ pub struct ServeOptions {
     #[arg(long, value_name = "nbd|nfs|http", value_hint = ValueHint::Other)]
     root: Option<RawValue>,
 
-    /// Whether machines copy their root file system into memory [default: auto]
+    /// Copy root file systems into the memory of machines [default: auto]
     #[arg(long, value_name = "yes|no|auto", value_hint = ValueHint::Other)]
     copytoram: Option<RawValue>,
 
@@ -301,6 +304,7 @@ pub fn load(arguments: &ArgMatches, variables: Environment<'_>) -> Result<Config
 }
 
 fn with_file(arguments: &ArgMatches) -> Result<(Option<ConfigFile>, ServeOptions), ConfigError> {
+    // The derived `FromArgMatches` would start from nothing; here the file comes first.
     let (file, mut options) = match arguments.get_one::<PathBuf>("config") {
         Some(path) => ConfigFile::read(path).map(|(file, options)| (Some(file), options))?,
         None => (None, ServeOptions::default()),
@@ -347,8 +351,8 @@ impl Checker<'_> {
         let options = self.options;
         let services = self.root_services()?;
         let menu = self.menu(&services)?;
-        // A command line holds the parameters of all, of the image and of the machine together, so a rule
-        // has to fit beside the image that brings the most.
+        // A command line holds the parameters of all machines, of the image and of the rule together. So
+        // a rule has to fit beside the image with the longest.
         let images = self.images(&services, length(&menu.parameters))?;
         let longest = images.iter().map(|image| length(&image.overrides.parameters)).max().unwrap_or(0);
         let dhcp = self.dhcp()?;
@@ -398,6 +402,7 @@ impl Checker<'_> {
         list.iter().flatten().map(|value| self.parse(key, value, &parse)).collect()
     }
 
+    /// Parses one value and names it in the error.
     fn parse<T>(
         &self,
         key: &str,
@@ -407,6 +412,7 @@ impl Checker<'_> {
         parse(&value.text).map_err(|why| self.wrong(key, value, &why))
     }
 
+    /// Returns an error about a value.
     fn wrong(&self, key: &str, value: &RawValue, why: &str) -> ConfigError {
         // Escaped, so that a value with a line break or an escape sequence stays one harmless line.
         ConfigError::new(format!("{}: `{}`: {why}", self.place(key, value), value.text.escape_debug()))

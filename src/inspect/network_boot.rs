@@ -42,6 +42,7 @@ pub(crate) struct RootSupport {
 
 /// Returns the answer of this server to each kind of firmware.
 pub(super) fn by_firmware(image: &Arc<Image>, archiso: &Archiso) -> Vec<FirmwareBoot> {
+    // The versioned name only appears in paths, so the plain name will do for it.
     let bootable = survey(IMAGE, IMAGE, image);
     let programs = programs(image, bootable.as_ref());
     let remarks = programs
@@ -113,6 +114,7 @@ fn unknown_formats(image: &Image, archiso: &Archiso) -> Vec<String> {
 /// Returns the support of each initramfs for each root protocol.
 pub(super) fn root_support(image: &Image) -> Vec<RootSupport> {
     let mut support = Vec::new();
+    // An image with several kernels has an initramfs for each, and one may lack a hook that others have.
     for (path, contents) in initramfs(image) {
         support.extend(Root::ALL.map(|root| RootSupport {
             root: root.to_string(),

@@ -97,13 +97,13 @@ fn root(f: &mut Formatter<'_>, root: &AirootfsReport) -> fmt::Result {
 fn records(f: &mut Formatter<'_>, boot: &RecordsReport) -> fmt::Result {
     section(f, "Boot from a disc or a stick", true)?;
     let images = boot.el_torito.iter().map(|image| {
-        // El Torito 1.0, figure 3: firmware skips an entry whose boot indicator is not 0x88.
+        // El Torito 1.0: firmware skips an entry whose boot indicator is not 0x88.
         let bootable = if image.bootable { "" } else { " (not bootable)" };
         format!("{} at block {}{bootable}", image.platform, image.block)
     });
     let images = list(images);
     text(f, "El Torito", if images.is_empty() { "none" } else { &images })?;
-    // Firmware finds the EFI system partition through El Torito on a disc, through the GPT on a stick.
+    // UEFI finds it by El Torito on a disc, and by a partition table on a stick.
     if let Some(image) = &boot.efi_image {
         fact(f, "EFI image", format_args!("{} at byte {}", BinarySize(image.size), image.offset))?;
     }
@@ -119,7 +119,7 @@ fn records(f: &mut Formatter<'_>, boot: &RecordsReport) -> fmt::Result {
 
 fn mbr(f: &mut Formatter<'_>, mbr: &MbrReport) -> fmt::Result {
     let partitions = mbr.partitions.iter().map(|partition| {
-        // The number of sectors comes from the image.
+        // The number comes from the image and may be any.
         let size = BinarySize(partition.sectors.saturating_mul(512));
         format!("{} of type {} with {size}", partition.number, partition.kind)
     });
@@ -147,6 +147,7 @@ fn entries(f: &mut Formatter<'_>, entries: &EntriesReport) -> fmt::Result {
             "  boots",
             format_args!("{title}{}", list([&entry.kernel].into_iter().chain(&entry.initramfs))),
         )?;
+        // Those of the image's author; isowire adds its own.
         text(f, "    told", &entry.parameters.join(" "))
     })
 }
@@ -164,6 +165,7 @@ fn root_support(f: &mut Formatter<'_>, support: &RootSupport) -> fmt::Result {
     let RootSupport { root, initramfs, shortfall } = support;
     let name = format!("root over {root}");
     match shortfall {
+        // An initramfs without the hook for a root does not know its kernel parameter.
         Some(shortfall) => fact(f, &name, format_args!("{initramfs} {shortfall}")),
         None => fact(f, &name, format_args!("yes, by {initramfs}")),
     }

@@ -182,6 +182,7 @@ impl InspectReport {
             tree: TreeReport::of(image),
             boot_records: RecordsReport::of(&image.boot),
             archiso: archiso.map(|archiso| ArchisoReport::of(archiso, &image.index)),
+            // Read from the image's own menus, as the server does it.
             entries: bootable::entries(image).map(|entries| EntriesReport::of(&entries)),
             network_boot: archiso
                 .map(|archiso| network_boot::by_firmware(image, archiso))
@@ -202,6 +203,7 @@ impl VolumeReport {
             publisher: volume.publisher.clone(),
             preparer: volume.preparer.clone(),
             application: volume.application.clone(),
+            // ECMA-119 lets a volume have no date.
             created: volume.created.as_ref().map(ToString::to_string),
             modified: volume.modified.as_ref().map(ToString::to_string),
             size: volume.size,
@@ -321,6 +323,7 @@ impl AirootfsReport {
         Self {
             architecture: root.arch.clone(),
             path: path(index, root.node),
+            // Found by its magic number, not by the ending of its name.
             format: root.format.to_string(),
             size: root.size,
             sha512: root.sha512.map(|file| path(index, file)),
