@@ -46,7 +46,7 @@ complete -c isowire -n "__fish_isowire_using_subcommand serve" -l tftp -d 'Port 
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l dhcp -d 'Role in DHCP [default: proxy]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l dhcp-range -d 'Addresses to lease; implies --dhcp server' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l root -d 'Root protocol of the first menu entry [default: the first that is served]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l copytoram -d 'Whether machines copy their root file system into memory [default: auto]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l copytoram -d 'Copy root file systems into the memory of machines [default: auto]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l menu-timeout -d 'Time until the first menu entry boots by itself; 0 waits for ever [default: 10]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l uefi -d 'Program for UEFI machines: composed of kernel and initramfs, or iPXE [default: composed]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l ipxe -d 'iPXE for UEFI machines, a snponly.efi or ipxe.efi [default: the one on this host]' -r -F

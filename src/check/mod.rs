@@ -60,7 +60,7 @@ pub fn run(iso: Option<&Path>, out: &mut impl Write) -> Result<(), CheckError> {
     };
     let runtime = tokio::runtime::Runtime::new().map_err(CheckError::System)?;
     let report = runtime.block_on(check_image(Arc::new(image))).map_err(CheckError::System)?;
-    // The servers run until the runtime ends, and none of them has clients any more.
+    // The servers run until the runtime ends, and their clients are gone.
     runtime.shutdown_background();
     let about =
         if iso.is_none() { "No ISO was given, so this is about a small sample image.\n\n" } else { "" };

@@ -83,7 +83,7 @@ async fn file_export(
 fn extents(original: &Original, node: NodeId) -> &[Extent] {
     match &original.image.index.node(node).kind {
         NodeKind::File { extents } => extents,
-        // No root image is anything but a file.
+        // Root images are files, so nothing else comes here.
         _ => &[],
     }
 }
