@@ -1,7 +1,8 @@
-//! The hot object of the DHCP door: one message, from packet bytes to reply bytes.
+//! Benchmark of DHCP: one message, from the bytes of a request to those of its reply.
 //!
-//! Cases: a proxy's offer, an authority's offer and lease, an offer from a pool of 65,536 addresses in which one is
-//! free, and a client that a proxy does not answer. The bar is 5,000 exchanges of two messages a second.
+//! Cases: an offer of a proxy, an offer and a lease of the server role, an offer from a pool of 65,536
+//! addresses of which one is free, and a client that a proxy does not answer. Wanted are 5,000
+//! exchanges of two messages per second.
 
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -24,8 +25,9 @@ const PLAIN: &[u8] = include_bytes!("../tests/data/dhcp/ipconfig-discover.bin");
 
 fn session(role: Role) -> Session {
     let image = Word::new("arch").expect("one word");
-    let site = boot::BootTargets::new(Some("boot/syslinux/lpxelinux.0"), Ports { tftp: 69, http: Some(80) });
-    Session { role, boot: site.with_image(image, Ok(vec![Root::Nbd])), allowed: Allowed::default() }
+    let targets =
+        boot::BootTargets::new(Some("boot/syslinux/lpxelinux.0"), Ports { tftp: 69, http: Some(80) });
+    Session { role, boot: targets.with_image(image, Ok(vec![Root::Nbd])), allowed: Allowed::default() }
 }
 
 fn server_role() -> ServerRole {
@@ -35,8 +37,8 @@ fn server_role() -> ServerRole {
     ServerRole::new(network, Leases::new(pool, 3600, &[US]))
 }
 
-/// One address is left, for whoever asks.
-fn full_authority() -> ServerRole {
+/// Creates a server role with one free address.
+fn nearly_full_server_role() -> ServerRole {
     let mut server_role = server_role();
     for n in 0..65_535_u32 {
         let [_, _, a, b] = n.to_be_bytes();
@@ -47,7 +49,7 @@ fn full_authority() -> ServerRole {
     server_role
 }
 
-/// A REQUEST for what a DISCOVER of the same client is offered.
+/// Returns a REQUEST for the address that the client is offered.
 fn request(session: &mut Session) -> Vec<u8> {
     let Some(offer) = exchange(session, DISCOVER) else { panic!("no offer") };
     let offer = Message::parse(&offer).expect("ours");
@@ -82,12 +84,13 @@ fn messages(criterion: &mut Criterion) {
         });
     };
     case("proxy offer", session(Role::Proxy), DISCOVER);
-    case("proxy silence", session(Role::Proxy), PLAIN);
-    case("server_role offer", session(Role::Server(Box::new(server_role()))), DISCOVER);
+    case("proxy, no reply", session(Role::Proxy), PLAIN);
+    case("server offer", session(Role::Server(Box::new(server_role()))), DISCOVER);
     let mut leasing = session(Role::Server(Box::new(server_role())));
     let request = request(&mut leasing);
-    case("server_role lease", leasing, &request);
-    case("server_role offer from a full pool", session(Role::Server(Box::new(full_authority()))), DISCOVER);
+    case("server lease", leasing, &request);
+    let nearly_full = session(Role::Server(Box::new(nearly_full_server_role())));
+    case("server offer from a nearly full pool", nearly_full, DISCOVER);
     group.finish();
 }
 

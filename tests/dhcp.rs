@@ -1,4 +1,4 @@
-//! The DHCP door with real clients and beside a real DHCP server, each in a network namespace of its own.
+//! DHCP with real clients and beside a real DHCP server, each in its own network namespace.
 
 mod common;
 
@@ -18,7 +18,9 @@ use common::running::{Running, output_of, text_of};
 use isowire::boot;
 use isowire::boot::Ports;
 use isowire::bootable::Root;
-use isowire::dhcp::server::{Config, DhcpStartError, Mode, Server, ServerConfig, Sharing, Sockets, bind};
+use isowire::dhcp::server::{
+    DhcpConfig, DhcpMode, DhcpStartError, Server, ServerConfig, Sharing, Sockets, bind,
+};
 use isowire::dhcp::wire::{Message, MessageType};
 use isowire::export::Allowed;
 use isowire::text::Word;
@@ -27,21 +29,21 @@ const US: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 254);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 7);
 const RANGE: &str = "192.168.77.50-192.168.77.99";
-/// A client's patience with what may have to be sent twice.
+/// Time for packets that may have to be sent twice.
 const SOON: Duration = Duration::from_secs(20);
 
 const PXE_DISCOVER: &[u8] = include_bytes!("data/dhcp/ipxe-bios-discover.bin");
 const PXE_4011_REQUEST: &[u8] = include_bytes!("data/dhcp/ipxe-bios-4011-request.bin");
 const PLAIN_DISCOVER: &[u8] = include_bytes!("data/dhcp/ipconfig-discover.bin");
 
-/// Our server on a thread in a namespace. Ends when dropped.
+/// Server on a thread in a namespace. Stops when dropped.
 struct Serving {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Serving {
-    fn start(host: &Namespace, mode: Mode) -> Result<Self, DhcpStartError> {
+    fn start(host: &Namespace, mode: DhcpMode) -> Result<Self, DhcpStartError> {
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = mpsc::channel();
         let thread = thread::scope(|scope| {
@@ -65,11 +67,11 @@ impl Drop for Serving {
     }
 }
 
-fn serve(mode: Mode, ready: &mpsc::Sender<Result<(), DhcpStartError>>, stopped: oneshot::Receiver<()>) {
+fn serve(mode: DhcpMode, ready: &mpsc::Sender<Result<(), DhcpStartError>>, stopped: oneshot::Receiver<()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let port = |port| {
-            let sharing = if matches!(mode, Mode::Proxy) { Sharing::Shared } else { Sharing::Alone };
+            let sharing = if matches!(mode, DhcpMode::Proxy) { Sharing::Shared } else { Sharing::Alone };
             bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port), Some(BRIDGE), sharing).unwrap()
         };
         let sockets = Sockets { dhcp: port(67), boot_server: Some(port(4011)) };
@@ -79,7 +81,7 @@ fn serve(mode: Mode, ready: &mpsc::Sender<Result<(), DhcpStartError>>, stopped: 
         let interface = Some(BRIDGE.to_owned());
         let mode = mode.clone();
         let machines = Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
-        let config = Config {
+        let config = DhcpConfig {
             interface,
             advertise: None,
             mode,
@@ -98,8 +100,8 @@ fn serve(mode: Mode, ready: &mpsc::Sender<Result<(), DhcpStartError>>, stopped: 
     });
 }
 
-fn server_role(lease_file: Option<PathBuf>) -> Mode {
-    Mode::Server(ServerConfig {
+fn server_role(lease_file: Option<PathBuf>) -> DhcpMode {
+    DhcpMode::Server(ServerConfig {
         pool: RANGE.parse().unwrap(),
         netmask: None,
         router: Some(ROUTER),
@@ -116,7 +118,7 @@ fn newcomer(lan: &mut Lan) -> Namespace {
     host
 }
 
-/// dnsmasq with a pool of two addresses, as a router has it: it probes an address for three seconds before an offer.
+/// dnsmasq as the DHCP server of a router. It probes an address for three seconds before it offers it.
 fn router(lan: &mut Lan, dir: &Path) -> (Running, Namespace) {
     let host = lan.host(ROUTER);
     let mut command = host.command("dnsmasq");
@@ -136,15 +138,16 @@ fn router(lan: &mut Lan, dir: &Path) -> (Running, Namespace) {
     (dnsmasq, host)
 }
 
-/// A captured DISCOVER that asks for a broadcast reply: a UDP socket on a host without an address hears no other.
+/// Returns a captured DISCOVER that asks for a broadcast reply: a UDP socket on a host without an
+/// address receives no other.
 fn broadcast(captured: &[u8]) -> Vec<u8> {
     let mut datagram = captured.to_vec();
     datagram[10] |= 0x80;
     datagram
 }
 
-/// Sends `datagrams` to a port of everybody, as a client without an address does, and collects what comes to port 68
-/// in `time`.
+/// Broadcasts `datagrams` to port 67, as a client without an address does, and collects the messages
+/// to port 68 for `time`.
 fn shout(host: &Namespace, datagrams: &[Vec<u8>], time: Duration) -> Vec<(Message, SocketAddr)> {
     let talk = || {
         host.enter();
@@ -199,7 +202,8 @@ fn value<'a>(lines: &'a str, name: &str) -> &'a str {
     line.unwrap_or_else(|| panic!("no {name} in:\n{lines}")).trim_matches('\'')
 }
 
-/// busybox's client. Its script keeps what each event told it, and configures the interface.
+/// DHCP client of busybox. Its script keeps the environment of each event and configures the
+/// interface.
 struct Udhcpc {
     client: Running,
     dir: PathBuf,
@@ -277,7 +281,7 @@ fn leases_survive_a_restart() {
     let lease_file = dir.path().join("leases");
     let host = newcomer(&mut lan);
     let server = Serving::start(lan.server(), server_role(Some(lease_file.clone()))).unwrap();
-    // An address that the machine wished for, not the one its hardware address points to.
+    // An address that the machine requests, not the one that follows from its hardware address.
     let homes = ["192.168.77.61", "192.168.77.62"];
     let mut addresses = Vec::new();
     for wish in homes {
@@ -292,7 +296,7 @@ fn leases_survive_a_restart() {
 }
 
 #[test]
-fn dhclient_reboots_with_its_address_and_gives_it_back() {
+fn dhclient_reboots_and_releases() {
     needs!(lan::NEEDS, ["dhclient"]);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
     let lease_file = dir.path().join("leases");
@@ -337,7 +341,7 @@ fn ipconfig(host: &Namespace) -> String {
 }
 
 #[test]
-fn the_initramfs_finds_its_server() {
+fn ipconfig_finds_root_server() {
     needs!(lan::NEEDS, [IPCONFIG]);
     let mut lan = Lan::new(US);
     let host = newcomer(&mut lan);
@@ -351,12 +355,12 @@ fn the_initramfs_finds_its_server() {
 }
 
 #[test]
-fn a_boot_client_gets_all_at_once() {
+fn offer_has_address_and_boot_file() {
     needs!(lan::NEEDS);
     let mut lan = Lan::new(US);
     let host = newcomer(&mut lan);
     let _server = Serving::start(lan.server(), server_role(None)).unwrap();
-    // It asks for unicast, and takes what it gets.
+    // It asks for unicast, and accepts broadcast.
     let received = shout(&host, &[PXE_DISCOVER.to_vec()], Duration::from_millis(500));
     let [(offer, from)] = &received[..] else { panic!("not one offer: {received:?}") };
     assert_eq!(*from, SocketAddr::from((US, 67)));
@@ -365,7 +369,7 @@ fn a_boot_client_gets_all_at_once() {
 }
 
 #[test]
-fn no_authority_beside_another_server() {
+fn server_role_refuses_other_server() {
     needs!(lan::NEEDS, ["dnsmasq"]);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
     let (_dnsmasq, _router) = router(&mut lan, dir.path());
@@ -377,7 +381,7 @@ fn no_authority_beside_another_server() {
 }
 
 #[test]
-fn an_authority_yields_to_a_server_that_comes_later() {
+fn server_role_yields_to_later_server() {
     needs!(lan::NEEDS);
     let mut lan = Lan::new(US);
     let host = newcomer(&mut lan);
@@ -393,11 +397,11 @@ fn an_authority_yields_to_a_server_that_comes_later() {
 }
 
 #[test]
-fn a_proxy_answers_boot_clients_only() {
+fn proxy_answers_boot_clients_only() {
     needs!(lan::NEEDS, ["dnsmasq", "udhcpc"], [IPCONFIG]);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
     let (_dnsmasq, _router) = router(&mut lan, dir.path());
-    let _server = Serving::start(lan.server(), Mode::Proxy).unwrap();
+    let _server = Serving::start(lan.server(), DhcpMode::Proxy).unwrap();
     let host = newcomer(&mut lan);
 
     // dnsmasq takes three seconds for its first offer of an address.
@@ -416,11 +420,11 @@ fn a_proxy_answers_boot_clients_only() {
 }
 
 #[test]
-fn the_boot_server_port_answers_where_it_was_asked_from() {
+fn boot_server_replies_to_source_port() {
     needs!(lan::NEEDS);
     let mut lan = Lan::new(US);
     let host = lan.host(CLIENT);
-    let _server = Serving::start(lan.server(), Mode::Proxy).unwrap();
+    let _server = Serving::start(lan.server(), DhcpMode::Proxy).unwrap();
     let ask = || {
         host.enter();
         let socket = UdpSocket::bind((CLIENT, 4011)).unwrap();
@@ -435,7 +439,7 @@ fn the_boot_server_port_answers_where_it_was_asked_from() {
 
 /// dnsmasq as a relay agent: a client of another network gets an address of that network.
 #[test]
-fn through_a_relay_agent() {
+fn relayed_client_gets_lease() {
     needs!(lan::NEEDS, ["dnsmasq", "udhcpc"]);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
     let relay = lan.host(ROUTER);
@@ -460,11 +464,11 @@ fn through_a_relay_agent() {
     let mut dnsmasq = Running::start(&mut command, &dir.path().join("relay.log"));
     dnsmasq.wait_for("DHCP relay from", SOON);
 
-    let Mode::Server(near) = server_role(None) else { unreachable!() };
+    let DhcpMode::Server(near) = server_role(None) else { unreachable!() };
     let pool = "10.9.0.50-10.9.0.99".parse().unwrap();
     let netmask = Some(Ipv4Addr::new(255, 255, 255, 0));
     let remote = ServerConfig { pool, netmask, router: Some(far), ..near };
-    let _server = Serving::start(lan.server(), Mode::Server(remote)).unwrap();
+    let _server = Serving::start(lan.server(), DhcpMode::Server(remote)).unwrap();
     let mut udhcpc = Udhcpc::start(&host, dir.path(), &[]);
     let bound = udhcpc.told("bound");
     assert!(value(&bound, "ip").starts_with("10.9.0."), "{bound}");
@@ -476,13 +480,13 @@ fn through_a_relay_agent() {
 }
 
 #[test]
-fn a_range_that_cannot_be_served_is_refused_with_a_reason() {
+fn unusable_range_is_refused() {
     needs!(lan::NEEDS);
     let lan = Lan::new(US);
     let refused = |range: &str| {
-        let Mode::Server(config) = server_role(None) else { unreachable!() };
+        let DhcpMode::Server(config) = server_role(None) else { unreachable!() };
         let pool = range.parse().unwrap();
-        let started = Serving::start(lan.server(), Mode::Server(ServerConfig { pool, ..config }));
+        let started = Serving::start(lan.server(), DhcpMode::Server(ServerConfig { pool, ..config }));
         started.err().expect("refused").to_string()
     };
     assert!(refused("10.0.0.5-10.0.0.9").contains("no interface to serve has an address in the network"));

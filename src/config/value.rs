@@ -13,7 +13,7 @@ use ipnet::{Ipv4Net, ipv4_mask_to_prefix};
 use super::LogFormat;
 use crate::boot::menu::CopyToRam;
 use crate::boot::{Architecture, MacPrefix, Quirk, UefiBy, UnknownQuirkError};
-use crate::dhcp::lease::{BadPool, Pool};
+use crate::dhcp::lease::{Pool, PoolError};
 use crate::images::name::{NAME_MAX, is_image_name};
 use crate::text::Word;
 use crate::uki::Stub;
@@ -196,9 +196,9 @@ pub(super) fn dhcp_mode(text: &str) -> Result<DhcpMode, String> {
 
 pub(super) fn range(text: &str) -> Result<Pool, String> {
     let pool: Pool = text.parse().map_err(|bad| match bad {
-        BadPool::Form(_) => "invalid range; expected one like 192.168.1.100-192.168.1.199".to_owned(),
-        BadPool::Reversed { .. } => "ends before it starts; swap the two addresses".to_owned(),
-        BadPool::TooLarge { .. } => format!("more than {} addresses; take fewer", Pool::MAX_LEN),
+        PoolError::Form(_) => "invalid range; expected one like 192.168.1.100-192.168.1.199".to_owned(),
+        PoolError::Reversed { .. } => "ends before it starts; swap the two addresses".to_owned(),
+        PoolError::TooLarge { .. } => format!("more than {} addresses; take fewer", Pool::MAX_LEN),
     })?;
     // Such addresses are at the ends of the address space or in a block of 2^28, so a range of at most
     // 65536 addresses that contains one has one at an end.

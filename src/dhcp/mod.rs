@@ -1,8 +1,8 @@
-//! DHCP for machines that boot from the network (RFC 2131, RFC 2132, RFC 4578 and Intel's PXE 2.1).
+//! DHCP for machines that boot from the network (RFC 2131, RFC 2132, RFC 4578, PXE 2.1).
 //!
-//! Two roles. A **proxy** stands beside the DHCP server that is there already: it answers PXE and HTTP boot clients
-//! and nobody else, with a boot file and no address. An **authority** is the only DHCP server of its network: it
-//! leases addresses to everyone, and tells network boot clients their boot file in the same breath.
+//! Two roles. A **proxy** works beside another DHCP server: it answers PXE and HTTP boot clients
+//! only, with a boot file and without an address. A **server** is the only DHCP server of its
+//! network: it leases addresses to all clients and names the boot file in the same replies.
 
 pub mod lease;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]

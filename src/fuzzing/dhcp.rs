@@ -1,4 +1,4 @@
-//! Properties of DHCP: messages, and a whole network of clients against one session.
+//! Properties of DHCP: messages, and a network of clients against one session.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -20,12 +20,12 @@ use crate::text::Word;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
-/// Few addresses, so that machines fight for them.
+/// Pool of few addresses, so that machines compete for them.
 const POOL: [u8; 2] = [8, 11];
 const LEASE_SECONDS: u32 = 100;
 const START: UnixTime = UnixTime(1_700_000_000);
 
-/// Whatever is understood is written so that it is understood to be the same.
+/// Checks that a parsed message is written so that it parses to the same.
 pub fn message(data: &[u8]) {
     let Ok(message) = Message::parse(data) else { return };
     let emitted = message.emit();
@@ -33,26 +33,26 @@ pub fn message(data: &[u8]) {
     assert_eq!(Message::parse(&emitted), Ok(message));
 }
 
-/// Eight clients, an operator's clock, and other servers play against one session: a proxy for an even first byte, an
-/// authority for an odd one, and with rules for some clients where its second bit is set.
+/// Checks a session against eight clients, a clock and other servers: a proxy for an even first byte,
+/// a server role for an odd one, and rules for some clients if its second bit is set.
 pub fn session(data: &[u8]) {
     let mut input = Reader::new(data);
     let Ok(first) = input.u8() else { return };
     let rules = if first & 2 == 0 { Rules::default() } else { rules() };
-    let mut play = Play::new(first & 1 == 0, rules);
-    while play.step(&mut input).is_ok() {}
-    play.restart();
+    let mut run = DhcpRun::new(first & 1 == 0, rules);
+    while run.step(&mut input).is_ok() {}
+    run.check_restart();
 }
 
-/// The session, and what its replies promised.
-struct Play {
+/// Session, and the leases that its replies promised.
+struct DhcpRun {
     session: Session,
     now: UnixTime,
-    /// Who has a lease of which address until when, by the ACKs.
+    /// Leases by the ACKs that were sent.
     promised: HashMap<Ipv4Addr, (HardwareAddress, UnixTime)>,
 }
 
-impl Play {
+impl DhcpRun {
     fn new(is_proxy: bool, rules: Rules) -> Self {
         let role = if is_proxy { Role::Proxy } else { Role::Server(Box::new(server_role(&rules))) };
         let ports = Ports { tftp: 69, http: Some(80) };
@@ -67,19 +67,20 @@ impl Play {
         }
     }
 
-    /// One message, after some time.
+    /// Handles one message, after some time.
     fn step(&mut self, input: &mut Reader<'_>) -> Result<(), Truncated> {
         self.now = self.now.after(u32::from(input.u8()? / 4));
         let request = request(input)?;
         if request.from.port() % 64 == 0 {
             self.session.saw_conflict(Ipv4Addr::new(10, 0, 0, 2), self.now);
         }
-        let answer = self.session.answer(&request, self.now);
-        match &answer {
+        let outcome = self.session.answer(&request, self.now);
+        match &outcome {
             Outcome::Send { reply, to, .. } => self.check_reply(&request, reply, *to),
             Outcome::NoReply(_) => self.note_end(&request.message),
         }
         if let Role::Server(server_role) = &mut self.session.role {
+            // A flood of messages grows neither the table nor the lease file.
             assert!(server_role.leases.len() <= usize::from(POOL[1] - POOL[0] + 1));
             assert!(server_role.leases.take_events().len() <= 1);
         }
@@ -113,7 +114,7 @@ impl Play {
         }
     }
 
-    /// A machine gave its address back, or found it in use.
+    /// Forgets a lease that its machine released or declined.
     fn note_end(&mut self, message: &Message) {
         let address = match message.kind {
             MessageType::Release => message.header.ciaddr,
@@ -126,30 +127,33 @@ impl Play {
         }
     }
 
-    /// A new session that reads the lease file keeps every promise.
-    fn restart(&self) {
+    /// Checks that a session that reads the lease file keeps every promise.
+    fn check_restart(&self) {
         let Role::Server(before) = &self.session.role else { return };
         let text: String = before.leases.snapshot().map(|event| format!("{event}\n")).collect();
         let mut after = server_role(self.session.boot.rules()).leases;
         assert_eq!(after.replay_text(&text, self.now), 0);
         for (&address, (machine, until)) in &self.promised {
-            let keeps = |leases: &Leases| *until <= self.now || leases.has_lease(machine, address);
-            assert!(keeps(&before.leases) && keeps(&after), "{address} of {machine} is lost");
+            let is_kept = [&before.leases, &after].iter().all(|leases| leases.has_lease(machine, address));
+            assert!(is_kept || *until <= self.now, "{address} of {machine} is lost");
         }
     }
 }
 
-/// Of the eight clients the last is ignored, the one before has an address of its own, and the one before has quirks.
+/// Creates rules for three of the eight clients: the last is ignored, one has a fixed address, one
+/// has quirks.
 fn rules() -> Rules {
-    let of = |machine: u8, rule: Rule| {
-        let prefix = format!("00:00:00:00:00:{machine:02x}").parse().expect("a MAC address");
-        Rule { who: ClientFilter { macs: vec![prefix], ..ClientFilter::default() }, ..rule }
-    };
+    let fixed = Some(Ipv4Addr::new(10, 0, 0, POOL[0]));
     Rules::new(vec![
-        of(7, Rule { is_ignored: true, ..Rule::default() }),
-        of(6, Rule { address: Some(Ipv4Addr::new(10, 0, 0, POOL[0])), ..Rule::default() }),
-        of(5, Rule { quirks: Quirk::ALL.into_iter().collect(), ..Rule::default() }),
+        Rule { is_ignored: true, ..rule_for(7) },
+        Rule { address: fixed, ..rule_for(6) },
+        Rule { quirks: Quirk::ALL.into_iter().collect(), ..rule_for(5) },
     ])
+}
+
+fn rule_for(machine: u8) -> Rule {
+    let prefix = format!("00:00:00:00:00:{machine:02x}").parse().expect("a MAC address");
+    Rule { who: ClientFilter { macs: vec![prefix], ..ClientFilter::default() }, ..Rule::default() }
 }
 
 fn server_role(rules: &Rules) -> ServerRole {
@@ -161,7 +165,8 @@ fn server_role(rules: &Rules) -> ServerRole {
     ServerRole::new(network, Leases::new(pool, LEASE_SECONDS, &[US]).with_fixed(fixed))
 }
 
-/// Ten bytes and what they announce: small choices, so that machines meet.
+/// Reads a request from ten bytes and the two options whose lengths follow. Each byte chooses among a
+/// few values, so that machines meet.
 fn request(input: &mut Reader<'_>) -> Result<Request, Truncated> {
     let [machine, kind, requested, server, ciaddr, giaddr, class, size, relay, port] = input.array()?;
     let hardware = [0, 0, 0, 0, 0, machine % 8];
@@ -192,7 +197,7 @@ fn request(input: &mut Reader<'_>) -> Result<Request, Truncated> {
     Ok(Request { message, port: dhcp_port, from, local, server: US })
 }
 
-/// None, one around the pool, or one of another network.
+/// Returns no address, one around the pool, or one of another network.
 fn address(choice: u8) -> Option<Ipv4Addr> {
     match choice % 16 {
         0 => None,
@@ -201,30 +206,38 @@ fn address(choice: u8) -> Option<Ipv4Addr> {
     }
 }
 
-/// A size that the client takes, our address, and text that no shell minds, by the word of another decoder.
+/// Checks size, address and text of a reply with another decoder: the initramfs reads some of the text
+/// as shell code.
 fn check_bytes(request: &Message, bytes: &[u8]) {
+    // RFC 2132 §9.10: 576 is the minimum, and includes the headers of IP and UDP.
     let limit = usize::from(request.max_size.unwrap_or(0).max(576)) - 28;
     assert!((300..=limit).contains(&bytes.len()), "{} bytes", bytes.len());
     let reply = v4::Message::decode(&mut Decoder::new(bytes)).expect("a reply that dhcproto reads");
     assert_eq!((reply.siaddr(), reply.xid()), (US, request.header.xid));
+    // klibc and old ROMs misread options in `sname` and `file`.
     assert_eq!(reply.sname(), None);
-    let text = |code| match reply.opts().get(code) {
-        Some(DhcpOption::TFTPServerName(text) | DhcpOption::BootfileName(text)) => text.clone(),
-        Some(DhcpOption::Unknown(option)) => UnknownOption::data(option).to_vec(),
-        _ => Vec::new(),
-    };
-    let file = reply.fname().unwrap_or_default().to_vec();
-    let texts = [OptionCode::TFTPServerName, OptionCode::BootfileName, OptionCode::Unknown(209)].map(text);
-    for text in texts.iter().chain([&file]) {
+    let file = reply.fname().unwrap_or_default();
+    let codes = [OptionCode::TFTPServerName, OptionCode::BootfileName, OptionCode::Unknown(209)];
+    for text in codes.map(|code| option_text(&reply, code)).into_iter().chain([file]) {
         let text = text.strip_suffix(&[0]).unwrap_or(text);
         assert!(text.iter().all(|&b| b.is_ascii_alphanumeric() || b"._/:-".contains(&b)), "{text:?}");
     }
+    // ipconfig of mkinitcpio-nfs-utils writes these without quotes to a file that a shell sources.
     for code in [OptionCode::Hostname, OptionCode::DomainName, OptionCode::RootPath, OptionCode::NisDomain] {
         assert_eq!(reply.opts().get(code), None);
     }
 }
 
-/// Nobody has us write to a stranger: only to the relay agent, the sender at the boot server's port, or our network.
+fn option_text(reply: &v4::Message, code: OptionCode) -> &[u8] {
+    match reply.opts().get(code) {
+        Some(DhcpOption::TFTPServerName(text) | DhcpOption::BootfileName(text)) => text,
+        Some(DhcpOption::Unknown(option)) => UnknownOption::data(option),
+        _ => &[],
+    }
+}
+
+/// Checks that a reply goes to the relay agent, to the sender at the port of boot servers, or to our
+/// network. Otherwise a forged request could make us write to a stranger.
 fn check_destination(request: &Request, to: Destination) {
     let Destination::Unicast(to) = to else { return };
     let is_relay = *to.ip() == request.message.header.giaddr;

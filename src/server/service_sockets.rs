@@ -20,6 +20,7 @@ use crate::bootable::Root;
 use crate::config::{Asked, Config, Dhcp, RootServices, ServicePort, StatusService, TFTP_PORT};
 use crate::dhcp;
 use crate::dhcp::server::{Sharing, Sockets};
+use crate::dhcp::wire::{PXE_PORT, SERVER_PORT};
 use crate::machines::local::LocalSocket;
 use crate::ndp::server::SolicitationListener;
 
@@ -280,7 +281,7 @@ fn dhcp_sockets(
     sharing: Sharing,
     [dhcp, pxe]: [Option<UdpSocket>; 2],
 ) -> Result<Sockets, (SocketAddrV4, io::Error)> {
-    let dhcp = dhcp.map_or_else(|| bind_dhcp(interface, sharing, DHCP_PORT), Ok)?;
+    let dhcp = dhcp.map_or_else(|| bind_dhcp(interface, sharing, SERVER_PORT), Ok)?;
     let pxe = pxe.map_or_else(|| bind_dhcp(interface, sharing, PXE_PORT), Ok)?;
     Ok(Sockets { dhcp, boot_server: Some(pxe) })
 }
@@ -295,11 +296,6 @@ fn bind_dhcp(
     let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
     dhcp::server::bind(address, interface, sharing).map_err(|error| (address, error))
 }
-
-/// Port of DHCP servers (RFC 2131 §4.1).
-const DHCP_PORT: u16 = 67;
-/// Port of boot servers (PXE 2.1).
-const PXE_PORT: u16 = 4011;
 
 /// Creates the error of a socket, with its remedy.
 fn cannot(service: &'static str, address: SocketAddrV4, error: io::Error) -> StartError {

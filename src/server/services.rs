@@ -180,13 +180,13 @@ fn dhcp_config(
     config: &Config,
     snapshot: &Watched<Snapshot>,
     machines: &Arc<Registry>,
-) -> dhcp::server::Config {
+) -> dhcp::server::DhcpConfig {
     let mode = match &config.dhcp {
-        Dhcp::Server(authority) => dhcp::server::Mode::Server(authority.clone()),
+        Dhcp::Server(server) => dhcp::server::DhcpMode::Server(server.clone()),
         // `Off` has no sockets, so its mode is never used.
-        Dhcp::Proxy(_) | Dhcp::Off => dhcp::server::Mode::Proxy,
+        Dhcp::Proxy(_) | Dhcp::Off => dhcp::server::DhcpMode::Proxy,
     };
-    dhcp::server::Config {
+    dhcp::server::DhcpConfig {
         interface: config.interface.clone(),
         advertise: config.advertise,
         mode,

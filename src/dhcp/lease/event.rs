@@ -1,4 +1,4 @@
-//! The lease file, one event a line: easy to append, to read, and to mend by hand.
+//! Text of the lease file, one event per line: easy to append, to read and to repair by hand.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use super::{Leases, UnixTime};
 use crate::dhcp::wire::HardwareAddress;
 
-/// What happened to an address.
+/// Change of an address that must survive a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     Leased { address: Ipv4Addr, machine: HardwareAddress, until: UnixTime },
@@ -16,7 +16,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// The address it happened to.
+    /// Returns the address that changed.
     pub(crate) const fn address(&self) -> Ipv4Addr {
         match *self {
             Event::Leased { address, .. } | Event::Freed { address } | Event::Declined { address, .. } => {
@@ -26,7 +26,8 @@ impl Event {
     }
 }
 
-/// `lease 10.0.0.7 52:54:00:12:34:56 until 1700000000`, `free 10.0.0.7`, `declined 10.0.0.7 until 1700000000`.
+/// Writes `lease 10.0.0.7 52:54:00:12:34:56 until 1700000000`, `free 10.0.0.7` or
+/// `declined 10.0.0.7 until 1700000000`.
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -39,46 +40,49 @@ impl fmt::Display for Event {
     }
 }
 
-/// The line is no event.
+/// Error of a line that is not an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoEvent;
+pub struct EventError;
 
 impl FromStr for Event {
-    type Err = NoEvent;
+    type Err = EventError;
 
-    fn from_str(line: &str) -> Result<Self, NoEvent> {
+    fn from_str(line: &str) -> Result<Self, EventError> {
+        // One word more than the longest event has: a longer line then matches no pattern.
         let words: Vec<&str> = line.split_ascii_whitespace().take(6).collect();
         match *words.as_slice() {
             ["lease", address, machine, "until", until] => {
-                Ok(Event::Leased { address: word(address)?, machine: word(machine)?, until: time(until)? })
+                let (address, machine) = (parse(address)?, parse(machine)?);
+                Ok(Event::Leased { address, machine, until: parse_time(until)? })
             }
-            ["free", address] => Ok(Event::Freed { address: word(address)? }),
+            ["free", address] => Ok(Event::Freed { address: parse(address)? }),
             ["declined", address, "until", until] => {
-                Ok(Event::Declined { address: word(address)?, until: time(until)? })
+                Ok(Event::Declined { address: parse(address)?, until: parse_time(until)? })
             }
-            _ => Err(NoEvent),
+            _ => Err(EventError),
         }
     }
 }
 
-fn word<T: FromStr>(word: &str) -> Result<T, NoEvent> {
-    word.parse().map_err(|_| NoEvent)
+fn parse<T: FromStr>(word: &str) -> Result<T, EventError> {
+    word.parse().map_err(|_| EventError)
 }
 
-fn time(digits: &str) -> Result<UnixTime, NoEvent> {
-    word(digits).map(UnixTime)
+fn parse_time(digits: &str) -> Result<UnixTime, EventError> {
+    parse(digits).map(UnixTime)
 }
 
 impl Leases {
-    /// Applies the text of a lease file and returns the number of lines that are neither events nor comments. A last
-    /// line without its end was torn by a crash, and is passed over.
+    /// Applies the text of a lease file and returns the number of lines that are neither events nor
+    /// comments.
     pub(crate) fn replay_text(&mut self, text: &str, now: UnixTime) -> usize {
         let mut unreadable = 0;
+        // A last line without its end was torn by a crash: `10.0.0.1` may be half of `10.0.0.17`.
         let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
         for line in whole.map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
             match line.parse() {
                 Ok(event) => self.replay(event, now),
-                Err(NoEvent) => unreadable += 1,
+                Err(EventError) => unreadable += 1,
             }
         }
         unreadable

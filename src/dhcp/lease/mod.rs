@@ -1,13 +1,14 @@
-//! Leases: which machine has which address of the pool until when.
+//! Leases: which machine has which address of the pool, and until when.
 //!
-//! Pure: time is an argument, and what must survive a restart comes out as [`Event`]s, one line of text each. Every
-//! look-up is O(1) or O(log n); the pool bounds the memory, whatever number of machines ask.
+//! Pure: the time is an argument, and changes that must survive a restart come out as [`Event`]s.
+//! Each look-up takes constant or logarithmic time. The pool bounds the memory, however many
+//! machines ask.
 
 mod event;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::net::{AddrParseError, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use super::wire::HardwareAddress;
@@ -19,56 +20,60 @@ pub(crate) use event::Event;
 pub struct UnixTime(pub u64);
 
 impl UnixTime {
-    /// The time `seconds` later.
+    /// Returns the time `seconds` later.
     pub(crate) const fn after(self, seconds: u32) -> Self {
         Self(self.0.saturating_add(seconds as u64))
     }
 }
 
-/// How long an offered address waits for its REQUEST: more than any firmware takes (iPXE and OVMF: under 15 s), and
-/// short, so that a flood of DISCOVERs frees the pool soon.
+/// Seconds for which an offered address waits for its REQUEST. iPXE and OVMF send it within 15 s. A
+/// longer wait would let a flood of DISCOVERs hold the whole pool.
 const OFFER_SECONDS: u32 = 30;
-/// How long an address rests that a machine found in use by somebody else (DECLINE).
+/// Seconds for which a declined address is not leased: another host was found to use it.
 const QUARANTINE_SECONDS: u32 = 600;
 
-/// The addresses to lease, `FIRST-LAST`, both included.
+/// Range of addresses to lease, `FIRST-LAST`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pool {
     first: Ipv4Addr,
     last: Ipv4Addr,
 }
 
-/// The operator's pool is none.
+/// Error of a configured range of addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadPool {
-    #[error("{0:?} is no address range: write FIRST-LAST, as 192.168.1.100-192.168.1.199")]
+pub enum PoolError {
+    #[error("invalid address range {0:?}; expected FIRST-LAST, as in 192.168.1.100-192.168.1.199")]
     Form(String),
-    #[error("address range {first}-{last} ends before it begins")]
+    #[error("address range {first}-{last} ends before it starts; swap the two addresses")]
     Reversed { first: Ipv4Addr, last: Ipv4Addr },
-    #[error("address range {first}-{last} has more than {max} addresses", max = Pool::MAX_LEN)]
+    #[error("address range {first}-{last} has more than {max} addresses; take fewer", max = Pool::MAX_LEN)]
     TooLarge { first: Ipv4Addr, last: Ipv4Addr },
 }
 
 impl Pool {
-    /// Most addresses: a network of 16 bits. It bounds the memory of [`Leases`].
+    /// Largest number of addresses: a network with 16 host bits. It bounds the memory of
+    /// [`Leases`].
     pub(crate) const MAX_LEN: u32 = 1 << 16;
 
+    /// Creates a range.
+    ///
     /// # Errors
-    /// [`BadPool`] when `last` lies before `first` or more than [`Pool::MAX_LEN`] addresses behind.
-    pub fn new(first: Ipv4Addr, last: Ipv4Addr) -> Result<Self, BadPool> {
+    /// [`PoolError`] if `last` lies before `first`, or the range has more than [`Pool::MAX_LEN`]
+    /// addresses.
+    pub fn new(first: Ipv4Addr, last: Ipv4Addr) -> Result<Self, PoolError> {
         match u32::from(last).checked_sub(u32::from(first)) {
-            None => Err(BadPool::Reversed { first, last }),
-            Some(Self::MAX_LEN..) => Err(BadPool::TooLarge { first, last }),
+            None => Err(PoolError::Reversed { first, last }),
+            Some(Self::MAX_LEN..) => Err(PoolError::TooLarge { first, last }),
             Some(_) => Ok(Self { first, last }),
         }
     }
 
-    /// The lowest address.
+    /// Returns the lowest address.
     pub(crate) const fn first(&self) -> Ipv4Addr {
         self.first
     }
 
-    /// The highest address.
+    /// Returns the highest address.
     pub(crate) const fn last(&self) -> Ipv4Addr {
         self.last
     }
@@ -77,21 +82,23 @@ impl Pool {
         (u32::from(self.first)..=u32::from(self.last)).map(Ipv4Addr::from)
     }
 
-    /// Where the search for a machine's address begins: the same address after a restart and without any lease file.
-    fn home(&self, machine: &HardwareAddress) -> Ipv4Addr {
+    /// Returns the address at which the search for a free one starts. It follows from the hardware
+    /// address, so that a machine finds its address again even without a lease file.
+    fn preferred(&self, machine: &HardwareAddress) -> Ipv4Addr {
         let len = u32::from(self.last) - u32::from(self.first) + 1;
         Ipv4Addr::from(u32::from(self.first) + crc32fast::hash(machine.bytes()) % len)
     }
 }
 
 impl FromStr for Pool {
-    type Err = BadPool;
+    type Err = PoolError;
 
-    fn from_str(text: &str) -> Result<Self, BadPool> {
-        let bad = || BadPool::Form(text.to_owned());
-        let (first, last) = text.split_once('-').ok_or_else(bad)?;
-        let address = |text: &str| text.trim().parse().map_err(|_: AddrParseError| bad());
-        Self::new(address(first)?, address(last)?)
+    fn from_str(text: &str) -> Result<Self, PoolError> {
+        let ends = text
+            .split_once('-')
+            .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+        let (first, last) = ends.ok_or_else(|| PoolError::Form(text.to_owned()))?;
+        Self::new(first, last)
     }
 }
 
@@ -101,12 +108,12 @@ impl fmt::Display for Pool {
     }
 }
 
-/// Why an address of the pool is not free.
+/// State of an address that is not free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hold {
     Offered(HardwareAddress),
     Leased(HardwareAddress),
-    /// Somebody else uses the address.
+    /// In quarantine: a host without a lease uses the address.
     Declined,
 }
 
@@ -119,42 +126,42 @@ impl Hold {
     }
 }
 
-/// Why a machine does not get the address it names.
+/// Reason why a machine does not get the address that it claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotGranted {
-    /// It holds this one.
+pub enum ClaimError {
+    /// The machine holds this address.
     HoldsAnother(Ipv4Addr),
-    /// Another machine has it, or somebody else was found to use it.
+    /// Another machine holds the address, or the address is in quarantine.
     Taken,
-    /// Not an address of the pool that may be leased.
+    /// The address is never leased.
     NotInPool,
 }
 
-/// The lease table of one pool.
+/// Lease table of one pool.
 #[derive(Debug)]
 pub struct Leases {
     pool: Pool,
     lease_seconds: u32,
-    /// Addresses that one machine has and no other, in the pool or not.
+    /// Addresses reserved for one machine each, in the pool or outside it.
     fixed: HashMap<HardwareAddress, Ipv4Addr>,
-    /// The same addresses by themselves.
-    taken: HashSet<Ipv4Addr>,
+    /// Values of `fixed`.
+    fixed_addresses: HashSet<Ipv4Addr>,
     free: BTreeSet<Ipv4Addr>,
     holds: HashMap<Ipv4Addr, (Hold, UnixTime)>,
     by_machine: HashMap<HardwareAddress, Ipv4Addr>,
     by_end: BTreeSet<(UnixTime, Ipv4Addr)>,
-    /// What happened since [`Leases::take_events`] was last called.
+    /// Events since the last call of [`Leases::take_events`].
     events: Vec<Event>,
 }
 
 impl Leases {
-    /// All of `pool` is free but the `reserved` addresses: the server's own, the router's, the network's two.
+    /// Creates a table in which all addresses of `pool` are free, except the `reserved` ones.
     pub fn new(pool: Pool, lease_seconds: u32, reserved: &[Ipv4Addr]) -> Self {
         Self {
             pool,
             lease_seconds,
             fixed: HashMap::new(),
-            taken: HashSet::new(),
+            fixed_addresses: HashSet::new(),
             free: pool.addresses().filter(|address| !reserved.contains(address)).collect(),
             holds: HashMap::new(),
             by_machine: HashMap::new(),
@@ -163,27 +170,26 @@ impl Leases {
         }
     }
 
-    /// These machines get these addresses, and nobody else does.
+    /// Reserves an address for each of these machines.
     #[must_use]
     pub(crate) fn with_fixed(mut self, fixed: HashMap<HardwareAddress, Ipv4Addr>) -> Self {
-        self.taken = fixed.values().copied().collect();
-        self.free.retain(|address| !self.taken.contains(address));
+        self.fixed_addresses = fixed.values().copied().collect();
+        self.free.retain(|address| !self.fixed_addresses.contains(address));
         self.fixed = fixed;
         self
     }
 
-    /// Seconds an address is leased for.
+    /// Returns the length of a lease in seconds.
     pub(crate) const fn lease_seconds(&self) -> u32 {
         self.lease_seconds
     }
 
-    /// Number of addresses that are leased, offered or in quarantine.
+    /// Returns the number of addresses that are leased, offered or in quarantine.
     pub(crate) fn len(&self) -> usize {
         self.holds.len()
     }
 
-    /// The address to offer: the machine's own, else the one it holds, else the one it asks for, else the free one next to
-    /// where its hardware address points. `None` when no address is free. What it holds besides its own it keeps.
+    /// Chooses the address to offer; `None` if no address is free.
     pub(crate) fn offer(
         &mut self,
         machine: HardwareAddress,
@@ -191,9 +197,12 @@ impl Leases {
         now: UnixTime,
     ) -> Option<Ipv4Addr> {
         self.expire(now);
-        let held = self.own(&machine).or_else(|| self.by_machine.get(&machine).copied());
+        // The address that the operator fixed, then the order of RFC 2131 §4.3.1: the machine's
+        // current address, the one that it requests, a new one.
+        let held = self.fixed_address(&machine).or_else(|| self.by_machine.get(&machine).copied());
         let requested = requested.filter(|address| self.free.contains(address));
-        let address = held.or(requested).or_else(|| self.free_near(&machine))?;
+        let address = held.or(requested).or_else(|| self.free_near_preferred(&machine))?;
+        // An offer must not shorten a lease: the machine may never answer it.
         if !self.has_lease(&machine, address) {
             self.hold(address, Hold::Offered(machine), now.after(OFFER_SECONDS));
         }
@@ -203,22 +212,23 @@ impl Leases {
     /// Leases `address` to the machine, or renews its lease.
     ///
     /// # Errors
-    /// [`NotGranted`] when it holds another address, or this one is not free for it.
+    /// [`ClaimError`] if the machine holds another address, or `address` is not free for it.
     pub fn claim(
         &mut self,
         machine: HardwareAddress,
         address: Ipv4Addr,
         now: UnixTime,
-    ) -> Result<(), NotGranted> {
+    ) -> Result<(), ClaimError> {
         self.expire(now);
         match self.by_machine.get(&machine) {
+            // A lease from before an address was fixed stays valid beside the fixed address.
             _ if self.has_lease(&machine, address) => {}
-            Some(&held) if held != address => return Err(NotGranted::HoldsAnother(held)),
+            Some(&held) if held != address => return Err(ClaimError::HoldsAnother(held)),
             Some(_) => {}
-            None if self.own(&machine) == Some(address) => {}
+            None if self.fixed_address(&machine) == Some(address) => {}
             None if self.free.contains(&address) => {}
-            None if self.holds.contains_key(&address) => return Err(NotGranted::Taken),
-            None => return Err(NotGranted::NotInPool),
+            None if self.holds.contains_key(&address) => return Err(ClaimError::Taken),
+            None => return Err(ClaimError::NotInPool),
         }
         let until = now.after(self.lease_seconds);
         self.hold(address, Hold::Leased(machine), until);
@@ -226,7 +236,7 @@ impl Leases {
         Ok(())
     }
 
-    /// Frees an address that was offered to the machine and not taken.
+    /// Frees the address that was offered to the machine, unless it is leased by now.
     pub(crate) fn withdraw_offer(&mut self, machine: &HardwareAddress) {
         let Some(&address) = self.by_machine.get(machine) else { return };
         if !self.has_lease(machine, address) {
@@ -234,7 +244,7 @@ impl Leases {
         }
     }
 
-    /// Frees the machine's lease of `address`; true when it had one.
+    /// Frees the machine's lease of `address`, and returns whether it had one.
     pub(crate) fn release(&mut self, machine: &HardwareAddress, address: Ipv4Addr) -> bool {
         let had = self.has_lease(machine, address);
         if had {
@@ -244,9 +254,9 @@ impl Leases {
         had
     }
 
-    /// Puts `address`, which the machine holds, in quarantine; true when it held it. Nobody can take another
-    /// machine's address away.
+    /// Puts `address` in quarantine if the machine holds it, and returns whether it did.
     pub(crate) fn decline(&mut self, machine: &HardwareAddress, address: Ipv4Addr, now: UnixTime) -> bool {
+        // Otherwise a machine could take away the addresses of all others.
         let held = self.holds.get(&address).and_then(|(hold, _)| hold.machine()) == Some(machine);
         if held {
             let until = now.after(QUARANTINE_SECONDS);
@@ -256,17 +266,17 @@ impl Leases {
         held
     }
 
-    /// True when `address` is leased to the machine, not only offered.
+    /// Returns whether `address` is leased to the machine, not only offered.
     pub(crate) fn has_lease(&self, machine: &HardwareAddress, address: Ipv4Addr) -> bool {
         matches!(self.holds.get(&address), Some((Hold::Leased(holder), _)) if holder == machine)
     }
 
-    /// What happened since the last call and must survive a restart, in order.
+    /// Takes the events since the last call, in their order.
     pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
     }
 
-    /// The events that make a new table equal to this one, offers left out.
+    /// Returns the events that make a new table equal to this one, without its offers.
     pub(crate) fn snapshot(&self) -> impl Iterator<Item = Event> {
         self.holds.iter().filter_map(|(&address, &(hold, until))| match hold {
             Hold::Leased(machine) => Some(Event::Leased { address, machine, until }),
@@ -275,24 +285,19 @@ impl Leases {
         })
     }
 
-    /// Applies an event of an earlier run. What is over, or does not fit the pool and the fixed addresses (the operator
-    /// changed them), is dropped.
+    /// Applies an event of an earlier run. Drops a lease that has ended, and one that does not fit
+    /// the pool and the fixed addresses, which the operator may have changed.
     pub(crate) fn replay(&mut self, event: Event, now: UnixTime) {
         let address = event.address();
         let is_known = self.free.contains(&address) || self.holds.contains_key(&address);
-        if !is_known && !self.taken.contains(&address) || self.is_anothers_own(&event) {
+        let is_fixed = self.fixed_addresses.contains(&address);
+        if !is_known && !is_fixed || self.is_fixed_for_another(&event) {
             return;
         }
         self.free(address);
         match event {
             Event::Leased { machine, until, .. } if until > now => {
-                let own = self.fixed.get(&machine).copied();
-                let other = self.by_machine.get(&machine).copied();
-                if let Some(other) =
-                    other.filter(|&other| own.is_none_or(|own| own != other && own != address))
-                {
-                    self.free(other);
-                }
+                self.free_earlier_lease(&machine, address);
                 self.hold(address, Hold::Leased(machine), until);
             }
             Event::Declined { until, .. } if until > now => self.hold(address, Hold::Declined, until),
@@ -300,25 +305,38 @@ impl Leases {
         }
     }
 
-    /// True for a lease of a fixed address to another machine than that whose own it is.
-    fn is_anothers_own(&self, event: &Event) -> bool {
+    /// Frees the address that the machine held before `address`, except for a fixed address and a
+    /// lease that stands beside a fixed one.
+    fn free_earlier_lease(&mut self, machine: &HardwareAddress, address: Ipv4Addr) {
+        let fixed = self.fixed.get(machine).copied();
+        let earlier = self.by_machine.get(machine).copied();
+        let Some(earlier) = earlier else { return };
+        if fixed.is_none_or(|fixed| fixed != earlier && fixed != address) {
+            self.free(earlier);
+        }
+    }
+
+    /// Returns whether the event leases an address to a machine that it is not fixed for.
+    fn is_fixed_for_another(&self, event: &Event) -> bool {
         let Event::Leased { address, machine, .. } = event else { return false };
-        self.taken.contains(address) && self.fixed.get(machine) != Some(address)
+        self.fixed_addresses.contains(address) && self.fixed.get(machine) != Some(address)
     }
 
-    /// The address that this machine has and no other, unless somebody else was found to use it.
-    fn own(&self, machine: &HardwareAddress) -> Option<Ipv4Addr> {
-        let own = self.fixed.get(machine).copied();
-        own.filter(|address| !matches!(self.holds.get(address), Some((Hold::Declined, _))))
+    /// Returns the address fixed for the machine, unless that is in quarantine.
+    fn fixed_address(&self, machine: &HardwareAddress) -> Option<Ipv4Addr> {
+        let fixed = self.fixed.get(machine).copied();
+        fixed.filter(|address| !matches!(self.holds.get(address), Some((Hold::Declined, _))))
     }
 
-    fn free_near(&self, machine: &HardwareAddress) -> Option<Ipv4Addr> {
-        let behind = self.free.range(self.pool.home(machine)..).next();
-        behind.or_else(|| self.free.first()).copied()
+    /// Returns the first free address from the preferred one on, else the first of the pool.
+    fn free_near_preferred(&self, machine: &HardwareAddress) -> Option<Ipv4Addr> {
+        let next = self.free.range(self.pool.preferred(machine)..).next();
+        next.or_else(|| self.free.first()).copied()
     }
 
-    /// Frees all that ended.
+    /// Frees all addresses whose time is over.
     fn expire(&mut self, now: UnixTime) {
+        // Ordered by time: the first one ends next.
         while let Some(&(until, address)) = self.by_end.first()
             && until <= now
         {
@@ -336,7 +354,7 @@ impl Leases {
         self.holds.insert(address, (hold, until));
     }
 
-    /// Ends whatever holds `address`, which is one of the pool or a machine's own.
+    /// Frees `address`, which is in the pool or fixed for a machine.
     fn free(&mut self, address: Ipv4Addr) {
         let Some((hold, until)) = self.holds.remove(&address) else { return };
         self.by_end.remove(&(until, address));
@@ -345,7 +363,8 @@ impl Leases {
         {
             self.by_machine.remove(machine);
         }
-        if !self.taken.contains(&address) {
+        // A fixed address is never free for other machines.
+        if !self.fixed_addresses.contains(&address) {
             self.free.insert(address);
         }
     }

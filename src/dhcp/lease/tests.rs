@@ -16,21 +16,22 @@ fn leases(pool: &str) -> Leases {
 }
 
 #[test]
-fn a_pool_is_read_or_refused_with_a_reason() {
+fn pool_is_read_or_refused() {
     let pool: Pool = "10.0.0.50 - 10.0.0.99".parse().unwrap();
     assert_eq!(pool.to_string(), "10.0.0.50-10.0.0.99");
     assert!("10.0.0.5-10.0.0.5".parse::<Pool>().is_ok());
     assert!("10.0.0.0-10.0.255.255".parse::<Pool>().is_ok());
-    let says = |text: &str| text.parse::<Pool>().unwrap_err().to_string();
-    assert!(says("10.0.0.5").contains("write FIRST-LAST"));
-    assert_eq!(says("10.0.0.5-10.0.0.4"), "address range 10.0.0.5-10.0.0.4 ends before it begins");
-    assert!(says("10.0.0.0-10.1.0.0").contains("more than 65536"));
+    let error = |text: &str| text.parse::<Pool>().unwrap_err().to_string();
+    assert!(error("10.0.0.5").contains("expected FIRST-LAST"));
+    let reversed = "address range 10.0.0.5-10.0.0.4 ends before it starts; swap the two addresses";
+    assert_eq!(error("10.0.0.5-10.0.0.4"), reversed);
+    assert!(error("10.0.0.0-10.1.0.0").contains("more than 65536"));
 }
 
 #[test]
-fn the_address_follows_the_hardware_address() {
+fn address_follows_hardware_address() {
     let (mut one, mut other) = (leases("10.0.0.1-10.0.0.200"), leases("10.0.0.1-10.0.0.200"));
-    // Another order, another table: the same address. (None of these five share a home.)
+    // Another order, another table: the same address. (These five prefer different addresses.)
     let there: Vec<_> = (1..=5).map(|n| one.offer(machine(n), None, START)).collect();
     let back: Vec<_> = (1..=5).rev().map(|n| other.offer(machine(n), None, START)).collect();
     assert!(there.iter().eq(back.iter().rev()));
@@ -38,7 +39,7 @@ fn the_address_follows_the_hardware_address() {
 }
 
 #[test]
-fn two_machines_never_share_an_address() {
+fn address_is_offered_to_one_machine() {
     let mut leases = leases("10.0.0.1-10.0.0.3");
     let given: BTreeSet<_> = (1..=3).map(|n| leases.offer(machine(n), None, START).unwrap()).collect();
     assert_eq!(given.len(), 3);
@@ -47,7 +48,7 @@ fn two_machines_never_share_an_address() {
 }
 
 #[test]
-fn an_offer_ends_soon_and_a_lease_at_its_time() {
+fn offer_ends_before_lease() {
     let mut leases = leases("10.0.0.1-10.0.0.1");
     leases.offer(machine(1), None, START);
     assert_eq!(leases.offer(machine(2), None, START.after(OFFER_SECONDS - 1)), None);
@@ -58,7 +59,7 @@ fn an_offer_ends_soon_and_a_lease_at_its_time() {
 }
 
 #[test]
-fn an_offer_takes_no_time_from_a_lease() {
+fn offer_does_not_shorten_lease() {
     let mut leases = leases("10.0.0.1-10.0.0.1");
     leases.claim(machine(1), address(1), START).unwrap();
     leases.offer(machine(1), None, START);
@@ -67,7 +68,7 @@ fn an_offer_takes_no_time_from_a_lease() {
 }
 
 #[test]
-fn a_wish_is_granted_where_it_can_be() {
+fn requested_address_is_offered_if_free() {
     let mut leases = leases("10.0.0.1-10.0.0.9");
     assert_eq!(leases.offer(machine(1), Some(address(7)), START), Some(address(7)));
     assert_ne!(leases.offer(machine(2), Some(address(7)), START), Some(address(7)));
@@ -76,28 +77,28 @@ fn a_wish_is_granted_where_it_can_be() {
 }
 
 #[test]
-fn a_claim_says_why_not() {
+fn claim_returns_its_error() {
     let mut leases = Leases::new("10.0.0.1-10.0.0.9".parse().unwrap(), HOUR, &[address(9)]);
     leases.claim(machine(1), address(1), START).unwrap();
-    assert_eq!(leases.claim(machine(1), address(2), START), Err(NotGranted::HoldsAnother(address(1))));
-    assert_eq!(leases.claim(machine(2), address(1), START), Err(NotGranted::Taken));
-    assert_eq!(leases.claim(machine(2), address(9), START), Err(NotGranted::NotInPool), "reserved");
-    assert_eq!(leases.claim(machine(2), address(10), START), Err(NotGranted::NotInPool));
+    assert_eq!(leases.claim(machine(1), address(2), START), Err(ClaimError::HoldsAnother(address(1))));
+    assert_eq!(leases.claim(machine(2), address(1), START), Err(ClaimError::Taken));
+    assert_eq!(leases.claim(machine(2), address(9), START), Err(ClaimError::NotInPool), "reserved");
+    assert_eq!(leases.claim(machine(2), address(10), START), Err(ClaimError::NotInPool));
 }
 
 #[test]
-fn a_declined_address_rests_for_ten_minutes() {
+fn declined_address_is_quarantined() {
     let mut leases = leases("10.0.0.1-10.0.0.1");
     leases.claim(machine(1), address(1), START).unwrap();
     assert!(!leases.decline(&machine(2), address(1), START), "not the machine's to decline");
     assert!(leases.decline(&machine(1), address(1), START));
     assert_eq!(leases.offer(machine(1), None, START.after(599)), None);
-    assert_eq!(leases.claim(machine(1), address(1), START.after(599)), Err(NotGranted::Taken));
+    assert_eq!(leases.claim(machine(1), address(1), START.after(599)), Err(ClaimError::Taken));
     assert_eq!(leases.offer(machine(1), None, START.after(600)), Some(address(1)));
 }
 
 #[test]
-fn a_release_frees_only_ones_own() {
+fn release_frees_own_address_only() {
     let mut leases = leases("10.0.0.1-10.0.0.1");
     leases.claim(machine(1), address(1), START).unwrap();
     assert!(!leases.release(&machine(2), address(1)));
@@ -110,7 +111,7 @@ fn text_of(events: impl IntoIterator<Item = Event>) -> String {
 }
 
 #[test]
-fn a_restart_keeps_the_leases() {
+fn leases_survive_restart() {
     let mut before = leases("10.0.0.1-10.0.0.9");
     before.claim(machine(1), address(1), START).unwrap();
     before.claim(machine(2), address(2), START).unwrap();
@@ -134,12 +135,12 @@ fn a_restart_keeps_the_leases() {
         assert_eq!(after.len(), 2);
         assert!(after.has_lease(&machine(1), address(1)));
         assert_eq!(after.claim(machine(5), address(2), START), Ok(()));
-        assert_eq!(after.claim(machine(6), address(3), START), Err(NotGranted::Taken));
+        assert_eq!(after.claim(machine(6), address(3), START), Err(ClaimError::Taken));
     }
 }
 
 #[test]
-fn a_damaged_lease_file_is_read_as_far_as_it_goes() {
+fn damaged_lease_file_loses_damaged_lines() {
     let text = "# leases\n\
         lease 10.0.0.1 52:54:00:00:00:01 until 1700003600\n\
         lease 10.0.0.2 52:54:00 2 until 1700003600\n\
@@ -162,16 +163,16 @@ fn with_fixed() -> Leases {
 }
 
 #[test]
-fn a_fixed_address_is_its_machines_alone() {
+fn fixed_address_is_for_its_machine() {
     let mut leases = with_fixed();
     for (n, own) in [(1, address(2)), (2, Ipv4Addr::new(10, 0, 0, 200))] {
         assert_eq!(leases.offer(machine(n), Some(address(1)), START), Some(own), "whatever it asks for");
         assert_eq!(leases.claim(machine(n), own, START), Ok(()));
     }
     assert_eq!(leases.offer(machine(3), Some(address(2)), START), leases.offer(machine(3), None, START));
-    assert_eq!(leases.claim(machine(4), address(2), START), Err(NotGranted::Taken));
+    assert_eq!(leases.claim(machine(4), address(2), START), Err(ClaimError::Taken));
     leases.release(&machine(1), address(2));
-    assert_eq!(leases.claim(machine(4), address(2), START), Err(NotGranted::NotInPool));
+    assert_eq!(leases.claim(machine(4), address(2), START), Err(ClaimError::NotInPool));
     assert_eq!(leases.claim(machine(1), address(2), START), Ok(()));
     // All that are left of the pool.
     let left: std::collections::BTreeSet<_> =
@@ -180,7 +181,7 @@ fn a_fixed_address_is_its_machines_alone() {
 }
 
 #[test]
-fn a_fixed_address_that_somebody_uses_rests() {
+fn declined_fixed_address_is_quarantined() {
     let mut leases = with_fixed();
     assert_eq!(leases.offer(machine(1), None, START), Some(address(2)));
     assert!(leases.decline(&machine(1), address(2), START));
@@ -191,7 +192,7 @@ fn a_fixed_address_that_somebody_uses_rests() {
 }
 
 #[test]
-fn a_lease_from_before_a_rule_is_kept_and_the_next_is_the_own_one() {
+fn lease_from_before_rule_is_kept() {
     let mut leases = with_fixed();
     let until = START.after(1000);
     for event in [

@@ -1,4 +1,4 @@
-//! Looks for a conflicting DHCP server by asking as a client would.
+//! Probe for a conflicting DHCP server: asks for an address as a client does.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -10,25 +10,27 @@ use super::interfaces::Interface;
 use super::socket::{Sharing, Socket, bind};
 use crate::dhcp::wire::{CLIENT_PORT, Message, MessageType, Opcode, SERVER_PORT};
 
-/// dnsmasq makes its first offer of an address only after three seconds of probing for it.
-const PATIENCE: Duration = Duration::from_millis(3500);
-/// The second DISCOVER, should the first get lost.
-const AGAIN: Duration = Duration::from_millis(1000);
+/// Time to wait for an offer. dnsmasq probes a new address for three seconds before it offers it.
+const OFFER_WAIT: Duration = Duration::from_millis(3500);
+/// Time before the second DISCOVER, in case the first is lost.
+const RESEND_AFTER: Duration = Duration::from_millis(1000);
 
-/// Sends a DISCOVER out of `interface` from our address there and waits for the offer of somebody else.
+/// Sends a DISCOVER out of `interface` from our address there, and returns another server that
+/// offers an address.
 ///
 /// # Errors
-/// When port 68 cannot be had, or nothing can be sent.
+/// Errors of the kernel: port 68 cannot be bound, or nothing can be sent.
 pub(super) async fn find(interface: &Interface, local: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
     let Some(mac) = interface.mac else { return Ok(None) };
-    // Bound to the interface and closed again soon: a DHCP client of this host on another interface goes undisturbed.
+    // Bound to the interface and closed soon, so that a DHCP client of this host on another interface
+    // is not disturbed. Servers reply to port 68 (RFC 2131 §4.1).
     let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT);
     let mut socket = Socket::new(bind(any, Some(&interface.name), Sharing::Shared)?)?;
     let discover = Message::discover(transaction(), mac);
     let xid = discover.header.xid;
     let everyone = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
     let start = Instant::now();
-    for deadline in [start + AGAIN, start + PATIENCE] {
+    for deadline in [start + RESEND_AFTER, start + OFFER_WAIT] {
         socket.send_from(&discover.emit(), everyone, interface.index, local)?;
         while let Ok(received) = timeout_at(deadline, socket.receive()).await {
             let (message, arrival) = received?;
@@ -41,15 +43,16 @@ pub(super) async fn find(interface: &Interface, local: Ipv4Addr) -> io::Result<O
     Ok(None)
 }
 
-/// Returns the server that offers us an address; a proxyDHCP offer holds none, and is no conflict.
+/// Returns the server that offers us an address.
 fn offerer(message: &Message, xid: u32, from: Ipv4Addr) -> Option<Ipv4Addr> {
     let header = &message.header;
     let is_offer = header.opcode == Opcode::BootReply && message.kind == MessageType::Offer;
+    // PXE 2.1 §2.2.1, step 2: the offer of a proxy has no address. It is not a conflict.
     let is_ours = is_offer && header.xid == xid && !header.yiaddr.is_unspecified();
     is_ours.then(|| message.server.unwrap_or(from))
 }
 
-/// Differs from run to run; nothing secret.
+/// Returns a transaction ID that differs from run to run. It is not a secret.
 fn transaction() -> u32 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.subsec_nanos())
 }
@@ -59,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_offered_to_us_is_a_rivals() {
+    fn offered_address_is_a_conflict() {
         let bytes = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/dhcp/dnsmasq-offer.bin"));
         let offer = Message::parse(bytes).unwrap();
         let (xid, from) = (offer.header.xid, Ipv4Addr::new(192, 168, 77, 9));

@@ -1,4 +1,4 @@
-//! The host's network interfaces, as they are now or were some seconds ago.
+//! Network interfaces of the host, as the kernel listed them some seconds ago.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -11,105 +11,143 @@ use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use super::socket::Arrival;
 use crate::dhcp::session::Network;
 
-/// How long what was read stands: addresses change seldom, and a machine asks again.
-const FRESH: Duration = Duration::from_secs(10);
-/// An interface that was not there is looked for at most this often.
-const RETRY: Duration = Duration::from_secs(1);
+/// Age at which the list is read again: addresses change seldom, and a machine asks again.
+const MAX_AGE: Duration = Duration::from_secs(10);
+/// The same for a datagram from an interface that is not in the list.
+const MAX_AGE_IF_UNKNOWN: Duration = Duration::from_secs(1);
 
-/// An interface that is up.
+/// Interface that is up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Interface {
     pub name: String,
     pub index: u32,
-    /// `None` where the link has none: tunnels.
+    /// `None` for a link without hardware addresses: a tunnel.
     pub mac: Option<[u8; 6]>,
     pub addresses: Vec<Address>,
-    /// True for Ethernet and its like; false for loopback and tunnels.
+    /// True for Ethernet and similar links, false for loopback and tunnels.
     pub is_broadcast: bool,
 }
 
-/// An IPv4 address with its netmask.
+/// IPv4 address with its netmask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Address {
     pub ip: Ipv4Addr,
     pub netmask: Ipv4Addr,
 }
 
-/// All of them.
+/// Interfaces of the host that are up.
 #[derive(Debug)]
 pub(super) struct Interfaces {
     list: Vec<Interface>,
     read: Instant,
+    /// The only interface to serve; all if `None`.
+    only: Option<String>,
 }
 
 impl Interfaces {
-    /// Asks the kernel.
-    pub(super) fn read() -> io::Result<Self> {
-        let entries: Vec<InterfaceAddress> = getifaddrs()?.collect();
-        let mut list: Vec<Interface> = entries.iter().filter_map(interface).collect();
-        for entry in &entries {
-            // An address may have a label of its own: eth0:1 is eth0.
-            let name = entry.interface_name.split(':').next().unwrap_or_default();
-            if let (Some(interface), Some(address)) =
-                (list.iter_mut().find(|i| i.name == name), address(entry))
-            {
-                interface.addresses.push(address);
-            }
-        }
-        Ok(Self { list, read: Instant::now() })
+    /// Reads the list from the kernel.
+    pub(super) fn read(only: Option<String>) -> io::Result<Self> {
+        Ok(Self { list: read_list()?, read: Instant::now(), only })
     }
 
-    /// Those that are up.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Interface> {
-        self.list.iter()
+    fn served(&self) -> impl Iterator<Item = &Interface> {
+        self.list.iter().filter(|interface| self.is_served(interface))
     }
 
-    /// The interface a datagram came in on, asking the kernel anew when that was a while ago.
+    fn is_served(&self, interface: &Interface) -> bool {
+        self.only.as_ref().is_none_or(|only| *only == interface.name)
+    }
+
+    /// Returns the interface on which a datagram arrived, if that is served. Reads the list again if
+    /// it is old.
     pub(super) fn of(&mut self, arrival: &Arrival) -> Option<&Interface> {
-        let limit = if self.position(arrival.interface).is_some() { FRESH } else { RETRY };
-        if self.read.elapsed() > limit
-            && let Ok(now) = Self::read()
+        let is_known = self.position(arrival.interface).is_some();
+        let max_age = if is_known { MAX_AGE } else { MAX_AGE_IF_UNKNOWN };
+        if self.read.elapsed() > max_age
+            && let Ok(list) = read_list()
         {
-            *self = now;
+            (self.list, self.read) = (list, Instant::now());
         }
-        self.list.get(self.position(arrival.interface)?)
+        let interface = self.list.get(self.position(arrival.interface)?)?;
+        self.is_served(interface).then_some(interface)
     }
 
     fn position(&self, index: u32) -> Option<usize> {
         self.list.iter().position(|interface| interface.index == index)
     }
 
-    /// True when `ip` is an address of this host.
+    /// Returns whether `ip` is an address of this host.
     pub(super) fn is_own(&self, ip: Ipv4Addr) -> bool {
         self.addresses().any(|address| address.ip == ip)
     }
 
-    /// True for the hardware address of an interface of this host.
+    /// Returns whether an interface of this host has this hardware address.
     pub(super) fn is_own_mac(&self, mac: &[u8]) -> bool {
-        self.iter().any(|interface| interface.mac.is_some_and(|own| own == mac))
+        self.list.iter().any(|interface| interface.mac.is_some_and(|own| own == mac))
     }
 
-    /// Every address of this host.
+    /// Returns every address of this host.
     pub(super) fn addresses(&self) -> impl Iterator<Item = Address> {
-        self.iter().flat_map(|interface| interface.addresses.iter().copied())
+        self.list.iter().flat_map(|interface| interface.addresses.iter().copied())
+    }
+
+    /// Returns the netmask of the served interface on whose network `ip` is.
+    pub(super) fn netmask_of(&self, ip: Ipv4Addr) -> Option<Ipv4Addr> {
+        let mut addresses = self.served().flat_map(|interface| &interface.addresses);
+        addresses.find(|address| address.is_neighbour(ip)).map(|address| address.netmask)
+    }
+
+    /// Returns the served interfaces on `network`, each with our address there.
+    pub(super) fn in_network(&self, network: &Network) -> Vec<(Interface, Ipv4Addr)> {
+        let links = self.served().filter(|interface| interface.is_broadcast);
+        links.filter_map(|link| Some((link.clone(), link.address_in(network)?))).collect()
+    }
+}
+
+impl Address {
+    /// Returns whether `ip` is on the same network.
+    fn is_neighbour(&self, ip: Ipv4Addr) -> bool {
+        (u32::from(self.ip) ^ u32::from(ip)) & u32::from(self.netmask) == 0
     }
 }
 
 impl Interface {
-    /// Our address for a datagram: the one it was sent to; for a broadcast the one in the pool's network, else what
-    /// the kernel would take if it is the interface's, else its first.
+    /// Returns our address for a datagram: its destination, or for a broadcast one of the interface.
     pub(super) fn local(&self, arrival: &Arrival, network: Option<&Network>) -> Option<Ipv4Addr> {
         if arrival.to == arrival.spec_dst {
             return Some(arrival.to);
         }
-        let find =
-            |wanted: &dyn Fn(Ipv4Addr) -> bool| self.addresses.iter().map(|a| a.ip).find(|&ip| wanted(ip));
-        let in_network = find(&|ip| network.is_some_and(|network| network.contains(ip)));
-        in_network.or_else(|| find(&|ip| ip == arrival.spec_dst)).or_else(|| find(&|_| true))
+        // RFC 2131 §4.1: the server identifier is an address that the client can reach, so one on
+        // the network of its lease. The kernel may name an address of another interface.
+        network
+            .and_then(|network| self.address_in(network))
+            .or_else(|| self.ips().find(|ip| *ip == arrival.spec_dst))
+            .or_else(|| self.ips().next())
+    }
+
+    fn address_in(&self, network: &Network) -> Option<Ipv4Addr> {
+        self.ips().find(|ip| network.contains(*ip))
+    }
+
+    fn ips(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.addresses.iter().map(|address| address.ip)
     }
 }
 
-/// The entry of an interface itself: the kernel gives one for each.
+fn read_list() -> io::Result<Vec<Interface>> {
+    let entries: Vec<InterfaceAddress> = getifaddrs()?.collect();
+    let mut list: Vec<Interface> = entries.iter().filter_map(interface).collect();
+    for entry in &entries {
+        // An address may have a label: `eth0:1` is an address of eth0.
+        let name = entry.interface_name.split(':').next().unwrap_or_default();
+        if let (Some(interface), Some(address)) = (list.iter_mut().find(|i| i.name == name), address(entry)) {
+            interface.addresses.push(address);
+        }
+    }
+    Ok(list)
+}
+
+/// Returns the interface of a link-layer entry, of which the kernel lists one for each interface.
 fn interface(entry: &InterfaceAddress) -> Option<Interface> {
     let link = *entry.address?.as_link_addr()?;
     if !entry.flags.contains(InterfaceFlags::IFF_UP) {
@@ -130,22 +168,24 @@ fn address(entry: &InterfaceAddress) -> Option<Address> {
 }
 
 fn ipv4(address: Option<SockaddrStorage>) -> Option<Ipv4Addr> {
-    // The kernel leaves the family of a netmask at 0 now and then; glibc fills it in.
     let address = address?;
+    // The kernel may leave the family of a netmask at 0.
     address.family()?;
     address.as_sockaddr_in().map(|address| address.ip())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddrV4;
+
     use super::*;
 
     const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 
     #[test]
-    fn loopback_is_there_and_has_no_hardware_address() {
-        let interfaces = Interfaces::read().unwrap();
-        let Some(lo) = interfaces.iter().find(|interface| interface.name == "lo") else {
+    fn loopback_has_no_hardware_address() {
+        let interfaces = Interfaces::read(None).unwrap();
+        let Some(lo) = interfaces.list.iter().find(|interface| interface.name == "lo") else {
             return println!("skipped: loopback is down in this network namespace");
         };
         assert_eq!((lo.mac, lo.is_broadcast), (None, false));
@@ -154,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_right_one_of_several_addresses() {
+    fn local_address_is_one_of_the_network() {
         let [first, second, kernels] = [1, 2, 3].map(|n| Ipv4Addr::new(10, n, 0, 1));
         let addresses = [first, second, kernels].map(|ip| Address { ip, netmask: NETMASK }).to_vec();
         let interface =
@@ -171,6 +211,4 @@ mod tests {
         let bare = Interface { addresses: vec![], ..interface };
         assert_eq!(bare.local(&broadcast, None), None);
     }
-
-    use std::net::SocketAddrV4;
 }

@@ -1,7 +1,7 @@
-//! The lease file: events are appended, and once in a while it is written anew.
+//! Lease file: events are appended, and from time to time the whole file is rewritten.
 //!
-//! A thread of its own writes, so that no reply waits for a disk. What a crash can lose are the last lines; the
-//! machine then gets the same address again, since the address follows from its hardware address.
+//! A blocking task writes, so that no reply waits for a disk. A crash can lose the last lines. The
+//! machine then gets the same address again, since that follows from its hardware address.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -13,14 +13,14 @@ use tracing::{error, warn};
 
 use crate::dhcp::lease::{Event, Leases, UnixTime};
 
-/// Says what the lines are to whoever opens the file.
+/// First line of the file, for a person who opens it.
 const HEAD: &str = "# Leases of isowire, one event a line; the last of an address holds.\n";
-/// Lines appended before the file is written anew, besides four for every lease.
+/// Lines appended before a rewrite, besides four for each lease.
 const SLACK: usize = 1000;
-/// Events that wait for a slow disk. When it hangs for longer, they are dropped, and the next rewrite has them all.
+/// Jobs that wait for a slow disk. If more come, they are dropped; the next rewrite has them all.
 const QUEUE: usize = 4096;
 
-/// What the writer is to do.
+/// Task of the writer.
 #[derive(Debug)]
 enum Job {
     Append(String),
@@ -28,7 +28,7 @@ enum Job {
     Rewrite(String),
 }
 
-/// An open lease file.
+/// Open lease file.
 #[derive(Debug)]
 pub(super) struct LeaseFile {
     queue: mpsc::Sender<Job>,
@@ -37,10 +37,11 @@ pub(super) struct LeaseFile {
 }
 
 impl LeaseFile {
-    /// Reads the file into `leases` and writes it anew. A file that is not there yet is made, and so is its directory.
+    /// Reads the file into `leases` and rewrites it. Creates the file and its directory if they do
+    /// not exist.
     ///
     /// # Errors
-    /// When it cannot be read or written.
+    /// Errors of reading and writing. They show at start, before the first lease.
     pub(super) fn open(path: &Path, leases: &mut Leases, now: UnixTime) -> io::Result<Self> {
         path.parent().map_or(Ok(()), fs::create_dir_all)?;
         let bytes = match fs::read(path) {
@@ -49,8 +50,9 @@ impl LeaseFile {
         };
         let unreadable = leases.replay_text(&String::from_utf8_lossy(&bytes), now);
         if unreadable > 0 {
-            warn!(file = %path.display(), "{unreadable} lines of the lease file are unreadable and passed over");
+            warn!(file = %path.display(), "lease file: {unreadable} unreadable lines skipped");
         }
+        // A start drops the leases that have ended, and shows whether the file can be written.
         let file = rewrite(path, &snapshot(leases))?;
         let (queue, jobs) = mpsc::channel(QUEUE);
         let path = path.to_owned();
@@ -58,7 +60,7 @@ impl LeaseFile {
         Ok(Self { queue, writer, appended: 0 })
     }
 
-    /// Queues what happened to `leases`, and a rewrite when the file has grown far beyond them.
+    /// Queues the events, or a rewrite if the file has grown far beyond `leases`.
     pub(super) fn record(&mut self, events: &[Event], leases: &Leases) {
         if events.is_empty() {
             return;
@@ -71,16 +73,16 @@ impl LeaseFile {
             Job::Append(events.iter().map(line).collect())
         };
         if let Err(TrySendError::Full(_)) = self.queue.try_send(job) {
-            // Makes the next event a rewrite.
+            // The file lacks these events: makes the next job a rewrite.
             self.appended = usize::MAX / 2;
         }
     }
 
-    /// Waits until all is written.
+    /// Waits until all jobs are written.
     pub(super) async fn close(self) {
         drop(self.queue);
         if let Err(failed) = self.writer.await {
-            error!("the writer of the lease file failed: {failed}");
+            error!("lease file writer failed: {failed}");
         }
     }
 }
@@ -94,7 +96,7 @@ fn snapshot(leases: &Leases) -> String {
     std::iter::once(HEAD.to_owned()).chain(lines).collect()
 }
 
-/// The writer's life.
+/// Writes jobs until the queue is closed.
 fn write_all(path: &Path, mut file: File, mut jobs: mpsc::Receiver<Job>) {
     let mut is_failing = false;
     while let Some(job) = jobs.blocking_recv() {
@@ -104,20 +106,21 @@ fn write_all(path: &Path, mut file: File, mut jobs: mpsc::Receiver<Job>) {
         };
         match written {
             Ok(()) => is_failing = false,
-            // One line, not one for each lease.
+            // Logged once, not for each lease.
             Err(error) if !std::mem::replace(&mut is_failing, true) => {
-                warn!(file = %path.display(), "cannot write the lease file: {error}; leases last until the next start");
+                warn!(file = %path.display(), "lease file not written: {error}; leases end at the next start");
             }
             Err(_) => {}
         }
     }
 }
 
-/// Replaces the file as a whole or not at all, and returns it open at its end.
+/// Replaces the file as a whole, and returns the new one open at its end.
 fn rewrite(path: &Path, text: &str) -> io::Result<File> {
     let beside = beside(path);
     let mut file = File::create(&beside)?;
     file.write_all(text.as_bytes())?;
+    // On the disk before it gets the name: a crash then leaves the old file or the new one.
     file.sync_all()?;
     fs::rename(&beside, path)?;
     Ok(file)
@@ -147,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn leases_outlive_the_process() {
+    async fn lease_file_keeps_leases_over_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/leases");
         let mut before = leases();
@@ -168,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_file_does_not_grow_for_ever() {
+    async fn lease_file_is_rewritten_when_long() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("leases");
         let mut leases = leases();
@@ -187,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_written_is_an_error_at_once() {
+    fn unwritable_lease_file_is_an_error() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _guard = runtime.enter();
         let missing = Path::new("/proc/no/such/directory/leases");

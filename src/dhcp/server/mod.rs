@@ -1,13 +1,14 @@
-//! The shell of the DHCP door: sockets, interfaces, the lease file, the watch for other servers, the log.
+//! Shell of the DHCP service: sockets, interfaces, the lease file, probes for other servers, the log.
 
 mod conflict;
 mod interfaces;
 mod lease_file;
+mod log;
 mod report_to_machines;
 mod socket;
 mod start;
-mod story;
 
+use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,33 +20,33 @@ use tracing::{debug, warn};
 
 use self::interfaces::{Interface, Interfaces};
 use self::lease_file::LeaseFile;
+use self::log::DhcpLog;
 use self::socket::{Arrival, Socket};
-use self::story::Story;
 use super::lease::UnixTime;
 use super::session::{ConflictSeen, Destination, DhcpPort, NoReply, Outcome, Request, Role, Session};
-use super::wire::{Malformed, Message};
+use super::wire::{DhcpParseError, Message};
 use crate::boot::{BootTargets, Leased};
 use crate::machines::Registry;
 use crate::watched::Watched;
 
 pub use socket::{Sharing, bind};
-pub use start::{Config, DEFAULT_LEASE_SECONDS, DhcpStartError, Mode, ServerConfig};
+pub use start::{DEFAULT_LEASE_SECONDS, DhcpConfig, DhcpMode, DhcpStartError, ServerConfig};
 
-/// Between two looks for another DHCP server.
+/// Interval of the probes for another DHCP server.
 const PROBE_EVERY: Duration = Duration::from_secs(300);
-/// Pause after a socket failed: an interface that is down is not up the next microsecond.
+/// Pause after a failed receive: an interface that is down stays down for more than microseconds.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
-/// The bound sockets; see [`bind`].
+/// Bound sockets; see [`bind`].
 #[derive(Debug)]
 pub struct Sockets {
     /// Port 67.
     pub dhcp: UdpSocket,
-    /// Port 4011: for firmware that asks there in spite of our offer.
+    /// Port 4011, for firmware that asks there in spite of our offer.
     pub boot_server: Option<UdpSocket>,
 }
 
-/// A DHCP server, ready to run.
+/// DHCP server, ready to run.
 #[derive(Debug)]
 pub struct Server {
     dhcp: Socket,
@@ -54,17 +55,15 @@ pub struct Server {
     boot: Watched<BootTargets>,
     machines: Arc<Registry>,
     interfaces: Interfaces,
-    /// The only interface to serve.
-    interface: Option<String>,
     advertise: Option<Ipv4Addr>,
     leased: Arc<Leased>,
     lease_file: Option<LeaseFile>,
     clock: Clock,
-    story: Story,
+    log: DhcpLog,
 }
 
 impl Server {
-    /// Answers until `shutdown` is ready.
+    /// Answers clients until `shutdown` is ready.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
         let (found, mut conflicts) = mpsc::channel(1);
@@ -77,11 +76,11 @@ impl Server {
                 () = &mut shutdown => break,
                 received = self.dhcp.receive() => match received {
                     Ok((message, arrival)) => self.handle(DhcpPort::Dhcp, message, arrival),
-                    Err(error) => self.story.failed("receive", &error).await,
+                    Err(error) => self.pause(&error).await,
                 },
-                received = receive_any(&mut self.boot_server) => match received {
+                received = receive_if_bound(&mut self.boot_server) => match received {
                     Ok((message, arrival)) => self.handle(DhcpPort::BootServer, message, arrival),
-                    Err(error) => self.story.failed("receive", &error).await,
+                    Err(error) => self.pause(&error).await,
                 },
                 Some(conflict) = conflicts.recv() => self.note_conflict(conflict),
             }
@@ -91,29 +90,36 @@ impl Server {
         }
     }
 
-    /// One datagram, from bytes to bytes.
-    fn handle(&mut self, port: DhcpPort, message: Result<Message, Malformed>, arrival: Arrival) {
+    /// Logs a failed receive and waits.
+    async fn pause(&mut self, error: &io::Error) {
+        self.log.receive_failed(error);
+        tokio::time::sleep(FAILURE_PAUSE).await;
+    }
+
+    /// Answers one datagram.
+    fn handle(&mut self, port: DhcpPort, message: Result<Message, DhcpParseError>, arrival: Arrival) {
         let message = match message {
             Ok(message) => message,
-            Err(malformed) => return debug!(peer = %arrival.from, "DHCP message dropped: {malformed}"),
+            Err(error) => return debug!(peer = %arrival.from, "DHCP message dropped: {error}"),
         };
         let Some(local) = self.local(&arrival) else {
-            return debug!(peer = %arrival.from, "DHCP message dropped: not on an interface we serve");
+            return debug!(peer = %arrival.from, "DHCP message dropped: its interface is not served");
         };
-        // Our own probe, or a DHCP client of this host: broadcasts come back to their sender.
+        // A broadcast comes back to its sender: our own probe, or a DHCP client of this host.
         if self.interfaces.is_own_mac(message.header.hardware().bytes()) {
             return;
         }
+        // A copy, so that one message sees one snapshot of images and rules.
         if let Some(boot) = self.boot.update() {
             self.session.boot = BootTargets::clone(&boot);
         }
         let server = self.advertise.unwrap_or(local);
         let request = Request { message, port, from: arrival.from, local, server };
-        let answer = self.session.answer(&request, self.clock.now());
+        let outcome = self.session.answer(&request, self.clock.now());
         self.record_leases();
-        self.story.tell(&request, &answer);
-        report_to_machines::tell(&self.machines, &request, &answer, Instant::now());
-        match answer {
+        self.log.outcome(&request, &outcome);
+        report_to_machines::report(&self.machines, &request, &outcome, Instant::now());
+        match outcome {
             Outcome::Send { reply, to, .. } => self.send(port, &reply.emit(), to, &arrival, local),
             Outcome::NoReply(NoReply::ChoseAnother(conflict)) if !self.interfaces.is_own(conflict) => {
                 self.note_conflict(conflict);
@@ -122,33 +128,31 @@ impl Server {
         }
     }
 
-    /// Our address for this datagram; `None` when its interface is not ours to serve.
+    /// Returns our address for this datagram; `None` if its interface is not served.
     fn local(&mut self, arrival: &Arrival) -> Option<Ipv4Addr> {
         let network = match &self.session.role {
             Role::Proxy => None,
             Role::Server(server_role) => Some(&server_role.network),
         };
-        let interface = self.interfaces.of(arrival)?;
-        if self.interface.as_ref().is_some_and(|only| *only != interface.name) {
-            return None;
-        }
-        interface.local(arrival, network)
+        self.interfaces.of(arrival)?.local(arrival, network)
     }
 
     fn send(&mut self, port: DhcpPort, bytes: &[u8], to: Destination, arrival: &Arrival, local: Ipv4Addr) {
+        // The client may drop a reply from another port than it wrote to: iPXE takes replies of the
+        // boot server from port 4011 only, klibc's ipconfig replies from port 67 only.
         let socket = match (port, &self.boot_server) {
             (DhcpPort::BootServer, Some(socket)) => socket,
             _ => &self.dhcp,
         };
         if let Err(error) = socket.send(bytes, to, arrival, local) {
-            self.story.unsent(&error);
+            self.log.send_failed(&error);
         }
     }
 
     fn record_leases(&mut self) {
         let Role::Server(server_role) = &mut self.session.role else { return };
         let events = server_role.leases.take_events();
-        events.iter().for_each(|event| start::note(&self.leased, &server_role.network, event));
+        events.iter().for_each(|event| start::update_leased(&self.leased, &server_role.network, event));
         if let Some(file) = &mut self.lease_file {
             file.record(&events, &server_role.leases);
         }
@@ -158,43 +162,47 @@ impl Server {
         if self.session.saw_conflict(conflict, self.clock.now()) == ConflictSeen::First {
             warn!(
                 server = %conflict,
-                "another DHCP server answers on this network: nothing is offered until it is gone for 15 minutes"
+                "another DHCP server found on this network: no offers until it is silent for 15 minutes"
             );
         }
     }
 
-    /// The interfaces on the pool's network, with our address there: where another server would do harm.
+    /// Returns the interfaces to probe, each with our address there.
     fn probed(&self) -> Vec<(Interface, Ipv4Addr)> {
         match &self.session.role {
+            // A proxy works beside another server.
             Role::Proxy => Vec::new(),
-            Role::Server(server_role) => {
-                start::serving(&self.interfaces, self.interface.as_deref(), &server_role.network)
-            }
+            Role::Server(server_role) => self.interfaces.in_network(&server_role.network),
         }
     }
 }
 
-/// Looks for another DHCP server every few minutes, until the server ends.
+/// Probes for another DHCP server at intervals, until the task is dropped.
 async fn watch(interface: Interface, local: Ipv4Addr, found: mpsc::Sender<Ipv4Addr>) {
     loop {
         tokio::time::sleep(PROBE_EVERY).await;
         match conflict::find(&interface, local).await {
             Ok(None) => {}
             Ok(Some(conflict)) => drop(found.send(conflict).await),
-            Err(error) => debug!(interface = %interface.name, "cannot look for other DHCP servers: {error}"),
+            Err(error) => {
+                debug!(interface = %interface.name, "probe for other DHCP servers failed: {error}");
+            }
         }
     }
 }
 
-async fn receive_any(socket: &mut Option<Socket>) -> std::io::Result<(Result<Message, Malformed>, Arrival)> {
+/// Waits for a datagram, without end if there is no socket.
+async fn receive_if_bound(
+    socket: &mut Option<Socket>,
+) -> io::Result<(Result<Message, DhcpParseError>, Arrival)> {
     match socket {
         Some(socket) => socket.receive().await,
         None => std::future::pending().await,
     }
 }
 
-/// The time of leases: taken from the system once, then steady, so that setting the clock (a board without a battery
-/// finds out about the time only after its boot) ends no lease.
+/// Clock of the leases: read from the system once, then monotonic. A board without a battery sets
+/// its clock some time after its boot, and that must not end leases.
 #[derive(Debug)]
 struct Clock {
     start: UnixTime,

@@ -9,11 +9,11 @@ use crate::mac::Mac;
 use crate::machines::Registry;
 
 /// Reports one step of one machine. A machine that only leases an address gets no record.
-pub(super) fn tell(machines: &Registry, request: &Request, answer: &Outcome, now: Instant) {
+pub(super) fn report(machines: &Registry, request: &Request, outcome: &Outcome, now: Instant) {
     let Some(mac) = mac(&request.message.header.hardware()) else { return };
-    match answer {
-        Outcome::Send { boot: Some(Err(why)), .. } | Outcome::NoReply(NoReply::NoBootFile(why)) => {
-            machines.refused(mac, &why.to_string(), now);
+    match outcome {
+        Outcome::Send { boot: Some(Err(refusal)), .. } | Outcome::NoReply(NoReply::NoBootFile(refusal)) => {
+            machines.refused(mac, &refusal.to_string(), now);
         }
         Outcome::Send { reply, boot, .. } => {
             let address = Some(reply.header.yiaddr).filter(|address| !address.is_unspecified());
@@ -23,24 +23,26 @@ pub(super) fn tell(machines: &Registry, request: &Request, answer: &Outcome, now
             if let Some(address) = address.filter(|_| reply.kind == MessageType::Ack) {
                 machines.leased(mac, address, now);
             }
-            tell_boot_server(machines, mac, request, reply, now);
-            tell_beside_server(machines, mac, request, reply, now);
+            report_boot_server_client(machines, mac, request, reply, now);
+            report_proxied_client(machines, mac, request, reply, now);
         }
+        // A proxy sees the REQUEST to the other server, since clients broadcast it (RFC 2131 §4.4.4).
         Outcome::NoReply(NoReply::TakesAddress { address, .. }) => machines.leased(mac, *address, now),
         Outcome::NoReply(_) => {}
     }
 }
 
 /// Reports the address of a client of port 4011, which has one already.
-fn tell_boot_server(machines: &Registry, mac: Mac, request: &Request, reply: &Reply, now: Instant) {
+fn report_boot_server_client(machines: &Registry, mac: Mac, request: &Request, reply: &Reply, now: Instant) {
     if request.port == DhcpPort::BootServer && reply.kind == MessageType::Ack {
         machines.met(mac, IpAddr::V4(*request.from.ip()), now);
     }
 }
 
-/// Reports the address of a client that we acknowledge in proxy mode; it is the other server's.
-fn tell_beside_server(machines: &Registry, mac: Mac, request: &Request, reply: &Reply, now: Instant) {
+/// Reports the address of a client that we acknowledge in proxy mode.
+fn report_proxied_client(machines: &Registry, mac: Mac, request: &Request, reply: &Reply, now: Instant) {
     let message = &request.message;
+    // The address is the other server's, so our ACK does not hold it, but the REQUEST does.
     let is_proxied = request.port == DhcpPort::Dhcp
         && message.kind == MessageType::Request
         && reply.kind == MessageType::Ack
@@ -70,12 +72,12 @@ mod tests {
     const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 50);
     const MAC: [u8; 6] = [0x52, 0x54, 0, 0xfe, 0, 0xb0];
 
-    struct Site {
+    struct Service {
         session: Session,
         machines: Registry,
     }
 
-    impl Site {
+    impl Service {
         fn new(role: Role) -> Self {
             let ports = Ports { tftp: 69, http: None };
             let boot = boot::BootTargets::new(Some("boot/syslinux/lpxelinux.0"), ports);
@@ -85,11 +87,11 @@ mod tests {
             }
         }
 
-        fn hear(&mut self, port: DhcpPort, from: Ipv4Addr, message: Message) {
+        fn receive(&mut self, port: DhcpPort, from: Ipv4Addr, message: Message) {
             let from = SocketAddrV4::new(from, 68);
             let request = Request { message, port, from, local: US, server: US };
-            let answer = self.session.answer(&request, UnixTime(1));
-            tell(&self.machines, &request, &answer, Instant::now());
+            let outcome = self.session.answer(&request, UnixTime(1));
+            report(&self.machines, &request, &outcome, Instant::now());
         }
 
         fn machines(&self) -> Vec<MachineStatus> {
@@ -124,67 +126,67 @@ mod tests {
         message
     }
 
-    const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+    const NO_ADDRESS: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
     #[test]
-    fn an_authority_knows_both_addresses() {
-        let mut site = Site::new(server_role());
-        site.hear(DhcpPort::Dhcp, NOBODY, discover(0));
-        assert_eq!(site.only(), (Stage::Offered, Some(CLIENT.into())));
-        site.hear(DhcpPort::Dhcp, NOBODY, request(0, US));
-        assert_eq!(site.only(), (Stage::Leased, Some(CLIENT.into())));
+    fn server_role_reports_offer_and_lease() {
+        let mut service = Service::new(server_role());
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, discover(0));
+        assert_eq!(service.only(), (Stage::Offered, Some(CLIENT.into())));
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, request(0, US));
+        assert_eq!(service.only(), (Stage::Leased, Some(CLIENT.into())));
     }
 
     #[test]
-    fn a_proxy_hears_who_takes_which_address() {
-        let mut site = Site::new(Role::Proxy);
-        site.hear(DhcpPort::Dhcp, NOBODY, discover(0));
-        assert_eq!(site.only(), (Stage::Offered, None));
-        site.hear(DhcpPort::Dhcp, NOBODY, request(0, Ipv4Addr::new(10, 80, 0, 254)));
-        assert_eq!(site.only(), (Stage::Leased, Some(CLIENT.into())));
+    fn proxy_reports_address_of_other_server() {
+        let mut service = Service::new(Role::Proxy);
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, discover(0));
+        assert_eq!(service.only(), (Stage::Offered, None));
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, request(0, Ipv4Addr::new(10, 80, 0, 254)));
+        assert_eq!(service.only(), (Stage::Leased, Some(CLIENT.into())));
     }
 
     #[test]
-    fn a_request_that_is_answered_takes_its_address_too() {
-        let mut site = Site::new(Role::Proxy);
-        site.hear(DhcpPort::Dhcp, NOBODY, discover(0));
+    fn acknowledged_request_reports_its_address() {
+        let mut service = Service::new(Role::Proxy);
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, discover(0));
         let message = request(0, Ipv4Addr::new(10, 80, 0, 254));
-        let from = SocketAddrV4::new(NOBODY, 68);
+        let from = SocketAddrV4::new(NO_ADDRESS, 68);
         let request = Request { message, port: DhcpPort::Dhcp, from, local: US, server: US };
         let Outcome::Send { mut reply, to, boot } =
-            site.session.answer(&Request { message: discover(0), ..request.clone() }, UnixTime(1))
+            service.session.answer(&Request { message: discover(0), ..request.clone() }, UnixTime(1))
         else {
             panic!("no offer")
         };
         reply.kind = MessageType::Ack;
-        tell(&site.machines, &request, &Outcome::Send { reply, to, boot }, Instant::now());
-        assert_eq!(site.only(), (Stage::Leased, Some(CLIENT.into())));
+        report(&service.machines, &request, &Outcome::Send { reply, to, boot }, Instant::now());
+        assert_eq!(service.only(), (Stage::Leased, Some(CLIENT.into())));
     }
 
     #[test]
-    fn who_asks_the_boot_server_has_its_address() {
-        let mut site = Site::new(Role::Proxy);
-        site.hear(DhcpPort::Dhcp, NOBODY, discover(0));
-        site.hear(DhcpPort::BootServer, CLIENT, request(0, US));
-        assert_eq!(site.only(), (Stage::Offered, Some(CLIENT.into())));
+    fn boot_server_client_reports_its_address() {
+        let mut service = Service::new(Role::Proxy);
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, discover(0));
+        service.receive(DhcpPort::BootServer, CLIENT, request(0, US));
+        assert_eq!(service.only(), (Stage::Offered, Some(CLIENT.into())));
     }
 
     #[test]
-    fn why_there_is_no_boot_file_is_told() {
-        let mut site = Site::new(server_role());
-        // An architecture that nobody has.
-        site.hear(DhcpPort::Dhcp, NOBODY, discover(999));
-        assert_eq!(site.only().0, Stage::Seen);
-        let refusal = site.machines().remove(0).refusal.unwrap();
+    fn missing_boot_file_reports_its_reason() {
+        let mut service = Service::new(server_role());
+        // An unassigned architecture.
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, discover(999));
+        assert_eq!(service.only().0, Stage::Seen);
+        let refusal = service.machines().remove(0).refusal.unwrap();
         assert!(refusal.contains("999"), "{refusal}");
     }
 
     #[test]
-    fn who_only_leases_is_no_machine_of_ours() {
-        let mut site = Site::new(server_role());
-        site.hear(DhcpPort::Dhcp, NOBODY, Message::discover(7, MAC));
+    fn client_without_boot_request_is_not_reported() {
+        let mut service = Service::new(server_role());
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, Message::discover(7, MAC));
         let message = Message { vendor_class: Vec::new(), ..request(0, US) };
-        site.hear(DhcpPort::Dhcp, NOBODY, Message { architectures: Vec::new(), ..message });
-        assert_eq!(site.machines(), []);
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, Message { architectures: Vec::new(), ..message });
+        assert_eq!(service.machines(), []);
     }
 }

@@ -1,4 +1,4 @@
-//! A DHCP socket: every datagram with the interface it came in on, every broadcast out of the right one.
+//! DHCP socket: reports the interface of each received datagram, and chooses that of each broadcast.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -15,24 +15,25 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::dhcp::session::Destination;
-use crate::dhcp::wire::{CLIENT_PORT, Malformed, Message};
+use crate::dhcp::wire::{CLIENT_PORT, DhcpParseError, Message};
 
-/// Longer messages are cut, and then malformed: no client sends more than an Ethernet frame.
+/// Bytes received of a message. Clients send at most one Ethernet frame; a longer message is cut off
+/// and then malformed.
 const RECEIVE_MAX: usize = 2048;
 
-/// Whether a port may be bound by others too.
+/// Use of a port together with other sockets of this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// A proxy may stand on the host of the DHCP server: the kernel gives a broadcast to both.
+    /// A proxy may run on the host of the DHCP server: the kernel gives a broadcast to both.
     Shared,
-    /// An authority stands alone: another DHCP server on this host is an error at once.
+    /// A server role is alone: another DHCP server on this host is an error at start.
     Alone,
 }
 
 /// Binds a UDP socket for DHCP, on one interface only if one is named.
 ///
 /// # Errors
-/// What the kernel says: for ports below 1024 often that the privilege is missing.
+/// Errors of the kernel: for ports below 1024 often a missing privilege.
 pub fn bind(
     address: SocketAddrV4,
     interface: Option<&str>,
@@ -40,24 +41,25 @@ pub fn bind(
 ) -> io::Result<std::net::UdpSocket> {
     let socket = socket2::Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_address(sharing == Sharing::Shared)?;
+    // SO_BINDTODEVICE takes no privilege since Linux 5.7.
     socket.bind_device(interface.map(str::as_bytes))?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
-/// How a datagram came.
+/// Source, destination and interface of a received datagram.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrival {
     pub from: SocketAddrV4,
     /// Index of the interface.
     pub interface: u32,
-    /// Where it was sent to: an address of ours, or a broadcast address.
+    /// Destination: an address of ours, or a broadcast address.
     pub to: Ipv4Addr,
     /// The address of ours that the kernel would reply from.
     pub spec_dst: Ipv4Addr,
 }
 
-/// A bound UDP socket with buffers for one datagram.
+/// Bound UDP socket with buffers for one datagram.
 #[derive(Debug)]
 pub(super) struct Socket {
     udp: UdpSocket,
@@ -66,17 +68,18 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Takes a bound socket, be it ours or inherited.
+    /// Takes a bound socket, ours or inherited.
     pub(super) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         SockRef::from(&socket).set_broadcast(true)?;
+        // IP_PKTINFO, ip(7): without it a broadcast leaves by the default route only.
         setsockopt(&socket, Ipv4PacketInfo, &true)?;
         let control = cmsg_space!(in_pktinfo);
         Ok(Self { udp: UdpSocket::from_std(socket)?, bytes: vec![0; RECEIVE_MAX], control })
     }
 
     /// Waits for a datagram.
-    pub(super) async fn receive(&mut self) -> io::Result<(Result<Message, Malformed>, Arrival)> {
+    pub(super) async fn receive(&mut self) -> io::Result<(Result<Message, DhcpParseError>, Arrival)> {
         let Self { udp, bytes, control } = self;
         let fd = udp.as_raw_fd();
         udp.async_io(Interest::READABLE, || {
@@ -88,7 +91,8 @@ impl Socket {
         .await
     }
 
-    /// Sends at once or not at all: a datagram that finds the queue full is as lost as one on the wire.
+    /// Sends at once or not at all. A datagram that finds the queue full is lost, as it might be on
+    /// the wire: the client asks again.
     pub(super) fn send(
         &self,
         bytes: &[u8],
@@ -100,13 +104,13 @@ impl Socket {
             Destination::Broadcast => {
                 (SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT), arrival.interface)
             }
-            // The kernel knows the way.
+            // The routing table knows the interface: the relay agent may be on another one.
             Destination::Unicast(to) => (to, 0),
         };
         self.send_from(bytes, to, interface, local)
     }
 
-    /// Sends out of `interface` (0: whichever leads there), with `local` as the sender's address.
+    /// Sends with the source address `local` out of `interface`, or by the routing table if that is 0.
     pub(super) fn send_from(
         &self,
         bytes: &[u8],
@@ -132,13 +136,16 @@ fn arrival(received: &RecvMsg<'_, '_, SockaddrIn>) -> io::Result<Arrival> {
         _ => None,
     });
     let info = info.ok_or(io::ErrorKind::InvalidData)?;
-    let address = |address: in_addr| Ipv4Addr::from(u32::from_be(address.s_addr));
     Ok(Arrival {
         from,
         interface: info.ipi_ifindex.cast_unsigned(),
-        to: address(info.ipi_addr),
-        spec_dst: address(info.ipi_spec_dst),
+        to: ipv4(info.ipi_addr),
+        spec_dst: ipv4(info.ipi_spec_dst),
     })
+}
+
+fn ipv4(address: in_addr) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from_be(address.s_addr))
 }
 
 #[cfg(test)]
@@ -146,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_authority_shares_its_port_with_nobody() {
+    fn server_role_does_not_share_its_port() {
         let bind = |port, sharing| bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port), None, sharing);
         let first = bind(0, Sharing::Shared).unwrap();
         let port = first.local_addr().unwrap().port();
@@ -155,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_datagram_tells_how_it_came() {
+    async fn datagram_comes_with_its_interface() {
         let local = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
         let mut receiver = Socket::new(bind(local, None, Sharing::Alone).unwrap()).unwrap();
         let sender = Socket::new(bind(local, None, Sharing::Alone).unwrap()).unwrap();

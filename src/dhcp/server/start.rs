@@ -1,20 +1,21 @@
-//! From what the operator wants to a server that is ready to run.
+//! Start of the DHCP service: from its configuration to a server that is ready to run.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
 use tracing::info;
 
 use super::interfaces::{Interface, Interfaces};
 use super::lease_file::LeaseFile;
+use super::log::DhcpLog;
 use super::socket::Socket;
-use super::story::Story;
 use super::{Clock, Server, Sockets, conflict};
 use crate::boot::leased::Lease;
-use crate::boot::{self, Leased, Rules};
+use crate::boot::{BootTargets, Leased, Rules};
 use crate::dhcp::lease::{Event, Leases, Pool, UnixTime};
 use crate::dhcp::session::{Network, Role, ServerRole, Session, mac};
 use crate::dhcp::wire::HardwareAddress;
@@ -22,53 +23,53 @@ use crate::export::Allowed;
 use crate::machines::Registry;
 use crate::watched::Watched;
 
-/// A day: the initramfs takes its address once and never renews it, so a lease should outlast a boot and what is done
-/// in it.
+/// Length of a lease: one day. The initramfs takes its address once and never renews it, so a lease
+/// must outlast a boot and the work that follows.
 pub const DEFAULT_LEASE_SECONDS: u32 = 86_400;
 
-/// What the operator wants.
+/// Configuration of the DHCP service.
 #[derive(Debug, Clone)]
-pub struct Config {
-    /// Serve this interface only.
+pub struct DhcpConfig {
+    /// The only interface to serve; all if `None`.
     pub interface: Option<String>,
-    /// Tell clients this address; else ours on the interface they ask on.
+    /// Address that clients are told; ours on their interface if `None`.
     pub advertise: Option<Ipv4Addr>,
-    pub mode: Mode,
-    /// What machines boot with.
-    pub boot: Watched<boot::BootTargets>,
-    /// Where it is noted what machines are leased.
+    pub mode: DhcpMode,
+    /// Programs, menus and rules that machines boot by.
+    pub boot: Watched<BootTargets>,
+    /// Table of leases for the boot files of each machine.
     pub leased: Arc<Leased>,
-    /// Told of each machine's way.
+    /// Records of the machines that boot.
     pub machines: Arc<Registry>,
-    /// Who is answered, of those that have an address.
+    /// Addresses whose clients get replies.
     pub allowed: Allowed,
 }
 
-/// How we stand to the network.
+/// Role of the service on its network.
 #[derive(Debug, Clone)]
-pub enum Mode {
+pub enum DhcpMode {
     /// Beside another DHCP server.
     Proxy,
-    /// As the only one.
+    /// As the only DHCP server.
     Server(ServerConfig),
 }
 
-/// What an authority leases.
+/// Configuration of the server role.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
     pub pool: Pool,
-    /// Else that of the interface whose network the pool lies in.
+    /// Netmask of the network; that of the interface on the pool's network if `None`.
     pub netmask: Option<Ipv4Addr>,
-    /// Else our own address.
+    /// Router of the network; our own address if `None`.
     pub router: Option<Ipv4Addr>,
-    /// Else our own address.
+    /// DNS servers; our own address if empty.
     pub dns: Vec<Ipv4Addr>,
     pub lease_seconds: u32,
-    /// Keeps leases over a restart.
+    /// File that keeps the leases over a restart.
     pub lease_file: Option<PathBuf>,
 }
 
-/// Why the server cannot start; each says what to do.
+/// Error of starting the DHCP service.
 #[derive(Debug, thiserror::Error)]
 pub enum DhcpStartError {
     #[error("cannot set up the DHCP socket: {0}")]
@@ -80,11 +81,14 @@ pub enum DhcpStartError {
          its network (behind a relay agent: also set the netmask)"
     )]
     NoNetwork(Pool),
-    #[error("the DHCP range {pool} leaves the network {first}, netmask {netmask}", first = pool.first())]
+    #[error(
+        "the DHCP range {pool} leaves the network {first}, netmask {netmask}; choose a smaller range",
+        first = pool.first()
+    )]
     PoolLeavesNetwork { pool: Pool, netmask: Ipv4Addr },
     #[error(
-        "the `address` {address} of a [[machine]] is not one for machines of the network, netmask {netmask}, or somebody \
-         has it: choose another"
+        "`address` {address} of a [[machine]] is outside the network (netmask {netmask}) or in use by this server, \
+         the router or a DNS server; choose another"
     )]
     FixedAddress { address: Ipv4Addr, netmask: Ipv4Addr },
     #[error("cannot use lease file {}: {source}", path.display())]
@@ -96,81 +100,87 @@ pub enum DhcpStartError {
 }
 
 impl Server {
-    /// Reads the lease file, and makes sure that no other DHCP server answers (an authority takes four seconds for
-    /// that).
+    /// Reads the lease file and prepares the service. The server role first probes for other DHCP
+    /// servers, which takes four seconds.
     ///
     /// # Errors
     /// [`DhcpStartError`].
-    pub async fn start(sockets: Sockets, config: Config) -> Result<Self, DhcpStartError> {
-        let Config { interface, advertise, mode, boot, machines, leased, allowed } = config;
-        let interfaces = Interfaces::read().map_err(DhcpStartError::Interfaces)?;
-        let (clock, site) = (Clock::start(), boot.current());
+    pub async fn start(sockets: Sockets, config: DhcpConfig) -> Result<Self, DhcpStartError> {
+        let DhcpConfig { interface, advertise, mode, boot, machines, leased, allowed } = config;
+        let interfaces = Interfaces::read(interface).map_err(DhcpStartError::Interfaces)?;
+        let (clock, targets) = (Clock::start(), boot.current());
         let (role, lease_file) = match mode {
-            Mode::Proxy => (Role::Proxy, None),
-            Mode::Server(config) => {
-                let (server_role, file) =
-                    server_role(config, site.rules(), &interfaces, interface.as_deref(), clock.now())?;
-                refuse_conflicts(&serving(&interfaces, interface.as_deref(), &server_role.network)).await?;
+            DhcpMode::Proxy => (Role::Proxy, None),
+            DhcpMode::Server(config) => {
+                let (server_role, file) = server_role(config, targets.rules(), &interfaces, clock.now())?;
+                refuse_conflicts(interfaces.in_network(&server_role.network)).await?;
+                // A machine that boots now may have its lease from the earlier run.
+                let snapshot = server_role.leases.snapshot();
+                snapshot.for_each(|event| update_leased(&leased, &server_role.network, &event));
                 (Role::Server(Box::new(server_role)), file)
             }
         };
-        if let Role::Server(server_role) = &role {
-            let noted = server_role.leases.snapshot();
-            noted.for_each(|event| note(&leased, &server_role.network, &event));
-        }
-        let adopt = |socket| Socket::new(socket).map_err(DhcpStartError::Socket);
         Ok(Self {
-            dhcp: adopt(sockets.dhcp)?,
-            boot_server: sockets.boot_server.map(adopt).transpose()?,
-            session: Session { role, boot: boot::BootTargets::clone(&site), allowed },
+            dhcp: take(sockets.dhcp)?,
+            boot_server: sockets.boot_server.map(take).transpose()?,
+            session: Session { role, boot: BootTargets::clone(&targets), allowed },
             boot,
             machines,
             interfaces,
-            interface,
             advertise,
             leased,
             lease_file,
             clock,
-            story: Story::default(),
+            log: DhcpLog::default(),
         })
     }
 }
 
-/// Keeps the table of what machines are leased in step with the leases.
-pub(super) fn note(leased: &Leased, network: &Network, event: &Event) {
+fn take(socket: UdpSocket) -> Result<Socket, DhcpStartError> {
+    Socket::new(socket).map_err(DhcpStartError::Socket)
+}
+
+/// Applies an event to the table of leases for boot files.
+pub(super) fn update_leased(leased: &Leased, network: &Network, event: &Event) {
     let Event::Leased { address, machine, .. } = event else { return leased.free(event.address()) };
     if let Some(machine) = mac(machine) {
         leased.grant(machine, Lease { address: *address, netmask: network.netmask, router: network.router });
     }
 }
 
+/// Checks the configuration and reads the leases of an earlier run.
 fn server_role(
     config: ServerConfig,
     rules: &Rules,
     interfaces: &Interfaces,
-    only: Option<&str>,
     now: UnixTime,
 ) -> Result<(ServerRole, Option<LeaseFile>), DhcpStartError> {
-    let ServerConfig { pool, netmask, router, dns, lease_seconds, lease_file } = config;
-    let netmask = netmask.or_else(|| netmask_of(interfaces, only, pool.first()));
-    let netmask = netmask.ok_or(DhcpStartError::NoNetwork(pool))?;
-    let network = Network { address: pool.first(), netmask, router, dns };
-    if !network.contains(pool.last()) {
-        return Err(DhcpStartError::PoolLeavesNetwork { pool, netmask });
-    }
+    let network = network(&config, interfaces)?;
     let reserved = reserved(&network, interfaces);
-    let fixed = fixed(rules, &network, &reserved)?;
-    let mut leases = Leases::new(pool, lease_seconds, &reserved).with_fixed(fixed);
-    let open = |path: PathBuf| match LeaseFile::open(&path, &mut leases, now) {
-        Ok(file) => Ok(file),
-        Err(source) => Err(DhcpStartError::LeaseFile { path, source }),
-    };
-    let file = lease_file.map(open).transpose()?;
+    let fixed = fixed_addresses(rules, &network, &reserved)?;
+    // The fixed addresses come first: the lease file is checked against them.
+    let mut leases = Leases::new(config.pool, config.lease_seconds, &reserved).with_fixed(fixed);
+    let file = config.lease_file.map(|path| open_lease_file(path, &mut leases, now)).transpose()?;
     Ok((ServerRole::new(network, leases), file))
 }
 
-/// The addresses that rules give to one machine each.
-fn fixed(
+fn open_lease_file(path: PathBuf, leases: &mut Leases, now: UnixTime) -> Result<LeaseFile, DhcpStartError> {
+    LeaseFile::open(&path, leases, now).map_err(|source| DhcpStartError::LeaseFile { path, source })
+}
+
+fn network(config: &ServerConfig, interfaces: &Interfaces) -> Result<Network, DhcpStartError> {
+    let pool = config.pool;
+    let netmask = config.netmask.or_else(|| interfaces.netmask_of(pool.first()));
+    let netmask = netmask.ok_or(DhcpStartError::NoNetwork(pool))?;
+    let network = Network { address: pool.first(), netmask, router: config.router, dns: config.dns.clone() };
+    if !network.contains(pool.last()) {
+        return Err(DhcpStartError::PoolLeavesNetwork { pool, netmask });
+    }
+    Ok(network)
+}
+
+/// Returns the addresses that rules give to one machine each.
+fn fixed_addresses(
     rules: &Rules,
     network: &Network,
     reserved: &[Ipv4Addr],
@@ -185,43 +195,21 @@ fn fixed(
     Ok(fixed)
 }
 
-/// The netmask of the interface whose network `address` lies in.
-fn netmask_of(interfaces: &Interfaces, only: Option<&str>, address: Ipv4Addr) -> Option<Ipv4Addr> {
-    let served = interfaces.iter().filter(|interface| only.is_none_or(|only| only == interface.name));
-    let mut addresses = served.flat_map(|interface| &interface.addresses);
-    let same =
-        |mask: Ipv4Addr, a: Ipv4Addr, b: Ipv4Addr| (u32::from(a) ^ u32::from(b)) & u32::from(mask) == 0;
-    addresses.find(|own| same(own.netmask, own.ip, address)).map(|own| own.netmask)
-}
-
-/// Addresses that no machine may have: ours, the router's, the DNS servers', and the network's first and last.
+/// Returns the addresses that are never leased: those of this host, of the router and of the DNS
+/// servers, and the first and last of the network.
 fn reserved(network: &Network, interfaces: &Interfaces) -> Vec<Ipv4Addr> {
     let (address, mask) = (u32::from(network.address), u32::from(network.netmask));
-    // Networks of 31 and 32 bits have no address of their own (RFC 3021).
     let ends = [address & mask, address | !mask].map(Ipv4Addr::from);
+    // RFC 3021 §2.1: with a prefix of 31 bits both addresses are host addresses.
     let ends = ends.into_iter().filter(|_| !mask > 1);
     let own = interfaces.addresses().map(|own| own.ip);
     own.chain(network.router).chain(network.dns.iter().copied()).chain(ends).collect()
 }
 
-/// The interfaces on `network`, with our address there.
-pub(super) fn serving(
-    interfaces: &Interfaces,
-    only: Option<&str>,
-    network: &Network,
-) -> Vec<(Interface, Ipv4Addr)> {
-    let served = interfaces.iter().filter(|interface| only.is_none_or(|only| only == interface.name));
-    let local = |interface: &Interface| {
-        let mut own = interface.addresses.iter().map(|own| own.ip);
-        own.find(|&ip| network.contains(ip)).map(|ip| (interface.clone(), ip))
-    };
-    served.filter(|interface| interface.is_broadcast).filter_map(local).collect()
-}
-
-/// Asks on every wire at once.
-async fn refuse_conflicts(serving: &[(Interface, Ipv4Addr)]) -> Result<(), DhcpStartError> {
-    let mut probes = tokio::task::JoinSet::new();
-    for (interface, local) in serving.iter().cloned() {
+/// Probes all interfaces at the same time, and fails if another DHCP server answers.
+async fn refuse_conflicts(probed: Vec<(Interface, Ipv4Addr)>) -> Result<(), DhcpStartError> {
+    let mut probes = JoinSet::new();
+    for (interface, local) in probed {
         probes.spawn(async move { (conflict::find(&interface, local).await, interface.name) });
     }
     while let Some(probed) = probes.join_next().await {
@@ -229,8 +217,10 @@ async fn refuse_conflicts(serving: &[(Interface, Ipv4Addr)]) -> Result<(), DhcpS
             Ok((Ok(Some(server)), interface)) => {
                 return Err(DhcpStartError::ConflictingServer { server, interface });
             }
+            // Port 68 may need a privilege that the service lacks. It starts nevertheless, and still
+            // yields to another server that a client chooses.
             Ok((Err(error), interface)) => {
-                info!(%interface, "cannot look for other DHCP servers ({error}): make sure there is none");
+                info!(%interface, "probe for other DHCP servers failed: {error}. Make sure that there is none");
             }
             Ok((Ok(None), _)) | Err(_) => {}
         }

@@ -1,4 +1,4 @@
-//! Clients that ask for a boot file, and the options that name it.
+//! Clients that ask for a boot file, and the options that name the file.
 
 use super::{Boot, NoReply, Request};
 use crate::boot::rules::Selection;
@@ -8,7 +8,7 @@ use crate::boot::{
 use crate::dhcp::wire::{BootClass, HardwareAddress, Message, ReplyOption};
 use crate::text::SafeText;
 
-/// The boot file for one client.
+/// Boot file for one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootOffer {
     pub platform: Platform,
@@ -21,7 +21,7 @@ pub struct BootOffer {
 /// Decides what the sender boots, by the one rule that is selected for it.
 ///
 /// # Errors
-/// [`NoReply::Ignored`] by that rule.
+/// [`NoReply::Ignored`] if that rule says so.
 pub(super) fn decide(request: &Request, targets: &BootTargets) -> Result<Boot, NoReply> {
     let message = &request.message;
     let mut clients = clients(message);
@@ -31,7 +31,7 @@ pub(super) fn decide(request: &Request, targets: &BootTargets) -> Result<Boot, N
         return Err(NoReply::Ignored);
     }
     let Some(boot) = offer(&first, &selection, request, targets) else { return Ok(None) };
-    // RFC 4578 §2.1: a client that names several architectures runs any of them.
+    // RFC 4578 §2.1: a client may list several architectures. The first that has a boot file counts.
     let mut others = clients.filter_map(|client| {
         let selection = Some(targets.rules().select(&client)).filter(|selection| !selection.is_ignored())?;
         offer(&client, &selection, request, targets)?.ok()
@@ -39,10 +39,10 @@ pub(super) fn decide(request: &Request, targets: &BootTargets) -> Result<Boot, N
     Ok(Some(boot.or_else(|refused| others.next().ok_or(refused))))
 }
 
-/// Returns the sender's description, one for each architecture that it names.
+/// Returns descriptions of the sender, one for each architecture that it names.
 fn clients(message: &Message) -> impl Iterator<Item = Client<'_>> {
     let class = boot_class(message);
-    // RFC 4578 §2.1 demands option 93 of boot clients; ROMs older than it are BIOS ROMs.
+    // RFC 4578 §2.1: boot clients must send option 93. ROMs that do not are older, and for a BIOS.
     let default = message.architectures.is_empty().then(|| class.map(|_| Architecture::BIOS));
     let named = message.architectures.iter().map(|&code| Some(Architecture(code)));
     let mac = mac(&message.header.hardware());
@@ -54,26 +54,29 @@ fn clients(message: &Message) -> impl Iterator<Item = Client<'_>> {
     })
 }
 
-/// Firmware and iPXE name themselves in option 60; `PXEClient:Arch:00000:UNDI:002001` goes on with numbers that
-/// are better read from option 93.
+/// Returns the class of a boot client; `None` for all other clients.
 fn boot_class(message: &Message) -> Option<BootClass> {
+    // PXE 2.1 §2.2.1, step 1: `PXEClient:Arch:xxxxx:UNDI:yyyzzz`. The architecture is read from option
+    // 93 instead, which has all of them.
     let classes = [BootClass::HttpClient, BootClass::PxeClient];
     classes.into_iter().find(|class| message.vendor_class.starts_with(class.as_str().as_bytes()))
 }
 
-/// The MAC address of a machine on Ethernet.
+/// Returns the MAC address of a machine on Ethernet.
 pub(crate) fn mac(hardware: &HardwareAddress) -> Option<Mac> {
     Mac::new(hardware.bytes()).filter(|_| hardware.kind() == HardwareAddress::ETHERNET)
 }
 
-/// Features of iPXE that a script of ours needs, HTTP and menus, by their numbers (src/include/ipxe/features.h).
+/// Features of iPXE that our scripts need: HTTP and menus (src/include/ipxe/features.h).
 const SCRIPT_FEATURES: [u8; 2] = [0x13, 0x27];
 
 fn firmware(message: &Message, class: BootClass, architecture: Architecture) -> Firmware {
+    // Option 175 is that of iPXE, whatever the user class of a build.
     let is_ipxe = message.has_user_class(b"iPXE") || !message.ipxe_options.is_empty();
     let runs_scripts = SCRIPT_FEATURES.iter().all(|&feature| message.may_have_ipxe_feature(feature));
     match class {
-        // In a BIOS a lesser iPXE is as good as any PXE ROM. Under UEFI there is nothing else for it.
+        // A BIOS iPXE that cannot run our scripts boots PXELINUX like any PXE ROM. For UEFI there is
+        // no such second way.
         BootClass::PxeClient if is_ipxe && architecture == Architecture::BIOS && !runs_scripts => {
             Firmware::Pxe
         }
@@ -102,24 +105,28 @@ fn offer(
 }
 
 impl BootOffer {
-    /// The one shape that every firmware tried takes, with an address and without, but for machines with quirks. Sent
-    /// unasked: iPXE leaves 209 out of its parameter list, but lpxelinux reads it from the reply that iPXE kept.
+    /// Returns the options that name the boot file. All firmware that was tried takes this set, with
+    /// an address and without; quirks change it for single machines.
     pub(super) fn options(&self, request: &Request) -> impl Iterator<Item = ReplyOption> + use<> {
         let is_pxe = self.class == BootClass::PxeClient;
+        // Ampere eMAG firmware ignores the boot file of a reply that says `PXEClient`.
         let is_plain = is_pxe && self.quirks.has(Quirk::Plain);
-        let of_pxe = if is_plain { [const { None }; 3] } else { self.class_options(request) };
+        let of_class = if is_plain { [const { None }; 3] } else { self.class_options(request) };
         let options = [
             Some(ReplyOption::BootFile(self.file.clone())),
+            // Sent unasked (RFC 5071 §4.5): iPXE does not request option 209, but lpxelinux reads it
+            // from the reply that iPXE caches.
             self.config_file.clone().map(ReplyOption::ConfigFile),
             (is_pxe && !is_plain).then_some(ReplyOption::TftpServer(request.server)),
         ];
-        of_pxe.into_iter().chain(options).flatten()
+        of_class.into_iter().chain(options).flatten()
     }
 
-    /// What a client knows a boot server by.
+    /// Returns the options by which a client recognises a boot server.
     fn class_options(&self, request: &Request) -> [Option<ReplyOption>; 3] {
         let Message { machine_id, boot_item, .. } = &request.message;
-        // HTTP Boot must not get option 43. Who chose a boot item waits for its confirmation, quirk or not.
+        // EDK2 takes a file by HTTP from an offer without option 43. PXE 2.1 §2.4.5: a client that
+        // chose a boot item gets it confirmed, whatever its quirks.
         let skips_discovery =
             self.class == BootClass::PxeClient && (!self.quirks.has(Quirk::No43) || boot_item.is_some());
         [

@@ -1,4 +1,4 @@
-//! Decides the reply to a DHCP message: a pure function of the message, the leases and the time.
+//! Decides the reply to a DHCP message. Pure: depends on the message, the leases and the time only.
 //!
 //! ```text
 //! port 4011 ------------------> boot server: ACK with the boot file    (either role)
@@ -19,20 +19,20 @@ use crate::export::Allowed;
 pub(crate) use boot_offer::{BootOffer, mac};
 pub use server_role::{ConflictSeen, Network, ServerRole};
 
-/// A message, and the port and interface that it arrived on.
+/// DHCP message, and the port and interface that it arrived on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub message: Message,
     pub port: DhcpPort,
     /// Sender of the datagram.
     pub from: SocketAddrV4,
-    /// Our address on the interface it came in on.
+    /// Our address on the interface that it arrived on.
     pub local: Ipv4Addr,
-    /// The address clients are told: `local`, unless the operator advertises another.
+    /// Address that clients are told: `local`, unless the operator advertises another.
     pub server: Ipv4Addr,
 }
 
-/// The port a message came to.
+/// Port that a message was sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DhcpPort {
     /// 67.
@@ -41,43 +41,46 @@ pub enum DhcpPort {
     BootServer,
 }
 
-/// The address that a reply is sent to.
+/// Address that a reply is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
-    /// 255.255.255.255:68 on the interface the request arrived on. Unicast to a client that has no address yet takes
-    /// a raw socket or an entry in the ARP table, so the client's wish for it is not met (RFC 2131 §4.1: SHOULD).
+    /// 255.255.255.255:68 on the interface that the request arrived on.
+    ///
+    /// It is used for every client without an address, whatever its BROADCAST flag: unicast to such
+    /// a client takes a raw socket or an entry of the ARP table, and both need privileges. RFC 2131
+    /// §4.1 allows it: "If unicasting is not possible, the message MAY be sent as an IP broadcast".
     Broadcast,
     Unicast(SocketAddrV4),
 }
 
-/// The result of a request.
+/// Result of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Send {
         reply: Reply,
         to: Destination,
-        /// The client's boot file; `None` if it asked for none.
+        /// Boot file of the client; `None` if it did not ask for one.
         boot: Option<Result<BootOffer, Refusal>>,
     },
     NoReply(NoReply),
 }
 
-/// The reason why no reply is sent.
+/// Reason for sending no reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoReply {
     #[error("not from a client")]
-    NoRequest,
+    NotARequest,
     #[error("{0} is not in `allow`")]
     NotAllowed(Ipv4Addr),
     #[error("ignored by a rule")]
     Ignored,
     #[error("{0:?} is not answered")]
     NotAnswered(MessageType),
-    #[error("neither PXE nor HTTP boot client")]
-    NoBootClient,
+    #[error("not a PXE or HTTP boot client")]
+    NotABootClient,
     #[error("{0}")]
     NoBootFile(Refusal),
-    #[error("came through relay agent {0}: a proxy answers on its own wire only")]
+    #[error("relayed by {0}; a proxy answers clients of its own link only")]
     Relayed(Ipv4Addr),
     #[error("takes {address} from {server}")]
     TakesAddress { address: Ipv4Addr, server: Ipv4Addr },
@@ -85,38 +88,38 @@ pub enum NoReply {
     NoAddress,
     #[error("no hardware address to lease to")]
     NoHardwareAddress,
-    #[error("no address asked for")]
+    #[error("claims no address")]
     NothingClaimed,
-    #[error("on another network than the pool")]
+    #[error("not on the network of the pool")]
     OtherNetwork,
     #[error("{0} is not in the pool")]
     NotInPool(Ipv4Addr),
-    #[error("every address of the pool is taken")]
+    #[error("every address of the pool is in use")]
     PoolExhausted,
-    #[error("DHCP server {0} is on this network as well")]
+    #[error("another DHCP server, {0}, is on this network")]
     ConflictingServer(Ipv4Addr),
     #[error("chose DHCP server {0}")]
     ChoseAnother(Ipv4Addr),
-    #[error("gave {0} back")]
+    #[error("released {0}")]
     Released(Ipv4Addr),
-    #[error("found {0} in use by somebody else: it rests for ten minutes")]
+    #[error("declined {0}: another host uses it")]
     Declined(Ipv4Addr),
 }
 
-/// The role beside other DHCP servers of the network.
+/// Role of the service on its network.
 #[derive(Debug)]
 pub enum Role {
     /// Names boot files beside another DHCP server, and leases no addresses.
     Proxy,
-    /// Is the only DHCP server.
+    /// Leases addresses as the only DHCP server.
     Server(Box<ServerRole>),
 }
 
-/// The state of the DHCP service.
+/// State of the DHCP service.
 #[derive(Debug)]
 pub struct Session {
     pub role: Role,
-    /// The programs, menus and rules that machines boot by.
+    /// Programs, menus and rules that machines boot by.
     pub boot: boot::BootTargets,
     /// Addresses whose clients get replies.
     pub allowed: Allowed,
@@ -125,25 +128,26 @@ pub struct Session {
 impl Session {
     /// Decides the reply to one message.
     pub fn answer(&mut self, request: &Request, now: UnixTime) -> Outcome {
+        self.decide(request, now).unwrap_or_else(Outcome::NoReply)
+    }
+
+    fn decide(&mut self, request: &Request, now: UnixTime) -> Decision {
+        // A relay agent on this host shares port 67, so replies of other servers arrive here too.
         if request.message.header.opcode != Opcode::BootRequest {
-            return Outcome::NoReply(NoReply::NoRequest);
+            return Err(NoReply::NotARequest);
         }
         if let Some(address) = address_of(request).filter(|&address| !self.allowed.contains(address.into())) {
-            return Outcome::NoReply(NoReply::NotAllowed(address));
+            return Err(NoReply::NotAllowed(address));
         }
-        let boot = match boot_offer::decide(request, &self.boot) {
-            Ok(boot) => boot,
-            Err(silence) => return Outcome::NoReply(silence),
-        };
-        let answer = match (request.port, &mut self.role) {
+        let boot = boot_offer::decide(request, &self.boot)?;
+        match (request.port, &mut self.role) {
             (DhcpPort::BootServer, _) => boot_server(request, boot),
             (DhcpPort::Dhcp, Role::Proxy) => proxy(request, boot),
             (DhcpPort::Dhcp, Role::Server(server_role)) => server_role.answer(request, boot, now),
-        };
-        answer.unwrap_or_else(Outcome::NoReply)
+        }
     }
 
-    /// Records another DHCP server that was seen to give addresses. In proxy mode one is expected.
+    /// Records another DHCP server that was seen to give addresses.
     pub(crate) fn saw_conflict(&mut self, address: Ipv4Addr, now: UnixTime) -> ConflictSeen {
         match &mut self.role {
             Role::Proxy => ConflictSeen::Expected,
@@ -159,28 +163,28 @@ fn address_of(request: &Request) -> Option<Ipv4Addr> {
     [giaddr, ciaddr, *request.from.ip()].into_iter().find(|address| !address.is_unspecified())
 }
 
-/// The boot file for a boot client; `None` for all others.
+/// Boot file of a boot client; `None` for all other clients.
 type Boot = Option<Result<BootOffer, Refusal>>;
 
-/// A reply, or the reason for none.
+/// Reply, or the reason for sending none.
 type Decision = Result<Outcome, NoReply>;
 
-/// RFC 4578 and PXE 2.1 §2.2.4: an offer without an address beside the DHCP server's. It names the boot file and tells
-/// the client to skip boot server discovery, so that nothing more is asked of us.
-///
-/// klibc's ipconfig takes *any* offer, an address of 0.0.0.0 included: one reply to a client that did not ask for PXE
-/// or HTTP boot breaks its initramfs.
+/// Decides the reply of a proxy: an offer of a boot file, beside the offer of an address by the DHCP
+/// server (PXE 2.1 §2.2.3).
 fn proxy(request: &Request, boot: Boot) -> Decision {
     let Message { header, kind, .. } = &request.message;
-    let boot = boot.ok_or(NoReply::NoBootClient)?;
+    // klibc's ipconfig takes any OFFER, even one of the address 0.0.0.0: a reply to a client that did
+    // not ask for PXE or HTTP boot would break its initramfs.
+    let boot = boot.ok_or(NoReply::NotABootClient)?;
+    // The relay agent forwards to the DHCP server of its network, and we are not that server.
     if !header.giaddr.is_unspecified() {
         return Err(NoReply::Relayed(header.giaddr));
     }
-    let answers = |boot: &BootOffer| boot.quirks.has(Quirk::AnswerRequest);
     let (boot, reply_kind) = match (kind, boot) {
         (MessageType::Discover, boot) => (boot.map_err(NoReply::NoBootFile)?, MessageType::Offer),
-        (MessageType::Request, Ok(boot)) if answers(&boot) => (boot, MessageType::Ack),
-        // The address is another server's to give; the log tells which.
+        // Some Intel ROMs wait for our answer to the REQUEST as well.
+        (MessageType::Request, Ok(boot)) if boot.quirks.has(Quirk::AnswerRequest) => (boot, MessageType::Ack),
+        // The other server gives the address. The log shows which server and which address.
         (MessageType::Request, _) => return Err(takes_address(&request.message)),
         (kind, _) => return Err(NoReply::NotAnswered(*kind)),
     };
@@ -195,20 +199,24 @@ fn takes_address(message: &Message) -> NoReply {
     }
 }
 
-/// PXE 2.1 §2.2.5: firmware that asks port 4011 in spite of our offer gets the boot file there. The reply goes to
-/// where the request came from: OVMF asks from port 4011, BIOS ROMs and iPXE from 68.
+/// Decides the reply at port 4011 (PXE 2.1 §2.4.5), for firmware that asks there in spite of our
+/// offer.
 fn boot_server(request: &Request, boot: Boot) -> Decision {
     let kind = request.message.kind;
-    let boot = boot.ok_or(NoReply::NoBootClient)?;
+    let boot = boot.ok_or(NoReply::NotABootClient)?;
+    // PXE 2.1 §2.5.3: a boot server receives either of these.
     if !matches!(kind, MessageType::Request | MessageType::Inform) {
         return Err(NoReply::NotAnswered(kind));
     }
+    // PXE 2.1 §2.4.4: the client must have an address by now.
     if request.from.ip().is_unspecified() {
         return Err(NoReply::NoAddress);
     }
     let boot = boot.map_err(NoReply::NoBootFile)?;
     let mut reply = boot_reply(request, MessageType::Ack, &boot);
     reply.header.ciaddr = request.message.header.ciaddr;
+    // PXE 2.1 §2.2.1, step 6: unicast to the client's source port. OVMF asks from port 4011, BIOS
+    // ROMs and iPXE from port 68.
     Ok(Outcome::Send { reply, to: Destination::Unicast(request.from), boot: Some(Ok(boot)) })
 }
 
@@ -218,7 +226,7 @@ fn boot_reply(request: &Request, kind: MessageType, boot: &BootOffer) -> Reply {
     reply
 }
 
-/// A reply with the fields that every reply has (RFC 2131 §4.3.1, table 3), to be completed.
+/// Creates a reply with the fields that all replies have (RFC 2131 §4.3.1, table 3).
 fn reply(request: &Request, kind: MessageType) -> Reply {
     let Message { header, relay_info, max_size, .. } = &request.message;
     Reply {
@@ -228,7 +236,8 @@ fn reply(request: &Request, kind: MessageType) -> Reply {
             secs: 0,
             ciaddr: Ipv4Addr::UNSPECIFIED,
             yiaddr: Ipv4Addr::UNSPECIFIED,
-            // Always us: klibc makes it ROOTSERVER, lpxelinux its TFTP server.
+            // Always our address, boot client or not: klibc's ipconfig makes it ROOTSERVER, and
+            // lpxelinux its TFTP server.
             siaddr: request.server,
             ..*header
         },

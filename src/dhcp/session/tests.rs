@@ -30,28 +30,28 @@ const US: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 254);
 const NOW: UnixTime = UnixTime(1_700_000_000);
 const HOUR: u32 = 3600;
-const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+const NO_ADDRESS: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
 fn pool(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 80, 0, n)
 }
 
-fn boot_site() -> boot::BootTargets {
-    site(Ports { tftp: 69, http: Some(8080) }, Ok(vec![Root::Nbd]))
+fn boot_targets() -> boot::BootTargets {
+    targets(Ports { tftp: 69, http: Some(8080) }, Ok(vec![Root::Nbd]))
 }
 
-fn site(ports: Ports, roots: Result<Vec<Root>, boot::UefiError>) -> boot::BootTargets {
+fn targets(ports: Ports, roots: Result<Vec<Root>, boot::UefiError>) -> boot::BootTargets {
     let image = Word::new("one").unwrap();
     boot::BootTargets::new(Some("boot/syslinux/lpxelinux.0"), ports).with_image(image, roots)
 }
 
 /// For an image that has no stub.
 fn no_uefi() -> boot::BootTargets {
-    site(Ports { tftp: 69, http: Some(8080) }, Err(crate::uki::StubError::NotArchiso.into()))
+    targets(Ports { tftp: 69, http: Some(8080) }, Err(crate::uki::StubError::NotArchiso.into()))
 }
 
 fn session(role: Role) -> Session {
-    Session { role, boot: boot_site(), allowed: Allowed::default() }
+    Session { role, boot: boot_targets(), allowed: Allowed::default() }
 }
 
 fn proxy() -> Session {
@@ -88,15 +88,15 @@ fn ask(session: &mut Session, message: Message) -> Outcome {
 fn sent(answer: Outcome) -> (Reply, Destination) {
     match answer {
         Outcome::Send { reply, to, .. } => (reply, to),
-        Outcome::NoReply(silence) => panic!("silence: {silence}"),
+        Outcome::NoReply(reason) => panic!("no reply: {reason}"),
     }
 }
 
 #[track_caller]
-fn silence(answer: Outcome) -> NoReply {
+fn no_reply(answer: Outcome) -> NoReply {
     match answer {
         Outcome::Send { reply, .. } => panic!("sent {reply:?}"),
-        Outcome::NoReply(silence) => silence,
+        Outcome::NoReply(reason) => reason,
     }
 }
 
@@ -120,7 +120,7 @@ fn lease(session: &mut Session, n: u8) -> Ipv4Addr {
 }
 
 #[test]
-fn an_address_that_is_not_allowed_gets_no_answer() {
+fn address_not_allowed_gets_no_reply() {
     let list = || Allowed::only(vec!["10.80.0.0/24".parse().unwrap()]);
     let foreign = Ipv4Addr::new(10, 81, 0, 1);
     for mut session in [proxy(), server_role()] {
@@ -140,7 +140,7 @@ fn an_address_that_is_not_allowed_gets_no_answer() {
             from: SocketAddrV4::new(foreign, 4011),
             ..at(DhcpPort::BootServer, captured!("ipxe-bios-discover"))
         };
-        assert_eq!(silence(session.answer(&boot_server, NOW)), NoReply::NotAllowed(foreign));
+        assert_eq!(no_reply(session.answer(&boot_server, NOW)), NoReply::NotAllowed(foreign));
     }
 }
 
@@ -151,7 +151,7 @@ fn rule_for_bios_ignores_rom_without_option_93() {
     for mut session in [proxy(), server_role()] {
         session.boot = session.boot.with_rules(Arc::clone(&rules));
         let rom = Message { architectures: Vec::new(), ..bios_rom() };
-        assert_eq!(silence(ask(&mut session, rom)), NoReply::Ignored);
+        assert_eq!(no_reply(ask(&mut session, rom)), NoReply::Ignored);
         // A client that asks for no boot file has no architecture unless it says so.
         let plain = Message { vendor_class: Vec::new(), architectures: Vec::new(), ..bios_rom() };
         assert_ne!(ask(&mut session, plain), Outcome::NoReply(NoReply::Ignored));
@@ -179,9 +179,9 @@ fn client_ignored_by_rule_gets_no_reply() {
     let rules = Arc::new(Rules::new(vec![Rule { who, is_ignored: true, ..Rule::default() }]));
     for mut session in [proxy(), server_role()] {
         session.boot = session.boot.with_rules(Arc::clone(&rules));
-        assert_eq!(silence(ask(&mut session, ours.clone())), NoReply::Ignored);
+        assert_eq!(no_reply(ask(&mut session, ours.clone())), NoReply::Ignored);
         let plain = Message { vendor_class: Vec::new(), architectures: Vec::new(), ..ours.clone() };
-        assert_eq!(silence(ask(&mut session, plain)), NoReply::Ignored);
+        assert_eq!(no_reply(ask(&mut session, plain)), NoReply::Ignored);
         let mut other = ours.clone();
         other.header.chaddr[5] ^= 1;
         assert!(matches!(ask(&mut session, other), Outcome::Send { .. }));

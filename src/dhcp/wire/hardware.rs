@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A hardware address as the key of a machine: the type and the bytes that count.
+/// Hardware address: type and significant bytes. It is the key of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HardwareAddress {
     pub(super) kind: u8,
@@ -15,37 +15,38 @@ impl HardwareAddress {
     /// Hardware type of Ethernet (RFC 1700, "hrd").
     pub(crate) const ETHERNET: u8 = 1;
 
-    /// Keeps the first `len` of `bytes`; the rest is zero, whatever a peer wrote there.
+    /// Creates an address of the first `len` of `bytes`.
     pub(crate) fn new(kind: u8, len: u8, mut bytes: [u8; 16]) -> Self {
+        // The other bytes are zeroed: a peer that fills them is still the same machine.
         let len = len.min(16);
         bytes.iter_mut().skip(usize::from(len)).for_each(|byte| *byte = 0);
         Self { kind, len, bytes }
     }
 
-    /// A MAC address.
+    /// Creates a MAC address.
     pub fn ethernet(mac: [u8; 6]) -> Self {
         let mut bytes = [0; 16];
         bytes.iter_mut().zip(mac).for_each(|(to, from)| *to = from);
         Self::new(Self::ETHERNET, 6, bytes)
     }
 
-    /// Hardware type (`htype`).
+    /// Returns the hardware type (`htype`).
     pub(crate) const fn kind(&self) -> u8 {
         self.kind
     }
 
-    /// The bytes that count.
+    /// Returns the significant bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
 
-    /// True where the link has none (`hlen` 0, as over InfiniBand, RFC 4390).
+    /// Returns whether the link has no hardware address (`hlen` 0, as on InfiniBand: RFC 4390 §2.1).
     pub(crate) const fn is_empty(&self) -> bool {
         self.len == 0
     }
 }
 
-/// `52:54:00:12:34:56`; other than Ethernet with its type in front, as `20-80:00:...`.
+/// Writes `52:54:00:12:34:56`; for other links than Ethernet with the type in front, `20-80:00:...`.
 impl fmt::Display for HardwareAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.kind != Self::ETHERNET {
@@ -59,35 +60,36 @@ impl fmt::Display for HardwareAddress {
     }
 }
 
-/// The text is no hardware address.
+/// Error of a text that is not a hardware address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no hardware address: write 52:54:00:12:34:56")]
-pub struct BadHardwareAddress;
+#[error("invalid hardware address; expected one like 52:54:00:12:34:56")]
+pub struct HardwareAddressError;
 
-/// Reads what [`fmt::Display`] writes.
+/// Reads the text that [`fmt::Display`] writes.
 impl FromStr for HardwareAddress {
-    type Err = BadHardwareAddress;
+    type Err = HardwareAddressError;
 
-    fn from_str(text: &str) -> Result<Self, BadHardwareAddress> {
+    fn from_str(text: &str) -> Result<Self, HardwareAddressError> {
         let (kind, text) = match text.split_once('-') {
             Some((kind, text)) => (hex(kind)?, text),
             None => (Self::ETHERNET, text),
         };
         let (mut bytes, mut len) = ([0; 16], 0);
         for digits in text.split(':') {
-            *bytes.get_mut(usize::from(len)).ok_or(BadHardwareAddress)? = hex(digits)?;
+            *bytes.get_mut(usize::from(len)).ok_or(HardwareAddressError)? = hex(digits)?;
             len += 1;
         }
         Ok(Self::new(kind, len, bytes))
     }
 }
 
-/// Exactly two hexadecimal digits.
-fn hex(digits: &str) -> Result<u8, BadHardwareAddress> {
+/// Reads exactly two hexadecimal digits.
+fn hex(digits: &str) -> Result<u8, HardwareAddressError> {
+    // from_str_radix() alone takes a sign and any number of digits.
     if digits.len() != 2 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return Err(BadHardwareAddress);
+        return Err(HardwareAddressError);
     }
-    u8::from_str_radix(digits, 16).map_err(|_| BadHardwareAddress)
+    u8::from_str_radix(digits, 16).map_err(|_| HardwareAddressError)
 }
 
 #[cfg(test)]
@@ -95,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_back() {
+    fn hardware_address_is_read_as_written() {
         for text in ["52:54:00:12:34:56", "20-80:00:00:48:fe:80:00:00:00:00:00:00:00:02:c9:03", "06-01"] {
             assert_eq!(text.parse::<HardwareAddress>().unwrap().to_string(), text);
         }
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_do_not_count_make_no_other_machine() {
+    fn insignificant_bytes_are_ignored() {
         let mut bytes = [7; 16];
         let machine = HardwareAddress::new(1, 6, bytes);
         bytes.iter_mut().skip(6).for_each(|byte| *byte = 9);

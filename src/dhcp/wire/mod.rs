@@ -1,8 +1,9 @@
-//! The layout of DHCP messages (RFC 2131 §2, RFC 2132): what a peer sends, parsed; what we send, emitted.
+//! Layout of DHCP messages (RFC 2131 §2, RFC 2132): parses messages of peers, emits ours.
 //!
-//! `dhcproto` reads the header and joins split options (RFC 3396), through its borrowed view and behind
-//! `check_framing`: its owned decoder asserts the lengths of seven options in debug builds and misreads what
-//! follows them in release builds. Options that nothing here needs are passed over whatever they hold.
+//! `dhcproto` reads the header and joins split options (RFC 3396 §7), through its borrowed view and
+//! behind `check_framing`. Its owned decoder asserts the lengths of seven options in debug builds and
+//! misreads the bytes after them in release builds. Options that are not needed here are skipped
+//! without a check.
 
 mod hardware;
 mod reply;
@@ -15,42 +16,46 @@ use dhcproto::v4::{MAGIC, OptionCode, borrowed};
 use crate::codec::{Reader, Truncated};
 
 pub use dhcproto::v4::{Flags, MessageType, Opcode};
-pub use hardware::{BadHardwareAddress, HardwareAddress};
+pub use hardware::HardwareAddress;
 pub(crate) use reply::{BootClass, Reply, ReplyOption};
 
-/// Servers and relay agents listen here.
+/// Port of servers and relay agents (RFC 2131 §4.1).
 pub(crate) const SERVER_PORT: u16 = 67;
-/// Clients listen here.
+/// Port of clients (RFC 2131 §4.1).
 pub(crate) const CLIENT_PORT: u16 = 68;
+/// Port of PXE boot servers (PXE 2.1 §2.2.1, step 5).
+pub(crate) const PXE_PORT: u16 = 4011;
 
 /// Bytes before the magic cookie.
 const HEADER_LEN: usize = 236;
-/// Where `chaddr` begins.
+/// Offset of `chaddr`.
 const CHADDR_OFFSET: usize = 28;
-/// Where `file` begins.
+/// Offset of `file`.
 const FILE_OFFSET: usize = 108;
-/// Shortest message we send.
+/// Length of the shortest message (RFC 1542 §2.1).
 const MIN_LEN: usize = 300;
-/// Longest value of an option that is kept: what one option holds without being split.
+/// Longest value of an option that is kept: the longest that is not split.
 const MAX_OPTION_LEN: usize = 255;
 
-/// Option 175: iPXE's encapsulated options (iPXE, include/ipxe/dhcp.h).
+/// Option 175: encapsulated options of iPXE (src/include/ipxe/dhcp.h).
 const IPXE_OPTIONS: u8 = 175;
 /// Option 209: PXELINUX configuration file (RFC 5071 §4).
 const CONFIG_FILE: u8 = 209;
-/// In option 43 of PXE: the boot item a client chose (PXE 2.1 §2.3, tag 71).
+/// Tag in option 43: the boot item that a client chose (PXE 2.1 §2.3, table 2-1).
 const PXE_BOOT_ITEM: u8 = 71;
-/// In option 43 of PXE: discovery control (tag 6).
+/// Tag in option 43: discovery control (PXE 2.1 §2.3, table 2-1).
 const PXE_DISCOVERY_CONTROL: u8 = 6;
-/// Ends the options, and those inside option 43.
+/// Pads the options (RFC 2132 §3.1).
+const PAD: u8 = 0;
+/// Ends the options (RFC 2132 §3.2), and those inside option 43.
 const END: u8 = 255;
 
-/// Message type 0 stands for none: it is reserved.
+/// Value for a message without a type. RFC 2132 §9.6 assigns types from 1 on.
 const NO_TYPE: MessageType = MessageType::Unknown(0);
 
-/// Why a datagram is no DHCP message that can be answered: the peer's fault.
+/// Error of a datagram that is not a DHCP message: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum DhcpParseError {
     #[error("message {0}")]
     Truncated(#[from] Truncated),
     #[error("no DHCP magic cookie: BOOTP or another protocol")]
@@ -63,39 +68,39 @@ pub enum Malformed {
     NoMessageType,
 }
 
-/// The fixed part of a message (RFC 2131 §2) without `sname` and `file`.
+/// Fixed part of a message (RFC 2131 §2), without `sname` and `file`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     pub opcode: Opcode,
     pub hardware_type: u8,
-    /// Bytes of `chaddr` that count, at most 16.
+    /// Number of significant bytes of `chaddr`, at most 16.
     pub hardware_len: u8,
     pub hops: u8,
-    /// Transaction id.
+    /// Transaction ID.
     pub xid: u32,
     /// Seconds since the client began.
     pub secs: u16,
     pub flags: Flags,
-    /// The address a client has already.
+    /// Address that the client has.
     pub ciaddr: Ipv4Addr,
-    /// The address a server gives.
+    /// Address that the server gives.
     pub yiaddr: Ipv4Addr,
-    /// The server to load the boot file from.
+    /// Server of the boot file.
     pub siaddr: Ipv4Addr,
-    /// The relay agent that passed the message on.
+    /// Relay agent that forwarded the message.
     pub giaddr: Ipv4Addr,
-    /// All 16 bytes: klibc's ipconfig compares them all with those of a reply.
+    /// All 16 bytes: klibc's ipconfig compares all of them with those of a reply.
     pub chaddr: [u8; 16],
 }
 
 impl Header {
     /// Reads the header of a datagram whose framing was checked.
-    fn parse(datagram: &[u8]) -> Result<Self, Malformed> {
+    fn parse(datagram: &[u8]) -> Result<Self, DhcpParseError> {
         let raw = borrowed::Message::new(datagram).map_err(|_| Truncated)?;
         if raw.hlen() > 16 {
-            return Err(Malformed::HardwareLength(raw.hlen()));
+            return Err(DhcpParseError::HardwareLength(raw.hlen()));
         }
-        // dhcproto's chaddr() gives only the bytes that count.
+        // chaddr() of dhcproto returns the significant bytes only.
         let mut reader = Reader::new(datagram);
         reader.skip(CHADDR_OFFSET)?;
         Ok(Self {
@@ -114,12 +119,12 @@ impl Header {
         })
     }
 
-    /// The machine's hardware address.
+    /// Returns the hardware address of the client.
     pub(crate) fn hardware(&self) -> HardwareAddress {
         HardwareAddress::new(self.hardware_type, self.hardware_len, self.chaddr)
     }
 
-    /// Writes header and cookie; `file` is cut to its 128 bytes.
+    /// Writes the header and the cookie; `file` is cut to its 128 bytes.
     fn emit(&self, file: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(MIN_LEN * 2);
         out.put_slice(&[self.opcode.into(), self.hardware_type, self.hardware_len, self.hops]);
@@ -138,8 +143,11 @@ impl Header {
     }
 }
 
-/// A DHCP message, as far as it matters to us. `sname`, `file` and options in them (option overload) are not read: no
-/// network boot client puts a question there. An empty list of bytes is an option that was not sent.
+/// DHCP message, with the options that are used here. An empty list of bytes is an option that was
+/// not sent.
+///
+/// `sname`, `file` and options in them (option overload, RFC 2132 §9.3) are not read: boot clients do
+/// not use them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     pub header: Header,
@@ -149,13 +157,13 @@ pub struct Message {
     pub requested: Option<Ipv4Addr>,
     /// Option 54: server identifier.
     pub server: Option<Ipv4Addr>,
-    /// Option 57: the longest message the client takes.
+    /// Option 57: longest message that the client accepts.
     pub max_size: Option<u16>,
     /// Option 60: vendor class.
     pub vendor_class: Vec<u8>,
     /// Option 61: client identifier.
     pub client_id: Vec<u8>,
-    /// Option 77: user class, raw as iPXE sends it or as RFC 3004 has it.
+    /// Option 77: user class, in the layout of iPXE or of RFC 3004.
     pub user_class: Vec<u8>,
     /// Option 82: relay agent information.
     pub relay_info: Vec<u8>,
@@ -163,14 +171,14 @@ pub struct Message {
     pub architectures: Vec<u16>,
     /// Option 97: machine identifier (UUID).
     pub machine_id: Vec<u8>,
-    /// Option 43, tag 71: the boot item chosen from a PXE menu.
+    /// Option 43, tag 71: boot item chosen from a PXE menu.
     pub boot_item: Option<[u8; 4]>,
-    /// Option 175: iPXE's own options.
+    /// Option 175: options of iPXE.
     pub ipxe_options: Vec<u8>,
 }
 
 impl Message {
-    /// A DISCOVER as a client on Ethernet sends it, asking for broadcast replies.
+    /// Creates a DISCOVER of a client on Ethernet that asks for broadcast replies.
     pub fn discover(xid: u32, mac: [u8; 6]) -> Self {
         let hardware = HardwareAddress::ethernet(mac);
         let header = Header {
@@ -211,18 +219,18 @@ impl Message {
     /// Reads one datagram.
     ///
     /// # Errors
-    /// [`Malformed`] when the header or the framing of the options is broken, or one of the options above has a
-    /// length it cannot have.
-    pub fn parse(datagram: &[u8]) -> Result<Self, Malformed> {
+    /// [`DhcpParseError`] if the header or the framing of the options is broken, or an option of
+    /// [`Message`] has an invalid length.
+    pub fn parse(datagram: &[u8]) -> Result<Self, DhcpParseError> {
         let options = check_framing(datagram)?;
         let mut message = Self::new(Header::parse(datagram)?, NO_TYPE);
         for option in borrowed::DhcpOptionIterator::new(options.rest()) {
             message.read_option(option.code(), option.data())?;
         }
-        if message.kind == NO_TYPE { Err(Malformed::NoMessageType) } else { Ok(message) }
+        if message.kind == NO_TYPE { Err(DhcpParseError::NoMessageType) } else { Ok(message) }
     }
 
-    fn read_option(&mut self, code: OptionCode, value: &[u8]) -> Result<(), Malformed> {
+    fn read_option(&mut self, code: OptionCode, value: &[u8]) -> Result<(), DhcpParseError> {
         match code {
             OptionCode::MessageType => self.kind = u8::from_be_bytes(fixed(code, value)?).into(),
             OptionCode::RequestedIpAddress => self.requested = Some(fixed(code, value)?.into()),
@@ -241,8 +249,10 @@ impl Message {
         Ok(())
     }
 
-    /// True when `class` is the user class, raw (iPXE) or among several with a length before each (RFC 3004 §4).
+    /// Returns whether `class` is a user class of the client.
     pub(crate) fn has_user_class(&self, class: &[u8]) -> bool {
+        // RFC 3004 §4: several classes with a length before each. iPXE sends its only one without a
+        // length.
         let mut reader = Reader::new(&self.user_class);
         let mut items = std::iter::from_fn(|| {
             let len = reader.u8().ok()?;
@@ -251,25 +261,25 @@ impl Message {
         self.user_class == class || items.any(|item| item == class)
     }
 
-    /// The value of a sub-option of the relay agent's option 82.
+    /// Returns a sub-option of option 82.
     pub(crate) fn relay_sub_option(&self, code: u8) -> Option<&[u8]> {
         tagged(&self.relay_info, code)
     }
 
-    /// False for an iPXE that lists its features (option 175) and does not have this one.
+    /// Returns whether iPXE may have a feature.
     pub(crate) fn may_have_ipxe_feature(&self, code: u8) -> bool {
+        // An iPXE without option 175 does not list its features.
         self.ipxe_options.is_empty() || tagged(&self.ipxe_options, code).is_some()
     }
 
-    /// Writes the message, padded to what old relay agents pass on. The reverse of [`Message::parse`].
+    /// Writes the message. The reverse of [`Message::parse`].
     pub fn emit(&self) -> Vec<u8> {
         let mut out = self.header.emit(&[]);
         put_option(&mut out, OptionCode::MessageType, &[self.kind.into()]);
-        let address =
-            |address: Option<Ipv4Addr>| address.map_or(Vec::new(), |address| address.octets().to_vec());
+        // RFC 3046 §2.1: option 82 is the last.
         let options = [
-            (OptionCode::RequestedIpAddress, &address(self.requested)),
-            (OptionCode::ServerIdentifier, &address(self.server)),
+            (OptionCode::RequestedIpAddress, &octets(self.requested)),
+            (OptionCode::ServerIdentifier, &octets(self.server)),
             (
                 OptionCode::MaxMessageSize,
                 &self.max_size.map_or(Vec::new(), |size| size.to_be_bytes().to_vec()),
@@ -294,18 +304,23 @@ impl Message {
     }
 }
 
-/// Our own check before `dhcproto` sees a byte: header and cookie are there, and each option ends inside the message.
-/// A missing end option is forgiven. Returns the options.
-fn check_framing(datagram: &[u8]) -> Result<Reader<'_>, Malformed> {
+fn octets(address: Option<Ipv4Addr>) -> Vec<u8> {
+    address.map_or(Vec::new(), |address| address.octets().to_vec())
+}
+
+/// Checks that header and cookie are present and that each option ends inside the message, before
+/// `dhcproto` reads it. Returns the options.
+fn check_framing(datagram: &[u8]) -> Result<Reader<'_>, DhcpParseError> {
     let mut reader = Reader::new(datagram);
     reader.skip(HEADER_LEN)?;
     if reader.array()? != MAGIC {
-        return Err(Malformed::NoCookie);
+        return Err(DhcpParseError::NoCookie);
     }
     let options = reader;
     while !reader.is_empty() {
         match reader.u8()? {
-            0 => {}
+            // The only two options without a length.
+            PAD => {}
             END => return Ok(options),
             _ => {
                 let len = reader.u8()?;
@@ -313,41 +328,42 @@ fn check_framing(datagram: &[u8]) -> Result<Reader<'_>, Malformed> {
             }
         }
     }
+    // RFC 2131 §4.1 demands an end option, but a message without one is complete too.
     Ok(options)
 }
 
-fn fixed<const N: usize>(code: OptionCode, value: &[u8]) -> Result<[u8; N], Malformed> {
+fn fixed<const N: usize>(code: OptionCode, value: &[u8]) -> Result<[u8; N], DhcpParseError> {
     value.try_into().map_err(|_| wrong_length(code, value))
 }
 
-/// A value that is kept as it is. One that was split over several options and so is longer than
-/// [`MAX_OPTION_LEN`] is not worth the memory.
-fn opaque(code: OptionCode, value: &[u8]) -> Result<Vec<u8>, Malformed> {
+/// Copies a value without reading it.
+fn opaque(code: OptionCode, value: &[u8]) -> Result<Vec<u8>, DhcpParseError> {
+    // RFC 3396 splits longer values over several options. No such option needs one.
     if value.len() > MAX_OPTION_LEN {
         return Err(wrong_length(code, value));
     }
     Ok(value.to_vec())
 }
 
-/// RFC 4578 §2.1: one or more numbers of 16 bits.
-fn architectures(code: OptionCode, value: &[u8]) -> Result<Vec<u16>, Malformed> {
+fn architectures(code: OptionCode, value: &[u8]) -> Result<Vec<u16>, DhcpParseError> {
     let (pairs, rest) = value.as_chunks::<2>();
+    // RFC 4578 §2.1: an even number of bytes, greater than zero.
     if pairs.is_empty() || !rest.is_empty() || value.len() > MAX_OPTION_LEN {
         return Err(wrong_length(code, value));
     }
     Ok(pairs.iter().map(|&pair| u16::from_be_bytes(pair)).collect())
 }
 
-fn wrong_length(code: OptionCode, value: &[u8]) -> Malformed {
-    Malformed::OptionLength { code: code.into(), len: value.len() }
+fn wrong_length(code: OptionCode, value: &[u8]) -> DhcpParseError {
+    DhcpParseError::OptionLength { code: code.into(), len: value.len() }
 }
 
-/// Option 43 belongs to the vendor: where it does not hold PXE's tags, there is no boot item.
 fn boot_item(value: &[u8]) -> Option<[u8; 4]> {
+    // RFC 2132 §8.4: the vendor defines option 43. One that does not hold tags of PXE is valid.
     tagged(value, PXE_BOOT_ITEM)?.try_into().ok()
 }
 
-/// The value behind `tag` in a list of tag, length and value.
+/// Returns the value of `tag` in a list of tags, each with its length and value.
 fn tagged(list: &[u8], tag: u8) -> Option<&[u8]> {
     let mut reader = Reader::new(list);
     loop {
@@ -360,18 +376,19 @@ fn tagged(list: &[u8], tag: u8) -> Option<&[u8]> {
     }
 }
 
-/// Writes an option; a value that does not fit into one is the caller's mistake, and left out.
+/// Writes an option.
 fn put_option(out: &mut Vec<u8>, code: OptionCode, value: &[u8]) {
+    // Ours are shorter than 256 bytes, and those of a peer are checked by `opaque`.
     if let Ok(len) = u8::try_from(value.len()) {
         out.put_slice(&[code.into(), len]);
         out.put_slice(value);
     }
 }
 
-/// Writes the end option, and pads to what relay agents and old clients drop nothing of (RFC 1542 §2.1: a BOOTP
-/// message has 300 bytes).
+/// Writes the end option and the padding.
 fn finish(out: &mut Vec<u8>) {
     out.put_u8(END);
+    // RFC 1542 §2.1: relay agents and old clients drop a message shorter than that of BOOTP.
     if out.len() < MIN_LEN {
         out.resize(MIN_LEN, 0);
     }

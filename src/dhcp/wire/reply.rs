@@ -1,4 +1,4 @@
-//! What we send: text of ours and nothing but plain characters, in a size every client takes.
+//! Layout of our replies. Their text has plain characters only, and all clients accept their size.
 
 use std::net::Ipv4Addr;
 
@@ -10,20 +10,21 @@ use super::{
 };
 use crate::text::SafeText;
 
-/// Shortest maximum a client may name, and what holds where it names none (RFC 2131 §2, RFC 2132 §9.10).
+/// Smallest maximum that a client may name (RFC 2132 §9.10), and the one of a client that names none
+/// (RFC 2131 §2).
 const MIN_MAX_SIZE: u16 = 576;
-/// IP and UDP headers, which count into option 57.
+/// IP and UDP headers, which option 57 includes.
 const IP_UDP_LEN: usize = 28;
-/// Most DNS servers sent.
+/// Largest number of DNS servers sent, so that they leave room for the boot options.
 const MAX_DNS: usize = 8;
 
-/// PXE's discovery control, bit 3: no discovery, no menu, load the boot file at once (PXE 2.1 §2.3, tag 6). Without
-/// it EDK2 and iPXE go on to ask port 4011.
+/// Discovery control with bit 3 (PXE 2.1 §2.3, table 2-1): no discovery and no menu, load the boot
+/// file at once. Without it EDK2 asks port 4011 first.
 const SKIP_DISCOVERY: [u8; 3] = [PXE_DISCOVERY_CONTROL, 1, 0x08];
-/// iPXE's `no-pxedhcp`: do not wait for a proxyDHCP offer.
+/// `no-pxedhcp` of iPXE: do not wait for a proxyDHCP offer (src/include/ipxe/dhcp.h).
 const NO_PXE_DHCP: [u8; 3] = [0xb0, 1, 1];
 
-/// The class a boot server shows: exactly these characters, whatever follows in the client's own.
+/// Class of a boot server: exactly these characters. That of a client goes on after them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootClass {
     PxeClient,
@@ -31,7 +32,7 @@ pub enum BootClass {
 }
 
 impl BootClass {
-    /// The text of option 60.
+    /// Returns the text of option 60.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             BootClass::PxeClient => "PXEClient",
@@ -40,22 +41,22 @@ impl BootClass {
     }
 }
 
-/// An option of ours.
+/// Option of a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplyOption {
     /// 54.
     ServerIdentifier(Ipv4Addr),
-    /// 51, seconds.
+    /// 51: seconds.
     LeaseTime(u32),
-    /// 58, seconds until the client renews.
+    /// 58: seconds until the client renews its lease.
     Renewal(u32),
-    /// 59, seconds until it asks any server.
+    /// 59: seconds until the client asks any server.
     Rebinding(u32),
     /// 1.
     Netmask(Ipv4Addr),
-    /// 3. Exactly one: lpxelinux ignores the option at any other length.
+    /// 3: one router, since lpxelinux ignores an option of any other length.
     Router(Ipv4Addr),
-    /// 6. The first eight are sent.
+    /// 6: the first eight are sent.
     Dns(Vec<Ipv4Addr>),
     /// 60.
     BootClass(BootClass),
@@ -63,11 +64,11 @@ pub enum ReplyOption {
     ClientIdentifier(Vec<u8>),
     /// 97, as the client sent it (RFC 4578 §2.3).
     MachineIdentifier(Vec<u8>),
-    /// 43 for PXE: take the boot file, ask nobody; the boot item a client chose is confirmed.
+    /// 43 for PXE: load the boot file at once; confirms the boot item that a client chose.
     SkipDiscovery { boot_item: Option<[u8; 4]> },
-    /// 66: the address as text, for clients that do not look into `siaddr`.
+    /// 66: the address as text, for clients that do not read `siaddr`.
     TftpServer(Ipv4Addr),
-    /// 67. With a NUL behind it: EDK2 writes one there, past the end if need be.
+    /// 67.
     BootFile(SafeText),
     /// 209.
     ConfigFile(SafeText),
@@ -109,6 +110,7 @@ impl ReplyOption {
             Self::ClientIdentifier(bytes) | Self::MachineIdentifier(bytes) => bytes.clone(),
             Self::SkipDiscovery { boot_item } => skip_discovery(*boot_item),
             Self::TftpServer(address) => address.to_string().into(),
+            // EDK2 writes a NUL after the name, past the end of the option if there is no room.
             Self::BootFile(file) => [file.as_str().as_bytes(), &[0]].concat(),
             Self::ConfigFile(file) => file.as_str().into(),
             Self::NoPxeDhcp => NO_PXE_DHCP.to_vec(),
@@ -123,27 +125,27 @@ fn skip_discovery(boot_item: Option<[u8; 4]>) -> Vec<u8> {
     }
 }
 
-/// Tag 71 and the end of PXE's tags.
+/// Writes tag 71 and the end of the tags of PXE.
 pub(super) fn boot_item([a, b, c, d]: [u8; 4]) -> Vec<u8> {
     vec![PXE_BOOT_ITEM, 4, a, b, c, d, END]
 }
 
-/// A message of ours to a client. Its text is [`SafeText`] or none.
+/// Message to a client. The initramfs reads some of its text as shell code, so all is [`SafeText`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     pub header: Header,
     /// Option 53, always the first.
     pub kind: MessageType,
-    /// The most important first: what does not fit is left out from the end.
+    /// Other options, the most important first: those that do not fit are left out from the end.
     pub options: Vec<ReplyOption>,
-    /// Option 82 as the relay agent sent it: echoed behind all others (RFC 3046 §2.2), unless empty.
+    /// Option 82 as the relay agent sent it.
     pub relay_info: Vec<u8>,
-    /// The longest message the client takes (option 57).
+    /// Longest message that the client accepts (option 57).
     pub max_size: Option<u16>,
 }
 
 impl Reply {
-    /// The boot file, if one is offered.
+    /// Returns the boot file, if one is offered.
     pub(crate) fn boot_file(&self) -> Option<&SafeText> {
         self.options.iter().find_map(|option| match option {
             ReplyOption::BootFile(file) => Some(file),
@@ -151,9 +153,10 @@ impl Reply {
         })
     }
 
-    /// Writes the message: at least 300 bytes, never more than the client takes, no option overload (old ROMs and
-    /// klibc misread it). The boot file stands in `file` too, where it fits with a NUL behind it.
+    /// Writes the message: at least 300 bytes, and at most as many as the client accepts.
     pub fn emit(&self) -> Vec<u8> {
+        // Some clients read `file`, some option 67. A name in `file` needs a NUL at its end. `file`
+        // and `sname` never hold options (RFC 2132 §9.3): klibc and old ROMs misread them there.
         let file = self.boot_file().map_or("", SafeText::as_str).as_bytes();
         let fits = file.len() < HEADER_LEN - FILE_OFFSET;
         let mut out = self.header.emit(if fits { file } else { &[] });
@@ -165,6 +168,7 @@ impl Reply {
                 put_option(&mut out, option.code(), &value);
             }
         }
+        // RFC 3046 §2.2: echoed as the last option.
         if !self.relay_info.is_empty() {
             put_option(&mut out, OptionCode::RelayAgentInformation, &self.relay_info);
         }
@@ -172,14 +176,14 @@ impl Reply {
         out
     }
 
-    /// Most bytes of payload.
+    /// Returns the largest length of the message.
     fn max_len(&self) -> usize {
         usize::from(self.max_size.unwrap_or(0).max(MIN_MAX_SIZE)) - IP_UDP_LEN
     }
 
-    /// Bytes kept free for option 82 and the end: with 255 of the former there is room for the address even in the
-    /// shortest message.
+    /// Returns the length of option 82 and the end option.
     fn tail_len(&self) -> usize {
+        // At most 258 bytes: even a client that accepts 576 learns its address.
         let relay_info = if self.relay_info.is_empty() { 0 } else { 2 + self.relay_info.len() };
         relay_info + 1
     }

@@ -20,7 +20,7 @@ fn packet(options: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn ipxe_in_a_bios_rom() {
+fn ipxe_discover_is_parsed() {
     let message = Message::parse(captured!("ipxe-bios-discover")).unwrap();
     assert_eq!(message.kind, MessageType::Discover);
     assert_eq!(message.header.hardware().to_string(), "52:54:00:4c:41:42");
@@ -35,7 +35,7 @@ fn ipxe_in_a_bios_rom() {
 }
 
 #[test]
-fn ipxe_at_the_boot_server_port() {
+fn ipxe_boot_server_request_is_parsed() {
     let message = Message::parse(captured!("ipxe-bios-4011-request")).unwrap();
     assert_eq!(message.kind, MessageType::Request);
     assert_eq!(message.header.ciaddr, Ipv4Addr::new(192, 168, 77, 90));
@@ -44,7 +44,7 @@ fn ipxe_at_the_boot_server_port() {
 }
 
 #[test]
-fn ovmf() {
+fn ovmf_messages_are_parsed() {
     let pxe = Message::parse(captured!("ovmf-pxe-discover")).unwrap();
     assert_eq!((pxe.architectures.as_slice(), pxe.user_class.as_slice()), (&[7][..], &[][..]));
     assert!(pxe.header.flags.broadcast());
@@ -56,14 +56,14 @@ fn ovmf() {
 }
 
 #[test]
-fn the_initramfs_says_little() {
+fn ipconfig_discover_is_parsed() {
     let message = Message::parse(captured!("ipconfig-discover")).unwrap();
     assert_eq!(message.vendor_class, b"Linux ipconfig");
     assert_eq!((message.max_size, message.client_id.len(), message.architectures.len()), (None, 0, 0));
 }
 
 #[test]
-fn another_server() {
+fn dnsmasq_offer_is_parsed() {
     let offer = Message::parse(captured!("dnsmasq-offer")).unwrap();
     assert_eq!((offer.header.opcode, offer.kind), (Opcode::BootReply, MessageType::Offer));
     assert_eq!((offer.server, offer.header.yiaddr), (Some(US), Ipv4Addr::new(192, 168, 77, 90)));
@@ -72,7 +72,7 @@ fn another_server() {
 }
 
 #[test]
-fn a_parsed_message_emits_to_the_same() {
+fn message_is_emitted_as_parsed() {
     for bytes in [
         &captured!("ipxe-bios-discover")[..],
         captured!("ipxe-bios-request"),
@@ -91,7 +91,7 @@ fn a_parsed_message_emits_to_the_same() {
 }
 
 #[test]
-fn user_classes_with_lengths() {
+fn user_classes_have_lengths() {
     let message =
         Message::parse(&packet(&[53, 1, 1, 77, 9, 3, b'f', b'o', b'o', 4, b'i', b'P', b'X', b'E'])).unwrap();
     assert!(message.has_user_class(b"iPXE") && message.has_user_class(b"foo"));
@@ -102,19 +102,19 @@ fn user_classes_with_lengths() {
 }
 
 #[test]
-fn several_architectures() {
+fn several_architectures_are_parsed() {
     let message = Message::parse(&packet(&[53, 1, 1, 93, 4, 0, 7, 0, 9])).unwrap();
     assert_eq!(message.architectures, [7, 9]);
 }
 
 #[test]
-fn a_split_option_is_joined() {
+fn split_option_is_joined() {
     let message = Message::parse(&packet(&[53, 1, 1, 60, 2, b'P', b'X', 60, 1, b'E', 255])).unwrap();
     assert_eq!(message.vendor_class, b"PXE", "RFC 3396");
 }
 
 #[test]
-fn relay_agents() {
+fn relay_sub_options_are_parsed() {
     let message = Message::parse(&packet(&[53, 1, 1, 82, 10, 1, 2, 9, 9, 5, 4, 10, 0, 0, 0])).unwrap();
     assert_eq!(message.relay_sub_option(5), Some(&[10, 0, 0, 0][..]));
     assert_eq!(message.relay_sub_option(19), None);
@@ -123,29 +123,29 @@ fn relay_agents() {
 }
 
 #[test]
-fn what_is_broken_is_named() {
+fn malformed_message_has_its_reason() {
     let refused = |options: &[u8]| Message::parse(&packet(options)).unwrap_err();
-    let wrong_length = |code, len| Malformed::OptionLength { code, len };
-    assert_eq!(refused(&[]), Malformed::NoMessageType);
-    assert_eq!(refused(&[53, 1]), Malformed::Truncated(Truncated));
-    assert_eq!(refused(&[53]), Malformed::Truncated(Truncated));
+    let wrong_length = |code, len| DhcpParseError::OptionLength { code, len };
+    assert_eq!(refused(&[]), DhcpParseError::NoMessageType);
+    assert_eq!(refused(&[53, 1]), DhcpParseError::Truncated(Truncated));
+    assert_eq!(refused(&[53]), DhcpParseError::Truncated(Truncated));
     assert_eq!(refused(&[53, 2, 1, 1]), wrong_length(53, 2));
     assert_eq!(refused(&[53, 1, 1, 50, 3, 1, 1, 1]), wrong_length(50, 3));
     assert_eq!(refused(&[53, 1, 1, 93, 3, 0, 7, 0]), wrong_length(93, 3));
     assert_eq!(refused(&[53, 1, 1, 93, 0]), wrong_length(93, 0));
     let long = [&[53, 1, 1][..], &[61, 200], &[1; 200], &[61, 56], &[1; 56]].concat();
     assert_eq!(refused(&long), wrong_length(61, 256));
-    assert_eq!(Message::parse(&[1; 239]), Err(Malformed::Truncated(Truncated)));
-    assert_eq!(Message::parse(&[1; 300]), Err(Malformed::NoCookie));
+    assert_eq!(Message::parse(&[1; 239]), Err(DhcpParseError::Truncated(Truncated)));
+    assert_eq!(Message::parse(&[1; 300]), Err(DhcpParseError::NoCookie));
     let mut long_hardware = packet(&[53, 1, 1]);
     long_hardware[2] = 17;
-    assert_eq!(Message::parse(&long_hardware), Err(Malformed::HardwareLength(17)));
+    assert_eq!(Message::parse(&long_hardware), Err(DhcpParseError::HardwareLength(17)));
     assert_eq!(wrong_length(93, 3).to_string(), "option 93 of 3 bytes");
 }
 
 /// dhcproto's owned decoder asserts on each of these in a debug build.
 #[test]
-fn malformed_options_that_do_not_matter_are_passed_over() {
+fn malformed_unused_option_is_skipped() {
     for option in
         [&[80, 1, 0][..], &[81, 1, 0], &[94, 1, 0], &[152, 1, 0], &[153, 1, 0], &[154, 1, 0], &[155, 1, 0]]
     {
@@ -185,7 +185,7 @@ fn reply(file: &str) -> Reply {
 }
 
 #[test]
-fn another_decoder_reads_our_reply() {
+fn reply_is_read_by_other_decoder() {
     let bytes = reply("/boot/lpxelinux.0").emit();
     let decoded = v4::Message::decode(&mut Decoder::new(&bytes)).unwrap();
     let option = |code| decoded.opts().get(code).cloned();
@@ -212,7 +212,7 @@ fn another_decoder_reads_our_reply() {
 }
 
 #[test]
-fn the_type_comes_first_and_option_82_last() {
+fn message_type_is_first_option_82_last() {
     let bytes = reply("/boot/lpxelinux.0").emit();
     let options = &bytes[HEADER_LEN + MAGIC.len()..];
     assert!(options.starts_with(&[53, 1, 2, 54, 4, 192, 168, 77, 1]));
@@ -221,21 +221,21 @@ fn the_type_comes_first_and_option_82_last() {
 }
 
 #[test]
-fn all_sixteen_bytes_of_chaddr_return() {
+fn chaddr_is_returned_whole() {
     let mut reply = reply("/a");
     reply.header.chaddr = std::array::from_fn(|i| i as u8 + 1);
     assert_eq!(Message::parse(&reply.emit()).unwrap().header.chaddr, reply.header.chaddr);
 }
 
 #[test]
-fn a_short_reply_is_padded() {
+fn short_reply_is_padded() {
     let mut reply = reply("/a");
     reply.options.truncate(1);
     assert_eq!(reply.emit().len(), 300);
 }
 
 #[test]
-fn a_long_file_name_stands_in_its_option_only() {
+fn long_file_name_is_option_only() {
     let fits = reply(&"a".repeat(127)).emit();
     assert_eq!(fits[FILE_OFFSET..HEADER_LEN], [&[b'a'; 127][..], &[0]].concat());
     let long = reply(&"a".repeat(128)).emit();
@@ -244,7 +244,7 @@ fn a_long_file_name_stands_in_its_option_only() {
 }
 
 #[test]
-fn a_reply_never_outgrows_the_client() {
+fn reply_fits_size_of_client() {
     for max_size in [None, Some(0), Some(576), Some(577), Some(1472), Some(u16::MAX)] {
         let mut reply = reply(&"f".repeat(254));
         reply.relay_info = vec![7; 255];

@@ -1,12 +1,12 @@
 use super::*;
 
 #[test]
-fn makes_the_one_offer_that_all_firmware_takes() {
+fn offer_has_options_for_all_firmware() {
     let message = bios_rom();
     let (reply, to) = sent(ask(&mut proxy(), message.clone()));
     assert_eq!(to, Destination::Broadcast);
     assert_eq!(reply.kind, MessageType::Offer);
-    assert_eq!((reply.header.yiaddr, reply.header.siaddr), (NOBODY, US));
+    assert_eq!((reply.header.yiaddr, reply.header.siaddr), (NO_ADDRESS, US));
     assert_eq!((reply.header.xid, reply.header.chaddr), (message.header.xid, message.header.chaddr));
     assert_eq!(
         reply.options,
@@ -23,7 +23,7 @@ fn makes_the_one_offer_that_all_firmware_takes() {
 }
 
 #[test]
-fn takes_an_ipxe_without_menus_for_a_plain_rom() {
+fn ipxe_without_menus_gets_pxelinux() {
     let whole = captured!("ipxe-bios-discover");
     let file = |message| sent(ask(&mut proxy(), message)).0.boot_file().unwrap().as_str().to_owned();
     assert_eq!(file(whole.clone()), SCRIPT);
@@ -34,7 +34,7 @@ fn takes_an_ipxe_without_menus_for_a_plain_rom() {
 }
 
 #[test]
-fn says_nothing_to_others() {
+fn other_client_gets_no_reply() {
     let mut proxy = proxy();
     let initramfs = captured!("ipconfig-discover");
     let lookalike = Message { vendor_class: b"xPXEClient".to_vec(), ..plain(MessageType::Discover, 1) };
@@ -43,38 +43,38 @@ fn says_nothing_to_others() {
         for kind in (0..=20).map(MessageType::from) {
             for port in [DhcpPort::Dhcp, DhcpPort::BootServer] {
                 let request = at(port, Message { kind, ..message.clone() });
-                assert_eq!(silence(proxy.answer(&request, NOW)), NoReply::NoBootClient);
+                assert_eq!(no_reply(proxy.answer(&request, NOW)), NoReply::NotABootClient);
             }
         }
     }
 }
 
 #[test]
-fn says_nothing_to_servers() {
-    assert_eq!(silence(ask(&mut proxy(), captured!("dnsmasq-proxy-offer"))), NoReply::NoRequest);
-    assert_eq!(silence(ask(&mut proxy(), captured!("dnsmasq-offer"))), NoReply::NoRequest);
+fn server_gets_no_reply() {
+    assert_eq!(no_reply(ask(&mut proxy(), captured!("dnsmasq-proxy-offer"))), NoReply::NotARequest);
+    assert_eq!(no_reply(ask(&mut proxy(), captured!("dnsmasq-offer"))), NoReply::NotARequest);
 }
 
 #[test]
-fn only_notes_which_address_a_machine_takes() {
-    let taken = silence(ask(&mut proxy(), captured!("ipxe-bios-request-beside-proxy")));
+fn request_reports_taken_address() {
+    let taken = no_reply(ask(&mut proxy(), captured!("ipxe-bios-request-beside-proxy")));
     let server = Ipv4Addr::new(192, 168, 77, 3);
     assert_eq!(taken, NoReply::TakesAddress { address: Ipv4Addr::new(192, 168, 77, 90), server });
 }
 
 #[test]
-fn leaves_relayed_messages_to_others() {
+fn relayed_message_gets_no_reply() {
     let mut message = captured!("ipxe-bios-discover");
     message.header.giaddr = OTHER;
-    assert_eq!(silence(ask(&mut proxy(), message)), NoReply::Relayed(OTHER));
+    assert_eq!(no_reply(ask(&mut proxy(), message)), NoReply::Relayed(OTHER));
 }
 
 #[test]
-fn names_a_uefi_machine_its_own_program() {
+fn uefi_offer_names_program_of_machine() {
     let message = captured!("ovmf-pxe-discover");
     let mac = mac(&message.header.hardware()).unwrap();
     let (reply, to) = sent(ask(&mut proxy(), message.clone()));
-    assert_eq!((to, reply.header.yiaddr, reply.header.siaddr), (Destination::Broadcast, NOBODY, US));
+    assert_eq!((to, reply.header.yiaddr, reply.header.siaddr), (Destination::Broadcast, NO_ADDRESS, US));
     let file = format!("/isowire/{}/nbd.efi", mac.dashed());
     assert_eq!(
         reply.options,
@@ -94,7 +94,7 @@ fn names_a_uefi_machine_its_own_program() {
 }
 
 #[test]
-fn names_http_boot_a_url() {
+fn http_boot_offer_names_url() {
     let message = captured!("ovmf-http-discover");
     let mac = mac(&message.header.hardware()).unwrap();
     let (reply, _) = sent(ask(&mut proxy(), message.clone()));
@@ -112,8 +112,8 @@ fn names_http_boot_a_url() {
 }
 
 #[test]
-fn says_why_there_is_nothing_for_a_machine() {
-    let reason = |session: &mut Session, message| match silence(ask(session, message)) {
+fn refusal_has_its_reason() {
+    let reason = |session: &mut Session, message| match no_reply(ask(session, message)) {
         NoReply::NoBootFile(why) => why.to_string(),
         another => panic!("{another}"),
     };
@@ -123,14 +123,14 @@ fn says_why_there_is_nothing_for_a_machine() {
     for message in [captured!("ovmf-pxe-discover"), captured!("ovmf-http-discover")] {
         assert!(reason(&mut without_stub, message).contains("give one with --stub FILE"));
     }
-    let boot = site(Ports { tftp: 69, http: None }, Ok(vec![Root::Nbd]));
+    let boot = targets(Ports { tftp: 69, http: None }, Ok(vec![Root::Nbd]));
     let mut without_http = Session { role: Role::Proxy, boot, allowed: Allowed::default() };
     let why = reason(&mut without_http, captured!("ovmf-http-discover"));
     assert!(why.contains("HTTP, which is off"), "{why}");
 }
 
 #[test]
-fn takes_the_first_architecture_it_can_boot() {
+fn first_bootable_architecture_wins() {
     let message = Message { architectures: vec![7, 0], ..captured!("ovmf-pxe-discover") };
     assert!(matches!(ask(&mut proxy(), message), Outcome::Send { .. }));
     let old = Message { architectures: vec![], ..captured!("ovmf-pxe-discover") };
@@ -138,6 +138,6 @@ fn takes_the_first_architecture_it_can_boot() {
 }
 
 #[test]
-fn survives_a_rival() {
+fn conflict_is_expected_by_proxy() {
     assert_eq!(proxy().saw_conflict(OTHER, NOW), ConflictSeen::Expected);
 }

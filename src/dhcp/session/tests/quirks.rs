@@ -2,7 +2,7 @@ use super::*;
 
 /// The plan of this machine, as if it had these quirks.
 fn quirky(request: &Request, quirks: &[Quirk]) -> Boot {
-    let boot = boot_offer::decide(request, &boot_site())
+    let boot = boot_offer::decide(request, &boot_targets())
         .expect("an answer")
         .expect("a boot client")
         .expect("a plan");
@@ -23,7 +23,7 @@ fn pxe_options(reply: &Reply) -> (bool, bool, bool) {
 }
 
 #[test]
-fn a_plain_one_hears_nothing_of_pxe() {
+fn plain_reply_has_no_pxe_options() {
     let message = bios_rom();
     let reply = offer(&message, &[Quirk::Plain]);
     assert_eq!(
@@ -40,7 +40,7 @@ fn a_plain_one_hears_nothing_of_pxe() {
 }
 
 #[test]
-fn a_plain_one_gets_its_address_here_as_well() {
+fn plain_reply_of_server_role_has_address() {
     let mut session = server_role();
     let Role::Server(server_role) = &mut session.role else { unreachable!() };
     let request = at(DhcpPort::Dhcp, captured!("ovmf-pxe-discover"));
@@ -54,13 +54,13 @@ fn a_plain_one_gets_its_address_here_as_well() {
 
 /// It takes no file from a reply that does not say `HTTPClient`.
 #[test]
-fn http_boot_stays_as_it_is() {
+fn http_boot_reply_ignores_quirks() {
     let message = captured!("ovmf-http-discover");
     assert_eq!(offer(&message, &Quirk::ALL), offer(&message, &[]));
 }
 
 #[test]
-fn without_43_it_is_a_pxe_client_all_the_same() {
+fn no43_reply_lacks_only_option_43() {
     let message = captured!("ovmf-pxe-discover");
     assert_eq!(pxe_options(&offer(&message, &[Quirk::No43])), (true, false, true));
     let mut as_usual = offer(&message, &[]);
@@ -77,20 +77,20 @@ fn without_43_it_is_a_pxe_client_all_the_same() {
 }
 
 #[test]
-fn a_boot_item_that_it_chose_is_confirmed() {
+fn chosen_boot_item_is_confirmed() {
     let request = at(DhcpPort::BootServer, captured!("ipxe-bios-4011-request"));
     let (ack, _) = sent(boot_server(&request, quirky(&request, &[Quirk::No43])).unwrap());
     assert!(ack.options.contains(&ReplyOption::SkipDiscovery { boot_item: Some([0x80, 0, 0, 0]) }));
 }
 
 #[test]
-fn a_request_is_answered_with_the_boot_file_and_no_address() {
+fn answered_request_gets_boot_file_only() {
     let message = captured!("ipxe-bios-request-beside-proxy");
     let request = at(DhcpPort::Dhcp, message.clone());
     let answered = super::super::proxy(&request, quirky(&request, &[Quirk::AnswerRequest])).unwrap();
     let (ack, to) = sent(answered);
     assert_eq!((ack.kind, to), (MessageType::Ack, Destination::Broadcast));
-    assert_eq!((ack.header.yiaddr, ack.header.ciaddr, ack.header.siaddr), (NOBODY, NOBODY, US));
+    assert_eq!((ack.header.yiaddr, ack.header.ciaddr, ack.header.siaddr), (NO_ADDRESS, NO_ADDRESS, US));
     assert_eq!(ack.boot_file().unwrap().as_str(), SCRIPT);
     assert_eq!(pxe_options(&ack), (true, true, true));
     for quirks in [&[][..], &[Quirk::Plain, Quirk::No43]] {
@@ -100,7 +100,7 @@ fn a_request_is_answered_with_the_boot_file_and_no_address() {
 }
 
 #[test]
-fn other_messages_and_other_wires_are_not_answered() {
+fn other_message_is_not_answered() {
     let ask = |message: Message| {
         let request = at(DhcpPort::Dhcp, message);
         super::super::proxy(&request, quirky(&request, &Quirk::ALL)).map(|_| ())

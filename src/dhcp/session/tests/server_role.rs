@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn gives_a_boot_client_all_in_one_offer() {
+fn offer_has_address_and_boot_file() {
     let message = captured!("ipxe-bios-discover");
     let (reply, to) = sent(ask(&mut server_role(), message.clone()));
     assert_eq!(to, Destination::Broadcast);
@@ -28,7 +28,7 @@ fn gives_a_boot_client_all_in_one_offer() {
 }
 
 #[test]
-fn names_no_boot_file_to_others() {
+fn other_client_gets_no_boot_file() {
     let mut server_role = server_role();
     for message in [captured!("ipconfig-discover"), plain(MessageType::Discover, 1)] {
         let (reply, _) = sent(ask(&mut server_role, message));
@@ -38,7 +38,7 @@ fn names_no_boot_file_to_others() {
 }
 
 #[test]
-fn gives_a_machine_that_cannot_boot_an_address_and_a_reason() {
+fn refused_machine_gets_address() {
     let mut session = Session { boot: no_uefi(), ..server_role() };
     let Outcome::Send { reply, boot: Some(Err(why)), .. } =
         ask(&mut session, captured!("ovmf-http-discover"))
@@ -50,7 +50,7 @@ fn gives_a_machine_that_cannot_boot_an_address_and_a_reason() {
 }
 
 #[test]
-fn gives_uefi_machines_address_and_program_at_once() {
+fn uefi_offer_has_address_and_program() {
     for message in [captured!("ovmf-pxe-discover"), captured!("ovmf-http-discover")] {
         let (reply, _) = sent(ask(&mut server_role(), message));
         assert!(!reply.header.yiaddr.is_unspecified());
@@ -60,7 +60,7 @@ fn gives_uefi_machines_address_and_program_at_once() {
 }
 
 #[test]
-fn tells_the_router_and_dns_it_was_given() {
+fn configured_router_and_dns_are_sent() {
     let mut session = server_role();
     let Role::Server(inner) = &mut session.role else { unreachable!() };
     inner.network.router = Some(OTHER);
@@ -71,7 +71,7 @@ fn tells_the_router_and_dns_it_was_given() {
 }
 
 #[test]
-fn advertises_another_address_where_it_is_told_to() {
+fn advertised_address_is_sent() {
     let request = Request { server: OTHER, ..at(DhcpPort::Dhcp, captured!("ipxe-bios-discover")) };
     let (reply, _) = sent(server_role().answer(&request, NOW));
     assert_eq!(reply.header.siaddr, OTHER);
@@ -80,7 +80,7 @@ fn advertises_another_address_where_it_is_told_to() {
 }
 
 #[test]
-fn leases_what_it_offered() {
+fn offered_address_is_leased() {
     let mut server_role = server_role();
     let first = lease(&mut server_role, 1);
     assert_ne!(lease(&mut server_role, 2), first);
@@ -88,18 +88,18 @@ fn leases_what_it_offered() {
 }
 
 #[test]
-fn hears_that_a_client_chose_another() {
+fn offer_is_withdrawn_for_other_server() {
     let mut server_role = server_role();
     let (offer, _) = sent(ask(&mut server_role, plain(MessageType::Discover, 1)));
     let requested = Some(offer.header.yiaddr);
     let request = Message { server: Some(OTHER), requested, ..plain(MessageType::Request, 1) };
-    assert_eq!(silence(ask(&mut server_role, request)), NoReply::ChoseAnother(OTHER));
+    assert_eq!(no_reply(ask(&mut server_role, request)), NoReply::ChoseAnother(OTHER));
     let wish = Message { requested, ..plain(MessageType::Discover, 2) };
     assert_eq!(sent(ask(&mut server_role, wish)).0.header.yiaddr, offer.header.yiaddr, "free again");
 }
 
 #[test]
-fn refuses_what_it_did_not_offer() {
+fn address_not_offered_gets_nak() {
     let mut server_role = server_role();
     let taken = lease(&mut server_role, 1);
     for requested in [taken, pool(99), Ipv4Addr::new(192, 168, 0, 1)] {
@@ -107,13 +107,13 @@ fn refuses_what_it_did_not_offer() {
             Message { server: Some(US), requested: Some(requested), ..plain(MessageType::Request, 2) };
         let (nak, to) = sent(ask(&mut server_role, request));
         assert_eq!((nak.kind, to), (MessageType::Nak, Destination::Broadcast));
-        assert_eq!((nak.header.yiaddr, nak.options), (NOBODY, vec![ReplyOption::ServerIdentifier(US)]));
+        assert_eq!((nak.header.yiaddr, nak.options), (NO_ADDRESS, vec![ReplyOption::ServerIdentifier(US)]));
     }
 }
 
 /// RFC 2131 §4.3.2, INIT-REBOOT: no server named, the address in option 50.
 #[test]
-fn knows_a_machine_that_reboots() {
+fn rebooted_machine_keeps_address() {
     let mut server_role = server_role();
     let own = lease(&mut server_role, 1);
     let reboot = |n, address| Message { requested: Some(address), ..plain(MessageType::Request, n) };
@@ -122,19 +122,23 @@ fn knows_a_machine_that_reboots() {
     assert_eq!(sent(ask(&mut server_role, wrong_network)).0.kind, MessageType::Nak);
     let another = if own == pool(50) { pool(51) } else { pool(50) };
     assert_eq!(sent(ask(&mut server_role, reboot(1, another))).0.kind, MessageType::Nak, "it holds another");
-    assert_eq!(sent(ask(&mut server_role, reboot(2, own))).0.kind, MessageType::Nak, "somebody holds it");
+    assert_eq!(
+        sent(ask(&mut server_role, reboot(2, own))).0.kind,
+        MessageType::Nak,
+        "another machine holds it"
+    );
     assert_eq!(
         sent(ask(&mut server_role, reboot(3, another))).0.kind,
         MessageType::Ack,
         "free: a lost lease file"
     );
-    assert_eq!(silence(ask(&mut server_role, reboot(4, pool(99)))), NoReply::NotInPool(pool(99)));
-    assert_eq!(silence(ask(&mut server_role, plain(MessageType::Request, 5))), NoReply::NothingClaimed);
+    assert_eq!(no_reply(ask(&mut server_role, reboot(4, pool(99)))), NoReply::NotInPool(pool(99)));
+    assert_eq!(no_reply(ask(&mut server_role, plain(MessageType::Request, 5))), NoReply::NothingClaimed);
 }
 
 /// RENEWING (unicast) and REBINDING (broadcast): the address in `ciaddr`.
 #[test]
-fn renews_to_the_address_itself() {
+fn renewal_is_unicast_to_address() {
     let mut server_role = server_role();
     let own = lease(&mut server_role, 1);
     let mut renew = plain(MessageType::Request, 1);
@@ -149,57 +153,57 @@ fn renews_to_the_address_itself() {
 }
 
 #[test]
-fn writes_to_no_address_a_stranger_names() {
+fn forged_address_gets_no_reply() {
     let mut server_role = server_role();
     let mut request = Message { requested: Some(pool(50)), ..plain(MessageType::Request, 1) };
     request.header.ciaddr = Ipv4Addr::new(8, 8, 8, 8);
     assert_eq!(sent(ask(&mut server_role, request)).1, Destination::Broadcast);
     let mut inform = plain(MessageType::Inform, 1);
     inform.header.ciaddr = Ipv4Addr::new(8, 8, 8, 8);
-    assert_eq!(silence(ask(&mut server_role, inform)), NoReply::OtherNetwork);
+    assert_eq!(no_reply(ask(&mut server_role, inform)), NoReply::OtherNetwork);
 }
 
 #[test]
-fn informs_without_a_lease() {
+fn inform_gets_no_lease() {
     let mut server_role = server_role();
     let mut inform = plain(MessageType::Inform, 1);
     inform.header.ciaddr = pool(7);
     let (ack, to) = sent(ask(&mut server_role, inform));
     assert_eq!(to, Destination::Unicast(SocketAddrV4::new(pool(7), 68)));
-    assert_eq!((ack.kind, ack.header.yiaddr, ack.header.ciaddr), (MessageType::Ack, NOBODY, pool(7)));
+    assert_eq!((ack.kind, ack.header.yiaddr, ack.header.ciaddr), (MessageType::Ack, NO_ADDRESS, pool(7)));
     assert!(ack.options.contains(&ReplyOption::Router(US)));
     assert!(!ack.options.iter().any(|option| matches!(option, ReplyOption::LeaseTime(_))));
 }
 
 #[test]
-fn takes_back_and_puts_to_rest() {
+fn address_is_released_or_declined() {
     let mut server_role = server_role();
     let own = lease(&mut server_role, 1);
     let mut release = Message { server: Some(US), ..plain(MessageType::Release, 2) };
     release.header.ciaddr = own;
-    assert_eq!(silence(ask(&mut server_role, release.clone())), NoReply::NotAnswered(MessageType::Release));
+    assert_eq!(no_reply(ask(&mut server_role, release.clone())), NoReply::NotAnswered(MessageType::Release));
     release.header.chaddr = plain(MessageType::Release, 1).header.chaddr;
-    assert_eq!(silence(ask(&mut server_role, release)), NoReply::Released(own));
+    assert_eq!(no_reply(ask(&mut server_role, release)), NoReply::Released(own));
 
     let own = lease(&mut server_role, 1);
     let decline = Message { server: Some(US), requested: Some(own), ..plain(MessageType::Decline, 1) };
     let not_ours = Message { server: Some(OTHER), ..decline.clone() };
-    assert_eq!(silence(ask(&mut server_role, not_ours)), NoReply::NotAnswered(MessageType::Decline));
-    assert_eq!(silence(ask(&mut server_role, decline)), NoReply::Declined(own));
+    assert_eq!(no_reply(ask(&mut server_role, not_ours)), NoReply::NotAnswered(MessageType::Decline));
+    assert_eq!(no_reply(ask(&mut server_role, decline)), NoReply::Declined(own));
     assert_ne!(lease(&mut server_role, 1), own);
 }
 
 #[test]
-fn says_when_the_pool_is_empty() {
+fn exhausted_pool_is_reported() {
     let mut server_role = server_role();
     for n in 0..10 {
         lease(&mut server_role, n);
     }
-    assert_eq!(silence(ask(&mut server_role, plain(MessageType::Discover, 10))), NoReply::PoolExhausted);
+    assert_eq!(no_reply(ask(&mut server_role, plain(MessageType::Discover, 10))), NoReply::PoolExhausted);
 }
 
 #[test]
-fn serves_through_a_relay_agent() {
+fn reply_goes_to_relay_agent() {
     let mut server_role = server_role();
     let mut message = Message { relay_info: vec![1, 1, 9], ..plain(MessageType::Discover, 1) };
     message.header.giaddr = OTHER;
@@ -226,11 +230,11 @@ fn serves_through_a_relay_agent() {
 }
 
 #[test]
-fn knows_which_network_a_relay_agent_means() {
+fn relay_agent_selects_network() {
     let elsewhere = Ipv4Addr::new(10, 99, 0, 1);
     let mut message = plain(MessageType::Discover, 1);
     message.header.giaddr = elsewhere;
-    assert_eq!(silence(ask(&mut server_role(), message.clone())), NoReply::OtherNetwork);
+    assert_eq!(no_reply(ask(&mut server_role(), message.clone())), NoReply::OtherNetwork);
     // RFC 3527: link selection.
     message.relay_info = vec![5, 4, 10, 80, 0, 0];
     assert_eq!(
@@ -239,29 +243,29 @@ fn knows_which_network_a_relay_agent_means() {
     );
     message.relay_info = vec![5, 4, 10, 99, 0, 0];
     message.header.giaddr = OTHER;
-    assert_eq!(silence(ask(&mut server_role(), message)), NoReply::OtherNetwork);
+    assert_eq!(no_reply(ask(&mut server_role(), message)), NoReply::OtherNetwork);
 }
 
 #[test]
-fn is_silent_on_other_wires() {
+fn client_of_other_network_gets_no_reply() {
     let request = Request {
         local: Ipv4Addr::new(172, 16, 0, 1),
         ..at(DhcpPort::Dhcp, plain(MessageType::Discover, 1))
     };
-    assert_eq!(silence(server_role().answer(&request, NOW)), NoReply::OtherNetwork);
+    assert_eq!(no_reply(server_role().answer(&request, NOW)), NoReply::OtherNetwork);
     let mut nameless = plain(MessageType::Discover, 1);
     nameless.header.hardware_len = 0;
-    assert_eq!(silence(ask(&mut server_role(), nameless)), NoReply::NoHardwareAddress);
+    assert_eq!(no_reply(ask(&mut server_role(), nameless)), NoReply::NoHardwareAddress);
 }
 
 #[test]
-fn yields_to_another_server_but_keeps_its_word() {
+fn conflict_stops_offers_but_not_renewals() {
     let mut server_role = server_role();
     let own = lease(&mut server_role, 1);
     assert_eq!(server_role.saw_conflict(OTHER, NOW), ConflictSeen::First);
     assert_eq!(server_role.saw_conflict(OTHER, NOW.after(300)), ConflictSeen::Again);
     assert_eq!(
-        silence(ask(&mut server_role, plain(MessageType::Discover, 1))),
+        no_reply(ask(&mut server_role, plain(MessageType::Discover, 1))),
         NoReply::ConflictingServer(OTHER)
     );
     let mut renew = plain(MessageType::Request, 1);
@@ -269,7 +273,7 @@ fn yields_to_another_server_but_keeps_its_word() {
     assert_eq!(sent(ask(&mut server_role, renew.clone())).0.kind, MessageType::Ack);
     renew.header.chaddr = [7; 16];
     assert_eq!(
-        silence(ask(&mut server_role, renew)),
+        no_reply(ask(&mut server_role, renew)),
         NoReply::ConflictingServer(OTHER),
         "no NAK into another's network"
     );

@@ -1,0 +1,118 @@
+//! Log of the DHCP service: a line for each step of a machine to its address and its boot file.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use tracing::field::display;
+use tracing::{debug, info, warn};
+
+use crate::boot::Refusal;
+use crate::dhcp::session::{DhcpPort, NoReply, Outcome, Request};
+use crate::dhcp::wire::{MessageType, Reply};
+
+/// Shortest interval of a warning that any machine on the network can cause.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Writer of the log, which limits the rate of its warnings.
+#[derive(Debug, Default)]
+pub(super) struct DhcpLog {
+    pool_exhausted: RateLimit,
+    receive_failed: RateLimit,
+    send_failed: RateLimit,
+}
+
+impl DhcpLog {
+    /// Logs the outcome of a request.
+    pub(super) fn outcome(&mut self, request: &Request, outcome: &Outcome) {
+        match outcome {
+            Outcome::Send { reply, boot: Some(Err(refusal)), .. } => {
+                log_reply(request, reply, None);
+                log_refusal(request, refusal);
+            }
+            Outcome::Send { reply, boot: Some(Ok(boot)), .. } => {
+                log_reply(request, reply, Some(boot.platform.to_string()));
+            }
+            Outcome::Send { reply, boot: None, .. } => log_reply(request, reply, None),
+            Outcome::NoReply(reason) => self.no_reply(request, reason),
+        }
+    }
+
+    fn no_reply(&mut self, request: &Request, reason: &NoReply) {
+        let machine = request.message.header.hardware();
+        match reason {
+            NoReply::NoBootFile(refusal) => log_refusal(request, refusal),
+            NoReply::TakesAddress { address, server } => {
+                info!(%machine, %address, %server, "takes its address from another DHCP server");
+            }
+            NoReply::Released(address) => info!(%machine, %address, "DHCP lease released"),
+            NoReply::Declined(address) => {
+                warn!(%machine, %address, "DHCP address declined: another host uses it; not leased for ten minutes");
+            }
+            // RFC 2131 §4.3.1: the operator should hear of it.
+            NoReply::PoolExhausted if self.pool_exhausted.allows() => {
+                warn!(%machine, "no DHCP offer: every address of the range is in use; choose a larger range");
+            }
+            _ => debug!(%machine, kind = ?request.message.kind, "DHCP message not answered: {reason}"),
+        }
+    }
+
+    /// Logs a failed receive.
+    pub(super) fn receive_failed(&mut self, error: &io::Error) {
+        if self.receive_failed.allows() {
+            warn!("DHCP message not received: {error}");
+        }
+    }
+
+    /// Logs a reply that was not sent.
+    pub(super) fn send_failed(&mut self, error: &io::Error) {
+        if self.send_failed.allows() {
+            warn!("DHCP reply not sent: {error}");
+        }
+    }
+}
+
+fn log_reply(request: &Request, reply: &Reply, architecture: Option<String>) {
+    let message = &request.message;
+    let machine = message.header.hardware();
+    // A NAK and the ACK of a proxy hold no address, but the REQUEST does. In a DISCOVER it is only a
+    // wish.
+    let requested = message.requested.filter(|_| reply.kind != MessageType::Offer);
+    let addresses = [Some(reply.header.yiaddr), requested, Some(message.header.ciaddr)];
+    let address = addresses.into_iter().flatten().find(|address| !address.is_unspecified()).map(display);
+    let file = reply.boot_file().map(display);
+    info!(%machine, address, architecture, file, "{}", step(request, reply));
+}
+
+/// Returns the name of the step that a reply completes.
+fn step(request: &Request, reply: &Reply) -> &'static str {
+    match (request.port, reply.kind) {
+        (DhcpPort::BootServer, _) => "PXE boot server reply",
+        (DhcpPort::Dhcp, MessageType::Offer) => "DHCP offer",
+        (DhcpPort::Dhcp, MessageType::Nak) => "DHCP address refused",
+        (DhcpPort::Dhcp, _) if request.message.kind == MessageType::Inform => "DHCP information",
+        (DhcpPort::Dhcp, _) if reply.header.yiaddr.is_unspecified() => {
+            "DHCP acknowledgement with a boot file, beside another DHCP server"
+        }
+        (DhcpPort::Dhcp, _) => "DHCP lease",
+    }
+}
+
+fn log_refusal(request: &Request, refusal: &Refusal) {
+    let machine = request.message.header.hardware();
+    info!(%machine, "no boot file: {refusal}");
+}
+
+/// Time of the last warning.
+#[derive(Debug, Default)]
+struct RateLimit(Option<Instant>);
+
+impl RateLimit {
+    /// Returns whether the warning may be written now, and counts it as written.
+    fn allows(&mut self) -> bool {
+        let allows = self.0.is_none_or(|last| last.elapsed() >= WARNING_INTERVAL);
+        if allows {
+            self.0 = Some(Instant::now());
+        }
+        allows
+    }
+}
