@@ -2,29 +2,17 @@
 //!
 //! Cases: 1 and 64 reads of 4 KiB, 8 of 128 KiB, each with simple and with structured replies.
 
+mod common;
+
 use std::hint::black_box;
-use std::path::Path;
-use std::sync::Arc;
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use isowire::export::{Batch, Export};
-use isowire::image::index::{Index, NodeAttributes};
-use isowire::image::{Extent, Image, NodeId, NodeKind, Source};
+use isowire::export::Batch;
 use isowire::nbd::session::{Replies, Transmission};
 use isowire::nbd::wire::{Cmd, REQUEST_MAGIC};
 
 const SIZE: u64 = 1 << 30;
-
-/// A file of an image of which only the map counts.
-fn export() -> Export {
-    let attributes = NodeAttributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
-    let mut index = Index::new(attributes);
-    let kind = NodeKind::File { extents: vec![Extent { offset: 0, len: SIZE }] };
-    let node = index.add(NodeId::ROOT, b"airootfs.sfs", kind, attributes).unwrap();
-    let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
-    Export::of_file(&Arc::new(image), node).unwrap()
-}
 
 fn reads(count: u64, len: u32) -> BytesMut {
     let mut bytes = Vec::new();
@@ -44,7 +32,7 @@ fn turn(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("nbd turn");
     for (name, replies) in [("simple", Replies::Simple), ("structured", Replies::Structured)] {
         for (count, len) in [(1, 4096), (64, 4096), (8, 131_072)] {
-            let export = export();
+            let export = common::export(SIZE);
             let mut batch = Batch::of_export(&export);
             let mut session = Transmission::new(export, replies);
             let requests = reads(count, len);

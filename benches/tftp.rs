@@ -1,37 +1,25 @@
-//! The hot object of the TFTP door: one step of a transfer, from an ACK as it comes to the queued window.
+//! Benchmark of TFTP: one step of a transfer, from the bytes of an ACK to the queued window.
 //!
 //! Cases: windows of 1, 16 and 64 blocks of 1468 bytes.
 
+mod common;
+
 use std::hint::black_box;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use isowire::codec::Reader;
-use isowire::export::{Batch, Export};
-use isowire::image::index::{Index, NodeAttributes};
-use isowire::image::{Extent, Image, NodeId, NodeKind, Source};
+use isowire::export::Batch;
 use isowire::tftp::session::{Limits, Transfer, Transmit};
 use isowire::tftp::wire::{Packet, TransferOption, data_header};
 
-/// Larger than any run gets through.
+/// Length of the file: more than a run transfers.
 const SIZE: u64 = 1 << 60;
-
-/// A file of an image of which only the map counts.
-fn export() -> Export {
-    let attributes = NodeAttributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
-    let mut index = Index::new(attributes);
-    let kind = NodeKind::File { extents: vec![Extent { offset: 0, len: SIZE }] };
-    let node = index.add(NodeId::ROOT, b"airootfs.sfs", kind, attributes).unwrap();
-    let image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
-    Export::of_file(&Arc::new(image), node).unwrap()
-}
 
 fn step(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("tftp step");
     for windowsize in [1, 16, 64] {
-        let export = export();
+        let export = common::export(SIZE);
         let options = [TransferOption::Blksize(1468), TransferOption::Windowsize(windowsize)];
         let limits = Limits { blksize: 1468, windowsize };
         let now = Instant::now();

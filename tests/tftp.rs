@@ -1,4 +1,4 @@
-//! The TFTP door with real clients, with a crowd, and with clients that do what no real one should.
+//! TFTP with real clients, with many clients, and with clients that break the rules.
 
 mod common;
 
@@ -66,7 +66,7 @@ impl Server {
         fs::read(self.dir.path().join("image")).unwrap()[offset as usize..][..len as usize].to_vec()
     }
 
-    /// Where a client leaves what it fetched.
+    /// Path of the file that a client fetched.
     fn out(&self) -> PathBuf {
         self.dir.path().join("out")
     }
@@ -88,11 +88,11 @@ impl Server {
     }
 }
 
-/// A client of our own, for what real ones do not do.
+/// Client for packets that real clients do not send.
 struct Client {
     socket: UdpSocket,
     server: SocketAddr,
-    /// Where the last datagram came from.
+    /// Source of the last datagram.
     peer: SocketAddr,
 }
 
@@ -109,8 +109,8 @@ impl Client {
         self.socket.send_to(request.as_bytes(), self.server).unwrap();
     }
 
-    /// Asks for a file and acknowledges the OACK. The server is to be patient: nothing comes twice because a test is
-    /// slow.
+    /// Requests a file and acknowledges the OACK. The long time-out keeps a slow test from getting
+    /// packets twice.
     fn open(&mut self, name: &str, options: &str) {
         self.request(name, format!("timeout 20 {options}").trim_end());
         assert!(self.receive().starts_with(b"\0\x06timeout\x0020\0"));
@@ -191,7 +191,7 @@ fn single_port() -> Options {
 }
 
 #[test]
-fn who_may_not_come_gets_no_answer() {
+fn address_not_allowed_gets_no_answer() {
     let list = Allowed::only(vec!["127.0.0.2/32".parse().unwrap()]);
     let server = Server::start(Options { allowed: list, ..Options::default() });
     let (other, mut allowed) = (server.client(), server.client());
@@ -201,7 +201,7 @@ fn who_may_not_come_gets_no_answer() {
         client.request("boot/small", "");
     }
     allowed.expect_error(1, "no such file");
-    // Its requests came first: an answer would be there.
+    // Its requests came first, so an answer would have arrived.
     assert!(other.is_left_in_peace_for(Duration::from_millis(1)));
 }
 
@@ -237,7 +237,7 @@ fn block_numbers_roll_over_in_lockstep() {
 }
 
 #[test]
-fn curl_tells_what_is_missing_and_what_is_denied() {
+fn curl_reports_missing_and_denied() {
     needs!(["curl"]);
     let server = Server::start(Options::default());
     // 68: file not found on the server. 69: permission problem.
@@ -259,7 +259,7 @@ fn tftp(server: &Server, arguments: &[&str], command: &[&str]) -> Command {
 }
 
 #[test]
-fn tftp_hpa_fetches_in_binary_mode_and_is_told_so_in_any_other() {
+fn tftp_hpa_fetches_in_binary_mode_only() {
     needs!(["tftp"]);
     let server = Server::start(Options::default());
     for name in ["empty", "small", "whole-blocks", "vmlinuz"] {
@@ -318,7 +318,7 @@ fn busybox_fetches() {
 // ---- clients of our own ----
 
 #[test]
-fn the_answer_comes_from_the_address_that_was_asked() {
+fn answer_comes_from_requested_address() {
     let (own_ports, single) = (Server::start(Options::default()), Server::start(single_port()));
     for server in [&own_ports, &single] {
         let mut client = server.client_from(Ipv4Addr::new(127, 8, 9, 10));
@@ -354,7 +354,7 @@ fn blocks_and_windows_are_as_agreed() {
 }
 
 #[test]
-fn the_size_can_be_asked_for_alone() {
+fn size_can_be_requested_alone() {
     let server = Server::start(Options::default());
     let mut client = server.client();
     for _ in 0..3 {
@@ -369,7 +369,7 @@ fn the_size_can_be_asked_for_alone() {
 }
 
 #[test]
-fn strangers_are_told_so_and_disturb_nobody() {
+fn strangers_get_an_error() {
     let server = Server::start(Options::default());
     let mut client = server.client();
     client.open("boot/whole-blocks", "");
@@ -388,7 +388,7 @@ fn strangers_are_told_so_and_disturb_nobody() {
 }
 
 #[test]
-fn a_repeated_request_starts_no_second_transfer() {
+fn repeated_request_continues_transfer() {
     for options in [Options::default(), single_port()] {
         let server = Server::start(options);
         let mut client = server.client();
@@ -405,7 +405,7 @@ fn a_repeated_request_starts_no_second_transfer() {
 }
 
 #[test]
-fn garbage_is_refused_and_hurts_nobody() {
+fn garbage_is_refused() {
     let server = Server::start(Options::default());
     let mut client = server.client();
     for garbage in [&b""[..], b"\0", b"\0\x09\0\0", b"\0\x01boot/small", b"\0\x01\0", &[0xff; 1400]] {
@@ -420,7 +420,7 @@ fn garbage_is_refused_and_hurts_nobody() {
 }
 
 #[test]
-fn the_number_of_transfers_has_a_limit() {
+fn transfers_have_a_limit() {
     let server = Server::start(Options { max_transfers: 2, ..Options::default() });
     let mut clients = [server.client(), server.client(), server.client()];
     clients.iter().for_each(|client| client.request("boot/small", "timeout 20"));
@@ -450,7 +450,7 @@ fn the_number_of_transfers_has_a_limit() {
 }
 
 #[test]
-fn a_truncated_image_ends_the_transfer_and_not_the_server() {
+fn truncated_image_ends_transfer_only() {
     let server = Server::start(Options::default());
     let mut client = server.client();
     client.request("boot/initramfs.img", "windowsize 4 timeout 20");
@@ -463,7 +463,7 @@ fn a_truncated_image_ends_the_transfer_and_not_the_server() {
 }
 
 #[test]
-fn a_server_that_is_stopped_ends_what_it_began() {
+fn stopping_server_completes_transfers() {
     let server = Server::start(Options::default());
     let mut client = server.client();
     client.open("boot/small", "");
@@ -487,7 +487,7 @@ fn a_server_that_is_stopped_ends_what_it_began() {
 const CROWD: usize = 2000;
 
 #[test]
-fn two_thousand_machines_load_at_the_same_time() {
+fn two_thousand_machines_load_at_once() {
     raise_file_limit();
     for options in [Options::default(), single_port()] {
         let server = Server::start(options);
@@ -505,7 +505,7 @@ fn two_thousand_machines_load_at_the_same_time() {
     }
 }
 
-/// Fetches `whole-blocks`, but waits with its first ACK until everybody has an answer.
+/// Fetches `whole-blocks`, but sends the first ACK only after all clients have an answer.
 async fn load_in_a_crowd(port: u16, content: Arc<Vec<u8>>, all_are_served: Arc<Barrier>) {
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let request = b"\0\x01boot/whole-blocks\0octet\0blksize\x001468\0";
@@ -523,7 +523,8 @@ async fn load_in_a_crowd(port: u16, content: Arc<Vec<u8>>, all_are_served: Arc<B
     assert!(fetched == *content);
 }
 
-/// Says something until the answer to it comes: a crowd fills buffers. Copies of what came before are passed over.
+/// Sends `say` until `answer` comes, since many clients fill the buffers. Skips copies of earlier
+/// packets.
 async fn exchange(
     socket: &tokio::net::UdpSocket,
     say: &[u8],

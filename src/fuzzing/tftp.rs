@@ -8,7 +8,8 @@ use crate::codec::Reader;
 use crate::tftp::session::{Limits, Transfer, Transmit};
 use crate::tftp::wire::{MAX_BLKSIZE, Packet};
 
-/// What is parsed and emitted is parsed to the same again. Its text is printable.
+/// Checks that a parsed packet is written so that it parses to the same, and that its text is
+/// printable.
 pub fn packet(data: &[u8]) {
     let Ok(packet) = Packet::parse(&mut Reader::new(data)) else { return };
     let mut emitted = BytesMut::new();
@@ -20,28 +21,29 @@ pub fn packet(data: &[u8]) {
 /// Simulated time after which a silent client's transfer is over: seven waits of the longest `timeout`.
 const LONGEST_SILENCE: Duration = Duration::from_secs(7 * 30 + 1);
 
-/// Whatever a client does and however time goes: a transfer sends blocks of the file only, at most one window for
-/// each thing that happens, and ends when its client falls silent.
+/// Checks that a transfer sends blocks of the file only, at most one window for each event, and ends
+/// when its client stops answering.
 ///
-/// The input is the length of the file (4 bytes), a read request (its length in a byte), and operations.
+/// The input is the length of the file (4 bytes), a read request (its length in a byte), and
+/// operations.
 pub fn transfer(data: &[u8]) {
     let mut r = Reader::new(data);
-    let Some(mut run) = Run::start(&mut r) else { return };
+    let Some(mut run) = TransferRun::start(&mut r) else { return };
     while let Some(operation) = Operation::read(&mut r) {
         run.perform(operation);
     }
-    run.fall_silent();
+    run.stop_answering();
 }
 
-/// Something that happens to a transfer.
+/// Event of a transfer.
 enum Operation<'a> {
-    /// An ACK of this many blocks behind the last that left.
+    /// ACK of the block that many before the last one sent.
     Ack(u8),
     Packet(&'a [u8]),
     RepeatedRequest,
-    /// Milliseconds pass, and perhaps nobody looked at the clock in between.
+    /// Milliseconds pass, also beyond a deadline.
     Time(u16),
-    /// Time passes until the transfer wants to act.
+    /// Time passes until the deadline.
     Deadline,
 }
 
@@ -61,16 +63,17 @@ impl<'a> Operation<'a> {
     }
 }
 
-struct Run {
+/// Transfer with a simulated clock.
+struct TransferRun {
     transfer: Transfer,
     file_len: u64,
     now: Instant,
     last_number: u16,
 }
 
-impl Run {
+impl TransferRun {
     fn start(r: &mut Reader<'_>) -> Option<Self> {
-        // To terabytes, most of them small.
+        // Lengths up to terabytes, most of them small.
         let file_len = u64::from(r.u32_be().ok()?) << (r.u8().ok()? % 16);
         let len = r.u8().ok()?;
         let Ok(Packet::Rrq(request)) = Packet::parse(&mut r.sub(len.into()).ok()?) else { return None };
@@ -108,7 +111,7 @@ impl Run {
         }
     }
 
-    /// Takes what is to be sent: one thing at most, and it lies in the file.
+    /// Checks the packets that are due: one run at most, inside the file.
     fn send(&mut self) {
         let (offset, len) = self.transfer.upcoming();
         assert!(offset + len <= self.file_len);
@@ -128,7 +131,7 @@ impl Run {
         assert_eq!(self.transfer.outcome().is_some(), self.transfer.poll_timeout().is_none());
     }
 
-    fn fall_silent(mut self) {
+    fn stop_answering(mut self) {
         let start = self.now;
         let mut sent = 0;
         while self.transfer.poll_timeout().is_some() {

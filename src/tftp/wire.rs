@@ -1,8 +1,9 @@
-//! TFTP on the wire: RFC 1350 (the protocol), 2347 (options), 2348 (`blksize`), 2349 (`timeout`, `tsize`) and 7440
-//! (`windowsize`).
+//! Layout of TFTP packets: RFC 1350 (the protocol), 2347 (options), 2348 (`blksize`), 2349 (`timeout`,
+//! `tsize`) and 7440 (`windowsize`).
 //!
-//! [`Packet::parse`] never panics, borrows everything, and allocates nothing but the list of options, which has at
-//! most [`MAX_OPTIONS`] entries. Options, modes and error codes that we do not know survive parsing.
+//! [`Packet::parse`] never panics. It borrows from the datagram and allocates only the list of
+//! options, which has at most [`MAX_OPTIONS`] entries. Unknown options, modes and error codes survive
+//! parsing.
 
 use std::fmt;
 
@@ -10,17 +11,18 @@ use bytes::{BufMut, BytesMut};
 
 use crate::codec::{Reader, Truncated};
 
-/// Options in one packet. There are six in all RFCs; the largest request seen of a firmware has three.
+/// Largest number of options in one packet. The RFCs define fewer than ten, and the largest request
+/// of firmware that was seen has three.
 pub(crate) const MAX_OPTIONS: usize = 32;
 
-/// Block size when the option is not negotiated (RFC 1350 §2).
+/// Block size without the option (RFC 1350 §2).
 pub(crate) const DEFAULT_BLKSIZE: u16 = 512;
 
 /// Smallest and largest `blksize` (RFC 2348).
 pub(crate) const MIN_BLKSIZE: u16 = 8;
 pub(crate) const MAX_BLKSIZE: u16 = 65464;
 
-/// Opcode and block number in front of a block's data (RFC 1350 §5).
+/// Length of opcode and block number before the data of a block (RFC 1350 §5).
 pub(crate) const DATA_HEADER_LEN: usize = 4;
 
 const OP_RRQ: u16 = 1;
@@ -30,7 +32,7 @@ const OP_ACK: u16 = 4;
 const OP_ERROR: u16 = 5;
 const OP_OACK: u16 = 6;
 
-/// One datagram.
+/// TFTP packet: one datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packet<'a> {
     Rrq(TftpRequest<'a>),
@@ -42,7 +44,7 @@ pub enum Packet<'a> {
     Ack {
         block: u16,
     },
-    /// The message is meant for a person; it is netascii by the RFC and anything in practice.
+    /// Error, with a message for a person: netascii by RFC 1350 §5, any bytes in practice.
     Error {
         code: ErrorCode,
         message: &'a [u8],
@@ -58,7 +60,7 @@ pub struct TftpRequest<'a> {
     pub options: Vec<TransferOption<'a>>,
 }
 
-/// How the bytes are to be understood (RFC 1350 §1).
+/// Mode of a transfer (RFC 1350 §1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransferMode<'a> {
     Netascii,
@@ -67,7 +69,7 @@ pub enum TransferMode<'a> {
     Unknown(&'a [u8]),
 }
 
-/// An option of a request or its acknowledgement (RFC 2347).
+/// Option of a request or of its acknowledgement (RFC 2347).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransferOption<'a> {
     /// Bytes in a block, 8 to 65464 (RFC 2348).
@@ -97,7 +99,7 @@ pub enum ErrorCode {
     Unknown(u16),
 }
 
-/// The datagram is no TFTP packet: the peer's fault.
+/// Error of a datagram that is not a TFTP packet: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TftpParseError {
     #[error("packet ends in the middle of a field")]
@@ -114,7 +116,7 @@ impl From<Truncated> for TftpParseError {
     }
 }
 
-/// The bytes in front of a block's data, so that the data itself need not pass through here.
+/// Returns the bytes before the data of a block. The data itself goes from the mapping to the kernel.
 pub const fn data_header(block: u16) -> [u8; DATA_HEADER_LEN] {
     let [op_high, op_low] = OP_DATA.to_be_bytes();
     let [block_high, block_low] = block.to_be_bytes();
@@ -122,10 +124,10 @@ pub const fn data_header(block: u16) -> [u8; DATA_HEADER_LEN] {
 }
 
 impl<'a> Packet<'a> {
-    /// Reads one datagram. Bytes behind a complete ACK or ERROR are passed over.
+    /// Reads one datagram. Bytes after a complete ACK or ERROR are ignored.
     ///
     /// # Errors
-    /// [`TftpParseError`] says what is wrong with it.
+    /// [`TftpParseError`] if it is not a TFTP packet.
     pub fn parse(r: &mut Reader<'a>) -> Result<Self, TftpParseError> {
         match r.u16_be()? {
             OP_RRQ => TftpRequest::parse(r).map(Self::Rrq),
@@ -164,8 +166,8 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// The text of an ERROR. Some clients leave its terminator out, which loses nothing.
 fn error_message<'a>(r: &mut Reader<'a>) -> &'a [u8] {
+    // RFC 1350 §5 demands a zero byte at the end. Some clients leave it out.
     r.until_nul().unwrap_or_else(|Truncated| r.rest())
 }
 
@@ -188,7 +190,7 @@ impl<'a> TftpRequest<'a> {
 
 impl<'a> TransferMode<'a> {
     fn of(name: &'a [u8]) -> Self {
-        // RFC 1350 §5: any combination of upper and lower case.
+        // RFC 1350 §5: in any combination of upper and lower case.
         match name {
             _ if name.eq_ignore_ascii_case(b"netascii") => Self::Netascii,
             _ if name.eq_ignore_ascii_case(b"octet") => Self::Octet,
@@ -207,14 +209,16 @@ impl<'a> TransferMode<'a> {
     }
 }
 
-/// Reads options to the end of the packet, or to zero bytes that pad it: no option has an empty name.
+/// Reads options to the end of the packet.
 fn parse_options<'a>(r: &mut Reader<'a>) -> Result<Vec<TransferOption<'a>>, TftpParseError> {
     let mut options = Vec::new();
     while !r.is_empty() {
         let name = r.until_nul()?;
+        // Some clients pad the packet with zero bytes. No option has an empty name.
         if name.is_empty() {
             break;
         }
+        // Each option is allocated, so a peer must not choose their number.
         if options.len() == MAX_OPTIONS {
             return Err(TftpParseError::TooManyOptions);
         }
@@ -228,18 +232,22 @@ impl<'a> TransferOption<'a> {
         Self::known(name, value).unwrap_or(Self::Unknown { name, value })
     }
 
-    /// The option, when both its name and its value are as the RFCs say. Names are case-insensitive (RFC 2347).
+    /// Reads an option with a known name and a valid value.
     fn known(name: &[u8], value: &[u8]) -> Option<Self> {
         let number = decimal(value)?;
+        // RFC 2347: names are case-insensitive.
         match name {
+            // RFC 2348: 8 to 65464 bytes.
             _ if name.eq_ignore_ascii_case(b"blksize") => {
                 let size = u16::try_from(number).ok()?;
                 (MIN_BLKSIZE..=MAX_BLKSIZE).contains(&size).then_some(Self::Blksize(size))
             }
+            // RFC 2349: 1 to 255 seconds.
             _ if name.eq_ignore_ascii_case(b"timeout") => {
                 u8::try_from(number).ok().filter(|&seconds| seconds > 0).map(Self::Timeout)
             }
             _ if name.eq_ignore_ascii_case(b"tsize") => Some(Self::Tsize(number)),
+            // RFC 7440 §3: 1 to 65535 blocks.
             _ if name.eq_ignore_ascii_case(b"windowsize") => {
                 u16::try_from(number).ok().filter(|&blocks| blocks > 0).map(Self::Windowsize)
             }
@@ -261,7 +269,7 @@ impl<'a> TransferOption<'a> {
     }
 }
 
-/// A number in decimal digits, as all options have it.
+/// Reads a number in decimal digits, the form of the values of all options.
 fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
@@ -389,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_of_real_clients_parse_and_emit_to_the_same_bytes() {
+    fn captured_requests_are_emitted_as_parsed() {
         let captured: [(&[u8], &str); 4] = [
             (
                 include_bytes!("../../tests/data/tftp/ipxe-rom.rrq"),
@@ -416,19 +424,19 @@ mod tests {
     }
 
     #[test]
-    fn the_abort_of_ovmf_is_an_error_with_a_text() {
+    fn ovmf_abort_is_parsed() {
         let packet = parsed(include_bytes!("../../tests/data/tftp/ovmf-abort.error")).unwrap();
         assert_eq!(packet.to_string(), "ERROR option negotiation: User aborted the transfer");
     }
 
     #[test]
-    fn names_are_case_insensitive() {
+    fn option_names_are_case_insensitive() {
         let packet = parsed(b"\0\x01f\0OcTeT\0BLKSIZE\x001024\0TSize\x000\0").unwrap();
         assert_eq!(packet.to_string(), "RRQ f octet blksize=1024 tsize=0");
     }
 
     #[test]
-    fn what_we_do_not_know_survives() {
+    fn unknown_values_survive() {
         let bytes =
             b"\0\x01f\0binary\0multicast\0\0blksize\x007\0windowsize\x000\0timeout\x00256\0tsize\0+1\0";
         let packet = parsed(bytes).unwrap();
@@ -440,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_has_to_fit() {
+    fn number_has_64_bits() {
         let text = |value: &[u8]| decimal(value);
         assert_eq!(text(b"18446744073709551615"), Some(u64::MAX));
         assert_eq!(text(b"18446744073709551616"), None);
@@ -450,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_and_missing_terminators_are_forgiven_where_it_is_safe() {
+    fn padding_and_missing_terminators_are_accepted() {
         assert_eq!(parsed(b"\0\x01f\0octet\0tsize\x000\0\0\0").unwrap().to_string(), "RRQ f octet tsize=0");
         assert_eq!(parsed(b"\0\x05\0\0gone").unwrap().to_string(), "ERROR not defined: gone");
         assert_eq!(parsed(b"\0\x05\0\0").unwrap().to_string(), "ERROR not defined: ");
@@ -458,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_packets_say_why() {
+    fn malformed_packet_has_its_reason() {
         for cut in
             [&b""[..], b"\0", b"\0\x01", b"\0\x01f", b"\0\x01f\0octet", b"\0\x04\0", b"\0\x05\0", b"\0\x03"]
         {
@@ -474,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_data_header_is_the_start_of_a_data_packet() {
+    fn data_header_starts_data_packet() {
         let packet = Packet::Data { block: 0xfffe, data: b"xyz" };
         let bytes = emitted(&packet);
         assert!(bytes.starts_with(&data_header(0xfffe)));

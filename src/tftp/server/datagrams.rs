@@ -1,5 +1,5 @@
-//! Queued ranges become datagrams here, as they become a stream in [`crate::stream`]: payload goes from the mapping
-//! to the kernel, untouched by us.
+//! Sends queued ranges as datagrams, as [`crate::stream`] sends them as a stream. Payload goes from the
+//! mapping to the kernel without a copy in user space.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -10,26 +10,26 @@ use crate::export::batch::Chunk;
 use crate::stream::TransmitError;
 use crate::sys::{self, Iov, MAX_MESSAGE, MAX_MESSAGES, MAX_SEGMENTS, Route};
 
-/// Memory areas of one `sendmmsg`: a header and a payload for each datagram, and some for blocks that lie across the
-/// seam of two extents.
+/// Memory areas of one `sendmmsg`: a header and a payload for each datagram, and some more for blocks
+/// that cross the end of an extent.
 const AREAS: usize = 2 * MAX_MESSAGES + 32;
 
-/// Who cuts a window into datagrams.
+/// Place where a window is cut into datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum DatagramSplitter {
-    /// The kernel, from messages of many blocks (`UDP_SEGMENT`): a quarter of the work.
+    /// The kernel cuts messages of many blocks (`UDP_SEGMENT`): a quarter of the work.
     #[default]
     Kernel,
-    /// We, where the kernel or the network device cannot.
+    /// We send each datagram, if the kernel or the network device cannot cut.
     UserSpace,
 }
 
 impl DatagramSplitter {
-    /// Sends the whole batch in datagrams of `len` bytes, of which the last may be shorter. Waits for the socket as
-    /// long as it takes.
+    /// Sends the whole batch in datagrams of `len` bytes, of which the last may be shorter. Waits for
+    /// the socket as long as necessary.
     ///
     /// # Errors
-    /// See [`TransmitError`]. A datagram that was only lost is none.
+    /// See [`TransmitError`].
     pub(super) async fn flush(
         &mut self,
         batch: &mut Batch,
@@ -38,19 +38,19 @@ impl DatagramSplitter {
     ) -> Result<(), TransmitError> {
         while !batch.is_empty() {
             let cut = self.cut(len, batch.len());
-            let send = |socket: BorrowedFd<'_>| Gathered::of(batch, cut)?.send(socket, link.route(), cut);
-            match link.send(send).await {
+            match link.send(|socket| Gathered::of(batch, cut)?.send(socket, link.route(), cut)).await {
                 Ok(messages) => batch.advance((messages as u64 * cut.message).min(batch.len())),
                 Err(error) if cut.is_refused(&error) => *self = Self::UserSpace,
-                Err(error) => return Err(whose_fault(error)),
+                Err(error) => return Err(transmit_error(error)),
             }
         }
         Ok(())
     }
 
-    /// How to cut `queued` bytes into datagrams of `len`.
+    /// Decides how to cut `queued` bytes into datagrams of `len`.
     fn cut(self, len: u16, queued: u64) -> Cut {
         let per_message = MAX_SEGMENTS.min(MAX_MESSAGE / usize::from(len)) as u64;
+        // A single datagram needs no cutting, and large blocks fill a message each.
         if self == Self::UserSpace || per_message < 2 || queued <= u64::from(len) {
             return Cut { message: u64::from(len), segment: None };
         }
@@ -58,7 +58,7 @@ impl DatagramSplitter {
     }
 }
 
-/// Bytes of a message, and of each datagram that the kernel makes of it.
+/// Length of a message, and of each datagram that the kernel cuts it into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cut {
     message: u64,
@@ -66,26 +66,28 @@ struct Cut {
 }
 
 impl Cut {
-    /// Whether it is the cutting by the kernel that failed.
+    /// Returns whether the error means that the kernel cannot cut.
     fn is_refused(self, error: &io::Error) -> bool {
+        // The kernel answers so if the device does not compute checksums, for a route with IPsec, and
+        // if a segment exceeds the path MTU.
         let codes = [libc::EINVAL, libc::EIO, libc::EMSGSIZE].map(Some);
         self.segment.is_some() && codes.contains(&error.raw_os_error())
     }
 }
 
-/// sendmmsg(2) reports pages of the mapping that are gone as EFAULT.
-fn whose_fault(error: io::Error) -> TransmitError {
+fn transmit_error(error: io::Error) -> TransmitError {
     match error.raw_os_error() {
+        // The mapping lost pages: the image was truncated.
         Some(libc::EFAULT) => TransmitError::Image(error),
         _ if error.kind() == io::ErrorKind::UnexpectedEof => TransmitError::Image(error),
         _ => TransmitError::Peer(error),
     }
 }
 
-/// The front of a batch, as whole messages.
+/// Front of a batch, as whole messages.
 struct Gathered<'a> {
     areas: [Iov<'a>; AREAS],
-    /// How many areas make up each message.
+    /// Number of areas of each message.
     counts: [usize; MAX_MESSAGES],
     messages: usize,
 }
@@ -104,13 +106,13 @@ impl<'a> Gathered<'a> {
             }
         }
         match gathered.messages {
-            // As sendmsg(2) says it: a file in more pieces than that is not one that a machine boots from.
+            // As sendmsg(2) reports it. A boot file does not have that many pieces.
             0 => Err(io::Error::from_raw_os_error(libc::EMSGSIZE)),
             _ => Ok(gathered),
         }
     }
 
-    /// Hands the messages to the kernel and returns how many it took.
+    /// Passes the messages to the kernel and returns how many it took.
     fn send(&self, socket: BorrowedFd<'_>, route: Route, cut: Cut) -> io::Result<usize> {
         let mut rest = &self.areas[..];
         let mut messages = [&self.areas[..0]; MAX_MESSAGES];
@@ -141,8 +143,8 @@ mod tests {
     use crate::image::{Extent, Image, Index, NodeId, NodeKind, Source};
     use crate::tftp::wire::data_header;
 
-    /// What arrives of a file of 40 blocks in three extents, cut by `knife`, on a link of either kind.
-    async fn arriving(knife: DatagramSplitter, is_shared: bool) -> (Vec<Vec<u8>>, DatagramSplitter) {
+    /// Returns the datagrams of a file of 40 blocks in three extents, cut by `splitter`.
+    async fn arriving(splitter: DatagramSplitter, is_shared: bool) -> (Vec<Vec<u8>>, DatagramSplitter) {
         let mut medium = tempfile::NamedTempFile::new().unwrap();
         medium.write_all(&(0..100_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
         let extents = [(0, 10_000), (50_001, 30_000), (200_000, 18_000)];
@@ -161,24 +163,24 @@ mod tests {
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.set_nonblocking(true).unwrap();
         let SocketAddr::V4(peer) = client.local_addr().unwrap() else { panic!("bound to IPv4") };
-        let door = Arc::new(tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap());
+        let shared = Arc::new(tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap());
         let link = match is_shared {
-            true => Link::shared(&door, peer, Ipv4Addr::new(127, 0, 0, 9)).0,
+            true => Link::shared(&shared, peer, Ipv4Addr::new(127, 0, 0, 9)).0,
             false => Link::own(peer, Ipv4Addr::new(127, 0, 0, 9)).unwrap(),
         };
-        let mut knife = knife;
-        knife.flush(&mut batch, 1472, &link).await.unwrap();
+        let mut splitter = splitter;
+        splitter.flush(&mut batch, 1472, &link).await.unwrap();
         let mut buf = [0; 2000];
         let receive = || {
             let (len, from) = client.recv_from(&mut buf).ok()?;
             assert_eq!(from.ip(), Ipv4Addr::new(127, 0, 0, 9));
             Some(buf[..len].to_vec())
         };
-        (std::iter::from_fn(receive).collect(), knife)
+        (std::iter::from_fn(receive).collect(), splitter)
     }
 
     #[tokio::test]
-    async fn it_arrives_the_same_whoever_cuts() {
+    async fn datagrams_are_the_same_with_each_splitter() {
         let (expected, _) = arriving(DatagramSplitter::UserSpace, false).await;
         assert_eq!(expected.len(), 40);
         assert_eq!(expected.iter().map(Vec::len).sum::<usize>(), 58_000 + 40 * 4);
@@ -187,19 +189,19 @@ mod tests {
             payload[9_996..10_003],
             [&2499_u32.to_le_bytes()[..], &12_500_u32.to_le_bytes()[1..]].concat()
         );
-        for (knife, is_shared) in [
+        for (splitter, is_shared) in [
             (DatagramSplitter::UserSpace, true),
             (DatagramSplitter::Kernel, false),
             (DatagramSplitter::Kernel, true),
         ] {
-            let (arrived, used) = arriving(knife, is_shared).await;
-            assert!(arrived == expected, "{knife:?}, shared: {is_shared}");
-            assert_eq!(used, knife, "Linux 4.18 and later cut");
+            let (arrived, used) = arriving(splitter, is_shared).await;
+            assert!(arrived == expected, "{splitter:?}, shared: {is_shared}");
+            assert_eq!(used, splitter, "Linux 4.18 and later cut");
         }
     }
 
     #[test]
-    fn one_datagram_or_a_giant_one_needs_no_knife() {
+    fn single_datagram_is_not_cut() {
         let whole = |len| Cut { message: len, segment: None };
         assert_eq!(DatagramSplitter::Kernel.cut(1472, 1472), whole(1472));
         assert_eq!(DatagramSplitter::Kernel.cut(65_468, 200_000), whole(65_468));
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_too_many_pieces_is_refused() {
+    fn file_in_too_many_pieces_is_refused() {
         let mut batch = Batch::default();
         for _ in 0..AREAS {
             batch.push_bytes(&[0]);

@@ -1,4 +1,4 @@
-//! One file on its way: moves what a [`Transfer`] decides between its link, the image and the clock.
+//! Delivery of one file: carries the decisions of a [`Transfer`] to its link, the image and the clock.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,55 +20,55 @@ use crate::stream::TransmitError;
 use crate::tftp::session::{Blocks, Limits, Progress, Transfer, TransferOutcome, Transmit};
 use crate::tftp::wire::{DATA_HEADER_LEN, ErrorCode, Packet, TftpRequest, data_header};
 
-/// Bytes of a file that are made sure to be in the page cache at a time.
-const WARM: u64 = 1 << 20;
+/// Bytes of a file that are read into the page cache at a time.
+const READ_AHEAD: u64 = 1 << 20;
 
-/// Datagrams of the client taken before we look at the clock again.
-const TURN: usize = 16;
+/// Datagrams received before the clock is read again.
+const MAX_RECEIVED: usize = 16;
 
-/// What the door sees of a delivery, and tells it.
+/// Handle of the server on a running delivery.
 #[derive(Debug, Default)]
 pub(super) struct TransferHandle {
-    standing: Mutex<Progress>,
+    progress: Mutex<Progress>,
     repeated_request: Notify,
     next_request: Notify,
 }
 
 impl TransferHandle {
-    /// The client repeated its request.
+    /// Reports that the client repeated its request.
     pub(super) fn repeat_request(&self) {
         self.repeated_request.notify_one();
     }
 
-    /// The client asked for another file.
+    /// Ends the delivery, because the client requested another file.
     pub(super) fn end(&self) {
         self.next_request.notify_one();
     }
 
-    pub(super) fn standing(&self) -> Progress {
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn progress(&self) -> Progress {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn update(&self, standing: Progress) {
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+    fn update(&self, progress: Progress) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
     }
 }
 
-/// A transfer with all it needs.
+/// Transfer with its link, file and buffers.
 pub(super) struct Delivery {
     link: Link,
     file: ServedFile,
     transfer: Transfer,
     tracker: ConnectionTracker,
-    liveness: Arc<TransferHandle>,
-    /// For the log.
+    handle: Arc<TransferHandle>,
+    /// Path of the file, for the log.
     path: Box<str>,
     since: Instant,
-    /// What is leaving.
+    /// Packets queued for the link.
     batch: Batch,
-    knife: DatagramSplitter,
-    /// The file is in the page cache up to this byte, or was a moment ago.
-    warm_up_to: u64,
+    splitter: DatagramSplitter,
+    /// End of the part of the file that was read into the page cache.
+    cached_until: u64,
 }
 
 impl Delivery {
@@ -77,7 +77,7 @@ impl Delivery {
         file: ServedFile,
         request: &TftpRequest<'_>,
         limits: Limits,
-        liveness: Arc<TransferHandle>,
+        handle: Arc<TransferHandle>,
         mut tracker: ConnectionTracker,
     ) -> Self {
         tracker.open(file.kind);
@@ -89,42 +89,45 @@ impl Delivery {
             file,
             transfer,
             tracker,
-            liveness,
+            handle,
             path,
             since,
             batch: Batch::default(),
-            knife: DatagramSplitter::default(),
-            warm_up_to: 0,
+            splitter: DatagramSplitter::default(),
+            cached_until: 0,
         }
     }
 
-    /// Delivers the file, and tells the log how it went.
+    /// Delivers the file and logs the result.
     pub(super) async fn run(mut self) {
-        let result = self.converse().await;
+        let result = self.deliver().await;
         if let Err(error @ TransmitError::Image(_)) = &result {
             let packet = error_packet(ErrorCode::NotDefined, &error.to_string());
-            // Nothing is left to try when this fails too.
+            // RFC 1350 §7: the ERROR is a courtesy. The transfer is over even if it cannot be sent.
             let _ = self.flush_packet(&packet).await;
         }
-        self.report(result);
+        self.log(result);
     }
 
-    async fn converse(&mut self) -> Result<(), TransmitError> {
-        let alarm = sleep_until(self.since.into());
-        tokio::pin!(alarm);
+    async fn deliver(&mut self) -> Result<(), TransmitError> {
+        let timer = sleep_until(self.since.into());
+        tokio::pin!(timer);
         loop {
+            // A client on this host never makes us wait, and other tasks have to run too.
             tokio::task::consume_budget().await;
             self.transmit().await?;
-            self.liveness.update(self.transfer.standing());
+            self.handle.update(self.transfer.progress());
             let Some(deadline) = self.transfer.poll_timeout() else { return Ok(()) };
-            // To move a timer with every packet is dear, so one that rings too early is moved when it rings.
-            if alarm.is_elapsed() || alarm.deadline() > deadline.into() {
-                alarm.as_mut().reset(deadline.into());
+            // To move the timer with each packet would cost too much. It is moved when it fires early.
+            if timer.is_elapsed() || timer.deadline() > deadline.into() {
+                timer.as_mut().reset(deadline.into());
             }
             tokio::select! {
+                // In this order: the end of the transfer counts before packets, packets before the
+                // timer.
                 biased;
-                () = self.liveness.next_request.notified() => {
-                    // The last ACK left before the request, and came to another socket.
+                () = self.handle.next_request.notified() => {
+                    // The client sent its last ACK before the request, but to another socket.
                     self.receive()?;
                     self.transfer.handle_next_request();
                 }
@@ -132,22 +135,22 @@ impl Delivery {
                     ready.map_err(TransmitError::Peer)?;
                     self.receive()?;
                 }
-                () = self.liveness.repeated_request.notified() => {
+                () = self.handle.repeated_request.notified() => {
                     self.transfer.handle_repeated_request(Instant::now());
                 }
-                () = &mut alarm => {}
+                () = &mut timer => {}
             }
             self.transfer.handle_timeout(Instant::now());
         }
     }
 
-    /// Takes what the client sent.
+    /// Passes datagrams of the client to the transfer.
     fn receive(&mut self) -> Result<(), TransmitError> {
         let mut buf = [0; MAX_DATAGRAM];
-        for _ in 0..TURN {
+        for _ in 0..MAX_RECEIVED {
             match self.link.try_receive(&mut buf) {
                 Ok(datagram) => {
-                    // A broken datagram is as good as a lost one.
+                    // A malformed datagram is treated as lost: the boot goes on.
                     if let Ok(packet) = Packet::parse(&mut Reader::new(datagram)) {
                         self.transfer.handle_packet(Instant::now(), &packet);
                     }
@@ -160,9 +163,10 @@ impl Delivery {
         Ok(())
     }
 
-    /// Sends all that is to be sent now.
+    /// Sends the packets that are due.
     async fn transmit(&mut self) -> Result<(), TransmitError> {
-        self.warm().await.map_err(TransmitError::Image)?;
+        // First, because the time of reading must not count as a round trip.
+        self.read_ahead().await.map_err(TransmitError::Image)?;
         let blocks = match self.transfer.poll_transmit(Instant::now()) {
             None => return Ok(()),
             Some(Transmit::Blocks(blocks)) => blocks,
@@ -173,30 +177,31 @@ impl Delivery {
             }
         };
         self.queue(blocks).map_err(|error| TransmitError::Image(io::Error::other(error)))?;
-        // The largest block and its header are less than 65536.
+        // RFC 2348: a block has at most 65464 bytes, so that block and header fit 16 bits.
         self.flush(DATA_HEADER_LEN as u16 + self.transfer.blksize()).await
     }
 
-    /// Waits until what leaves next is in the page cache.
-    async fn warm(&mut self) -> io::Result<()> {
+    /// Waits until the next blocks are in the page cache.
+    async fn read_ahead(&mut self) -> io::Result<()> {
         let (offset, len) = self.transfer.upcoming();
-        if offset + len <= self.warm_up_to {
+        if offset + len <= self.cached_until {
             return Ok(());
         }
-        let end = (offset + len.max(WARM)).min(self.file.export.len());
+        let end = (offset + len.max(READ_AHEAD)).min(self.file.export.len());
         for piece in self.file.export.range(offset, end - offset).into_iter().flatten() {
             if let Piece::Image(range) = piece {
                 range.image().source.warm(range.extent(), Instant::now()).await?;
             }
         }
-        self.warm_up_to = end;
+        self.cached_until = end;
         Ok(())
     }
 
+    /// Queues the blocks, and counts them for the machine.
     fn queue(&mut self, blocks: Blocks) -> Result<(), MixedImagesError> {
         for block in blocks {
             self.batch.push_bytes(&data_header(block.number));
-            // The transfer stays inside the file, whose size it got from the export.
+            // A block is always inside the file: the transfer knows the length of the export.
             let pieces = self.file.export.range(block.offset, block.len).into_iter().flatten();
             for piece in pieces {
                 self.batch.push_piece(piece)?;
@@ -215,28 +220,29 @@ impl Delivery {
 
     /// Sends the batch, cut into datagrams of `len` bytes of which the last may be shorter.
     async fn flush(&mut self, len: u16) -> Result<(), TransmitError> {
-        self.knife.flush(&mut self.batch, len, &self.link).await
+        self.splitter.flush(&mut self.batch, len, &self.link).await
     }
 
-    fn report(&self, result: Result<(), TransmitError>) {
+    fn log(&self, result: Result<(), TransmitError>) {
         let peer = self.link.route().to;
         let (path, bytes, ms) = (&*self.path, self.file.export.len(), self.since.elapsed().as_millis());
         let (blksize, windowsize) = (self.transfer.blksize(), self.transfer.windowsize());
         let resent = self.transfer.resent();
         match (result, self.transfer.outcome()) {
-            (Err(error @ TransmitError::Image(_)), _) => warn!(%peer, path, "TFTP broken off: {error}"),
-            (Err(TransmitError::Peer(error)), _) => info!(%peer, path, ms, %error, "TFTP broken off"),
+            (Err(error @ TransmitError::Image(_)), _) => warn!(%peer, path, "TFTP transfer ended: {error}"),
+            (Err(TransmitError::Peer(error)), _) => info!(%peer, path, ms, "TFTP transfer ended: {error}"),
             (Ok(()), Some(TransferOutcome::Complete)) => {
                 info!(%peer, path, bytes, ms, blksize, windowsize, resent, "file sent over TFTP");
             }
             (Ok(()), Some(TransferOutcome::Unconfirmed)) => {
-                info!(%peer, path, bytes, ms, blksize, windowsize, resent, "file sent over TFTP, end not confirmed");
+                info!(%peer, path, bytes, ms, blksize, windowsize, resent, "file sent over TFTP, last ACK missing");
             }
+            // Not an error: OVMF asks for the size first, aborts, and reads with a second request.
             (Ok(()), Some(TransferOutcome::Aborted { code, message })) => {
-                debug!(%peer, path, ms, %code, %message, "TFTP client gave up");
+                debug!(%peer, path, ms, %code, %message, "TFTP transfer aborted by the client");
             }
             (Ok(()), Some(TransferOutcome::TimedOut) | None) => {
-                info!(%peer, path, ms, resent, "TFTP client fell silent");
+                info!(%peer, path, ms, resent, "TFTP transfer timed out: no ACK from the client");
             }
         }
     }

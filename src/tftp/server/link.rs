@@ -1,4 +1,4 @@
-//! The socket of one transfer: one of its own, or its part of the well-known port.
+//! Socket of one transfer: a port of its own, or a share of the well-known port.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -14,42 +14,43 @@ use tokio::sync::mpsc;
 use super::refuse;
 use crate::codec::Reader;
 use crate::sys::Route;
-use crate::tftp::session::{self, Opening};
+use crate::tftp::session::{self, DatagramAction};
 use crate::tftp::wire::Packet;
 
-/// Datagrams of a client that wait for its transfer; more are lost, as they would be in a full socket.
+/// Datagrams that wait for a transfer. More are lost, as in a full socket buffer.
 const INBOX: usize = 16;
 
-/// Where a transfer's datagrams leave and come in.
+/// Socket of a transfer.
 #[derive(Debug)]
 pub(super) enum Link {
-    /// A port of its own, its transfer identifier. It is not connected: a stranger who sends to it is to get an
-    /// answer (RFC 1350 §4).
+    /// Port of the transfer alone: its transfer identifier. The socket is not connected, since another
+    /// client that sends to it must get an answer (RFC 1350 §4).
     Own { socket: UdpSocket, peer: SocketAddrV4 },
-    /// The well-known port.
+    /// Well-known port.
     Shared { socket: Arc<UdpSocket>, route: Route, inbox: mpsc::Receiver<Bytes>, next: Option<Bytes> },
 }
 
-/// The way into a [`Link::Shared`].
+/// Queue of datagrams for a [`Link::Shared`].
 #[derive(Debug)]
 pub(super) struct Inbox(mpsc::Sender<Bytes>);
 
 impl Inbox {
     pub(super) fn deliver(&self, datagram: &[u8]) {
-        // A full inbox loses it, as the network might have.
+        // A full queue loses the datagram, as the network might.
         let _ = self.0.try_send(Bytes::copy_from_slice(datagram));
     }
 }
 
 impl Link {
-    /// A port of its own at the address that the client knows.
+    /// Opens a port for the transfer alone.
     pub(super) fn own(peer: SocketAddrV4, local: Ipv4Addr) -> io::Result<Self> {
+        // The client drops packets from another address than the one that it asked.
         let socket = std::net::UdpSocket::bind((local, 0))?;
         socket.set_nonblocking(true)?;
         Ok(Self::Own { socket: UdpSocket::from_std(socket)?, peer })
     }
 
-    /// A part of the well-known port.
+    /// Creates a share of the well-known port.
     pub(super) fn shared(socket: &Arc<UdpSocket>, peer: SocketAddrV4, local: Ipv4Addr) -> (Self, Inbox) {
         let (sender, inbox) = mpsc::channel(INBOX);
         let route = Route { to: peer, from: Some(local), segment: None };
@@ -70,7 +71,7 @@ impl Link {
         }
     }
 
-    /// Calls `send` whenever the socket can take something, until it does.
+    /// Calls `send` each time that the socket is writable, until it succeeds.
     pub(super) async fn send<R>(
         &self,
         mut send: impl FnMut(BorrowedFd<'_>) -> io::Result<R>,
@@ -79,7 +80,7 @@ impl Link {
         socket.async_io(Interest::WRITABLE, || send(socket.as_fd())).await
     }
 
-    /// Waits until there may be a datagram of the client.
+    /// Waits until a datagram of the client may be there.
     pub(super) async fn readable(&mut self) -> io::Result<()> {
         match self {
             Self::Own { socket, .. } => socket.readable().await,
@@ -92,7 +93,10 @@ impl Link {
         }
     }
 
-    /// The next datagram of the client, if there is one.
+    /// Receives the next datagram of the client.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is none, `Interrupted` after a datagram of another client.
     pub(super) fn try_receive<'a>(&mut self, buf: &'a mut [u8]) -> io::Result<&'a [u8]> {
         match self {
             Self::Own { socket, peer } => receive_from(socket, *peer, buf),
@@ -108,27 +112,27 @@ impl Link {
     }
 }
 
-/// The next datagram of `peer`; strangers are answered on the way.
+/// Receives a datagram of `peer`, or refuses one of another client.
 fn receive_from<'a>(socket: &UdpSocket, peer: SocketAddrV4, buf: &'a mut [u8]) -> io::Result<&'a [u8]> {
     let (len, from) = socket.try_recv_from(buf)?;
     let datagram = buf.get(..len).unwrap_or_default();
     if from == SocketAddr::V4(peer) {
         return Ok(datagram);
     }
-    if let (Opening::Refuse(code, text), SocketAddr::V4(from)) =
-        (session::stray(Packet::parse(&mut Reader::new(datagram))), from)
+    if let (DatagramAction::Refuse(code, text), SocketAddr::V4(from)) =
+        (session::classify_stray(Packet::parse(&mut Reader::new(datagram))), from)
     {
         refuse(socket, from, code, text);
     }
     Err(io::ErrorKind::Interrupted.into())
 }
 
-/// Largest packet that gets from `local` to `peer` in one piece, as far as the kernel knows.
+/// Returns the path MTU from `local` to `peer`, as far as the kernel knows it.
 pub(super) fn path_mtu(peer: SocketAddrV4, local: Ipv4Addr) -> Option<u16> {
-    // Only a connected socket has a path. Connecting one sends nothing.
+    // IP_MTU, ip(7): works on a connected socket only. To connect a UDP socket sends nothing.
     let probe = std::net::UdpSocket::bind((local, 0)).ok()?;
     probe.connect(peer).ok()?;
     let mtu = getsockopt(&probe, sockopt::IpMtu).ok()?;
-    // The loopback interface carries 65536.
+    // The MTU of the loopback interface is 65536.
     u16::try_from(mtu).ok().or((mtu > 0).then_some(u16::MAX))
 }

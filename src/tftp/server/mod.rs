@@ -1,4 +1,4 @@
-//! The shell of the TFTP door: takes requests at the well-known port and starts a delivery for each.
+//! Shell of the TFTP service: takes requests at the well-known port and starts a transfer for each.
 
 mod datagrams;
 mod delivery;
@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 
 use self::delivery::{Delivery, TransferHandle};
 use self::link::{Inbox, Link};
-use super::session::{self, Limits, Opening};
+use super::session::{self, DatagramAction, Limits};
 use super::wire::{ErrorCode, MAX_BLKSIZE, MIN_BLKSIZE, Packet, TftpRequest};
 use crate::boot::ServedFile;
 use crate::boot::files::FileError;
@@ -30,50 +30,51 @@ use crate::export::Allowed;
 use crate::export::path::PathError;
 use crate::machines::{self, ConnectionTracker, Registry};
 
-/// Transfers at a time. Each costs a socket and about four kilobytes.
+/// Transfers at the same time. Each costs a socket and about four kilobytes.
 pub(crate) const MAX_TRANSFERS: usize = 4096;
 
-/// Blocks in a row that we agree to: as many full Ethernet frames as fit into the receive buffer that Linux gives a
-/// socket by default (208 KiB, in which a frame takes 2304 bytes).
+/// Largest window in blocks. It fits the default receive buffer of a Linux socket: 208 KiB, of which
+/// a full Ethernet frame takes 2304 bytes.
 pub(crate) const MAX_WINDOWSIZE: u16 = 64;
 
-/// Largest datagram taken from a client. A request has at most 512 bytes (RFC 2347), its ACK 4.
+/// Bytes received of a datagram. A request has at most 512 (RFC 2347), an ACK 4.
 const MAX_DATAGRAM: usize = 1472;
 
-/// IPv4 header with some options, UDP header and TFTP header: what a frame holds besides a block.
+/// Length of the IPv4, UDP and TFTP headers before a block.
 const HEADERS: u16 = 32;
 
-/// What an Ethernet carries, for peers whose path does not tell.
+/// MTU of Ethernet, for a path whose MTU is unknown.
 const ETHERNET_MTU: u16 = 1500;
 
-/// Longest text in an ERROR packet, in bytes: two lines of a boot screen, and far from any datagram's limit.
+/// Longest text of an ERROR packet in bytes: five lines of a boot screen.
 const MAX_TEXT: usize = 400;
 
-/// Requests that wait for us when a room full of machines is switched on, in bytes of the kernel's memory: at 768 each.
+/// Receive buffer of the well-known port, in bytes of kernel memory. A request takes 768, so 2,700
+/// machines can be switched on at the same time.
 const RECEIVE_BUFFER: usize = 2 << 20;
 
-/// Pause after a failed receive: out of memory is not over the next microsecond.
+/// Pause after a failed receive: a lack of memory does not end within microseconds.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 
-/// From which port a client is answered.
+/// Server port of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PortMode {
-    /// From a new port for each transfer, its transfer identifier (RFC 1350 §4).
+    /// A new port for each transfer: its transfer identifier (RFC 1350 §4).
     #[default]
     PerTransfer,
-    /// From the well-known port, which gets through firewalls. A client is known by its address and port.
+    /// The well-known port, for firewalls. Transfers differ by the address and port of the client.
     Single,
 }
 
-/// How the door is run.
+/// Options of the TFTP service.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub ports: PortMode,
-    /// Largest block in bytes; it is also never larger than the path to a client carries in one piece.
+    /// Largest block in bytes. The MTU of the path to a client limits it further.
     pub max_blksize: u16,
     pub max_windowsize: u16,
     pub max_transfers: usize,
-    /// Who is answered.
+    /// Addresses whose clients are answered.
     pub allowed: Allowed,
 }
 
@@ -89,13 +90,14 @@ impl Default for Options {
     }
 }
 
-/// Serves requests that come to `socket` until `shutdown` is ready and the transfers that went on then have ended. To
-/// drop the future cuts them off.
+/// Serves requests at `socket` until `shutdown` is ready and the transfers of that moment have ended.
+/// Dropping the future ends them at once.
 ///
-/// `open` finds the file that a path means, for clients that reach us by the address given with it. It must not wait.
+/// `open` finds the file of a path, for a client that reaches us by the given address. It must not
+/// block.
 ///
 /// # Errors
-/// What the socket says about its set-up. Nothing that a client does ends the server.
+/// Errors of setting up the socket. A client cannot end the service.
 pub async fn run<F>(
     socket: UdpSocket,
     open: F,
@@ -107,21 +109,21 @@ where
     F: Fn(&[u8], Ipv4Addr) -> Result<ServedFile, FileError>,
 {
     socket::setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-    // The system may give less. A request that is lost then is repeated by its client, seconds later.
+    // The kernel may grant less. A client repeats a lost request, some seconds later.
     let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
     let (active, tasks) = (HashMap::new(), JoinSet::new());
-    let mut door =
+    let mut server =
         TftpServer { socket: Arc::new(socket), open, machines, options, active, tasks, is_stopping: false };
     let mut receiver = Receiver::new();
     tokio::pin!(shutdown);
-    while !door.is_stopping || !door.tasks.is_empty() {
+    while !server.is_stopping || !server.tasks.is_empty() {
         tokio::select! {
-            () = &mut shutdown, if !door.is_stopping => door.is_stopping = true,
-            Some(ended) = door.tasks.join_next() => door.forget(ended),
-            received = receiver.receive(&door.socket) => match received {
-                Ok(datagram) => door.handle(datagram),
+            () = &mut shutdown, if !server.is_stopping => server.is_stopping = true,
+            Some(ended) = server.tasks.join_next() => server.forget(ended),
+            received = receiver.receive(&server.socket) => match received {
+                Ok(datagram) => server.handle(datagram),
                 Err(error) => {
-                    warn!(%error, "TFTP cannot receive");
+                    warn!("TFTP datagram not received: {error}");
                     tokio::time::sleep(RECEIVE_PAUSE).await;
                 }
             },
@@ -135,20 +137,20 @@ struct TftpServer<F> {
     open: F,
     machines: Arc<Registry>,
     options: Options,
-    /// By the client's address and port: its transfer identifier.
+    /// Transfers by the address and port of the client: its transfer identifier (RFC 1350 §4).
     active: HashMap<SocketAddrV4, ActiveTransfer>,
     tasks: JoinSet<SocketAddrV4>,
-    /// No new transfer is started.
+    /// True when no new transfer is started.
     is_stopping: bool,
 }
 
-/// A delivery that goes on.
+/// Transfer in progress.
 struct ActiveTransfer {
-    /// The datagram that asked for it.
+    /// Datagram of its request.
     request: Bytes,
     since: Instant,
-    liveness: Arc<TransferHandle>,
-    /// Where its datagrams go when they come to the well-known port.
+    handle: Arc<TransferHandle>,
+    /// Queue for its datagrams, if they come to the well-known port.
     inbox: Option<Inbox>,
     task: AbortHandle,
 }
@@ -159,7 +161,7 @@ where
 {
     fn handle(&mut self, datagram: Datagram<'_>) {
         if !self.options.allowed.contains(IpAddr::V4(*datagram.peer.ip())) {
-            return debug!(peer = %datagram.peer, "TFTP not answered: its address is not in `allow`");
+            return debug!(peer = %datagram.peer, "TFTP datagram not answered: its address is not in `allow`");
         }
         let packet = Packet::parse(&mut Reader::new(datagram.bytes));
         if let (Ok(Packet::Ack { .. } | Packet::Error { .. }), Some(inbox)) =
@@ -167,16 +169,17 @@ where
         {
             return inbox.deliver(datagram.bytes);
         }
-        match session::open(packet) {
-            Opening::Read(request) => self.read(&request, datagram),
-            // A client that just got its last block, and repeats the ACK, would take it for an answer to its next
-            // request from the same port.
-            Opening::Refuse(ErrorCode::UnknownTransferId, _) if self.options.ports == PortMode::Single => {}
-            Opening::Refuse(code, text) => {
-                debug!(peer = %datagram.peer, "TFTP refused: {text}");
+        match session::classify(packet) {
+            DatagramAction::Read(request) => self.read(&request, datagram),
+            // lpxelinux uses one port for all its requests. It would take an ERROR for a late ACK of
+            // the last file as the answer to its next request.
+            DatagramAction::Refuse(ErrorCode::UnknownTransferId, _)
+                if self.options.ports == PortMode::Single => {}
+            DatagramAction::Refuse(code, text) => {
+                debug!(peer = %datagram.peer, "TFTP datagram refused: {text}");
                 refuse(&self.socket, datagram.peer, code, text);
             }
-            Opening::Ignore => {}
+            DatagramAction::Ignore => {}
         }
     }
 
@@ -187,18 +190,19 @@ where
     fn read(&mut self, request: &TftpRequest<'_>, datagram: Datagram<'_>) {
         let peer = datagram.peer;
         if let Some(transfer) = self.active.get(&peer) {
+            // A second transfer for a copy of the request would send every block twice.
             if transfer.covers(datagram.bytes) {
-                return transfer.liveness.repeat_request();
+                return transfer.handle.repeat_request();
             }
-            transfer.liveness.end();
+            transfer.handle.end();
             self.active.remove(&peer);
         }
         match self.start(request, datagram) {
             Ok(transfer) => drop(self.active.insert(peer, transfer)),
-            Err(refusal) => {
-                let text = format!("{refusal}: {}", request.filename.escape_ascii());
-                info!(%peer, "TFTP refused: {text}");
-                refuse(&self.socket, peer, refusal.code(), &text);
+            Err(error) => {
+                let text = format!("{error}: {}", request.filename.escape_ascii());
+                info!(%peer, "TFTP request refused: {text}");
+                refuse(&self.socket, peer, error.code(), &text);
             }
         }
     }
@@ -207,45 +211,45 @@ where
         &mut self,
         request: &TftpRequest<'_>,
         datagram: Datagram<'_>,
-    ) -> Result<ActiveTransfer, RequestError> {
+    ) -> Result<ActiveTransfer, TftpRequestError> {
         if self.is_stopping {
-            return Err(RequestError::Stopping);
+            return Err(TftpRequestError::Stopping);
         }
         if self.active.len() >= self.options.max_transfers {
-            return Err(RequestError::Busy(self.active.len()));
+            return Err(TftpRequestError::Busy(self.active.len()));
         }
         let Datagram { bytes, peer, local } = datagram;
         let file = (self.open)(request.filename, local)?;
         let limits = self.limits(peer, local);
-        let (link, inbox) = match self.options.ports {
-            PortMode::PerTransfer => (Link::own(peer, local)?, None),
-            PortMode::Single => {
-                let (link, inbox) = Link::shared(&self.socket, peer, local);
-                (link, Some(inbox))
-            }
-        };
-        let liveness = Arc::new(TransferHandle::default());
+        let (link, inbox) = self.link(peer, local)?;
+        let handle = Arc::new(TransferHandle::default());
         let tracker = ConnectionTracker::new(
             Arc::clone(&self.machines),
             (*peer.ip()).into(),
             machines::Protocol::Tftp,
             Instant::now(),
         );
-        let delivery = Delivery::new(link, file, request, limits, Arc::clone(&liveness), tracker);
+        let delivery = Delivery::new(link, file, request, limits, Arc::clone(&handle), tracker);
         let task = self.tasks.spawn(async move {
             delivery.run().await;
             peer
         });
-        Ok(ActiveTransfer {
-            request: Bytes::copy_from_slice(bytes),
-            since: Instant::now(),
-            liveness,
-            inbox,
-            task,
-        })
+        let request = Bytes::copy_from_slice(bytes);
+        Ok(ActiveTransfer { request, since: Instant::now(), handle, inbox, task })
+    }
+
+    fn link(&self, peer: SocketAddrV4, local: Ipv4Addr) -> io::Result<(Link, Option<Inbox>)> {
+        match self.options.ports {
+            PortMode::PerTransfer => Ok((Link::own(peer, local)?, None)),
+            PortMode::Single => {
+                let (link, inbox) = Link::shared(&self.socket, peer, local);
+                Ok((link, Some(inbox)))
+            }
+        }
     }
 
     fn limits(&self, peer: SocketAddrV4, local: Ipv4Addr) -> Limits {
+        // RFC 2348: IP fragments a block above the path MTU. One lost fragment then loses the block.
         let mtu = link::path_mtu(peer, local).unwrap_or(ETHERNET_MTU);
         Limits {
             blksize: self.options.max_blksize.min(mtu.saturating_sub(HEADERS)).max(MIN_BLKSIZE),
@@ -253,9 +257,10 @@ where
         }
     }
 
-    /// Forgets a delivery that ended. One that its client left for another file was forgotten then.
+    /// Removes a transfer that ended.
     fn forget(&mut self, ended: Result<SocketAddrV4, JoinError>) {
         match ended {
+            // The transfer of this client may be a later one by now.
             Ok(peer) if self.active.get(&peer).is_some_and(ActiveTransfer::is_over) => {
                 drop(self.active.remove(&peer))
             }
@@ -271,13 +276,13 @@ impl ActiveTransfer {
     }
 
     fn covers(&self, request: &[u8]) -> bool {
-        self.request == request && self.liveness.standing().covers_repeated_request(self.since.elapsed())
+        self.request == request && self.handle.progress().covers_repeated_request(self.since.elapsed())
     }
 }
 
-/// Why a read request gets an ERROR.
+/// Error that refuses a read request.
 #[derive(Debug, thiserror::Error)]
-enum RequestError {
+enum TftpRequestError {
     #[error(transparent)]
     File(#[from] FileError),
     #[error("the server is busy with {0} transfers, try again")]
@@ -288,7 +293,7 @@ enum RequestError {
     Socket(#[from] io::Error),
 }
 
-impl RequestError {
+impl TftpRequestError {
     const fn code(&self) -> ErrorCode {
         match self {
             Self::File(FileError::Path(PathError::NotFound)) => ErrorCode::FileNotFound,
@@ -298,32 +303,33 @@ impl RequestError {
     }
 }
 
-/// Sends an ERROR. It is not repeated when lost: a client that hears nothing asks again.
+/// Sends an ERROR.
 fn refuse(socket: &UdpSocket, peer: SocketAddrV4, code: ErrorCode, text: &str) {
+    // RFC 1350 §7: an ERROR is not acknowledged and not sent again. The client asks again.
     if let Err(error) = socket.try_send_to(&error_packet(code, text), SocketAddr::V4(peer)) {
-        debug!(%peer, %error, "TFTP error not sent");
+        debug!(%peer, "TFTP ERROR not sent: {error}");
     }
 }
 
-/// An ERROR whose text any screen can show: printable ASCII, not too much of it.
+/// Creates an ERROR packet with the printable ASCII of `text`, which any boot screen can show.
 fn error_packet(code: ErrorCode, text: &str) -> BytesMut {
-    let printable = |c: char| if matches!(c, ' '..='~') { c as u8 } else { b'?' };
-    let message: Vec<u8> = text.chars().take(MAX_TEXT).map(printable).collect();
+    let characters = text.chars().take(MAX_TEXT);
+    let message: Vec<u8> = characters.map(|c| if matches!(c, ' '..='~') { c as u8 } else { b'?' }).collect();
     let mut packet = BytesMut::new();
     Packet::Error { code, message: &message }.emit(&mut packet);
     packet
 }
 
-/// A datagram that came to the well-known port.
+/// Datagram received at the well-known port.
 #[derive(Clone, Copy)]
 struct Datagram<'a> {
     bytes: &'a [u8],
     peer: SocketAddrV4,
-    /// The address of ours that it was sent to.
+    /// Our address that it was sent to.
     local: Ipv4Addr,
 }
 
-/// Memory to receive into.
+/// Receive buffers.
 struct Receiver {
     bytes: [u8; MAX_DATAGRAM],
     control: Vec<u8>,
@@ -334,7 +340,7 @@ impl Receiver {
         Self { bytes: [0; MAX_DATAGRAM], control: nix::cmsg_space!(libc::in_pktinfo) }
     }
 
-    /// Waits for a datagram that was sent to us alone.
+    /// Waits for a datagram that was sent to an address of ours.
     async fn receive(&mut self, socket: &UdpSocket) -> io::Result<Datagram<'_>> {
         loop {
             let (len, envelope) = socket.async_io(Interest::READABLE, || self.try_receive(socket)).await?;
@@ -344,7 +350,7 @@ impl Receiver {
         }
     }
 
-    /// The length of a datagram, and its sender and receiver unless it is not for us to answer.
+    /// Receives a datagram. Returns its length, and sender and receiver unless it is a broadcast.
     fn try_receive(&mut self, socket: &UdpSocket) -> io::Result<(usize, Option<(SocketAddrV4, Ipv4Addr)>)> {
         let mut areas = [IoSliceMut::new(&mut self.bytes)];
         let flags = MsgFlags::MSG_DONTWAIT;
@@ -356,13 +362,14 @@ impl Receiver {
     }
 }
 
-/// The address of ours that a datagram was sent to; `None` when that is nobody's alone.
+/// Returns our address that a datagram was sent to; `None` for a broadcast.
 fn unicast_address(control: ControlMessageOwned) -> Option<Ipv4Addr> {
     let ControlMessageOwned::Ipv4PacketInfo(info) = control else { return None };
     let [ours, destination] =
         [info.ipi_spec_dst, info.ipi_addr].map(|a| Ipv4Addr::from(a.s_addr.to_ne_bytes()));
-    // What came before we asked for packet info, as what made systemd start us did, has only its destination.
+    // A datagram that was queued before IP_PKTINFO was set has the destination only: with socket
+    // activation that is the first one.
     let is_unicast = ours == destination || ours.is_unspecified();
-    // RFC 1123 §4.2.3.5: a request to a broadcast address is ignored silently.
+    // RFC 1123 §4.2.3.5: a request to a broadcast address is ignored.
     (is_unicast && !destination.is_broadcast() && !destination.is_multicast()).then_some(destination)
 }

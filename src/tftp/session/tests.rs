@@ -10,28 +10,29 @@ use crate::tftp::wire::{MAX_BLKSIZE, TransferOption};
 const LIMITS: Limits = Limits { blksize: 1468, windowsize: 64 };
 const MIB: u64 = 1 << 20;
 
-/// What the link does to packets; shares are in percent.
+/// Properties of the simulated link; shares are in percent.
 #[derive(Debug, Clone, Copy)]
-struct Weather {
+struct LinkProperties {
     loss: u64,
     duplication: u64,
-    /// One way. What is delayed more than others is overtaken by them.
+    /// Delay of one way.
     delay: Duration,
+    /// Largest additional delay. It reorders packets.
     jitter: Duration,
 }
 
-const CALM: Weather =
-    Weather { loss: 0, duplication: 0, delay: Duration::from_micros(200), jitter: Duration::ZERO };
+const PERFECT: LinkProperties =
+    LinkProperties { loss: 0, duplication: 0, delay: Duration::from_micros(200), jitter: Duration::ZERO };
 
-/// A packet on the link.
+/// Packet on the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Flying {
+enum SimulatedPacket {
     Oack,
     Data { number: u16, offset: u64, len: u64 },
     Ack(u16),
 }
 
-/// A client as RFC 7440 has it, that repeats its last ACK for every block out of turn, as lpxelinux does.
+/// Client of RFC 7440 that repeats its last ACK for each block out of order, as lpxelinux does.
 struct Client {
     blksize: u64,
     windowsize: u64,
@@ -43,8 +44,8 @@ struct Client {
 }
 
 impl Client {
-    fn handle(&mut self, packet: Flying) -> Option<u16> {
-        let Flying::Data { number, offset, len } = packet else {
+    fn handle(&mut self, packet: SimulatedPacket) -> Option<u16> {
+        let SimulatedPacket::Data { number, offset, len } = packet else {
             return (self.has == 0).then_some(0);
         };
         if number != (self.has + 1) as u16 {
@@ -64,7 +65,7 @@ impl Client {
     }
 }
 
-/// What became of a simulated transfer.
+/// Result of a simulated transfer.
 struct Report {
     outcome: TransferOutcome,
     elapsed: Duration,
@@ -73,20 +74,20 @@ struct Report {
     resent: u64,
 }
 
-/// Transfers a file; `None` when it did not end within a simulated minute.
+/// Transfer over a simulated link.
 struct Simulation {
     start: Instant,
     now: Instant,
-    flying: BinaryHeap<Reverse<(Instant, u64, Flying)>>,
+    in_flight: BinaryHeap<Reverse<(Instant, u64, SimulatedPacket)>>,
     count: u64,
     random: u64,
-    weather: Weather,
+    link: LinkProperties,
 }
 
 impl Simulation {
-    fn new(weather: Weather, seed: u64) -> Self {
+    fn new(link: LinkProperties, seed: u64) -> Self {
         let start = Instant::now();
-        Self { start, now: start, flying: BinaryHeap::new(), count: 0, random: seed * 2 + 1, weather }
+        Self { start, now: start, in_flight: BinaryHeap::new(), count: 0, random: seed * 2 + 1, link }
     }
 
     fn run(mut self, file_len: u64, options: &[TransferOption<'_>]) -> Report {
@@ -96,17 +97,21 @@ impl Simulation {
         let mut data = 0;
         while transfer.outcome().is_none() {
             while let Some(transmit) = transfer.poll_transmit(self.now) {
-                let packets: Vec<Flying> = match transmit {
-                    Transmit::Oack(_) => vec![Flying::Oack],
+                let packets: Vec<SimulatedPacket> = match transmit {
+                    Transmit::Oack(_) => vec![SimulatedPacket::Oack],
                     Transmit::Blocks(blocks) => blocks
-                        .map(|DataBlock { number, offset, len }| Flying::Data { number, offset, len })
+                        .map(|DataBlock { number, offset, len }| SimulatedPacket::Data {
+                            number,
+                            offset,
+                            len,
+                        })
                         .collect(),
                 };
-                data += packets.iter().filter(|packet| **packet != Flying::Oack).count() as u64;
+                data += packets.iter().filter(|packet| **packet != SimulatedPacket::Oack).count() as u64;
                 packets.into_iter().for_each(|packet| self.send(packet));
             }
             let deadline = transfer.poll_timeout().unwrap();
-            match self.flying.peek() {
+            match self.in_flight.peek() {
                 Some(Reverse((arrival, ..))) if *arrival <= deadline => {
                     self.deliver(&mut transfer, &mut client)
                 }
@@ -121,33 +126,33 @@ impl Simulation {
         Report { outcome, elapsed: self.now - self.start, data, resent: transfer.resent() }
     }
 
-    fn send(&mut self, packet: Flying) {
-        let copies = 1 + u64::from(self.dice() < self.weather.duplication);
+    fn send(&mut self, packet: SimulatedPacket) {
+        let copies = 1 + u64::from(self.percent() < self.link.duplication);
         for _ in 0..copies {
-            if self.dice() < self.weather.loss {
+            if self.percent() < self.link.loss {
                 continue;
             }
-            let jitter = self.weather.jitter.mul_f64(self.dice() as f64 / 100.0);
+            let jitter = self.link.jitter.mul_f64(self.percent() as f64 / 100.0);
             self.count += 1;
-            self.flying.push(Reverse((self.now + self.weather.delay + jitter, self.count, packet)));
+            self.in_flight.push(Reverse((self.now + self.link.delay + jitter, self.count, packet)));
         }
     }
 
     fn deliver(&mut self, transfer: &mut Transfer, client: &mut Client) {
-        let Some(Reverse((arrival, _, packet))) = self.flying.pop() else { return };
+        let Some(Reverse((arrival, _, packet))) = self.in_flight.pop() else { return };
         self.now = arrival;
         match packet {
-            Flying::Ack(block) => transfer.handle_packet(self.now, &Packet::Ack { block }),
+            SimulatedPacket::Ack(block) => transfer.handle_packet(self.now, &Packet::Ack { block }),
             packet => {
                 if let Some(ack) = client.handle(packet) {
-                    self.send(Flying::Ack(ack));
+                    self.send(SimulatedPacket::Ack(ack));
                 }
             }
         }
     }
 
-    /// 0 to 99 (xorshift64).
-    fn dice(&mut self) -> u64 {
+    /// Returns a random number from 0 to 99 (xorshift64).
+    fn percent(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
@@ -164,10 +169,10 @@ fn window(blocks: u16) -> [TransferOption<'static>; 2] {
 }
 
 #[test]
-fn files_of_all_lengths_arrive_with_each_block_sent_once() {
+fn each_block_is_sent_once() {
     for windowsize in [1, 2, 4, 64] {
         for len in [0, 1, 511, 512, 513, 1024, 512 * 64, 512 * 64 - 1, 512 * 128 + 7] {
-            let report = Simulation::new(CALM, 1).run(len, &[TransferOption::Windowsize(windowsize)]);
+            let report = Simulation::new(PERFECT, 1).run(len, &[TransferOption::Windowsize(windowsize)]);
             assert_eq!(report.outcome, TransferOutcome::Complete);
             assert_eq!(report.data, len / 512 + 1, "{len} bytes, windowsize {windowsize}");
             assert_eq!(report.resent, 0);
@@ -176,11 +181,11 @@ fn files_of_all_lengths_arrive_with_each_block_sent_once() {
 }
 
 #[test]
-fn a_lossy_link_costs_little_time() {
-    let weather = Weather { loss: 1, ..CALM };
+fn lossy_link_costs_little_time() {
+    let link = LinkProperties { loss: 1, ..PERFECT };
     for options in [&lockstep()[..], &window(4), &window(16), &window(64)] {
         for seed in 1..40 {
-            let report = Simulation::new(weather, seed).run(MIB, options);
+            let report = Simulation::new(link, seed).run(MIB, options);
             assert_eq!(report.outcome, TransferOutcome::Complete);
             assert!(report.elapsed < Duration::from_secs(1), "{options:?} seed {seed}: {:?}", report.elapsed);
         }
@@ -188,25 +193,25 @@ fn a_lossy_link_costs_little_time() {
 }
 
 #[test]
-fn a_link_that_duplicates_everything_costs_no_data_in_lockstep_and_little_in_windows() {
-    let weather = Weather { duplication: 100, ..CALM };
+fn duplicating_link_costs_little_data() {
+    let link = LinkProperties { duplication: 100, ..PERFECT };
     let blocks = MIB / 1468 + 1;
-    let report = Simulation::new(weather, 1).run(MIB, &lockstep());
+    let report = Simulation::new(link, 1).run(MIB, &lockstep());
     assert_eq!((report.outcome, report.data), (TransferOutcome::Complete, blocks));
     for windowsize in [4, 16, 64] {
-        let report = Simulation::new(weather, 1).run(MIB, &window(windowsize));
+        let report = Simulation::new(link, 1).run(MIB, &window(windowsize));
         assert_eq!(report.outcome, TransferOutcome::Complete);
         assert!(report.data < blocks * 3, "windowsize {windowsize}: {} of {blocks}", report.data);
     }
 }
 
 #[test]
-fn a_link_that_reorders_and_duplicates_is_no_obstacle() {
+fn reordering_link_costs_little_time() {
     let jitter = Duration::from_micros(300);
-    let weather = Weather { loss: 1, duplication: 5, jitter, ..CALM };
+    let link = LinkProperties { loss: 1, duplication: 5, jitter, ..PERFECT };
     for options in [&lockstep()[..], &window(8)] {
         for seed in 1..20 {
-            let report = Simulation::new(weather, seed).run(MIB, options);
+            let report = Simulation::new(link, seed).run(MIB, options);
             assert_eq!(report.outcome, TransferOutcome::Complete);
             assert!(report.elapsed < Duration::from_secs(2), "{options:?} seed {seed}: {:?}", report.elapsed);
         }
@@ -214,10 +219,10 @@ fn a_link_that_reorders_and_duplicates_is_no_obstacle() {
 }
 
 #[test]
-fn the_worst_link_is_slow_and_not_fatal() {
-    let weather = Weather { loss: 20, duplication: 20, jitter: Duration::from_millis(5), ..CALM };
+fn worst_link_completes() {
+    let link = LinkProperties { loss: 20, duplication: 20, jitter: Duration::from_millis(5), ..PERFECT };
     for seed in 1..10 {
-        let report = Simulation::new(weather, seed).run(MIB / 8, &window(4));
+        let report = Simulation::new(link, seed).run(MIB / 8, &window(4));
         assert_eq!(report.outcome, TransferOutcome::Complete);
     }
 }
@@ -225,8 +230,8 @@ fn the_worst_link_is_slow_and_not_fatal() {
 #[test]
 fn block_numbers_roll_over() {
     for (options, loss) in [(&[][..], 0), (&[TransferOption::Windowsize(64)], 0), (&window(64)[..1], 1)] {
-        let weather = Weather { loss, ..CALM };
-        let report = Simulation::new(weather, 3).run(100_000_000, options);
+        let link = LinkProperties { loss, ..PERFECT };
+        let report = Simulation::new(link, 3).run(100_000_000, options);
         assert_eq!(report.outcome, TransferOutcome::Complete);
     }
     let mut blocks = Blocks::of(65_535, 65_537, 512, 1 << 30);
@@ -235,7 +240,7 @@ fn block_numbers_roll_over() {
 }
 
 #[test]
-fn a_path_that_becomes_slow_is_noticed() {
+fn slower_path_is_noticed() {
     let options = lockstep();
     let start = Instant::now();
     let mut transfer = Transfer::new(start, 300 * 1468, &options, LIMITS);
@@ -254,7 +259,7 @@ fn a_path_that_becomes_slow_is_noticed() {
     assert!(transfer.resent() < 20, "{} blocks of 200 were sent in vain", transfer.resent());
 }
 
-/// A transfer in its first window, with the blocks of it that left.
+/// Returns a transfer whose first window was sent.
 fn started(options: &[TransferOption<'_>]) -> (Transfer, Instant) {
     let now = Instant::now();
     let mut transfer = Transfer::new(now, MIB, options, LIMITS);
@@ -264,7 +269,7 @@ fn started(options: &[TransferOption<'_>]) -> (Transfer, Instant) {
     (transfer, now)
 }
 
-/// Numbers of the blocks that leave now.
+/// Returns the numbers of the blocks that are sent now.
 fn leaving(transfer: &mut Transfer, now: Instant) -> Vec<u16> {
     match transfer.poll_transmit(now) {
         Some(Transmit::Blocks(blocks)) => blocks.map(|block| block.number).collect(),
@@ -274,7 +279,7 @@ fn leaving(transfer: &mut Transfer, now: Instant) -> Vec<u16> {
 }
 
 #[test]
-fn an_ack_inside_the_window_resumes_behind_it() {
+fn ack_inside_window_resumes_after_it() {
     let (mut transfer, now) = started(&window(4));
     transfer.handle_packet(now, &Packet::Ack { block: 2 });
     assert_eq!(leaving(&mut transfer, now), [3, 4, 5, 6]);
@@ -284,7 +289,7 @@ fn an_ack_inside_the_window_resumes_behind_it() {
 }
 
 #[test]
-fn a_second_ack_inside_the_window_at_once_asks_for_what_is_under_way() {
+fn second_early_ack_gets_unsent_blocks() {
     let start = Instant::now();
     let mut transfer = Transfer::new(start, MIB, &window(4), LIMITS);
     assert!(transfer.poll_transmit(start).is_some());
@@ -302,7 +307,7 @@ fn a_second_ack_inside_the_window_at_once_asks_for_what_is_under_way() {
 }
 
 #[test]
-fn old_repeated_and_impossible_acks_are_passed_over() {
+fn old_and_impossible_acks_are_ignored() {
     let (mut transfer, now) = started(&window(4));
     transfer.handle_packet(now, &Packet::Ack { block: 4 });
     assert_eq!(leaving(&mut transfer, now), [5, 6, 7, 8]);
@@ -313,13 +318,13 @@ fn old_repeated_and_impossible_acks_are_passed_over() {
 }
 
 #[test]
-fn a_client_that_reminds_us_while_we_wait_gets_one_window() {
+fn repeated_ack_gets_one_window() {
     let (mut transfer, mut now) = started(&window(2));
     let remind = |transfer: &mut Transfer, now| {
         transfer.handle_packet(now, &Packet::Ack { block: 0 });
         leaving(transfer, now)
     };
-    assert!(remind(&mut transfer, now + Duration::from_secs(1)).is_empty(), "our own wait is over first");
+    assert!(remind(&mut transfer, now + Duration::from_secs(1)).is_empty(), "the timer comes first");
     for _ in 0..4 {
         now = transfer.poll_timeout().unwrap();
         transfer.handle_timeout(now);
@@ -330,7 +335,7 @@ fn a_client_that_reminds_us_while_we_wait_gets_one_window() {
     assert!(remind(&mut transfer, now + Duration::from_millis(101)).is_empty());
 }
 
-/// When a silent client is sent something, and how that ends.
+/// Returns the times of packets to a silent client, the outcome and its time.
 fn silence(options: &[TransferOption<'_>]) -> (Vec<Duration>, TransferOutcome, Duration) {
     let start = Instant::now();
     let mut transfer = Transfer::new(start, MIB, options, LIMITS);
@@ -348,7 +353,7 @@ fn silence(options: &[TransferOption<'_>]) -> (Vec<Duration>, TransferOutcome, D
 }
 
 #[test]
-fn a_silent_client_is_given_up() {
+fn silent_client_times_out() {
     let (sent, outcome, end) = silence(&[]);
     assert_eq!(sent.len(), 7);
     assert_eq!(sent[1], Duration::from_millis(250));
@@ -358,7 +363,7 @@ fn a_silent_client_is_given_up() {
 }
 
 #[test]
-fn the_clients_timeout_is_honoured() {
+fn requested_timeout_is_used() {
     let (sent, ..) = silence(&[TransferOption::Timeout(2)]);
     let expected: Vec<Duration> = (0..7).map(|n| Duration::from_secs(2 * n)).collect();
     assert_eq!(sent, expected);
@@ -374,7 +379,7 @@ fn oack(asked: &[TransferOption<'_>]) -> Option<String> {
 }
 
 #[test]
-fn only_what_was_asked_is_acknowledged_and_never_more_of_it() {
+fn oack_has_requested_options_only() {
     use TransferOption::{Blksize, Timeout, Tsize, Unknown, Windowsize};
     let multicast = Unknown { name: b"multicast", value: b"" };
     let text = |asked: &[TransferOption<'_>]| oack(asked).unwrap();
@@ -387,7 +392,7 @@ fn only_what_was_asked_is_acknowledged_and_never_more_of_it() {
 }
 
 #[test]
-fn asking_for_the_size_alone_is_a_normal_end() {
+fn size_request_ends_normally() {
     let now = Instant::now();
     let mut transfer = Transfer::new(now, MIB, &[TransferOption::Tsize(0)], LIMITS);
     assert!(transfer.poll_transmit(now).is_some());
@@ -399,7 +404,7 @@ fn asking_for_the_size_alone_is_a_normal_end() {
 }
 
 #[test]
-fn who_asks_for_the_next_file_is_done_with_this_one() {
+fn next_request_ends_transfer() {
     let now = Instant::now();
     let mut small = Transfer::new(now, 5, &[], LIMITS);
     while small.poll_transmit(now).is_some() {}
@@ -414,7 +419,7 @@ fn who_asks_for_the_next_file_is_done_with_this_one() {
 }
 
 #[test]
-fn the_last_ack_may_get_lost() {
+fn last_ack_may_be_lost() {
     let now = Instant::now();
     let mut transfer = Transfer::new(now, 5, &[], LIMITS);
     while let Some(deadline) = transfer.poll_timeout() {
@@ -425,7 +430,7 @@ fn the_last_ack_may_get_lost() {
 }
 
 #[test]
-fn a_repeated_request_is_answered_again_until_the_client_is_heard() {
+fn repeated_request_is_answered_until_first_ack() {
     let now = Instant::now();
     let mut transfer = Transfer::new(now, MIB, &lockstep(), LIMITS);
     assert!(transfer.poll_transmit(now).is_some());
@@ -441,26 +446,27 @@ fn a_repeated_request_is_answered_again_until_the_client_is_heard() {
 }
 
 #[test]
-fn a_repeated_request_starts_anew_only_when_it_cannot_be_a_copy() {
+fn repeated_request_restarts_unless_copy() {
     let (young, old) = (Duration::from_millis(500), Duration::from_secs(2));
     assert!(Progress::Unheard.covers_repeated_request(old));
     assert!(Progress::Heard.covers_repeated_request(young));
     assert!(!Progress::Heard.covers_repeated_request(old));
     assert!(!Progress::AllSent.covers_repeated_request(young));
     let (mut transfer, now) = started(&lockstep());
-    assert_eq!(transfer.standing(), Progress::Heard);
+    assert_eq!(transfer.progress(), Progress::Heard);
     (1..=MIB / 1468).for_each(|block| {
         transfer.handle_packet(now, &Packet::Ack { block: block as u16 });
         leaving(&mut transfer, now);
     });
-    assert_eq!(transfer.standing(), Progress::AllSent);
+    assert_eq!(transfer.progress(), Progress::AllSent);
 }
 
 #[test]
-fn openings_earn_what_they_should() {
-    let refusal = |bytes: &'static [u8]| match open(Packet::parse(&mut crate::codec::Reader::new(bytes))) {
-        Opening::Refuse(code, _) => Some(u16::from(code)),
-        Opening::Read(_) | Opening::Ignore => None,
+fn datagrams_are_classified() {
+    let refusal = |bytes: &'static [u8]| match classify(Packet::parse(&mut crate::codec::Reader::new(bytes)))
+    {
+        DatagramAction::Refuse(code, _) => Some(u16::from(code)),
+        DatagramAction::Read(_) | DatagramAction::Ignore => None,
     };
     assert_eq!(refusal(b"\0\x01f\0octet\0"), None);
     assert_eq!(refusal(b"\0\x01f\0netascii\0"), Some(4));
@@ -470,6 +476,9 @@ fn openings_earn_what_they_should() {
     assert_eq!(refusal(b"\0\x04\0\x01"), Some(5));
     assert_eq!(refusal(b"\0\x05\0\x01no\0"), None);
     assert_eq!(refusal(b"\0\x09"), Some(4));
-    assert_eq!(stray(Ok(Packet::Error { code: ErrorCode::NotDefined, message: b"" })), Opening::Ignore);
-    assert_eq!(stray(Ok(Packet::Ack { block: 1 })), STRAY);
+    assert_eq!(
+        classify_stray(Ok(Packet::Error { code: ErrorCode::NotDefined, message: b"" })),
+        DatagramAction::Ignore
+    );
+    assert_eq!(classify_stray(Ok(Packet::Ack { block: 1 })), STRAY);
 }

@@ -1,43 +1,47 @@
-//! When a transfer sends again: from the measured round trip (RFC 6298), or as the client asked (RFC 2349). Pure data.
+//! Retransmission timer: from the measured round trip (RFC 6298), or as the client asked (RFC 2349).
+//!
+//! RFC 1123 §4.2.3.2 demands an adaptive time-out with exponential backoff.
 
 use std::time::{Duration, Instant};
 
-/// Wait before the first retransmission while no round trip was measured.
+/// Wait before the first retransmission, until a round trip was measured. RFC 6298 §2.1 has 1 s for
+/// the Internet; a boot server is on the same LAN.
 const INITIAL_WAIT: Duration = Duration::from_millis(250);
 
-/// A measured wait is never shorter than that: firmware may look away for some milliseconds.
+/// Shortest measured wait: firmware may be busy for some milliseconds.
 const MIN_WAIT: Duration = Duration::from_millis(20);
 
-/// The same for a window of which only the end was sent.
-const SHORTEST_WAIT: Duration = Duration::from_millis(2);
+/// Shortest wait after the end of a window whose beginning was sent before.
+const MIN_SHORT_WAIT: Duration = Duration::from_millis(2);
 
-/// A measured wait is never longer than that.
+/// Longest measured wait.
 const MAX_WAIT: Duration = Duration::from_secs(4);
 
-/// Each wait is longer than the one before by this factor.
+/// Factor between one wait and the next.
 const BACKOFF: f32 = 1.5;
 
-/// Waits that are as short as measured, for packets that got lost. The others are for clients that are busy.
+/// Retransmissions after waits as short as measured, for lost packets. Later ones are for a client
+/// that is busy.
 const QUICK_TRIES: u8 = 2;
 
-/// How often a window is sent again without an answer.
+/// Largest number of retransmissions of a window without an answer.
 const MAX_TRIES: u8 = 6;
 
-/// How long a client may be silent after the last try. One that comes back and repeats its ACK goes on.
+/// Wait after the last retransmission. A client that repeats its ACK within it goes on.
 const LAST_WAIT: Duration = Duration::from_secs(10);
 
-/// Why something is to be sent.
+/// Packets to send now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// It was acknowledged up to here, or the wait is over: what follows, whether it left before or not.
-    Turn,
-    /// A window went on while another is on its way: what did not leave before.
-    Rest,
-    /// The client repeated itself. The wait goes on, so that repeating for ever keeps no transfer alive.
-    Reminder,
+    /// The whole window, after an ACK or at the end of the wait.
+    Window,
+    /// The blocks of the window that were not sent before: the others are still on their way.
+    Unsent,
+    /// The whole window, because the client repeated a packet.
+    Repetition,
 }
 
-/// When to send again.
+/// Time of the next retransmission.
 #[derive(Debug)]
 pub(super) struct Timer {
     agreed: Option<Duration>,
@@ -65,31 +69,33 @@ impl Timer {
         }
     }
 
-    /// Takes the `timeout` of the client: every wait is that long.
+    /// Makes every wait as long as the `timeout` of the client (RFC 2349).
     pub(super) const fn agree(&mut self, seconds: u8) {
         self.agreed = Some(Duration::from_secs(seconds as u64));
     }
 
     pub(super) fn handle_transmit(&mut self, now: Instant, due: Due) {
         self.transmitted = now;
-        if !self.is_retrying() && due != Due::Reminder {
+        if !self.is_retrying() && due != Due::Repetition {
             self.first_transmitted = now;
         }
         match due {
-            Due::Turn => self.deadline = now + self.next_wait(),
-            Due::Rest => self.deadline = now + self.next_wait().min(self.short_wait()),
-            Due::Reminder => {}
+            Due::Window => self.deadline = now + self.next_wait(),
+            Due::Unsent => self.deadline = now + self.next_wait().min(self.short_wait()),
+            // The wait goes on: a client that repeats itself for ever must not keep the transfer alive.
+            Due::Repetition => {}
         }
     }
 
-    /// When the wait for an answer is over.
+    /// Returns the end of the wait for an answer.
     pub(super) const fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// Two round trips: by then we know whether what was under way was of use, or thrown away as out of turn.
+    /// Returns a wait of two round trips. By then the client has used the blocks that were on their
+    /// way, or dropped them as out of order.
     fn short_wait(&self) -> Duration {
-        (self.smoothed.unwrap_or(INITIAL_WAIT) * 2).max(SHORTEST_WAIT)
+        (self.smoothed.unwrap_or(INITIAL_WAIT) * 2).max(MIN_SHORT_WAIT)
     }
 
     fn next_wait(&self) -> Duration {
@@ -103,7 +109,7 @@ impl Timer {
         if self.tries == MAX_TRIES { wait.max(LAST_WAIT) } else { wait }
     }
 
-    /// Counts a try; false when there is none left.
+    /// Counts a retransmission. Returns false when none is left.
     pub(super) fn handle_timeout(&mut self) -> bool {
         if self.tries == MAX_TRIES {
             return false;
@@ -112,32 +118,36 @@ impl Timer {
         true
     }
 
-    /// Takes note of an answer to what was transmitted last. The round trip is measured unless it is unknown which of
-    /// several copies was answered (RFC 6298 §3).
+    /// Handles an answer to the last packets.
     pub(super) fn handle_answer(&mut self, now: Instant) {
+        // RFC 6298 §3 (Karn's algorithm): after a retransmission it is unknown which copy was
+        // answered, so the round trip is not measured.
         if self.is_retrying() {
             return self.handle_early_answer(now);
         }
         self.measure(now.saturating_duration_since(self.transmitted));
     }
 
-    /// Takes note of an answer to something transmitted earlier. If it answers the first of several copies, the path
-    /// has become slow, and the next wait has to be that long for a round trip to be measured again.
+    /// Handles an answer to earlier packets.
     pub(super) fn handle_early_answer(&mut self, now: Instant) {
         if self.is_retrying() {
+            // If this answers the first copy, the path has become slow. Only a wait that long lets a
+            // round trip be measured again.
             let since_first = now.saturating_duration_since(self.first_transmitted);
             self.wait = since_first.clamp(MIN_WAIT, MAX_WAIT);
         }
         self.tries = 0;
     }
 
-    /// RFC 6298 §2.
+    /// Adjusts the wait to a measured round trip (RFC 6298 §2).
     fn measure(&mut self, round_trip: Duration) {
         let smoothed = match self.smoothed {
+            // Rule 2.2.
             None => {
                 self.variance = round_trip / 2;
                 round_trip
             }
+            // Rule 2.3: the variance first, from the old smoothed value.
             Some(smoothed) => {
                 self.variance = (self.variance * 3 + smoothed.abs_diff(round_trip)) / 4;
                 (smoothed * 7 + round_trip) / 8
@@ -147,18 +157,18 @@ impl Timer {
         self.wait = (smoothed + self.variance * 4).clamp(MIN_WAIT, MAX_WAIT);
     }
 
-    /// Whether what we sent last was sent before.
+    /// Returns whether the last packets were a retransmission.
     pub(super) const fn is_retrying(&self) -> bool {
         self.tries > 0
     }
 
-    /// Whether half of the measured wait has passed since something was sent.
+    /// Returns whether half of the measured wait is over.
     pub(super) fn is_half_over(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.transmitted) > self.wait / 2
     }
 
-    /// Whether what was transmitted last is still on its way, so that no answer can be one to it.
-    pub(super) fn is_under_way(&self, now: Instant) -> bool {
+    /// Returns whether the last packets are still on their way, so that no packet can answer them.
+    pub(super) fn is_in_flight(&self, now: Instant) -> bool {
         let round_trip = self.smoothed.unwrap_or_default();
         now.saturating_duration_since(self.transmitted) < round_trip / 2
     }

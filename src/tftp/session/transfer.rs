@@ -1,24 +1,26 @@
-//! One transfer as a machine without I/O and without a clock: which blocks leave next, and when.
+//! State machine of one transfer: which blocks are sent next, and when.
 //!
 //! ```text
 //! RRQ -> [OACK <-> ACK 0] -> window of DATA <-> ACK of its last block -> ... -> ACK of the last block
 //! ```
 //!
-//! Feed it with [`Transfer::handle_packet`] and [`Transfer::handle_timeout`], then send what
-//! [`Transfer::poll_transmit`] gives until it gives nothing, and wait until [`Transfer::poll_timeout`].
+//! Call [`Transfer::handle_packet`] and [`Transfer::handle_timeout`], send the packets that
+//! [`Transfer::poll_transmit`] returns until it returns none, and wait until
+//! [`Transfer::poll_timeout`].
 //!
-//! Blocks are counted from 1 without end inside; only the number on the wire rolls over, from 65535 to 0.
+//! Blocks are counted from 1 with 64 bits. Only the number on the wire rolls over, from 65535 to 0.
 
+use std::mem::discriminant;
 use std::time::Instant;
 
 use super::Progress;
 use super::timer::{Due, Timer};
 use crate::tftp::wire::{DEFAULT_BLKSIZE, ErrorCode, Packet, TransferOption};
 
-/// Largest `timeout` we agree to: it decides how long a dead client's transfer lives.
+/// Largest `timeout` that is accepted. A transfer whose client is gone lives seven times as long.
 const MAX_TIMEOUT: u8 = 30;
 
-/// What we agree to at most.
+/// Largest values of the options that are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes in a block.
@@ -27,14 +29,14 @@ pub struct Limits {
     pub windowsize: u16,
 }
 
-/// What is to be sent now.
+/// Packets to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transmit<'a> {
     Oack(&'a [TransferOption<'static>]),
     Blocks(Blocks),
 }
 
-/// A run of blocks of the file.
+/// Run of blocks of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocks {
     next: u64,
@@ -44,18 +46,18 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// Blocks `first` to `last` of a file.
+    /// Creates a run of the blocks `first` to `last` of a file.
     pub(super) const fn of(first: u64, last: u64, blksize: u16, file_len: u64) -> Self {
         Self { next: first, last, blksize, file_len }
     }
 }
 
-/// One block: its number on the wire and where its data lies in the file.
+/// Block: its number on the wire and its range of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataBlock {
     pub number: u16,
     pub offset: u64,
-    /// Less than the block size, and perhaps 0, for the last block of the file only (RFC 1350 §2).
+    /// Less than the block size for the last block only, which may be empty (RFC 1350 §6).
     pub len: u64,
 }
 
@@ -70,36 +72,36 @@ impl Iterator for Blocks {
         self.next += 1;
         let offset = (block - 1) * u64::from(self.blksize);
         let len = u64::from(self.blksize).min(self.file_len - offset);
-        // The number rolls over from 65535 to 0: no RFC says so, all clients expect it.
+        // After 65535 comes 0. No RFC says so, but all clients that were tried expect it.
         Some(DataBlock { number: block as u16, offset, len })
     }
 }
 
-/// How a transfer ended.
+/// Result of a transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransferOutcome {
-    /// The client has everything.
+    /// The client has the whole file.
     Complete,
-    /// Everything was sent, but the last ACK never came.
+    /// The whole file was sent, but the last ACK did not come.
     Unconfirmed,
-    /// The client fell silent.
+    /// The client stopped answering.
     TimedOut,
-    /// The client gave up, which is its right: firmware asks for the size first and reads with a second request.
+    /// The client sent an ERROR.
     Aborted { code: ErrorCode, message: Box<str> },
 }
 
-/// One file on its way to one client.
+/// Transfer of one file to one client.
 #[derive(Debug)]
 pub struct Transfer {
     file_len: u64,
     blksize: u16,
     windowsize: u16,
     phase: Phase,
-    /// The client took part at least once.
+    /// True after the first answer of the client.
     heard: bool,
-    /// The last window was sent because of an ACK inside the one before.
+    /// True if the last window was sent after an ACK inside the one before.
     is_resumed: bool,
-    /// Highest block that left at least once.
+    /// Highest block that was sent at least once.
     sent: u64,
     resent: u64,
     due: Option<Due>,
@@ -108,17 +110,18 @@ pub struct Transfer {
 
 #[derive(Debug)]
 enum Phase {
-    /// The OACK waits for its ACK 0.
-    Offering(Box<[TransferOption<'static>]>),
-    /// Every block up to this one was acknowledged.
+    /// The OACK waits for the ACK of block 0.
+    Negotiating(Box<[TransferOption<'static>]>),
+    /// All blocks up to this one are acknowledged.
     Sending(u64),
     Over(TransferOutcome),
 }
 
 impl Transfer {
-    /// Starts to send a file of `file_len` bytes, on the terms that the client asked for as far as `limits` allow.
-    pub fn new(now: Instant, file_len: u64, asked: &[TransferOption<'_>], limits: Limits) -> Self {
-        let agreed = agree(asked, file_len, limits);
+    /// Starts a transfer of `file_len` bytes with the options that the client requested, up to
+    /// `limits`.
+    pub fn new(now: Instant, file_len: u64, requested: &[TransferOption<'_>], limits: Limits) -> Self {
+        let agreed = agree(requested, file_len, limits);
         let mut transfer = Self {
             file_len,
             blksize: DEFAULT_BLKSIZE,
@@ -128,7 +131,7 @@ impl Transfer {
             is_resumed: false,
             sent: 0,
             resent: 0,
-            due: Some(Due::Turn),
+            due: Some(Due::Window),
             timer: Timer::new(now),
         };
         for option in &agreed {
@@ -139,45 +142,47 @@ impl Transfer {
                 TransferOption::Tsize(_) | TransferOption::Unknown { .. } => {}
             }
         }
-        // RFC 2347: without an option to acknowledge the answer to a request is its first block.
+        // RFC 2347: without an option to acknowledge, the first DATA packet answers the request.
         if !agreed.is_empty() {
-            transfer.phase = Phase::Offering(agreed.into());
+            transfer.phase = Phase::Negotiating(agreed.into());
         }
         transfer
     }
 
-    /// Takes a datagram of the client.
+    /// Handles a packet of the client.
     pub fn handle_packet(&mut self, now: Instant, packet: &Packet<'_>) {
         match packet {
             Packet::Ack { block } => self.handle_ack(now, *block),
+            // RFC 1350 §7: an ERROR ends the transfer.
             Packet::Error { code, message } => {
                 let message = message.escape_ascii().to_string().into();
                 self.end(TransferOutcome::Aborted { code: *code, message });
             }
-            // Nothing else has a meaning here, and nothing is won by ending a boot for it.
+            // Without a meaning here. To end the transfer would only end a boot.
             Packet::Rrq(_) | Packet::Wrq(_) | Packet::Data { .. } | Packet::Oack(_) => {}
         }
     }
 
     fn handle_ack(&mut self, now: Instant, number: u16) {
         match &self.phase {
-            // RFC 2347: ACK of block 0 takes the OACK.
-            Phase::Offering(_) if number == 0 => self.advance(now, 0),
+            // RFC 2347: an ACK of block 0 confirms the OACK.
+            Phase::Negotiating(_) if number == 0 => self.advance(now, 0),
             Phase::Sending(acked) => {
+                // The difference is right also where the number on the wire rolls over.
                 let ahead = u64::from(number.wrapping_sub(*acked as u16));
                 match *acked + ahead {
                     _ if ahead == 0 => self.handle_repeated_ack(now),
                     block if block == self.sent => self.advance(now, block),
                     block if block < self.sent => self.advance_inside(now, block),
-                    // Of a block long acknowledged, or never sent.
+                    // The block was acknowledged long ago, or was never sent.
                     _ => {}
                 }
             }
-            Phase::Offering(_) | Phase::Over(_) => {}
+            Phase::Negotiating(_) | Phase::Over(_) => {}
         }
     }
 
-    /// The client has every block that was sent, up to `acked`.
+    /// Goes on after an ACK of the last block that was sent.
     fn advance(&mut self, now: Instant, acked: u64) {
         self.heard = true;
         self.timer.handle_answer(now);
@@ -185,50 +190,53 @@ impl Transfer {
             return self.end(TransferOutcome::Complete);
         }
         self.phase = Phase::Sending(acked);
-        self.due = Some(Due::Turn);
+        self.due = Some(Due::Window);
         self.is_resumed = false;
     }
 
-    /// The client has the blocks up to `acked`, and counts its window from there. RFC 7440 §4: it missed what follows,
-    /// and that is sent again. But where blocks are duplicated or reordered, one such ACK follows the other, and what
-    /// the first one asked for is still on its way: then only the end of the new window is missing.
+    /// Goes on after an ACK inside the window.
     fn advance_inside(&mut self, now: Instant, acked: u64) {
         self.timer.handle_early_answer(now);
+        // RFC 7440 §4: the client missed the next block, so the window starts there again.
         self.phase = Phase::Sending(acked);
-        let is_coming = self.is_resumed && self.timer.is_under_way(now);
-        self.due = Some(if is_coming { Due::Rest } else { Due::Turn });
+        // On a link that reorders or duplicates, several such ACKs come at once. The blocks that the
+        // first one asked for are still on their way: only the end of the new window is missing.
+        let is_coming = self.is_resumed && self.timer.is_in_flight(now);
+        self.due = Some(if is_coming { Due::Unsent } else { Due::Window });
         self.is_resumed = true;
     }
 
-    /// To answer every repeated ACK with data would double the traffic for the rest of the transfer, as each copy is
-    /// acknowledged too: the Sorcerer's Apprentice (RFC 1123 §4.2.3.1). One that comes while we are waiting for a
-    /// client that missed something earns one window.
     fn handle_repeated_ack(&mut self, now: Instant) {
+        // RFC 1123 §4.2.3.1: DATA for each repeated ACK would double the traffic for the rest of the
+        // transfer, since each copy is acknowledged too. lpxelinux repeats its ACK for each block out
+        // of order. Only while the client is known to miss something one window is sent.
         if self.timer.is_retrying() && self.timer.is_half_over(now) {
-            self.due.get_or_insert(Due::Reminder);
+            self.due.get_or_insert(Due::Repetition);
         }
     }
 
-    /// Takes note of a request that [`Progress::covers_repeated_request`]: the client may have missed the answer.
+    /// Handles a request that [`Progress::covers_repeated_request`].
     pub(crate) fn handle_repeated_request(&mut self, now: Instant) {
+        // The client may have missed the answer, unless the network made the copy.
         if !self.heard && self.outcome().is_none() && self.timer.is_half_over(now) {
-            self.due.get_or_insert(Due::Reminder);
+            self.due.get_or_insert(Due::Repetition);
         }
     }
 
-    /// Takes note of the time; does nothing before [`Transfer::poll_timeout`].
+    /// Handles the end of a wait; does nothing before [`Transfer::poll_timeout`].
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.due.is_some() || self.outcome().is_some() || now < self.timer.deadline() {
             return;
         }
+        // RFC 7440 §4: the last ACK sets the beginning of the window that is sent again.
         if self.timer.handle_timeout() {
-            self.due = Some(Due::Turn);
+            self.due = Some(Due::Window);
         } else {
             self.end_unheard(TransferOutcome::TimedOut);
         }
     }
 
-    /// The client asks for its next file from the same port, so it is done with this one.
+    /// Ends the transfer, because the client requests another file from the same port.
     pub(crate) fn handle_next_request(&mut self) {
         if self.outcome().is_none() {
             let message = "asked for another file".into();
@@ -236,27 +244,28 @@ impl Transfer {
         }
     }
 
-    /// Ends without a last word of the client: who was sent everything most likely has it.
+    /// Ends the transfer without a last packet of the client.
     fn end_unheard(&mut self, otherwise: TransferOutcome) {
-        let everything_left = self.sent == self.last_block();
-        self.end(if everything_left { TransferOutcome::Unconfirmed } else { otherwise });
+        // RFC 1350 §6: the transfer may have succeeded, with only the last ACK lost.
+        let is_all_sent = self.sent == self.last_block();
+        self.end(if is_all_sent { TransferOutcome::Unconfirmed } else { otherwise });
     }
 
-    /// When to call [`Transfer::handle_timeout`]; `None` when the transfer is over.
+    /// Returns the time to call [`Transfer::handle_timeout`]; `None` after the end of the transfer.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.outcome().is_none().then_some(self.timer.deadline())
     }
 
-    /// What is to be sent at `now`; `None` when there is nothing to do but wait.
+    /// Returns the packets to send at `now`; `None` if there is nothing to send.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit<'_>> {
         let due = self.due.take()?;
         self.timer.handle_transmit(now, due);
         let mut blocks = self.window();
-        if due == Due::Rest {
+        if due == Due::Unsent {
             blocks.next = blocks.next.max(self.sent + 1);
         }
         match &self.phase {
-            Phase::Offering(options) => Some(Transmit::Oack(options)),
+            Phase::Negotiating(options) => Some(Transmit::Oack(options)),
             Phase::Sending(_) => {
                 self.resent += (self.sent + 1).saturating_sub(blocks.next);
                 self.sent = self.sent.max(blocks.last);
@@ -266,25 +275,27 @@ impl Transfer {
         }
     }
 
-    /// Bytes of the file that leave next, as offset and length.
+    /// Returns the bytes of the file that are sent next, as offset and length.
     pub(crate) fn upcoming(&self) -> (u64, u64) {
         let (first, last) = (self.window().next, self.window().last);
         let offset = (first - 1) * u64::from(self.blksize);
         (offset, (last * u64::from(self.blksize)).min(self.file_len) - offset)
     }
 
-    /// The window behind what was acknowledged.
+    /// Returns the window after the last acknowledged block.
     fn window(&self) -> Blocks {
         let acked = match self.phase {
             Phase::Sending(acked) => acked,
-            Phase::Offering(_) | Phase::Over(_) => 0,
+            Phase::Negotiating(_) | Phase::Over(_) => 0,
         };
         let last = self.last_block().min(acked + u64::from(self.windowsize));
         Blocks::of(acked + 1, last, self.blksize, self.file_len)
     }
 
-    /// RFC 1350 §2: the end is a block shorter than the others, so a file of whole blocks is followed by an empty one.
+    /// Returns the number of the last block.
     fn last_block(&self) -> u64 {
+        // RFC 1350 §6: a block shorter than the others marks the end. RFC 2348: after whole blocks
+        // that is an empty one.
         self.file_len / u64::from(self.blksize) + 1
     }
 
@@ -295,16 +306,16 @@ impl Transfer {
         }
     }
 
-    /// How it ended; `None` while it goes on.
+    /// Returns the result; `None` before the end.
     pub(crate) fn outcome(&self) -> Option<&TransferOutcome> {
         match &self.phase {
             Phase::Over(outcome) => Some(outcome),
-            Phase::Offering(_) | Phase::Sending(_) => None,
+            Phase::Negotiating(_) | Phase::Sending(_) => None,
         }
     }
 
-    /// How far it has come.
-    pub(crate) fn standing(&self) -> Progress {
+    /// Returns the progress.
+    pub(crate) fn progress(&self) -> Progress {
         match self.heard {
             false => Progress::Unheard,
             true if self.sent == self.last_block() => Progress::AllSent,
@@ -312,39 +323,39 @@ impl Transfer {
         }
     }
 
-    /// Bytes in a block, as agreed.
+    /// Returns the agreed length of a block in bytes.
     pub(crate) const fn blksize(&self) -> u16 {
         self.blksize
     }
 
-    /// Blocks in a row, as agreed.
+    /// Returns the agreed length of a window in blocks.
     pub(crate) const fn windowsize(&self) -> u16 {
         self.windowsize
     }
 
-    /// Blocks that left more than once, counted each time.
+    /// Returns the number of blocks that were sent again, counted each time.
     pub(crate) const fn resent(&self) -> u64 {
         self.resent
     }
 }
 
-/// The options that are acknowledged, and with which value: only what was asked for, in the order it was asked,
-/// each once (RFC 2347).
-fn agree(asked: &[TransferOption<'_>], file_len: u64, limits: Limits) -> Vec<TransferOption<'static>> {
+/// Returns the options to acknowledge, with their values.
+fn agree(requested: &[TransferOption<'_>], file_len: u64, limits: Limits) -> Vec<TransferOption<'static>> {
     let mut agreed: Vec<TransferOption<'static>> = Vec::new();
-    for option in asked {
+    // RFC 2347: only options that the client requested. lpxelinux ends the transfer at any other.
+    for option in requested {
         let answer = match *option {
-            // RFC 2348, RFC 7440 §3: less than or equal to what the client specified.
+            // RFC 2348, RFC 7440 §3: at most the value that the client specified.
             TransferOption::Blksize(size) => TransferOption::Blksize(size.min(limits.blksize)),
             TransferOption::Windowsize(blocks) => TransferOption::Windowsize(blocks.min(limits.windowsize)),
+            // RFC 2349: the client sends 0, and gets the size of the file.
             TransferOption::Tsize(_) => TransferOption::Tsize(file_len),
-            // RFC 2349: the value must match the client's, so a value we do not like is left out.
+            // RFC 2349: the value must match that of the client, so one that is too large is left out.
             TransferOption::Timeout(seconds) if seconds <= MAX_TIMEOUT => TransferOption::Timeout(seconds),
             TransferOption::Timeout(_) | TransferOption::Unknown { .. } => continue,
         };
-        let is_same =
-            |other: &TransferOption<'_>| std::mem::discriminant(other) == std::mem::discriminant(&answer);
-        if !agreed.iter().any(is_same) {
+        // RFC 2347: an option may be specified once. The first one counts.
+        if agreed.iter().all(|other| discriminant(other) != discriminant(&answer)) {
             agreed.push(answer);
         }
     }
