@@ -113,7 +113,7 @@ fn text(mac: [u8; 6]) -> String {
 }
 
 #[test]
-fn advertisement_goes_only_to_a_machine_with_a_fresh_offer() {
+fn advertisement_needs_a_fresh_offer() {
     needs!(lan::NEEDS, iso::NEEDS);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
     let machine = Asker::new(&mut lan, 7);

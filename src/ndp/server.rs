@@ -1,4 +1,4 @@
-//! Receives solicitations and sends advertisements: one raw ICMPv6 socket and the networks it listens to.
+//! Shell of neighbour discovery: one raw ICMPv6 socket, and the interfaces on which it listens.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,7 +28,7 @@ use crate::sys;
 /// Multicast group of all routers, to which solicitations go (RFC 4291 §2.7.1).
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
-/// Hop limit that receivers demand (RFC 4861 §6.1.2).
+/// Hop limit of an advertisement (RFC 4861 §4.2).
 const HOP_LIMIT: u32 = 255;
 
 /// Bytes received of a message. iPXE and Linux send 16; a longer one is cut off and then malformed.
@@ -58,10 +58,13 @@ impl SolicitationListener {
     /// other error of the kernel.
     pub(crate) fn open(only: Option<&str>) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+        // A raw socket gets all of ICMPv6, neighbour solicitations and echo requests included.
         sys::take_icmpv6_only(socket.as_fd(), ROUTER_SOLICITATION)?;
         setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
+        // RFC 4861 §6.1.1: the hop limit shows whether a router forwarded the message.
         setsockopt(&socket, Ipv6RecvHopLimit, &true)?;
         socket.bind_device(only.map(str::as_bytes))?;
+        // RFC 4861 §6.1.2: machines drop an advertisement with another hop limit.
         socket.set_unicast_hops_v6(HOP_LIMIT)?;
         let mut listener = Self { socket, only: only.map(str::to_owned), joined: BTreeMap::new() };
         let refused = listener.join()?;
@@ -80,7 +83,7 @@ impl SolicitationListener {
         match self.join() {
             Ok(None) => {}
             Ok(Some(error)) | Err(error) => {
-                debug!(%error, "router solicitations not received on some network")
+                debug!("router solicitations not received on some interface: {error}");
             }
         }
     }
@@ -96,7 +99,7 @@ impl SolicitationListener {
                 continue;
             }
             match check_enabled(&name).and_then(|()| self.socket.join_multicast_v6(&ALL_ROUTERS, index)) {
-                // An interface that was renamed, or went and came back, may be joined already.
+                // The socket is still a member on an interface that was renamed.
                 Err(error) if error.kind() != ErrorKind::AddrInUse => refused = Some(error),
                 _ => drop(self.joined.insert(index, name)),
             }
@@ -118,6 +121,7 @@ fn check_enabled(interface: &str) -> io::Result<()> {
 /// entry per interface.
 fn interface(entry: &InterfaceAddress) -> Option<(u32, String)> {
     let link = *entry.address.as_ref()?.as_link_addr()?;
+    // Loopback and tunnels have no machines to boot.
     let wanted = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_BROADCAST | InterfaceFlags::IFF_MULTICAST;
     let index = u32::try_from(link.ifindex()).ok()?;
     entry.flags.contains(wanted).then(|| (index, entry.interface_name.clone()))
@@ -134,6 +138,7 @@ pub(crate) async fn run(
 ) -> io::Result<()> {
     let socket = watched(&listener.socket)?;
     let mut look = tokio::time::interval(LOOK_EVERY);
+    // After a suspend one look is enough.
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut shutdown, mut bytes) = (pin!(shutdown), [0; RECEIVE_MAX]);
     loop {
@@ -143,7 +148,7 @@ pub(crate) async fn run(
             received = receive(&socket, &mut bytes) => match received {
                 Ok(received) => handle(&socket, &received, &bytes, &machines),
                 Err(error) => {
-                    warn!(%error, "router solicitation not received");
+                    warn!("router solicitation not received: {error}");
                     tokio::time::sleep(FAILURE_PAUSE).await;
                 }
             },
@@ -160,7 +165,7 @@ fn watched(socket: &Socket) -> io::Result<UdpSocket> {
 
 /// Sender, hop limit, interface and length of a received message.
 #[derive(Debug)]
-struct Received {
+struct ReceivedMessage {
     from: Ipv6Addr,
     hop_limit: Option<u8>,
     /// Number of the interface on which it arrived.
@@ -168,7 +173,7 @@ struct Received {
     len: usize,
 }
 
-async fn receive(socket: &UdpSocket, bytes: &mut [u8]) -> io::Result<Received> {
+async fn receive(socket: &UdpSocket, bytes: &mut [u8]) -> io::Result<ReceivedMessage> {
     let mut control = nix::cmsg_space!(nix::libc::in6_pktinfo, nix::libc::c_int);
     let fd = socket.as_raw_fd();
     let taken = socket.async_io(Interest::READABLE, || {
@@ -178,7 +183,7 @@ async fn receive(socket: &UdpSocket, bytes: &mut [u8]) -> io::Result<Received> {
     taken.await
 }
 
-fn received(message: &RecvMsg<'_, '_, SockaddrIn6>) -> io::Result<Received> {
+fn received(message: &RecvMsg<'_, '_, SockaddrIn6>) -> io::Result<ReceivedMessage> {
     let from = message.address.ok_or(ErrorKind::InvalidData)?.ip();
     let (mut hop_limit, mut interface) = (None, None);
     for control in message.cmsgs()? {
@@ -189,12 +194,12 @@ fn received(message: &RecvMsg<'_, '_, SockaddrIn6>) -> io::Result<Received> {
         }
     }
     let interface = interface.ok_or(ErrorKind::InvalidData)?;
-    Ok(Received { from, hop_limit, interface, len: message.bytes })
+    Ok(ReceivedMessage { from, hop_limit, interface, len: message.bytes })
 }
 
 /// Answers one message, or logs why not.
-fn handle(socket: &UdpSocket, received: &Received, bytes: &[u8], machines: &Registry) {
-    let Received { from, hop_limit, interface, len } = *received;
+fn handle(socket: &UdpSocket, received: &ReceivedMessage, bytes: &[u8], machines: &Registry) {
+    let ReceivedMessage { from, hop_limit, interface, len } = *received;
     let message = bytes.get(..len).unwrap_or_default();
     let solicitation = Solicitation { from, hop_limit, message };
     match session::decide(&solicitation, Instant::now(), |mac| machines.last_offered(mac)) {
@@ -209,6 +214,6 @@ fn advertise(socket: &UdpSocket, mac: Mac, to: SocketAddrV6) {
     // interface and computes the checksum.
     match socket.try_send_to(&EMPTY_ADVERTISEMENT, to.into()) {
         Ok(_) => info!(machine = %mac, "empty router advertisement sent: no IPv6 router"),
-        Err(error) => debug!(machine = %mac, %error, "router advertisement not sent"),
+        Err(error) => debug!(machine = %mac, "router advertisement not sent: {error}"),
     }
 }

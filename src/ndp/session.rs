@@ -32,11 +32,11 @@ pub(crate) enum Unanswered {
     #[error("{0}")]
     SolicitationError(#[from] SolicitationError),
     #[error("sender's address does not contain a MAC address")]
-    Anonymous,
+    NoMac,
     #[error("link-layer address option differs from the sender's MAC address {0}")]
-    Contradictory(Mac),
+    OtherMac(Mac),
     #[error("{0} was not offered a boot file in the last minute")]
-    Stranger(Mac),
+    NotOffered(Mac),
 }
 
 /// Finds the machine to answer at the address that it asked from. `offered` gives the time of a
@@ -52,19 +52,20 @@ pub(crate) fn decide(
     now: Instant,
     offered: impl FnOnce(Mac) -> Option<Instant>,
 ) -> Result<Mac, Unanswered> {
+    // RFC 4861 §6.1.1: no router has forwarded the solicitation.
     if arrival.hop_limit != Some(HOP_LIMIT) {
         return Err(Unanswered::Forwarded);
     }
     let solicitation = RouterSolicitation::parse(&mut Reader::new(arrival.message))?;
     // A sender without an address (RFC 4861 §4.1) could only be answered by telling every host.
-    let mac = mac_in(arrival.from).ok_or(Unanswered::Anonymous)?;
+    let mac = mac_in(arrival.from).ok_or(Unanswered::NoMac)?;
     // If the option decided, a machine could have its neighbour told.
     if solicitation.source_link_layer_address.is_some_and(|address| Mac::new(address) != Some(mac)) {
-        return Err(Unanswered::Contradictory(mac));
+        return Err(Unanswered::OtherMac(mac));
     }
     match offered(mac) {
         Some(offered) if now.saturating_duration_since(offered) <= PATIENCE => Ok(mac),
-        _ => Err(Unanswered::Stranger(mac)),
+        _ => Err(Unanswered::NotOffered(mac)),
     }
 }
 
@@ -116,45 +117,45 @@ mod tests {
     #[test]
     fn machine_without_a_fresh_offer_is_not_answered() {
         let late = PATIENCE + Duration::from_millis(1);
-        assert_eq!(after(late, &ipxe()), Err(Unanswered::Stranger(mac())));
-        assert_eq!(decide(&ipxe(), Instant::now(), |_| None), Err(Unanswered::Stranger(mac())));
+        assert_eq!(after(late, &ipxe()), Err(Unanswered::NotOffered(mac())));
+        assert_eq!(decide(&ipxe(), Instant::now(), |_| None), Err(Unanswered::NotOffered(mac())));
         let other = Solicitation {
             from: Ipv6Addr::new(0xfe80, 0, 0, 0, 0x5054, 0x00ff, 0xfe12, 0x3457),
             message: &IPXE[..8],
             ..ipxe()
         };
-        assert_eq!(at_once(&other), Err(Unanswered::Stranger("52:54:00:12:34:57".parse().unwrap())));
+        assert_eq!(at_once(&other), Err(Unanswered::NotOffered("52:54:00:12:34:57".parse().unwrap())));
     }
 
     #[test]
-    fn answer_goes_to_the_machine_itself_or_nowhere() {
+    fn answer_goes_to_the_machine_only() {
         // The sender tries to have its neighbour told.
         let neighbour = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x5054, 0x00ff, 0xfe12, 0x3457);
         let neighbours_mac = "52:54:00:12:34:57".parse().unwrap();
         let forged = Solicitation { from: neighbour, ..ipxe() };
-        assert_eq!(at_once(&forged), Err(Unanswered::Contradictory(neighbours_mac)));
+        assert_eq!(at_once(&forged), Err(Unanswered::OtherMac(neighbours_mac)));
         let mut named = IPXE.to_vec();
         named[13] ^= 1;
         let forged = Solicitation { message: &named, ..ipxe() };
-        assert_eq!(at_once(&forged), Err(Unanswered::Contradictory(mac())));
+        assert_eq!(at_once(&forged), Err(Unanswered::OtherMac(mac())));
         // Unspecified, without a MAC address, routed, multicast, and of another subnet.
         for from in
             ["::", "fe80::1", "2001:db8::5054:ff:fe12:3456", "ff02::1", "fe80:0:0:1:5054:ff:fe12:3456"]
         {
             let arrival = Solicitation { from: from.parse().unwrap(), ..ipxe() };
-            assert_eq!(at_once(&arrival), Err(Unanswered::Anonymous), "{from}");
+            assert_eq!(at_once(&arrival), Err(Unanswered::NoMac), "{from}");
         }
     }
 
     #[test]
-    fn what_came_through_a_router_is_not_answered() {
+    fn routed_solicitation_is_not_answered() {
         for hop_limit in [None, Some(254), Some(64), Some(0)] {
             assert_eq!(at_once(&Solicitation { hop_limit, ..ipxe() }), Err(Unanswered::Forwarded));
         }
     }
 
     #[test]
-    fn what_is_no_solicitation_is_not_answered() {
+    fn other_message_is_not_answered() {
         for message in [&[][..], &[134, 0, 0, 0, 0, 0, 0, 0], &IPXE[..15]] {
             let silence = at_once(&Solicitation { message, ..ipxe() });
             assert!(matches!(silence, Err(Unanswered::SolicitationError(_))), "{silence:?}");
@@ -162,11 +163,11 @@ mod tests {
     }
 
     #[test]
-    fn the_address_of_a_group_is_nobodys() {
+    fn group_address_is_not_answered() {
         let group = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x0300, 0x5eff, 0xfe00, 0x0001);
         assert_eq!(
             at_once(&Solicitation { from: group, message: &IPXE[..8], ..ipxe() }),
-            Err(Unanswered::Anonymous)
+            Err(Unanswered::NoMac)
         );
     }
 }

@@ -41,11 +41,12 @@ impl<'a> RouterSolicitation<'a> {
         if (kind, code) != (ROUTER_SOLICITATION, 0) {
             return Err(SolicitationError::NotASolicitation { kind, code });
         }
-        input.skip(4)?; // reserved (RFC 4861 §4.1)
+        // RFC 4861 §4.1: four reserved bytes, which the receiver ignores.
+        input.skip(4)?;
         let mut source_link_layer_address = None;
         while !input.is_empty() {
             let (kind, value) = option(input)?;
-            // RFC 4861 §6.1.1: unknown options are ignored.
+            // RFC 4861 §6.1.1: all other options are ignored.
             if kind == SOURCE_LINK_LAYER_ADDRESS {
                 source_link_layer_address.get_or_insert(value);
             }
@@ -67,8 +68,8 @@ fn option<'a>(input: &mut Reader<'a>) -> Result<(u8, &'a [u8]), SolicitationErro
 /// link-layer address to be cached.
 pub const EMPTY_ADVERTISEMENT: [u8; 16] = {
     let mut message = [0; 16];
-    // Behind it: code, checksum (which the kernel computes), current hop limit, the flags M and O, router lifetime,
-    // reachable time, retransmission timer.
+    // RFC 4861 §4.2: the zeros after the type are code, checksum (the kernel computes it), current hop
+    // limit, the flags M and O, router lifetime, reachable time and retransmission timer.
     message[0] = ROUTER_ADVERTISEMENT;
     message
 };
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_options_are_passed_over_and_the_first_address_counts() {
+    fn first_address_counts_among_options() {
         let options: [&[u8]; 4] = [&[14, 2], &[9; 14], &[1, 1, 2, 2, 2, 2, 2, 2], &[1, 1, 3, 3, 3, 3, 3, 3]];
         let message = [&BARE[..], &options.concat()].concat();
         assert_eq!(parse(&message).unwrap().source_link_layer_address, Some(&[2; 6][..]));
