@@ -9,11 +9,11 @@ use crate::mac::Mac;
 pub struct Client<'a> {
     /// `None` on a link without MAC addresses, such as InfiniBand.
     pub mac: Option<Mac>,
-    /// `None` where it is not known, as for a client that asks for no boot file.
+    /// `None` if unknown, as for a client that asks for no boot file.
     pub architecture: Option<Architecture>,
     /// `None` for a client that asks for no boot file.
     pub firmware: Option<Firmware>,
-    /// DHCP option 60; empty where it is not known.
+    /// DHCP option 60; empty if unknown.
     pub vendor_class: &'a [u8],
 }
 
@@ -29,7 +29,7 @@ impl Client<'_> {
     }
 }
 
-/// The firmware and the processor that a boot file is loaded by.
+/// The firmware and the processor that load a boot file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Platform {
     pub firmware: Firmware,
@@ -52,7 +52,7 @@ pub enum Firmware {
     Pxe,
     /// UEFI HTTP Boot (vendor class `HTTPClient`).
     HttpBoot,
-    /// iPXE (user class `iPXE`), be it the network card's ROM or a program loaded before.
+    /// iPXE (user class `iPXE`): the network card's ROM or a program that was loaded before.
     Ipxe,
 }
 
@@ -62,16 +62,16 @@ pub enum Firmware {
 pub struct Architecture(pub u16);
 
 impl Architecture {
-    /// Intel x86 with a BIOS; also what a machine is that does not send option 93.
+    /// Intel x86 with a BIOS; also a machine that does not send option 93.
     pub(crate) const BIOS: Architecture = Architecture(0);
     /// x86-64 with UEFI.
     pub(crate) const UEFI: Architecture = Architecture(7);
-    /// EFI byte code by the registry; much firmware of x86-64 machines says so.
+    /// EFI byte code by the registry; much firmware of x86-64 machines sends it.
     pub(crate) const EBC: Architecture = Architecture(9);
     /// x86-64 with UEFI HTTP Boot.
     pub(crate) const UEFI_HTTP: Architecture = Architecture(16);
 
-    /// The registry's word for the number.
+    /// Returns the registry's name of the number.
     const fn name(self) -> Option<&'static str> {
         Some(match self.0 {
             0 => "x86 BIOS",

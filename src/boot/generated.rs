@@ -1,35 +1,35 @@
-//! The files that we make, by their paths: for one machine, or for any.
+//! Paths of the generated files: for one machine, or for any.
 //!
 //! ```text
 //! /isowire/52-54-00-12-34-56/nbd.efi           for this machine
 //! /isowire/52-54-00-12-34-56/rule-2/nbd.efi    for this machine, by a rule that the DHCP server chose
-//! /isowire/nbd.efi                             for whoever asks
+//! /isowire/nbd.efi                             for any machine
 //! ```
 //!
-//! The path says whom it is for, since whoever loads it says nothing of itself: the kernel has to be told its network
-//! card and its address, and rules may tell one machine from others. Nothing has to be remembered for it.
+//! The path names the machine, since a TFTP or HTTP request does not: the kernel has to be told its
+//! network card and its address, and rules differ by machine. So no state is kept for it.
 
 use std::fmt;
 
 use crate::bootable::Root;
 use crate::mac::Mac;
 
-/// Where what we make is.
+/// Directory of the generated files.
 pub(crate) const DIRECTORY: &str = "isowire";
 
-/// The menu of whoever asks.
+/// Path of the menu for any machine.
 pub(crate) const MENU_PATH: &str = "isowire/pxelinux.cfg";
 
-/// Where iPXE looks for a script before it asks DHCP, beside itself.
+/// Name of the script that iPXE for UEFI looks for beside itself before it asks DHCP.
 const AUTOEXEC: &str = "autoexec.ipxe";
-/// What a rule's number stands behind.
+/// Start of the name of a rule's directory; the number of the rule follows.
 const RULE: &str = "rule-";
 
 /// Position of a rule in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct RuleNumber(pub u16);
 
-/// A file that we make.
+/// A generated file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GeneratedPath {
     pub recipient: Recipient,
@@ -41,7 +41,7 @@ pub(crate) struct GeneratedPath {
 pub(crate) struct Recipient {
     /// `None` for any client.
     pub machine: Option<Mac>,
-    /// The rule that counts, where the MAC address alone does not tell it.
+    /// The rule that applies, if the MAC address alone does not select it.
     pub rule: Option<RuleNumber>,
 }
 
@@ -51,9 +51,9 @@ pub(crate) enum GeneratedKind {
     Menu,
     /// iPXE's script.
     Script,
-    /// A boot program for UEFI that gets its root by this protocol.
+    /// A boot program for UEFI with this root.
     Program(Root),
-    /// iPXE itself, for UEFI, where the operator wants it.
+    /// iPXE itself, for UEFI.
     Ipxe,
 }
 
@@ -64,7 +64,7 @@ impl GeneratedKind {
         [GeneratedKind::Menu, GeneratedKind::Script, GeneratedKind::Ipxe].into_iter().chain(programs)
     }
 
-    /// The file's name.
+    /// Returns the name of the file.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             GeneratedKind::Menu => "pxelinux.cfg",
@@ -83,7 +83,7 @@ impl GeneratedKind {
 }
 
 impl GeneratedPath {
-    /// Reads the names in a path; `None` for any other file.
+    /// Parses the names in a path; `None` for any other file.
     pub(crate) fn parse<'a>(names: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
         let names: Vec<_> = names.take(5).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
         let (machine, rule, file) = match names[..] {
@@ -97,14 +97,14 @@ impl GeneratedPath {
         let rule = rule.map(|rule| rule.strip_prefix(RULE)?.parse().ok().map(RuleNumber));
         let recipient = Recipient {
             machine: machine.map(str::parse).transpose().ok()?,
-            // What is there and cannot be read is no file of ours.
+            // An invalid number means that the file is not generated here.
             rule: rule.map_or(Some(None), |rule| rule.map(Some))?,
         };
         Some(Self { recipient, kind: GeneratedKind::of_name(file)? })
     }
 }
 
-/// Without a leading `/`.
+/// Writes the path without a leading `/`.
 impl fmt::Display for GeneratedPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{DIRECTORY}/")?;
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_back() {
+    fn generated_paths_round_trip() {
         let machines = [None, "52:54:00:12:34:56".parse().ok()];
         let rules = [None, Some(RuleNumber(0)), Some(RuleNumber(12))];
         for kind in GeneratedKind::all() {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn other_paths_are_none_of_ours() {
+    fn other_paths_are_not_generated() {
         for other in [
             "",
             "isowire",

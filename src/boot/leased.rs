@@ -1,7 +1,7 @@
-//! The addresses that machines were leased: what their kernel is told a second time, on its command line.
+//! Leases of machines, which the command line of a boot program repeats for the kernel.
 //!
-//! Our DHCP server fills the table, and a boot program that is composed for a machine reads it. Where another server
-//! gives the addresses, it is empty.
+//! Our DHCP server fills the table, and the generator of boot programs reads it. It stays empty if
+//! another server gives the addresses.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -9,53 +9,55 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::mac::Mac;
 
-/// What a machine was told of its network.
+/// The network parameters that a machine was leased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lease {
     pub address: Ipv4Addr,
     pub netmask: Ipv4Addr,
-    /// `None` where we stand in for it.
+    /// `None` if this server is named as the router.
     pub router: Option<Ipv4Addr>,
 }
 
-/// The leases of machines by their MAC addresses. There is one at most for each address of the pool, which bounds them.
+/// The leases by MAC address: at most one for each address of the pool.
 #[derive(Debug, Default)]
-pub struct Leased(Mutex<Table>);
+pub struct Leased(Mutex<LeaseTable>);
 
 #[derive(Debug, Default)]
-struct Table {
+struct LeaseTable {
     leases: HashMap<Mac, Lease>,
     holders: HashMap<Ipv4Addr, Mac>,
 }
 
 impl Leased {
-    /// Notes that the machine has this lease, and nobody else the address.
+    /// Records the lease of a machine, and that no other machine has the address.
     pub(crate) fn grant(&self, machine: Mac, lease: Lease) {
         let mut table = self.table();
         table.free(lease.address);
+        // A machine that moved to another address gives the old one back.
         if let Some(old) = table.leases.insert(machine, lease) {
             table.holders.remove(&old.address);
         }
         table.holders.insert(lease.address, machine);
     }
 
-    /// Notes that nobody has this address any more.
+    /// Records that no machine has this address any more.
     pub(crate) fn free(&self, address: Ipv4Addr) {
         self.table().free(address);
     }
 
-    /// What the machine was last leased. Its time may be over, but nobody else was given the address since.
+    /// Returns the last lease of a machine. It may have expired, but no other machine has got the
+    /// address since.
     pub(crate) fn of(&self, machine: Mac) -> Option<Lease> {
         self.table().leases.get(&machine).copied()
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        // Whoever panicked with the lock left nothing half done.
+    fn table(&self) -> MutexGuard<'_, LeaseTable> {
+        // A panic cannot leave the table inconsistent: no method panics between two changes.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Table {
+impl LeaseTable {
     fn free(&mut self, address: Ipv4Addr) {
         if let Some(holder) = self.holders.remove(&address) {
             self.leases.remove(&holder);
@@ -76,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn each_address_and_each_machine_is_there_once() {
+    fn lease_is_unique_by_address_and_machine() {
         let leased = Leased::default();
         assert_eq!(leased.of(mac(1)), None);
         leased.grant(mac(1), lease(1));

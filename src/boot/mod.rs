@@ -1,6 +1,8 @@
-//! Boot plans: from what a machine says of itself to the program its firmware loads and the menu that program shows.
+//! Boot plans: from the description of a client to the program that its firmware loads and the menu
+//! that the program shows.
 //!
-//! Everything here is a pure decision. `dhcp` asks [`plan`] what to offer; `tftp` serves what was offered.
+//! Everything here is a pure decision. `dhcp` offers the boot file of [`plan`]; `tftp` and `http` serve
+//! it from [`Files`].
 
 mod client;
 mod config;
@@ -38,8 +40,9 @@ pub(crate) use rules::Rules;
 pub use targets::BootTargets;
 pub(crate) use uefi::UefiError;
 
-/// What stands before the path of the menu in option 209. PXELINUX puts its path prefix before any name that is no URL, a
-/// leading `/` or not; the form `::name` names a file of the TFTP server itself (core/fs/pxe/urlparse.c).
+/// Prefix of the menu's path in option 209. PXELINUX puts its own path prefix before every name that
+/// is not a URL, with or without a leading `/`; `::name` is a file of the TFTP server itself
+/// (syslinux, core/fs/pxe/urlparse.c).
 pub(crate) const FROM_ROOT: &str = "::/";
 
 /// The boot file for one client.
@@ -62,19 +65,19 @@ pub enum Refusal {
     Architecture(Architecture),
     #[error("the image has no lpxelinux.0 to boot BIOS machines with")]
     NoLoader,
-    #[error("nothing to boot UEFI machines with: {0}")]
+    #[error("no boot program for UEFI machines: {0}")]
     NoUefi(#[from] UefiError),
     #[error("UEFI HTTP boot needs HTTP, which is off: choose PXE in the firmware")]
     NoHttp,
     // Under UEFI, iPXE passes a boot program its own name as the command line. systemd-stub prefers
     // that to the command line inside the program.
-    #[error("a rule forbids scripts for its iPXE, which can load nothing else under UEFI")]
+    #[error("a rule forbids scripts for this iPXE, and under UEFI iPXE can load nothing else")]
     NoScript,
     #[error("name of the boot file: {0}")]
     UnsafeName(#[from] UnsafeTextError),
 }
 
-/// Decides what a client boots that reaches us at `server`; `selection` is the result of
+/// Plans the boot of a client that reaches us at `server`. `selection` is the result of
 /// [`Rules::select`] for it.
 ///
 /// # Errors
@@ -101,10 +104,13 @@ impl Planner<'_> {
     fn plan(&self, platform: Platform) -> Result<BootPlan, Refusal> {
         let runs_scripts = !self.quirks().has(Quirk::NoScript);
         match (platform.firmware, platform.architecture) {
+            // iPXE under UEFI names the architecture as the firmware does.
             (Firmware::Ipxe, Architecture::BIOS | Architecture::UEFI | Architecture::EBC) if runs_scripts => {
                 self.script()
             }
             (Firmware::Pxe | Firmware::Ipxe, Architecture::BIOS) => self.pxelinux(),
+            // RFC 4578 §2.1 has 7 for EBC and 9 for x86-64, its erratum 4624 and IANA the reverse:
+            // x86-64 firmware sends either.
             (Firmware::Pxe, Architecture::UEFI | Architecture::EBC) => self.by_tftp(&self.program()?),
             (Firmware::HttpBoot, Architecture::UEFI_HTTP) => {
                 self.by_http(&self.program()?)?.ok_or(Refusal::NoHttp)
@@ -124,7 +130,7 @@ impl Planner<'_> {
         Ok(BootPlan { boot_file, config_file: Some(SafeText::new(&menu)?), quirks: self.quirks() })
     }
 
-    /// Names the script by its HTTP URL where HTTP is served, which is faster than TFTP.
+    /// Names the script by its HTTP URL if HTTP is on, which is faster than TFTP.
     fn script(&self) -> Result<BootPlan, Refusal> {
         let path = self.generated(GeneratedKind::Script);
         match self.by_http(&path)? {
@@ -133,7 +139,7 @@ impl Planner<'_> {
         }
     }
 
-    /// What UEFI itself loads.
+    /// Returns the path of the first program that UEFI firmware loads.
     fn program(&self) -> Result<GeneratedPath, Refusal> {
         Ok(self.generated(match self.targets.uefi_by {
             UefiBy::Ipxe => GeneratedKind::Ipxe,
@@ -141,7 +147,7 @@ impl Planner<'_> {
         }))
     }
 
-    /// The root that the rule names, where there is a program with it, else the image's first.
+    /// Returns the root that the rule names if it has a boot program, else the image's first.
     fn root(&self) -> Result<Root, UefiError> {
         let image = self.rule.and_then(|rule| rule.image.as_ref());
         let preferred = self.rule.and_then(|rule| rule.overrides.root);
@@ -156,7 +162,7 @@ impl Planner<'_> {
         self.load(&format!("/{path}"))
     }
 
-    /// Returns `None` where HTTP is off.
+    /// Returns `None` if HTTP is off.
     fn by_http(&self, path: &GeneratedPath) -> Result<Option<BootPlan>, Refusal> {
         self.server.http_url().map(|root| self.load(&format!("{root}{path}"))).transpose()
     }

@@ -1,29 +1,30 @@
-//! What some firmware needs otherwise than all others.
+//! Deviations of the DHCP replies that some firmware needs.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A way in which a machine is answered otherwise.
+/// A deviation for one machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Quirk {
-    /// A PXE client is told its boot file as by a DHCP server that knows nothing of PXE, without options 43, 60 and 97: for
-    /// firmware that ignores the file of a reply that says `PXEClient` (Ampere eMAG). A reply without an address says
-    /// nothing to most firmware then, so it is for machines that get their address here too.
+    /// The boot file is named as by a DHCP server without PXE, without options 43, 60 and 97. For
+    /// firmware that ignores the file of a reply with the class `PXEClient` (Ampere eMAG). Most
+    /// firmware ignores such a reply without an address, so this is for machines that get their
+    /// address here too.
     Plain,
-    /// No option 43, which tells PXE clients to take the boot file and ask nobody: they ask port 4011 then. For UEFI firmware
-    /// that the option confuses.
+    /// No option 43, which tells PXE clients to take the boot file without boot server discovery:
+    /// they ask port 4011 then. For UEFI firmware that the option confuses.
     No43,
-    /// A proxy answers the DHCPREQUEST on port 67 as well, which is another server's to answer: for old Intel cards, which
-    /// wait for the boot file there.
+    /// A proxy also answers the DHCPREQUEST on port 67, which is for the other server. For old Intel
+    /// cards, which wait for the boot file there.
     AnswerRequest,
-    /// Its iPXE has no HTTP or no menus: it loads what plain PXE loads.
+    /// The machine's iPXE has no HTTP or no menus: it loads the same as plain PXE.
     NoScript,
 }
 
 impl Quirk {
     pub(crate) const ALL: [Quirk; 4] = [Quirk::Plain, Quirk::No43, Quirk::AnswerRequest, Quirk::NoScript];
 
-    /// The word that an operator types.
+    /// Returns the word in the configuration.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Quirk::Plain => "plain",
@@ -44,9 +45,9 @@ impl fmt::Display for Quirk {
     }
 }
 
-/// The word is no quirk's.
+/// Error of a word that is not a quirk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is none of `plain`, `no-43`, `answer-request`, `no-script`")]
+#[error("unknown quirk; expected `plain`, `no-43`, `answer-request` or `no-script`")]
 pub(crate) struct UnknownQuirkError;
 
 impl FromStr for Quirk {
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_and_back() {
+    fn quirk_words_round_trip() {
         for quirk in Quirk::ALL {
             assert_eq!(quirk.to_string().parse(), Ok(quirk));
             assert!(UnknownQuirkError.to_string().contains(&format!("`{quirk}`")));
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_has_what_it_was_given() {
+    fn quirks_are_a_set() {
         let has = |quirks: Quirks| Quirk::ALL.map(|quirk| quirks.has(quirk));
         assert_eq!(has(Quirks::default()), [false; 4]);
         assert_eq!(has(Quirks::from_iter([Quirk::Plain, Quirk::AnswerRequest])), [true, false, true, false]);

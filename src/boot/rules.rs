@@ -1,5 +1,4 @@
-//! Rules per machine: what the operator wants otherwise for some of them. The first rule that fits a machine is the one
-//! that counts, and no other.
+//! Rules for machines. Only the first rule that matches a machine applies.
 
 use std::net::Ipv4Addr;
 
@@ -9,19 +8,19 @@ use super::{Architecture, Client, Quirks};
 use crate::mac::{Mac, MacPrefix};
 use crate::text::Word;
 
-/// Which machines a rule is for: those that fit everything that is said here.
+/// The machines that a rule is for: those that match every field.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct ClientFilter {
-    /// Any of these; empty for all.
+    /// Empty for all.
     pub macs: Vec<MacPrefix>,
-    /// Any of these; empty for all.
+    /// Empty for all.
     pub architectures: Vec<Architecture>,
-    /// How the vendor class begins; empty for all.
+    /// Start of the vendor class; empty for all.
     pub vendor: String,
 }
 
 impl ClientFilter {
-    /// Whether a machine is one of these.
+    /// Returns true if the filter matches a machine.
     pub(crate) fn fits(&self, client: &Client<'_>) -> bool {
         let mac = client.mac.is_some_and(|mac| self.macs.iter().any(|prefix| prefix.fits(mac)));
         let architecture = client.architecture.is_some_and(|own| self.architectures.contains(&own));
@@ -30,7 +29,7 @@ impl ClientFilter {
             && client.vendor_class.starts_with(self.vendor.as_bytes())
     }
 
-    /// Whether every machine that `other` fits is one of these.
+    /// Returns true if the filter matches every machine that `other` matches.
     pub(crate) fn covers(&self, other: &ClientFilter) -> bool {
         let mac = |theirs: &MacPrefix| self.macs.iter().any(|ours| ours.covers(theirs));
         let macs = self.macs.is_empty() || (!other.macs.is_empty() && other.macs.iter().all(mac));
@@ -41,22 +40,22 @@ impl ClientFilter {
     }
 }
 
-/// What is otherwise for some machines.
+/// The operator's choices for some machines.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Rule {
     pub who: ClientFilter,
-    /// No answer by DHCP at all.
+    /// DHCP does not reply.
     pub is_ignored: bool,
-    /// The name of the image that stands first.
+    /// Name of the image that comes first.
     pub image: Option<Word>,
     pub overrides: Overrides,
     pub start: Start,
     pub quirks: Quirks,
-    /// What our DHCP server leases to the one machine that this rule is for.
+    /// Fixed address for the one machine that this rule is for.
     pub address: Option<Ipv4Addr>,
 }
 
-/// The rule that counts for a client, and the recipient of files generated for it.
+/// The rule that applies to a client, and the recipient of files generated for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Selection<'a> {
     pub rule: Option<&'a Rule>,
@@ -64,7 +63,7 @@ pub(crate) struct Selection<'a> {
 }
 
 impl Selection<'_> {
-    /// True for a client that gets no answer by DHCP.
+    /// Returns true for a client that gets no reply by DHCP.
     pub(crate) fn is_ignored(&self) -> bool {
         self.rule.is_some_and(|rule| rule.is_ignored)
     }
@@ -75,10 +74,10 @@ impl Selection<'_> {
 pub struct Rules(Vec<Rule>);
 
 impl Rules {
-    /// Most rules: each is looked at for each DHCP message.
+    /// Most rules: every DHCP message may be matched against all of them.
     pub(crate) const MAX: usize = 4096;
 
-    /// These rules, of which the first [`Rules::MAX`] count.
+    /// Creates a list of the first [`Rules::MAX`] rules.
     pub(crate) fn new(mut rules: Vec<Rule>) -> Self {
         rules.truncate(Self::MAX);
         Self(rules)
@@ -88,7 +87,7 @@ impl Rules {
         self.0.iter()
     }
 
-    /// The rule for a machine.
+    /// Returns the rule for a client.
     pub(crate) fn find(&self, client: &Client<'_>) -> Option<&Rule> {
         self.0.get(self.position(client)?)
     }
@@ -113,7 +112,7 @@ impl Rules {
         by_number.or_else(|| self.find(&Client::with_mac(recipient.machine)))
     }
 
-    /// What single machines are to be leased.
+    /// Iterates over the fixed addresses of single machines.
     pub(crate) fn fixed_addresses(&self) -> impl Iterator<Item = (Mac, Ipv4Addr)> {
         self.iter().filter_map(|rule| Some((rule.who.macs.first()?.whole()?, rule.address?)))
     }
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_fits_all_that_is_said() {
+    fn filter_needs_all_its_conditions() {
         let machine = client("52:54:00:12:34:56", 7);
         for fits in [
             who(&[], &[], ""),
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_covers_leaves_nothing_to_what_follows() {
+    fn filter_covers_narrower_filters() {
         let (site, one) = (who(&["52:54"], &[], ""), who(&["52:54:00:12:34:56"], &[], ""));
         assert!(site.covers(&one) && site.covers(&site) && !one.covers(&site));
         assert!(ClientFilter::default().covers(&site) && !site.covers(&ClientFilter::default()));
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_fits_counts() {
+    fn first_matching_rule_counts() {
         let rule = |who| Rule { who, ..Rule::default() };
         let rules = Rules::new(vec![
             rule(who(&["52:54:00:00:00:01"], &[], "")),

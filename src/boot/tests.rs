@@ -47,7 +47,7 @@ fn machine(firmware: Firmware, architecture: u16) -> Client<'static> {
 }
 
 #[test]
-fn bios_machines_load_the_images_own_pxelinux() {
+fn bios_machines_load_pxelinux_of_image() {
     let plan = plan(&machine(Firmware::Pxe, 0), HERE, &site()).unwrap();
     assert_eq!(plan.boot_file.to_string(), "/boot/syslinux/lpxelinux.0");
     assert_eq!(
@@ -57,7 +57,7 @@ fn bios_machines_load_the_images_own_pxelinux() {
 }
 
 #[test]
-fn ipxe_gets_a_script_whatever_it_runs_on() {
+fn ipxe_gets_a_script_on_any_firmware() {
     for architecture in [0, 7, 9] {
         let machine = machine(Firmware::Ipxe, architecture);
         let file = |site: &BootTargets| plan(&machine, HERE, site).unwrap();
@@ -89,7 +89,7 @@ fn rule(mac: &str, rule: Rule) -> Rule {
 }
 
 #[test]
-fn a_rule_chooses_image_root_and_loader() {
+fn rule_selects_image_root_and_loader() {
     let two = Word::new("two").unwrap();
     let prefers = |root| Overrides { root: Some(root), ..Overrides::default() };
     let site =
@@ -113,7 +113,7 @@ fn a_rule_chooses_image_root_and_loader() {
 }
 
 #[test]
-fn others_are_refused_by_name() {
+fn other_architectures_are_refused_by_name() {
     let refusal = |firmware, number| plan(&machine(firmware, number), HERE, &site()).unwrap_err().to_string();
     assert!(refusal(Firmware::Pxe, 6).starts_with("x86 UEFI machines are not served"));
     assert!(refusal(Firmware::Ipxe, 11).starts_with("ARM 64-bit UEFI machines"));
@@ -122,7 +122,7 @@ fn others_are_refused_by_name() {
 }
 
 #[test]
-fn uefi_machines_load_programs_of_their_own() {
+fn uefi_machines_load_own_programs() {
     let boot_file = |machine: Client<'_>| plan(&machine, HERE, &site()).unwrap().boot_file.to_string();
     for architecture in [7, 9] {
         let file = boot_file(machine(Firmware::Pxe, architecture));
@@ -138,7 +138,7 @@ fn uefi_machines_load_programs_of_their_own() {
 }
 
 #[test]
-fn an_image_without_a_loader_boots_nobody() {
+fn image_without_loader_is_refused() {
     let bios = machine(Firmware::Pxe, 0);
     let plan = |loader: Option<&str>| plan(&bios, HERE, &BootTargets::new(loader, PORTS));
     assert_eq!(plan(None), Err(Refusal::NoLoader));
@@ -242,15 +242,15 @@ fn archiso(index: &Index) -> Archiso {
 }
 
 #[test]
-fn an_archiso_image_boots_its_own_pxe_entries() {
+fn archiso_image_boots_own_pxe_entries() {
     let bootable = survey("arch", "arch~1", &image(&archiso_files(PXE_ENTRIES))).unwrap();
     assert_eq!(bootable.stock.unwrap().as_str(), "boot/syslinux/archiso_pxe.cfg");
     assert_eq!(bootable.look.serial.unwrap().as_str(), "0 115200");
     assert_eq!(bootable.look.ui.unwrap().as_str(), "vesamenu.c32");
     assert!(bootable.signed);
-    let roots: Vec<_> = bootable.recipes.iter().map(|recipe| recipe.root.unwrap()).collect();
+    let roots: Vec<_> = bootable.boot_entries.iter().map(|boot_entry| boot_entry.root.unwrap()).collect();
     assert_eq!(roots, [Root::Nbd, Root::Nfs, Root::Http]);
-    let nbd = &bootable.recipes[0];
+    let nbd = &bootable.boot_entries[0];
     assert_eq!(nbd.title.as_ref().unwrap().as_str(), "Arch Linux install medium (x86_64, NBD)");
     assert_eq!(nbd.kernel.as_str(), "arch/boot/x86_64/vmlinuz-linux");
     assert_eq!(nbd.initrd[0].as_str(), "arch/boot/x86_64/initramfs-linux.img");
@@ -260,20 +260,23 @@ fn an_archiso_image_boots_its_own_pxe_entries() {
 }
 
 #[test]
-fn without_pxe_entries_the_kernels_are_booted() {
+fn kernels_are_booted_without_pxe_entries() {
     let mut files = archiso_files("LABEL x\nLINUX ::/arch/boot/x86_64/vmlinuz-linux\nAPPEND root=/dev/sda");
     files.retain(|(path, _)| !path.ends_with(".c32"));
     let bootable = survey("arch", "arch~1", &image(&files)).unwrap();
     assert_eq!(bootable.stock, None);
     assert_eq!(bootable.look.ui, None);
-    let [recipe] = &bootable.recipes[..] else { panic!("{:?}", bootable.recipes) };
-    assert_eq!((&recipe.root, &recipe.title, recipe.architecture.as_str()), (&None, &None, "x86_64"));
-    let initrd: Vec<_> = recipe.initrd.iter().map(|path| path.as_str()).collect();
+    let [boot_entry] = &bootable.boot_entries[..] else { panic!("{:?}", bootable.boot_entries) };
+    assert_eq!(
+        (&boot_entry.root, &boot_entry.title, boot_entry.architecture.as_str()),
+        (&None, &None, "x86_64")
+    );
+    let initrd: Vec<_> = boot_entry.initrd.iter().map(|path| path.as_str()).collect();
     assert_eq!(initrd, ["arch/boot/amd-ucode.img", "arch/boot/x86_64/initramfs-linux.img"]);
 }
 
 #[test]
-fn entries_that_cannot_boot_are_passed_over() {
+fn unbootable_entries_are_skipped() {
     let entry = |lines: &str| format!("LABEL x\n{lines}\n");
     let good = "LINUX ::/arch/boot/x86_64/vmlinuz-linux\n";
     let entries = [
@@ -285,8 +288,11 @@ fn entries_that_cannot_boot_are_passed_over() {
         entry(&format!("{good}APPEND archiso_nbd_srv=x good=initrd=/x quiet splash")),
     ];
     let bootable = survey("arch", "arch~1", &image(&archiso_files(&entries.concat()))).unwrap();
-    let [recipe] = &bootable.recipes[..] else { panic!("{:?}", bootable.recipes) };
-    assert_eq!(recipe.parameters.iter().map(|word| word.as_str()).collect::<Vec<_>>(), ["quiet", "splash"]);
+    let [boot_entry] = &bootable.boot_entries[..] else { panic!("{:?}", bootable.boot_entries) };
+    assert_eq!(
+        boot_entry.parameters.iter().map(|word| word.as_str()).collect::<Vec<_>>(),
+        ["quiet", "splash"]
+    );
 }
 
 #[test]
@@ -328,7 +334,7 @@ fn text(files: &Files, path: &str) -> String {
 }
 
 #[test]
-fn the_menu_is_found_by_both_its_names() {
+fn menu_is_found_by_both_names() {
     let files = files();
     let menu = text(&files, "/isowire/pxelinux.cfg");
     assert!(menu.contains("archiso_nbd_srv=10.0.0.1 "));
@@ -345,7 +351,7 @@ fn the_menu_is_found_by_both_its_names() {
 }
 
 #[test]
-fn each_machine_has_a_menu_and_a_script_of_its_own() {
+fn machine_has_its_own_menu_and_script() {
     let two = Word::new("two").unwrap();
     let chosen = Rule {
         image: Some(two),
@@ -386,7 +392,7 @@ fn each_machine_has_a_menu_and_a_script_of_its_own() {
 }
 
 #[test]
-fn an_image_may_be_otherwise_than_the_rest() {
+fn image_may_have_overrides() {
     let images = ImageSet::new(served("one"), vec![served("two")]);
     let settings = MenuSettings { roots: vec![Root::Nbd, Root::Nfs], ..settings() };
     let prefers = Overrides { root: Some(Root::Nfs), ..Overrides::default() };
@@ -401,7 +407,7 @@ fn an_image_may_be_otherwise_than_the_rest() {
 }
 
 #[test]
-fn any_image_may_bring_the_loader() {
+fn any_image_may_have_the_loader() {
     let mut files: Vec<_> = archiso_files(PXE_ENTRIES);
     files.retain(|(path, _)| !path.starts_with("boot/"));
     let bare = ServedImage::new("bare", image(&files));
@@ -415,7 +421,7 @@ fn any_image_may_bring_the_loader() {
 }
 
 #[test]
-fn the_tree_of_each_image_is_served() {
+fn image_trees_are_served() {
     let files = files();
     let open = |path: &str| files.open(path.as_bytes(), HERE);
     assert_eq!(open("/boot/syslinux/lpxelinux.0").unwrap().export.len(), 6);
@@ -451,7 +457,7 @@ fn file_knows_its_kind() {
 }
 
 #[test]
-fn whole_images_and_our_files_lie_beside_the_tree() {
+fn whole_images_are_beside_the_tree() {
     let files = files();
     let image = files.open(b"/two.iso", HERE).unwrap();
     assert_eq!(image.export.len(), image.export.image().unwrap().source.len());
@@ -467,7 +473,7 @@ fn whole_images_and_our_files_lie_beside_the_tree() {
 }
 
 #[test]
-fn each_edition_is_served_and_not_listed() {
+fn versioned_name_is_served_but_not_listed() {
     let files = files();
     for served in files.images().iter() {
         let versioned_name = served.versioned_name();
@@ -489,7 +495,7 @@ fn each_edition_is_served_and_not_listed() {
 }
 
 #[test]
-fn an_image_cannot_hide_behind_a_directory() {
+fn hidden_image_name_is_refused() {
     let images = ImageSet::new(served("one"), vec![served("ARCH")]);
     let files = |images| Files::new(Arc::new(images), BootConfig::new(settings(), PORTS));
     let error = files(images).unwrap_err();
@@ -499,7 +505,7 @@ fn an_image_cannot_hide_behind_a_directory() {
 }
 
 #[test]
-fn the_loader_goes_into_the_boot_plan() {
+fn loader_is_in_boot_targets() {
     let files = files();
     assert_eq!(files.targets().boot_file(), Some("/boot/syslinux/lpxelinux.0"));
 }
@@ -507,7 +513,7 @@ fn the_loader_goes_into_the_boot_plan() {
 proptest::proptest! {
     /// What fuzzing asks of the menu, for text that looks like one.
     #[test]
-    fn no_value_leaves_its_line(lines in proptest::collection::vec(directive(), 0..40)) {
+    fn menu_values_stay_in_their_lines(lines in proptest::collection::vec(directive(), 0..40)) {
         crate::fuzzing::menus::syslinux_menu(lines.concat().as_bytes());
     }
 }

@@ -1,4 +1,4 @@
-//! What UEFI machines load: a boot program for each machine and each root, composed when it is asked for.
+//! Boot programs for UEFI machines: one for each machine and each root, composed on request.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use crate::mac::Mac;
 use crate::text::{PlainPath, Word};
 use crate::uki::{self, CommandLine, ComposeError, EfiKernel, KERNEL_HEAD, KernelError, Stub, StubError};
 
-/// Why there is nothing to boot UEFI machines with: the operator's to mend, in one line.
+/// Reason why there is no boot program for UEFI machines, in one line for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UefiError(String);
 
 impl UefiError {
-    /// No image has anything to boot.
+    /// Creates the error for a server without bootable images.
     pub(crate) fn no_image() -> Self {
         Self("there is no image to boot".to_owned())
     }
@@ -44,14 +44,14 @@ impl From<ProgramError> for UefiError {
     }
 }
 
-/// Why an image's files make no program.
+/// Reason why a program cannot be composed of an image's files.
 #[derive(Debug, thiserror::Error)]
 enum ProgramError {
     #[error("no root file system is served")]
     NoRoot,
-    #[error("the image has no kernel that could be booted")]
-    NoRecipe,
-    #[error("/{path} cannot be had: {why}")]
+    #[error("the image has no bootable kernel")]
+    NoEntry,
+    #[error("/{path} cannot be opened: {why}")]
     NoFile { path: PlainPath, why: PathError },
     #[error("/{path}: {why}")]
     Unread { path: PlainPath, why: std::io::Error },
@@ -67,7 +67,7 @@ pub(crate) struct Programs {
     image: Arc<Image>,
     bootable: Bootable,
     stub: Stub,
-    /// SHA-256 of the stub, for the versions of programs.
+    /// SHA-256 of the stub, a part of each program's version.
     fingerprint: [u8; 32],
     parts: Vec<(Root, Parts)>,
 }
@@ -79,11 +79,11 @@ struct Parts {
 }
 
 impl Programs {
-    /// The programs that boot `image` with a root by each of these protocols, the default first. It reads the first
-    /// bytes of kernels.
+    /// Checks that programs can be composed for `image` with each of these roots, the default first.
+    /// Reads the start of each kernel.
     ///
     /// # Errors
-    /// [`UefiError`] when none can be composed.
+    /// [`UefiError`] if one cannot be composed.
     pub(crate) fn new(
         image: &Arc<Image>,
         bootable: &Bootable,
@@ -101,18 +101,18 @@ impl Programs {
         Ok(Self { image, bootable, stub, fingerprint, parts })
     }
 
-    /// The roots that there are programs with, the default first.
+    /// Returns the roots of the programs, the default first.
     pub(crate) fn roots(&self) -> Vec<Root> {
         self.parts.iter().map(|&(root, _)| root).collect()
     }
 
-    /// The stub that they begin with.
+    /// Returns the stub of the programs.
     pub(crate) fn stub(&self) -> &Stub {
         &self.stub
     }
 
-    /// The program with this root for a machine of this MAC address, which has this lease of ours; `None` where the root
-    /// is not served.
+    /// Composes the program with this root for a machine with this MAC address and lease; `None` if the
+    /// root is not served.
     pub(crate) fn program(
         &self,
         root: Root,
@@ -126,6 +126,7 @@ impl Programs {
         words.extend(network(machine, lease, server));
         let line = CommandLine::new(&words).ok()?;
         let export = uki::compose(&self.stub, &line, &parts.initrd, &parts.kernel).ok()?;
+        // Image, stub and line determine every byte, so the program need not be read for its version.
         let identity = self.image.identity.0.to_le_bytes();
         let version = Version::of_content(&[&identity[..], &self.fingerprint, line.as_bytes()].concat());
         Some(ServedFile { export, version, modified: None, kind: FileKind::Program })
@@ -133,12 +134,13 @@ impl Programs {
 }
 
 impl Parts {
-    /// Finds them, and makes sure that they can be put together.
+    /// Finds the parts and checks that they can be composed.
     fn of(image: &Arc<Image>, bootable: &Bootable, root: Root, stub: &Stub) -> Result<Self, ProgramError> {
-        let BootEntry { kernel, initrd, .. } = bootable.recipe(root).ok_or(ProgramError::NoRecipe)?;
+        let BootEntry { kernel, initrd, .. } = bootable.boot_entry(root).ok_or(ProgramError::NoEntry)?;
         let initrd = initrd.iter().map(|path| file(image, path)).collect::<Result<_, _>>()?;
         let kernel = self::kernel(image, kernel)?;
         let parts = Self { kernel, initrd };
+        // Only the line differs between machines, so a program with any line proves the rest.
         let any_line = CommandLine::new(&Word::new("quiet"))?;
         uki::compose(stub, &any_line, &parts.initrd, &parts.kernel)?;
         Ok(parts)
@@ -161,14 +163,16 @@ fn kernel(image: &Arc<Image>, path: &PlainPath) -> Result<EfiKernel, ProgramErro
     EfiKernel::new(file, &head).map_err(|why| ProgramError::Kernel { path: path.clone(), why })
 }
 
-/// What PXELINUX adds for a BIOS machine (SYSAPPEND 3). archiso's hook puts the card that BOOTIF names behind what
-/// `ip=` says, so nothing may follow the netmask.
+/// Returns the parameters that PXELINUX appends for a BIOS machine by SYSAPPEND 3. archiso's hook
+/// appends the network card of BOOTIF to the value of `ip=` (hooks/archiso_pxe_common), so nothing may
+/// follow the netmask.
 fn network(machine: Option<Mac>, lease: Option<Lease>, server: &FileServer) -> impl Iterator<Item = Word> {
     let ip = match lease {
         Some(Lease { address, netmask, router }) => {
             let server = server.address;
             format!("ip={address}:{server}:{}:{netmask}", router.unwrap_or(server))
         }
+        // Another server gave the address: the kernel's own DHCP client asks it again.
         None => "ip=dhcp".to_owned(),
     };
     let card = machine.map(|mac| format!("BOOTIF=01-{}", mac.dashed()));

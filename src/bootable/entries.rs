@@ -1,35 +1,36 @@
-//! Which entries of an image machines boot, and what is kept of them.
+//! SelectedEntries among the boot entries of an image, and the part of each that is kept.
 //!
-//! An image says in up to three places what it boots: for SYSLINUX, for systemd-boot and for GRUB. What is meant for PXE
-//! is taken where there is such a thing. Else it is what boots the same system from a disc or a stick, and we add the
-//! root from the network.
+//! An image has up to three kinds of menus: for SYSLINUX, systemd-boot and GRUB. Entries for PXE are
+//! preferred. Without them, the entries that boot the same system from a disc are taken, and menus add
+//! the root from the network.
 
 use std::fmt;
 
 use super::menu_entry::MenuEntry;
 use super::root::Root;
-use super::syslinux::{self, Menu};
-use super::tree::{Tree, path_of};
+use super::syslinux::{self, SyslinuxMenu};
+use super::tree::{ImageTree, path_of};
 use super::{grub, systemd_boot};
 use crate::image::NodeId;
 use crate::image::arch::{Archiso, ArchisoKernel};
 use crate::text::{Line, PlainPath, Word};
 
-/// SYSLINUX menus that are looked at, archiso has eight; and as many of systemd-boot's entries.
+/// Most SYSLINUX menus that are read, and most entries of systemd-boot. archiso has eight menus.
 const MENUS_MAX: usize = 64;
-/// Parameters of one entry of the image that are kept, in bytes with the spaces, so that the kernel's command line
-/// (2048 bytes on x86) has room for ours and the operator's.
+/// Longest parameters of an entry, in bytes with the spaces. The kernel's command line (2048 bytes on
+/// x86) also needs room for ours and the operator's.
 const PARAMETERS_MAX: usize = 600;
-/// Entries of the image that ours are made of; archiso has three.
-const RECIPES_MAX: usize = 32;
-/// initramfs images of one entry.
+/// Most entries of an image; archiso has three.
+const ENTRIES_MAX: usize = 32;
+/// Most initramfs images of an entry.
 const INITRD_MAX: usize = 4;
 
-/// Where GRUB's menus are: its own, the one for a GRUB that finds the ISO on a disk, and that beside its program for UEFI.
+/// Paths of GRUB's menus: its own, the one for a GRUB that found the ISO on a disk, and the one
+/// beside its program for UEFI.
 const GRUB_MENUS: [&str; 3] = ["boot/grub/grub.cfg", "boot/grub/loopback.cfg", "EFI/BOOT/grub.cfg"];
 const LOADER_CONF: &str = "loader/loader.conf";
 
-/// Parameters that are ours to say, or PXELINUX's (`initrd=`, `BOOT_IMAGE=`, SYSAPPEND).
+/// Parameters that menus here or PXELINUX set (`initrd=`, `BOOT_IMAGE=`, SYSAPPEND).
 const OURS: [&str; 12] = [
     "archiso_http_srv",
     "archiso_nbd_name",
@@ -45,8 +46,8 @@ const OURS: [&str; 12] = [
     "ip",
 ];
 
-/// Parameters that name a disk of the machine: its initramfs would wait for it, or take its root from there
-/// (mkinitcpio-archiso, docs/README.bootparams).
+/// Parameters that name a disk of the machine: the initramfs would wait for the disk or take the root
+/// from there (mkinitcpio-archiso, docs/README.bootparams).
 const OF_DISKS: [&str; 10] = [
     "archisodevice",
     "archisolabel",
@@ -60,19 +61,19 @@ const OF_DISKS: [&str; 10] = [
     "img_loop",
 ];
 
-/// Where the entries come from.
+/// Source of the entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Entries with a root from the network.
+    /// A SYSLINUX menu whose entries have a root from the network.
     Pxelinux,
     Syslinux,
     SystemdBoot,
     Grub,
-    /// It has no entries that we could read: each kernel in archiso's place makes one.
+    /// No menu with usable entries: each kernel at archiso's place makes an entry.
     Kernels,
 }
 
-/// The image's, as the end of a sentence.
+/// Writes the source as the end of a sentence about the image.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -85,74 +86,78 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A kernel and what belongs to it.
+/// A kernel with its initramfs and parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BootEntry {
-    /// A title by the image's author. It tells the root protocol in their words where `root` says so.
+    /// The author's title, which names the root protocol only if `root` is set.
     pub title: Option<Line>,
     pub architecture: Word,
     pub kernel: PlainPath,
     pub initrd: Vec<PlainPath>,
-    /// The root protocol of the image's own entry; `None` fits all.
+    /// The root protocol of the image's own entry; `None` for any.
     pub root: Option<Root>,
-    /// What the image's author added to the parameters that we set.
+    /// The author's parameters, without those that menus here set.
     pub parameters: Vec<Word>,
 }
 
-/// What is booted.
+/// The entries of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entries {
     pub origin: Origin,
-    pub recipes: Vec<BootEntry>,
+    pub boot_entries: Vec<BootEntry>,
 }
 
-/// A SYSLINUX menu with the place it was found at.
+/// A SYSLINUX menu of the image and its path.
 pub(super) struct StockMenu {
     pub path: PlainPath,
-    pub menu: Menu,
+    pub menu: SyslinuxMenu,
 }
 
-/// What was chosen.
-pub(super) struct Selection {
+/// The selected entries and the menus that they and the look come from.
+pub(super) struct SelectedEntries {
     pub entries: Entries,
-    /// The image's menu for PXE.
+    /// The image's own menu for PXE.
     pub pxe: Option<StockMenu>,
-    /// Another SYSLINUX menu that the entries come from.
+    /// The SYSLINUX menu for a disc that the entries come from.
     pub disk: Option<StockMenu>,
 }
 
-/// Chooses among the entries of one image.
+/// Selects the entries of one image.
 pub(super) struct EntrySelector<'a> {
-    pub tree: &'a Tree<'a>,
+    pub tree: &'a ImageTree<'a>,
     pub archiso: &'a Archiso,
 }
 
 impl EntrySelector<'_> {
-    pub(super) fn choose(&self) -> Selection {
+    pub(super) fn choose(&self) -> SelectedEntries {
         let menus = self.archiso.syslinux_menus.iter().take(MENUS_MAX);
         let mut menus: Vec<_> = menus.filter_map(|&node| self.menu(node)).collect();
         let pxe = best(&mut menus, |stock| {
             stock.menu.entries.iter().filter(|&entry| root_of(entry).is_some()).count()
         });
-        let recipes = pxe.as_ref().map(|pxe| self.by_network(pxe)).unwrap_or_default();
-        if !recipes.is_empty() {
-            return Selection { entries: Entries { origin: Origin::Pxelinux, recipes }, pxe, disk: None };
+        let boot_entries = pxe.as_ref().map(|pxe| self.by_network(pxe)).unwrap_or_default();
+        if !boot_entries.is_empty() {
+            return SelectedEntries {
+                entries: Entries { origin: Origin::Pxelinux, boot_entries },
+                pxe,
+                disk: None,
+            };
         }
         let disk = best(&mut menus, |stock| self.by_disk(&stock.menu.entries, stock.path.directory()).len());
-        let recipes = disk.as_ref().map(|disk| self.by_disk(&disk.menu.entries, disk.path.directory()));
-        let entries = match recipes {
-            Some(recipes) => Entries { origin: Origin::Syslinux, recipes },
+        let boot_entries = disk.as_ref().map(|disk| self.by_disk(&disk.menu.entries, disk.path.directory()));
+        let entries = match boot_entries {
+            Some(boot_entries) => Entries { origin: Origin::Syslinux, boot_entries },
             None => self.without_syslinux(),
         };
-        Selection { entries, pxe, disk }
+        SelectedEntries { entries, pxe, disk }
     }
 
     fn without_syslinux(&self) -> Entries {
         let sources: [(Origin, &dyn Fn() -> Vec<BootEntry>); 2] =
             [(Origin::SystemdBoot, &|| self.loader_entries()), (Origin::Grub, &|| self.grub_entries())];
-        let read = sources.into_iter().map(|(origin, read)| Entries { origin, recipes: read() });
-        let first = read.into_iter().find(|entries| !entries.recipes.is_empty());
-        first.unwrap_or_else(|| Entries { origin: Origin::Kernels, recipes: self.kernels() })
+        let read = sources.into_iter().map(|(origin, read)| Entries { origin, boot_entries: read() });
+        let first = read.into_iter().find(|entries| !entries.boot_entries.is_empty());
+        first.unwrap_or_else(|| Entries { origin: Origin::Kernels, boot_entries: self.kernels() })
     }
 
     fn menu(&self, node: NodeId) -> Option<StockMenu> {
@@ -162,59 +167,61 @@ impl EntrySelector<'_> {
         Some(StockMenu { path, menu })
     }
 
-    /// Some images load their menu with the install directory for its working directory, so a name may start there too.
+    /// Finds a file that a menu names. Some images start their menu in the install directory, so a name
+    /// may begin there too.
     fn find(&self, name: &str, directory: &str) -> Option<NodeId> {
         let install_dir = format!("{}/", self.archiso.install_dir);
         self.tree.find(name, directory).or_else(|| self.tree.find(name, &install_dir))
     }
 
-    /// The entries of a menu for PXE.
+    /// Returns the entries with a root from the network.
     fn by_network(&self, stock: &StockMenu) -> Vec<BootEntry> {
-        let recipe = |entry: &MenuEntry| {
+        let boot_entry = |entry: &MenuEntry| {
             let root = Some(root_of(entry)?);
-            Some(BootEntry { root, ..self.recipe(entry, stock.path.directory())? })
+            Some(BootEntry { root, ..self.boot_entry(entry, stock.path.directory())? })
         };
-        stock.menu.entries.iter().filter_map(recipe).take(RECIPES_MAX).collect()
+        stock.menu.entries.iter().filter_map(boot_entry).take(ENTRIES_MAX).collect()
     }
 
-    /// The entries that boot archiso from a disc, those for the architecture of the first root image first. Where they
-    /// differed only in what is not kept of them, the first of them stands for all.
+    /// Returns the entries that boot archiso from a disc, those for the architecture of the first root
+    /// file system first. Of entries that differ only in dropped parameters, the first is taken.
     fn by_disk<'e>(
         &self,
         entries: impl IntoIterator<Item = &'e MenuEntry>,
         directory: &str,
     ) -> Vec<BootEntry> {
-        let mut recipes: Vec<BootEntry> = Vec::new();
-        let candidates = entries.into_iter().filter_map(|entry| self.archiso_recipe(entry, directory));
-        for recipe in candidates {
-            let does_the_same =
-                |other: &BootEntry| BootEntry { title: recipe.title.clone(), ..other.clone() } == recipe;
-            if recipes.len() < RECIPES_MAX && !recipes.iter().any(does_the_same) {
-                recipes.push(recipe);
+        let mut boot_entries: Vec<BootEntry> = Vec::new();
+        let candidates = entries.into_iter().filter_map(|entry| self.archiso_entry(entry, directory));
+        for boot_entry in candidates {
+            let does_the_same = |other: &BootEntry| {
+                BootEntry { title: boot_entry.title.clone(), ..other.clone() } == boot_entry
+            };
+            if boot_entries.len() < ENTRIES_MAX && !boot_entries.iter().any(does_the_same) {
+                boot_entries.push(boot_entry);
             }
         }
         let first = self.first_architecture();
-        recipes.sort_by_key(|recipe| recipe.architecture != first);
-        recipes
+        boot_entries.sort_by_key(|boot_entry| boot_entry.architecture != first);
+        boot_entries
     }
 
-    /// `None` for an entry that boots something else, as a test of memory: then it either names no install directory, or
-    /// not this one. Where it names none, its kernel has to lie there, and have an initramfs.
-    fn archiso_recipe(&self, entry: &MenuEntry, directory: &str) -> Option<BootEntry> {
-        let recipe = self.recipe(entry, directory)?;
+    /// Returns `None` for an entry that boots another system, such as a memory test. An entry of archiso
+    /// names the install directory; an entry that names none has its kernel there and an initramfs.
+    fn archiso_entry(&self, entry: &MenuEntry, directory: &str) -> Option<BootEntry> {
+        let boot_entry = self.boot_entry(entry, directory)?;
         let value = |name: &str| {
             entry.parameters.iter().rev().find_map(|text| text.strip_prefix(name)?.strip_prefix('='))
         };
         let is_ours = match value("archisobasedir") {
             Some(dir) => dir.trim_matches('/') == self.archiso.install_dir,
-            // Manjaro's hooks are not archiso's, and have parameters of their own.
-            None => value("misobasedir").is_none() && recipe.kernel.is_below(&self.archiso.install_dir),
+            // Manjaro's hooks (`misobasedir=`) do not know archiso's parameters.
+            None => value("misobasedir").is_none() && boot_entry.kernel.is_below(&self.archiso.install_dir),
         };
-        (is_ours && !recipe.initrd.is_empty()).then_some(recipe)
+        (is_ours && !boot_entry.initrd.is_empty()).then_some(boot_entry)
     }
 
-    /// `None` for an entry that names what is not there, or says more than fits.
-    fn recipe(&self, entry: &MenuEntry, directory: &str) -> Option<BootEntry> {
+    /// Returns `None` for an entry with a file that does not exist, or with too many parameters.
+    fn boot_entry(&self, entry: &MenuEntry, directory: &str) -> Option<BootEntry> {
         let file = |name: &String| path_of(self.tree.index, self.find(name, directory)?);
         let kernel = self.find(entry.kernel.as_ref()?, directory)?;
         if entry.initrd.len() > INITRD_MAX {
@@ -230,7 +237,7 @@ impl EntrySelector<'_> {
         })
     }
 
-    /// systemd-boot's entries in the order of its menu, the one that it boots by itself first.
+    /// Returns systemd-boot's entries in the order of its menu, its default first.
     fn loader_entries(&self) -> Vec<BootEntry> {
         let read = |&node: &NodeId| {
             let name = str::from_utf8(&self.tree.index.node(node).name).ok()?;
@@ -247,7 +254,7 @@ impl EntrySelector<'_> {
         self.by_disk(loaded.iter().map(|loaded| &loaded.entry), "")
     }
 
-    /// The entries of the first menu of GRUB that has any.
+    /// Returns the entries of the first GRUB menu that has any.
     fn grub_entries(&self) -> Vec<BootEntry> {
         let menus = GRUB_MENUS.into_iter().map(|path| {
             let (directory, _) = path.rsplit_once('/').unwrap_or_default();
@@ -256,13 +263,13 @@ impl EntrySelector<'_> {
                 .map(|text| grub::parse(&text, &format!("/{directory}"), &mut |name| read(name)));
             self.by_disk(&entries.unwrap_or_default(), "")
         });
-        menus.into_iter().find(|recipes| !recipes.is_empty()).unwrap_or_default()
+        menus.into_iter().find(|boot_entries| !boot_entries.is_empty()).unwrap_or_default()
     }
 
-    /// One recipe for each kernel. Several of them are told apart by their names.
+    /// Makes an entry for each kernel. Several kernels get their names as titles.
     fn kernels(&self) -> Vec<BootEntry> {
         let several = self.archiso.kernels.len() > 1;
-        let recipe = |kernel: &ArchisoKernel| {
+        let boot_entry = |kernel: &ArchisoKernel| {
             let initrd = kernel.microcode.iter().chain(&kernel.initramfs);
             Some(BootEntry {
                 title: several.then(|| Line::new(&format!("{} for {}", kernel.name, kernel.arch))),
@@ -273,10 +280,11 @@ impl EntrySelector<'_> {
                 parameters: Vec::new(),
             })
         };
-        self.archiso.kernels.iter().filter_map(recipe).take(RECIPES_MAX).collect()
+        self.archiso.kernels.iter().filter_map(boot_entry).take(ENTRIES_MAX).collect()
     }
 
-    /// archiso keeps kernels in `boot/ARCHITECTURE/`; one that is elsewhere is for the first root image there is.
+    /// Returns the architecture of a kernel by its directory, `boot/ARCHITECTURE/`; elsewhere that of
+    /// the first root file system.
     fn architecture(&self, kernel: NodeId) -> Word {
         let directory = self.tree.index.node(self.tree.index.node(kernel).parent);
         let own = self.archiso.airootfs.iter().find(|root| root.arch.as_bytes() == &directory.name[..]);
@@ -288,8 +296,8 @@ impl EntrySelector<'_> {
     }
 }
 
-/// Takes the menu with the most of what is counted; of several, one that is whole. archiso's `archiso_pxe.cfg` includes
-/// `archiso_pxe-linux.cfg`, which has the same entries, and no UI. `None` where nothing is counted.
+/// Takes out the menu with the highest count, preferably one with a UI: archiso's `archiso_pxe.cfg`
+/// includes `archiso_pxe-linux.cfg`, which has the same entries and no UI. `None` if all counts are 0.
 fn best(menus: &mut Vec<StockMenu>, count: impl Fn(&StockMenu) -> usize) -> Option<StockMenu> {
     let rated =
         menus.iter().enumerate().map(|(position, stock)| (count(stock), stock.menu.ui.is_some(), position));
@@ -297,13 +305,13 @@ fn best(menus: &mut Vec<StockMenu>, count: impl Fn(&StockMenu) -> usize) -> Opti
     Some(menus.swap_remove(position))
 }
 
-/// The root protocol of an entry of the image.
+/// Returns the root protocol that an entry's parameters select.
 fn root_of(entry: &MenuEntry) -> Option<Root> {
     let named = |root: &Root| entry.parameters.iter().any(|parameter| key(parameter) == root.parameter());
     Root::ALL.into_iter().find(named)
 }
 
-/// What the image's author added to the parameters that are ours to say; `None` when it is too much.
+/// Returns the parameters that are kept; `None` if they are too long.
 fn kept(parameters: &[String]) -> Option<Vec<Word>> {
     let is_theirs = |parameter: &&String| {
         let key = key(parameter);

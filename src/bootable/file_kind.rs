@@ -38,7 +38,7 @@ impl FileKinds {
             let initrd = kernel.initramfs.iter().chain(&kernel.microcode);
             kinds.extend(initrd.map(|&node| (node, FileKind::Initramfs)));
         }
-        for entry in entries(image).into_iter().flat_map(|entries| entries.recipes) {
+        for entry in entries(image).into_iter().flat_map(|entries| entries.boot_entries) {
             kinds.extend(node_of(image, &entry.kernel).map(|node| (node, FileKind::Kernel)));
             let initrd = entry.initrd.iter().filter_map(|path| node_of(image, path));
             kinds.extend(initrd.map(|node| (node, FileKind::Initramfs)));

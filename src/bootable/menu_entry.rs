@@ -1,11 +1,11 @@
-//! An entry of a menu of an image, whichever program the menu is for.
+//! An entry of an image's own menu, in the same form for every boot loader.
 
-/// What a menu says of one thing to boot. Names of files and parameters are as they stand there: nothing is looked up.
+/// An entry as the menu has it: no name of a file is looked up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct MenuEntry {
-    /// What the menu itself calls it; empty where it has no name.
+    /// Name within the menu; may be empty.
     pub label: String,
-    /// What a person reads.
+    /// Title for people.
     pub title: Option<String>,
     /// `None` for an entry that boots no kernel.
     pub kernel: Option<String>,

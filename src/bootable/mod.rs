@@ -1,4 +1,4 @@
-//! What an image has to boot with.
+//! The boot entries of an image, and the look of its own menu.
 
 mod entries;
 mod file_kind;
@@ -10,7 +10,7 @@ pub(crate) mod systemd_boot;
 mod tree;
 
 use self::entries::{EntrySelector, StockMenu};
-use self::syslinux::Menu;
+use self::syslinux::SyslinuxMenu;
 use self::tree::path_of;
 use crate::export::path;
 use crate::image::initramfs::{Completeness, Contents, Requirement};
@@ -21,82 +21,83 @@ pub(crate) use self::entries::{BootEntry, Entries};
 pub use self::file_kind::FileKind;
 pub(crate) use self::file_kind::FileKinds;
 pub use self::root::Root;
-pub(crate) use self::tree::Tree;
+pub(crate) use self::tree::ImageTree;
 
 /// Largest menu that is read, in bytes; archiso's have one or two thousand.
 const MENU_MAX: u64 = 64 << 10;
 
-/// An image as the menu sees it.
+/// An image as menus need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bootable {
     pub name: Word,
-    /// A name that only this very image has. Whatever a boot loads later is named by it: a boot that began before the
-    /// image was replaced goes on with the one it began with.
+    /// Name of this very image. Menus name files by it, so that a boot goes on with the image that it
+    /// began with after that was replaced.
     pub versioned_name: Word,
     /// `archisobasedir=`.
     pub base_dir: Word,
     /// `archisosearchuuid=`.
     pub uuid: Option<Word>,
     pub signed: bool,
-    /// What the image boots: its own PXE entries, or one made from its kernel.
-    pub recipes: Vec<BootEntry>,
+    /// The entries, the first of them first in the menu.
+    pub boot_entries: Vec<BootEntry>,
     pub look: Look,
     /// The image's own PXE menu.
     pub stock: Option<PlainPath>,
 }
 
-/// How the image's own menu looks.
+/// The look of an image's own menu.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Look {
     /// Arguments of SERIAL.
     pub serial: Option<Line>,
-    /// The menu program, if the image has one: `vesamenu.c32` or `menu.c32`.
+    /// The menu program, such as `vesamenu.c32`.
     pub ui: Option<PlainPath>,
     /// MENU lines.
     pub lines: Vec<Line>,
 }
 
 impl Bootable {
-    /// What is booted with this root by the first entry of the menu.
-    pub(crate) fn recipe(&self, root: Root) -> Option<&BootEntry> {
-        self.recipes_for(root).into_iter().next()
+    /// Returns the first entry for this root.
+    pub(crate) fn boot_entry(&self, root: Root) -> Option<&BootEntry> {
+        self.boot_entries_for(root).into_iter().next()
     }
 
-    /// The image's own entries for this protocol; else the first there is.
-    pub(crate) fn recipes_for(&self, root: Root) -> Vec<&BootEntry> {
-        let fits = |recipe: &&BootEntry| recipe.root.is_none_or(|own| own == root);
-        let own: Vec<_> = self.recipes.iter().filter(fits).collect();
-        if own.is_empty() { self.recipes.iter().take(1).collect() } else { own }
+    /// Returns the entries that fit this root, else the first of all.
+    pub(crate) fn boot_entries_for(&self, root: Root) -> Vec<&BootEntry> {
+        let fits = |boot_entry: &&BootEntry| boot_entry.root.is_none_or(|own| own == root);
+        let own: Vec<_> = self.boot_entries.iter().filter(fits).collect();
+        if own.is_empty() { self.boot_entries.iter().take(1).collect() } else { own }
     }
 }
 
-/// Finds out what `image` boots, which has this name and this one for itself alone; `None` for one that is not archiso's.
+/// Reads the boot entries of `image` and the look of its menu; `None` for an image that is not
+/// archiso's.
 pub(crate) fn survey(name: &str, versioned_name: &str, image: &Image) -> Option<Bootable> {
     let read = |node| image.read(node, MENU_MAX).ok();
-    let tree = Tree { index: &image.index, read: &read };
+    let tree = ImageTree { index: &image.index, read: &read };
     tree.bootable(name, versioned_name, image.archiso.as_ref()?, image.volume.uuid.as_deref())
 }
 
-/// The entries of `image` that machines boot, and where they come from; `None` for one that is not archiso's.
+/// Reads the boot entries of `image`; `None` for an image that is not archiso's.
 pub(crate) fn entries(image: &Image) -> Option<Entries> {
     let read = |node| image.read(node, MENU_MAX).ok();
-    let tree = Tree { index: &image.index, read: &read };
+    let tree = ImageTree { index: &image.index, read: &read };
     Some(EntrySelector { tree: &tree, archiso: image.archiso.as_ref()? }.choose().entries)
 }
 
-/// Path of the image's PXELINUX, for the boot plan of BIOS machines.
+/// Returns the path of the image's PXELINUX, the boot file of BIOS machines.
 pub(crate) fn bios_loader(image: &Image) -> Option<PlainPath> {
     path_of(&image.index, image.archiso.as_ref()?.lpxelinux?)
 }
 
-/// What is in the initramfs images of `image`, each with its path: of those that its entries name, and of those that lie
-/// where archiso has them. They are unpacked for it, which takes up to a second for each.
+/// Unpacks the initramfs images of `image`, each with its path: those at archiso's places and those
+/// that entries name. Each takes up to a second.
 pub(crate) fn initramfs(image: &Image) -> impl Iterator<Item = (String, Contents)> {
     let by_place =
         image.archiso.iter().flat_map(|archiso| &archiso.kernels).filter_map(|kernel| kernel.initramfs);
-    let recipes = entries(image).map(|entries| entries.recipes).unwrap_or_default();
-    // What is loaded in front of the last is microcode.
-    let named = recipes.iter().filter_map(|recipe| node_of(image, recipe.initrd.last()?));
+    let boot_entries = entries(image).map(|entries| entries.boot_entries).unwrap_or_default();
+    // Images in front of the last are microcode.
+    let named = boot_entries.iter().filter_map(|boot_entry| node_of(image, boot_entry.initrd.last()?));
     let mut nodes: Vec<NodeId> = Vec::new();
     for node in by_place.chain(named) {
         if !nodes.contains(&node) {
@@ -109,12 +110,13 @@ pub(crate) fn initramfs(image: &Image) -> impl Iterator<Item = (String, Contents
     })
 }
 
-/// The file that a recipe names.
+/// Returns the file of an entry by its path.
 pub(crate) fn node_of(image: &Image, path: &PlainPath) -> Option<NodeId> {
     path::resolve(&image.index, path.as_str().as_bytes()).ok()
 }
 
-/// What an initramfs lacks to get its root by this protocol, as the end of a sentence about it; `None` when all is there.
+/// Describes the parts that an initramfs lacks for this root, as the end of a sentence; `None` if it
+/// lacks nothing.
 pub(crate) fn shortfall(initramfs: &Contents, root: Root) -> Option<String> {
     let needed = match root {
         Root::Nbd => &Requirement::NBD,
@@ -130,7 +132,7 @@ pub(crate) fn shortfall(initramfs: &Contents, root: Root) -> Option<String> {
     }
 }
 
-impl Tree<'_> {
+impl ImageTree<'_> {
     pub(crate) fn bootable(
         &self,
         name: &str,
@@ -147,18 +149,19 @@ impl Tree<'_> {
             uuid: uuid.and_then(Word::new),
             signed: archiso.airootfs.iter().any(|airootfs| airootfs.cms_signature.is_some()),
             look: self.look(menu, archiso.lpxelinux),
-            recipes: choice.entries.recipes,
+            boot_entries: choice.entries.boot_entries,
             stock: choice.pxe.filter(|stock| self.stands_alone(stock)).map(|stock| stock.path),
         })
     }
 
-    /// False for a menu whose names start in another directory than its own, which we could not load as it stands.
+    /// Returns false for a menu whose names begin in another directory than its own: PXELINUX loads it
+    /// with its own directory.
     fn stands_alone(&self, stock: &StockMenu) -> bool {
         let mut kernels = stock.menu.entries.iter().filter_map(|entry| entry.kernel.as_ref());
         kernels.any(|kernel| self.find(kernel, stock.path.directory()).is_some())
     }
 
-    fn look(&self, menu: Option<&Menu>, loader: Option<NodeId>) -> Look {
+    fn look(&self, menu: Option<&SyslinuxMenu>, loader: Option<NodeId>) -> Look {
         let directory = loader.and_then(|node| path_of(self.index, node));
         let directory = directory.as_ref().map_or("", PlainPath::directory);
         let there = |name: &&str| self.find(name, directory).is_some();

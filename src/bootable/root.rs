@@ -1,21 +1,22 @@
-//! The protocols by which an initramfs of archiso reaches its root file system.
+//! Protocols by which archiso's initramfs reaches its root file system.
 
 use std::fmt;
 
-/// A way for the initramfs to reach its root file system, served by us.
+/// A root protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Root {
-    /// archiso's hook has no way to name a port: it asks 10809.
+    /// archiso's hook cannot name a port, so nbd-client takes the default, 10809
+    /// (mkinitcpio-archiso, hooks/archiso_pxe_nbd).
     Nbd,
     Nfs,
     Http,
 }
 
 impl Root {
-    /// All there are, in the order of preference.
+    /// All root protocols in the order of preference.
     pub(crate) const ALL: [Root; 3] = [Root::Nbd, Root::Nfs, Root::Http];
 
-    /// The word for it on the command line and in paths.
+    /// Returns the word of the command line and of paths.
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Root::Nbd => "nbd",
@@ -24,7 +25,8 @@ impl Root {
         }
     }
 
-    /// The parameter that selects it (mkinitcpio-archiso, docs/README.bootparams).
+    /// Returns the kernel parameter that selects the protocol (mkinitcpio-archiso,
+    /// docs/README.bootparams).
     pub(crate) const fn parameter(self) -> &'static str {
         match self {
             Root::Nbd => "archiso_nbd_srv",

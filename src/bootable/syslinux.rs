@@ -1,57 +1,57 @@
-//! Reads the SYSLINUX menus of an image: as much of them as it takes to boot the same kernels with the same
-//! parameters, and to look the same (syslinux 6.04, com32/menu/readconfig.c; the words are in its doc/syslinux.txt
-//! and doc/menu.txt).
+//! Parser for the SYSLINUX menus of an image: kernels, their parameters, and the look of the menu
+//! (syslinux 6.04, com32/menu/readconfig.c, doc/syslinux.txt, doc/menu.txt).
 //!
-//! An image may come from anywhere, so every count has a limit, and a line that is not plain printable ASCII is passed
-//! over: no text that comes out of here can end the line it will stand in.
+//! An image may be hostile, so every count has a limit, and a line that is not printable ASCII is
+//! skipped: no text from here can end the line of the menu that it is written to.
 
 use super::menu_entry::MenuEntry;
 
-/// Longest line that SYSLINUX reads (`MAX_LINE`); longer ones are passed over.
+/// Longest line that SYSLINUX reads (`MAX_LINE`); longer ones are skipped.
 const MAX_LINE: usize = 4096;
-/// How deep INCLUDE may nest: archiso nests once.
+/// Deepest nesting of INCLUDE; archiso nests once.
 const MAX_DEPTH: u32 = 8;
-/// INCLUDEs of one menu in all, so that a file that includes itself twice comes to an end.
+/// Most INCLUDEs of a menu. Depth alone would not limit a file that includes itself twice.
 const MAX_INCLUDES: u32 = 64;
-/// Entries of one menu; archiso's has eight.
+/// Most entries of a menu; archiso's has eight.
 const MAX_ENTRIES: usize = 256;
-/// Lines kept for the look of a menu; archiso's has twenty.
+/// Most lines for the look of a menu; archiso's has twenty.
 const MAX_LOOK: usize = 64;
 
-/// What a menu says.
+/// A parsed menu.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Menu {
+pub(crate) struct SyslinuxMenu {
     /// Arguments of the last SERIAL.
     pub serial: Option<String>,
-    /// Argument of the last UI: a menu program and its arguments.
+    /// Arguments of the last UI: a menu program and its own arguments.
     pub ui: Option<String>,
-    /// The MENU lines in front of the first entry that only set colours, sizes and the background.
+    /// The MENU lines before the first entry that only set colours, sizes and the background.
     pub look: Vec<String>,
     /// The entries, in order.
     pub entries: Vec<MenuEntry>,
 }
 
-/// Reads a menu. `include` gives the content of a file by its name as it stands in the menu; an INCLUDE of what it
-/// does not give is passed over, as SYSLINUX does.
-pub(crate) fn parse(text: &[u8], include: &mut dyn FnMut(&str) -> Option<Vec<u8>>) -> Menu {
-    let mut parser = Parser { include, includes: 0, menu: Menu::default(), append: Vec::new(), entry: None };
+/// Parses a menu. `include` reads a file by its name in the menu. SYSLINUX skips an INCLUDE of a
+/// missing file.
+pub(crate) fn parse(text: &[u8], include: &mut dyn FnMut(&str) -> Option<Vec<u8>>) -> SyslinuxMenu {
+    let mut parser =
+        Parser { include, includes: 0, menu: SyslinuxMenu::default(), append: Vec::new(), entry: None };
     parser.file(text, 0);
     parser.finish_entry();
     parser.menu
 }
 
-/// The state runs through INCLUDE, as if the files were one.
+/// State of the parser. INCLUDE keeps it, as if the files were one (readconfig.c, "Parser state").
 struct Parser<'a> {
     include: &'a mut dyn FnMut(&str) -> Option<Vec<u8>>,
     includes: u32,
-    menu: Menu,
-    /// APPEND in front of the first LABEL.
+    menu: SyslinuxMenu,
+    /// The last APPEND before the first LABEL.
     append: Vec<String>,
-    entry: Option<Draft>,
+    entry: Option<EntryDraft>,
 }
 
-/// An entry whose end was not seen yet.
-struct Draft {
+/// An entry that may get more lines.
+struct EntryDraft {
     entry: MenuEntry,
     append: Option<Vec<String>>,
 }
@@ -62,7 +62,7 @@ impl Parser<'_> {
         while let Some(line) = lines.next() {
             let (word, rest) = split_word(line);
             match word.to_ascii_lowercase().as_str() {
-                // TEXT runs to ENDTEXT: what stands between is prose, whatever it looks like.
+                // Lines between TEXT and ENDTEXT are help, even those that look like directives.
                 "text" => drop(lines.find(|line| split_word(line).0.eq_ignore_ascii_case("endtext"))),
                 "include" => self.include(rest, depth),
                 "menu" => self.menu_line(rest, depth),
@@ -85,6 +85,7 @@ impl Parser<'_> {
         let (word, argument) = split_word(rest);
         match (word.to_ascii_lowercase().as_str(), &mut self.entry) {
             ("include", _) => self.include(argument, depth),
+            // `^` marks the next character as a hotkey.
             ("label", Some(draft)) => draft.entry.title = Some(argument.replace('^', "")),
             (word, None) if is_look(word) && self.menu.look.len() < MAX_LOOK => {
                 self.menu.look.push(format!("MENU {rest}"));
@@ -98,8 +99,10 @@ impl Parser<'_> {
             ("label", _) => self.start_entry(split_word(rest).0),
             ("serial", _) => self.menu.serial = Some(rest.to_owned()),
             ("ui", _) => self.menu.ui = Some(rest.to_owned()),
+            // The last line of a kind counts, in an entry as before all entries.
             ("append", Some(draft)) => draft.append = Some(words(rest)),
             ("append", None) => self.append = words(rest),
+            // INITRD before the first LABEL is ignored (readconfig.c).
             ("initrd", Some(draft)) => draft.entry.initrd = commas(rest),
             ("linux" | "kernel", Some(draft)) => draft.entry.kernel = Some(split_word(rest).0.to_owned()),
             _ => {}
@@ -109,11 +112,11 @@ impl Parser<'_> {
     fn start_entry(&mut self, label: &str) {
         self.finish_entry();
         let entry = MenuEntry { label: label.to_owned(), ..MenuEntry::default() };
-        self.entry = Some(Draft { entry, append: None });
+        self.entry = Some(EntryDraft { entry, append: None });
     }
 
     fn finish_entry(&mut self) {
-        let Some(Draft { mut entry, append }) = self.entry.take() else { return };
+        let Some(EntryDraft { mut entry, append }) = self.entry.take() else { return };
         if self.menu.entries.len() == MAX_ENTRIES {
             return;
         }
@@ -121,7 +124,7 @@ impl Parser<'_> {
             match parameter.strip_prefix("initrd=") {
                 Some(names) if entry.initrd.is_empty() => entry.initrd = commas(names),
                 Some(_) => {}
-                // `APPEND -` means none, not even the global ones.
+                // `APPEND -` is an empty APPEND, which hides the global one (doc/syslinux.txt).
                 None if parameter == "-" => {}
                 None => entry.parameters.push(parameter),
             }
@@ -130,14 +133,14 @@ impl Parser<'_> {
     }
 }
 
-/// The line without white space around it; `None` when it says nothing or is not plain.
+/// Trims a line; `None` if it is empty or not printable ASCII.
 fn plain_line(line: &[u8]) -> Option<&str> {
     let line = std::str::from_utf8(line).ok().filter(|line| line.len() < MAX_LINE)?.trim_ascii();
     let plain = line.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b));
     (plain && !line.is_empty()).then_some(line)
 }
 
-/// The first word and what follows it.
+/// Splits off the first word.
 fn split_word(text: &str) -> (&str, &str) {
     let (word, rest) = text.split_once([' ', '\t']).unwrap_or((text, ""));
     (word, rest.trim_ascii())
@@ -151,7 +154,7 @@ fn commas(text: &str) -> Vec<String> {
     split_word(text).0.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
-/// True for a MENU command that changes nothing but the look (doc/menu.txt).
+/// Returns true for a MENU command that changes only the look (doc/menu.txt).
 fn is_look(word: &str) -> bool {
     matches!(
         word,
@@ -180,12 +183,12 @@ fn is_look(word: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn alone(text: &str) -> Menu {
+    fn alone(text: &str) -> SyslinuxMenu {
         parse(text.as_bytes(), &mut |_| None)
     }
 
     #[test]
-    fn archisos_menu_is_read_through_its_includes() {
+    fn archiso_menu_is_read_through_includes() {
         let files = |name: &str| match name {
             "archiso_head.cfg" => Some(include_bytes!("../../tests/iso/syslinux/archiso_head.cfg").to_vec()),
             "archiso_pxe-linux.cfg" => {
@@ -208,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_forms_of_an_entry() {
+    fn entry_forms_are_read() {
         let menu = alone(
             "append global=1\r\n\
              Label a ignored\n kernel /k -x\n initrd /i,/j\n\
@@ -232,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_look_is_kept_of_the_global_menu_lines() {
+    fn global_menu_lines_keep_only_look() {
         let menu = alone(
             "MENU TITLE x\nMENU PASSWD y\nmEnu\tcolor title 1 2 3 std\nMENU HIDDEN\nLABEL a\nMENU WIDTH 9",
         );
@@ -240,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_not_plain_are_passed_over() {
+    fn unprintable_lines_are_skipped() {
         let mut text = b"LABEL a\nAPPEND x\x00y\nAPPEND \x1b[2J\nAPPEND \xe9\nAPPEND ".to_vec();
         text.extend([b'z'; MAX_LINE]);
         let menu = parse(&text, &mut |_| None);
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_menu_that_includes_itself_ends() {
+    fn self_including_menu_ends() {
         let text = b"INCLUDE me\nMENU INCLUDE me\nLABEL a\nKERNEL k\n";
         let mut asked = 0;
         let menu = parse(text, &mut |_| {

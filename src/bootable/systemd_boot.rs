@@ -1,36 +1,38 @@
-//! Reads systemd-boot's entries, `/loader/entries/*.conf` (UAPI.1 Boot Loader Specification, "Type #1"), and which of
-//! them `/loader/loader.conf` boots by itself (loader.conf(5)).
+//! Parser for systemd-boot's entries, `/loader/entries/*.conf` (UAPI.1 Boot Loader Specification,
+//! "Type #1 Boot Loader Entry Keys"), and for the default in `/loader/loader.conf` (loader.conf(5)).
 
 use std::cmp::Ordering;
 
 use super::menu_entry::MenuEntry;
 
-/// Longest line that is read; longer ones are passed over. An entry's longest has its parameters, and a kernel takes 2048
-/// bytes of them.
+/// Longest line that is read; longer ones are skipped. The longest holds the kernel's parameters,
+/// which have at most 2048 bytes.
 const MAX_LINE: usize = 4096;
-/// initramfs images of one entry; further ones are passed over, and the entry with them.
+/// Most initramfs images of an entry; an entry with more is not used.
 const MAX_INITRD: usize = 16;
-/// Words of all `options` lines together; further ones are passed over.
+/// Most words of all `options` lines; further ones are dropped.
 const MAX_PARAMETERS: usize = 512;
 
-/// An entry with what decides whether and where it stands in the menu.
+/// An entry and its place in the menu.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LoaderEntry {
-    /// Its label is the name of its file.
+    /// The label is the name of the file.
     pub entry: MenuEntry,
-    /// `architecture`: the only one it is for.
+    /// `architecture`: the only one that the entry is for.
     pub architecture: Option<String>,
     /// `sort-key`.
     pub sort_key: Option<String>,
 }
 
 impl LoaderEntry {
-    /// True for a machine of the kind that an Arch ISO boots.
+    /// Returns true if the entry is for x86-64 machines.
     pub(crate) fn is_for_x86_64(&self) -> bool {
+        // EFI's name of the architecture, without regard to case (UAPI.1, `architecture`).
         self.architecture.as_deref().is_none_or(|name| name.eq_ignore_ascii_case("x64"))
     }
 
-    /// The order of the menu: those with a sort key come first. The names of the files are compared as text.
+    /// Compares two entries by their places in the menu: first those with a sort key, by it; then by
+    /// file name.
     pub(crate) fn in_menu(&self, other: &Self) -> Ordering {
         let key =
             |loaded: &Self| (loaded.sort_key.is_none(), loaded.sort_key.clone(), loaded.entry.label.clone());
@@ -38,8 +40,8 @@ impl LoaderEntry {
     }
 }
 
-/// Reads the entry in the file `name`. Keys that are not needed to boot a kernel are passed over; an entry of another
-/// kind (`efi`, `uki`) comes out without a kernel.
+/// Parses the entry in the file `name`. Unknown keys are skipped; an entry for another program (`efi`,
+/// `uki`) has no kernel.
 pub(crate) fn parse(name: &str, text: &[u8]) -> LoaderEntry {
     let mut loaded = LoaderEntry {
         entry: MenuEntry { label: name.to_owned(), ..MenuEntry::default() },
@@ -52,6 +54,7 @@ pub(crate) fn parse(name: &str, text: &[u8]) -> LoaderEntry {
             "title" => entry.title = Some(value.to_owned()),
             "linux" => entry.kernel = Some(value.to_owned()),
             "initrd" if entry.initrd.len() == MAX_INITRD => is_kernel = false,
+            // UAPI.1: `initrd` and `options` may appear more than once, and all count, in order.
             "initrd" => entry.initrd.push(value.to_owned()),
             "options" => {
                 let room = MAX_PARAMETERS.saturating_sub(entry.parameters.len());
@@ -67,20 +70,20 @@ pub(crate) fn parse(name: &str, text: &[u8]) -> LoaderEntry {
     loaded
 }
 
-/// The pattern of the entry that `loader.conf` boots by itself, if it names one.
+/// Returns the pattern of the default entry in `loader.conf`, if it has one.
 pub(crate) fn default_entry(text: &[u8]) -> Option<String> {
     let mut pairs = text.split(|&byte| byte == b'\n').filter_map(pair);
     pairs.rfind(|(key, _)| *key == "default").map(|(_, pattern)| pattern.to_owned())
 }
 
-/// Whether a pattern of `loader.conf` means the file `name`, whose ending may be left out. Only `*` stands for other
-/// characters here; nobody uses the rest of fnmatch(3).
+/// Returns true if a pattern of `loader.conf` matches the file `name`, with or without its ending. Only
+/// `*` is a wildcard here; no image uses the others of glob(7).
 pub(crate) fn means(pattern: &str, name: &str) -> bool {
     let stem = name.strip_suffix(".conf").unwrap_or(name);
     glob(pattern, name) || glob(pattern, stem)
 }
 
-/// It goes through `name` once, taking for each part between two `*` the first place where it fits.
+/// Matches in one pass: each part between two `*` takes the first place where it fits.
 fn glob(pattern: &str, name: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
     let Some(mut left) = name.strip_prefix(start) else { return false };
@@ -92,7 +95,7 @@ fn glob(pattern: &str, name: &str) -> bool {
     left.ends_with(end)
 }
 
-/// Key and value of a line; `None` when it says nothing, or holds what could not stand in a menu.
+/// Splits a line into key and value; `None` for an empty line, a comment, or control characters.
 fn pair(line: &[u8]) -> Option<(&str, &str)> {
     let line = std::str::from_utf8(line).ok().filter(|line| line.len() < MAX_LINE)?.trim_ascii();
     let is_plain = !line.contains(|c: char| c.is_control() && c != '\t');
@@ -105,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_read_with_all_its_lines() {
+    fn entry_is_read_with_all_lines() {
         let loaded = parse(
             "02-nv.conf",
             b"# made by hand\r\ntitle   Some Linux \xe2\x80\x94 with drivers\nsort-key B\narchitecture x64\nversion 6.1\n\
@@ -126,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_another_kind_have_no_kernel() {
+    fn entries_for_other_programs_have_no_kernel() {
         let memtest = parse("m.conf", b"title Memtest\nefi /boot/memtest86+/memtest.efi\n");
         assert_eq!(memtest.entry.kernel, None);
         let both = parse("m.conf", b"linux /a\nuki /b.efi\n");
@@ -136,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_not_plain_or_say_nothing_are_passed_over() {
+    fn unusable_lines_are_skipped() {
         let text =
             [&b"linux /a\x00b\nlinux /a\x1b[2J\nlinux /\xff\nlinux\n  \nlinux "[..], &[b'a'; MAX_LINE]]
                 .concat();
@@ -153,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_menu_is_in_order_of_sort_keys_then_of_names() {
+    fn menu_order_is_sort_keys_then_names() {
         let mut all = [
             parse("03.conf", b"sort-key 02"),
             parse("02.conf", b""),
@@ -165,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_a_pattern() {
+    fn default_entry_is_a_pattern() {
         let conf = b"timeout 15\n#default x\ndefault a\ndefault 01-archiso-*.conf\n";
         assert_eq!(default_entry(conf).as_deref(), Some("01-archiso-*.conf"));
         assert_eq!(default_entry(b"timeout 3"), None);

@@ -1,18 +1,20 @@
-//! Files of an image by the names that its menus use.
+//! Files of an image by their names in its menus.
 
 use crate::export::path;
 use crate::image::{Index, NodeId, NodeKind};
 use crate::text::PlainPath;
 
 /// The tree of an image and a way to read its small files.
-pub(crate) struct Tree<'a> {
+pub(crate) struct ImageTree<'a> {
     pub(crate) index: &'a Index,
     pub(crate) read: &'a dyn Fn(NodeId) -> Option<Vec<u8>>,
 }
 
-impl Tree<'_> {
-    /// The file that a menu in `directory` means by `name`: from the root behind `::` or `/`, else beside the menu.
+impl ImageTree<'_> {
+    /// Finds the file that a menu in `directory` calls `name`: from the root after `::` or `/`, else
+    /// beside the menu.
     pub(super) fn find(&self, name: &str, directory: &str) -> Option<NodeId> {
+        // PXELINUX: `::` is the TFTP server that it was loaded from (core/fs/pxe/urlparse.c).
         let from_root = name.strip_prefix("::").or_else(|| name.strip_prefix('/'));
         let path = from_root.map_or_else(|| format!("{directory}{name}"), str::to_owned);
         let node = path::resolve(self.index, path.as_bytes()).ok()?;
@@ -20,7 +22,7 @@ impl Tree<'_> {
     }
 }
 
-/// The path of a node from the root; `None` when PXELINUX could not ask for it.
+/// Returns the path of a node from the root; `None` if a menu cannot name it.
 pub(super) fn path_of(index: &Index, mut id: NodeId) -> Option<PlainPath> {
     let mut names = Vec::new();
     while id != NodeId::ROOT {

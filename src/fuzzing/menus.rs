@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use crate::boot::menu::{Cms, CopyToRam, Menu, MenuImage, MenuSettings, Start, ipxe, pxelinux};
 use crate::boot::{FileServer, Ports};
-use crate::bootable::{Bootable, Root, Tree, grub, syslinux, systemd_boot};
+use crate::bootable::{Bootable, ImageTree, Root, grub, syslinux, systemd_boot};
 use crate::config;
 use crate::image::arch::{Airootfs, AirootfsFormat, Archiso, ArchisoKernel};
 use crate::image::index::NodeAttributes;
@@ -82,7 +82,7 @@ fn menu_of(paths: &[&str], data: &[u8]) {
         let position = nodes.iter().position(|&menu| menu == Some(node))?;
         texts.get(position).map(|text| text.to_vec())
     };
-    let tree = Tree { index: &index, read: &read };
+    let tree = ImageTree { index: &index, read: &read };
     let bootable = tree.bootable("i", "i~1", &archiso, Some("UUID")).expect("it is an archiso image");
     let parameters = Word::new("quiet").into_iter().collect();
     check(&index, &bootable, parameters);
@@ -103,7 +103,7 @@ pub fn config(data: &[u8]) {
     assert!(!config.images.is_empty());
     assert!(config.root.is_none_or(|root| config.menu.roots.first() == Some(&root)));
     let (index, archiso) = image(&MENUS);
-    let tree = Tree { index: &index, read: &|_| None };
+    let tree = ImageTree { index: &index, read: &|_| None };
     let [first, ..] = &config.images[..] else { return };
     let name = first.name.as_ref().map_or_else(|| name_of(&first.path), ToString::to_string);
     let versioned_name = format!("{name}~1");

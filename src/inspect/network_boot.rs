@@ -52,7 +52,7 @@ pub(super) fn by_firmware(image: &Arc<Image>, archiso: &Archiso) -> Vec<Firmware
         .collect();
     let targets = targets(image, programs.map(|programs| programs.roots()));
     let mut obstacles = unknown_formats(image, archiso);
-    if bootable.is_none_or(|bootable| bootable.recipes.is_empty()) {
+    if bootable.is_none_or(|bootable| bootable.boot_entries.is_empty()) {
         obstacles.push("the image has no kernel that a menu could name".to_owned());
     }
     vec![

@@ -346,7 +346,7 @@ impl EntriesReport {
     fn of(entries: &bootable::Entries) -> Self {
         Self {
             origin: entries.origin.to_string(),
-            entries: entries.recipes.iter().map(EntryReport::from).collect(),
+            entries: entries.boot_entries.iter().map(EntryReport::from).collect(),
         }
     }
 }

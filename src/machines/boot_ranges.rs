@@ -1,4 +1,5 @@
-//! Which ranges of an image mean something for a boot.
+//! Ranges of an image that tell the progress of a boot: kernels and initramfs within a composed
+//! program, and root file systems.
 
 use std::sync::{Arc, Weak};
 
@@ -6,14 +7,14 @@ use super::Step;
 use crate::bootable::{FileKind, FileKinds};
 use crate::image::{Extent, Image, NodeId, NodeKind};
 
-/// Most landmarks of an image. archiso's own have about ten; what an image has beyond is not told apart.
+/// Most ranges of an image; further ones are dropped. archiso's own images have about ten.
 const RANGES_MAX: usize = 4096;
 
-/// An image, for the registry: its name and its landmarks.
+/// An image that the registry knows: its name and its ranges.
 #[derive(Debug)]
 pub(super) struct TrackedImage {
     pub name: Arc<str>,
-    /// By which it is found again. It keeps no file open.
+    /// Identifies the image without keeping its file open.
     image: Weak<Image>,
     pub ranges: BootRanges,
 }
@@ -32,10 +33,10 @@ impl TrackedImage {
     }
 }
 
-/// The ranges of one image that tell how far a boot is.
+/// The ranges of one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BootRanges {
-    /// In the order of the image; none overlaps the one before.
+    /// Sorted by offset, without overlaps.
     marks: Vec<BootRange>,
 }
 
@@ -46,29 +47,29 @@ struct BootRange {
     place: RangeKind,
 }
 
-/// What is there.
+/// Content of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RangeKind {
     /// A file that belongs to this step.
     File(Step),
-    /// A part of a root file system.
+    /// Part of a root file system.
     Root {
-        airootfs: Airootfs,
-        /// Where in the file the part begins, in bytes.
+        airootfs: TrackedRoot,
+        /// Offset of the part within the file.
         at: u64,
     },
 }
 
-/// A root file system of an image: there may be one for each architecture.
+/// A root file system of an image, which may have one for each architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Airootfs {
+pub(super) struct TrackedRoot {
     pub node: NodeId,
     /// Bytes.
     pub size: u64,
 }
 
 impl BootRanges {
-    /// The landmarks of `image`; none where it is not one of archiso's.
+    /// Reads the ranges of `image`; none if it is not archiso's.
     pub(crate) fn of(image: &Image) -> Self {
         let mut marks = Vec::new();
         let Some(archiso) = &image.archiso else { return Self { marks } };
@@ -80,7 +81,7 @@ impl BootRanges {
             }
         }
         for root in &archiso.airootfs {
-            let airootfs = Airootfs { node: root.node, size: root.size };
+            let airootfs = TrackedRoot { node: root.node, size: root.size };
             marks.extend(files(image, root.node, |at| RangeKind::Root { airootfs, at }));
         }
         Self::sorted(marks)
@@ -101,8 +102,8 @@ impl BootRanges {
         Self { marks }
     }
 
-    /// What lies in `len` bytes of the image from `offset`: the place, where the common part begins, counted from the
-    /// beginning of the place, and how long it is.
+    /// Returns the ranges that overlap `len` bytes from `offset`, each with the offset of the overlap in
+    /// the range and its length.
     pub(super) fn within(&self, offset: u64, len: u64) -> impl Iterator<Item = (RangeKind, u64, u64)> {
         let end = offset.saturating_add(len);
         let first = self.marks.partition_point(|mark| mark.extent.end() <= offset);
@@ -114,7 +115,7 @@ impl BootRanges {
     }
 }
 
-/// The extents of a file, each with what is there, by its place in the file.
+/// Returns the extents of a file as ranges. `kind` gets the offset of an extent in the file.
 fn files(image: &Image, node: NodeId, place: impl Fn(u64) -> RangeKind) -> Vec<BootRange> {
     let NodeKind::File { extents } = &image.index.node(node).kind else { return Vec::new() };
     let mut at = 0;
@@ -193,7 +194,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn bytes_tell_what_they_are() {
+    fn ranges_tell_their_steps() {
         assert_eq!(steps(KERNEL.offset, 1), [(Some(Step::Kernel), 0, 1)]);
         assert_eq!(steps(INITRAMFS.end() - 1, 5), [(Some(Step::Initramfs), MIB - 1, 1)]);
         assert_eq!(steps(LOADER.offset, LOADER.len), [], "known by its kind");
@@ -205,7 +206,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_place_in_the_root_is_one_of_the_file() {
+    fn root_range_has_offset_in_file() {
         let ranges = BootRanges::of(&image());
         let places: Vec<_> = ranges.within(4 * MIB + 7, 3 * MIB).collect();
         let at = |(place, from, len)| match place {
@@ -217,7 +218,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn ranges_that_overlap_are_one() {
+    fn overlapping_ranges_are_one() {
         let mark =
             |offset, len, step| BootRange { extent: Extent { offset, len }, place: RangeKind::File(step) };
         let ranges = BootRanges::sorted(vec![

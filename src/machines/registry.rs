@@ -1,4 +1,4 @@
-//! State shared by all services: the machine table behind a short lock, and the images by landmark.
+//! State shared by all services: the machine table behind a short lock, and the known images.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

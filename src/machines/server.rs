@@ -143,13 +143,13 @@ async fn serve(mut stream: Box<dyn ByteStream>, registry: &Registry) -> io::Resu
 async fn read(
     stream: &mut Box<dyn ByteStream>,
     head: &mut BytesMut,
-) -> io::Result<Result<StatusRequest, RequestError>> {
+) -> io::Result<Result<StatusRequest, StatusRequestError>> {
     loop {
         if (&mut *stream).take((HEAD_MAX - head.len()) as u64).read_buf(head).await? == 0 {
             return Ok(Err(if head.len() < HEAD_MAX {
-                RequestError::BadRequest
+                StatusRequestError::BadRequest
             } else {
-                RequestError::LongHead
+                StatusRequestError::LongHead
             }));
         }
         if let Some(request) = parse(head).transpose() {
@@ -195,46 +195,46 @@ enum StatusRequest {
 
 /// A request that is answered with an HTTP error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RequestError {
+enum StatusRequestError {
     BadRequest,
     NotFound,
     NotAllowed,
     LongHead,
 }
 
-impl RequestError {
+impl StatusRequestError {
     const fn line(self) -> &'static str {
         match self {
-            RequestError::BadRequest => "400 Bad Request",
-            RequestError::NotFound => "404 Not Found",
+            StatusRequestError::BadRequest => "400 Bad Request",
+            StatusRequestError::NotFound => "404 Not Found",
             // RFC 9110 §15.5.6: 405 requires Allow.
-            RequestError::NotAllowed => "405 Method Not Allowed\r\nAllow: GET, HEAD",
-            RequestError::LongHead => "431 Request Header Fields Too Large",
+            StatusRequestError::NotAllowed => "405 Method Not Allowed\r\nAllow: GET, HEAD",
+            StatusRequestError::LongHead => "431 Request Header Fields Too Large",
         }
     }
 }
 
 /// Parses the head of a request; `None` while it is incomplete.
-fn parse(head: &[u8]) -> Result<Option<StatusRequest>, RequestError> {
+fn parse(head: &[u8]) -> Result<Option<StatusRequest>, StatusRequestError> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(head) {
         Ok(httparse::Status::Partial) => return Ok(None),
         Ok(httparse::Status::Complete(_)) => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(RequestError::LongHead),
-        Err(_) => return Err(RequestError::BadRequest),
+        Err(httparse::Error::TooManyHeaders) => return Err(StatusRequestError::LongHead),
+        Err(_) => return Err(StatusRequestError::BadRequest),
     }
     // RFC 9110 §7.1: a query is part of the target; it has no meaning here.
     let path = request.path.unwrap_or_default().split('?').next().unwrap_or_default();
     match (request.method, path) {
         (Some("GET"), "/") => Ok(Some(StatusRequest::Status)),
         (Some("HEAD"), "/") => Ok(Some(StatusRequest::StatusHead)),
-        (_, "/") => Err(RequestError::NotAllowed),
-        _ => Err(RequestError::NotFound),
+        (_, "/") => Err(StatusRequestError::NotAllowed),
+        _ => Err(StatusRequestError::NotFound),
     }
 }
 
-fn answer(request: Result<StatusRequest, RequestError>, status: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+fn answer(request: Result<StatusRequest, StatusRequestError>, status: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
     let (line, media_type, content) = match request {
         Ok(_) => ("200 OK", "application/json", status()),
         Err(refusal) => (refusal.line(), "text/plain", b"The status of isowire is at /\n".to_vec()),
@@ -261,13 +261,16 @@ mod tests {
         assert_eq!(of("GET /"), Ok(Some(StatusRequest::Status)));
         assert_eq!(of("GET /?now"), Ok(Some(StatusRequest::Status)));
         assert_eq!(of("HEAD /"), Ok(Some(StatusRequest::StatusHead)));
-        assert_eq!(of("POST /"), Err(RequestError::NotAllowed));
-        assert_eq!(of("GET /../etc/passwd"), Err(RequestError::NotFound));
-        assert_eq!(of("GET"), Err(RequestError::BadRequest));
+        assert_eq!(of("POST /"), Err(StatusRequestError::NotAllowed));
+        assert_eq!(of("GET /../etc/passwd"), Err(StatusRequestError::NotFound));
+        assert_eq!(of("GET"), Err(StatusRequestError::BadRequest));
         assert_eq!(parse(b"GET / HTTP/1.0\r\n\r\n"), Ok(Some(StatusRequest::Status)));
-        assert_eq!(parse(b"\x16\x03\x01\x02\0\x01"), Err(RequestError::BadRequest), "TLS");
+        assert_eq!(parse(b"\x16\x03\x01\x02\0\x01"), Err(StatusRequestError::BadRequest), "TLS");
         let many = "A: b\r\n".repeat(FIELDS_MAX + 1);
-        assert_eq!(parse(format!("GET / HTTP/1.1\r\n{many}\r\n").as_bytes()), Err(RequestError::LongHead));
+        assert_eq!(
+            parse(format!("GET / HTTP/1.1\r\n{many}\r\n").as_bytes()),
+            Err(StatusRequestError::LongHead)
+        );
     }
 
     #[test]
@@ -284,7 +287,7 @@ mod tests {
         let whole = text(Ok(StatusRequest::Status));
         assert!(whole.starts_with("HTTP/1.1 200 OK\r\n") && whole.ends_with("\r\n\r\n{}"), "{whole}");
         assert_eq!(text(Ok(StatusRequest::StatusHead)) + "{}", whole);
-        let refused = text(Err(RequestError::NotAllowed));
+        let refused = text(Err(StatusRequestError::NotAllowed));
         assert!(refused.starts_with("HTTP/1.1 405 Method Not Allowed\r\nAllow: GET, HEAD\r\n"), "{refused}");
     }
 }

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_a_boot_tell_how_far_it_is() {
+    fn boot_stages_follow_from_bytes() {
         let site = Site::new();
         let mut total = 0;
         let stages = [
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_composed_program_shows_where_it_is() {
+    fn composed_program_shows_its_steps() {
         let site = Site::new();
         let mut tracker = site.tracker(Protocol::Http);
         tracker.open(FileKind::Program);
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn who_only_looks_around_is_no_machine() {
+    fn browsing_client_is_not_a_machine() {
         let site = Site::new();
         let mut tracker = site.tracker(Protocol::Http);
         site.send(&mut tracker, Extent { offset: 10 * MIB, len: MIB });
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hook_of_http_first_asks_for_a_byte() {
+    fn http_hook_asks_for_a_byte_first() {
         let site = Site::new();
         let [first, second] = AIROOTFS;
         let mut probe = site.tracker(Protocol::Http);
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_of_the_last_boot_is_not_of_this_one() {
+    fn connection_of_last_boot_is_ignored() {
         let site = Site::new();
         let mut root = site.tracker(Protocol::Nbd);
         root.attached(&site.image, site.now);
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_was_replaced_is_known_as_long_as_somebody_has_it() {
+    fn replaced_image_is_known_while_used() {
         let site = Site::new();
         let (new, old) = (image(), Arc::clone(&site.image));
         let serve = |name: &str, image: &Arc<Image>| {

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::Protocol;
-use super::boot_ranges::{Airootfs, TrackedImage};
+use super::boot_ranges::{TrackedImage, TrackedRoot};
 
 /// Bytes of the root file system per bit.
 const CHUNK: u64 = 256 << 10;
@@ -43,7 +43,7 @@ impl TransferStats {
     }
 
     /// Records `len` bytes sent of a root file system, from its byte `offset`.
-    pub(super) fn cover(&self, known: &Arc<TrackedImage>, airootfs: Airootfs, offset: u64, len: u64) {
+    pub(super) fn cover(&self, known: &Arc<TrackedImage>, airootfs: TrackedRoot, offset: u64, len: u64) {
         let root = self.root.get_or_init(|| Coverage::new(Arc::clone(known), airootfs));
         if root.airootfs == airootfs && Arc::ptr_eq(&root.known, known) {
             root.add(offset, len);
@@ -71,7 +71,7 @@ impl TransferStats {
 #[derive(Debug)]
 pub(super) struct Coverage {
     known: Arc<TrackedImage>,
-    airootfs: Airootfs,
+    airootfs: TrackedRoot,
     /// Bytes sent; bytes sent twice count twice.
     sent: AtomicU64,
     /// Binary logarithm of the chunk size.
@@ -80,7 +80,7 @@ pub(super) struct Coverage {
 }
 
 impl Coverage {
-    fn new(known: Arc<TrackedImage>, airootfs: Airootfs) -> Self {
+    fn new(known: Arc<TrackedImage>, airootfs: TrackedRoot) -> Self {
         let chunk = airootfs.size.div_ceil(CHUNKS_MAX).next_power_of_two().max(CHUNK);
         let words = airootfs.size.div_ceil(chunk).div_ceil(u64::BITS.into());
         let chunks = (0..words).map(|_| AtomicU64::new(0)).collect();
@@ -125,7 +125,7 @@ mod tests {
     use crate::machines::boot_ranges::tests::{MIB, image};
     use crate::machines::boot_ranges::{RangeKind, TrackedImage};
 
-    fn known() -> (Arc<TrackedImage>, Airootfs) {
+    fn known() -> (Arc<TrackedImage>, TrackedRoot) {
         let known = TrackedImage::new("arch", &image());
         let place = known.ranges.within(0, u64::MAX).last().unwrap().0;
         let RangeKind::Root { airootfs, .. } = place else { panic!("{place:?}") };
@@ -134,7 +134,7 @@ mod tests {
 
     fn coverage(size: u64) -> Coverage {
         let (known, airootfs) = known();
-        Coverage::new(known, Airootfs { size, ..airootfs })
+        Coverage::new(known, TrackedRoot { size, ..airootfs })
     }
 
     #[test]
@@ -180,7 +180,7 @@ mod tests {
         let (epoch, (known, airootfs)) = (Instant::now(), known());
         let traffic = TransferStats::new(epoch);
         traffic.cover(&known, airootfs, 0, 10);
-        traffic.cover(&known, Airootfs { size: 5, ..airootfs }, 0, 5);
+        traffic.cover(&known, TrackedRoot { size: 5, ..airootfs }, 0, 5);
         traffic.cover(&Arc::new(TrackedImage::new("other", &image())), airootfs, 10, 10);
         assert_eq!(traffic.root().map(Coverage::covered), Some(10));
     }

@@ -1,12 +1,14 @@
-//! A boot program for UEFI, composed of systemd's EFI stub, a kernel command line, initramfs images and a kernel: a
-//! unified kernel image (UAPI.5). It is never assembled: a small header in memory, and ranges of the image behind it.
+//! A boot program for UEFI, composed of systemd's EFI stub, a kernel command line, initramfs images and
+//! a kernel: a unified kernel image (UAPI.5). It is never copied together: it consists of a header in
+//! memory and ranges of the image.
 //!
 //! ```text
 //! stub: headers (patched), sections | .cmdline + padding | .initrd + padding | .linux + padding
 //! ```
 //!
-//! `.linux` is last because systemd before 252 runs the kernel in place, where it overwrites what follows. There is no
-//! `.osrel`: with it, systemd 257 and later copy the initramfs once more in memory.
+//! `.linux` is last, because the stub of systemd before 252 runs the kernel in place, where it
+//! overwrites the sections after it. `.osrel` is left out: with it, the stub of systemd 257 and later
+//! copies the initramfs once more in memory.
 
 pub(crate) mod pe;
 pub(crate) mod stub;
@@ -21,16 +23,16 @@ use crate::text::Word;
 
 pub use stub::{Stub, StubError, UnusableStubError};
 
-/// Sections that are added to a stub.
+/// Number of sections that are added to a stub.
 const SECTIONS: usize = 3;
 
 /// Longest command line that x86 takes, in bytes (`COMMAND_LINE_SIZE` without its NUL).
 const COMMAND_LINE_MAX: usize = 2047;
 
-/// Bytes from the start of a kernel that hold its PE headers.
+/// Bytes at the start of a kernel that hold its PE headers.
 pub const KERNEL_HEAD: usize = 4096;
 
-/// The kernel wants each initramfs image but the first to begin at a multiple of it (`init/initramfs.c`).
+/// Alignment of each initramfs image after the first (Linux, init/initramfs.c).
 const INITRD_ALIGNMENT: u64 = 4;
 
 /// `IMAGE_SCN_CNT_INITIALIZED_DATA | IMAGE_SCN_MEM_READ`
@@ -43,10 +45,10 @@ const CODE: u32 = 0x4000_0020;
 pub struct CommandLine(String);
 
 impl CommandLine {
-    /// The command line of these words.
+    /// Joins words to a command line.
     ///
     /// # Errors
-    /// [`ComposeError::CommandLine`] when there is no word, or more than 2047 bytes.
+    /// [`ComposeError::CommandLine`] without a word, or for more than 2047 bytes.
     pub fn new<'a>(words: impl IntoIterator<Item = &'a Word>) -> Result<Self, ComposeError> {
         let line = words.into_iter().map(Word::as_str).collect::<Vec<_>>().join(" ");
         if (1..=COMMAND_LINE_MAX).contains(&line.len()) {
@@ -61,19 +63,19 @@ impl CommandLine {
     }
 }
 
-/// A kernel with an EFI stub of its own, which systemd's stub starts.
+/// A kernel with its own EFI stub, which systemd's stub starts.
 #[derive(Debug, Clone)]
 pub struct EfiKernel {
     file: Export,
-    /// It keeps pages that are written to apart from those that are executed.
+    /// The kernel never executes a writable page.
     nx_compat: bool,
 }
 
 impl EfiKernel {
-    /// The kernel in `file`, of which `head` are the first bytes, [`KERNEL_HEAD`] of them if it has so many.
+    /// Checks the kernel in `file`. `head` is its start, up to [`KERNEL_HEAD`] bytes.
     ///
     /// # Errors
-    /// [`KernelError`] for anything that systemd's stub could not start.
+    /// [`KernelError`] if systemd's stub could not start it.
     pub fn new(file: Export, head: &[u8]) -> Result<Self, KernelError> {
         let headers = Headers::parse(head)?;
         if headers.machine != X86_64 {
@@ -86,32 +88,33 @@ impl EfiKernel {
     }
 }
 
-/// Why UEFI cannot start a kernel.
+/// Reason why UEFI cannot start a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KernelError {
     #[error("the kernel has no EFI stub (CONFIG_EFI_STUB): {0}")]
     Pe(#[from] PeError),
-    #[error("the kernel is for machines of type {0:#06x}, and not for x86-64")]
+    #[error("the kernel is for machine type {0:#06x}, not for x86-64")]
     Machine(u16),
-    #[error("the kernel is no EFI application: its subsystem is {0}")]
+    #[error("the kernel is not an EFI application: its subsystem is {0}")]
     Subsystem(u16),
 }
 
-/// Why these parts make no program.
+/// Reason why parts cannot be composed to a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ComposeError {
-    #[error("a command line has 1 to {COMMAND_LINE_MAX} bytes, and this one {0}")]
+    #[error("the command line has {0} bytes; 1 to {COMMAND_LINE_MAX} fit")]
     CommandLine(usize),
     #[error("the {0} is empty")]
     Empty(&'static str),
     #[error("the boot program would have 4 GiB or more, which UEFI cannot load")]
     TooLarge,
-    /// The initramfs is of another image than the kernel, or than another part of it.
+    /// The parts are of several images.
     #[error(transparent)]
     Mixed(#[from] MixedImagesError),
 }
 
-/// Composes the program that boots `kernel` with `command_line` and the images of `initrd`, in their order.
+/// Composes the program that boots `kernel` with `command_line` and the images of `initrd` in this
+/// order.
 ///
 /// # Errors
 /// See [`ComposeError`].
@@ -144,7 +147,7 @@ pub fn compose(
     Ok(Export::concat([headers].into_iter().chain(stub.rest()).chain(bodies))?)
 }
 
-/// The images, each but the last padded to where the next one may begin.
+/// Joins initramfs images, each but the last padded to [`INITRD_ALIGNMENT`].
 fn joined(initrd: &[Export]) -> Result<Export, MixedImagesError> {
     let mut parts = Vec::new();
     for image in initrd.iter().filter(|image| !image.is_empty()) {
@@ -155,7 +158,8 @@ fn joined(initrd: &[Export]) -> Result<Export, MixedImagesError> {
 }
 
 impl Stub {
-    /// What follows the headers, with the padding behind it: the same in every program, so it is not copied.
+    /// Returns the part of the stub after its headers, with padding. It is the same in every program, so
+    /// it is not copied.
     fn rest(&self) -> [Export; 2] {
         let padding =
             self.bytes.len().next_multiple_of(self.headers.file_alignment as usize) - self.bytes.len();
@@ -163,7 +167,7 @@ impl Stub {
     }
 }
 
-/// Where the next section goes. All of it is 32 bits wide, as the fields of the headers are.
+/// Place of the next section, in 32 bits as in the headers.
 struct Layout {
     file: u32,
     memory: u32,
@@ -184,8 +188,8 @@ impl Layout {
         })
     }
 
-    /// The section's place; `None` when it does not fit. Its last bytes in the file are padding, without which EDK2
-    /// takes the program for damaged.
+    /// Places a section of `len` bytes; `None` if it does not fit. The padding after it is a part of the
+    /// file: EDK2 reads the last byte of each section's raw size and rejects a shorter file.
     fn place(&mut self, name: [u8; 8], characteristics: u32, len: u64) -> Option<Section> {
         let virtual_size = u32::try_from(len).ok()?;
         let raw_size = virtual_size.checked_next_multiple_of(self.file_alignment)?;
@@ -197,7 +201,7 @@ impl Layout {
     }
 }
 
-/// The headers of the stub, changed to those of the program.
+/// Returns the headers of the stub with the changes for the program (PE Format).
 fn patched(stub: &Stub, added: &[Section], image_len: u32, kernel: &EfiKernel) -> Bytes {
     let Headers { signature_at: coff, optional_at: optional, .. } = stub.headers;
     let old = usize::from(stub.headers.sections);
@@ -206,16 +210,22 @@ fn patched(stub: &Stub, added: &[Section], image_len: u32, kernel: &EfiKernel) -
     let data = data.fold(stub.headers.initialized_data, u32::wrapping_add);
     let mut headers = stub.bytes.slice(..stub.headers_end).to_vec();
     let mut put = |at: usize, value: &[u8]| {
-        // `Stub::parse` has read every field that is written here.
+        // `Stub::parse` has checked that these fields exist.
         headers.iter_mut().skip(at).zip(value).for_each(|(to, byte)| *to = *byte);
     };
+    // NumberOfSections.
     put(coff + 6, &sections.to_le_bytes());
-    // The symbols of old stubs stood behind the sections: they are gone, and so is the pointer to them.
+    // PointerToSymbolTable and NumberOfSymbols: old stubs have symbols after their sections, which
+    // are cut off.
     put(coff + 12, &[0; 8]);
+    // SizeOfInitializedData.
     put(optional + 8, &data.to_le_bytes());
+    // SizeOfImage.
     put(optional + 56, &image_len.to_le_bytes());
-    // A checksum of 0 is none.
+    // CheckSum: 0 is none, and firmware does not read it.
     put(optional + 64, &[0; 4]);
+    // DllCharacteristics: firmware that enforces NX protects the pages of a program that claims
+    // NX_COMPAT, also those of the kernel in it.
     if !kernel.nx_compat {
         put(optional + 70, &(stub.headers.dll_characteristics & !NX_COMPAT).to_le_bytes());
     }

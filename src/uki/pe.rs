@@ -1,5 +1,5 @@
-//! The headers of a PE program ("PE Format" of Microsoft, and the UEFI Specification 2.10 §2.1.1), as far as a program
-//! is composed from them.
+//! The headers of a PE program (Microsoft, "PE Format"; UEFI Specification 2.10 §2.1.1) that composing
+//! needs.
 
 use crate::codec::{Reader, Truncated};
 
@@ -17,7 +17,7 @@ const PE32_PLUS: u16 = 0x20b;
 /// Position of the certificate table among the data directories.
 const CERTIFICATES: usize = 4;
 
-/// The fields of the headers that matter here.
+/// The header fields that composing needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Headers {
     /// Offset of the signature `PE\0\0`, which the COFF file header follows.
@@ -30,26 +30,26 @@ pub(crate) struct Headers {
     pub sections: u16,
     /// Bytes of initialized data in all sections.
     pub initialized_data: u32,
-    /// Sections are a multiple of it apart in memory.
+    /// Sections begin at a multiple of it in memory.
     pub section_alignment: u32,
     /// Sections begin at a multiple of it in the file.
     pub file_alignment: u32,
-    /// Bytes of all headers in the file, the section table's among them.
+    /// Bytes of all headers in the file, with the section table.
     pub headers_len: u32,
     pub subsystem: u16,
     pub dll_characteristics: u16,
-    /// It has a certificate table: it is signed.
+    /// The program has a certificate table, so it is signed.
     pub signed: bool,
 }
 
-/// Why bytes are no PE program.
+/// Error of bytes that are not a PE program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PeError {
-    #[error("it is no PE program")]
+    #[error("it is not a PE program")]
     Magic,
-    #[error("it is no 64-bit program")]
+    #[error("it is not a 64-bit program")]
     Not64Bit,
-    #[error("its headers are cut off")]
+    #[error("its headers are truncated")]
     Truncated,
 }
 
@@ -60,10 +60,10 @@ impl From<Truncated> for PeError {
 }
 
 impl Headers {
-    /// Reads the headers at the start of a program; the sections may be missing.
+    /// Parses the headers at the start of a program; the sections may be missing.
     ///
     /// # Errors
-    /// [`PeError`]. Nothing is said of values that are odd.
+    /// [`PeError`]. Values are not checked.
     pub(crate) fn parse(program: &[u8]) -> Result<Self, PeError> {
         let signature_at = signature_at(program)?;
         let mut coff = Reader::new(program);
@@ -73,24 +73,31 @@ impl Headers {
         }
         let machine = coff.u16_le()?;
         let sections = coff.u16_le()?;
+        // TimeDateStamp, PointerToSymbolTable, NumberOfSymbols.
         coff.skip(12)?;
         let optional_len = usize::from(coff.u16_le()?);
+        // Characteristics.
         coff.skip(2)?;
         let optional_at = program.len() - coff.remaining();
         let mut optional = coff.sub(optional_len)?;
         if optional.u16_le()? != PE32_PLUS {
             return Err(PeError::Not64Bit);
         }
+        // Linker versions, SizeOfCode.
         optional.skip(6)?;
         let initialized_data = optional.u32_le()?;
+        // SizeOfUninitializedData, AddressOfEntryPoint, BaseOfCode, ImageBase (8 bytes in PE32+).
         optional.skip(20)?;
         let section_alignment = optional.u32_le()?;
         let file_alignment = optional.u32_le()?;
+        // Versions of the operating system, the image and the subsystem, Win32VersionValue, SizeOfImage.
         optional.skip(20)?;
         let headers_len = optional.u32_le()?;
+        // CheckSum.
         optional.skip(4)?;
         let subsystem = optional.u16_le()?;
         let dll_characteristics = optional.u16_le()?;
+        // Sizes of stack and heap (8 bytes each in PE32+), LoaderFlags.
         optional.skip(36)?;
         let signed = has_certificates(optional)?;
         let table_at = optional_at + optional_len;
@@ -110,10 +117,10 @@ impl Headers {
         })
     }
 
-    /// The section headers, in their order.
+    /// Parses the section headers, in their order.
     ///
     /// # Errors
-    /// `Truncated` when the program ends before the table does.
+    /// `Truncated` if the program ends before the table.
     pub(crate) fn section_table(&self, program: &[u8]) -> Result<Vec<Section>, Truncated> {
         let mut table = Reader::new(program);
         table.skip(self.table_at)?;
@@ -121,7 +128,7 @@ impl Headers {
     }
 }
 
-/// Offset of the signature, which the DOS header names.
+/// Returns the offset of the signature, which the DOS header holds at 0x3c.
 fn signature_at(program: &[u8]) -> Result<usize, PeError> {
     if !program.starts_with(b"MZ") {
         return Err(PeError::Magic);
@@ -131,7 +138,7 @@ fn signature_at(program: &[u8]) -> Result<usize, PeError> {
     usize::try_from(dos.u32_le()?).map_err(|_| PeError::Truncated)
 }
 
-/// `directories` reads from the number of data directories on.
+/// Returns true for a certificate table. `directories` begins at NumberOfRvaAndSizes.
 fn has_certificates(mut directories: Reader<'_>) -> Result<bool, Truncated> {
     let count = directories.u32_le()?;
     if count as usize <= CERTIFICATES {
@@ -141,7 +148,7 @@ fn has_certificates(mut directories: Reader<'_>) -> Result<bool, Truncated> {
     Ok(directories.u64_le()? != 0)
 }
 
-/// A section: where its bytes are in the file, and where in memory.
+/// A section header: the place of a section in the file and in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Section {
     /// Padded with zeros.
@@ -162,12 +169,14 @@ impl Section {
         let virtual_address = table.u32_le()?;
         let raw_size = table.u32_le()?;
         let raw_offset = table.u32_le()?;
+        // PointerToRelocations, PointerToLinenumbers, NumberOfRelocations, NumberOfLinenumbers: only
+        // object files have these.
         table.skip(12)?;
         let characteristics = table.u32_le()?;
         Ok(Self { name, virtual_size, virtual_address, raw_size, raw_offset, characteristics })
     }
 
-    /// The section header, without relocations and line numbers, which no program has.
+    /// Emits the section header, without relocations and line numbers, which only object files have.
     pub(crate) fn header(&self) -> [u8; SECTION_HEADER] {
         let mut header = [0; SECTION_HEADER];
         let fields = [self.virtual_size, self.virtual_address, self.raw_size, self.raw_offset];

@@ -1,4 +1,4 @@
-//! systemd's EFI stub, checked to be one that a program can be composed with.
+//! systemd's EFI stub, checked for use in a composed program.
 
 use std::fmt;
 
@@ -8,63 +8,64 @@ use super::pe::{EFI_APPLICATION, Headers, PeError, SECTION_HEADER, Section, X86_
 use crate::image::Image;
 use crate::image::rootfs::{self, RootfsError};
 
-/// Where systemd installs the stub of x86-64.
+/// Path of the stub for x86-64 in an installed systemd.
 pub(crate) const STUB_PATH: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 
 /// Largest stub that is read, in bytes; systemd 262's has 151,040.
 pub(crate) const STUB_MAX: u64 = 1 << 20;
 
-/// What the stub says of itself (`src/boot/efi/stub.c`); systemd-boot has its own name at the same place.
+/// Start of the stub's name in its `.sdmagic` section, before the version (systemd, stub.c).
+/// systemd-boot has its own name there.
 const MAGIC: &[u8] = b"#### LoaderInfo: systemd-stub ";
 const MAGIC_END: &[u8] = b" ####";
-/// Longest version that is shown, in bytes.
+/// Longest version, in bytes.
 const VERSION_MAX: usize = 64;
 
-/// Alignment of pages, which the firmware sets permissions for.
+/// Size of a page, for which firmware sets permissions.
 pub(super) const PAGE: u32 = 4096;
-/// Largest alignments that are taken, in bytes: the largest file alignment of the PE format, and a huge page.
+/// Largest alignments, in bytes: that of the PE format for files, and a huge page.
 const FILE_ALIGNMENT_MAX: u32 = 64 << 10;
 const SECTION_ALIGNMENT_MAX: u32 = 2 << 20;
 
-/// Sections that say that the file is composed already.
+/// Sections of a unified kernel image (UAPI.5), which a bare stub does not have.
 const COMPOSED: [&[u8; 8]; 3] = [b".linux\0\0", b".initrd\0", b".cmdline"];
 
-/// A stub that can be used, without what old linkers put behind its sections (COFF symbols).
+/// A usable stub, without the COFF symbols that old linkers put after its sections.
 #[derive(Clone)]
 pub struct Stub {
     /// From the start of the file to the end of its last section.
     pub(super) bytes: Bytes,
     pub(super) headers: Headers,
-    /// Where the first section begins in the file: all before are headers, and this many bytes are there.
+    /// Offset of the first section in the file; all before are headers.
     pub(super) headers_end: usize,
-    /// First free address behind the sections in memory.
+    /// First free address after the sections in memory.
     pub(super) memory_end: u32,
     version: String,
 }
 
-/// Without its bytes, of which there are a hundred thousand.
+/// Leaves out the bytes of the stub, about a hundred thousand.
 impl fmt::Debug for Stub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stub").field("version", &self.version).finish_non_exhaustive()
     }
 }
 
-/// Why a program cannot be composed with this file.
+/// Reason why a file cannot be used as a stub.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableStubError {
     #[error(transparent)]
     Pe(#[from] PeError),
-    #[error("it is a program for machines of type {0:#06x}, and not for x86-64")]
+    #[error("it is a program for machine type {0:#06x}, not for x86-64")]
     Machine(u16),
-    #[error("it is no EFI application: its subsystem is {0}")]
+    #[error("it is not an EFI application: its subsystem is {0}")]
     Subsystem(u16),
-    #[error("it is signed: a program composed with it would not have a good signature")]
+    #[error("it is signed: a program composed with it would not have a valid signature")]
     Signed,
-    #[error("it has sections of a unified kernel image already: the bare stub is needed")]
+    #[error("it is a unified kernel image already: the bare stub is needed")]
     Composed,
     #[error("it is not systemd's EFI stub, `linuxx64.efi.stub`")]
     Stranger,
-    #[error("its {what} alignment of {bytes} bytes is none that can be used")]
+    #[error("its {what} alignment of {bytes} bytes is not supported")]
     Alignment { what: &'static str, bytes: u32 },
     #[error("its sections are not in the file")]
     Sections,
@@ -73,10 +74,10 @@ pub enum UnusableStubError {
 }
 
 impl Stub {
-    /// Checks the stub in `file` and finds the places where it is extended.
+    /// Checks the stub in `file`.
     ///
     /// # Errors
-    /// [`UnusableStubError`] says in a line what is wrong with it.
+    /// [`UnusableStubError`] describes the fault in a line.
     pub fn parse(file: impl Into<Bytes>) -> Result<Self, UnusableStubError> {
         let mut bytes = file.into();
         let headers = Headers::parse(&bytes)?;
@@ -93,10 +94,10 @@ impl Stub {
         Ok(Self { bytes, headers, headers_end, memory_end, version })
     }
 
-    /// The stub in an image's own root file system.
+    /// Reads the stub from an image's root file system.
     ///
     /// # Errors
-    /// [`StubError`] says why there is none, and what to do.
+    /// [`StubError`] names the reason and a remedy.
     pub fn of_image(image: &Image) -> Result<Self, StubError> {
         let archiso = image.archiso.as_ref().ok_or(StubError::NotArchiso)?;
         let root = archiso.airootfs.iter().find(|root| root.arch == "x86_64").ok_or(StubError::NoRoot)?;
@@ -104,12 +105,12 @@ impl Stub {
         Ok(Self::parse(bytes)?)
     }
 
-    /// The file, up to the end of its last section.
+    /// Returns the file up to the end of its last section.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// systemd's version, as the stub tells it: `252.39-1~deb12u2`.
+    /// Returns systemd's version, such as `252.39-1~deb12u2`.
     pub fn version(&self) -> &str {
         &self.version
     }
@@ -121,10 +122,10 @@ impl fmt::Display for Stub {
     }
 }
 
-/// Why an image cannot boot UEFI machines by itself, and what to do.
+/// Reason why an image has no usable stub, and a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StubError {
-    #[error("the image is not archiso's: no EFI stub is looked for in it; give one with --stub FILE")]
+    #[error("the image is not archiso's, so it is not searched for an EFI stub; give one with --stub FILE")]
     NotArchiso,
     #[error("the image has no root file system for x86_64; give an EFI stub with --stub FILE")]
     NoRoot,
@@ -144,9 +145,12 @@ fn check(headers: &Headers, sections: &[Section]) -> Result<(), UnusableStubErro
     if sections.iter().any(|section| COMPOSED.contains(&&section.name)) {
         return Err(UnusableStubError::Composed);
     }
+    // The signature covers all headers and sections, so any change breaks it (Windows
+    // Authenticode Portable Executable Signature Format).
     if headers.signed {
         return Err(UnusableStubError::Signed);
     }
+    // PE Format: FileAlignment is a power of two between 512 and 64 K.
     check_alignment("file", headers.file_alignment, 512..=FILE_ALIGNMENT_MAX)?;
     check_alignment("section", headers.section_alignment, 512..=SECTION_ALIGNMENT_MAX)
 }
@@ -160,7 +164,7 @@ fn check_alignment(
     if is_fit { Ok(()) } else { Err(UnusableStubError::Alignment { what, bytes }) }
 }
 
-/// Section headers are zero where there is room for more.
+/// Checks that there is room for more section headers: zeros after the table.
 fn check_room(bytes: &[u8], headers: &Headers, headers_end: usize) -> Result<(), UnusableStubError> {
     let table_end = headers.table_at + usize::from(headers.sections) * SECTION_HEADER;
     let slack = bytes.get(table_end..headers_end).unwrap_or_default();
@@ -169,7 +173,7 @@ fn check_room(bytes: &[u8], headers: &Headers, headers_end: usize) -> Result<(),
     if free >= needed { Ok(()) } else { Err(UnusableStubError::NoRoom { free, needed }) }
 }
 
-/// How far the parts of a program reach.
+/// Ends of the parts of a program.
 struct Extents {
     headers_end: usize,
     file_end: usize,
@@ -181,6 +185,7 @@ impl Extents {
         let mut extents =
             Self { headers_end: headers.headers_len as usize, file_end: 0, memory_end: headers.headers_len };
         for section in sections {
+            // EDK2 too takes the raw size if VirtualSize is 0 (BasePeCoff.c).
             let size = if section.virtual_size > 0 { section.virtual_size } else { section.raw_size };
             let end = section.virtual_address.checked_add(size);
             extents.memory_end = extents.memory_end.max(end.ok_or(UnusableStubError::Sections)?);

@@ -137,7 +137,7 @@ fn composed(stub: &Program, kernel: &Program) -> Vec<u8> {
 }
 
 #[test]
-fn sections_follow_the_stub_in_their_order() {
+fn sections_follow_stub_in_order() {
     let kernel = stub();
     let program = composed(&stub(), &kernel);
     let headers = Headers::parse(&program).unwrap();
@@ -171,7 +171,7 @@ fn sections_follow_the_stub_in_their_order() {
 }
 
 #[test]
-fn only_what_has_to_change_of_the_headers_does() {
+fn headers_change_only_where_needed() {
     let (before, after) = (stub().bytes(), composed(&stub(), &stub()));
     let changed: Vec<_> = (0..before.len() - 7).filter(|&at| before[at] != after[at]).collect();
     let (coff, optional, table) = (64, 64 + 24, 64 + 24 + 240 + 80);
@@ -192,7 +192,7 @@ fn only_what_has_to_change_of_the_headers_does() {
 }
 
 #[test]
-fn pages_are_protected_only_with_a_kernel_that_can_bear_it() {
+fn nx_compat_needs_a_compatible_kernel() {
     let nx = |stub: &Program, kernel: &Program| {
         Headers::parse(&composed(stub, kernel)).unwrap().dll_characteristics
     };
@@ -203,37 +203,34 @@ fn pages_are_protected_only_with_a_kernel_that_can_bear_it() {
 }
 
 #[test]
-fn a_stub_with_small_section_alignment_gets_pages_all_the_same() {
+fn small_section_alignment_is_raised_to_pages() {
     let program = composed(&Program { section_alignment: 512, ..stub() }, &stub());
     let sections = Headers::parse(&program).unwrap().section_table(&program).unwrap();
     assert!(sections[2..].iter().all(|section| section.virtual_address % 4096 == 0));
 }
 
 #[test]
-fn the_version_is_told() {
+fn stub_version_is_read() {
     let stub = stub().parse().unwrap();
     assert_eq!(stub.version(), "257.13-1~deb13u1");
     assert_eq!(stub.to_string(), "EFI stub of systemd 257.13-1~deb13u1");
 }
 
 #[test]
-fn a_stub_that_cannot_be_used_is_refused_with_a_reason() {
+fn unusable_stub_is_refused_with_reason() {
     let text = |program: Program| program.parse().unwrap_err().to_string();
     let section = |name| (name, 0x3000, b"x".to_vec());
     let with = |name| Program { sections: [stub().sections, vec![section(name)]].concat(), ..stub() };
     let magic = |magic: &[u8]| Program { sections: vec![(".sdmagic", 0x1000, magic.to_vec())], ..stub() };
     let cases = [
-        (
-            Program { machine: 0xaa64, ..stub() },
-            "it is a program for machines of type 0xaa64, and not for x86-64",
-        ),
-        (Program { magic: 0x10b, ..stub() }, "it is no 64-bit program"),
-        (Program { subsystem: 11, ..stub() }, "it is no EFI application: its subsystem is 11"),
+        (Program { machine: 0xaa64, ..stub() }, "it is a program for machine type 0xaa64, not for x86-64"),
+        (Program { magic: 0x10b, ..stub() }, "it is not a 64-bit program"),
+        (Program { subsystem: 11, ..stub() }, "it is not an EFI application: its subsystem is 11"),
         (Program { certificates: 1, ..stub() }, "it is signed: "),
-        (Program { file_alignment: 0, ..stub() }, "its file alignment of 0 bytes is none that can be used"),
+        (Program { file_alignment: 0, ..stub() }, "its file alignment of 0 bytes is not supported"),
         (Program { file_alignment: 256, ..stub() }, "its file alignment of 256 bytes"),
         (Program { section_alignment: 4095, ..stub() }, "its section alignment of 4095 bytes"),
-        (with(".linux"), "it has sections of a unified kernel image already"),
+        (with(".linux"), "it is a unified kernel image already"),
         (magic(b"#### LoaderInfo: systemd-boot 257 ####"), "it is not systemd's EFI stub"),
         (magic(b"#### LoaderInfo: systemd-stub 257"), "it is not systemd's EFI stub"),
         (Program { headers_len: 512, ..stub() }, "its header has room for 2 more sections, and 3 are needed"),
@@ -244,13 +241,13 @@ fn a_stub_that_cannot_be_used_is_refused_with_a_reason() {
         assert!(text.starts_with(reason), "{text}, and not: {reason}");
     }
     let error = |bytes: &[u8]| Stub::parse(bytes.to_vec()).unwrap_err().to_string();
-    assert_eq!(error(b""), "it is no PE program");
-    assert_eq!(error(b"\x7fELF"), "it is no PE program");
-    assert_eq!(error(b"MZ"), "its headers are cut off");
+    assert_eq!(error(b""), "it is not a PE program");
+    assert_eq!(error(b"\x7fELF"), "it is not a PE program");
+    assert_eq!(error(b"MZ"), "its headers are truncated");
 }
 
 #[test]
-fn room_that_is_not_empty_is_no_room() {
+fn header_room_must_be_zero() {
     let mut bytes = stub().bytes();
     let table_end = 64 + 24 + 240 + 80;
     bytes[table_end + 119] = 1;
@@ -258,7 +255,7 @@ fn room_that_is_not_empty_is_no_room() {
 }
 
 #[test]
-fn every_cut_of_a_stub_is_refused() {
+fn truncated_stub_is_refused() {
     let whole = stub().bytes();
     for len in 0..whole.len() - 7 {
         Stub::parse(whole[..len].to_vec()).unwrap_err();
@@ -267,15 +264,15 @@ fn every_cut_of_a_stub_is_refused() {
 }
 
 #[test]
-fn a_kernel_without_efi_is_refused_with_a_reason() {
+fn kernel_without_efi_is_refused() {
     let error = |head: &[u8]| EfiKernel::new(Export::of_zeros(1), head).unwrap_err().to_string();
-    assert_eq!(error(&[0; 4096]), "the kernel has no EFI stub (CONFIG_EFI_STUB): it is no PE program");
+    assert_eq!(error(&[0; 4096]), "the kernel has no EFI stub (CONFIG_EFI_STUB): it is not a PE program");
     let other = Program { machine: 0x14c, ..stub() }.bytes();
-    assert_eq!(error(&other), "the kernel is for machines of type 0x014c, and not for x86-64");
+    assert_eq!(error(&other), "the kernel is for machine type 0x014c, not for x86-64");
 }
 
 #[test]
-fn parts_that_do_not_fit_are_refused() {
+fn unfit_parts_are_refused() {
     let Parts { initramfs, kernel, .. } = parts(&stub());
     let (stub, line) = (stub().parse().unwrap(), command_line(&["quiet"]));
     let other = Export::of_file(&samples::image(0, [vec![Extent { offset: 0, len: 1 }]]), NodeId(1));
@@ -297,7 +294,7 @@ fn parts_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn a_command_line_has_an_end() {
+fn command_line_has_a_limit() {
     let word = Word::new(&"x".repeat(1023)).unwrap();
     assert!(CommandLine::new([&word, &word]).is_ok());
     let more = Word::new("y").unwrap();

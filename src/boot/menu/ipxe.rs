@@ -1,8 +1,8 @@
 //! The menu for iPXE: a script (ipxe.org/scripting).
 //!
-//! iPXE splits a line at its spaces, takes `||`, `&&`, `;` and `#` for its own where they stand alone, expands `${name}`
-//! and joins lines at a `\` (src/core/exec.c, src/image/script.c). No [`Word`] and no path is any of these; titles lose
-//! the characters.
+//! iPXE splits a line at its spaces, interprets the words `||`, `&&`, `;` and words that begin with `#`,
+//! expands `${name}` and joins a line that ends with `\` to the next (src/core/exec.c,
+//! src/image/script.c). No [`Word`] and no path can be one of these; titles lose the characters.
 
 use std::fmt::{self, Write as _};
 
@@ -11,13 +11,13 @@ use crate::boot::file_server::FileServer;
 use crate::mac::Mac;
 use crate::text::{Line, Word};
 
-/// Time that what went wrong stays on the screen before the machine tries again, in milliseconds.
+/// Time that an error stays on the screen before the machine tries again, in milliseconds.
 const FAILURE_PAUSE: u32 = 10_000;
 
-/// The network card that iPXE used, as it stands in paths and, behind `01-`, in `BOOTIF=`.
+/// MAC address of the network card that iPXE uses, in the form of paths and of `BOOTIF=`.
 const OWN_CARD: &str = "${netX/mac:hexhyp}";
 
-/// The script for a machine of this MAC address; where it is not known, iPXE says it.
+/// Writes the script for the machine with this MAC address; without one, iPXE fills in its own.
 pub(crate) fn write(menu: &Menu<'_>, machine: Option<Mac>) -> String {
     let entries = menu.entries();
     let entries: Vec<_> =
@@ -33,12 +33,13 @@ pub(crate) fn write(menu: &Menu<'_>, machine: Option<Mac>) -> String {
     text
 }
 
-/// The script for a machine that is not known yet: iPXE names it.
+/// Writes a script for any machine: it loads the script of the machine by its MAC address.
 pub(crate) fn write_referral(server: &FileServer) -> String {
     format!("{HEAD}chain --replace --autofree {}isowire/{OWN_CARD}/boot.ipxe\n", prefix(server))
 }
 
-/// `autoexec.ipxe` runs before there is a network, and what is left of it would become part of the initramfs.
+/// Start of every script. `autoexec.ipxe` runs before the network is up, and iPXE would hand the
+/// script itself to the kernel as a part of the initramfs.
 const HEAD: &str = "\
 #!ipxe
 # Made by isowire for each machine that asks; see `copytoram`, `menu-timeout`,
@@ -49,7 +50,7 @@ isset ${netX/ip} || dhcp ||
 
 const FAILED: &str = "This did not boot: the lines above say why. Press a key for the menu...";
 
-/// What to put before every path.
+/// Returns the prefix of every path.
 fn prefix(server: &FileServer) -> String {
     server.http_url().unwrap_or_else(|| server.tftp_url())
 }
@@ -67,11 +68,11 @@ fn head(text: &mut String, menu: &Menu<'_>, entries: &[&MenuItem<'_>]) -> fmt::R
         0 => String::new(),
         seconds => format!(" --timeout {}", u32::from(seconds) * 1000),
     };
-    // Whoever leaves the menu by Escape goes on to the next boot device.
+    // Escape ends the menu: `exit 1` returns to the firmware, which tries the next boot device.
     writeln!(text, "choose --default 1{timeout} entry || exit 1\ngoto ${{entry}}")
 }
 
-/// The title without what iPXE takes for its own.
+/// Returns a title without the characters that iPXE interprets.
 fn plain(title: &Line) -> String {
     title.as_str().replace(['$', '|', '&', ';', '#', '\\'], "_")
 }
@@ -93,9 +94,11 @@ fn write_entry(
 fn write_kernel(text: &mut String, kernel: &Kernel<'_>, prefix: &str, network: &[String]) -> fmt::Result {
     let mut words: Vec<_> = kernel.command_line.iter().map(Word::to_string).collect();
     words.extend_from_slice(network);
-    // Linux's EFI stub asks for each initramfs image by its name, unless iPXE hands them over in another way.
+    // Linux's EFI stub opens the files of `initrd=` in iPXE's virtual file system; iPXE of today
+    // also hands them over by LoadFile2.
     let names: Vec<_> = (1..=kernel.initrd().count()).map(|number| format!("initrd{number}.img")).collect();
     words.extend(names.iter().map(|name| format!("initrd={name}")));
+    // Images of an attempt that failed would stay and be loaded with the next kernel.
     writeln!(text, "imgfree")?;
     writeln!(text, "kernel {prefix}{} {} || goto failed", kernel.path(), words.join(" "))?;
     for (name, path) in names.iter().zip(kernel.initrd()) {
@@ -104,8 +107,8 @@ fn write_kernel(text: &mut String, kernel: &Kernel<'_>, prefix: &str, network: &
     writeln!(text, "boot || goto failed")
 }
 
-/// What PXELINUX adds by itself (SYSAPPEND 3). archiso's hook puts the card that BOOTIF names behind what `ip=` says, so
-/// nothing may follow the netmask.
+/// Returns the parameters that PXELINUX appends by SYSAPPEND 3. archiso's hook appends the network card
+/// of BOOTIF to the value of `ip=` (hooks/archiso_pxe_common), so nothing may follow the netmask.
 fn network(machine: Option<Mac>, server: &FileServer) -> [String; 2] {
     let address = server.address;
     let card = machine.map_or_else(|| OWN_CARD.to_owned(), Mac::dashed);

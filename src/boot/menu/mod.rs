@@ -1,9 +1,9 @@
-//! The menus that isowire makes: which entries there are, in which order, and what each boots. Pure facts; [`pxelinux`]
-//! and [`ipxe`] write them down.
+//! The generated menus: their entries, the order of these, and the kernel of each. [`pxelinux`] and
+//! [`ipxe`] write them as text.
 //!
-//! They stand beside the image's own menu, which has no timeout, asks `${pxeserver}` for everything and cannot say
-//! `copytoram=n`. What the image's author put into their entries is kept: kernel, initramfs, further parameters,
-//! titles, colours and the serial port.
+//! They replace the image's own menu, which has no timeout, names `${pxeserver}` in every address and
+//! has no entry with `copytoram=n`. The author's part of each entry is kept: kernel, initramfs, further
+//! parameters, title, colours and the serial port.
 
 pub(crate) mod ipxe;
 pub(crate) mod pxelinux;
@@ -17,38 +17,38 @@ use crate::text::{Line, PlainPath, Word};
 
 pub use settings::{Cms, CopyToRam, MenuSettings, Overrides};
 
-/// What one machine is shown.
+/// The menu of one machine.
 #[derive(Debug)]
 pub(crate) struct Menu<'a> {
     pub server: FileServer,
     pub start: Start,
-    /// Seconds until the first entry boots by itself; 0 waits for ever.
+    /// Seconds until the first entry boots; 0 waits for ever.
     pub timeout: u16,
-    /// The images to boot, the machine's own first.
+    /// The images to boot, that of the machine's rule first.
     pub images: Vec<MenuImage<'a>>,
     /// The look of the image whose PXELINUX is loaded.
     pub look: &'a Look,
-    /// The image's own menu, at its place in the tree that PXELINUX loads from.
+    /// The image's own menu, by its path in the tree that PXELINUX loads from.
     pub stock: Option<&'a PlainPath>,
 }
 
-/// An image, and what was chosen for it.
+/// An image and the settings for it.
 #[derive(Debug)]
 pub(crate) struct MenuImage<'a> {
     pub image: &'a Bootable,
     pub settings: MenuSettings,
 }
 
-/// Whether somebody at the machine may choose.
+/// The start of a machine: with the menu or without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Start {
     #[default]
     Menu,
-    /// The first entry boots at once.
+    /// The first entry boots at once, without a menu.
     Straight,
 }
 
-/// One line of the menu.
+/// An entry of the menu.
 struct MenuItem<'a> {
     title: Line,
     help: &'static str,
@@ -61,21 +61,21 @@ enum Boots<'a> {
     LocalDisk,
 }
 
-/// What an entry loads, by paths from the root of the tree that machines load from.
+/// The kernel of an entry with its initramfs, by paths from the root of the tree.
 struct Kernel<'a> {
     image: &'a Bootable,
-    recipe: &'a BootEntry,
-    /// Without what tells the machine its address and its network card.
+    boot_entry: &'a BootEntry,
+    /// Without the parameters for the machine's address and network card.
     command_line: Vec<Word>,
 }
 
 impl Kernel<'_> {
     fn path(&self) -> String {
-        format!("{}/{}", self.image.versioned_name, self.recipe.kernel)
+        format!("{}/{}", self.image.versioned_name, self.boot_entry.kernel)
     }
 
     fn initrd(&self) -> impl Iterator<Item = String> {
-        self.recipe.initrd.iter().map(|path| format!("{}/{path}", self.image.versioned_name))
+        self.boot_entry.initrd.iter().map(|path| format!("{}/{path}", self.image.versioned_name))
     }
 }
 
@@ -101,15 +101,15 @@ impl<'a> Menu<'a> {
 }
 
 impl MenuImage<'_> {
-    /// The command line of the image's first entry for this root: without a menu, that is what a machine boots. `None`
-    /// for an image that has nothing to boot.
+    /// Returns the command line of the image's first entry for this root, which a boot program without
+    /// a menu has. `None` for an image without entries.
     pub(crate) fn command_line(&self, root: Root, server: &FileServer) -> Option<Vec<Word>> {
         let builder = EntryBuilder { shown: self, server, several: false };
-        Some(builder.command_line(self.image.recipe(root)?, root, self.settings.copytoram))
+        Some(builder.command_line(self.image.boot_entry(root)?, root, self.settings.copytoram))
     }
 }
 
-/// Writes the entries of one image.
+/// Builds the menu entries of one image.
 struct EntryBuilder<'a, 's> {
     shown: &'s MenuImage<'a>,
     server: &'s FileServer,
@@ -119,31 +119,35 @@ struct EntryBuilder<'a, 's> {
 impl<'a> EntryBuilder<'a, '_> {
     fn entries(&self, root: Root) -> Vec<MenuItem<'a>> {
         let mut entries = Vec::new();
-        for recipe in self.shown.image.recipes_for(root) {
+        for boot_entry in self.shown.image.boot_entries_for(root) {
             for copy in copies(root, self.shown.settings.copytoram) {
-                entries.push(self.entry(recipe, root, copy));
+                entries.push(self.entry(boot_entry, root, copy));
             }
         }
         entries
     }
 
-    fn entry(&self, recipe: &'a BootEntry, root: Root, copy: CopyToRam) -> MenuItem<'a> {
-        let command_line = self.command_line(recipe, root, copy);
-        let kernel = Kernel { image: self.shown.image, recipe, command_line };
-        MenuItem { title: self.title(recipe, root, copy), help: copy.help(), boots: Boots::Kernel(kernel) }
+    fn entry(&self, boot_entry: &'a BootEntry, root: Root, copy: CopyToRam) -> MenuItem<'a> {
+        let command_line = self.command_line(boot_entry, root, copy);
+        let kernel = Kernel { image: self.shown.image, boot_entry, command_line };
+        MenuItem {
+            title: self.title(boot_entry, root, copy),
+            help: copy.help(),
+            boots: Boots::Kernel(kernel),
+        }
     }
 
-    fn title(&self, recipe: &BootEntry, root: Root, copy: CopyToRam) -> Line {
+    fn title(&self, boot_entry: &BootEntry, root: Root, copy: CopyToRam) -> Line {
         let name = &self.shown.image.name;
-        let own = recipe.title.as_ref().and_then(|title| match recipe.root {
+        let own = boot_entry.title.as_ref().and_then(|title| match boot_entry.root {
             Some(own) => (own == root).then(|| title.to_string()),
-            // The author's words are of the kernel and its parameters, and nothing of the network.
+            // An entry for a disc has a title without a root protocol.
             None => Some(format!("{title} ({root})")),
         });
         let mut title = match own {
             Some(own) if self.several => format!("{name}: {own}"),
             Some(own) => own,
-            None => format!("{name} ({}, {root})", recipe.architecture),
+            None => format!("{name} ({}, {root})", boot_entry.architecture),
         };
         if copy != self.shown.settings.copytoram {
             title += if copy == CopyToRam::No { ", not copied to RAM" } else { ", copied to RAM" };
@@ -151,7 +155,7 @@ impl<'a> EntryBuilder<'a, '_> {
         Line::new(&title)
     }
 
-    fn command_line(&self, recipe: &BootEntry, root: Root, copy: CopyToRam) -> Vec<Word> {
+    fn command_line(&self, boot_entry: &BootEntry, root: Root, copy: CopyToRam) -> Vec<Word> {
         let MenuImage { image, settings } = self.shown;
         let mut words = vec![format!("archisobasedir={}", image.base_dir)];
         // With another root the hook would wait for a block device of this UUID, which never comes.
@@ -166,26 +170,28 @@ impl<'a> EntryBuilder<'a, '_> {
         if image.signed && settings.cms == Cms::Verify {
             words.push("cms_verify=y".to_owned());
         }
-        // Made of words and addresses, each of them is a word.
+        // Each of them is a word, since its parts are words and addresses.
         let ours = words.iter().filter_map(|word| Word::new(word));
-        ours.chain(recipe.parameters.iter().chain(&settings.parameters).cloned()).collect()
+        ours.chain(boot_entry.parameters.iter().chain(&settings.parameters).cloned()).collect()
     }
 
-    /// Always the literal address: `${pxeserver}` is the router where another server gives the addresses.
+    /// Returns the root's address, always in digits: `${pxeserver}` is the DHCP server, which is the
+    /// router if another server gives the addresses.
     fn root_address(&self, root: Root) -> String {
         let (address, versioned_name) = (self.server.address, &self.shown.image.versioned_name);
         match root {
             Root::Nbd => address.to_string(),
             Root::Nfs => format!("{address}:/{versioned_name}"),
-            // Without HTTP there is no such entry.
+            // Without HTTP this root is not served and has no entry.
             Root::Http => format!("{}{versioned_name}/", self.server.http_url().unwrap_or_default()),
         }
     }
 }
 
-/// The choices to offer, the operator's first. With an HTTP root archiso always copies.
+/// Returns the values of `copytoram` that get an entry, the operator's first.
 fn copies(root: Root, chosen: CopyToRam) -> Vec<CopyToRam> {
     match root {
+        // mkinitcpio-archiso, hooks/archiso_pxe_http: it always copies.
         Root::Http => vec![chosen],
         Root::Nbd | Root::Nfs => vec![chosen, chosen.opposite()],
     }

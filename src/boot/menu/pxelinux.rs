@@ -6,7 +6,7 @@ use super::{Boots, Kernel, Menu, MenuItem, Start};
 use crate::boot::file_server::{FileServer, TFTP};
 use crate::text::Word;
 
-/// The text of its configuration file.
+/// Writes PXELINUX's configuration file.
 pub(crate) fn write(menu: &Menu<'_>) -> String {
     let entries = menu.entries();
     let mut text =
@@ -14,7 +14,7 @@ pub(crate) fn write(menu: &Menu<'_>) -> String {
     text.push_str("# `cms-verify`, `kernel-parameters` and [[machine]] in its configuration.\n");
     // Writing to a String cannot fail.
     let _ = head(&mut text, menu, &entries);
-    // Its label is its number, which is short to type at a `boot:` prompt.
+    // A label is the entry's number, which is short to type at a `boot:` prompt.
     for (number, entry) in (1..).zip(&entries) {
         let _ = write_entry(&mut text, number, entry, &menu.server);
     }
@@ -26,7 +26,7 @@ fn head(text: &mut String, menu: &Menu<'_>, entries: &[MenuItem<'_>]) -> fmt::Re
         writeln!(text, "SERIAL {serial}")?;
     }
     match (menu.start, &menu.look.ui) {
-        // Nobody is asked anything.
+        // With neither UI nor a prompt, DEFAULT boots at once.
         (Start::Straight, _) => writeln!(text, "PROMPT 0")?,
         (Start::Menu, Some(ui)) => {
             writeln!(text, "UI {ui}\nMENU TITLE Network boot")?;
@@ -36,14 +36,14 @@ fn head(text: &mut String, menu: &Menu<'_>, entries: &[MenuItem<'_>]) -> fmt::Re
     }
     writeln!(text, "DEFAULT 1")?;
     match menu.timeout {
-        // No TIMEOUT waits for ever.
+        // PXELINUX waits for ever without TIMEOUT.
         0 => Ok(()),
-        // In tenths of a second.
+        // TIMEOUT counts tenths of a second (doc/syslinux.txt).
         seconds => writeln!(text, "TIMEOUT {}", u32::from(seconds) * 10),
     }
 }
 
-/// Without a menu program PXELINUX has a prompt, at which a label can be typed.
+/// Writes the entries for the `boot:` prompt of an image without a menu program.
 fn prompt(text: &mut String, entries: &[MenuItem<'_>]) -> fmt::Result {
     writeln!(text, "SAY Network boot. Type a number and press Enter:")?;
     for (number, entry) in (1..).zip(entries) {
@@ -58,9 +58,11 @@ fn write_entry(text: &mut String, number: u32, entry: &MenuItem<'_>, server: &Fi
     match &entry.boots {
         Boots::Kernel(kernel) => write_kernel(text, kernel, &kernel_prefix(server)),
         Boots::StockMenu(path) => {
+            // The second argument is the directory in which names of the menu begin.
             let prefix = tftp_prefix(server);
             writeln!(text, "CONFIG {prefix}{path} {prefix}{}", path.directory())
         }
+        // 0 is the normal local boot: PXELINUX ends and the BIOS goes on (doc/syslinux.txt).
         Boots::LocalDisk => writeln!(text, "LOCALBOOT 0"),
     }
 }
@@ -76,7 +78,7 @@ fn write_kernel(text: &mut String, kernel: &Kernel<'_>, prefix: &str) -> fmt::Re
     writeln!(text, "APPEND {}\nSYSAPPEND 3", command_line.join(" "))
 }
 
-/// What PXELINUX is to put before a path without a leading `/` (core/fs/pxe/urlparse.c).
+/// Returns the prefix of a path from the root of the TFTP tree (core/fs/pxe/urlparse.c).
 fn tftp_prefix(server: &FileServer) -> String {
     match server.ports.tftp {
         TFTP => "::/".to_owned(),
@@ -84,8 +86,8 @@ fn tftp_prefix(server: &FileServer) -> String {
     }
 }
 
-/// What to put before kernels and initramfs images. PXELINUX asks for one TFTP block at a time, which takes several
-/// times as long as HTTP; its own modules and menus it loads by TFTP all the same.
+/// Returns the prefix of kernels and initramfs images. PXELINUX has no TFTP windows, so TFTP takes it
+/// several times as long as HTTP. It loads its modules and menus by TFTP in any case.
 fn kernel_prefix(server: &FileServer) -> String {
     server.http_url().unwrap_or_else(|| tftp_prefix(server))
 }

@@ -1,9 +1,9 @@
-//! What the operator chose about boots: for all machines, and otherwise for some images or machines.
+//! The operator's settings for menus, and the overrides for some images or machines.
 
 use crate::bootable::Root;
 use crate::text::Word;
 
-/// `copytoram=`: whether the machine copies its root file system into memory before it starts it.
+/// Value of `copytoram=`: the machine copies its root file system into memory before the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyToRam {
     Yes,
@@ -13,7 +13,7 @@ pub enum CopyToRam {
 }
 
 impl CopyToRam {
-    /// archiso's word.
+    /// Returns the value that archiso's hooks know.
     pub(super) const fn value(self) -> &'static str {
         match self {
             CopyToRam::Yes => "y",
@@ -22,7 +22,7 @@ impl CopyToRam {
         }
     }
 
-    /// The choice for the second entry.
+    /// Returns the value for the second entry of a kernel.
     pub(super) const fn opposite(self) -> Self {
         match self {
             CopyToRam::No => CopyToRam::Yes,
@@ -40,44 +40,44 @@ impl CopyToRam {
     }
 }
 
-/// What the operator chose for every menu.
+/// The operator's settings for every menu.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MenuSettings {
     /// The root protocols that are served, the default first.
     pub roots: Vec<Root>,
     pub copytoram: CopyToRam,
-    /// Seconds until the first entry boots by itself; 0 waits for ever, as PXELINUX has it.
+    /// Seconds until the first entry boots; 0 waits for ever, as in PXELINUX.
     pub timeout: u16,
-    /// Whether machines verify the CMS signature of images that have one.
+    /// Verification of images with a CMS signature.
     pub cms: Cms,
-    /// Parameters behind all others: archiso's hooks take the last of several.
+    /// Parameters after all others: archiso's hooks take the last of several values.
     pub parameters: Vec<Word>,
 }
 
-/// Whether `cms_verify=y` is said for an image with a CMS signature.
+/// Use of `cms_verify=y` for an image with a CMS signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cms {
     Verify,
-    /// Verifying reads the whole image, which without a copy to memory is most of what a boot transfers.
+    /// Saves a read of the whole image, most of the transfer of a boot that does not copy it to memory.
     Skip,
 }
 
-/// What is otherwise for one image, or for some machines.
+/// Overrides for an image or a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// The default root. It counts where it is served.
+    /// The default root; ignored if it is not served.
     pub root: Option<Root>,
     pub copytoram: Option<CopyToRam>,
-    /// Behind those that are there.
+    /// Added after the others.
     pub parameters: Vec<Word>,
 }
 
 impl MenuSettings {
-    /// These settings, but for what somebody prefers.
+    /// Returns these settings with overrides applied.
     #[must_use]
     pub(crate) fn with_overrides(&self, overrides: &Overrides) -> Self {
         let mut settings = self.clone();
-        // Sorting is stable: the others keep their order.
+        // The sort is stable: the other roots keep their order.
         settings.roots.sort_by_key(|&root| Some(root) != overrides.root);
         if let Some(copytoram) = overrides.copytoram {
             settings.copytoram = copytoram;
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preference_changes_what_it_names_and_nothing_else() {
+    fn overrides_change_only_named_settings() {
         let settings = MenuSettings {
             roots: Root::ALL.to_vec(),
             copytoram: CopyToRam::Auto,
@@ -111,6 +111,6 @@ mod tests {
         assert_eq!(preferred.roots, [Root::Http, Root::Nbd, Root::Nfs]);
         assert_eq!((preferred.copytoram, &preferred.parameters[..]), (CopyToRam::No, &words("a=1 b=2")[..]));
         let without = MenuSettings { roots: vec![Root::Nbd], ..settings };
-        assert_eq!(without.with_overrides(&overrides).roots, [Root::Nbd], "what is not served cannot be had");
+        assert_eq!(without.with_overrides(&overrides).roots, [Root::Nbd], "the root is not served");
     }
 }

@@ -14,7 +14,7 @@ fn path(text: &str) -> PlainPath {
     PlainPath::new(text).unwrap()
 }
 
-fn recipe(root: Option<Root>, title: &str) -> BootEntry {
+fn boot_entry(root: Option<Root>, title: &str) -> BootEntry {
     BootEntry {
         title: Some(Line::new(title)),
         architecture: word("x86_64"),
@@ -32,7 +32,10 @@ fn image(name: &str) -> Bootable {
         base_dir: word("arch"),
         uuid: Some(word("2026-01-02-03-04-05-00")),
         signed: true,
-        recipes: vec![recipe(Some(Root::Nbd), "Medium (x86_64, NBD)"), recipe(Some(Root::Nfs), "NFS")],
+        boot_entries: vec![
+            boot_entry(Some(Root::Nbd), "Medium (x86_64, NBD)"),
+            boot_entry(Some(Root::Nfs), "NFS"),
+        ],
         look: Look {
             serial: Some(Line::new("0 115200")),
             ui: Some(path("vesamenu.c32")),
@@ -79,7 +82,7 @@ fn lines<'a>(menu: &'a str, word: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn the_menu_of_one_image() {
+fn menu_of_one_image() {
     let menu = generate(&[image("arch")], &settings(&[Root::Nbd]), &SERVER);
     assert_eq!(
         menu,
@@ -133,7 +136,7 @@ LOCALBOOT 0
 }
 
 #[test]
-fn every_root_gets_its_own_address_and_only_nbd_a_uuid() {
+fn root_has_own_address_and_only_nbd_uuid() {
     let menu = generate(&[image("arch")], &settings(&[Root::Http, Root::Nfs, Root::Nbd]), &SERVER);
     let append = lines(&menu, "APPEND");
     assert_eq!(append.len(), 5, "HTTP always copies, NFS and NBD have a choice");
@@ -148,7 +151,7 @@ fn every_root_gets_its_own_address_and_only_nbd_a_uuid() {
 }
 
 #[test]
-fn each_image_is_named_by_its_edition() {
+fn menu_names_images_by_version() {
     let images = [image("one"), image("two")];
     let menu = generate(&images, &settings(&[Root::Nbd]), &SERVER);
     let append = lines(&menu, "APPEND");
@@ -160,7 +163,7 @@ fn each_image_is_named_by_its_edition() {
 }
 
 #[test]
-fn the_choices_of_the_operator() {
+fn menu_follows_operator_settings() {
     let chosen = MenuSettings {
         copytoram: CopyToRam::No,
         timeout: 0,
@@ -176,13 +179,13 @@ fn the_choices_of_the_operator() {
 }
 
 #[test]
-fn an_unsigned_image_is_not_verified() {
+fn unsigned_image_is_not_verified() {
     let unsigned = Bootable { signed: false, ..image("arch") };
     assert!(!generate(&[unsigned], &settings(&[Root::Nbd]), &SERVER).contains("cms_verify="));
 }
 
 #[test]
-fn without_http_kernels_come_by_tftp() {
+fn kernels_come_by_tftp_without_http() {
     let server = FileServer { ports: Ports { http: None, ..SERVER.ports }, ..SERVER };
     let menu = generate(&[image("arch")], &settings(&[Root::Nbd]), &server);
     assert_eq!(lines(&menu, "LINUX")[0], "::/arch~1/arch/boot/x86_64/vmlinuz-linux");
@@ -193,7 +196,7 @@ fn without_http_kernels_come_by_tftp() {
 }
 
 #[test]
-fn another_http_port_is_in_every_url() {
+fn http_port_is_in_every_url() {
     let server = FileServer { ports: Ports { http: Some(8080), ..SERVER.ports }, ..SERVER };
     let menu = generate(&[image("arch")], &settings(&[Root::Http]), &server);
     assert_eq!(lines(&menu, "LINUX")[0], "http://192.168.1.10:8080/arch~1/arch/boot/x86_64/vmlinuz-linux");
@@ -201,7 +204,7 @@ fn another_http_port_is_in_every_url() {
 }
 
 #[test]
-fn another_tftp_port_needs_urls() {
+fn other_tftp_port_needs_urls() {
     let server = FileServer { ports: Ports { tftp: 6969, http: None }, ..SERVER };
     let menu = generate(&[image("arch")], &settings(&[Root::Nbd]), &server);
     assert_eq!(lines(&menu, "LINUX")[0], "tftp://192.168.1.10:6969/arch~1/arch/boot/x86_64/vmlinuz-linux");
@@ -212,7 +215,7 @@ fn another_tftp_port_needs_urls() {
 }
 
 #[test]
-fn without_a_menu_program_there_is_a_prompt() {
+fn image_without_menu_program_gets_prompt() {
     let plain = Bootable { look: Look::default(), ..image("arch") };
     let menu = generate(&[plain], &settings(&[Root::Nbd]), &SERVER);
     assert!(lines(&menu, "UI").is_empty());
@@ -221,14 +224,14 @@ fn without_a_menu_program_there_is_a_prompt() {
 }
 
 #[test]
-fn without_a_root_there_is_still_a_menu() {
+fn menu_exists_without_a_root() {
     let menu = generate(&[image("arch")], &settings(&[]), &SERVER);
     assert_eq!(lines(&menu, "MENU LABEL"), ["The image's own menu", "Boot from the local disk"]);
     assert_eq!(lines(&generate(&[], &settings(&[Root::Nbd]), &SERVER), "LABEL"), ["1"]);
 }
 
 #[test]
-fn who_may_not_choose_boots_at_once() {
+fn start_without_menu_boots_at_once() {
     let images = [image("arch")];
     let menu = Menu { start: Start::Straight, ..menu(&images, &settings(&[Root::Nbd]), &SERVER) };
     let text = pxelinux::write(&menu);
@@ -239,7 +242,7 @@ fn who_may_not_choose_boots_at_once() {
 }
 
 #[test]
-fn the_script_of_one_image() {
+fn script_of_one_image() {
     let images = [image("arch")];
     let machine: Option<Mac> = "52:54:00:12:34:56".parse().ok();
     let script = ipxe::write(&menu(&images, &settings(&[Root::Nfs]), &SERVER), machine);
@@ -291,7 +294,7 @@ goto start
 }
 
 #[test]
-fn a_script_without_http_loads_by_tftp() {
+fn script_loads_by_tftp_without_http() {
     let images = [image("arch")];
     let server = FileServer { ports: Ports { tftp: 69, http: None }, ..SERVER };
     let script = ipxe::write(&menu(&images, &settings(&[Root::Nbd]), &server), None);
@@ -305,19 +308,21 @@ fn a_script_without_http_loads_by_tftp() {
 }
 
 #[test]
-fn no_title_is_a_command() {
-    let odd =
-        Bootable { recipes: vec![recipe(Some(Root::Nbd), "A || goto x && ; # ${b} \\")], ..image("arch") };
+fn title_is_never_a_command() {
+    let odd = Bootable {
+        boot_entries: vec![boot_entry(Some(Root::Nbd), "A || goto x && ; # ${b} \\")],
+        ..image("arch")
+    };
     let images = [odd];
     let script = ipxe::write(&menu(&images, &settings(&[Root::Nbd]), &SERVER), None);
     assert_eq!(lines(&script, "item")[0], "1 A __ goto x __ _ _ _{b} _");
 }
 
 #[test]
-fn entries_for_any_root_are_told_apart_by_title_and_root() {
-    let recipes = vec![recipe(None, "Some Linux"), recipe(None, "Some Linux, LTS")];
+fn titles_of_any_root_name_the_root() {
+    let boot_entries = vec![boot_entry(None, "Some Linux"), boot_entry(None, "Some Linux, LTS")];
     let menu =
-        generate(&[Bootable { recipes, ..image("arch") }], &settings(&[Root::Http, Root::Nbd]), &SERVER);
+        generate(&[Bootable { boot_entries, ..image("arch") }], &settings(&[Root::Http, Root::Nbd]), &SERVER);
     let expected = [
         "Some Linux (HTTP)",
         "Some Linux, LTS (HTTP)",

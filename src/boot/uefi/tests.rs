@@ -53,7 +53,7 @@ fn command_line(files: &Files, path: &str) -> String {
 }
 
 #[test]
-fn each_root_has_its_own_command_line() {
+fn root_decides_command_line() {
     let files = files(&Root::ALL);
     let common = "console=ttyS0,115200 no_timer_check panic=1 ip=dhcp BOOTIF=01-52-54-00-12-34-56";
     let line = |root: &str| command_line(&files, &format!("/isowire/{MACHINE}/{root}.efi"));
@@ -82,7 +82,7 @@ fn each_root_has_its_own_command_line() {
 }
 
 #[test]
-fn a_machine_is_told_what_it_was_leased() {
+fn command_line_has_the_lease() {
     let files = files(&[Root::Nfs]);
     let machine = MACHINE.parse().unwrap();
     let path = format!("isowire/{MACHINE}/nfs.efi");
@@ -99,7 +99,7 @@ fn a_machine_is_told_what_it_was_leased() {
 }
 
 #[test]
-fn a_program_is_made_of_the_image_and_has_a_version() {
+fn program_is_of_image_and_versioned() {
     let files = files(&[Root::Nbd]);
     let open = |machine: &str| files.open(format!("isowire/{machine}/nbd.efi").as_bytes(), HERE).unwrap();
     let [first, again, other] = [MACHINE, MACHINE, "52-54-00-12-34-57"].map(open);
@@ -113,7 +113,7 @@ fn a_program_is_made_of_the_image_and_has_a_version() {
 }
 
 #[test]
-fn only_roots_that_are_served_have_programs() {
+fn only_served_roots_have_programs() {
     let files = files(&[Root::Http]);
     let (name, programs) = files.programs().next().unwrap();
     assert_eq!((name, programs.unwrap().roots()), ("one", vec![Root::Http]));
@@ -128,7 +128,7 @@ fn only_roots_that_are_served_have_programs() {
 }
 
 #[test]
-fn what_makes_no_program_is_said() {
+fn program_errors_name_the_cause() {
     let stub = || Ok(Stub::parse(stub_file()).unwrap());
     let why = |kernel: &[u8], roots: &[Root], stub| {
         let image = archiso(kernel);
@@ -143,7 +143,7 @@ fn what_makes_no_program_is_said() {
     assert!(old.starts_with("/arch/boot/x86_64/vmlinuz-linux: the kernel has no EFI stub"), "{old}");
     let image = archiso(&kernel);
     let bootable = crate::bootable::survey("one", "one~1", &image).unwrap();
-    let bare = Bootable { recipes: Vec::new(), ..bootable };
+    let bare = Bootable { boot_entries: Vec::new(), ..bootable };
     let other = Programs::new(&image, &bare, &[Root::Nbd], stub()).unwrap_err().to_string();
-    assert_eq!(other, "the image has no kernel that could be booted");
+    assert_eq!(other, "the image has no bootable kernel");
 }

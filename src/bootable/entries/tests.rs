@@ -12,14 +12,14 @@ fn files<'a>(empty: &[&'a str], texts: &[(&'a str, &'a str)]) -> Vec<(&'a str, S
 
 /// Where the entries come from, and of each its title, its files, and what its kernel is told.
 fn told(files: &[(&str, String)]) -> (Origin, Vec<String>) {
-    let Entries { origin, recipes } = entries(&image(files)).unwrap();
-    let recipe = |recipe: &BootEntry| {
-        let title = recipe.title.as_ref().map_or("-", |title| title.as_str());
-        let initrd: Vec<_> = recipe.initrd.iter().map(|path| path.as_str()).collect();
-        let parameters: Vec<_> = recipe.parameters.iter().map(|word| word.as_str()).collect();
-        format!("{title}: {} {} {}", recipe.kernel, initrd.join(","), parameters.join(" "))
+    let Entries { origin, boot_entries } = entries(&image(files)).unwrap();
+    let boot_entry = |boot_entry: &BootEntry| {
+        let title = boot_entry.title.as_ref().map_or("-", |title| title.as_str());
+        let initrd: Vec<_> = boot_entry.initrd.iter().map(|path| path.as_str()).collect();
+        let parameters: Vec<_> = boot_entry.parameters.iter().map(|word| word.as_str()).collect();
+        format!("{title}: {} {} {}", boot_entry.kernel, initrd.join(","), parameters.join(" "))
     };
-    (origin, recipes.iter().map(recipe).collect())
+    (origin, boot_entries.iter().map(boot_entry).collect())
 }
 
 const KERNELS: [&str; 6] = [
@@ -57,14 +57,14 @@ const GRUB: &str = "menuentry \"Some Linux (x86_64, ${platform})\" {\n\
      menuentry 'Memtest' {\nlinux /some/boot/memtest\n}\n";
 
 #[test]
-fn systemd_boots_entries_are_booted_with_their_default_first() {
+fn systemd_boot_default_entry_comes_first() {
     let mut files = files(&KERNELS, &LOADER);
     files.push(("loader/loader.conf", "timeout 5\ndefault lts*\n".into()));
     files.push(("boot/grub/grub.cfg", GRUB.into()));
-    let (origin, recipes) = told(&files);
+    let (origin, boot_entries) = told(&files);
     assert_eq!(origin, Origin::SystemdBoot);
     assert_eq!(
-        recipes,
+        boot_entries,
         [
             "Some Linux, LTS: some/boot/x86_64/vmlinuz-linux-lts some/boot/x86_64/initramfs-linux-lts.img ",
             "Some Linux, NVIDIA: some/boot/x86_64/vmlinuz-linux \
@@ -73,12 +73,12 @@ fn systemd_boots_entries_are_booted_with_their_default_first() {
         ]
     );
     let bootable = survey("some", "one~1", &image(&files)).unwrap();
-    assert_eq!((bootable.base_dir.as_str(), bootable.recipes.len()), ("some", 3));
+    assert_eq!((bootable.base_dir.as_str(), bootable.boot_entries.len()), ("some", 3));
     assert_eq!(bootable.stock, None);
 }
 
 #[test]
-fn syslinux_entries_for_a_disc_come_before_those_of_others() {
+fn syslinux_disc_entries_come_first() {
     let mut files = files(&KERNELS, &LOADER);
     let entry = |name: &str, title: &str, more: &str| {
         format!(
@@ -97,11 +97,11 @@ fn syslinux_entries_for_a_disc_come_before_those_of_others() {
     files.push(("some/boot/memtest", "memtest".into()));
     files.push(("boot/syslinux/sys-linux.cfg", entries.concat()));
     files.push(("boot/syslinux/sys.cfg", "SERIAL 0\nUI menu.c32\nINCLUDE sys-linux.cfg\n".into()));
-    let (origin, recipes) = told(&files);
+    let (origin, boot_entries) = told(&files);
     assert_eq!(origin, Origin::Syslinux);
     let of = "some/boot/x86_64/vmlinuz-linux some/boot/x86_64/initramfs-linux.img";
     assert_eq!(
-        recipes,
+        boot_entries,
         [format!("Some Linux (BIOS): {of} quiet"), format!("Some Linux, nomodeset: {of} nomodeset"),]
     );
     let bootable = survey("some", "one~1", &image(&files)).unwrap();
@@ -110,12 +110,12 @@ fn syslinux_entries_for_a_disc_come_before_those_of_others() {
 }
 
 #[test]
-fn grubs_entries_are_booted_wherever_its_menu_is() {
+fn grub_entries_are_read_from_each_place() {
     for path in GRUB_MENUS {
-        let (origin, recipes) = told(&files(&KERNELS, &[(path, GRUB)]));
+        let (origin, boot_entries) = told(&files(&KERNELS, &[(path, GRUB)]));
         assert_eq!(origin, Origin::Grub);
         assert_eq!(
-            recipes,
+            boot_entries,
             [
                 "Some Linux (x86_64): some/boot/x86_64/vmlinuz-linux some/boot/x86_64/initramfs-linux.img quiet"
             ]
@@ -127,7 +127,7 @@ fn grubs_entries_are_booted_wherever_its_menu_is() {
 }
 
 #[test]
-fn kernels_may_be_anywhere_and_have_any_name() {
+fn kernels_may_have_any_path() {
     let empty = [
         "garden/x86_64/airootfs.sfs",
         "boot/vmlinuz-x86_64",
@@ -147,14 +147,14 @@ fn kernels_may_be_anywhere_and_have_any_name() {
     ];
     assert_eq!(told(&files).1, expected);
     let image = image(&files);
-    let recipes = entries(&image).unwrap().recipes;
-    assert!(recipes.iter().all(|recipe| recipe.architecture.as_str() == "x86_64"));
+    let boot_entries = entries(&image).unwrap().boot_entries;
+    assert!(boot_entries.iter().all(|boot_entry| boot_entry.architecture.as_str() == "x86_64"));
     let looked_at: Vec<_> = initramfs(&image).map(|(path, _)| path).collect();
     assert_eq!(looked_at, ["/boot/initramfs-x86_64-linux.img", "/garden/boot/x86_64/archiso.img"]);
 }
 
 #[test]
-fn names_may_start_in_the_install_directory() {
+fn names_may_begin_in_install_directory() {
     let empty = [
         "rescue/x86_64/airootfs.sfs",
         "rescue/boot/x86_64/vmlinuz",
@@ -168,28 +168,28 @@ fn names_may_start_in_the_install_directory() {
     let head = "SERIAL 0 115200\n";
     let texts = [("rescue/boot/syslinux/pxe.cfg", pxe), ("rescue/boot/syslinux/head.cfg", head)];
     let files = files(&empty, &texts);
-    let (origin, recipes) = told(&files);
+    let (origin, boot_entries) = told(&files);
     assert_eq!(origin, Origin::Pxelinux);
     assert_eq!(
-        recipes,
+        boot_entries,
         [
             "Rescue (HTTP): rescue/boot/x86_64/vmlinuz rescue/boot/amd_ucode.img,rescue/boot/x86_64/rescue.img "
         ]
     );
     let bootable = survey("rescue", "one~1", &image(&files)).unwrap();
-    assert_eq!(bootable.recipes[0].root, Some(Root::Http));
+    assert_eq!(bootable.boot_entries[0].root, Some(Root::Http));
     assert_eq!(bootable.look.serial.unwrap().as_str(), "0 115200");
     assert_eq!(bootable.stock, None, "its names would start in the menu's own directory");
 }
 
 #[test]
-fn hooks_of_others_are_not_taken_for_archisos() {
+fn other_hooks_are_not_archiso() {
     let loader = LOADER.map(|(path, text)| (path, text.replace("archisobasedir=", "misobasedir=")));
     let loader: Vec<_> = loader.iter().map(|(path, text)| (*path, text.as_str())).collect();
-    let (origin, recipes) = told(&files(&KERNELS, &loader));
+    let (origin, boot_entries) = told(&files(&KERNELS, &loader));
     assert_eq!(origin, Origin::Kernels);
     assert_eq!(
-        recipes,
+        boot_entries,
         [
             "linux for x86_64: some/boot/x86_64/vmlinuz-linux some/boot/x86_64/initramfs-linux.img ",
             "linux-lts for x86_64: some/boot/x86_64/vmlinuz-linux-lts some/boot/x86_64/initramfs-linux-lts.img ",
@@ -207,6 +207,6 @@ fn entries_have_a_limit() {
         )
     };
     let menu: String = (0..100).map(entry).collect();
-    let (_, recipes) = told(&files(&KERNELS, &[("boot/grub/grub.cfg", &menu)]));
-    assert_eq!(recipes.len(), RECIPES_MAX);
+    let (_, boot_entries) = told(&files(&KERNELS, &[("boot/grub/grub.cfg", &menu)]));
+    assert_eq!(boot_entries.len(), ENTRIES_MAX);
 }

@@ -1,45 +1,45 @@
-//! Reads the menus of GRUB: the kernels of their entries, in the order of the menu (GRUB manual, "Writing full
-//! configuration files directly").
+//! Parser for the menus of GRUB: the kernels of their entries, in the order of the menu (GRUB manual,
+//! "Writing full configuration files directly").
 //!
-//! Nothing is run. Both sides of every `if` are read; a variable that is set on one of them, or by a command that looks
-//! at the machine, is unknown from there on. An entry whose kernel hangs on an unknown variable is no entry; a parameter
-//! that does is left out.
+//! No command is run. Both branches of every `if` are read. A variable that is set in a branch, or by a
+//! command that probes the machine, is unknown from there on. An entry is dropped if its kernel or an
+//! initramfs depends on an unknown variable; a parameter that does is dropped alone.
 
 mod script;
 
 use super::menu_entry::MenuEntry;
-use script::{Command, End, Script, UNKNOWN, Variables};
+use script::{CommandEnd, Script, ScriptCommand, ScriptVariables, UNKNOWN};
 
-/// How deep `source`, `configfile` and `eval` may nest.
+/// Deepest nesting of `source`, `configfile` and `eval`.
 const MAX_DEPTH: u32 = 8;
-/// Scripts of one menu in all, so that a file that sources itself twice comes to an end.
+/// Most scripts of a menu. Depth alone would not limit a file that sources itself twice.
 const MAX_SCRIPTS: u32 = 64;
-/// Entries of one menu; archiso's has two.
+/// Most entries of a menu; archiso's has two.
 const MAX_ENTRIES: usize = 256;
-/// Blocks (`{`) inside each other. What nests deeper is not read.
+/// Deepest nesting of blocks (`{`); deeper ones are not read.
 const MAX_BLOCKS: usize = 32;
 
-/// Reads a menu. `directory` is the one it is in, from the root, without a `/` at the end: GRUB's `$prefix`. `include`
-/// gives the content of a file by its path; what it does not give is passed over.
+/// Parses a menu. `directory` is its directory from the root, without a `/` at the end: GRUB's
+/// `$prefix`. `include` reads a file by its path; a missing file is skipped.
 pub(crate) fn parse(
     text: &[u8],
     directory: &str,
     include: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
 ) -> Vec<MenuEntry> {
-    let mut variables = Variables::default();
+    let mut variables = ScriptVariables::default();
     variables.set("prefix", directory);
     let mut reader =
-        Reader { include, scripts: 0, variables, blocks: Vec::new(), conditions: 0, entries: Vec::new() };
+        MenuReader { include, scripts: 0, variables, blocks: Vec::new(), conditions: 0, entries: Vec::new() };
     reader.script(&plain(text), 0);
     reader.entries
 }
 
-struct Reader<'a> {
+struct MenuReader<'a> {
     include: &'a mut dyn FnMut(&str) -> Option<Vec<u8>>,
     scripts: u32,
-    variables: Variables,
+    variables: ScriptVariables,
     blocks: Vec<Block>,
-    /// `if`, `for` and `while` that are open.
+    /// Number of open `if`, `for` and `while`.
     conditions: u32,
     entries: Vec<MenuEntry>,
 }
@@ -47,14 +47,14 @@ struct Reader<'a> {
 enum Block {
     /// `menuentry`
     Entry(MenuEntry),
-    /// `function`: it runs when it is called, if ever.
+    /// `function`, which runs only if it is called.
     Function,
     /// `submenu`, or a group of commands.
     Group,
 }
 
-impl Reader<'_> {
-    /// Blocks that are still open at the end of a script are cut off: GRUB would take none of it.
+impl MenuReader<'_> {
+    /// Reads a script. Blocks that it leaves open are dropped: GRUB rejects such a script.
     fn script(&mut self, text: &str, depth: u32) {
         if depth == MAX_DEPTH || self.scripts == MAX_SCRIPTS {
             return;
@@ -62,21 +62,22 @@ impl Reader<'_> {
         self.scripts += 1;
         let outer = self.blocks.len();
         let mut script = Script::new(text);
-        while let Some(Command { words, end }) = script.command(&mut self.variables) {
+        while let Some(ScriptCommand { words, end }) = script.command(&mut self.variables) {
             let words = self.conditions(&words);
             match end {
-                End::Open if self.blocks.len() == MAX_BLOCKS => break,
-                End::Open => self.blocks.push(block(words)),
-                End::Line | End::Close => self.command(words, depth),
+                CommandEnd::Open if self.blocks.len() == MAX_BLOCKS => break,
+                CommandEnd::Open => self.blocks.push(block(words)),
+                CommandEnd::Line | CommandEnd::Close => self.command(words, depth),
             }
-            if end == End::Close && self.blocks.len() > outer {
+            if end == CommandEnd::Close && self.blocks.len() > outer {
                 self.close();
             }
         }
         self.blocks.truncate(outer);
     }
 
-    /// Counts the words of GRUB's conditions and loops in front of a command, and gives what is behind them.
+    /// Counts the reserved words of conditions and loops before a command, and returns the words after
+    /// them (GRUB manual, "Reserved words").
     fn conditions<'w>(&mut self, mut words: &'w [String]) -> &'w [String] {
         while let Some((word, rest)) = words.split_first() {
             match word.as_str() {
@@ -102,18 +103,19 @@ impl Reader<'_> {
         match (name.as_str(), arguments) {
             ("set", [assignment, ..]) => self.assign(assignment),
             ("unset" | "read", [variable, ..]) => self.variables.forget(variable),
+            // linux16 is for the BIOS boot protocol, linuxefi is from patches of distributions.
             ("linux" | "linux16" | "linuxefi", [kernel, parameters @ ..]) => self.linux(kernel, parameters),
             ("initrd" | "initrd16" | "initrdefi", files) => self.initrd(files),
             ("source" | "." | "configfile", [path, ..]) => self.include(path, depth),
             ("eval", pieces) => self.script(&pieces.join(" "), depth + 1),
             (_, arguments) => {
                 self.assign(name);
-                self.looks_at_the_machine(arguments);
+                self.forget_probed(arguments);
             }
         }
     }
 
-    /// `name=value`; anything else assigns nothing.
+    /// Assigns `name=value`; other text assigns nothing.
     fn assign(&mut self, text: &str) {
         let Some((name, value)) = text.split_once('=') else { return };
         match self.conditions {
@@ -122,8 +124,8 @@ impl Reader<'_> {
         }
     }
 
-    /// `search --set=root`, `probe --set uuid`, and their like.
-    fn looks_at_the_machine(&mut self, arguments: &[String]) {
+    /// Forgets the variable that a command such as `search --set=root` or `probe --set uuid` sets.
+    fn forget_probed(&mut self, arguments: &[String]) {
         for (position, argument) in arguments.iter().enumerate() {
             let next = || arguments.get(position + 1).map(String::as_str);
             let variable = argument.strip_prefix("--set=").or_else(|| next().filter(|_| argument == "--set"));
@@ -139,7 +141,7 @@ impl Reader<'_> {
         self.script(&plain(&text), depth + 1);
     }
 
-    /// The first kernel of an entry counts: where an entry has several, the machine decides.
+    /// Takes the first kernel of an entry: between several, a condition on the machine decides.
     fn linux(&mut self, kernel: &str, parameters: &[String]) {
         let Some(entry) = self.entry().filter(|entry| entry.kernel.is_none()) else { return };
         entry.kernel = Some(kernel.to_owned());
@@ -186,22 +188,23 @@ fn option(name: &str, arguments: &[String]) -> Option<String> {
     arguments.get(position + 1).cloned()
 }
 
-/// A title without what is unknown in it, and without the comma or blank in front of that: `Linux (x86_64, $platform)`.
+/// Removes unknown parts from a title, with the comma or blank before them: the title may be
+/// `Linux (x86_64, $platform)`.
 fn known_part(title: &str) -> String {
     let without = |title: String, before: &str| title.replace(&format!("{before}{UNKNOWN}"), "");
     let known = [", ", " ", ""].into_iter().fold(title.to_owned(), without);
     known.replace("()", "").trim().to_owned()
 }
 
-/// The path of a file, without the device in front of it: all files that an entry names are taken to be in the image.
-/// `None` where something of it is unknown.
+/// Removes the device from the path of a file: all files of an entry are assumed to be in the image.
+/// `None` if the path depends on an unknown variable.
 fn in_image(path: &str) -> Option<String> {
     let behind_device = path.strip_prefix('(').and_then(|rest| rest.split_once(')')).map(|(_, path)| path);
     let path = behind_device.unwrap_or(path);
     (!path.contains(UNKNOWN)).then(|| path.to_owned())
 }
 
-/// A script as text that holds [`UNKNOWN`] nowhere, nor other control characters.
+/// Decodes a script and replaces control characters, among them [`UNKNOWN`].
 fn plain(text: &[u8]) -> String {
     let plain = |c: char| match c {
         '\n' | '\t' => c,
@@ -265,7 +268,7 @@ menuentry 'Off' { halt }
 "#;
 
     #[test]
-    fn the_entries_of_a_menu_are_those_with_a_kernel() {
+    fn menu_entries_have_a_kernel() {
         let entries = alone(MENU);
         assert_eq!(
             told(&entries),
@@ -281,7 +284,7 @@ menuentry 'Off' { halt }
     }
 
     #[test]
-    fn a_menu_may_be_a_text_that_is_evaluated() {
+    fn evaluated_text_is_read() {
         let text = "if [ -z \"$param\" ]; then\nparam=\"archisolabel=X\"\nfi\nconsoles=\"console=tty0 quiet\"\neval \"\n\
                     menuentry 'Rescue' {\n\techo 'Loading...'\n\tlinux /r/vmlinuz archisobasedir=r $param $consoles\n\
                     \tinitrd /r/r.img\n}\n\"\n";
@@ -289,7 +292,7 @@ menuentry 'Off' { halt }
     }
 
     #[test]
-    fn what_hangs_on_an_unknown_variable_is_no_entry() {
+    fn entry_with_unknown_variable_is_dropped() {
         let entry = |lines: &str| alone(&format!("set k=/k\nmenuentry a {{\n{lines}\n}}"));
         assert_eq!(told(&entry("linux $k $x a$x b")), ["a: /k  b"]);
         assert_eq!(entry("linux /boot/$kernel\ninitrd /i"), []);
@@ -310,7 +313,7 @@ menuentry 'Off' { halt }
     }
 
     #[test]
-    fn other_files_are_read_where_they_are_named() {
+    fn sourced_files_are_read_in_place() {
         let mut asked = Vec::new();
         let text =
             "source $prefix/a.cfg\n. (cd0)/b.cfg\nconfigfile $unknown/c.cfg\nmenuentry d {\nlinux /d\n}";
@@ -323,7 +326,7 @@ menuentry 'Off' { halt }
     }
 
     #[test]
-    fn a_menu_that_sources_or_evaluates_itself_ends() {
+    fn self_sourcing_menu_ends() {
         let text = "source me\nset a='eval \"$a\"; eval \"$a\"'\neval \"$a\"\nmenuentry a {\nlinux /k\n}\nsource me\n";
         let mut asked = 0;
         let entries = parse(text.as_bytes(), "", &mut |_| {
@@ -349,7 +352,7 @@ menuentry 'Off' { halt }
     }
 
     #[test]
-    fn what_is_broken_gives_what_can_be_read() {
+    fn broken_menu_gives_its_readable_part() {
         assert_eq!(alone("}\n}\nfi\ndone\nlinux /k\ninitrd /i\nset\nsource\n"), []);
         assert_eq!(alone("menuentry a {\nlinux /k\n"), [], "it never ends");
         let binary = parse(b"menuentry \xff\x00\x1b {\r\n\tlinux /k a\x00b\r\n}\r\n", "", &mut |_| None);

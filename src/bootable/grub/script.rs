@@ -1,37 +1,37 @@
-//! GRUB's script as commands: words with their quotes taken off and their variables put in (GRUB manual, "Writing full
-//! configuration files directly"; grub-core/script/yylex.l and execute.c).
+//! Lexer for GRUB's scripts: commands of words, without quotes and with variables expanded (GRUB
+//! manual, "Quoting" and "Variable expansion"; grub-core/script/yylex.l and execute.c).
 
 use std::collections::HashMap;
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// What stands in a word for the value of a variable that cannot be known before GRUB runs. The text of a script has no
-/// such character, nor any other control character.
+/// Character in place of the value of a variable that is known only when GRUB runs. The text of a
+/// script has no control characters.
 pub(super) const UNKNOWN: char = '\0';
 
-/// Bytes that all variables of a script put into words: a few lines can double a value a thousand times over. From there
-/// on no variable is known.
+/// Most bytes that expansions add to a script, since few lines can double a value many times. After
+/// that all variables are unknown.
 const MAX_EXPANDED: usize = 1 << 20;
-/// Variables that are known at a time; further ones are not.
+/// Most known variables; further ones stay unknown.
 const MAX_VARIABLES: usize = 256;
-/// Words of one command; further ones are passed over.
+/// Most words of a command; further ones are dropped.
 const MAX_WORDS: usize = 512;
 
-/// The variables that have a known value.
+/// The variables with a known value.
 #[derive(Debug, Default)]
-pub(super) struct Variables {
+pub(super) struct ScriptVariables {
     known: HashMap<String, String>,
     expanded: usize,
 }
 
-impl Variables {
+impl ScriptVariables {
     pub(super) fn set(&mut self, name: &str, value: &str) {
         if self.known.len() < MAX_VARIABLES || self.known.contains_key(name) {
             self.known.insert(name.to_owned(), value.to_owned());
         }
     }
 
-    /// From here on nobody can know what it is.
+    /// Makes a variable unknown.
     pub(super) fn forget(&mut self, name: &str) {
         self.known.remove(name);
     }
@@ -44,17 +44,17 @@ impl Variables {
     }
 }
 
-/// A command, up to what ends it.
+/// A command and its end.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Command {
+pub(super) struct ScriptCommand {
     pub words: Vec<String>,
-    pub end: End,
+    pub end: CommandEnd,
 }
 
-/// What a command ends with.
+/// CommandEnd of a command.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// A line's end, `;` and their like.
+pub(super) enum CommandEnd {
+    /// The end of the line, `;`, `|` or `&`.
     #[default]
     Line,
     /// `{`: the command is the head of a block.
@@ -63,14 +63,14 @@ pub(super) enum End {
     Close,
 }
 
-/// The commands of a script, each read when it is asked for, since those before it set variables.
+/// The commands of a script. Each is read on demand, since earlier ones set variables.
 pub(super) struct Script<'a> {
     chars: Peekable<Chars<'a>>,
 }
 
-/// A word in the making. Quotes make a word even where nothing is between them.
+/// An unfinished word. Quotes make a word even if it is empty.
 #[derive(Default)]
-struct Draft {
+struct WordDraft {
     text: String,
     is_quoted: bool,
 }
@@ -80,16 +80,17 @@ impl<'a> Script<'a> {
         Self { chars: text.chars().peekable() }
     }
 
-    /// The next command; it may have no words. `None` at the end.
-    pub(super) fn command(&mut self, variables: &mut Variables) -> Option<Command> {
+    /// Reads the next command, which may have no words. `None` at the end.
+    pub(super) fn command(&mut self, variables: &mut ScriptVariables) -> Option<ScriptCommand> {
         self.chars.peek()?;
-        let (mut words, mut word) = (Vec::new(), Draft::default());
+        let (mut words, mut word) = (Vec::new(), WordDraft::default());
         let end = loop {
-            let Some(c) = self.chars.next() else { break End::Line };
+            let Some(c) = self.chars.next() else { break CommandEnd::Line };
             match c {
-                '\n' | ';' | '|' | '&' => break End::Line,
-                '{' => break End::Open,
-                '}' => break End::Close,
+                '\n' | ';' | '|' | '&' => break CommandEnd::Line,
+                '{' => break CommandEnd::Open,
+                '}' => break CommandEnd::Close,
+                // yylex.l: a comment begins where a word could begin.
                 '#' if word.is_nothing() => while self.chars.next_if(|&c| c != '\n').is_some() {},
                 c if is_blank(c) => word.finish(&mut words),
                 '\\' => self.escaped(&mut word),
@@ -100,25 +101,26 @@ impl<'a> Script<'a> {
             }
         };
         word.finish(&mut words);
-        Some(Command { words, end })
+        Some(ScriptCommand { words, end })
     }
 
-    /// `\` takes the meaning of what follows, and a line's end away.
-    fn escaped(&mut self, word: &mut Draft) {
+    /// Reads the character after `\` as it is; a line end is dropped.
+    fn escaped(&mut self, word: &mut WordDraft) {
         if let Some(c) = self.chars.next().filter(|&c| c != '\n') {
             word.text.push(c);
         }
     }
 
-    fn single_quoted(&mut self, word: &mut Draft) {
+    fn single_quoted(&mut self, word: &mut WordDraft) {
         word.is_quoted = true;
         word.text.extend(self.chars.by_ref().take_while(|&c| c != '\''));
     }
 
-    fn double_quoted(&mut self, word: &mut Draft, variables: &mut Variables) {
+    fn double_quoted(&mut self, word: &mut WordDraft, variables: &mut ScriptVariables) {
         word.is_quoted = true;
         while let Some(c) = self.chars.next().filter(|&c| c != '"') {
             match (c, self.chars.peek()) {
+                // yylex.l, DQUOTE: `\` before other characters stays.
                 ('\\', Some('$' | '"' | '\\' | '\n')) => self.escaped(word),
                 ('$', _) => match self.name() {
                     Some(name) => word.text += &variables.value(&name),
@@ -129,10 +131,10 @@ impl<'a> Script<'a> {
         }
     }
 
-    /// Outside of quotes, blanks in a value part words.
-    fn variable(&mut self, word: &mut Draft, words: &mut Vec<String>, variables: &mut Variables) {
+    /// Expands a variable outside of quotes, where blanks in its value separate words.
+    fn variable(&mut self, word: &mut WordDraft, words: &mut Vec<String>, variables: &mut ScriptVariables) {
         match self.name() {
-            // `$"text"` is a text to be translated.
+            // yylex.l, I18NSTR: `$"text"` is a text to translate.
             None if self.chars.peek() == Some(&'"') => {}
             None => word.text.push('$'),
             Some(name) => {
@@ -143,7 +145,8 @@ impl<'a> Script<'a> {
         }
     }
 
-    /// The name behind a `$`; `None` when there is none. `$1`, `$?` and their like have names that nobody can set.
+    /// Reads the name after a `$`; `None` if there is none. `$1`, `$?` and the like cannot be set and
+    /// stay unknown.
     fn name(&mut self) -> Option<String> {
         if self.chars.next_if_eq(&'{').is_some() {
             return Some(self.chars.by_ref().take_while(|&c| c != '}').collect());
@@ -159,7 +162,7 @@ impl<'a> Script<'a> {
     }
 }
 
-impl Draft {
+impl WordDraft {
     fn is_nothing(&self) -> bool {
         self.text.is_empty() && !self.is_quoted
     }
@@ -181,13 +184,13 @@ mod tests {
     use super::*;
 
     /// The words of each command.
-    fn commands(text: &str, variables: &mut Variables) -> Vec<Vec<String>> {
+    fn commands(text: &str, variables: &mut ScriptVariables) -> Vec<Vec<String>> {
         let mut script = Script::new(text);
         std::iter::from_fn(|| script.command(variables)).map(|command| command.words).collect()
     }
 
     fn words(text: &str) -> Vec<String> {
-        let mut variables = Variables::default();
+        let mut variables = ScriptVariables::default();
         variables.set("a", "one two");
         variables.set("b", "x");
         commands(text, &mut variables).concat()
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_put_in_where_they_are_known() {
+    fn known_variables_are_expanded() {
         assert_eq!(
             words(r#"$a "$a" '$a' x${b}y $b/z "${b}" \$b"#),
             ["one", "two", "one two", "$a", "xxy", "x/z", "x", "$b"]
@@ -217,26 +220,26 @@ mod tests {
     #[test]
     fn commands_end_at_lines_and_braces() {
         let mut script = Script::new("if x; then\nmenuentry 'm' {linux /a\n} a&&b");
-        let variables = &mut Variables::default();
+        let variables = &mut ScriptVariables::default();
         let ends: Vec<_> = std::iter::from_fn(|| script.command(variables))
             .map(|command| (command.words.join(" "), command.end))
             .collect();
         let expected = [
-            ("if x", End::Line),
-            ("then", End::Line),
-            ("menuentry m", End::Open),
-            ("linux /a", End::Line),
-            ("", End::Close),
-            ("a", End::Line),
-            ("", End::Line),
-            ("b", End::Line),
+            ("if x", CommandEnd::Line),
+            ("then", CommandEnd::Line),
+            ("menuentry m", CommandEnd::Open),
+            ("linux /a", CommandEnd::Line),
+            ("", CommandEnd::Close),
+            ("a", CommandEnd::Line),
+            ("", CommandEnd::Line),
+            ("b", CommandEnd::Line),
         ];
         assert_eq!(ends, expected.map(|(words, end)| (words.to_owned(), end)));
     }
 
     #[test]
-    fn a_value_that_doubles_itself_ends_as_unknown() {
-        let mut variables = Variables::default();
+    fn doubling_value_becomes_unknown() {
+        let mut variables = ScriptVariables::default();
         variables.set("a", "0123456789");
         for _ in 0..100 {
             let [word] = &commands("\"$a$a\"", &mut variables).concat()[..] else { panic!("one word") };
@@ -249,7 +252,7 @@ mod tests {
     #[test]
     fn words_and_variables_have_limits() {
         assert_eq!(words(&"a ".repeat(10_000)).len(), MAX_WORDS);
-        let mut variables = Variables::default();
+        let mut variables = ScriptVariables::default();
         for number in 0..1000 {
             variables.set(&number.to_string(), "x");
         }
