@@ -53,7 +53,8 @@ fn resources() -> Arc<Resources> {
 }
 
 fn turn(criterion: &mut Criterion) {
-    let mut session = Session::new(resources(), Ipv4Addr::new(10, 0, 0, 1));
+    let resources = resources();
+    let mut session = Session::new(Ipv4Addr::new(10, 0, 0, 1));
     let mut batch = Batch::default();
     let now = Timestamp::from_second(1_795_413_600).unwrap();
     let request = |fields: &str| {
@@ -74,7 +75,7 @@ fn turn(criterion: &mut Criterion) {
             bencher.iter_batched_ref(
                 || requests.clone(),
                 |input| {
-                    black_box(session.handle(input, now, &mut batch));
+                    black_box(session.handle(&resources, input, now, &mut batch));
                     batch.advance(batch.len());
                 },
                 BatchSize::SmallInput,

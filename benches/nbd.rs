@@ -34,14 +34,14 @@ fn turn(criterion: &mut Criterion) {
         for (count, len) in [(1, 4096), (64, 4096), (8, 131_072)] {
             let export = common::export(SIZE);
             let mut batch = Batch::of_export(&export);
-            let mut session = Transmission::new(export, replies);
+            let mut session = Transmission::new(replies);
             let requests = reads(count, len);
             group.throughput(Throughput::Elements(count));
             group.bench_function(format!("{name} {count} x {len}"), |bencher| {
                 bencher.iter_batched_ref(
                     || requests.clone(),
                     |input| {
-                        black_box(session.handle(input, &mut batch));
+                        black_box(session.handle(&export, input, &mut batch));
                         batch.advance(batch.len());
                     },
                     BatchSize::SmallInput,

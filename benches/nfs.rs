@@ -100,7 +100,7 @@ fn turn(criterion: &mut Criterion) {
     ];
     let mut group = criterion.benchmark_group("nfs turn");
     for (name, calls) in cases {
-        let mut session = Session::new(Arc::clone(&images), ([127, 0, 0, 1], 700).into());
+        let mut session = Session::new(([127, 0, 0, 1], 700).into());
         let mut batch = Batch::default();
         group.throughput(Throughput::Elements(calls.len() as u64));
         let input = BytesMut::from(&calls.concat()[..]);
@@ -108,7 +108,7 @@ fn turn(criterion: &mut Criterion) {
             bencher.iter_batched_ref(
                 || input.clone(),
                 |input| {
-                    black_box(session.handle(input, &mut batch));
+                    black_box(session.handle(&images, input, &mut batch));
                     batch.advance(batch.len());
                     session.sent(input);
                 },

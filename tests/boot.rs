@@ -46,10 +46,10 @@ const KERNEL_BY_TFTP: [Chapter; 2] = [
     &["over TFTP", "/arch/boot/x86_64/initramfs-linux.img\""],
 ];
 const NBD: Chapter = &["root attached over NBD"];
-const NBD_RELEASED: Chapter = &["root released"];
+const NBD_RELEASED: Chapter = &["NBD connection closed"];
 const NBD_TAKEN_AWAY: Chapter = &["shutting down: NBD clients lose their root", "machines=1"];
 const NFS: Chapter = &["mounted over NFS"];
-const NFS_RELEASED: Chapter = &["root read over NFS"];
+const NFS_RELEASED: Chapter = &["NFS connection closed"];
 const NFS_WAITS: Chapter = &["NFS clients wait", "connections=1"];
 const SQUASHFS: Chapter = &["sent over HTTP", "status=200", "/arch/x86_64/airootfs.sfs\""];
 const EROFS: [Chapter; 2] = [

@@ -13,12 +13,13 @@ use crate::boot::{BootConfig, Files, Ports};
 use crate::bootable::Root;
 use crate::export::Batch;
 use crate::export::batch::Chunk;
-use crate::http::session::{Next, Resources, Session, Turn};
+use crate::http::session::{Finished, Resources, Session};
 use crate::http::wire::range::{RANGES_MAX, RequestedRanges, wanted};
 use crate::http::wire::{HttpRequest, Method};
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
+use crate::stream::Turn;
 
 /// The file `f` of the image `i`, and `f` of the image `j`.
 const FILES: [Extent; 2] = [Extent { offset: 4096, len: 5000 }, Extent { offset: 65_536, len: 2 << 20 }];
@@ -42,16 +43,16 @@ fn answers(data: &[u8]) {
     loop {
         let (before, method) = (input.len(), next_method(&input));
         let mut batch = Batch::default();
-        let turn = session.handle_one(&mut input, Timestamp::UNIX_EPOCH, &mut batch);
+        let turn = session.handle_one(&RESOURCES, &mut input, Timestamp::UNIX_EPOCH, &mut batch);
         if !batch.is_empty() {
             check_answer(&batch, method);
         }
         match turn {
-            Some(Turn { next: Next::Read, .. }) => {
+            Some(Turn::Drained) => {
                 assert!(batch.is_empty());
                 return assert!(input.is_empty() || matches!(HttpRequest::parse(&input), Ok(None)));
             }
-            Some(Turn { next: Next::Close, .. }) => return assert!(!batch.is_empty()),
+            Some(Turn::End(Finished)) => return assert!(!batch.is_empty()),
             _ => assert!(input.len() < before || !batch.is_empty()),
         }
     }
@@ -92,13 +93,13 @@ fn converse(data: &[u8], segment: usize) -> (Vec<u8>, bool) {
         input.extend_from_slice(bytes);
         loop {
             let mut batch = Batch::default();
-            let turn = session.handle(&mut input, Timestamp::UNIX_EPOCH, &mut batch);
+            let turn = session.handle(&RESOURCES, &mut input, Timestamp::UNIX_EPOCH, &mut batch);
             let memory: usize = batch.chunks().map(|chunk| record(chunk, &mut said)).sum();
             assert!(memory <= MEMORY_MAX);
-            match turn.next {
-                Next::Read => break,
-                Next::GoOn => {}
-                Next::Close => return (said, true),
+            match turn {
+                Turn::Drained => break,
+                Turn::Full => {}
+                Turn::End(Finished) => return (said, true),
             }
         }
     }
@@ -123,12 +124,13 @@ fn record(chunk: Chunk<'_>, said: &mut Vec<u8>) -> usize {
 }
 
 fn session() -> Session {
-    static RESOURCES: LazyLock<Arc<Resources>> = LazyLock::new(resources);
-    Session::new(Arc::clone(&RESOURCES), Ipv4Addr::new(10, 0, 0, 1))
+    Session::new(Ipv4Addr::new(10, 0, 0, 1))
 }
 
+static RESOURCES: LazyLock<Resources> = LazyLock::new(resources);
+
 /// Two images without bytes: a session never reads any.
-fn resources() -> Arc<Resources> {
+fn resources() -> Resources {
     let [default, other] =
         ["i", "j"].into_iter().zip(FILES).map(image).collect::<Vec<_>>().try_into().unwrap();
     let images = Arc::new(ImageSet::new(default, vec![other]));
@@ -141,7 +143,7 @@ fn resources() -> Arc<Resources> {
     };
     let ports = Ports { tftp: 69, http: Some(80) };
     let files = Files::new(images, BootConfig::new(settings, ports)).expect("names of their own");
-    Arc::new(Resources::new(Arc::new(files)))
+    Resources::new(Arc::new(files))
 }
 
 fn image((name, file): (&str, Extent)) -> ServedImage {

@@ -10,13 +10,14 @@ use crate::export::batch::Chunk;
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
-use crate::nbd::session::{Handshake, Next, READ_MAX, Replies, Transmission, Turn};
+use crate::nbd::session::{Handshake, HandshakeEnd, READ_MAX, Replies, Transmission, TransmissionEnd};
+use crate::stream::Turn;
 
 /// The export of both targets.
 const EXTENT: Extent = Extent { offset: 4096, len: 1 << 20 };
 
 /// Most bytes that one call may queue: what a turn allows, and one longest reply on top.
-const HANDSHAKE_OUT_MAX: usize = 128 << 10;
+const HANDSHAKE_OUT_MAX: u64 = 128 << 10;
 const TURN_OUT_MAX: u64 = (1 << 20) + READ_MAX as u64 + 4096;
 
 /// However the client's bytes are cut into segments, the same replies leave, and they are bounded.
@@ -27,21 +28,22 @@ pub fn handshake(data: &[u8]) {
 
 /// Feeds a handshake in segments; what it said, and how it ended.
 fn haggle(data: &[u8], segment: usize) -> (Vec<u8>, Option<String>) {
-    let mut session = Handshake::new(images());
+    let images = images();
+    let mut session = Handshake::new(&images);
     let (mut said, mut input) = (Vec::new(), BytesMut::new());
     for bytes in data.chunks(segment.min(data.len()).max(1)) {
         input.extend_from_slice(bytes);
         loop {
-            let mut out = BytesMut::new();
-            let next = session.handle(&mut input, &mut out);
-            assert!(out.len() <= HANDSHAKE_OUT_MAX);
-            said.extend_from_slice(&out);
-            match next {
-                Ok(Next::GoOn) if out.is_empty() => break,
-                Ok(Next::GoOn) => {}
-                Ok(Next::Attach(attached)) => return (said, Some(attached.name)),
-                Ok(Next::Part) => return (said, None),
-                Err(rejected) => return (said, Some(rejected.to_string())),
+            let mut batch = Batch::default();
+            let turn = session.handle(&mut input, &mut batch);
+            assert!(batch.len() <= HANDSHAKE_OUT_MAX);
+            batch.chunks().for_each(|chunk| record(chunk, &mut said));
+            match turn {
+                Turn::Drained => break,
+                Turn::Full => {}
+                Turn::End(HandshakeEnd::Attached(attached)) => return (said, Some(attached.name)),
+                Turn::End(HandshakeEnd::Aborted) => return (said, None),
+                Turn::End(HandshakeEnd::Rejected(error)) => return (said, Some(error.to_string())),
             }
         }
     }
@@ -72,22 +74,22 @@ pub fn transmission(data: &[u8]) {
 }
 
 /// Feeds a transmission in segments; what it said (a range as its numbers), and how it ended.
-fn converse(data: &[u8], segment: usize, replies: Replies) -> (Vec<u8>, Option<Turn>) {
+fn converse(data: &[u8], segment: usize, replies: Replies) -> (Vec<u8>, Option<TransmissionEnd>) {
     static IMAGES: LazyLock<Arc<ImageSet>> = LazyLock::new(images);
     let export = IMAGES.export(b"i:/f").expect("a file");
-    let mut session = Transmission::new(export, replies);
+    let mut session = Transmission::new(replies);
     let (mut said, mut input) = (Vec::new(), BytesMut::new());
     for bytes in data.chunks(segment.min(data.len()).max(1)) {
         input.extend_from_slice(bytes);
         loop {
             let mut batch = Batch::default();
-            let turn = session.handle(&mut input, &mut batch);
+            let turn = session.handle(&export, &mut input, &mut batch);
             assert!(batch.len() <= TURN_OUT_MAX);
             batch.chunks().for_each(|chunk| record(chunk, &mut said));
             match turn {
                 Turn::Drained => break,
-                Turn::Full | Turn::Prefetch { .. } => {}
-                end => return (said, Some(end)),
+                Turn::Full => {}
+                Turn::End(end) => return (said, Some(end)),
             }
         }
     }

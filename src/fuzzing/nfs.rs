@@ -14,8 +14,9 @@ use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
 use crate::nfs::handle::FileHandle;
 use crate::nfs::mount;
-use crate::nfs::rpc::{self, CallError, RECORD_MAX, RecordError, RpcMessage};
-use crate::nfs::session::{DIRECTORY_MAX, READ_MAX, Session, Turn};
+use crate::nfs::rpc::{self, CallError, RECORD_MAX, RpcMessage};
+use crate::nfs::session::{DIRECTORY_MAX, READ_MAX, Session, StreamError};
+use crate::stream::Turn;
 
 /// Most bytes that a turn may queue, and most memory that it may take: its limit and one longest
 /// reply.
@@ -116,24 +117,24 @@ pub fn session(data: &[u8]) {
 #[derive(Debug, PartialEq, Eq)]
 struct Said {
     replies: Vec<Vec<u8>>,
-    end: Option<RecordError>,
+    end: Option<StreamError>,
 }
 
 fn converse(data: &[u8], segment: usize) -> Said {
-    let mut session = Session::new(Arc::clone(&IMAGES), ([192, 0, 2, 1], 700).into());
+    let mut session = Session::new(([192, 0, 2, 1], 700).into());
     let (mut replies, mut seen, mut input) = (Vec::new(), BTreeSet::new(), BytesMut::new());
     for bytes in data.chunks(segment.min(data.len()).max(1)) {
         input.extend_from_slice(bytes);
         loop {
             let mut batch = Batch::default();
-            let turn = session.handle(&mut input, &mut batch);
+            let turn = session.handle(&IMAGES, &mut input, &mut batch);
             assert!(batch.len() <= TURN_OUT_MAX && batch.held() <= TURN_HELD_MAX);
             replies.extend(records(&batch).into_iter().filter(|reply| seen.insert(reply[..4].to_vec())));
             session.sent(&input);
             match turn {
                 Turn::Drained => break,
                 Turn::Full => {}
-                Turn::Broken(bad) => return Said { replies, end: Some(bad) },
+                Turn::End(error) => return Said { replies, end: Some(error) },
             }
         }
     }

@@ -1,43 +1,37 @@
-//! The HTTP service: accepts clients, runs a session for each, logs the files that a boot loads.
+//! The HTTP service: set-up, time limits, and the log lines of the files that a boot loads.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{self, Duration};
 
 use bytes::BytesMut;
 use jiff::Timestamp;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
-use tracing::{debug, info, warn};
+use tokio::time::Instant;
+use tracing::info;
 
-use super::session::{Next, Resources, Session, Story, Turn};
+use super::session::{Finished, LoggedAnswer, Resources, Session};
 use super::wire::StatusCode;
 use crate::boot::Files;
-use crate::bootable::FileKind;
 use crate::export::Batch;
 use crate::machines::{self, ConnectionTracker, Registry};
-use crate::stream::{self, End, Listener, TransmitError};
+use crate::stream::{self, ConnectionLog, End, Listener, ReadTotals, TransmitError, Turn};
 use crate::watched::Watched;
 
-/// Time a request has to arrive once it has begun. An answer may take as long as its client reads.
+/// Time for a request to arrive once it has begun. An answer may take as long as its client reads.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
 
-/// Time a client may be silent between requests.
+/// Time that a client may be silent between requests.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Time the client has to close after the last answer. Closed at once with something of it unread, the connection would
-/// be reset, and the answer lost on its way (RFC 9112 §9.6).
+/// Time that the client has to close the connection after the last answer.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Bytes thrown away at once while the client closes.
-const DISCARD: usize = 16 << 10;
-
-/// Serves `files` to every client that connects, until `shutdown` is ready. Downloads that go on then live on as long
-/// as the runtime does.
+/// Serves `files` to every client that connects, until `shutdown` is ready. Downloads that go on
+/// then live on as long as the runtime does.
 ///
-/// `advertise` is the address that files made by us tell machines; without it, each is told the one it reached us at.
+/// `advertise` is the address that generated files tell machines. Without it, each machine is told
+/// the address at which it reached the server.
 pub async fn run(
     listener: impl Into<Listener>,
     files: impl Into<Watched<Files>>,
@@ -45,35 +39,32 @@ pub async fn run(
     advertise: Option<Ipv4Addr>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let shared = Arc::new(Shared::new(files.into()));
-    let serve = |socket, peer: SocketAddr| {
-        let now = Instant::now().into_std();
-        let tracker = ConnectionTracker::new(Arc::clone(&machines), peer.ip(), machines::Protocol::Http, now);
-        serve(socket, peer, Arc::clone(&shared), advertise, tracker)
-    };
-    tokio::select! {
-        () = shutdown => {}
-        never = stream::accept(listener.into(), "HTTP", serve) => match never {},
-    }
+    let shared = Arc::new(Shared::new(files.into(), machines, advertise));
+    stream::accept_until(listener.into(), "HTTP", shutdown, |socket, peer| {
+        serve(socket, peer, Arc::clone(&shared))
+    })
+    .await;
 }
 
 /// State shared by all clients.
 #[derive(Debug)]
 struct Shared {
     files: Watched<Files>,
-    /// Of the files that were live when somebody last looked.
+    /// Resources of the files that were current when a client last adopted a snapshot.
     resources: Mutex<Arc<Resources>>,
+    machines: Arc<Registry>,
+    advertise: Option<Ipv4Addr>,
 }
 
 impl Shared {
-    fn new(files: Watched<Files>) -> Self {
+    fn new(files: Watched<Files>, machines: Arc<Registry>, advertise: Option<Ipv4Addr>) -> Self {
         let resources = Mutex::new(Arc::new(Resources::new(files.current())));
-        Self { files, resources }
+        Self { files, resources, machines, advertise }
     }
 
-    /// The resources of `files`, which are the same for all.
+    /// Returns the resources of `files`, which are the same for all clients.
     fn resources(&self, files: &Arc<Files>) -> Arc<Resources> {
-        // Whoever panicked with the lock left nothing half done.
+        // A panic while the lock is held leaves the old value or the new one.
         let mut resources = self.resources.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(resources.files(), files) {
             *resources = Arc::new(Resources::new(Arc::clone(files)));
@@ -83,65 +74,56 @@ impl Shared {
 }
 
 /// Serves one client from its first request to its last.
-async fn serve(
-    mut socket: TcpStream,
-    peer: SocketAddr,
-    shared: Arc<Shared>,
-    advertise: Option<Ipv4Addr>,
-    mut tracker: ConnectionTracker,
-) {
-    let Some(local) = advertise.or_else(|| local_address(&socket)) else { return };
+async fn serve(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+    let Some(local) = shared.advertise.or_else(|| local_address(&socket)) else { return };
     let mut client = Client::new(peer, local, shared);
-    match stream::drive(&socket, &mut client, BytesMut::new(), Batch::default(), &mut tracker).await {
-        Ok(End::Closed) => {}
-        Ok(End::Session(Answered)) => {
-            let _ = timeout(LINGER, part(&mut socket)).await;
-        }
-        Err(TransmitError::Peer(error)) => debug!(%peer, %error, "HTTP client gone"),
-        Err(error @ TransmitError::Image(_)) => {
-            warn!(%peer, "HTTP connection closed: {error}. Restore the original file");
-        }
+    let since = time::Instant::now();
+    let end = stream::drive(&socket, &mut client, &mut BytesMut::new(), &mut Batch::default()).await;
+    ConnectionLog { protocol: "HTTP", peer, export: None, totals: ReadTotals::default(), since }.closed(&end);
+    if let Ok(End::Session(Finished)) = end {
+        stream::close_in_stages(socket, LINGER).await;
     }
 }
 
-/// The address of ours that the client chose.
+/// Returns our address that the client chose.
 fn local_address(socket: &TcpStream) -> Option<Ipv4Addr> {
     match socket.local_addr().ok()?.ip() {
         IpAddr::V4(address) => Some(address),
+        // An inherited IPv6 socket shows IPv4 addresses as mapped ones (RFC 4291 §2.5.5.2).
         IpAddr::V6(address) => address.to_ipv4_mapped(),
     }
 }
 
-/// A connection of a client, and what its next turn has to know.
+/// A connection of a client, with its clocks.
 struct Client {
     session: Session,
-    peer: SocketAddr,
+    resources: Arc<Resources>,
     shared: Arc<Shared>,
+    /// Newer files than those of `resources`, if there are any.
     files: Watched<Files>,
-    /// When the turn began, and the answer of it that is worth a line of the log.
-    since: Instant,
-    story: Option<Story>,
-    /// The turn queued an answer.
-    is_progress: bool,
-    /// The client was between two requests when it was waited for.
+    tracker: ConnectionTracker,
+    peer: SocketAddr,
+    turn_began: Instant,
+    /// The turn queued an answer, so the client gets its time anew.
+    has_answered: bool,
+    /// The client was between two requests when the server began to wait for it.
     was_idle: bool,
     deadline: Instant,
 }
 
-/// The last answer has left: reason for which we end a connection.
-struct Answered;
-
 impl Client {
     fn new(peer: SocketAddr, local: Ipv4Addr, shared: Arc<Shared>) -> Self {
         let (now, files) = (Instant::now(), shared.files.clone());
+        let machines = Arc::clone(&shared.machines);
         Self {
-            session: Session::new(shared.resources(&files.current()), local),
-            peer,
+            session: Session::new(local),
+            resources: shared.resources(&files.current()),
             shared,
             files,
-            since: now,
-            story: None,
-            is_progress: false,
+            tracker: ConnectionTracker::new(machines, peer.ip(), machines::Protocol::Http, now.into_std()),
+            peer,
+            turn_began: now,
+            has_answered: false,
             was_idle: false,
             deadline: now + IDLE,
         }
@@ -149,81 +131,69 @@ impl Client {
 }
 
 impl stream::Session for Client {
-    type Reason = Answered;
-
-    fn file_kind(&self) -> FileKind {
-        self.session.file_kind()
-    }
+    type Reason = Finished;
 
     fn adopt(&mut self) {
         if let Some(files) = self.files.update() {
-            self.session.serve(self.shared.resources(&files));
+            self.resources = self.shared.resources(&files);
         }
     }
 
-    fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> stream::Turn<Answered> {
-        self.since = Instant::now();
+    fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<Finished> {
+        self.turn_began = Instant::now();
         if std::mem::take(&mut self.was_idle) {
             // The first bytes of a request have arrived.
-            self.deadline = self.since + REQUEST_DEADLINE;
+            self.deadline = self.turn_began + REQUEST_DEADLINE;
         }
-        let Turn { next, story } = self.session.handle(input, Timestamp::now(), out);
-        self.story = story;
-        self.is_progress = !out.is_empty();
-        match next {
-            Next::Read => stream::Turn::Drained,
-            Next::GoOn => stream::Turn::Full,
-            Next::Close => stream::Turn::End(Answered),
-        }
+        let turn = self.session.handle(&self.resources, input, Timestamp::now(), out);
+        self.has_answered = !out.is_empty();
+        self.tracker.open(self.session.file_kind());
+        turn
     }
 
-    fn sent(
-        &mut self,
-        result: &Result<(), TransmitError>,
-        unsent: u64,
-        _: &BytesMut,
-        _: &mut ConnectionTracker,
-    ) {
-        let Some(story) = self.story.take() else { return };
-        tell(&story, self.peer, self.since, result, unsent);
+    fn bytes_sent(&mut self, batch: &Batch, len: u64, now: time::Instant) {
+        self.tracker.sent(batch, len, now);
+    }
+
+    fn replies_sent(&mut self, result: &Result<(), TransmitError>, unsent: u64, _: &BytesMut) {
+        if let Some(answer) = self.session.take_logged() {
+            log_answer(&answer, self.peer, self.turn_began.elapsed(), result, unsent);
+        }
     }
 
     fn deadline(&mut self, input: &BytesMut) -> Option<Instant> {
         self.was_idle = self.session.is_between_requests(input);
-        if std::mem::take(&mut self.is_progress) {
+        // Bytes alone do not extend the deadline: a client could send one every few seconds.
+        if std::mem::take(&mut self.has_answered) {
             self.deadline = Instant::now() + if self.was_idle { IDLE } else { REQUEST_DEADLINE };
         }
         Some(self.deadline)
     }
 
-    fn handle_timeout(&mut self, input: &BytesMut, out: &mut Batch) -> stream::Turn<Answered> {
-        self.session.time_out(input, Timestamp::now(), out);
-        stream::Turn::End(Answered)
+    fn handle_timeout(&mut self, input: &BytesMut, out: &mut Batch) -> Turn<Finished> {
+        self.session.handle_timeout(input, Timestamp::now(), out)
     }
 }
 
-/// Says goodbye, and waits until the client has read it.
-async fn part(socket: &mut TcpStream) -> io::Result<()> {
-    socket.shutdown().await?;
-    let mut rest = BytesMut::with_capacity(DISCARD);
-    while socket.read_buf(&mut rest).await? > 0 {
-        rest.clear();
-    }
-    Ok(())
-}
-
-/// The boot as a story; `unsent` bytes of the batch are still here, and the answer in question was its last.
-fn tell(story: &Story, peer: SocketAddr, since: Instant, sent: &Result<(), TransmitError>, unsent: u64) {
-    let Story { path, status, bytes, agent, .. } = story;
-    let (status, ms) = (status.0, since.elapsed().as_millis());
-    match sent {
+/// Logs an answer that belongs to a boot. It was the last of its batch, so `unsent` bytes of it are
+/// still here.
+fn log_answer(
+    answer: &LoggedAnswer,
+    peer: SocketAddr,
+    elapsed: Duration,
+    result: &Result<(), TransmitError>,
+    unsent: u64,
+) {
+    let LoggedAnswer { path, status, bytes, agent, .. } = answer;
+    let (status, ms) = (status.0, elapsed.as_millis());
+    match result {
         Ok(()) if status == StatusCode::NOT_FOUND.0 => {
-            info!(%peer, ?path, ?agent, "HTTP refused: no such file")
+            info!(%peer, ?path, ?agent, "HTTP refused: no such file");
         }
         Ok(()) => info!(%peer, ?path, status, bytes, ms, ?agent, "file sent over HTTP"),
         Err(error) => {
             let sent = bytes.saturating_sub(unsent);
-            info!(%peer, ?path, status, bytes, sent, ms, ?agent, "HTTP broken off: {error}");
+            info!(%peer, ?path, status, bytes, sent, ms, ?agent, "HTTP download broken off: {error}");
         }
     }
 }
@@ -232,6 +202,7 @@ fn tell(story: &Story, peer: SocketAddr, since: Instant, sent: &Result<(), Trans
 mod tests {
     use std::path::Path;
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;

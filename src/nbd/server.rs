@@ -1,26 +1,24 @@
-//! The NBD service: accepts clients, runs their handshake and their transmission phase, logs how each ended.
+//! The NBD service: set-up, and the log lines of a client's life.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
 
-use super::session::{Attached, Handshake, Next, Rejected, Tally, Transmission, Turn};
-use super::wire::{self, NbdParseError};
-use crate::export::{Batch, Piece};
+use super::session::{Attached, Handshake, HandshakeEnd, Transmission, TransmissionEnd};
+use super::wire;
+use crate::export::{Batch, Export, Piece};
 use crate::images::ImageSet;
 use crate::machines::{self, ConnectionTracker, Registry};
-use crate::stream::{self, Listener, TransmitError};
+use crate::stream::{self, ConnectionLog, End, Listener, TransmitError, Turn};
 use crate::watched::Watched;
 
-/// Time a client has to attach to an export. The transmission phase has no such limit: a booted machine may be silent
-/// for days.
+/// Time a client has to choose an export. The transmission phase has no such limit: a booted
+/// machine may be silent for days.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(15);
 
 /// State shared by all clients.
@@ -32,8 +30,8 @@ struct Shared {
     attached: AtomicUsize,
 }
 
-/// Serves `images` to every client that connects, until `shutdown` is ready. Clients that are attached then live on
-/// as long as the runtime does.
+/// Serves `images` to every client that connects, until `shutdown` is ready. Attached clients then
+/// live on as long as the runtime does.
 pub async fn run(
     listener: impl Into<Listener>,
     images: impl Into<Watched<ImageSet>>,
@@ -41,10 +39,10 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) {
     let shared = Arc::new(Shared { images: images.into(), machines, attached: AtomicUsize::new(0) });
-    tokio::select! {
-        () = shutdown => {}
-        never = stream::accept(listener.into(), "NBD", |socket, peer| serve(socket, peer, Arc::clone(&shared))) => match never {},
-    }
+    stream::accept_until(listener.into(), "NBD", shutdown, |socket, peer| {
+        serve(socket, peer, Arc::clone(&shared))
+    })
+    .await;
     let machines = shared.attached.load(Ordering::Relaxed);
     if machines > 0 {
         warn!(machines, "shutting down: NBD clients lose their root file system");
@@ -52,124 +50,93 @@ pub async fn run(
 }
 
 /// Serves one client from its first byte to its last.
-async fn serve(mut socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+async fn serve(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     let mut input = BytesMut::new();
-    let handshake = shake_hands(&mut socket, &mut input, shared.images.current());
+    let handshake = shake_hands(&socket, &mut input, shared.images.current());
     match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
-        Ok(Ok(Some(attached))) => {
+        Ok(Ok(End::Session(HandshakeEnd::Attached(attached)))) => {
             shared.attached.fetch_add(1, Ordering::Relaxed);
-            transmit(&socket, peer, input, *attached, &shared.machines).await;
+            transmit(&socket, peer, &mut input, *attached, &shared.machines).await;
             shared.attached.fetch_sub(1, Ordering::Relaxed);
         }
-        Ok(Ok(None)) => debug!(%peer, "NBD client left without an export"),
-        Ok(Err(HandshakeError::Rejected(reason))) => info!(%peer, "NBD client rejected: {reason}"),
-        Ok(Err(HandshakeError::Socket(error))) => debug!(%peer, %error, "NBD handshake broken off"),
+        Ok(Ok(End::Session(HandshakeEnd::Rejected(error)))) => info!(%peer, "NBD client rejected: {error}"),
+        Ok(Ok(End::Session(HandshakeEnd::Aborted) | End::Closed)) => {
+            debug!(%peer, "NBD client left without an export");
+        }
+        Ok(Err(error)) => debug!(%peer, "NBD handshake broken off: {error}"),
         Err(_) => info!(%peer, "NBD client rejected: no export chosen within {HANDSHAKE_DEADLINE:?}"),
     }
 }
 
-/// A client left, or was rejected, before it had an export.
-#[derive(Debug, thiserror::Error)]
-enum HandshakeError {
-    #[error(transparent)]
-    Rejected(#[from] Rejected),
-    #[error(transparent)]
-    Socket(#[from] io::Error),
-}
-
-/// Runs the handshake; `None` when the client left without an export.
+/// Runs the handshake. What the client sent after it stays in `input`.
 async fn shake_hands(
-    socket: &mut TcpStream,
+    socket: &TcpStream,
     input: &mut BytesMut,
     images: Arc<ImageSet>,
-) -> Result<Option<Box<Attached>>, HandshakeError> {
-    let mut session = Handshake::new(images);
-    let mut replies = BytesMut::from(&wire::GREETING[..]);
-    loop {
-        let next = session.handle(input, &mut replies);
-        let is_waiting = replies.is_empty();
-        socket.write_all_buf(&mut replies).await?;
-        match next? {
-            Next::Attach(attached) => return Ok(Some(attached)),
-            Next::Part => return Ok(None),
-            // Nothing was answered, so the input holds no complete option.
-            Next::GoOn if is_waiting => {
-                if socket.read_buf(input).await? == 0 {
-                    return Ok(None);
-                }
-            }
-            Next::GoOn => {}
-        }
-    }
+) -> Result<End<HandshakeEnd>, TransmitError> {
+    let mut batch = Batch::default();
+    // "Newstyle negotiation": the server speaks first.
+    batch.push_bytes(&wire::GREETING);
+    stream::drive(socket, &mut Handshake::new(&images), input, &mut batch).await
 }
 
 /// Runs the transmission phase until the client leaves.
 async fn transmit(
     socket: &TcpStream,
     peer: SocketAddr,
-    input: BytesMut,
-    attached: Attached,
+    input: &mut BytesMut,
+    Attached { export, transmission, name }: Attached,
     machines: &Arc<Registry>,
 ) {
-    let Attached { transmission, name } = attached;
-    let size = transmission.export().len();
-    info!(%peer, export = name, size, "root attached over NBD");
+    info!(%peer, export = name, size = export.len(), "root attached over NBD");
     let since = Instant::now();
     let mut tracker = ConnectionTracker::new(Arc::clone(machines), peer.ip(), machines::Protocol::Nbd, since);
-    if let Some(image) = transmission.export().image() {
+    if let Some(image) = export.image() {
         tracker.attached(image, since);
     }
-    let batch = Batch::of_export(transmission.export());
-    let mut client = Client(transmission);
-    let end = stream::drive(socket, &mut client, input, batch, &mut tracker).await;
+    let mut batch = Batch::of_export(&export);
+    let mut client = Client { transmission, export, tracker };
+    let end = stream::drive(socket, &mut client, input, &mut batch).await;
     let fate = if end.is_ok() { machines::RootEnd::Released } else { machines::RootEnd::Lost };
-    tracker.ended(fate, Instant::now());
-    let (Tally { reads, bytes }, seconds) = (client.0.tally(), since.elapsed().as_secs());
-    match end {
-        Ok(end) => info!(%peer, export = name, reads, bytes, seconds, "root released: {end}"),
-        Err(TransmitError::Peer(error)) => {
-            info!(%peer, export = name, reads, bytes, seconds, "root lost: {error}");
-        }
-        Err(error @ TransmitError::Image(_)) => {
-            warn!(%peer, export = name, reads, bytes, seconds, "NBD connection closed: {error}. Restore the original file");
-        }
+    client.tracker.ended(fate, Instant::now());
+    let totals = client.transmission.totals();
+    ConnectionLog { protocol: "NBD", peer, export: Some(&name), totals, since }.closed(&end);
+}
+
+impl stream::Session for Handshake<'_> {
+    type Reason = HandshakeEnd;
+
+    fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<HandshakeEnd> {
+        self.handle(input, out)
     }
 }
 
 /// An attached client.
-struct Client(Transmission);
-
-/// Reason for which we end the transmission phase.
-#[derive(Debug, thiserror::Error)]
-enum Reason {
-    #[error("the client disconnected")]
-    Disconnected,
-    #[error("the client broke the protocol: {0}")]
-    Broken(NbdParseError),
-    #[error("the client wants to write {0} bytes at once")]
-    Flooded(u32),
+struct Client {
+    transmission: Transmission,
+    export: Export,
+    tracker: ConnectionTracker,
 }
 
 impl stream::Session for Client {
-    type Reason = Reason;
+    type Reason = TransmissionEnd;
 
-    fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> stream::Turn<Reason> {
-        match self.0.handle(input, out) {
-            Turn::Drained => stream::Turn::Drained,
-            Turn::Full => stream::Turn::Full,
-            Turn::Prefetch { offset, len } => {
-                prefetch(&self.0, offset, len);
-                stream::Turn::Full
-            }
-            Turn::Disconnected => stream::Turn::End(Reason::Disconnected),
-            Turn::Broken(malformed) => stream::Turn::End(Reason::Broken(malformed)),
-            Turn::Flooded { len } => stream::Turn::End(Reason::Flooded(len)),
+    fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<TransmissionEnd> {
+        let turn = self.transmission.handle(&self.export, input, out);
+        if let Some((offset, len)) = self.transmission.take_prefetch() {
+            prefetch(&self.export, offset, len);
         }
+        turn
+    }
+
+    fn bytes_sent(&mut self, batch: &Batch, len: u64, now: Instant) {
+        self.tracker.sent(batch, len, now);
     }
 }
 
-fn prefetch(session: &Transmission, offset: u64, len: u32) {
-    for piece in session.export().range(offset, len.into()).into_iter().flatten() {
+/// Has the kernel read `len` bytes of `export` ahead.
+fn prefetch(export: &Export, offset: u64, len: u32) {
+    for piece in export.range(offset, len.into()).into_iter().flatten() {
         if let Piece::Image(range) = piece {
             range.image().source.prefetch(range.extent());
         }
@@ -180,6 +147,7 @@ fn prefetch(session: &Transmission, offset: u64, len: u32) {
 mod tests {
     use std::path::Path;
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 
 use crate::codec::{Reader, Truncated};
 
@@ -342,7 +342,7 @@ pub(crate) enum OptionReply<'a> {
 
 impl OptionReply<'_> {
     /// Appends the reply to `option`.
-    pub(crate) fn emit(&self, option: Opt, out: &mut BytesMut) {
+    pub(crate) fn emit(&self, option: Opt, out: &mut Vec<u8>) {
         out.put_u64(REP_MAGIC);
         out.put_u32(option.0);
         out.put_u32(self.kind().0);
@@ -366,7 +366,7 @@ impl OptionReply<'_> {
         }
     }
 
-    fn emit_data(&self, out: &mut BytesMut) {
+    fn emit_data(&self, out: &mut Vec<u8>) {
         match *self {
             Self::Ack => {}
             Self::Server { name } => {
@@ -401,7 +401,7 @@ impl OptionReply<'_> {
 }
 
 /// Answers `NBD_OPT_EXPORT_NAME`, which has no header.
-pub(crate) fn emit_export_name_reply(export: ExportInfo, zeroes: Zeroes, out: &mut BytesMut) {
+pub(crate) fn emit_export_name_reply(export: ExportInfo, zeroes: Zeroes, out: &mut Vec<u8>) {
     out.put_u64(export.size);
     out.put_u16(export.flags);
     if zeroes == Zeroes::Send {

@@ -1,4 +1,4 @@
-//! The NFS service: accepts clients, runs a session for each, logs how each ended.
+//! The NFS service: set-up, and the log lines of a connection.
 
 pub mod portmap;
 pub mod rpcbind;
@@ -10,14 +10,13 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
-use tracing::{debug, info, warn};
+use tracing::info;
 
-use super::rpc::RecordError;
-use super::session::{Session, Tally, Turn};
+use super::session::{Session, StreamError};
 use crate::export::Batch;
 use crate::images::ImageSet;
 use crate::machines::{self, ConnectionTracker, Registry};
-use crate::stream::{self, Listener, TransmitError};
+use crate::stream::{self, ConnectionLog, Listener, TransmitError, Turn};
 use crate::watched::Watched;
 
 /// State shared by all clients.
@@ -28,8 +27,8 @@ struct Shared {
     connections: AtomicUsize,
 }
 
-/// Serves `images` by NFS and MOUNT to every client that connects, until `shutdown` is ready. Connections then live
-/// on as long as the runtime does.
+/// Serves `images` by NFS and MOUNT to every client that connects, until `shutdown` is ready.
+/// Connections then live on as long as the runtime does.
 pub async fn run(
     listener: impl Into<Listener>,
     images: impl Into<Watched<ImageSet>>,
@@ -37,10 +36,10 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) {
     let shared = Arc::new(Shared { images: images.into(), machines, connections: AtomicUsize::new(0) });
-    tokio::select! {
-        () = shutdown => {}
-        never = stream::accept(listener.into(), "NFS", |socket, peer| serve(socket, peer, Arc::clone(&shared))) => match never {},
-    }
+    stream::accept_until(listener.into(), "NFS", shutdown, |socket, peer| {
+        serve(socket, peer, Arc::clone(&shared))
+    })
+    .await;
     let connections = shared.connections.load(Ordering::Relaxed);
     if connections > 0 {
         info!(connections, "shutting down: NFS clients wait until the server is back");
@@ -49,68 +48,58 @@ pub async fn run(
 
 /// Serves one connection from its first byte to its last.
 async fn serve(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
-    let images = shared.images.clone();
-    let mut client = Client { session: Session::new(images.current(), peer), images };
     let since = Instant::now();
     shared.connections.fetch_add(1, Ordering::Relaxed);
-    let mut tracker =
-        ConnectionTracker::new(Arc::clone(&shared.machines), peer.ip(), machines::Protocol::Nfs, since);
-    let end = stream::drive(&socket, &mut client, BytesMut::new(), Batch::default(), &mut tracker).await;
+    let watched = shared.images.clone();
+    let mut client = Client {
+        session: Session::new(peer),
+        images: watched.current(),
+        watched,
+        tracker: ConnectionTracker::new(
+            Arc::clone(&shared.machines),
+            peer.ip(),
+            machines::Protocol::Nfs,
+            since,
+        ),
+    };
+    let end = stream::drive(&socket, &mut client, &mut BytesMut::new(), &mut Batch::default()).await;
     let fate = if end.is_ok() { machines::RootEnd::Released } else { machines::RootEnd::Lost };
-    tracker.ended(fate, Instant::now());
+    client.tracker.ended(fate, Instant::now());
     shared.connections.fetch_sub(1, Ordering::Relaxed);
-    let (Tally { reads, bytes }, seconds) = (client.session.tally(), since.elapsed().as_secs());
-    match end {
-        Err(error @ TransmitError::Image(_)) => {
-            warn!(%peer, reads, bytes, seconds, "NFS connection closed: {error}. Restore the original file");
-        }
-        Ok(end) if reads == 0 => debug!(%peer, "NFS connection over: {end}"),
-        Ok(end) => info!(%peer, reads, bytes, seconds, "root read over NFS: {end}"),
-        Err(TransmitError::Peer(error)) if reads == 0 => debug!(%peer, "NFS connection lost: {error}"),
-        Err(TransmitError::Peer(error)) => {
-            info!(%peer, reads, bytes, seconds, "root read over NFS: {error}");
-        }
-    }
+    let totals = client.session.totals();
+    ConnectionLog { protocol: "NFS", peer, export: None, totals, since }.closed(&end);
 }
 
-/// A connection of a client, and the images that it is told of next.
+/// A connection of a client.
 struct Client {
     session: Session,
-    images: Watched<ImageSet>,
+    images: Arc<ImageSet>,
+    /// Newer images than `images`, if there are any.
+    watched: Watched<ImageSet>,
+    tracker: ConnectionTracker,
 }
 
-/// Reason for which we end a connection.
-#[derive(Debug, thiserror::Error)]
-#[error("the client broke the protocol: {0}")]
-struct Reason(RecordError);
-
 impl stream::Session for Client {
-    type Reason = Reason;
+    type Reason = StreamError;
 
-    // What arrives before its answer has left is known to be a duplicate then.
+    // A call that arrives before the reply to its xid has left is known to be a duplicate then.
     const LISTENS_WHILE_SENDING: bool = true;
 
     fn adopt(&mut self) {
-        if let Some(images) = self.images.update() {
-            self.session.serve(images);
+        if let Some(images) = self.watched.update() {
+            self.images = images;
         }
     }
 
-    fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> stream::Turn<Reason> {
-        match self.session.handle(input, out) {
-            Turn::Drained => stream::Turn::Drained,
-            Turn::Full => stream::Turn::Full,
-            Turn::Broken(bad) => stream::Turn::End(Reason(bad)),
-        }
+    fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<StreamError> {
+        self.session.handle(&self.images, input, out)
     }
 
-    fn sent(
-        &mut self,
-        result: &Result<(), TransmitError>,
-        _: u64,
-        input: &BytesMut,
-        _: &mut ConnectionTracker,
-    ) {
+    fn bytes_sent(&mut self, batch: &Batch, len: u64, now: Instant) {
+        self.tracker.sent(batch, len, now);
+    }
+
+    fn replies_sent(&mut self, result: &Result<(), TransmitError>, _: u64, input: &BytesMut) {
         if result.is_ok() {
             self.session.sent(input);
         }

@@ -1,10 +1,11 @@
 //! The loop of one connection: requests in, replies out, until the client or the session ends it.
 //!
-//! All that a connection is between two turns is plain data: the session, and the bytes of a request that has not
-//! arrived in full. Nothing is queued then.
+//! Between two turns a connection is plain data: the state of its protocol's session, and the bytes
+//! of a request that has not arrived in full. Nothing is queued then, so a connection could be
+//! paused there, handed to another process and resumed.
 
-use std::fmt;
 use std::pin::pin;
+use std::time;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
@@ -12,46 +13,37 @@ use tokio::time::{Instant, timeout_at};
 
 use super::receive::{listen, receive};
 use super::transmit::{self, TransmitError};
-use crate::bootable::FileKind;
+use super::turn::{End, Turn};
 use crate::export::Batch;
-use crate::machines::ConnectionTracker;
 
-/// Bytes of input that are taken while replies wait for the client to read: a hundred calls of NFS, and more than its
-/// longest record.
+/// Bytes of input that are read while replies wait for the client: a hundred calls of NFS, and more
+/// than its longest record.
 const INPUT_MAX: usize = 16 << 10;
 
-/// One protocol's part in a connection.
+/// A protocol's part in a connection: its session as plain data, and whatever shares it with the
+/// rest of the process (snapshot, clock, statistics).
 pub(crate) trait Session {
     /// Reason for which the session ends the connection.
     type Reason;
 
-    /// Read on while replies leave. NFS tells by it which calls are duplicates.
+    /// Read on while replies leave. NFS recognizes duplicate calls by it.
     const LISTENS_WHILE_SENDING: bool = false;
 
-    /// Takes over what was published since the last turn.
+    /// Adopts a snapshot that was published since the last turn.
     fn adopt(&mut self) {}
 
-    /// Answers the complete requests of `input`, takes them off, and queues the replies. What is queued is sent before
-    /// the turn takes effect.
+    /// Answers the complete requests of `input`, takes them off, and queues the replies in `out`.
+    /// All of `out` is sent before the turn takes effect.
     fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<Self::Reason>;
 
-    /// Returns the kind of the file that the queued bytes are of.
-    fn file_kind(&self) -> FileKind {
-        FileKind::Other
-    }
+    /// Called each time that the kernel took bytes: the first `len` of `batch`, not yet taken off.
+    fn bytes_sent(&mut self, _batch: &Batch, _len: u64, _now: time::Instant) {}
 
-    /// Called after the replies of a turn have left, or could not. `unsent` is what is left of them, `input` what
-    /// has arrived by then.
-    fn sent(
-        &mut self,
-        _result: &Result<(), TransmitError>,
-        _unsent: u64,
-        _input: &BytesMut,
-        _meter: &mut ConnectionTracker,
-    ) {
-    }
+    /// Called when all replies of a turn have left, or when sending failed with `unsent` bytes
+    /// left. `input` is what has arrived by then.
+    fn replies_sent(&mut self, _result: &Result<(), TransmitError>, _unsent: u64, _input: &BytesMut) {}
 
-    /// Returns when a client that has to send more is late; `None` lets it take any time.
+    /// Returns the time by which the client has to send more; `None` lets it take any time.
     fn deadline(&mut self, _input: &BytesMut) -> Option<Instant> {
         None
     }
@@ -62,69 +54,36 @@ pub(crate) trait Session {
     }
 }
 
-/// What a connection does after the replies of a turn have left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn<R> {
-    /// Every complete request was answered: read more.
-    Drained,
-    /// Enough for one turn: let others run, then go on with the input.
-    Full,
-    /// The session ends the connection.
-    End(R),
-}
-
-/// How a connection ended in order, or at least by the client's doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End<R> {
-    /// The client closed the connection.
-    Closed,
-    /// The session ended it.
-    Session(R),
-}
-
-impl<R: fmt::Display> fmt::Display for End<R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            End::Closed => f.write_str("the client closed the connection"),
-            End::Session(reason) => reason.fmt(f),
-        }
-    }
-}
-
-/// Runs `session` on `socket` until its end. `input` holds what has been read already.
+/// Runs `session` on `socket` until its end. `input` holds bytes that were read already, and
+/// `batch` replies that are sent first; what the session leaves of `input` stays there.
 ///
 /// # Errors
-/// See [`TransmitError`].
+/// [`TransmitError`] says whose fault it is.
 pub(crate) async fn drive<S: Session>(
     socket: &TcpStream,
     session: &mut S,
-    mut input: BytesMut,
-    mut batch: Batch,
-    tracker: &mut ConnectionTracker,
+    input: &mut BytesMut,
+    batch: &mut Batch,
 ) -> Result<End<S::Reason>, TransmitError> {
-    let mut turn = next_turn(session, &mut input, &mut batch);
+    let mut turn = next_turn(session, input, batch);
     loop {
         let unread = input.len();
-        tracker.open(session.file_kind());
-        let result = if S::LISTENS_WHILE_SENDING {
-            send_and_listen(&mut batch, socket, &mut input, tracker).await
-        } else {
-            transmit::flush(&mut batch, socket, |batch, len, now| tracker.sent(batch, len, now)).await
-        };
-        session.sent(&result, batch.len(), &input, tracker);
+        let result = send(socket, session, input, batch).await;
+        session.replies_sent(&result, batch.len(), input);
         result?;
         turn = match turn {
             Turn::End(reason) => return Ok(End::Session(reason)),
             Turn::Full => {
                 tokio::task::yield_now().await;
-                next_turn(session, &mut input, &mut batch)
+                next_turn(session, input, batch)
             }
-            // What arrived while the replies left may be a whole request: waiting for more could be for ever.
-            Turn::Drained if input.len() > unread => next_turn(session, &mut input, &mut batch),
-            Turn::Drained => match wait(socket, session, &mut input, &mut batch).await? {
-                Wait::Arrived => next_turn(session, &mut input, &mut batch),
+            // Input that arrived while the replies left may be a whole request, and the client may
+            // have no more to send before that is answered.
+            Turn::Drained if input.len() > unread => next_turn(session, input, batch),
+            Turn::Drained => match wait(socket, session, input, batch).await? {
+                Wait::Arrived => next_turn(session, input, batch),
                 Wait::Closed => return Ok(End::Closed),
-                Wait::TimedOut => session.handle_timeout(&input, &mut batch),
+                Wait::TimedOut => session.handle_timeout(input, batch),
             },
         };
     }
@@ -162,18 +121,29 @@ async fn wait<S: Session>(
     }
 }
 
-/// Sends the whole batch and reads meanwhile.
-async fn send_and_listen(
-    batch: &mut Batch,
+/// Sends the whole batch. Reads meanwhile if the session wants to.
+async fn send<S: Session>(
     socket: &TcpStream,
+    session: &mut S,
     input: &mut BytesMut,
-    tracker: &mut ConnectionTracker,
+    batch: &mut Batch,
 ) -> Result<(), TransmitError> {
-    if batch.is_empty() {
-        return Ok(());
+    if S::LISTENS_WHILE_SENDING {
+        send_and_listen(socket, session, input, batch).await
+    } else {
+        transmit::flush(batch, socket, |batch, len, now| session.bytes_sent(batch, len, now)).await
     }
-    let mut flush = pin!(transmit::flush(batch, socket, |batch, len, now| tracker.sent(batch, len, now)));
-    // Most replies leave at once; a read that fails would cost a system call for each.
+}
+
+async fn send_and_listen<S: Session>(
+    socket: &TcpStream,
+    session: &mut S,
+    input: &mut BytesMut,
+    batch: &mut Batch,
+) -> Result<(), TransmitError> {
+    let mut flush =
+        pin!(transmit::flush(batch, socket, |batch, len, now| session.bytes_sent(batch, len, now)));
+    // Most replies leave at once, and then a read that finds nothing would cost a system call.
     tokio::select! {
         biased;
         flushed = &mut flush => return flushed,
@@ -183,6 +153,7 @@ async fn send_and_listen(
     loop {
         tokio::select! {
             biased;
+            // A client that shut its sending side down (RFC 9293 §3.6.1) still gets its replies.
             heard = listen(socket, input), if is_open && input.len() < INPUT_MAX => {
                 is_open = heard.map_err(TransmitError::Peer)? > 0;
             }

@@ -1,4 +1,4 @@
-//! A listening socket, and the clients that it accepts.
+//! A listening socket and the clients that it accepts.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,16 +11,18 @@ use tracing::{debug, info, warn};
 
 use crate::export::Allowed;
 
-/// Pause after a failed accept: out of file descriptors is not over the next microsecond.
+/// Pause after a failed accept: a lack of file descriptors (EMFILE) lasts longer than a microsecond.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A peer that vanished without a word is noticed after an hour of silence and some probes, or when it leaves data
-/// unacknowledged for this long; the kernel counts one whose window stays shut among these. Neither ends a peer that
-/// reads slowly or has nothing to ask.
+/// Silence after which the kernel probes whether the peer still exists (tcp(7), TCP_KEEPIDLE). A
+/// booted machine may have nothing to ask for hours, and probes do not disturb it.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(3600);
+
+/// Time that sent data may stay unacknowledged (tcp(7), TCP_USER_TIMEOUT). The kernel counts a peer
+/// whose window stays closed, too. A peer that reads slowly is kept.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(600);
 
-/// A socket that clients connect to, and who of them may.
+/// A listening socket, and the networks from which clients may connect.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
@@ -28,28 +30,44 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Clients whose address is not `allowed` are sent away.
-    pub(crate) fn new(socket: TcpListener, allowed: Allowed) -> Self {
+    /// Closes connections from addresses that are not `allowed`.
+    pub fn new(socket: TcpListener, allowed: Allowed) -> Self {
         Self { socket, allowed }
     }
 
-    /// Who may connect.
-    pub(crate) fn allowed(&self) -> &Allowed {
+    /// Returns the networks from which clients may connect.
+    pub fn allowed(&self) -> &Allowed {
         &self.allowed
     }
 }
 
-/// For everybody.
+/// Admits all clients.
 impl From<TcpListener> for Listener {
     fn from(socket: TcpListener) -> Self {
         Self::new(socket, Allowed::default())
     }
 }
 
-/// Takes every client that connects and may, and has a task of its own `serve` it.
+/// Accepts clients like [`accept`], until `shutdown` is ready. Tasks of clients go on after that.
+pub(crate) async fn accept_until<F>(
+    listener: Listener,
+    protocol: &'static str,
+    shutdown: impl Future<Output = ()>,
+    serve: impl Fn(TcpStream, SocketAddr) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    tokio::select! {
+        () = shutdown => {}
+        never = accept(listener, protocol, serve) => match never {},
+    }
+}
+
+/// Accepts every client that connects from an allowed address, and spawns a task with `serve` for
+/// each.
 pub(crate) async fn accept<F>(
     Listener { socket: listener, allowed }: Listener,
-    door: &'static str,
+    protocol: &'static str,
     serve: impl Fn(TcpStream, SocketAddr) -> F,
 ) -> Infallible
 where
@@ -61,18 +79,19 @@ where
             Ok((socket, peer)) => {
                 is_failing = false;
                 if !allowed.contains(peer.ip()) {
-                    info!(%peer, "{door} client refused: its address is not in `allow`");
+                    info!(%peer, "{protocol} client refused: its address is not in `allow`");
                     continue;
                 }
                 match set_options(&socket) {
                     Ok(()) => drop(tokio::spawn(serve(socket, peer))),
-                    Err(error) => debug!(%peer, %error, "{door} client gone at once"),
+                    // Linux refuses options of a connection that was reset meanwhile.
+                    Err(error) => debug!(%peer, %error, "{protocol} client gone at once"),
                 }
             }
             Err(error) => {
-                // One line, not one for each try.
+                // One line for a series of failures.
                 if !std::mem::replace(&mut is_failing, true) {
-                    warn!(%error, "{door} cannot take new clients for now; those it has are served");
+                    warn!(%error, "{protocol} cannot take new clients for now; connected clients are served");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -81,6 +100,7 @@ where
 }
 
 fn set_options(socket: &TcpStream) -> io::Result<()> {
+    // Replies leave in one piece; waiting for an acknowledgment first (Nagle) only delays them.
     socket.set_nodelay(true)?;
     let socket = SockRef::from(socket);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))?;

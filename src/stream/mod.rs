@@ -1,12 +1,19 @@
 //! Connections of NBD, NFS and HTTP: accepting clients, reading requests, sending replies.
 //!
-//! A protocol implements [`Session`]; [`drive`] runs it on a socket.
+//! A protocol implements [`Session`]; [`drive`] runs it on a socket. [`turn`] is plain data that
+//! the pure sessions share with the driver; the other files do I/O.
 
 mod driver;
+mod linger;
 mod listener;
+mod log;
 mod receive;
 mod transmit;
+mod turn;
 
-pub(crate) use driver::{End, Session, Turn, drive};
-pub(crate) use listener::{Listener, accept};
+pub(crate) use driver::{Session, drive};
+pub(crate) use linger::close_in_stages;
+pub(crate) use listener::{Listener, accept, accept_until};
+pub(crate) use log::ConnectionLog;
 pub(crate) use transmit::TransmitError;
+pub(crate) use turn::{End, ReadTotals, Turn};

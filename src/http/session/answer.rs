@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::conditions::{self, Outcome, Validators};
 use super::multipart::Multipart;
-use super::{CONTENT_MAX, Resources, Story};
+use super::{CONTENT_MAX, LoggedAnswer, Resources};
 use crate::boot::ServedFile;
 use crate::boot::files::{Directory, Entry, FileError};
 use crate::bootable::FileKind;
@@ -18,11 +18,12 @@ use crate::http::wire::range::{self, RequestedRanges};
 use crate::http::wire::target::{self, Segment, TargetError};
 use crate::http::wire::{HttpRequest, Method, StatusCode};
 
-/// Content of so many bytes is worth a line of the log: a kernel, an initramfs, a root file system.
-const STORY_FROM: u64 = 1 << 20;
+/// Content from this length on is worth a line of the log: a kernel, an initramfs, a root file
+/// system.
+const LOGGED_FROM: u64 = 1 << 20;
 
 /// Longest text of a client in the log, in bytes.
-const STORY_TEXT: usize = 200;
+const LOGGED_TEXT: usize = 200;
 
 /// An answer: what its head says, and which bytes follow.
 #[derive(Debug)]
@@ -63,9 +64,9 @@ pub(super) struct Resource {
 pub(super) enum Origin {
     /// A file of an image, or put together of such.
     Image,
-    /// Made for machines.
-    Made,
-    /// Made for people.
+    /// Generated for machines.
+    Generated,
+    /// A directory, for people.
     Listing,
 }
 
@@ -86,13 +87,13 @@ impl Answer {
         Self { method: Method::Unknown, content: Content::Refusal(Refusal::new(status, reason)) }
     }
 
-    /// What the log tells of it once it was sent, if it belongs to the story of a boot.
-    pub(crate) fn story(&self, request: &HttpRequest<'_>) -> Option<Story> {
+    /// Returns the log line to write once the answer was sent, if it belongs to a boot.
+    pub(crate) fn logged(&self, request: &HttpRequest<'_>) -> Option<LoggedAnswer> {
         let bytes = match &self.content {
             Content::Refusal(refusal) if refusal.status == StatusCode::NOT_FOUND => 0,
-            Content::Whole(Resource { origin: Origin::Made, export, .. }) => export.len(),
-            Content::Whole(resource) if resource.export.len() >= STORY_FROM => resource.export.len(),
-            Content::Part(_, part) if part.end - part.start >= STORY_FROM => part.end - part.start,
+            Content::Whole(Resource { origin: Origin::Generated, export, .. }) => export.len(),
+            Content::Whole(resource) if resource.export.len() >= LOGGED_FROM => resource.export.len(),
+            Content::Part(_, part) if part.end - part.start >= LOGGED_FROM => part.end - part.start,
             _ => return None,
         };
         if self.method == Method::Head && bytes > 0 {
@@ -100,7 +101,7 @@ impl Answer {
         }
         let path = target::path(request.target).unwrap_or_default();
         let agent = request.field("User-Agent").unwrap_or_default();
-        Some(Story { path: text(&path), status: self.status(), bytes, agent: text(agent) })
+        Some(LoggedAnswer { path: text(&path), status: self.status(), bytes, agent: text(agent) })
     }
 
     /// Returns the kind of the file whose content the answer has.
@@ -116,7 +117,7 @@ impl Answer {
 }
 
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes.get(..STORY_TEXT).unwrap_or(bytes)).into_owned()
+    String::from_utf8_lossy(bytes.get(..LOGGED_TEXT).unwrap_or(bytes)).into_owned()
 }
 
 fn decide(
@@ -168,7 +169,7 @@ impl Resource {
     fn file(file: ServedFile, path: &[u8]) -> Self {
         let validators =
             Validators { tag: EntityTag(file.version.0), modified: file.modified.map(HttpDate::new) };
-        let origin = if file.is_generated() { Origin::Made } else { Origin::Image };
+        let origin = if file.is_generated() { Origin::Generated } else { Origin::Image };
         Self {
             media_type: media_type(path, &origin),
             export: file.export,
@@ -220,7 +221,7 @@ fn media_type(path: &[u8], origin: &Origin) -> &'static str {
         (b"sha512", TEXT),
         (b"txt", TEXT),
     ];
-    if let Origin::Made = origin {
+    if let Origin::Generated = origin {
         return TEXT;
     }
     let extension = path.rsplit(|&byte| byte == b'.').next().unwrap_or_default();

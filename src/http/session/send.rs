@@ -21,7 +21,7 @@ impl Answer {
         }
     }
 
-    /// Queues the head, and the content unless the request was HEAD. `scratch` is empty, and a place to write in.
+    /// Queues the head, and the content unless the request was HEAD.
     ///
     /// # Errors
     /// [`MixedImagesError`] when ranges of another image are queued: the caller takes back what was pushed.
@@ -29,14 +29,14 @@ impl Answer {
         self,
         connection: Persistence,
         now: HttpDate,
-        scratch: &mut Vec<u8>,
         out: &mut Batch,
     ) -> Result<(), MixedImagesError> {
         let text = self.text();
-        let mut head = ResponseHead::new(self.status(), scratch);
-        self.describe(&text, now, &mut head);
-        head.end(connection, now);
-        out.push_bytes(scratch);
+        out.write_bytes(|arena| {
+            let mut head = ResponseHead::new(self.status(), arena);
+            self.describe(&text, now, &mut head);
+            head.end(connection, now);
+        });
         if self.method != Method::Head {
             out.push_bytes(text.as_bytes());
             self.queue_content(out)?;

@@ -1,6 +1,7 @@
 //! What requests earn, from their bytes to the bytes and ranges of the answers.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::*;
 use crate::boot::menu::{Cms, CopyToRam, MenuSettings};
@@ -53,7 +54,7 @@ fn resources() -> Arc<Resources> {
 }
 
 fn session() -> Session {
-    Session::new(resources(), Ipv4Addr::new(10, 0, 0, 1))
+    Session::new(Ipv4Addr::new(10, 0, 0, 1))
 }
 
 /// What is queued: bytes as text, a range as `[offset+len]`.
@@ -66,10 +67,17 @@ fn shown(batch: &Batch) -> String {
 }
 
 /// One turn of a new client that sent this.
-fn turn(input: &str) -> (Turn, String) {
+fn turn(input: &str) -> (Turn<Finished>, String) {
     let mut batch = Batch::default();
-    let turn = session().handle(&mut BytesMut::from(input), now(), &mut batch);
+    let turn = session().handle(&resources(), &mut BytesMut::from(input), now(), &mut batch);
     (turn, shown(&batch))
+}
+
+/// The log line of the last answer to a new client that sent this.
+fn logged(input: &str) -> Option<LoggedAnswer> {
+    let (mut session, mut batch) = (session(), Batch::default());
+    session.handle(&resources(), &mut BytesMut::from(input), now(), &mut batch);
+    session.take_logged()
 }
 
 /// The answer to one request with these fields.
@@ -241,7 +249,7 @@ fn a_stream_without_sense_is_closed() {
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n", 405),
     ] {
         let (turn, answer) = turn(&[input, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"].concat());
-        assert_eq!((turn.next, status(&answer)), (Next::Close, code), "{input}");
+        assert_eq!((turn, status(&answer)), (Turn::End(Finished), code), "{input}");
         assert_eq!(field(&answer, "Connection"), "close", "{input}");
         assert_eq!(answer.matches("Date: ").count(), 1, "{input}");
     }
@@ -254,18 +262,17 @@ fn requests_are_answered_in_a_row() {
     let one = "GET /arch/vmlinuz HTTP/1.1\r\nHost: a\r\n\r\n";
     let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 39\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n1234";
     let (turn, answers) = turn(&[one, post, one, "GET"].concat());
-    assert_eq!(turn, Turn { next: Next::Read, story: None });
+    assert_eq!(turn, Turn::Drained);
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2);
     assert_eq!(answers.matches("HTTP/1.1 ").count(), 3);
 }
 
 #[test]
 fn a_turn_is_bounded() {
-    let mut session = session();
-    let mut batch = Batch::default();
+    let (mut session, resources, mut batch) = (session(), resources(), Batch::default());
     let mut input = BytesMut::from("GET /arch/ HTTP/1.1\r\nHost: a\r\n\r\n".repeat(500).as_bytes());
     let all = input.len();
-    assert_eq!(session.handle(&mut input, now(), &mut batch).next, Next::GoOn);
+    assert_eq!(session.handle(&resources, &mut input, now(), &mut batch), Turn::Full);
     assert_eq!((all - input.len()) / (all / 500), TURN_REQUESTS as usize);
 }
 
@@ -273,16 +280,16 @@ fn a_turn_is_bounded() {
 fn images_of_a_pipeline_take_turns() {
     let paths = ["/arch/vmlinuz", "/arch/", "/two/arch/vmlinuz", "/two/arch/airootfs.sfs"];
     let requests = paths.map(|path| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).concat() + "GET /x";
-    let (mut session, mut batch) = (session(), Batch::default());
+    let (mut session, resources, mut batch) = (session(), resources(), Batch::default());
     let mut input = BytesMut::from(requests.as_bytes());
-    assert_eq!(session.handle(&mut input, now(), &mut batch), Turn { next: Next::GoOn, story: None });
+    assert_eq!(session.handle(&resources, &mut input, now(), &mut batch), Turn::Full);
     assert!(input.starts_with(b"GET /two/arch/vmlinuz "), "the request is taken once it is answered");
-    assert!(Arc::ptr_eq(batch.image().unwrap(), session.resources.files().default_image()));
+    assert!(Arc::ptr_eq(batch.image().unwrap(), resources.files().default_image()));
     let first = shown(&batch);
     assert!(first.contains("[4096+5000]HTTP/1.1 200 OK") && first.ends_with("</html>\n"), "{first}");
     batch.advance(batch.len());
-    assert_eq!(session.handle(&mut input, now(), &mut batch).next, Next::GoOn);
-    assert!(!Arc::ptr_eq(batch.image().unwrap(), session.resources.files().default_image()));
+    assert_eq!(session.handle(&resources, &mut input, now(), &mut batch), Turn::Full);
+    assert!(!Arc::ptr_eq(batch.image().unwrap(), resources.files().default_image()));
     assert_eq!(shown(&batch).matches("HTTP/1.1 200 OK").count(), 2);
     assert_eq!(&input[..], b"GET /x");
 }
@@ -293,29 +300,29 @@ fn connections_last_as_long_as_both_want() {
         turn(&format!("GET /arch/vmlinuz HTTP/{version}\r\nHost: a\r\n{fields}\r\n"))
     };
     let (turn, answer) = connection("1.0", "");
-    assert_eq!((turn.next, field(&answer, "Connection")), (Next::Close, "close"));
+    assert_eq!((turn, field(&answer, "Connection")), (Turn::End(Finished), "close"));
     let (turn, answer) = connection("1.0", "Connection: Keep-Alive\r\n");
-    assert_eq!((turn.next, field(&answer, "Connection")), (Next::Read, "keep-alive"));
+    assert_eq!((turn, field(&answer, "Connection")), (Turn::Drained, "keep-alive"));
     let (turn, answer) = connection("1.1", "Connection: close\r\n");
-    assert_eq!((turn.next, field(&answer, "Connection")), (Next::Close, "close"));
+    assert_eq!((turn, field(&answer, "Connection")), (Turn::End(Finished), "close"));
 }
 
 #[test]
 fn downloads_are_told_and_misses_too() {
-    let whole = turn("GET /arch/airootfs.sfs HTTP/1.0\r\nUser-Agent: Syslinux/6.04\r\n\r\n").0;
+    let whole = "GET /arch/airootfs.sfs HTTP/1.0\r\nUser-Agent: Syslinux/6.04\r\n\r\n";
     let (path, agent) = ("/arch/airootfs.sfs".to_owned(), "Syslinux/6.04".to_owned());
-    let expected = Story { path, status: StatusCode::OK, bytes: ROOT_FS.len, agent };
-    assert_eq!(whole, Turn { next: Next::Close, story: Some(expected) });
+    let expected = LoggedAnswer { path, status: StatusCode::OK, bytes: ROOT_FS.len, agent };
+    assert_eq!((turn(whole).0, logged(whole)), (Turn::End(Finished), Some(expected)));
     let told = |target: &str, fields: &str| {
-        let told = turn(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).0.story;
-        told.map(|story| (story.status.0, story.bytes))
+        let told = logged(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+        told.map(|answer| (answer.status.0, answer.bytes))
     };
     assert_eq!(told("/nope%0a", ""), Some((404, 0)));
     assert_eq!(told("/arch/airootfs.sfs", "Range: bytes=1-\r\n"), Some((206, ROOT_FS.len - 1)));
     assert_eq!(told("/arch/airootfs.sfs", "Range: bytes=0-0\r\n"), None);
     assert_eq!(told("/arch/vmlinuz", ""), None, "small");
     assert!(told("/isowire/pxelinux.cfg", "").is_some(), "what a boot begins with");
-    assert_eq!(turn("HEAD /arch/airootfs.sfs HTTP/1.0\r\n\r\n").0.story, None);
+    assert_eq!(logged("HEAD /arch/airootfs.sfs HTTP/1.0\r\n\r\n"), None);
 }
 
 #[test]
@@ -370,8 +377,8 @@ fn the_root_shows_what_lies_beside_the_tree() {
 fn who_takes_too_long_is_told() {
     let mut session = session();
     let mut batch = Batch::default();
-    session.time_out(&BytesMut::new(), now(), &mut batch);
+    assert_eq!(session.handle_timeout(&BytesMut::new(), now(), &mut batch), Turn::End(Finished));
     assert!(batch.is_empty(), "an idle client is not waiting for anything");
-    session.time_out(&BytesMut::from("GET"), now(), &mut batch);
+    assert_eq!(session.handle_timeout(&BytesMut::from("GET"), now(), &mut batch), Turn::End(Finished));
     assert_eq!(status(&shown(&batch)), 408);
 }

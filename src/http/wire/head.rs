@@ -7,7 +7,7 @@ use super::date::HttpDate;
 
 /// A status code, and how it is called (RFC 9110 §15, RFC 6585).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StatusCode(pub u16);
+pub(crate) struct StatusCode(pub u16);
 
 impl StatusCode {
     pub(crate) const OK: Self = Self(200);

@@ -1,18 +1,20 @@
-//! One NBD client: what it gets next. Pure: bytes in, bytes and ranges out; no I/O, no clock.
+//! The replies to one NBD client. Pure: bytes in, bytes and ranges out; no I/O, no clock.
 //!
-//! The phases are types. A [`Handshake`] consumes options until the client attaches to an export or leaves; then a
-//! [`Transmission`] answers requests for as long as the client lives.
+//! The phases are types. A [`Handshake`] answers options until the client attaches to an export or
+//! leaves. Then a [`Transmission`] answers requests: for days, so it is plain data that another
+//! process could go on with, and the export is an argument.
 
 mod handshake;
 #[cfg(test)]
 mod tests;
 mod transmission;
 
-pub(crate) use handshake::{Attached, Handshake, Next, Rejected};
-pub use transmission::{Replies, Tally, Transmission, Turn};
+pub(crate) use handshake::{Attached, Handshake, HandshakeEnd};
+pub use transmission::{Replies, Transmission, TransmissionEnd};
 
-/// Longest read, in bytes: what qemu and the specification take for granted where nothing else was agreed.
+/// Longest read, in bytes: the least that a server without advertised size constraints should take
+/// ("Size constraints": 2^25). QEMU asks for no more.
 pub(crate) const READ_MAX: u32 = 32 << 20;
 
-/// Number by which `base:allocation` goes once a client has set it.
+/// Number of the context `base:allocation` once a client has set it.
 const ALLOCATION_ID: u32 = 1;

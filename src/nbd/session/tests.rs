@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use super::handshake::HandshakeError;
 use super::*;
 use crate::export::batch::Chunk;
 use crate::export::{Batch, Export};
@@ -13,6 +14,7 @@ use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source, samples};
 use crate::images::{ImageSet, ServedImage};
 use crate::nbd::wire::*;
+use crate::stream::{ReadTotals, Turn};
 
 const SIZE: u64 = 1 << 20;
 
@@ -55,11 +57,20 @@ const FIXED: [u8; 4] = [0, 0, 0, 3];
 type OptionReplies = Vec<(Rep, Vec<u8>)>;
 
 /// What the server says to these messages, all in one segment, behind the client flags.
-fn haggle(messages: &[Vec<u8>]) -> (Result<Next, Rejected>, OptionReplies) {
+fn haggle(messages: &[Vec<u8>]) -> (Turn<HandshakeEnd>, OptionReplies) {
     let mut input = BytesMut::from(&[&FIXED[..], &messages.concat()].concat()[..]);
-    let mut out = BytesMut::new();
-    let next = Handshake::new(images()).handle(&mut input, &mut out);
-    (next, replies(&out))
+    let mut out = Batch::default();
+    let turn = Handshake::new(&images()).handle(&mut input, &mut out);
+    (turn, replies(&bytes(&out)))
+}
+
+/// The bytes of a batch that has no ranges.
+fn bytes(batch: &Batch) -> Vec<u8> {
+    let bytes = |chunk| match chunk {
+        Chunk::Bytes(bytes) => bytes,
+        Chunk::Image(range) => panic!("{range:?}"),
+    };
+    batch.chunks().flat_map(bytes).copied().collect()
 }
 
 fn replies(out: &[u8]) -> OptionReplies {
@@ -80,21 +91,29 @@ fn kinds(replies: &[(Rep, Vec<u8>)]) -> Vec<Rep> {
 }
 
 #[track_caller]
-fn attached(next: Result<Next, Rejected>) -> Attached {
-    match next {
-        Ok(Next::Attach(attached)) => *attached,
+fn attached(turn: Turn<HandshakeEnd>) -> Attached {
+    match turn {
+        Turn::End(HandshakeEnd::Attached(attached)) => *attached,
         other => panic!("not attached: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn rejected(turn: Turn<HandshakeEnd>) -> HandshakeError {
+    match turn {
+        Turn::End(HandshakeEnd::Rejected(error)) => error,
+        other => panic!("not rejected: {other:?}"),
     }
 }
 
 #[test]
 fn the_archiso_hook_attaches_with_one_go() {
     // Captured from nbd-client 3.26.1: GO "archiso", no information requests.
-    let (next, replies) = haggle(&[option(Opt::GO, &info_request("archiso", &[]))]);
+    let (turn, replies) = haggle(&[option(Opt::GO, &info_request("archiso", &[]))]);
     assert_eq!(kinds(&replies), [Rep::INFO, Rep::ACK]);
     let flags = FLAG_HAS_FLAGS | FLAG_READ_ONLY | FLAG_CAN_MULTI_CONN | FLAG_SEND_CACHE;
     assert_eq!(replies[0].1, [&[0, 0][..], &SIZE.to_be_bytes(), &flags.to_be_bytes()].concat());
-    assert_eq!(attached(next).transmission.export().len(), SIZE);
+    assert_eq!(attached(turn).export.len(), SIZE);
 }
 
 #[test]
@@ -102,8 +121,8 @@ fn every_name_of_the_image_attaches() {
     let files = ["arch-2026:/airootfs.sfs", "archiso:/airootfs.sfs", ":/airootfs.sfs", ":/AIROOTFS.SFS"];
     let names = ["", "archiso", "arch-2026"].map(|name| (name, SIZE)).into_iter();
     for (name, size) in names.chain(files.map(|name| (name, 5000))) {
-        let (next, _) = haggle(&[option(Opt::GO, &info_request(name, &[]))]);
-        assert_eq!(attached(next).transmission.export().len(), size, "{name}");
+        let (turn, _) = haggle(&[option(Opt::GO, &info_request(name, &[]))]);
+        assert_eq!(attached(turn).export.len(), size, "{name}");
     }
 }
 
@@ -113,11 +132,11 @@ fn an_unknown_name_is_told_what_there_is_and_the_client_may_try_again() {
         ["arch", "arch-2026:/missing", "arch-2026:/", "archiso:/../etc/passwd", "other:/airootfs.sfs"];
     for name in wrong {
         let again = option(Opt::GO, &info_request("archiso", &[]));
-        let (next, replies) = haggle(&[option(Opt::GO, &info_request(name, &[])), again]);
+        let (turn, replies) = haggle(&[option(Opt::GO, &info_request(name, &[])), again]);
         assert_eq!(kinds(&replies), [Rep::ERR_UNKNOWN, Rep::INFO, Rep::ACK], "{name}");
         let text = String::from_utf8(replies[0].1.clone()).unwrap();
         assert_eq!(text, format!("no export named '{name}' here; there is: archiso, arch-2026"));
-        attached(next);
+        attached(turn);
     }
 }
 
@@ -134,21 +153,21 @@ fn a_name_is_shown_without_control_characters_and_not_at_length() {
 fn info_answers_like_go_but_the_haggling_goes_on() {
     let wanted = [Info::NAME, Info::DESCRIPTION, Info::BLOCK_SIZE, Info(99), Info::EXPORT];
     let info = option(Opt::INFO, &info_request("archiso", &wanted));
-    let (next, replies) = haggle(&[info.clone(), info, option(Opt::GO, &info_request("", &[]))]);
+    let (turn, replies) = haggle(&[info.clone(), info, option(Opt::GO, &info_request("", &[]))]);
     let once = [Rep::INFO, Rep::INFO, Rep::INFO, Rep::INFO, Rep::ACK];
     assert_eq!(kinds(&replies), [&once[..], &once, &[Rep::INFO, Rep::ACK]].concat());
     assert_eq!(replies[1].1, b"\x00\x01archiso");
     assert_eq!(replies[3].1, [0, 3, 0, 0, 0, 1, 0, 0, 16, 0, 2, 0, 0, 0]);
-    attached(next);
+    attached(turn);
 }
 
 #[test]
 fn list_names_whole_images() {
-    let (next, replies) = haggle(&[option(Opt::LIST, b""), option(Opt::LIST, b"x"), option(Opt::ABORT, b"")]);
+    let (turn, replies) = haggle(&[option(Opt::LIST, b""), option(Opt::LIST, b"x"), option(Opt::ABORT, b"")]);
     assert_eq!(kinds(&replies), [Rep::SERVER, Rep::SERVER, Rep::ACK, Rep::ERR_INVALID, Rep::ACK]);
     assert_eq!(replies[0].1, b"\0\0\0\x07archiso");
     assert_eq!(replies[1].1, b"\0\0\0\x09arch-2026");
-    assert!(matches!(next, Ok(Next::Part)));
+    assert!(matches!(turn, Turn::End(HandshakeEnd::Aborted)));
 }
 
 #[test]
@@ -158,9 +177,9 @@ fn lengths_that_contradict_each_other_are_invalid_and_survived() {
     let too_long = [info_request("archiso", &[]), vec![0]].concat();
     for data in [name_past_end, count_past_end, too_long, Vec::new()] {
         let go = option(Opt::GO, &data);
-        let (next, replies) = haggle(&[go, option(Opt::GO, &info_request("archiso", &[]))]);
+        let (turn, replies) = haggle(&[go, option(Opt::GO, &info_request("archiso", &[]))]);
         assert_eq!(kinds(&replies), [Rep::ERR_INVALID, Rep::INFO, Rep::ACK]);
-        attached(next);
+        attached(turn);
     }
 }
 
@@ -168,9 +187,9 @@ fn lengths_that_contradict_each_other_are_invalid_and_survived() {
 fn unknown_options_are_unsupported() {
     let options = [Opt::STARTTLS, Opt::EXTENDED_HEADERS, Opt(4), Opt(0), Opt(u32::MAX)];
     for opt in options {
-        let (next, replies) = haggle(&[option(opt, b"whatever")]);
+        let (turn, replies) = haggle(&[option(opt, b"whatever")]);
         assert_eq!(kinds(&replies), [Rep::ERR_UNSUP]);
-        assert!(matches!(next, Ok(Next::GoOn)));
+        assert!(matches!(turn, Turn::Drained));
     }
 }
 
@@ -178,48 +197,48 @@ fn unknown_options_are_unsupported() {
 fn streams_that_make_no_sense_end() {
     let huge =
         [&OPTS_MAGIC.to_be_bytes()[..], &Opt::GO.0.to_be_bytes(), &(64u32 << 20).to_be_bytes()].concat();
-    assert!(matches!(haggle(&[huge]).0, Err(Rejected::TooLong(Opt::GO, _))));
+    assert!(matches!(rejected(haggle(&[huge]).0), HandshakeError::TooLong(Opt::GO, _)));
     let http = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
-    assert!(matches!(haggle(&[http]).0, Err(Rejected::Malformed(NbdParseError::BadMagic(_)))));
+    assert!(matches!(rejected(haggle(&[http]).0), HandshakeError::Malformed(NbdParseError::BadMagic(_))));
     let mut input = BytesMut::from(&[0xff, 0, 0, 3][..]);
-    let flags = Handshake::new(images()).handle(&mut input, &mut BytesMut::new());
-    assert!(matches!(flags, Err(Rejected::UnknownFlags(0xff00_0003))));
+    let turn = Handshake::new(&images()).handle(&mut input, &mut Batch::default());
+    assert_eq!(rejected(turn), HandshakeError::UnknownFlags(0xff00_0003));
 }
 
 #[test]
 fn export_name_has_124_zeroes_unless_refused() {
     for (flags, len) in [([0, 0, 0, 3], 10), ([0, 0, 0, 1], 134), ([0, 0, 0, 0], 134)] {
         let mut input = BytesMut::from(&[&flags[..], &option(Opt::EXPORT_NAME, b"archiso")].concat()[..]);
-        let mut out = BytesMut::new();
-        attached(Handshake::new(images()).handle(&mut input, &mut out));
+        let mut out = Batch::default();
+        attached(Handshake::new(&images()).handle(&mut input, &mut out));
         assert_eq!(out.len(), len);
     }
-    let (next, replies) = haggle(&[option(Opt::EXPORT_NAME, b"nope")]);
-    assert_eq!(next.unwrap_err().to_string(), "no export named 'nope'");
+    let (turn, replies) = haggle(&[option(Opt::EXPORT_NAME, b"nope")]);
+    assert_eq!(rejected(turn).to_string(), "no export named 'nope'");
     assert_eq!(replies, []);
 }
 
 #[test]
 fn old_style_clients_have_one_option() {
     let mut input = BytesMut::from(&[&[0, 0, 0, 0][..], &option(Opt::LIST, b"")].concat()[..]);
-    let next = Handshake::new(images()).handle(&mut input, &mut BytesMut::new());
-    assert!(matches!(next, Err(Rejected::NotFixed(Opt::LIST))));
+    let turn = Handshake::new(&images()).handle(&mut input, &mut Batch::default());
+    assert_eq!(rejected(turn), HandshakeError::NotFixed(Opt::LIST));
 }
 
 #[test]
 fn bytes_may_arrive_one_by_one_and_more_may_follow() {
     let go = [&FIXED[..], &option(Opt::GO, &info_request("archiso", &[])), b"first request"].concat();
-    let mut session = Handshake::new(images());
-    let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
+    let images = images();
+    let mut session = Handshake::new(&images);
+    let (mut input, mut out) = (BytesMut::new(), Batch::default());
     for (sent, byte) in go.iter().enumerate() {
         input.extend_from_slice(&[*byte]);
-        match session.handle(&mut input, &mut out).unwrap() {
-            Next::GoOn => assert!(sent < go.len() - 14),
-            Next::Attach(_) => {
-                assert_eq!(sent, go.len() - 14);
-                return;
+        match session.handle(&mut input, &mut out) {
+            Turn::Drained => assert!(sent < go.len() - 14),
+            turn => {
+                attached(turn);
+                return assert_eq!(sent, go.len() - 14);
             }
-            Next::Part => panic!("parted"),
         }
     }
 }
@@ -228,13 +247,14 @@ fn bytes_may_arrive_one_by_one_and_more_may_follow() {
 fn a_thousand_lists_are_answered_in_turns() {
     let lists = vec![option(Opt::LIST, b""); 1000];
     let mut input = BytesMut::from(&[&FIXED[..], &lists.concat()].concat()[..]);
-    let mut session = Handshake::new(images());
+    let images = images();
+    let mut session = Handshake::new(&images);
     let mut answered = 0;
     for _ in 0..100 {
-        let mut out = BytesMut::new();
-        session.handle(&mut input, &mut out).unwrap();
+        let mut out = Batch::default();
+        session.handle(&mut input, &mut out);
         assert!(out.len() < 128 << 10, "a client that only asks cannot make the server hoard replies");
-        answered += kinds(&replies(&out)).iter().filter(|&&reply| reply == Rep::ACK).count();
+        answered += kinds(&replies(&bytes(&out))).iter().filter(|&&reply| reply == Rep::ACK).count();
     }
     assert_eq!(answered, 1000);
 }
@@ -247,16 +267,16 @@ fn allocation_needs_structured_replies_and_belongs_to_one_export() {
 
     let structured = option(Opt::STRUCTURED_REPLY, b"");
     let go = option(Opt::GO, &info_request("archiso", &[]));
-    let (next, replies) = haggle(&[structured.clone(), set("archiso"), go.clone()]);
+    let (turn, replies) = haggle(&[structured.clone(), set("archiso"), go.clone()]);
     assert_eq!(kinds(&replies), [Rep::ACK, Rep::META_CONTEXT, Rep::ACK, Rep::INFO, Rep::ACK]);
     assert_eq!(replies[1].1, b"\0\0\0\x01base:allocation");
-    assert_eq!(attached(next).transmission.replies(), Replies::StructuredWithAllocation);
+    assert_eq!(attached(turn).transmission.replies(), Replies::StructuredWithAllocation);
 
-    let (next, _) = haggle(&[structured.clone(), set("arch-2026"), go.clone()]);
-    assert_eq!(attached(next).transmission.replies(), Replies::Structured);
+    let (turn, _) = haggle(&[structured.clone(), set("arch-2026"), go.clone()]);
+    assert_eq!(attached(turn).transmission.replies(), Replies::Structured);
     let forget = option(Opt::SET_META_CONTEXT, &meta_request("archiso", &["qemu:dirty-bitmap:x"]));
-    let (next, _) = haggle(&[structured, set("archiso"), forget, go]);
-    assert_eq!(attached(next).transmission.replies(), Replies::Structured);
+    let (turn, _) = haggle(&[structured, set("archiso"), forget, go]);
+    assert_eq!(attached(turn).transmission.replies(), Replies::Structured);
 }
 
 #[test]
@@ -273,7 +293,11 @@ fn contexts_are_listed() {
 // ---- transmission ----
 
 fn transmission(replies: Replies) -> Transmission {
-    Transmission::new(Export::whole(&samples::image(SIZE, [])), replies)
+    Transmission::new(replies)
+}
+
+fn export() -> Export {
+    Export::whole(&samples::image(SIZE, []))
 }
 
 fn request(command: Cmd, flags: u16, offset: u64, len: u32) -> Vec<u8> {
@@ -286,9 +310,17 @@ fn request(command: Cmd, flags: u16, offset: u64, len: u32) -> Vec<u8> {
 }
 
 /// The turn, and the replies as hex with ranges as `[offset+len]`.
-fn transmit(session: &mut Transmission, requests: &[Vec<u8>]) -> (Turn, String) {
+fn transmit(session: &mut Transmission, requests: &[Vec<u8>]) -> (Turn<TransmissionEnd>, String) {
+    transmit_of(&export(), session, requests)
+}
+
+fn transmit_of(
+    export: &Export,
+    session: &mut Transmission,
+    requests: &[Vec<u8>],
+) -> (Turn<TransmissionEnd>, String) {
     let mut batch = Batch::default();
-    let turn = session.handle(&mut BytesMut::from(&requests.concat()[..]), &mut batch);
+    let turn = session.handle(export, &mut BytesMut::from(&requests.concat()[..]), &mut batch);
     (turn, shown(&batch))
 }
 
@@ -348,10 +380,10 @@ fn the_last_byte_can_be_read_and_no_more() {
 #[test]
 fn thirty_two_mebibytes_are_the_longest_read() {
     let huge = Export::whole(&samples::image(2 * u64::from(READ_MAX), []));
-    let mut session = Transmission::new(huge, Replies::Simple);
-    let (turn, replies) = transmit(&mut session, &[request(Cmd::READ, 0, 0, READ_MAX)]);
+    let mut session = transmission(Replies::Simple);
+    let (turn, replies) = transmit_of(&huge, &mut session, &[request(Cmd::READ, 0, 0, READ_MAX)]);
     assert_eq!((turn, replies), (Turn::Full, format!("{}[0+33554432]", simple(0))));
-    let (turn, replies) = transmit(&mut session, &[request(Cmd::READ, 0, 0, READ_MAX + 1)]);
+    let (turn, replies) = transmit_of(&huge, &mut session, &[request(Cmd::READ, 0, 0, READ_MAX + 1)]);
     assert_eq!((turn, replies), (Turn::Drained, simple(22)));
 }
 
@@ -365,7 +397,7 @@ fn writes_are_refused_and_their_payload_swallowed() {
     let others = [request(Cmd::TRIM, 0, 0, 512), request(Cmd::WRITE_ZEROES, 0, 0, 512)];
     assert_eq!(transmit(&mut session, &others).1, simple(1).repeat(2));
     let flood = request(Cmd::WRITE, 0, 0, u32::MAX);
-    assert_eq!(transmit(&mut session, &[flood]).0, Turn::Flooded { len: u32::MAX });
+    assert_eq!(transmit(&mut session, &[flood]).0, Turn::End(TransmissionEnd::Flooded { len: u32::MAX }));
 }
 
 #[test]
@@ -405,8 +437,10 @@ fn everything_is_allocated() {
 fn cache_is_a_hint_that_ends_the_turn() {
     let mut session = transmission(Replies::Simple);
     let (turn, replies) = transmit(&mut session, &[request(Cmd::CACHE, 0, 512, 1024)]);
-    assert_eq!((turn, replies), (Turn::Prefetch { offset: 512, len: 1024 }, simple(0)));
+    assert_eq!((turn, replies), (Turn::Full, simple(0)));
+    assert_eq!((session.take_prefetch(), session.take_prefetch()), (Some((512, 1024)), None));
     assert_eq!(transmit(&mut session, &[request(Cmd::CACHE, 0, SIZE, 1)]).0, Turn::Drained);
+    assert_eq!(session.take_prefetch(), None);
 }
 
 #[test]
@@ -414,13 +448,16 @@ fn replies_leave_before_a_disconnect() {
     let read = request(Cmd::READ, 0, 0, 512);
     let (turn, replies) =
         transmit(&mut transmission(Replies::Simple), &[read.clone(), request(Cmd::DISC, 0, 0, 0), read]);
-    assert_eq!((turn, replies), (Turn::Disconnected, simple(0) + "[0+512]"));
+    assert_eq!((turn, replies), (Turn::End(TransmissionEnd::Disconnected), simple(0) + "[0+512]"));
 }
 
 #[test]
 fn a_wrong_magic_breaks_the_stream() {
     let (turn, replies) = transmit(&mut transmission(Replies::Simple), &[vec![0; 28]]);
-    assert_eq!((turn, replies), (Turn::Broken(NbdParseError::BadMagic(0)), String::new()));
+    assert_eq!(
+        (turn, replies),
+        (Turn::End(TransmissionEnd::Broken(NbdParseError::BadMagic(0))), String::new())
+    );
 }
 
 #[test]
@@ -431,11 +468,11 @@ fn a_turn_has_an_end() {
     let mut turns = Vec::new();
     while turns.last() != Some(&Turn::Drained) {
         let mut batch = Batch::default();
-        turns.push(session.handle(&mut input, &mut batch));
+        turns.push(session.handle(&export(), &mut input, &mut batch));
         assert!(batch.len() < 3 << 19);
     }
     assert_eq!(turns, [Turn::Full, Turn::Full, Turn::Drained]);
     let many = vec![request(Cmd::FLUSH, 0, 0, 0); 600];
     assert_eq!(transmit(&mut session, &many).0, Turn::Full);
-    assert_eq!(session.tally(), Tally { reads: 5, bytes: 5 << 19 });
+    assert_eq!(session.totals(), ReadTotals { reads: 5, bytes: 5 << 19 });
 }

@@ -6,79 +6,79 @@ use super::{ALLOCATION_ID, READ_MAX};
 use crate::codec::Reader;
 use crate::export::{Batch, Export, MixedImagesError, Pieces};
 use crate::nbd::wire::{self, ChunkType, Cmd, Errno, NbdParseError, NbdRequest};
+use crate::stream::{ReadTotals, Turn};
 
-/// Payload bytes queued before the connection has to give way to others.
+/// Payload bytes queued before the connection has to let others run.
 const TURN_BYTES: u64 = 1 << 20;
 
-/// Requests answered before the connection has to give way to others.
+/// Requests answered before the connection has to let others run.
 const TURN_REQUESTS: u32 = 512;
 
 /// Longest payload of a refused write that is swallowed, in bytes.
 const PAYLOAD_MAX: u32 = READ_MAX;
 
-/// How replies look; agreed in the handshake.
+/// Form of the replies; agreed in the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replies {
     Simple,
     Structured,
-    /// Structured, and block status may be asked.
+    /// Structured, and the client may ask for block status.
     StructuredWithAllocation,
 }
 
-/// What the connection does next; what is in the batch is sent first in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
-    /// Every complete request was answered: read more.
-    Drained,
-    /// Enough for one turn: come back for the rest of the input.
-    Full,
-    /// The client plans to read these bytes of the export (`NBD_CMD_CACHE`); come back for the rest.
-    Prefetch { offset: u64, len: u32 },
-    /// `NBD_CMD_DISC`: the client is done.
+/// Reason for which the transmission phase ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TransmissionEnd {
+    /// `NBD_CMD_DISC`.
+    #[error("the client disconnected")]
     Disconnected,
     /// The stream cannot be understood any more.
+    #[error("the client broke the protocol: {0}")]
     Broken(NbdParseError),
     /// A write with a payload too long to swallow.
+    #[error("the client wants to write {len} bytes at once")]
     Flooded { len: u32 },
 }
 
-/// State of a client in transmission: small and plain, so that it can be handed to another process.
+/// State of a client in transmission: plain data, so that another process could go on with it. The
+/// export is an argument.
 #[derive(Debug, Clone)]
 pub struct Transmission {
-    export: Export,
     replies: Replies,
     /// Bytes of a refused write's payload still to be swallowed.
     swallow: u32,
-    tally: Tally,
-}
-
-/// What a client has read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    pub reads: u64,
-    pub bytes: u64,
+    /// Offset and length of the bytes that the client plans to read.
+    prefetch: Option<(u64, u32)>,
+    totals: ReadTotals,
 }
 
 impl Transmission {
-    pub fn new(export: Export, replies: Replies) -> Self {
-        Self { export, replies, swallow: 0, tally: Tally::default() }
-    }
-
-    pub(crate) const fn export(&self) -> &Export {
-        &self.export
+    pub fn new(replies: Replies) -> Self {
+        Self { replies, swallow: 0, prefetch: None, totals: ReadTotals::default() }
     }
 
     #[cfg(test)]
-    pub(super) const fn replies(&self) -> Replies {
+    pub(crate) const fn replies(&self) -> Replies {
         self.replies
     }
 
-    pub(crate) const fn tally(&self) -> Tally {
-        self.tally
+    pub(crate) const fn totals(&self) -> ReadTotals {
+        self.totals
     }
 
-    /// Answers the complete requests of `input`, takes them off, and queues the replies.
-    pub fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn {
+    /// Returns the offset and length of the last `NBD_CMD_CACHE`, once.
+    pub(crate) const fn take_prefetch(&mut self) -> Option<(u64, u32)> {
+        self.prefetch.take()
+    }
+
+    /// Answers the complete requests of `input` about `export`, takes them off, and queues the
+    /// replies.
+    pub fn handle(
+        &mut self,
+        export: &Export,
+        input: &mut BytesMut,
+        out: &mut Batch,
+    ) -> Turn<TransmissionEnd> {
         for _ in 0..TURN_REQUESTS {
             if out.len() >= TURN_BYTES {
                 return Turn::Full;
@@ -87,9 +87,9 @@ impl Transmission {
             let request = match NbdRequest::parse(&mut Reader::new(input)) {
                 Ok(request) => request,
                 Err(NbdParseError::Truncated(_)) => return Turn::Drained,
-                Err(malformed) => return Turn::Broken(malformed),
+                Err(malformed) => return Turn::End(TransmissionEnd::Broken(malformed)),
             };
-            match self.answer(&request, out) {
+            match self.answer(export, &request, out) {
                 Ok(None) => input.advance(NbdRequest::LEN),
                 Ok(Some(turn)) => {
                     input.advance(NbdRequest::LEN);
@@ -104,95 +104,102 @@ impl Transmission {
 
     /// Passes over the payload of a refused write.
     fn swallow(&mut self, input: &mut BytesMut) {
-        // No more than `swallow`, so the cast keeps the value.
+        // At most `swallow`, so the cast keeps the value.
         let n = input.len().min(self.swallow as usize);
         input.advance(n);
         self.swallow -= n as u32;
     }
 
-    /// Answers one request; `Some` when the turn ends with it.
-    fn answer(&mut self, request: &NbdRequest, out: &mut Batch) -> Result<Option<Turn>, MixedImagesError> {
-        let refused = match request.command {
-            Cmd::READ => match self.pieces(request) {
+    /// Answers one request; returns `Some` when the turn ends with it.
+    fn answer(
+        &mut self,
+        export: &Export,
+        request: &NbdRequest,
+        out: &mut Batch,
+    ) -> Result<Option<Turn<TransmissionEnd>>, MixedImagesError> {
+        let result = match request.command {
+            Cmd::READ => match pieces(export, request) {
                 Ok(pieces) => {
                     out.push_reply(|out| read(self.replies, request, pieces, out))?;
-                    self.tally.count(request.len);
+                    self.totals.count(request.len);
                     Ok(())
                 }
-                Err(refusal) => Err(refusal),
+                Err(error) => Err(error),
             },
-            Cmd::BLOCK_STATUS => self.block_status(request, out),
-            Cmd::CACHE => match self.cache(request, out) {
-                Ok(turn) => return Ok(Some(turn)),
-                refused => refused.map(drop),
+            Cmd::BLOCK_STATUS => self.block_status(export, request, out),
+            Cmd::CACHE => match self.cache(export, request, out) {
+                Ok(()) => return Ok(Some(Turn::Full)),
+                refused => refused,
             },
-            // Not advertised, yet harmless: nothing is ever unwritten.
-            Cmd::FLUSH => self.succeed(request, out),
-            Cmd::DISC => return Ok(Some(Turn::Disconnected)),
-            Cmd::WRITE if request.len > PAYLOAD_MAX => return Ok(Some(Turn::Flooded { len: request.len })),
-            Cmd::WRITE => {
-                self.swallow = request.len;
-                Err(Refusal::READ_ONLY)
+            // NBD_FLAG_SEND_FLUSH is not set, yet a flush can succeed: nothing is ever unwritten.
+            Cmd::FLUSH => {
+                self.succeed(request, out);
+                Ok(())
             }
-            Cmd::TRIM | Cmd::WRITE_ZEROES => Err(Refusal::READ_ONLY),
-            _ => Err(Refusal::invalid("unknown command")),
+            // "The server MUST handle all outstanding requests": what is queued leaves first.
+            Cmd::DISC => return Ok(Some(Turn::End(TransmissionEnd::Disconnected))),
+            Cmd::WRITE if request.len > PAYLOAD_MAX => {
+                return Ok(Some(Turn::End(TransmissionEnd::Flooded { len: request.len })));
+            }
+            Cmd::WRITE => {
+                // The payload follows even though the write is refused.
+                self.swallow = request.len;
+                Err(RequestError::READ_ONLY)
+            }
+            Cmd::TRIM | Cmd::WRITE_ZEROES => Err(RequestError::READ_ONLY),
+            // "The server SHOULD return NBD_EINVAL if it receives an unknown command."
+            _ => Err(RequestError::invalid("unknown command")),
         };
-        if let Err(refusal) = refused {
-            self.refuse(request, refusal, out);
+        // Never a disconnect: nbd-client does not come back, and a machine dies with its root.
+        if let Err(error) = result {
+            self.refuse(request, error, out);
         }
         Ok(None)
     }
 
-    /// Returns what a read asks for.
-    fn pieces(&self, request: &NbdRequest) -> Result<Pieces<'_>, Refusal> {
-        self.check_flags(request, wire::CMD_FLAG_DF)?;
-        if request.len > READ_MAX {
-            return Err(Refusal::invalid("a read is at most 32 MiB"));
-        }
-        self.export.range(request.offset, request.len.into()).map_err(|_| Refusal::BEHIND_END)
-    }
-
-    fn block_status(&self, request: &NbdRequest, out: &mut Batch) -> Result<(), Refusal> {
-        self.check_flags(request, wire::CMD_FLAG_REQ_ONE)?;
+    fn block_status(
+        &self,
+        export: &Export,
+        request: &NbdRequest,
+        out: &mut Batch,
+    ) -> Result<(), RequestError> {
+        check_flags(request, wire::CMD_FLAG_REQ_ONE)?;
+        // "A client MUST NOT send NBD_CMD_BLOCK_STATUS unless [...] it sent
+        // NBD_OPT_SET_META_CONTEXT".
         if self.replies != Replies::StructuredWithAllocation {
-            return Err(Refusal::invalid("no metadata context was negotiated"));
+            return Err(RequestError::invalid("no metadata context was negotiated"));
         }
+        // A descriptor "has a non-zero length", so there is none for a request of no bytes.
         if request.len == 0 {
-            return Err(Refusal::invalid("the status of no bytes"));
+            return Err(RequestError::invalid("the status of no bytes"));
         }
-        self.check_range(request)?;
+        check_range(export, request)?;
         let status = wire::all_allocated(ALLOCATION_ID, request.len);
         out.push_bytes(&wire::only_chunk(ChunkType::BLOCK_STATUS, request.cookie, status.len() as u32));
         out.push_bytes(&status);
         Ok(())
     }
 
-    fn cache(&self, request: &NbdRequest, out: &mut Batch) -> Result<Turn, Refusal> {
-        self.check_flags(request, 0)?;
-        self.check_range(request)?;
-        self.succeed(request, out)?;
-        Ok(Turn::Prefetch { offset: request.offset, len: request.len })
+    fn cache(&mut self, export: &Export, request: &NbdRequest, out: &mut Batch) -> Result<(), RequestError> {
+        // A server that advertises NBD_FLAG_SEND_CACHE "MUST reject any command flags it does not
+        // recognize".
+        check_flags(request, 0)?;
+        check_range(export, request)?;
+        // "The server MAY send a reply prior to the requested area being fully cached."
+        self.succeed(request, out);
+        self.prefetch = Some((request.offset, request.len));
+        Ok(())
     }
 
-    /// "The server SHOULD return NBD_EINVAL if it receives an unknown command flag."
-    fn check_flags(&self, request: &NbdRequest, known: u16) -> Result<(), Refusal> {
-        if request.flags & !known == 0 { Ok(()) } else { Err(Refusal::invalid("unknown command flag")) }
-    }
-
-    fn check_range(&self, request: &NbdRequest) -> Result<(), Refusal> {
-        self.export.range(request.offset, request.len.into()).map(drop).map_err(|_| Refusal::BEHIND_END)
-    }
-
-    /// Success without data.
-    fn succeed(&self, request: &NbdRequest, out: &mut Batch) -> Result<(), Refusal> {
+    /// Queues a reply of success without data.
+    fn succeed(&self, request: &NbdRequest, out: &mut Batch) {
         match self.replies {
             Replies::Simple => out.push_bytes(&wire::simple_reply(0, request.cookie)),
             _ => out.push_bytes(&wire::only_chunk(ChunkType::NONE, request.cookie, 0)),
         }
-        Ok(())
     }
 
-    fn refuse(&self, request: &NbdRequest, Refusal { error, text }: Refusal, out: &mut Batch) {
+    fn refuse(&self, request: &NbdRequest, RequestError { error, text }: RequestError, out: &mut Batch) {
         if self.replies == Replies::Simple {
             return out.push_bytes(&wire::simple_reply(error.0, request.cookie));
         }
@@ -205,11 +212,23 @@ impl Transmission {
     }
 }
 
-impl Tally {
-    fn count(&mut self, len: u32) {
-        self.reads += 1;
-        self.bytes += u64::from(len);
+/// Returns the bytes that a read asks for.
+fn pieces<'a>(export: &'a Export, request: &NbdRequest) -> Result<Pieces<'a>, RequestError> {
+    check_flags(request, wire::CMD_FLAG_DF)?;
+    if request.len > READ_MAX {
+        return Err(RequestError::invalid("a read is at most 32 MiB"));
     }
+    // A read of no bytes succeeds: "the server SHOULD NOT disconnect", and all peers answer it.
+    export.range(request.offset, request.len.into()).map_err(|_| RequestError::BEHIND_END)
+}
+
+fn check_flags(request: &NbdRequest, known: u16) -> Result<(), RequestError> {
+    // "The server SHOULD return NBD_EINVAL if it receives an unknown command flag."
+    if request.flags & !known == 0 { Ok(()) } else { Err(RequestError::invalid("unknown command flag")) }
+}
+
+fn check_range(export: &Export, request: &NbdRequest) -> Result<(), RequestError> {
+    export.range(request.offset, request.len.into()).map(drop).map_err(|_| RequestError::BEHIND_END)
 }
 
 /// Queues the reply to a read.
@@ -221,10 +240,10 @@ fn read(
 ) -> Result<(), MixedImagesError> {
     match replies {
         Replies::Simple => out.push_bytes(&wire::simple_reply(0, request.cookie)),
-        // A data chunk holds one byte at least, so a read of nothing gets a chunk of nothing.
+        // "Each chunk MUST describe at least one byte", so a read of nothing gets an empty one.
         _ if request.len == 0 => out.push_bytes(&wire::only_chunk(ChunkType::NONE, request.cookie, 0)),
         _ => {
-            // One chunk holds all the data, so NBD_CMD_FLAG_DF is satisfied without being looked at.
+            // One chunk holds all the data, so NBD_CMD_FLAG_DF is always satisfied.
             let offset = wire::data_offset(request.offset);
             let len = offset.len() as u32 + request.len;
             out.push_bytes(&wire::only_chunk(ChunkType::OFFSET_DATA, request.cookie, len));
@@ -236,13 +255,15 @@ fn read(
 
 /// A request that gets an error reply: the peer's fault.
 #[derive(Debug, Clone, Copy)]
-struct Refusal {
+struct RequestError {
     error: Errno,
     text: &'static str,
 }
 
-impl Refusal {
+impl RequestError {
+    // "It SHOULD return NBD_EPERM if it receives a write or trim request on a read-only export."
     const READ_ONLY: Self = Self { error: Errno::EPERM, text: "the export is read-only" };
+    // NBD_EINVAL for "a read or trim request including one or more sectors beyond the size".
     const BEHIND_END: Self = Self::invalid("the request ends behind the export");
 
     const fn invalid(text: &'static str) -> Self {

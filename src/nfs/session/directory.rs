@@ -6,7 +6,7 @@
 
 use super::DIRECTORY_MAX;
 use super::object::Object;
-use super::procedures::Failed;
+use super::procedure_error::ProcedureError;
 use crate::nfs::handle;
 use crate::nfs::wire::reply::{self, EntriesEnd, NfsEntry};
 use crate::nfs::wire::{NfsStatus, ReadDir};
@@ -27,20 +27,24 @@ enum Detail {
 /// Emits the results of READDIR after the status.
 ///
 /// # Errors
-/// [`Failed`]
-pub(super) fn list(directory: Object<'_>, asked: &ReadDir, results: &mut Emitter<'_>) -> Result<(), Failed> {
+/// [`ProcedureError`]
+pub(super) fn list(
+    directory: Object<'_>,
+    asked: &ReadDir,
+    results: &mut Emitter<'_>,
+) -> Result<(), ProcedureError> {
     page(directory, asked, Detail::Name, results)
 }
 
 /// Emits the results of READDIRPLUS after the status.
 ///
 /// # Errors
-/// [`Failed`]
+/// [`ProcedureError`]
 pub(super) fn list_plus(
     directory: Object<'_>,
     asked: &ReadDir,
     results: &mut Emitter<'_>,
-) -> Result<(), Failed> {
+) -> Result<(), ProcedureError> {
     page(directory, asked, Detail::Plus, results)
 }
 
@@ -49,7 +53,7 @@ fn page(
     asked: &ReadDir,
     detail: Detail,
     results: &mut Emitter<'_>,
-) -> Result<(), Failed> {
+) -> Result<(), ProcedureError> {
     let directory = directory.directory()?;
     let first = first(directory, asked)?;
     // RFC 1813 §3.3.17: dircount leaves out attributes and handles.

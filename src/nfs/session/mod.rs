@@ -1,18 +1,18 @@
-//! One NFS connection: what it gets next. Pure: bytes in, bytes and ranges out; no I/O, no clock.
+//! The replies on one NFS connection. Pure: bytes in, bytes and ranges out; no I/O, no clock.
 //!
-//! There is no state that a restart could lose: every call names its object by a handle. What a [`Session`] remembers
-//! is which replies of this connection are still on their way.
+//! There is no state that a restart could lose: every call names its object by a handle. A
+//! [`Session`] remembers only which replies of this connection are still on their way.
 
 mod directory;
 mod duplicate_calls;
 mod object;
+mod procedure_error;
 mod procedures;
 mod read_only;
 #[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 
@@ -23,69 +23,54 @@ use super::xdr::{self, Emitter};
 use super::{mount, wire};
 use crate::export::{Batch, MixedImagesError, Piece};
 use crate::images::ImageSet;
+use crate::stream::{ReadTotals, Turn};
 
-/// Longest READ, in bytes; also the best one for a client.
+/// Longest READ, in bytes; also the preferred length: Linux then mounts with `rsize=1048576`.
 pub(crate) const READ_MAX: u32 = 1 << 20;
 
 /// Longest results of READDIR and READDIRPLUS, in bytes.
 pub(crate) const DIRECTORY_MAX: u32 = 64 << 10;
 
-/// Payload bytes queued before the connection has to give way to others.
+/// Payload bytes queued before the connection has to let others run.
 const TURN_BYTES: u64 = 1 << 20;
 
-/// Calls answered before the connection has to give way to others.
+/// Calls answered before the connection has to let others run.
 const TURN_CALLS: u32 = 512;
 
-/// Bytes of listings and headers queued before they have to be sent: unlike payload they take memory.
+/// Bytes of listings and headers queued before they have to be sent: unlike payload they take
+/// memory.
 const TURN_HELD: usize = 128 << 10;
 
-/// What the connection does next; what is in the batch is sent first in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
-    /// Every complete call was answered: read more.
-    Drained,
-    /// Enough for one turn: come back for the rest of the input.
-    Full,
-    /// The stream cannot be understood any more.
-    Broken(RecordError),
-}
+/// A stream that cannot be understood any more: the client's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the client broke the protocol: {0}")]
+pub struct StreamError(#[from] pub RecordError);
 
-/// A connection of a client, with all the mounts that go over it.
+/// A connection of a client, with all the mounts that go over it: plain data, so that another
+/// process could go on with it. The images are an argument.
 #[derive(Debug)]
 pub struct Session {
-    images: Arc<ImageSet>,
     peer: SocketAddr,
     duplicates: DuplicateCalls,
-    tally: Tally,
-}
-
-/// What a client has read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    pub reads: u64,
-    pub bytes: u64,
+    totals: ReadTotals,
 }
 
 impl Session {
-    /// A connection of `peer`, whose address appears in the log.
-    pub fn new(images: Arc<ImageSet>, peer: SocketAddr) -> Self {
-        Self { images, peer, duplicates: DuplicateCalls::default(), tally: Tally::default() }
+    /// Begins a connection of `peer`, whose address appears in the log.
+    pub fn new(peer: SocketAddr) -> Self {
+        Self { peer, duplicates: DuplicateCalls::default(), totals: ReadTotals::default() }
     }
 
-    /// From now on these are the images.
-    pub(crate) fn serve(&mut self, images: Arc<ImageSet>) {
-        self.images = images;
+    pub(crate) const fn totals(&self) -> ReadTotals {
+        self.totals
     }
 
-    pub(crate) const fn tally(&self) -> Tally {
-        self.tally
-    }
-
-    /// Answers the complete calls of `input`, takes them off, and queues the replies, in the order of the calls.
+    /// Answers the complete calls of `input`, takes them off, and queues the replies, in the order
+    /// of the calls.
     ///
-    /// A call whose xid is that of a reply still queued is dropped: its client lost patience, and will have what it
-    /// asked for as soon as it reads.
-    pub fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn {
+    /// A call whose xid is that of a reply still queued is dropped. Its client lost patience, and
+    /// gets the reply as soon as it reads.
+    pub fn handle(&mut self, images: &ImageSet, input: &mut BytesMut, out: &mut Batch) -> Turn<StreamError> {
         for _ in 0..TURN_CALLS {
             if out.len() >= TURN_BYTES || out.held() >= TURN_HELD {
                 return Turn::Full;
@@ -93,14 +78,14 @@ impl Session {
             let record = match rpc::next_record(input) {
                 Ok(Some(record)) => record,
                 Ok(None) => return Turn::Drained,
-                Err(bad) => return Turn::Broken(bad),
+                Err(error) => return Turn::End(error.into()),
             };
             let message = match RpcMessage::parse(&record.message) {
                 Ok(message) => message,
-                Err(not_a_call) => return Turn::Broken(not_a_call.into()),
+                Err(error) => return Turn::End(RecordError::from(error).into()),
             };
-            // A READ of another image waits until what is queued has left.
-            if let Err(MixedImagesError) = self.answer(&message, out) {
+            // A READ of another image waits until the queued ranges have left.
+            if let Err(MixedImagesError) = self.answer(images, &message, out) {
                 return Turn::Full;
             }
             let len = record.len;
@@ -110,22 +95,27 @@ impl Session {
         Turn::Full
     }
 
-    /// To be told when all of the batch has been sent, with what is in the input by then: a duplicate in there was
-    /// sent by a client that had not seen its answer yet.
+    /// Notes that all of the batch has been sent, and what is in the input by then. A duplicate in
+    /// there was sent by a client that had not seen its reply yet.
     pub fn sent(&mut self, input: &BytesMut) {
         self.duplicates.sent(input.len());
     }
 
     /// Queues the reply to one call.
-    fn answer(&mut self, message: &RpcMessage<'_>, out: &mut Batch) -> Result<(), MixedImagesError> {
+    fn answer(
+        &mut self,
+        images: &ImageSet,
+        message: &RpcMessage<'_>,
+        out: &mut Batch,
+    ) -> Result<(), MixedImagesError> {
         if self.duplicates.contains(message.xid) {
             return Ok(());
         }
-        let Self { images, peer, .. } = self;
+        let peer = self.peer;
         let read = out.push_reply(|out| {
             let payload = out.write_bytes(|arena| {
                 let start = rpc::begin_record(arena);
-                let answer = message.answer(arena, |call, results| run(images, *peer, call, results));
+                let answer = message.answer(arena, |call, results| run(images, peer, call, results));
                 let payload = answer.flatten();
                 rpc::end_record(arena, start, payload.as_ref().map_or(0, Payload::padded_len));
                 payload
@@ -133,17 +123,17 @@ impl Session {
             payload.map(|payload| queue(&payload, out)).transpose()
         })?;
         if let Some(len) = read {
-            self.tally.reads += 1;
-            self.tally.bytes += u64::from(len);
+            self.totals.count(len);
         }
         self.duplicates.answered(message.xid);
         Ok(())
     }
 }
 
-/// Queues what READ sends behind its results, and returns its length without the padding.
+/// Queues the payload of a READ, and returns its length without the padding.
 fn queue(payload: &Payload<'_>, out: &mut Batch) -> Result<u32, MixedImagesError> {
     payload.ranges().try_for_each(|range| out.push_piece(Piece::Image(range)))?;
+    // RFC 4506 §4.10: opaque data is padded to a multiple of four bytes.
     let padding = xdr::padding(payload.len as usize);
     out.push_bytes([0; 3].get(..padding).unwrap_or_default());
     Ok(payload.len)
@@ -158,8 +148,9 @@ fn run<'a>(
 ) -> Result<Option<Payload<'a>>, CallError> {
     match call.program {
         wire::PROGRAM => procedures::answer(images, call, results),
+        // MOUNT shares the port, so a client needs one connection, and a firewall one hole.
         mount::PROGRAM => mount::answer(images, peer, call, results).map(|()| None),
-        // Linux asks for NFSACL (100227), and does well without it.
+        // Linux asks for NFSACL (100227) when it mounts, and goes on without it.
         _ => Err(CallError::ProgUnavail),
     }
 }

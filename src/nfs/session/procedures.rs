@@ -1,8 +1,8 @@
 //! The procedures of NFS version 3 that only look.
 
 use super::object::Object;
+use super::procedure_error::ProcedureError;
 use super::{DIRECTORY_MAX, READ_MAX, directory, read_only};
-use crate::codec::Truncated;
 use crate::export::{Content, ImageRange};
 use crate::image::index::MAX_NAME;
 use crate::image::{NodeId, NodeKind};
@@ -10,7 +10,7 @@ use crate::images::ImageSet;
 use crate::nfs::rpc::{self, Call, CallError};
 use crate::nfs::wire::reply::{self, FsInfo, FsStat, PathConf, ReadHead};
 use crate::nfs::wire::{self, NfsStatus, Read, ReadDir, procedure};
-use crate::nfs::xdr::{self, Emitter, XdrParseError};
+use crate::nfs::xdr::{self, Emitter};
 
 /// Most names of one object, as Rock Ridge could say it.
 const LINK_MAX: u32 = i32::MAX as u32;
@@ -32,31 +32,6 @@ impl<'a> Payload<'a> {
     /// Bytes, with the padding of XDR.
     pub(super) const fn padded_len(&self) -> u32 {
         self.len + xdr::padding(self.len as usize) as u32
-    }
-}
-
-/// Why a procedure did not succeed: the client's fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Failed {
-    Status(NfsStatus),
-    Malformed(XdrParseError),
-}
-
-impl From<NfsStatus> for Failed {
-    fn from(status: NfsStatus) -> Self {
-        Failed::Status(status)
-    }
-}
-
-impl From<XdrParseError> for Failed {
-    fn from(malformed: XdrParseError) -> Self {
-        Failed::Malformed(malformed)
-    }
-}
-
-impl From<Truncated> for Failed {
-    fn from(truncated: Truncated) -> Self {
-        Failed::Malformed(truncated.into())
     }
 }
 
@@ -93,10 +68,10 @@ fn look<'a>(
     let found = Object::find(images, wire::handle(&mut args)?);
     let start = results.len();
     let call = Call { args, ..*call };
-    match found.map_err(Failed::from).and_then(|object| run(object, &call, results)) {
+    match found.map_err(ProcedureError::from).and_then(|object| run(object, &call, results)) {
         Ok(payload) => Ok(payload),
-        Err(Failed::Malformed(malformed)) => Err(malformed.into()),
-        Err(Failed::Status(status)) => {
+        Err(ProcedureError::Malformed(malformed)) => Err(malformed.into()),
+        Err(ProcedureError::Status(status)) => {
             results.rewind(start);
             results.u32(status as u32);
             // GETATTR fails without a word; all others tell the attributes of the object, if there is one.
@@ -114,7 +89,7 @@ fn run<'a>(
     object: Object<'a>,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
-) -> Result<Option<Payload<'a>>, Failed> {
+) -> Result<Option<Payload<'a>>, ProcedureError> {
     results.u32(NfsStatus::Ok as u32);
     match call.procedure {
         procedure::GETATTR => object.attributes().emit(results),
@@ -133,7 +108,7 @@ fn run<'a>(
     Ok(None)
 }
 
-fn lookup(object: Object<'_>, call: &Call<'_>, results: &mut Emitter<'_>) -> Result<(), Failed> {
+fn lookup(object: Object<'_>, call: &Call<'_>, results: &mut Emitter<'_>) -> Result<(), ProcedureError> {
     let name = wire::name(&mut { call.args })?;
     let found = object.sibling(child(object.directory()?, name)?);
     results.opaque(&found.handle());
@@ -153,14 +128,14 @@ fn child(directory: Object<'_>, name: &[u8]) -> Result<NodeId, NfsStatus> {
     }
 }
 
-fn access(object: Object<'_>, call: &Call<'_>, results: &mut Emitter<'_>) -> Result<(), Failed> {
+fn access(object: Object<'_>, call: &Call<'_>, results: &mut Emitter<'_>) -> Result<(), ProcedureError> {
     let wanted = { call.args }.u32_be()?;
     reply::post_op_attr(Some(&object.attributes()), results);
     results.u32(wanted & object.access(&call.credentials));
     Ok(())
 }
 
-fn readlink(object: Object<'_>, results: &mut Emitter<'_>) -> Result<(), Failed> {
+fn readlink(object: Object<'_>, results: &mut Emitter<'_>) -> Result<(), ProcedureError> {
     // RFC 1813 §3.3.5: NFS3ERR_INVAL for anything but a symlink.
     let NodeKind::Symlink { target } = &object.node().kind else { return Err(NfsStatus::Inval.into()) };
     reply::post_op_attr(Some(&object.attributes()), results);
@@ -172,7 +147,7 @@ fn read<'a>(
     object: Object<'a>,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
-) -> Result<Option<Payload<'a>>, Failed> {
+) -> Result<Option<Payload<'a>>, ProcedureError> {
     let Read { offset, count } = Read::parse(&mut { call.args })?;
     let Some(content) = Content::of_file(object.image, object.id) else {
         // RFC 1813 §3.3.6: NFS3ERR_INVAL for anything but a file.

@@ -5,7 +5,7 @@
 
 use std::io::Write;
 use std::iter::repeat_n;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use super::*;
 use crate::codec::Reader;
@@ -165,18 +165,19 @@ fn replies(batch: &Batch) -> Vec<Reply> {
 /// A connection on which each reply leaves before the next call arrives.
 struct Client {
     session: Session,
+    images: Arc<ImageSet>,
     xid: u32,
     credentials: Vec<u8>,
 }
 
 impl Client {
     fn new() -> Self {
-        let session = Session::new(images(), "192.0.2.1:700".parse().unwrap());
-        Self { session, xid: 0, credentials: nobody() }
+        let session = Session::new("192.0.2.1:700".parse().unwrap());
+        Self { session, images: images(), xid: 0, credentials: nobody() }
     }
 
     fn handle(&self, node: NodeId) -> Vec<u8> {
-        let identity = self.session.images.default_image().image.identity;
+        let identity = self.images.default_image().image.identity;
         FileHandle { identity, node }.bytes().to_vec()
     }
 
@@ -189,7 +190,10 @@ impl Client {
         self.xid += 1;
         let call = Call { xid: self.xid, program, credentials: self.credentials.clone(), args };
         let (mut input, mut batch) = (BytesMut::from(&call.record()[..]), Batch::default());
-        assert!(matches!(self.session.handle(&mut input, &mut batch), Turn::Drained | Turn::Full));
+        assert!(matches!(
+            self.session.handle(&self.images, &mut input, &mut batch),
+            Turn::Drained | Turn::Full
+        ));
         assert!(input.is_empty());
         let mut replies = replies(&batch);
         assert_eq!(replies.len(), 1);
@@ -291,7 +295,10 @@ fn non_call_ends_after_earlier_replies() {
     for (bytes, end) in ends {
         let (mut client, mut batch) = (Client::new(), Batch::default());
         let mut input = BytesMut::from(&[nfs(1, NULL, &Args::default()), bytes].concat()[..]);
-        assert_eq!(client.session.handle(&mut input, &mut batch), Turn::Broken(end));
+        assert_eq!(
+            client.session.handle(&client.images, &mut input, &mut batch),
+            Turn::End(StreamError(end))
+        );
         assert_eq!(replies(&batch).len(), 1);
     }
 }
@@ -323,12 +330,12 @@ fn kernel_calls_are_answered() {
         input.extend_from_slice(&args.0);
     }
     let mut batch = Batch::default();
-    assert_eq!(client.session.handle(&mut input, &mut batch), Turn::Drained);
+    assert_eq!(client.session.handle(&client.images, &mut input, &mut batch), Turn::Drained);
     let replies = replies(&batch);
     let lens: Vec<_> = replies.iter().map(|reply| (reply.head[0], reply.head.len())).collect();
     // As long as nfs-ganesha's, but for the handle, which has 28 bytes there and 16 here.
     assert_eq!(lens, [(0x41, 164), (0x44, 120), (0x49, 24 + 4 + 20 + 2 * WITH), (0x50, 24 + 4 + WITH + 12)]);
     assert_eq!(replies[1].head[116..], [0, 0, 0, 3], "read and look up");
     assert_eq!(replies[3].ranges[0].len, 0x8000);
-    assert!(Arc::ptr_eq(batch.image().unwrap(), &client.session.images.default_image().image));
+    assert!(Arc::ptr_eq(batch.image().unwrap(), &client.images.default_image().image));
 }

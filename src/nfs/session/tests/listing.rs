@@ -9,7 +9,7 @@ struct Page {
 
 impl Client {
     fn list(&mut self, procedure: u32, node: NodeId, cookie: u64, counts: &[u32]) -> Result<Page, u32> {
-        let identity = self.session.images.default_image().image.identity;
+        let identity = self.images.default_image().image.identity;
         let args = self.on(node).u64(cookie).u64(identity.0);
         let args = counts.iter().fold(args, |args, &count| args.u32(count));
         let results = self.nfs(procedure, &args);

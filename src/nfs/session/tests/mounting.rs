@@ -10,7 +10,7 @@ fn mounts_resolve_to_directories() {
             0 => {
                 let handle = FileHandle::parse(xdr::opaque(&mut reader, 64).unwrap()).unwrap();
                 assert_eq!(reader.rest(), b"\0\0\0\x02\0\0\0\x01\0\0\0\0", "AUTH_SYS, AUTH_NONE");
-                let images = client.session.images.iter();
+                let images = client.images.iter();
                 Ok((images.map(|i| i.image.identity).position(|i| i == handle.identity), handle.node))
             }
             status => {
@@ -56,7 +56,10 @@ fn mount_reply_has_the_nfsmount_layout() {
         b"\x80\0\0\x38\x59\xe6\xcf\x51\0\0\0\0\0\0\0\x02\0\x01\x86\xa5\0\0\0\x03\0\0\0\x01\0\0\0\0\0\0\0\0\
         \0\0\0\0\0\0\0\0\0\0\0\x0c/mnt/archiso";
     let (mut client, mut batch) = (Client::new(), Batch::default());
-    assert_eq!(client.session.handle(&mut BytesMut::from(&call[..]), &mut batch), Turn::Drained);
+    assert_eq!(
+        client.session.handle(&client.images, &mut BytesMut::from(&call[..]), &mut batch),
+        Turn::Drained
+    );
     let chunks: Vec<_> = batch.chunks().collect();
     let [Chunk::Bytes(reply)] = chunks[..] else { panic!("{chunks:?}") };
     // The mark, the xid, REPLY, MSG_ACCEPTED, a verifier of no bytes, SUCCESS, MNT3_OK, a handle of

@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn handle_is_good_stale_or_bad() {
     let mut client = Client::new();
-    let identity = client.session.images.default_image().image.identity;
+    let identity = client.images.default_image().image.identity;
     let handle = |identity, node| Args::default().bytes(&FileHandle { identity, node }.bytes());
     let good = handle(identity, ROOT);
     let mut flipped = good.clone();
@@ -145,7 +145,7 @@ fn read_is_a_range_of_the_image() {
     assert_eq!(client.read(AIROOTFS, 0, 131_072), (131_072, 0, vec![(start, 131_072)]));
     assert_eq!(client.read(AIROOTFS, 4097, 3), (3, 0, vec![(start + 4097, 3)]), "padded");
     assert_eq!(client.read(SPLIT, 8, 4), (4, 0, vec![(108, 2), (500, 2)]));
-    assert_eq!(client.session.tally(), Tally { reads: 3, bytes: 131_072 + 3 + 4 });
+    assert_eq!(client.session.totals(), ReadTotals { reads: 3, bytes: 131_072 + 3 + 4 });
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn file_system_results_are_complete() {
     };
     let info = words(client.nfs(FSINFO, &root));
     assert_eq!(info, [1 << 20, 1 << 20, 4096, 8192, 8192, 4096, 65536, 0x7fff_ffff, u32::MAX, 1, 0, 10]);
-    let nodes = client.session.images.default_image().image.index.len() as u32;
+    let nodes = client.images.default_image().image.index.len() as u32;
     let stat = words(client.nfs(FSSTAT, &root));
     assert_eq!(stat, [0, 5000, 0, 0, 0, 0, 0, nodes, 0, 0, 0, 0, u32::MAX]);
     assert_eq!(words(client.nfs(PATHCONF, &root)), [0x7fff_ffff, 255, 1, 1, 0, 1]);
