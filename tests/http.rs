@@ -235,7 +235,7 @@ fn curl() -> Command {
     curl
 }
 
-/// What curl says of a transfer, in the words of its `--write-out`.
+/// Returns what curl reports of a transfer, by its `--write-out`.
 fn curl_says(what: &str, arguments: &[&str]) -> String {
     output_of(curl().args(arguments).args(["-w", what, "-o", "/dev/null"]))
 }
@@ -243,7 +243,7 @@ fn curl_says(what: &str, arguments: &[&str]) -> String {
 // ---- real clients ----
 
 #[test]
-fn curl_gets_files_and_parts_of_them() {
+fn curl_gets_files_and_ranges() {
     needs!(["curl"]);
     let server = Server::start();
     let got = |arguments: &[&str], path: &str| {
@@ -264,7 +264,7 @@ fn curl_gets_files_and_parts_of_them() {
 }
 
 #[test]
-fn curl_gets_several_parts_at_once() {
+fn curl_gets_a_multipart() {
     needs!(["curl"]);
     let server = Server::start();
     let to = server.path("got");
@@ -290,7 +290,7 @@ fn curl_gets_several_parts_at_once() {
 }
 
 #[test]
-fn curl_resumes_and_asks_whether_anything_is_new() {
+fn curl_resumes_and_revalidates() {
     needs!(["curl"]);
     let server = Server::start();
     let (to, tags, url) = (server.path("got"), server.path("tags"), server.url(KERNEL));
@@ -321,7 +321,7 @@ fn curl_keeps_its_connection() {
 
 /// archiso's hook archiso_pxe_http, version 73: is there a squashfs, else an erofs; then the file and what verifies it.
 #[test]
-fn the_hook_finds_its_root() {
+fn archiso_hook_finds_its_root() {
     needs!(["curl"]);
     let server = Server::start();
     let probe = |path: &str| {
@@ -341,7 +341,7 @@ fn the_hook_finds_its_root() {
 }
 
 #[test]
-fn wget_gets_resumes_and_follows_the_listings() {
+fn wget_resumes_and_follows_listings() {
     needs!(["wget"]);
     let server = Server::start();
     let to = server.path("got");
@@ -405,7 +405,7 @@ fn lpxelinux_reads_until_the_end() {
 }
 
 #[test]
-fn ipxe_gets_kernel_and_initramfs_over_one_connection() {
+fn ipxe_loads_over_one_connection() {
     let server = Server::start();
     let mut socket = server.connect();
     for path in [KERNEL, INITRAMFS] {
@@ -418,7 +418,7 @@ fn ipxe_gets_kernel_and_initramfs_over_one_connection() {
 
 /// Its 32-bit builds cannot count to the end of an image of more than 2 GiB.
 #[test]
-fn ipxe_asks_for_ranges_that_are_none() {
+fn ipxe_with_negative_range_gets_all() {
     let server = Server::start();
     for range in ["bytes=-1540874240--1540857857", "bytes=u-u"] {
         let answer = server.get(KERNEL, &format!("Range: {range}\r\n"));
@@ -428,7 +428,7 @@ fn ipxe_asks_for_ranges_that_are_none() {
 }
 
 #[test]
-fn the_hook_probes_with_its_own_words() {
+fn archiso_hook_probes_with_one_byte() {
     let server = Server::start();
     let answers =
         server.ask(&[captured(HOOK_PROBE, ROOT), captured(HOOK_PROBE, "arch/x86_64/airootfs.sfs")].concat());
@@ -466,7 +466,7 @@ fn edk2_asks_for_the_size_and_resumes() {
 // ---- clients in numbers, and clients that do what none should ----
 
 #[test]
-fn ten_thousand_requests_in_a_row() {
+fn ten_thousand_pipelined_requests_are_answered() {
     let server = Server::start();
     let socket = server.connect();
     let mut writer = socket.try_clone().unwrap();
@@ -482,7 +482,7 @@ fn ten_thousand_requests_in_a_row() {
 }
 
 #[test]
-fn answers_of_every_kind_mix_in_one_stream() {
+fn answers_of_all_kinds_share_a_stream() {
     let server = Server::start();
     let other = request("GET", "other.iso", "Range: bytes=5368709120-\r\n");
     let requests = [
@@ -511,7 +511,7 @@ fn answers_of_every_kind_mix_in_one_stream() {
 }
 
 #[test]
-fn a_thousand_downloads_at_once_are_all_right() {
+fn thousand_downloads_are_correct() {
     let server = Server::start();
     let request = request("GET", KERNEL, "");
     let sockets: Vec<_> = (0..1000)
@@ -528,7 +528,7 @@ fn a_thousand_downloads_at_once_are_all_right() {
 }
 
 #[test]
-fn who_never_reads_costs_nobody_anything() {
+fn stalled_client_costs_no_memory() {
     let server = Server::start();
     let asks = [request("GET", "other.iso", ""), request("GET", "arch/", "").repeat(1000)];
     server.assert_lives();
@@ -557,7 +557,7 @@ fn anonymous_memory() -> u64 {
 }
 
 #[test]
-fn out_of_file_descriptors_clients_live_on_and_new_ones_wait() {
+fn clients_survive_lack_of_descriptors() {
     needs!(["sh", "xorriso"]);
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let [tree, iso, log] = ["tree", "stage.iso", "log"].map(|name| dir.path().join(name));
@@ -593,7 +593,7 @@ fn out_of_file_descriptors_clients_live_on_and_new_ones_wait() {
 }
 
 #[test]
-fn clients_that_reset_hurt_nobody() {
+fn reset_is_harmless() {
     let server = Server::start();
     let download = request("GET", "other.iso", "");
     for n in 0..2000 {
@@ -607,7 +607,7 @@ fn clients_that_reset_hurt_nobody() {
 }
 
 #[test]
-fn what_is_too_much_is_refused_and_the_refusal_arrives() {
+fn refusal_of_large_request_arrives() {
     let server = Server::start();
     let long = |start: &str| [start.as_bytes(), &[b'a'; 100_000]].concat();
     for (request, status) in [
@@ -625,7 +625,7 @@ fn what_is_too_much_is_refused_and_the_refusal_arrives() {
 }
 
 #[test]
-fn a_truncated_image_ends_its_readers_and_not_the_server() {
+fn truncated_image_ends_only_its_readers() {
     let server = Server::start();
     let mut reader = server.connect();
     reader.write_all(&request("GET", ROOT, "")).unwrap();
@@ -639,7 +639,7 @@ fn a_truncated_image_ends_its_readers_and_not_the_server() {
 }
 
 #[test]
-fn an_image_replaced_by_rename_is_served_as_it_was() {
+fn renamed_image_is_served_unchanged() {
     let server = Server::start();
     let content = server.content(KERNEL);
     let other = server.path("another");

@@ -17,7 +17,7 @@ use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::images::{ImageSet, ServedImage};
 
-/// Where the one file of the test image lies: at a multiple of 2048 that is none of 4096, as on an ISO.
+/// The one file of the test image, at a multiple of 2048 and not of 4096, as on an ISO.
 const FILE: Extent = Extent { offset: 10_240, len: 300_000 };
 
 /// A server of one image, in this process.
@@ -154,7 +154,7 @@ fn nbdinfo_lists_and_describes() {
 }
 
 #[test]
-fn nbd_client_lists() {
+fn nbd_client_lists_exports() {
     needs!(["nbd-client"]);
     let server = Server::start(MIB);
     let list = output_of(tool("nbd-client").args(["-l", "127.0.0.1", &server.port.to_string()]));
@@ -162,7 +162,7 @@ fn nbd_client_lists() {
 }
 
 #[test]
-fn nbdcopy_with_four_connections_copies_every_byte() {
+fn nbdcopy_copies_over_four_connections() {
     needs!(["nbdcopy", "cmp"]);
     let server = Server::start(563 * MIB + 2048);
     let copy = server.dir().join("copy");
@@ -199,7 +199,7 @@ fn fio_reads_at_random() {
 }
 
 #[test]
-fn nbdsh_meets_every_answer() {
+fn nbdsh_gets_every_reply() {
     needs!(["nbdsh"]);
     let server = Server::start(MIB);
     let script = r#"
@@ -249,7 +249,7 @@ h.shutdown()
 // ---- clients that do what no real one should ----
 
 #[test]
-fn replies_arrive_before_a_disconnect_and_after_a_half_close() {
+fn replies_arrive_after_disconnect_and_half_close() {
     let server = Server::start(MIB);
     let reads: Vec<u8> = (0..8).flat_map(|i| read_request(i * 2048, 65_536)).collect();
     for end in [Some(request(2, 0, 0)), None] {
@@ -267,7 +267,7 @@ fn replies_arrive_before_a_disconnect_and_after_a_half_close() {
 }
 
 #[test]
-fn requests_of_every_size_mix_in_one_stream() {
+fn requests_of_all_sizes_are_answered() {
     let server = Server::start(40 * MIB);
     let sizes = [1, 512, 4096, 262_144, 3, 131_072, 1_000_003, 262_143, 33_554_432, 2048];
     let mut socket = server.attach();
@@ -279,7 +279,7 @@ fn requests_of_every_size_mix_in_one_stream() {
 }
 
 #[test]
-fn the_connection_outlives_refused_requests() {
+fn connection_survives_refused_requests() {
     let server = Server::start(MIB);
     let mut socket = server.attach();
     let write = [request(1, 0, 100_000), vec![0; 100_000]].concat();
@@ -291,7 +291,7 @@ fn the_connection_outlives_refused_requests() {
 }
 
 #[test]
-fn a_stream_without_sense_is_closed_and_nobody_else_hurt() {
+fn malformed_stream_is_closed_alone() {
     let server = Server::start(MIB);
     let mut neighbour = server.attach();
     let mut socket = server.attach();
@@ -305,7 +305,7 @@ fn a_stream_without_sense_is_closed_and_nobody_else_hurt() {
 }
 
 #[test]
-fn clients_that_reset_with_replies_pending_hurt_nobody() {
+fn reset_with_pending_replies_is_harmless() {
     let server = Server::start(8 * MIB);
     for _ in 0..100 {
         let mut socket = server.attach();
@@ -318,7 +318,7 @@ fn clients_that_reset_with_replies_pending_hurt_nobody() {
 }
 
 #[test]
-fn stalled_readers_cost_nobody_else_anything() {
+fn stalled_readers_do_not_slow_others() {
     let server = Server::start(8 * MIB);
     let stalled: Vec<_> = (0..50)
         .map(|_| {
@@ -335,7 +335,7 @@ fn stalled_readers_cost_nobody_else_anything() {
 }
 
 #[test]
-fn a_thousand_clients_at_once_are_all_greeted() {
+fn thousand_clients_are_all_greeted() {
     let server = Server::start(MIB);
     let sockets: Vec<_> = (0..1000).map(|_| server.connect()).collect();
     for mut socket in sockets {
@@ -346,7 +346,7 @@ fn a_thousand_clients_at_once_are_all_greeted() {
 }
 
 #[test]
-fn a_truncated_image_ends_its_readers_and_not_the_server() {
+fn truncated_image_ends_only_its_readers() {
     let server = Server::start(4 * MIB);
     for len in [4096, 1 << 20] {
         let file = File::options().write(true).open(&server.image).unwrap();
@@ -362,7 +362,7 @@ fn a_truncated_image_ends_its_readers_and_not_the_server() {
 }
 
 #[test]
-fn an_image_replaced_by_rename_is_served_as_it_was() {
+fn renamed_image_is_served_unchanged() {
     let server = Server::start(MIB);
     let before = server.bytes(4096, 4096);
     let mut socket = server.attach();
@@ -374,7 +374,7 @@ fn an_image_replaced_by_rename_is_served_as_it_was() {
 }
 
 #[test]
-fn a_port_scan_leaves_no_trace() {
+fn port_scan_leaves_no_trace() {
     needs!(["bash"]);
     let server = Server::start(MIB);
     let knock =

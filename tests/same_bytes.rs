@@ -183,7 +183,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 struct Server {
     runtime: tokio::runtime::Runtime,
     doors: CheckedServers,
-    /// Where clients leave what they fetched.
+    /// Directory for the files that clients fetched.
     out: tempfile::TempDir,
 }
 
@@ -246,7 +246,7 @@ fn curl(requests: impl IntoIterator<Item = Vec<String>>, server: &Server, option
     output_of(tool("curl").args(options).arg("-K").arg(config));
 }
 
-/// What curl is told about one URL.
+/// Returns curl's arguments for one URL.
 fn request(url: &str, out: &Path, more: &[&str]) -> Vec<String> {
     let mut lines = vec![
         format!("url = \"{url}\""),

@@ -29,7 +29,7 @@ impl Allowed {
     pub(crate) fn first_refused(&self, first: Ipv4Addr, last: Ipv4Addr) -> Option<Ipv4Addr> {
         let networks = self.0.as_ref()?;
         let mut address = first;
-        // Each round passes one network.
+        // Networks may be listed in any order. Each round passes one, so the loop ends.
         while let Some(network) = networks.iter().find(|network| network.contains(&address)) {
             if network.broadcast() >= last {
                 return None;
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_list_everybody_may_come() {
+    fn all_clients_are_admitted_without_list() {
         let everybody = Allowed::default();
         assert!(everybody.contains(IpAddr::from([10, 0, 0, 1])));
         assert!(everybody.contains("2001:db8::1".parse().unwrap()));
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_all_there_is() {
+    fn list_admits_no_others() {
         let list = allowed(&["10.0.0.0/24", "192.168.1.7/32"]);
         for (peer, may) in [
             ("10.0.0.200", true),
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_gap_in_a_range_is_found() {
+    fn first_gap_in_a_range_is_found() {
         let list = allowed(&["10.0.1.0/24", "10.0.0.0/24", "255.255.255.0/24"]);
         let refused =
             |first, last| list.first_refused(address(first), address(last)).map(|ip| ip.to_string());

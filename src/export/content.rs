@@ -1,11 +1,12 @@
-//! The content of a file, read from where the index has it: for protocols whose every request names a file anew.
+//! The content of a file by the extents of its index entry, for protocols whose every request names
+//! a file anew.
 
 use std::sync::Arc;
 
 use super::ImageRange;
 use crate::image::{Extent, Image, NodeId};
 
-/// The bytes of one file of an image. Unlike an [`Export`](super::Export) it costs nothing to make.
+/// Bytes of one file of an image. Unlike an [`Export`](super::Export) it costs no allocation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Content<'a> {
     image: &'a Arc<Image>,
@@ -13,15 +14,17 @@ pub(crate) struct Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    /// The content of a file; `None` for anything but a file.
+    /// Returns the content of a file; `None` for anything but a file.
     pub(crate) fn of_file(image: &'a Arc<Image>, node: NodeId) -> Option<Self> {
         Some(Self { image, extents: image.extents(node)? })
     }
 
-    /// The stretches that make up `len` bytes from `offset`, or as many as there are before the end of the file.
+    /// Returns the stretches that make up `len` bytes from `offset`, or as many as there are before
+    /// the end of the file.
     pub(crate) fn range(self, offset: u64, len: u64) -> impl Iterator<Item = ImageRange<'a>> + use<'a> {
         let Self { image, extents } = self;
         let (mut skip, mut left) = (offset, len);
+        // A file longer than 4 GiB has several extents (ECMA-119 gives an extent 32 bits).
         extents.iter().filter_map(move |extent| {
             let from = skip.min(extent.len);
             skip -= from;
@@ -38,14 +41,14 @@ mod tests {
     use crate::export::{Export, Piece};
     use crate::image::samples;
 
-    /// The image of a file of 20 bytes, and of an empty one.
+    /// Returns an image of a file of 20 bytes and an empty one.
     fn image() -> Arc<Image> {
         let extents = [(100, 10), (300, 0), (500, 7), (50, 3)];
         samples::image(1000, [extents.map(|(offset, len)| Extent { offset, len }).to_vec(), Vec::new()])
     }
 
     #[test]
-    fn it_is_the_export_of_the_file() {
+    fn content_equals_export_of_the_file() {
         let image = image();
         let export = Export::of_file(&image, NodeId(1)).unwrap();
         let content = Content::of_file(&image, NodeId(1)).unwrap();
@@ -58,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_where_the_file_ends() {
+    fn content_ends_with_the_file() {
         let image = image();
         let [content, empty] = [1, 2].map(|node| Content::of_file(&image, NodeId(node)).unwrap());
         let len = |offset, len| content.range(offset, len).map(|range| range.len()).sum::<u64>();

@@ -1,11 +1,12 @@
-//! A peer's path, looked up in an image. It never touches a file system: a path can only name a node of the tree.
+//! Lookup of a peer's path in an image. It never touches a file system: a path can only name a node
+//! of the tree.
 
 use crate::image::index::{Index, NodeId, NodeKind};
 
-/// Longest path that is looked at, in bytes (PATH_MAX of Linux).
+/// Longest path that is looked up, in bytes (PATH_MAX of Linux).
 const PATH_MAX: usize = 4096;
 
-/// Why a path names nothing: the peer's fault.
+/// A path that names no node: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     #[error("no such file in the image")]
@@ -16,11 +17,8 @@ pub enum PathError {
     TooLong,
 }
 
-/// The node that `path` names, from the root of the image.
-///
-/// Firmware writes paths in many ways, so any number of slashes may lead, and `\` is a slash where it is not part of a
-/// name. Case is ignored only where the exact name does not exist (ISO 9660 names are upper-case). Symlinks are followed,
-/// inside the image.
+/// Returns the node that `path` names, from the root of the image. Symlinks are followed, inside
+/// the image.
 ///
 /// # Errors
 /// [`PathError`] says why nothing was found. A `..` is refused, not resolved.
@@ -29,6 +27,7 @@ pub(crate) fn resolve(index: &Index, path: &[u8]) -> Result<NodeId, PathError> {
         return Err(PathError::TooLong);
     }
     match walk(index, path.split(|&byte| byte == b'/')) {
+        // Some firmware writes `\` for a slash, but it may also be part of a name.
         Err(PathError::NotFound) => walk(index, path.split(|&byte| byte == b'/' || byte == b'\\')),
         resolved => resolved,
     }
@@ -40,15 +39,18 @@ fn walk<'a>(index: &Index, mut names: impl Iterator<Item = &'a [u8]>) -> Result<
 
 fn step(index: &Index, dir: NodeId, name: &[u8]) -> Result<NodeId, PathError> {
     match name {
+        // Firmware writes any number of slashes before and between names.
         b"" | b"." => return Ok(dir),
         b".." => return Err(PathError::Outside),
         _ => {}
     }
+    // Names without Rock Ridge are upper-case, so case is ignored where the exact name is missing.
     let child = index.child(dir, name).or_else(|| index.child_ignoring_case(dir, name));
     child.and_then(|child| follow(index, child)).ok_or(PathError::NotFound)
 }
 
-/// The node itself, or what it leads to where it is a symlink; `None` when it leads nowhere in the image.
+/// Returns the node itself or, for a symlink, the node that it leads to; `None` if that is not in
+/// the image.
 pub(crate) fn follow(index: &Index, node: NodeId) -> Option<NodeId> {
     match &index.node(node).kind {
         NodeKind::Symlink { target } => index.resolve(index.node(node).parent, target),
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn firmware_writes_a_path_in_many_ways() {
+    fn path_of_any_firmware_is_found() {
         let (index, kernel) = sample();
         let ways = [
             "arch/boot/VMLINUZ",
@@ -98,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backslash_may_be_part_of_a_name() {
+    fn backslash_may_belong_to_a_name() {
         let (mut index, kernel) = sample();
         let odd =
             index.add(NodeId::ROOT, b"arch\\up", NodeKind::File { extents: Vec::new() }, ATTRIBUTES).unwrap();
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leads_out_of_the_image() {
+    fn path_out_of_the_image_is_refused() {
         let (index, _) = sample();
         for way in ["..", "/../etc/passwd", "arch/../arch", "arch\\..\\..\\etc"] {
             assert_eq!(resolve(&index, way.as_bytes()), Err(PathError::Outside), "{way}");

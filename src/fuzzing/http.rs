@@ -1,7 +1,6 @@
 //! Properties of HTTP requests, answers and ranges.
 
 use std::net::Ipv4Addr;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
@@ -24,11 +23,11 @@ use crate::stream::Turn;
 /// The file `f` of the image `i`, and `f` of the image `j`.
 const FILES: [Extent; 2] = [Extent { offset: 4096, len: 5000 }, Extent { offset: 65_536, len: 2 << 20 }];
 
-/// Most bytes of answers in memory at a time: what a turn allows, and one answer on top.
+/// Most bytes of answers in memory at a time: the limit of a turn, and one answer on top.
 const MEMORY_MAX: usize = 160 << 10;
 
-/// Whatever a client sends, however it is cut into segments: complete requests get answers that are well-formed, the
-/// rest gets none.
+/// Checks that complete requests get well-formed answers and the rest gets none, whatever a client
+/// sends and however it is cut into segments.
 pub fn request(data: &[u8]) {
     answers(data);
     // Byte by byte, unless that takes too long.
@@ -36,7 +35,7 @@ pub fn request(data: &[u8]) {
     assert_eq!(at_once, in_pieces);
 }
 
-/// Takes the requests one by one, and looks at each answer.
+/// Handles the requests one by one, and checks each answer.
 fn answers(data: &[u8]) {
     let mut session = session();
     let mut input = BytesMut::from(data);
@@ -85,7 +84,7 @@ fn check_answer(batch: &Batch, method: Option<Method>) {
     }
 }
 
-/// Feeds a session in segments; what it said (a range as its numbers), and whether it closed.
+/// Feeds a session in segments; returns its answers (a range as its numbers), and true if it closed.
 fn converse(data: &[u8], segment: usize) -> (Vec<u8>, bool) {
     let mut session = session();
     let (mut said, mut input) = (Vec::new(), BytesMut::new());
@@ -106,7 +105,7 @@ fn converse(data: &[u8], segment: usize) -> (Vec<u8>, bool) {
     (said, false)
 }
 
-/// Notes what leaves, and returns how much memory it takes until then.
+/// Records a chunk, and returns how much memory it takes.
 fn record(chunk: Chunk<'_>, said: &mut Vec<u8>) -> usize {
     match chunk {
         Chunk::Bytes(bytes) => {
@@ -150,15 +149,20 @@ fn image((name, file): (&str, Extent)) -> ServedImage {
     let source = Source::open(Path::new("/dev/null")).expect("/dev/null opens");
     let attributes = NodeAttributes { mode: 0o444, uid: 0, gid: 0, nlink: 1, mtime: 784_111_777 };
     let mut index = Index::new(attributes);
-    let mut add = |name: &[u8], kind| index.add(NodeId::ROOT, name, kind, attributes).expect("a good name");
-    add(b"f", NodeKind::File { extents: vec![file] });
-    add(b"empty.efi", NodeKind::File { extents: Vec::new() });
-    add(b"d", NodeKind::Directory { entries: Vec::new() });
+    let nodes: [(&[u8], NodeKind); 3] = [
+        (b"f", NodeKind::File { extents: vec![file] }),
+        (b"empty.efi", NodeKind::File { extents: Vec::new() }),
+        (b"d", NodeKind::Directory { entries: Vec::new() }),
+    ];
+    for (name, kind) in nodes {
+        index.add(NodeId::ROOT, name, kind, attributes).expect("a good name");
+    }
     let image = Image::new(source, index).expect("nothing to read");
     ServedImage::new(name, image)
 }
 
-/// A range field means what a reading of it without any cleverness says. The first byte is the length of the file.
+/// Compares the meaning of a range field with a naive reading. The first byte is the length of the
+/// file.
 pub fn range(data: &[u8]) {
     let Some((&len, field)) = data.split_first() else { return };
     let len = usize::from(len);
@@ -174,11 +178,10 @@ pub fn range(data: &[u8]) {
     }
     assert!(!parts.is_empty() && parts.iter().all(|part| !part.is_empty()));
     assert!(bytes.iter().zip(&sent).all(|(&wanted, &times)| times == i32::from(wanted)), "{parts:?}");
-    let touch = |a: &Range<u64>, b: &Range<u64>| a.end == b.start;
-    assert!(!parts.iter().any(|a| parts.iter().any(|b| touch(a, b))), "{parts:?}");
+    assert!(!parts.iter().any(|a| parts.iter().any(|b| a.end == b.start)), "{parts:?}");
 }
 
-/// Which bytes of the file are wanted, byte by byte; `None` for a field that is ignored.
+/// Returns for each byte of the file whether it is wanted; `None` for a field that is ignored.
 fn expected(field: &[u8], len: usize) -> Option<Vec<bool>> {
     let field = str::from_utf8(field).ok()?.to_ascii_lowercase();
     let specs = field.strip_prefix("bytes=")?.split(',').map(|spec| spec.trim_matches(is_blank));
@@ -206,7 +209,8 @@ fn is_blank(c: char) -> bool {
     c.is_ascii_whitespace()
 }
 
-/// No number for an empty text, `None` for what is none. The largest there is stands for those that are larger.
+/// Parses a number; no number for an empty text, `None` for a malformed one, and the largest of all
+/// for a larger one.
 fn number(text: &str) -> Option<Option<u64>> {
     let is_number = text.chars().all(|c| c.is_ascii_digit());
     is_number.then(|| (!text.is_empty()).then(|| text.parse().unwrap_or(u64::MAX)))

@@ -16,17 +16,18 @@ use crate::stream::Turn;
 /// The export of both targets.
 const EXTENT: Extent = Extent { offset: 4096, len: 1 << 20 };
 
-/// Most bytes that one call may queue: what a turn allows, and one longest reply on top.
+/// Most bytes that one call may queue: the limit of a turn, and one longest reply on top.
 const HANDSHAKE_OUT_MAX: u64 = 128 << 10;
 const TURN_OUT_MAX: u64 = (1 << 20) + READ_MAX as u64 + 4096;
 
-/// However the client's bytes are cut into segments, the same replies leave, and they are bounded.
+/// Checks that the same replies leave, however the client's bytes are cut into segments, and that
+/// they are bounded.
 pub fn handshake(data: &[u8]) {
     let [at_once, bytewise] = [usize::MAX, 1].map(|segment| haggle(data, segment));
     assert_eq!(at_once, bytewise);
 }
 
-/// Feeds a handshake in segments; what it said, and how it ended.
+/// Feeds a handshake in segments; returns its replies and its end.
 fn haggle(data: &[u8], segment: usize) -> (Vec<u8>, Option<String>) {
     let images = images();
     let mut session = Handshake::new(&images);
@@ -60,8 +61,8 @@ fn images() -> Arc<ImageSet> {
     Arc::new(ImageSet::new(ServedImage::new("i", image), Vec::new()))
 }
 
-/// However the requests are cut into segments, the same replies leave; every range lies inside the export; a turn is
-/// bounded. The first byte chooses how replies look.
+/// Checks that the same replies leave, however the requests are cut into segments; that every range
+/// lies inside the export; and that a turn is bounded. The first byte chooses the form of replies.
 pub fn transmission(data: &[u8]) {
     let Some((&mode, data)) = data.split_first() else { return };
     let replies = match mode % 3 {
@@ -73,7 +74,7 @@ pub fn transmission(data: &[u8]) {
     assert_eq!(at_once, bytewise);
 }
 
-/// Feeds a transmission in segments; what it said (a range as its numbers), and how it ended.
+/// Feeds a transmission in segments; returns its replies (a range as its numbers) and its end.
 fn converse(data: &[u8], segment: usize, replies: Replies) -> (Vec<u8>, Option<TransmissionEnd>) {
     static IMAGES: LazyLock<Arc<ImageSet>> = LazyLock::new(images);
     let export = IMAGES.export(b"i:/f").expect("a file");

@@ -213,7 +213,7 @@ mod tests {
     use crate::image::{Image, Source};
     use crate::images::{ImageSet, ServedImage};
 
-    /// A client of a server whose image is empty.
+    /// Connects to a server whose image is empty.
     async fn connect() -> TcpStream {
         let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let image =
@@ -242,10 +242,10 @@ mod tests {
         said
     }
 
-    // The clock of these tests is paused: whenever everybody waits, it jumps to the next timer.
+    // The clock of these tests is paused: when all tasks wait, it jumps to the next timer.
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_silent_is_left_after_a_while() {
+    async fn silent_client_is_closed() {
         let mut socket = connect().await;
         let since = Instant::now();
         assert_eq!(read_to_end(&mut socket).await, "");
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_sends_a_request_byte_by_byte_is_cut_off() {
+    async fn slow_request_gets_408() {
         let mut socket = connect().await;
         let since = Instant::now();
         for byte in b"GET / HTTP/1.1\r\nHost: slow" {

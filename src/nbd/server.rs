@@ -155,7 +155,7 @@ mod tests {
     use crate::image::{Image, Source};
     use crate::images::ServedImage;
 
-    /// A client of a server whose image is empty.
+    /// Connects to a server whose image is empty.
     async fn connect() -> TcpStream {
         let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let image =
@@ -169,10 +169,10 @@ mod tests {
         TcpStream::connect(address).await.unwrap()
     }
 
-    // The clock of these tests is paused: whenever everybody waits, it jumps to the next timer.
+    // The clock of these tests is paused: when all tasks wait, it jumps to the next timer.
 
     #[tokio::test(start_paused = true)]
-    async fn who_never_chooses_an_export_is_turned_away() {
+    async fn client_without_export_is_rejected() {
         let mut socket = connect().await;
         let since = tokio::time::Instant::now();
         let mut said = Vec::new();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_attached_may_be_silent_for_a_month() {
+    async fn idle_client_is_kept_for_a_month() {
         let mut socket = connect().await;
         socket.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x07archiso").await.unwrap();
         socket.read_exact(&mut [0; 18 + 10]).await.unwrap();

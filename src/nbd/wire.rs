@@ -1,6 +1,7 @@
-//! Byte layouts of NBD: what is parsed and emitted, in the order and with the names of the specification.
+//! Byte layouts of NBD, in the order and with the names of the specification.
 //!
-//! Nothing here panics on input or allocates. Numbers that we do not know survive parsing: a peer may be newer.
+//! Nothing here panics on input or allocates while parsing. Unknown numbers survive parsing: a peer
+//! may be newer.
 
 use std::fmt;
 
@@ -8,21 +9,21 @@ use bytes::BufMut;
 
 use crate::codec::{Reader, Truncated};
 
-/// Starts every option of the client: `IHAVEOPT`.
+/// Start of every option of the client: `IHAVEOPT`.
 pub(crate) const OPTS_MAGIC: u64 = 0x4948_4156_454f_5054;
-/// Starts every reply to an option.
+/// Start of every reply to an option.
 pub(crate) const REP_MAGIC: u64 = 0x0003_e889_0455_65a9;
-/// Starts every request.
+/// Start of every request.
 pub const REQUEST_MAGIC: u32 = 0x2560_9513;
-/// Starts a simple reply.
+/// Start of a simple reply.
 pub(crate) const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
-/// Starts a chunk of a structured reply.
+/// Start of a chunk of a structured reply.
 pub(crate) const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
 
-/// Longest string: names, descriptions, error texts ("String values": 4096 bytes).
+/// Longest string, in bytes: names, descriptions, error texts ("Conventions").
 pub(crate) const STRING_MAX: usize = 4096;
 
-/// Handshake flags (server) and client flags share these two bits.
+/// Bits that handshake flags (server) and client flags share.
 pub(crate) const FLAG_FIXED_NEWSTYLE: u32 = 1 << 0;
 pub(crate) const FLAG_NO_ZEROES: u32 = 1 << 1;
 
@@ -37,13 +38,14 @@ pub(crate) const FLAG_SEND_CACHE: u16 = 1 << 10;
 pub(crate) const CMD_FLAG_DF: u16 = 1 << 2;
 pub(crate) const CMD_FLAG_REQ_ONE: u16 = 1 << 3;
 
-/// The only flag of a structured reply chunk: it is the last one.
+/// Flag of the last chunk of a structured reply; there is no other flag.
 const REPLY_FLAG_DONE: u16 = 1 << 0;
 
-/// The metadata context that tells data from holes.
+/// Metadata context that tells data from holes.
 pub(crate) const BASE_ALLOCATION: &str = "base:allocation";
 
-/// A number with names: the known ones print as the specification writes them, the others as a number.
+/// Declares a number with names. Known numbers print as the specification writes them, others as a
+/// number.
 macro_rules! numbers {
     ($(#[$doc:meta])* $name:ident: $int:ty { $($constant:ident = $value:expr, $text:literal;)* }) => {
         $(#[$doc])*
@@ -66,7 +68,7 @@ macro_rules! numbers {
 }
 
 numbers! {
-    /// What a client haggles for.
+    /// Option of the handshake.
     Opt: u32 {
         EXPORT_NAME = 1, "NBD_OPT_EXPORT_NAME";
         ABORT = 2, "NBD_OPT_ABORT";
@@ -82,7 +84,7 @@ numbers! {
 }
 
 numbers! {
-    /// Answer to an option.
+    /// Kind of reply to an option.
     Rep: u32 {
         ACK = 1, "NBD_REP_ACK";
         SERVER = 2, "NBD_REP_SERVER";
@@ -106,7 +108,7 @@ numbers! {
 }
 
 numbers! {
-    /// What a request asks for.
+    /// Command of a request.
     Cmd: u16 {
         READ = 0, "NBD_CMD_READ";
         WRITE = 1, "NBD_CMD_WRITE";
@@ -137,13 +139,13 @@ numbers! {
     }
 }
 
-/// Why bytes are not the message they should be.
+/// Bytes that are not the message they should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NbdParseError {
     /// On a stream: the rest has not arrived yet. Inside an option: its lengths contradict each other.
     #[error(transparent)]
     Truncated(#[from] Truncated),
-    /// The peer does not speak NBD (any more): there is no way back into the stream.
+    /// The peer does not speak NBD, or not any more: there is no way back into the stream.
     #[error("wrong magic {0:#x}")]
     BadMagic(u64),
     /// The option is longer than its data.
@@ -169,7 +171,7 @@ impl ClientFlags {
         self.0 & flag != 0
     }
 
-    /// True when the client wants something that we never offered.
+    /// Returns true if the client set a flag that the server never offered.
     pub(crate) const fn has_unknown(self) -> bool {
         self.0 & !(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES) != 0
     }
@@ -213,7 +215,8 @@ impl<'a> InfoRequest<'a> {
                 Info::NAME => request.wants_name = true,
                 Info::DESCRIPTION => request.wants_description = true,
                 Info::BLOCK_SIZE => request.wants_block_size = true,
-                // "The server MUST ignore requests it does not know"; NBD_INFO_EXPORT is always sent.
+                // "The server MUST ignore any information requests it does not understand."
+                // NBD_INFO_EXPORT is always sent.
                 _ => {}
             }
         }
@@ -240,9 +243,10 @@ impl<'a> MetaContextRequest<'a> {
         let name = string(&mut data)?;
         let queries = data.u32_be()?;
         let mut request = Self { name, queries, asks_allocation: false, asks_base: false };
-        // The count is the peer's; each turn takes four bytes at least, so the data bounds the loop.
+        // The count is the peer's. Each query takes four bytes at least, so the data bounds the loop.
         for _ in 0..queries {
             let query = string(&mut data)?;
+            // "The server MUST ignore query strings belonging to an unknown namespace."
             request.asks_allocation |= query == BASE_ALLOCATION.as_bytes();
             request.asks_base |= query == b"base:";
         }
@@ -251,9 +255,9 @@ impl<'a> MetaContextRequest<'a> {
     }
 }
 
-/// A string behind its 32-bit length.
+/// Reads a string behind its 32-bit length.
 fn string<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], NbdParseError> {
-    // A length that does not fit an address is longer than any data.
+    // A length that does not fit in an address is longer than any data.
     let len = usize::try_from(reader.u32_be()?).unwrap_or(usize::MAX);
     Ok(reader.take(len)?)
 }
@@ -262,12 +266,12 @@ fn end(reader: Reader<'_>) -> Result<(), NbdParseError> {
     if reader.is_empty() { Ok(()) } else { Err(NbdParseError::Excess(reader.remaining())) }
 }
 
-/// What a client asks for in transmission.
+/// A request in transmission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NbdRequest {
     pub flags: u16,
     pub command: Cmd,
-    /// Chosen by the client, echoed untouched.
+    /// Number chosen by the client, echoed untouched. The kernel finds its request by it.
     pub cookie: u64,
     pub offset: u64,
     pub len: u32,
@@ -292,7 +296,7 @@ impl NbdRequest {
     }
 }
 
-/// What describes an export in the handshake.
+/// Description of an export in the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ExportInfo {
     /// Bytes.
@@ -301,14 +305,14 @@ pub(crate) struct ExportInfo {
     pub flags: u16,
 }
 
-/// Whether the 124 zeroes of the old handshake are wanted.
+/// Choice about the 124 zeroes of the old handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Zeroes {
     Send,
     Omit,
 }
 
-/// Answer to an option.
+/// A reply to an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OptionReply<'a> {
     Ack,
@@ -318,7 +322,7 @@ pub(crate) enum OptionReply<'a> {
     },
     /// `NBD_INFO_EXPORT`.
     Export(ExportInfo),
-    /// `NBD_INFO_NAME`: the name by which the server knows the export.
+    /// `NBD_INFO_NAME`: the server's name of the export.
     Name(&'a [u8]),
     /// `NBD_INFO_DESCRIPTION`.
     Description(&'a str),
@@ -328,7 +332,7 @@ pub(crate) enum OptionReply<'a> {
         preferred: u32,
         max: u32,
     },
-    /// A metadata context, and the number it has from now on.
+    /// A metadata context, and its number from now on.
     MetaContext {
         id: u32,
         name: &'a str,
@@ -370,7 +374,7 @@ impl OptionReply<'_> {
         match *self {
             Self::Ack => {}
             Self::Server { name } => {
-                let name = up_to_limit(name);
+                let name = truncated(name);
                 out.put_u32(name.len() as u32);
                 out.put_slice(name.as_bytes());
             }
@@ -385,7 +389,7 @@ impl OptionReply<'_> {
             }
             Self::Description(text) => {
                 out.put_u16(Info::DESCRIPTION.0);
-                out.put_slice(up_to_limit(text).as_bytes());
+                out.put_slice(truncated(text).as_bytes());
             }
             Self::BlockSize { min, preferred, max } => {
                 out.put_u16(Info::BLOCK_SIZE.0);
@@ -395,12 +399,12 @@ impl OptionReply<'_> {
                 out.put_u32(id);
                 out.put_slice(name.as_bytes());
             }
-            Self::Error { text, .. } => out.put_slice(up_to_limit(text).as_bytes()),
+            Self::Error { text, .. } => out.put_slice(truncated(text).as_bytes()),
         }
     }
 }
 
-/// Answers `NBD_OPT_EXPORT_NAME`, which has no header.
+/// Appends the reply to `NBD_OPT_EXPORT_NAME`, which has no header.
 pub(crate) fn emit_export_name_reply(export: ExportInfo, zeroes: Zeroes, out: &mut Vec<u8>) {
     out.put_u64(export.size);
     out.put_u16(export.flags);
@@ -409,19 +413,20 @@ pub(crate) fn emit_export_name_reply(export: ExportInfo, zeroes: Zeroes, out: &m
     }
 }
 
-/// `text`, cut to what a string may hold.
-fn up_to_limit(text: &str) -> &str {
+/// Cuts `text` to the longest string.
+fn truncated(text: &str) -> &str {
     text.get(..text.floor_char_boundary(STRING_MAX)).unwrap_or(text)
 }
 
-/// Header of a simple reply; the data of a successful read follows.
+/// Returns the header of a simple reply; the data of a successful read follows.
 pub(crate) fn simple_reply(error: u32, cookie: u64) -> [u8; 16] {
     let mut bytes = [0; 16];
     fill(&mut bytes, &[&SIMPLE_REPLY_MAGIC.to_be_bytes(), &error.to_be_bytes(), &cookie.to_be_bytes()]);
     bytes
 }
 
-/// Header of the only, and so the last, chunk of a structured reply; `len` bytes of payload follow.
+/// Returns the header of the only, and so the last, chunk of a structured reply; `len` bytes of
+/// payload follow.
 pub(crate) fn only_chunk(kind: ChunkType, cookie: u64, len: u32) -> [u8; 20] {
     let mut bytes = [0; 20];
     let flags = REPLY_FLAG_DONE.to_be_bytes();
@@ -430,27 +435,29 @@ pub(crate) fn only_chunk(kind: ChunkType, cookie: u64, len: u32) -> [u8; 20] {
     bytes
 }
 
-/// Start of the payload of [`ChunkType::OFFSET_DATA`]; the data follows.
+/// Returns the start of the payload of [`ChunkType::OFFSET_DATA`]; the data follows.
 pub(crate) const fn data_offset(offset: u64) -> [u8; 8] {
     offset.to_be_bytes()
 }
 
-/// Payload of [`ChunkType::BLOCK_STATUS`] with one descriptor: `len` bytes of allocated data.
+/// Returns the payload of [`ChunkType::BLOCK_STATUS`] with one descriptor: `len` bytes of allocated
+/// data.
 pub(crate) fn all_allocated(context: u32, len: u32) -> [u8; 12] {
     let mut bytes = [0; 12];
-    // Status 0: neither a hole nor known to read as zeroes.
+    // "A server MAY always safely report a status of 0 for any block": neither a hole nor known to
+    // read as zeroes.
     fill(&mut bytes, &[&context.to_be_bytes(), &len.to_be_bytes(), &0u32.to_be_bytes()]);
     bytes
 }
 
-/// Start of the payload of [`ChunkType::ERROR`]; the text follows.
+/// Returns the start of the payload of [`ChunkType::ERROR`]; the text follows.
 pub(crate) fn error_payload(error: Errno, text_len: u16) -> [u8; 6] {
     let mut bytes = [0; 6];
     fill(&mut bytes, &[&error.0.to_be_bytes(), &text_len.to_be_bytes()]);
     bytes
 }
 
-/// Writes `parts` one behind the other; together they are as long as `bytes`.
+/// Writes `parts` one behind the other. Together they are as long as `bytes`.
 fn fill(bytes: &mut [u8], parts: &[&[u8]]) {
     let mut rest = bytes;
     for part in parts {

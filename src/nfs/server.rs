@@ -124,7 +124,7 @@ mod tests {
     const SIZE: u64 = 64 << 20;
     const FILE: NodeId = NodeId(1);
 
-    /// A client of a server whose image holds one file of zeros, and the handle of the file.
+    /// Connects to a server whose image holds one file of zeros; returns the handle of the file, too.
     async fn connect() -> (TcpStream, Vec<u8>) {
         let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let mut index = Index::new(attributes);
@@ -160,7 +160,7 @@ mod tests {
         call(xid, READ, &args.concat())
     }
 
-    /// The number of the next reply, which is read as a whole.
+    /// Reads the next reply as a whole and returns its xid.
     async fn xid(socket: &mut TcpStream) -> u32 {
         let within = Duration::from_secs(60);
         let reply = async {
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_long_reads_at_once_are_all_answered() {
+    async fn many_long_reads_are_all_answered() {
         let (mut socket, handle) = connect().await;
         let calls: Vec<u8> = (0..48).flat_map(|n| read(n, &handle, READ_MAX)).collect();
         socket.write_all(&calls).await.unwrap();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_comes_while_the_last_answer_waits_is_answered() {
+    async fn call_during_a_waiting_reply_is_answered() {
         let (mut socket, handle) = connect().await;
         // Less than a turn and more than the sockets hold.
         socket.write_all(&read(1, &handle, READ_MAX - 4096)).await.unwrap();
@@ -195,25 +195,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_again_while_the_answer_waits_gets_one_answer() {
+    async fn duplicate_call_gets_one_reply() {
         let (mut socket, handle) = connect().await;
         let calls: Vec<u8> = (0..32).flat_map(|n| read(n, &handle, READ_MAX)).collect();
         socket.write_all(&calls).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
-        // No socket holds this much, so the last call waits, however slow this machine is.
+        // No socket holds this much, so the last reply waits, however slow the machine is.
         socket.write_all(&read(31, &handle, READ_MAX).repeat(3)).await.unwrap();
         for n in 0..32 {
             assert_eq!(xid(&mut socket).await, n);
         }
         socket.write_all(&call(99, NULL, &[])).await.unwrap();
         assert_eq!(xid(&mut socket).await, 99);
-        // By now all has left: the number is as good as a new one.
+        // By now every reply has left, so the xid counts as new.
         socket.write_all(&read(31, &handle, READ_MAX)).await.unwrap();
         assert_eq!(xid(&mut socket).await, 31);
     }
 
     #[tokio::test]
-    async fn a_reply_comes_in_one_piece() {
+    async fn reply_comes_in_one_piece() {
         let (mut socket, _) = connect().await;
         for n in 0..100 {
             socket.write_all(&call(n, NULL, &[])).await.unwrap();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_stops_talking_still_gets_all_answers() {
+    async fn half_closed_client_gets_all_replies() {
         let (mut socket, handle) = connect().await;
         let calls: Vec<u8> = (0..32).flat_map(|n| read(n, &handle, READ_MAX)).collect();
         socket.write_all(&calls).await.unwrap();
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_talks_nonsense_is_left() {
+    async fn client_of_another_protocol_is_closed() {
         let (mut socket, _) = connect().await;
         socket.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         assert_eq!(socket.read(&mut [0]).await.unwrap_or(0), 0);

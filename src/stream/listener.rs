@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_may_not_come_is_sent_away_unread() {
+    async fn client_that_is_not_allowed_is_closed() {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = socket.local_addr().unwrap();
         let listener = Listener::new(socket, Allowed::only(vec!["127.0.0.2/32".parse().unwrap()]));

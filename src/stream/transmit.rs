@@ -1,8 +1,9 @@
 //! The one place where queued ranges become bytes on a stream socket.
 //!
-//! Small payloads leave by one `sendmsg` of headers and parts of the mapping: batching is what makes 4 KiB reads five
-//! times cheaper than a system call each. Large ones leave by `sendfile`, which touches no payload at all. Neither
-//! copies payload in user space, and a client that does not read costs its socket buffer and nothing more.
+//! Small payloads leave by one `sendmsg` of headers and parts of the mapping: batching makes 4 KiB
+//! reads five times cheaper than a system call each. Large payloads leave by `sendfile`, which
+//! copies nothing. Neither copies payload in user space, and a client that does not read costs its
+//! socket buffer and nothing more.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,40 +16,43 @@ use crate::export::batch::Chunk;
 use crate::export::{Batch, ImageRange};
 use crate::sys::{self, Follow, Iov};
 
-/// From this many bytes in whole pages on, `sendfile` beats `sendmsg` from the mapping (measured on loopback, where it
-/// saves one copy of two, as for a network card that gathers by itself).
+/// Bytes in whole pages from which `sendfile` beats `sendmsg` from the mapping (measured on
+/// loopback, where it saves one copy of two, as for a network card that gathers by itself).
 const SENDFILE_FROM: u64 = 60 << 10;
 
-/// What `sendfile` passes on as one piece. Where pages are larger than this, a little is copied for nothing.
+/// Unit that `sendfile` passes on without a copy. On a machine with larger pages a little is copied
+/// for nothing.
 const PAGE: u64 = 4 << 10;
 
 /// Bytes checked for residency and sent at once.
 const WINDOW: u64 = 1 << 20;
 
-/// Bytes that one connection is sent before others get their turn. A client that asks for more as fast as it is answered would
-/// else be served again and again, while a thousand others wait.
+/// Bytes that one connection is sent before others get their turn. Without a limit, a client that
+/// asks for more as fast as it is answered would be served while a thousand others wait.
 const TURN: u64 = 512 << 10;
 
-/// Memory areas of one `sendmsg`: headers and payloads of 128 small replies.
+/// Memory areas of one `sendmsg`: headers and payloads of 128 small replies. Linux takes 1024
+/// (UIO_MAXIOV).
 const AREAS: usize = 256;
 
-/// A batch could not be sent. Either way the connection is over: part of a reply may have left.
+/// A batch could not be sent. The connection is over then, since part of a reply may have left.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TransmitError {
-    /// The peer's end, or the network in between.
+    /// The peer or the network failed.
     #[error(transparent)]
     Peer(io::Error),
-    /// The image file is shorter than it was, or its disk fails: the environment's fault.
+    /// The image file is shorter than it was, or its disk failed: the environment's fault.
     #[error("the image cannot be read: {0}")]
     Image(io::Error),
 }
 
-/// Sends the whole batch; waits for the socket and for cold parts of the image as long as it takes.
+/// Sends the whole batch; waits for the socket and for uncached parts of the image as long as it
+/// takes.
 ///
 /// `on_sent` is called with the number of bytes at the front of the batch that left, and the time.
 ///
 /// # Errors
-/// See [`TransmitError`].
+/// [`TransmitError`] says whose fault it is.
 pub(super) async fn flush(
     batch: &mut Batch,
     socket: &TcpStream,
@@ -56,15 +60,16 @@ pub(super) async fn flush(
 ) -> Result<(), TransmitError> {
     while !batch.is_empty() {
         warm_window(batch).await.map_err(TransmitError::Image)?;
-        let send = || send_front(batch, socket.as_fd());
-        let sent = socket.async_io(Interest::WRITABLE, send).await.map_err(whose_fault)?;
+        let sending = socket.async_io(Interest::WRITABLE, || send_front(batch, socket.as_fd()));
+        let sent = sending.await.map_err(whose_fault)?;
         if sent == 0 {
             // sendfile(2) returns 0 only at the end of the file.
             return Err(TransmitError::Image(io::ErrorKind::UnexpectedEof.into()));
         }
         on_sent(batch, sent as u64, Instant::now());
         batch.advance(sent as u64);
-        // Also behind the last: a client that asks for more at once must not keep others from theirs.
+        // Also after the last byte: a client that asks for more at once must not keep others from
+        // their turn.
         if batch.turn() >= TURN {
             batch.end_turn();
             tokio::task::yield_now().await;
@@ -73,16 +78,18 @@ pub(super) async fn flush(
     Ok(())
 }
 
-/// sendmsg(2) reports pages of the mapping that are gone as EFAULT; sendfile(2) a bad disk as EIO.
+/// Sorts an error of a system call.
 fn whose_fault(error: io::Error) -> TransmitError {
     match error.raw_os_error() {
+        // Truncated images: sendmsg(2) finds pages of the mapping gone. Bad disks: sendfile(2).
         Some(libc::EFAULT | libc::EIO) => TransmitError::Image(error),
         _ if error.kind() == io::ErrorKind::UnexpectedEof => TransmitError::Image(error),
         _ => TransmitError::Peer(error),
     }
 }
 
-/// Waits until what leaves next is in the page cache.
+/// Waits until the bytes that leave next are in the page cache. A system call that reads the disk
+/// would stop every connection of its thread.
 async fn warm_window(batch: &Batch) -> io::Result<()> {
     let (now, mut left) = (Instant::now(), WINDOW);
     for chunk in batch.chunks().take(AREAS) {
@@ -106,9 +113,12 @@ fn send_front(batch: &Batch, socket: BorrowedFd<'_>) -> io::Result<usize> {
     }
 }
 
-/// What the kernel copies of `range`: all of a small one; of a larger one what lies before its first whole page. A packet
-/// of loopback holds 64 KiB in 17 pieces: one for what was copied and 16 pages, so that no page in two halves makes it
-/// two packets. Of what takes several windows that is one packet of many.
+/// Returns the part of `range` that is copied: all of a small one; of a larger one the bytes before
+/// its first whole page.
+///
+/// A packet of loopback holds 64 KiB in 17 pieces: one that was copied and 16 pages. A page in two
+/// halves would be one piece too many, and make it two packets. In a range of several windows that
+/// is one packet of many, so nothing is copied.
 fn copied(range: ImageRange<'_>) -> Option<ImageRange<'_>> {
     let head = range.offset().next_multiple_of(PAGE) - range.offset();
     match range.len() {
@@ -125,7 +135,8 @@ fn send_large(range: ImageRange<'_>, socket: BorrowedFd<'_>) -> io::Result<usize
     Ok(rustix::fs::sendfile(socket, &range.image().source, Some(&mut offset), range.len() as usize)?)
 }
 
-/// Gathers everything up to the next pages that `sendfile` sends, or a window's worth, into one `sendmsg`.
+/// Gathers everything up to the next pages that `sendfile` sends, or up to a window, into one
+/// `sendmsg`.
 fn send_small(batch: &Batch, socket: BorrowedFd<'_>) -> io::Result<usize> {
     let mut areas = [Iov::EMPTY; AREAS];
     let mut count = 0;
@@ -139,6 +150,7 @@ fn send_small(batch: &Batch, socket: BorrowedFd<'_>) -> io::Result<usize> {
             Chunk::Bytes(bytes) => bytes.into(),
             Chunk::Image(range) => {
                 let part = copied(range);
+                // MSG_MORE keeps the kernel from sending a header in a packet of its own.
                 if part != Some(range) {
                     follow = Follow::More;
                 }
@@ -159,7 +171,7 @@ mod tests {
     use crate::image::samples;
 
     #[test]
-    fn whole_pages_of_what_is_large_are_not_copied() {
+    fn large_range_is_sent_in_whole_pages() {
         let export = Export::whole(&samples::image(4 * WINDOW, []));
         let copied = |offset, len| match export.range(offset, len).unwrap().next() {
             Some(Piece::Image(range)) => copied(range).map_or(0, |part| part.len()),

@@ -1,10 +1,10 @@
-//! What one request earns.
+//! The answer to one request.
 
 use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
-use super::conditions::{self, Outcome, Validators};
+use super::conditions::{self, Precondition, Validators};
 use super::multipart::Multipart;
 use super::{CONTENT_MAX, LoggedAnswer, Resources};
 use crate::boot::ServedFile;
@@ -43,14 +43,14 @@ pub(super) enum Content {
     Parts(Resource, Multipart),
 }
 
-/// The request is not carried out: the peer's fault.
+/// A request that is not carried out: the peer's fault.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub status: StatusCode,
     pub reason: String,
 }
 
-/// What there is at a path.
+/// The file or directory at a path.
 #[derive(Debug)]
 pub(super) struct Resource {
     pub export: Export,
@@ -62,7 +62,7 @@ pub(super) struct Resource {
 
 #[derive(Debug)]
 pub(super) enum Origin {
-    /// A file of an image, or put together of such.
+    /// A file of an image, or composed of such files.
     Image,
     /// Generated for machines.
     Generated,
@@ -71,7 +71,7 @@ pub(super) enum Origin {
 }
 
 impl Answer {
-    /// Decides what a request earns, of a client that reached us at `local`.
+    /// Answers a request of a client that reached the server at `local`.
     pub(crate) fn to(
         request: &HttpRequest<'_>,
         resources: &Resources,
@@ -82,7 +82,7 @@ impl Answer {
         Self { method: request.method, content }
     }
 
-    /// An answer to what is no request.
+    /// Refuses a request that could not be parsed.
     pub(crate) fn refusal(status: StatusCode, reason: impl Display) -> Self {
         Self { method: Method::Unknown, content: Content::Refusal(Refusal::new(status, reason)) }
     }
@@ -96,6 +96,7 @@ impl Answer {
             Content::Part(_, part) if part.end - part.start >= LOGGED_FROM => part.end - part.start,
             _ => return None,
         };
+        // No content leaves; a miss is logged all the same.
         if self.method == Method::Head && bytes > 0 {
             return None;
         }
@@ -116,6 +117,7 @@ impl Answer {
     }
 }
 
+/// Cuts a client's text for the log.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..LOGGED_TEXT).unwrap_or(bytes)).into_owned()
 }
@@ -129,37 +131,38 @@ fn decide(
     check(request)?;
     let path = target::path(request.target)?;
     let resource = match resources.files().look_up(&path, local)? {
-        // `a` and `a/` are two things, and a file is only one of them.
+        // The references in a listing need the slash after a directory; a file never has one.
         Entry::File(_) if path.ends_with(b"/") => return Err(PathError::NotFound.into()),
         Entry::File(file) => Resource::file(file, &path),
         Entry::Directory(_) if !path.ends_with(b"/") => return Ok(redirect(&path)),
         Entry::Directory(directory) => Resource::listing(resources, directory),
     };
     Ok(match conditions::evaluate(request, &resource.validators, now) {
-        Outcome::Failed => {
-            return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, "the file is another one"));
+        Precondition::Failed => {
+            return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, "the file has changed"));
         }
-        Outcome::NotModified => Content::NotModified(resource),
-        Outcome::ProceedWhole => Content::Whole(resource),
-        Outcome::Proceed => resource.part(request),
+        Precondition::NotModified => Content::NotModified(resource),
+        Precondition::ProceedWhole => Content::Whole(resource),
+        Precondition::Proceed => resource.part(request),
     })
 }
 
 fn check(request: &HttpRequest<'_>) -> Result<(), Refusal> {
     match request.method {
         _ if request.content > CONTENT_MAX => {
-            Err(Refusal::new(StatusCode::CONTENT_TOO_LARGE, "nothing is done with content here"))
+            Err(Refusal::new(StatusCode::CONTENT_TOO_LARGE, "this server takes no content"))
         }
         Method::Get | Method::Head => Ok(()),
         // RFC 9110 §9.1: 405 for a method that is known and not allowed, 501 for one that is not known.
         Method::Other => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this server is read-only")),
-        Method::Unknown => Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "the method is not known here")),
+        Method::Unknown => Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "unknown method")),
     }
 }
 
-/// To the form with the slash, against which the references of a listing are right. It is put together from names: a
-/// path that begins with two slashes would lead to another host.
+/// Redirects to the path with a slash at its end, to which the references of a listing are relative.
 fn redirect(path: &[u8]) -> Content {
+    // Composed of names: a reference that begins with two slashes would lead to another host (RFC
+    // 3986 §4.2).
     let names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".");
     let segments: String = names.map(|name| format!("{}/", Segment(name))).collect();
     Content::Redirect { location: format!("/{segments}") }
@@ -190,14 +193,15 @@ impl Resource {
         }
     }
 
-    /// What the Range field asks for.
+    /// Cuts the resource to the ranges that the Range field asks for.
     fn part(self, request: &HttpRequest<'_>) -> Content {
         let field = request.field("Range");
         match field.map_or(RequestedRanges::Whole, |field| range::wanted(field, self.export.len())) {
             RequestedRanges::Whole => Content::Whole(self),
             RequestedRanges::Nothing => Content::NotSatisfiable(self),
             RequestedRanges::Parts(parts) => match <[Range<u64>; 1]>::try_from(parts) {
-                // RFC 9110 §15.3.7.2: one part is never sent as one of many.
+                // RFC 9110 §15.3.7.2: "A server MUST NOT generate a multipart response to a request
+                // for a single range".
                 Ok([part]) => Content::Part(self, part),
                 Err(parts) => {
                     let parts =
@@ -209,10 +213,11 @@ impl Resource {
     }
 }
 
-/// By the end of the name. UEFI's HTTP Boot starts what is `application/efi`.
+/// Returns the media type, by the end of the name.
 fn media_type(path: &[u8], origin: &Origin) -> &'static str {
     const TEXT: &str = "text/plain; charset=utf-8";
     const TYPES: &[(&[u8], &str)] = &[
+        // UEFI HTTP Boot starts a file of this type.
         (b"efi", "application/efi"),
         (b"cfg", TEXT),
         (b"conf", TEXT),

@@ -1,4 +1,4 @@
-//! Directories as pages that a person can read.
+//! Directories as pages for people.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Write as _};
@@ -10,19 +10,19 @@ use crate::boot::files::{Directory, Item, ItemKind};
 use crate::boot::{Files, Version};
 use crate::http::wire::target::Segment;
 
-/// What all clients share: the files, and the pages that list them.
+/// The files and the pages that list them, shared by all clients.
 #[derive(Debug)]
 pub struct Resources {
     files: Arc<Files>,
-    /// A page is made once and kept: all of them together are about as large as the trees, and a client that asks for
-    /// one again and again and reads nothing gets no memory of its own.
+    /// Pages that were asked for. A page is made once and kept, so a client that asks for one again
+    /// and again without reading costs no memory. All together are about as large as the trees.
     pages: Mutex<HashMap<Key, Page>>,
 }
 
-/// The image's versioned name, and the number of the directory in it.
+/// Versioned name of the image, and number of the directory in it.
 type Key = (String, u32);
 
-/// A page, and what tells it from another.
+/// A page and its version.
 type Page = (Bytes, Version);
 
 impl Resources {
@@ -34,22 +34,23 @@ impl Resources {
         &self.files
     }
 
-    /// The page that lists a directory.
+    /// Returns the page that lists a directory.
     pub(crate) fn listing(&self, directory: Directory<'_>) -> Page {
-        // Whoever panicked with the lock left nothing half done.
+        // A panic while the lock is held leaves complete pages.
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || {
-            let page = page(&title(directory), directory, self.files.items(directory));
-            let version = Version::of_content(page.as_bytes());
-            (Bytes::from(page), version)
-        };
-        pages.entry(key(directory)).or_insert_with(make).clone()
+        pages.entry(key(directory)).or_insert_with(|| self.make(directory)).clone()
+    }
+
+    fn make(&self, directory: Directory<'_>) -> Page {
+        let page = page(&title(directory), directory, self.files.items(directory));
+        let version = Version::of_content(page.as_bytes());
+        (Bytes::from(page), version)
     }
 }
 
 fn key(directory: Directory<'_>) -> Key {
     match directory {
-        // No image has an empty name.
+        // An image never has an empty name.
         Directory::Root => (String::new(), 0),
         Directory::Generated => (String::new(), 1),
         Directory::Tree(served, node) => (served.versioned_name(), node.0),
@@ -59,7 +60,7 @@ fn key(directory: Directory<'_>) -> Key {
 fn title(directory: Directory<'_>) -> String {
     match directory {
         Directory::Root => "isowire".to_owned(),
-        Directory::Generated => "isowire: made for each machine".to_owned(),
+        Directory::Generated => "isowire: generated for each machine".to_owned(),
         Directory::Tree(served, node) => {
             format!("{}: {}", served.name, String::from_utf8_lossy(&served.image.index.path(node)))
         }
@@ -111,7 +112,7 @@ impl Display for Row<'_> {
     }
 }
 
-/// Bytes as people say it: the largest unit of which there is one at least, and a tenth.
+/// A number of bytes, in the largest unit of which there is at least one, with a tenth.
 struct Size(u64);
 
 impl Display for Size {
@@ -127,7 +128,7 @@ impl Display for Size {
     }
 }
 
-/// Text that HTML takes for nothing but text.
+/// Text with every character that means something to HTML escaped.
 struct Escaped<'a>(&'a str);
 
 impl Display for Escaped<'_> {
@@ -138,7 +139,7 @@ impl Display for Escaped<'_> {
             '>' => f.write_str("&gt;"),
             '"' => f.write_str("&quot;"),
             '\'' => f.write_str("&#39;"),
-            // Control characters are not allowed in HTML.
+            // HTML does not allow control characters.
             char if char.is_control() => f.write_char(char::REPLACEMENT_CHARACTER),
             char => f.write_char(char),
         })

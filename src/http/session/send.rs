@@ -1,4 +1,4 @@
-//! An answer as bytes and ranges.
+//! Writing an answer as bytes and ranges.
 
 use std::ops::Range;
 
@@ -24,7 +24,8 @@ impl Answer {
     /// Queues the head, and the content unless the request was HEAD.
     ///
     /// # Errors
-    /// [`MixedImagesError`] when ranges of another image are queued: the caller takes back what was pushed.
+    /// [`MixedImagesError`] if ranges of another image are queued: the caller takes back what was
+    /// pushed.
     pub(crate) fn queue(
         self,
         connection: Persistence,
@@ -37,6 +38,7 @@ impl Answer {
             self.describe(&text, now, &mut head);
             head.end(connection, now);
         });
+        // RFC 9110 §9.3.2: the response to HEAD has the fields of GET and no content.
         if self.method != Method::Head {
             out.push_bytes(text.as_bytes());
             self.queue_content(out)?;
@@ -44,13 +46,13 @@ impl Answer {
         Ok(())
     }
 
-    /// What a person reads who sees no file.
+    /// Returns the content of an answer without a file, for a person to read.
     fn text(&self) -> String {
         let status = self.status();
         match &self.content {
             Content::Refusal(refusal) => format!("{status}: {}\n", refusal.reason),
             Content::Redirect { location } => format!("{status}: {location}\n"),
-            Content::NotSatisfiable(_) => format!("{status}: the file ends before\n"),
+            Content::NotSatisfiable(_) => format!("{status}: the file ends before the range\n"),
             _ => String::new(),
         }
     }
@@ -61,7 +63,7 @@ impl Answer {
                 head.field("Content-Length", text.len());
                 head.field("Content-Type", "text/plain; charset=utf-8");
             }
-            // RFC 9110 §15.4.5: it has no content, and the fields that matter to a cache.
+            // RFC 9110 §15.4.5: no content, and only the fields that matter to a cache.
             Content::NotModified(resource) => resource.describe(now, head),
             Content::Whole(resource) => {
                 head.field("Content-Length", resource.export.len());
@@ -81,11 +83,12 @@ impl Answer {
             }
         }
         match &self.content {
-            // RFC 9110 §15.5.6: the answer has to say what is allowed.
+            // RFC 9110 §15.5.6: the response has to list the allowed methods.
             Content::Refusal(refusal) if refusal.status == StatusCode::METHOD_NOT_ALLOWED => {
                 head.field("Allow", "GET, HEAD");
             }
             Content::Redirect { location } => head.field("Location", location),
+            // RFC 9110 §15.5.17: Content-Range tells the length of the file.
             Content::NotSatisfiable(resource) => head.field("Content-Range", content_range(resource, None)),
             _ => {}
         }
@@ -115,7 +118,7 @@ impl Resource {
     fn describe(&self, now: HttpDate, head: &mut ResponseHead<'_>) {
         head.field("ETag", self.validators.tag);
         if let Some(modified) = self.validators.modified {
-            // RFC 9110 §8.8.2.1: never later than Date, whatever the clock of who made the image said.
+            // RFC 9110 §8.8.2.1: never later than Date, even if the image was made with a wrong clock.
             head.field("Last-Modified", modified.min(now));
         }
         head.field("Accept-Ranges", "bytes");
@@ -126,7 +129,7 @@ fn content_range(resource: &Resource, part: Option<&Range<u64>>) -> ContentRange
     ContentRange { part: part.cloned(), of: resource.export.len() }
 }
 
-/// The part was cut to the file already, so there is always something to queue.
+/// Queues a part, which lies inside the file.
 fn queue(export: &Export, part: &Range<u64>, out: &mut Batch) -> Result<(), MixedImagesError> {
     let pieces = export.range(part.start, part.end - part.start);
     pieces.into_iter().flatten().try_for_each(|piece| out.push_piece(piece))

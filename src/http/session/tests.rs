@@ -1,4 +1,4 @@
-//! What requests earn, from their bytes to the bytes and ranges of the answers.
+//! Answers to requests, from the bytes of the request to the bytes and ranges of the answer.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ fn session() -> Session {
     Session::new(Ipv4Addr::new(10, 0, 0, 1))
 }
 
-/// What is queued: bytes as text, a range as `[offset+len]`.
+/// Shows the queued answers: bytes as text, a range as `[offset+len]`.
 fn shown(batch: &Batch) -> String {
     let show = |chunk: Chunk<'_>| match chunk {
         Chunk::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
@@ -66,21 +66,21 @@ fn shown(batch: &Batch) -> String {
     batch.chunks().map(show).collect()
 }
 
-/// One turn of a new client that sent this.
+/// Runs one turn of a new client that sent this.
 fn turn(input: &str) -> (Turn<Finished>, String) {
     let mut batch = Batch::default();
     let turn = session().handle(&resources(), &mut BytesMut::from(input), now(), &mut batch);
     (turn, shown(&batch))
 }
 
-/// The log line of the last answer to a new client that sent this.
+/// Returns the logged answer to a new client that sent this.
 fn logged(input: &str) -> Option<LoggedAnswer> {
     let (mut session, mut batch) = (session(), Batch::default());
     session.handle(&resources(), &mut BytesMut::from(input), now(), &mut batch);
     session.take_logged()
 }
 
-/// The answer to one request with these fields.
+/// Returns the answer to one request with these fields.
 fn ask(method: &str, target: &str, fields: &str) -> String {
     turn(&format!("{method} {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).1
 }
@@ -93,7 +93,7 @@ fn status(answer: &str) -> u16 {
     answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).unwrap().parse().unwrap()
 }
 
-/// The value of a field of an answer.
+/// Returns the value of a field of an answer.
 fn field<'a>(answer: &'a str, name: &str) -> &'a str {
     let head = answer.split("\r\n\r\n").next().unwrap();
     let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix(": ");
@@ -104,13 +104,13 @@ fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").unwrap().1
 }
 
-/// The entity tag of the kernel.
+/// Returns the entity tag of the kernel.
 fn tag() -> String {
     field(&get("/arch/vmlinuz", ""), "ETag").to_owned()
 }
 
 #[test]
-fn a_file_is_sent_with_all_that_is_known_of_it() {
+fn file_is_sent_with_its_validators() {
     let tag = tag();
     let expected = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: 5000\r\nContent-Type: application/octet-stream\r\nETag: {tag}\r\n\
@@ -123,7 +123,7 @@ fn a_file_is_sent_with_all_that_is_known_of_it() {
 }
 
 #[test]
-fn tags_differ_as_the_content_does() {
+fn tags_differ_with_content() {
     let tags = ["/arch/vmlinuz", "/arch/airootfs.sfs", "/one.iso", "/isowire/pxelinux.cfg", "/", "/arch/"];
     let mut tags: Vec<_> = tags.iter().map(|path| field(&get(path, ""), "ETag").to_owned()).collect();
     tags.sort();
@@ -133,7 +133,7 @@ fn tags_differ_as_the_content_does() {
 }
 
 #[test]
-fn the_type_comes_from_the_name() {
+fn media_type_comes_from_the_name() {
     let media_type = |target: &str| field(&get(target, ""), "Content-Type").to_owned();
     assert_eq!(media_type("/BOOTX64.EFI"), "application/efi");
     assert_eq!(media_type("/empty.txt"), "text/plain; charset=utf-8");
@@ -143,7 +143,7 @@ fn the_type_comes_from_the_name() {
 }
 
 #[test]
-fn parts_of_a_file() {
+fn range_gets_a_part() {
     let part = get("/arch/airootfs.sfs", "Range: bytes=0-0\r\n");
     assert_eq!((status(&part), field(&part, "Content-Range")), (206, "bytes 0-0/3221225472"));
     assert_eq!((field(&part, "Content-Length"), body(&part)), ("1", "[65536+1]"));
@@ -156,7 +156,7 @@ fn parts_of_a_file() {
 }
 
 #[test]
-fn several_parts_of_a_file() {
+fn several_ranges_get_a_multipart() {
     let parts = get("/arch/vmlinuz", "Range: bytes=0-9,-1\r\n");
     let boundary = field(&parts, "Content-Type").strip_prefix("multipart/byteranges; boundary=").unwrap();
     let head = |range: &str| {
@@ -174,7 +174,7 @@ fn several_parts_of_a_file() {
 }
 
 #[test]
-fn conditions_are_met_in_their_order() {
+fn conditions_are_evaluated_in_order() {
     let tag = tag();
     let after = |fields: &str| status(&get("/arch/vmlinuz", &fields.replace("TAG", &tag)));
     const SAME: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
@@ -208,7 +208,7 @@ fn conditions_are_met_in_their_order() {
 }
 
 #[test]
-fn what_cannot_be_had_is_told_why() {
+fn refusal_says_why() {
     for (method, target, code) in [
         ("GET", "/nope", 404),
         ("GET", "/arch/vmlinuz/", 404),
@@ -238,7 +238,7 @@ fn what_cannot_be_had_is_told_why() {
 }
 
 #[test]
-fn a_stream_without_sense_is_closed() {
+fn malformed_stream_is_closed() {
     for (input, code) in [
         ("GET / HTTP/1.1\r\n\r\n", 400),
         ("GET /\r\n\r\n", 400),
@@ -258,7 +258,7 @@ fn a_stream_without_sense_is_closed() {
 }
 
 #[test]
-fn requests_are_answered_in_a_row() {
+fn pipelined_requests_are_answered() {
     let one = "GET /arch/vmlinuz HTTP/1.1\r\nHost: a\r\n\r\n";
     let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 39\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n1234";
     let (turn, answers) = turn(&[one, post, one, "GET"].concat());
@@ -268,7 +268,7 @@ fn requests_are_answered_in_a_row() {
 }
 
 #[test]
-fn a_turn_is_bounded() {
+fn turn_is_bounded() {
     let (mut session, resources, mut batch) = (session(), resources(), Batch::default());
     let mut input = BytesMut::from("GET /arch/ HTTP/1.1\r\nHost: a\r\n\r\n".repeat(500).as_bytes());
     let all = input.len();
@@ -277,7 +277,7 @@ fn a_turn_is_bounded() {
 }
 
 #[test]
-fn images_of_a_pipeline_take_turns() {
+fn pipelined_images_take_turns() {
     let paths = ["/arch/vmlinuz", "/arch/", "/two/arch/vmlinuz", "/two/arch/airootfs.sfs"];
     let requests = paths.map(|path| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).concat() + "GET /x";
     let (mut session, resources, mut batch) = (session(), resources(), Batch::default());
@@ -295,7 +295,7 @@ fn images_of_a_pipeline_take_turns() {
 }
 
 #[test]
-fn connections_last_as_long_as_both_want() {
+fn connection_persists_if_both_want() {
     let connection = |version: &str, fields: &str| {
         turn(&format!("GET /arch/vmlinuz HTTP/{version}\r\nHost: a\r\n{fields}\r\n"))
     };
@@ -308,7 +308,7 @@ fn connections_last_as_long_as_both_want() {
 }
 
 #[test]
-fn downloads_are_told_and_misses_too() {
+fn downloads_and_misses_are_logged() {
     let whole = "GET /arch/airootfs.sfs HTTP/1.0\r\nUser-Agent: Syslinux/6.04\r\n\r\n";
     let (path, agent) = ("/arch/airootfs.sfs".to_owned(), "Syslinux/6.04".to_owned());
     let expected = LoggedAnswer { path, status: StatusCode::OK, bytes: ROOT_FS.len, agent };
@@ -326,7 +326,7 @@ fn downloads_are_told_and_misses_too() {
 }
 
 #[test]
-fn directories_have_a_slash_and_a_page() {
+fn directory_has_a_slash_and_a_page() {
     for (target, location) in [
         ("/arch", "/arch/"),
         ("//two//arch?x", "/two/arch/"),
@@ -352,7 +352,7 @@ fn directories_have_a_slash_and_a_page() {
 }
 
 #[test]
-fn the_root_shows_what_lies_beside_the_tree() {
+fn root_lists_generated_files_too() {
     let page = get("/", "");
     let hrefs: Vec<_> = page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
     let odd = "%3C%26%22%27%3E%20%25%FF.cfg";
@@ -374,7 +374,7 @@ fn the_root_shows_what_lies_beside_the_tree() {
 }
 
 #[test]
-fn who_takes_too_long_is_told() {
+fn late_request_gets_408() {
     let mut session = session();
     let mut batch = Batch::default();
     assert_eq!(session.handle_timeout(&BytesMut::new(), now(), &mut batch), Turn::End(Finished));

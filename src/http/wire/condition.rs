@@ -1,8 +1,8 @@
-//! Entity tags, and the lists of them that conditions are made of (RFC 9110 §8.8.3 and §13.1).
+//! Entity tags, and the lists of them in conditions (RFC 9110 §8.8.3 and §13.1).
 
 use std::fmt;
 
-/// A strong entity tag, made of a number that only the same content has.
+/// A strong entity tag, made from a number that only the same content has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EntityTag(pub u128);
 
@@ -12,23 +12,24 @@ impl fmt::Display for EntityTag {
     }
 }
 
-/// When two tags are the same (RFC 9110 §8.8.3.2).
+/// Comparison function of two tags (RFC 9110 §8.8.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Comparison {
-    /// Neither is weak: for parts of files.
+    /// Both tags have to be strong, for parts of files.
     Strong,
     Weak,
 }
 
 impl EntityTag {
-    /// Whether it is in a list of If-Match or If-None-Match, where `*` stands for whatever there is. What is no list
-    /// ends where it begins to be none.
+    /// Returns true if the tag is in a list of If-Match or If-None-Match. A malformed list ends at
+    /// its fault.
     pub(crate) fn is_among<'a>(
         self,
         mut lists: impl Iterator<Item = &'a [u8]>,
         comparison: Comparison,
     ) -> bool {
         let own = self.to_string();
+        // RFC 9110 §13.1.1 and §13.1.2: `*` stands for any current representation.
         lists.any(|list| list == b"*" || Tags(list).any(|tag| tag.is(&own, comparison)))
     }
 }
@@ -48,7 +49,7 @@ impl Tag<'_> {
     }
 }
 
-/// The tags of a list; a comma may be part of a tag.
+/// The tags of a list. A comma may be part of a tag, so a list cannot be split at commas.
 struct Tags<'a>(&'a [u8]);
 
 impl<'a> Iterator for Tags<'a> {
@@ -57,6 +58,7 @@ impl<'a> Iterator for Tags<'a> {
     fn next(&mut self) -> Option<Tag<'a>> {
         let start = self.0.iter().position(|byte| !matches!(byte, b',' | b' ' | b'\t'))?;
         let rest = self.0.get(start..)?;
+        // RFC 9110 §8.8.3: `W/` is case-sensitive.
         let (is_weak, rest) = rest.strip_prefix(b"W/").map_or((false, rest), |rest| (true, rest));
         let rest = rest.strip_prefix(b"\"")?;
         let end = rest.iter().position(|&byte| byte == b'"')?;

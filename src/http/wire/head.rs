@@ -5,7 +5,7 @@ use std::io::Write;
 
 use super::date::HttpDate;
 
-/// A status code, and how it is called (RFC 9110 §15, RFC 6585).
+/// A status code with its reason phrase (RFC 9110 §15, RFC 6585).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StatusCode(pub u16);
 
@@ -45,6 +45,7 @@ impl StatusCode {
             Self::HEADER_FIELDS_TOO_LARGE => "Request Header Fields Too Large",
             Self::NOT_IMPLEMENTED => "Not Implemented",
             Self::VERSION_NOT_SUPPORTED => "HTTP Version Not Supported",
+            // RFC 9112 §4: the reason phrase may be empty.
             _ => "",
         }
     }
@@ -56,51 +57,53 @@ impl Display for StatusCode {
     }
 }
 
-/// What becomes of the connection behind a response, and whether the client has to be told.
+/// Fate of the connection after a response, by which the Connection field is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Persistence {
-    /// It stays, as is the rule in HTTP/1.1.
+    /// It persists, by the rule of HTTP/1.1.
     Stays,
-    /// It stays, which a client of HTTP/1.0 asked for and has to be told.
+    /// It persists because a client of HTTP/1.0 asked for it, and has to be told.
     StaysAsAsked,
     Closes,
 }
 
 /// A head, written field by field.
 ///
-/// lpxelinux acts on a field when the next one begins, so the last is never one that it needs: [`ResponseHead::end`] writes one
-/// behind all others. It also cuts values at 1023 bytes.
+/// lpxelinux acts on a field when the next one begins, so it must not need the last one:
+/// [`ResponseHead::end`] writes a field behind all others. lpxelinux also cuts values at 1023 bytes.
 #[derive(Debug)]
 pub(crate) struct ResponseHead<'a> {
     out: &'a mut Vec<u8>,
 }
 
 impl<'a> ResponseHead<'a> {
-    /// Writes the status line behind whatever is in `out`. RFC 9110 §2.5: with the highest version that the server
-    /// conforms to, whatever the client's is.
+    /// Appends the status line to `out`.
     pub(crate) fn new(status: StatusCode, out: &'a mut Vec<u8>) -> Self {
+        // RFC 9110 §6.2: a server answers with the highest version to which it conforms, also to a
+        // client of HTTP/1.0.
         put(out, format_args!("HTTP/1.1 {status}\r\n"));
         Self { out }
     }
 
-    /// Writes one field. No value may hold the end of a line.
+    /// Writes one field. The value must not hold the end of a line.
     pub(crate) fn field(&mut self, name: &str, value: impl Display) {
         put(self.out, format_args!("{name}: {value}\r\n"));
     }
 
-    /// Writes what stands in every head, and its end. RFC 9110 §6.6.1: a server with a clock sends Date.
+    /// Writes the fields of every head, and its end.
     pub(crate) fn end(mut self, connection: Persistence, now: HttpDate) {
         match connection {
             Persistence::Stays => {}
             Persistence::StaysAsAsked => self.field("Connection", "keep-alive"),
             Persistence::Closes => self.field("Connection", "close"),
         }
+        // RFC 9110 §6.6.1: a server with a clock has to send Date in all 2xx, 3xx and 4xx responses.
         self.field("Date", now);
         put(self.out, format_args!("\r\n"));
     }
 }
 
 fn put(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
-    // A Vec takes everything.
+    // Writing to a Vec cannot fail.
     let _ = out.write_fmt(text);
 }

@@ -4,32 +4,33 @@ use std::fmt;
 
 use crate::codec::Reader;
 
-/// The target names no path: the peer's fault.
+/// A target that names no path: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the request target is no path of this server")]
+#[error("the request target is not a path of this server")]
 pub(crate) struct TargetError;
 
-/// The path of a target in origin-form or absolute-form, with its percent-encoding taken off, once. The query is passed
-/// over: no file depends on one.
+/// Returns the path of a target in origin-form or absolute-form, percent-decoded once. The query is
+/// ignored: no file depends on one.
 ///
 /// # Errors
-/// [`TargetError`] for every other form, for a fragment, and for a `%` that encodes nothing.
+/// [`TargetError`] for every other form, for a fragment, and for a malformed percent-encoding.
 pub(crate) fn path(target: &str) -> Result<Vec<u8>, TargetError> {
     let path = match target.strip_prefix('/') {
         Some(_) => target,
-        // RFC 9112 §3.2.2: a server has to take the form that is meant for proxies.
-        None => behind_authority(target).ok_or(TargetError)?,
+        // RFC 9112 §3.2.2: a server has to accept the form that is meant for proxies.
+        None => after_authority(target).ok_or(TargetError)?,
     };
     match path.split('?').next().unwrap_or_default() {
-        // RFC 9110 §4.2.3: the same as the root.
+        // RFC 9110 §4.2.3: an empty path is equivalent to "/".
         "" => Ok(b"/".to_vec()),
+        // RFC 9112 §3.2: a request target has no fragment.
         path if path.contains('#') => Err(TargetError),
         path => decode(path.as_bytes()),
     }
 }
 
-/// What follows `http://host:80`.
-fn behind_authority(target: &str) -> Option<&str> {
+/// Returns the part of a URI after `http://host:80`.
+fn after_authority(target: &str) -> Option<&str> {
     let (scheme, rest) = target.split_once("://")?;
     if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
         return None;
@@ -42,7 +43,7 @@ fn decode(text: &[u8]) -> Result<Vec<u8>, TargetError> {
     let mut reader = Reader::new(text);
     while let Ok(byte) = reader.u8() {
         decoded.push(match byte {
-            b'%' => reader.array().ok().and_then(octet).ok_or(TargetError)?,
+            b'%' => octet(reader.array().map_err(|_| TargetError)?).ok_or(TargetError)?,
             _ => byte,
         });
     }
@@ -50,12 +51,16 @@ fn decode(text: &[u8]) -> Result<Vec<u8>, TargetError> {
 }
 
 fn octet([high, low]: [u8; 2]) -> Option<u8> {
-    let digit = |digit: u8| char::from(digit).to_digit(16).map(|digit| digit as u8);
-    Some(digit(high)? << 4 | digit(low)?)
+    Some(hex_digit(high)? << 4 | hex_digit(low)?)
 }
 
-/// A name as one segment of a reference, percent-encoded: no byte of it has a meaning in HTML, in a header field or in
-/// the reference itself.
+fn hex_digit(digit: u8) -> Option<u8> {
+    // At most 15, so the cast keeps the value.
+    char::from(digit).to_digit(16).map(|value| value as u8)
+}
+
+/// A name as one segment of a reference, percent-encoded: no byte of it has a meaning in HTML, in a
+/// header field or in the reference itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Segment<'a>(pub &'a [u8]);
 

@@ -1,5 +1,5 @@
-//! Both phases as a client sees them: bytes in, bytes out. The cases are the table of hostile and odd input that
-//! other servers get wrong in one way or another.
+//! Both phases as a client sees them: bytes in, bytes out. The cases are a table of hostile and odd
+//! input that other servers get wrong.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn images() -> Arc<ImageSet> {
     Arc::new(ImageSet::new(ServedImage::new("arch-2026", image), Vec::new()))
 }
 
-/// An option as a client sends it.
+/// Returns an option as a client sends it.
 fn option(option: Opt, data: &[u8]) -> Vec<u8> {
     [&OPTS_MAGIC.to_be_bytes()[..], &option.0.to_be_bytes(), &(data.len() as u32).to_be_bytes(), data]
         .concat()
@@ -39,13 +39,13 @@ fn string(text: &[u8]) -> Vec<u8> {
     [&(text.len() as u32).to_be_bytes()[..], text].concat()
 }
 
-/// Data of INFO and GO.
+/// Returns the data of INFO and GO.
 fn info_request(name: &str, infos: &[Info]) -> Vec<u8> {
     let infos: Vec<u8> = infos.iter().flat_map(|info| info.0.to_be_bytes()).collect();
     [string(name.as_bytes()), ((infos.len() / 2) as u16).to_be_bytes().to_vec(), infos].concat()
 }
 
-/// Data of LIST_META_CONTEXT and SET_META_CONTEXT.
+/// Returns the data of LIST_META_CONTEXT and SET_META_CONTEXT.
 fn meta_request(name: &str, queries: &[&str]) -> Vec<u8> {
     let texts: Vec<u8> = queries.iter().flat_map(|query| string(query.as_bytes())).collect();
     [string(name.as_bytes()), (queries.len() as u32).to_be_bytes().to_vec(), texts].concat()
@@ -56,7 +56,7 @@ const FIXED: [u8; 4] = [0, 0, 0, 3];
 /// Option replies as type and data.
 type OptionReplies = Vec<(Rep, Vec<u8>)>;
 
-/// What the server says to these messages, all in one segment, behind the client flags.
+/// Returns the reply to these messages, all in one segment, after the client flags.
 fn haggle(messages: &[Vec<u8>]) -> (Turn<HandshakeEnd>, OptionReplies) {
     let mut input = BytesMut::from(&[&FIXED[..], &messages.concat()].concat()[..]);
     let mut out = Batch::default();
@@ -64,7 +64,7 @@ fn haggle(messages: &[Vec<u8>]) -> (Turn<HandshakeEnd>, OptionReplies) {
     (turn, replies(&bytes(&out)))
 }
 
-/// The bytes of a batch that has no ranges.
+/// Returns the bytes of a batch without ranges.
 fn bytes(batch: &Batch) -> Vec<u8> {
     let bytes = |chunk| match chunk {
         Chunk::Bytes(bytes) => bytes,
@@ -107,7 +107,7 @@ fn rejected(turn: Turn<HandshakeEnd>) -> HandshakeError {
 }
 
 #[test]
-fn the_archiso_hook_attaches_with_one_go() {
+fn archiso_hook_attaches_with_one_go() {
     // Captured from nbd-client 3.26.1: GO "archiso", no information requests.
     let (turn, replies) = haggle(&[option(Opt::GO, &info_request("archiso", &[]))]);
     assert_eq!(kinds(&replies), [Rep::INFO, Rep::ACK]);
@@ -117,7 +117,7 @@ fn the_archiso_hook_attaches_with_one_go() {
 }
 
 #[test]
-fn every_name_of_the_image_attaches() {
+fn every_name_of_an_image_attaches() {
     let files = ["arch-2026:/airootfs.sfs", "archiso:/airootfs.sfs", ":/airootfs.sfs", ":/AIROOTFS.SFS"];
     let names = ["", "archiso", "arch-2026"].map(|name| (name, SIZE)).into_iter();
     for (name, size) in names.chain(files.map(|name| (name, 5000))) {
@@ -127,7 +127,7 @@ fn every_name_of_the_image_attaches() {
 }
 
 #[test]
-fn an_unknown_name_is_told_what_there_is_and_the_client_may_try_again() {
+fn unknown_name_gets_a_list_of_names() {
     let wrong =
         ["arch", "arch-2026:/missing", "arch-2026:/", "archiso:/../etc/passwd", "other:/airootfs.sfs"];
     for name in wrong {
@@ -141,7 +141,7 @@ fn an_unknown_name_is_told_what_there_is_and_the_client_may_try_again() {
 }
 
 #[test]
-fn a_name_is_shown_without_control_characters_and_not_at_length() {
+fn shown_name_is_short_and_printable() {
     let evil = format!("\x1b[2J\n{}", "x".repeat(5000));
     let (_, replies) = haggle(&[option(Opt::GO, &info_request(&evil, &[]))]);
     let text = String::from_utf8(replies[0].1.clone()).unwrap();
@@ -150,7 +150,7 @@ fn a_name_is_shown_without_control_characters_and_not_at_length() {
 }
 
 #[test]
-fn info_answers_like_go_but_the_haggling_goes_on() {
+fn info_answers_like_go_and_haggling_continues() {
     let wanted = [Info::NAME, Info::DESCRIPTION, Info::BLOCK_SIZE, Info(99), Info::EXPORT];
     let info = option(Opt::INFO, &info_request("archiso", &wanted));
     let (turn, replies) = haggle(&[info.clone(), info, option(Opt::GO, &info_request("", &[]))]);
@@ -171,7 +171,7 @@ fn list_names_whole_images() {
 }
 
 #[test]
-fn lengths_that_contradict_each_other_are_invalid_and_survived() {
+fn contradicting_lengths_are_invalid() {
     let name_past_end = [&u32::MAX.to_be_bytes()[..], b"archiso\0\0"].concat();
     let count_past_end = [string(b"archiso"), vec![0xff, 0xff, 0, 3]].concat();
     let too_long = [info_request("archiso", &[]), vec![0]].concat();
@@ -194,7 +194,7 @@ fn unknown_options_are_unsupported() {
 }
 
 #[test]
-fn streams_that_make_no_sense_end() {
+fn malformed_stream_ends() {
     let huge =
         [&OPTS_MAGIC.to_be_bytes()[..], &Opt::GO.0.to_be_bytes(), &(64u32 << 20).to_be_bytes()].concat();
     assert!(matches!(rejected(haggle(&[huge]).0), HandshakeError::TooLong(Opt::GO, _)));
@@ -206,7 +206,7 @@ fn streams_that_make_no_sense_end() {
 }
 
 #[test]
-fn export_name_has_124_zeroes_unless_refused() {
+fn export_name_reply_has_zeroes_unless_refused() {
     for (flags, len) in [([0, 0, 0, 3], 10), ([0, 0, 0, 1], 134), ([0, 0, 0, 0], 134)] {
         let mut input = BytesMut::from(&[&flags[..], &option(Opt::EXPORT_NAME, b"archiso")].concat()[..]);
         let mut out = Batch::default();
@@ -226,7 +226,7 @@ fn old_style_clients_have_one_option() {
 }
 
 #[test]
-fn bytes_may_arrive_one_by_one_and_more_may_follow() {
+fn handshake_may_arrive_byte_by_byte() {
     let go = [&FIXED[..], &option(Opt::GO, &info_request("archiso", &[])), b"first request"].concat();
     let images = images();
     let mut session = Handshake::new(&images);
@@ -244,7 +244,7 @@ fn bytes_may_arrive_one_by_one_and_more_may_follow() {
 }
 
 #[test]
-fn a_thousand_lists_are_answered_in_turns() {
+fn thousand_lists_are_answered_in_turns() {
     let lists = vec![option(Opt::LIST, b""); 1000];
     let mut input = BytesMut::from(&[&FIXED[..], &lists.concat()].concat()[..]);
     let images = images();
@@ -260,7 +260,7 @@ fn a_thousand_lists_are_answered_in_turns() {
 }
 
 #[test]
-fn allocation_needs_structured_replies_and_belongs_to_one_export() {
+fn allocation_context_belongs_to_one_export() {
     let set = |name| option(Opt::SET_META_CONTEXT, &meta_request(name, &["base:allocation"]));
     let (_, replies) = haggle(&[set("archiso")]);
     assert_eq!(kinds(&replies), [Rep::ERR_INVALID]);
@@ -309,7 +309,7 @@ fn request(command: Cmd, flags: u16, offset: u64, len: u32) -> Vec<u8> {
     [&numbers.concat()[..], &cookie, &offset.to_be_bytes(), &len.to_be_bytes()].concat()
 }
 
-/// The turn, and the replies as hex with ranges as `[offset+len]`.
+/// Returns the turn, and the replies as hex with ranges as `[offset+len]`.
 fn transmit(session: &mut Transmission, requests: &[Vec<u8>]) -> (Turn<TransmissionEnd>, String) {
     transmit_of(&export(), session, requests)
 }
@@ -332,12 +332,12 @@ fn shown(batch: &Batch) -> String {
     batch.chunks().map(show).collect()
 }
 
-/// A simple reply to [`request`]'s cookie.
+/// Returns a simple reply to [`request`]'s cookie.
 fn simple(error: u32) -> String {
     format!("67446698{error:08x}1122334455667788")
 }
 
-/// An only chunk's header and payload.
+/// Returns the header and payload of an only chunk.
 fn chunk(kind: u16, payload: &str) -> String {
     format!("668e33ef0001{kind:04x}1122334455667788{:08x}{payload}", payload.len() / 2)
 }
@@ -364,7 +364,7 @@ fn structured_reads_are_one_chunk() {
 }
 
 #[test]
-fn the_last_byte_can_be_read_and_no_more() {
+fn last_byte_is_the_end_of_reads() {
     let mut session = transmission(Replies::Simple);
     let ok = [request(Cmd::READ, 0, SIZE - 1, 1), request(Cmd::READ, 0, SIZE, 0)];
     assert_eq!(transmit(&mut session, &ok).1, format!("{0}[{1}+1]{0}", simple(0), SIZE - 1));
@@ -378,7 +378,7 @@ fn the_last_byte_can_be_read_and_no_more() {
 }
 
 #[test]
-fn thirty_two_mebibytes_are_the_longest_read() {
+fn longest_read_is_32_mebibytes() {
     let huge = Export::whole(&samples::image(2 * u64::from(READ_MAX), []));
     let mut session = transmission(Replies::Simple);
     let (turn, replies) = transmit_of(&huge, &mut session, &[request(Cmd::READ, 0, 0, READ_MAX)]);
@@ -388,7 +388,7 @@ fn thirty_two_mebibytes_are_the_longest_read() {
 }
 
 #[test]
-fn writes_are_refused_and_their_payload_swallowed() {
+fn write_is_refused_and_its_payload_swallowed() {
     let mut session = transmission(Replies::Simple);
     let write = [request(Cmd::WRITE, 0, 0, 10_000), vec![0xaa; 9_999]].concat();
     assert_eq!(transmit(&mut session, &[write]), (Turn::Drained, simple(1)));
@@ -401,7 +401,7 @@ fn writes_are_refused_and_their_payload_swallowed() {
 }
 
 #[test]
-fn errors_have_a_text_where_there_is_room_for_one() {
+fn structured_error_has_a_text() {
     let mut session = transmission(Replies::Structured);
     let text = "the export is read-only";
     let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -410,7 +410,7 @@ fn errors_have_a_text_where_there_is_room_for_one() {
 }
 
 #[test]
-fn unknown_commands_and_flags_are_invalid_and_survived() {
+fn unknown_command_is_invalid() {
     let mut session = transmission(Replies::Simple);
     for (command, flags) in [(Cmd(8), 0), (Cmd(0xffff), 0), (Cmd::READ, 1 << 15), (Cmd::CACHE, 1)] {
         let requests = [request(command, flags, 0, 512), request(Cmd::FLUSH, 0, 0, 0)];
@@ -419,7 +419,7 @@ fn unknown_commands_and_flags_are_invalid_and_survived() {
 }
 
 #[test]
-fn everything_is_allocated() {
+fn every_block_is_allocated() {
     let mut session = transmission(Replies::StructuredWithAllocation);
     let status = request(Cmd::BLOCK_STATUS, CMD_FLAG_REQ_ONE, 512, 4096);
     assert_eq!(transmit(&mut session, std::slice::from_ref(&status)).1, chunk(5, "000000010000100000000000"));
@@ -434,7 +434,7 @@ fn everything_is_allocated() {
 }
 
 #[test]
-fn cache_is_a_hint_that_ends_the_turn() {
+fn cache_command_ends_the_turn() {
     let mut session = transmission(Replies::Simple);
     let (turn, replies) = transmit(&mut session, &[request(Cmd::CACHE, 0, 512, 1024)]);
     assert_eq!((turn, replies), (Turn::Full, simple(0)));
@@ -452,7 +452,7 @@ fn replies_leave_before_a_disconnect() {
 }
 
 #[test]
-fn a_wrong_magic_breaks_the_stream() {
+fn wrong_magic_breaks_the_stream() {
     let (turn, replies) = transmit(&mut transmission(Replies::Simple), &[vec![0; 28]]);
     assert_eq!(
         (turn, replies),
@@ -461,7 +461,7 @@ fn a_wrong_magic_breaks_the_stream() {
 }
 
 #[test]
-fn a_turn_has_an_end() {
+fn turn_is_bounded() {
     let large = vec![request(Cmd::READ, 0, 0, 1 << 19); 5];
     let mut input = BytesMut::from(&large.concat()[..]);
     let mut session = transmission(Replies::Simple);

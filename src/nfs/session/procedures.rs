@@ -1,4 +1,4 @@
-//! The procedures of NFS version 3 that only look.
+//! The procedures of NFS version 3 that change nothing.
 
 use super::object::Object;
 use super::procedure_error::ProcedureError;
@@ -12,15 +12,15 @@ use crate::nfs::wire::reply::{self, FsInfo, FsStat, PathConf, ReadHead};
 use crate::nfs::wire::{self, NfsStatus, Read, ReadDir, procedure};
 use crate::nfs::xdr::{self, Emitter};
 
-/// Most names of one object, as Rock Ridge could say it.
+/// Most links of one object; Rock Ridge has 32 bits for them (PX).
 const LINK_MAX: u32 = i32::MAX as u32;
 
-/// What READ sends behind its results.
+/// Payload of READ, which is sent behind its results.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Payload<'a> {
     content: Content<'a>,
     offset: u64,
-    /// Bytes, all of them inside the file.
+    /// Number of bytes; all lie inside the file.
     pub len: u32,
 }
 
@@ -29,7 +29,7 @@ impl<'a> Payload<'a> {
         self.content.range(self.offset, self.len.into())
     }
 
-    /// Bytes, with the padding of XDR.
+    /// Returns the number of bytes with the padding of XDR.
     pub(super) const fn padded_len(&self) -> u32 {
         self.len + xdr::padding(self.len as usize) as u32
     }
@@ -38,7 +38,7 @@ impl<'a> Payload<'a> {
 /// Answers a call of the NFS program.
 ///
 /// # Errors
-/// [`CallError`]
+/// [`CallError`] for a call that RPC refuses.
 pub(super) fn answer<'a>(
     images: &'a ImageSet,
     call: &Call<'_>,
@@ -49,17 +49,18 @@ pub(super) fn answer<'a>(
     }
     match call.procedure {
         procedure::NULL => Ok(None),
+        // The image cannot be changed, so each of these fails with NFS3ERR_ROFS.
         number if read_only::modifies(number) => {
             read_only::refuse(images, call, results)?;
             Ok(None)
         }
-        procedure::GETATTR..=procedure::PATHCONF => look(images, call, results),
+        procedure::GETATTR..=procedure::PATHCONF => on_object(images, call, results),
         _ => Err(CallError::ProcUnavail),
     }
 }
 
 /// Runs a procedure on the object whose handle comes first in the arguments.
-fn look<'a>(
+fn on_object<'a>(
     images: &'a ImageSet,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
@@ -74,7 +75,8 @@ fn look<'a>(
         Err(ProcedureError::Status(status)) => {
             results.rewind(start);
             results.u32(status as u32);
-            // GETATTR fails without a word; all others tell the attributes of the object, if there is one.
+            // RFC 1813 §3.3.1: the failure of GETATTR has no data. All others have the attributes of
+            // the object, if there is one.
             if call.procedure != procedure::GETATTR {
                 let attributes = found.map(|object| object.attributes());
                 reply::post_op_attr(attributes.as_ref().ok(), results);
@@ -84,7 +86,8 @@ fn look<'a>(
     }
 }
 
-/// The results of a procedure on `object`, the status first. Whoever fails half-way need not clean up.
+/// Emits the results of a procedure on `object`, the status first. The caller takes them back on
+/// failure.
 fn run<'a>(
     object: Object<'a>,
     call: &Call<'_>,
@@ -117,7 +120,8 @@ fn lookup(object: Object<'_>, call: &Call<'_>, results: &mut Emitter<'_>) -> Res
     Ok(())
 }
 
-/// The entry of exactly this name. A client walks a path by itself, so a name with a `/` names nothing.
+/// Returns the entry of exactly this name. A client walks a path name by name, so a name with a `/`
+/// names nothing.
 fn child(directory: Object<'_>, name: &[u8]) -> Result<NodeId, NfsStatus> {
     match name {
         b"." => Ok(directory.id),
@@ -153,11 +157,12 @@ fn read<'a>(
         // RFC 1813 §3.3.6: NFS3ERR_INVAL for anything but a file.
         return Err(if object.is_directory() { NfsStatus::IsDir } else { NfsStatus::Inval }.into());
     };
-    // Modes are a matter of ACCESS, which clients ask before they read: the image itself is no secret on this network.
+    // Modes are checked by ACCESS, which clients call before they read. Reads are not refused: other
+    // protocols serve the whole image anyway.
     let attributes = object.attributes();
-    // RFC 1813 §3.3.6: at or behind the end there are no bytes, and that is no error.
+    // RFC 1813 §3.3.6: a READ at or behind the end succeeds, with no bytes.
     let left = attributes.size.saturating_sub(offset);
-    // No more than READ_MAX, so the cast keeps the value.
+    // At most READ_MAX, so the cast keeps the value.
     let len = left.min(count.min(READ_MAX).into()) as u32;
     reply::post_op_attr(Some(&attributes), results);
     ReadHead { count: len, eof: u64::from(len) == left }.emit(results);
@@ -174,7 +179,8 @@ fn fsinfo(object: Object<'_>, results: &mut Emitter<'_>) {
     reply::post_op_attr(Some(&object.attributes()), results);
     let info = FsInfo {
         read_max: READ_MAX,
-        // Writes are refused, but one of this size at least arrives; libnfs mounts nothing that takes less.
+        // Writes are refused, but those of this size arrive. libnfs does not mount with
+        // a wtmax of 4096 or less.
         write_max: rpc::PAYLOAD_MAX as u32,
         directory: DIRECTORY_MAX,
         file_size_max: i64::MAX as u64,
