@@ -85,10 +85,12 @@ impl GeneratedKind {
 impl GeneratedPath {
     /// Parses the names in a path; `None` for any other file.
     pub(crate) fn parse<'a>(names: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
+        // One more than the longest path has, so that a longer path fits no pattern.
         let names: Vec<_> = names.take(5).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
         let (machine, rule, file) = match names[..] {
             [AUTOEXEC] => (None, None, AUTOEXEC),
             [DIRECTORY, file] => (None, None, file),
+            // No MAC address begins with `rule-`.
             [DIRECTORY, machine, file] if machine.starts_with(RULE) => (None, Some(machine), file),
             [DIRECTORY, machine, file] => (Some(machine), None, file),
             [DIRECTORY, machine, rule, file] => (Some(machine), Some(rule), file),

@@ -73,6 +73,7 @@ impl Generator {
     fn default_menu(&self, path: &[u8]) -> Option<GeneratedPath> {
         let directory = format!("{}{MENU_DIRECTORY}", self.pxelinux.as_ref()?.path.directory());
         let directory: Vec<_> = names(directory.as_bytes()).collect();
+        // One name more than fits, so that a longer path does not.
         let path: Vec<_> = names(path).take(directory.len() + 2).collect();
         let machine = match path.strip_prefix(&directory[..])? {
             [b"default"] => None,
@@ -101,6 +102,7 @@ impl Generator {
         static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new() };
         let rule = self.config.rules.for_recipient(recipient);
         let mut images: Vec<_> = self.images.iter().map(|image| image.for_rule(rule)).collect();
+        // The sort is stable: the other images keep their order.
         images.sort_by_key(|shown| Some(&shown.image.name) != rule.and_then(|rule| rule.image.as_ref()));
         Menu {
             server,

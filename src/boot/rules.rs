@@ -31,13 +31,16 @@ impl ClientFilter {
 
     /// Returns true if the filter matches every machine that `other` matches.
     pub(crate) fn covers(&self, other: &ClientFilter) -> bool {
-        let mac = |theirs: &MacPrefix| self.macs.iter().any(|ours| ours.covers(theirs));
-        let macs = self.macs.is_empty() || (!other.macs.is_empty() && other.macs.iter().all(mac));
-        let architecture = |theirs: &Architecture| self.architectures.contains(theirs);
-        let architectures = self.architectures.is_empty()
-            || (!other.architectures.is_empty() && other.architectures.iter().all(architecture));
-        macs && architectures && other.vendor.starts_with(&self.vendor)
+        covers_list(&self.macs, &other.macs, MacPrefix::covers)
+            && covers_list(&self.architectures, &other.architectures, Architecture::eq)
+            && other.vendor.starts_with(&self.vendor)
     }
+}
+
+/// Returns true if each of `theirs` is covered by one of `ours`. An empty list stands for all.
+fn covers_list<T>(ours: &[T], theirs: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
+    ours.is_empty()
+        || (!theirs.is_empty() && theirs.iter().all(|theirs| ours.iter().any(|ours| covers(ours, theirs))))
 }
 
 /// The operator's choices for some machines.

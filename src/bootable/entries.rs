@@ -100,6 +100,13 @@ pub(crate) struct BootEntry {
     pub parameters: Vec<Word>,
 }
 
+impl BootEntry {
+    /// Returns true if the entries differ at most in their titles.
+    fn boots_the_same(&self, other: &Self) -> bool {
+        Self { title: other.title.clone(), ..self.clone() } == *other
+    }
+}
+
 /// The entries of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entries {
@@ -176,11 +183,16 @@ impl EntrySelector<'_> {
 
     /// Returns the entries with a root from the network.
     fn by_network(&self, stock: &StockMenu) -> Vec<BootEntry> {
-        let boot_entry = |entry: &MenuEntry| {
-            let root = Some(root_of(entry)?);
-            Some(BootEntry { root, ..self.boot_entry(entry, stock.path.directory())? })
-        };
-        stock.menu.entries.iter().filter_map(boot_entry).take(ENTRIES_MAX).collect()
+        let entries = stock.menu.entries.iter();
+        entries
+            .filter_map(|entry| self.network_entry(entry, stock.path.directory()))
+            .take(ENTRIES_MAX)
+            .collect()
+    }
+
+    fn network_entry(&self, entry: &MenuEntry, directory: &str) -> Option<BootEntry> {
+        let root = Some(root_of(entry)?);
+        Some(BootEntry { root, ..self.boot_entry(entry, directory)? })
     }
 
     /// Returns the entries that boot archiso from a disc, those for the architecture of the first root
@@ -193,10 +205,8 @@ impl EntrySelector<'_> {
         let mut boot_entries: Vec<BootEntry> = Vec::new();
         let candidates = entries.into_iter().filter_map(|entry| self.archiso_entry(entry, directory));
         for boot_entry in candidates {
-            let does_the_same = |other: &BootEntry| {
-                BootEntry { title: boot_entry.title.clone(), ..other.clone() } == boot_entry
-            };
-            if boot_entries.len() < ENTRIES_MAX && !boot_entries.iter().any(does_the_same) {
+            let is_known = boot_entries.iter().any(|other| other.boots_the_same(&boot_entry));
+            if boot_entries.len() < ENTRIES_MAX && !is_known {
                 boot_entries.push(boot_entry);
             }
         }
@@ -209,13 +219,13 @@ impl EntrySelector<'_> {
     /// names the install directory; an entry that names none has its kernel there and an initramfs.
     fn archiso_entry(&self, entry: &MenuEntry, directory: &str) -> Option<BootEntry> {
         let boot_entry = self.boot_entry(entry, directory)?;
-        let value = |name: &str| {
-            entry.parameters.iter().rev().find_map(|text| text.strip_prefix(name)?.strip_prefix('='))
-        };
-        let is_ours = match value("archisobasedir") {
+        let is_ours = match value_of(entry, "archisobasedir") {
             Some(dir) => dir.trim_matches('/') == self.archiso.install_dir,
             // Manjaro's hooks (`misobasedir=`) do not know archiso's parameters.
-            None => value("misobasedir").is_none() && boot_entry.kernel.is_below(&self.archiso.install_dir),
+            None => {
+                value_of(entry, "misobasedir").is_none()
+                    && boot_entry.kernel.is_below(&self.archiso.install_dir)
+            }
         };
         (is_ours && !boot_entry.initrd.is_empty()).then_some(boot_entry)
     }
@@ -269,18 +279,20 @@ impl EntrySelector<'_> {
     /// Makes an entry for each kernel. Several kernels get their names as titles.
     fn kernels(&self) -> Vec<BootEntry> {
         let several = self.archiso.kernels.len() > 1;
-        let boot_entry = |kernel: &ArchisoKernel| {
-            let initrd = kernel.microcode.iter().chain(&kernel.initramfs);
-            Some(BootEntry {
-                title: several.then(|| Line::new(&format!("{} for {}", kernel.name, kernel.arch))),
-                architecture: Word::new(&kernel.arch).unwrap_or_default(),
-                kernel: path_of(self.tree.index, kernel.kernel)?,
-                initrd: initrd.map(|&node| path_of(self.tree.index, node)).collect::<Option<_>>()?,
-                root: None,
-                parameters: Vec::new(),
-            })
-        };
-        self.archiso.kernels.iter().filter_map(boot_entry).take(ENTRIES_MAX).collect()
+        let kernels = self.archiso.kernels.iter();
+        kernels.filter_map(|kernel| self.kernel_entry(kernel, several)).take(ENTRIES_MAX).collect()
+    }
+
+    fn kernel_entry(&self, kernel: &ArchisoKernel, has_title: bool) -> Option<BootEntry> {
+        let initrd = kernel.microcode.iter().chain(&kernel.initramfs);
+        Some(BootEntry {
+            title: has_title.then(|| Line::new(&format!("{} for {}", kernel.name, kernel.arch))),
+            architecture: Word::new(&kernel.arch).unwrap_or_default(),
+            kernel: path_of(self.tree.index, kernel.kernel)?,
+            initrd: initrd.map(|&node| path_of(self.tree.index, node)).collect::<Option<_>>()?,
+            root: None,
+            parameters: Vec::new(),
+        })
     }
 
     /// Returns the architecture of a kernel by its directory, `boot/ARCHITECTURE/`; elsewhere that of
@@ -321,6 +333,11 @@ fn kept(parameters: &[String]) -> Option<Vec<Word>> {
     let kept: Vec<_> = parameters.iter().filter(is_theirs).filter_map(|text| Word::new(text)).collect();
     let bytes: usize = kept.iter().map(|word| word.as_str().len() + 1).sum();
     (bytes <= PARAMETERS_MAX).then_some(kept)
+}
+
+/// Returns the value of a parameter. The last one of a name counts, as mkinitcpio's `parse_cmdline` assigns them in order.
+fn value_of<'e>(entry: &'e MenuEntry, name: &str) -> Option<&'e str> {
+    entry.parameters.iter().rev().find_map(|text| text.strip_prefix(name)?.strip_prefix('='))
 }
 
 fn key(parameter: &str) -> &str {

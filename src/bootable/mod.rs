@@ -123,13 +123,15 @@ pub(crate) fn shortfall(initramfs: &Contents, root: Root) -> Option<String> {
         Root::Nfs => &Requirement::NFS,
         Root::Http => &Requirement::HTTP,
     };
-    let list =
-        |parts: Vec<Requirement>| parts.iter().map(Requirement::to_string).collect::<Vec<_>>().join(", ");
     match initramfs.answer(needed) {
         Completeness::Complete => None,
-        Completeness::Missing(parts) => Some(format!("lacks {}", list(parts))),
-        Completeness::Unknown(parts, why) => Some(format!("may lack {}: {why}", list(parts))),
+        Completeness::Missing(parts) => Some(format!("lacks {}", listed(&parts))),
+        Completeness::Unknown(parts, why) => Some(format!("may lack {}: {why}", listed(&parts))),
     }
+}
+
+fn listed(parts: &[Requirement]) -> String {
+    parts.iter().map(Requirement::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl ImageTree<'_> {

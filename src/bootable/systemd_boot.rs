@@ -34,9 +34,11 @@ impl LoaderEntry {
     /// Compares two entries by their places in the menu: first those with a sort key, by it; then by
     /// file name.
     pub(crate) fn in_menu(&self, other: &Self) -> Ordering {
-        let key =
-            |loaded: &Self| (loaded.sort_key.is_none(), loaded.sort_key.clone(), loaded.entry.label.clone());
-        key(self).cmp(&key(other))
+        self.menu_key().cmp(&other.menu_key())
+    }
+
+    fn menu_key(&self) -> (bool, Option<&str>, &str) {
+        (self.sort_key.is_none(), self.sort_key.as_deref(), &self.entry.label)
     }
 }
 

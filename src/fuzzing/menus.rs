@@ -88,7 +88,7 @@ fn menu_of(paths: &[&str], data: &[u8]) {
     check(&index, &bootable, parameters);
 }
 
-/// Whatever the configuration file holds, it is settings or one line that says what is wrong; and no setting leaves its
+/// Reads a configuration file: settings, or one line that says what is wrong. No setting leaves its
 /// line of the menu.
 pub fn config(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
@@ -225,28 +225,35 @@ fn image(paths: &[&str]) -> (Index, Archiso) {
     let within = |directory: &str| {
         nodes.iter().filter(|(path, _)| path.starts_with(directory)).map(|(_, node)| *node).collect()
     };
-    let archiso = Archiso {
+    let mut archiso = Archiso {
+        syslinux_dir: index.child(NodeId::ROOT, b"syslinux"),
+        lpxelinux: Some(lpxelinux),
+        syslinux_menus: within("syslinux/"),
+        loader_entries: within("loader/entries/"),
+        ..archiso(kernel, initramfs, airootfs, 1)
+    };
+    archiso.airootfs.iter_mut().for_each(|root| root.cms_signature = Some(airootfs));
+    (index, archiso)
+}
+
+/// archiso with one kernel and one root file system of `size` bytes, without boot loaders.
+pub(crate) fn archiso(kernel: NodeId, initramfs: NodeId, airootfs: NodeId, size: u64) -> Archiso {
+    let arch = "x86_64".to_owned();
+    let (format, sha512, cms_signature) = (AirootfsFormat::Squashfs, None, None);
+    Archiso {
         install_dir: "arch".into(),
         kernels: vec![ArchisoKernel {
-            arch: "x86_64".into(),
+            arch: arch.clone(),
             name: "linux".into(),
             kernel,
             initramfs: Some(initramfs),
             microcode: Vec::new(),
         }],
-        airootfs: vec![Airootfs {
-            arch: "x86_64".into(),
-            node: airootfs,
-            format: AirootfsFormat::Squashfs,
-            size: 1,
-            sha512: None,
-            cms_signature: Some(airootfs),
-        }],
+        airootfs: vec![Airootfs { arch, node: airootfs, format, size, sha512, cms_signature }],
         uuid_file: None,
-        syslinux_dir: index.child(NodeId::ROOT, b"syslinux"),
-        lpxelinux: Some(lpxelinux),
-        syslinux_menus: within("syslinux/"),
-        loader_entries: within("loader/entries/"),
-    };
-    (index, archiso)
+        syslinux_dir: None,
+        lpxelinux: None,
+        syslinux_menus: Vec::new(),
+        loader_entries: Vec::new(),
+    }
 }

@@ -130,7 +130,8 @@ fn files(image: &Image, node: NodeId, place: impl Fn(u64) -> RangeKind) -> Vec<B
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::image::arch::{self, AirootfsFormat, Archiso, ArchisoKernel};
+    use crate::fuzzing::menus::archiso;
+    use crate::image::arch::Archiso;
     use crate::image::index::{Index, NodeAttributes};
     use crate::image::{Source, Volume};
 
@@ -155,27 +156,9 @@ pub(super) mod tests {
         let (kernel, initramfs) = (add("vmlinuz-linux", &[KERNEL]), add("initramfs-linux.img", &[INITRAMFS]));
         let airootfs = add("airootfs.sfs", &AIROOTFS);
         let archiso = Archiso {
-            install_dir: "arch".into(),
-            kernels: vec![ArchisoKernel {
-                arch: "x86_64".into(),
-                name: "linux".into(),
-                kernel,
-                initramfs: Some(initramfs),
-                microcode: Vec::new(),
-            }],
-            airootfs: vec![arch::Airootfs {
-                arch: "x86_64".into(),
-                node: airootfs,
-                format: AirootfsFormat::Squashfs,
-                size: 4 * MIB,
-                sha512: None,
-                cms_signature: None,
-            }],
-            uuid_file: None,
-            syslinux_dir: None,
             lpxelinux: Some(loader),
             syslinux_menus: vec![menu],
-            loader_entries: Vec::new(),
+            ..archiso(kernel, initramfs, airootfs, 4 * MIB)
         };
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(16 * MIB).unwrap();

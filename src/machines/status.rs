@@ -90,10 +90,6 @@ impl SentBytes {
 impl MachineStatus {
     pub(super) fn new(record: &MachineRecord, now: Instant, time: Timestamp) -> Self {
         let MachineRecord { mac, addresses, platform, refusal, boots, boot, .. } = record;
-        let unix = |then: Instant| {
-            // A server does not run for centuries.
-            time.as_second() - now.saturating_duration_since(then).as_secs() as i64
-        };
         Self {
             mac: *mac,
             addresses: addresses.clone(),
@@ -107,8 +103,8 @@ impl MachineStatus {
             airootfs: airootfs(boot),
             sent: sent(boot),
             boots: *boots,
-            since: unix(boot.began),
-            last_seen: unix(record.last_seen()),
+            since: unix_time(time, now, boot.began),
+            last_seen: unix_time(time, now, record.last_seen()),
             reached: reached(boot),
         }
     }
@@ -117,6 +113,12 @@ impl MachineStatus {
     pub(super) fn key(&self) -> (Option<Mac>, Option<IpAddr>) {
         (self.mac, self.addresses.first().copied())
     }
+}
+
+/// Returns the Unix time of `then`, where `time` is the time of `now`.
+fn unix_time(time: Timestamp, now: Instant, then: Instant) -> i64 {
+    // A server does not run for centuries.
+    time.as_second() - now.saturating_duration_since(then).as_secs() as i64
 }
 
 /// Returns the progress on the root. Of several counters, the one that covers most counts.
@@ -135,7 +137,5 @@ fn sent(boot: &MachineBoot) -> SentBytes {
 
 fn reached(boot: &MachineBoot) -> BTreeMap<Step, f64> {
     let reached = Step::ALL.into_iter().zip(boot.reached);
-    // Milliseconds are enough, and print short.
-    let seconds = |then: Instant| then.saturating_duration_since(boot.began).as_millis() as f64 / 1000.0;
-    reached.filter_map(|(step, then)| Some((step, seconds(then?)))).collect()
+    reached.filter_map(|(step, then)| Some((step, boot.seconds_until(then?)))).collect()
 }

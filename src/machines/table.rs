@@ -124,6 +124,7 @@ impl MachineTable {
             record.refusal = None;
             record.boot.reach(Step::Offered, now);
         }
+        // Without an address of ours, another DHCP server gives it.
         if let Some(address) = address {
             self.bind(id, address, now);
         }
@@ -143,6 +144,7 @@ impl MachineTable {
     }
 
     pub(super) fn leased(&mut self, mac: Mac, address: IpAddr, now: Instant) {
+        // A client that never asked for a boot file is not a machine.
         let Some(&id) = self.by_mac.get(&mac) else { return };
         self.bind(id, address, now);
         if let Some(record) = self.machines.get_mut(&id) {
@@ -398,10 +400,17 @@ impl MachineBoot {
     /// program. With our own DHCP server the request for a boot file has already ended the boot.
     fn is_over(&self, step: Step) -> bool {
         match step {
+            // nbd-client and Linux's NFS client connect again within a boot.
             Step::Seen | Step::Offered | Step::Leased | Step::Root => false,
+            // PXELINUX and iPXE load menus and modules on many connections before a kernel.
             Step::Loader | Step::Menu => self.step >= Step::Kernel,
             Step::Kernel | Step::Initramfs => self.step == Step::Root && !self.is_on_root(),
         }
+    }
+
+    /// Returns the seconds from the start of the boot to `then`, in whole milliseconds.
+    pub(super) fn seconds_until(&self, then: Instant) -> f64 {
+        then.saturating_duration_since(self.began).as_millis() as f64 / 1000.0
     }
 
     /// Merges a boot that was recorded under another address.

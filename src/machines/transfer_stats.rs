@@ -45,6 +45,7 @@ impl TransferStats {
     /// Records `len` bytes sent of a root file system, from its byte `offset`.
     pub(super) fn cover(&self, known: &Arc<TrackedImage>, airootfs: TrackedRoot, offset: u64, len: u64) {
         let root = self.root.get_or_init(|| Coverage::new(Arc::clone(known), airootfs));
+        // A boot has one root: reads of another image or architecture are not progress.
         if root.airootfs == airootfs && Arc::ptr_eq(&root.known, known) {
             root.add(offset, len);
         }
@@ -92,6 +93,7 @@ impl Coverage {
             return;
         }
         self.sent.fetch_add(len, Relaxed);
+        // Both lie within the image, so their sum does not overflow.
         for chunk in offset >> self.shift..=(offset + len - 1) >> self.shift {
             let bit = 1 << (chunk % u64::from(u64::BITS));
             let Some(word) = self.chunks.get((chunk / u64::from(u64::BITS)) as usize) else { return };
@@ -110,6 +112,7 @@ impl Coverage {
     /// Returns an upper bound of the distinct bytes sent.
     pub(super) fn covered(&self) -> u64 {
         let chunks: u64 = self.chunks.iter().map(|word| u64::from(word.load(Relaxed).count_ones())).sum();
+        // Each of the three is an upper bound.
         (chunks << self.shift).min(self.sent.load(Relaxed)).min(self.airootfs.size)
     }
 

@@ -127,9 +127,13 @@ impl MenuReader<'_> {
     /// Forgets the variable that a command such as `search --set=root` or `probe --set uuid` sets.
     fn forget_probed(&mut self, arguments: &[String]) {
         for (position, argument) in arguments.iter().enumerate() {
-            let next = || arguments.get(position + 1).map(String::as_str);
-            let variable = argument.strip_prefix("--set=").or_else(|| next().filter(|_| argument == "--set"));
-            variable.into_iter().for_each(|name| self.variables.forget(name));
+            let variable = match argument.strip_prefix("--set=") {
+                None if argument == "--set" => arguments.get(position + 1).map(String::as_str),
+                variable => variable,
+            };
+            if let Some(name) = variable {
+                self.variables.forget(name);
+            }
         }
     }
 
@@ -191,8 +195,10 @@ fn option(name: &str, arguments: &[String]) -> Option<String> {
 /// Removes unknown parts from a title, with the comma or blank before them: the title may be
 /// `Linux (x86_64, $platform)`.
 fn known_part(title: &str) -> String {
-    let without = |title: String, before: &str| title.replace(&format!("{before}{UNKNOWN}"), "");
-    let known = [", ", " ", ""].into_iter().fold(title.to_owned(), without);
+    let mut known = title.to_owned();
+    for before in [", ", " ", ""] {
+        known = known.replace(&format!("{before}{UNKNOWN}"), "");
+    }
     known.replace("()", "").trim().to_owned()
 }
 

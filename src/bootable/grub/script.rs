@@ -87,6 +87,7 @@ impl<'a> Script<'a> {
         let end = loop {
             let Some(c) = self.chars.next() else { break CommandEnd::Line };
             match c {
+                // Exit codes are unknown, so commands joined by `&&` and `||` all count.
                 '\n' | ';' | '|' | '&' => break CommandEnd::Line,
                 '{' => break CommandEnd::Open,
                 '}' => break CommandEnd::Close,
