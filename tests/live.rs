@@ -430,9 +430,39 @@ fn unservable_image_is_an_error_at_start() {
     folder.put(&one, "x.iso");
     let line = complaint(&format!("{configuration}name = 'mine'"));
     assert!(line.contains("folder: a folder of ISOs cannot have a name (`mine`): remove `name`"), "{line}");
-    folder.put(&one, "X.iso");
-    let line = complaint(configuration);
-    assert!(line.contains("x.iso: the name `x` already means ") && line.contains("X.iso: give"), "{line}");
     let line = complaint(&format!("{configuration}[[image]]\npath = 'folder/broken.iso'"));
     assert!(line.contains("broken.iso: not an ISO 9660 image"), "a file that is named: {line}");
+}
+
+/// A fault that is a warning at run time must not keep the next start from serving the others.
+#[test]
+fn bad_image_of_a_folder_is_left_out_at_start() {
+    needs!(["xorriso"]);
+    let folder = IsoFolder::new();
+    let one = folder.iso(1);
+    for name in ["a.iso", "a b.iso", "a-b.iso", "boot.iso"] {
+        folder.put(&one, name);
+    }
+    fs::write(folder.path("broken.iso"), "no image").unwrap();
+    let (empty, file) = (folder.dir.path().join("empty"), folder.dir.path().join("isowire.toml"));
+    fs::create_dir(&empty).unwrap();
+    let configuration = "[[image]]\npath = 'folder'\n[[image]]\npath = 'empty'\n\
+                         [[machine]]\nmac = '52:54:00'\nimage = 'gone'\n";
+    fs::write(&file, configuration).unwrap();
+    let mut server = folder.start_with(folder.command(&[]).arg("--config").arg(file));
+    let log = server.running.log();
+    assert!(log.contains("serving a, a-b\n") || log.contains("serving a, a-b;"), "{log}");
+    for warning in [
+        "a-b.iso: the name `a-b` already means ",
+        "boot.iso: the image `boot` would be hidden by `/boot` of the image `a`",
+        "broken.iso: not an ISO 9660 image",
+        "empty: folder without *.iso",
+        "no bootable image called `gone`",
+    ] {
+        let line =
+            log.lines().find(|line| line.contains(warning)).unwrap_or_else(|| panic!("{warning}: {log}"));
+        assert!(line.contains(" warning: "), "{line}");
+    }
+    assert_eq!(server.kernel("/a-b"), Some(1));
+    assert!(server.running.stop().success());
 }

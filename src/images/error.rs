@@ -1,19 +1,11 @@
-//! Errors of the images that are to be served: fatal when isowire starts, later a line of the log.
+//! Errors of the images that are to be served. When isowire starts, those in what the operator named
+//! are fatal; all others are a line of the log.
 
 use std::io;
 use std::path::PathBuf;
 
-use super::served::HiddenNameError;
+use super::served::{CandidateOrigin, HiddenNameError};
 use crate::image::OpenError;
-
-/// Reason for which a file is to be served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CandidateOrigin {
-    /// The operator named it.
-    Named,
-    /// It lies in a folder.
-    Folder,
-}
 
 /// Error about images that the operator has to mend, in one line.
 #[derive(Debug, thiserror::Error)]
@@ -24,9 +16,9 @@ pub enum ImageError {
         "{}: the name `{name}` already means {other}: give this image another `name` in an [[image]] of the \
          configuration file, or rename it", path.display()
     )]
-    SameName { path: PathBuf, name: String, other: String },
+    SameName { path: PathBuf, name: String, other: String, origin: CandidateOrigin },
     #[error("{}: {hidden}", path.display())]
-    Hidden { path: PathBuf, hidden: HiddenNameError },
+    Hidden { path: PathBuf, hidden: HiddenNameError, origin: CandidateOrigin },
     #[error("{}: a folder of ISOs cannot have a name (`{name}`): remove `name`", path.display())]
     NamedFolder { path: PathBuf, name: String },
     #[error("{}: folder without *.iso: put one there, or name another folder", .0.display())]
@@ -40,9 +32,20 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// Tells whether isowire must not start with this error. A bad file in a folder is only a
-    /// warning, since the operator did not name it.
+    /// Tells whether isowire must not start with this error. Files in a folder come and go without
+    /// the operator's word, so they cost only themselves.
     pub(crate) const fn is_fatal(&self) -> bool {
-        !matches!(self, Self::Unopened { origin: CandidateOrigin::Folder, .. })
+        match self {
+            Self::Unopened { origin, .. } | Self::SameName { origin, .. } | Self::Hidden { origin, .. } => {
+                matches!(origin, CandidateOrigin::Named)
+            }
+            Self::EmptyFolder(_) | Self::Unlisted { .. } => false,
+            Self::NamedFolder { .. } | Self::NothingOpens | Self::NothingLeft => true,
+        }
+    }
+
+    /// Tells whether this error is about a folder and not about one file of it.
+    pub(crate) const fn is_of_folder(&self) -> bool {
+        matches!(self, Self::EmptyFolder(_) | Self::Unlisted { .. })
     }
 }

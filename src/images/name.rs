@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::served::CandidateOrigin;
 use super::set::ARCHISO;
 use super::{ImageError, ImageSet, ServedImage};
 
@@ -63,11 +64,14 @@ fn conflict(
     // `archiso` is the default image's name for archiso's hook.
     let reserved = default.filter(|_| image.name == ARCHISO).map(|_| "the default image".to_owned());
     if let Some(other) = holder.or(reserved) {
-        let (path, name) = (image.path().to_owned(), image.name.clone());
-        return Some(ImageError::SameName { path, name, other });
+        let (path, name, origin) = (image.path().to_owned(), image.name.clone(), image.origin());
+        return Some(ImageError::SameName { path, name, other, origin });
     }
-    let hidden = default?.reachable(&image.name).err()?;
-    Some(ImageError::Hidden { path: image.path().to_owned(), hidden })
+    let default = default?;
+    let hidden = default.reachable(&image.name).err()?;
+    // A folder may get a new default image at any time, so the operator named neither tree nor clash.
+    let origin = image.origin().max(default.origin());
+    Some(ImageError::Hidden { path: image.path().to_owned(), hidden, origin })
 }
 
 /// An image's claim to a name.
@@ -75,13 +79,14 @@ struct Claim<'a> {
     name: &'a str,
     /// True if the image of this file is served by this name already.
     is_old: bool,
+    origin: CandidateOrigin,
 }
 
 impl<'a> Claim<'a> {
     fn new(image: &'a ServedImage, current: Option<&ImageSet>) -> Self {
         let mut served = current.into_iter().flat_map(ImageSet::iter);
         let is_old = served.any(|old| old.path() == image.path() && old.name == image.name);
-        Self { name: &image.name, is_old }
+        Self { name: &image.name, is_old, origin: image.origin() }
     }
 }
 
@@ -90,14 +95,14 @@ impl<'a> Claim<'a> {
 fn holder(claims: &[Claim<'_>], position: usize) -> Option<usize> {
     let name = claims.get(position)?.name;
     let same = claims.iter().enumerate().filter(|(_, claim)| claim.name.eq_ignore_ascii_case(name));
-    // The first of those that have the name already; without one, the first of all.
-    let (holder, _) = same.min_by_key(|(_, claim)| !claim.is_old)?;
+    // The first of those that have the name already; without one, the first that the operator named.
+    let (holder, _) = same.min_by_key(|(_, claim)| (!claim.is_old, claim.origin))?;
     Some(holder).filter(|&holder| holder != position)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{served, set_of};
+    use super::super::tests::{in_folder, served, set_of};
     use super::*;
 
     #[test]
@@ -136,6 +141,32 @@ mod tests {
         let (names, error) = resolved(&[one, two.clone()], &[two]);
         assert_eq!(names, ["X"], "an image that has a name keeps it");
         assert!(error.starts_with("a/x.iso: the name `x` already means b/X.iso"), "{error}");
+    }
+
+    /// Returns for each error whether it ends the start.
+    fn fatal(opened: &[Arc<ServedImage>]) -> Vec<bool> {
+        let mut errors = Vec::new();
+        resolve_conflicts(opened.to_vec(), None, &mut errors);
+        errors.iter().map(ImageError::is_fatal).collect()
+    }
+
+    #[test]
+    fn clash_in_a_folder_is_not_fatal() {
+        let (x, upper) = (in_folder("f/x.iso", 1), in_folder("f/X.iso", 2));
+        assert_eq!(fatal(&[x.clone(), upper]), [false]);
+        assert_eq!(fatal(&[x.clone(), in_folder("f/arch.iso", 3)]), [false], "hidden by a directory");
+        assert_eq!(fatal(&[x.clone(), in_folder("f/archiso.iso", 3)]), [false]);
+        assert_eq!(fatal(&[served("x.iso", 1), served("y/x.iso", 2)]), [true]);
+        assert_eq!(fatal(&[served("x.iso", 1), served("arch.iso", 2)]), [true]);
+        assert_eq!(fatal(&[x, served("arch.iso", 2)]), [false], "the folder's image is the one that hides");
+    }
+
+    #[test]
+    fn named_image_keeps_its_name_before_one_of_a_folder() {
+        let (names, error) =
+            resolved(&[in_folder("f/a.iso", 1), in_folder("f/x.iso", 2), served("x.iso", 3)], &[]);
+        assert_eq!(names, ["a", "x"]);
+        assert!(error.starts_with("f/x.iso: the name `x` already means x.iso"), "{error}");
     }
 
     #[test]

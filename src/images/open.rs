@@ -58,7 +58,7 @@ fn open(candidate: &Candidate, current: Option<&ImageSet>) -> Result<Option<Arc<
         old.set_stamp(stamp);
         return Ok(Some(Arc::clone(old)));
     }
-    Ok(Some(Arc::new(ServedImage::new(name, image).with_file(path, stamp))))
+    Ok(Some(Arc::new(ServedImage::new(name, image).with_file(path, candidate.origin, stamp))))
 }
 
 /// Tells whether only the time of the file changed, as by touch(1).
@@ -77,7 +77,7 @@ fn served_from<'a>(current: Option<&'a ImageSet>, path: &Path) -> Option<&'a Arc
 mod tests {
     use std::fs;
 
-    use super::super::error::CandidateOrigin;
+    use super::super::served::CandidateOrigin;
     use super::super::tests::{served, set_of};
     use super::*;
 

@@ -6,8 +6,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::error::{CandidateOrigin, ImageError};
+use super::error::ImageError;
 use super::name::name_of;
+use super::served::CandidateOrigin;
 
 /// A path that the operator named: an ISO or a folder of ISOs. This may change while isowire runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

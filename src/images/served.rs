@@ -17,10 +17,20 @@ pub struct ServedImage {
     pub image: Arc<Image>,
     /// File that the image was opened from; empty without [`ServedImage::with_file`].
     path: PathBuf,
+    origin: CandidateOrigin,
     /// Set when a client used the image by NFS: handles belong to no connection, so nothing else
     /// shows that it is needed.
     is_called: AtomicBool,
     notes: Mutex<Notes>,
+}
+
+/// Reason for which a file is to be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CandidateOrigin {
+    /// The operator named it.
+    Named,
+    /// It lies in a folder.
+    Folder,
 }
 
 /// State of an image for the task that keeps the images up to date.
@@ -48,19 +58,24 @@ impl ServedImage {
             name: name.into(),
             image: image.into(),
             path: PathBuf::new(),
+            origin: CandidateOrigin::Named,
             is_called: AtomicBool::new(false),
             notes: Mutex::default(),
         }
     }
 
     /// Remembers the file that the image was opened from, and the state in which the file was.
-    pub(super) fn with_file(self, path: &Path, stamp: Stamp) -> Self {
+    pub(super) fn with_file(self, path: &Path, origin: CandidateOrigin, stamp: Stamp) -> Self {
         let notes = Mutex::new(Notes { stamp: Some(stamp), last_call: None });
-        Self { path: path.to_owned(), notes, ..self }
+        Self { path: path.to_owned(), origin, notes, ..self }
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) const fn origin(&self) -> CandidateOrigin {
+        self.origin
     }
 
     /// Returns `NAME~IDENTITY`: a name that always means this very image. No image's own name

@@ -39,8 +39,9 @@ pub(super) struct Opened {
 /// The first error that is fatal; the others are logged.
 pub(super) fn open(configs: &[ImageConfig]) -> Result<Opened, ImageError> {
     let (images, mut errors) = images::find(&search_paths(configs), None);
-    // The operator named these files, so a bad one ends the start.
-    if let Some(fatal) = errors.iter().position(ImageError::is_fatal) {
+    // A bad file that the operator named ends the start, as does a bad folder if nothing is left.
+    let is_fatal = |error: &ImageError| error.is_fatal() || (images.is_empty() && error.is_of_folder());
+    if let Some(fatal) = errors.iter().position(is_fatal) {
         return Err(errors.swap_remove(fatal));
     }
     let logged: Vec<_> = errors.iter().map(ToString::to_string).collect();
@@ -86,8 +87,11 @@ impl ImageUpdater {
         let Opened { images, logged } = opened;
         let current = Arc::new(images);
         let first = Snapshot::new(Arc::clone(&current), config_for(&current, &configs, &boot_config))?;
-        if let Some(name) = first.files.unknown_images().next() {
-            return Err(StartError::UnknownImage(name.clone()));
+        // Images of a folder come and go; only a name that no file can bring is a mistake.
+        let has_folder = configs.iter().any(|config| config.path.is_dir());
+        match first.files.unknown_images().next() {
+            Some(name) if !has_folder => return Err(StartError::UnknownImage(name.clone())),
+            _ => warn_unknown_images(&first.files),
         }
         log_uefi(&first.files, &boot_config, |_| true);
         Ok(Self {
@@ -199,9 +203,7 @@ impl ImageUpdater {
         self.current = next;
         // Logged when the new images can be used, so that operators and tests can rely on the line.
         changes.iter().for_each(ImageChange::log);
-        for name in snapshot.files.unknown_images() {
-            warn!("no bootable image called `{name}`: its [[machine]] boots the default image");
-        }
+        warn_unknown_images(&snapshot.files);
         let new: Vec<_> = changes.iter().filter_map(ImageChange::new_image).cloned().collect();
         log_uefi(&snapshot.files, &self.boot_config, |name| new.iter().any(|served| served.name == name));
         self.check_initramfs(new);
@@ -244,6 +246,13 @@ fn config_of<'a>(served: &ServedImage, configs: &'a [ImageConfig]) -> Option<&'a
     // A file that was named has overrides of its own, also in a folder that was named.
     let config = configs.iter().find(|config| config.path == served.path());
     config.or_else(|| configs.iter().find(|config| served.path().parent() == Some(&*config.path)))
+}
+
+/// Logs the names in rules that no image has.
+fn warn_unknown_images(files: &Files) {
+    for name in files.unknown_images() {
+        warn!("no bootable image called `{name}`: its [[machine]] boots the default image");
+    }
 }
 
 /// Logs how UEFI machines boot the new images. With iPXE they need no boot program.
