@@ -67,6 +67,15 @@ struct Service {
     port: u16,
 }
 
+/// Versions of a program that answer a call for an address (RFC 1833 §2.2.1 and §2.2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WantedVersion {
+    /// GETADDR: any version if the asked one is not registered.
+    Any,
+    /// GETVERSADDR: only the asked one.
+    Exact,
+}
+
 /// Decision whether a call gets a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PortmapOutcome {
@@ -151,9 +160,9 @@ impl Portmapper {
             // registrations are fixed, so the answer is FALSE to everyone.
             (SET | UNSET, _) => results.boolean(false),
             (GETPORT, PORTMAPPER) => self.getport(call, origin, results)?,
-            // Procedure 3 of rpcbind is GETADDR. GETVERSADDR differs only where a program is
-            // registered in several versions, and NFS and MOUNT are not.
-            (GETPORT, _) | (GETVERSADDR, RPCBIND_4) => self.getaddr(call, origin, results)?,
+            // Procedure 3 of rpcbind is GETADDR.
+            (GETPORT, _) => self.getaddr(call, WantedVersion::Any, origin, results)?,
+            (GETVERSADDR, RPCBIND_4) => self.getaddr(call, WantedVersion::Exact, origin, results)?,
             (DUMP, _) => self.dump(call.version, origin, results)?,
             // RFC 1833 §3.2: CALLIT is silent unless the called procedure succeeded. Calls are not
             // forwarded, since that would hide their senders from the called program.
@@ -172,10 +181,13 @@ impl Portmapper {
     ) -> Result<(), CallError> {
         let mut args = call.args;
         // RFC 1833 §3.2: the port of the argument is ignored.
-        let (program, version, protocol, _port) =
+        let (program, _version, protocol, _port) =
             (args.u32_be()?, args.u32_be()?, args.u32_be()?, args.u32_be()?);
+        // rpcbind (`find_service_pmap`) returns the port of any version if the asked one is not
+        // registered: the service itself then tells its versions. `rpcinfo -t HOST nfs` asks for
+        // version 0.
         // klibc's nfsmount gives up on 0 for NFS, and tries port 627 on 0 for MOUNT.
-        results.u32(self.port(program, version, protocol, origin).unwrap_or(0).into());
+        results.u32(self.port(program, None, protocol, origin).unwrap_or(0).into());
         Ok(())
     }
 
@@ -183,11 +195,13 @@ impl Portmapper {
     fn getaddr(
         &self,
         call: &Call<'_>,
+        wanted: WantedVersion,
         origin: CallOrigin,
         results: &mut Emitter<'_>,
     ) -> Result<(), CallError> {
         let mut args = call.args;
         let (program, version) = (args.u32_be()?, args.u32_be()?);
+        let version = (wanted == WantedVersion::Exact).then_some(version);
         for _netid_address_owner in 0..3 {
             xdr::opaque(&mut args, STRING_MAX)?;
         }
@@ -223,12 +237,12 @@ impl Portmapper {
         Ok(())
     }
 
-    /// Finds the port of a service.
-    fn port(&self, program: u32, version: u32, protocol: u32, origin: CallOrigin) -> Option<u16> {
+    /// Finds the port of a service, in any version without one.
+    fn port(&self, program: u32, version: Option<u32>, protocol: u32, origin: CallOrigin) -> Option<u16> {
         self.services(origin)
             .find(|service| {
                 service.program == program
-                    && service.version == version
+                    && version.is_none_or(|version| service.version == version)
                     && service.transport as u32 == protocol
             })
             .map(|service| service.port)

@@ -65,9 +65,12 @@ fn getport_is_zero_for_unknown_services() {
         (PORTMAP, 2, 6, 111),
         (PORTMAP, 4, 17, 111),
         (NFS, 3, 17, 0),
-        (NFS, 2, 6, 0),
-        (NFS, 4, 6, 0),
-        (MOUNT, 1, 6, 0),
+        // As rpcbind: the port of another version, which tells its versions there.
+        (NFS, 0, 6, 2049),
+        (NFS, 2, 6, 2049),
+        (NFS, 4, 6, 2049),
+        (MOUNT, 1, 6, 2049),
+        (PORTMAP, 9, 6, 111),
         (MOUNT, 3, 17, 0),
         (100_021, 4, 6, 0),
         (NFS, 3, 0, 0),
@@ -85,7 +88,9 @@ fn universal_address_is_the_called_one() {
     for (version, procedure) in [(3, 3), (4, 3), (4, 9)] {
         assert_eq!(over_tcp(&call(PORTMAP, version, procedure, &rpcb(NFS, 3))), nfs);
         assert_eq!(over_tcp(&call(PORTMAP, version, procedure, &rpcb(MOUNT, 3))), nfs);
-        assert_eq!(over_tcp(&call(PORTMAP, version, procedure, &rpcb(NFS, 4))), words(&[0, 0]));
+        // Only GETVERSADDR insists on the version.
+        let other = if procedure == 9 { words(&[0, 0]) } else { nfs.clone() };
+        assert_eq!(over_tcp(&call(PORTMAP, version, procedure, &rpcb(NFS, 4))), other, "{procedure}");
         assert_eq!(
             over_udp(&call(PORTMAP, version, procedure, &rpcb(NFS, 3))),
             words(&[0, 0]),
