@@ -124,6 +124,10 @@ impl Image {
 
     fn survey(path: &Path) -> Result<Self, SurveyError> {
         let source = Source::open(path)?;
+        // lseek(2) returns 0 for its end, so it would be taken for an empty file.
+        if source.is_character_device() {
+            return Err(SurveyError::NotIso("is a character device, not a file or a disk"));
+        }
         let Survey { index, volume, boot, archiso, warnings } = Survey::of(&source)?;
         let identity = Identity::of(&source, &index, archiso.as_ref())?;
         Ok(Self { identity, source, index, volume, boot, archiso, warnings })

@@ -22,6 +22,7 @@ pub struct Source {
     residency: Residency,
     map: Option<Mapping>,
     len: u64,
+    is_character_device: bool,
 }
 
 impl Source {
@@ -39,6 +40,10 @@ impl Source {
             // open(2) of a FIFO waits for a writer (fifo(7)).
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a FIFO"));
         }
+        if file_type.is_socket() {
+            // open(2) says ENXIO, "no such device or address".
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a socket"));
+        }
         let file = File::open(path)?;
         // stat(2) does not tell the size of a block device, such as an optical drive.
         let len = (&file).seek(SeekFrom::End(0))?;
@@ -46,7 +51,8 @@ impl Source {
         // mmap(2) refuses a length of 0.
         let map = (len > 0).then(|| Mapping::of(&file, map_len)).transpose()?;
         let file = Arc::new(file);
-        Ok(Self { residency: Residency::new(Arc::clone(&file), len), file, map, len })
+        let residency = Residency::new(Arc::clone(&file), len);
+        Ok(Self { file, residency, map, len, is_character_device: file_type.is_char_device() })
     }
 
     /// Returns the size in bytes at the time when the file was opened.
@@ -57,6 +63,11 @@ impl Source {
     /// Returns `true` for an empty file.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Returns `true` for a device that is read as a stream and has no size, such as `/dev/zero`.
+    pub(super) const fn is_character_device(&self) -> bool {
+        self.is_character_device
     }
 
     /// Reads from `offset` until `buf` is full.
@@ -104,6 +115,9 @@ mod tests {
         let fifo = dir.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         assert_eq!(Source::open(&fifo).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let socket = dir.path().join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert_eq!(Source::open(&socket).unwrap_err().to_string(), "it is a socket");
         assert_eq!(Source::open(dir.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
         assert_eq!(Source::open(&dir.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert!(Source::open(Path::new("/dev/null")).unwrap().is_empty());
