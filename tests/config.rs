@@ -57,7 +57,14 @@ fn file_error_names_the_line() {
     assert!(line.ends_with("isowire.toml:1: tfpt: unknown key; did you mean `tftp`?"), "{line}");
     let (code, line) = error_of(&["serve", "-c", "/no/such.toml"]);
     assert_eq!(code, 2);
-    assert!(line.starts_with("isowire: /no/such.toml: cannot be read"), "{line}");
+    assert!(line.starts_with("isowire: --config: `/no/such.toml`: no such file; give "), "{line}");
+    let (code, line) = error_of(&["serve", "arch.iso", "--config", "/dev/zero"]);
+    assert_eq!(code, 2);
+    assert!(line.starts_with("isowire: --config: `/dev/zero`: larger than 1048576 bytes; give "), "{line}");
+    let (code, line) = error_of(&["serve", "arch.iso", "--allow", "10.0.0.0/8", "192.168.0.0/16"]);
+    assert_eq!(code, 2);
+    let says = "isowire: `192.168.0.0/16`: a network, not an ISO; separate the networks of --allow by commas";
+    assert!(line.starts_with(says), "{line}");
 }
 
 #[test]
@@ -68,9 +75,10 @@ fn image_error_ends_with_1() {
     let (code, line) = error_of(&["serve", env!("CARGO_BIN_EXE_isowire")]);
     assert_eq!(code, 1);
     assert!(line.contains("ISO 9660 image"), "{line}");
-    let (code, line) = error_of(&["inspect", "/dev/null"]);
+    let (code, line) = error_of(&["inspect", "/dev/zero"]);
     assert_eq!(code, 1);
-    assert!(line.starts_with("isowire: /dev/null: "), "{line}");
+    let says = "isowire: /dev/zero: not an ISO 9660 image: the file is a character device, not a file or a disk; give ";
+    assert!(line.starts_with(says), "{line}");
 }
 
 #[test]

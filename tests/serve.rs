@@ -441,12 +441,23 @@ fn unprivileged_server_reports_what_is_off() {
         (["--tftp", "69"], "tftp: 0.0.0.0:69"),
         (["--http", "80"], "http: 0.0.0.0:80"),
         (["--dhcp", "proxy"], "dhcp: 0.0.0.0:67"),
+        (["--root", "nfs"], "portmap: 0.0.0.0:111"),
     ] {
+        // With the host's rpcbind, NFS needs no port 111 of its own.
+        if option[0] == "--root" && Path::new(RPCBIND).exists() {
+            continue;
+        }
         let mut server = Running::start(command().args(option), &stage.log());
         assert_eq!(server.wait(SOON).unwrap().code(), Some(1), "{}", server.log());
+        // Machines ask port 111 and no other, so another `portmap` would not give them the root.
+        let or = if option[0] == "--root" {
+            "boot without NFS: `portmap = off` and another `root`"
+        } else {
+            "change"
+        };
         let line = format!(
             "isowire: {service} cannot be used: Permission denied (os error 13): run `sudo setcap \
-             cap_net_bind_service+ep {}` or change",
+             cap_net_bind_service+ep {}` or {or}",
             program.display()
         );
         assert!(server.log().starts_with(&line), "{}", server.log());
@@ -491,7 +502,7 @@ fn router_advertisement_needs_its_own_privilege() {
 
 #[test]
 fn privileged_server_has_all_services() {
-    needs!(lan::NEEDS, ["xorriso"]);
+    needs!(lan::NEEDS, ["xorriso", "rpcinfo"]);
     let stage = Stage::new();
     let lan = Lan::new(Ipv4Addr::new(192, 168, 77, 1));
     let mut command = lan.command_as_nobody(open_to_all(&stage));
@@ -506,6 +517,9 @@ fn privileged_server_has_all_services() {
     let last = format!("{}: isowire status\n\nready\n", run.join("isowire/status.sock").display());
     // The log goes on with events.
     assert!(log.contains(&last), "no advice is given: {log}");
+    // Without a version it asks for version 0, and then for those that the service has.
+    let said = output_of(lan.command("rpcinfo").args(["-t", "192.168.77.1", "100003"]));
+    assert!(said.contains("program 100003 version 3 ready and waiting"), "{said}");
 }
 
 /// The whole program, a part of it and its header fields, by HTTP and by TFTP.
@@ -545,7 +559,8 @@ fn bad_stub_is_an_error() {
     needs!(["xorriso"]);
     let stage = Stage::new();
     let iso = stage.path("arch.iso");
-    for (file, says) in [(iso.to_str().unwrap(), "unusable EFI stub: "), ("/nothing", "cannot be read: ")] {
+    for (file, says) in [(iso.to_str().unwrap(), "unusable EFI stub: "), ("/nothing", "no such file; give ")]
+    {
         let mut server = Running::start(stage.serve().args(["--stub", file]), &stage.log());
         assert_eq!(server.wait(SOON).unwrap().code(), Some(2), "{}", server.log());
         let line = format!("isowire: --stub: `{file}`: {says}");
@@ -680,4 +695,27 @@ fn status_shows_progress_of_a_machine() {
     told("released", "nbd", "null");
     got(http, "/arch/x86_64/airootfs.sfs");
     told("copied", "http", "4");
+}
+
+#[test]
+fn iso_of_another_system_says_what_to_do() {
+    needs!(["xorriso"]);
+    let stage = Stage::new();
+    let server = stage.start(&mut stage.serve());
+    assert!(!server.log().contains("No machine can boot"), "{}", server.log());
+    drop(server);
+    let (tree, iso) = (stage.path("other-tree"), stage.path("other.iso"));
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("file"), "content").unwrap();
+    output_of(tool("xorriso").args(["-as", "mkisofs", "-quiet", "-R", "-o"]).args([&iso, &tree]));
+    let mut command = Command::new(PROGRAM);
+    command.arg("serve").arg(&iso).args(["--bind", "127.0.0.1", "--dhcp", "off", "--status", "off"]);
+    let server = stage.start(command.args(["--nbd", "0", "--nfs", "off", "--http", "0", "--tftp", "0"]));
+    let log = server.log();
+    assert!(
+        log.contains("warning: not an Arch ISO: its files are served, but no machine can boot it; "),
+        "{log}"
+    );
+    assert!(log.contains("\nNo machine can boot from here: no image is an Arch ISO"), "{log}");
+    assert_eq!(got(port(&log, "HTTP"), "/file"), "content");
 }

@@ -1,6 +1,5 @@
 //! The configuration file: its text, positions in it, and its unknown keys.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -11,7 +10,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::raw::{RawValue, ValueOrigin};
-use super::{ConfigError, ImageOptions, MachineOptions, ServeOptions};
+use super::{ConfigError, ImageOptions, MachineOptions, ServeOptions, value};
+
+/// Largest configuration file that is read, in bytes: a hundred for each of ten thousand machines.
+const FILE_MAX: u64 = 1 << 20;
 
 /// Similarity from which a key is suggested instead of an unknown one; clap uses the same.
 const ALIKE: f64 = 0.7;
@@ -29,8 +31,15 @@ impl ConfigFile {
     /// # Errors
     /// One line that says what is wrong, and where.
     pub(super) fn read(path: &Path) -> Result<(Self, ServeOptions), ConfigError> {
-        let text = fs::read_to_string(path)
-            .map_err(|error| ConfigError::new(format!("{}: cannot be read: {error}", path.display())))?;
+        let bytes = value::read(path, FILE_MAX);
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes).map_err(|_| "not UTF-8 text".to_owned()));
+        let text = text.map_err(|why| {
+            let path = path.display().to_string();
+            ConfigError::new(format!(
+                "--config: `{}`: {why}; give a file like config.example.toml",
+                path.escape_debug()
+            ))
+        })?;
         Self::parse(path, text)
     }
 

@@ -24,6 +24,12 @@ impl Checker<'_> {
         parameters: usize,
     ) -> Result<Vec<ImageConfig>, ConfigError> {
         // A command line that names images is complete: it replaces every [[image]].
+        if let Some(network) = self.options.iso.iter().find(|path| value::is_network(path)) {
+            return Err(ConfigError::new(format!(
+                "`{}`: a network, not an ISO; separate the networks of --allow by commas, without spaces",
+                network.display()
+            )));
+        }
         if !self.options.iso.is_empty() {
             return Ok(self.options.iso.iter().map(|path| ImageConfig::named_by_its_file(path)).collect());
         }

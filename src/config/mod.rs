@@ -5,7 +5,6 @@
 //! about a wrong setting is one line: where, what, why, and what to do.
 
 mod dhcp;
-#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 mod file;
 mod images;
 mod machine;

@@ -94,6 +94,12 @@ fn allow_limits_clients() {
 }
 
 #[test]
+fn byte_order_mark_of_the_file_is_ignored() {
+    let config = loaded(&["a.iso"], Some("\u{feff}menu-timeout = 3\n")).unwrap();
+    assert_eq!(config.menu.timeout, 3);
+}
+
+#[test]
 fn dhcp_range_implies_server() {
     let config = from_options(&["--dhcp-range", "10.0.0.9-10.0.0.20"]);
     let Dhcp::Server(pool) = config.dhcp else { panic!("{:?}", config.dhcp) };
@@ -182,6 +188,10 @@ fn error_has_place_cause_and_advice() {
         (
             "allow = ['10.0.0.0/24', 'lan']",
             "isowire.toml:1: allow: `lan`: invalid network; expected one like 192.168.1.0/24",
+        ),
+        (
+            "allow = '10.0.0.0/24, 192.168.1.7'",
+            "isowire.toml:1: allow: `10.0.0.0/24, 192.168.1.7`: several networks in one value; separate them by",
         ),
         ("allow = ['10.0.0.0/33']", "isowire.toml:1: allow: `10.0.0.0/33`: invalid network"),
         (
@@ -283,7 +293,8 @@ fn error_has_place_cause_and_advice() {
         "--nbd: `x`: invalid port; expected 0-65535 or `off`"
     );
     assert!(loaded(&[], None).unwrap_err().starts_with("no image to serve"));
-    assert!(loaded(&["--config", "/no/such"], None).unwrap_err().starts_with("/no/such: cannot be read"));
+    let missing = loaded(&["--config", "/no/such"], None).unwrap_err();
+    assert_eq!(missing, "--config: `/no/such`: no such file; give a file like config.example.toml");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! write instead.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -61,16 +61,31 @@ fn is_host(address: Ipv4Addr) -> bool {
 
 /// Parses a network in CIDR notation (RFC 4632 §3.1), or a single address.
 pub(super) fn network(text: &str) -> Result<Ipv4Net, String> {
-    let address = text.parse::<Ipv4Addr>().map(Ipv4Net::from);
-    let network: Ipv4Net = address
-        .or_else(|_| text.parse())
-        .map_err(|_| "invalid network; expected one like 192.168.1.0/24, or a single address".to_owned())?;
+    let Some(network) = any_network(text) else {
+        let several = text.split([',', ' ']).filter(|part| !part.is_empty());
+        return Err(match several.clone().count() > 1 && several.clone().all(|part| any_network(part).is_some()) {
+            true => "several networks in one value; separate them by commas on the command line, and give them as a \
+                     list in the file"
+                .to_owned(),
+            false => "invalid network; expected one like 192.168.1.0/24, or a single address".to_owned(),
+        });
+    };
     let trunc = network.trunc();
     // Most likely the address or the prefix length was mistyped.
     match network == trunc {
         true => Ok(network),
         false => Err(format!("host bits set; expected {trunc} or a single address")),
     }
+}
+
+/// Parses a network whose host bits may be set, or a single address.
+fn any_network(text: &str) -> Option<Ipv4Net> {
+    text.parse::<Ipv4Addr>().map(Ipv4Net::from).or_else(|_| text.parse()).ok()
+}
+
+/// Tells whether an argument in the place of an ISO is a network: `--allow` takes one argument.
+pub(super) fn is_network(argument: &Path) -> bool {
+    argument.to_str().and_then(any_network).is_some() && !argument.exists()
 }
 
 pub(super) fn netmask(text: &str) -> Result<Ipv4Addr, String> {
@@ -83,11 +98,10 @@ pub(super) fn netmask(text: &str) -> Result<Ipv4Addr, String> {
 
 /// Reads and checks an EFI stub.
 pub(super) fn stub(path: &Path) -> Result<Stub, String> {
-    let bytes = read(path, STUB_MAX)?;
     // Each machine's boot program begins with it, so it stays in memory.
-    if bytes.len() as u64 > STUB_MAX {
-        return Err(format!("larger than {STUB_MAX} bytes; expected {STUB_PATH} of systemd"));
-    }
+    let bytes = read(path, STUB_MAX).map_err(|why| {
+        format!("{why}; give {STUB_PATH} of systemd, or leave it out for the one in the image")
+    })?;
     Stub::parse(bytes).map_err(|why| format!("unusable EFI stub: {why}; expected {STUB_PATH} of systemd"))
 }
 
@@ -122,7 +136,11 @@ pub(super) fn ipxe_of_host() -> Result<Bytes, String> {
 
 /// Reads iPXE and checks that it is for UEFI on x86-64.
 pub(super) fn ipxe(path: &Path) -> Result<Bytes, String> {
-    let bytes = read(path, IPXE_MAX)?;
+    let bytes = read(path, IPXE_MAX).map_err(|why| {
+        format!(
+            "{why}; give snponly.efi or ipxe.efi, or leave it out: `uefi = ipxe` finds the one of this host"
+        )
+    })?;
     let headers = Headers::parse(&bytes)
         .map_err(|why| format!("not a UEFI program: {why}; expected snponly.efi or ipxe.efi"))?;
     // An iPXE for BIOS or another processor would be refused by the firmware.
@@ -131,12 +149,17 @@ pub(super) fn ipxe(path: &Path) -> Result<Bytes, String> {
         .ok_or_else(|| "not a UEFI program for x86-64; expected snponly.efi or ipxe.efi".into())
 }
 
-/// Reads at most `max + 1` bytes of a file, so that a longer one shows.
-fn read(path: &Path, max: u64) -> Result<Vec<u8>, String> {
+/// Reads a file of at most `max` bytes.
+pub(super) fn read(path: &Path, max: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
+    // A device such as /dev/zero has no end.
     let read = File::open(path).and_then(|file| file.take(max + 1).read_to_end(&mut bytes));
-    read.map_err(|error| format!("cannot be read: {error}"))?;
-    Ok(bytes)
+    match read {
+        Ok(_) if bytes.len() as u64 > max => Err(format!("larger than {max} bytes")),
+        Ok(_) => Ok(bytes),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err("no such file".to_owned()),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    }
 }
 
 pub(super) fn mac_prefix(text: &str) -> Result<MacPrefix, String> {

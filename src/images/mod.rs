@@ -54,6 +54,9 @@ fn log_warnings(served: &Arc<ServedImage>) {
     }
     // Its files and the whole image are still exported, which may be all that is wanted.
     if image.archiso.is_none() {
-        warn!(image = %name, "not an archiso image: it is served, but no machine can boot from it");
+        warn!(
+            image = %name,
+            "not an Arch ISO: its files are served, but no machine can boot it; for that give an ISO made by mkarchiso"
+        );
     }
 }

@@ -13,6 +13,8 @@ pub(super) struct StartReport {
     pub(super) rows: Vec<ServiceRow>,
     /// The root that machines boot with, if it is not the one that they would by default.
     pub(super) other_root: Option<Root>,
+    /// True if no image has anything to boot.
+    pub(super) has_nothing_to_boot: bool,
     /// Path of this program, for `setcap`; `None` if no privilege is missing.
     pub(super) unprivileged: Option<PathBuf>,
     /// Settings for another DHCP server; `None` if isowire answers DHCP, or has nothing to load.
@@ -67,6 +69,13 @@ impl fmt::Display for StartReport {
                 f,
                 "\nMachines get their root file system over {root}, unless another entry of the menu is chosen."
             )?;
+        }
+        if self.has_nothing_to_boot {
+            writeln!(
+                f,
+                "\nNo machine can boot from here: no image is an Arch ISO with a kernel and an initramfs."
+            )?;
+            writeln!(f, "Give one made by mkarchiso; `isowire inspect ISO` tells what an ISO lacks.")?;
         }
         if let Some(program) = &self.unprivileged {
             write_privileges(f, program)?;
@@ -127,7 +136,13 @@ mod tests {
     #[test]
     fn report_lists_services() {
         let rows = vec![row("NBD", 10809, "serving arch"), row("TFTP", 69, "serving")];
-        let report = StartReport { rows, other_root: None, unprivileged: None, foreign_dhcp: None };
+        let report = StartReport {
+            rows,
+            other_root: None,
+            has_nothing_to_boot: false,
+            unprivileged: None,
+            foreign_dhcp: None,
+        };
         assert_eq!(
             report.to_string(),
             "SERVICE  ADDRESS               STATE\n\
@@ -148,12 +163,14 @@ mod tests {
         let report = StartReport {
             rows: vec![off],
             other_root: Some(Root::Nfs),
+            has_nothing_to_boot: true,
             unprivileged: Some("/opt/isowire".into()),
             foreign_dhcp: Some(foreign.clone()),
         };
         let text = report.to_string();
         assert!(text.contains("DHCP     -                     off\n"));
         assert!(text.contains("\nMachines get their root file system over NFS, unless"));
+        assert!(text.contains("\nNo machine can boot from here: no image is an Arch ISO"));
         assert!(text.contains("\n  sudo setcap cap_net_bind_service+ep /opt/isowire\n"));
         assert!(text.contains("dhcp-boot=/boot/syslinux/lpxelinux.0,,10.0.0.1\n"));
         assert!(

@@ -17,7 +17,7 @@ use super::StartError;
 use super::report::{ServiceRow, port_note};
 use super::sockets::{self, Inherited, SocketError};
 use crate::bootable::Root;
-use crate::config::{Asked, Config, Dhcp, RootServices, ServicePort, StatusService, TFTP_PORT};
+use crate::config::{Asked, Config, Dhcp, PORTMAP_PORT, RootServices, ServicePort, StatusService, TFTP_PORT};
 use crate::dhcp;
 use crate::dhcp::server::{Sharing, Sockets};
 use crate::dhcp::wire::{PXE_PORT, SERVER_PORT};
@@ -299,18 +299,23 @@ fn bind_dhcp(
 
 /// Creates the error of a socket, with its remedy.
 fn cannot(service: &'static str, address: SocketAddrV4, error: io::Error) -> StartError {
+    let change = match (service, address.port()) {
+        // archiso's nfsmount asks port 111 and no other: another one would make NFS roots impossible.
+        ("portmap", PORTMAP_PORT) => "boot without NFS: `portmap = off` and another `root`".to_owned(),
+        _ => format!("change `{service}`"),
+    };
     let fix = match error.kind() {
-        ErrorKind::AddrInUse => format!("stop what has it, or change `{service}`"),
+        ErrorKind::AddrInUse => format!("stop what has it, or {change}"),
         ErrorKind::PermissionDenied => {
             let program = program().display().to_string();
-            format!("run `sudo setcap cap_net_bind_service+ep {program}` or change `{service}`")
+            format!("run `sudo setcap cap_net_bind_service+ep {program}` or {change}")
         }
         ErrorKind::AddrNotAvailable => "choose an address of this host for `bind`".to_owned(),
         // SO_BINDTODEVICE on an interface that does not exist (socket(7)).
         _ if error.raw_os_error() == Some(libc::ENODEV) => {
             "choose one of `ip link` for `interface`".to_owned()
         }
-        _ => format!("change `{service}`"),
+        _ => change,
     };
     StartError::Bind { service, address, error, fix }
 }
