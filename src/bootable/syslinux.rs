@@ -4,7 +4,7 @@
 //! An image may be hostile, so every count has a limit, and a line that is not printable ASCII is
 //! skipped: no text from here can end the line of the menu that it is written to.
 
-use super::menu_entry::MenuEntry;
+use super::menu_entry::{MenuEntry, without_bom};
 
 /// Longest line that SYSLINUX reads (`MAX_LINE`); longer ones are skipped.
 const MAX_LINE: usize = 4096;
@@ -58,7 +58,7 @@ struct EntryDraft {
 
 impl Parser<'_> {
     fn file(&mut self, text: &[u8], depth: u32) {
-        let mut lines = text.split(|&b| b == b'\n').filter_map(plain_line);
+        let mut lines = without_bom(text).split(|&b| b == b'\n').filter_map(plain_line);
         while let Some(line) = lines.next() {
             let (word, rest) = split_word(line);
             match word.to_ascii_lowercase().as_str() {
@@ -185,6 +185,13 @@ mod tests {
 
     fn alone(text: &str) -> SyslinuxMenu {
         parse(text.as_bytes(), &mut |_| None)
+    }
+
+    #[test]
+    fn byte_order_mark_is_skipped() {
+        let menu =
+            parse(b"\xef\xbb\xbfINCLUDE a\n", &mut |_| Some(b"\xef\xbb\xbfLABEL a\nLINUX /k\n".to_vec()));
+        assert_eq!(menu.entries[0].kernel.as_deref(), Some("/k"));
     }
 
     #[test]

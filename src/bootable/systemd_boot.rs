@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use super::menu_entry::MenuEntry;
+use super::menu_entry::{MenuEntry, without_bom};
 
 /// Longest line that is read; longer ones are skipped. The longest holds the kernel's parameters,
 /// which have at most 2048 bytes.
@@ -50,7 +50,7 @@ pub(crate) fn parse(name: &str, text: &[u8]) -> LoaderEntry {
         ..LoaderEntry::default()
     };
     let mut is_kernel = true;
-    for (key, value) in text.split(|&byte| byte == b'\n').filter_map(pair) {
+    for (key, value) in without_bom(text).split(|&byte| byte == b'\n').filter_map(pair) {
         let entry = &mut loaded.entry;
         match key {
             "title" => entry.title = Some(value.to_owned()),
@@ -74,7 +74,7 @@ pub(crate) fn parse(name: &str, text: &[u8]) -> LoaderEntry {
 
 /// Returns the pattern of the default entry in `loader.conf`, if it has one.
 pub(crate) fn default_entry(text: &[u8]) -> Option<String> {
-    let mut pairs = text.split(|&byte| byte == b'\n').filter_map(pair);
+    let mut pairs = without_bom(text).split(|&byte| byte == b'\n').filter_map(pair);
     pairs.rfind(|(key, _)| *key == "default").map(|(_, pattern)| pattern.to_owned())
 }
 
@@ -108,6 +108,12 @@ fn pair(line: &[u8]) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn byte_order_mark_is_skipped() {
+        assert_eq!(parse("a", b"\xef\xbb\xbflinux /k\n").entry.kernel.as_deref(), Some("/k"));
+        assert_eq!(default_entry(b"\xef\xbb\xbfdefault a\n").as_deref(), Some("a"));
+    }
 
     #[test]
     fn entry_is_read_with_all_lines() {

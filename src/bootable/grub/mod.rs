@@ -7,7 +7,7 @@
 
 mod script;
 
-use super::menu_entry::MenuEntry;
+use super::menu_entry::{MenuEntry, without_bom};
 use script::{CommandEnd, Script, ScriptCommand, ScriptVariables, UNKNOWN};
 
 /// Deepest nesting of `source`, `configfile` and `eval`.
@@ -218,7 +218,7 @@ fn plain(text: &[u8]) -> String {
         c if c.is_control() => char::REPLACEMENT_CHARACTER,
         c => c,
     };
-    String::from_utf8_lossy(text).chars().map(plain).collect()
+    String::from_utf8_lossy(without_bom(text)).chars().map(plain).collect()
 }
 
 #[cfg(test)]
@@ -272,6 +272,12 @@ submenu 'More' {
 }
 menuentry 'Off' { halt }
 "#;
+
+    #[test]
+    fn byte_order_mark_is_skipped() {
+        let entries = parse(b"\xef\xbb\xbfmenuentry a {\nlinux /k\n}\n", "", &mut |_| None);
+        assert_eq!(entries.len(), 1);
+    }
 
     #[test]
     fn menu_entries_have_a_kernel() {
