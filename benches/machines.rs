@@ -28,6 +28,7 @@ fn image() -> Arc<Image> {
         size: AIROOTFS.len,
         sha512: None,
         cms_signature: None,
+        gpg_signature: None,
     };
     let mut image = Image::new(Source::open(Path::new("/dev/null")).unwrap(), index).unwrap();
     image.archiso = Some(Archiso {

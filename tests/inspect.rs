@@ -8,7 +8,8 @@ use std::path::Path;
 use isowire::inspect::{self, Format, InspectError};
 
 use common::iso;
-use common::needs::needs;
+use common::needs::{needs, tool};
+use common::running::output_of;
 
 fn inspected(path: &Path, format: Format) -> (String, Result<(), InspectError>) {
     let mut out = Vec::new();
@@ -167,4 +168,40 @@ fn missing_iso_error_is_one_line() {
     let line = result.expect_err("no ISO").to_string();
     assert!(line.contains("Cargo.toml: not an ISO 9660 image: the file "), "{line}");
     assert_eq!(report, "");
+}
+
+#[test]
+fn parameters_without_their_files_are_reported() {
+    needs!(["xorriso"]);
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let (tree, image) = (scratch.path().join("tree"), scratch.path().join("black.iso"));
+    // As in BlackArch's menus; its images have a checksum and no signature.
+    let menu = "LABEL a\nLINUX ::/black/boot/x86_64/vmlinuz-linux\n\
+                INITRD ::/black/boot/x86_64/initramfs-linux.img\n\
+                APPEND archisobasedir=black archiso_nbd_srv=${pxeserver} checksum verify\n";
+    for (path, content) in [
+        ("black/x86_64/airootfs.sfs", "hsqs"),
+        ("black/x86_64/airootfs.sha512", "sum"),
+        ("black/boot/x86_64/vmlinuz-linux", "kernel"),
+        ("black/boot/x86_64/initramfs-linux.img", "initramfs"),
+        ("boot/syslinux/lpxelinux.0", "loader"),
+        ("boot/syslinux/black_pxe.cfg", menu),
+    ] {
+        let path = tree.join(path);
+        fs::create_dir_all(path.parent().expect("below the tree")).expect("a directory");
+        fs::write(path, content).expect("a file");
+    }
+    output_of(tool("xorriso").args(["-as", "mkisofs", "-quiet", "-R", "-o"]).args([&image, &tree]));
+    let (page, result) = inspected(&image, Format::Text);
+    result.expect("an archiso image");
+    for line in
+        ["      told        checksum", "      not told    verify, which needs /black/x86_64/airootfs.sfs.sig"]
+    {
+        assert!(page.lines().any(|have| have == line), "no line {line:?} in:\n{page}");
+    }
+    let (json, _) = inspected(&image, Format::Json);
+    let report: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let entry = &report["entries"]["entries"][0];
+    let left_out = serde_json::json!(["verify, which needs /black/x86_64/airootfs.sfs.sig"]);
+    assert_eq!((&entry["parameters"], &entry["left_out"]), (&serde_json::json!(["checksum"]), &left_out));
 }

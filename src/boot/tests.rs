@@ -229,8 +229,9 @@ fn archiso(index: &Index) -> Archiso {
             node: below("x86_64/airootfs.sfs").unwrap(),
             format: AirootfsFormat::Squashfs,
             size: 4,
-            sha512: None,
+            sha512: below("x86_64/airootfs.sha512"),
             cms_signature: below("x86_64/airootfs.sfs.cms.sig"),
+            gpg_signature: below("x86_64/airootfs.sfs.sig"),
         }],
         uuid_file: None,
         syslinux_dir,
@@ -247,7 +248,7 @@ fn archiso_image_boots_own_pxe_entries() {
     assert_eq!(bootable.stock.unwrap().as_str(), "boot/syslinux/archiso_pxe.cfg");
     assert_eq!(bootable.look.serial.unwrap().as_str(), "0 115200");
     assert_eq!(bootable.look.ui.unwrap().as_str(), "vesamenu.c32");
-    assert!(bootable.signed);
+    assert!(bootable.boot_entries.iter().all(|boot_entry| boot_entry.signed));
     let roots: Vec<_> = bootable.boot_entries.iter().map(|boot_entry| boot_entry.root.unwrap()).collect();
     assert_eq!(roots, [Root::Nbd, Root::Nfs, Root::Http]);
     let nbd = &bootable.boot_entries[0];

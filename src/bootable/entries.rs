@@ -12,7 +12,7 @@ use super::syslinux::{self, SyslinuxMenu};
 use super::tree::{ImageTree, path_of};
 use super::{grub, systemd_boot};
 use crate::image::NodeId;
-use crate::image::arch::{Archiso, ArchisoKernel};
+use crate::image::arch::{Airootfs, Archiso, ArchisoKernel};
 use crate::text::{Line, PlainPath, Word};
 
 /// Most SYSLINUX menus that are read, and most entries of systemd-boot. archiso has eight menus.
@@ -96,14 +96,20 @@ pub(crate) struct BootEntry {
     pub initrd: Vec<PlainPath>,
     /// The root protocol of the image's own entry; `None` for any.
     pub root: Option<Root>,
+    /// True if `cms_verify=y` has the signature that it needs.
+    pub signed: bool,
     /// The author's parameters, without those that menus here set.
     pub parameters: Vec<Word>,
+    /// The author's parameters that would stop the boot, each with the file that it needs and the image
+    /// lacks.
+    pub left_out: Vec<String>,
 }
 
 impl BootEntry {
-    /// Returns true if the entries differ at most in their titles.
+    /// Returns true if the entries differ at most in their titles and in dropped parameters.
     fn boots_the_same(&self, other: &Self) -> bool {
-        Self { title: other.title.clone(), ..self.clone() } == *other
+        let (title, left_out) = (other.title.clone(), other.left_out.clone());
+        Self { title, left_out, ..self.clone() } == *other
     }
 }
 
@@ -237,24 +243,79 @@ impl EntrySelector<'_> {
         if entry.initrd.len() > INITRD_MAX {
             return None;
         }
+        let architecture = self.architecture(kernel);
+        let (parameters, left_out) = self.with_files(&entry.parameters, &architecture);
         Some(BootEntry {
             title: entry.title.as_deref().map(Line::new).filter(|title| !title.as_str().is_empty()),
-            architecture: self.architecture(kernel),
+            signed: self.is_signed(&architecture),
+            architecture,
             kernel: path_of(self.tree.index, kernel)?,
             initrd: entry.initrd.iter().map(file).collect::<Option<_>>()?,
             root: None,
-            parameters: kept(&entry.parameters)?,
+            parameters: kept(parameters)?,
+            left_out,
         })
     }
 
-    /// Returns systemd-boot's entries in the order of its menu, its default first.
-    fn loader_entries(&self) -> Vec<BootEntry> {
+    /// Separates the parameters of an entry from those that need a file which the image lacks.
+    fn with_files<'e>(
+        &self,
+        parameters: &'e [String],
+        architecture: &Word,
+    ) -> (Vec<&'e String>, Vec<String>) {
+        let (mut kept, mut left_out) = (Vec::new(), Vec::new());
+        for parameter in parameters {
+            match self.missing_file(parameter, architecture) {
+                None => kept.push(parameter),
+                Some(path) => {
+                    let parameter = format!("{parameter}, which needs {path}");
+                    if !left_out.contains(&parameter) {
+                        left_out.push(parameter);
+                    }
+                }
+            }
+        }
+        (kept, left_out)
+    }
+
+    /// Returns the path of the file that a parameter needs, if the image lacks it.
+    ///
+    /// Without the file, archiso's hook stops at a shell (mkinitcpio-archiso, hooks/archiso,
+    /// `archiso_mount_handler`).
+    fn missing_file(&self, parameter: &str, architecture: &Word) -> Option<String> {
+        let root = self.root(architecture)?;
+        let path = self.tree.index.path(root.node);
+        let path = String::from_utf8_lossy(&path);
+        // mkinitcpio, init_functions, `parse_cmdline`: a parameter without a value has the value `y`.
+        let (file, path) = match parameter.strip_suffix("=y").unwrap_or(parameter) {
+            "checksum" => (root.sha512, format!("{}/airootfs.sha512", path.rsplit_once('/')?.0)),
+            "verify" => (root.gpg_signature, format!("{path}.sig")),
+            "cms_verify" => (root.cms_signature, format!("{path}.cms.sig")),
+            _ => return None,
+        };
+        file.is_none().then_some(path)
+    }
+
+    fn is_signed(&self, architecture: &Word) -> bool {
+        self.root(architecture).is_some_and(|root| root.cms_signature.is_some())
+    }
+
+    /// Returns the root file system of an architecture.
+    fn root(&self, architecture: &Word) -> Option<&Airootfs> {
+        self.archiso.airootfs.iter().find(|root| root.arch == architecture.as_str())
+    }
+
+    fn read_loader_entries(&self) -> Vec<systemd_boot::LoaderEntry> {
         let read = |&node: &NodeId| {
             let name = str::from_utf8(&self.tree.index.node(node).name).ok()?;
             Some(systemd_boot::parse(name, &(self.tree.read)(node)?))
         };
-        let mut loaded: Vec<_> =
-            self.archiso.loader_entries.iter().take(MENUS_MAX).filter_map(read).collect();
+        self.archiso.loader_entries.iter().take(MENUS_MAX).filter_map(read).collect()
+    }
+
+    /// Returns systemd-boot's entries in the order of its menu, its default first.
+    fn loader_entries(&self) -> Vec<BootEntry> {
+        let mut loaded = self.read_loader_entries();
         loaded.retain(systemd_boot::LoaderEntry::is_for_x86_64);
         loaded.sort_by(systemd_boot::LoaderEntry::in_menu);
         let conf = self.tree.find(LOADER_CONF, "").and_then(|node| (self.tree.read)(node));
@@ -266,14 +327,17 @@ impl EntrySelector<'_> {
 
     /// Returns the entries of the first GRUB menu that has any.
     fn grub_entries(&self) -> Vec<BootEntry> {
-        let menus = GRUB_MENUS.into_iter().map(|path| {
-            let (directory, _) = path.rsplit_once('/').unwrap_or_default();
-            let read = |name: &str| (self.tree.read)(self.tree.find(name, &format!("{directory}/"))?);
-            let entries = read(&format!("/{path}"))
-                .map(|text| grub::parse(&text, &format!("/{directory}"), &mut |name| read(name)));
-            self.by_disk(&entries.unwrap_or_default(), "")
-        });
-        menus.into_iter().find(|boot_entries| !boot_entries.is_empty()).unwrap_or_default()
+        let menus = GRUB_MENUS.into_iter().filter_map(|path| self.grub_menu(path));
+        let mut menus = menus.map(|entries| self.by_disk(&entries, ""));
+        menus.find(|boot_entries| !boot_entries.is_empty()).unwrap_or_default()
+    }
+
+    /// Reads the GRUB menu at a path.
+    fn grub_menu(&self, path: &str) -> Option<Vec<MenuEntry>> {
+        let (directory, _) = path.rsplit_once('/').unwrap_or_default();
+        let read = |name: &str| (self.tree.read)(self.tree.find(name, &format!("{directory}/"))?);
+        let text = read(&format!("/{path}"))?;
+        Some(grub::parse(&text, &format!("/{directory}"), &mut |name| read(name)))
     }
 
     /// Makes an entry for each kernel. Several kernels get their names as titles.
@@ -285,13 +349,16 @@ impl EntrySelector<'_> {
 
     fn kernel_entry(&self, kernel: &ArchisoKernel, has_title: bool) -> Option<BootEntry> {
         let initrd = kernel.microcode.iter().chain(&kernel.initramfs);
+        let architecture = Word::new(&kernel.arch).unwrap_or_default();
         Some(BootEntry {
             title: has_title.then(|| Line::new(&format!("{} for {}", kernel.name, kernel.arch))),
-            architecture: Word::new(&kernel.arch).unwrap_or_default(),
+            signed: self.is_signed(&architecture),
+            architecture,
             kernel: path_of(self.tree.index, kernel.kernel)?,
             initrd: initrd.map(|&node| path_of(self.tree.index, node)).collect::<Option<_>>()?,
             root: None,
             parameters: Vec::new(),
+            left_out: Vec::new(),
         })
     }
 
@@ -324,13 +391,13 @@ fn root_of(entry: &MenuEntry) -> Option<Root> {
 }
 
 /// Returns the parameters that are kept; `None` if they are too long.
-fn kept(parameters: &[String]) -> Option<Vec<Word>> {
+fn kept(parameters: Vec<&String>) -> Option<Vec<Word>> {
     let is_theirs = |parameter: &&String| {
         let key = key(parameter);
         // PXELINUX looks for `initrd=` anywhere in the line (com32/elflink/ldlinux/kernel.c).
         !OURS.contains(&key) && !OF_DISKS.contains(&key) && !parameter.contains("initrd=")
     };
-    let kept: Vec<_> = parameters.iter().filter(is_theirs).filter_map(|text| Word::new(text)).collect();
+    let kept: Vec<_> = parameters.into_iter().filter(is_theirs).filter_map(|text| Word::new(text)).collect();
     let bytes: usize = kept.iter().map(|word| word.as_str().len() + 1).sum();
     (bytes <= PARAMETERS_MAX).then_some(kept)
 }

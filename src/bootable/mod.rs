@@ -37,7 +37,6 @@ pub(crate) struct Bootable {
     pub base_dir: Word,
     /// `archisosearchuuid=`.
     pub uuid: Option<Word>,
-    pub signed: bool,
     /// The entries, the first of them first in the menu.
     pub boot_entries: Vec<BootEntry>,
     pub look: Look,
@@ -149,7 +148,6 @@ impl ImageTree<'_> {
             versioned_name: Word::new(versioned_name)?,
             base_dir: Word::new(&archiso.install_dir)?,
             uuid: uuid.and_then(Word::new),
-            signed: archiso.airootfs.iter().any(|airootfs| airootfs.cms_signature.is_some()),
             look: self.look(menu, archiso.lpxelinux),
             boot_entries: choice.entries.boot_entries,
             stock: choice.pxe.filter(|stock| self.stands_alone(stock)).map(|stock| stock.path),

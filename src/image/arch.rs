@@ -83,10 +83,12 @@ pub struct Airootfs {
     pub format: AirootfsFormat,
     /// Bytes.
     pub size: u64,
-    /// Checksum file `airootfs.sha512`.
+    /// Checksum file `airootfs.sha512`, which `checksum=y` needs.
     pub sha512: Option<NodeId>,
     /// Detached CMS signature `airootfs.sfs.cms.sig`, which `cms_verify=y` needs.
     pub cms_signature: Option<NodeId>,
+    /// Detached GPG signature `airootfs.sfs.sig`, which `verify=y` needs.
+    pub gpg_signature: Option<NodeId>,
 }
 
 /// Format of a root file system image.
@@ -147,8 +149,8 @@ impl Airootfs {
         node: NodeId,
     ) -> io::Result<Self> {
         let file = finder.index.node(node);
-        // mkarchiso signs `airootfs.sfs` as `airootfs.sfs.cms.sig`.
-        let signature = format!("{}.cms.sig", String::from_utf8_lossy(&file.name));
+        // mkarchiso signs `airootfs.sfs` as `airootfs.sfs.cms.sig` and `airootfs.sfs.sig`.
+        let name = String::from_utf8_lossy(&file.name);
         let extents = if let NodeKind::File { extents } = &file.kind { &extents[..] } else { &[] };
         Ok(Self {
             arch,
@@ -156,7 +158,8 @@ impl Airootfs {
             format: AirootfsFormat::of(media, extents)?,
             size: file.size(),
             sha512: finder.file(file.parent, "airootfs.sha512"),
-            cms_signature: finder.file(file.parent, &signature),
+            cms_signature: finder.file(file.parent, &format!("{name}.cms.sig")),
+            gpg_signature: finder.file(file.parent, &format!("{name}.sig")),
         })
     }
 }

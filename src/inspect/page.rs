@@ -91,7 +91,9 @@ fn root(f: &mut Formatter<'_>, root: &AirootfsReport) -> fmt::Result {
     fact(f, "airootfs", format_args!("{} for {}: {}", root.format, root.architecture, root.path))?;
     fact(f, "  size", BinarySize(root.size))?;
     text(f, "  SHA-512", root.sha512.as_deref().unwrap_or("none"))?;
-    text(f, "  CMS signature", root.cms_signature.as_deref().unwrap_or("none"))
+    text(f, "  CMS signature", root.cms_signature.as_deref().unwrap_or("none"))?;
+    // mkarchiso makes one only with a key (`-g`), which releases of Arch Linux lack.
+    text(f, "  GPG signature", root.gpg_signature.as_deref().unwrap_or_default())
 }
 
 fn records(f: &mut Formatter<'_>, boot: &RecordsReport) -> fmt::Result {
@@ -148,7 +150,8 @@ fn entries(f: &mut Formatter<'_>, entries: &EntriesReport) -> fmt::Result {
             format_args!("{title}{}", list([&entry.kernel].into_iter().chain(&entry.initramfs))),
         )?;
         // Those of the image's author; isowire adds its own.
-        text(f, "    told", &entry.parameters.join(" "))
+        text(f, "    told", &entry.parameters.join(" "))?;
+        entry.left_out.iter().try_for_each(|parameter| fact(f, "    not told", parameter))
     })
 }
 

@@ -146,6 +146,7 @@ pub(crate) struct AirootfsReport {
     pub size: u64,
     pub sha512: Option<String>,
     pub cms_signature: Option<String>,
+    pub gpg_signature: Option<String>,
 }
 
 /// Fields of [`bootable::Entries`].
@@ -167,6 +168,8 @@ pub(crate) struct EntryReport {
     pub initramfs: Vec<String>,
     /// Kernel parameters of the image's own menu, without those that isowire sets.
     pub parameters: Vec<String>,
+    /// Kernel parameters of the image's own menu that would stop the boot, since a file is missing.
+    pub left_out: Vec<String>,
     /// Root protocol that the entry is limited to; null for an entry that fits all.
     pub root: Option<String>,
 }
@@ -328,6 +331,7 @@ impl AirootfsReport {
             size: root.size,
             sha512: root.sha512.map(|file| path(index, file)),
             cms_signature: root.cms_signature.map(|file| path(index, file)),
+            gpg_signature: root.gpg_signature.map(|file| path(index, file)),
         }
     }
 }
@@ -360,6 +364,7 @@ impl From<&bootable::BootEntry> for EntryReport {
             kernel: format!("/{}", entry.kernel),
             initramfs: entry.initrd.iter().map(|path| format!("/{path}")).collect(),
             parameters: entry.parameters.iter().map(ToString::to_string).collect(),
+            left_out: entry.left_out.clone(),
             root: entry.root.map(|root| root.to_string()),
         }
     }

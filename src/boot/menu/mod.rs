@@ -167,7 +167,7 @@ impl<'a> EntryBuilder<'a, '_> {
             words.push(format!("archiso_nbd_name={}", image.versioned_name));
         }
         words.push(format!("copytoram={}", copy.value()));
-        if image.signed && settings.cms == Cms::Verify {
+        if boot_entry.signed && settings.cms == Cms::Verify {
             words.push("cms_verify=y".to_owned());
         }
         // Each of them is a word, since its parts are words and addresses.

@@ -21,6 +21,8 @@ fn boot_entry(root: Option<Root>, title: &str) -> BootEntry {
         kernel: path("arch/boot/x86_64/vmlinuz-linux"),
         initrd: vec![path("arch/boot/ucode.img"), path("arch/boot/x86_64/initramfs-linux.img")],
         root,
+        signed: true,
+        left_out: Vec::new(),
         parameters: vec![word("console=ttyS0,115200")],
     }
 }
@@ -31,7 +33,6 @@ fn image(name: &str) -> Bootable {
         versioned_name: word(&format!("{name}~1")),
         base_dir: word("arch"),
         uuid: Some(word("2026-01-02-03-04-05-00")),
-        signed: true,
         boot_entries: vec![
             boot_entry(Some(Root::Nbd), "Medium (x86_64, NBD)"),
             boot_entry(Some(Root::Nfs), "NFS"),
@@ -180,7 +181,8 @@ fn menu_follows_operator_settings() {
 
 #[test]
 fn unsigned_image_is_not_verified() {
-    let unsigned = Bootable { signed: false, ..image("arch") };
+    let mut unsigned = image("arch");
+    unsigned.boot_entries.iter_mut().for_each(|boot_entry| boot_entry.signed = false);
     assert!(!generate(&[unsigned], &settings(&[Root::Nbd]), &SERVER).contains("cms_verify="));
 }
 

@@ -210,3 +210,60 @@ fn entries_have_a_limit() {
     let (_, boot_entries) = told(&files(&KERNELS, &[("boot/grub/grub.cfg", &menu)]));
     assert_eq!(boot_entries.len(), ENTRIES_MAX);
 }
+
+/// BlackArch's menus say `checksum verify`, and its images are not signed.
+#[test]
+fn self_test_is_kept_if_its_file_is_there() {
+    let menus = [
+        (
+            "boot/syslinux/pxe.cfg",
+            "LABEL a\nLINUX /some/boot/x86_64/vmlinuz-linux\n\
+          INITRD /some/boot/x86_64/initramfs-linux.img\nAPPEND archiso_nbd_srv=x ",
+        ),
+        (
+            "loader/entries/a.conf",
+            "linux /some/boot/x86_64/vmlinuz-linux\n\
+          initrd /some/boot/x86_64/initramfs-linux.img\noptions archisobasedir=some ",
+        ),
+        (
+            "boot/grub/grub.cfg",
+            "menuentry a {\ninitrd /some/boot/x86_64/initramfs-linux.img\n\
+          linux /some/boot/x86_64/vmlinuz-linux archisobasedir=some ",
+        ),
+    ];
+    for (path, menu) in menus {
+        let end = if path.ends_with("grub.cfg") { "\n}\n" } else { "\n" };
+        let menu = format!("{menu}checksum verify=y cms_verify verify=n quiet{end}");
+        let entry = |also: &[&str]| {
+            let image = image(&files(&[&KERNELS[..], also].concat(), &[(path, &menu)]));
+            let Entries { mut boot_entries, .. } = entries(&image).unwrap();
+            let BootEntry { parameters, left_out, signed, .. } = boot_entries.remove(0);
+            let parameters: Vec<_> = parameters.iter().map(|word| word.as_str().to_owned()).collect();
+            (parameters.join(" "), left_out, signed)
+        };
+        let (parameters, left_out, signed) = entry(&[]);
+        assert_eq!((&*parameters, signed), ("verify=n quiet", false), "{path}");
+        assert_eq!(
+            left_out,
+            [
+                "checksum, which needs /some/x86_64/airootfs.sha512",
+                "verify=y, which needs /some/x86_64/airootfs.sfs.sig",
+                "cms_verify, which needs /some/x86_64/airootfs.sfs.cms.sig",
+            ]
+        );
+        let (parameters, left_out, _) = entry(&["some/x86_64/airootfs.sha512"]);
+        assert_eq!((&*parameters, left_out.len()), ("checksum verify=n quiet", 2), "{path}");
+        let all = [
+            "some/x86_64/airootfs.sha512",
+            "some/x86_64/airootfs.sfs.sig",
+            "some/x86_64/airootfs.sfs.cms.sig",
+        ];
+        let (parameters, left_out, signed) = entry(&all);
+        assert_eq!(
+            (&*parameters, signed),
+            ("checksum verify=y verify=n quiet", true),
+            "{path}: we say cms_verify"
+        );
+        assert_eq!(left_out, [""; 0]);
+    }
+}
