@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use common::iso;
 use common::lan::{self, Lan};
 use common::needs::{needs, tool};
+use common::rpc::Client;
 use common::running::{Running, output_of, text_of};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isowire");
@@ -718,4 +719,27 @@ fn iso_of_another_system_says_what_to_do() {
     );
     assert!(log.contains("\nNo machine can boot from here: no image is an Arch ISO"), "{log}");
     assert_eq!(got(port(&log, "HTTP"), "/file"), "content");
+}
+
+/// Menus of SystemRescue and others name another path than archiso's. A byte order mark costs nothing.
+#[test]
+fn nfs_path_of_own_menu_is_exported() {
+    needs!(["xorriso"]);
+    let stage = Stage::new();
+    let menu = "\u{feff}LABEL nfs\nLINUX ::/arch/boot/x86_64/vmlinuz-linux\n\
+                INITRD ::/arch/boot/x86_64/initramfs-linux.img\n\
+                APPEND archisobasedir=arch archiso_nfs_srv=${pxeserver}:/run/sysresccd/bootmnt rescue\n";
+    fs::write(stage.path("tree/boot/syslinux/pxe.cfg"), menu).unwrap();
+    let iso = stage.path("rescue.iso");
+    output_of(
+        tool("xorriso").args(["-as", "mkisofs", "-quiet", "-R", "-o"]).args([&iso, &stage.path("tree")]),
+    );
+    let server = stage.start(stage.serve().arg(&iso));
+    let log = server.log();
+    let mut client = Client::connect(port(&log, "NFS"));
+    let root = client.mount(b"/run/sysresccd/bootmnt").expect("the path of the menu");
+    assert_eq!(client.mount(b"/rescue").expect("the same image"), root);
+    assert!(client.mount(b"/run/other/bootmnt").is_err());
+    let menu = fetched(port(&log, "TFTP"), "isowire/pxelinux.cfg");
+    assert!(menu.contains(" rescue\n"), "the first line of the menu is read: {menu}");
 }

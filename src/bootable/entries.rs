@@ -24,6 +24,8 @@ const PARAMETERS_MAX: usize = 600;
 const ENTRIES_MAX: usize = 32;
 /// Most initramfs images of an entry.
 const INITRD_MAX: usize = 4;
+/// Most NFS paths of an image; archiso's menus name one.
+const NFS_PATHS_MAX: usize = 8;
 
 /// Paths of GRUB's menus: its own, the one for a GRUB that found the ISO on a disk, and the one
 /// beside its program for UEFI.
@@ -305,6 +307,24 @@ impl EntrySelector<'_> {
         self.archiso.airootfs.iter().find(|root| root.arch == architecture.as_str())
     }
 
+    /// Returns the paths of NFS exports that the menus of the image name.
+    pub(super) fn nfs_paths(&self) -> Vec<String> {
+        let syslinux = self.archiso.syslinux_menus.iter().take(MENUS_MAX);
+        let syslinux = syslinux.filter_map(|&node| self.menu(node)).flat_map(|stock| stock.menu.entries);
+        let systemd_boot = self.read_loader_entries().into_iter().map(|loaded| loaded.entry);
+        let grub = GRUB_MENUS.into_iter().filter_map(|path| self.grub_menu(path)).flatten();
+        let mut paths: Vec<String> = Vec::new();
+        for parameter in syslinux.chain(systemd_boot).chain(grub).flat_map(|entry| entry.parameters) {
+            if let Some(path) = nfs_path(&parameter)
+                && !paths.contains(&path)
+                && paths.len() < NFS_PATHS_MAX
+            {
+                paths.push(path);
+            }
+        }
+        paths
+    }
+
     fn read_loader_entries(&self) -> Vec<systemd_boot::LoaderEntry> {
         let read = |&node: &NodeId| {
             let name = str::from_utf8(&self.tree.index.node(node).name).ok()?;
@@ -405,6 +425,16 @@ fn kept(parameters: Vec<&String>) -> Option<Vec<Word>> {
 /// Returns the value of a parameter. The last one of a name counts, as mkinitcpio's `parse_cmdline` assigns them in order.
 fn value_of<'e>(entry: &'e MenuEntry, name: &str) -> Option<&'e str> {
     entry.parameters.iter().rev().find_map(|text| text.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Returns the path of the NFS export in a parameter such as
+/// `archiso_nfs_srv=${pxeserver}:/run/archiso/bootmnt`.
+fn nfs_path(parameter: &str) -> Option<String> {
+    let (key, value) = parameter.split_once('=')?;
+    // Hooks derived from archiso's have names of their own.
+    let (_, path) = value.split_once(":/").filter(|_| key.ends_with("_nfs_srv"))?;
+    let path = PlainPath::new(path.trim_end_matches('/'))?;
+    Some(format!("/{path}"))
 }
 
 fn key(parameter: &str) -> &str {

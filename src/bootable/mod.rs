@@ -84,6 +84,14 @@ pub(crate) fn entries(image: &Image) -> Option<Entries> {
     Some(EntrySelector { tree: &tree, archiso: image.archiso.as_ref()? }.choose().entries)
 }
 
+/// Returns the paths of NFS exports that menus of `image` name, each with a `/` at its start; none for an
+/// image that is not archiso's.
+pub(crate) fn nfs_paths(image: &Image) -> Vec<String> {
+    let Some(archiso) = &image.archiso else { return Vec::new() };
+    let read = |node| image.read(node, MENU_MAX).ok();
+    EntrySelector { tree: &ImageTree { index: &image.index, read: &read }, archiso }.nfs_paths()
+}
+
 /// Returns the path of the image's PXELINUX, the boot file of BIOS machines.
 pub(crate) fn bios_loader(image: &Image) -> Option<PlainPath> {
     path_of(&image.index, image.archiso.as_ref()?.lpxelinux?)

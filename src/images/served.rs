@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::stamp::Stamp;
+use crate::bootable;
 use crate::export::path;
 use crate::image::Image;
 
@@ -17,6 +18,8 @@ pub struct ServedImage {
     pub image: Arc<Image>,
     /// File that the image was opened from; empty without [`ServedImage::with_file`].
     path: PathBuf,
+    /// Paths by which menus of the image mount it over NFS.
+    nfs_paths: Vec<String>,
     origin: CandidateOrigin,
     /// Set when a client used the image by NFS: handles belong to no connection, so nothing else
     /// shows that it is needed.
@@ -53,10 +56,13 @@ pub struct HiddenNameError {
 }
 
 impl ServedImage {
+    /// Creates an image of this name. Reads the menus of the image.
     pub fn new(name: impl Into<String>, image: impl Into<Arc<Image>>) -> Self {
+        let image = image.into();
         Self {
             name: name.into(),
-            image: image.into(),
+            nfs_paths: bootable::nfs_paths(&image),
+            image,
             path: PathBuf::new(),
             origin: CandidateOrigin::Named,
             is_called: AtomicBool::new(false),
@@ -72,6 +78,10 @@ impl ServedImage {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) fn nfs_paths(&self) -> &[String] {
+        &self.nfs_paths
     }
 
     pub(super) const fn origin(&self) -> CandidateOrigin {

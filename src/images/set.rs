@@ -99,7 +99,8 @@ impl ImageSet {
 
     /// Returns the node that an NFS client mounts by `path`: `/` and the paths below it,
     /// `/run/archiso/bootmnt` and `/mnt/archiso` are in the default image, `/NAME` is the image of
-    /// that name or versioned name.
+    /// that name or versioned name. A path that menus of an image name is that image, the first that
+    /// names it.
     pub(crate) fn node(&self, path: &[u8]) -> Option<(&ServedImage, NodeId)> {
         let (served, node) = self.resolve(path)?;
         served.note_call();
@@ -112,18 +113,43 @@ impl ImageSet {
             return resolve_in(&self.default, rest);
         }
         // As in every protocol, the tree of the default image comes first.
-        resolve_in(&self.default, path).or_else(|| {
+        let by_name = || {
             let path = path.strip_prefix(b"/").unwrap_or(path);
             let end = path.iter().position(|&byte| byte == b'/').unwrap_or(path.len());
             let (name, rest) = path.split_at_checked(end)?;
             resolve_in(self.named(name)?, rest)
+        };
+        // Last, so that no menu takes the path of another image or of a directory.
+        resolve_in(&self.default, path).or_else(by_name).or_else(|| self.resolve_menu_path(path))
+    }
+
+    /// Resolves a path that menus of an image name, as `/run/NAME/bootmnt` in those of other
+    /// distributions.
+    fn resolve_menu_path(&self, path: &[u8]) -> Option<(&ServedImage, NodeId)> {
+        self.iter().find_map(|served| {
+            let rest = served.nfs_paths().iter().find_map(|point| below(path, point.as_bytes()))?;
+            resolve_in(served, rest)
         })
     }
 
     /// Iterates over the paths of whole images for [`ImageSet::node`], for the list of exports.
-    pub(crate) fn mount_points(&self) -> impl Iterator<Item = Cow<'static, str>> {
+    pub(crate) fn mount_points(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let fixed = ["/"].into_iter().chain(MOUNT_POINTS).map(Cow::Borrowed);
-        fixed.chain(self.iter().map(|served| Cow::Owned(format!("/{}", served.name))))
+        let names = self.iter().map(|served| Cow::Owned(format!("/{}", served.name)));
+        fixed.chain(names).chain(self.menu_paths().into_iter().map(Cow::Borrowed))
+    }
+
+    /// Returns the further paths that menus of the images name.
+    fn menu_paths(&self) -> Vec<&str> {
+        let mut paths: Vec<&str> = Vec::new();
+        for path in self.iter().flat_map(|served| served.nfs_paths()) {
+            let is_name = self.iter().any(|served| path.strip_prefix('/') == Some(&*served.name));
+            let is_listed = MOUNT_POINTS.contains(&path.as_str()) || paths.contains(&path.as_str());
+            if !is_name && !is_listed {
+                paths.push(path);
+            }
+        }
+        paths
     }
 
     /// Iterates over the names of whole images for [`ImageSet::export`], for the list of exports.
@@ -211,6 +237,31 @@ mod tests {
         {
             assert!(images.image(nothing.as_bytes()).is_none(), "{nothing}");
         }
+    }
+
+    #[test]
+    fn path_of_a_menu_is_mounted() {
+        let rescue = |name: &str, path: &str| {
+            let menu = format!("LABEL a\nLINUX k\nAPPEND archiso_nfs_srv=${{pxeserver}}:{path}\n");
+            let files = [("rescue/x86_64/airootfs.sfs", "root"), ("rescue/boot/syslinux/pxe.cfg", &menu)];
+            ServedImage::new(name, crate::boot::tests::image(&files))
+        };
+        let images = ImageSet::new(
+            rescue("first", "/run/rescue/bootmnt/"),
+            vec![
+                rescue("second", "/run/rescue/bootmnt"),
+                rescue("third", "/srv/rescue"),
+                rescue("thief", "/second"),
+            ],
+        );
+        let found = |path: &str| Some(&*images.node(path.as_bytes())?.0.name);
+        assert_eq!(found("/run/rescue/bootmnt"), Some("first"));
+        assert_eq!(found("/run/rescue/bootmnt/rescue/x86_64"), Some("first"));
+        assert_eq!(found("/srv/rescue/"), Some("third"));
+        assert_eq!(found("/second"), Some("second"), "a menu does not take another image's path");
+        assert_eq!((found("/srv"), found("/srv/rescues"), found("/srv/rescue/none")), (None, None, None));
+        let listed: Vec<_> = images.mount_points().skip(7).collect();
+        assert_eq!(listed, ["/run/rescue/bootmnt", "/srv/rescue"]);
     }
 
     #[test]
