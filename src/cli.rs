@@ -26,6 +26,7 @@ pub enum CliCommand {
     Inspect(InspectOptions),
     Check(CheckOptions),
     Status(StatusOptions),
+    SecureBoot(SecureBootOptions),
     Completions(CompletionsOptions),
     /// Print the manual page, in the format of man(7)
     Man,
@@ -40,6 +41,10 @@ pub struct InspectOptions {
     /// The image to read
     #[arg(value_name = "ISO", value_hint = ValueHint::FilePath)]
     pub iso: PathBuf,
+
+    /// Certificate of the key that `serve` is to sign boot programs with
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub secure_boot_certificate: Option<PathBuf>,
 
     /// Print JSON for a program to read
     #[arg(long)]
@@ -82,6 +87,29 @@ pub struct StatusOptions {
     /// With --json each repetition is one line.
     #[arg(long)]
     pub watch: bool,
+}
+
+/// Make a key and a certificate for Secure Boot: `isowire secure-boot new DIR`.
+///
+/// `new` makes DIR/secure-boot.key, which only its owner can read, and its certificate as
+/// DIR/secure-boot.crt (PEM) and DIR/secure-boot.cer (DER, for firmware). It replaces no file.
+#[derive(Debug, Args)]
+pub struct SecureBootOptions {
+    #[command(subcommand)]
+    pub command: SecureBootCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SecureBootCommand {
+    /// Make a key and its certificate
+    New(NewKeyOptions),
+}
+
+#[derive(Debug, Args)]
+pub struct NewKeyOptions {
+    /// Directory of the new files; it is made if it does not exist
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
 }
 
 /// Print the completions of a shell.

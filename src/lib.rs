@@ -21,7 +21,8 @@
 //! - [`stream`]: the part that all doors on TCP share.
 //! - [`nbd`], [`nfs`], [`http`], [`tftp`], [`dhcp`], [`ndp`]: the protocols. Each has `wire` (byte
 //!   layouts), `session` (the next step of one peer; no I/O, no clock) and `server` (sockets, tasks).
-//! - [`cli`], [`config`], [`telemetry`], [`inspect`], [`status`], [`check`], [`server`]: the program.
+//! - [`cli`], [`config`], [`telemetry`], [`inspect`], [`status`], [`check`], [`secure_boot`],
+//!   [`server`]: the program.
 //!
 //! `ARCHITECTURE.md` has the rules and the invariants, `docs/decisions` the reasons.
 
@@ -68,6 +69,8 @@ pub mod machines;
 pub mod nbd;
 pub mod ndp;
 pub mod nfs;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
+pub mod secure_boot;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub mod server;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]

@@ -6,10 +6,10 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
-use isowire::cli::{CheckOptions, Cli, CliCommand, InspectOptions, StatusOptions, pages};
+use isowire::cli::{CheckOptions, Cli, CliCommand, InspectOptions, SecureBootCommand, StatusOptions, pages};
 use isowire::inspect::{self, Format};
 use isowire::status::{self, Repeat, StatusError};
-use isowire::{check, config, server, telemetry};
+use isowire::{check, config, secure_boot, server, telemetry};
 
 fn main() -> ExitCode {
     let arguments = Cli::command().get_matches();
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         (CliCommand::Inspect(options), _) => inspect(&options),
         (CliCommand::Check(options), _) => check(&options),
         (CliCommand::Status(options), _) => status(&options),
+        (CliCommand::SecureBoot(options), _) => secure_boot(&options.command),
         (CliCommand::Completions(options), _) => print(Ok(pages::completions(options.shell))),
         (CliCommand::Man, _) => print(pages::manual()),
     }
@@ -42,8 +43,9 @@ fn serve(arguments: &ArgMatches) -> ExitCode {
 
 fn inspect(options: &InspectOptions) -> ExitCode {
     let format = if options.json { Format::Json } else { Format::Text };
+    let certificate = options.secure_boot_certificate.as_deref();
     // Locked once: a page has many lines.
-    match inspect::run(&options.iso, format, &mut io::stdout().lock()) {
+    match inspect::run(&options.iso, certificate, format, &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(FAILURE, &error),
     }
@@ -68,6 +70,14 @@ fn status(options: &StatusOptions) -> ExitCode {
     match status::run(url, format, repeat, &|name| env::var_os(name), &mut out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(StatusError::Address(error)) => end(USAGE, &error),
+        Err(error) => end(FAILURE, &error),
+    }
+}
+
+fn secure_boot(command: &SecureBootCommand) -> ExitCode {
+    let SecureBootCommand::New(options) = command;
+    match secure_boot::new(&options.dir, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(FAILURE, &error),
     }
 }

@@ -13,7 +13,9 @@ use tempfile::TempDir;
 
 use common::iso::{self, ArchIso};
 use common::lan::{self, BRIDGE, Lan, Namespace};
-use common::machine::{self, Card, DOWN, END, ENTER, Machine, Report, UP, Uefi};
+use common::machine::{
+    self, Card, DOWN, END, ENTER, Machine, Report, SNAKEOIL_CERTIFICATE, SNAKEOIL_KEY, UP, Uefi,
+};
 use common::needs::{needs, only_with_all, tool};
 use common::reads::{self, Reads};
 use common::running::{Running, output_of, text_of};
@@ -227,6 +229,53 @@ fn uefi_pxe_beside_another_dhcp_server_to_an_nfs_root() {
     site.check_story(server, &[&offer, &[program, NFS, NFS_WAITS]]);
 }
 
+// ---- UEFI with Secure Boot, whose firmware knows Debian's snakeoil key
+
+const SECURE_BOOT: &str = "secureboot: Secure boot enabled";
+
+#[test]
+fn secure_boot_by_pxe_starts_a_signed_program() {
+    needs!(lan::NEEDS, machine::NEEDS, machine::SECURE_NEEDS, iso::NEEDS);
+    let mut site = Site::new("secure-pxe", iso::small());
+    let server = site.serve_signed(&["--dhcp-range", RANGE, "--copytoram", "no"]);
+    let report = site.boot_uefi(Uefi::SecurePxe);
+    site.check(&report, "root=nbd copytoram=n verified=cms");
+    assert!(report.console().contains(SECURE_BOOT), "{}", report.console());
+    let signed: Chapter = &["UEFI machines boot by the EFI stub", "signed for Secure Boot by `SnakeOil`"];
+    let program: Chapter = &["over TFTP", "path=\"/isowire/52-54-00-12-34-56/nbd.efi\""];
+    site.check_story(server, &[&[signed, program, NBD, NBD_TAKEN_AWAY]]);
+}
+
+#[test]
+fn secure_boot_by_http_starts_a_signed_program() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, machine::SECURE_NEEDS, iso::NEEDS);
+    let mut site = Site::new("secure-http", iso::small());
+    let server = site.serve_signed(&["--dhcp-range", RANGE, "--root", "http"]);
+    let report = site.boot_uefi(Uefi::SecureHttp);
+    site.check(&report, "root=http copytoram=y verified=cms");
+    assert!(report.console().contains(SECURE_BOOT), "{}", report.console());
+    let program: Chapter = &["sent over HTTP", "status=200", "/http.efi\"", "UefiHttpBoot"];
+    site.check_story(server, &[&[program, SQUASHFS]]);
+}
+
+/// The firmware says so on its screen only; the server suspects it when the machine begins again.
+#[test]
+fn secure_boot_refuses_an_unsigned_program() {
+    needs!(lan::NEEDS, machine::NEEDS, machine::SECURE_NEEDS, iso::NEEDS);
+    let mut site = Site::new("secure-unsigned", iso::small());
+    let status = format!("{SERVER}:8081");
+    let mut server = site.serve(&["--dhcp-range", RANGE, "--status", &status]);
+    let mut machine = Machine::power_on_uefi(&mut site.lan, Uefi::SecurePxe, &site.logs);
+    machine.wait_for("Access Denied");
+    server.wait_for("UefiHttpBoot", Duration::from_secs(120));
+    let mut command = site.lan.command(env!("CARGO_BIN_EXE_isowire"));
+    let table = output_of(command.args(["status", &format!("http://{status}/")]));
+    assert!(table.contains("52:54:00:12:34:56: Secure Boot? It got its boot program"), "{table}");
+    drop(machine);
+    site.check_story(server, &[&[&["over TFTP", "path=\"/isowire/52-54-00-12-34-56/nbd.efi\""]]]);
+}
+
 // ---- UEFI by iPXE, which the firmware loads, or has already
 
 #[test]
@@ -414,6 +463,19 @@ impl Site {
 
     fn serve(&self, options: &[&str]) -> Running {
         self.serve_by("", options)
+    }
+
+    /// Starts it with the key that firmware with Secure Boot knows.
+    fn serve_signed(&self, options: &[&str]) -> Running {
+        let [key, certificate] = ["db.key", "db.crt"].map(|name| self.stage.path().join(name));
+        let pass = ["-passin", "pass:snakeoil"];
+        output_of(tool("openssl").args(["pkey", "-in", SNAKEOIL_KEY, "-out"]).arg(&key).args(pass));
+        fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("it is ours");
+        lan::give_to_nobody(&key);
+        fs::copy(SNAKEOIL_CERTIFICATE, &certificate).expect("the temporary directory has room");
+        let [key, certificate] = [&key, &certificate].map(|path| path.to_str().expect("no odd names there"));
+        let signing = ["--secure-boot-key", key, "--secure-boot-certificate", certificate];
+        self.serve(&[&signing, options].concat())
     }
 
     /// Starts `isowire serve` as nobody, with this configuration, and waits until it is ready.

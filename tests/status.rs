@@ -129,6 +129,7 @@ fn json_field_names_are_stable() {
             "refusal",
             "root",
             "root_connections",
+            "secure_boot_suspected",
             "sent",
             "since",
             "stage",

@@ -26,7 +26,7 @@ const LAYERS: &[&[&str]] = &[
     &["stream"],
     &["nbd", "nfs", "http", "tftp", "dhcp", "ndp"],
     &["config"],
-    &["telemetry", "inspect", "check", "server", "cli"],
+    &["telemetry", "inspect", "check", "secure_boot", "server", "cli"],
     &["status"],
     &["fuzzing"],
 ];
@@ -64,6 +64,7 @@ const WIRE: Room = &[
     "bootable/systemd_boot.rs",
     "bootable/syslinux.rs",
     "uki/pe.rs",
+    "uki/sign/",
     "image/initramfs/cpio.rs",
     "image/initramfs/packing.rs",
 ];

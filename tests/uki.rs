@@ -16,7 +16,7 @@ use isowire::image::initramfs::{Completeness, Contents, Requirement};
 use isowire::image::rootfs::{RootfsError, Squashfs, erofs};
 use isowire::image::{Image, Source};
 use isowire::text::Word;
-use isowire::uki::{self, CommandLine, EfiKernel, KERNEL_HEAD, Stub};
+use isowire::uki::{CommandLine, EfiKernel, KERNEL_HEAD, ProgramBase, Stub};
 
 use common::iso;
 use common::needs::{needs, only_with_all, tool};
@@ -86,7 +86,8 @@ fn compose(image: &Arc<Image>, stub: &Stub) -> Composed {
     let line = CommandLine::new(&words).unwrap();
     let parsed =
         EfiKernel::new(Export::of_file(image, files.kernel).unwrap(), &kernel[..KERNEL_HEAD]).unwrap();
-    let program = uki::compose(stub, &line, &exports, &parsed).unwrap();
+    let base = ProgramBase::new(stub, &exports, &parsed, None).unwrap();
+    let program = base.program(&line).unwrap();
     let in_memory: u64 = program
         .range(0, program.len())
         .unwrap()
@@ -101,7 +102,9 @@ fn compose(image: &Arc<Image>, stub: &Stub) -> Composed {
         initrd.resize(initrd.len().next_multiple_of(4), 0);
         initrd.extend(bytes(export, image));
     }
-    Composed { program: bytes(&program, image), command_line: LINE.into(), initrd, kernel }
+    let mut command_line = Vec::from(LINE);
+    command_line.resize(2048, 0);
+    Composed { program: bytes(&program, image), command_line, initrd, kernel }
 }
 
 /// What a door sends of an export, read in pieces of odd sizes.
@@ -126,8 +129,8 @@ fn bytes(export: &Export, image: &Image) -> Vec<u8> {
 fn check(image: &Arc<Image>, stub_file: &[u8]) {
     let stub = Stub::parse(stub_file.to_vec()).unwrap();
     let Composed { program, command_line, initrd, kernel } = compose(image, &stub);
-    let parts = [(".cmdline", command_line), (".initrd", initrd), (".linux", kernel)];
-    let kernel_pe = PeFile64::parse(&*parts[2].1).unwrap();
+    let parts = [(".initrd", initrd), (".linux", kernel), (".cmdline", command_line)];
+    let kernel_pe = PeFile64::parse(&*parts[1].1).unwrap();
     let kernel_has_nx = kernel_pe.nt_headers().optional_header().dll_characteristics.get(LE).0 & 0x100 != 0;
     assert!(program == by_the_rules(stub_file, &parts, kernel_has_nx), "{stub}: it differs from the rules");
 

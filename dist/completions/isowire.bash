@@ -31,6 +31,9 @@ _isowire() {
             isowire,man)
                 cmd="isowire__subcmd__man"
                 ;;
+            isowire,secure-boot)
+                cmd="isowire__subcmd__secure__subcmd__boot"
+                ;;
             isowire,serve)
                 cmd="isowire__subcmd__serve"
                 ;;
@@ -52,11 +55,29 @@ _isowire() {
             isowire__subcmd__help,man)
                 cmd="isowire__subcmd__help__subcmd__man"
                 ;;
+            isowire__subcmd__help,secure-boot)
+                cmd="isowire__subcmd__help__subcmd__secure__subcmd__boot"
+                ;;
             isowire__subcmd__help,serve)
                 cmd="isowire__subcmd__help__subcmd__serve"
                 ;;
             isowire__subcmd__help,status)
                 cmd="isowire__subcmd__help__subcmd__status"
+                ;;
+            isowire__subcmd__help__subcmd__secure__subcmd__boot,new)
+                cmd="isowire__subcmd__help__subcmd__secure__subcmd__boot__subcmd__new"
+                ;;
+            isowire__subcmd__secure__subcmd__boot,help)
+                cmd="isowire__subcmd__secure__subcmd__boot__subcmd__help"
+                ;;
+            isowire__subcmd__secure__subcmd__boot,new)
+                cmd="isowire__subcmd__secure__subcmd__boot__subcmd__new"
+                ;;
+            isowire__subcmd__secure__subcmd__boot__subcmd__help,help)
+                cmd="isowire__subcmd__secure__subcmd__boot__subcmd__help__subcmd__help"
+                ;;
+            isowire__subcmd__secure__subcmd__boot__subcmd__help,new)
+                cmd="isowire__subcmd__secure__subcmd__boot__subcmd__help__subcmd__new"
                 ;;
             *)
                 ;;
@@ -65,7 +86,7 @@ _isowire() {
 
     case "${cmd}" in
         isowire)
-            opts="-h -V --help --version serve inspect check status completions man help"
+            opts="-h -V --help --version serve inspect check status secure-boot completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -107,7 +128,7 @@ _isowire() {
             return 0
             ;;
         isowire__subcmd__help)
-            opts="serve inspect check status completions man help"
+            opts="serve inspect check status secure-boot completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -190,6 +211,34 @@ _isowire() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        isowire__subcmd__help__subcmd__secure__subcmd__boot)
+            opts="new"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        isowire__subcmd__help__subcmd__secure__subcmd__boot__subcmd__new)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         isowire__subcmd__help__subcmd__serve)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -219,12 +268,27 @@ _isowire() {
             return 0
             ;;
         isowire__subcmd__inspect)
-            opts="-h --json --help"
+            opts="-h --secure-boot-certificate --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --secure-boot-certificate)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -246,8 +310,78 @@ _isowire() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        isowire__subcmd__secure__subcmd__boot)
+            opts="-h --help new help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        isowire__subcmd__secure__subcmd__boot__subcmd__help)
+            opts="new help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        isowire__subcmd__secure__subcmd__boot__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        isowire__subcmd__secure__subcmd__boot__subcmd__help__subcmd__new)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        isowire__subcmd__secure__subcmd__boot__subcmd__new)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         isowire__subcmd__serve)
-            opts="-c -i -h --config --interface --bind --allow --advertise --nbd --nfs --portmap --http --tftp --tftp-single-port --dhcp --dhcp-range --router-advertisement --root --copytoram --menu-timeout --uefi --ipxe --stub --status --log-format --help"
+            opts="-c -i -h --config --interface --bind --allow --advertise --nbd --nfs --portmap --http --tftp --tftp-single-port --dhcp --dhcp-range --router-advertisement --root --copytoram --menu-timeout --uefi --ipxe --stub --secure-boot-key --secure-boot-certificate --status --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -411,6 +545,36 @@ _isowire() {
                     return 0
                     ;;
                 --stub)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --secure-boot-key)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --secure-boot-certificate)
                     local oldifs
                     if [ -n "${IFS+x}" ]; then
                         oldifs="$IFS"

@@ -30,6 +30,7 @@ complete -c isowire -n "__fish_isowire_needs_command" -f -a "serve" -d 'Serve IS
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "inspect" -d 'Show what an ISO contains and how it can boot'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "check" -d 'Run a client against every service on loopback and verify every byte'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "status" -d 'Show the machines that boot from a running server'
+complete -c isowire -n "__fish_isowire_needs_command" -f -a "secure-boot" -d 'Make a key and a certificate for Secure Boot: `isowire secure-boot new DIR`'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "completions" -d 'Print the completions of a shell'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "man" -d 'Print the manual page, in the format of man(7)'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -51,23 +52,34 @@ complete -c isowire -n "__fish_isowire_using_subcommand serve" -l menu-timeout -
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l uefi -d 'Program for UEFI machines: composed of kernel and initramfs, or iPXE [default: composed]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l ipxe -d 'iPXE for UEFI machines, a snponly.efi or ipxe.efi [default: the one on this host]' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l stub -d 'EFI stub of systemd to boot UEFI machines with [default: the one in the image]' -r -F
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l secure-boot-key -d 'Key to sign boot programs for UEFI with, so that they boot with Secure Boot' -r -F
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l secure-boot-certificate -d 'Certificate of that key' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l status -d 'Serve the status by HTTP on this address too, or not at all [default: local socket only]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l log-format -d 'Format of the log on standard error [default: text]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l tftp-single-port -d 'Send files from the TFTP port itself, for firewalls that do not track TFTP'
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l router-advertisement -d 'Tell booting machines that there is no IPv6 router, so that iPXE does not wait for one'
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c isowire -n "__fish_isowire_using_subcommand inspect" -l secure-boot-certificate -d 'Certificate of the key that `serve` is to sign boot programs with' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand inspect" -l json -d 'Print JSON for a program to read'
 complete -c isowire -n "__fish_isowire_using_subcommand inspect" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c isowire -n "__fish_isowire_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c isowire -n "__fish_isowire_using_subcommand status" -l json -d 'Print JSON for a program to read'
 complete -c isowire -n "__fish_isowire_using_subcommand status" -l watch -d 'Repeat every second until interrupted'
 complete -c isowire -n "__fish_isowire_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c isowire -n "__fish_isowire_using_subcommand secure-boot; and not __fish_seen_subcommand_from new help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c isowire -n "__fish_isowire_using_subcommand secure-boot; and not __fish_seen_subcommand_from new help" -f -a "new" -d 'Make a key and its certificate'
+complete -c isowire -n "__fish_isowire_using_subcommand secure-boot; and not __fish_seen_subcommand_from new help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c isowire -n "__fish_isowire_using_subcommand secure-boot; and __fish_seen_subcommand_from new" -s h -l help -d 'Print help'
+complete -c isowire -n "__fish_isowire_using_subcommand secure-boot; and __fish_seen_subcommand_from help" -f -a "new" -d 'Make a key and its certificate'
+complete -c isowire -n "__fish_isowire_using_subcommand secure-boot; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c isowire -n "__fish_isowire_using_subcommand completions" -s h -l help -d 'Print help'
 complete -c isowire -n "__fish_isowire_using_subcommand man" -s h -l help -d 'Print help'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "serve" -d 'Serve ISOs to machines that boot from the network'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "inspect" -d 'Show what an ISO contains and how it can boot'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "check" -d 'Run a client against every service on loopback and verify every byte'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "status" -d 'Show the machines that boot from a running server'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "completions" -d 'Print the completions of a shell'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "man" -d 'Print the manual page, in the format of man(7)'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status secure-boot completions man help" -f -a "serve" -d 'Serve ISOs to machines that boot from the network'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status secure-boot completions man help" -f -a "inspect" -d 'Show what an ISO contains and how it can boot'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status secure-boot completions man help" -f -a "check" -d 'Run a client against every service on loopback and verify every byte'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status secure-boot completions man help" -f -a "status" -d 'Show the machines that boot from a running server'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status secure-boot completions man help" -f -a "secure-boot" -d 'Make a key and a certificate for Secure Boot: `isowire secure-boot new DIR`'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status secure-boot completions man help" -f -a "completions" -d 'Print the completions of a shell'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status secure-boot completions man help" -f -a "man" -d 'Print the manual page, in the format of man(7)'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status secure-boot completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and __fish_seen_subcommand_from secure-boot" -f -a "new" -d 'Make a key and its certificate'

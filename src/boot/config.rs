@@ -9,7 +9,7 @@ use super::file_server::Ports;
 use super::leased::Leased;
 use super::menu::{MenuSettings, Overrides};
 use super::rules::Rules;
-use crate::uki::Stub;
+use crate::uki::{Signer, Stub};
 
 /// The operator's choices about boots.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct BootConfig {
     pub ports: Ports,
     /// EFI stub for the boot programs of all images, instead of the one in each image.
     pub stub: Option<Stub>,
+    /// Signs the boot programs for Secure Boot.
+    pub signer: Option<Arc<Signer>>,
     pub uefi_by: UefiBy,
     /// iPXE for UEFI machines.
     pub ipxe: Option<Bytes>,
@@ -39,12 +41,13 @@ pub enum UefiBy {
 }
 
 impl BootConfig {
-    /// Creates a configuration without overrides, rules, a stub and iPXE.
+    /// Creates a configuration without overrides, rules, a stub, a signer and iPXE.
     pub fn new(settings: MenuSettings, ports: Ports) -> Self {
         Self {
             settings,
             ports,
             stub: None,
+            signer: None,
             uefi_by: UefiBy::Composed,
             ipxe: None,
             rules: Arc::default(),

@@ -174,7 +174,7 @@ impl Files {
         let mut items = match directory {
             Directory::Root => self.root_items(),
             Directory::Tree(served, node) => tree_items(&served.image, node),
-            Directory::Generated => [GeneratedKind::Menu, GeneratedKind::Script].map(generated_item).into(),
+            Directory::Generated => self.generator.listed().into_iter().map(generated_item).collect(),
         };
         items.sort_by(|a, b| (a.is_file(), &a.name).cmp(&(b.is_file(), &b.name)));
         items

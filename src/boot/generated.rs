@@ -55,13 +55,16 @@ pub(crate) enum GeneratedKind {
     Program(Root),
     /// iPXE itself, for UEFI.
     Ipxe,
+    /// The certificate that firmware has to know before it starts a signed program, in DER.
+    Certificate,
 }
 
 impl GeneratedKind {
     /// Returns every kind, with a program for each root.
     pub(crate) fn all() -> impl Iterator<Item = GeneratedKind> {
         let programs = Root::ALL.into_iter().map(GeneratedKind::Program);
-        [GeneratedKind::Menu, GeneratedKind::Script, GeneratedKind::Ipxe].into_iter().chain(programs)
+        use GeneratedKind::{Certificate, Ipxe, Menu, Script};
+        [Menu, Script, Ipxe, Certificate].into_iter().chain(programs)
     }
 
     /// Returns the name of the file.
@@ -73,6 +76,7 @@ impl GeneratedKind {
             GeneratedKind::Program(Root::Nfs) => "nfs.efi",
             GeneratedKind::Program(Root::Http) => "http.efi",
             GeneratedKind::Ipxe => "ipxe.efi",
+            GeneratedKind::Certificate => "secure-boot.cer",
         }
     }
 

@@ -63,6 +63,12 @@ impl Generator {
         &self.config.leased
     }
 
+    /// Returns the kinds of files that clients who list the directory are shown: those that are the same for everyone.
+    pub(super) fn listed(&self) -> Vec<GeneratedKind> {
+        let certificate = self.config.signer.as_ref().map(|_| GeneratedKind::Certificate);
+        [GeneratedKind::Menu, GeneratedKind::Script].into_iter().chain(certificate).collect()
+    }
+
     /// Parses the path of a generated file; `None` for any other path.
     pub(super) fn path(&self, path: &[u8]) -> Option<GeneratedPath> {
         GeneratedPath::parse(names(path)).or_else(|| self.default_menu(path))
@@ -94,6 +100,10 @@ impl Generator {
             GeneratedKind::Script => text(ipxe::write(&self.menu(recipient, server), recipient.machine)),
             GeneratedKind::Program(root) => self.program(root, recipient, &server)?,
             GeneratedKind::Ipxe => ServedFile::generated(self.config.ipxe.clone()?, FileKind::Loader),
+            GeneratedKind::Certificate => {
+                let signer = self.config.signer.as_ref()?;
+                ServedFile::generated(signer.certificate().der().clone(), FileKind::Other)
+            }
         })
     }
 

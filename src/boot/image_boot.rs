@@ -39,7 +39,7 @@ impl ImageBoot {
             None => config.settings.clone(),
         };
         let stub = config.stub.clone().map_or_else(|| Stub::of_image(&served.image), Ok);
-        let programs = Programs::new(&served.image, &bootable, &settings.roots, stub);
+        let programs = Programs::new(&served.image, &bootable, &settings.roots, stub, config.signer.as_ref());
         Some(Self { bootable, settings, programs })
     }
 

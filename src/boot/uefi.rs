@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::file::{ServedFile, Version};
 use super::file_server::FileServer;
 use super::leased::Lease;
@@ -14,7 +12,9 @@ use crate::export::path::{self, PathError};
 use crate::image::{Extent, Image, Media as _};
 use crate::mac::Mac;
 use crate::text::{PlainPath, Word};
-use crate::uki::{self, CommandLine, ComposeError, EfiKernel, KERNEL_HEAD, KernelError, Stub, StubError};
+use crate::uki::{
+    CommandLine, ComposeError, EfiKernel, KERNEL_HEAD, KernelError, ProgramBase, Signer, Stub, StubError,
+};
 
 /// Reason why there is no boot program for UEFI machines, in one line for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,20 +67,21 @@ pub(crate) struct Programs {
     image: Arc<Image>,
     bootable: Bootable,
     stub: Stub,
-    /// SHA-256 of the stub, a part of each program's version.
-    fingerprint: [u8; 32],
-    parts: Vec<(Root, Parts)>,
+    signer: Option<Arc<Signer>>,
+    bases: Vec<RootBase>,
 }
 
+/// The part that all programs with one root share.
 #[derive(Debug)]
-struct Parts {
-    kernel: EfiKernel,
-    initrd: Vec<Export>,
+struct RootBase {
+    root: Root,
+    entry: BootEntry,
+    base: ProgramBase,
 }
 
 impl Programs {
-    /// Checks that programs can be composed for `image` with each of these roots, the default first.
-    /// Reads the start of each kernel.
+    /// Composes the programs for `image` with each of these roots, but for their command lines, the default
+    /// first. Reads the start of each kernel, and with a signer all of kernels and initramfs images.
     ///
     /// # Errors
     /// [`UefiError`] if one cannot be composed.
@@ -89,26 +90,39 @@ impl Programs {
         bootable: &Bootable,
         roots: &[Root],
         stub: Result<Stub, StubError>,
+        signer: Option<&Arc<Signer>>,
     ) -> Result<Self, UefiError> {
         let stub = stub?;
         if roots.is_empty() {
             return Err(ProgramError::NoRoot.into());
         }
-        let parts = roots.iter().map(|&root| Ok((root, Parts::of(image, bootable, root, &stub)?)));
-        let parts = parts.collect::<Result<_, ProgramError>>()?;
-        let fingerprint = Sha256::digest(stub.bytes()).into();
+        let mut bases: Vec<RootBase> = Vec::new();
+        for &root in roots {
+            let entry = bootable.boot_entry(root).ok_or(ProgramError::NoEntry)?.clone();
+            // One entry boots most images with any root.
+            let base = match bases.iter().find(|known| known.boots_as(&entry)) {
+                Some(known) => known.base.clone(),
+                None => base(image, &entry, &stub, signer)?,
+            };
+            bases.push(RootBase { root, entry, base });
+        }
         let (image, bootable) = (Arc::clone(image), bootable.clone());
-        Ok(Self { image, bootable, stub, fingerprint, parts })
+        Ok(Self { image, bootable, stub, signer: signer.cloned(), bases })
     }
 
     /// Returns the roots of the programs, the default first.
     pub(crate) fn roots(&self) -> Vec<Root> {
-        self.parts.iter().map(|&(root, _)| root).collect()
+        self.bases.iter().map(|base| base.root).collect()
     }
 
     /// Returns the stub of the programs.
     pub(crate) fn stub(&self) -> &Stub {
         &self.stub
+    }
+
+    /// Returns the signer of the programs.
+    pub(crate) const fn signer(&self) -> Option<&Arc<Signer>> {
+        self.signer.as_ref()
     }
 
     /// Composes the program with this root for a machine with this MAC address and lease; `None` if the
@@ -121,30 +135,35 @@ impl Programs {
         settings: MenuSettings,
         server: &FileServer,
     ) -> Option<ServedFile> {
-        let (_, parts) = self.parts.iter().find(|(known, _)| *known == root)?;
+        let RootBase { base, .. } = self.bases.iter().find(|base| base.root == root)?;
         let mut words = MenuImage { image: &self.bootable, settings }.command_line(root, server)?;
         words.extend(network(machine, lease, server));
         let line = CommandLine::new(&words).ok()?;
-        let export = uki::compose(&self.stub, &line, &parts.initrd, &parts.kernel).ok()?;
-        // Image, stub and line determine every byte, so the program need not be read for its version.
+        let export = base.program(&line)?;
+        // Image, stub, signer and line determine every byte, so the program need not be read for its
+        // version.
         let identity = self.image.identity.0.to_le_bytes();
-        let version = Version::of_content(&[&identity[..], &self.fingerprint, line.as_bytes()].concat());
+        let version = Version::of_content(&[&identity[..], base.fingerprint(), line.as_bytes()].concat());
         Some(ServedFile { export, version, modified: None, kind: FileKind::Program })
     }
 }
 
-impl Parts {
-    /// Finds the parts and checks that they can be composed.
-    fn of(image: &Arc<Image>, bootable: &Bootable, root: Root, stub: &Stub) -> Result<Self, ProgramError> {
-        let BootEntry { kernel, initrd, .. } = bootable.boot_entry(root).ok_or(ProgramError::NoEntry)?;
-        let initrd = initrd.iter().map(|path| file(image, path)).collect::<Result<_, _>>()?;
-        let kernel = self::kernel(image, kernel)?;
-        let parts = Self { kernel, initrd };
-        // Only the line differs between machines, so a program with any line proves the rest.
-        let any_line = CommandLine::new(&Word::new("quiet"))?;
-        uki::compose(stub, &any_line, &parts.initrd, &parts.kernel)?;
-        Ok(parts)
+impl RootBase {
+    /// Returns true if `entry` has the same kernel and initramfs images.
+    fn boots_as(&self, entry: &BootEntry) -> bool {
+        (&self.entry.kernel, &self.entry.initrd) == (&entry.kernel, &entry.initrd)
     }
+}
+
+fn base(
+    image: &Arc<Image>,
+    entry: &BootEntry,
+    stub: &Stub,
+    signer: Option<&Arc<Signer>>,
+) -> Result<ProgramBase, ProgramError> {
+    let initrd = entry.initrd.iter().map(|path| file(image, path)).collect::<Result<Vec<_>, _>>()?;
+    let kernel = self::kernel(image, &entry.kernel)?;
+    Ok(ProgramBase::new(stub, &initrd, &kernel, signer)?)
 }
 
 fn file(image: &Arc<Image>, path: &PlainPath) -> Result<Export, ProgramError> {

@@ -45,7 +45,7 @@ impl Checker<'_> {
     }
 
     /// Returns a path; one in the configuration file is relative to the directory of that file.
-    fn path(&self, value: &RawValue) -> PathBuf {
+    pub(super) fn path(&self, value: &RawValue) -> PathBuf {
         // A shell has already expanded a path of the command line, which is relative to where it runs.
         match value.origin {
             ValueOrigin::File(_) => self.resolve(&value.text),

@@ -10,6 +10,8 @@ mod images;
 mod machine;
 mod menu;
 mod raw;
+#[expect(clippy::disallowed_methods, reason = "reads the key that the operator names")]
+mod secure_boot;
 mod services;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 mod value;
@@ -17,6 +19,7 @@ mod value;
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use clap::{ArgMatches, Args, FromArgMatches as _, ValueHint};
@@ -26,12 +29,13 @@ use crate::boot::menu::MenuSettings;
 use crate::boot::{Rules, UefiBy};
 use crate::bootable::Root;
 use crate::export::Allowed;
-use crate::uki::Stub;
+use crate::uki::{Signer, Stub};
 pub(crate) use dhcp::{Dhcp, Solicitations};
 use file::ConfigFile;
 pub(crate) use images::ImageConfig;
 use menu::length;
 use raw::{RawValue, networks, one_or_more};
+pub(crate) use secure_boot::certificate;
 pub(crate) use services::{
     Asked, HTTP_PORT, NBD_PORT, PORTMAP_PORT, RootServices, ServicePort, StatusService, TFTP_PORT, TftpPorts,
 };
@@ -179,6 +183,17 @@ pub struct ServeOptions {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     stub: Option<RawValue>,
 
+    /// Key to sign boot programs for UEFI with, so that they boot with Secure Boot
+    ///
+    /// An RSA key, which only its owner may read. Needs its certificate, which the machines' firmware has
+    /// to know; `isowire secure-boot new` makes both.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    secure_boot_key: Option<RawValue>,
+
+    /// Certificate of that key
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    secure_boot_certificate: Option<RawValue>,
+
     /// Serve the status by HTTP on this address too, or not at all [default: local socket only]
     #[arg(long, value_name = "ADDR:PORT|off", value_hint = ValueHint::Other)]
     status: Option<RawValue>,
@@ -257,6 +272,8 @@ pub struct Config {
     pub ipxe: Option<Bytes>,
     /// EFI stub for UEFI machines, instead of the one in each image.
     pub stub: Option<Stub>,
+    /// Signs the boot programs for UEFI.
+    pub signer: Option<Arc<Signer>>,
     pub status: StatusService,
     pub log_format: LogFormat,
 }
@@ -322,6 +339,7 @@ pub(crate) fn of_text(text: &str) -> Result<Config, ConfigError> {
     let (file, mut options) = ConfigFile::parse(Path::new("isowire.toml"), text.to_owned())?;
     // These name files of this host, and a fuzzer would name any.
     (options.stub, options.uefi, options.ipxe) = (None, None, None);
+    (options.secure_boot_key, options.secure_boot_certificate) = (None, None);
     Checker { file: Some(&file), options: &options, variables: &|_| None }.checked()
 }
 
@@ -357,6 +375,7 @@ impl Checker<'_> {
         let dhcp = self.dhcp()?;
         // `ipxe` alone implies `uefi = ipxe`, so both are read before either is kept.
         let uefi = self.uefi()?;
+        let stub = self.stub()?;
         Ok(Config {
             rules: self.rules(&services, &dhcp, length(&menu.parameters) + longest)?,
             ipxe: self.ipxe(uefi)?,
@@ -368,7 +387,8 @@ impl Checker<'_> {
             advertise: self.read("advertise", &options.advertise, value::host_address)?,
             root: self.root(&services)?,
             menu,
-            stub: self.stub()?,
+            signer: self.signer(uefi, stub.as_ref())?,
+            stub,
             root_services: services,
             tftp: self.service_port("tftp", &options.tftp, TFTP_PORT)?,
             tftp_ports: self.tftp_ports()?,

@@ -3,7 +3,8 @@
 use crate::export::{Export, Piece};
 use crate::text::Word;
 use crate::uki::pe::{Headers, Section};
-use crate::uki::{self, CommandLine, EfiKernel, Stub};
+use crate::uki::sign::check_signable;
+use crate::uki::{COMMAND_LINE_MAX, CommandLine, EfiKernel, ProgramBase, Stub};
 
 /// A stub that is taken makes a program: all its sections are where they were and hold what they held, and three follow
 /// that hold what they were given.
@@ -13,7 +14,10 @@ pub fn pe_stub(data: &[u8]) {
     let line = CommandLine::new(&words).expect("a short line");
     // A stub is a program for EFI, so it can stand for a kernel.
     let kernel = EfiKernel::new(Export::of_memory("kernel"), data).expect("it was taken for a stub");
-    let Ok(program) = uki::compose(&stub, &line, &[Export::of_memory("initramfs")], &kernel) else { return };
+    let Ok(base) = ProgramBase::new(&stub, &[Export::of_memory("initramfs")], &kernel, None) else { return };
+    let program = base.program(&line).expect("nothing is to be signed");
+    // It takes any stub, and only says whether firmware would hash all of it.
+    let _ = check_signable(&stub);
     assert!(stub.version().bytes().all(|byte| byte.is_ascii_graphic()));
     let program = memory(&program);
     let after = Headers::parse(&program).expect("a PE program");
@@ -23,8 +27,10 @@ pub fn pe_stub(data: &[u8]) {
     for section in old.iter().filter(|section| section.raw_size > 0) {
         assert_eq!(content(section, data, section.raw_size), content(section, &program, section.raw_size));
     }
+    let mut line = line.as_bytes().to_vec();
+    line.resize(COMMAND_LINE_MAX + 1, 0);
     let given: [(&[u8], &[u8]); 3] =
-        [(b".cmdline", b"quiet ip=dhcp"), (b".initrd\0", b"initramfs"), (b".linux\0\0", b"kernel")];
+        [(b".initrd\0", b"initramfs"), (b".linux\0\0", b"kernel"), (b".cmdline", &line)];
     assert_eq!(new.len(), given.len());
     for (section, (name, bytes)) in new.iter().zip(given) {
         assert_eq!((&section.name[..], content(section, &program, section.virtual_size)), (name, bytes));

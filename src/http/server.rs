@@ -157,6 +157,9 @@ impl stream::Session for Client {
 
     fn replies_sent(&mut self, result: &Result<(), TransmitError>, unsent: u64, _: &BytesMut) {
         if let Some(answer) = self.session.take_logged() {
+            if result.is_ok() && answer.status == StatusCode::OK {
+                self.tracker.delivered(Instant::now().into_std());
+            }
             log_answer(&answer, self.peer, self.turn_began.elapsed(), result, unsent);
         }
     }

@@ -8,7 +8,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::config;
 use crate::image::{Image, OpenError};
+use crate::uki::sign::Certificate;
 
 use report::InspectReport;
 
@@ -33,18 +35,26 @@ pub enum InspectError {
         .0.display()
     )]
     NotArchiso(PathBuf),
+    #[error("--secure-boot-certificate: `{}`: {why}", path.display())]
+    Certificate { path: PathBuf, why: String },
     #[error("report cannot be written: {0}")]
     Output(io::Error),
 }
 
-/// Opens the image at `path` and prints its report.
+/// Opens the image at `path` and prints its report, with the signer if a certificate for Secure Boot is named.
 ///
 /// # Errors
 /// [`InspectError`] when the image cannot be used, archiso did not make it, or `out` cannot be
 /// written.
-pub fn run(path: &Path, format: Format, out: &mut impl Write) -> Result<(), InspectError> {
+pub fn run(
+    path: &Path,
+    certificate: Option<&Path>,
+    format: Format,
+    out: &mut impl Write,
+) -> Result<(), InspectError> {
+    let certificate = certificate.map(read_certificate).transpose()?;
     let image = Arc::new(Image::open(path)?);
-    let report = InspectReport::of(path, &image);
+    let report = InspectReport::of(path, &image, certificate.as_ref());
     match format {
         Format::Text => write!(out, "{}", page::InspectPage(&report)),
         Format::Json => json(&report, out),
@@ -56,6 +66,10 @@ pub fn run(path: &Path, format: Format, out: &mut impl Write) -> Result<(), Insp
         Some(_) => Ok(()),
         None => Err(InspectError::NotArchiso(path.to_owned())),
     }
+}
+
+fn read_certificate(path: &Path) -> Result<Certificate, InspectError> {
+    config::certificate(path).map_err(|why| InspectError::Certificate { path: path.to_owned(), why })
 }
 
 /// Accepts that the reader closes the pipe early, as in `isowire inspect ISO | head`.

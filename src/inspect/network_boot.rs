@@ -15,6 +15,7 @@ use crate::image::Image;
 use crate::image::arch::{AirootfsFormat, Archiso};
 use crate::text::Word;
 use crate::uki::Stub;
+use crate::uki::sign::{Certificate, check_signable};
 
 /// Name of the image in the plan: `inspect` has no configuration that names it.
 const IMAGE: &str = "image";
@@ -41,15 +42,15 @@ pub(crate) struct RootSupport {
 }
 
 /// Returns the answer of this server to each kind of firmware.
-pub(super) fn by_firmware(image: &Arc<Image>, archiso: &Archiso) -> Vec<FirmwareBoot> {
+pub(super) fn by_firmware(
+    image: &Arc<Image>,
+    archiso: &Archiso,
+    certificate: Option<&Certificate>,
+) -> Vec<FirmwareBoot> {
     // The versioned name only appears in paths, so the plain name will do for it.
     let bootable = survey(IMAGE, IMAGE, image);
     let programs = programs(image, bootable.as_ref());
-    let remarks = programs
-        .iter()
-        // A composed program has no signature, so firmware with Secure Boot refuses it.
-        .map(|programs| format!("composed with the {}; Secure Boot has to be off", programs.stub()))
-        .collect();
+    let remarks = programs.iter().map(|programs| remark(programs.stub(), certificate)).collect();
     let targets = targets(image, programs.map(|programs| programs.roots()));
     let mut obstacles = unknown_formats(image, archiso);
     if bootable.is_none_or(|bootable| bootable.boot_entries.is_empty()) {
@@ -63,7 +64,24 @@ pub(super) fn by_firmware(image: &Arc<Image>, archiso: &Archiso) -> Vec<Firmware
 
 fn programs(image: &Arc<Image>, bootable: Option<&Bootable>) -> Result<Programs, UefiError> {
     let bootable = bootable.ok_or_else(UefiError::no_image)?;
-    Programs::new(image, bootable, &Root::ALL, Stub::of_image(image))
+    Programs::new(image, bootable, &Root::ALL, Stub::of_image(image), None)
+}
+
+/// Says whose boot program it is, and what Secure Boot makes of it.
+fn remark(stub: &Stub, certificate: Option<&Certificate>) -> String {
+    match (check_signable(stub), certificate) {
+        (Err(why), _) => format!("composed with the {stub}; Secure Boot has to be off: {why}"),
+        (Ok(()), None) => {
+            format!(
+                "composed with the {stub}; Secure Boot has to be off, or `--secure-boot-key` be given to `serve`"
+            )
+        }
+        (Ok(()), Some(certificate)) => format!(
+            "composed with the {stub}, signed for Secure Boot by `{}` (SHA-256 {})",
+            certificate.name(),
+            certificate.fingerprint_text()
+        ),
+    }
 }
 
 /// Returns the boot targets of a server with this image alone and default ports.

@@ -11,6 +11,7 @@ use crate::bootable;
 use crate::image::arch::{Airootfs, Archiso, ArchisoKernel};
 use crate::image::partitions::{Gpt, GptPartition, Mbr, MbrPartition};
 use crate::image::{BootRecords, Image, Index, NodeId, NodeKind, el_torito};
+use crate::uki::sign::Certificate;
 
 // The JSON is an interface for programs: fields keep their names, and new ones are only added.
 
@@ -175,8 +176,8 @@ pub(crate) struct EntryReport {
 }
 
 impl InspectReport {
-    /// Describes `image`, which was opened at `path`.
-    pub(super) fn of(path: &Path, image: &Arc<Image>) -> Self {
+    /// Describes `image`, which was opened at `path`, for a server that signs with the key of `certificate`.
+    pub(super) fn of(path: &Path, image: &Arc<Image>, certificate: Option<&Certificate>) -> Self {
         let archiso = image.archiso.as_ref();
         Self {
             file: path.to_string_lossy().into_owned(),
@@ -188,7 +189,7 @@ impl InspectReport {
             // Read from the image's own menus, as the server does it.
             entries: bootable::entries(image).map(|entries| EntriesReport::of(&entries)),
             network_boot: archiso
-                .map(|archiso| network_boot::by_firmware(image, archiso))
+                .map(|archiso| network_boot::by_firmware(image, archiso, certificate))
                 .unwrap_or_default(),
             roots: network_boot::root_support(image),
             warnings: image.warnings.clone(),

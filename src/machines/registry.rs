@@ -111,6 +111,10 @@ impl Registry {
         self.table().reached(address, traffic, step, image, now);
     }
 
+    pub(super) fn program_sent(&self, address: IpAddr, traffic: &Arc<TransferStats>, now: Instant) {
+        self.table().program_sent(address, traffic, now);
+    }
+
     pub(super) fn attached(
         &self,
         address: IpAddr,

@@ -39,6 +39,10 @@ pub(crate) struct MachineStatus {
     pub architecture: Option<u16>,
     /// Reason why the last request for a boot file got none.
     pub refusal: Option<String>,
+    /// A composed boot program was sent whole, and no root file system followed within a minute or
+    /// before the machine began again: its firmware may have refused it because of Secure Boot.
+    #[serde(default)]
+    pub secure_boot_suspected: bool,
     /// `seen`, `offered`, `leased`, `loader`, `menu`, `kernel`, `initramfs`, and then one of
     /// `attached`, `copied`, `released`, `lost`. See [`Stage`].
     pub stage: Stage,
@@ -96,6 +100,7 @@ impl MachineStatus {
             firmware: platform.map(|platform| platform.to_string()),
             architecture: platform.map(|platform| platform.architecture.0),
             refusal: refusal.clone(),
+            secure_boot_suspected: record.is_secure_boot_suspected(now),
             stage: boot.stage(),
             image: boot.image.as_deref().map(str::to_owned),
             root: boot.root.map(|root| root.protocol),

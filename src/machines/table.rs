@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::transfer_stats::TransferStats;
 use super::{Mac, Protocol, RootEnd, Stage, Step};
@@ -26,6 +26,9 @@ const ADDRESSES_MAX: usize = 4;
 /// Most counters per boot. A machine that was known by several IP addresses before its MAC address
 /// has more than one.
 const TRAFFIC_MAX: usize = 4;
+
+/// Time from a boot program to the root file system. Slow machines take half of it to start the kernel.
+const ROOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Longest reason that is kept, in characters.
 const REASON_MAX: usize = 200;
@@ -59,6 +62,8 @@ pub(super) struct MachineRecord {
     pub refusal: Option<String>,
     /// Number of boots seen.
     pub boots: u32,
+    /// The boot before ended with a whole boot program.
+    had_no_root: bool,
     pub boot: MachineBoot,
 }
 
@@ -73,6 +78,8 @@ pub(super) struct MachineBoot {
     pub reached: [Option<Instant>; Step::ALL.len()],
     pub image: Option<Arc<str>>,
     pub root: Option<RootState>,
+    /// Time at which the last composed boot program had been sent whole.
+    program_sent: Option<Instant>,
     last_event: Instant,
     /// One to [`TRAFFIC_MAX`] counters; new connections add to the first.
     pub traffic: Vec<Arc<TransferStats>>,
@@ -202,6 +209,14 @@ impl MachineTable {
         }
     }
 
+    /// Records that a composed boot program was sent whole.
+    pub(super) fn program_sent(&mut self, address: IpAddr, traffic: &Arc<TransferStats>, now: Instant) {
+        if let Some(boot) = self.boot(address, traffic) {
+            boot.last_event = now;
+            boot.program_sent = Some(now);
+        }
+    }
+
     pub(super) fn attached(
         &mut self,
         address: IpAddr,
@@ -271,8 +286,16 @@ impl MachineTable {
         self.by_address.extend(addresses.iter().map(|&address| (address, id)));
         self.by_mac.extend(mac.map(|mac| (mac, id)));
         let boot = MachineBoot::new(self.epoch, now);
-        let record =
-            MachineRecord { mac, addresses, platform: None, offered: None, refusal: None, boots: 1, boot };
+        let record = MachineRecord {
+            mac,
+            addresses,
+            platform: None,
+            offered: None,
+            refusal: None,
+            boots: 1,
+            had_no_root: false,
+            boot,
+        };
         self.machines.insert(id, record);
         Some(id)
     }
@@ -341,8 +364,17 @@ impl MachineRecord {
         sent.fold(self.boot.last_event, Instant::max)
     }
 
+    /// Returns true if the machine got a whole boot program and no root followed: within a minute, or before it began
+    /// again. Firmware with Secure Boot says nothing to the server when it refuses a program.
+    pub(super) fn is_secure_boot_suspected(&self, now: Instant) -> bool {
+        let silence = self.boot.program_sent.map(|sent| now.saturating_duration_since(sent));
+        let is_late = silence.is_some_and(|silence| silence > ROOT_LIMIT);
+        self.boot.step < Step::Root && (self.had_no_root || is_late)
+    }
+
     fn begin(&mut self, epoch: Instant, now: Instant) {
         self.boots = self.boots.saturating_add(1);
+        self.had_no_root = self.boot.ended_with_program();
         self.boot = MachineBoot::new(epoch, now);
     }
 }
@@ -356,6 +388,7 @@ impl MachineBoot {
             reached: Default::default(),
             image: None,
             root: None,
+            program_sent: None,
             last_event: now,
             traffic: vec![Arc::new(TransferStats::new(epoch))],
         };
@@ -366,6 +399,10 @@ impl MachineBoot {
     /// Returns true while the machine has a connection to its root.
     fn is_on_root(&self) -> bool {
         self.root.is_some_and(|root| root.connections > 0)
+    }
+
+    fn ended_with_program(&self) -> bool {
+        self.program_sent.is_some() && self.step < Step::Root
     }
 
     /// Returns the bytes of images sent by `protocol`.
@@ -417,6 +454,7 @@ impl MachineBoot {
     fn join(&mut self, other: MachineBoot) {
         self.step = self.step.max(other.step);
         self.last_event = self.last_event.max(other.last_event);
+        self.program_sent = self.program_sent.max(other.program_sent);
         for (mine, its) in self.reached.iter_mut().zip(other.reached) {
             *mine = [*mine, its].into_iter().flatten().min();
         }

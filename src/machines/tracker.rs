@@ -101,6 +101,14 @@ impl ConnectionTracker {
         payload
     }
 
+    /// Records that all of the opened file was sent.
+    pub fn delivered(&mut self, now: Instant) {
+        self.last_seen = now;
+        if let (FileKind::Program, Some(stats)) = (self.kind, &self.stats) {
+            self.registry.program_sent(self.peer, stats, now);
+        }
+    }
+
     /// Records that the machine chose `image` for its root; it has read nothing of it yet.
     pub fn attached(&mut self, image: &Image, now: Instant) {
         self.last_seen = now;

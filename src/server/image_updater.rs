@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::snapshot::{Snapshot, SnapshotSender};
 use super::{StartError, initramfs_check, notify};
+use crate::boot::uefi::Programs;
 use crate::boot::{BootConfig, Files, UefiBy};
 use crate::bootable::Root;
 use crate::config::ImageConfig;
@@ -260,8 +261,19 @@ fn log_uefi(files: &Files, boot_config: &BootConfig, is_new: impl Fn(&str) -> bo
     for (image, programs) in files.programs().filter(|(image, _)| is_new(image)) {
         match programs {
             _ if boot_config.uefi_by == UefiBy::Ipxe => info!(image, "UEFI machines boot by iPXE"),
-            Ok(programs) => info!(image, "UEFI machines boot by the {}", programs.stub()),
+            Ok(programs) => log_program(image, programs),
             Err(error) => warn!(image, "UEFI machines cannot boot this image: {error}"),
         }
+    }
+}
+
+fn log_program(image: &str, programs: &Programs) {
+    let stub = programs.stub();
+    match programs.signer() {
+        // With the key on this host, a file in a folder of images is enough for a signature.
+        Some(signer) => {
+            info!(image, "UEFI machines boot by the {stub}, signed for Secure Boot by `{signer}`")
+        }
+        None => info!(image, "UEFI machines boot by the {stub}"),
     }
 }

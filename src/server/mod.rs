@@ -113,6 +113,7 @@ fn boot_config(config: &Config, sockets: &ServiceSockets) -> BootConfig {
     let ports = Ports { tftp: sockets.tftp_port(), http: sockets.http_port() };
     BootConfig {
         stub: config.stub.clone(),
+        signer: config.signer.clone(),
         uefi_by: config.uefi,
         ipxe: config.ipxe.clone(),
         rules: Arc::new(config.rules.clone()),
@@ -206,6 +207,7 @@ fn report(config: &Config, sockets: &ServiceSockets, files: &Files) -> StartRepo
         has_nothing_to_boot: files.programs().next().is_none(),
         unprivileged: sockets.lacks_privilege.then(service_sockets::program),
         foreign_dhcp: foreign_dhcp(config, sockets, files),
+        signer: config.signer.clone(),
     }
 }
 

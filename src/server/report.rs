@@ -3,12 +3,14 @@
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::bootable::Root;
 use crate::config::{HTTP_PORT, NBD_PORT, PORTMAP_PORT, TFTP_PORT};
+use crate::uki::Signer;
 
 /// The services of this run and their states.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct StartReport {
     pub(super) rows: Vec<ServiceRow>,
     /// The root that machines boot with, if it is not the one that they would by default.
@@ -19,6 +21,8 @@ pub(super) struct StartReport {
     pub(super) unprivileged: Option<PathBuf>,
     /// Settings for another DHCP server; `None` if isowire answers DHCP, or has nothing to load.
     pub(super) foreign_dhcp: Option<ForeignDhcp>,
+    /// Signer of the UEFI boot programs.
+    pub(super) signer: Option<Arc<Signer>>,
 }
 
 /// A row of the table.
@@ -77,11 +81,20 @@ impl fmt::Display for StartReport {
             )?;
             writeln!(f, "Give one made by mkarchiso; `isowire inspect ISO` tells what an ISO lacks.")?;
         }
+        if let Some(signer) = &self.signer {
+            write_signer(f, signer)?;
+        }
         if let Some(program) = &self.unprivileged {
             write_privileges(f, program)?;
         }
         self.foreign_dhcp.as_ref().map_or(Ok(()), |foreign| write!(f, "\n{foreign}"))
     }
+}
+
+fn write_signer(f: &mut fmt::Formatter<'_>, signer: &Signer) -> fmt::Result {
+    writeln!(f, "\nUEFI boot programs are signed for Secure Boot by `{signer}`.")?;
+    writeln!(f, "Firmware has to know its certificate, which is served as /isowire/secure-boot.cer:")?;
+    writeln!(f, "  SHA-256 {}", signer.certificate().fingerprint_text())
 }
 
 fn write_privileges(f: &mut fmt::Formatter<'_>, program: &std::path::Path) -> fmt::Result {
@@ -127,6 +140,7 @@ impl fmt::Display for ForeignDhcp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::uki::sign::tests::signer;
 
     fn row(service: &'static str, port: u16, state: &str) -> ServiceRow {
         let address = (Ipv4Addr::UNSPECIFIED, port).into();
@@ -142,6 +156,7 @@ mod tests {
             has_nothing_to_boot: false,
             unprivileged: None,
             foreign_dhcp: None,
+            signer: None,
         };
         assert_eq!(
             report.to_string(),
@@ -166,6 +181,7 @@ mod tests {
             has_nothing_to_boot: true,
             unprivileged: Some("/opt/isowire".into()),
             foreign_dhcp: Some(foreign.clone()),
+            signer: Some(signer()),
         };
         let text = report.to_string();
         assert!(text.contains("DHCP     -                     off\n"));
@@ -175,6 +191,10 @@ mod tests {
         assert!(text.contains("dhcp-boot=/boot/syslinux/lpxelinux.0,,10.0.0.1\n"));
         assert!(
             text.contains("\nThat is for BIOS; machines with UEFI need the boot file /isowire/nfs.efi\n")
+        );
+        assert!(
+            text.contains("\nUEFI boot programs are signed for Secure Boot by `isowire test`.\n"),
+            "{text}"
         );
         let text = ForeignDhcp { tftp_port: 6969, ..foreign }.to_string();
         assert!(text.contains("dhcp-boot=tftp://10.0.0.1:6969/boot/syslinux/lpxelinux.0\n"));

@@ -15,6 +15,10 @@ const HEADINGS: [&str; COLUMNS] =
     ["MACHINE", "ADDRESS", "FIRMWARE", "STAGE", "IMAGE", "ROOT", "READ", "SENT", "BEGAN", "SEEN"];
 const COLUMNS: usize = 10;
 
+/// The most likely reason why nothing follows a boot program.
+const SECURE_BOOT: &str = "Secure Boot? It got its boot program, and nothing followed. Turn Secure Boot off, or sign \
+                           with `secure-boot-key`";
+
 impl Display for StatusTable {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self(StatusReport { machines, time, .. }) = self;
@@ -27,6 +31,9 @@ impl Display for StatusTable {
         for machine in machines {
             if let Some(why) = &machine.refusal {
                 writeln!(f, "\n{}: no boot file: {}", name(machine), printable(why))?;
+            }
+            if machine.secure_boot_suspected {
+                writeln!(f, "\n{}: {SECURE_BOOT}", name(machine))?;
             }
         }
         writeln!(f, "\n{}", summary(machines))
@@ -126,6 +133,7 @@ mod tests {
             firmware: None,
             architecture: None,
             refusal: None,
+            secure_boot_suspected: false,
             stage: Stage::Menu,
             image: None,
             root: None,

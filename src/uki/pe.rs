@@ -15,7 +15,7 @@ pub(crate) const NX_COMPAT: u16 = 0x100;
 /// Magic number of an optional header with 64-bit addresses.
 const PE32_PLUS: u16 = 0x20b;
 /// Position of the certificate table among the data directories.
-const CERTIFICATES: usize = 4;
+pub(super) const CERTIFICATES: usize = 4;
 
 /// The header fields that composing needs.
 #[derive(Debug, Clone, PartialEq, Eq)]

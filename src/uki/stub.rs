@@ -105,11 +105,6 @@ impl Stub {
         Ok(Self::parse(bytes)?)
     }
 
-    /// Returns the file up to the end of its last section.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
     /// Returns systemd's version, such as `252.39-1~deb12u2`.
     pub fn version(&self) -> &str {
         &self.version

@@ -1,5 +1,10 @@
+use sha2::{Digest as _, Sha256};
+
+use super::pe::Section;
+use super::sign::tests::signer;
+use super::sign::{UnsignableStubError, check_signable};
 use super::*;
-use crate::export::Piece;
+use crate::export::{MixedImagesError, Piece};
 use crate::image::{Extent, NodeId, samples};
 
 /// A PE program, written down field by field.
@@ -12,7 +17,11 @@ struct Program {
     headers_len: u32,
     subsystem: u16,
     dll_characteristics: u16,
+    /// Number of data directories.
+    directories: u32,
     certificates: u64,
+    /// Bytes before the second section.
+    gap: u32,
     sections: Vec<(&'static str, u32, Vec<u8>)>,
     /// What stands behind the sections: the symbols of old linkers.
     behind: &'static [u8],
@@ -29,7 +38,9 @@ fn stub() -> Program {
         headers_len: 1024,
         subsystem: EFI_APPLICATION,
         dll_characteristics: 0x160,
+        directories: 16,
         certificates: 0,
+        gap: 0,
         sections: vec![(".text", 0x1000, vec![0xcc; 700]), (".sdmagic", 0x2100, MAGIC.to_vec())],
         behind: b"symbols",
     }
@@ -60,7 +71,7 @@ impl Program {
         file.extend([self.headers_len, 0x1234].map(u32::to_le_bytes).concat());
         file.extend([self.subsystem, self.dll_characteristics].map(u16::to_le_bytes).concat());
         file.resize(optional + 108, 0);
-        file.extend(16u32.to_le_bytes());
+        file.extend(self.directories.to_le_bytes());
         file.resize(optional + 144, 0);
         file.extend(self.certificates.to_le_bytes());
         file.resize(optional + 240, 0);
@@ -73,12 +84,12 @@ impl Program {
             header.resize(36, 0);
             header.extend(0x6000_0020_u32.to_le_bytes());
             file.extend(header);
-            at += raw;
+            at += raw + self.gap;
         }
         file.resize(file.len().max(self.headers_len as usize), 0);
         for (_, _, content) in &self.sections {
             file.extend(content);
-            file.resize(file.len().next_multiple_of(512), 0);
+            file.resize(file.len().next_multiple_of(512) + self.gap as usize, 0);
         }
         file.extend(self.behind);
         file
@@ -129,11 +140,32 @@ fn bytes(export: &Export, image: &[u8]) -> Vec<u8> {
     bytes
 }
 
+const LINE: [&str; 2] = ["ip=dhcp", "BOOTIF=01-52-54-00-4c-41-42"];
+
 fn composed(stub: &Program, kernel: &Program) -> Vec<u8> {
     let Parts { image, microcode, initramfs, kernel } = parts(kernel);
-    let line = command_line(&["ip=dhcp", "BOOTIF=01-52-54-00-4c-41-42"]);
-    let program = compose(&stub.parse().unwrap(), &line, &[microcode, initramfs], &kernel).unwrap();
-    bytes(&program, &image)
+    let base = ProgramBase::new(&stub.parse().unwrap(), &[microcode, initramfs], &kernel, None).unwrap();
+    bytes(&base.program(&command_line(&LINE)).unwrap(), &image)
+}
+
+/// A signed program with these words, in an image file that has the bytes that are hashed.
+fn signed(words: &[&str]) -> Vec<u8> {
+    let Parts { image, microcode, initramfs, kernel } = parts(&stub());
+    let (image, [microcode, initramfs, file]) = in_file(image, [&microcode, &initramfs, &kernel.file]);
+    let kernel = EfiKernel { file, ..kernel };
+    let signer = Some(signer());
+    let base = ProgramBase::new(&stub().parse().unwrap(), &[microcode, initramfs], &kernel, signer.as_ref());
+    bytes(&base.unwrap().program(&command_line(words)).unwrap(), &image)
+}
+
+/// The same files of an image that can be read.
+fn in_file<const N: usize>(image: Vec<u8>, files: [&Export; N]) -> (Vec<u8>, [Export; N]) {
+    let extents = files.map(|file| match file.range(0, file.len()).unwrap().next() {
+        Some(Piece::Image(range)) => vec![range.extent()],
+        piece => panic!("{piece:?}"),
+    });
+    let opened = samples::image_of(&image, extents);
+    (image, std::array::from_fn(|n| Export::of_file(&opened, NodeId(n as u32 + 1)).unwrap()))
 }
 
 #[test]
@@ -156,18 +188,82 @@ fn sections_follow_stub_in_order() {
     let expected = [
         (".text", 700, 0x1000, 1024, 1024, 0x6000_0020),
         (".sdmagic", 51, 0x2100, 512, 2048, 0x6000_0020),
-        (".cmdline", 35, 0x3000, 512, 2560, 0x4000_0040),
-        (".initrd", 12 + 1025, 0x4000, 1536, 3072, 0x4000_0040),
-        (".linux", kernel_len, 0x5000, 3072, 4608, 0x4000_0020),
+        (".initrd", 12 + 1025, 0x3000, 1536, 2560, 0x4000_0040),
+        (".linux", kernel_len, 0x4000, 3072, 4096, 0x4000_0020),
+        (".cmdline", 2048, 0x5000, 2048, 7168, 0x4000_0040),
     ];
     assert_eq!(seen, expected.map(|(name, a, b, c, d, e)| (name.to_owned(), a, b, c, d, e)));
-    assert_eq!(program.len(), 4608 + 3072, "the padding of the last section is part of the file");
-    assert_eq!(&program[2560..2595], b"ip=dhcp BOOTIF=01-52-54-00-4c-41-42");
-    assert_eq!(&program[3072..3085], b"microcode!\0\0\x11", "padded to four bytes, the initramfs behind it");
-    assert_eq!(&program[4608..4608 + 2567], kernel.bytes());
-    for (from, to) in [(2595, 3072), (3072 + 1037, 4608), (4608 + 2567, program.len())] {
+    assert_eq!(program.len(), 7168 + 2048, "the padding of the last section is part of the file");
+    assert_eq!(&program[2560..2573], b"microcode!\0\0\x11", "padded to four bytes, the initramfs behind it");
+    assert_eq!(&program[4096..4096 + 2567], kernel.bytes());
+    assert_eq!(&program[7168..7203], b"ip=dhcp BOOTIF=01-52-54-00-4c-41-42");
+    for (from, to) in [(2560 + 1037, 4096), (4096 + 2567, 7168), (7203, program.len())] {
         assert!(program[from..to].iter().all(|&byte| byte == 0), "padding from {from} to {to}");
     }
+}
+
+#[test]
+fn programs_differ_in_their_last_section_only() {
+    let Parts { image, microcode, initramfs, kernel } = parts(&stub());
+    let base = ProgramBase::new(&stub().parse().unwrap(), &[microcode, initramfs], &kernel, None).unwrap();
+    let [one, other] = [["quiet", "a"], ["b", "c"]]
+        .map(|words| bytes(&base.program(&command_line(&words)).unwrap(), &image));
+    assert_eq!(one[..7168], other[..7168]);
+    assert_ne!(one[7168..], other[7168..]);
+}
+
+/// The digest of a program as firmware computes it, written down a second time: field by field, and section by section.
+fn digest(program: &[u8]) -> [u8; 32] {
+    let headers = Headers::parse(program).unwrap();
+    let mut sections = headers.section_table(program).unwrap();
+    sections.sort_by_key(|section| section.raw_offset);
+    let mut hash = Sha256::new();
+    let (checksum, directory) = (headers.optional_at + 64, headers.optional_at + 112 + 4 * 8);
+    hash.update(&program[..checksum]);
+    hash.update(&program[checksum + 4..directory]);
+    hash.update(&program[directory + 8..headers.headers_len as usize]);
+    for Section { raw_offset, raw_size, .. } in sections {
+        hash.update(&program[raw_offset as usize..][..raw_size as usize]);
+    }
+    hash.finalize().into()
+}
+
+#[test]
+fn signature_is_over_the_digest_that_firmware_computes() {
+    let program = signed(&LINE);
+    let plain = composed(&stub(), &stub());
+    let directory = 64 + 24 + 112 + 4 * 8;
+    let field = |at: usize| u32::from_le_bytes(program[at..at + 4].try_into().unwrap()) as usize;
+    assert_eq!((field(directory), field(directory + 4)), (plain.len(), program.len() - plain.len()));
+    assert_eq!(program[plain.len()..], signer().table(digest(&program)).unwrap());
+    let mut unsigned = program[..plain.len()].to_vec();
+    unsigned[directory..directory + 8].fill(0);
+    assert_eq!(unsigned, plain, "nothing else changes");
+    assert_eq!(signed(&LINE), program, "the same each time");
+    let other = signed(&["quiet"]);
+    assert_eq!(other.len(), program.len());
+    assert_eq!(other[plain.len()..], signer().table(digest(&other)).unwrap());
+}
+
+#[test]
+fn stub_that_cannot_be_signed_is_refused() {
+    let check = |program: &Program| check_signable(&program.parse().unwrap());
+    let version =
+        |magic: &'static [u8]| Program { sections: vec![(".sdmagic", 0x1000, magic.to_vec())], ..stub() };
+    assert_eq!(check(&stub()), Ok(()));
+    assert_eq!(check(&version(b"#### LoaderInfo: systemd-stub 252.39-1 ####")), Ok(()));
+    assert_eq!(
+        check(&version(b"#### LoaderInfo: systemd-stub 251~rc1 ####")),
+        Err(UnsignableStubError::Old("251~rc1".into()))
+    );
+    assert_eq!(
+        check(&version(b"#### LoaderInfo: systemd-stub v247 ####")),
+        Err(UnsignableStubError::Old("v247".into()))
+    );
+    let gap = Program { headers_len: 1024, gap: 512, ..stub() };
+    assert_eq!(check(&gap), Err(UnsignableStubError::Gaps));
+    let few = Program { directories: 4, ..stub() };
+    assert_eq!(check(&few), Err(UnsignableStubError::NoDirectory));
 }
 
 #[test]
@@ -175,7 +271,7 @@ fn headers_change_only_where_needed() {
     let (before, after) = (stub().bytes(), composed(&stub(), &stub()));
     let changed: Vec<_> = (0..before.len() - 7).filter(|&at| before[at] != after[at]).collect();
     let (coff, optional, table) = (64, 64 + 24, 64 + 24 + 240 + 80);
-    let initialized = 100 + 35 + 1037 + 2567u32;
+    let initialized = 100 + 2048 + 1037 + 2567u32;
     let field = |at: usize| u32::from_le_bytes(after[at..at + 4].try_into().unwrap());
     assert_eq!(after[coff + 6..coff + 8], [5, 0], "NumberOfSections");
     assert_eq!((field(coff + 12), field(coff + 16)), (0, 0), "the symbol table is gone");
@@ -274,15 +370,15 @@ fn kernel_without_efi_is_refused() {
 #[test]
 fn unfit_parts_are_refused() {
     let Parts { initramfs, kernel, .. } = parts(&stub());
-    let (stub, line) = (stub().parse().unwrap(), command_line(&["quiet"]));
+    let stub = stub().parse().unwrap();
     let other = Export::of_file(&samples::image(0, [vec![Extent { offset: 0, len: 1 }]]), NodeId(1));
-    assert_eq!(compose(&stub, &line, &[other.unwrap()], &kernel).unwrap_err(), MixedImagesError.into());
+    let error = |initrd: &[Export], kernel| ProgramBase::new(&stub, initrd, kernel, None).unwrap_err();
+    assert_eq!(error(&[other.unwrap()], &kernel), MixedImagesError.into());
     let kernel = EfiKernel { file: Export::of_memory("kernel"), nx_compat: true };
     let initrd = |len| {
         let image = samples::image(0, [vec![Extent { offset: 0, len }]]);
         Export::of_file(&image, NodeId(1)).unwrap()
     };
-    let error = |initrd: &[Export], kernel| compose(&stub, &line, initrd, kernel).unwrap_err();
     assert_eq!(error(&[], &kernel), ComposeError::Empty("initramfs"));
     let none = EfiKernel { file: Export::of_zeros(0), nx_compat: true };
     assert_eq!(error(&[initramfs], &none), ComposeError::Empty("kernel"));
@@ -290,7 +386,8 @@ fn unfit_parts_are_refused() {
     for len in [4 * gib - 6000, 4 * gib - 1, 4 * gib, 1 << 40, u64::MAX / 2] {
         assert_eq!(error(&[initrd(len)], &kernel), ComposeError::TooLarge, "{len}");
     }
-    assert_eq!(compose(&stub, &line, &[initrd(4 * gib - 65536)], &kernel).unwrap().len() >> 30, 3);
+    let base = ProgramBase::new(&stub, &[initrd(4 * gib - 65536)], &kernel, None).unwrap();
+    assert_eq!(base.program(&command_line(&["quiet"])).unwrap().len() >> 30, 3);
 }
 
 #[test]

@@ -18,6 +18,13 @@ pub const UEFI_NEEDS: [&str; 2] = [OVMF, OVMF_VARIABLES];
 const OVMF: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
+const SNAKEOIL_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd";
+
+/// The key in its db, with the password `snakeoil`, and the certificate.
+pub const SNAKEOIL_KEY: &str = "/usr/share/ovmf/PkKek-1-snakeoil.key";
+pub const SNAKEOIL_CERTIFICATE: &str = "/usr/share/ovmf/PkKek-1-snakeoil.pem";
+pub const SECURE_NEEDS: [&str; 4] = [OVMF, SNAKEOIL_VARIABLES, SNAKEOIL_KEY, "openssl"];
+
 /// From power on to power off. Everything is emulated, perhaps on a loaded machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(420);
 
@@ -47,6 +54,10 @@ pub enum Uefi {
     Http,
     /// PXE, of a firmware that forbids memory that is both writable and executable.
     StrictPxe,
+    /// PXE, of a firmware with Secure Boot that knows Debian's snakeoil key.
+    SecurePxe,
+    /// HTTP Boot of the same.
+    SecureHttp,
     /// iPXE in the ROM of the card, which the firmware runs instead of its own PXE.
     IpxeRom,
 }
@@ -75,6 +86,7 @@ impl Machine {
         let variables = dir.join("variables.fd");
         let (code, template) = match uefi {
             Uefi::StrictPxe => strict_firmware(),
+            Uefi::SecurePxe | Uefi::SecureHttp => (OVMF.into(), SNAKEOIL_VARIABLES.into()),
             _ => (OVMF.into(), OVMF_VARIABLES.into()),
         };
         fs::copy(template, &variables).expect("cargo's directory for tests is writable");
@@ -91,7 +103,7 @@ impl Machine {
             ]);
         }
         boot.extend(["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]);
-        if let Uefi::Http = uefi {
+        if let Uefi::Http | Uefi::SecureHttp = uefi {
             boot.extend(["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]);
         }
         let card = if let Uefi::IpxeRom = uefi { Card::Virtio } else { Card::VirtioWithoutRom };
@@ -184,6 +196,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Returns everything that stood on the console.
+    pub fn console(&self) -> &str {
+        &self.console
+    }
+
     /// Returns the rest of the guest's last line that begins with `name`.
     pub fn value(&self, name: &str) -> &str {
         self.console

@@ -45,7 +45,8 @@ fn command_line(files: &Files, path: &str) -> String {
     let pieces = file.export.range(0, file.export.len()).unwrap();
     let mut lines = pieces.filter_map(|piece| match piece {
         Piece::Memory(bytes) if bytes.starts_with(b"archisobasedir=") => {
-            String::from_utf8(bytes.to_vec()).ok()
+            let line = String::from_utf8(bytes.to_vec()).ok()?;
+            Some(line.trim_end_matches('\0').to_owned())
         }
         _ => None,
     });
@@ -133,7 +134,7 @@ fn program_errors_name_the_cause() {
     let why = |kernel: &[u8], roots: &[Root], stub| {
         let image = archiso(kernel);
         let bootable = crate::bootable::survey("one", "one~1", &image).unwrap();
-        Programs::new(&image, &bootable, roots, stub).unwrap_err().to_string()
+        Programs::new(&image, &bootable, roots, stub, None).unwrap_err().to_string()
     };
     let kernel = stub_file();
     assert_eq!(why(&kernel, &[], stub()), "no root file system is served");
@@ -144,6 +145,6 @@ fn program_errors_name_the_cause() {
     let image = archiso(&kernel);
     let bootable = crate::bootable::survey("one", "one~1", &image).unwrap();
     let bare = Bootable { boot_entries: Vec::new(), ..bootable };
-    let other = Programs::new(&image, &bare, &[Root::Nbd], stub()).unwrap_err().to_string();
+    let other = Programs::new(&image, &bare, &[Root::Nbd], stub(), None).unwrap_err().to_string();
     assert_eq!(other, "the image has no bootable kernel");
 }

@@ -219,6 +219,8 @@ fn media_type(path: &[u8], origin: &Origin) -> &'static str {
     const TYPES: &[(&[u8], &str)] = &[
         // UEFI HTTP Boot starts a file of this type.
         (b"efi", "application/efi"),
+        // RFC 2585 §4.1.
+        (b"cer", "application/pkix-cert"),
         (b"cfg", TEXT),
         (b"conf", TEXT),
         (b"ipxe", TEXT),
@@ -226,12 +228,13 @@ fn media_type(path: &[u8], origin: &Origin) -> &'static str {
         (b"sha512", TEXT),
         (b"txt", TEXT),
     ];
-    if let Origin::Generated = origin {
-        return TEXT;
-    }
     let extension = path.rsplit(|&byte| byte == b'.').next().unwrap_or_default();
     let known = TYPES.iter().find(|(known, _)| extension.eq_ignore_ascii_case(known));
-    known.map_or("application/octet-stream", |(_, media_type)| media_type)
+    match (known, origin) {
+        (Some((_, media_type)), _) => media_type,
+        (None, Origin::Generated) => TEXT,
+        (None, Origin::Image | Origin::Listing) => "application/octet-stream",
+    }
 }
 
 impl Refusal {

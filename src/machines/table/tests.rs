@@ -372,6 +372,31 @@ fn steps(table: &MachineTable) -> HashMap<(Id, u32), Step> {
     table.machines.iter().map(|(&id, record)| ((id, record.boots), record.boot.step)).collect()
 }
 
+#[test]
+fn secure_boot_is_suspected_after_a_program_without_root() {
+    let mut site = Site::new();
+    let (machine, address) = (mac(1), address(9));
+    let suspected =
+        |site: &Site, seconds| site.only().is_secure_boot_suspected(site.now + Duration::from_secs(seconds));
+    site.offered(machine, UEFI);
+    site.leased(machine, address);
+    let program = site.load(address, Step::Initramfs);
+    assert!(!suspected(&site, 1000), "not all of the program has left");
+    let now = site.tick();
+    site.table.program_sent(address, &program, now);
+    assert!(!suspected(&site, 60));
+    assert!(suspected(&site, 61), "nothing followed for a minute");
+    // The firmware tries the next way.
+    site.offered(machine, UEFI);
+    assert_eq!(site.only().boots, 2);
+    assert!(suspected(&site, 0), "nothing followed before the machine began again");
+    site.load(address, Step::Kernel);
+    site.attach(address, Protocol::Nbd);
+    assert!(!suspected(&site, 1000), "its root followed");
+    site.offered(machine, UEFI);
+    assert!(!suspected(&site, 1000), "the boot before had a root");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

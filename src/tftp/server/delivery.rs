@@ -106,6 +106,9 @@ impl Delivery {
             // RFC 1350 §7: the ERROR is a courtesy. The transfer is over even if it cannot be sent.
             let _ = self.flush_packet(&packet).await;
         }
+        if let Some(TransferOutcome::Complete) = self.transfer.outcome() {
+            self.tracker.delivered(Instant::now());
+        }
         self.log(result);
     }
 
