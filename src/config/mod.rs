@@ -82,8 +82,10 @@ pub struct ServeOptions {
     #[serde(deserialize_with = "networks")]
     allow: Option<Vec<RawValue>>,
 
-    /// Address of this host to tell machines [default: the address that a request reached]
-    #[arg(long, value_name = "ADDR", value_hint = ValueHint::Other)]
+    /// Address of this host to tell machines, or its base URL [default: the address that a request reached]
+    ///
+    /// A URL like http://192.168.1.10:8080/ also names the port of HTTP that machines reach.
+    #[arg(long, value_name = "ADDR|URL", value_hint = ValueHint::Url)]
     advertise: Option<RawValue>,
 
     /// Port of NBD [default: 10809]
@@ -255,6 +257,8 @@ pub struct Config {
     pub allowed: Allowed,
     /// Address of this host in menus and replies; `None` means the one that a request reached.
     pub advertise: Option<Ipv4Addr>,
+    /// Port of HTTP at that address, for menus and replies; `None` means the one that is served.
+    pub advertised_http: Option<u16>,
     pub root_services: RootServices,
     pub tftp: ServicePort,
     pub tftp_ports: TftpPorts,
@@ -376,6 +380,7 @@ impl Checker<'_> {
         // `ipxe` alone implies `uefi = ipxe`, so both are read before either is kept.
         let uefi = self.uefi()?;
         let stub = self.stub()?;
+        let (advertise, advertised_http) = self.advertised(&services)?.unzip();
         Ok(Config {
             rules: self.rules(&services, &dhcp, length(&menu.parameters) + longest)?,
             ipxe: self.ipxe(uefi)?,
@@ -384,7 +389,8 @@ impl Checker<'_> {
             interface: self.read("interface", &options.interface, value::interface)?,
             bind: self.read("bind", &options.bind, value::address)?.unwrap_or(Ipv4Addr::UNSPECIFIED),
             allowed: self.allowed()?,
-            advertise: self.read("advertise", &options.advertise, value::host_address)?,
+            advertise,
+            advertised_http: advertised_http.flatten(),
             root: self.root(&services)?,
             menu,
             signer: self.signer(uefi, stub.as_ref())?,

@@ -1,6 +1,6 @@
 //! Settings of services: ports, admitted clients and the status.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
@@ -111,6 +111,21 @@ pub enum StatusService {
 }
 
 impl Checker<'_> {
+    /// Returns the address that machines are told, and the port of HTTP there.
+    pub(super) fn advertised(
+        &self,
+        services: &RootServices,
+    ) -> Result<Option<(Ipv4Addr, Option<u16>)>, ConfigError> {
+        let advertised = self.read("advertise", &self.options.advertise, value::advertised)?;
+        match (&self.options.advertise, advertised) {
+            (Some(value), Some((_, Some(_)))) if services.http.is_off() => {
+                let why = "names a port of HTTP, which is off; give an address only, or turn HTTP on";
+                Err(self.wrong("advertise", value, why))
+            }
+            _ => Ok(advertised),
+        }
+    }
+
     pub(super) fn root_services(&self) -> Result<RootServices, ConfigError> {
         let options = self.options;
         let services = RootServices {

@@ -114,6 +114,37 @@ fn dhcp_range_implies_server() {
 }
 
 #[test]
+fn advertised_url_names_port_of_http() {
+    let advertised = |text: &str| {
+        let config = from_options(&["--advertise", text]);
+        (config.advertise.unwrap().to_string(), config.advertised_http)
+    };
+    assert_eq!(advertised("10.0.0.1"), ("10.0.0.1".to_owned(), None));
+    for (url, port) in [("http://10.0.0.1:8080/", 8080), ("http://10.0.0.1:8080", 8080), ("http://10.0.0.1/", 80)]
+    {
+        assert_eq!(advertised(url), ("10.0.0.1".to_owned(), Some(port)), "{url}");
+    }
+    for text in [
+        "10.0.0.1:8080",
+        "https://10.0.0.1/",
+        "http://boot.lan/",
+        "http://10.0.0.1/boot/",
+        "http://10.0.0.1:0/",
+        "http://0.0.0.0:80/",
+        "http:///",
+        "",
+    ] {
+        let why = wrong(&format!("advertise = '{text}'"));
+        assert!(why.starts_with("isowire.toml:1: advertise: ") && why.contains("invalid address"), "{why}");
+    }
+    assert_eq!(
+        wrong("advertise = 'http://10.0.0.1:8080/'\nhttp = 'off'"),
+        "isowire.toml:1: advertise: `http://10.0.0.1:8080/`: names a port of HTTP, which is off; give an address only, or \
+         turn HTTP on"
+    );
+}
+
+#[test]
 fn router_advertisements_need_dhcp() {
     assert_eq!(from_options(&[]).solicitations, Solicitations::Ignored);
     let config = from_options(&["--router-advertisement"]);
@@ -214,7 +245,7 @@ fn error_has_place_cause_and_advice() {
         ),
         (
             "advertise='0.0.0.0'",
-            "isowire.toml:1: advertise: `0.0.0.0`: invalid IPv4 address of a host; expected one",
+            "isowire.toml:1: advertise: `0.0.0.0`: invalid address; expected an IPv4 address like",
         ),
         (
             "dhcp = 'auto'",

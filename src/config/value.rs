@@ -10,7 +10,7 @@ use std::path::Path;
 use bytes::Bytes;
 use ipnet::{Ipv4Net, ipv4_mask_to_prefix};
 
-use super::LogFormat;
+use super::{HTTP_PORT, LogFormat};
 use crate::boot::menu::CopyToRam;
 use crate::boot::{Architecture, MacPrefix, Quirk, UefiBy, UnknownQuirkError};
 use crate::dhcp::lease::{Pool, PoolError};
@@ -53,6 +53,23 @@ pub(super) fn host_address(text: &str) -> Result<Ipv4Addr, String> {
     let address = address(text).ok().filter(|&address| is_host(address));
     address.ok_or_else(|| "invalid IPv4 address of a host; expected one like 192.168.1.10".into())
 }
+
+/// Parses the address of this host for machines, or its base URL, `http://ADDRESS[:PORT][/]`, which also
+/// names the port of HTTP.
+pub(super) fn advertised(text: &str) -> Result<(Ipv4Addr, Option<u16>), String> {
+    let Some(url) = text.strip_prefix("http://") else {
+        return host_address(text).map(|address| (address, None)).map_err(|_| BAD_ADVERTISED.into());
+    };
+    let host = url.strip_suffix('/').unwrap_or(url);
+    // RFC 9110 §4.2.1: a URL without a port means port 80.
+    let socket = host.parse().or_else(|_| host.parse().map(|address| SocketAddrV4::new(address, HTTP_PORT)));
+    let socket = socket.ok().filter(|socket| is_host(*socket.ip()) && socket.port() > 0);
+    socket.map(|socket| (*socket.ip(), Some(socket.port()))).ok_or_else(|| BAD_ADVERTISED.into())
+}
+
+/// Names are not taken: DHCP and the kernel's command line need an address.
+const BAD_ADVERTISED: &str =
+    "invalid address; expected an IPv4 address like 192.168.1.10, or a URL with it like http://192.168.1.10:8080/";
 
 /// Returns false for addresses that do not mean a single host.
 fn is_host(address: Ipv4Addr) -> bool {

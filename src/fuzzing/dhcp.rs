@@ -213,7 +213,10 @@ fn check_bytes(request: &Message, bytes: &[u8]) {
     let limit = usize::from(request.max_size.unwrap_or(0).max(576)) - 28;
     assert!((300..=limit).contains(&bytes.len()), "{} bytes", bytes.len());
     let reply = v4::Message::decode(&mut Decoder::new(bytes)).expect("a reply that dhcproto reads");
-    assert_eq!((reply.siaddr(), reply.xid()), (US, request.header.xid));
+    let is_nak = reply.opts().msg_type() == Some(MessageType::Nak);
+    // RFC 2131 §4.3.1, table 3: a NAK names no server of boot files.
+    let siaddr = if is_nak { Ipv4Addr::UNSPECIFIED } else { US };
+    assert_eq!((reply.siaddr(), reply.xid()), (siaddr, request.header.xid));
     // klibc and old ROMs misread options in `sname` and `file`.
     assert_eq!(reply.sname(), None);
     let file = reply.fname().unwrap_or_default();

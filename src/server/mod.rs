@@ -110,7 +110,9 @@ fn boot_config(config: &Config, sockets: &ServiceSockets) -> BootConfig {
     let mut menu = config.menu.clone();
     // A root that is not served would stop machines in the initramfs.
     menu.roots.retain(|&root| sockets.serves(root));
-    let ports = Ports { tftp: sockets.tftp_port(), http: sockets.http_port() };
+    // Behind address translation, machines reach HTTP by another port than the one that is served.
+    let http = sockets.http_port().map(|port| config.advertised_http.unwrap_or(port));
+    let ports = Ports { tftp: sockets.tftp_port(), http };
     BootConfig {
         stub: config.stub.clone(),
         signer: config.signer.clone(),

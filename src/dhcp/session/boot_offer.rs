@@ -42,8 +42,12 @@ pub(super) fn decide(request: &Request, targets: &BootTargets) -> Result<Boot, N
 /// Returns descriptions of the sender, one for each architecture that it names.
 fn clients(message: &Message) -> impl Iterator<Item = Client<'_>> {
     let class = boot_class(message);
-    // RFC 4578 §2.1: boot clients must send option 93. ROMs that do not are older, and for a BIOS.
-    let default = message.architectures.is_empty().then(|| class.map(|_| Architecture::BIOS));
+    // RFC 4578 §2.1: boot clients must send option 93. Some name the architecture in their class
+    // only. ROMs that do neither are older, and for a BIOS.
+    let default = message
+        .architectures
+        .is_empty()
+        .then(|| class.map(|class| architecture_of_class(message, class).unwrap_or(Architecture::BIOS)));
     let named = message.architectures.iter().map(|&code| Some(Architecture(code)));
     let mac = mac(&message.header.hardware());
     named.chain(default).map(move |architecture| Client {
@@ -56,10 +60,16 @@ fn clients(message: &Message) -> impl Iterator<Item = Client<'_>> {
 
 /// Returns the class of a boot client; `None` for all other clients.
 fn boot_class(message: &Message) -> Option<BootClass> {
-    // PXE 2.1 §2.2.1, step 1: `PXEClient:Arch:xxxxx:UNDI:yyyzzz`. The architecture is read from option
-    // 93 instead, which has all of them.
     let classes = [BootClass::HttpClient, BootClass::PxeClient];
     classes.into_iter().find(|class| message.vendor_class.starts_with(class.as_str().as_bytes()))
+}
+
+/// Returns the architecture in the class of a client: `PXEClient:Arch:xxxxx:UNDI:yyyzzz`, in decimal
+/// (PXE 2.1 §2.2.1, step 1). Option 93 comes before it, since that has all architectures.
+fn architecture_of_class(message: &Message, class: BootClass) -> Option<Architecture> {
+    let rest = message.vendor_class.strip_prefix(class.as_str().as_bytes())?.strip_prefix(b":Arch:")?;
+    let number = rest.split(|&byte| byte == b':').next()?;
+    str::from_utf8(number).ok()?.parse().ok().map(Architecture)
 }
 
 /// Returns the MAC address of a machine on Ethernet.

@@ -236,8 +236,8 @@ fn reply(request: &Request, kind: MessageType) -> Reply {
             secs: 0,
             ciaddr: Ipv4Addr::UNSPECIFIED,
             yiaddr: Ipv4Addr::UNSPECIFIED,
-            // Always our address, boot client or not: klibc's ipconfig makes it ROOTSERVER, and
-            // lpxelinux its TFTP server.
+            // Our address, boot client or not: klibc's ipconfig makes it ROOTSERVER, and lpxelinux
+            // its TFTP server.
             siaddr: request.server,
             ..*header
         },

@@ -247,6 +247,8 @@ fn client_identifier(request: &Request) -> Option<ReplyOption> {
 fn nak(request: &Request) -> Outcome {
     let mut reply = reply(request, MessageType::Nak);
     reply.options.extend(client_identifier(request));
+    // RFC 2131 §4.3.1, table 3.
+    reply.header.siaddr = Ipv4Addr::UNSPECIFIED;
     // RFC 2131 §4.3.2: the client may have a wrong address, so a NAK is broadcast. The flag makes a
     // relay agent do so.
     reply.header.flags = reply.header.flags.set_broadcast();

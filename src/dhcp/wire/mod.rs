@@ -62,9 +62,7 @@ pub enum DhcpParseError {
     NoCookie,
     #[error("hardware address of {0} bytes, 16 fit")]
     HardwareLength(u8),
-    #[error("option {code} of {len} bytes")]
-    OptionLength { code: u8, len: usize },
-    #[error("no message type (option 53): BOOTP")]
+    #[error("no message type (option 53) of one byte: BOOTP")]
     NoMessageType,
 }
 
@@ -144,7 +142,7 @@ impl Header {
 }
 
 /// DHCP message, with the options that are used here. An empty list of bytes is an option that was
-/// not sent.
+/// not sent. An option of a wrong length counts as not sent.
 ///
 /// `sname`, `file` and options in them (option overload, RFC 2132 §9.3) are not read: boot clients do
 /// not use them.
@@ -219,34 +217,33 @@ impl Message {
     /// Reads one datagram.
     ///
     /// # Errors
-    /// [`DhcpParseError`] if the header or the framing of the options is broken, or an option of
-    /// [`Message`] has an invalid length.
+    /// [`DhcpParseError`] if the header or the framing of the options is broken, or there is no
+    /// message type.
     pub fn parse(datagram: &[u8]) -> Result<Self, DhcpParseError> {
         let options = check_framing(datagram)?;
         let mut message = Self::new(Header::parse(datagram)?, NO_TYPE);
         for option in borrowed::DhcpOptionIterator::new(options.rest()) {
-            message.read_option(option.code(), option.data())?;
+            message.read_option(option.code(), option.data());
         }
         if message.kind == NO_TYPE { Err(DhcpParseError::NoMessageType) } else { Ok(message) }
     }
 
-    fn read_option(&mut self, code: OptionCode, value: &[u8]) -> Result<(), DhcpParseError> {
+    fn read_option(&mut self, code: OptionCode, value: &[u8]) {
         match code {
-            OptionCode::MessageType => self.kind = u8::from_be_bytes(fixed(code, value)?).into(),
-            OptionCode::RequestedIpAddress => self.requested = Some(fixed(code, value)?.into()),
-            OptionCode::ServerIdentifier => self.server = Some(fixed(code, value)?.into()),
-            OptionCode::MaxMessageSize => self.max_size = Some(u16::from_be_bytes(fixed(code, value)?)),
-            OptionCode::ClassIdentifier => self.vendor_class = opaque(code, value)?,
-            OptionCode::ClientIdentifier => self.client_id = opaque(code, value)?,
-            OptionCode::UserClass => self.user_class = opaque(code, value)?,
-            OptionCode::RelayAgentInformation => self.relay_info = opaque(code, value)?,
-            OptionCode::ClientSystemArchitecture => self.architectures = architectures(code, value)?,
-            OptionCode::ClientMachineIdentifier => self.machine_id = opaque(code, value)?,
+            OptionCode::MessageType => self.kind = fixed(value).map_or(NO_TYPE, |[kind]| kind.into()),
+            OptionCode::RequestedIpAddress => self.requested = fixed::<4>(value).map(Ipv4Addr::from),
+            OptionCode::ServerIdentifier => self.server = fixed::<4>(value).map(Ipv4Addr::from),
+            OptionCode::MaxMessageSize => self.max_size = fixed(value).map(u16::from_be_bytes),
+            OptionCode::ClassIdentifier => self.vendor_class = opaque(value),
+            OptionCode::ClientIdentifier => self.client_id = opaque(value),
+            OptionCode::UserClass => self.user_class = opaque(value),
+            OptionCode::RelayAgentInformation => self.relay_info = opaque(value),
+            OptionCode::ClientSystemArchitecture => self.architectures = architectures(value),
+            OptionCode::ClientMachineIdentifier => self.machine_id = opaque(value),
             OptionCode::VendorExtensions => self.boot_item = boot_item(value),
-            OptionCode::Unknown(IPXE_OPTIONS) => self.ipxe_options = opaque(code, value)?,
+            OptionCode::Unknown(IPXE_OPTIONS) => self.ipxe_options = opaque(value),
             _ => {}
         }
-        Ok(())
     }
 
     /// Returns whether `class` is a user class of the client.
@@ -332,30 +329,23 @@ fn check_framing(datagram: &[u8]) -> Result<Reader<'_>, DhcpParseError> {
     Ok(options)
 }
 
-fn fixed<const N: usize>(code: OptionCode, value: &[u8]) -> Result<[u8; N], DhcpParseError> {
-    value.try_into().map_err(|_| wrong_length(code, value))
+fn fixed<const N: usize>(value: &[u8]) -> Option<[u8; N]> {
+    value.try_into().ok()
 }
 
 /// Copies a value without reading it.
-fn opaque(code: OptionCode, value: &[u8]) -> Result<Vec<u8>, DhcpParseError> {
+fn opaque(value: &[u8]) -> Vec<u8> {
     // RFC 3396 splits longer values over several options. No such option needs one.
-    if value.len() > MAX_OPTION_LEN {
-        return Err(wrong_length(code, value));
-    }
-    Ok(value.to_vec())
+    if value.len() > MAX_OPTION_LEN { Vec::new() } else { value.to_vec() }
 }
 
-fn architectures(code: OptionCode, value: &[u8]) -> Result<Vec<u16>, DhcpParseError> {
+fn architectures(value: &[u8]) -> Vec<u16> {
     let (pairs, rest) = value.as_chunks::<2>();
-    // RFC 4578 §2.1: an even number of bytes, greater than zero.
-    if pairs.is_empty() || !rest.is_empty() || value.len() > MAX_OPTION_LEN {
-        return Err(wrong_length(code, value));
+    // RFC 4578 §2.1: an even number of bytes.
+    if !rest.is_empty() || value.len() > MAX_OPTION_LEN {
+        return Vec::new();
     }
-    Ok(pairs.iter().map(|&pair| u16::from_be_bytes(pair)).collect())
-}
-
-fn wrong_length(code: OptionCode, value: &[u8]) -> DhcpParseError {
-    DhcpParseError::OptionLength { code: code.into(), len: value.len() }
+    pairs.iter().map(|&pair| u16::from_be_bytes(pair)).collect()
 }
 
 fn boot_item(value: &[u8]) -> Option<[u8; 4]> {

@@ -125,22 +125,40 @@ fn relay_sub_options_are_parsed() {
 #[test]
 fn malformed_message_has_its_reason() {
     let refused = |options: &[u8]| Message::parse(&packet(options)).unwrap_err();
-    let wrong_length = |code, len| DhcpParseError::OptionLength { code, len };
     assert_eq!(refused(&[]), DhcpParseError::NoMessageType);
     assert_eq!(refused(&[53, 1]), DhcpParseError::Truncated(Truncated));
     assert_eq!(refused(&[53]), DhcpParseError::Truncated(Truncated));
-    assert_eq!(refused(&[53, 2, 1, 1]), wrong_length(53, 2));
-    assert_eq!(refused(&[53, 1, 1, 50, 3, 1, 1, 1]), wrong_length(50, 3));
-    assert_eq!(refused(&[53, 1, 1, 93, 3, 0, 7, 0]), wrong_length(93, 3));
-    assert_eq!(refused(&[53, 1, 1, 93, 0]), wrong_length(93, 0));
-    let long = [&[53, 1, 1][..], &[61, 200], &[1; 200], &[61, 56], &[1; 56]].concat();
-    assert_eq!(refused(&long), wrong_length(61, 256));
+    assert_eq!(refused(&[53, 2, 1, 1]), DhcpParseError::NoMessageType);
+    assert_eq!(refused(&[53, 0]), DhcpParseError::NoMessageType);
+    assert_eq!(refused(&[53, 1, 1, 60, 3, b'P']), DhcpParseError::Truncated(Truncated));
     assert_eq!(Message::parse(&[1; 239]), Err(DhcpParseError::Truncated(Truncated)));
     assert_eq!(Message::parse(&[1; 300]), Err(DhcpParseError::NoCookie));
     let mut long_hardware = packet(&[53, 1, 1]);
     long_hardware[2] = 17;
     assert_eq!(Message::parse(&long_hardware), Err(DhcpParseError::HardwareLength(17)));
-    assert_eq!(wrong_length(93, 3).to_string(), "option 93 of 3 bytes");
+}
+
+#[test]
+fn option_of_wrong_length_is_ignored_alone() {
+    let parsed = |option: &[u8]| {
+        let options = [&[53, 1, 1][..], option, &[60, 9], b"PXEClient"].concat();
+        Message::parse(&packet(&options)).unwrap()
+    };
+    let long = [&[61, 200][..], &[1; 200], &[61, 56], &[1; 56]].concat();
+    let without = parsed(&[]);
+    assert_eq!(without.vendor_class, b"PXEClient");
+    for option in [
+        &[50, 3, 1, 1, 1][..],
+        &[50, 0],
+        &[54, 5, 1, 1, 1, 1, 1],
+        &[57, 1, 5],
+        &[93, 3, 0, 7, 0],
+        &[93, 0],
+        &[97, 0],
+        &long,
+    ] {
+        assert_eq!(parsed(option), without, "{option:?}");
+    }
 }
 
 /// dhcproto's owned decoder asserts on each of these in a debug build.

@@ -133,8 +133,32 @@ fn refusal_has_its_reason() {
 fn first_bootable_architecture_wins() {
     let message = Message { architectures: vec![7, 0], ..captured!("ovmf-pxe-discover") };
     assert!(matches!(ask(&mut proxy(), message), Outcome::Send { .. }));
-    let old = Message { architectures: vec![], ..captured!("ovmf-pxe-discover") };
-    assert!(matches!(ask(&mut proxy(), old), Outcome::Send { .. }), "a BIOS ROM older than option 93");
+}
+
+#[test]
+fn class_names_architecture_without_option_93() {
+    let file = |message, class: &[u8]| {
+        let message = Message { architectures: vec![], vendor_class: class.to_vec(), ..message };
+        sent(ask(&mut proxy(), message)).0.boot_file().unwrap().to_string()
+    };
+    for class in ["PXEClient:Arch:00007:UNDI:003016", "PXEClient:Arch:9"] {
+        let file = file(captured!("ovmf-pxe-discover"), class.as_bytes());
+        assert!(file.starts_with("/isowire/") && file.ends_with("/nbd.efi"), "{class}: {file}");
+    }
+    let url = file(captured!("ovmf-http-discover"), b"HTTPClient:Arch:00016:UNDI:003001");
+    assert!(url.starts_with("http://") && url.ends_with("/nbd.efi"), "{url}");
+    // A ROM that is older than option 93 is for a BIOS.
+    for class in ["PXEClient", "PXEClient:Arch:00000:UNDI:002001", "PXEClient:Arch:", "PXEClient:Arch:x:7"] {
+        assert_eq!(file(bios_rom(), class.as_bytes()), "/boot/syslinux/lpxelinux.0", "{class}");
+    }
+}
+
+#[test]
+fn option_93_comes_before_class() {
+    let message = Message { architectures: vec![0], ..bios_rom() };
+    let message = Message { vendor_class: b"PXEClient:Arch:00007:UNDI:003016".to_vec(), ..message };
+    let (reply, _) = sent(ask(&mut proxy(), message));
+    assert_eq!(reply.boot_file().unwrap().as_str(), "/boot/syslinux/lpxelinux.0");
 }
 
 #[test]

@@ -107,6 +107,7 @@ fn address_not_offered_gets_nak() {
             Message { server: Some(US), requested: Some(requested), ..plain(MessageType::Request, 2) };
         let (nak, to) = sent(ask(&mut server_role, request));
         assert_eq!((nak.kind, to), (MessageType::Nak, Destination::Broadcast));
+        assert_eq!(nak.header.siaddr, NO_ADDRESS, "RFC 2131 table 3");
         assert_eq!((nak.header.yiaddr, nak.options), (NO_ADDRESS, vec![ReplyOption::ServerIdentifier(US)]));
     }
 }
