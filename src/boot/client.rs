@@ -41,6 +41,7 @@ impl fmt::Display for Platform {
         match self.firmware {
             Firmware::Pxe | Firmware::HttpBoot => write!(f, "{}", self.architecture),
             Firmware::Ipxe => write!(f, "{}, iPXE", self.architecture),
+            Firmware::LimitedIpxe { .. } => write!(f, "{}, limited iPXE", self.architecture),
         }
     }
 }
@@ -54,6 +55,11 @@ pub enum Firmware {
     HttpBoot,
     /// iPXE (user class `iPXE`): the network card's ROM or a program that was loaded before.
     Ipxe,
+    /// iPXE without a feature that our scripts need, such as the ROM of VirtualBox.
+    LimitedIpxe {
+        /// It asks for the second time within two minutes: what it loaded lacks the feature as well.
+        is_retry: bool,
+    },
 }
 
 /// Client system architecture: the number in DHCP option 93 (RFC 4578 §2.1, and IANA's "Processor Architecture

@@ -21,8 +21,10 @@ pub struct BootConfig {
     /// Signs the boot programs for Secure Boot.
     pub signer: Option<Arc<Signer>>,
     pub uefi_by: UefiBy,
-    /// iPXE for UEFI machines.
+    /// iPXE for UEFI machines: all of them, or those whose own iPXE lacks features.
     pub ipxe: Option<Bytes>,
+    /// iPXE for BIOS machines whose own iPXE lacks features.
+    pub bios_ipxe: Option<Bytes>,
     pub rules: Arc<Rules>,
     /// Overrides by the name of the image.
     pub overrides: HashMap<String, Overrides>,
@@ -50,6 +52,7 @@ impl BootConfig {
             signer: None,
             uefi_by: UefiBy::Composed,
             ipxe: None,
+            bios_ipxe: None,
             rules: Arc::default(),
             overrides: HashMap::new(),
             leased: Arc::default(),

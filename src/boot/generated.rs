@@ -51,20 +51,24 @@ pub(crate) enum GeneratedKind {
     Menu,
     /// iPXE's script.
     Script,
+    /// The same for an iPXE without HTTP or menus.
+    TftpScript,
     /// A boot program for UEFI with this root.
     Program(Root),
     /// iPXE itself, for UEFI.
     Ipxe,
     /// The certificate that firmware has to know before it starts a signed program, in DER.
     Certificate,
+    /// iPXE itself, for BIOS.
+    BiosIpxe,
 }
 
 impl GeneratedKind {
     /// Returns every kind, with a program for each root.
     pub(crate) fn all() -> impl Iterator<Item = GeneratedKind> {
         let programs = Root::ALL.into_iter().map(GeneratedKind::Program);
-        use GeneratedKind::{Certificate, Ipxe, Menu, Script};
-        [Menu, Script, Ipxe, Certificate].into_iter().chain(programs)
+        use GeneratedKind::{BiosIpxe, Certificate, Ipxe, Menu, Script, TftpScript};
+        [Menu, Script, TftpScript, Ipxe, BiosIpxe, Certificate].into_iter().chain(programs)
     }
 
     /// Returns the name of the file.
@@ -72,11 +76,13 @@ impl GeneratedKind {
         match self {
             GeneratedKind::Menu => "pxelinux.cfg",
             GeneratedKind::Script => "boot.ipxe",
+            GeneratedKind::TftpScript => "tftp.ipxe",
             GeneratedKind::Program(Root::Nbd) => "nbd.efi",
             GeneratedKind::Program(Root::Nfs) => "nfs.efi",
             GeneratedKind::Program(Root::Http) => "http.efi",
             GeneratedKind::Ipxe => "ipxe.efi",
             GeneratedKind::Certificate => "secure-boot.cer",
+            GeneratedKind::BiosIpxe => "undionly.kpxe",
         }
     }
 

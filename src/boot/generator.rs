@@ -10,7 +10,7 @@ use super::generated::{GeneratedKind, GeneratedPath, Recipient, names};
 use super::image_boot::{ImageBoot, Pxelinux};
 use super::leased::Leased;
 use super::menu::{Menu, ipxe, pxelinux};
-use super::targets::BootTargets;
+use super::targets::{BootTargets, IpxePrograms};
 use super::uefi::{Programs, UefiError};
 use crate::bootable::{FileKind, Look, Root};
 use crate::images::ImageSet;
@@ -43,6 +43,7 @@ impl Generator {
         let loader = self.pxelinux.as_ref().map(|pxelinux| pxelinux.path.as_str());
         let targets = BootTargets::new(loader, self.config.ports)
             .with_uefi_by(self.config.uefi_by)
+            .with_ipxe(IpxePrograms { bios: self.config.bios_ipxe.is_some(), uefi: self.config.ipxe.is_some() })
             .with_rules(Arc::clone(&self.config.rules));
         self.images.iter().fold(targets, |targets, ImageBoot { bootable, programs, .. }| {
             let roots = programs.as_ref().map(Programs::roots).map_err(UefiError::clone);
@@ -98,12 +99,16 @@ impl Generator {
             // iPXE that was not told of a path of its own knows its MAC address itself.
             GeneratedKind::Script if recipient == Recipient::default() => text(ipxe::write_referral(&server)),
             GeneratedKind::Script => text(ipxe::write(&self.menu(recipient, server), recipient.machine)),
+            GeneratedKind::TftpScript => {
+                text(ipxe::write_by_tftp(&self.menu(recipient, server), recipient.machine))
+            }
             GeneratedKind::Program(root) => self.program(root, recipient, &server)?,
             GeneratedKind::Ipxe => ServedFile::generated(self.config.ipxe.clone()?, FileKind::Loader),
             GeneratedKind::Certificate => {
                 let signer = self.config.signer.as_ref()?;
                 ServedFile::generated(signer.certificate().der().clone(), FileKind::Other)
             }
+            GeneratedKind::BiosIpxe => ServedFile::generated(self.config.bios_ipxe.clone()?, FileKind::Loader),
         })
     }
 

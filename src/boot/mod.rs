@@ -38,6 +38,7 @@ pub(crate) use leased::Leased;
 pub(crate) use quirks::{Quirk, Quirks, UnknownQuirkError};
 pub(crate) use rules::Rules;
 pub use targets::BootTargets;
+pub(crate) use targets::IpxePrograms;
 pub(crate) use uefi::UefiError;
 
 /// Prefix of the menu's path in option 209. PXELINUX puts its own path prefix before every name that
@@ -108,14 +109,29 @@ impl Planner<'_> {
             (Firmware::Ipxe, Architecture::BIOS | Architecture::UEFI | Architecture::EBC) if runs_scripts => {
                 self.script()
             }
-            (Firmware::Pxe | Firmware::Ipxe, Architecture::BIOS) => self.pxelinux(),
+            (Firmware::LimitedIpxe { is_retry }, Architecture::BIOS)
+                if runs_scripts && self.targets.ipxe.bios && !is_retry =>
+            {
+                self.by_tftp(&self.generated(GeneratedKind::BiosIpxe))
+            }
+            (Firmware::LimitedIpxe { is_retry }, Architecture::UEFI | Architecture::EBC) if runs_scripts => {
+                // Scripts run on every iPXE. Without ours, this one boots by the little that it has.
+                let is_replaced = self.targets.ipxe.uefi && !is_retry;
+                let kind = if is_replaced { GeneratedKind::Ipxe } else { GeneratedKind::TftpScript };
+                self.by_tftp(&self.generated(kind))
+            }
+            (Firmware::Pxe | Firmware::Ipxe | Firmware::LimitedIpxe { .. }, Architecture::BIOS) => {
+                self.pxelinux()
+            }
             // RFC 4578 §2.1 has 7 for EBC and 9 for x86-64, its erratum 4624 and IANA the reverse:
             // x86-64 firmware sends either.
             (Firmware::Pxe, Architecture::UEFI | Architecture::EBC) => self.by_tftp(&self.program()?),
             (Firmware::HttpBoot, Architecture::UEFI_HTTP) => {
                 self.by_http(&self.program()?)?.ok_or(Refusal::NoHttp)
             }
-            (Firmware::Ipxe, Architecture::UEFI | Architecture::EBC) => Err(Refusal::NoScript),
+            (Firmware::Ipxe | Firmware::LimitedIpxe { .. }, Architecture::UEFI | Architecture::EBC) => {
+                Err(Refusal::NoScript)
+            }
             (_, architecture) => Err(Refusal::Architecture(architecture)),
         }
     }

@@ -18,8 +18,16 @@ pub struct BootTargets {
     /// The roots of the boot programs of each image, the default first.
     images: Vec<(Word, Result<Vec<Root>, UefiError>)>,
     pub(super) uefi_by: UefiBy,
+    pub(super) ipxe: IpxePrograms,
     pub(super) ports: Ports,
     rules: Arc<Rules>,
+}
+
+/// The firmware for which there is an iPXE, for machines whose own iPXE lacks features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct IpxePrograms {
+    pub bios: bool,
+    pub uefi: bool,
 }
 
 impl BootTargets {
@@ -29,7 +37,8 @@ impl BootTargets {
         let bios_loader = bios_loader.and_then(|path| SafeText::new(&format!("/{path}")).ok());
         let bios_loader = bios_loader.filter(SafeText::fits_file_field);
         let rules = Arc::default();
-        Self { bios_loader, images: Vec::new(), uefi_by: UefiBy::Composed, ports, rules }
+        let (uefi_by, ipxe) = (UefiBy::Composed, IpxePrograms::default());
+        Self { bios_loader, images: Vec::new(), uefi_by, ipxe, ports, rules }
     }
 
     /// Adds an image with the roots of its boot programs, the default root first.
@@ -42,6 +51,11 @@ impl BootTargets {
     #[must_use]
     pub(crate) fn with_uefi_by(self, uefi_by: UefiBy) -> Self {
         Self { uefi_by, ..self }
+    }
+
+    #[must_use]
+    pub(crate) fn with_ipxe(self, ipxe: IpxePrograms) -> Self {
+        Self { ipxe, ..self }
     }
 
     #[must_use]

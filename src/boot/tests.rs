@@ -74,6 +74,30 @@ fn ipxe_gets_a_script_on_any_firmware() {
 }
 
 #[test]
+fn limited_ipxe_gets_ipxe_of_host_once() {
+    let file = |architecture, is_retry, ipxe| {
+        let machine = machine(Firmware::LimitedIpxe { is_retry }, architecture);
+        plan(&machine, HERE, &site().with_ipxe(ipxe)).unwrap().boot_file.to_string()
+    };
+    let (none, all) = (IpxePrograms::default(), IpxePrograms { bios: true, uefi: true });
+    let own = |name| format!("/isowire/52-54-00-12-34-fe/{name}");
+    assert_eq!(file(0, false, all), own("undionly.kpxe"));
+    for architecture in [7, 9] {
+        assert_eq!(file(architecture, false, all), own("ipxe.efi"));
+        // Never a URL of HTTP, which it cannot load.
+        assert_eq!(file(architecture, true, all), own("tftp.ipxe"));
+        assert_eq!(file(architecture, false, none), own("tftp.ipxe"));
+    }
+    for (is_retry, ipxe) in [(true, all), (false, none), (false, IpxePrograms { bios: false, uefi: true })] {
+        assert_eq!(file(0, is_retry, ipxe), "/boot/syslinux/lpxelinux.0");
+    }
+    let old = Rule { quirks: [Quirk::NoScript].into_iter().collect(), ..Rule::default() };
+    let by_quirk = site().with_ipxe(all).with_rules(Rules::new(vec![rule("52:54", old)]).into());
+    let bios = machine(Firmware::LimitedIpxe { is_retry: false }, 0);
+    assert_eq!(plan(&bios, HERE, &by_quirk).unwrap().boot_file.to_string(), "/boot/syslinux/lpxelinux.0");
+}
+
+#[test]
 fn uefi_may_load_ipxe_first() {
     let site = site().with_uefi_by(UefiBy::Ipxe);
     let boot_file = |machine: Client<'_>| plan(&machine, HERE, &site).unwrap().boot_file.to_string();

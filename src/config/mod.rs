@@ -31,6 +31,7 @@ use crate::bootable::Root;
 use crate::export::Allowed;
 use crate::uki::{Signer, Stub};
 pub(crate) use dhcp::{Dhcp, Solicitations};
+pub(crate) use value::{bios_ipxe_of_host, uefi_ipxe_of_host};
 use file::ConfigFile;
 pub(crate) use images::ImageConfig;
 use menu::length;
@@ -272,7 +273,7 @@ pub struct Config {
     /// Rules for machines.
     pub rules: Rules,
     pub uefi: UefiBy,
-    /// iPXE for UEFI machines, if they load it.
+    /// iPXE for UEFI machines, if they all load it.
     pub ipxe: Option<Bytes>,
     /// EFI stub for UEFI machines, instead of the one in each image.
     pub stub: Option<Stub>,

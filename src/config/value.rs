@@ -151,6 +151,28 @@ pub(super) fn ipxe_of_host() -> Result<Bytes, String> {
         .map_or_else(|| Err("no iPXE found on this host; install it or give its path as `ipxe`".into()), ipxe)
 }
 
+/// Paths of iPXE for BIOS in Arch, Fedora and Debian. It uses the driver of the ROM that loaded it.
+const BIOS_IPXE_PLACES: [&str; 3] =
+    ["/usr/share/ipxe/undionly.kpxe", "/usr/share/ipxe/x86/undionly.kpxe", "/usr/lib/ipxe/undionly.kpxe"];
+
+/// First byte of a program for BIOS: a far jump into iPXE (src/arch/x86/prefix/pxeprefix.S).
+const FAR_JUMP: u8 = 0xea;
+
+/// Largest program that a BIOS loads: it lies below 640 KiB, as does the ROM's own memory.
+const BIOS_PROGRAM_MAX: u64 = 512 << 10;
+
+/// Returns the iPXE for UEFI that this host has installed, if it is usable.
+pub(crate) fn uefi_ipxe_of_host() -> Option<Bytes> {
+    ipxe_of_host().ok()
+}
+
+/// Returns the iPXE for BIOS that this host has installed, if it is usable.
+pub(crate) fn bios_ipxe_of_host() -> Option<Bytes> {
+    let bytes = BIOS_IPXE_PLACES.iter().find_map(|place| read(Path::new(place), BIOS_PROGRAM_MAX).ok())?;
+    let fits = bytes.first() == Some(&FAR_JUMP) && bytes.len() as u64 <= BIOS_PROGRAM_MAX;
+    fits.then(|| bytes.into())
+}
+
 /// Reads iPXE and checks that it is for UEFI on x86-64.
 pub(super) fn ipxe(path: &Path) -> Result<Bytes, String> {
     let bytes = read(path, IPXE_MAX).map_err(|why| {

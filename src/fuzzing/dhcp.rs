@@ -12,7 +12,7 @@ use crate::bootable::Root;
 use crate::codec::{Reader, Truncated};
 use crate::dhcp::lease::{Leases, UnixTime};
 use crate::dhcp::session::{
-    Destination, DhcpPort, Network, Outcome, Request, Role, ServerRole, Session, mac,
+    Destination, DhcpPort, LimitedIpxes, Network, Outcome, Request, Role, ServerRole, Session, mac,
 };
 use crate::dhcp::wire::{Flags, HardwareAddress, Message, MessageType, Opcode, Reply};
 use crate::export::Allowed;
@@ -61,7 +61,7 @@ impl DhcpRun {
             .with_image(image, Ok(vec![Root::Nbd]))
             .with_rules(rules.into());
         Self {
-            session: Session { role, boot, allowed: Allowed::default() },
+            session: Session { role, boot, allowed: Allowed::default(), limited_ipxes: LimitedIpxes::default() },
             now: START,
             promised: HashMap::new(),
         }
@@ -185,6 +185,7 @@ fn request(input: &mut Reader<'_>) -> Result<Request, Truncated> {
     .into();
     message.architectures = [vec![], vec![0], vec![7, 0], vec![16]][usize::from(class / 4 % 4)].clone();
     message.user_class = [&b""[..], b"iPXE"][usize::from(class / 16 % 2)].into();
+    message.ipxe_options = [&b""[..], &[0x13, 1, 1, 0x27, 1, 1]][usize::from(class / 32 % 2)].into();
     for option in [&mut message.client_id, &mut message.machine_id] {
         let len = usize::from(input.u8()?);
         *option = input.take(len.min(input.remaining()))?.to_vec();

@@ -28,7 +28,7 @@ use self::service_sockets::ServiceSockets;
 use self::sockets::{Inherited, SocketError};
 use crate::boot::{BootConfig, Files, Ports};
 use crate::bootable::Root;
-use crate::config::Config;
+use crate::config::{Config, bios_ipxe_of_host, uefi_ipxe_of_host};
 use crate::dhcp::server::DhcpStartError;
 use crate::images::{HiddenNameError, ImageError};
 use crate::machines::Registry;
@@ -117,7 +117,8 @@ fn boot_config(config: &Config, sockets: &ServiceSockets) -> BootConfig {
         stub: config.stub.clone(),
         signer: config.signer.clone(),
         uefi_by: config.uefi,
-        ipxe: config.ipxe.clone(),
+        ipxe: config.ipxe.clone().or_else(uefi_ipxe_of_host),
+        bios_ipxe: bios_ipxe_of_host(),
         rules: Arc::new(config.rules.clone()),
         ..BootConfig::new(menu, ports)
     }

@@ -19,6 +19,15 @@ const OWN_CARD: &str = "${netX/mac:hexhyp}";
 
 /// Writes the script for the machine with this MAC address; without one, iPXE fills in its own.
 pub(crate) fn write(menu: &Menu<'_>, machine: Option<Mac>) -> String {
+    write_with_prefix(menu, machine, &prefix(&menu.server))
+}
+
+/// Writes the same for an iPXE without HTTP: it loads by TFTP.
+pub(crate) fn write_by_tftp(menu: &Menu<'_>, machine: Option<Mac>) -> String {
+    write_with_prefix(menu, machine, &menu.server.tftp_url())
+}
+
+fn write_with_prefix(menu: &Menu<'_>, machine: Option<Mac>, prefix: &str) -> String {
     let entries = menu.entries();
     let entries: Vec<_> =
         entries.iter().filter(|entry| !matches!(entry.boots, Boots::StockMenu(_))).collect();
@@ -27,7 +36,7 @@ pub(crate) fn write(menu: &Menu<'_>, machine: Option<Mac>) -> String {
     // Writing to a String cannot fail.
     let _ = head(&mut text, menu, &entries);
     for (number, entry) in (1..).zip(&entries) {
-        let _ = write_entry(&mut text, number, entry, &menu.server, &network);
+        let _ = write_entry(&mut text, number, entry, prefix, &network);
     }
     let _ = write!(text, "\n:failed\nprompt --timeout {FAILURE_PAUSE} {FAILED} ||\ngoto start\n");
     text
@@ -60,7 +69,8 @@ fn head(text: &mut String, menu: &Menu<'_>, entries: &[&MenuItem<'_>]) -> fmt::R
     if menu.start == Start::Straight {
         return writeln!(text, "goto 1");
     }
-    writeln!(text, "menu Network boot")?;
+    // An iPXE that was built without the command boots the first entry.
+    writeln!(text, "menu Network boot || goto 1")?;
     for (number, entry) in (1..).zip(entries) {
         writeln!(text, "item {number} {}", plain(&entry.title))?;
     }
@@ -81,12 +91,12 @@ fn write_entry(
     text: &mut String,
     number: u32,
     entry: &MenuItem<'_>,
-    server: &FileServer,
+    prefix: &str,
     network: &[String],
 ) -> fmt::Result {
     writeln!(text, "\n:{number}")?;
     match &entry.boots {
-        Boots::Kernel(kernel) => write_kernel(text, kernel, &prefix(server), network),
+        Boots::Kernel(kernel) => write_kernel(text, kernel, prefix, network),
         Boots::StockMenu(_) | Boots::LocalDisk => writeln!(text, "exit 1"),
     }
 }

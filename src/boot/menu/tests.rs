@@ -258,7 +258,7 @@ imgfree autoexec.ipxe ||
 isset ${netX/ip} || dhcp ||
 
 :start
-menu Network boot
+menu Network boot || goto 1
 item 1 NFS
 item 2 NFS, not copied to RAM
 item 3 Boot from the local disk
@@ -307,6 +307,17 @@ fn script_loads_by_tftp_without_http() {
     assert!(ipxe::write_referral(&server).ends_with(
         "\nchain --replace --autofree tftp://192.168.1.10/isowire/${netX/mac:hexhyp}/boot.ipxe\n"
     ));
+}
+
+#[test]
+fn tftp_script_loads_by_tftp_beside_http() {
+    let images = [image("arch")];
+    let menu = menu(&images, &settings(&[Root::Http]), &SERVER);
+    let script = ipxe::write_by_tftp(&menu, None);
+    let kernel = lines(&script, "kernel")[0];
+    assert!(kernel.starts_with("tftp://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux "), "{kernel}");
+    assert!(kernel.contains(" archiso_http_srv=http://192.168.1.10/"), "the kernel has HTTP: {kernel}");
+    assert!(lines(&script, "initrd").iter().all(|line| line.contains(" tftp://")), "{script}");
 }
 
 #[test]

@@ -62,7 +62,7 @@ mod tests {
     use crate::boot;
     use crate::boot::Ports;
     use crate::dhcp::lease::{Leases, UnixTime};
-    use crate::dhcp::session::{Network, Role, ServerRole, Session};
+    use crate::dhcp::session::{LimitedIpxes, Network, Role, ServerRole, Session};
     use crate::dhcp::wire::Message;
     use crate::export::Allowed;
     use crate::machines::Stage;
@@ -82,7 +82,7 @@ mod tests {
             let ports = Ports { tftp: 69, http: None };
             let boot = boot::BootTargets::new(Some("boot/syslinux/lpxelinux.0"), ports);
             Self {
-                session: Session { role, boot, allowed: Allowed::default() },
+                session: Session { role, boot, allowed: Allowed::default(), limited_ipxes: LimitedIpxes::default() },
                 machines: Registry::new(Instant::now()),
             }
         }

@@ -17,7 +17,7 @@ use super::{Clock, Server, Sockets, conflict};
 use crate::boot::leased::Lease;
 use crate::boot::{BootTargets, Leased, Rules};
 use crate::dhcp::lease::{Event, Leases, Pool, UnixTime};
-use crate::dhcp::session::{Network, Role, ServerRole, Session, mac};
+use crate::dhcp::session::{LimitedIpxes, Network, Role, ServerRole, Session, mac};
 use crate::dhcp::wire::HardwareAddress;
 use crate::export::Allowed;
 use crate::machines::Registry;
@@ -123,7 +123,7 @@ impl Server {
         Ok(Self {
             dhcp: take(sockets.dhcp)?,
             boot_server: sockets.boot_server.map(take).transpose()?,
-            session: Session { role, boot: BootTargets::clone(&targets), allowed },
+            session: Session { role, boot: BootTargets::clone(&targets), allowed, limited_ipxes: LimitedIpxes::default() },
             boot,
             machines,
             interfaces,

@@ -18,13 +18,14 @@ pub struct BootOffer {
     pub quirks: Quirks,
 }
 
-/// Decides what the sender boots, by the one rule that is selected for it.
+/// Decides what the sender boots, by the one rule that is selected for it. `is_retry` is that of
+/// [`Firmware::LimitedIpxe`].
 ///
 /// # Errors
 /// [`NoReply::Ignored`] if that rule says so.
-pub(super) fn decide(request: &Request, targets: &BootTargets) -> Result<Boot, NoReply> {
+pub(super) fn decide(request: &Request, targets: &BootTargets, is_retry: bool) -> Result<Boot, NoReply> {
     let message = &request.message;
-    let mut clients = clients(message);
+    let mut clients = clients(message, is_retry);
     let first = clients.next().unwrap_or_default();
     let selection = targets.rules().select(&first);
     if selection.is_ignored() {
@@ -40,7 +41,7 @@ pub(super) fn decide(request: &Request, targets: &BootTargets) -> Result<Boot, N
 }
 
 /// Returns descriptions of the sender, one for each architecture that it names.
-fn clients(message: &Message) -> impl Iterator<Item = Client<'_>> {
+fn clients(message: &Message, is_retry: bool) -> impl Iterator<Item = Client<'_>> {
     let class = boot_class(message);
     // RFC 4578 §2.1: boot clients must send option 93. Some name the architecture in their class
     // only. ROMs that do neither are older, and for a BIOS.
@@ -53,7 +54,9 @@ fn clients(message: &Message) -> impl Iterator<Item = Client<'_>> {
     named.chain(default).map(move |architecture| Client {
         mac,
         architecture,
-        firmware: class.zip(architecture).map(|(class, architecture)| firmware(message, class, architecture)),
+        firmware: class
+            .zip(architecture)
+            .map(|(class, architecture)| firmware(message, class, architecture, is_retry)),
         vendor_class: &message.vendor_class,
     })
 }
@@ -79,21 +82,28 @@ pub(crate) fn mac(hardware: &HardwareAddress) -> Option<Mac> {
 
 /// Features of iPXE that our scripts need: HTTP and menus (src/include/ipxe/features.h).
 const SCRIPT_FEATURES: [u8; 2] = [0x13, 0x27];
+/// Feature of iPXE for BIOS that boots a Linux kernel. Builds for UEFI never list it.
+const BZIMAGE: u8 = 0x18;
 
-fn firmware(message: &Message, class: BootClass, architecture: Architecture) -> Firmware {
+/// Returns whether the sender is an iPXE that may lack a feature which our scripts need.
+pub(super) fn is_limited_ipxe(message: &Message) -> bool {
+    clients(message, false).any(|client| matches!(client.firmware, Some(Firmware::LimitedIpxe { .. })))
+}
+
+fn firmware(message: &Message, class: BootClass, architecture: Architecture, is_retry: bool) -> Firmware {
     // Option 175 is that of iPXE, whatever the user class of a build.
     let is_ipxe = message.has_user_class(b"iPXE") || !message.ipxe_options.is_empty();
-    let runs_scripts = SCRIPT_FEATURES.iter().all(|&feature| message.may_have_ipxe_feature(feature));
     match class {
-        // A BIOS iPXE that cannot run our scripts boots PXELINUX like any PXE ROM. For UEFI there is
-        // no such second way.
-        BootClass::PxeClient if is_ipxe && architecture == Architecture::BIOS && !runs_scripts => {
-            Firmware::Pxe
-        }
-        _ if is_ipxe => Firmware::Ipxe,
+        _ if is_ipxe && has_script_features(message, architecture) => Firmware::Ipxe,
+        _ if is_ipxe => Firmware::LimitedIpxe { is_retry },
         BootClass::PxeClient => Firmware::Pxe,
         BootClass::HttpClient => Firmware::HttpBoot,
     }
+}
+
+fn has_script_features(message: &Message, architecture: Architecture) -> bool {
+    let of_bios = (architecture == Architecture::BIOS).then_some(BZIMAGE);
+    SCRIPT_FEATURES.into_iter().chain(of_bios).all(|feature| message.may_have_ipxe_feature(feature))
 }
 
 /// Returns `None` for a client that asks for no boot file.

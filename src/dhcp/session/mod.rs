@@ -7,6 +7,7 @@
 //! ```
 
 mod boot_offer;
+mod limited_ipxe;
 mod server_role;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,6 +18,7 @@ use crate::boot::{self, Quirk, Refusal};
 use crate::export::Allowed;
 
 pub(crate) use boot_offer::{BootOffer, mac};
+pub use limited_ipxe::LimitedIpxes;
 pub use server_role::{ConflictSeen, Network, ServerRole};
 
 /// DHCP message, and the port and interface that it arrived on.
@@ -123,6 +125,8 @@ pub struct Session {
     pub boot: boot::BootTargets,
     /// Addresses whose clients get replies.
     pub allowed: Allowed,
+    /// Machines whose iPXE lacks features.
+    pub limited_ipxes: LimitedIpxes,
 }
 
 impl Session {
@@ -139,12 +143,22 @@ impl Session {
         if let Some(address) = address_of(request).filter(|&address| !self.allowed.contains(address.into())) {
             return Err(NoReply::NotAllowed(address));
         }
-        let boot = boot_offer::decide(request, &self.boot)?;
+        let is_retry = self.is_limited_retry(request, now);
+        let boot = boot_offer::decide(request, &self.boot, is_retry)?;
         match (request.port, &mut self.role) {
             (DhcpPort::BootServer, _) => boot_server(request, boot),
             (DhcpPort::Dhcp, Role::Proxy) => proxy(request, boot),
             (DhcpPort::Dhcp, Role::Server(server_role)) => server_role.answer(request, boot, now),
         }
+    }
+
+    /// Returns whether an iPXE that lacks features asks again after it loaded something.
+    fn is_limited_retry(&mut self, request: &Request, now: UnixTime) -> bool {
+        let Message { header, .. } = &request.message;
+        // iPXE asks port 4011 in a transaction of its own.
+        let is_counted = request.port == DhcpPort::Dhcp && boot_offer::is_limited_ipxe(&request.message);
+        mac(&header.hardware())
+            .is_some_and(|machine| is_counted && self.limited_ipxes.is_retry(machine, header.xid, now))
     }
 
     /// Records another DHCP server that was seen to give addresses.

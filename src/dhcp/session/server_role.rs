@@ -223,7 +223,7 @@ impl ServerRole {
         if let Some(Ok(boot)) = boot {
             reply.options.extend(boot.options(request));
             // This reply has both address and boot file: iPXE need not wait for a proxy.
-            if boot.platform.firmware == Firmware::Ipxe {
+            if matches!(boot.platform.firmware, Firmware::Ipxe | Firmware::LimitedIpxe { .. }) {
                 reply.options.push(ReplyOption::NoPxeDhcp);
             }
         }

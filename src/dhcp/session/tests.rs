@@ -51,7 +51,7 @@ fn no_uefi() -> boot::BootTargets {
 }
 
 fn session(role: Role) -> Session {
-    Session { role, boot: boot_targets(), allowed: Allowed::default() }
+    Session { role, boot: boot_targets(), allowed: Allowed::default(), limited_ipxes: LimitedIpxes::default() }
 }
 
 fn proxy() -> Session {

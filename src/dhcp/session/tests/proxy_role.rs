@@ -1,4 +1,5 @@
 use super::*;
+use crate::boot::IpxePrograms;
 
 #[test]
 fn offer_has_options_for_all_firmware() {
@@ -22,15 +23,53 @@ fn offer_has_options_for_all_firmware() {
     );
 }
 
+/// A message of an iPXE that lacks a feature.
+fn without_feature(message: &Message, feature: u8) -> Message {
+    let mut lesser = message.clone();
+    let position = lesser.ipxe_options.windows(2).position(|option| option == [feature, 1]).unwrap();
+    lesser.ipxe_options[position] = 0x7f;
+    lesser
+}
+
+fn boot_file(session: &mut Session, message: Message) -> String {
+    sent(ask(session, message)).0.boot_file().unwrap().to_string()
+}
+
+/// VirtualBox's iPXE lists no bzImage, and ends our scripts with "Exec format error".
 #[test]
-fn ipxe_without_menus_gets_pxelinux() {
+fn bios_ipxe_without_needed_feature_gets_pxelinux() {
     let whole = captured!("ipxe-bios-discover");
-    let file = |message| sent(ask(&mut proxy(), message)).0.boot_file().unwrap().as_str().to_owned();
-    assert_eq!(file(whole.clone()), SCRIPT);
-    let mut lesser = whole;
-    let menus = lesser.ipxe_options.windows(2).position(|option| option == [0x27, 1]).unwrap();
-    lesser.ipxe_options[menus] = 0x7f;
-    assert_eq!(file(lesser), "/boot/syslinux/lpxelinux.0");
+    assert_eq!(boot_file(&mut proxy(), whole.clone()), SCRIPT);
+    for feature in [0x13, 0x18, 0x27] {
+        let file = boot_file(&mut proxy(), without_feature(&whole, feature));
+        assert_eq!(file, "/boot/syslinux/lpxelinux.0", "{feature:#x}");
+    }
+    let silent = Message { ipxe_options: vec![], ..whole };
+    assert_eq!(boot_file(&mut proxy(), silent), SCRIPT, "an iPXE that lists nothing");
+}
+
+#[test]
+fn efi_ipxe_without_http_gets_script_by_tftp() {
+    let whole = captured!("ipxe-efi-discover");
+    let script = boot_file(&mut proxy(), whole.clone());
+    assert!(script.starts_with("http://") && script.ends_with("/boot.ipxe"), "without bzImage: {script}");
+    let script = boot_file(&mut proxy(), without_feature(&whole, 0x13));
+    assert!(script.starts_with("/isowire/") && script.ends_with("/tftp.ipxe"), "{script}");
+}
+
+#[test]
+fn limited_ipxe_loads_ipxe_once() {
+    let ipxe = IpxePrograms { bios: true, uefi: true };
+    let mut session = Session { boot: boot_targets().with_ipxe(ipxe), ..proxy() };
+    let rom = without_feature(&captured!("ipxe-bios-discover"), 0x18);
+    for _ in 0..2 {
+        let file = boot_file(&mut session, rom.clone());
+        assert!(file.ends_with("/undionly.kpxe"), "{file}");
+    }
+    // What it loaded lacks the feature as well.
+    let mut loaded = rom;
+    loaded.header.xid ^= 1;
+    assert_eq!(boot_file(&mut session, loaded), "/boot/syslinux/lpxelinux.0");
 }
 
 #[test]
@@ -119,12 +158,12 @@ fn refusal_has_its_reason() {
     };
     let arm = Message { architectures: vec![11], ..captured!("ovmf-pxe-discover") };
     assert!(reason(&mut proxy(), arm).starts_with("ARM 64-bit UEFI machines are not served"));
-    let mut without_stub = Session { role: Role::Proxy, boot: no_uefi(), allowed: Allowed::default() };
+    let mut without_stub = Session { role: Role::Proxy, boot: no_uefi(), allowed: Allowed::default(), limited_ipxes: LimitedIpxes::default() };
     for message in [captured!("ovmf-pxe-discover"), captured!("ovmf-http-discover")] {
         assert!(reason(&mut without_stub, message).contains("give one with --stub FILE"));
     }
     let boot = targets(Ports { tftp: 69, http: None }, Ok(vec![Root::Nbd]));
-    let mut without_http = Session { role: Role::Proxy, boot, allowed: Allowed::default() };
+    let mut without_http = Session { role: Role::Proxy, boot, allowed: Allowed::default(), limited_ipxes: LimitedIpxes::default() };
     let why = reason(&mut without_http, captured!("ovmf-http-discover"));
     assert!(why.contains("HTTP, which is off"), "{why}");
 }

@@ -2,7 +2,7 @@ use super::*;
 
 /// The plan of this machine, as if it had these quirks.
 fn quirky(request: &Request, quirks: &[Quirk]) -> Boot {
-    let boot = boot_offer::decide(request, &boot_targets())
+    let boot = boot_offer::decide(request, &boot_targets(), false)
         .expect("an answer")
         .expect("a boot client")
         .expect("a plan");
