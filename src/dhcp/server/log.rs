@@ -1,14 +1,18 @@
 //! Log of the DHCP service: a line for each step of a machine to its address and its boot file.
 
 use std::io;
+use std::mem::discriminant;
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use tracing::field::display;
 use tracing::{debug, info, warn};
 
+use super::socket::Malformed;
+use super::told::{Reason, Told};
 use crate::boot::Refusal;
 use crate::dhcp::session::{DhcpPort, NoReply, Outcome, Request};
-use crate::dhcp::wire::{MessageType, Reply};
+use crate::dhcp::wire::{HardwareAddress, Message, MessageType, Reply};
 
 /// Shortest interval of a warning that any machine on the network can cause.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
@@ -19,6 +23,7 @@ pub(super) struct DhcpLog {
     pool_exhausted: RateLimit,
     receive_failed: RateLimit,
     send_failed: RateLimit,
+    told: Told,
 }
 
 impl DhcpLog {
@@ -27,7 +32,7 @@ impl DhcpLog {
         match outcome {
             Outcome::Send { reply, boot: Some(Err(refusal)), .. } => {
                 log_reply(request, reply, None);
-                log_refusal(request, refusal);
+                self.refusal(request, refusal);
             }
             Outcome::Send { reply, boot: Some(Ok(boot)), .. } => {
                 log_reply(request, reply, Some(boot.platform.to_string()));
@@ -40,7 +45,7 @@ impl DhcpLog {
     fn no_reply(&mut self, request: &Request, reason: &NoReply) {
         let machine = request.message.header.hardware();
         match reason {
-            NoReply::NoBootFile(refusal) => log_refusal(request, refusal),
+            NoReply::NoBootFile(refusal) => self.refusal(request, refusal),
             NoReply::TakesAddress { address, server } => {
                 info!(%machine, %address, %server, "takes its address from another DHCP server");
             }
@@ -52,8 +57,47 @@ impl DhcpLog {
             NoReply::PoolExhausted if self.pool_exhausted.allows() => {
                 warn!(%machine, "no DHCP offer: every address of the range is in use; choose a larger range");
             }
+            _ if is_told(reason) && self.is_new(machine, Reason::NoReply(discriminant(reason))) => {
+                info!(%machine, kind = ?request.message.kind, "DHCP message not answered: {reason}");
+            }
             _ => debug!(%machine, kind = ?request.message.kind, "DHCP message not answered: {reason}"),
         }
+    }
+
+    /// Logs a datagram that is not a DHCP message.
+    pub(super) fn malformed(&mut self, malformed: &Malformed, peer: SocketAddrV4) {
+        let Malformed { error, machine } = malformed;
+        let reason = Reason::Malformed(discriminant(error));
+        let (is_new, machine) = (self.told.is_new(*machine, reason, Instant::now()), machine.map(display));
+        if is_new {
+            info!(machine, %peer, "DHCP message dropped: {error}");
+        } else {
+            debug!(machine, %peer, "DHCP message dropped: {error}");
+        }
+    }
+
+    /// Logs a message from an interface on which nothing is answered.
+    pub(super) fn not_served(&mut self, message: &Message) {
+        const WHY: &str = "its interface is not served, or has no IPv4 address";
+        let machine = message.header.hardware();
+        if self.is_new(machine, Reason::NotServed) {
+            info!(%machine, "DHCP message dropped: {WHY}");
+        } else {
+            debug!(%machine, "DHCP message dropped: {WHY}");
+        }
+    }
+
+    fn refusal(&mut self, request: &Request, refusal: &Refusal) {
+        let machine = request.message.header.hardware();
+        if self.is_new(machine, Reason::NoBootFile(discriminant(refusal))) {
+            info!(%machine, "no boot file: {refusal}");
+        } else {
+            debug!(%machine, "no boot file: {refusal}");
+        }
+    }
+
+    fn is_new(&mut self, machine: HardwareAddress, reason: Reason) -> bool {
+        self.told.is_new(Some(machine), reason, Instant::now())
     }
 
     /// Logs a failed receive.
@@ -97,9 +141,20 @@ fn step(request: &Request, reply: &Reply) -> &'static str {
     }
 }
 
-fn log_refusal(request: &Request, refusal: &Refusal) {
-    let machine = request.message.header.hardware();
-    info!(%machine, "no boot file: {refusal}");
+/// Returns whether an operator who looks for a machine that gets nothing has to know the reason. The
+/// others are wishes of the operator, steps of a machine that is served, and every host of the network
+/// that does not boot from it.
+fn is_told(reason: &NoReply) -> bool {
+    matches!(
+        reason,
+        NoReply::NotAllowed(_)
+            | NoReply::NoAddress
+            | NoReply::NoHardwareAddress
+            | NoReply::OtherNetwork
+            | NoReply::NotInPool(_)
+            | NoReply::PoolExhausted
+            | NoReply::ConflictingServer(_)
+    )
 }
 
 /// Time of the last warning.

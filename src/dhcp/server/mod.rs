@@ -7,6 +7,7 @@ mod log;
 mod report_to_machines;
 mod socket;
 mod start;
+mod told;
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -21,10 +22,10 @@ use tracing::{debug, warn};
 use self::interfaces::{Interface, Interfaces};
 use self::lease_file::LeaseFile;
 use self::log::DhcpLog;
-use self::socket::{Arrival, Socket};
+use self::socket::{Arrival, Malformed, Socket};
 use super::lease::UnixTime;
 use super::session::{ConflictSeen, Destination, DhcpPort, NoReply, Outcome, Request, Role, Session};
-use super::wire::{DhcpParseError, Message};
+use super::wire::Message;
 use crate::boot::{BootTargets, Leased};
 use crate::machines::Registry;
 use crate::watched::Watched;
@@ -97,18 +98,17 @@ impl Server {
     }
 
     /// Answers one datagram.
-    fn handle(&mut self, port: DhcpPort, message: Result<Message, DhcpParseError>, arrival: Arrival) {
+    fn handle(&mut self, port: DhcpPort, message: Result<Message, Malformed>, arrival: Arrival) {
         let message = match message {
             Ok(message) => message,
-            Err(error) => return debug!(peer = %arrival.from, "DHCP message dropped: {error}"),
+            Err(malformed) => return self.log.malformed(&malformed, arrival.from),
         };
-        let Some(local) = self.local(&arrival) else {
-            return debug!(peer = %arrival.from, "DHCP message dropped: its interface is not served");
-        };
+        let local = self.local(&arrival);
         // A broadcast comes back to its sender: our own probe, or a DHCP client of this host.
         if self.interfaces.is_own_mac(message.header.hardware().bytes()) {
             return;
         }
+        let Some(local) = local else { return self.log.not_served(&message) };
         // A copy, so that one message sees one snapshot of images and rules.
         if let Some(boot) = self.boot.update() {
             self.session.boot = BootTargets::clone(&boot);
@@ -194,7 +194,7 @@ async fn watch(interface: Interface, local: Ipv4Addr, found: mpsc::Sender<Ipv4Ad
 /// Waits for a datagram, without end if there is no socket.
 async fn receive_if_bound(
     socket: &mut Option<Socket>,
-) -> io::Result<(Result<Message, DhcpParseError>, Arrival)> {
+) -> io::Result<(Result<Message, Malformed>, Arrival)> {
     match socket {
         Some(socket) => socket.receive().await,
         None => std::future::pending().await,

@@ -59,6 +59,14 @@ pub(super) struct Arrival {
     pub spec_dst: Ipv4Addr,
 }
 
+/// Datagram that is not a DHCP message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Malformed {
+    pub error: DhcpParseError,
+    /// The sender's hardware address; `None` if not even the header is whole.
+    pub machine: Option<HardwareAddress>,
+}
+
 /// Bound UDP socket with buffers for one datagram.
 #[derive(Debug)]
 pub(super) struct Socket {
@@ -79,14 +87,14 @@ impl Socket {
     }
 
     /// Waits for a datagram.
-    pub(super) async fn receive(&mut self) -> io::Result<(Result<Message, DhcpParseError>, Arrival)> {
+    pub(super) async fn receive(&mut self) -> io::Result<(Result<Message, Malformed>, Arrival)> {
         let Self { udp, bytes, control } = self;
         let fd = udp.as_raw_fd();
         udp.async_io(Interest::READABLE, || {
             let mut slices = [IoSliceMut::new(bytes)];
             let received = recvmsg(fd, &mut slices, Some(control), MsgFlags::empty())?;
             let (arrival, len) = (arrival(&received)?, received.bytes);
-            Ok((Message::parse(bytes.get(..len).unwrap_or_default()), arrival))
+            Ok((parse(bytes.get(..len).unwrap_or_default()), arrival))
         })
         .await
     }
@@ -127,6 +135,10 @@ impl Socket {
         sendmsg(self.udp.as_raw_fd(), &slices, &control, MsgFlags::empty(), Some(&SockaddrIn::from(to)))?;
         Ok(())
     }
+}
+
+fn parse(datagram: &[u8]) -> Result<Message, Malformed> {
+    Message::parse(datagram).map_err(|error| Malformed { error, machine: Header::hardware_of(datagram) })
 }
 
 fn arrival(received: &RecvMsg<'_, '_, SockaddrIn>) -> io::Result<Arrival> {

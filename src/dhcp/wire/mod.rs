@@ -117,6 +117,12 @@ impl Header {
         })
     }
 
+    /// Returns the hardware address in a datagram that may be malformed behind its header; `None` if
+    /// the header is too short.
+    pub(crate) fn hardware_of(datagram: &[u8]) -> Option<HardwareAddress> {
+        Some(Self::parse(datagram).ok()?.hardware())
+    }
+
     /// Returns the hardware address of the client.
     pub(crate) fn hardware(&self) -> HardwareAddress {
         HardwareAddress::new(self.hardware_type, self.hardware_len, self.chaddr)
