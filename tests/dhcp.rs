@@ -437,21 +437,61 @@ fn boot_server_replies_to_source_port() {
     assert_eq!(ack.boot_item, Some([0x80, 0, 0, 0]));
 }
 
+/// Address of the relay agent on the other network.
+const FAR: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+
+/// A host on another network, and the host of a relay agent between that and the segment.
+fn behind_relay(lan: &mut Lan) -> (Namespace, Namespace) {
+    let (relay, host) = (lan.host(ROUTER), newcomer(lan));
+    // The client's cable goes from the segment to the relay agent.
+    host.ip(&["link", "delete", "eth0"]);
+    host.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "eth1", "netns", relay.name()]);
+    host.ip(&["link", "set", "eth0", "up"]);
+    relay.ip(&["address", "add", &format!("{FAR}/24"), "dev", "eth1"]);
+    relay.ip(&["link", "set", "eth1", "up"]);
+    output_of(relay.command("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]));
+    lan.server().ip(&["route", "add", "10.9.0.0/24", "via", &ROUTER.to_string()]);
+    (host, relay)
+}
+
+/// dhcrelay of ISC as a relay agent with option 82: a boot client of another network gets the offer of a
+/// proxy, and at port 4011 the same file.
+#[test]
+fn relayed_client_gets_offer_of_proxy() {
+    needs!(lan::NEEDS, ["dhcrelay"]);
+    let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
+    let (host, relay) = behind_relay(&mut lan);
+    let _server = Serving::start(lan.server(), DhcpMode::Proxy).unwrap();
+    let mut command = relay.command("dhcrelay");
+    command.args(["-4", "-d", "--no-pid", "-a", "-i", "eth1", "-i", "eth0", &US.to_string()]);
+    let mut dhcrelay = Running::start(&mut command, &dir.path().join("relay.log"));
+    dhcrelay.wait_for("Sending on   Socket/fallback", SOON);
+
+    // As captured, without the flag for a broadcast reply.
+    let offers = shout(&host, &[PXE_DISCOVER.to_vec()], Duration::from_secs(3));
+    let (offer, _) = offers.first().unwrap_or_else(|| panic!("no offer:\n{}", dhcrelay.log()));
+    assert_eq!((offer.kind, offer.server, offer.header.giaddr), (MessageType::Offer, Some(US), FAR));
+    assert_eq!(offer.vendor_class, b"PXEClient");
+    assert!(offer.relay_info.is_empty(), "dhcrelay takes its option back");
+    assert!(shout(&host, &[broadcast(PLAIN_DISCOVER)], Duration::from_secs(1)).is_empty());
+
+    // With an address of the DHCP server it asks the server identifier, past the relay agent.
+    host.ip(&["address", "add", "10.9.0.7/24", "dev", "eth0"]);
+    host.ip(&["route", "add", "default", "via", &FAR.to_string()]);
+    let acks = host.inside(|| {
+        let socket = client_socket();
+        socket.send_to(PXE_4011_REQUEST, (US, 4011)).unwrap();
+        collect(&socket, Duration::from_secs(1))
+    });
+    assert_eq!(acks.iter().map(|(ack, _)| ack.kind).collect::<Vec<_>>(), [MessageType::Ack]);
+}
+
 /// dnsmasq as a relay agent: a client of another network gets an address of that network.
 #[test]
 fn relayed_client_gets_lease() {
     needs!(lan::NEEDS, ["dnsmasq", "udhcpc"]);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
-    let relay = lan.host(ROUTER);
-    let (host, far) = (newcomer(&mut lan), Ipv4Addr::new(10, 9, 0, 1));
-    // The client's cable goes from the segment to the relay agent.
-    host.ip(&["link", "delete", "eth0"]);
-    host.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "eth1", "netns", relay.name()]);
-    host.ip(&["link", "set", "eth0", "up"]);
-    relay.ip(&["address", "add", &format!("{far}/24"), "dev", "eth1"]);
-    relay.ip(&["link", "set", "eth1", "up"]);
-    output_of(relay.command("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]));
-    lan.server().ip(&["route", "add", "10.9.0.0/24", "via", &ROUTER.to_string()]);
+    let (host, relay) = behind_relay(&mut lan);
     let mut command = relay.command("dnsmasq");
     command.args([
         "--keep-in-foreground",
@@ -460,21 +500,21 @@ fn relayed_client_gets_lease() {
         "--user=root",
         "--port=0",
     ]);
-    command.args(["--pid-file=", &format!("--dhcp-relay={far},{US}")]);
+    command.args(["--pid-file=", &format!("--dhcp-relay={FAR},{US}")]);
     let mut dnsmasq = Running::start(&mut command, &dir.path().join("relay.log"));
     dnsmasq.wait_for("DHCP relay from", SOON);
 
     let DhcpMode::Server(near) = server_role(None) else { unreachable!() };
     let pool = "10.9.0.50-10.9.0.99".parse().unwrap();
     let netmask = Some(Ipv4Addr::new(255, 255, 255, 0));
-    let remote = ServerConfig { pool, netmask, router: Some(far), ..near };
+    let remote = ServerConfig { pool, netmask, router: Some(FAR), ..near };
     let _server = Serving::start(lan.server(), DhcpMode::Server(remote)).unwrap();
     let mut udhcpc = Udhcpc::start(&host, dir.path(), &[]);
     let bound = udhcpc.told("bound");
     assert!(value(&bound, "ip").starts_with("10.9.0."), "{bound}");
     assert_eq!((value(&bound, "router"), value(&bound, "siaddr")), ("10.9.0.1", "192.168.77.1"));
     // Renewing goes to us directly, past the relay agent.
-    host.ip(&["route", "add", "default", "via", &far.to_string()]);
+    host.ip(&["route", "add", "default", "via", &FAR.to_string()]);
     udhcpc.signal("-USR1");
     udhcpc.told("renew");
 }

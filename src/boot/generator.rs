@@ -43,7 +43,10 @@ impl Generator {
         let loader = self.pxelinux.as_ref().map(|pxelinux| pxelinux.path.as_str());
         let targets = BootTargets::new(loader, self.config.ports)
             .with_uefi_by(self.config.uefi_by)
-            .with_ipxe(IpxePrograms { bios: self.config.bios_ipxe.is_some(), uefi: self.config.ipxe.is_some() })
+            .with_ipxe(IpxePrograms {
+                bios: self.config.bios_ipxe.is_some(),
+                uefi: self.config.ipxe.is_some(),
+            })
             .with_rules(Arc::clone(&self.config.rules));
         self.images.iter().fold(targets, |targets, ImageBoot { bootable, programs, .. }| {
             let roots = programs.as_ref().map(Programs::roots).map_err(UefiError::clone);
@@ -108,7 +111,9 @@ impl Generator {
                 let signer = self.config.signer.as_ref()?;
                 ServedFile::generated(signer.certificate().der().clone(), FileKind::Other)
             }
-            GeneratedKind::BiosIpxe => ServedFile::generated(self.config.bios_ipxe.clone()?, FileKind::Loader),
+            GeneratedKind::BiosIpxe => {
+                ServedFile::generated(self.config.bios_ipxe.clone()?, FileKind::Loader)
+            }
         })
     }
 

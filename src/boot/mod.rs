@@ -38,6 +38,7 @@ pub(crate) use leased::Leased;
 pub(crate) use quirks::{Quirk, Quirks, UnknownQuirkError};
 pub(crate) use rules::Rules;
 pub use targets::BootTargets;
+#[cfg(test)]
 pub(crate) use targets::IpxePrograms;
 pub(crate) use uefi::UefiError;
 

@@ -31,7 +31,6 @@ use crate::bootable::Root;
 use crate::export::Allowed;
 use crate::uki::{Signer, Stub};
 pub(crate) use dhcp::{Dhcp, Solicitations};
-pub(crate) use value::{bios_ipxe_of_host, uefi_ipxe_of_host};
 use file::ConfigFile;
 pub(crate) use images::ImageConfig;
 use menu::length;
@@ -40,6 +39,7 @@ pub(crate) use secure_boot::certificate;
 pub(crate) use services::{
     Asked, HTTP_PORT, NBD_PORT, PORTMAP_PORT, RootServices, ServicePort, StatusService, TFTP_PORT, TftpPorts,
 };
+pub(crate) use value::{bios_ipxe_of_host, uefi_ipxe_of_host};
 
 /// Serve ISOs to machines that boot from the network.
 ///

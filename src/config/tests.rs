@@ -120,7 +120,8 @@ fn advertised_url_names_port_of_http() {
         (config.advertise.unwrap().to_string(), config.advertised_http)
     };
     assert_eq!(advertised("10.0.0.1"), ("10.0.0.1".to_owned(), None));
-    for (url, port) in [("http://10.0.0.1:8080/", 8080), ("http://10.0.0.1:8080", 8080), ("http://10.0.0.1/", 80)]
+    for (url, port) in
+        [("http://10.0.0.1:8080/", 8080), ("http://10.0.0.1:8080", 8080), ("http://10.0.0.1/", 80)]
     {
         assert_eq!(advertised(url), ("10.0.0.1".to_owned(), Some(port)), "{url}");
     }

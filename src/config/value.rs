@@ -68,8 +68,7 @@ pub(super) fn advertised(text: &str) -> Result<(Ipv4Addr, Option<u16>), String> 
 }
 
 /// Names are not taken: DHCP and the kernel's command line need an address.
-const BAD_ADVERTISED: &str =
-    "invalid address; expected an IPv4 address like 192.168.1.10, or a URL with it like http://192.168.1.10:8080/";
+const BAD_ADVERTISED: &str = "invalid address; expected an IPv4 address like 192.168.1.10, or a URL with it like http://192.168.1.10:8080/";
 
 /// Returns false for addresses that do not mean a single host.
 fn is_host(address: Ipv4Addr) -> bool {

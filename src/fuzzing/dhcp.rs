@@ -61,7 +61,12 @@ impl DhcpRun {
             .with_image(image, Ok(vec![Root::Nbd]))
             .with_rules(rules.into());
         Self {
-            session: Session { role, boot, allowed: Allowed::default(), limited_ipxes: LimitedIpxes::default() },
+            session: Session {
+                role,
+                boot,
+                allowed: Allowed::default(),
+                limited_ipxes: LimitedIpxes::default(),
+            },
             now: START,
             promised: HashMap::new(),
         }

@@ -192,9 +192,7 @@ async fn watch(interface: Interface, local: Ipv4Addr, found: mpsc::Sender<Ipv4Ad
 }
 
 /// Waits for a datagram, without end if there is no socket.
-async fn receive_if_bound(
-    socket: &mut Option<Socket>,
-) -> io::Result<(Result<Message, Malformed>, Arrival)> {
+async fn receive_if_bound(socket: &mut Option<Socket>) -> io::Result<(Result<Message, Malformed>, Arrival)> {
     match socket {
         Some(socket) => socket.receive().await,
         None => std::future::pending().await,

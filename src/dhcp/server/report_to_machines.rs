@@ -82,7 +82,12 @@ mod tests {
             let ports = Ports { tftp: 69, http: None };
             let boot = boot::BootTargets::new(Some("boot/syslinux/lpxelinux.0"), ports);
             Self {
-                session: Session { role, boot, allowed: Allowed::default(), limited_ipxes: LimitedIpxes::default() },
+                session: Session {
+                    role,
+                    boot,
+                    allowed: Allowed::default(),
+                    limited_ipxes: LimitedIpxes::default(),
+                },
                 machines: Registry::new(Instant::now()),
             }
         }

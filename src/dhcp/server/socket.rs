@@ -15,7 +15,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::dhcp::session::Destination;
-use crate::dhcp::wire::{CLIENT_PORT, DhcpParseError, Message};
+use crate::dhcp::wire::{CLIENT_PORT, DhcpParseError, HardwareAddress, Header, Message};
 
 /// Bytes received of a message. Clients send at most one Ethernet frame; a longer message is cut off
 /// and then malformed.

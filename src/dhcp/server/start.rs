@@ -123,7 +123,12 @@ impl Server {
         Ok(Self {
             dhcp: take(sockets.dhcp)?,
             boot_server: sockets.boot_server.map(take).transpose()?,
-            session: Session { role, boot: BootTargets::clone(&targets), allowed, limited_ipxes: LimitedIpxes::default() },
+            session: Session {
+                role,
+                boot: BootTargets::clone(&targets),
+                allowed,
+                limited_ipxes: LimitedIpxes::default(),
+            },
             boot,
             machines,
             interfaces,

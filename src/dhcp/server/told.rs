@@ -83,7 +83,8 @@ mod tests {
     #[test]
     fn flood_of_machines_is_bounded() {
         let (mut told, now) = (Told::default(), Instant::now());
-        let mut lines = |now| (0..3 * MAX as u32).filter(|&n| told.is_new(machine(n), not_allowed(1), now)).count();
+        let mut lines =
+            |now| (0..3 * MAX as u32).filter(|&n| told.is_new(machine(n), not_allowed(1), now)).count();
         assert_eq!(lines(now), MAX);
         assert_eq!(lines(now + PERIOD / 2), 0);
         assert_eq!(lines(now + PERIOD), MAX);

@@ -13,13 +13,16 @@ mod server_role;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::lease::UnixTime;
-use super::wire::{Header, Message, MessageType, Opcode, Reply, ReplyOption};
+use super::wire::{Header, Message, MessageType, Opcode, Reply, ReplyOption, SERVER_PORT};
 use crate::boot::{self, Quirk, Refusal};
 use crate::export::Allowed;
 
 pub(crate) use boot_offer::{BootOffer, mac};
 pub use limited_ipxe::LimitedIpxes;
 pub use server_role::{ConflictSeen, Network, ServerRole};
+
+/// Sub-option of option 82: the relay agent listens on the port that it sends from (RFC 8357 §4.1).
+const RELAY_SOURCE_PORT: u8 = 19;
 
 /// DHCP message, and the port and interface that it arrived on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,8 +85,6 @@ pub enum NoReply {
     NotABootClient,
     #[error("{0}")]
     NoBootFile(Refusal),
-    #[error("relayed by {0}; a proxy answers clients of its own link only")]
-    Relayed(Ipv4Addr),
     #[error("takes {address} from {server}")]
     TakesAddress { address: Ipv4Addr, server: Ipv4Addr },
     #[error("sender has no address to reply to")]
@@ -186,14 +187,10 @@ type Decision = Result<Outcome, NoReply>;
 /// Decides the reply of a proxy: an offer of a boot file, beside the offer of an address by the DHCP
 /// server (PXE 2.1 §2.2.3).
 fn proxy(request: &Request, boot: Boot) -> Decision {
-    let Message { header, kind, .. } = &request.message;
+    let kind = &request.message.kind;
     // klibc's ipconfig takes any OFFER, even one of the address 0.0.0.0: a reply to a client that did
     // not ask for PXE or HTTP boot would break its initramfs.
     let boot = boot.ok_or(NoReply::NotABootClient)?;
-    // The relay agent forwards to the DHCP server of its network, and we are not that server.
-    if !header.giaddr.is_unspecified() {
-        return Err(NoReply::Relayed(header.giaddr));
-    }
     let (boot, reply_kind) = match (kind, boot) {
         (MessageType::Discover, boot) => (boot.map_err(NoReply::NoBootFile)?, MessageType::Offer),
         // Some Intel ROMs wait for our answer to the REQUEST as well.
@@ -202,8 +199,16 @@ fn proxy(request: &Request, boot: Boot) -> Decision {
         (MessageType::Request, _) => return Err(takes_address(&request.message)),
         (kind, _) => return Err(NoReply::NotAnswered(*kind)),
     };
-    let reply = boot_reply(request, reply_kind, &boot);
-    Ok(Outcome::Send { reply, to: Destination::Broadcast, boot: Some(Ok(boot)) })
+    let mut reply = boot_reply(request, reply_kind, &boot);
+    let to = match relay(request) {
+        Some(relay) => {
+            // A relay agent sends a reply without the flag to yiaddr, which is 0 here (dhcrelay of ISC).
+            reply.header.flags = reply.header.flags.set_broadcast();
+            Destination::Unicast(relay)
+        }
+        None => Destination::Broadcast,
+    };
+    Ok(Outcome::Send { reply, to, boot: Some(Ok(boot)) })
 }
 
 fn takes_address(message: &Message) -> NoReply {
@@ -260,6 +265,17 @@ fn reply(request: &Request, kind: MessageType) -> Reply {
         relay_info: relay_info.clone(),
         max_size: *max_size,
     }
+}
+
+/// Returns the relay agent that forwarded the request.
+fn relay(request: &Request) -> Option<SocketAddrV4> {
+    let giaddr = request.message.header.giaddr;
+    let port = match request.message.relay_sub_option(RELAY_SOURCE_PORT) {
+        // RFC 8357 §5.1: the reply goes to the port that the relay agent sent from.
+        Some(_) => request.from.port(),
+        None => SERVER_PORT,
+    };
+    (!giaddr.is_unspecified()).then(|| SocketAddrV4::new(giaddr, port))
 }
 
 #[cfg(test)]

@@ -2,15 +2,13 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::{Boot, Decision, Destination, NoReply, Outcome, Request, reply};
+use super::{Boot, Decision, Destination, NoReply, Outcome, Request, relay, reply};
 use crate::boot::Firmware;
 use crate::dhcp::lease::{ClaimError, Leases, UnixTime};
-use crate::dhcp::wire::{CLIENT_PORT, Message, MessageType, Reply, ReplyOption, SERVER_PORT};
+use crate::dhcp::wire::{CLIENT_PORT, Message, MessageType, Reply, ReplyOption};
 
 /// Sub-option of option 82: the subnet of the client (RFC 3527 §3).
 const LINK_SELECTION: u8 = 5;
-/// Sub-option of option 82: the relay agent listens on the port that it sends from (RFC 8357 §4.1).
-const RELAY_SOURCE_PORT: u8 = 19;
 
 /// Seconds after which a conflicting server counts as gone if it was not seen again: three probes.
 const CONFLICT_SECONDS: u32 = 900;
@@ -261,15 +259,4 @@ fn destination(request: &Request, reply: &Reply) -> Destination {
     let ciaddr = reply.header.ciaddr;
     let client = (!ciaddr.is_unspecified()).then(|| SocketAddrV4::new(ciaddr, CLIENT_PORT));
     relay(request).or(client).map_or(Destination::Broadcast, Destination::Unicast)
-}
-
-/// Returns the relay agent that forwarded the request.
-fn relay(request: &Request) -> Option<SocketAddrV4> {
-    let giaddr = request.message.header.giaddr;
-    let port = match request.message.relay_sub_option(RELAY_SOURCE_PORT) {
-        // RFC 8357 §5.1: the reply goes to the port that the relay agent sent from.
-        Some(_) => request.from.port(),
-        None => SERVER_PORT,
-    };
-    (!giaddr.is_unspecified()).then(|| SocketAddrV4::new(giaddr, port))
 }

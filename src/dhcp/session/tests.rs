@@ -51,7 +51,12 @@ fn no_uefi() -> boot::BootTargets {
 }
 
 fn session(role: Role) -> Session {
-    Session { role, boot: boot_targets(), allowed: Allowed::default(), limited_ipxes: LimitedIpxes::default() }
+    Session {
+        role,
+        boot: boot_targets(),
+        allowed: Allowed::default(),
+        limited_ipxes: LimitedIpxes::default(),
+    }
 }
 
 fn proxy() -> Session {

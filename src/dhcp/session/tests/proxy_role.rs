@@ -102,10 +102,27 @@ fn request_reports_taken_address() {
 }
 
 #[test]
-fn relayed_message_gets_no_reply() {
+fn relayed_client_gets_offer_by_relay_agent() {
     let mut message = captured!("ipxe-bios-discover");
-    message.header.giaddr = OTHER;
-    assert_eq!(no_reply(ask(&mut proxy(), message)), NoReply::Relayed(OTHER));
+    let relay = Ipv4Addr::new(10, 81, 0, 1);
+    message.header.giaddr = relay;
+    assert!(!message.header.flags.broadcast());
+    for (relay_info, port) in [(vec![1, 2, 9, 9], 67), (vec![19, 0], 68)] {
+        let (reply, to) =
+            sent(ask(&mut proxy(), Message { relay_info: relay_info.clone(), ..message.clone() }));
+        assert_eq!(to, Destination::Unicast(SocketAddrV4::new(relay, port)));
+        assert_eq!(
+            (reply.kind, reply.header.giaddr, &reply.relay_info),
+            (MessageType::Offer, relay, &relay_info)
+        );
+        assert_eq!((reply.header.yiaddr, reply.header.siaddr), (NO_ADDRESS, US));
+        assert!(reply.header.flags.broadcast(), "the client has no address that the relay agent could use");
+        // It is the address that the client asks at port 4011.
+        assert!(reply.options.contains(&ReplyOption::ServerIdentifier(US)));
+        assert_eq!(reply.boot_file().unwrap().as_str(), SCRIPT);
+    }
+    let plain = Message { vendor_class: vec![], ..message };
+    assert_eq!(no_reply(ask(&mut proxy(), plain)), NoReply::NotABootClient);
 }
 
 #[test]
@@ -158,12 +175,22 @@ fn refusal_has_its_reason() {
     };
     let arm = Message { architectures: vec![11], ..captured!("ovmf-pxe-discover") };
     assert!(reason(&mut proxy(), arm).starts_with("ARM 64-bit UEFI machines are not served"));
-    let mut without_stub = Session { role: Role::Proxy, boot: no_uefi(), allowed: Allowed::default(), limited_ipxes: LimitedIpxes::default() };
+    let mut without_stub = Session {
+        role: Role::Proxy,
+        boot: no_uefi(),
+        allowed: Allowed::default(),
+        limited_ipxes: LimitedIpxes::default(),
+    };
     for message in [captured!("ovmf-pxe-discover"), captured!("ovmf-http-discover")] {
         assert!(reason(&mut without_stub, message).contains("give one with --stub FILE"));
     }
     let boot = targets(Ports { tftp: 69, http: None }, Ok(vec![Root::Nbd]));
-    let mut without_http = Session { role: Role::Proxy, boot, allowed: Allowed::default(), limited_ipxes: LimitedIpxes::default() };
+    let mut without_http = Session {
+        role: Role::Proxy,
+        boot,
+        allowed: Allowed::default(),
+        limited_ipxes: LimitedIpxes::default(),
+    };
     let why = reason(&mut without_http, captured!("ovmf-http-discover"));
     assert!(why.contains("HTTP, which is off"), "{why}");
 }
