@@ -67,6 +67,11 @@ impl Registry {
         self.table().met(mac, address.to_canonical(), now);
     }
 
+    /// Returns whether the machine at this address has a connection to its root.
+    pub(crate) fn is_on_root(&self, address: Ipv4Addr) -> bool {
+        self.table().is_on_root(IpAddr::V4(address))
+    }
+
     /// Returns the addresses of machines whose MAC address is unknown.
     pub(crate) fn strangers(&self) -> Vec<IpAddr> {
         self.table().strangers()

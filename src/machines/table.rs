@@ -175,6 +175,11 @@ impl MachineTable {
         }
     }
 
+    pub(super) fn is_on_root(&self, address: IpAddr) -> bool {
+        let record = self.by_address.get(&address).and_then(|id| self.machines.get(id));
+        record.is_some_and(|record| record.boot.is_on_root())
+    }
+
     /// Returns the counters of the machine at `address`, if one is known.
     pub(super) fn at(&self, address: IpAddr) -> Option<Arc<TransferStats>> {
         self.machines.get(self.by_address.get(&address)?)?.boot.traffic.first().cloned()

@@ -201,6 +201,7 @@ impl Drop for ConnectionTracker {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::time::Duration;
 
     use jiff::Timestamp;
@@ -285,6 +286,8 @@ mod tests {
         let mut tracker = site.tracker(Protocol::Nbd);
         tracker.attached(&site.image, site.now);
         assert_eq!((site.only().stage, site.only().airootfs), (Stage::Attached, None));
+        let is_on_root = |n| site.registry.is_on_root(Ipv4Addr::new(10, 0, 0, n));
+        assert_eq!([is_on_root(9), is_on_root(8)], [true, false]);
         for extent in AIROOTFS {
             site.send(&mut tracker, extent);
         }
@@ -294,6 +297,7 @@ mod tests {
         assert_eq!(machine.addresses, [IpAddr::from([10, 0, 0, 9])], "the same over IPv6 sockets");
         tracker.ended(RootEnd::Released, site.now);
         assert_eq!((site.only().stage, site.only().root_connections), (Stage::Copied, 0));
+        assert!(!is_on_root(9));
     }
 
     #[test]

@@ -236,6 +236,25 @@ impl Leases {
         Ok(())
     }
 
+    /// Renews the leases that end within half of their length and whose address is in use.
+    pub(crate) fn renew_used(&mut self, is_used: impl Fn(Ipv4Addr) -> bool, now: UnixTime) {
+        let (half, until) = (now.after(self.lease_seconds / 2), now.after(self.lease_seconds));
+        let ending = self.by_end.iter().take_while(|(end, _)| *end <= half);
+        let used: Vec<_> = ending.map(|&(_, address)| address).filter(|&address| is_used(address)).collect();
+        for address in used {
+            self.extend(address, until);
+        }
+    }
+
+    /// Moves the end of a lease. An offer and a quarantine keep theirs.
+    fn extend(&mut self, address: Ipv4Addr, until: UnixTime) {
+        let Some((Hold::Leased(machine), end)) = self.holds.get_mut(&address) else { return };
+        self.by_end.remove(&(*end, address));
+        self.by_end.insert((until, address));
+        *end = until;
+        self.events.push(Event::Leased { address, machine: *machine, until });
+    }
+
     /// Frees the address that was offered to the machine, unless it is leased by now.
     pub(crate) fn withdraw_offer(&mut self, machine: &HardwareAddress) {
         let Some(&address) = self.by_machine.get(machine) else { return };

@@ -139,6 +139,38 @@ fn leases_survive_restart() {
     }
 }
 
+/// An initramfs never renews its lease.
+#[test]
+fn lease_in_use_is_renewed_in_its_second_half() {
+    let mut table = leases("10.0.0.1-10.0.0.2");
+    for n in 1..=2 {
+        table.claim(machine(n), address(n), START).unwrap();
+    }
+    table.take_events();
+    let is_used = |used: Ipv4Addr| used != address(2);
+    table.renew_used(is_used, START.after(HOUR / 2 - 1));
+    assert_eq!(table.take_events(), [], "too early");
+    table.renew_used(is_used, START.after(HOUR - 1));
+    let until = START.after(HOUR - 1).after(HOUR);
+    assert_eq!(table.take_events(), [Event::Leased { address: address(1), machine: machine(1), until }]);
+    assert_eq!(table.claim(machine(5), address(1), START.after(HOUR + 1)), Err(ClaimError::Taken));
+    assert_eq!(table.claim(machine(5), address(2), START.after(HOUR + 1)), Ok(()));
+    assert_eq!(table.claim(machine(6), address(1), until), Ok(()), "it ends without a root");
+}
+
+#[test]
+fn offer_and_quarantine_are_not_renewed() {
+    let mut table = leases("10.0.0.1-10.0.0.2");
+    table.claim(machine(1), address(1), START).unwrap();
+    table.decline(&machine(1), address(1), START);
+    table.offer(machine(2), Some(address(2)), START);
+    table.take_events();
+    table.renew_used(|_| true, START);
+    assert_eq!(table.take_events(), []);
+    let later = START.after(QUARANTINE_SECONDS);
+    assert!([1, 2].into_iter().all(|n| table.claim(machine(n + 2), address(n), later).is_ok()));
+}
+
 #[test]
 fn damaged_lease_file_loses_damaged_lines() {
     let text = "# leases\n\

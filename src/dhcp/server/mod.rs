@@ -35,6 +35,8 @@ pub use start::{DEFAULT_LEASE_SECONDS, DhcpConfig, DhcpMode, DhcpStartError, Ser
 
 /// Interval of the probes for another DHCP server.
 const PROBE_EVERY: Duration = Duration::from_secs(300);
+/// Longest time between two looks for leases to renew.
+const RENEW_EVERY: Duration = Duration::from_secs(60);
 /// Pause after a failed receive: an interface that is down stays down for more than microseconds.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -69,6 +71,7 @@ impl Server {
         let mut shutdown = pin!(shutdown);
         let (found, mut conflicts) = mpsc::channel(1);
         let mut probes = JoinSet::new();
+        let mut renewals = tokio::time::interval(self.renewal_interval());
         for (interface, local) in self.probed() {
             probes.spawn(watch(interface, local, found.clone()));
         }
@@ -84,6 +87,7 @@ impl Server {
                     Err(error) => self.pause(&error).await,
                 },
                 Some(conflict) = conflicts.recv() => self.note_conflict(conflict),
+                _ = renewals.tick() => self.renew_leases_of_roots(),
             }
         }
         if let Some(file) = self.lease_file {
@@ -156,6 +160,25 @@ impl Server {
         if let Some(file) = &mut self.lease_file {
             file.record(&events, &server_role.leases);
         }
+    }
+
+    /// Returns the time between two looks: a lease is renewed in its second half.
+    fn renewal_interval(&self) -> Duration {
+        let quarter = match &self.session.role {
+            Role::Proxy => RENEW_EVERY,
+            Role::Server(server_role) => {
+                Duration::from_secs(u64::from(server_role.leases.lease_seconds() / 4))
+            }
+        };
+        quarter.clamp(Duration::from_secs(1), RENEW_EVERY)
+    }
+
+    /// Renews the leases of machines on their root, since an initramfs never does.
+    fn renew_leases_of_roots(&mut self) {
+        let Role::Server(server_role) = &mut self.session.role else { return };
+        let machines = &self.machines;
+        server_role.leases.renew_used(|address| machines.is_on_root(address), self.clock.now());
+        self.record_leases();
     }
 
     fn note_conflict(&mut self, conflict: Ipv4Addr) {
