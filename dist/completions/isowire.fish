@@ -38,7 +38,7 @@ complete -c isowire -n "__fish_isowire_using_subcommand serve" -s c -l config -d
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -s i -l interface -d 'Answer DHCP on this network interface only [default: all]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l bind -d 'Listen on this IPv4 address only [default: 0.0.0.0]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l allow -d 'Admit only clients of these networks, each like 192.168.1.0/24 or 192.168.1.10 [default: all]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l advertise -d 'Address of this host to tell machines [default: the address that a request reached]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l advertise -d 'Address or base URL of this host to tell machines [default: the address that a request reached]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l nbd -d 'Port of NBD [default: 10809]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l nfs -d 'Port of NFS (version 3) and MOUNT [default: 2049]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l portmap -d 'Port of the portmapper, by which machines find NFS [default: 111]' -r -f

@@ -83,10 +83,10 @@ pub struct ServeOptions {
     #[serde(deserialize_with = "networks")]
     allow: Option<Vec<RawValue>>,
 
-    /// Address of this host to tell machines, or its base URL [default: the address that a request reached]
+    /// Address or base URL of this host to tell machines [default: the address that a request reached]
     ///
     /// A URL like http://192.168.1.10:8080/ also names the port of HTTP that machines reach.
-    #[arg(long, value_name = "ADDR|URL", value_hint = ValueHint::Url)]
+    #[arg(long, value_name = "ADDR|URL", value_hint = ValueHint::Other)]
     advertise: Option<RawValue>,
 
     /// Port of NBD [default: 10809]
