@@ -163,7 +163,7 @@ fn check_script(index: &Index, bootable: &Bootable, text: &str, entries: usize) 
         }
         assert!(COMMANDS.contains(first), "{line}");
         let separators = rest.iter().filter(|word| matches!(**word, "||" | "&&" | ";")).count();
-        let goes_on = matches!(*first, "kernel" | "initrd" | "choose" | "boot" | "prompt");
+        let goes_on = matches!(*first, "kernel" | "initrd" | "choose" | "boot" | "prompt" | "menu");
         match *first {
             "isset" => assert_eq!(line, "isset ${netX/ip} || dhcp ||"),
             "imgfree" => assert!(["imgfree", "imgfree autoexec.ipxe ||"].contains(&line), "{line}"),
