@@ -10,7 +10,7 @@ use std::path::Path;
 use bytes::Bytes;
 use ipnet::{Ipv4Net, ipv4_mask_to_prefix};
 
-use super::{HTTP_PORT, LogFormat};
+use super::LogFormat;
 use crate::boot::menu::CopyToRam;
 use crate::boot::{Architecture, MacPrefix, Quirk, UefiBy, UnknownQuirkError};
 use crate::dhcp::lease::{Pool, PoolError};
@@ -61,11 +61,13 @@ pub(super) fn advertised(text: &str) -> Result<(Ipv4Addr, Option<u16>), String> 
         return host_address(text).map(|address| (address, None)).map_err(|_| BAD_ADVERTISED.into());
     };
     let host = url.strip_suffix('/').unwrap_or(url);
-    // RFC 9110 §4.2.1: a URL without a port means port 80.
-    let socket = host.parse().or_else(|_| host.parse().map(|address| SocketAddrV4::new(address, HTTP_PORT)));
+    let socket = host.parse().or_else(|_| host.parse().map(|address| SocketAddrV4::new(address, URL_PORT)));
     let socket = socket.ok().filter(|socket| is_host(*socket.ip()) && socket.port() > 0);
     socket.map(|socket| (*socket.ip(), Some(socket.port()))).ok_or_else(|| BAD_ADVERTISED.into())
 }
+
+/// Port of an `http` URL without one (RFC 9110 §4.2.1).
+const URL_PORT: u16 = 80;
 
 /// Names are not taken: DHCP and the kernel's command line need an address.
 const BAD_ADVERTISED: &str = "invalid address; expected an IPv4 address like 192.168.1.10, or a URL with it like http://192.168.1.10:8080/";
