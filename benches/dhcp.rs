@@ -12,7 +12,7 @@ use isowire::boot;
 use isowire::boot::Ports;
 use isowire::bootable::Root;
 use isowire::dhcp::lease::{Leases, Pool, UnixTime};
-use isowire::dhcp::session::{DhcpPort, Network, Outcome, Request, Role, ServerRole, Session};
+use isowire::dhcp::session::{DhcpPort, LimitedIpxes, Network, Outcome, Request, Role, ServerRole, Session};
 use isowire::dhcp::wire::{HardwareAddress, Message};
 use isowire::export::Allowed;
 use isowire::text::Word;
@@ -27,7 +27,12 @@ fn session(role: Role) -> Session {
     let image = Word::new("arch").expect("one word");
     let targets =
         boot::BootTargets::new(Some("boot/syslinux/lpxelinux.0"), Ports { tftp: 69, http: Some(80) });
-    Session { role, boot: targets.with_image(image, Ok(vec![Root::Nbd])), allowed: Allowed::default() }
+    Session {
+        role,
+        boot: targets.with_image(image, Ok(vec![Root::Nbd])),
+        allowed: Allowed::default(),
+        limited_ipxes: LimitedIpxes::default(),
+    }
 }
 
 fn server_role() -> ServerRole {
