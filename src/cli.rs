@@ -1,5 +1,5 @@
-//! Command line. The options of `serve` are declared in `config`, with the keys of the configuration
-//! file.
+//! Command line. The options of `serve` are declared in `config`, with the keys of the
+//! configuration file.
 
 pub mod pages;
 
@@ -53,12 +53,12 @@ pub struct InspectOptions {
 
 /// Run a client against every service on loopback and verify every byte.
 ///
-/// Starts every service on loopback, on ports that the system chooses, and runs a client against each.
-/// Received bytes are compared with the image, and the root file system with its airootfs.sha512. It
-/// prints a table of protocols, files, bytes, time and verdict.
+/// Starts every service on loopback, on ports that the system chooses, and runs a client against
+/// each. Received bytes are compared with the image, and the root file system with its
+/// airootfs.sha512. It prints a table of protocols, files, bytes, time and verdict.
 ///
-/// No other machine is served, and no privilege is needed. DHCP is not checked: it needs broadcasts and
-/// port 67.
+/// No other machine is served, and no privilege is needed. DHCP is not checked: it needs broadcasts
+/// and port 67.
 #[derive(Debug, Args)]
 pub struct CheckOptions {
     /// The image to serve [default: a small sample that isowire makes]
@@ -68,12 +68,12 @@ pub struct CheckOptions {
 
 /// Show the machines that boot from a running server.
 ///
-/// Shows for each machine the stage of its boot, its image, its root protocol, how much of the root file
-/// system was sent to it, and when it was last seen.
+/// Shows for each machine the stage of its boot, its image, its root protocol, how much of the root
+/// file system was sent to it, and when it was last seen.
 #[derive(Debug, Args)]
 pub struct StatusOptions {
-    /// Address of the server: http://ADDR:PORT/ as in its --status, or the path of its socket [default: the
-    /// socket of this user's server, else of this host's]
+    /// Address of the server: http://ADDR:PORT/ as in its --status, or the path of its socket
+    /// [default: the socket of this user's server, else of this host's]
     // Text, because a path and a URL are told apart when the command runs.
     #[arg(value_name = "URL", value_hint = ValueHint::Url)]
     pub url: Option<String>,

@@ -1,8 +1,8 @@
 //! Network-boots machines straight from an Arch Linux ISO.
 //!
-//! The image is opened once, indexed once, and never copied. Every file of the ISO is a byte range of
-//! one read-only file descriptor. Every protocol is a door to those ranges. A session decides *which
-//! range*; only the shell moves bytes.
+//! The image is opened once, indexed once, and never copied. Every file of the ISO is a byte range
+//! of one read-only file descriptor. Every protocol is a door to those ranges. A session decides
+//! *which range*; only the shell moves bytes.
 //!
 //! ```text
 //! firmware -> dhcp -> tftp, http -> boot plan --.

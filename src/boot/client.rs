@@ -57,13 +57,14 @@ pub enum Firmware {
     Ipxe,
     /// iPXE without a feature that our scripts need, such as the ROM of VirtualBox.
     LimitedIpxe {
-        /// It asks for the second time within two minutes: what it loaded lacks the feature as well.
+        /// It asks for the second time within two minutes: what it loaded lacks the feature as
+        /// well.
         is_retry: bool,
     },
 }
 
-/// Client system architecture: the number in DHCP option 93 (RFC 4578 §2.1, and IANA's "Processor Architecture
-/// Types", where later numbers are).
+/// Client system architecture: the number in DHCP option 93 (RFC 4578 §2.1, and IANA's "Processor
+/// Architecture Types", where later numbers are).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Architecture(pub u16);
 

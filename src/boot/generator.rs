@@ -67,7 +67,8 @@ impl Generator {
         &self.config.leased
     }
 
-    /// Returns the kinds of files that clients who list the directory are shown: those that are the same for everyone.
+    /// Returns the kinds of files that clients who list the directory are shown: those that are the
+    /// same for everyone.
     pub(super) fn listed(&self) -> Vec<GeneratedKind> {
         let certificate = self.config.signer.as_ref().map(|_| GeneratedKind::Certificate);
         [GeneratedKind::Menu, GeneratedKind::Script].into_iter().chain(certificate).collect()
@@ -109,7 +110,7 @@ impl Generator {
             GeneratedKind::Ipxe => ServedFile::generated(self.config.ipxe.clone()?, FileKind::Loader),
             GeneratedKind::Certificate => {
                 let signer = self.config.signer.as_ref()?;
-                ServedFile::generated(signer.certificate().der().clone(), FileKind::Other)
+                ServedFile::generated(signer.pair().certificate().der().clone(), FileKind::Other)
             }
             GeneratedKind::BiosIpxe => {
                 ServedFile::generated(self.config.bios_ipxe.clone()?, FileKind::Loader)

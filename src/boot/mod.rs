@@ -1,8 +1,8 @@
 //! Boot plans: from the description of a client to the program that its firmware loads and the menu
 //! that the program shows.
 //!
-//! Everything here is a pure decision. `dhcp` offers the boot file of [`plan`]; `tftp` and `http` serve
-//! it from [`Files`].
+//! Everything here is a pure decision. `dhcp` offers the boot file of [`plan`]; `tftp` and `http`
+//! serve it from [`Files`].
 
 mod client;
 mod config;
@@ -42,8 +42,8 @@ pub use targets::BootTargets;
 pub(crate) use targets::IpxePrograms;
 pub(crate) use uefi::UefiError;
 
-/// Prefix of the menu's path in option 209. PXELINUX puts its own path prefix before every name that
-/// is not a URL, with or without a leading `/`; `::name` is a file of the TFTP server itself
+/// Prefix of the menu's path in option 209. PXELINUX puts its own path prefix before every name
+/// that is not a URL, with or without a leading `/`; `::name` is a file of the TFTP server itself
 /// (syslinux, core/fs/pxe/urlparse.c).
 pub(crate) const FROM_ROOT: &str = "::/";
 
@@ -116,7 +116,8 @@ impl Planner<'_> {
                 self.by_tftp(&self.generated(GeneratedKind::BiosIpxe))
             }
             (Firmware::LimitedIpxe { is_retry }, Architecture::UEFI | Architecture::EBC) if runs_scripts => {
-                // Scripts run on every iPXE. Without ours, this one boots by the little that it has.
+                // Scripts run on every iPXE. Without ours, this one boots by the little that it
+                // has.
                 let is_replaced = self.targets.ipxe.uefi && !is_retry;
                 let kind = if is_replaced { GeneratedKind::Ipxe } else { GeneratedKind::TftpScript };
                 self.by_tftp(&self.generated(kind))

@@ -14,8 +14,8 @@ pub(crate) enum Quirk {
     /// No option 43, which tells PXE clients to take the boot file without boot server discovery:
     /// they ask port 4011 then. For UEFI firmware that the option confuses.
     No43,
-    /// A proxy also answers the DHCPREQUEST on port 67, which is for the other server. For old Intel
-    /// cards, which wait for the boot file there.
+    /// A proxy also answers the DHCPREQUEST on port 67, which is for the other server. For old
+    /// Intel cards, which wait for the boot file there.
     AnswerRequest,
     /// The machine's iPXE has no HTTP or no menus: it loads the same as plain PXE.
     NoScript,

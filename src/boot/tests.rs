@@ -1,4 +1,5 @@
-//! Boot plans, and the way from an image to the files a machine loads, on images made of a list of files.
+//! Boot plans, and the way from an image to the files a machine loads, on images made of a list of
+//! files.
 
 use std::io::Write as _;
 use std::net::Ipv4Addr;

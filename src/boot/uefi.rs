@@ -80,8 +80,9 @@ struct RootBase {
 }
 
 impl Programs {
-    /// Composes the programs for `image` with each of these roots, but for their command lines, the default
-    /// first. Reads the start of each kernel, and with a signer all of kernels and initramfs images.
+    /// Composes the programs for `image` with each of these roots, but for their command lines, the
+    /// default first. Reads the start of each kernel, and with a signer all of kernels and
+    /// initramfs images.
     ///
     /// # Errors
     /// [`UefiError`] if one cannot be composed.
@@ -125,8 +126,8 @@ impl Programs {
         self.signer.as_ref()
     }
 
-    /// Composes the program with this root for a machine with this MAC address and lease; `None` if the
-    /// root is not served.
+    /// Composes the program with this root for a machine with this MAC address and lease; `None` if
+    /// the root is not served.
     pub(crate) fn program(
         &self,
         root: Root,
@@ -140,8 +141,8 @@ impl Programs {
         words.extend(network(machine, lease, server));
         let line = CommandLine::new(&words).ok()?;
         let export = base.program(&line)?;
-        // Image, stub, signer and line determine every byte, so the program need not be read for its
-        // version.
+        // Image, stub, signer and line determine every byte, so the program need not be read for
+        // its version.
         let identity = self.image.identity.0.to_le_bytes();
         let version = Version::of_content(&[&identity[..], base.fingerprint(), line.as_bytes()].concat());
         Some(ServedFile { export, version, modified: None, kind: FileKind::Program })
@@ -183,8 +184,8 @@ fn kernel(image: &Arc<Image>, path: &PlainPath) -> Result<EfiKernel, ProgramErro
 }
 
 /// Returns the parameters that PXELINUX appends for a BIOS machine by SYSAPPEND 3. archiso's hook
-/// appends the network card of BOOTIF to the value of `ip=` (hooks/archiso_pxe_common), so nothing may
-/// follow the netmask.
+/// appends the network card of BOOTIF to the value of `ip=` (hooks/archiso_pxe_common), so nothing
+/// may follow the netmask.
 fn network(machine: Option<Mac>, lease: Option<Lease>, server: &FileServer) -> impl Iterator<Item = Word> {
     let ip = match lease {
         Some(Lease { address, netmask, router }) => {

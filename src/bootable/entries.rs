@@ -1,8 +1,8 @@
 //! SelectedEntries among the boot entries of an image, and the part of each that is kept.
 //!
-//! An image has up to three kinds of menus: for SYSLINUX, systemd-boot and GRUB. Entries for PXE are
-//! preferred. Without them, the entries that boot the same system from a disc are taken, and menus add
-//! the root from the network.
+//! An image has up to three kinds of menus: for SYSLINUX, systemd-boot and GRUB. Entries for PXE
+//! are preferred. Without them, the entries that boot the same system from a disc are taken, and
+//! menus add the root from the network.
 
 use std::fmt;
 
@@ -17,8 +17,8 @@ use crate::text::{Line, PlainPath, Word};
 
 /// Most SYSLINUX menus that are read, and most entries of systemd-boot. archiso has eight menus.
 const MENUS_MAX: usize = 64;
-/// Longest parameters of an entry, in bytes with the spaces. The kernel's command line (2048 bytes on
-/// x86) also needs room for ours and the operator's.
+/// Longest parameters of an entry, in bytes with the spaces. The kernel's command line (2048 bytes
+/// on x86) also needs room for ours and the operator's.
 const PARAMETERS_MAX: usize = 600;
 /// Most entries of an image; archiso has three.
 const ENTRIES_MAX: usize = 32;
@@ -48,8 +48,8 @@ const OURS: [&str; 12] = [
     "ip",
 ];
 
-/// Parameters that name a disk of the machine: the initramfs would wait for the disk or take the root
-/// from there (mkinitcpio-archiso, docs/README.bootparams).
+/// Parameters that name a disk of the machine: the initramfs would wait for the disk or take the
+/// root from there (mkinitcpio-archiso, docs/README.bootparams).
 const OF_DISKS: [&str; 10] = [
     "archisodevice",
     "archisolabel",
@@ -102,8 +102,8 @@ pub(crate) struct BootEntry {
     pub signed: bool,
     /// The author's parameters, without those that menus here set.
     pub parameters: Vec<Word>,
-    /// The author's parameters that would stop the boot, each with the file that it needs and the image
-    /// lacks.
+    /// The author's parameters that would stop the boot, each with the file that it needs and the
+    /// image lacks.
     pub left_out: Vec<String>,
 }
 
@@ -182,8 +182,8 @@ impl EntrySelector<'_> {
         Some(StockMenu { path, menu })
     }
 
-    /// Finds a file that a menu names. Some images start their menu in the install directory, so a name
-    /// may begin there too.
+    /// Finds a file that a menu names. Some images start their menu in the install directory, so a
+    /// name may begin there too.
     fn find(&self, name: &str, directory: &str) -> Option<NodeId> {
         let install_dir = format!("{}/", self.archiso.install_dir);
         self.tree.find(name, directory).or_else(|| self.tree.find(name, &install_dir))
@@ -203,8 +203,9 @@ impl EntrySelector<'_> {
         Some(BootEntry { root, ..self.boot_entry(entry, directory)? })
     }
 
-    /// Returns the entries that boot archiso from a disc, those for the architecture of the first root
-    /// file system first. Of entries that differ only in dropped parameters, the first is taken.
+    /// Returns the entries that boot archiso from a disc, those for the architecture of the first
+    /// root file system first. Of entries that differ only in dropped parameters, the first is
+    /// taken.
     fn by_disk<'e>(
         &self,
         entries: impl IntoIterator<Item = &'e MenuEntry>,
@@ -223,8 +224,9 @@ impl EntrySelector<'_> {
         boot_entries
     }
 
-    /// Returns `None` for an entry that boots another system, such as a memory test. An entry of archiso
-    /// names the install directory; an entry that names none has its kernel there and an initramfs.
+    /// Returns `None` for an entry that boots another system, such as a memory test. An entry of
+    /// archiso names the install directory; an entry that names none has its kernel there and an
+    /// initramfs.
     fn archiso_entry(&self, entry: &MenuEntry, directory: &str) -> Option<BootEntry> {
         let boot_entry = self.boot_entry(entry, directory)?;
         let is_ours = match value_of(entry, "archisobasedir") {
@@ -288,7 +290,8 @@ impl EntrySelector<'_> {
         let root = self.root(architecture)?;
         let path = self.tree.index.path(root.node);
         let path = String::from_utf8_lossy(&path);
-        // mkinitcpio, init_functions, `parse_cmdline`: a parameter without a value has the value `y`.
+        // mkinitcpio, init_functions, `parse_cmdline`: a parameter without a value has the value
+        // `y`.
         let (file, path) = match parameter.strip_suffix("=y").unwrap_or(parameter) {
             "checksum" => (root.sha512, format!("{}/airootfs.sha512", path.rsplit_once('/')?.0)),
             "verify" => (root.gpg_signature, format!("{path}.sig")),
@@ -382,8 +385,8 @@ impl EntrySelector<'_> {
         })
     }
 
-    /// Returns the architecture of a kernel by its directory, `boot/ARCHITECTURE/`; elsewhere that of
-    /// the first root file system.
+    /// Returns the architecture of a kernel by its directory, `boot/ARCHITECTURE/`; elsewhere that
+    /// of the first root file system.
     fn architecture(&self, kernel: NodeId) -> Word {
         let directory = self.tree.index.node(self.tree.index.node(kernel).parent);
         let own = self.archiso.airootfs.iter().find(|root| root.arch.as_bytes() == &directory.name[..]);
@@ -396,7 +399,8 @@ impl EntrySelector<'_> {
 }
 
 /// Takes out the menu with the highest count, preferably one with a UI: archiso's `archiso_pxe.cfg`
-/// includes `archiso_pxe-linux.cfg`, which has the same entries and no UI. `None` if all counts are 0.
+/// includes `archiso_pxe-linux.cfg`, which has the same entries and no UI. `None` if all counts are
+/// 0.
 fn best(menus: &mut Vec<StockMenu>, count: impl Fn(&StockMenu) -> usize) -> Option<StockMenu> {
     let rated =
         menus.iter().enumerate().map(|(position, stock)| (count(stock), stock.menu.ui.is_some(), position));
@@ -422,7 +426,8 @@ fn kept(parameters: Vec<&String>) -> Option<Vec<Word>> {
     (bytes <= PARAMETERS_MAX).then_some(kept)
 }
 
-/// Returns the value of a parameter. The last one of a name counts, as mkinitcpio's `parse_cmdline` assigns them in order.
+/// Returns the value of a parameter. The last one of a name counts, as mkinitcpio's `parse_cmdline`
+/// assigns them in order.
 fn value_of<'e>(entry: &'e MenuEntry, name: &str) -> Option<&'e str> {
     entry.parameters.iter().rev().find_map(|text| text.strip_prefix(name)?.strip_prefix('='))
 }

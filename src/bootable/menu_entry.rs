@@ -15,8 +15,8 @@ pub(crate) struct MenuEntry {
     pub parameters: Vec<String>,
 }
 
-/// Returns the text of a menu without a byte order mark (Unicode §23.8), which some editors put at its
-/// start: the first line would begin with another word.
+/// Returns the text of a menu without a byte order mark (Unicode §23.8), which some editors put at
+/// its start: the first line would begin with another word.
 pub(super) fn without_bom(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }

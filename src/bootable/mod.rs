@@ -30,8 +30,8 @@ const MENU_MAX: u64 = 64 << 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bootable {
     pub name: Word,
-    /// Name of this very image. Menus name files by it, so that a boot goes on with the image that it
-    /// began with after that was replaced.
+    /// Name of this very image. Menus name files by it, so that a boot goes on with the image that
+    /// it began with after that was replaced.
     pub versioned_name: Word,
     /// `archisobasedir=`.
     pub base_dir: Word,
@@ -84,8 +84,8 @@ pub(crate) fn entries(image: &Image) -> Option<Entries> {
     Some(EntrySelector { tree: &tree, archiso: image.archiso.as_ref()? }.choose().entries)
 }
 
-/// Returns the paths of NFS exports that menus of `image` name, each with a `/` at its start; none for an
-/// image that is not archiso's.
+/// Returns the paths of NFS exports that menus of `image` name, each with a `/` at its start; none
+/// for an image that is not archiso's.
 pub(crate) fn nfs_paths(image: &Image) -> Vec<String> {
     let Some(archiso) = &image.archiso else { return Vec::new() };
     let read = |node| image.read(node, MENU_MAX).ok();
@@ -122,8 +122,8 @@ pub(crate) fn node_of(image: &Image, path: &PlainPath) -> Option<NodeId> {
     path::resolve(&image.index, path.as_str().as_bytes()).ok()
 }
 
-/// Describes the parts that an initramfs lacks for this root, as the end of a sentence; `None` if it
-/// lacks nothing.
+/// Describes the parts that an initramfs lacks for this root, as the end of a sentence; `None` if
+/// it lacks nothing.
 pub(crate) fn shortfall(initramfs: &Contents, root: Root) -> Option<String> {
     let needed = match root {
         Root::Nbd => &Requirement::NBD,
@@ -162,8 +162,8 @@ impl ImageTree<'_> {
         })
     }
 
-    /// Returns false for a menu whose names begin in another directory than its own: PXELINUX loads it
-    /// with its own directory.
+    /// Returns false for a menu whose names begin in another directory than its own: PXELINUX loads
+    /// it with its own directory.
     fn stands_alone(&self, stock: &StockMenu) -> bool {
         let mut kernels = stock.menu.entries.iter().filter_map(|entry| entry.kernel.as_ref());
         kernels.any(|kernel| self.find(kernel, stock.path.directory()).is_some())

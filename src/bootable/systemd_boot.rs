@@ -1,5 +1,6 @@
 //! Parser for systemd-boot's entries, `/loader/entries/*.conf` (UAPI.1 Boot Loader Specification,
-//! "Type #1 Boot Loader Entry Keys"), and for the default in `/loader/loader.conf` (loader.conf(5)).
+//! "Type #1 Boot Loader Entry Keys"), and for the default in `/loader/loader.conf`
+//! (loader.conf(5)).
 
 use std::cmp::Ordering;
 
@@ -31,8 +32,8 @@ impl LoaderEntry {
         self.architecture.as_deref().is_none_or(|name| name.eq_ignore_ascii_case("x64"))
     }
 
-    /// Compares two entries by their places in the menu: first those with a sort key, by it; then by
-    /// file name.
+    /// Compares two entries by their places in the menu: first those with a sort key, by it; then
+    /// by file name.
     pub(crate) fn in_menu(&self, other: &Self) -> Ordering {
         self.menu_key().cmp(&other.menu_key())
     }
@@ -42,8 +43,8 @@ impl LoaderEntry {
     }
 }
 
-/// Parses the entry in the file `name`. Unknown keys are skipped; an entry for another program (`efi`,
-/// `uki`) has no kernel.
+/// Parses the entry in the file `name`. Unknown keys are skipped; an entry for another program
+/// (`efi`, `uki`) has no kernel.
 pub(crate) fn parse(name: &str, text: &[u8]) -> LoaderEntry {
     let mut loaded = LoaderEntry {
         entry: MenuEntry { label: name.to_owned(), ..MenuEntry::default() },
@@ -78,8 +79,8 @@ pub(crate) fn default_entry(text: &[u8]) -> Option<String> {
     pairs.rfind(|(key, _)| *key == "default").map(|(_, pattern)| pattern.to_owned())
 }
 
-/// Returns true if a pattern of `loader.conf` matches the file `name`, with or without its ending. Only
-/// `*` is a wildcard here; no image uses the others of glob(7).
+/// Returns true if a pattern of `loader.conf` matches the file `name`, with or without its ending.
+/// Only `*` is a wildcard here; no image uses the others of glob(7).
 pub(crate) fn means(pattern: &str, name: &str) -> bool {
     let stem = name.strip_suffix(".conf").unwrap_or(name);
     glob(pattern, name) || glob(pattern, stem)

@@ -11,8 +11,8 @@ pub(crate) struct ImageTree<'a> {
 }
 
 impl ImageTree<'_> {
-    /// Finds the file that a menu in `directory` calls `name`: from the root after `::` or `/`, else
-    /// beside the menu.
+    /// Finds the file that a menu in `directory` calls `name`: from the root after `::` or `/`,
+    /// else beside the menu.
     pub(super) fn find(&self, name: &str, directory: &str) -> Option<NodeId> {
         // PXELINUX: `::` is the TFTP server that it was loaded from (core/fs/pxe/urlparse.c).
         let from_root = name.strip_prefix("::").or_else(|| name.strip_prefix('/'));

@@ -135,8 +135,8 @@ impl<'a> HttpClient<'a> {
     ) -> Result<CheckTally, VerifyError> {
         let (first, last) = (range.start, range.end - 1);
         let head = self.request(target, &format!("Range: bytes={first}-{last}\r\n")).await?;
-        // RFC 9110 §15.3.7: 206 needs Content-Range. A 200 would be allowed, but then a broken download
-        // starts again.
+        // RFC 9110 §15.3.7: 206 needs Content-Range. A 200 would be allowed, but then a broken
+        // download starts again.
         if head.status != 206 || head.range != Some(format!("bytes {first}-{last}/{size}")) {
             let what = format!("is not given in the range {first}-{last}: status {}", head.status);
             return Err(wrong(&expected, what));

@@ -157,13 +157,14 @@ impl NbdClient {
     async fn reply(&mut self) -> Result<(), VerifyError> {
         let header: [u8; 16] = self.connection.array().await?;
         let mut header = Reader::new(&header);
-        // NBD protocol, "Simple reply message": the only form while structured replies are not negotiated.
-        // Linux gives its device up over a wrong magic or an unknown cookie.
+        // NBD protocol, "Simple reply message": the only form while structured replies are not
+        // negotiated. Linux gives its device up over a wrong magic or an unknown cookie.
         let (magic, error, cookie) = (header.u32_be()?, header.u32_be()?, header.u64_be()?);
         if magic != SIMPLE_REPLY_MAGIC || cookie != self.cookie {
             return Err(VerifyError::protocol("the reply does not belong to the request"));
         }
-        // Linux turns any error into EIO, and a machine without its root file system has no way back.
+        // Linux turns any error into EIO, and a machine without its root file system has no way
+        // back.
         if error != 0 {
             return Err(VerifyError::protocol(format!("a read failed with error {error}")));
         }
@@ -181,7 +182,8 @@ fn go(export: &[u8]) -> BytesMut {
     out.put_u32(4 + export.len() as u32 + 2);
     out.put_u32(export.len() as u32);
     out.put_slice(export);
-    // NBD protocol, `NBD_OPT_GO`: no information requests, as in nbd-client; NBD_INFO_EXPORT comes anyway.
+    // NBD protocol, `NBD_OPT_GO`: no information requests, as in nbd-client; NBD_INFO_EXPORT comes
+    // anyway.
     out.put_u16(0);
     out
 }

@@ -320,7 +320,8 @@ impl NfsClient<'_> {
             attributes(&mut results)?;
             let (count, is_end) = (results.u32_be()?, boolean(&mut results)?);
             let data = opaque(&mut results)?;
-            // RFC 1813 §3.3.6: a short READ is allowed, but one of no bytes before the end is not progress.
+            // RFC 1813 §3.3.6: a short READ is allowed, but one of no bytes before the end is not
+            // progress.
             if count as usize != data.len() || count > self.read || (count == 0 && !is_end) {
                 return Err(VerifyError::protocol(format!("READ of {} bytes returns {count}", self.read)));
             }

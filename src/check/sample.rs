@@ -17,7 +17,8 @@ const PATH_TABLES: [u32; 2] = [18, 19];
 const CONTINUATIONS: u32 = 20;
 const DIRECTORIES: u32 = 21;
 
-/// 2026-01-01 00:00 UTC in a volume descriptor (ECMA-119 §8.4.26.1) and a directory record (§9.1.5).
+/// 2026-01-01 00:00 UTC in a volume descriptor (ECMA-119 §8.4.26.1) and a directory record
+/// (§9.1.5).
 const LONG_DATE: &[u8; 17] = b"2026010100000000\0";
 const SHORT_DATE: [u8; 7] = [126, 1, 1, 0, 0, 0, 0];
 
@@ -42,7 +43,8 @@ pub fn image() -> Vec<u8> {
     tree.file("boot/2026-01-01-00-00-00-00.uuid", Vec::new());
     tree.file("boot/syslinux/lpxelinux.0", noise(4, 75_072));
     tree.file("boot/syslinux/ldlinux.c32", noise(5, 10 * 1428));
-    // Names and sizes that servers get wrong: block boundaries, the longest name, UTF-8, deep paths.
+    // Names and sizes that servers get wrong: block boundaries, the longest name, UTF-8, deep
+    // paths.
     for size in [1, BLOCK - 1, BLOCK, BLOCK + 1] {
         tree.file(&format!("odd/{size} bytes"), noise(6, size));
     }
@@ -163,8 +165,8 @@ impl SampleTree {
         image
     }
 
-    /// Returns all directories with their parents, level by level, the order of a path table (ECMA-119
-    /// §6.9.1).
+    /// Returns all directories with their parents, level by level, the order of a path table
+    /// (ECMA-119 §6.9.1).
     fn directories(&self) -> Vec<(usize, usize)> {
         let mut directories = vec![(0, 0)];
         let mut done = 0;
@@ -248,8 +250,8 @@ impl SampleTree {
         format!("{position:08}{ending}").into_bytes()
     }
 
-    /// Returns the records of a directory (ECMA-119 §6.8.1) in whole blocks. Entries that do not fit go
-    /// to `continuations`.
+    /// Returns the records of a directory (ECMA-119 §6.8.1) in whole blocks. Entries that do not
+    /// fit go to `continuations`.
     fn records(&self, directory: usize, parent: usize, continuations: &mut Vec<u8>) -> Vec<u8> {
         let (own, above) = (&self.0[directory], &self.0[parent]);
         let announcement = if directory == 0 { announcement() } else { Vec::new() };
@@ -314,8 +316,8 @@ fn put(image: &mut [u8], block: u32, bytes: &[u8]) {
     image[block as usize * BLOCK..][..bytes.len()].copy_from_slice(bytes);
 }
 
-/// Returns NM (RRIP §4.1.4) in two parts, as a name of 255 bytes does not fit into one entry, and SL
-/// (§4.1.3) of a symlink.
+/// Returns NM (RRIP §4.1.4) in two parts, as a name of 255 bytes does not fit into one entry, and
+/// SL (§4.1.3) of a symlink.
 fn names(entry: &SampleEntry) -> Vec<Vec<u8>> {
     let (first, second) = entry.name.as_bytes().split_at(entry.name.len().min(100));
     let goes_on = u8::from(!second.is_empty());

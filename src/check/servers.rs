@@ -41,7 +41,8 @@ impl CheckedServers {
         let images = Arc::new(ImageSet::new(ServedImage::new(NAME, image), Vec::new()));
         let [nbd, nfs] = [listener().await?, listener().await?];
         let [portmap, http] = [listener().await?, listener().await?];
-        // Clients are told the ports, so nothing depends on the registered ones, which need a privilege.
+        // Clients are told the ports, so nothing depends on the registered ones, which need a
+        // privilege.
         let [portmap_udp, tftp] = [socket().await?, socket().await?];
         let ports = Ports { tftp: tftp.local_addr()?.port(), http: Some(http.local_addr()?.port()) };
         let config = BootConfig::new(settings(), ports);

@@ -167,7 +167,8 @@ impl<'a> Download<'a> {
             Packet::Oack(_) => return Ok(ReceivedBlock::Stray),
             other => return Err(self.wrong(&format!("is answered with {other}"))),
         };
-        // Block numbers go on from 65535 with 0. No RFC says so, but files of more than 96 MB need it.
+        // Block numbers go on from 65535 with 0. No RFC says so, but files of more than 96 MB need
+        // it.
         if block != self.block.wrapping_add(1) {
             return Ok(ReceivedBlock::Stray);
         }

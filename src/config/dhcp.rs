@@ -88,7 +88,8 @@ impl Checker<'_> {
         let options = self.options;
         let netmask = self.read("netmask", &options.netmask, value::netmask)?;
         let router = self.read("router", &options.router, value::host_address)?;
-        // Without a netmask that of the interface counts, which is known only when the server starts.
+        // Without a netmask that of the interface counts, which is known only when the server
+        // starts.
         if let Some(mask) = netmask {
             self.require_one_network(range, pool, mask, router)?;
         }

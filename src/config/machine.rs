@@ -75,7 +75,8 @@ impl Checker<'_> {
             architectures: architectures.into_iter().flatten().collect(),
             vendor: self.read("vendor", &options.vendor, value::vendor)?.unwrap_or_default(),
         };
-        // A rule without conditions would be for all machines, which is what the other keys are for.
+        // A rule without conditions would be for all machines, which is what the other keys are
+        // for.
         match filter == ClientFilter::default() {
             true => {
                 Err(self.wrong_rule(options, "matches no machine; add `mac`, `architecture` or `vendor`"))

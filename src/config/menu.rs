@@ -46,7 +46,8 @@ impl Checker<'_> {
 
     /// Returns a path; one in the configuration file is relative to the directory of that file.
     pub(super) fn path(&self, value: &RawValue) -> PathBuf {
-        // A shell has already expanded a path of the command line, which is relative to where it runs.
+        // A shell has already expanded a path of the command line, which is relative to where it
+        // runs.
         match value.origin {
             ValueOrigin::File(_) => self.resolve(&value.text),
             ValueOrigin::CommandLine => PathBuf::from(&value.text),
@@ -95,8 +96,8 @@ impl Checker<'_> {
         }
     }
 
-    /// Checks the overrides of an image or of machines. Their kernel parameters stand behind `before`
-    /// bytes of others.
+    /// Checks the overrides of an image or of machines. Their kernel parameters stand behind
+    /// `before` bytes of others.
     pub(super) fn overrides(
         &self,
         (root, copytoram, parameters): RawOverrides<'_>,

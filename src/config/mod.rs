@@ -1,8 +1,8 @@
 //! The settings of `serve`: the command line over the configuration file over the defaults.
 //!
-//! A setting is declared once, as a field of [`ServeOptions`]: option of the command line, key of the
-//! file and help in one. [`Config`] has its checked value, with nothing left to interpret. The error
-//! about a wrong setting is one line: where, what, why, and what to do.
+//! A setting is declared once, as a field of [`ServeOptions`]: option of the command line, key of
+//! the file and help in one. [`Config`] has its checked value, with nothing left to interpret. The
+//! error about a wrong setting is one line: where, what, why, and what to do.
 
 mod dhcp;
 mod file;
@@ -29,7 +29,7 @@ use crate::boot::menu::MenuSettings;
 use crate::boot::{Rules, UefiBy};
 use crate::bootable::Root;
 use crate::export::Allowed;
-use crate::uki::{Signer, Stub};
+use crate::uki::{SigningPair, Stub};
 pub(crate) use dhcp::{Dhcp, Solicitations};
 use file::ConfigFile;
 pub(crate) use images::ImageConfig;
@@ -44,16 +44,16 @@ pub(crate) use value::{bios_ipxe_of_host, uefi_ipxe_of_host};
 /// Serve ISOs to machines that boot from the network.
 ///
 /// Answers DHCP, beside another DHCP server or as the only one. Sends boot loader, menu, kernel and
-/// initramfs out of the image by TFTP and HTTP. Serves the image as the root file system by NBD, its
-/// tree by NFS, and its files by HTTP. Nothing is mounted or unpacked. When all services are up, it
-/// prints a table of them and the line `ready`.
+/// initramfs out of the image by TFTP and HTTP. Serves the image as the root file system by NBD,
+/// its tree by NFS, and its files by HTTP. Nothing is mounted or unpacked. When all services are
+/// up, it prints a table of them and the line `ready`.
 ///
-/// With several ISOs the first is the default. Of a folder every *.iso is served, the newest version
-/// first. Images that are added, replaced or removed are noticed without a restart; machines keep the
-/// image that they booted.
+/// With several ISOs the first is the default. Of a folder every *.iso is served, the newest
+/// version first. Images that are added, replaced or removed are noticed without a restart;
+/// machines keep the image that they booted.
 ///
-/// Root is not needed. Ports below 1024 need the capability CAP_NET_BIND_SERVICE, sockets from systemd,
-/// or `sysctl net.ipv4.ip_unprivileged_port_start=67`.
+/// Root is not needed. Ports below 1024 need the capability CAP_NET_BIND_SERVICE, sockets from
+/// systemd, or `sysctl net.ipv4.ip_unprivileged_port_start=67`.
 ///
 /// Each option is also a key of the configuration file, without the dashes; the command line wins.
 #[derive(Debug, Default, Args, Deserialize)]
@@ -78,12 +78,14 @@ pub struct ServeOptions {
     #[arg(long, value_name = "ADDR", value_hint = ValueHint::Other)]
     bind: Option<RawValue>,
 
-    /// Admit only clients of these networks, each like 192.168.1.0/24 or 192.168.1.10 [default: all]
+    /// Admit only clients of these networks, each like 192.168.1.0/24 or 192.168.1.10 [default:
+    /// all]
     #[arg(long, value_name = "NET", value_delimiter = ',', value_hint = ValueHint::Other)]
     #[serde(deserialize_with = "networks")]
     allow: Option<Vec<RawValue>>,
 
-    /// Address or base URL of this host to tell machines [default: the address that a request reached]
+    /// Address or base URL of this host to tell machines [default: the address that a request
+    /// reached]
     ///
     /// A URL like http://192.168.1.10:8080/ also names the port of HTTP that machines reach.
     #[arg(long, value_name = "ADDR|URL", value_hint = ValueHint::Other)]
@@ -101,7 +103,8 @@ pub struct ServeOptions {
 
     /// Port of the portmapper, by which machines find NFS [default: 111]
     ///
-    /// archiso's initramfs always asks port 111. If rpcbind has that port, isowire registers with it.
+    /// archiso's initramfs always asks port 111. If rpcbind has that port, isowire registers with
+    /// it.
     #[arg(long, value_name = "PORT|off", value_hint = ValueHint::Other)]
     portmap: Option<RawValue>,
 
@@ -122,8 +125,8 @@ pub struct ServeOptions {
 
     /// Role in DHCP [default: proxy]
     ///
-    /// `off` answers nobody. `proxy` answers only machines that boot from the network; another server
-    /// gives them addresses. `server` gives addresses itself and needs --dhcp-range.
+    /// `off` answers nobody. `proxy` answers only machines that boot from the network; another
+    /// server gives them addresses. `server` gives addresses itself and needs --dhcp-range.
     #[arg(long, value_name = "off|proxy|server", value_hint = ValueHint::Other)]
     dhcp: Option<RawValue>,
 
@@ -131,7 +134,8 @@ pub struct ServeOptions {
     #[arg(long, value_name = "FIRST-LAST", value_hint = ValueHint::Other)]
     dhcp_range: Option<RawValue>,
 
-    // Settings of a DHCP server belong to a network and stay the same, so they are keys of the file only.
+    // Settings of a DHCP server belong to a network and stay the same, so they are keys of the file
+    // only.
     #[arg(skip)]
     netmask: Option<RawValue>,
 
@@ -150,8 +154,8 @@ pub struct ServeOptions {
 
     /// Tell booting machines that there is no IPv6 router, so that iPXE does not wait for one
     ///
-    /// Only machines that were offered a boot file within the last minute are told. Needs DHCP and the
-    /// capability CAP_NET_RAW.
+    /// Only machines that were offered a boot file within the last minute are told. Needs DHCP and
+    /// the capability CAP_NET_RAW.
     #[arg(long, num_args = 0, default_missing_value = "true")]
     router_advertisement: Option<RawValue>,
 
@@ -188,8 +192,8 @@ pub struct ServeOptions {
 
     /// Key to sign boot programs for UEFI with, so that they boot with Secure Boot
     ///
-    /// An RSA key, which only its owner may read. Needs its certificate, which the machines' firmware has
-    /// to know; `isowire secure-boot new` makes both.
+    /// An RSA key, which only its owner may read. Needs its certificate, which the machines'
+    /// firmware has to know; `isowire secure-boot new` makes both.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     secure_boot_key: Option<RawValue>,
 
@@ -266,7 +270,8 @@ pub struct Config {
     pub dhcp: Dhcp,
     /// With `Answered`, DHCP is on and counts as asked for by the operator.
     pub solicitations: Solicitations,
-    /// Root protocol that the operator named; `None` means the first of the menu that can be served.
+    /// Root protocol that the operator named; `None` means the first of the menu that can be
+    /// served.
     pub root: Option<Root>,
     /// Settings of the menu; its roots are those that may be served, in order.
     pub menu: MenuSettings,
@@ -277,8 +282,8 @@ pub struct Config {
     pub ipxe: Option<Bytes>,
     /// EFI stub for UEFI machines, instead of the one in each image.
     pub stub: Option<Stub>,
-    /// Signs the boot programs for UEFI.
-    pub signer: Option<Arc<Signer>>,
+    /// Key and certificate that boot programs for UEFI are signed with.
+    pub signing_pair: Option<Arc<SigningPair>>,
     pub status: StatusService,
     pub log_format: LogFormat,
 }
@@ -335,8 +340,8 @@ fn with_file(arguments: &ArgMatches) -> Result<(Option<ConfigFile>, ServeOptions
     Ok((file, options))
 }
 
-/// Checks a configuration file with this text, as [`load`] does with an empty command line. It reads no
-/// other file, so UEFI machines get the default.
+/// Checks a configuration file with this text, as [`load`] does with an empty command line. It
+/// reads no other file, so UEFI machines get the default.
 ///
 /// # Errors
 /// Those of [`load`].
@@ -373,8 +378,8 @@ impl Checker<'_> {
         let options = self.options;
         let services = self.root_services()?;
         let menu = self.menu(&services)?;
-        // A command line holds the parameters of all machines, of the image and of the rule together. So
-        // a rule has to fit beside the image with the longest.
+        // A command line holds the parameters of all machines, of the image and of the rule
+        // together. So a rule has to fit beside the image with the longest.
         let images = self.images(&services, length(&menu.parameters))?;
         let longest = images.iter().map(|image| length(&image.overrides.parameters)).max().unwrap_or(0);
         let dhcp = self.dhcp()?;
@@ -394,7 +399,7 @@ impl Checker<'_> {
             advertised_http: advertised_http.flatten(),
             root: self.root(&services)?,
             menu,
-            signer: self.signer(uefi, stub.as_ref())?,
+            signing_pair: self.signing_pair(uefi, stub.as_ref())?.map(Arc::new),
             stub,
             root_services: services,
             tftp: self.service_port("tftp", &options.tftp, TFTP_PORT)?,

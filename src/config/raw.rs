@@ -5,8 +5,8 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use toml::Spanned;
 
-/// A value as it was typed. Numbers and booleans of the file are kept as text, so that one parser reads
-/// a setting wherever it comes from.
+/// A value as it was typed. Numbers and booleans of the file are kept as text, so that one parser
+/// reads a setting wherever it comes from.
 #[derive(Debug, Clone)]
 pub(super) struct RawValue {
     pub text: String,

@@ -4,27 +4,27 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::raw::RawValue;
 use super::{Checker, ConfigError, value};
 use crate::boot::UefiBy;
 use crate::uki::sign::{Certificate, FILE_MAX, SigningKey, check_signable};
-use crate::uki::{Signer, Stub};
+use crate::uki::{SigningPair, Stub};
 
 const KEY: &str = "secure-boot-key";
 const CERTIFICATE: &str = "secure-boot-certificate";
 
-/// Permissions of everybody. Those of the group stay the operator's choice, and systemd's credentials have a mask there.
+/// Permissions of everybody. Those of the group stay the operator's choice, and systemd's
+/// credentials have a mask there.
 const OTHERS: u32 = 0o007;
 
 impl Checker<'_> {
-    /// Returns the signer of boot programs; `None` if no key is named.
-    pub(super) fn signer(
+    /// Returns the key of boot programs and its certificate; `None` if no key is named.
+    pub(super) fn signing_pair(
         &self,
         uefi: UefiBy,
         stub: Option<&Stub>,
-    ) -> Result<Option<Arc<Signer>>, ConfigError> {
+    ) -> Result<Option<SigningPair>, ConfigError> {
         let options = self.options;
         match (&options.secure_boot_key, &options.secure_boot_certificate) {
             (None, None) => Ok(None),
@@ -39,7 +39,7 @@ impl Checker<'_> {
                 key,
                 "conflicts with `uefi = ipxe`, which loads a program that is not signed; remove one of the two",
             )),
-            (Some(key), Some(certificate)) => self.pair(key, certificate, stub).map(|signer| Some(Arc::new(signer))),
+            (Some(key), Some(certificate)) => self.pair(key, certificate, stub).map(Some),
         }
     }
 
@@ -48,21 +48,16 @@ impl Checker<'_> {
         key: &RawValue,
         certificate: &RawValue,
         stub: Option<&Stub>,
-    ) -> Result<Signer, ConfigError> {
+    ) -> Result<SigningPair, ConfigError> {
         let read = self::key(&self.path(key)).map_err(|why| self.wrong(KEY, key, &why))?;
         let wrong = |why: String| self.wrong(CERTIFICATE, certificate, &why);
         let known = self::certificate(&self.path(certificate)).map_err(wrong)?;
-        let signer = Signer::new(read, known, aside).map_err(|why| wrong(why.to_string()))?;
+        let pair = SigningPair::new(read, known).map_err(|why| wrong(why.to_string()))?;
         match (stub.map(check_signable), &self.options.stub) {
             (Some(Err(why)), Some(stub)) => Err(self.wrong("stub", stub, &why.to_string())),
-            _ => Ok(signer),
+            _ => Ok(pair),
         }
     }
-}
-
-/// Signs while another thread takes over the other tasks of this one, so that no connection waits for it.
-fn aside(work: &mut dyn FnMut()) {
-    tokio::task::block_in_place(work);
 }
 
 /// Reads a key that not everybody can read or replace.

@@ -39,7 +39,8 @@ impl ServicePort {
     }
 }
 
-/// Source of the wish for a service. If a service that the operator asked for cannot start, none does.
+/// Source of the wish for a service. If a service that the operator asked for cannot start, none
+/// does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     ByOperator,

@@ -1,5 +1,5 @@
-//! Parsers of single settings. Each returns the value of a text, or says why it is invalid and what to
-//! write instead.
+//! Parsers of single settings. Each returns the value of a text, or says why it is invalid and what
+//! to write instead.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
@@ -22,8 +22,8 @@ use crate::uki::stub::{STUB_MAX, STUB_PATH};
 
 /// Longest wait of the menu in seconds; PXELINUX counts tenths up to 35996 (doc/menu.txt).
 const MENU_TIMEOUT_MAX: u16 = 3599;
-/// Shortest and longest lease. Shorter ones would be renewed all the time. Longer ones would keep the
-/// addresses of machines that booted once.
+/// Shortest and longest lease. Shorter ones would be renewed all the time. Longer ones would keep
+/// the addresses of machines that booted once.
 const LEASE_SECONDS: RangeInclusive<u32> = 120..=30 * 86_400;
 
 /// Prefix lengths of netmasks. A longer one leaves no address for a server and a machine.
@@ -54,8 +54,8 @@ pub(super) fn host_address(text: &str) -> Result<Ipv4Addr, String> {
     address.ok_or_else(|| "invalid IPv4 address of a host; expected one like 192.168.1.10".into())
 }
 
-/// Parses the address of this host for machines, or its base URL, `http://ADDRESS[:PORT][/]`, which also
-/// names the port of HTTP.
+/// Parses the address of this host for machines, or its base URL, `http://ADDRESS[:PORT][/]`, which
+/// also names the port of HTTP.
 pub(super) fn advertised(text: &str) -> Result<(Ipv4Addr, Option<u16>), String> {
     let Some(url) = text.strip_prefix("http://") else {
         return host_address(text).map(|address| (address, None)).map_err(|_| BAD_ADVERTISED.into());
@@ -131,8 +131,8 @@ pub(super) fn uefi(text: &str) -> Result<UefiBy, String> {
     }
 }
 
-/// Paths of iPXE for UEFI in Arch, Fedora and Debian. snponly.efi comes first: it uses the driver of the
-/// firmware, which has just loaded it.
+/// Paths of iPXE for UEFI in Arch, Fedora and Debian. snponly.efi comes first: it uses the driver
+/// of the firmware, which has just loaded it.
 const IPXE_PLACES: [&str; 6] = [
     "/usr/share/ipxe/x86_64/snponly.efi",
     "/usr/share/ipxe/snponly.efi",
@@ -263,8 +263,8 @@ pub(super) fn range(text: &str) -> Result<Pool, String> {
         PoolError::Reversed { .. } => "ends before it starts; swap the two addresses".to_owned(),
         PoolError::TooLarge { .. } => format!("more than {} addresses; take fewer", Pool::MAX_LEN),
     })?;
-    // Such addresses are at the ends of the address space or in a block of 2^28, so a range of at most
-    // 65536 addresses that contains one has one at an end.
+    // Such addresses are at the ends of the address space or in a block of 2^28, so a range of at
+    // most 65536 addresses that contains one has one at an end.
     let ends = [pool.first(), pool.last()];
     if ends.into_iter().all(is_host) {
         Ok(pool)

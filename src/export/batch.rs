@@ -92,8 +92,8 @@ impl Batch {
         self.queued == 0
     }
 
-    /// Returns the number of bytes that left in this turn of the connection. The batch may have been
-    /// filled several times in it.
+    /// Returns the number of bytes that left in this turn of the connection. The batch may have
+    /// been filled several times in it.
     pub(crate) const fn turn(&self) -> u64 {
         self.turn
     }
@@ -103,7 +103,8 @@ impl Batch {
         self.turn = 0;
     }
 
-    /// Returns the memory that headers take, in bytes, including those that left. Payload takes none.
+    /// Returns the memory that headers take, in bytes, including those that left. Payload takes
+    /// none.
     pub(crate) const fn held(&self) -> usize {
         self.arena.len()
     }

@@ -44,7 +44,8 @@ impl<'a> ImageRange<'a> {
         self.extent
     }
 
-    /// Returns the range as memory for the kernel; `None` when the image file was shorter when it was opened.
+    /// Returns the range as memory for the kernel; `None` when the image file was shorter when it
+    /// was opened.
     pub(crate) fn span(&self) -> Option<Span<'a>> {
         self.image.source.span(self.extent)
     }
@@ -144,7 +145,8 @@ impl Export {
         Self::of_regions(None, [Region::Memory(bytes.into())])
     }
 
-    /// Returns `len` zero bytes, for padding. They take no memory beside a list entry for each page.
+    /// Returns `len` zero bytes, for padding. They take no memory beside a list entry for each
+    /// page.
     pub(crate) fn of_zeros(len: usize) -> Self {
         let lens = (0..len).step_by(ZEROS.len()).map(|at| ZEROS.len().min(len - at));
         Self::of_regions(None, lens.map(|len| Region::Memory(Bytes::from_static(&ZEROS).slice(..len))))
@@ -246,7 +248,8 @@ impl<'a> Pieces<'a> {
                 let extent = Extent { offset: extent.offset + from, len };
                 Some(Piece::Image(ImageRange::new(self.image?, extent)))
             }
-            // A region in memory is far smaller than the address space, so the casts keep the value.
+            // A region in memory is far smaller than the address space, so the casts keep the
+            // value.
             Region::Memory(bytes) => Some(Piece::Memory(bytes.slice(from as usize..(from + len) as usize))),
         }
     }

@@ -6,8 +6,8 @@ use crate::uki::pe::{Headers, Section};
 use crate::uki::sign::check_signable;
 use crate::uki::{COMMAND_LINE_MAX, CommandLine, EfiKernel, ProgramBase, Stub};
 
-/// A stub that is taken makes a program: all its sections are where they were and hold what they held, and three follow
-/// that hold what they were given.
+/// A stub that is taken makes a program: all its sections are where they were and hold what they
+/// held, and three follow that hold what they were given.
 pub fn pe_stub(data: &[u8]) {
     let (Ok(stub), Ok(before)) = (Stub::parse(data.to_vec()), Headers::parse(data)) else { return };
     let words: Vec<_> = ["quiet", "ip=dhcp"].into_iter().filter_map(Word::new).collect();

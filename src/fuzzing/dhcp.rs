@@ -33,8 +33,8 @@ pub fn message(data: &[u8]) {
     assert_eq!(Message::parse(&emitted), Ok(message));
 }
 
-/// Checks a session against eight clients, a clock and other servers: a proxy for an even first byte,
-/// a server role for an odd one, and rules for some clients if its second bit is set.
+/// Checks a session against eight clients, a clock and other servers: a proxy for an even first
+/// byte, a server role for an odd one, and rules for some clients if its second bit is set.
 pub fn session(data: &[u8]) {
     let mut input = Reader::new(data);
     let Ok(first) = input.u8() else { return };
@@ -170,8 +170,8 @@ fn server_role(rules: &Rules) -> ServerRole {
     ServerRole::new(network, Leases::new(pool, LEASE_SECONDS, &[US]).with_fixed(fixed))
 }
 
-/// Reads a request from ten bytes and the two options whose lengths follow. Each byte chooses among a
-/// few values, so that machines meet.
+/// Reads a request from ten bytes and the two options whose lengths follow. Each byte chooses among
+/// a few values, so that machines meet.
 fn request(input: &mut Reader<'_>) -> Result<Request, Truncated> {
     let [machine, kind, requested, server, ciaddr, giaddr, class, size, relay, port] = input.array()?;
     let hardware = [0, 0, 0, 0, 0, machine % 8];
@@ -212,8 +212,8 @@ fn address(choice: u8) -> Option<Ipv4Addr> {
     }
 }
 
-/// Checks size, address and text of a reply with another decoder: the initramfs reads some of the text
-/// as shell code.
+/// Checks size, address and text of a reply with another decoder: the initramfs reads some of the
+/// text as shell code.
 fn check_bytes(request: &Message, bytes: &[u8]) {
     // RFC 2132 §9.10: 576 is the minimum, and includes the headers of IP and UDP.
     let limit = usize::from(request.max_size.unwrap_or(0).max(576)) - 28;
@@ -245,8 +245,8 @@ fn option_text(reply: &v4::Message, code: OptionCode) -> &[u8] {
     }
 }
 
-/// Checks that a reply goes to the relay agent, to the sender at the port of boot servers, or to our
-/// network. Otherwise a forged request could make us write to a stranger.
+/// Checks that a reply goes to the relay agent, to the sender at the port of boot servers, or to
+/// our network. Otherwise a forged request could make us write to a stranger.
 fn check_destination(request: &Request, to: Destination) {
     let Destination::Unicast(to) = to else { return };
     let is_relay = *to.ip() == request.message.header.giaddr;

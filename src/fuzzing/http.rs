@@ -84,7 +84,8 @@ fn check_answer(batch: &Batch, method: Option<Method>) {
     }
 }
 
-/// Feeds a session in segments; returns its answers (a range as its numbers), and true if it closed.
+/// Feeds a session in segments; returns its answers (a range as its numbers), and true if it
+/// closed.
 fn converse(data: &[u8], segment: usize) -> (Vec<u8>, bool) {
     let mut session = session();
     let (mut said, mut input) = (Vec::new(), BytesMut::new());

@@ -43,7 +43,8 @@ const COMMANDS: &[&str] = &[
     "prompt",
 ];
 
-/// Longest kernel command line that x86 takes, without what SYSAPPEND adds (`ip=` with four addresses, `BOOTIF=`).
+/// Longest kernel command line that x86 takes, without what SYSAPPEND adds (`ip=` with four
+/// addresses, `BOOTIF=`).
 const COMMAND_LINE_MAX: usize = 2047 - 128;
 
 /// The longest prefix there is.
@@ -51,14 +52,15 @@ const SERVER: FileServer =
     FileServer { address: Ipv4Addr::BROADCAST, ports: Ports { tftp: 69, http: Some(u16::MAX) } };
 const PREFIX: &str = "http://255.255.255.255:65535/";
 
-/// The files of an image's menu are separated by NUL. Whatever they hold, the menus made from them are plain text, have
-/// the entries that they were made to have and no other, and load only what is in the image.
+/// The files of an image's menu are separated by NUL. Whatever they hold, the menus made from them
+/// are plain text, have the entries that they were made to have and no other, and load only what is
+/// in the image.
 pub fn syslinux_menu(data: &[u8]) {
     menu_of(&MENUS, data);
 }
 
-/// The same for systemd-boot's entries: two of them, and what says which comes first. An entry's parts are no more than
-/// its text is.
+/// The same for systemd-boot's entries: two of them, and what says which comes first. An entry's
+/// parts are no more than its text is.
 pub fn loader_entry(data: &[u8]) {
     let entry = systemd_boot::parse("a.conf", data).entry;
     let parts = entry.title.iter().chain(&entry.kernel).chain(&entry.initrd).chain(&entry.parameters);
@@ -149,7 +151,8 @@ fn check_menu(index: &Index, bootable: &Bootable, text: &str) {
     }
 }
 
-/// iPXE reads a script line by line and splits lines at their spaces (src/image/script.c, src/core/exec.c).
+/// iPXE reads a script line by line and splits lines at their spaces (src/image/script.c,
+/// src/core/exec.c).
 fn check_script(index: &Index, bootable: &Bootable, text: &str, entries: usize) {
     let mut labels = Vec::new();
     for line in text.lines() {

@@ -1,8 +1,8 @@
 //! Properties that hold for any input, one function per fuzz target.
 //!
 //! `fuzz/fuzz_targets/NAME.rs` runs a property with inputs of libFuzzer, `tests/corpus.rs` with the
-//! committed seeds of `fuzz/corpus/NAME/`, each named by the path that it takes. A property panics when
-//! it does not hold.
+//! committed seeds of `fuzz/corpus/NAME/`, each named by the path that it takes. A property panics
+//! when it does not hold.
 
 pub mod boot;
 pub mod dhcp;

@@ -10,9 +10,9 @@ use crate::ndp::session::{self, PATIENCE, Solicitation};
 /// Machines that were offered a boot file, with the seconds between offer and solicitation.
 const OFFERED: [([u8; 6], u64); 2] = [([0x52, 0x54, 0, 0x12, 0x34, 0x56], 1), ([2, 0, 0, 0, 0, 1], 61)];
 
-/// Checks that an answer goes only to the one machine with a fresh offer, at the address made of its
-/// MAC address. The first byte is the hop limit, the next 16 are the sender's address, the rest is
-/// the message.
+/// Checks that an answer goes only to the one machine with a fresh offer, at the address made of
+/// its MAC address. The first byte is the hop limit, the next 16 are the sender's address, the rest
+/// is the message.
 pub fn solicitation(data: &[u8]) {
     let Ok(solicitation) = solicitation_from(data) else { return };
     let epoch = Instant::now();

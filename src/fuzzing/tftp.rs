@@ -18,11 +18,12 @@ pub fn packet(data: &[u8]) {
     assert!(packet.to_string().bytes().all(|byte| matches!(byte, b' '..=b'~')));
 }
 
-/// Simulated time after which a silent client's transfer is over: seven waits of the longest `timeout`.
+/// Simulated time after which a silent client's transfer is over: seven waits of the longest
+/// `timeout`.
 const LONGEST_SILENCE: Duration = Duration::from_secs(7 * 30 + 1);
 
-/// Checks that a transfer sends blocks of the file only, at most one window for each event, and ends
-/// when its client stops answering.
+/// Checks that a transfer sends blocks of the file only, at most one window for each event, and
+/// ends when its client stops answering.
 ///
 /// The input is the length of the file (4 bytes), a read request (its length in a byte), and
 /// operations.

@@ -1,5 +1,5 @@
-//! Errors of the images that are to be served. When isowire starts, those in what the operator named
-//! are fatal; all others are a line of the log.
+//! Errors of the images that are to be served. When isowire starts, those in what the operator
+//! named are fatal; all others are a line of the log.
 
 use std::io;
 use std::path::PathBuf;

@@ -69,7 +69,8 @@ fn conflict(
     }
     let default = default?;
     let hidden = default.reachable(&image.name).err()?;
-    // A folder may get a new default image at any time, so the operator named neither tree nor clash.
+    // A folder may get a new default image at any time, so the operator named neither tree nor
+    // clash.
     let origin = image.origin().max(default.origin());
     Some(ImageError::Hidden { path: image.path().to_owned(), hidden, origin })
 }
@@ -95,7 +96,8 @@ impl<'a> Claim<'a> {
 fn holder(claims: &[Claim<'_>], position: usize) -> Option<usize> {
     let name = claims.get(position)?.name;
     let same = claims.iter().enumerate().filter(|(_, claim)| claim.name.eq_ignore_ascii_case(name));
-    // The first of those that have the name already; without one, the first that the operator named.
+    // The first of those that have the name already; without one, the first that the operator
+    // named.
     let (holder, _) = same.min_by_key(|(_, claim)| (!claim.is_old, claim.origin))?;
     Some(holder).filter(|&holder| holder != position)
 }

@@ -99,8 +99,8 @@ impl ImageSet {
 
     /// Returns the node that an NFS client mounts by `path`: `/` and the paths below it,
     /// `/run/archiso/bootmnt` and `/mnt/archiso` are in the default image, `/NAME` is the image of
-    /// that name or versioned name. A path that menus of an image name is that image, the first that
-    /// names it.
+    /// that name or versioned name. A path that menus of an image name is that image, the first
+    /// that names it.
     pub(crate) fn node(&self, path: &[u8]) -> Option<(&ServedImage, NodeId)> {
         let (served, node) = self.resolve(path)?;
         served.note_call();

@@ -41,7 +41,8 @@ pub enum InspectError {
     Output(io::Error),
 }
 
-/// Opens the image at `path` and prints its report, with the signer if a certificate for Secure Boot is named.
+/// Opens the image at `path` and prints its report, with the signer if a certificate for Secure
+/// Boot is named.
 ///
 /// # Errors
 /// [`InspectError`] when the image cannot be used, archiso did not make it, or `out` cannot be

@@ -132,7 +132,8 @@ fn unknown_formats(image: &Image, archiso: &Archiso) -> Vec<String> {
 /// Returns the support of each initramfs for each root protocol.
 pub(super) fn root_support(image: &Image) -> Vec<RootSupport> {
     let mut support = Vec::new();
-    // An image with several kernels has an initramfs for each, and one may lack a hook that others have.
+    // An image with several kernels has an initramfs for each, and one may lack a hook that others
+    // have.
     for (path, contents) in initramfs(image) {
         support.extend(Root::ALL.map(|root| RootSupport {
             root: root.to_string(),

@@ -176,7 +176,8 @@ pub(crate) struct EntryReport {
 }
 
 impl InspectReport {
-    /// Describes `image`, which was opened at `path`, for a server that signs with the key of `certificate`.
+    /// Describes `image`, which was opened at `path`, for a server that signs with the key of
+    /// `certificate`.
     pub(super) fn of(path: &Path, image: &Arc<Image>, certificate: Option<&Certificate>) -> Self {
         let archiso = image.archiso.as_ref();
         Self {
@@ -223,7 +224,8 @@ impl TreeReport {
                 NodeKind::Directory { .. } => &mut tree.directories,
                 NodeKind::File { .. } => &mut tree.files,
                 NodeKind::Symlink { .. } => &mut tree.symlinks,
-                // Devices, pipes and sockets: Rock Ridge can hold them, but no protocol serves them.
+                // Devices, pipes and sockets: Rock Ridge can hold them, but no protocol serves
+                // them.
                 NodeKind::Special => &mut tree.special,
             } += 1;
         }

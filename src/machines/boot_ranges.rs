@@ -102,8 +102,8 @@ impl BootRanges {
         Self { marks }
     }
 
-    /// Returns the ranges that overlap `len` bytes from `offset`, each with the offset of the overlap in
-    /// the range and its length.
+    /// Returns the ranges that overlap `len` bytes from `offset`, each with the offset of the
+    /// overlap in the range and its length.
     pub(super) fn within(&self, offset: u64, len: u64) -> impl Iterator<Item = (RangeKind, u64, u64)> {
         let end = offset.saturating_add(len);
         let first = self.marks.partition_point(|mark| mark.extent.end() <= offset);

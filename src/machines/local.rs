@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 const NAME: &str = "status.sock";
 
-/// Runtime directory of a system service with `RuntimeDirectory=isowire`, and of a server that runs as root.
+/// Runtime directory of a system service with `RuntimeDirectory=isowire`, and of a server that runs
+/// as root.
 const SYSTEM: &str = "/run/isowire";
 
 /// Returns the path of a server's socket. Its directory is the one that systemd made

@@ -8,13 +8,14 @@
 //! ```
 //!
 //! A service gives each connection a [`ConnectionTracker`] and reports the bytes that it sent. The
-//! tracker adds them to counters that only connections of the same machine share. The lock that all machines
-//! share is taken only for an event: the first byte of a kernel, a root attached or released.
+//! tracker adds them to counters that only connections of the same machine share. The lock that all
+//! machines share is taken only for an event: the first byte of a kernel, a root attached or
+//! released.
 //!
-//! The step of a boot follows from the files that a machine loads: TFTP and HTTP tell the tracker the
-//! kind of each file. [`BootRanges`](boot_ranges::BootRanges) tells the rest from the ranges of an
-//! image: the progress within a program composed of kernel and initramfs, and within the root file
-//! system, by any protocol.
+//! The step of a boot follows from the files that a machine loads: TFTP and HTTP tell the tracker
+//! the kind of each file. [`BootRanges`](boot_ranges::BootRanges) tells the rest from the ranges of
+//! an image: the progress within a program composed of kernel and initramfs, and within the root
+//! file system, by any protocol.
 
 mod boot_ranges;
 pub mod local;

@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::Mac;
 
-/// Longest table that is read, in bytes. A line has 79, and the kernel keeps 1024 entries by default.
+/// Longest table that is read, in bytes. A line has 79, and the kernel keeps 1024 entries by
+/// default.
 const TABLE_MAX: u64 = 1 << 20;
 
 /// Reads the kernel's table (proc(5), `/proc/net/arp`).

@@ -69,8 +69,8 @@ pub enum Stage {
     Attached,
     /// The machine read all of its root and closed the connection: it runs from memory or is off.
     Copied,
-    /// The machine closed the connection before it had read all of its root: it was shut down. Linux
-    /// also closes an NFS connection that was idle for five minutes, and reconnects later.
+    /// The machine closed the connection before it had read all of its root: it was shut down.
+    /// Linux also closes an NFS connection that was idle for five minutes, and reconnects later.
     Released,
     /// The connection to the root broke.
     Lost,

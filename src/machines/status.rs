@@ -1,4 +1,5 @@
-//! The status report as JSON: a running server answers with it, and `isowire status --json` prints it.
+//! The status report as JSON: a running server answers with it, and `isowire status --json` prints
+//! it.
 //!
 //! Names and meanings of fields are stable; new fields may be added. An unknown value is `null`.
 //! Times are seconds since 1970-01-01 UTC, by the clock of the server; sizes are bytes.

@@ -27,7 +27,8 @@ const ADDRESSES_MAX: usize = 4;
 /// has more than one.
 const TRAFFIC_MAX: usize = 4;
 
-/// Time from a boot program to the root file system. Slow machines take half of it to start the kernel.
+/// Time from a boot program to the root file system. Slow machines take half of it to start the
+/// kernel.
 const ROOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Longest reason that is kept, in characters.
@@ -185,8 +186,8 @@ impl MachineTable {
         self.machines.get(self.by_address.get(&address)?)?.boot.traffic.first().cloned()
     }
 
-    /// Returns the counters for a new connection from `address` that begins with `step`. `None` when
-    /// the table is full.
+    /// Returns the counters for a new connection from `address` that begins with `step`. `None`
+    /// when the table is full.
     pub(super) fn join(&mut self, address: IpAddr, step: Step, now: Instant) -> Option<Arc<TransferStats>> {
         let known = self.by_address.get(&address).copied();
         let id = known.or_else(|| self.add(None, address, now))?;
@@ -198,7 +199,8 @@ impl MachineTable {
         record.boot.traffic.first().cloned()
     }
 
-    /// Records a step of the boot that `traffic` belongs to. An event of an earlier boot is ignored.
+    /// Records a step of the boot that `traffic` belongs to. An event of an earlier boot is
+    /// ignored.
     pub(super) fn reached(
         &mut self,
         address: IpAddr,
@@ -250,7 +252,8 @@ impl MachineTable {
         let Some(root) = &mut boot.root else { return };
         root.connections = root.connections.saturating_sub(1);
         root.end = match (root.protocol, is_whole, end) {
-            // archiso's HTTP hook downloads the image to memory, so any end after all of it is fine.
+            // archiso's HTTP hook downloads the image to memory, so any end after all of it is
+            // fine.
             (Protocol::Http, true, _) | (_, true, RootEnd::Released) => Stage::Copied,
             (_, _, RootEnd::Released) => Stage::Released,
             (_, _, RootEnd::Lost) => Stage::Lost,
@@ -369,8 +372,9 @@ impl MachineRecord {
         sent.fold(self.boot.last_event, Instant::max)
     }
 
-    /// Returns true if the machine got a whole boot program and no root followed: within a minute, or before it began
-    /// again. Firmware with Secure Boot says nothing to the server when it refuses a program.
+    /// Returns true if the machine got a whole boot program and no root followed: within a minute,
+    /// or before it began again. Firmware with Secure Boot says nothing to the server when it
+    /// refuses a program.
     pub(super) fn is_secure_boot_suspected(&self, now: Instant) -> bool {
         let silence = self.boot.program_sent.map(|sent| now.saturating_duration_since(sent));
         let is_late = silence.is_some_and(|silence| silence > ROOT_LIMIT);
@@ -431,8 +435,8 @@ impl MachineBoot {
         }
     }
 
-    /// Returns true if a request of `firmware` for a boot file ends this boot. iPXE that was loaded as
-    /// a boot program sends one more request in the same boot.
+    /// Returns true if a request of `firmware` for a boot file ends this boot. iPXE that was loaded
+    /// as a boot program sends one more request in the same boot.
     fn is_over_for(&self, firmware: Firmware) -> bool {
         let is_loaded_ipxe = firmware == Firmware::Ipxe && self.began_as != Some(Firmware::Ipxe);
         self.step > Step::Leased && !(is_loaded_ipxe && self.step <= Step::Menu)

@@ -234,7 +234,8 @@ mod tests {
             ConnectionTracker::new(Arc::clone(&self.registry), peer, door, self.now)
         }
 
-        /// As a door would: replies of 256 KiB at most, each with a header, of which 100 bytes leave at a time first.
+        /// As a door would: replies of 256 KiB at most, each with a header, of which 100 bytes
+        /// leave at a time first.
         fn send(&self, tracker: &mut ConnectionTracker, extent: Extent) {
             let export = Export::whole(&self.image);
             for offset in (0..extent.len).step_by(256 << 10) {

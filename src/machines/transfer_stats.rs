@@ -1,4 +1,5 @@
-//! Counters of the bytes sent to one machine in one boot; its connections add to them without a lock.
+//! Counters of the bytes sent to one machine in one boot; its connections add to them without a
+//! lock.
 //!
 //! They are statistics only: no decision combines two counters, so every access is relaxed.
 
@@ -66,9 +67,10 @@ impl TransferStats {
     }
 }
 
-/// Upper bound of the part of a root file system that a machine was sent, at one bit per chunk. It is
-/// exact for a sequential reader, such as archiso's hooks that copy or verify the image. A machine
-/// that reads single blocks is credited with whole chunks, but never with more than it was sent.
+/// Upper bound of the part of a root file system that a machine was sent, at one bit per chunk. It
+/// is exact for a sequential reader, such as archiso's hooks that copy or verify the image. A
+/// machine that reads single blocks is credited with whole chunks, but never with more than it was
+/// sent.
 #[derive(Debug)]
 pub(super) struct Coverage {
     known: Arc<TrackedImage>,

@@ -142,7 +142,8 @@ numbers! {
 /// Bytes that are not the message they should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NbdParseError {
-    /// On a stream: the rest has not arrived yet. Inside an option: its lengths contradict each other.
+    /// On a stream: the rest has not arrived yet. Inside an option: its lengths contradict each
+    /// other.
     #[error(transparent)]
     Truncated(#[from] Truncated),
     /// The peer does not speak NBD, or not any more: there is no way back into the stream.
@@ -243,7 +244,8 @@ impl<'a> MetaContextRequest<'a> {
         let name = string(&mut data)?;
         let queries = data.u32_be()?;
         let mut request = Self { name, queries, asks_allocation: false, asks_base: false };
-        // The count is the peer's. Each query takes four bytes at least, so the data bounds the loop.
+        // The count is the peer's. Each query takes four bytes at least, so the data bounds the
+        // loop.
         for _ in 0..queries {
             let query = string(&mut data)?;
             // "The server MUST ignore query strings belonging to an unknown namespace."

@@ -54,8 +54,8 @@ impl SolicitationListener {
     /// Opens the socket, for one interface only if one is named.
     ///
     /// # Errors
-    /// `PermissionDenied` without CAP_NET_RAW, `Unsupported` for a named interface without IPv6, and any
-    /// other error of the kernel.
+    /// `PermissionDenied` without CAP_NET_RAW, `Unsupported` for a named interface without IPv6,
+    /// and any other error of the kernel.
     pub(crate) fn open(only: Option<&str>) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
         // A raw socket gets all of ICMPv6, neighbour solicitations and echo requests included.
@@ -88,7 +88,8 @@ impl SolicitationListener {
         }
     }
 
-    /// Joins the group on all present interfaces; returns the last error of one that could not be joined.
+    /// Joins the group on all present interfaces; returns the last error of one that could not be
+    /// joined.
     fn join(&mut self) -> io::Result<Option<io::Error>> {
         let found: BTreeMap<u32, String> = getifaddrs()?.filter_map(|entry| interface(&entry)).collect();
         self.joined.retain(|index, _| found.contains_key(index));
@@ -117,8 +118,8 @@ fn check_enabled(interface: &str) -> io::Result<()> {
     }
 }
 
-/// Returns number and name of an interface that is up and has neighbours. The kernel lists one link-layer
-/// entry per interface.
+/// Returns number and name of an interface that is up and has neighbours. The kernel lists one
+/// link-layer entry per interface.
 fn interface(entry: &InterfaceAddress) -> Option<(u32, String)> {
     let link = *entry.address.as_ref()?.as_link_addr()?;
     // Loopback and tunnels have no machines to boot.
@@ -156,8 +157,8 @@ pub(crate) async fn run(
     }
 }
 
-/// Registers the socket with the runtime. tokio has no type for a raw socket without `unsafe`; its UDP
-/// type only waits for readiness and does not depend on the kind of socket.
+/// Registers the socket with the runtime. tokio has no type for a raw socket without `unsafe`; its
+/// UDP type only waits for readiness and does not depend on the kind of socket.
 fn watched(socket: &Socket) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket.try_clone()?.into())

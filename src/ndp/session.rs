@@ -1,5 +1,5 @@
-//! Decides which machine is told that there is no router. Pure: the solicitation, the time and the last
-//! DHCP offer go in.
+//! Decides which machine is told that there is no router. Pure: the solicitation, the time and the
+//! last DHCP offer go in.
 
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
@@ -8,11 +8,12 @@ use super::wire::{RouterSolicitation, SolicitationError};
 use crate::codec::Reader;
 use crate::mac::Mac;
 
-/// Time after its last offer in which a machine is answered. iPXE solicits from its DHCP request on and
-/// stops 16 seconds later. The kernel that it loads must hear of real routers only.
+/// Time after its last offer in which a machine is answered. iPXE solicits from its DHCP request on
+/// and stops 16 seconds later. The kernel that it loads must hear of real routers only.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Hop limit of a packet that no router has forwarded: it comes from our own link (RFC 4861 §6.1.1).
+/// Hop limit of a packet that no router has forwarded: it comes from our own link (RFC 4861
+/// §6.1.1).
 const HOP_LIMIT: u8 = 255;
 
 /// An ICMPv6 message, its sender and its hop limit.
@@ -42,8 +43,8 @@ pub(crate) enum Unanswered {
 /// Finds the machine to answer at the address that it asked from. `offered` gives the time of a
 /// machine's last offer of a boot file.
 ///
-/// The sender's address decides, since the answer goes there: it must be link-local and contain the MAC
-/// address, as iPXE's does.
+/// The sender's address decides, since the answer goes there: it must be link-local and contain the
+/// MAC address, as iPXE's does.
 ///
 /// # Errors
 /// [`Unanswered`] is the reason for no answer.
@@ -69,7 +70,8 @@ pub(crate) fn decide(
     }
 }
 
-/// Extracts the MAC address from a link-local address with a modified EUI-64 (RFC 4291 §2.5.1, §2.5.6).
+/// Extracts the MAC address from a link-local address with a modified EUI-64 (RFC 4291 §2.5.1,
+/// §2.5.6).
 fn mac_in(address: Ipv6Addr) -> Option<Mac> {
     let [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a, b, c, 0xff, 0xfe, d, e, f] = address.octets() else {
         return None;

@@ -27,7 +27,8 @@ pub(crate) enum SolicitationError {
 /// Router solicitation: a machine asks which routers there are (RFC 4861 §4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RouterSolicitation<'a> {
-    /// Link-layer address of the sender: the first such option, of any length; six bytes on Ethernet.
+    /// Link-layer address of the sender: the first such option, of any length; six bytes on
+    /// Ethernet.
     pub source_link_layer_address: Option<&'a [u8]>,
 }
 
@@ -64,12 +65,12 @@ fn option<'a>(input: &mut Reader<'a>) -> Result<(u8, &'a [u8]), SolicitationErro
 }
 
 /// Advertisement that offers nothing: a router lifetime of 0 says that we are not a default router,
-/// and zeros leave the other fields unspecified (RFC 4861 §4.2). It has no option: no prefix, and no
-/// link-layer address to be cached.
+/// and zeros leave the other fields unspecified (RFC 4861 §4.2). It has no option: no prefix, and
+/// no link-layer address to be cached.
 pub const EMPTY_ADVERTISEMENT: [u8; 16] = {
     let mut message = [0; 16];
-    // RFC 4861 §4.2: the zeros after the type are code, checksum (the kernel computes it), current hop
-    // limit, the flags M and O, router lifetime, reachable time and retransmission timer.
+    // RFC 4861 §4.2: the zeros after the type are code, checksum (the kernel computes it), current
+    // hop limit, the flags M and O, router lifetime, reachable time and retransmission timer.
     message[0] = ROUTER_ADVERTISEMENT;
     message
 };

@@ -124,7 +124,8 @@ mod tests {
     const SIZE: u64 = 64 << 20;
     const FILE: NodeId = NodeId(1);
 
-    /// Connects to a server whose image holds one file of zeros; returns the handle of the file, too.
+    /// Connects to a server whose image holds one file of zeros; returns the handle of the file,
+    /// too.
     async fn connect() -> (TcpStream, Vec<u8>) {
         let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let mut index = Index::new(attributes);

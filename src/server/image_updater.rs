@@ -272,7 +272,8 @@ fn log_program(image: &str, programs: &Programs) {
     match programs.signer() {
         // With the key on this host, a file in a folder of images is enough for a signature.
         Some(signer) => {
-            info!(image, "UEFI machines boot by the {stub}, signed for Secure Boot by `{signer}`")
+            let pair = signer.pair();
+            info!(image, "UEFI machines boot by the {stub}, signed for Secure Boot by `{pair}`")
         }
         None => info!(image, "UEFI machines boot by the {stub}"),
     }

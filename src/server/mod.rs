@@ -34,6 +34,7 @@ use crate::images::{HiddenNameError, ImageError};
 use crate::machines::Registry;
 use crate::nfs::server::rpcbind::RegistrationError;
 use crate::text::Word;
+use crate::uki::Signer;
 
 /// Time that transfers have to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -115,13 +116,19 @@ fn boot_config(config: &Config, sockets: &ServiceSockets) -> BootConfig {
     let ports = Ports { tftp: sockets.tftp_port(), http };
     BootConfig {
         stub: config.stub.clone(),
-        signer: config.signer.clone(),
+        signer: config.signing_pair.clone().map(|pair| Arc::new(Signer::new(pair, aside))),
         uefi_by: config.uefi,
         ipxe: config.ipxe.clone().or_else(uefi_ipxe_of_host),
         bios_ipxe: bios_ipxe_of_host(),
         rules: Arc::new(config.rules.clone()),
         ..BootConfig::new(menu, ports)
     }
+}
+
+/// Signs while another thread takes over the other tasks of this one, so that no connection waits
+/// for it.
+fn aside(work: &mut dyn FnMut()) {
+    tokio::task::block_in_place(work);
 }
 
 async fn serve(
@@ -210,7 +217,7 @@ fn report(config: &Config, sockets: &ServiceSockets, files: &Files) -> StartRepo
         has_nothing_to_boot: files.programs().next().is_none(),
         unprivileged: sockets.lacks_privilege.then(service_sockets::program),
         foreign_dhcp: foreign_dhcp(config, sockets, files),
-        signer: config.signer.clone(),
+        signing_pair: config.signing_pair.clone(),
     }
 }
 

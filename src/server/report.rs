@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::bootable::Root;
 use crate::config::{HTTP_PORT, NBD_PORT, PORTMAP_PORT, TFTP_PORT};
-use crate::uki::Signer;
+use crate::uki::SigningPair;
 
 /// The services of this run and their states.
 #[derive(Debug, Clone)]
@@ -21,8 +21,8 @@ pub(super) struct StartReport {
     pub(super) unprivileged: Option<PathBuf>,
     /// Settings for another DHCP server; `None` if isowire answers DHCP, or has nothing to load.
     pub(super) foreign_dhcp: Option<ForeignDhcp>,
-    /// Signer of the UEFI boot programs.
-    pub(super) signer: Option<Arc<Signer>>,
+    /// Key of the UEFI boot programs and its certificate.
+    pub(super) signing_pair: Option<Arc<SigningPair>>,
 }
 
 /// A row of the table.
@@ -81,8 +81,8 @@ impl fmt::Display for StartReport {
             )?;
             writeln!(f, "Give one made by mkarchiso; `isowire inspect ISO` tells what an ISO lacks.")?;
         }
-        if let Some(signer) = &self.signer {
-            write_signer(f, signer)?;
+        if let Some(pair) = &self.signing_pair {
+            write_signer(f, pair)?;
         }
         if let Some(program) = &self.unprivileged {
             write_privileges(f, program)?;
@@ -91,10 +91,10 @@ impl fmt::Display for StartReport {
     }
 }
 
-fn write_signer(f: &mut fmt::Formatter<'_>, signer: &Signer) -> fmt::Result {
-    writeln!(f, "\nUEFI boot programs are signed for Secure Boot by `{signer}`.")?;
+fn write_signer(f: &mut fmt::Formatter<'_>, pair: &SigningPair) -> fmt::Result {
+    writeln!(f, "\nUEFI boot programs are signed for Secure Boot by `{pair}`.")?;
     writeln!(f, "Firmware has to know its certificate, which is served as /isowire/secure-boot.cer:")?;
-    writeln!(f, "  SHA-256 {}", signer.certificate().fingerprint_text())
+    writeln!(f, "  SHA-256 {}", pair.certificate().fingerprint_text())
 }
 
 fn write_privileges(f: &mut fmt::Formatter<'_>, program: &std::path::Path) -> fmt::Result {
@@ -140,7 +140,7 @@ impl fmt::Display for ForeignDhcp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::uki::sign::tests::signer;
+    use crate::uki::sign::tests::pair;
 
     fn row(service: &'static str, port: u16, state: &str) -> ServiceRow {
         let address = (Ipv4Addr::UNSPECIFIED, port).into();
@@ -156,7 +156,7 @@ mod tests {
             has_nothing_to_boot: false,
             unprivileged: None,
             foreign_dhcp: None,
-            signer: None,
+            signing_pair: None,
         };
         assert_eq!(
             report.to_string(),
@@ -181,7 +181,7 @@ mod tests {
             has_nothing_to_boot: true,
             unprivileged: Some("/opt/isowire".into()),
             foreign_dhcp: Some(foreign.clone()),
-            signer: Some(signer()),
+            signing_pair: Some(pair()),
         };
         let text = report.to_string();
         assert!(text.contains("DHCP     -                     off\n"));

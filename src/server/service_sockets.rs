@@ -300,7 +300,8 @@ fn bind_dhcp(
 /// Creates the error of a socket, with its remedy.
 fn cannot(service: &'static str, address: SocketAddrV4, error: io::Error) -> StartError {
     let change = match (service, address.port()) {
-        // archiso's nfsmount asks port 111 and no other: another one would make NFS roots impossible.
+        // archiso's nfsmount asks port 111 and no other: another one would make NFS roots
+        // impossible.
         ("portmap", PORTMAP_PORT) => "boot without NFS: `portmap = off` and another `root`".to_owned(),
         _ => format!("change `{service}`"),
     };

@@ -11,7 +11,8 @@ use tracing::{debug, info, warn};
 
 use crate::export::Allowed;
 
-/// Pause after a failed accept: a lack of file descriptors (EMFILE) lasts longer than a microsecond.
+/// Pause after a failed accept: a lack of file descriptors (EMFILE) lasts longer than a
+/// microsecond.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Silence after which the kernel probes whether the peer still exists (tcp(7), TCP_KEEPIDLE). A

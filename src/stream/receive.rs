@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 
 use crate::export::Batch;
 
-/// Bytes read from a socket at once: more requests than the kernel's NBD client keeps in flight (128
-/// of 28 bytes).
+/// Bytes read from a socket at once: more requests than the kernel's NBD client keeps in flight
+/// (128 of 28 bytes).
 const RECEIVE: usize = 4 << 10;
 
 /// Reads more requests and returns how many bytes arrived, 0 at the end of the stream. Before it
@@ -59,7 +59,8 @@ fn read_now(socket: &TcpStream, input: &mut BytesMut) -> io::Result<Option<usize
         input.extend_from_slice(bytes);
         read = Some(bytes.len());
         // A short read took all there was (epoll(7), question 9), so the runtime need not make a
-        // second call to learn that. The end of the stream can be read again, so it is no such case.
+        // second call to learn that. The end of the stream can be read again, so it is no such
+        // case.
         if bytes.is_empty() || rest.is_empty() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
     });
     match waits {

@@ -1,9 +1,9 @@
-//! Layout of TFTP packets: RFC 1350 (the protocol), 2347 (options), 2348 (`blksize`), 2349 (`timeout`,
-//! `tsize`) and 7440 (`windowsize`).
+//! Layout of TFTP packets: RFC 1350 (the protocol), 2347 (options), 2348 (`blksize`), 2349
+//! (`timeout`, `tsize`) and 7440 (`windowsize`).
 //!
 //! [`Packet::parse`] never panics. It borrows from the datagram and allocates only the list of
-//! options, which has at most [`MAX_OPTIONS`] entries. Unknown options, modes and error codes survive
-//! parsing.
+//! options, which has at most [`MAX_OPTIONS`] entries. Unknown options, modes and error codes
+//! survive parsing.
 
 use std::fmt;
 
@@ -116,7 +116,8 @@ impl From<Truncated> for TftpParseError {
     }
 }
 
-/// Returns the bytes before the data of a block. The data itself goes from the mapping to the kernel.
+/// Returns the bytes before the data of a block. The data itself goes from the mapping to the
+/// kernel.
 pub const fn data_header(block: u16) -> [u8; DATA_HEADER_LEN] {
     let [op_high, op_low] = OP_DATA.to_be_bytes();
     let [block_high, block_low] = block.to_be_bytes();

@@ -28,7 +28,8 @@ const CERTIFICATES_AT: usize = 112 + CERTIFICATES * 8;
 /// Bytes that are read of the image at a time, to hash them.
 const BLOCK: u64 = 1 << 20;
 
-/// The part of a boot program that is the same for all machines: all of it but the command line and the signature.
+/// The part of a boot program that is the same for all machines: all of it but the command line and
+/// the signature.
 #[derive(Debug, Clone)]
 pub struct ProgramBase {
     /// Headers, stub, initramfs and kernel.
@@ -66,8 +67,9 @@ pub enum ComposeError {
 }
 
 impl ProgramBase {
-    /// Composes the program that boots `kernel` with the images of `initrd`, in their order. With a signer it is signed
-    /// for Secure Boot: all of it is read once, which takes a second for a gigabyte.
+    /// Composes the program that boots `kernel` with the images of `initrd`, in their order. With a
+    /// signer it is signed for Secure Boot: all of it is read once, which takes a second for a
+    /// gigabyte.
     ///
     /// # Errors
     /// See [`ComposeError`].
@@ -110,8 +112,8 @@ impl ProgramBase {
         })
     }
 
-    /// Returns the program with this command line: the same bytes each time. `None` if it was to be signed and could not
-    /// be, because the system has no random numbers.
+    /// Returns the program with this command line: the same bytes each time. `None` if it was to be
+    /// signed and could not be, because the system has no random numbers.
     pub fn program(&self, command_line: &CommandLine) -> Option<Export> {
         let mut line = command_line.as_bytes().to_vec();
         line.resize(self.command_line_len, 0);
@@ -133,7 +135,7 @@ fn fingerprint(headers: &[u8], stub: &Stub, signer: Option<&Arc<Signer>>) -> [u8
     let mut hash = Sha256::new_with_prefix(headers);
     hash.update(&stub.bytes);
     if let Some(signer) = signer {
-        hash.update(signer.certificate().fingerprint());
+        hash.update(signer.pair().certificate().fingerprint());
     }
     hash.finalize().into()
 }
@@ -161,8 +163,8 @@ impl Signing {
     }
 }
 
-/// Hashes all but `CheckSum` and the directory entry of the certificate table: a signature changes these two
-/// (Authenticode, "Calculating the PE Image Hash", steps 3 to 8).
+/// Hashes all but `CheckSum` and the directory entry of the certificate table: a signature changes
+/// these two (Authenticode, "Calculating the PE Image Hash", steps 3 to 8).
 fn update_with_headers(hash: &mut Sha256, headers: &[u8], optional_at: usize) {
     let (checksum, certificates) = (optional_at + CHECKSUM_AT, optional_at + CERTIFICATES_AT);
     for part in
@@ -196,8 +198,8 @@ fn joined(initrd: &[Export]) -> Result<Export, MixedImagesError> {
 }
 
 impl Stub {
-    /// Returns the part of the stub after its headers, with padding. It is the same in every program, so
-    /// it is not copied.
+    /// Returns the part of the stub after its headers, with padding. It is the same in every
+    /// program, so it is not copied.
     fn rest(&self) -> [Export; 2] {
         let padding =
             self.bytes.len().next_multiple_of(self.headers.file_alignment as usize) - self.bytes.len();
@@ -226,8 +228,8 @@ impl Layout {
         })
     }
 
-    /// Places a section of `len` bytes. The padding after it is a part of the file: EDK2 reads the last
-    /// byte of each section's raw size and rejects a shorter file.
+    /// Places a section of `len` bytes. The padding after it is a part of the file: EDK2 reads the
+    /// last byte of each section's raw size and rejects a shorter file.
     fn place(&mut self, name: [u8; 8], characteristics: u32, len: u64) -> Result<Section, ComposeError> {
         self.try_place(name, characteristics, len).ok_or(ComposeError::TooLarge)
     }
@@ -264,8 +266,8 @@ impl Patch<'_> {
         let mut headers = stub.bytes.slice(..stub.headers_end).to_vec();
         // NumberOfSections.
         put(&mut headers, coff + 6, &sections.to_le_bytes());
-        // PointerToSymbolTable and NumberOfSymbols: old stubs have symbols after their sections, which
-        // are cut off.
+        // PointerToSymbolTable and NumberOfSymbols: old stubs have symbols after their sections,
+        // which are cut off.
         put(&mut headers, coff + 12, &[0; 8]);
         // SizeOfInitializedData.
         put(&mut headers, optional + 8, &data.to_le_bytes());

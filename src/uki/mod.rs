@@ -1,15 +1,15 @@
-//! A boot program for UEFI, composed of systemd's EFI stub, a kernel command line, initramfs images and
-//! a kernel: a unified kernel image (UAPI.5). It is never copied together: it consists of a header in
-//! memory and ranges of the image.
+//! A boot program for UEFI, composed of systemd's EFI stub, a kernel command line, initramfs images
+//! and a kernel: a unified kernel image (UAPI.5). It is never copied together: it consists of a
+//! header in memory and ranges of the image.
 //!
 //! ```text
 //! stub: headers (patched), sections | .initrd + padding | .linux + padding | .cmdline + padding [| signature]
 //! ```
 //!
-//! `.linux` follows `.initrd`, because the stub of systemd before 252 runs the kernel in place, where it
-//! overwrites the sections after it that are not small. `.cmdline` is last and of fixed size, so that
-//! everything before it is the same for all machines. `.osrel` is left out: with it, the stub of systemd
-//! 257 and later copies the initramfs once more in memory.
+//! `.linux` follows `.initrd`, because the stub of systemd before 252 runs the kernel in place,
+//! where it overwrites the sections after it that are not small. `.cmdline` is last and of fixed
+//! size, so that everything before it is the same for all machines. `.osrel` is left out: with it,
+//! the stub of systemd 257 and later copies the initramfs once more in memory.
 
 mod compose;
 pub(crate) mod pe;
@@ -23,7 +23,7 @@ use crate::export::Export;
 use crate::text::Word;
 
 pub use compose::{ComposeError, ProgramBase};
-pub use sign::Signer;
+pub use sign::{Signer, SigningPair};
 pub use stub::{Stub, StubError, UnusableStubError};
 
 /// Number of sections that are added to a stub.

@@ -1,5 +1,5 @@
-//! The headers of a PE program (Microsoft, "PE Format"; UEFI Specification 2.10 §2.1.1) that composing
-//! needs.
+//! The headers of a PE program (Microsoft, "PE Format"; UEFI Specification 2.10 §2.1.1) that
+//! composing needs.
 
 use crate::codec::{Reader, Truncated};
 
@@ -90,7 +90,8 @@ impl Headers {
         optional.skip(20)?;
         let section_alignment = optional.u32_le()?;
         let file_alignment = optional.u32_le()?;
-        // Versions of the operating system, the image and the subsystem, Win32VersionValue, SizeOfImage.
+        // Versions of the operating system, the image and the subsystem, Win32VersionValue,
+        // SizeOfImage.
         optional.skip(20)?;
         let headers_len = optional.u32_le()?;
         // CheckSum.
@@ -169,14 +170,15 @@ impl Section {
         let virtual_address = table.u32_le()?;
         let raw_size = table.u32_le()?;
         let raw_offset = table.u32_le()?;
-        // PointerToRelocations, PointerToLinenumbers, NumberOfRelocations, NumberOfLinenumbers: only
-        // object files have these.
+        // PointerToRelocations, PointerToLinenumbers, NumberOfRelocations, NumberOfLinenumbers:
+        // only object files have these.
         table.skip(12)?;
         let characteristics = table.u32_le()?;
         Ok(Self { name, virtual_size, virtual_address, raw_size, raw_offset, characteristics })
     }
 
-    /// Emits the section header, without relocations and line numbers, which only object files have.
+    /// Emits the section header, without relocations and line numbers, which only object files
+    /// have.
     pub(crate) fn header(&self) -> [u8; SECTION_HEADER] {
         let mut header = [0; SECTION_HEADER];
         let fields = [self.virtual_size, self.virtual_address, self.raw_size, self.raw_offset];

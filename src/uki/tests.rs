@@ -212,7 +212,8 @@ fn programs_differ_in_their_last_section_only() {
     assert_ne!(one[7168..], other[7168..]);
 }
 
-/// The digest of a program as firmware computes it, written down a second time: field by field, and section by section.
+/// The digest of a program as firmware computes it, written down a second time: field by field, and
+/// section by section.
 fn digest(program: &[u8]) -> [u8; 32] {
     let headers = Headers::parse(program).unwrap();
     let mut sections = headers.section_table(program).unwrap();

@@ -1,7 +1,7 @@
 //! The menu for iPXE: a script (ipxe.org/scripting).
 //!
-//! iPXE splits a line at its spaces, interprets the words `||`, `&&`, `;` and words that begin with `#`,
-//! expands `${name}` and joins a line that ends with `\` to the next (src/core/exec.c,
+//! iPXE splits a line at its spaces, interprets the words `||`, `&&`, `;` and words that begin with
+//! `#`, expands `${name}` and joins a line that ends with `\` to the next (src/core/exec.c,
 //! src/image/script.c). No [`Word`] and no path can be one of these; titles lose the characters.
 
 use std::fmt::{self, Write as _};
@@ -117,8 +117,9 @@ fn write_kernel(text: &mut String, kernel: &Kernel<'_>, prefix: &str, network: &
     writeln!(text, "boot || goto failed")
 }
 
-/// Returns the parameters that PXELINUX appends by SYSAPPEND 3. archiso's hook appends the network card
-/// of BOOTIF to the value of `ip=` (hooks/archiso_pxe_common), so nothing may follow the netmask.
+/// Returns the parameters that PXELINUX appends by SYSAPPEND 3. archiso's hook appends the network
+/// card of BOOTIF to the value of `ip=` (hooks/archiso_pxe_common), so nothing may follow the
+/// netmask.
 fn network(machine: Option<Mac>, server: &FileServer) -> [String; 2] {
     let address = server.address;
     let card = machine.map_or_else(|| OWN_CARD.to_owned(), Mac::dashed);

@@ -1,9 +1,9 @@
 //! The generated menus: their entries, the order of these, and the kernel of each. [`pxelinux`] and
 //! [`ipxe`] write them as text.
 //!
-//! They replace the image's own menu, which has no timeout, names `${pxeserver}` in every address and
-//! has no entry with `copytoram=n`. The author's part of each entry is kept: kernel, initramfs, further
-//! parameters, title, colours and the serial port.
+//! They replace the image's own menu, which has no timeout, names `${pxeserver}` in every address
+//! and has no entry with `copytoram=n`. The author's part of each entry is kept: kernel, initramfs,
+//! further parameters, title, colours and the serial port.
 
 pub(crate) mod ipxe;
 pub(crate) mod pxelinux;
@@ -101,8 +101,8 @@ impl<'a> Menu<'a> {
 }
 
 impl MenuImage<'_> {
-    /// Returns the command line of the image's first entry for this root, which a boot program without
-    /// a menu has. `None` for an image without entries.
+    /// Returns the command line of the image's first entry for this root, which a boot program
+    /// without a menu has. `None` for an image without entries.
     pub(crate) fn command_line(&self, root: Root, server: &FileServer) -> Option<Vec<Word>> {
         let builder = EntryBuilder { shown: self, server, several: false };
         Some(builder.command_line(self.image.boot_entry(root)?, root, self.settings.copytoram))
@@ -175,8 +175,8 @@ impl<'a> EntryBuilder<'a, '_> {
         ours.chain(boot_entry.parameters.iter().chain(&settings.parameters).cloned()).collect()
     }
 
-    /// Returns the root's address, always in digits: `${pxeserver}` is the DHCP server, which is the
-    /// router if another server gives the addresses.
+    /// Returns the root's address, always in digits: `${pxeserver}` is the DHCP server, which is
+    /// the router if another server gives the addresses.
     fn root_address(&self, root: Root) -> String {
         let (address, versioned_name) = (self.server.address, &self.shown.image.versioned_name);
         match root {

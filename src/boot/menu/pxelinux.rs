@@ -86,8 +86,8 @@ fn tftp_prefix(server: &FileServer) -> String {
     }
 }
 
-/// Returns the prefix of kernels and initramfs images. PXELINUX has no TFTP windows, so TFTP takes it
-/// several times as long as HTTP. It loads its modules and menus by TFTP in any case.
+/// Returns the prefix of kernels and initramfs images. PXELINUX has no TFTP windows, so TFTP takes
+/// it several times as long as HTTP. It loads its modules and menus by TFTP in any case.
 fn kernel_prefix(server: &FileServer) -> String {
     server.http_url().unwrap_or_else(|| tftp_prefix(server))
 }

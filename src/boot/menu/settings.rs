@@ -58,7 +58,8 @@ pub struct MenuSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cms {
     Verify,
-    /// Saves a read of the whole image, most of the transfer of a boot that does not copy it to memory.
+    /// Saves a read of the whole image, most of the transfer of a boot that does not copy it to
+    /// memory.
     Skip,
 }
 

@@ -1,9 +1,9 @@
-//! Parser for the menus of GRUB: the kernels of their entries, in the order of the menu (GRUB manual,
-//! "Writing full configuration files directly").
+//! Parser for the menus of GRUB: the kernels of their entries, in the order of the menu (GRUB
+//! manual, "Writing full configuration files directly").
 //!
-//! No command is run. Both branches of every `if` are read. A variable that is set in a branch, or by a
-//! command that probes the machine, is unknown from there on. An entry is dropped if its kernel or an
-//! initramfs depends on an unknown variable; a parameter that does is dropped alone.
+//! No command is run. Both branches of every `if` are read. A variable that is set in a branch, or
+//! by a command that probes the machine, is unknown from there on. An entry is dropped if its
+//! kernel or an initramfs depends on an unknown variable; a parameter that does is dropped alone.
 
 mod script;
 
@@ -76,8 +76,8 @@ impl MenuReader<'_> {
         self.blocks.truncate(outer);
     }
 
-    /// Counts the reserved words of conditions and loops before a command, and returns the words after
-    /// them (GRUB manual, "Reserved words").
+    /// Counts the reserved words of conditions and loops before a command, and returns the words
+    /// after them (GRUB manual, "Reserved words").
     fn conditions<'w>(&mut self, mut words: &'w [String]) -> &'w [String] {
         while let Some((word, rest)) = words.split_first() {
             match word.as_str() {
@@ -202,8 +202,8 @@ fn known_part(title: &str) -> String {
     known.replace("()", "").trim().to_owned()
 }
 
-/// Removes the device from the path of a file: all files of an entry are assumed to be in the image.
-/// `None` if the path depends on an unknown variable.
+/// Removes the device from the path of a file: all files of an entry are assumed to be in the
+/// image. `None` if the path depends on an unknown variable.
 fn in_image(path: &str) -> Option<String> {
     let behind_device = path.strip_prefix('(').and_then(|rest| rest.split_once(')')).map(|(_, path)| path);
     let path = behind_device.unwrap_or(path);

@@ -146,8 +146,8 @@ impl<'a> Script<'a> {
         }
     }
 
-    /// Reads the name after a `$`; `None` if there is none. `$1`, `$?` and the like cannot be set and
-    /// stay unknown.
+    /// Reads the name after a `$`; `None` if there is none. `$1`, `$?` and the like cannot be set
+    /// and stay unknown.
     fn name(&mut self) -> Option<String> {
         if self.chars.next_if_eq(&'{').is_some() {
             return Some(self.chars.by_ref().take_while(|&c| c != '}').collect());

@@ -22,8 +22,8 @@ const RESEND_AFTER: Duration = Duration::from_millis(1000);
 /// Errors of the kernel: port 68 cannot be bound, or nothing can be sent.
 pub(super) async fn find(interface: &Interface, local: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
     let Some(mac) = interface.mac else { return Ok(None) };
-    // Bound to the interface and closed soon, so that a DHCP client of this host on another interface
-    // is not disturbed. Servers reply to port 68 (RFC 2131 §4.1).
+    // Bound to the interface and closed soon, so that a DHCP client of this host on another
+    // interface is not disturbed. Servers reply to port 68 (RFC 2131 §4.1).
     let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT);
     let mut socket = Socket::new(bind(any, Some(&interface.name), Sharing::Shared)?)?;
     let discover = Message::discover(transaction(), mac);

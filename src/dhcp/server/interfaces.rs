@@ -58,8 +58,8 @@ impl Interfaces {
         self.only.as_ref().is_none_or(|only| *only == interface.name)
     }
 
-    /// Returns the interface on which a datagram arrived, if that is served. Reads the list again if
-    /// it is old.
+    /// Returns the interface on which a datagram arrived, if that is served. Reads the list again
+    /// if it is old.
     pub(super) fn of(&mut self, arrival: &Arrival) -> Option<&Interface> {
         let is_known = self.position(arrival.interface).is_some();
         let max_age = if is_known { MAX_AGE } else { MAX_AGE_IF_UNKNOWN };
@@ -112,7 +112,8 @@ impl Address {
 }
 
 impl Interface {
-    /// Returns our address for a datagram: its destination, or for a broadcast one of the interface.
+    /// Returns our address for a datagram: its destination, or for a broadcast one of the
+    /// interface.
     pub(super) fn local(&self, arrival: &Arrival, network: Option<&Network>) -> Option<Ipv4Addr> {
         if arrival.to == arrival.spec_dst {
             return Some(arrival.to);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tracing::field::display;
 use tracing::{debug, info, warn};
 
+use super::logged_once::{LoggedOnce, Reason};
 use super::socket::Malformed;
-use super::told::{Reason, Told};
 use crate::boot::Refusal;
 use crate::dhcp::session::{DhcpPort, NoReply, Outcome, Request};
 use crate::dhcp::wire::{HardwareAddress, Message, MessageType, Reply};
@@ -23,7 +23,7 @@ pub(super) struct DhcpLog {
     pool_exhausted: RateLimit,
     receive_failed: RateLimit,
     send_failed: RateLimit,
-    told: Told,
+    logged_once: LoggedOnce,
 }
 
 impl DhcpLog {
@@ -57,7 +57,9 @@ impl DhcpLog {
             NoReply::PoolExhausted if self.pool_exhausted.allows() => {
                 warn!(%machine, "no DHCP offer: every address of the range is in use; choose a larger range");
             }
-            _ if is_told(reason) && self.is_new(machine, Reason::NoReply(discriminant(reason))) => {
+            _ if matters_to_operator(reason)
+                && self.is_new(machine, Reason::NoReply(discriminant(reason))) =>
+            {
                 info!(%machine, kind = ?request.message.kind, "DHCP message not answered: {reason}");
             }
             _ => debug!(%machine, kind = ?request.message.kind, "DHCP message not answered: {reason}"),
@@ -68,7 +70,8 @@ impl DhcpLog {
     pub(super) fn malformed(&mut self, malformed: &Malformed, peer: SocketAddrV4) {
         let Malformed { error, machine } = malformed;
         let reason = Reason::Malformed(discriminant(error));
-        let (is_new, machine) = (self.told.is_new(*machine, reason, Instant::now()), machine.map(display));
+        let (is_new, machine) =
+            (self.logged_once.is_new(*machine, reason, Instant::now()), machine.map(display));
         if is_new {
             info!(machine, %peer, "DHCP message dropped: {error}");
         } else {
@@ -97,7 +100,7 @@ impl DhcpLog {
     }
 
     fn is_new(&mut self, machine: HardwareAddress, reason: Reason) -> bool {
-        self.told.is_new(Some(machine), reason, Instant::now())
+        self.logged_once.is_new(Some(machine), reason, Instant::now())
     }
 
     /// Logs a failed receive.
@@ -118,8 +121,8 @@ impl DhcpLog {
 fn log_reply(request: &Request, reply: &Reply, architecture: Option<String>) {
     let message = &request.message;
     let machine = message.header.hardware();
-    // A NAK and the ACK of a proxy hold no address, but the REQUEST does. In a DISCOVER it is only a
-    // wish.
+    // A NAK and the ACK of a proxy hold no address, but the REQUEST does. In a DISCOVER it is only
+    // a wish.
     let requested = message.requested.filter(|_| reply.kind != MessageType::Offer);
     let addresses = [Some(reply.header.yiaddr), requested, Some(message.header.ciaddr)];
     let address = addresses.into_iter().flatten().find(|address| !address.is_unspecified()).map(display);
@@ -141,10 +144,10 @@ fn step(request: &Request, reply: &Reply) -> &'static str {
     }
 }
 
-/// Returns whether an operator who looks for a machine that gets nothing has to know the reason. The
-/// others are wishes of the operator, steps of a machine that is served, and every host of the network
-/// that does not boot from it.
-fn is_told(reason: &NoReply) -> bool {
+/// Returns whether an operator who looks for a machine that gets nothing has to know the reason.
+/// The others are wishes of the operator, steps of a machine that is served, and every host of the
+/// network that does not boot from it.
+fn matters_to_operator(reason: &NoReply) -> bool {
     matches!(
         reason,
         NoReply::NotAllowed(_)

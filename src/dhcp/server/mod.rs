@@ -1,13 +1,14 @@
-//! Shell of the DHCP service: sockets, interfaces, the lease file, probes for other servers, the log.
+//! Shell of the DHCP service: sockets, interfaces, the lease file, probes for other servers, the
+//! log.
 
 mod conflict;
 mod interfaces;
 mod lease_file;
 mod log;
+mod logged_once;
 mod report_to_machines;
 mod socket;
 mod start;
-mod told;
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};

@@ -26,7 +26,8 @@ pub(super) fn report(machines: &Registry, request: &Request, outcome: &Outcome, 
             report_boot_server_client(machines, mac, request, reply, now);
             report_proxied_client(machines, mac, request, reply, now);
         }
-        // A proxy sees the REQUEST to the other server, since clients broadcast it (RFC 2131 §4.4.4).
+        // A proxy sees the REQUEST to the other server, since clients broadcast it (RFC 2131
+        // §4.4.4).
         Outcome::NoReply(NoReply::TakesAddress { address, .. }) => machines.leased(mac, *address, now),
         Outcome::NoReply(_) => {}
     }

@@ -1,4 +1,5 @@
-//! DHCP socket: reports the interface of each received datagram, and chooses that of each broadcast.
+//! DHCP socket: reports the interface of each received datagram, and chooses that of each
+//! broadcast.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,8 +18,8 @@ use tokio::net::UdpSocket;
 use crate::dhcp::session::Destination;
 use crate::dhcp::wire::{CLIENT_PORT, DhcpParseError, HardwareAddress, Header, Message};
 
-/// Bytes received of a message. Clients send at most one Ethernet frame; a longer message is cut off
-/// and then malformed.
+/// Bytes received of a message. Clients send at most one Ethernet frame; a longer message is cut
+/// off and then malformed.
 const RECEIVE_MAX: usize = 2048;
 
 /// Use of a port together with other sockets of this host.
@@ -118,7 +119,8 @@ impl Socket {
         self.send_from(bytes, to, interface, local)
     }
 
-    /// Sends with the source address `local` out of `interface`, or by the routing table if that is 0.
+    /// Sends with the source address `local` out of `interface`, or by the routing table if that is
+    /// 0.
     pub(super) fn send_from(
         &self,
         bytes: &[u8],

@@ -222,8 +222,8 @@ async fn refuse_conflicts(probed: Vec<(Interface, Ipv4Addr)>) -> Result<(), Dhcp
             Ok((Ok(Some(server)), interface)) => {
                 return Err(DhcpStartError::ConflictingServer { server, interface });
             }
-            // Port 68 may need a privilege that the service lacks. It starts nevertheless, and still
-            // yields to another server that a client chooses.
+            // Port 68 may need a privilege that the service lacks. It starts nevertheless, and
+            // still yields to another server that a client chooses.
             Ok((Err(error), interface)) => {
                 info!(%interface, "probe for other DHCP servers failed: {error}. Make sure that there is none");
             }

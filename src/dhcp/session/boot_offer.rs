@@ -32,7 +32,8 @@ pub(super) fn decide(request: &Request, targets: &BootTargets, is_retry: bool) -
         return Err(NoReply::Ignored);
     }
     let Some(boot) = offer(&first, &selection, request, targets) else { return Ok(None) };
-    // RFC 4578 §2.1: a client may list several architectures. The first that has a boot file counts.
+    // RFC 4578 §2.1: a client may list several architectures. The first that has a boot file
+    // counts.
     let mut others = clients.filter_map(|client| {
         let selection = Some(targets.rules().select(&client)).filter(|selection| !selection.is_ignored())?;
         offer(&client, &selection, request, targets)?.ok()
@@ -67,8 +68,8 @@ fn boot_class(message: &Message) -> Option<BootClass> {
     classes.into_iter().find(|class| message.vendor_class.starts_with(class.as_str().as_bytes()))
 }
 
-/// Returns the architecture in the class of a client: `PXEClient:Arch:xxxxx:UNDI:yyyzzz`, in decimal
-/// (PXE 2.1 §2.2.1, step 1). Option 93 comes before it, since that has all architectures.
+/// Returns the architecture in the class of a client: `PXEClient:Arch:xxxxx:UNDI:yyyzzz`, in
+/// decimal (PXE 2.1 §2.2.1, step 1). Option 93 comes before it, since that has all architectures.
 fn architecture_of_class(message: &Message, class: BootClass) -> Option<Architecture> {
     let rest = message.vendor_class.strip_prefix(class.as_str().as_bytes())?.strip_prefix(b":Arch:")?;
     let number = rest.split(|&byte| byte == b':').next()?;
@@ -125,8 +126,8 @@ fn offer(
 }
 
 impl BootOffer {
-    /// Returns the options that name the boot file. All firmware that was tried takes this set, with
-    /// an address and without; quirks change it for single machines.
+    /// Returns the options that name the boot file. All firmware that was tried takes this set,
+    /// with an address and without; quirks change it for single machines.
     pub(super) fn options(&self, request: &Request) -> impl Iterator<Item = ReplyOption> + use<> {
         let is_pxe = self.class == BootClass::PxeClient;
         // Ampere eMAG firmware ignores the boot file of a reply that says `PXEClient`.
@@ -134,8 +135,8 @@ impl BootOffer {
         let of_class = if is_plain { [const { None }; 3] } else { self.class_options(request) };
         let options = [
             Some(ReplyOption::BootFile(self.file.clone())),
-            // Sent unasked (RFC 5071 §4.5): iPXE does not request option 209, but lpxelinux reads it
-            // from the reply that iPXE caches.
+            // Sent unasked (RFC 5071 §4.5): iPXE does not request option 209, but lpxelinux reads
+            // it from the reply that iPXE caches.
             self.config_file.clone().map(ReplyOption::ConfigFile),
             (is_pxe && !is_plain).then_some(ReplyOption::TftpServer(request.server)),
         ];

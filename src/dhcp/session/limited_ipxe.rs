@@ -1,5 +1,5 @@
-//! Machines whose iPXE lacks features. They get another iPXE once, and not in a circle if that lacks the
-//! features as well.
+//! Machines whose iPXE lacks features. They get another iPXE once, and not in a circle if that
+//! lacks the features as well.
 
 use std::collections::HashMap;
 

@@ -184,12 +184,12 @@ type Boot = Option<Result<BootOffer, Refusal>>;
 /// Reply, or the reason for sending none.
 type Decision = Result<Outcome, NoReply>;
 
-/// Decides the reply of a proxy: an offer of a boot file, beside the offer of an address by the DHCP
-/// server (PXE 2.1 §2.2.3).
+/// Decides the reply of a proxy: an offer of a boot file, beside the offer of an address by the
+/// DHCP server (PXE 2.1 §2.2.3).
 fn proxy(request: &Request, boot: Boot) -> Decision {
     let kind = &request.message.kind;
-    // klibc's ipconfig takes any OFFER, even one of the address 0.0.0.0: a reply to a client that did
-    // not ask for PXE or HTTP boot would break its initramfs.
+    // klibc's ipconfig takes any OFFER, even one of the address 0.0.0.0: a reply to a client that
+    // did not ask for PXE or HTTP boot would break its initramfs.
     let boot = boot.ok_or(NoReply::NotABootClient)?;
     let (boot, reply_kind) = match (kind, boot) {
         (MessageType::Discover, boot) => (boot.map_err(NoReply::NoBootFile)?, MessageType::Offer),
@@ -202,7 +202,8 @@ fn proxy(request: &Request, boot: Boot) -> Decision {
     let mut reply = boot_reply(request, reply_kind, &boot);
     let to = match relay(request) {
         Some(relay) => {
-            // A relay agent sends a reply without the flag to yiaddr, which is 0 here (dhcrelay of ISC).
+            // A relay agent sends a reply without the flag to yiaddr, which is 0 here (dhcrelay of
+            // ISC).
             reply.header.flags = reply.header.flags.set_broadcast();
             Destination::Unicast(relay)
         }

@@ -118,8 +118,8 @@ impl ServerRole {
             // §4.3.2), so its own address counts as well as the link that it is on.
             return self.network.contains(request.local) || self.network.contains(header.ciaddr);
         }
-        // RFC 2131 §4.3.1: the relay agent's address tells the subnet. RFC 3527 §3: unless the relay
-        // agent selects another one.
+        // RFC 2131 §4.3.1: the relay agent's address tells the subnet. RFC 3527 §3: unless the
+        // relay agent selects another one.
         let selected = request.message.relay_sub_option(LINK_SELECTION);
         let selected = selected.and_then(|octets| <[u8; 4]>::try_from(octets).ok()).map(Ipv4Addr::from);
         self.network.contains(selected.unwrap_or(header.giaddr))
@@ -143,7 +143,8 @@ impl ServerRole {
             self.leases.withdraw_offer(&machine);
             return Err(NoReply::ChoseAnother(chosen));
         }
-        // SELECTING and INIT-REBOOT claim an address in option 50, RENEWING and REBINDING in ciaddr.
+        // SELECTING and INIT-REBOOT claim an address in option 50, RENEWING and REBINDING in
+        // ciaddr.
         let ciaddr = Some(header.ciaddr).filter(|address| !address.is_unspecified());
         let claimed = requested.or(ciaddr).ok_or(NoReply::NothingClaimed)?;
         // The other server may have leased the address: a NAK would take it from the client.
@@ -157,7 +158,8 @@ impl ServerRole {
         match self.leases.claim(machine, claimed, now) {
             Ok(()) => Ok(self.lease_reply(request, MessageType::Ack, claimed, boot)),
             // A server without a record of the client must remain silent, for coexistence with
-            // others. The address is not in our pool, and the client does not claim that we gave it.
+            // others. The address is not in our pool, and the client does not claim that we gave
+            // it.
             Err(ClaimError::NotInPool) if server.is_none() => Err(NoReply::NotInPool(claimed)),
             Err(_) => Ok(nak(request)),
         }
@@ -199,8 +201,8 @@ impl ServerRole {
     fn lease_reply(&self, request: &Request, kind: MessageType, address: Ipv4Addr, boot: Boot) -> Outcome {
         let mut reply = reply(request, kind);
         reply.header.yiaddr = address;
-        // The reply goes to this address: it is only set to the leased one, since a stranger may have
-        // forged that of the request.
+        // The reply goes to this address: it is only set to the leased one, since a stranger may
+        // have forged that of the request.
         if kind == MessageType::Ack && request.message.header.ciaddr == address {
             reply.header.ciaddr = address;
         }

@@ -163,7 +163,8 @@ fn rule_for_bios_ignores_rom_without_option_93() {
     }
 }
 
-/// Of several architectures, one that a rule ignores is not offered in place of one that is refused.
+/// Of several architectures, one that a rule ignores is not offered in place of one that is
+/// refused.
 #[test]
 fn ignored_architecture_is_not_offered() {
     let who = ClientFilter { architectures: vec![Architecture::UEFI], ..ClientFilter::default() };

@@ -40,13 +40,15 @@ impl HardwareAddress {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
 
-    /// Returns whether the link has no hardware address (`hlen` 0, as on InfiniBand: RFC 4390 §2.1).
+    /// Returns whether the link has no hardware address (`hlen` 0, as on InfiniBand: RFC 4390
+    /// §2.1).
     pub(crate) const fn is_empty(&self) -> bool {
         self.len == 0
     }
 }
 
-/// Writes `52:54:00:12:34:56`; for other links than Ethernet with the type in front, `20-80:00:...`.
+/// Writes `52:54:00:12:34:56`; for other links than Ethernet with the type in front,
+/// `20-80:00:...`.
 impl fmt::Display for HardwareAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.kind != Self::ETHERNET {

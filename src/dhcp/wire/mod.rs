@@ -1,9 +1,9 @@
 //! Layout of DHCP messages (RFC 2131 §2, RFC 2132): parses messages of peers, emits ours.
 //!
 //! `dhcproto` reads the header and joins split options (RFC 3396 §7), through its borrowed view and
-//! behind `check_framing`. Its owned decoder asserts the lengths of seven options in debug builds and
-//! misreads the bytes after them in release builds. Options that are not needed here are skipped
-//! without a check.
+//! behind `check_framing`. Its owned decoder asserts the lengths of seven options in debug builds
+//! and misreads the bytes after them in release builds. Options that are not needed here are
+//! skipped without a check.
 
 mod hardware;
 mod reply;
@@ -117,8 +117,8 @@ impl Header {
         })
     }
 
-    /// Returns the hardware address in a datagram that may be malformed behind its header; `None` if
-    /// the header is too short.
+    /// Returns the hardware address in a datagram that may be malformed behind its header; `None`
+    /// if the header is too short.
     pub(crate) fn hardware_of(datagram: &[u8]) -> Option<HardwareAddress> {
         Some(Self::parse(datagram).ok()?.hardware())
     }
@@ -150,8 +150,8 @@ impl Header {
 /// DHCP message, with the options that are used here. An empty list of bytes is an option that was
 /// not sent. An option of a wrong length counts as not sent.
 ///
-/// `sname`, `file` and options in them (option overload, RFC 2132 §9.3) are not read: boot clients do
-/// not use them.
+/// `sname`, `file` and options in them (option overload, RFC 2132 §9.3) are not read: boot clients
+/// do not use them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     pub header: Header,

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::text::SafeText;
 
-/// Smallest maximum that a client may name (RFC 2132 §9.10), and the one of a client that names none
-/// (RFC 2131 §2).
+/// Smallest maximum that a client may name (RFC 2132 §9.10), and the one of a client that names
+/// none (RFC 2131 §2).
 const MIN_MAX_SIZE: u16 = 576;
 /// IP and UDP headers, which option 57 includes.
 const IP_UDP_LEN: usize = 28;

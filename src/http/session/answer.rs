@@ -153,13 +153,15 @@ fn check(request: &HttpRequest<'_>) -> Result<(), Refusal> {
             Err(Refusal::new(StatusCode::CONTENT_TOO_LARGE, "this server takes no content"))
         }
         Method::Get | Method::Head => Ok(()),
-        // RFC 9110 §9.1: 405 for a method that is known and not allowed, 501 for one that is not known.
+        // RFC 9110 §9.1: 405 for a method that is known and not allowed, 501 for one that is not
+        // known.
         Method::Other => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this server is read-only")),
         Method::Unknown => Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "unknown method")),
     }
 }
 
-/// Redirects to the path with a slash at its end, to which the references of a listing are relative.
+/// Redirects to the path with a slash at its end, to which the references of a listing are
+/// relative.
 fn redirect(path: &[u8]) -> Content {
     // Composed of names: a reference that begins with two slashes would lead to another host (RFC
     // 3986 §4.2).

@@ -118,7 +118,8 @@ impl Resource {
     fn describe(&self, now: HttpDate, head: &mut ResponseHead<'_>) {
         head.field("ETag", self.validators.tag);
         if let Some(modified) = self.validators.modified {
-            // RFC 9110 §8.8.2.1: never later than Date, even if the image was made with a wrong clock.
+            // RFC 9110 §8.8.2.1: never later than Date, even if the image was made with a wrong
+            // clock.
             head.field("Last-Modified", modified.min(now));
         }
         head.field("Accept-Ranges", "bytes");

@@ -8,8 +8,8 @@ use jiff::fmt::rfc2822::DateTimePrinter;
 use jiff::fmt::strtime::BrokenDownTime;
 use jiff::tz::TimeZone;
 
-/// IMF-fixdate, as in `Sun, 06 Nov 1994 08:49:37 GMT`, and the two obsolete forms, which "a recipient
-/// MUST accept".
+/// IMF-fixdate, as in `Sun, 06 Nov 1994 08:49:37 GMT`, and the two obsolete forms, which "a
+/// recipient MUST accept".
 const FIXDATE: &str = "%a, %d %b %Y %H:%M:%S GMT";
 const RFC_850: &str = "%A, %d-%b-%y %H:%M:%S GMT";
 const ASCTIME: &str = "%a %b %e %H:%M:%S %Y";
@@ -25,7 +25,8 @@ impl HttpDate {
         Self(Timestamp::from_second(date.as_second().max(0)).unwrap_or_default())
     }
 
-    /// Reads any of the three forms; `None` for anything else. `now` tells the century of a year of two digits.
+    /// Reads any of the three forms; `None` for anything else. `now` tells the century of a year of
+    /// two digits.
     pub(crate) fn parse(text: &[u8], now: HttpDate) -> Option<Self> {
         let date = BrokenDownTime::parse(FIXDATE, text)
             .or_else(|_| BrokenDownTime::parse(ASCTIME, text))

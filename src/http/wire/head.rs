@@ -70,7 +70,8 @@ pub(crate) enum Persistence {
 /// A head, written field by field.
 ///
 /// lpxelinux acts on a field when the next one begins, so it must not need the last one:
-/// [`ResponseHead::end`] writes a field behind all others. lpxelinux also cuts values at 1023 bytes.
+/// [`ResponseHead::end`] writes a field behind all others. lpxelinux also cuts values at 1023
+/// bytes.
 #[derive(Debug)]
 pub(crate) struct ResponseHead<'a> {
     out: &'a mut Vec<u8>,
@@ -97,7 +98,8 @@ impl<'a> ResponseHead<'a> {
             Persistence::StaysAsAsked => self.field("Connection", "keep-alive"),
             Persistence::Closes => self.field("Connection", "close"),
         }
-        // RFC 9110 §6.6.1: a server with a clock has to send Date in all 2xx, 3xx and 4xx responses.
+        // RFC 9110 §6.6.1: a server with a clock has to send Date in all 2xx, 3xx and 4xx
+        // responses.
         self.field("Date", now);
         put(self.out, format_args!("\r\n"));
     }

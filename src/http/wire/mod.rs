@@ -91,11 +91,12 @@ pub struct HttpRequest<'a> {
 }
 
 impl<'a> HttpRequest<'a> {
-    /// Reads one head from the start of `input`, and returns it with its length in bytes; `None` while
-    /// it is not complete.
+    /// Reads one head from the start of `input`, and returns it with its length in bytes; `None`
+    /// while it is not complete.
     ///
     /// # Errors
-    /// [`HttpParseError`]. It is unknown where the next request begins then, so the connection is over.
+    /// [`HttpParseError`]. It is unknown where the next request begins then, so the connection is
+    /// over.
     pub fn parse(input: &'a [u8]) -> Result<Option<(Self, usize)>, HttpParseError> {
         let head = input.get(..HEAD_MAX).unwrap_or(input);
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
@@ -153,8 +154,8 @@ impl<'a> HttpRequest<'a> {
         let mut hosts = self.fields("Host");
         match (hosts.next(), hosts.next(), self.version) {
             (None, _, HttpVersion::Http10) => Ok(()),
-            // RFC 9112 §3.2: a request of HTTP/1.1 without Host, and any request with two or with an
-            // invalid one, gets 400.
+            // RFC 9112 §3.2: a request of HTTP/1.1 without Host, and any request with two or with
+            // an invalid one, gets 400.
             (Some(host), None, _) if host.iter().all(|&byte| is_host_byte(byte)) => Ok(()),
             _ => Err(HttpParseError::Host),
         }
@@ -172,8 +173,8 @@ impl<'a> HttpRequest<'a> {
             (None, _, false) => Ok(0),
             (Some(length), None, false) => decimal(length).ok_or(HttpParseError::Length),
             (None, _, true) if self.version == HttpVersion::Http11 => Err(self.refused_coding()),
-            // RFC 9112 §6.1: both fields together, two lengths, or a coding in HTTP/1.0, which "MUST
-            // treat the message as if the framing is faulty".
+            // RFC 9112 §6.1: both fields together, two lengths, or a coding in HTTP/1.0, which
+            // "MUST treat the message as if the framing is faulty".
             _ => Err(HttpParseError::Length),
         }
     }
@@ -196,8 +197,8 @@ impl fmt::Debug for HttpRequest<'_> {
     }
 }
 
-/// Returns true for a byte that a host or a port may hold (RFC 3986 §3.2.2 and §3.2.3). Nothing here
-/// depends on the host, so no more is checked.
+/// Returns true for a byte that a host or a port may hold (RFC 3986 §3.2.2 and §3.2.3). Nothing
+/// here depends on the host, so no more is checked.
 fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(&byte)
 }

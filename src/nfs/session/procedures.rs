@@ -75,8 +75,8 @@ fn on_object<'a>(
         Err(ProcedureError::Status(status)) => {
             results.rewind(start);
             results.u32(status as u32);
-            // RFC 1813 §3.3.1: the failure of GETATTR has no data. All others have the attributes of
-            // the object, if there is one.
+            // RFC 1813 §3.3.1: the failure of GETATTR has no data. All others have the attributes
+            // of the object, if there is one.
             if call.procedure != procedure::GETATTR {
                 let attributes = found.map(|object| object.attributes());
                 reply::post_op_attr(attributes.as_ref().ok(), results);
@@ -157,8 +157,8 @@ fn read<'a>(
         // RFC 1813 §3.3.6: NFS3ERR_INVAL for anything but a file.
         return Err(if object.is_directory() { NfsStatus::IsDir } else { NfsStatus::Inval }.into());
     };
-    // Modes are checked by ACCESS, which clients call before they read. Reads are not refused: other
-    // protocols serve the whole image anyway.
+    // Modes are checked by ACCESS, which clients call before they read. Reads are not refused:
+    // other protocols serve the whole image anyway.
     let attributes = object.attributes();
     // RFC 1813 §3.3.6: a READ at or behind the end succeeds, with no bytes.
     let left = attributes.size.saturating_sub(offset);

@@ -1,5 +1,5 @@
-//! Sends queued ranges as datagrams, as [`crate::stream`] sends them as a stream. Payload goes from the
-//! mapping to the kernel without a copy in user space.
+//! Sends queued ranges as datagrams, as [`crate::stream`] sends them as a stream. Payload goes from
+//! the mapping to the kernel without a copy in user space.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -10,8 +10,8 @@ use crate::export::batch::Chunk;
 use crate::stream::TransmitError;
 use crate::sys::{self, Iov, MAX_MESSAGE, MAX_MESSAGES, MAX_SEGMENTS, Route};
 
-/// Memory areas of one `sendmmsg`: a header and a payload for each datagram, and some more for blocks
-/// that cross the end of an extent.
+/// Memory areas of one `sendmmsg`: a header and a payload for each datagram, and some more for
+/// blocks that cross the end of an extent.
 const AREAS: usize = 2 * MAX_MESSAGES + 32;
 
 /// Place where a window is cut into datagrams.
@@ -25,8 +25,8 @@ pub(super) enum DatagramSplitter {
 }
 
 impl DatagramSplitter {
-    /// Sends the whole batch in datagrams of `len` bytes, of which the last may be shorter. Waits for
-    /// the socket as long as necessary.
+    /// Sends the whole batch in datagrams of `len` bytes, of which the last may be shorter. Waits
+    /// for the socket as long as necessary.
     ///
     /// # Errors
     /// See [`TransmitError`].
@@ -68,8 +68,8 @@ struct Cut {
 impl Cut {
     /// Returns whether the error means that the kernel cannot cut.
     fn is_refused(self, error: &io::Error) -> bool {
-        // The kernel answers so if the device does not compute checksums, for a route with IPsec, and
-        // if a segment exceeds the path MTU.
+        // The kernel answers so if the device does not compute checksums, for a route with IPsec,
+        // and if a segment exceeds the path MTU.
         let codes = [libc::EINVAL, libc::EIO, libc::EMSGSIZE].map(Some);
         self.segment.is_some() && codes.contains(&error.raw_os_error())
     }

@@ -1,4 +1,5 @@
-//! Delivery of one file: carries the decisions of a [`Transfer`] to its link, the image and the clock.
+//! Delivery of one file: carries the decisions of a [`Transfer`] to its link, the image and the
+//! clock.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -121,7 +122,8 @@ impl Delivery {
             self.transmit().await?;
             self.handle.update(self.transfer.progress());
             let Some(deadline) = self.transfer.poll_timeout() else { return Ok(()) };
-            // To move the timer with each packet would cost too much. It is moved when it fires early.
+            // To move the timer with each packet would cost too much. It is moved when it fires
+            // early.
             if timer.is_elapsed() || timer.deadline() > deadline.into() {
                 timer.as_mut().reset(deadline.into());
             }

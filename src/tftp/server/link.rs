@@ -23,8 +23,8 @@ const INBOX: usize = 16;
 /// Socket of a transfer.
 #[derive(Debug)]
 pub(super) enum Link {
-    /// Port of the transfer alone: its transfer identifier. The socket is not connected, since another
-    /// client that sends to it must get an answer (RFC 1350 §4).
+    /// Port of the transfer alone: its transfer identifier. The socket is not connected, since
+    /// another client that sends to it must get an answer (RFC 1350 §4).
     Own { socket: UdpSocket, peer: SocketAddrV4 },
     /// Well-known port.
     Shared { socket: Arc<UdpSocket>, route: Route, inbox: mpsc::Receiver<Bytes>, next: Option<Bytes> },

@@ -33,8 +33,8 @@ use crate::machines::{self, ConnectionTracker, Registry};
 /// Transfers at the same time. Each costs a socket and about four kilobytes.
 pub(crate) const MAX_TRANSFERS: usize = 4096;
 
-/// Largest window in blocks. It fits the default receive buffer of a Linux socket: 208 KiB, of which
-/// a full Ethernet frame takes 2304 bytes.
+/// Largest window in blocks. It fits the default receive buffer of a Linux socket: 208 KiB, of
+/// which a full Ethernet frame takes 2304 bytes.
 pub(crate) const MAX_WINDOWSIZE: u16 = 64;
 
 /// Bytes received of a datagram. A request has at most 512 (RFC 2347), an ACK 4.
@@ -90,8 +90,8 @@ impl Default for Options {
     }
 }
 
-/// Serves requests at `socket` until `shutdown` is ready and the transfers of that moment have ended.
-/// Dropping the future ends them at once.
+/// Serves requests at `socket` until `shutdown` is ready and the transfers of that moment have
+/// ended. Dropping the future ends them at once.
 ///
 /// `open` finds the file of a path, for a client that reaches us by the given address. It must not
 /// block.
@@ -171,8 +171,8 @@ where
         }
         match session::classify(packet) {
             DatagramAction::Read(request) => self.read(&request, datagram),
-            // lpxelinux uses one port for all its requests. It would take an ERROR for a late ACK of
-            // the last file as the answer to its next request.
+            // lpxelinux uses one port for all its requests. It would take an ERROR for a late ACK
+            // of the last file as the answer to its next request.
             DatagramAction::Refuse(ErrorCode::UnknownTransferId, _)
                 if self.options.ports == PortMode::Single => {}
             DatagramAction::Refuse(code, text) => {
@@ -249,7 +249,8 @@ where
     }
 
     fn limits(&self, peer: SocketAddrV4, local: Ipv4Addr) -> Limits {
-        // RFC 2348: IP fragments a block above the path MTU. One lost fragment then loses the block.
+        // RFC 2348: IP fragments a block above the path MTU. One lost fragment then loses the
+        // block.
         let mtu = link::path_mtu(peer, local).unwrap_or(ETHERNET_MTU);
         Limits {
             blksize: self.options.max_blksize.min(mtu.saturating_sub(HEADERS)).max(MIN_BLKSIZE),

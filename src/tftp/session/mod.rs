@@ -31,8 +31,8 @@ pub(crate) enum DatagramAction<'a> {
 pub(crate) fn classify(packet: Result<Packet<'_>, TftpParseError>) -> DatagramAction<'_> {
     match packet {
         Ok(Packet::Rrq(request)) if request.mode == TransferMode::Octet => DatagramAction::Read(request),
-        // RFC 1350 §1: netascii changes line ends, so the file would have another size than `tsize`.
-        // RFC 1123 §4.2.2.1: mail should not be supported.
+        // RFC 1350 §1: netascii changes line ends, so the file would have another size than
+        // `tsize`. RFC 1123 §4.2.2.1: mail should not be supported.
         Ok(Packet::Rrq(_)) => DatagramAction::Refuse(
             ErrorCode::IllegalOperation,
             "only octet (binary) mode is served: repeat in octet mode",

@@ -1,4 +1,5 @@
-//! Retransmission timer: from the measured round trip (RFC 6298), or as the client asked (RFC 2349).
+//! Retransmission timer: from the measured round trip (RFC 6298), or as the client asked (RFC
+//! 2349).
 //!
 //! RFC 1123 §4.2.3.2 demands an adaptive time-out with exponential backoff.
 
@@ -82,7 +83,8 @@ impl Timer {
         match due {
             Due::Window => self.deadline = now + self.next_wait(),
             Due::Unsent => self.deadline = now + self.next_wait().min(self.short_wait()),
-            // The wait goes on: a client that repeats itself for ever must not keep the transfer alive.
+            // The wait goes on: a client that repeats itself for ever must not keep the transfer
+            // alive.
             Due::Repetition => {}
         }
     }
@@ -131,8 +133,8 @@ impl Timer {
     /// Handles an answer to earlier packets.
     pub(super) fn handle_early_answer(&mut self, now: Instant) {
         if self.is_retrying() {
-            // If this answers the first copy, the path has become slow. Only a wait that long lets a
-            // round trip be measured again.
+            // If this answers the first copy, the path has become slow. Only a wait that long lets
+            // a round trip be measured again.
             let since_first = now.saturating_duration_since(self.first_transmitted);
             self.wait = since_first.clamp(MIN_WAIT, MAX_WAIT);
         }

@@ -199,17 +199,18 @@ impl Transfer {
         self.timer.handle_early_answer(now);
         // RFC 7440 §4: the client missed the next block, so the window starts there again.
         self.phase = Phase::Sending(acked);
-        // On a link that reorders or duplicates, several such ACKs come at once. The blocks that the
-        // first one asked for are still on their way: only the end of the new window is missing.
+        // On a link that reorders or duplicates, several such ACKs come at once. The blocks that
+        // the first one asked for are still on their way: only the end of the new window is
+        // missing.
         let is_coming = self.is_resumed && self.timer.is_in_flight(now);
         self.due = Some(if is_coming { Due::Unsent } else { Due::Window });
         self.is_resumed = true;
     }
 
     fn handle_repeated_ack(&mut self, now: Instant) {
-        // RFC 1123 §4.2.3.1: DATA for each repeated ACK would double the traffic for the rest of the
-        // transfer, since each copy is acknowledged too. lpxelinux repeats its ACK for each block out
-        // of order. Only while the client is known to miss something one window is sent.
+        // RFC 1123 §4.2.3.1: DATA for each repeated ACK would double the traffic for the rest of
+        // the transfer, since each copy is acknowledged too. lpxelinux repeats its ACK for each
+        // block out of order. Only while the client is known to miss something one window is sent.
         if self.timer.is_retrying() && self.timer.is_half_over(now) {
             self.due.get_or_insert(Due::Repetition);
         }
@@ -350,7 +351,8 @@ fn agree(requested: &[TransferOption<'_>], file_len: u64, limits: Limits) -> Vec
             TransferOption::Windowsize(blocks) => TransferOption::Windowsize(blocks.min(limits.windowsize)),
             // RFC 2349: the client sends 0, and gets the size of the file.
             TransferOption::Tsize(_) => TransferOption::Tsize(file_len),
-            // RFC 2349: the value must match that of the client, so one that is too large is left out.
+            // RFC 2349: the value must match that of the client, so one that is too large is left
+            // out.
             TransferOption::Timeout(seconds) if seconds <= MAX_TIMEOUT => TransferOption::Timeout(seconds),
             TransferOption::Timeout(_) | TransferOption::Unknown { .. } => continue,
         };

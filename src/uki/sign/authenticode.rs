@@ -1,8 +1,8 @@
-//! The signature of a PE program ("Windows Authenticode Portable Executable Signature Format", 2008, and the UEFI
-//! Specification 2.10 §32.2.4): a certificate table behind its sections.
+//! The signature of a PE program ("Windows Authenticode Portable Executable Signature Format",
+//! 2008, and the UEFI Specification 2.10 §32.2.4): a certificate table behind its sections.
 //!
-//! The table holds PKCS#7 SignedData (RFC 2315 §9) over a digest of the program. There is no signing time in it, so that
-//! a program has the same bytes each time.
+//! The table holds PKCS#7 SignedData (RFC 2315 §9) over a digest of the program. There is no
+//! signing time in it, so that a program has the same bytes each time.
 
 use sha2::{Digest as _, Sha256};
 
@@ -49,7 +49,8 @@ impl IndirectData {
         Self([data, digest].concat())
     }
 
-    /// The attributes of the signature (RFC 2315 §9.2), without tag and length, in the order of DER.
+    /// The attributes of the signature (RFC 2315 §9.2), without tag and length, in the order of
+    /// DER.
     fn attributes(&self) -> Vec<u8> {
         let content_type = element(OBJECT_IDENTIFIER, &[INDIRECT_DATA]);
         // Of the content only: RFC 2315 §9.3 leaves out tag and length.
@@ -57,14 +58,14 @@ impl IndirectData {
         [attribute(CONTENT_TYPE, &content_type), attribute(MESSAGE_DIGEST, &digest)].concat()
     }
 
-    /// The digest that the key signs: of the attributes as a SET, though the signature has another tag there (RFC 2315
-    /// §9.3).
+    /// The digest that the key signs: of the attributes as a SET, though the signature has another
+    /// tag there (RFC 2315 §9.3).
     pub(super) fn signed_digest(&self) -> [u8; 32] {
         Sha256::digest(element(SET, &[&self.attributes()])).into()
     }
 
-    /// The certificate table with this signature: one `WIN_CERTIFICATE`, padded to a multiple of 8 bytes. Its length
-    /// depends on the certificate and the length of the signature only.
+    /// The certificate table with this signature: one `WIN_CERTIFICATE`, padded to a multiple of 8
+    /// bytes. Its length depends on the certificate and the length of the signature only.
     pub(super) fn table(&self, certificate: &Certificate, signature: &[u8]) -> Vec<u8> {
         let signature = self.signed_data(certificate, signature);
         let len = (HEADER + signature.len()) as u32;

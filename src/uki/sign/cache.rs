@@ -5,12 +5,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-/// Most tables that are kept: two megabytes of them. A room of machines that start together has its tables here until
-/// all have loaded their programs.
+/// Most tables that are kept: two megabytes of them. A room of machines that start together has its
+/// tables here until all have loaded their programs.
 const TABLES_MAX: usize = 1024;
 
 /// Tables by the digest of their program, the oldest first.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct TableCache {
     tables: Mutex<VecDeque<([u8; 32], Bytes)>>,
     /// Held while a table is made.
@@ -26,8 +26,8 @@ impl TableCache {
 
     /// Returns the table of a program, made now unless it is there.
     ///
-    /// One table is made at a time: signatures take one processor at most, however many machines a client
-    /// invents.
+    /// One table is made at a time: signatures take one processor at most, however many machines a
+    /// client invents.
     pub(super) fn get_or_insert(
         &self,
         program: [u8; 32],

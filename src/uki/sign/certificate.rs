@@ -20,7 +20,8 @@ const SHA256_WITH_RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01,
 /// Longest name that is shown, in characters.
 const NAME_MAX: usize = 64;
 
-/// The certificate of a key. Firmware trusts the key because it has the certificate; it looks at no date.
+/// The certificate of a key. Firmware trusts the key because it has the certificate; it looks at no
+/// date.
 #[derive(Clone)]
 pub(crate) struct Certificate {
     der: Bytes,
@@ -88,8 +89,9 @@ impl Certificate {
         })
     }
 
-    /// Makes the certificate of a new key, which the key itself signs. It has no extensions, as those of `sbctl`, and
-    /// no end (RFC 5280 §4.1.2.5); its serial number is derived from the key. `None` if the key cannot sign.
+    /// Makes the certificate of a new key, which the key itself signs. It has no extensions, as
+    /// those of `sbctl`, and no end (RFC 5280 §4.1.2.5); its serial number is derived from the key.
+    /// `None` if the key cannot sign.
     pub(crate) fn new(key: &SigningKey, name: &str, begin: Timestamp) -> Option<Self> {
         let public_key = key.public_key()?;
         let name = element(
@@ -173,8 +175,8 @@ fn time(at: Timestamp) -> Vec<u8> {
     }
 }
 
-/// The last common name in a `Name` (RFC 5280 §4.1.2.4), else the last name of any kind, without what a terminal might
-/// obey.
+/// The last common name in a `Name` (RFC 5280 §4.1.2.4), else the last name of any kind, without
+/// what a terminal might obey.
 fn shown_name(name: &[u8]) -> Option<String> {
     let mut sets = Reader::new(name);
     let (mut common, mut last) = (None, None);

@@ -63,7 +63,8 @@ impl From<Truncated> for Malformed {
 /// Reads the next element.
 ///
 /// # Errors
-/// [`Malformed`] also for forms that DER or our structures do not have: tags above 30, lengths of more than four bytes.
+/// [`Malformed`] also for forms that DER or our structures do not have: tags above 30, lengths of
+/// more than four bytes.
 pub(super) fn next<'a>(reader: &mut Reader<'a>) -> Result<Element<'a>, Malformed> {
     let start = reader.rest();
     let tag = reader.u8()?;

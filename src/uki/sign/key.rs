@@ -10,8 +10,8 @@ use super::der::{self, INTEGER, SEQUENCE};
 use super::pem;
 use crate::codec::Reader;
 
-/// Shortest and longest RSA modulus, in bits: firmware takes 2048 and more, and a longer one than 4096 takes 20 ms for
-/// each machine.
+/// Shortest and longest RSA modulus, in bits: firmware takes 2048 and more, and a longer one than
+/// 4096 takes 20 ms for each machine.
 const BITS: std::ops::RangeInclusive<u32> = 2048..=4096;
 
 /// An RSA key.
@@ -29,8 +29,8 @@ pub(crate) enum KeyError {
 }
 
 impl SigningKey {
-    /// Reads a key in PEM or DER, PKCS#8 (RFC 5958) or PKCS#1 (RFC 8017 appendix A.1.2). In a PEM file the first key
-    /// counts.
+    /// Reads a key in PEM or DER, PKCS#8 (RFC 5958) or PKCS#1 (RFC 8017 appendix A.1.2). In a PEM
+    /// file the first key counts.
     ///
     /// # Errors
     /// [`KeyError`] says what is wrong with it.
@@ -50,7 +50,8 @@ impl SigningKey {
         Self(key)
     }
 
-    /// Returns the public key as certificates have it: `SubjectPublicKeyInfo` (RFC 5280 §4.1.2.7), in DER.
+    /// Returns the public key as certificates have it: `SubjectPublicKeyInfo` (RFC 5280 §4.1.2.7),
+    /// in DER.
     pub(super) fn public_key(&self) -> Option<Vec<u8>> {
         self.0.as_public_key().to_public_key_der().ok().map(rsa::pkcs8::Document::into_vec)
     }
@@ -60,8 +61,8 @@ impl SigningKey {
         self.0.size()
     }
 
-    /// Signs a digest by RSASSA-PKCS1-v1_5 (RFC 8017 §8.2): the same signature each time. `None` if the system has no
-    /// random numbers to blind the operation with.
+    /// Signs a digest by RSASSA-PKCS1-v1_5 (RFC 8017 §8.2): the same signature each time. `None` if
+    /// the system has no random numbers to blind the operation with.
     pub(super) fn sign(&self, digest: &[u8; 32]) -> Option<Vec<u8>> {
         self.0.pkcs1v15_sign_prehash::<Sha256>(digest).ok()
     }
@@ -74,7 +75,8 @@ fn of_der(der: &[u8]) -> Result<PrivateKey, KeyError> {
     PrivateKey::from_pkcs8_der(der).or_else(|_| PrivateKey::from_pkcs1_der(der)).map_err(|_| KeyError::NotRsa)
 }
 
-/// Returns true for an `EncryptedPrivateKeyInfo` (RFC 5958 §3): unlike a key, it does not begin with a version.
+/// Returns true for an `EncryptedPrivateKeyInfo` (RFC 5958 §3): unlike a key, it does not begin
+/// with a version.
 fn is_encrypted(der: &[u8]) -> bool {
     let outer = der::expect(&mut Reader::new(der), SEQUENCE);
     let first = outer.and_then(|outer| der::next(&mut Reader::new(outer.content)));

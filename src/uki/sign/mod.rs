@@ -1,8 +1,9 @@
 //! Signatures for Secure Boot with the operator's own key.
 //!
-//! Firmware hashes a program in the order of its file, without the fields that a signature changes, and compares the
-//! digest with the one that was signed. What is the same for all machines stands first in our programs, so its hash is
-//! kept; a machine costs the hash of its command line and one RSA operation.
+//! Firmware hashes a program in the order of its file, without the fields that a signature changes,
+//! and compares the digest with the one that was signed. What is the same for all machines stands
+//! first in our programs, so its hash is kept; a machine costs the hash of its command line and one
+//! RSA operation.
 
 mod authenticode;
 mod cache;
@@ -15,6 +16,7 @@ mod signable;
 pub(crate) mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -27,10 +29,53 @@ pub(crate) use self::signable::{UnsignableStubError, check_signable};
 /// Longest key file and certificate file that are read, in bytes.
 pub(crate) const FILE_MAX: u64 = 64 << 10;
 
-/// Signs programs with a key, and tells firmware by a certificate whose key it is.
-pub struct Signer {
+/// A key and its certificate, which tells firmware whose key it is.
+pub struct SigningPair {
     key: SigningKey,
     certificate: Certificate,
+}
+
+/// Error: a key and a certificate that do not belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("certificate of another key; give the certificate of `secure-boot-key`")]
+pub(crate) struct PairError;
+
+impl SigningPair {
+    /// Joins a key and its certificate.
+    ///
+    /// # Errors
+    /// [`PairError`] if the certificate is that of another key.
+    pub(crate) fn new(key: SigningKey, certificate: Certificate) -> Result<Self, PairError> {
+        if key.public_key().as_deref() != Some(&certificate.public_key) {
+            return Err(PairError);
+        }
+        Ok(Self { key, certificate })
+    }
+
+    /// Returns the certificate.
+    pub(crate) const fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+}
+
+/// Without the key.
+impl fmt::Debug for SigningPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningPair").field("name", &self.certificate.name()).finish_non_exhaustive()
+    }
+}
+
+/// Writes the name in the certificate.
+impl fmt::Display for SigningPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.certificate.name())
+    }
+}
+
+/// Signs programs, and keeps the signatures of the last ones.
+#[derive(Debug)]
+pub struct Signer {
+    pair: Arc<SigningPair>,
     table_len: u32,
     tables: TableCache,
     aside: Aside,
@@ -39,23 +84,12 @@ pub struct Signer {
 /// Runs work that takes milliseconds where it holds up no connection.
 pub(crate) type Aside = fn(&mut dyn FnMut());
 
-/// Error: a key and a certificate that do not belong together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("certificate of another key; give the certificate of `secure-boot-key`")]
-pub(crate) struct PairError;
-
 impl Signer {
-    /// Makes a signer of a key and its certificate, which signs by `aside`.
-    ///
-    /// # Errors
-    /// [`PairError`] if the certificate is that of another key.
-    pub(crate) fn new(key: SigningKey, certificate: Certificate, aside: Aside) -> Result<Self, PairError> {
-        if key.public_key().as_deref() != Some(&certificate.public_key) {
-            return Err(PairError);
-        }
-        let any = vec![0; key.signature_len()];
-        let table_len = IndirectData::new(&[0; 32]).table(&certificate, &any).len() as u32;
-        Ok(Self { key, certificate, table_len, tables: TableCache::default(), aside })
+    /// Makes a signer that signs by `aside`.
+    pub(crate) fn new(pair: Arc<SigningPair>, aside: Aside) -> Self {
+        let any = vec![0; pair.key.signature_len()];
+        let table_len = IndirectData::new(&[0; 32]).table(&pair.certificate, &any).len() as u32;
+        Self { pair, table_len, tables: TableCache::default(), aside }
     }
 
     /// Returns the length of a certificate table, in bytes: the same for all programs.
@@ -63,12 +97,13 @@ impl Signer {
         self.table_len
     }
 
-    /// Returns the certificate.
-    pub(crate) const fn certificate(&self) -> &Certificate {
-        &self.certificate
+    /// Returns the key and its certificate.
+    pub(crate) fn pair(&self) -> &SigningPair {
+        &self.pair
     }
 
-    /// Returns the certificate table of the program with this digest. `None` if the system has no random numbers.
+    /// Returns the certificate table of the program with this digest. `None` if the system has no
+    /// random numbers.
     pub(crate) fn table(&self, program: [u8; 32]) -> Option<Bytes> {
         if let Some(table) = self.tables.get(&program) {
             return Some(table);
@@ -80,21 +115,7 @@ impl Signer {
 
     fn sign(&self, program: &[u8; 32]) -> Option<Bytes> {
         let data = IndirectData::new(program);
-        let signature = self.key.sign(&data.signed_digest())?;
-        Some(data.table(&self.certificate, &signature).into())
-    }
-}
-
-/// Without the key.
-impl fmt::Debug for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signer").field("name", &self.certificate.name()).finish_non_exhaustive()
-    }
-}
-
-/// Writes the name in the certificate.
-impl fmt::Display for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.certificate.name())
+        let signature = self.pair.key.sign(&data.signed_digest())?;
+        Some(data.table(&self.pair.certificate, &signature).into())
     }
 }

@@ -14,12 +14,14 @@ pub(super) struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Decodes the content; `None` where it is not base64, or has header fields as OpenSSL's encrypted keys have them.
+    /// Decodes the content; `None` where it is not base64, or has header fields as OpenSSL's
+    /// encrypted keys have them.
     pub(super) fn decode(&self) -> Option<Vec<u8>> {
         pem::decode_vec(self.text).ok().map(|(_, content)| content)
     }
 
-    /// Returns true if the content is encrypted in the way of OpenSSL before PKCS#8 (RFC 1421 §4.6.1.1).
+    /// Returns true if the content is encrypted in the way of OpenSSL before PKCS#8 (RFC 1421
+    /// §4.6.1.1).
     pub(super) fn has_encryption_header(&self) -> bool {
         find(self.text, b"Proc-Type: 4,ENCRYPTED").is_some()
     }
@@ -27,7 +29,8 @@ impl Block<'_> {
 
 /// Encodes a block with this label.
 pub(super) fn encode(label: &'static str, content: &[u8]) -> String {
-    // It fails for labels with other characters than those of ours, and for more than a third of the address space.
+    // It fails for labels with other characters than those of ours, and for more than a third of
+    // the address space.
     pem::encode_string(label, pem::LineEnding::LF, content).unwrap_or_default()
 }
 

@@ -4,8 +4,8 @@ use super::super::pe::{CERTIFICATES, PeError, Section};
 use super::super::stub::Stub;
 use crate::codec::{Reader, Truncated};
 
-/// The first systemd whose stub starts the unsigned kernel inside a program that firmware accepted. That of 247 ends in
-/// a page fault.
+/// The first systemd whose stub starts the unsigned kernel inside a program that firmware accepted.
+/// That of 247 ends in a page fault.
 const VERSION_MIN: u32 = 252;
 
 /// Offset of the number of data directories in the optional header of PE32+.
@@ -54,8 +54,8 @@ fn has_directory(stub: &Stub) -> Result<bool, Truncated> {
     Ok(count > CERTIFICATES && optional.remaining() >= (CERTIFICATES + 1) * 8)
 }
 
-/// Returns true if headers and sections follow each other without gaps. EDK2 hashes the headers, then each section in
-/// the order of the file, and then what it has not counted from the end.
+/// Returns true if headers and sections follow each other without gaps. EDK2 hashes the headers,
+/// then each section in the order of the file, and then what it has not counted from the end.
 fn is_linear(stub: &Stub, mut sections: Vec<Section>) -> bool {
     sections.retain(|section| section.raw_size > 0);
     sections.sort_by_key(|section| section.raw_offset);

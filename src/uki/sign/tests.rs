@@ -13,7 +13,6 @@ use super::*;
 use crate::codec::Reader;
 
 const NAME: &str = "isowire test";
-const HERE: Aside = |work| work();
 
 fn key() -> PrivateKey {
     static KEY: OnceLock<PrivateKey> = OnceLock::new();
@@ -27,8 +26,15 @@ fn certificate(key: PrivateKey) -> Certificate {
 /// A signer with a key of its own, the same in each test.
 pub(crate) fn signer() -> Arc<Signer> {
     static SIGNER: OnceLock<Arc<Signer>> = OnceLock::new();
-    let new = || Arc::new(Signer::new(SigningKey::of_new(key()), certificate(key()), HERE).unwrap());
-    Arc::clone(SIGNER.get_or_init(new))
+    Arc::clone(SIGNER.get_or_init(|| Arc::new(new_signer())))
+}
+
+fn new_signer() -> Signer {
+    Signer::new(pair(), |work| work())
+}
+
+pub(crate) fn pair() -> Arc<SigningPair> {
+    Arc::new(SigningPair::new(SigningKey::of_new(key()), certificate(key())).unwrap())
 }
 
 #[test]
@@ -37,7 +43,7 @@ fn key_is_read_in_each_form() {
     let pkcs1 = key().to_pkcs1_der().unwrap();
     let pem = key().to_pkcs8_pem(LineEnding::CRLF).unwrap();
     let old = key().to_pkcs1_pem(LineEnding::LF).unwrap();
-    let after = ["Bag Attributes\n", &signer().certificate().pem(), &pem].concat();
+    let after = ["Bag Attributes\n", &pair().certificate().pem(), &pem].concat();
     for file in [pkcs8.as_bytes(), pkcs1.as_bytes(), pem.as_bytes(), old.as_bytes(), after.as_bytes()] {
         let read = SigningKey::parse(file).map_err(|error| error.to_string()).unwrap();
         assert_eq!(read.public_key(), SigningKey::of_new(key()).public_key());
@@ -54,7 +60,7 @@ fn key_that_cannot_sign_is_refused() {
         error(b"-----BEGIN EC PRIVATE KEY-----\nAQID\n-----END EC PRIVATE KEY-----\n"),
         KeyError::NotRsa
     );
-    assert_eq!(error(signer().certificate().pem().as_bytes()), KeyError::NotRsa);
+    assert_eq!(error(pair().certificate().pem().as_bytes()), KeyError::NotRsa);
     let old = b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAQID\n\
                 -----END RSA PRIVATE KEY-----\n";
     assert_eq!(error(old), KeyError::Encrypted);
@@ -84,7 +90,7 @@ fn certificate_is_read_as_it_was_made() {
 #[test]
 fn certificate_of_another_key_is_refused() {
     let other = PrivateKey::new(&mut SysRng, 1024).unwrap();
-    let error = Signer::new(SigningKey::of_new(key()), certificate(other), HERE).unwrap_err();
+    let error = SigningPair::new(SigningKey::of_new(key()), certificate(other)).unwrap_err();
     assert_eq!(error, PairError);
 }
 
@@ -96,7 +102,7 @@ fn table_is_one_padded_certificate_of_one_length() {
     assert_eq!(table.len(), len.next_multiple_of(8));
     assert!(table[len..].iter().all(|&byte| byte == 0));
     assert_eq!(table.len(), signer().table_len() as usize);
-    let again = Signer::new(SigningKey::of_new(key()), certificate(key()), HERE).unwrap();
+    let again = new_signer();
     assert_eq!(again.table([7; 32]).unwrap(), table, "the same each time, without a cache");
     assert_ne!(again.table([8; 32]).unwrap(), table);
 }
@@ -119,7 +125,7 @@ fn signature_is_of_the_attributes_that_name_the_digest() {
     let [_version, _algorithms, content, certificates, signers] = elements(signed.content)[..] else {
         panic!()
     };
-    assert_eq!(certificates.content, signer().certificate().der());
+    assert_eq!(certificates.content, pair().certificate().der());
     let indirect = elements(elements(content.content)[1].content)[0];
     assert!(indirect.content.ends_with(&[&[OCTET_STRING, 32], &[7; 32][..]].concat()));
     let info = elements(elements(signers.content)[0].content);
@@ -133,6 +139,7 @@ fn signature_is_of_the_attributes_that_name_the_digest() {
 
 #[test]
 fn signer_does_not_show_its_key() {
-    assert_eq!(format!("{:?}", signer()), "Signer { name: \"isowire test\", .. }");
-    assert_eq!(signer().to_string(), NAME);
+    assert_eq!(format!("{:?}", pair()), "SigningPair { name: \"isowire test\", .. }");
+    assert!(format!("{:?}", signer()).contains("pair: SigningPair { name: \"isowire test\", .. }"));
+    assert_eq!(pair().to_string(), NAME);
 }

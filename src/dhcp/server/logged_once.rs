@@ -24,13 +24,13 @@ pub(super) enum Reason {
 
 /// The lines that were written.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct LoggedOnce {
     lines: HashSet<(Option<HardwareAddress>, Reason)>,
     /// Time of the first of `lines`.
     since: Option<Instant>,
 }
 
-impl Told {
+impl LoggedOnce {
     /// Returns whether a line may be written, and counts it as written.
     pub(super) fn is_new(&mut self, machine: Option<HardwareAddress>, reason: Reason, now: Instant) -> bool {
         if self.lines.contains(&(machine, reason)) {
@@ -67,27 +67,27 @@ mod tests {
 
     #[test]
     fn line_is_new_once_for_each_machine_and_reason() {
-        let (mut told, now) = (Told::default(), Instant::now());
-        assert!(told.is_new(machine(1), not_allowed(1), now));
-        assert!(!told.is_new(machine(1), not_allowed(1), now + PERIOD));
-        assert!(!told.is_new(machine(1), not_allowed(2), now), "the machine chooses its address");
-        assert!(told.is_new(machine(2), not_allowed(1), now));
+        let (mut logged, now) = (LoggedOnce::default(), Instant::now());
+        assert!(logged.is_new(machine(1), not_allowed(1), now));
+        assert!(!logged.is_new(machine(1), not_allowed(1), now + PERIOD));
+        assert!(!logged.is_new(machine(1), not_allowed(2), now), "the machine chooses its address");
+        assert!(logged.is_new(machine(2), not_allowed(1), now));
         let refused = Reason::NoBootFile(discriminant(&Refusal::NoLoader));
         for reason in [Reason::NoReply(discriminant(&NoReply::OtherNetwork)), refused, Reason::NotServed] {
-            assert!(told.is_new(machine(1), reason, now), "{reason:?}");
+            assert!(logged.is_new(machine(1), reason, now), "{reason:?}");
         }
         let malformed = Reason::Malformed(discriminant(&DhcpParseError::NoCookie));
-        assert_eq!([told.is_new(None, malformed, now), told.is_new(None, malformed, now)], [true, false]);
+        assert_eq!([logged.is_new(None, malformed, now), logged.is_new(None, malformed, now)], [true, false]);
     }
 
     #[test]
     fn flood_of_machines_is_bounded() {
-        let (mut told, now) = (Told::default(), Instant::now());
+        let (mut logged, now) = (LoggedOnce::default(), Instant::now());
         let mut lines =
-            |now| (0..3 * MAX as u32).filter(|&n| told.is_new(machine(n), not_allowed(1), now)).count();
+            |now| (0..3 * MAX as u32).filter(|&n| logged.is_new(machine(n), not_allowed(1), now)).count();
         assert_eq!(lines(now), MAX);
         assert_eq!(lines(now + PERIOD / 2), 0);
         assert_eq!(lines(now + PERIOD), MAX);
-        assert!(told.lines.len() <= MAX);
+        assert!(logged.lines.len() <= MAX);
     }
 }
