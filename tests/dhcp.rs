@@ -146,18 +146,26 @@ fn broadcast(captured: &[u8]) -> Vec<u8> {
     datagram
 }
 
+/// Messages with their senders.
+type Received = Vec<(Message, SocketAddr)>;
+
 /// Broadcasts `datagrams` to port 67, as a client without an address does, and collects the messages
 /// to port 68 for `time`.
-fn shout(host: &Namespace, datagrams: &[Vec<u8>], time: Duration) -> Vec<(Message, SocketAddr)> {
-    let talk = || {
-        host.enter();
-        let socket = client_socket();
-        for datagram in datagrams {
-            socket.send_to(datagram, (Ipv4Addr::BROADCAST, 67)).unwrap();
-        }
-        collect(&socket, time)
-    };
-    thread::scope(|scope| scope.spawn(talk).join().unwrap())
+fn shout(host: &Namespace, datagrams: &[Vec<u8>], time: Duration) -> Received {
+    host.inside(|| collect(&broadcasting(datagrams), time))
+}
+
+/// Broadcasts a datagram as [`shout`] does, and waits for this number of messages.
+fn ask(host: &Namespace, datagram: &[u8], count: usize) -> Received {
+    host.inside(|| replies(&broadcasting(&[datagram.to_vec()]), count))
+}
+
+fn broadcasting(datagrams: &[Vec<u8>]) -> UdpSocket {
+    let socket = client_socket();
+    for datagram in datagrams {
+        socket.send_to(datagram, (Ipv4Addr::BROADCAST, 67)).unwrap();
+    }
+    socket
 }
 
 fn client_socket() -> UdpSocket {
@@ -167,20 +175,33 @@ fn client_socket() -> UdpSocket {
     socket
 }
 
-fn collect(socket: &UdpSocket, time: Duration) -> Vec<(Message, SocketAddr)> {
+/// Waits for `count` messages, and a moment for others that should not come.
+fn replies(socket: &UdpSocket, count: usize) -> Received {
+    let mut received = collect_some(socket, SOON, count);
+    received.extend(collect(socket, Duration::from_millis(300)));
+    received
+}
+
+fn collect(socket: &UdpSocket, time: Duration) -> Received {
+    collect_some(socket, time, usize::MAX)
+}
+
+/// Collects up to `count` messages.
+fn collect_some(socket: &UdpSocket, time: Duration, count: usize) -> Received {
     let end = Instant::now() + time;
     let mut received = Vec::new();
     let mut bytes = [0; 2048];
-    loop {
+    while received.len() < count {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return received;
+            break;
         }
         socket.set_read_timeout(Some(left)).unwrap();
         if let Ok((len, from)) = socket.recv_from(&mut bytes) {
             received.push((Message::parse(&bytes[..len]).unwrap(), from));
         }
     }
+    received
 }
 
 /// The senders of what was received.
@@ -361,7 +382,7 @@ fn offer_has_address_and_boot_file() {
     let host = newcomer(&mut lan);
     let _server = Serving::start(lan.server(), server_role(None)).unwrap();
     // It asks for unicast, and accepts broadcast.
-    let received = shout(&host, &[PXE_DISCOVER.to_vec()], Duration::from_millis(500));
+    let received = ask(&host, PXE_DISCOVER, 1);
     let [(offer, from)] = &received[..] else { panic!("not one offer: {received:?}") };
     assert_eq!(*from, SocketAddr::from((US, 67)));
     assert_eq!((offer.kind, offer.header.siaddr), (MessageType::Offer, US));
@@ -387,12 +408,12 @@ fn server_role_yields_to_later_server() {
     let host = newcomer(&mut lan);
     let _server = Serving::start(lan.server(), server_role(None)).unwrap();
     let discover = broadcast(PLAIN_DISCOVER);
-    let time = Duration::from_millis(500);
-    assert_eq!(servers(&shout(&host, std::slice::from_ref(&discover), time)), [US]);
+    assert_eq!(servers(&ask(&host, &discover, 1)), [US]);
     let mut takes_another = Message::discover(5, [2, 0, 0, 0, 0, 9]);
     takes_another.kind = MessageType::Request;
     takes_another.server = Some(ROUTER);
     takes_another.requested = Some(CLIENT);
+    let time = Duration::from_millis(500);
     assert_eq!(servers(&shout(&host, &[takes_another.emit(), discover], time)), [Ipv4Addr::UNSPECIFIED; 0]);
 }
 
@@ -405,7 +426,7 @@ fn proxy_answers_boot_clients_only() {
     let host = newcomer(&mut lan);
 
     // dnsmasq takes three seconds for its first offer of an address.
-    let received = shout(&host, &[broadcast(PXE_DISCOVER)], Duration::from_secs(5));
+    let received = ask(&host, &broadcast(PXE_DISCOVER), 2);
     assert_eq!(servers(&received), [US, ROUTER]);
     let (ours, from) = received.iter().find(|(offer, _)| offer.server == Some(US)).unwrap();
     assert_eq!(*from, SocketAddr::from((US, 67)));
@@ -425,13 +446,11 @@ fn boot_server_replies_to_source_port() {
     let mut lan = Lan::new(US);
     let host = lan.host(CLIENT);
     let _server = Serving::start(lan.server(), DhcpMode::Proxy).unwrap();
-    let ask = || {
-        host.enter();
+    let received = host.inside(|| {
         let socket = UdpSocket::bind((CLIENT, 4011)).unwrap();
         socket.send_to(PXE_4011_REQUEST, (US, 4011)).unwrap();
-        collect(&socket, Duration::from_millis(500))
-    };
-    let received = thread::scope(|scope| scope.spawn(ask).join().unwrap());
+        replies(&socket, 1)
+    });
     let [(ack, from)] = &received[..] else { panic!("not one reply: {received:?}") };
     assert_eq!((*from, ack.kind), (SocketAddr::from((US, 4011)), MessageType::Ack));
     assert_eq!(ack.boot_item, Some([0x80, 0, 0, 0]));
@@ -468,7 +487,7 @@ fn relayed_client_gets_offer_of_proxy() {
     dhcrelay.wait_for("Sending on   Socket/fallback", SOON);
 
     // As captured, without the flag for a broadcast reply.
-    let offers = shout(&host, &[PXE_DISCOVER.to_vec()], Duration::from_secs(3));
+    let offers = ask(&host, PXE_DISCOVER, 1);
     let (offer, _) = offers.first().unwrap_or_else(|| panic!("no offer:\n{}", dhcrelay.log()));
     assert_eq!((offer.kind, offer.server, offer.header.giaddr), (MessageType::Offer, Some(US), FAR));
     assert_eq!(offer.vendor_class, b"PXEClient");
@@ -481,7 +500,7 @@ fn relayed_client_gets_offer_of_proxy() {
     let acks = host.inside(|| {
         let socket = client_socket();
         socket.send_to(PXE_4011_REQUEST, (US, 4011)).unwrap();
-        collect(&socket, Duration::from_secs(1))
+        replies(&socket, 1)
     });
     assert_eq!(acks.iter().map(|(ack, _)| ack.kind).collect::<Vec<_>>(), [MessageType::Ack]);
 }
