@@ -45,11 +45,10 @@ pub(super) fn decide(request: &Request, targets: &BootTargets, is_retry: bool) -
 fn clients(message: &Message, is_retry: bool) -> impl Iterator<Item = Client<'_>> {
     let class = boot_class(message);
     // RFC 4578 §2.1: boot clients must send option 93. Some name the architecture in their class
-    // only. ROMs that do neither are older, and for a BIOS.
-    let default = message
-        .architectures
-        .is_empty()
-        .then(|| class.map(|class| architecture_of_class(message, class).unwrap_or(Architecture::BIOS)));
+    // only.
+    let default = message.architectures.is_empty().then(|| {
+        class.map(|class| architecture_of_class(message, class).unwrap_or(usual_architecture(class)))
+    });
     let named = message.architectures.iter().map(|&code| Some(Architecture(code)));
     let mac = mac(&message.header.hardware());
     named.chain(default).map(move |architecture| Client {
@@ -74,6 +73,16 @@ fn architecture_of_class(message: &Message, class: BootClass) -> Option<Architec
     let rest = message.vendor_class.strip_prefix(class.as_str().as_bytes())?.strip_prefix(b":Arch:")?;
     let number = rest.split(|&byte| byte == b':').next()?;
     str::from_utf8(number).ok()?.parse().ok().map(Architecture)
+}
+
+/// Returns the architecture of a client that names none.
+const fn usual_architecture(class: BootClass) -> Architecture {
+    match class {
+        // ROMs that name none are older than option 93, and for a BIOS.
+        BootClass::PxeClient => Architecture::BIOS,
+        // UEFI 2.10 §24.7.3.1: HTTP Boot is that of UEFI firmware.
+        BootClass::HttpClient => Architecture::UEFI_HTTP,
+    }
 }
 
 /// Returns the MAC address of a machine on Ethernet.
