@@ -27,6 +27,7 @@ fn image() -> Arc<Image> {
         format: AirootfsFormat::Squashfs,
         size: AIROOTFS.len,
         sha512: None,
+        md5: None,
         cms_signature: None,
         gpg_signature: None,
     };

@@ -64,6 +64,7 @@ pub mod image;
 pub mod images;
 pub mod inspect;
 
+mod locked;
 mod mac;
 pub mod machines;
 pub mod nbd;

@@ -719,16 +719,27 @@ fn iso_of_another_system_says_what_to_do() {
     );
     assert!(log.contains("\nNo machine can boot from here: no image is an Arch ISO"), "{log}");
     assert_eq!(got(port(&log, "HTTP"), "/file"), "content");
+    drop(server);
+
+    // archiso's, and without a kernel.
+    fs::create_dir_all(tree.join("arch/x86_64")).unwrap();
+    fs::write(tree.join("arch/x86_64/airootfs.sfs"), "hsqs").unwrap();
+    fs::remove_file(&iso).unwrap();
+    output_of(tool("xorriso").args(["-as", "mkisofs", "-quiet", "-R", "-o"]).args([&iso, &tree]));
+    let log = stage.start(&mut command).log();
+    assert!(log.contains("\nNo machine can boot from here: no image is an Arch ISO"), "{log}");
 }
 
 /// Menus of SystemRescue and others name another path than archiso's. A byte order mark costs nothing.
 #[test]
-fn nfs_path_of_own_menu_is_exported() {
-    needs!(["xorriso"]);
+fn root_names_of_own_menu_are_exported() {
+    needs!(["xorriso", "nbdinfo"]);
     let stage = Stage::new();
     let menu = "\u{feff}LABEL nfs\nLINUX ::/arch/boot/x86_64/vmlinuz-linux\n\
                 INITRD ::/arch/boot/x86_64/initramfs-linux.img\n\
-                APPEND archisobasedir=arch archiso_nfs_srv=${pxeserver}:/run/sysresccd/bootmnt rescue\n";
+                APPEND archisobasedir=arch archiso_nfs_srv=${pxeserver}:/run/sysresccd/bootmnt rescue\n\
+                LABEL nbd\nLINUX ::/arch/boot/x86_64/vmlinuz-linux\n\
+                APPEND archisobasedir=arch archiso_nbd_srv=${pxeserver} archiso_nbd_name=sysresccd\n";
     fs::write(stage.path("tree/boot/syslinux/pxe.cfg"), menu).unwrap();
     let iso = stage.path("rescue.iso");
     output_of(
@@ -740,6 +751,13 @@ fn nfs_path_of_own_menu_is_exported() {
     let root = client.mount(b"/run/sysresccd/bootmnt").expect("the path of the menu");
     assert_eq!(client.mount(b"/rescue").expect("the same image"), root);
     assert!(client.mount(b"/run/other/bootmnt").is_err());
+    let size = |name: &str| {
+        let url = format!("nbd://127.0.0.1:{}/{name}", port(&log, "NBD"));
+        output_of(tool("nbdinfo").args(["--size", &url]))
+    };
+    assert_eq!(size("sysresccd"), size("rescue"));
+    let list = output_of(tool("nbdinfo").args(["--list", &format!("nbd://127.0.0.1:{}", port(&log, "NBD"))]));
+    assert!(list.contains("export=\"sysresccd\""), "{list}");
     let menu = fetched(port(&log, "TFTP"), "isowire/pxelinux.cfg");
     assert!(menu.contains(" rescue\n"), "the first line of the menu is read: {menu}");
 }

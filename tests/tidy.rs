@@ -15,7 +15,7 @@ use imports::Modules;
 /// Rooms, from the lowest layer to the highest. A room uses rooms of lower layers only, so no
 /// protocol uses another and there is no circle.
 const LAYERS: &[&[&str]] = &[
-    &["codec", "extent", "mac", "text", "watched"],
+    &["codec", "extent", "locked", "mac", "text", "watched"],
     &["sys"],
     &["image"],
     &["export"],

@@ -115,6 +115,11 @@ impl Files {
         self.generator.programs()
     }
 
+    /// Returns true if an image has a kernel with an initramfs.
+    pub(crate) fn has_boot_entry(&self) -> bool {
+        self.generator.has_boot_entry()
+    }
+
     /// Iterates over the names in rules that no bootable image has. Their machines boot the default
     /// image.
     pub(crate) fn unknown_images(&self) -> impl Iterator<Item = &Word> {

@@ -58,6 +58,11 @@ impl Generator {
         self.images.iter().map(|image| (image.bootable.name.as_str(), image.programs.as_ref()))
     }
 
+    pub(super) fn has_boot_entry(&self) -> bool {
+        let mut boot_entries = self.images.iter().flat_map(|image| &image.bootable.boot_entries);
+        boot_entries.any(|boot_entry| !boot_entry.initrd.is_empty())
+    }
+
     pub(super) fn unknown_images(&self) -> impl Iterator<Item = &Word> {
         let names = self.config.rules.iter().filter_map(|rule| rule.image.as_ref());
         names.filter(|name| self.image(Some(name)).is_none())

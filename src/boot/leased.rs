@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
+use crate::locked::locked;
 use crate::mac::Mac;
 
 /// The network parameters that a machine was leased.
@@ -53,7 +54,7 @@ impl Leased {
 
     fn table(&self) -> MutexGuard<'_, LeaseTable> {
         // A panic cannot leave the table inconsistent: no method panics between two changes.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 }
 

@@ -255,6 +255,7 @@ fn archiso(index: &Index) -> Archiso {
             format: AirootfsFormat::Squashfs,
             size: 4,
             sha512: below("x86_64/airootfs.sha512"),
+            md5: below("x86_64/airootfs.md5"),
             cms_signature: below("x86_64/airootfs.sfs.cms.sig"),
             gpg_signature: below("x86_64/airootfs.sfs.sig"),
         }],

@@ -8,6 +8,7 @@ use std::fmt;
 
 use super::menu_entry::MenuEntry;
 use super::root::Root;
+use super::self_test::SelfTest;
 use super::syslinux::{self, SyslinuxMenu};
 use super::tree::{ImageTree, path_of};
 use super::{grub, systemd_boot};
@@ -24,8 +25,6 @@ const PARAMETERS_MAX: usize = 600;
 const ENTRIES_MAX: usize = 32;
 /// Most initramfs images of an entry.
 const INITRD_MAX: usize = 4;
-/// Most NFS paths of an image; archiso's menus name one.
-const NFS_PATHS_MAX: usize = 8;
 
 /// Paths of GRUB's menus: its own, the one for a GRUB that found the ISO on a disk, and the one
 /// beside its program for UEFI.
@@ -102,8 +101,8 @@ pub(crate) struct BootEntry {
     pub signed: bool,
     /// The author's parameters, without those that menus here set.
     pub parameters: Vec<Word>,
-    /// The author's parameters that would stop the boot, each with the file that it needs and the
-    /// image lacks.
+    /// The author's parameters that would stop the boot, each with what it needs and the image
+    /// lacks.
     pub left_out: Vec<String>,
 }
 
@@ -177,8 +176,8 @@ impl EntrySelector<'_> {
 
     fn menu(&self, node: NodeId) -> Option<StockMenu> {
         let path = path_of(self.tree.index, node)?;
-        let text = (self.tree.read)(node)?;
-        let menu = syslinux::parse(&text, &mut |name| (self.tree.read)(self.find(name, path.directory())?));
+        let text = self.tree.read(node)?;
+        let menu = syslinux::parse(&text, &mut |name| self.tree.read(self.find(name, path.directory())?));
         Some(StockMenu { path, menu })
     }
 
@@ -242,63 +241,30 @@ impl EntrySelector<'_> {
 
     /// Returns `None` for an entry with a file that does not exist, or with too many parameters.
     fn boot_entry(&self, entry: &MenuEntry, directory: &str) -> Option<BootEntry> {
-        let file = |name: &String| path_of(self.tree.index, self.find(name, directory)?);
         let kernel = self.find(entry.kernel.as_ref()?, directory)?;
         if entry.initrd.len() > INITRD_MAX {
             return None;
         }
         let architecture = self.architecture(kernel);
-        let (parameters, left_out) = self.with_files(&entry.parameters, &architecture);
+        let initrd: Vec<NodeId> =
+            entry.initrd.iter().map(|name| self.find(name, directory)).collect::<Option<_>>()?;
+        let self_test = SelfTest {
+            tree: self.tree,
+            root: self.root(&architecture),
+            // Images in front of the last are microcode.
+            initramfs: initrd.last().copied(),
+        };
+        let (parameters, left_out) = self_test.split(&entry.parameters);
         Some(BootEntry {
             title: entry.title.as_deref().map(Line::new).filter(|title| !title.as_str().is_empty()),
             signed: self.is_signed(&architecture),
             architecture,
             kernel: path_of(self.tree.index, kernel)?,
-            initrd: entry.initrd.iter().map(file).collect::<Option<_>>()?,
+            initrd: initrd.into_iter().map(|node| path_of(self.tree.index, node)).collect::<Option<_>>()?,
             root: None,
             parameters: kept(parameters)?,
             left_out,
         })
-    }
-
-    /// Separates the parameters of an entry from those that need a file which the image lacks.
-    fn with_files<'e>(
-        &self,
-        parameters: &'e [String],
-        architecture: &Word,
-    ) -> (Vec<&'e String>, Vec<String>) {
-        let (mut kept, mut left_out) = (Vec::new(), Vec::new());
-        for parameter in parameters {
-            match self.missing_file(parameter, architecture) {
-                None => kept.push(parameter),
-                Some(path) => {
-                    let parameter = format!("{parameter}, which needs {path}");
-                    if !left_out.contains(&parameter) {
-                        left_out.push(parameter);
-                    }
-                }
-            }
-        }
-        (kept, left_out)
-    }
-
-    /// Returns the path of the file that a parameter needs, if the image lacks it.
-    ///
-    /// Without the file, archiso's hook stops at a shell (mkinitcpio-archiso, hooks/archiso,
-    /// `archiso_mount_handler`).
-    fn missing_file(&self, parameter: &str, architecture: &Word) -> Option<String> {
-        let root = self.root(architecture)?;
-        let path = self.tree.index.path(root.node);
-        let path = String::from_utf8_lossy(&path);
-        // mkinitcpio, init_functions, `parse_cmdline`: a parameter without a value has the value
-        // `y`.
-        let (file, path) = match parameter.strip_suffix("=y").unwrap_or(parameter) {
-            "checksum" => (root.sha512, format!("{}/airootfs.sha512", path.rsplit_once('/')?.0)),
-            "verify" => (root.gpg_signature, format!("{path}.sig")),
-            "cms_verify" => (root.cms_signature, format!("{path}.cms.sig")),
-            _ => return None,
-        };
-        file.is_none().then_some(path)
     }
 
     fn is_signed(&self, architecture: &Word) -> bool {
@@ -310,28 +276,19 @@ impl EntrySelector<'_> {
         self.archiso.airootfs.iter().find(|root| root.arch == architecture.as_str())
     }
 
-    /// Returns the paths of NFS exports that the menus of the image name.
-    pub(super) fn nfs_paths(&self) -> Vec<String> {
+    /// Returns the parameters of all entries in all menus of the image.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = String> {
         let syslinux = self.archiso.syslinux_menus.iter().take(MENUS_MAX);
         let syslinux = syslinux.filter_map(|&node| self.menu(node)).flat_map(|stock| stock.menu.entries);
         let systemd_boot = self.read_loader_entries().into_iter().map(|loaded| loaded.entry);
         let grub = GRUB_MENUS.into_iter().filter_map(|path| self.grub_menu(path)).flatten();
-        let mut paths: Vec<String> = Vec::new();
-        for parameter in syslinux.chain(systemd_boot).chain(grub).flat_map(|entry| entry.parameters) {
-            if let Some(path) = nfs_path(&parameter)
-                && !paths.contains(&path)
-                && paths.len() < NFS_PATHS_MAX
-            {
-                paths.push(path);
-            }
-        }
-        paths
+        syslinux.chain(systemd_boot).chain(grub).flat_map(|entry| entry.parameters)
     }
 
     fn read_loader_entries(&self) -> Vec<systemd_boot::LoaderEntry> {
         let read = |&node: &NodeId| {
             let name = str::from_utf8(&self.tree.index.node(node).name).ok()?;
-            Some(systemd_boot::parse(name, &(self.tree.read)(node)?))
+            Some(systemd_boot::parse(name, &self.tree.read(node)?))
         };
         self.archiso.loader_entries.iter().take(MENUS_MAX).filter_map(read).collect()
     }
@@ -341,7 +298,7 @@ impl EntrySelector<'_> {
         let mut loaded = self.read_loader_entries();
         loaded.retain(systemd_boot::LoaderEntry::is_for_x86_64);
         loaded.sort_by(systemd_boot::LoaderEntry::in_menu);
-        let conf = self.tree.find(LOADER_CONF, "").and_then(|node| (self.tree.read)(node));
+        let conf = self.tree.find(LOADER_CONF, "").and_then(|node| self.tree.read(node));
         if let Some(pattern) = conf.and_then(|text| systemd_boot::default_entry(&text)) {
             loaded.sort_by_key(|loaded| !systemd_boot::means(&pattern, &loaded.entry.label));
         }
@@ -358,7 +315,7 @@ impl EntrySelector<'_> {
     /// Reads the GRUB menu at a path.
     fn grub_menu(&self, path: &str) -> Option<Vec<MenuEntry>> {
         let (directory, _) = path.rsplit_once('/').unwrap_or_default();
-        let read = |name: &str| (self.tree.read)(self.tree.find(name, &format!("{directory}/"))?);
+        let read = |name: &str| self.tree.read(self.tree.find(name, &format!("{directory}/"))?);
         let text = read(&format!("/{path}"))?;
         Some(grub::parse(&text, &format!("/{directory}"), &mut |name| read(name)))
     }
@@ -430,16 +387,6 @@ fn kept(parameters: Vec<&String>) -> Option<Vec<Word>> {
 /// assigns them in order.
 fn value_of<'e>(entry: &'e MenuEntry, name: &str) -> Option<&'e str> {
     entry.parameters.iter().rev().find_map(|text| text.strip_prefix(name)?.strip_prefix('='))
-}
-
-/// Returns the path of the NFS export in a parameter such as
-/// `archiso_nfs_srv=${pxeserver}:/run/archiso/bootmnt`.
-fn nfs_path(parameter: &str) -> Option<String> {
-    let (key, value) = parameter.split_once('=')?;
-    // Hooks derived from archiso's have names of their own.
-    let (_, path) = value.split_once(":/").filter(|_| key.ends_with("_nfs_srv"))?;
-    let path = PlainPath::new(path.trim_end_matches('/'))?;
-    Some(format!("/{path}"))
 }
 
 fn key(parameter: &str) -> &str {

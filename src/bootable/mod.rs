@@ -5,6 +5,8 @@ mod file_kind;
 pub(crate) mod grub;
 pub(crate) mod menu_entry;
 mod root;
+mod root_names;
+mod self_test;
 pub(crate) mod syslinux;
 pub(crate) mod systemd_boot;
 mod tree;
@@ -21,10 +23,8 @@ pub(crate) use self::entries::{BootEntry, Entries};
 pub use self::file_kind::FileKind;
 pub(crate) use self::file_kind::FileKinds;
 pub use self::root::Root;
-pub(crate) use self::tree::ImageTree;
-
-/// Largest menu that is read, in bytes; archiso's have one or two thousand.
-const MENU_MAX: u64 = 64 << 10;
+pub(crate) use self::root_names::RootNames;
+pub(crate) use self::tree::{ImageTree, TreeContent};
 
 /// An image as menus need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,24 +72,19 @@ impl Bootable {
 /// Reads the boot entries of `image` and the look of its menu; `None` for an image that is not
 /// archiso's.
 pub(crate) fn survey(name: &str, versioned_name: &str, image: &Image) -> Option<Bootable> {
-    let read = |node| image.read(node, MENU_MAX).ok();
-    let tree = ImageTree { index: &image.index, read: &read };
-    tree.bootable(name, versioned_name, image.archiso.as_ref()?, image.volume.uuid.as_deref())
+    ImageTree::of(image).bootable(name, versioned_name, image.archiso.as_ref()?, image.volume.uuid.as_deref())
 }
 
 /// Reads the boot entries of `image`; `None` for an image that is not archiso's.
 pub(crate) fn entries(image: &Image) -> Option<Entries> {
-    let read = |node| image.read(node, MENU_MAX).ok();
-    let tree = ImageTree { index: &image.index, read: &read };
-    Some(EntrySelector { tree: &tree, archiso: image.archiso.as_ref()? }.choose().entries)
+    Some(EntrySelector { tree: &ImageTree::of(image), archiso: image.archiso.as_ref()? }.choose().entries)
 }
 
-/// Returns the paths of NFS exports that menus of `image` name, each with a `/` at its start; none
-/// for an image that is not archiso's.
-pub(crate) fn nfs_paths(image: &Image) -> Vec<String> {
-    let Some(archiso) = &image.archiso else { return Vec::new() };
-    let read = |node| image.read(node, MENU_MAX).ok();
-    EntrySelector { tree: &ImageTree { index: &image.index, read: &read }, archiso }.nfs_paths()
+/// Returns the names under which menus of `image` ask for its root; none for an image that is not
+/// archiso's.
+pub(crate) fn root_names(image: &Image) -> RootNames {
+    let Some(archiso) = &image.archiso else { return RootNames::default() };
+    EntrySelector { tree: &ImageTree::of(image), archiso }.root_names()
 }
 
 /// Returns the path of the image's PXELINUX, the boot file of BIOS machines.

@@ -1,13 +1,15 @@
 //! Properties of the menus that are made of what images and the operator say.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use crate::boot::menu::{Cms, CopyToRam, Menu, MenuImage, MenuSettings, Start, ipxe, pxelinux};
 use crate::boot::{FileServer, Ports};
-use crate::bootable::{Bootable, ImageTree, Root, grub, syslinux, systemd_boot};
+use crate::bootable::{Bootable, ImageTree, Root, TreeContent, grub, syslinux, systemd_boot};
 use crate::config;
 use crate::image::arch::{Airootfs, AirootfsFormat, Archiso, ArchisoKernel};
 use crate::image::index::NodeAttributes;
+use crate::image::initramfs::Contents;
 use crate::image::{Extent, Index, NodeId, NodeKind};
 use crate::images::name::name_of;
 use crate::text::Word;
@@ -80,14 +82,28 @@ fn menu_of(paths: &[&str], data: &[u8]) {
     let texts: Vec<&[u8]> = data.splitn(paths.len(), |&byte| byte == 0).collect();
     let (index, archiso) = image(paths);
     let nodes: Vec<_> = paths.iter().map(|path| index.resolve(NodeId::ROOT, path.as_bytes())).collect();
-    let read = |node: NodeId| {
-        let position = nodes.iter().position(|&menu| menu == Some(node))?;
-        texts.get(position).map(|text| text.to_vec())
-    };
-    let tree = ImageTree { index: &index, read: &read };
+    let tree = ImageTree { index: &index, content: &Texts { nodes, texts } };
     let bootable = tree.bootable("i", "i~1", &archiso, Some("UUID")).expect("it is an archiso image");
     let parameters = Word::new("quiet").into_iter().collect();
     check(&index, &bootable, parameters);
+}
+
+/// The texts of menus, by their nodes.
+#[derive(Default)]
+struct Texts<'a> {
+    nodes: Vec<Option<NodeId>>,
+    texts: Vec<&'a [u8]>,
+}
+
+impl TreeContent for Texts<'_> {
+    fn menu(&self, node: NodeId) -> Option<Vec<u8>> {
+        let position = self.nodes.iter().position(|&menu| menu == Some(node))?;
+        self.texts.get(position).map(|text| text.to_vec())
+    }
+
+    fn self_tests(&self, _initramfs: NodeId) -> Option<Arc<Contents>> {
+        None
+    }
 }
 
 /// Reads a configuration file: settings, or one line that says what is wrong. No setting leaves its
@@ -105,7 +121,7 @@ pub fn config(data: &[u8]) {
     assert!(!config.images.is_empty());
     assert!(config.root.is_none_or(|root| config.menu.roots.first() == Some(&root)));
     let (index, archiso) = image(&MENUS);
-    let tree = ImageTree { index: &index, read: &|_| None };
+    let tree = ImageTree { index: &index, content: &Texts::default() };
     let [first, ..] = &config.images[..] else { return };
     let name = first.name.as_ref().map_or_else(|| name_of(&first.path), ToString::to_string);
     let versioned_name = format!("{name}~1");
@@ -259,6 +275,7 @@ pub(crate) fn archiso(kernel: NodeId, initramfs: NodeId, airootfs: NodeId, size:
             size,
             sha512,
             cms_signature,
+            md5: None,
             gpg_signature: None,
         }],
         uuid_file: None,

@@ -1,7 +1,7 @@
 //! The HTTP service: set-up, time limits, and the log lines of the files that a boot loads.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{self, Duration};
 
 use bytes::BytesMut;
@@ -14,6 +14,7 @@ use super::session::{Finished, LoggedAnswer, Resources, Session};
 use super::wire::StatusCode;
 use crate::boot::Files;
 use crate::export::Batch;
+use crate::locked::locked;
 use crate::machines::{self, ConnectionTracker, Registry};
 use crate::stream::{self, ConnectionLog, End, Listener, ReadTotals, TransmitError, Turn};
 use crate::watched::Watched;
@@ -65,7 +66,7 @@ impl Shared {
     /// Returns the resources of `files`, which are the same for all clients.
     fn resources(&self, files: &Arc<Files>) -> Arc<Resources> {
         // A panic while the lock is held leaves the old value or the new one.
-        let mut resources = self.resources.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut resources = locked(&self.resources);
         if !Arc::ptr_eq(resources.files(), files) {
             *resources = Arc::new(Resources::new(Arc::clone(files)));
         }

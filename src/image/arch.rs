@@ -85,6 +85,8 @@ pub struct Airootfs {
     pub size: u64,
     /// Checksum file `airootfs.sha512`, which `checksum=y` needs.
     pub sha512: Option<NodeId>,
+    /// Checksum file `airootfs.md5` of images that archiso made before October 2017.
+    pub md5: Option<NodeId>,
     /// Detached CMS signature `airootfs.sfs.cms.sig`, which `cms_verify=y` needs.
     pub cms_signature: Option<NodeId>,
     /// Detached GPG signature `airootfs.sfs.sig`, which `verify=y` needs.
@@ -158,6 +160,7 @@ impl Airootfs {
             format: AirootfsFormat::of(media, extents)?,
             size: file.size(),
             sha512: finder.file(file.parent, "airootfs.sha512"),
+            md5: finder.file(file.parent, "airootfs.md5"),
             cms_signature: finder.file(file.parent, &format!("{name}.cms.sig")),
             gpg_signature: finder.file(file.parent, &format!("{name}.sig")),
         })

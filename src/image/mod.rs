@@ -35,6 +35,7 @@ pub(crate) use boot_records::BootRecords;
 pub use error::{FormatError, SurveyError};
 pub(crate) use identity::Identity;
 pub use index::{Index, Node, NodeId, NodeKind};
+use initramfs::SelfTests;
 pub use source::Source;
 pub(crate) use survey::{Survey, Volume};
 
@@ -100,6 +101,7 @@ pub struct Image {
     pub archiso: Option<Archiso>,
     /// Problems that do not keep the image from being served: one line each, at most 33.
     pub warnings: Vec<String>,
+    self_tests: SelfTests,
 }
 
 impl Image {
@@ -111,7 +113,16 @@ impl Image {
     pub fn new(source: Source, index: Index) -> io::Result<Self> {
         let identity = Identity::of(&source, &index, None)?;
         let (volume, boot) = (Volume::default(), BootRecords::default());
-        Ok(Self { identity, source, index, volume, boot, archiso: None, warnings: Vec::new() })
+        Ok(Self {
+            identity,
+            source,
+            index,
+            volume,
+            boot,
+            archiso: None,
+            warnings: Vec::new(),
+            self_tests: SelfTests::default(),
+        })
     }
 
     /// Opens and indexes the image at `path`.
@@ -130,7 +141,16 @@ impl Image {
         }
         let Survey { index, volume, boot, archiso, warnings } = Survey::of(&source)?;
         let identity = Identity::of(&source, &index, archiso.as_ref())?;
-        Ok(Self { identity, source, index, volume, boot, archiso, warnings })
+        Ok(Self {
+            identity,
+            source,
+            index,
+            volume,
+            boot,
+            archiso,
+            warnings,
+            self_tests: SelfTests::default(),
+        })
     }
 
     /// Reads the whole content of a file.

@@ -14,7 +14,7 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rustix::fs::Advice;
@@ -22,6 +22,7 @@ use rustix::io::ReadWriteFlags;
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::extent::Extent;
+use crate::locked::locked;
 use crate::sys;
 
 /// Most cold reads at the same time: each takes a blocking thread.
@@ -105,9 +106,9 @@ impl Residency {
         tokio::task::spawn_blocking(move || advise_will_need(&file, extent));
     }
 
-    fn cold_reads(&self) -> std::sync::MutexGuard<'_, ColdReads> {
+    fn cold_reads(&self) -> MutexGuard<'_, ColdReads> {
         // A panic leaves the map usable: at worst an entry stays in it.
-        self.cold.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.cold)
     }
 
     async fn read_ahead(&self, extent: Extent) -> io::Result<()> {

@@ -3,13 +3,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::stamp::Stamp;
-use crate::bootable;
+use crate::bootable::{self, RootNames};
 use crate::export::path;
 use crate::image::Image;
+use crate::locked::locked;
 
 /// An image and its name. Several successive [`ImageSet`](super::ImageSet)s share it.
 #[derive(Debug)]
@@ -18,8 +19,8 @@ pub struct ServedImage {
     pub image: Arc<Image>,
     /// File that the image was opened from; empty without [`ServedImage::with_file`].
     path: PathBuf,
-    /// Paths by which menus of the image mount it over NFS.
-    nfs_paths: Vec<String>,
+    /// Names under which menus of the image ask for its root.
+    root_names: RootNames,
     origin: CandidateOrigin,
     /// Set when a client used the image by NFS: handles belong to no connection, so nothing else
     /// shows that it is needed.
@@ -61,7 +62,7 @@ impl ServedImage {
         let image = image.into();
         Self {
             name: name.into(),
-            nfs_paths: bootable::nfs_paths(&image),
+            root_names: bootable::root_names(&image),
             image,
             path: PathBuf::new(),
             origin: CandidateOrigin::Named,
@@ -80,8 +81,8 @@ impl ServedImage {
         &self.path
     }
 
-    pub(super) fn nfs_paths(&self) -> &[String] {
-        &self.nfs_paths
+    pub(super) const fn root_names(&self) -> &RootNames {
+        &self.root_names
     }
 
     pub(super) const fn origin(&self) -> CandidateOrigin {
@@ -156,6 +157,6 @@ impl ServedImage {
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
         // Each change is a single assignment: a panic leaves nothing half done.
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.notes)
     }
 }

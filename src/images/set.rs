@@ -84,9 +84,11 @@ impl ImageSet {
     }
 
     /// Returns the export called `name`: a whole image by `archiso`, its name, its versioned name
-    /// or the empty name, and a file of it by `NAME:/path/of/a/file`.
+    /// or the empty name, and a file of it by `NAME:/path/of/a/file`. A name that menus of an image
+    /// ask for is that image, the first that asks for it.
     pub(crate) fn export(&self, name: &[u8]) -> Option<Export> {
-        if let Some(ServedImage { image, .. }) = self.image(name) {
+        // Menus last, so that none takes the name of another image.
+        if let Some(ServedImage { image, .. }) = self.image(name).or_else(|| self.by_menu_name(name)) {
             return Some(Export::whole(image));
         }
         // No name contains a colon, but the path of a file may.
@@ -95,6 +97,14 @@ impl ImageSet {
         let ServedImage { image, .. } = self.image(name)?;
         let node = path::resolve(&image.index, file.strip_prefix(b":")?).ok()?;
         Export::of_file(image, node)
+    }
+
+    /// Returns the image whose menus ask for an NBD export of this name.
+    fn by_menu_name(&self, name: &[u8]) -> Option<&ServedImage> {
+        let asks = |served: &&Arc<ServedImage>| {
+            served.root_names().nbd_exports.iter().any(|export| export.as_bytes() == name)
+        };
+        Some(self.iter().find(asks)?)
     }
 
     /// Returns the node that an NFS client mounts by `path`: `/` and the paths below it,
@@ -127,7 +137,8 @@ impl ImageSet {
     /// distributions.
     fn resolve_menu_path(&self, path: &[u8]) -> Option<(&ServedImage, NodeId)> {
         self.iter().find_map(|served| {
-            let rest = served.nfs_paths().iter().find_map(|point| below(path, point.as_bytes()))?;
+            let rest =
+                served.root_names().nfs_paths.iter().find_map(|point| below(path, point.as_bytes()))?;
             resolve_in(served, rest)
         })
     }
@@ -142,7 +153,7 @@ impl ImageSet {
     /// Returns the further paths that menus of the images name.
     fn menu_paths(&self) -> Vec<&str> {
         let mut paths: Vec<&str> = Vec::new();
-        for path in self.iter().flat_map(|served| served.nfs_paths()) {
+        for path in self.iter().flat_map(|served| &served.root_names().nfs_paths) {
             let is_name = self.iter().any(|served| path.strip_prefix('/') == Some(&*served.name));
             let is_listed = MOUNT_POINTS.contains(&path.as_str()) || paths.contains(&path.as_str());
             if !is_name && !is_listed {
@@ -157,6 +168,18 @@ impl ImageSet {
         // Only the default image may be called `archiso`, which is listed already.
         std::iter::once(ARCHISO)
             .chain(self.iter().map(|served| served.name.as_str()).filter(|&name| name != ARCHISO))
+            .chain(self.menu_exports())
+    }
+
+    /// Returns the further NBD exports that menus of the images ask for.
+    fn menu_exports(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in self.iter().flat_map(|served| &served.root_names().nbd_exports) {
+            if self.image(name.as_bytes()).is_none() && !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        names
     }
 }
 
@@ -262,6 +285,29 @@ mod tests {
         assert_eq!((found("/srv"), found("/srv/rescues"), found("/srv/rescue/none")), (None, None, None));
         let listed: Vec<_> = images.mount_points().skip(7).collect();
         assert_eq!(listed, ["/run/rescue/bootmnt", "/srv/rescue"]);
+    }
+
+    #[test]
+    fn export_of_a_menu_is_found() {
+        let named = |name: &str, export: &str| {
+            let menu = format!("LABEL a\nLINUX k\nAPPEND archiso_nbd_srv=x archiso_nbd_name={export}\n");
+            let files = [("some/x86_64/airootfs.sfs", "root"), ("boot/syslinux/pxe.cfg", &menu)];
+            ServedImage::new(name, crate::boot::tests::image(&files))
+        };
+        let images = ImageSet::new(
+            named("first", "archiso"),
+            vec![named("second", "rescue"), named("third", "rescue"), named("thief", "second")],
+        );
+        let found = |name: &str| {
+            let export = images.export(name.as_bytes())?;
+            images.iter().find(|served| Arc::ptr_eq(&served.image, export.image().unwrap()))
+        };
+        assert_eq!(found("archiso").unwrap().name, "first");
+        assert_eq!(found("rescue").unwrap().name, "second", "the first that asks for it");
+        assert_eq!(found("second").unwrap().name, "second", "a menu does not take another image's name");
+        assert!(found("rescues").is_none() && found("rescue:/some/x86_64/airootfs.sfs").is_none());
+        let listed: Vec<_> = images.names().collect();
+        assert_eq!(listed, ["archiso", "first", "second", "third", "thief", "rescue"]);
     }
 
     #[test]

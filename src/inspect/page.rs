@@ -91,6 +91,8 @@ fn root(f: &mut Formatter<'_>, root: &AirootfsReport) -> fmt::Result {
     fact(f, "airootfs", format_args!("{} for {}: {}", root.format, root.architecture, root.path))?;
     fact(f, "  size", BinarySize(root.size))?;
     text(f, "  SHA-512", root.sha512.as_deref().unwrap_or("none"))?;
+    // archiso made it until October 2017.
+    text(f, "  MD5", root.md5.as_deref().unwrap_or_default())?;
     text(f, "  CMS signature", root.cms_signature.as_deref().unwrap_or("none"))?;
     // mkarchiso makes one only with a key (`-g`), which releases of Arch Linux lack.
     text(f, "  GPG signature", root.gpg_signature.as_deref().unwrap_or_default())

@@ -146,6 +146,7 @@ pub(crate) struct AirootfsReport {
     pub format: String,
     pub size: u64,
     pub sha512: Option<String>,
+    pub md5: Option<String>,
     pub cms_signature: Option<String>,
     pub gpg_signature: Option<String>,
 }
@@ -333,6 +334,7 @@ impl AirootfsReport {
             format: root.format.to_string(),
             size: root.size,
             sha512: root.sha512.map(|file| path(index, file)),
+            md5: root.md5.map(|file| path(index, file)),
             cms_signature: root.cms_signature.map(|file| path(index, file)),
             gpg_signature: root.gpg_signature.map(|file| path(index, file)),
         }

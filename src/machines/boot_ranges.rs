@@ -4,7 +4,7 @@
 use std::sync::{Arc, Weak};
 
 use super::Step;
-use crate::bootable::{FileKind, FileKinds};
+use crate::bootable::FileKinds;
 use crate::image::{Extent, Image, NodeId, NodeKind};
 
 /// Most ranges of an image; further ones are dropped. archiso's own images have about ten.
@@ -50,8 +50,9 @@ struct BootRange {
 /// Content of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RangeKind {
-    /// A file that belongs to this step.
-    File(Step),
+    /// Part of composed boot programs, whose loading is this step. Files that are sent by themselves
+    /// have a kind.
+    Part(Step),
     /// Part of a root file system.
     Root {
         airootfs: TrackedRoot,
@@ -74,10 +75,8 @@ impl BootRanges {
         let mut marks = Vec::new();
         let Some(archiso) = &image.archiso else { return Self { marks } };
         for (node, kind) in FileKinds::of(image).iter() {
-            // A composed program consists of these; any other file is sent as one of its kind.
-            if let FileKind::Kernel | FileKind::Initramfs = kind {
-                let step = Step::of_file(kind);
-                marks.extend(step.into_iter().flat_map(|step| files(image, node, |_| RangeKind::File(step))));
+            if let Some(step) = Step::of_part(kind) {
+                marks.extend(files(image, node, |_| RangeKind::Part(step)));
             }
         }
         for root in &archiso.airootfs {
@@ -170,7 +169,7 @@ pub(super) mod tests {
     fn steps(offset: u64, len: u64) -> Vec<(Option<Step>, u64, u64)> {
         let ranges = BootRanges::of(&image());
         let step = |place| match place {
-            RangeKind::File(step) => Some(step),
+            RangeKind::Part(step) => Some(step),
             RangeKind::Root { .. } => None,
         };
         ranges.within(offset, len).map(|(place, from, len)| (step(place), from, len)).collect()
@@ -179,12 +178,12 @@ pub(super) mod tests {
     #[test]
     fn ranges_tell_their_steps() {
         assert_eq!(steps(KERNEL.offset, 1), [(Some(Step::Kernel), 0, 1)]);
-        assert_eq!(steps(INITRAMFS.end() - 1, 5), [(Some(Step::Initramfs), MIB - 1, 1)]);
+        assert_eq!(steps(INITRAMFS.end() - 1, 5), [(Some(Step::Loader), MIB - 1, 1)]);
         assert_eq!(steps(LOADER.offset, LOADER.len), [], "known by its kind");
         assert_eq!(steps(LOADER.end(), 100), []);
         assert_eq!(steps(9 * MIB, u64::MAX), []);
         let all: Vec<_> = steps(0, u64::MAX).into_iter().map(|(step, ..)| step).collect();
-        let files = [Step::Kernel, Step::Initramfs].map(Some);
+        let files = [Step::Kernel, Step::Loader].map(Some);
         assert_eq!(all, [&files[..], &[None, None]].concat());
     }
 
@@ -194,7 +193,7 @@ pub(super) mod tests {
         let places: Vec<_> = ranges.within(4 * MIB + 7, 3 * MIB).collect();
         let at = |(place, from, len)| match place {
             RangeKind::Root { airootfs, at } => (airootfs.size, at + from, len),
-            RangeKind::File(step) => panic!("{step:?}"),
+            RangeKind::Part(step) => panic!("{step:?}"),
         };
         let places: Vec<_> = places.into_iter().map(at).collect();
         assert_eq!(places, [(4 * MIB, 3 * MIB + 7, MIB - 7), (4 * MIB, 0, MIB + 7)]);
@@ -203,7 +202,7 @@ pub(super) mod tests {
     #[test]
     fn overlapping_ranges_are_one() {
         let mark =
-            |offset, len, step| BootRange { extent: Extent { offset, len }, place: RangeKind::File(step) };
+            |offset, len, step| BootRange { extent: Extent { offset, len }, place: RangeKind::Part(step) };
         let ranges = BootRanges::sorted(vec![
             mark(10, 5, Step::Menu),
             mark(0, 10, Step::Kernel),

@@ -1,7 +1,7 @@
 //! State shared by all services: the machine table behind a short lock, and the known images.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use super::{Mac, Protocol, RootEnd, Step};
 use crate::boot;
 use crate::image::Image;
 use crate::images::ImageSet;
+use crate::locked::locked;
 
 /// All machines. Every method briefly takes a lock, so none may be called per packet; a
 /// [`ConnectionTracker`](super::ConnectionTracker) counts packets.
@@ -139,11 +140,6 @@ impl Registry {
     fn table(&self) -> MutexGuard<'_, MachineTable> {
         locked(&self.table)
     }
-}
-
-/// Locks `mutex`. A poisoned one is used on: statistics have no invariant that a panic could break.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub enum Step {
     Menu,
     /// The machine loaded part of a kernel.
     Kernel,
-    /// The machine loaded part of an initramfs.
+    /// The machine loaded part of an initramfs, or all of a composed boot program.
     Initramfs,
     /// The machine opened its root file system.
     Root,
@@ -39,6 +39,16 @@ impl Step {
             FileKind::Initramfs => Some(Step::Initramfs),
             // The ranges of a composed program tell the step.
             FileKind::Program | FileKind::Other => None,
+        }
+    }
+
+    /// Returns the step of a machine that loads this part of a composed boot program. The initramfs
+    /// comes before the kernel there, so the machine loads a boot program until the kernel begins.
+    pub(super) const fn of_part(kind: FileKind) -> Option<Self> {
+        match kind {
+            FileKind::Initramfs => Some(Step::Loader),
+            FileKind::Kernel => Some(Step::Kernel),
+            FileKind::Loader | FileKind::Menu | FileKind::Program | FileKind::Other => None,
         }
     }
 

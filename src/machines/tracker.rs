@@ -104,7 +104,11 @@ impl ConnectionTracker {
     /// Records that all of the opened file was sent.
     pub fn delivered(&mut self, now: Instant) {
         self.last_seen = now;
-        if let (FileKind::Program, Some(stats)) = (self.kind, &self.stats) {
+        if self.kind != FileKind::Program {
+            return;
+        }
+        self.reach(Step::Initramfs, self.image.clone().as_ref());
+        if let Some(stats) = &self.stats {
             self.registry.program_sent(self.peer, stats, now);
         }
     }
@@ -133,7 +137,7 @@ impl ConnectionTracker {
     fn pass(&mut self, tracked: &Arc<TrackedImage>, offset: u64, len: u64) {
         for (kind, from, len) in tracked.ranges.within(offset, len) {
             match kind {
-                RangeKind::File(step) if self.kind == FileKind::Program => self.reach(step, Some(tracked)),
+                RangeKind::Part(step) if self.kind == FileKind::Program => self.reach(step, Some(tracked)),
                 // archiso has no root over TFTP.
                 RangeKind::Root { airootfs, at } if self.protocol != Protocol::Tftp => {
                     self.attach(Some(tracked));
@@ -141,7 +145,7 @@ impl ConnectionTracker {
                         stats.cover(tracked, airootfs, at + from, len);
                     }
                 }
-                RangeKind::File(_) | RangeKind::Root { .. } => {}
+                RangeKind::Part(_) | RangeKind::Root { .. } => {}
             }
         }
     }
@@ -158,8 +162,10 @@ impl ConnectionTracker {
             return;
         }
         self.step = Some(step);
-        // Loader and menu come from the default image, whichever image is chosen in the menu.
-        let tracked = tracked.filter(|_| step >= Step::Kernel);
+        // Loader and menu come from the default image, whichever image is chosen in the menu. A
+        // composed program is of the chosen one.
+        let is_chosen = step >= Step::Kernel || self.kind == FileKind::Program;
+        let tracked = tracked.filter(|_| is_chosen);
         self.join(step);
         if let Some(stats) = &self.stats {
             self.registry.reached(self.peer, stats, step, tracked, self.last_seen);
@@ -306,14 +312,19 @@ mod tests {
         let site = Site::new();
         let mut tracker = site.tracker(Protocol::Http);
         tracker.open(FileKind::Program);
-        let both = Extent { offset: KERNEL.offset, len: KERNEL.len + INITRAMFS.len };
+        // In the order of a program: its headers and stub, the initramfs, the kernel.
         let mut batch = Batch::default();
+        batch.push_bytes(b"headers");
         let export = Export::whole(&site.image);
-        let pieces = export.range(both.offset, both.len).unwrap();
-        pieces.for_each(|piece| batch.push_piece(piece).unwrap());
-        tracker.sent(&batch, KERNEL.len, site.now);
+        for Extent { offset, len } in [INITRAMFS, KERNEL] {
+            let pieces = export.range(offset, len).unwrap();
+            pieces.for_each(|piece| batch.push_piece(piece).unwrap());
+        }
+        tracker.sent(&batch, 7 + INITRAMFS.len, site.now);
+        assert_eq!((site.only().stage, site.only().image.as_deref()), (Stage::Loader, Some("arch")));
+        tracker.sent(&batch, 7 + INITRAMFS.len + 1, site.now);
         assert_eq!(site.only().stage, Stage::Kernel);
-        tracker.sent(&batch, KERNEL.len + 1, site.now);
+        tracker.delivered(site.now);
         assert_eq!((site.only().stage, site.only().boots), (Stage::Initramfs, 1));
     }
 

@@ -214,7 +214,7 @@ fn report(config: &Config, sockets: &ServiceSockets, files: &Files) -> StartRepo
     StartReport {
         rows: sockets.rows.clone(),
         other_root: other_root(config, sockets),
-        has_nothing_to_boot: files.programs().next().is_none(),
+        has_nothing_to_boot: !files.has_boot_entry(),
         unprivileged: sockets.lacks_privilege.then(service_sockets::program),
         foreign_dhcp: foreign_dhcp(config, sockets, files),
         signing_pair: config.signing_pair.clone(),

@@ -3,6 +3,7 @@
 use super::*;
 use crate::boot::tests::image;
 use crate::bootable::{entries, initramfs, survey};
+use crate::image::initramfs::cpio::tests::archive;
 
 /// The files of an image: each of these with its path for its content, and those with a text.
 fn files<'a>(empty: &[&'a str], texts: &[(&'a str, &'a str)]) -> Vec<(&'a str, String)> {
@@ -265,5 +266,42 @@ fn self_test_is_kept_if_its_file_is_there() {
             "{path}: we say cms_verify"
         );
         assert_eq!(left_out, [""; 0]);
+    }
+}
+
+/// gpg is in an initramfs that was built with a key, and the hook of 2017 verifies another file.
+#[test]
+fn self_test_is_kept_if_its_initramfs_can() {
+    let menu = "LABEL a\nLINUX /some/boot/x86_64/vmlinuz-linux\n\
+         INITRD /some/boot/x86_64/initramfs-linux.img\nAPPEND archiso_nbd_srv=x checksum=y verify=y\n";
+    let entry = |initramfs: &[(&str, &[u8])], sum: &str| {
+        let initramfs = String::from_utf8(archive(initramfs)).unwrap();
+        let empty = [KERNELS[0], KERNELS[2], sum, "some/x86_64/airootfs.sfs.sig"];
+        let texts = [(KERNELS[3], &*initramfs), ("boot/syslinux/pxe.cfg", menu)];
+        let Entries { mut boot_entries, .. } = entries(&image(&files(&empty, &texts))).unwrap();
+        let BootEntry { parameters, left_out, .. } = boot_entries.remove(0);
+        (parameters.iter().map(|word| word.as_str().to_owned()).collect::<Vec<_>>(), left_out)
+    };
+    let old: (&str, &[u8]) = ("hooks/archiso", b"md5sum -c airootfs.md5");
+    let new: (&str, &[u8]) = ("hooks/archiso", b"sha512sum -c airootfs.sha512");
+    let gpg: (&str, &[u8]) = ("usr/bin/gpg", b"");
+    let [md5, sha512] = ["some/x86_64/airootfs.md5", "some/x86_64/airootfs.sha512"];
+    let no_sum = "checksum=y, which needs /some/x86_64/airootfs.sha512";
+    let no_gpg = "verify=y, which needs the program gpg in /some/boot/x86_64/initramfs-linux.img";
+    for (initramfs, sum, kept, left_out) in [
+        (&[old, gpg][..], md5, &["checksum=y", "verify=y"][..], &[][..]),
+        (&[new, gpg], sha512, &["checksum=y", "verify=y"], &[]),
+        (&[new, gpg], md5, &["verify=y"], &[no_sum]),
+        (&[new], sha512, &["checksum=y"], &[no_gpg]),
+        (&[old], md5, &["checksum=y"], &[no_gpg]),
+    ] {
+        let (parameters, missing) = entry(initramfs, sum);
+        assert_eq!(
+            (&parameters[..], &missing[..]),
+            (
+                &kept.iter().map(|p| p.to_string()).collect::<Vec<_>>()[..],
+                &left_out.iter().map(|p| p.to_string()).collect::<Vec<_>>()[..]
+            )
+        );
     }
 }

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
 use crate::boot::files::{Directory, Item, ItemKind};
 use crate::boot::{Files, Version};
 use crate::http::wire::target::Segment;
+use crate::locked::locked;
 
 /// The files and the pages that list them, shared by all clients.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl Resources {
     /// Returns the page that lists a directory.
     pub(crate) fn listing(&self, directory: Directory<'_>) -> Page {
         // A panic while the lock is held leaves complete pages.
-        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pages = locked(&self.pages);
         pages.entry(key(directory)).or_insert_with(|| self.make(directory)).clone()
     }
 

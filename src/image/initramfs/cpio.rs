@@ -61,14 +61,14 @@ fn number(numbers: &[u8], position: usize) -> Option<u32> {
     digits.iter().try_fold(0, |number, &digit| Some(number << 4 | char::from(digit).to_digit(16)?))
 }
 
-/// Calls `see` with each name in the archive at the start of `input`, until `see` breaks or the
-/// archive ends. Afterwards `input` is after the name of the trailer.
+/// Calls `see` with the name and the content of each file in the archive at the start of `input`,
+/// until `see` breaks or the archive ends. Then `input` is after the name of the trailer.
 ///
 /// # Errors
 /// [`CpioError::Damaged`] for a malformed archive, [`CpioError::Read`] if `input` ends in it.
 pub(crate) fn walk(
     input: &mut (impl Read + ?Sized),
-    mut see: impl FnMut(&[u8]) -> ControlFlow<()>,
+    mut see: impl FnMut(&[u8], &mut dyn Read) -> io::Result<ControlFlow<()>>,
 ) -> Result<(), CpioError> {
     let mut name = Vec::new();
     loop {
@@ -81,10 +81,12 @@ pub(crate) fn walk(
         skip(input, padding(HEADER as u64 + u64::from(name_len)))?;
         // The length of a name counts its NUL.
         let text = name.split(|&byte| byte == 0).next().unwrap_or_default();
-        if text == TRAILER || see(text).is_break() {
+        let mut content = Read::take(&mut *input, file_len.into());
+        if text == TRAILER || see(text, &mut content)?.is_break() {
             return Ok(());
         }
-        skip(input, u64::from(file_len) + padding(file_len.into()))?;
+        let unread = content.limit();
+        skip(input, unread + padding(file_len.into()))?;
     }
 }
 
@@ -120,9 +122,9 @@ pub(crate) mod tests {
 
     fn names(mut input: &[u8]) -> (Vec<String>, Result<usize, CpioError>) {
         let mut names = Vec::new();
-        let result = walk(&mut input, |name| {
+        let result = walk(&mut input, |name, _| {
             names.push(String::from_utf8_lossy(name).into_owned());
-            ControlFlow::Continue(())
+            Ok(ControlFlow::Continue(()))
         });
         (names, result.map(|()| input.len()))
     }
@@ -140,12 +142,29 @@ pub(crate) mod tests {
     fn walk_ends_at_a_break() {
         let bytes = archive(&[("a", b""), ("b", b"")]);
         let mut seen = 0;
-        let stop = |_: &[u8]| {
+        let stop = |_: &[u8], _: &mut dyn Read| {
             seen += 1;
-            ControlFlow::Break(())
+            Ok(ControlFlow::Break(()))
         };
         walk(&mut &bytes[..], stop).unwrap();
         assert_eq!(seen, 1);
+    }
+
+    #[test]
+    fn content_may_be_read_in_part() {
+        let bytes = archive(&[("a", b"12345"), ("b", b""), ("c", b"67")]);
+        for len in [0, 2, 100] {
+            let mut contents = Vec::new();
+            let read = |name: &[u8], content: &mut dyn Read| {
+                let mut text = name.to_vec();
+                content.take(len).read_to_end(&mut text)?;
+                contents.push(String::from_utf8(text).unwrap());
+                Ok(ControlFlow::Continue(()))
+            };
+            walk(&mut &bytes[..], read).unwrap();
+            let cut = |text: &str| text[..text.len().min(1 + len as usize)].to_owned();
+            assert_eq!(contents, ["a12345", "b", "c67"].map(cut));
+        }
     }
 
     #[test]

@@ -9,13 +9,15 @@ mod packing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
 
 use super::content::Stream;
-use super::{FormatError, Media};
+use super::{FormatError, Image, Media, NodeId};
+use crate::locked::locked;
 use cpio::CpioError;
 use packing::{MAGIC, Packing};
 
@@ -25,8 +27,10 @@ const UNPACKED_MAX: u64 = 1 << 30;
 /// Most parts that are read, packed or not; mkinitcpio makes two.
 const PARTS_MAX: usize = 1024;
 
-/// Hook or program that a network boot needs in its initramfs (mkinitcpio-archiso,
-/// `install/archiso_pxe_*`).
+/// Most bytes of a hook that are read for words in it; archiso's have 15 thousand.
+const HOOK_MAX: u64 = 256 << 10;
+
+/// Hook or program that a boot needs in its initramfs (mkinitcpio-archiso, `install/`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Requirement {
     /// Hook `archiso_pxe_common`, which sets up the network.
@@ -39,6 +43,10 @@ pub enum Requirement {
     NbdClient,
     Nfsmount,
     Curl,
+    /// Program `gpg`, which `verify=y` needs.
+    Gpg,
+    /// A hook that verifies `airootfs.md5` for `checksum=y`.
+    Md5Hook,
 }
 
 impl Requirement {
@@ -52,7 +60,11 @@ impl Requirement {
     pub(crate) const HTTP: [Requirement; 4] =
         [Requirement::CommonHook, Requirement::Ipconfig, Requirement::HttpHook, Requirement::Curl];
 
-    const ALL: [Requirement; 8] = [
+    /// What the self-tests of the root file system depend on.
+    pub(crate) const SELF_TESTS: [Requirement; 2] = [Requirement::Gpg, Requirement::Md5Hook];
+
+    /// Requirements of all roots.
+    const ROOTS: [Requirement; 8] = [
         Requirement::CommonHook,
         Requirement::NbdHook,
         Requirement::NfsHook,
@@ -74,22 +86,26 @@ impl Requirement {
             Requirement::NbdClient => PartPath::Programs("nbd-client"),
             Requirement::Nfsmount => PartPath::Programs("nfsmount"),
             Requirement::Curl => PartPath::Programs("curl"),
+            Requirement::Gpg => PartPath::Programs("gpg"),
+            Requirement::Md5Hook => PartPath::HooksWith("airootfs.md5"),
         }
     }
 
-    /// Returns the requirement that the file at `path` meets.
-    fn at(path: &[u8]) -> Option<Self> {
+    /// Returns true if the file at `path` meets the requirement. `has_word` tells of a word whether
+    /// the file contains it.
+    fn is_met_by(self, path: &[u8], has_word: impl FnOnce(&str) -> io::Result<bool>) -> io::Result<bool> {
         // Archivers store names as they are given them: `hooks/x`, `./hooks/x` or `/hooks/x`.
         let path = path.strip_prefix(b".").unwrap_or(path);
         let path = path.strip_prefix(b"/").unwrap_or(path);
-        let slash = path.iter().rposition(|&byte| byte == b'/')?;
+        let Some(slash) = path.iter().rposition(|&byte| byte == b'/') else { return Ok(false) };
         let (directory, name) = path.split_at(slash);
-        let name = name.strip_prefix(b"/")?;
-        Self::ALL.into_iter().find(|requirement| match requirement.path() {
+        let name = name.strip_prefix(b"/").unwrap_or(name);
+        match self.path() {
             // mkinitcpio copies hooks to `/hooks`; a program is where its hook's author put it.
-            PartPath::Hooks(hook) => directory == b"hooks" && name == hook.as_bytes(),
-            PartPath::Programs(program) => PROGRAMS.contains(&directory) && name == program.as_bytes(),
-        })
+            PartPath::Hooks(hook) => Ok(directory == b"hooks" && name == hook.as_bytes()),
+            PartPath::Programs(program) => Ok(PROGRAMS.contains(&directory) && name == program.as_bytes()),
+            PartPath::HooksWith(word) => Ok(directory == b"hooks" && has_word(word)?),
+        }
     }
 }
 
@@ -98,6 +114,7 @@ impl fmt::Display for Requirement {
         match self.path() {
             PartPath::Hooks(name) => write!(f, "hook {name}"),
             PartPath::Programs(name) => write!(f, "program {name}"),
+            PartPath::HooksWith(word) => write!(f, "hook with `{word}`"),
         }
     }
 }
@@ -106,6 +123,8 @@ impl fmt::Display for Requirement {
 enum PartPath {
     Hooks(&'static str),
     Programs(&'static str),
+    /// Any hook that contains this word.
+    HooksWith(&'static str),
 }
 
 /// Directories of programs.
@@ -162,14 +181,18 @@ impl From<CpioError> for InitramfsError {
 }
 
 impl Contents {
-    /// Reads the initramfs in `media`.
+    /// Reads the initramfs in `media` up to the last requirement of the roots.
     ///
     /// This takes as long as decompressing the initramfs, so an asynchronous task may not call it.
     pub fn of(media: &(impl Media + ?Sized)) -> Self {
-        let mut contents = Self::default();
-        let result = contents.parts(&mut Stream::new(media), Layer::File { left: UNPACKED_MAX });
-        contents.unread = result.err();
-        contents
+        Self::search(media, &Requirement::ROOTS)
+    }
+
+    /// Reads the initramfs in `media` until the requirements `wanted` are found.
+    pub(crate) fn search(media: &(impl Media + ?Sized), wanted: &[Requirement]) -> Self {
+        let mut search = Search { wanted, found: BTreeSet::new() };
+        let result = search.parts(&mut Stream::new(media), Layer::File { left: UNPACKED_MAX });
+        Self { found: search.found, unread: result.err() }
     }
 
     /// Tells which of the requirements `needed` are missing.
@@ -181,9 +204,33 @@ impl Contents {
             None => Completeness::Missing(missing),
         }
     }
+}
 
+/// Results of [`Image::initramfs_self_tests`]: an entry of a menu is read several times.
+#[derive(Default)]
+pub(super) struct SelfTests(Mutex<BTreeMap<NodeId, Arc<Contents>>>);
+
+impl Image {
+    /// Looks for [`Requirement::SELF_TESTS`] in an initramfs; `None` for a node that is not a file.
+    /// The first time takes as long as decompressing the initramfs.
+    pub(crate) fn initramfs_self_tests(&self, node: NodeId) -> Option<Arc<Contents>> {
+        let media = self.content(node)?;
+        // A panic leaves complete results.
+        let mut known = locked(&self.self_tests.0);
+        let search = || Arc::new(Contents::search(&media, &Requirement::SELF_TESTS));
+        Some(Arc::clone(known.entry(node).or_insert_with(search)))
+    }
+}
+
+/// Search for requirements.
+struct Search<'a> {
+    wanted: &'a [Requirement],
+    found: BTreeSet<Requirement>,
+}
+
+impl Search<'_> {
     fn is_complete(&self) -> bool {
-        self.found.len() == Requirement::ALL.len()
+        self.wanted.iter().all(|wanted| self.found.contains(wanted))
     }
 
     /// Reads the parts of `input`.
@@ -212,12 +259,29 @@ impl Contents {
 
     /// Reads one cpio archive, until all requirements are found.
     fn archive(&mut self, mut archive: impl Read) -> Result<(), InitramfsError> {
-        cpio::walk(&mut archive, |path| {
-            self.found.extend(Requirement::at(path));
-            if self.is_complete() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        cpio::walk(&mut archive, |path, content| {
+            self.see(path, content)?;
+            Ok(if self.is_complete() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         Ok(())
     }
+
+    /// Records the requirements that a file meets.
+    fn see(&mut self, path: &[u8], content: &mut dyn Read) -> io::Result<()> {
+        for &wanted in self.wanted {
+            if wanted.is_met_by(path, |word| contains(content, word))? {
+                self.found.insert(wanted);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns true if the first [`HOOK_MAX`] bytes of `content` contain `word`.
+fn contains(content: &mut dyn Read, word: &str) -> io::Result<bool> {
+    let mut text = Vec::new();
+    content.take(HOOK_MAX).read_to_end(&mut text)?;
+    Ok(text.windows(word.len()).any(|part| part == word.as_bytes()))
 }
 
 /// Layer in which parts are read.

@@ -96,17 +96,38 @@ fn missing_requirements_are_named() {
 
 #[test]
 fn path_may_have_a_prefix() {
+    let is_at = |requirement: Requirement, path: &str| {
+        requirement.is_met_by(path.as_bytes(), |_| panic!("read to find {requirement}")).unwrap()
+    };
     for path in ["hooks/archiso_pxe_nbd", "./hooks/archiso_pxe_nbd", "/hooks/archiso_pxe_nbd"] {
-        assert_eq!(Requirement::at(path.as_bytes()), Some(Requirement::NbdHook), "{path}");
+        assert!(is_at(Requirement::NbdHook, path), "{path}");
     }
     for path in ["bin/curl", "./usr/bin/curl", "sbin/curl"] {
-        assert_eq!(Requirement::at(path.as_bytes()), Some(Requirement::Curl), "{path}");
+        assert!(is_at(Requirement::Curl, path), "{path}");
     }
     for path in
         ["curl", "hooks", "hooks/", "usr/hooks/archiso_pxe_nbd", "bin/archiso_pxe_nbd", "hooks/curl", "."]
     {
-        assert_eq!(Requirement::at(path.as_bytes()), None, "{path}");
+        assert!(!Requirement::ROOTS.iter().any(|requirement| is_at(*requirement, path)), "{path}");
     }
+}
+
+/// archiso's hook verified `airootfs.md5` until 2017; gpg is in few initramfs images.
+#[test]
+fn self_tests_are_found_by_hook_and_program() {
+    let found = |files: &[(&str, &[u8])]| {
+        let contents = Contents::search(&gzip(&archive(files))[..], &Requirement::SELF_TESTS);
+        assert!(contents.unread.is_none(), "{contents:?}");
+        contents.found.into_iter().collect::<Vec<_>>()
+    };
+    let old: &[u8] = b"run_hook() {\n    md5sum -c airootfs.md5 > /tmp/checksum.log 2>&1\n";
+    let new: &[u8] = b"run_hook() {\n    sha512sum -c airootfs.sha512\n";
+    assert_eq!(found(&RELENG), []);
+    assert_eq!(found(&[("hooks/archiso", new), ("usr/bin/gpg", b"")]), [Requirement::Gpg]);
+    assert_eq!(found(&[("bin/gpg", b""), ("hooks/archiso", old)]), Requirement::SELF_TESTS);
+    assert_eq!(found(&[("etc/archiso", old), ("usr/share/gpg", b"")]), []);
+    let behind = [&vec![b'#'; HOOK_MAX as usize][..], old].concat();
+    assert_eq!(found(&[("hooks/archiso", &behind)]), [], "not all of a file is read");
 }
 
 #[test]
@@ -144,9 +165,9 @@ fn unreadable_initramfs_is_explained() {
 
 #[test]
 fn decompression_bomb_is_bounded() {
-    let mut contents = Contents::default();
+    let mut search = Search { wanted: &Requirement::ROOTS, found: BTreeSet::new() };
     let bomb = gzip(&vec![0; 1 << 20]);
-    let result = contents.parts(&mut Stream::new(&bomb[..]), Layer::File { left: 64 << 10 });
+    let result = search.parts(&mut Stream::new(&bomb[..]), Layer::File { left: 64 << 10 });
     assert!(matches!(result, Err(InitramfsError::TooLarge)), "{result:?}");
     let many = gzip(&archive(&[])).repeat(PARTS_MAX + 1);
     assert!(matches!(Contents::of(&many[..]).unread, Some(InitramfsError::Parts)));

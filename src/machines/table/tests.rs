@@ -380,7 +380,7 @@ fn secure_boot_is_suspected_after_a_program_without_root() {
         |site: &Site, seconds| site.only().is_secure_boot_suspected(site.now + Duration::from_secs(seconds));
     site.offered(machine, UEFI);
     site.leased(machine, address);
-    let program = site.load(address, Step::Initramfs);
+    let program = site.load(address, Step::Loader);
     assert!(!suspected(&site, 1000), "not all of the program has left");
     let now = site.tick();
     site.table.program_sent(address, &program, now);

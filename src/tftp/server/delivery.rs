@@ -2,7 +2,7 @@
 //! clock.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -16,6 +16,7 @@ use super::{MAX_DATAGRAM, error_packet};
 use crate::boot::ServedFile;
 use crate::codec::Reader;
 use crate::export::{Batch, MixedImagesError, Piece};
+use crate::locked::locked;
 use crate::machines::ConnectionTracker;
 use crate::stream::TransmitError;
 use crate::tftp::session::{Blocks, Limits, Progress, Transfer, TransferOutcome, Transmit};
@@ -47,11 +48,11 @@ impl TransferHandle {
     }
 
     pub(super) fn progress(&self) -> Progress {
-        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        *locked(&self.progress)
     }
 
     fn update(&self, progress: Progress) {
-        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+        *locked(&self.progress) = progress;
     }
 }
 

@@ -1,9 +1,11 @@
 //! The certificate tables of the last programs: a machine asks for its program two or three times.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use bytes::Bytes;
+
+use crate::locked::locked;
 
 /// Most tables that are kept: two megabytes of them. A room of machines that start together has its
 /// tables here until all have loaded their programs.
@@ -45,11 +47,6 @@ impl TableCache {
         tables.push_back((program, table.clone()));
         Some(table)
     }
-}
-
-/// Locks `mutex`. A poisoned one is used on: no table is ever half there.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
