@@ -12,7 +12,9 @@ use isowire::boot;
 use isowire::boot::Ports;
 use isowire::bootable::Root;
 use isowire::dhcp::lease::{Leases, Pool, UnixTime};
-use isowire::dhcp::session::{DhcpPort, LimitedIpxes, Network, Outcome, Request, Role, ServerRole, Session};
+use isowire::dhcp::session::{
+    DhcpPort, LimitedIpxes, Network, Outcome, Request, Role, ServerRole, Session, Subnet,
+};
 use isowire::dhcp::wire::{HardwareAddress, Message};
 use isowire::export::Allowed;
 use isowire::text::Word;
@@ -39,7 +41,7 @@ fn server_role() -> ServerRole {
     let first = Ipv4Addr::new(10, 0, 0, 0);
     let network = Network { address: first, netmask: Ipv4Addr::new(255, 0, 0, 0), router: None, dns: vec![] };
     let pool = Pool::new(first, Ipv4Addr::new(10, 0, 255, 255)).expect("as large as may be");
-    ServerRole::new(network, Leases::new(pool, 3600, &[US]))
+    ServerRole::new(vec![Subnet::new(network, Leases::new(pool, 3600, &[US]))])
 }
 
 /// Creates a server role with one free address.
@@ -48,9 +50,9 @@ fn nearly_full_server_role() -> ServerRole {
     for n in 0..65_535_u32 {
         let [_, _, a, b] = n.to_be_bytes();
         let machine = HardwareAddress::ethernet([2, 9, 9, 9, a, b]);
-        server_role.leases.claim(machine, Ipv4Addr::new(10, 0, a, b), NOW).expect("free");
+        server_role.subnets[0].leases.claim(machine, Ipv4Addr::new(10, 0, a, b), NOW).expect("free");
     }
-    server_role.leases.take_events();
+    server_role.take_events();
     server_role
 }
 
@@ -83,18 +85,18 @@ fn messages(criterion: &mut Criterion) {
             bencher.iter(|| {
                 black_box(exchange(&mut session, black_box(datagram)));
                 if let Role::Server(server_role) = &mut session.role {
-                    black_box(server_role.leases.take_events());
+                    black_box(server_role.take_events());
                 }
             });
         });
     };
     case("proxy offer", session(Role::Proxy), DISCOVER);
     case("proxy, no reply", session(Role::Proxy), PLAIN);
-    case("server offer", session(Role::Server(Box::new(server_role()))), DISCOVER);
-    let mut leasing = session(Role::Server(Box::new(server_role())));
+    case("server offer", session(Role::Server(server_role())), DISCOVER);
+    let mut leasing = session(Role::Server(server_role()));
     let request = request(&mut leasing);
     case("server lease", leasing, &request);
-    let nearly_full = session(Role::Server(Box::new(nearly_full_server_role())));
+    let nearly_full = session(Role::Server(nearly_full_server_role()));
     case("server offer from a nearly full pool", nearly_full, DISCOVER);
     group.finish();
 }

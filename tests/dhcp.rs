@@ -4,7 +4,6 @@ mod common;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use common::dhcp::{FAR, Udhcpc, behind_relay, executable, newcomer, router, value};
 use common::lan::{self, BRIDGE, Lan, Namespace};
 use common::needs::needs;
 use common::running::{Running, output_of, text_of};
@@ -19,13 +19,14 @@ use isowire::boot;
 use isowire::boot::Ports;
 use isowire::bootable::Root;
 use isowire::dhcp::server::{
-    DhcpConfig, DhcpMode, DhcpStartError, Server, ServerConfig, Sharing, Sockets, bind,
+    DhcpConfig, DhcpMode, DhcpStartError, Server, ServerConfig, Sharing, Sockets, SubnetConfig, bind,
 };
 use isowire::dhcp::wire::{Message, MessageType};
 use isowire::export::Allowed;
 use isowire::text::Word;
 
 const US: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+/// Host of another DHCP server, or of a relay agent.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 254);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 7);
 const RANGE: &str = "192.168.77.50-192.168.77.99";
@@ -100,42 +101,18 @@ fn serve(mode: DhcpMode, ready: &mpsc::Sender<Result<(), DhcpStartError>>, stopp
     });
 }
 
-fn server_role(lease_file: Option<PathBuf>) -> DhcpMode {
-    DhcpMode::Server(ServerConfig {
-        pool: RANGE.parse().unwrap(),
+fn subnet(range: &str) -> SubnetConfig {
+    SubnetConfig {
+        pool: range.parse().unwrap(),
         netmask: None,
         router: Some(ROUTER),
         dns: vec![Ipv4Addr::new(9, 9, 9, 9)],
         lease_seconds: 3600,
-        lease_file,
-    })
+    }
 }
 
-/// A host without an address.
-fn newcomer(lan: &mut Lan) -> Namespace {
-    let host = lan.host(CLIENT);
-    host.ip(&["address", "flush", "dev", "eth0"]);
-    host
-}
-
-/// dnsmasq as the DHCP server of a router. It probes an address for three seconds before it offers it.
-fn router(lan: &mut Lan, dir: &Path) -> (Running, Namespace) {
-    let host = lan.host(ROUTER);
-    let mut command = host.command("dnsmasq");
-    command
-        .args([
-            "--keep-in-foreground",
-            "--log-facility=-",
-            "--log-dhcp",
-            "--conf-file=/dev/null",
-            "--user=root",
-        ])
-        .args(["--port=0", "--interface=eth0", "--bind-interfaces", "--dhcp-authoritative"])
-        .args(["--pid-file=", "--dhcp-range=192.168.77.200,192.168.77.209"])
-        .arg(format!("--dhcp-leasefile={}", dir.join("dnsmasq.leases").display()));
-    let mut dnsmasq = Running::start(&mut command, &dir.join("dnsmasq.log"));
-    dnsmasq.wait_for("DHCP, IP range", SOON);
-    (dnsmasq, host)
+fn server_role(lease_file: Option<PathBuf>) -> DhcpMode {
+    DhcpMode::Server(ServerConfig { subnets: vec![subnet(RANGE)], lease_file })
 }
 
 /// Returns a captured DISCOVER that asks for a broadcast reply: a UDP socket on a host without an
@@ -212,63 +189,12 @@ fn servers(received: &[(Message, SocketAddr)]) -> Vec<Ipv4Addr> {
     servers
 }
 
-fn executable(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-/// The value in lines of `NAME=value` or `NAME='value'`.
-fn value<'a>(lines: &'a str, name: &str) -> &'a str {
-    let line = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-    line.unwrap_or_else(|| panic!("no {name} in:\n{lines}")).trim_matches('\'')
-}
-
-/// DHCP client of busybox. Its script keeps the environment of each event and configures the
-/// interface.
-struct Udhcpc {
-    client: Running,
-    dir: PathBuf,
-}
-
-impl Udhcpc {
-    fn start(host: &Namespace, dir: &Path, options: &[&str]) -> Self {
-        let dir = dir.join(format!("udhcpc-{}", fs::read_dir(dir).unwrap().count()));
-        fs::create_dir(&dir).unwrap();
-        let script = format!(
-            "#!/bin/sh\ncase $1 in\ndeconfig) ip address flush dev $interface ;;\n\
-             bound|renew) ip address replace $ip/$mask broadcast + dev $interface ;;\nesac\n\
-             env > {0}/new && mv {0}/new {0}/$1\n",
-            dir.display()
-        );
-        executable(&dir.join("script"), &script);
-        let mut command = host.command("udhcpc");
-        command.args(["-f", "-i", "eth0", "-t", "10", "-T", "1", "-s"]).arg(dir.join("script"));
-        command.arg("-p").arg(dir.join("pid")).args(options);
-        Self { client: Running::start(&mut command, &dir.join("log")), dir }
-    }
-
-    /// Waits for an event and returns its environment.
-    fn told(&mut self, event: &str) -> String {
-        let (file, end) = (self.dir.join(event), Instant::now() + SOON);
-        while !file.exists() {
-            assert!(Instant::now() < end, "no {event}:\n{}", self.client.log());
-            thread::sleep(Duration::from_millis(20));
-        }
-        fs::read_to_string(&file).unwrap()
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = fs::read_to_string(self.dir.join("pid")).unwrap();
-        output_of(common::needs::tool("kill").args([signal, pid.trim()]));
-    }
-}
-
 #[test]
 fn udhcpc_leases_renews_and_releases() {
     needs!(lan::NEEDS, ["udhcpc", "kill"]);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
     let lease_file = dir.path().join("leases");
-    let host = newcomer(&mut lan);
+    let host = newcomer(&mut lan, BRIDGE);
     let _server = Serving::start(lan.server(), server_role(Some(lease_file.clone()))).unwrap();
 
     let mut udhcpc = Udhcpc::start(&host, dir.path(), &[]);
@@ -300,7 +226,7 @@ fn leases_survive_a_restart() {
     needs!(lan::NEEDS, ["udhcpc"]);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
     let lease_file = dir.path().join("leases");
-    let host = newcomer(&mut lan);
+    let host = newcomer(&mut lan, BRIDGE);
     let server = Serving::start(lan.server(), server_role(Some(lease_file.clone()))).unwrap();
     // An address that the machine requests, not the one that follows from its hardware address.
     let homes = ["192.168.77.61", "192.168.77.62"];
@@ -321,7 +247,7 @@ fn dhclient_reboots_and_releases() {
     needs!(lan::NEEDS, ["dhclient"]);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
     let lease_file = dir.path().join("leases");
-    let host = newcomer(&mut lan);
+    let host = newcomer(&mut lan, BRIDGE);
     let _server = Serving::start(lan.server(), server_role(Some(lease_file.clone()))).unwrap();
     let script = dir.path().join("script");
     executable(
@@ -365,7 +291,7 @@ fn ipconfig(host: &Namespace) -> String {
 fn ipconfig_finds_root_server() {
     needs!(lan::NEEDS, [IPCONFIG]);
     let mut lan = Lan::new(US);
-    let host = newcomer(&mut lan);
+    let host = newcomer(&mut lan, BRIDGE);
     let _server = Serving::start(lan.server(), server_role(None)).unwrap();
     let told = ipconfig(&host);
     assert_eq!(value(&told, "ROOTSERVER"), US.to_string());
@@ -379,7 +305,7 @@ fn ipconfig_finds_root_server() {
 fn offer_has_address_and_boot_file() {
     needs!(lan::NEEDS);
     let mut lan = Lan::new(US);
-    let host = newcomer(&mut lan);
+    let host = newcomer(&mut lan, BRIDGE);
     let _server = Serving::start(lan.server(), server_role(None)).unwrap();
     // It asks for unicast, and accepts broadcast.
     let received = ask(&host, PXE_DISCOVER, 1);
@@ -393,7 +319,8 @@ fn offer_has_address_and_boot_file() {
 fn server_role_refuses_other_server() {
     needs!(lan::NEEDS, ["dnsmasq"]);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
-    let (_dnsmasq, _router) = router(&mut lan, dir.path());
+    let other = lan.host(ROUTER);
+    let _dnsmasq = router(&other, dir.path(), "192.168.77.200,192.168.77.209");
     let error = Serving::start(lan.server(), server_role(None)).err().expect("refused");
     assert_eq!(
         error.to_string(),
@@ -405,7 +332,7 @@ fn server_role_refuses_other_server() {
 fn server_role_yields_to_later_server() {
     needs!(lan::NEEDS);
     let mut lan = Lan::new(US);
-    let host = newcomer(&mut lan);
+    let host = newcomer(&mut lan, BRIDGE);
     let _server = Serving::start(lan.server(), server_role(None)).unwrap();
     let discover = broadcast(PLAIN_DISCOVER);
     assert_eq!(servers(&ask(&host, &discover, 1)), [US]);
@@ -421,9 +348,10 @@ fn server_role_yields_to_later_server() {
 fn proxy_answers_boot_clients_only() {
     needs!(lan::NEEDS, ["dnsmasq", "udhcpc"], [IPCONFIG]);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
-    let (_dnsmasq, _router) = router(&mut lan, dir.path());
+    let other = lan.host(ROUTER);
+    let _dnsmasq = router(&other, dir.path(), "192.168.77.200,192.168.77.209");
     let _server = Serving::start(lan.server(), DhcpMode::Proxy).unwrap();
-    let host = newcomer(&mut lan);
+    let host = newcomer(&mut lan, BRIDGE);
 
     // dnsmasq takes three seconds for its first offer of an address.
     let received = ask(&host, &broadcast(PXE_DISCOVER), 2);
@@ -456,30 +384,13 @@ fn boot_server_replies_to_source_port() {
     assert_eq!(ack.boot_item, Some([0x80, 0, 0, 0]));
 }
 
-/// Address of the relay agent on the other network.
-const FAR: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
-
-/// A host on another network, and the host of a relay agent between that and the segment.
-fn behind_relay(lan: &mut Lan) -> (Namespace, Namespace) {
-    let (relay, host) = (lan.host(ROUTER), newcomer(lan));
-    // The client's cable goes from the segment to the relay agent.
-    host.ip(&["link", "delete", "eth0"]);
-    host.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "eth1", "netns", relay.name()]);
-    host.ip(&["link", "set", "eth0", "up"]);
-    relay.ip(&["address", "add", &format!("{FAR}/24"), "dev", "eth1"]);
-    relay.ip(&["link", "set", "eth1", "up"]);
-    output_of(relay.command("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]));
-    lan.server().ip(&["route", "add", "10.9.0.0/24", "via", &ROUTER.to_string()]);
-    (host, relay)
-}
-
 /// dhcrelay of ISC as a relay agent with option 82: a boot client of another network gets the offer of a
 /// proxy, and at port 4011 the same file.
 #[test]
 fn relayed_client_gets_offer_of_proxy() {
     needs!(lan::NEEDS, ["dhcrelay"]);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
-    let (host, relay) = behind_relay(&mut lan);
+    let (host, relay) = behind_relay(&mut lan, ROUTER);
     let _server = Serving::start(lan.server(), DhcpMode::Proxy).unwrap();
     let mut command = relay.command("dhcrelay");
     command.args(["-4", "-d", "--no-pid", "-a", "-i", "eth1", "-i", "eth0", &US.to_string()]);
@@ -510,7 +421,7 @@ fn relayed_client_gets_offer_of_proxy() {
 fn relayed_client_gets_lease() {
     needs!(lan::NEEDS, ["dnsmasq", "udhcpc"]);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
-    let (host, relay) = behind_relay(&mut lan);
+    let (host, relay) = behind_relay(&mut lan, ROUTER);
     let mut command = relay.command("dnsmasq");
     command.args([
         "--keep-in-foreground",
@@ -523,10 +434,9 @@ fn relayed_client_gets_lease() {
     let mut dnsmasq = Running::start(&mut command, &dir.path().join("relay.log"));
     dnsmasq.wait_for("DHCP relay from", SOON);
 
-    let DhcpMode::Server(near) = server_role(None) else { unreachable!() };
-    let pool = "10.9.0.50-10.9.0.99".parse().unwrap();
     let netmask = Some(Ipv4Addr::new(255, 255, 255, 0));
-    let remote = ServerConfig { pool, netmask, router: Some(FAR), ..near };
+    let remote = SubnetConfig { netmask, router: Some(FAR), ..subnet("10.9.0.50-10.9.0.99") };
+    let remote = ServerConfig { subnets: vec![remote], lease_file: None };
     let _server = Serving::start(lan.server(), DhcpMode::Server(remote)).unwrap();
     let mut udhcpc = Udhcpc::start(&host, dir.path(), &[]);
     let bound = udhcpc.told("bound");
@@ -542,12 +452,16 @@ fn relayed_client_gets_lease() {
 fn unusable_range_is_refused() {
     needs!(lan::NEEDS);
     let lan = Lan::new(US);
-    let refused = |range: &str| {
-        let DhcpMode::Server(config) = server_role(None) else { unreachable!() };
-        let pool = range.parse().unwrap();
-        let started = Serving::start(lan.server(), DhcpMode::Server(ServerConfig { pool, ..config }));
-        started.err().expect("refused").to_string()
+    let refused = |ranges: &[&str]| {
+        let subnets = ranges.iter().map(|range| subnet(range)).collect();
+        let mode = DhcpMode::Server(ServerConfig { subnets, lease_file: None });
+        Serving::start(lan.server(), mode).err().expect("refused").to_string()
     };
-    assert!(refused("10.0.0.5-10.0.0.9").contains("no interface to serve has an address in the network"));
-    assert!(refused("192.168.77.200-192.168.78.9").contains("leaves the network"));
+    let outside = "no interface to serve has an address in the network";
+    assert!(refused(&["10.0.0.5-10.0.0.9"]).contains(outside));
+    assert!(refused(&[RANGE, "10.0.0.5-10.0.0.9"]).contains(outside));
+    assert!(refused(&["192.168.77.200-192.168.78.9"]).contains("leaves the network"));
+    // Only the netmask of the interface shows it.
+    let both = refused(&[RANGE, "192.168.77.200-192.168.77.209"]);
+    assert!(both.starts_with("the DHCP ranges 192.168.77.200-192.168.77.209 and 192.168.77.50-"), "{both}");
 }

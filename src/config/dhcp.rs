@@ -1,13 +1,10 @@
 //! Settings of DHCP, and of router advertisements to its clients.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use super::raw::RawValue;
 use super::value::{self, DhcpMode};
 use super::{Asked, Checker, ConfigError, Environment};
-use crate::dhcp::lease::Pool;
-use crate::dhcp::server::{DEFAULT_LEASE_SECONDS, ServerConfig};
+use crate::dhcp::server::ServerConfig;
 
 /// Key of a setting that two functions read.
 const ROUTER_ADVERTISEMENT: &str = "router-advertisement";
@@ -34,19 +31,19 @@ impl Checker<'_> {
     pub(super) fn dhcp(&self) -> Result<Dhcp, ConfigError> {
         let options = self.options;
         let mode = self.read("dhcp", &options.dhcp, value::dhcp_mode)?;
-        let range = self.read("dhcp-range", &options.dhcp_range, value::range)?;
-        match (mode, range, &options.dhcp, &options.dhcp_range) {
+        let subnets = self.subnets()?;
+        match (mode, self.first_range(), &options.dhcp) {
             // A range makes sense for a server only, so it implies one.
-            (None | Some(DhcpMode::Server), Some(range), _, Some(value)) => {
-                self.dhcp_server(range, value).map(Dhcp::Server)
+            (None | Some(DhcpMode::Server), Some(_), _) => {
+                Ok(Dhcp::Server(ServerConfig { subnets, lease_file: Some(self.lease_file()?) }))
             }
-            (Some(DhcpMode::Server), None, Some(value), _) => {
+            (Some(DhcpMode::Server), None, Some(value)) => {
                 Err(self.wrong("dhcp", value, "has no addresses to lease; add `dhcp-range`, FIRST-LAST"))
             }
-            (_, Some(_), _, Some(value)) => {
-                Err(self.wrong("dhcp-range", value, "needs `dhcp = server`; remove one of the two"))
+            (_, Some(range), _) => {
+                Err(self.wrong("dhcp-range", range, "needs `dhcp = server`; remove one of the two"))
             }
-            (mode, None, ..) | (mode, _, _, None) => self.without_range(mode),
+            (mode, None, _) => self.without_range(mode),
         }
     }
 
@@ -79,50 +76,6 @@ impl Checker<'_> {
         match settings.into_iter().find_map(|(key, value)| Some((key, value?))) {
             Some((key, value)) => {
                 Err(self.wrong(key, value, "needs a DHCP server; add `dhcp-range` or remove it"))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn dhcp_server(&self, pool: Pool, range: &RawValue) -> Result<ServerConfig, ConfigError> {
-        let options = self.options;
-        let netmask = self.read("netmask", &options.netmask, value::netmask)?;
-        let router = self.read("router", &options.router, value::host_address)?;
-        // Without a netmask that of the interface counts, which is known only when the server
-        // starts.
-        if let Some(mask) = netmask {
-            self.require_one_network(range, pool, mask, router)?;
-        }
-        // A machine with such a lease could not load anything.
-        if let Some(refused) = self.allowed()?.first_refused(pool.first(), pool.last()) {
-            let why = format!("contains {refused}, which is not in `allow`; change one of them");
-            return Err(self.wrong("dhcp-range", range, &why));
-        }
-        let lease_seconds = self.read("lease-time", &options.lease_time, value::lease_time)?;
-        Ok(ServerConfig {
-            pool,
-            netmask,
-            router,
-            dns: self.read_all("dns", &options.dns, value::host_address)?,
-            lease_seconds: lease_seconds.unwrap_or(DEFAULT_LEASE_SECONDS),
-            lease_file: Some(self.lease_file()?),
-        })
-    }
-
-    fn require_one_network(
-        &self,
-        range: &RawValue,
-        pool: Pool,
-        mask: Ipv4Addr,
-        router: Option<Ipv4Addr>,
-    ) -> Result<(), ConfigError> {
-        let network = pool.first() & mask;
-        let mut others = [Some(pool.last()), router].into_iter().flatten();
-        // A machine reaches its router only in its own network.
-        match others.find(|&address| address & mask != network) {
-            Some(outside) => {
-                let why = format!("not in one network with {outside} by netmask {mask}; change one of them");
-                Err(self.wrong("dhcp-range", range, &why))
             }
             None => Ok(()),
         }

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::raw::{RawValue, ValueOrigin};
-use super::{ConfigError, ImageOptions, MachineOptions, ServeOptions, value};
+use super::{ConfigError, ImageOptions, MachineOptions, ServeOptions, SubnetOptions, value};
 
 /// Largest configuration file that is read, in bytes: a hundred for each of ten thousand machines.
 const FILE_MAX: u64 = 1 << 20;
@@ -123,17 +123,19 @@ pub(super) fn place(key: &str, value: &RawValue, file: Option<&ConfigFile>) -> S
 pub(super) enum FileTable {
     /// Keys before the first header.
     Top,
+    Subnet,
     Image,
     Machine,
 }
 
 impl FileTable {
-    pub(super) const ALL: [Self; 3] = [Self::Top, Self::Image, Self::Machine];
+    pub(super) const ALL: [Self; 4] = [Self::Top, Self::Subnet, Self::Image, Self::Machine];
 
     /// Returns the key of its header.
     pub(super) const fn key(self) -> &'static str {
         match self {
             Self::Top => "",
+            Self::Subnet => "subnet",
             Self::Image => "image",
             Self::Machine => "machine",
         }
@@ -143,6 +145,7 @@ impl FileTable {
     pub(super) fn keys(self) -> &'static [&'static str] {
         match self {
             Self::Top => field_names::<ServeOptions>(),
+            Self::Subnet => field_names::<SubnetOptions>(),
             Self::Image => field_names::<ImageOptions>(),
             Self::Machine => field_names::<MachineOptions>(),
         }
@@ -151,7 +154,7 @@ impl FileTable {
     fn of(self) -> String {
         match self {
             Self::Top => String::new(),
-            Self::Image | Self::Machine => format!(" in [[{}]]", self.key()),
+            Self::Subnet | Self::Image | Self::Machine => format!(" in [[{}]]", self.key()),
         }
     }
 }

@@ -13,6 +13,7 @@ mod raw;
 #[expect(clippy::disallowed_methods, reason = "reads the key that the operator names")]
 mod secure_boot;
 mod services;
+mod subnets;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 mod value;
 
@@ -210,10 +211,25 @@ pub struct ServeOptions {
     log_format: Option<RawValue>,
 
     #[arg(skip)]
+    subnet: Vec<SubnetOptions>,
+
+    #[arg(skip)]
     image: Vec<ImageOptions>,
 
     #[arg(skip)]
     machine: Vec<MachineOptions>,
+}
+
+/// Keys of one `[[subnet]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct SubnetOptions {
+    dhcp_range: RawValue,
+    netmask: Option<RawValue>,
+    router: Option<RawValue>,
+    #[serde(default, deserialize_with = "one_or_more")]
+    dns: Option<Vec<RawValue>>,
+    lease_time: Option<RawValue>,
 }
 
 /// Keys of one `[[image]]`.

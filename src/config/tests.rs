@@ -102,15 +102,16 @@ fn byte_order_mark_of_the_file_is_ignored() {
 #[test]
 fn dhcp_range_implies_server() {
     let config = from_options(&["--dhcp-range", "10.0.0.9-10.0.0.20"]);
-    let Dhcp::Server(pool) = config.dhcp else { panic!("{:?}", config.dhcp) };
-    assert_eq!(pool.pool, Pool::new([10, 0, 0, 9].into(), [10, 0, 0, 20].into()).unwrap());
-    assert_eq!(pool.lease_seconds, DEFAULT_LEASE_SECONDS);
-    assert_eq!(pool.lease_file.unwrap(), Path::new("/home/me/.local/state/isowire/leases"));
+    let Dhcp::Server(server) = config.dhcp else { panic!("{:?}", config.dhcp) };
+    let [subnet] = &server.subnets[..] else { panic!("{server:?}") };
+    assert_eq!(subnet.pool, Pool::new([10, 0, 0, 9].into(), [10, 0, 0, 20].into()).unwrap());
+    assert_eq!(subnet.lease_seconds, DEFAULT_LEASE_SECONDS);
+    assert_eq!(server.lease_file.unwrap(), Path::new("/home/me/.local/state/isowire/leases"));
     let file = "dhcp-range='10.0.0.9-10.0.0.20'\nnetmask='255.255.255.0'\nrouter='10.0.0.1'\n\
                 dns=['10.0.0.1','9.9.9.9']\nlease-time='2d'\nlease-file='/l'";
-    let Dhcp::Server(pool) = loaded(&["arch.iso"], Some(file)).unwrap().dhcp else { panic!("no server") };
-    assert_eq!((pool.dns.len(), pool.lease_seconds), (2, 172_800));
-    assert_eq!(pool.lease_file.unwrap(), Path::new("/l"));
+    let Dhcp::Server(server) = loaded(&["arch.iso"], Some(file)).unwrap().dhcp else { panic!("no server") };
+    assert_eq!((server.subnets[0].dns.len(), server.subnets[0].lease_seconds), (2, 172_800));
+    assert_eq!(server.lease_file.unwrap(), Path::new("/l"));
 }
 
 #[test]
@@ -458,13 +459,15 @@ fn example_tables_are_valid() {
         shown.map(|(.., line)| format!("{line}\n")).collect::<String>()
     };
     let file = format!(
-        "[[image]]\n{}[[machine]]\n{}[[machine]]\nmac = '52:54:00:00:00:01'\n{}",
+        "[[subnet]]\n{}[[image]]\n{}[[machine]]\n{}[[machine]]\nmac = '52:54:00:00:00:01'\n{}",
+        lines(FileTable::Subnet, &[]),
         lines(FileTable::Image, &[]),
         lines(FileTable::Machine, &["architecture", "vendor", "ignore"]),
         lines(FileTable::Machine, &["mac", "address", "ignore"]),
     );
     let config = loaded(&["--dhcp-range", "192.168.1.100-192.168.1.199"], Some(&file)).unwrap();
     assert_eq!((config.images.len(), config.rules.iter().count()), (1, 2));
+    assert!(matches!(config.dhcp, Dhcp::Server(server) if server.subnets.len() == 2));
 }
 
 /// Returns true for a line of the example that does not show the default.
@@ -497,6 +500,8 @@ fn example_shows_the_defaults() {
         })),
     )
     .unwrap();
-    assert!(matches!(all.dhcp, Dhcp::Server(pool) if pool.lease_seconds == DEFAULT_LEASE_SECONDS));
+    assert!(
+        matches!(all.dhcp, Dhcp::Server(server) if server.subnets[0].lease_seconds == DEFAULT_LEASE_SECONDS)
+    );
     assert!(loaded(&[], Some(EXAMPLE)).is_ok(), "it has an image");
 }

@@ -12,7 +12,7 @@ use crate::bootable::Root;
 use crate::codec::{Reader, Truncated};
 use crate::dhcp::lease::{Leases, UnixTime};
 use crate::dhcp::session::{
-    Destination, DhcpPort, LimitedIpxes, Network, Outcome, Request, Role, ServerRole, Session, mac,
+    Destination, DhcpPort, LimitedIpxes, Network, Outcome, Request, Role, ServerRole, Session, Subnet, mac,
 };
 use crate::dhcp::wire::{Flags, HardwareAddress, Message, MessageType, Opcode, Reply};
 use crate::export::Allowed;
@@ -20,8 +20,10 @@ use crate::text::Word;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
-/// Pool of few addresses, so that machines compete for them.
+/// Pool of few addresses on each network, so that machines compete for them.
 const POOL: [u8; 2] = [8, 11];
+/// Third bytes of the networks, with our address on each: 10.0.0.1 and 10.0.1.1.
+const NETWORKS: [u8; 2] = [0, 1];
 const LEASE_SECONDS: u32 = 100;
 const START: UnixTime = UnixTime(1_700_000_000);
 
@@ -34,12 +36,17 @@ pub fn message(data: &[u8]) {
 }
 
 /// Checks a session against eight clients, a clock and other servers: a proxy for an even first
-/// byte, a server role for an odd one, and rules for some clients if its second bit is set.
+/// byte, a server role for an odd one, rules for some clients if its second bit is set, and a
+/// second network if its third bit is set.
 pub fn session(data: &[u8]) {
     let mut input = Reader::new(data);
     let Ok(first) = input.u8() else { return };
     let rules = if first & 2 == 0 { Rules::default() } else { rules() };
-    let mut run = DhcpRun::new(first & 1 == 0, rules);
+    let role = match first & 1 {
+        0 => Role::Proxy,
+        _ => Role::Server(server_role(&rules, 1 + usize::from(first & 4 != 0))),
+    };
+    let mut run = DhcpRun::new(role, rules);
     while run.step(&mut input).is_ok() {}
     run.check_restart();
 }
@@ -53,8 +60,7 @@ struct DhcpRun {
 }
 
 impl DhcpRun {
-    fn new(is_proxy: bool, rules: Rules) -> Self {
-        let role = if is_proxy { Role::Proxy } else { Role::Server(Box::new(server_role(&rules))) };
+    fn new(role: Role, rules: Rules) -> Self {
         let ports = Ports { tftp: 69, http: Some(80) };
         let image = Word::new("i").expect("one word");
         let boot = boot::BootTargets::new(Some("boot/syslinux/lpxelinux.0"), ports)
@@ -77,7 +83,7 @@ impl DhcpRun {
         self.now = self.now.after(u32::from(input.u8()? / 4));
         let request = request(input)?;
         if request.from.port() % 64 == 0 {
-            self.session.saw_conflict(Ipv4Addr::new(10, 0, 0, 2), self.now);
+            self.session.saw_conflict(Ipv4Addr::new(10, 0, 0, 2), request.local, self.now);
         }
         let outcome = self.session.answer(&request, self.now);
         match &outcome {
@@ -86,8 +92,9 @@ impl DhcpRun {
         }
         if let Role::Server(server_role) = &mut self.session.role {
             // A flood of messages grows neither the table nor the lease file.
-            assert!(server_role.leases.len() <= usize::from(POOL[1] - POOL[0] + 1));
-            assert!(server_role.leases.take_events().len() <= 1);
+            let pool = usize::from(POOL[1] - POOL[0] + 1);
+            assert!(server_role.subnets.iter().all(|subnet| subnet.leases.len() <= pool));
+            assert!(server_role.take_events().len() <= 1);
         }
         Ok(())
     }
@@ -107,15 +114,27 @@ impl DhcpRun {
         if address.is_unspecified() {
             return;
         }
-        assert!(
-            address.octets().starts_with(&[10, 0, 0]) && (POOL[0]..=POOL[1]).contains(&address.octets()[3])
-        );
+        let [a, b, network, host] = address.octets();
+        assert!([a, b] == [10, 0] && NETWORKS.contains(&network) && (POOL[0]..=POOL[1]).contains(&host));
+        self.check_network(request, network);
         let owner = self.session.boot.rules().fixed_addresses().find(|(_, fixed)| *fixed == address);
         assert!(owner.is_none_or(|(owner, _)| Some(owner) == mac(&machine)), "{address} is another's own");
         let holder = self.promised.get(&address).filter(|(_, until)| *until > self.now);
         assert!(holder.is_none_or(|(holder, _)| *holder == machine), "{address} for two machines");
         if reply.kind == MessageType::Ack {
             self.promised.insert(address, (machine, self.now.after(LEASE_SECONDS)));
+        }
+    }
+
+    /// Checks that an address is of the network that its machine is on.
+    fn check_network(&self, request: &Request, network: u8) {
+        let Message { header, kind, .. } = &request.message;
+        // A RENEWING client writes to us past its relay agent, so it may be anywhere.
+        if *kind == MessageType::Discover && header.giaddr.is_unspecified() {
+            assert!(request.local.octets()[2] == network || !self.session.role.leases_on(request.local));
+        }
+        if !header.giaddr.is_unspecified() && request.message.relay_info.first() != Some(&5) {
+            assert_eq!(header.giaddr.octets()[2], network);
         }
     }
 
@@ -127,7 +146,8 @@ impl DhcpRun {
             _ => return,
         };
         let Role::Server(server_role) = &self.session.role else { return };
-        if !server_role.leases.has_lease(&message.header.hardware(), address) {
+        let machine = message.header.hardware();
+        if !server_role.of(address).is_some_and(|subnet| subnet.leases.has_lease(&machine, address)) {
             self.promised.remove(&address);
         }
     }
@@ -135,11 +155,12 @@ impl DhcpRun {
     /// Checks that a session that reads the lease file keeps every promise.
     fn check_restart(&self) {
         let Role::Server(before) = &self.session.role else { return };
-        let text: String = before.leases.snapshot().map(|event| format!("{event}\n")).collect();
-        let mut after = server_role(self.session.boot.rules()).leases;
+        let text: String = before.snapshot().map(|event| format!("{event}\n")).collect();
+        let mut after = server_role(self.session.boot.rules(), before.subnets.len());
         assert_eq!(after.replay_text(&text, self.now), 0);
         for (&address, (machine, until)) in &self.promised {
-            let is_kept = [&before.leases, &after].iter().all(|leases| leases.has_lease(machine, address));
+            let has_lease = |subnet: &Subnet| subnet.leases.has_lease(machine, address);
+            let is_kept = [before, &after].iter().all(|role| role.of(address).is_some_and(has_lease));
             assert!(is_kept || *until <= self.now, "{address} of {machine} is lost");
         }
     }
@@ -161,13 +182,17 @@ fn rule_for(machine: u8) -> Rule {
     Rule { who: ClientFilter { macs: vec![prefix], ..ClientFilter::default() }, ..Rule::default() }
 }
 
-fn server_role(rules: &Rules) -> ServerRole {
-    let [first, last] = POOL.map(|n| Ipv4Addr::new(10, 0, 0, n));
+fn server_role(rules: &Rules, networks: usize) -> ServerRole {
+    ServerRole::new(NETWORKS.into_iter().take(networks).map(|network| subnet(rules, network)).collect())
+}
+
+fn subnet(rules: &Rules, network: u8) -> Subnet {
+    let [first, last] = POOL.map(|n| Ipv4Addr::new(10, 0, network, n));
     let network = Network { address: first, netmask: NETMASK, router: None, dns: vec![] };
     let pool = format!("{first}-{last}").parse().expect("a pool");
-    let fixed = rules.fixed_addresses();
+    let fixed = rules.fixed_addresses().filter(|(_, address)| network.contains(*address));
     let fixed = fixed.map(|(mac, address)| (HardwareAddress::ethernet(mac.octets()), address)).collect();
-    ServerRole::new(network, Leases::new(pool, LEASE_SECONDS, &[US]).with_fixed(fixed))
+    Subnet::new(network, Leases::new(pool, LEASE_SECONDS, &[US]).with_fixed(fixed))
 }
 
 /// Reads a request from ten bytes and the two options whose lengths follow. Each byte chooses among
@@ -199,16 +224,20 @@ fn request(input: &mut Reader<'_>) -> Result<Request, Truncated> {
         [vec![], vec![5, 4, 10, 0, 0, 0], vec![19, 0], vec![7; 255]][usize::from(relay % 4)].clone();
     let dhcp_port = if port % 4 == 3 { DhcpPort::BootServer } else { DhcpPort::Dhcp };
     let from = SocketAddrV4::new(message.header.ciaddr, u16::from(port));
-    let local = if relay / 4 % 8 == 7 { Ipv4Addr::new(172, 16, 0, 1) } else { US };
+    let local = match relay / 4 % 8 {
+        7 => Ipv4Addr::new(172, 16, 0, 1),
+        6 => Ipv4Addr::new(10, 0, 1, 1),
+        _ => US,
+    };
     Ok(Request { message, port: dhcp_port, from, local, server: US })
 }
 
-/// Returns no address, one around the pool, or one of another network.
+/// Returns no address, one around the pool of a network, or one of another network.
 fn address(choice: u8) -> Option<Ipv4Addr> {
     match choice % 16 {
         0 => None,
         15 => Some(Ipv4Addr::new(8, 8, 8, 8)),
-        n => Some(Ipv4Addr::new(10, 0, 0, n)),
+        n => Some(Ipv4Addr::new(10, 0, choice / 16 % 2, n)),
     }
 }
 
@@ -251,5 +280,5 @@ fn check_destination(request: &Request, to: Destination) {
     let Destination::Unicast(to) = to else { return };
     let is_relay = *to.ip() == request.message.header.giaddr;
     let is_sender = request.port == DhcpPort::BootServer && to == request.from;
-    assert!(is_relay || is_sender || to.ip().octets().starts_with(&[10, 0, 0]), "written to {to}");
+    assert!(is_relay || is_sender || to.ip().octets().starts_with(&[10, 0]), "written to {to}");
 }

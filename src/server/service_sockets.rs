@@ -19,7 +19,7 @@ use super::sockets::{self, Inherited, SocketError};
 use crate::bootable::Root;
 use crate::config::{Asked, Config, Dhcp, PORTMAP_PORT, RootServices, ServicePort, StatusService, TFTP_PORT};
 use crate::dhcp;
-use crate::dhcp::server::{Sharing, Sockets};
+use crate::dhcp::server::{ServerConfig, Sharing, Sockets};
 use crate::dhcp::wire::{PXE_PORT, SERVER_PORT};
 use crate::machines::local::LocalSocket;
 use crate::ndp::server::SolicitationListener;
@@ -234,7 +234,7 @@ impl ServiceSockets {
                 (*asked, Sharing::Shared, "proxy, beside the DHCP server of the network")
             }
             // Alone on the port, so that another DHCP server on this host is an error at once.
-            (Dhcp::Server(_), _) => (Asked::ByOperator, Sharing::Alone, "the DHCP server of the network"),
+            (Dhcp::Server(server), _) => (Asked::ByOperator, Sharing::Alone, server_state(server)),
         };
         match (dhcp_sockets(config.interface.as_deref(), sharing, inherited), asked) {
             (Ok(Sockets { dhcp, boot_server }), _) => {
@@ -266,6 +266,13 @@ impl<'a> ServiceSpec<'a> {
 }
 
 const OFF: &str = "the configuration says so";
+
+fn server_state(server: &ServerConfig) -> &'static str {
+    match server.subnets.len() {
+        1 => "the DHCP server of the network",
+        _ => "the DHCP server of its networks",
+    }
+}
 
 fn address_of(socket: &impl AsFd) -> Option<SocketAddr> {
     SockRef::from(socket).local_addr().ok()?.as_socket()

@@ -104,6 +104,16 @@ pub fn other_distribution() -> ArchIso {
     ArchIso { path, ..small }
 }
 
+/// Builds an image in which nothing boots, by xorriso alone.
+pub fn bare(dir: &Path) -> PathBuf {
+    let (tree, iso) = (dir.join("tree"), dir.join("arch.iso"));
+    fs::create_dir(&tree).expect("the test's own directory");
+    fs::write(tree.join("file"), "text").expect("the test's own directory");
+    let mut xorriso = tool("xorriso");
+    output_of(xorriso.args(["-as", "mkisofs", "-quiet", "-R", "-V", "BARE", "-o"]).arg(&iso).arg(tree));
+    iso
+}
+
 /// Builds the image of this name by `tests/iso/odd`.
 pub fn odd(name: &str) -> PathBuf {
     let _building = BUILDING.lock();

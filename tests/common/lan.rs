@@ -43,13 +43,24 @@ impl Lan {
         Lan { server, hosts: 0, taps: 0 }
     }
 
+    /// Adds another segment, also with a /24 network, on which the server is a host too.
+    pub fn add_bridge(&self, bridge: &str, address: Ipv4Addr) {
+        self.server.ip(&["link", "add", bridge, "type", "bridge"]);
+        self.server.configure(bridge, address);
+    }
+
     /// Adds a host to the segment.
     pub fn host(&mut self, address: Ipv4Addr) -> Namespace {
+        self.host_on(BRIDGE, address)
+    }
+
+    /// Adds a host to the segment of a bridge.
+    pub fn host_on(&mut self, bridge: &str, address: Ipv4Addr) -> Namespace {
         self.hosts += 1;
         let (here, there) = (format!("veth{}", self.hosts), "eth0");
         let host = Namespace::new();
         self.server.ip(&["link", "add", &here, "type", "veth", "peer", "name", there, "netns", &host.name]);
-        self.plug_in(&here);
+        self.plug_in(&here, bridge);
         host.configure(there, address);
         host
     }
@@ -59,7 +70,7 @@ impl Lan {
         self.taps += 1;
         let tap = format!("tap{}", self.taps);
         self.server.ip(&["tuntap", "add", &tap, "mode", "tap"]);
-        self.plug_in(&tap);
+        self.plug_in(&tap, BRIDGE);
         tap
     }
 
@@ -89,8 +100,8 @@ impl Lan {
         command
     }
 
-    fn plug_in(&self, interface: &str) {
-        self.server.ip(&["link", "set", interface, "master", BRIDGE, "up"]);
+    fn plug_in(&self, interface: &str, bridge: &str) {
+        self.server.ip(&["link", "set", interface, "master", bridge, "up"]);
     }
 }
 

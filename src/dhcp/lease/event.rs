@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use super::{Leases, UnixTime};
+use super::UnixTime;
 use crate::dhcp::wire::HardwareAddress;
 
 /// Change of an address that must survive a restart.
@@ -22,6 +22,14 @@ impl Event {
             Event::Leased { address, .. } | Event::Freed { address } | Event::Declined { address, .. } => {
                 address
             }
+        }
+    }
+
+    /// Returns the end of the lease or of the quarantine; `None` for an address that is free.
+    pub(crate) const fn until(&self) -> Option<UnixTime> {
+        match *self {
+            Event::Leased { until, .. } | Event::Declined { until, .. } => Some(until),
+            Event::Freed { .. } => None,
         }
     }
 }
@@ -72,19 +80,9 @@ fn parse_time(digits: &str) -> Result<UnixTime, EventError> {
     parse(digits).map(UnixTime)
 }
 
-impl Leases {
-    /// Applies the text of a lease file and returns the number of lines that are neither events nor
-    /// comments.
-    pub(crate) fn replay_text(&mut self, text: &str, now: UnixTime) -> usize {
-        let mut unreadable = 0;
-        // A last line without its end was torn by a crash: `10.0.0.1` may be half of `10.0.0.17`.
-        let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-        for line in whole.map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            match line.parse() {
-                Ok(event) => self.replay(event, now),
-                Err(EventError) => unreadable += 1,
-            }
-        }
-        unreadable
-    }
+/// Reads the lines of a lease file that are not comments.
+pub(crate) fn events_of(text: &str) -> impl Iterator<Item = Result<Event, EventError>> {
+    // A last line without its end was torn by a crash: `10.0.0.1` may be half of `10.0.0.17`.
+    let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::trim);
+    whole.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::parse)
 }

@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 use super::wire::HardwareAddress;
 
-pub(crate) use event::Event;
+pub(crate) use event::{Event, EventError, events_of};
 
 /// Seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,6 +78,11 @@ impl Pool {
         self.last
     }
 
+    /// Returns the number of addresses.
+    pub(crate) fn len(&self) -> u32 {
+        u32::from(self.last) - u32::from(self.first) + 1
+    }
+
     fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
         (u32::from(self.first)..=u32::from(self.last)).map(Ipv4Addr::from)
     }
@@ -85,8 +90,7 @@ impl Pool {
     /// Returns the address at which the search for a free one starts. It follows from the hardware
     /// address, so that a machine finds its address again even without a lease file.
     fn preferred(&self, machine: &HardwareAddress) -> Ipv4Addr {
-        let len = u32::from(self.last) - u32::from(self.first) + 1;
-        Ipv4Addr::from(u32::from(self.first) + crc32fast::hash(machine.bytes()) % len)
+        Ipv4Addr::from(u32::from(self.first) + crc32fast::hash(machine.bytes()) % self.len())
     }
 }
 
@@ -179,6 +183,11 @@ impl Leases {
         self
     }
 
+    /// Returns the range of addresses.
+    pub(crate) const fn pool(&self) -> Pool {
+        self.pool
+    }
+
     /// Returns the length of a lease in seconds.
     pub(crate) const fn lease_seconds(&self) -> u32 {
         self.lease_seconds
@@ -237,7 +246,7 @@ impl Leases {
     }
 
     /// Renews the leases that end within half of their length and whose address is in use.
-    pub(crate) fn renew_used(&mut self, is_used: impl Fn(Ipv4Addr) -> bool, now: UnixTime) {
+    pub(crate) fn renew_used(&mut self, is_used: &impl Fn(Ipv4Addr) -> bool, now: UnixTime) {
         let (half, until) = (now.after(self.lease_seconds / 2), now.after(self.lease_seconds));
         let ending = self.by_end.iter().take_while(|(end, _)| *end <= half);
         let used: Vec<_> = ending.map(|&(_, address)| address).filter(|&address| is_used(address)).collect();

@@ -4,7 +4,9 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
+use tracing::info;
 
 use super::interfaces::Interface;
 use super::socket::{Sharing, Socket, bind};
@@ -14,6 +16,37 @@ use crate::dhcp::wire::{CLIENT_PORT, Message, MessageType, Opcode, SERVER_PORT};
 const OFFER_WAIT: Duration = Duration::from_millis(3500);
 /// Time before the second DISCOVER, in case the first is lost.
 const RESEND_AFTER: Duration = Duration::from_millis(1000);
+
+/// Another DHCP server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Conflict {
+    pub server: Ipv4Addr,
+    /// Our address on its network.
+    pub local: Ipv4Addr,
+    pub interface: String,
+}
+
+/// Probes all interfaces at the same time, each from our address there, and returns the servers
+/// that answer.
+pub(super) async fn find_all(probed: Vec<(Interface, Ipv4Addr)>) -> Vec<Conflict> {
+    let mut probes = JoinSet::new();
+    for (interface, local) in probed {
+        probes.spawn(async move { (find(&interface, local).await, interface.name, local) });
+    }
+    let mut conflicts = Vec::new();
+    while let Some(probed) = probes.join_next().await {
+        match probed {
+            Ok((Ok(Some(server)), interface, local)) => conflicts.push(Conflict { server, local, interface }),
+            // Port 68 may need a privilege that the service lacks. It starts nevertheless, and
+            // still yields to another server that a client chooses.
+            Ok((Err(error), interface, _)) => {
+                info!(%interface, "probe for other DHCP servers failed: {error}. Make sure that there is none");
+            }
+            Ok((Ok(None), ..)) | Err(_) => {}
+        }
+    }
+    conflicts
+}
 
 /// Sends a DISCOVER out of `interface` from our address there, and returns another server that
 /// offers an address.

@@ -113,15 +113,15 @@ impl Address {
 
 impl Interface {
     /// Returns our address for a datagram: its destination, or for a broadcast one of the
-    /// interface.
-    pub(super) fn local(&self, arrival: &Arrival, network: Option<&Network>) -> Option<Ipv4Addr> {
+    /// interface, first those of networks on which addresses are leased.
+    pub(super) fn local(&self, arrival: &Arrival, is_leased: impl Fn(Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
         if arrival.to == arrival.spec_dst {
             return Some(arrival.to);
         }
         // RFC 2131 §4.1: the server identifier is an address that the client can reach, so one on
         // the network of its lease. The kernel may name an address of another interface.
-        network
-            .and_then(|network| self.address_in(network))
+        self.ips()
+            .find(|ip| is_leased(*ip))
             .or_else(|| self.ips().find(|ip| *ip == arrival.spec_dst))
             .or_else(|| self.ips().next())
     }
@@ -204,12 +204,13 @@ mod tests {
         let arrival = |to, spec_dst| Arrival { from, interface: 2, to, spec_dst };
         let network = Network { address: second, netmask: NETMASK, router: None, dns: vec![] };
         let broadcast = arrival(Ipv4Addr::BROADCAST, kernels);
-        assert_eq!(interface.local(&broadcast, Some(&network)), Some(second));
-        assert_eq!(interface.local(&broadcast, None), Some(kernels));
+        let leased = |ip| network.contains(ip);
+        assert_eq!(interface.local(&broadcast, leased), Some(second));
+        assert_eq!(interface.local(&broadcast, |_| false), Some(kernels));
         let foreign = arrival(Ipv4Addr::BROADCAST, Ipv4Addr::new(172, 16, 0, 1));
-        assert_eq!(interface.local(&foreign, None), Some(first), "another interface's address");
-        assert_eq!(interface.local(&arrival(kernels, kernels), Some(&network)), Some(kernels));
+        assert_eq!(interface.local(&foreign, |_| false), Some(first), "another interface's address");
+        assert_eq!(interface.local(&arrival(kernels, kernels), leased), Some(kernels));
         let bare = Interface { addresses: vec![], ..interface };
-        assert_eq!(bare.local(&broadcast, None), None);
+        assert_eq!(bare.local(&broadcast, leased), None);
     }
 }

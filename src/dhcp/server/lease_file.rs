@@ -11,7 +11,8 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
-use crate::dhcp::lease::{Event, Leases, UnixTime};
+use crate::dhcp::lease::{Event, UnixTime};
+use crate::dhcp::session::ServerRole;
 
 /// First line of the file, for a person who opens it.
 const HEAD: &str = "# Leases of isowire, one event a line; the last of an address holds.\n";
@@ -37,38 +38,38 @@ pub(super) struct LeaseFile {
 }
 
 impl LeaseFile {
-    /// Reads the file into `leases` and rewrites it. Creates the file and its directory if they do
+    /// Reads the file into `server_role` and rewrites it. Creates the file and its directory if they do
     /// not exist.
     ///
     /// # Errors
     /// Errors of reading and writing. They show at start, before the first lease.
-    pub(super) fn open(path: &Path, leases: &mut Leases, now: UnixTime) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, server_role: &mut ServerRole, now: UnixTime) -> io::Result<Self> {
         path.parent().map_or(Ok(()), fs::create_dir_all)?;
         let bytes = match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             read => read?,
         };
-        let unreadable = leases.replay_text(&String::from_utf8_lossy(&bytes), now);
+        let unreadable = server_role.replay_text(&String::from_utf8_lossy(&bytes), now);
         if unreadable > 0 {
             warn!(file = %path.display(), "lease file: {unreadable} unreadable lines skipped");
         }
         // A start drops the leases that have ended, and shows whether the file can be written.
-        let file = rewrite(path, &snapshot(leases))?;
+        let file = rewrite(path, &snapshot(server_role))?;
         let (queue, jobs) = mpsc::channel(QUEUE);
         let path = path.to_owned();
         let writer = tokio::task::spawn_blocking(move || write_all(&path, file, jobs));
         Ok(Self { queue, writer, appended: 0 })
     }
 
-    /// Queues the events, or a rewrite if the file has grown far beyond `leases`.
-    pub(super) fn record(&mut self, events: &[Event], leases: &Leases) {
+    /// Queues the events, or a rewrite if the file has grown far beyond the leases.
+    pub(super) fn record(&mut self, events: &[Event], server_role: &ServerRole) {
         if events.is_empty() {
             return;
         }
         self.appended += events.len();
-        let job = if self.appended > SLACK + 4 * leases.len() {
+        let job = if self.appended > SLACK + 4 * server_role.len() {
             self.appended = 0;
-            Job::Rewrite(snapshot(leases))
+            Job::Rewrite(snapshot(server_role))
         } else {
             Job::Append(events.iter().map(line).collect())
         };
@@ -91,8 +92,8 @@ fn line(event: &Event) -> String {
     format!("{event}\n")
 }
 
-fn snapshot(leases: &Leases) -> String {
-    let lines = leases.snapshot().map(|event| line(&event));
+fn snapshot(server_role: &ServerRole) -> String {
+    let lines = server_role.snapshot().map(|event| line(&event));
     std::iter::once(HEAD.to_owned()).chain(lines).collect()
 }
 
@@ -137,23 +138,35 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::dhcp::lease::Leases;
+    use crate::dhcp::session::{Network, Subnet};
     use crate::dhcp::wire::HardwareAddress;
 
     const NOW: UnixTime = UnixTime(1_700_000_000);
 
-    fn leases() -> Leases {
-        Leases::new("10.0.0.1-10.0.0.9".parse().unwrap(), 3600, &[])
+    /// Leases 10.0.0.1 to .9 and 10.0.1.1 to .9.
+    fn server_role() -> ServerRole {
+        let subnet = |n| {
+            let netmask = Ipv4Addr::new(255, 255, 255, 0);
+            let network = Network { address: Ipv4Addr::new(10, 0, n, 1), netmask, router: None, dns: vec![] };
+            let pool = format!("10.0.{n}.1-10.0.{n}.9").parse().unwrap();
+            Subnet::new(network, Leases::new(pool, 3600, &[]))
+        };
+        ServerRole::new(vec![subnet(0), subnet(1)])
     }
 
-    fn claim(leases: &mut Leases, n: u8) {
-        leases.claim(HardwareAddress::ethernet([n; 6]), Ipv4Addr::new(10, 0, 0, n), NOW).unwrap();
+    fn claim(server_role: &mut ServerRole, n: u8) {
+        for (network, subnet) in (0..).zip(&mut server_role.subnets) {
+            let machine = HardwareAddress::ethernet([n; 6]);
+            subnet.leases.claim(machine, Ipv4Addr::new(10, 0, network, n), NOW).unwrap();
+        }
     }
 
     #[tokio::test]
     async fn lease_file_keeps_leases_over_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/leases");
-        let mut before = leases();
+        let mut before = server_role();
         let mut file = LeaseFile::open(&path, &mut before, NOW).unwrap();
         claim(&mut before, 1);
         file.record(&before.take_events(), &before);
@@ -162,9 +175,9 @@ mod tests {
         file.close().await;
         fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"lease 10.0.0.3 03:0").unwrap();
 
-        let mut after = leases();
+        let mut after = server_role();
         LeaseFile::open(&path, &mut after, NOW).unwrap().close().await;
-        assert_eq!(after.len(), 2);
+        assert_eq!(after.len(), 4);
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with(HEAD) && !text.contains("10.0.0.3"), "{text}");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
@@ -174,11 +187,11 @@ mod tests {
     async fn lease_file_is_rewritten_when_long() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("leases");
-        let mut leases = leases();
-        let mut file = LeaseFile::open(&path, &mut leases, NOW).unwrap();
+        let mut server_role = server_role();
+        let mut file = LeaseFile::open(&path, &mut server_role, NOW).unwrap();
         for _ in 0..3 * SLACK {
-            claim(&mut leases, 1);
-            file.record(&leases.take_events(), &leases);
+            claim(&mut server_role, 1);
+            file.record(&server_role.take_events(), &server_role);
             // The queue takes no more than a slow disk may hold up.
             while file.queue.capacity() < QUEUE {
                 tokio::task::yield_now().await;
@@ -186,7 +199,7 @@ mod tests {
         }
         file.close().await;
         let lines = fs::read_to_string(&path).unwrap().lines().count();
-        assert!(lines < SLACK + 10, "{lines} lines for one lease");
+        assert!(lines < SLACK + 10, "{lines} lines for two leases");
     }
 
     #[test]
@@ -194,6 +207,6 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _guard = runtime.enter();
         let missing = Path::new("/proc/no/such/directory/leases");
-        assert!(LeaseFile::open(missing, &mut leases(), NOW).is_err());
+        assert!(LeaseFile::open(missing, &mut server_role(), NOW).is_err());
     }
 }

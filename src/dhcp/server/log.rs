@@ -54,8 +54,8 @@ impl DhcpLog {
                 warn!(%machine, %address, "DHCP address declined: another host uses it; not leased for ten minutes");
             }
             // RFC 2131 §4.3.1: the operator should hear of it.
-            NoReply::PoolExhausted if self.pool_exhausted.allows() => {
-                warn!(%machine, "no DHCP offer: every address of the range is in use; choose a larger range");
+            NoReply::PoolExhausted(pool) if self.pool_exhausted.allows() => {
+                warn!(%machine, "no DHCP offer: every address of {pool} is in use; choose a larger range");
             }
             _ if matters_to_operator(reason)
                 && self.is_new(machine, Reason::NoReply(discriminant(reason))) =>
@@ -155,7 +155,7 @@ fn matters_to_operator(reason: &NoReply) -> bool {
             | NoReply::NoHardwareAddress
             | NoReply::OtherNetwork
             | NoReply::NotInPool(_)
-            | NoReply::PoolExhausted
+            | NoReply::PoolExhausted(_)
             | NoReply::ConflictingServer(_)
     )
 }

@@ -9,6 +9,7 @@ mod logged_once;
 mod report_to_machines;
 mod socket;
 mod start;
+mod subnets;
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use self::conflict::Conflict;
 use self::interfaces::{Interface, Interfaces};
 use self::lease_file::LeaseFile;
 use self::log::DhcpLog;
@@ -33,6 +35,7 @@ use crate::watched::Watched;
 
 pub use socket::{Sharing, bind};
 pub use start::{DEFAULT_LEASE_SECONDS, DhcpConfig, DhcpMode, DhcpStartError, ServerConfig};
+pub use subnets::{SubnetConfig, SubnetError};
 
 /// Interval of the probes for another DHCP server.
 const PROBE_EVERY: Duration = Duration::from_secs(300);
@@ -87,7 +90,7 @@ impl Server {
                     Ok((message, arrival)) => self.handle(DhcpPort::BootServer, message, arrival),
                     Err(error) => self.pause(&error).await,
                 },
-                Some(conflict) = conflicts.recv() => self.note_conflict(conflict),
+                Some(Conflict { server, local, .. }) = conflicts.recv() => self.note_conflict(server, local),
                 _ = renewals.tick() => self.renew_leases_of_roots(),
             }
         }
@@ -126,8 +129,10 @@ impl Server {
         report_to_machines::report(&self.machines, &request, &outcome, Instant::now());
         match outcome {
             Outcome::Send { reply, to, .. } => self.send(port, &reply.emit(), to, &arrival, local),
-            Outcome::NoReply(NoReply::ChoseAnother(conflict)) if !self.interfaces.is_own(conflict) => {
-                self.note_conflict(conflict);
+            Outcome::NoReply(NoReply::ChoseAnother { server, network })
+                if !self.interfaces.is_own(server) =>
+            {
+                self.note_conflict(server, network);
             }
             Outcome::NoReply(_) => {}
         }
@@ -135,11 +140,8 @@ impl Server {
 
     /// Returns our address for this datagram; `None` if its interface is not served.
     fn local(&mut self, arrival: &Arrival) -> Option<Ipv4Addr> {
-        let network = match &self.session.role {
-            Role::Proxy => None,
-            Role::Server(server_role) => Some(&server_role.network),
-        };
-        self.interfaces.of(arrival)?.local(arrival, network)
+        let role = &self.session.role;
+        self.interfaces.of(arrival)?.local(arrival, |ip| role.leases_on(ip))
     }
 
     fn send(&mut self, port: DhcpPort, bytes: &[u8], to: Destination, arrival: &Arrival, local: Ipv4Addr) {
@@ -156,21 +158,20 @@ impl Server {
 
     fn record_leases(&mut self) {
         let Role::Server(server_role) = &mut self.session.role else { return };
-        let events = server_role.leases.take_events();
-        events.iter().for_each(|event| start::update_leased(&self.leased, &server_role.network, event));
+        let events = server_role.take_events();
+        events.iter().for_each(|event| start::update_leased(&self.leased, server_role, event));
         if let Some(file) = &mut self.lease_file {
-            file.record(&events, &server_role.leases);
+            file.record(&events, server_role);
         }
     }
 
     /// Returns the time between two looks: a lease is renewed in its second half.
     fn renewal_interval(&self) -> Duration {
-        let quarter = match &self.session.role {
-            Role::Proxy => RENEW_EVERY,
-            Role::Server(server_role) => {
-                Duration::from_secs(u64::from(server_role.leases.lease_seconds() / 4))
-            }
+        let lease = match &self.session.role {
+            Role::Proxy => None,
+            Role::Server(server_role) => server_role.shortest_lease(),
         };
+        let quarter = lease.map_or(RENEW_EVERY, |lease| Duration::from_secs(u64::from(lease / 4)));
         quarter.clamp(Duration::from_secs(1), RENEW_EVERY)
     }
 
@@ -178,15 +179,17 @@ impl Server {
     fn renew_leases_of_roots(&mut self) {
         let Role::Server(server_role) = &mut self.session.role else { return };
         let machines = &self.machines;
-        server_role.leases.renew_used(|address| machines.is_on_root(address), self.clock.now());
+        server_role.renew_used(|address| machines.is_on_root(address), self.clock.now());
         self.record_leases();
     }
 
-    fn note_conflict(&mut self, conflict: Ipv4Addr) {
-        if self.session.saw_conflict(conflict, self.clock.now()) == ConflictSeen::First {
+    /// Records another server on the network with the address `on`.
+    fn note_conflict(&mut self, server: Ipv4Addr, on: Ipv4Addr) {
+        if self.session.saw_conflict(server, on, self.clock.now()) == ConflictSeen::First {
             warn!(
-                server = %conflict,
-                "another DHCP server found on this network: no offers until it is silent for 15 minutes"
+                %server,
+                network = %on,
+                "another DHCP server found: no offers on its network until it is silent for 15 minutes"
             );
         }
     }
@@ -196,18 +199,21 @@ impl Server {
         match &self.session.role {
             // A proxy works beside another server.
             Role::Proxy => Vec::new(),
-            Role::Server(server_role) => self.interfaces.in_network(&server_role.network),
+            Role::Server(server_role) => start::probed(server_role, &self.interfaces),
         }
     }
 }
 
 /// Probes for another DHCP server at intervals, until the task is dropped.
-async fn watch(interface: Interface, local: Ipv4Addr, found: mpsc::Sender<Ipv4Addr>) {
+async fn watch(interface: Interface, local: Ipv4Addr, found: mpsc::Sender<Conflict>) {
     loop {
         tokio::time::sleep(PROBE_EVERY).await;
         match conflict::find(&interface, local).await {
             Ok(None) => {}
-            Ok(Some(conflict)) => drop(found.send(conflict).await),
+            Ok(Some(server)) => {
+                let interface = interface.name.clone();
+                drop(found.send(Conflict { server, local, interface }).await);
+            }
             Err(error) => {
                 debug!(interface = %interface.name, "probe for other DHCP servers failed: {error}");
             }

@@ -63,7 +63,7 @@ mod tests {
     use crate::boot;
     use crate::boot::Ports;
     use crate::dhcp::lease::{Leases, UnixTime};
-    use crate::dhcp::session::{LimitedIpxes, Network, Role, ServerRole, Session};
+    use crate::dhcp::session::{LimitedIpxes, Network, Role, ServerRole, Session, Subnet};
     use crate::dhcp::wire::Message;
     use crate::export::Allowed;
     use crate::machines::Stage;
@@ -115,7 +115,7 @@ mod tests {
         let netmask = Ipv4Addr::new(255, 255, 255, 0);
         let network = Network { address: CLIENT, netmask, router: None, dns: Vec::new() };
         let leases = Leases::new("10.80.0.50-10.80.0.50".parse().unwrap(), 3600, &[US]);
-        Role::Server(Box::new(ServerRole::new(network, leases)))
+        Role::Server(ServerRole::new(vec![Subnet::new(network, leases)]))
     }
 
     fn discover(architecture: u16) -> Message {

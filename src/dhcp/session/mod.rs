@@ -9,17 +9,19 @@
 mod boot_offer;
 mod limited_ipxe;
 mod server_role;
+mod subnet;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::lease::UnixTime;
+use super::lease::{Pool, UnixTime};
 use super::wire::{Header, Message, MessageType, Opcode, Reply, ReplyOption, SERVER_PORT};
 use crate::boot::{self, Quirk, Refusal};
 use crate::export::Allowed;
 
 pub(crate) use boot_offer::{BootOffer, mac};
 pub use limited_ipxe::LimitedIpxes;
-pub use server_role::{ConflictSeen, Network, ServerRole};
+pub use server_role::ServerRole;
+pub use subnet::{ConflictSeen, Network, Subnet};
 
 /// Sub-option of option 82: the relay agent listens on the port that it sends from (RFC 8357 §4.1).
 const RELAY_SOURCE_PORT: u8 = 19;
@@ -93,16 +95,20 @@ pub enum NoReply {
     NoHardwareAddress,
     #[error("claims no address")]
     NothingClaimed,
-    #[error("not on the network of the pool")]
+    #[error("not on a network with a DHCP range")]
     OtherNetwork,
-    #[error("{0} is not in the pool")]
+    #[error("{0} is not in the DHCP range")]
     NotInPool(Ipv4Addr),
-    #[error("every address of the pool is in use")]
-    PoolExhausted,
+    #[error("every address of {0} is in use")]
+    PoolExhausted(Pool),
     #[error("another DHCP server, {0}, is on this network")]
     ConflictingServer(Ipv4Addr),
-    #[error("chose DHCP server {0}")]
-    ChoseAnother(Ipv4Addr),
+    #[error("chose DHCP server {server}")]
+    ChoseAnother {
+        server: Ipv4Addr,
+        /// An address of the client's network.
+        network: Ipv4Addr,
+    },
     #[error("released {0}")]
     Released(Ipv4Addr),
     #[error("declined {0}: another host uses it")]
@@ -114,8 +120,15 @@ pub enum NoReply {
 pub enum Role {
     /// Names boot files beside another DHCP server, and leases no addresses.
     Proxy,
-    /// Leases addresses as the only DHCP server.
-    Server(Box<ServerRole>),
+    /// Leases addresses as the only DHCP server of its networks.
+    Server(ServerRole),
+}
+
+impl Role {
+    /// Returns whether addresses of the network with this address are leased here.
+    pub(crate) fn leases_on(&self, address: Ipv4Addr) -> bool {
+        matches!(self, Self::Server(server_role) if server_role.of(address).is_some())
+    }
 }
 
 /// State of the DHCP service.
@@ -162,11 +175,12 @@ impl Session {
             .is_some_and(|machine| is_counted && self.limited_ipxes.is_retry(machine, header.xid, now))
     }
 
-    /// Records another DHCP server that was seen to give addresses.
-    pub(crate) fn saw_conflict(&mut self, address: Ipv4Addr, now: UnixTime) -> ConflictSeen {
+    /// Records another DHCP server that was seen to give addresses on the network with the address
+    /// `on`.
+    pub(crate) fn saw_conflict(&mut self, server: Ipv4Addr, on: Ipv4Addr, now: UnixTime) -> ConflictSeen {
         match &mut self.role {
             Role::Proxy => ConflictSeen::Expected,
-            Role::Server(server_role) => server_role.saw_conflict(address, now),
+            Role::Server(server_role) => server_role.saw_conflict(server, on, now),
         }
     }
 }

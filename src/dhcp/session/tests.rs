@@ -25,6 +25,7 @@ mod boot_server;
 mod proxy_role;
 mod quirks;
 mod server_role;
+mod subnets;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 254);
@@ -68,7 +69,7 @@ fn server_role() -> Session {
     let network =
         Network { address: pool(50), netmask: Ipv4Addr::new(255, 255, 255, 0), router: None, dns: vec![] };
     let leases = Leases::new("10.80.0.50-10.80.0.59".parse().unwrap(), HOUR, &[US]);
-    session(Role::Server(Box::new(ServerRole::new(network, leases))))
+    session(Role::Server(ServerRole::new(vec![Subnet::new(network, leases)])))
 }
 
 /// A PXE ROM that is not iPXE.

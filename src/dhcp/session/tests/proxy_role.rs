@@ -232,5 +232,5 @@ fn option_93_comes_before_class() {
 
 #[test]
 fn conflict_is_expected_by_proxy() {
-    assert_eq!(proxy().saw_conflict(OTHER, NOW), ConflictSeen::Expected);
+    assert_eq!(proxy().saw_conflict(OTHER, US, NOW), ConflictSeen::Expected);
 }

@@ -63,8 +63,8 @@ fn uefi_offer_has_address_and_program() {
 fn configured_router_and_dns_are_sent() {
     let mut session = server_role();
     let Role::Server(inner) = &mut session.role else { unreachable!() };
-    inner.network.router = Some(OTHER);
-    inner.network.dns = vec![OTHER, US];
+    inner.subnets[0].network.router = Some(OTHER);
+    inner.subnets[0].network.dns = vec![OTHER, US];
     let (reply, _) = sent(ask(&mut session, plain(MessageType::Discover, 1)));
     assert!(reply.options.contains(&ReplyOption::Router(OTHER)));
     assert!(reply.options.contains(&ReplyOption::Dns(vec![OTHER, US])));
@@ -93,7 +93,10 @@ fn offer_is_withdrawn_for_other_server() {
     let (offer, _) = sent(ask(&mut server_role, plain(MessageType::Discover, 1)));
     let requested = Some(offer.header.yiaddr);
     let request = Message { server: Some(OTHER), requested, ..plain(MessageType::Request, 1) };
-    assert_eq!(no_reply(ask(&mut server_role, request)), NoReply::ChoseAnother(OTHER));
+    assert_eq!(
+        no_reply(ask(&mut server_role, request)),
+        NoReply::ChoseAnother { server: OTHER, network: pool(50) }
+    );
     let wish = Message { requested, ..plain(MessageType::Discover, 2) };
     assert_eq!(sent(ask(&mut server_role, wish)).0.header.yiaddr, offer.header.yiaddr, "free again");
 }
@@ -200,7 +203,8 @@ fn exhausted_pool_is_reported() {
     for n in 0..10 {
         lease(&mut server_role, n);
     }
-    assert_eq!(no_reply(ask(&mut server_role, plain(MessageType::Discover, 10))), NoReply::PoolExhausted);
+    let reason = no_reply(ask(&mut server_role, plain(MessageType::Discover, 10)));
+    assert_eq!(reason.to_string(), "every address of 10.80.0.50-10.80.0.59 is in use");
 }
 
 #[test]
@@ -263,8 +267,8 @@ fn client_of_other_network_gets_no_reply() {
 fn conflict_stops_offers_but_not_renewals() {
     let mut server_role = server_role();
     let own = lease(&mut server_role, 1);
-    assert_eq!(server_role.saw_conflict(OTHER, NOW), ConflictSeen::First);
-    assert_eq!(server_role.saw_conflict(OTHER, NOW.after(300)), ConflictSeen::Again);
+    assert_eq!(server_role.saw_conflict(OTHER, US, NOW), ConflictSeen::First);
+    assert_eq!(server_role.saw_conflict(OTHER, US, NOW.after(300)), ConflictSeen::Again);
     assert_eq!(
         no_reply(ask(&mut server_role, plain(MessageType::Discover, 1))),
         NoReply::ConflictingServer(OTHER)
@@ -281,5 +285,5 @@ fn conflict_stops_offers_but_not_renewals() {
     let gone = NOW.after(300 + 900);
     let request = at(DhcpPort::Dhcp, plain(MessageType::Discover, 2));
     assert!(matches!(server_role.answer(&request, gone), Outcome::Send { .. }), "alone again");
-    assert_eq!(server_role.saw_conflict(OTHER, gone), ConflictSeen::First);
+    assert_eq!(server_role.saw_conflict(OTHER, US, gone), ConflictSeen::First);
 }
