@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use self::image_updater::ImageUpdater;
 use self::report::{ForeignDhcp, StartReport};
-use self::service_sockets::ServiceSockets;
+use self::service_sockets::{DhcpMarkError, ServiceSockets};
 use self::sockets::{Inherited, SocketError};
 use crate::boot::{BootConfig, Files, Ports};
 use crate::bootable::Root;
@@ -59,6 +59,8 @@ pub enum StartError {
     Advertisement { error: io::Error, fix: String },
     #[error("dhcp: {0}")]
     Dhcp(#[from] DhcpStartError),
+    #[error("dhcp: {0}: stop it, set another `interface` for each, or `dhcp = off`")]
+    SecondDhcp(#[from] DhcpMarkError),
     #[error("portmap: {0}")]
     Rpcbind(#[from] RegistrationError),
     #[error("system call failed: {0}")]

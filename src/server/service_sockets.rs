@@ -1,6 +1,7 @@
 //! The sockets of the services of this run, and a row of the report for each service.
 
 mod advertisement;
+mod dhcp_mark;
 mod portmap;
 
 use std::io::{self, ErrorKind};
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use socket2::SockRef;
 use tracing::warn;
 
+pub(super) use self::dhcp_mark::{DhcpMark, DhcpMarkError};
 pub(super) use self::portmap::PortmapService;
 
 use super::StartError;
@@ -38,6 +40,8 @@ pub(super) struct ServiceSockets {
     pub(super) http: Option<TcpListener>,
     pub(super) tftp: Option<UdpSocket>,
     pub(super) dhcp: Option<dhcp::server::Sockets>,
+    /// Kept as long as DHCP is answered.
+    pub(super) dhcp_mark: Option<DhcpMark>,
     /// For router solicitations of machines.
     pub(super) advertisement: Option<SolicitationListener>,
     /// For `isowire status` on this host.
@@ -236,9 +240,19 @@ impl ServiceSockets {
             // Alone on the port, so that another DHCP server on this host is an error at once.
             (Dhcp::Server(server), _) => (Asked::ByOperator, Sharing::Alone, server_state(server)),
         };
+        // Before the ports, which two proxies share.
+        let mark = match (DhcpMark::set(config.interface.as_deref()), asked) {
+            (Ok(mark), _) => mark,
+            (Err(other), Asked::ByOperator) => return Err(other.into()),
+            (Err(other), Asked::ByDefault) => {
+                self.off("DHCP", &other.to_string());
+                return Ok(());
+            }
+        };
         match (dhcp_sockets(config.interface.as_deref(), sharing, inherited), asked) {
             (Ok(Sockets { dhcp, boot_server }), _) => {
                 self.up("DHCP", dhcp.local_addr().ok(), state);
+                self.dhcp_mark = Some(mark);
                 self.dhcp = Some(Sockets { dhcp, boot_server });
             }
             (Err((address, error)), Asked::ByOperator) => return Err(cannot("dhcp", address, error)),

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::StartError;
 use super::image_updater::ImageUpdater;
-use super::service_sockets::{PortmapService, ServiceSockets};
+use super::service_sockets::{DhcpMark, PortmapService, ServiceSockets};
 use super::snapshot::Snapshot;
 use crate::boot::Files;
 use crate::config::{Config, Dhcp, TftpPorts};
@@ -48,7 +48,7 @@ pub(super) async fn start(
     let (snapshot, tasks) = (updater.snapshot(), JoinSet::new());
     let mut services = Services { config, snapshot, machines, stopping, tasks };
     // First, since only this one can still fail for a reason on the network.
-    services.start_dhcp(sockets.dhcp).await?;
+    services.start_dhcp(sockets.dhcp, sockets.dhcp_mark).await?;
     services.start_advertisement(sockets.advertisement);
     services.start_nbd(sockets.nbd)?;
     services.start_nfs(sockets.nfs, sockets.portmap)?;
@@ -72,11 +72,20 @@ impl Services<'_> {
         Arc::clone(&self.machines)
     }
 
-    async fn start_dhcp(&mut self, sockets: Option<dhcp::server::Sockets>) -> Result<(), StartError> {
+    async fn start_dhcp(
+        &mut self,
+        sockets: Option<dhcp::server::Sockets>,
+        mark: Option<DhcpMark>,
+    ) -> Result<(), StartError> {
         let Some(sockets) = sockets else { return Ok(()) };
         let config = dhcp_config(self.config, &self.snapshot, &self.machines);
         let server = dhcp::server::Server::start(sockets, config).await?;
-        self.tasks.spawn(unfailing(server.run(self.stop())));
+        let stop = self.stop();
+        self.tasks.spawn(unfailing(async move {
+            server.run(stop).await;
+            // From here on another isowire may answer.
+            drop(mark);
+        }));
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! `isowire serve` as the DHCP server of several networks, with real clients on each.
+//! DHCP of `isowire serve`: several networks with real clients on each, and two servers on one host.
 
 mod common;
 
@@ -58,6 +58,14 @@ impl Site {
         command.arg("serve").arg(self.path().join("arch.iso")).arg("--config").arg(config);
         command.args(["--portmap", "off", "--nfs", "off", "--status", "off"]);
         Running::start(&mut command, &self.path().join("log"))
+    }
+
+    /// Runs `isowire serve` on any free ports with these options; its log has this name.
+    fn beside(&self, log: &str, options: &[&str]) -> Running {
+        let mut command = self.lan.command(env!("CARGO_BIN_EXE_isowire"));
+        command.arg("serve").arg(self.path().join("arch.iso")).args(["--portmap", "off", "--status", "off"]);
+        command.args(["--nbd", "0", "--nfs", "0", "--http", "0", "--tftp", "0"]).args(options);
+        Running::start(&mut command, &self.path().join(log))
     }
 
     fn serve(&self) -> Running {
@@ -150,4 +158,42 @@ fn fixed_address_is_on_a_network() {
         assert_eq!(server.wait(SOON).unwrap().code(), Some(1));
         assert!(server.log().contains(why), "{}", server.log());
     }
+}
+
+const PROXY: &str = "proxy, beside the DHCP server of the network";
+const SECOND_OFF: &str = "DHCP     -                     off: another isowire on this host answers DHCP\n";
+
+#[test]
+fn second_server_leaves_dhcp_off() {
+    needs!(lan::NEEDS, ["xorriso"]);
+    let site = Site::new();
+    let ready = |log: &str, options: &[&str]| {
+        let mut server = site.beside(log, options);
+        server.wait_for("\nready\n", SOON);
+        server
+    };
+    let mut first = ready("1", &[]);
+    assert!(first.log().contains(PROXY), "{}", first.log());
+    let second = ready("2", &[]);
+    assert!(second.log().contains(SECOND_OFF), "{}", second.log());
+    let third = ready("3", &["--interface", BRIDGE]);
+    assert!(third.log().contains(SECOND_OFF), "{}", third.log());
+    // Asked for, it has to start.
+    for options in [&["--dhcp", "proxy"][..], &["--dhcp-range", "192.168.77.50-192.168.77.59"]] {
+        let mut refused = site.beside("refused", options);
+        assert_eq!(refused.wait(SOON).unwrap().code(), Some(1));
+        let line =
+            "dhcp: another isowire on this host answers DHCP: stop it, set another `interface` for each, or";
+        assert!(refused.log().contains(line), "{}", refused.log());
+    }
+    // The mark ends with its process, however that ends.
+    assert!(first.stop().success());
+    let fourth = ready("4", &[]);
+    assert!(fourth.log().contains(PROXY), "{}", fourth.log());
+    fourth.kill();
+    let fifth = ready("5", &["--interface", BRIDGE]);
+    assert!(fifth.log().contains(PROXY), "{}", fifth.log());
+    // Two on different interfaces do not meet.
+    let sixth = ready("6", &["--interface", SECOND_BRIDGE]);
+    assert!(sixth.log().contains(PROXY), "{}", sixth.log());
 }
