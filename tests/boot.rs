@@ -543,7 +543,7 @@ impl Site {
         Machine::power_on(&mut self.lan, card, &self.logs).run_to_power_off()
     }
 
-    fn boot_uefi(&mut self, uefi: Uefi) -> Report {
+    fn boot_uefi(&mut self, uefi: Uefi<'_>) -> Report {
         Machine::power_on_uefi(&mut self.lan, uefi, &self.logs).run_to_power_off()
     }
 

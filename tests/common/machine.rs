@@ -49,7 +49,7 @@ pub enum Card {
 
 /// Ways in which UEFI boots from the network.
 #[derive(Clone, Copy)]
-pub enum Uefi {
+pub enum Uefi<'a> {
     Pxe,
     Http,
     /// PXE, of a firmware that forbids memory that is both writable and executable.
@@ -60,6 +60,8 @@ pub enum Uefi {
     SecureHttp,
     /// iPXE in the ROM of the card, which the firmware runs instead of its own PXE.
     IpxeRom,
+    /// A program in this directory, `EFI/BOOT/BOOTX64.EFI`, before the network.
+    Disk(&'a Path),
 }
 
 pub struct Machine {
@@ -82,7 +84,7 @@ impl Machine {
 
     /// Powers on a machine with UEFI. Its card has a ROM only for [`Uefi::IpxeRom`], so that the
     /// firmware uses its own driver; it has none for QEMU's e1000.
-    pub fn power_on_uefi(lan: &mut Lan, uefi: Uefi, dir: &Path) -> Machine {
+    pub fn power_on_uefi(lan: &mut Lan, uefi: Uefi<'_>, dir: &Path) -> Machine {
         let variables = dir.join("variables.fd");
         let (code, template) = match uefi {
             Uefi::StrictPxe => strict_firmware(),
@@ -105,6 +107,15 @@ impl Machine {
         boot.extend(["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]);
         if let Uefi::Http | Uefi::SecureHttp = uefi {
             boot.extend(["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]);
+        }
+        let disk = match uefi {
+            Uefi::Disk(files) => {
+                format!("if=none,id=disk,format=raw,readonly=on,file=fat:{}", files.display())
+            }
+            _ => String::new(),
+        };
+        if let Uefi::Disk(_) = uefi {
+            boot.extend(["-drive", &disk, "-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
         }
         let card = if let Uefi::IpxeRom = uefi { Card::Virtio } else { Card::VirtioWithoutRom };
         Self::start(MAC, lan, card, dir, &boot)

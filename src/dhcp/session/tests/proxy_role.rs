@@ -61,15 +61,22 @@ fn efi_ipxe_without_http_gets_script_by_tftp() {
 fn limited_ipxe_loads_ipxe_once() {
     let ipxe = IpxePrograms { bios: true, uefi: true };
     let mut session = Session { boot: boot_targets().with_ipxe(ipxe), ..proxy() };
-    let rom = without_feature(&captured!("ipxe-bios-discover"), 0x18);
-    for _ in 0..2 {
-        let file = boot_file(&mut session, rom.clone());
-        assert!(file.ends_with("/undionly.kpxe"), "{file}");
+    // A BIOS ROM that was built without bzImage, and one for UEFI without HTTP.
+    for (rom, ipxe, without) in [
+        (captured!("ipxe-limited-bios-discover"), "/undionly.kpxe", "/lpxelinux.0"),
+        (captured!("ipxe-limited-efi-discover"), "/ipxe.efi", "/tftp.ipxe"),
+    ] {
+        for _ in 0..2 {
+            let file = boot_file(&mut session, rom.clone());
+            assert!(file.ends_with(ipxe), "{file}");
+        }
+        // What it loaded lacks the feature as well.
+        let mut loaded = rom;
+        loaded.header.xid ^= 1;
+        let file = boot_file(&mut session, loaded);
+        assert!(file.ends_with(without), "{file}");
+        session.limited_ipxes = LimitedIpxes::default();
     }
-    // What it loaded lacks the feature as well.
-    let mut loaded = rom;
-    loaded.header.xid ^= 1;
-    assert_eq!(boot_file(&mut session, loaded), "/boot/syslinux/lpxelinux.0");
 }
 
 #[test]
