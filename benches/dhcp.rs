@@ -39,7 +39,8 @@ fn session(role: Role) -> Session {
 
 fn server_role() -> ServerRole {
     let first = Ipv4Addr::new(10, 0, 0, 0);
-    let network = Network { address: first, netmask: Ipv4Addr::new(255, 0, 0, 0), router: None, dns: vec![] };
+    let network =
+        Network { address: first, netmask: Some(Ipv4Addr::new(255, 0, 0, 0)), router: None, dns: vec![] };
     let pool = Pool::new(first, Ipv4Addr::new(10, 0, 255, 255)).expect("as large as may be");
     ServerRole::new(vec![Subnet::new(network, Leases::new(pool, 3600, &[US]))])
 }

@@ -18,6 +18,7 @@
 //! - [`bootable`], [`uki`]: what an image boots, and a UEFI boot program made of it.
 //! - [`images`]: the set of images. [`boot`]: rules, plan, menus, the tree that TFTP and HTTP serve.
 //! - [`machines`]: a record for each machine that boots, fed by all doors.
+//! - [`interfaces`]: network interfaces of the host, and news of them.
 //! - [`stream`]: the part that all doors on TCP share.
 //! - [`nbd`], [`nfs`], [`http`], [`tftp`], [`dhcp`], [`ndp`]: the protocols. Each has `wire` (byte
 //!   layouts), `session` (the next step of one peer; no I/O, no clock) and `server` (sockets, tasks).
@@ -63,6 +64,7 @@ pub mod http;
 pub mod image;
 pub mod images;
 pub mod inspect;
+mod interfaces;
 
 mod locked;
 mod mac;

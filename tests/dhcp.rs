@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use common::dhcp::{FAR, Udhcpc, behind_relay, executable, newcomer, router, value};
+use common::dhcp::{
+    FAR, Udhcpc, ask, behind_relay, broadcast, client_socket, executable, newcomer, replies, router, shout,
+    value,
+};
 use common::lan::{self, BRIDGE, Lan, Namespace};
 use common::needs::needs;
 use common::running::{Running, output_of, text_of};
@@ -84,7 +87,9 @@ fn serve(mode: DhcpMode, ready: &mpsc::Sender<Result<(), DhcpStartError>>, stopp
         let machines = Arc::new(isowire::machines::Registry::new(std::time::Instant::now()));
         let config = DhcpConfig {
             interface,
+            wait: false,
             advertise: None,
+            bind: None,
             mode,
             boot: Arc::new(boot).into(),
             machines,
@@ -113,72 +118,6 @@ fn subnet(range: &str) -> SubnetConfig {
 
 fn server_role(lease_file: Option<PathBuf>) -> DhcpMode {
     DhcpMode::Server(ServerConfig { subnets: vec![subnet(RANGE)], lease_file })
-}
-
-/// Returns a captured DISCOVER that asks for a broadcast reply: a UDP socket on a host without an
-/// address receives no other.
-fn broadcast(captured: &[u8]) -> Vec<u8> {
-    let mut datagram = captured.to_vec();
-    datagram[10] |= 0x80;
-    datagram
-}
-
-/// Messages with their senders.
-type Received = Vec<(Message, SocketAddr)>;
-
-/// Broadcasts `datagrams` to port 67, as a client without an address does, and collects the messages
-/// to port 68 for `time`.
-fn shout(host: &Namespace, datagrams: &[Vec<u8>], time: Duration) -> Received {
-    host.inside(|| collect(&broadcasting(datagrams), time))
-}
-
-/// Broadcasts a datagram as [`shout`] does, and waits for this number of messages.
-fn ask(host: &Namespace, datagram: &[u8], count: usize) -> Received {
-    host.inside(|| replies(&broadcasting(&[datagram.to_vec()]), count))
-}
-
-fn broadcasting(datagrams: &[Vec<u8>]) -> UdpSocket {
-    let socket = client_socket();
-    for datagram in datagrams {
-        socket.send_to(datagram, (Ipv4Addr::BROADCAST, 67)).unwrap();
-    }
-    socket
-}
-
-fn client_socket() -> UdpSocket {
-    let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
-    let socket = bind(any, Some("eth0"), Sharing::Shared).unwrap();
-    socket.set_broadcast(true).unwrap();
-    socket
-}
-
-/// Waits for `count` messages, and a moment for others that should not come.
-fn replies(socket: &UdpSocket, count: usize) -> Received {
-    let mut received = collect_some(socket, SOON, count);
-    received.extend(collect(socket, Duration::from_millis(300)));
-    received
-}
-
-fn collect(socket: &UdpSocket, time: Duration) -> Received {
-    collect_some(socket, time, usize::MAX)
-}
-
-/// Collects up to `count` messages.
-fn collect_some(socket: &UdpSocket, time: Duration, count: usize) -> Received {
-    let end = Instant::now() + time;
-    let mut received = Vec::new();
-    let mut bytes = [0; 2048];
-    while received.len() < count {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        socket.set_read_timeout(Some(left)).unwrap();
-        if let Ok((len, from)) = socket.recv_from(&mut bytes) {
-            received.push((Message::parse(&bytes[..len]).unwrap(), from));
-        }
-    }
-    received
 }
 
 /// The senders of what was received.

@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["images"],
     &["boot"],
     &["machines"],
-    &["stream"],
+    &["interfaces", "stream"],
     &["nbd", "nfs", "http", "tftp", "dhcp", "ndp"],
     &["config"],
     &["telemetry", "inspect", "check", "secure_boot", "server", "cli"],

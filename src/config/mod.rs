@@ -7,6 +7,7 @@
 mod dhcp;
 mod file;
 mod images;
+mod interface;
 mod machine;
 mod menu;
 mod raw;
@@ -30,6 +31,7 @@ use crate::boot::menu::MenuSettings;
 use crate::boot::{Rules, UefiBy};
 use crate::bootable::Root;
 use crate::export::Allowed;
+use crate::interfaces;
 use crate::uki::{SigningPair, Stub};
 pub(crate) use dhcp::{Dhcp, Solicitations};
 use file::ConfigFile;
@@ -75,7 +77,17 @@ pub struct ServeOptions {
     #[arg(short, long, value_name = "IF", value_hint = ValueHint::Other)]
     interface: Option<RawValue>,
 
+    /// Start without that interface and wait for it
+    ///
+    /// A service of systemd waits by itself. With --dhcp-range, an interface that has no address on
+    /// the network of the range yet is waited for too.
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    wait_interface: Option<RawValue>,
+
     /// Listen on this IPv4 address only [default: 0.0.0.0]
+    ///
+    /// DHCP answers the machines that reach it: those on the network of this address, and those
+    /// behind relay agents.
     #[arg(long, value_name = "ADDR", value_hint = ValueHint::Other)]
     bind: Option<RawValue>,
 
@@ -273,6 +285,9 @@ pub struct Config {
     pub images: Vec<ImageConfig>,
     /// Network interface on which DHCP is answered; `None` means all.
     pub interface: Option<String>,
+    /// Start without the interface, or without its address on the network of the DHCP range.
+    pub wait_interface: bool,
+    /// Address to listen on; 0.0.0.0 means all.
     pub bind: Ipv4Addr,
     /// Clients that the services admit.
     pub allowed: Allowed,
@@ -305,6 +320,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// Returns the interface if this host does not have it at this moment.
+    pub(crate) fn missing_interface(&self) -> Option<&str> {
+        self.interface.as_deref().filter(|name| !interfaces::exists(name))
+    }
+
+    /// Returns whether the address that machines would be told is one that no machine can reach.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.bind.is_loopback() && self.advertise.is_none()
+    }
+
     /// Returns the roots that the operator named, for all machines, an image or a rule.
     pub(crate) fn named_roots(&self) -> impl Iterator<Item = Root> {
         let images = self.images.iter().map(|image| &image.overrides);
@@ -342,7 +367,10 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// [`ConfigError`] is the first wrong setting.
 pub fn load(arguments: &ArgMatches, variables: Environment<'_>) -> Result<Config, ConfigError> {
     let (file, options) = with_file(arguments)?;
-    Checker { file: file.as_ref(), options: &options, variables }.checked()
+    let checker = Checker { file: file.as_ref(), options: &options, variables };
+    let config = checker.checked()?;
+    checker.require_interface(&config)?;
+    Ok(config)
 }
 
 fn with_file(arguments: &ArgMatches) -> Result<(Option<ConfigFile>, ServeOptions), ConfigError> {
@@ -403,13 +431,15 @@ impl Checker<'_> {
         let uefi = self.uefi()?;
         let stub = self.stub()?;
         let (advertise, advertised_http) = self.advertised(&services)?.unzip();
+        let interface = self.read("interface", &options.interface, value::interface)?;
         Ok(Config {
             rules: self.rules(&services, &dhcp, length(&menu.parameters) + longest)?,
             ipxe: self.ipxe(uefi)?,
             uefi,
             images,
-            interface: self.read("interface", &options.interface, value::interface)?,
-            bind: self.read("bind", &options.bind, value::address)?.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            wait_interface: self.wait_interface(interface.as_deref(), &dhcp)?,
+            interface,
+            bind: self.bind(&dhcp, advertise)?,
             allowed: self.allowed()?,
             advertise,
             advertised_http: advertised_http.flatten(),

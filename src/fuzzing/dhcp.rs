@@ -188,7 +188,7 @@ fn server_role(rules: &Rules, networks: usize) -> ServerRole {
 
 fn subnet(rules: &Rules, network: u8) -> Subnet {
     let [first, last] = POOL.map(|n| Ipv4Addr::new(10, 0, network, n));
-    let network = Network { address: first, netmask: NETMASK, router: None, dns: vec![] };
+    let network = Network { address: first, netmask: Some(NETMASK), router: None, dns: vec![] };
     let pool = format!("{first}-{last}").parse().expect("a pool");
     let fixed = rules.fixed_addresses().filter(|(_, address)| network.contains(*address));
     let fixed = fixed.map(|(mac, address)| (HardwareAddress::ethernet(mac.octets()), address)).collect();

@@ -9,18 +9,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::ifaddrs::{InterfaceAddress, getifaddrs};
-use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::sockopt::{Ipv6RecvHopLimit, Ipv6RecvPacketInfo};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, RecvMsg, SockaddrIn6, recvmsg, setsockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
 use super::session::{self, Solicitation};
 use super::wire::{EMPTY_ADVERTISEMENT, ROUTER_SOLICITATION};
+use crate::interfaces::{self, InterfaceChanges};
 use crate::mac::Mac;
 use crate::machines::Registry;
 use crate::sys;
@@ -33,9 +31,6 @@ const HOP_LIMIT: u32 = 255;
 
 /// Bytes received of a message. iPXE and Linux send 16; a longer one is cut off and then malformed.
 const RECEIVE_MAX: usize = 512;
-
-/// Interval of looking for new interfaces.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Pause after a failed receive: a lack of memory does not end within microseconds.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
@@ -51,7 +46,8 @@ pub(crate) struct SolicitationListener {
 }
 
 impl SolicitationListener {
-    /// Opens the socket, for one interface only if one is named.
+    /// Opens the socket, for one interface only if one is named. It listens there as soon as that
+    /// interface exists.
     ///
     /// # Errors
     /// `PermissionDenied` without CAP_NET_RAW, `Unsupported` for a named interface without IPv6,
@@ -63,7 +59,6 @@ impl SolicitationListener {
         setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
         // RFC 4861 §6.1.1: the hop limit shows whether a router forwarded the message.
         setsockopt(&socket, Ipv6RecvHopLimit, &true)?;
-        socket.bind_device(only.map(str::as_bytes))?;
         // RFC 4861 §6.1.2: machines drop an advertisement with another hop limit.
         socket.set_unicast_hops_v6(HOP_LIMIT)?;
         let mut listener = Self { socket, only: only.map(str::to_owned), joined: BTreeMap::new() };
@@ -79,6 +74,13 @@ impl SolicitationListener {
         self.joined.values().map(String::as_str)
     }
 
+    /// Returns whether a message from the interface of this number is answered.
+    fn listens_on(&self, interface: u32) -> bool {
+        // The socket is not bound to one, since it could not follow an interface that is made again
+        // (socket(7)). So the kernel also gives it what arrives on others.
+        self.joined.contains_key(&interface)
+    }
+
     fn update_interfaces(&mut self) {
         match self.join() {
             Ok(None) => {}
@@ -91,12 +93,11 @@ impl SolicitationListener {
     /// Joins the group on all present interfaces; returns the last error of one that could not be
     /// joined.
     fn join(&mut self) -> io::Result<Option<io::Error>> {
-        let found: BTreeMap<u32, String> = getifaddrs()?.filter_map(|entry| interface(&entry)).collect();
-        self.joined.retain(|index, _| found.contains_key(index));
+        let found = self.wanted()?;
+        self.joined.retain(|index, name| found.get(index) == Some(name));
         let mut refused = None;
         for (index, name) in found {
-            let is_wanted = self.only.as_ref().is_none_or(|only| *only == name);
-            if !is_wanted || self.joined.contains_key(&index) {
+            if self.joined.contains_key(&index) {
                 continue;
             }
             match check_enabled(&name).and_then(|()| self.socket.join_multicast_v6(&ALL_ROUTERS, index)) {
@@ -106,6 +107,15 @@ impl SolicitationListener {
             }
         }
         Ok(refused)
+    }
+
+    /// Returns numbers and names of the wanted interfaces that are up and have neighbours.
+    fn wanted(&self) -> io::Result<BTreeMap<u32, String>> {
+        let mut list = interfaces::list()?;
+        // Loopback and tunnels have no machines to boot.
+        list.retain(|link| link.is_up && link.is_broadcast && link.is_multicast);
+        list.retain(|link| self.only.as_ref().is_none_or(|only| *only == link.name));
+        Ok(list.into_iter().map(|link| (link.index, link.name)).collect())
     }
 }
 
@@ -118,16 +128,6 @@ fn check_enabled(interface: &str) -> io::Result<()> {
     }
 }
 
-/// Returns number and name of an interface that is up and has neighbours. The kernel lists one
-/// link-layer entry per interface.
-fn interface(entry: &InterfaceAddress) -> Option<(u32, String)> {
-    let link = *entry.address.as_ref()?.as_link_addr()?;
-    // Loopback and tunnels have no machines to boot.
-    let wanted = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_BROADCAST | InterfaceFlags::IFF_MULTICAST;
-    let index = u32::try_from(link.ifindex()).ok()?;
-    entry.flags.contains(wanted).then(|| (index, entry.interface_name.clone()))
-}
-
 /// Answers machines that were offered a boot file, as `machines` knows, until `shutdown` is ready.
 ///
 /// # Errors
@@ -138,16 +138,20 @@ pub(crate) async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let socket = watched(&listener.socket)?;
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    // After a suspend one look is enough.
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut changes = InterfaceChanges::listen();
+    listener.update_interfaces();
     let (mut shutdown, mut bytes) = (pin!(shutdown), [0; RECEIVE_MAX]);
     loop {
         tokio::select! {
             () = &mut shutdown => return Ok(()),
-            _ = look.tick() => listener.update_interfaces(),
+            () = changes.next() => listener.update_interfaces(),
             received = receive(&socket, &mut bytes) => match received {
-                Ok(received) => handle(&socket, &received, &bytes, &machines),
+                Ok(received) if listener.listens_on(received.interface) => {
+                    handle(&socket, &received, &bytes, &machines);
+                }
+                Ok(received) => {
+                    debug!(peer = %received.from, "router solicitation not answered: other interface");
+                }
                 Err(error) => {
                     warn!("router solicitation not received: {error}");
                     tokio::time::sleep(FAILURE_PAUSE).await;

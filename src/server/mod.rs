@@ -14,7 +14,6 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::ifaddrs::getifaddrs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::runtime::{Builder, Runtime};
@@ -31,6 +30,7 @@ use crate::bootable::Root;
 use crate::config::{Config, bios_ipxe_of_host, uefi_ipxe_of_host};
 use crate::dhcp::server::DhcpStartError;
 use crate::images::{HiddenNameError, ImageError};
+use crate::interfaces::{self, Interface};
 use crate::machines::Registry;
 use crate::nfs::server::rpcbind::RegistrationError;
 use crate::text::Word;
@@ -245,11 +245,12 @@ fn foreign_dhcp(config: &Config, sockets: &ServiceSockets, files: &Files) -> Opt
 /// a request arrives.
 fn own_address(config: &Config) -> Option<Ipv4Addr> {
     if !config.bind.is_unspecified() {
-        return Some(config.bind);
+        return Some(config.bind).filter(|bind| !bind.is_loopback());
     }
     let only = config.interface.as_deref();
-    let own = getifaddrs().ok()?.filter(|own| only.is_none_or(|only| only == own.interface_name));
-    own.filter_map(|own| Some(own.address?.as_sockaddr_in()?.ip())).find(|address| !address.is_loopback())
+    let served = |link: &Interface| link.is_up && only.is_none_or(|only| only == link.name);
+    let served: Vec<_> = interfaces::list().ok()?.into_iter().filter(served).collect();
+    served.iter().flat_map(Interface::ips).find(|address| !address.is_loopback())
 }
 
 /// Tells the user and systemd that all is up.

@@ -92,7 +92,7 @@ impl ServiceSockets {
         sockets.tftp = sockets.open_one(&tftp, inherited.tftp, UdpSocket::bind)?;
         sockets.open_advertisement(config)?;
         sockets.open_dhcp(config, [inherited.dhcp, inherited.pxe])?;
-        sockets.report_advertisement();
+        sockets.report_advertisement(config.missing_interface());
         // Only now: NFS is a root only together with the portmapper.
         sockets.require_roots(config)?;
         sockets.open_status(&config.status)?;
@@ -226,19 +226,15 @@ impl ServiceSockets {
     }
 
     fn open_dhcp(&mut self, config: &Config, inherited: [Option<UdpSocket>; 2]) -> Result<(), StartError> {
-        let (asked, sharing, state) = match (&config.dhcp, &inherited) {
-            (Dhcp::Off, [None, None]) => {
-                self.off("DHCP", OFF);
-                return Ok(());
+        let (asked, sharing, state) = match &config.dhcp {
+            Dhcp::Off => return self.leave_dhcp_off(OFF, &inherited),
+            Dhcp::Proxy(Asked::ByDefault) if config.is_unreachable() => {
+                let why = format!("bound to {}, which no machine can reach", config.bind);
+                return self.leave_dhcp_off(&why, &inherited);
             }
-            // A socket without a service is a mistake in the unit files.
-            (Dhcp::Off, [Some(_), _]) => return Err(SocketError::Off("dhcp").into()),
-            (Dhcp::Off, [None, Some(_)]) => return Err(SocketError::Off("pxe").into()),
-            (Dhcp::Proxy(asked), _) => {
-                (*asked, Sharing::Shared, "proxy, beside the DHCP server of the network")
-            }
+            Dhcp::Proxy(asked) => (*asked, Sharing::Shared, "proxy, beside the DHCP server of the network"),
             // Alone on the port, so that another DHCP server on this host is an error at once.
-            (Dhcp::Server(server), _) => (Asked::ByOperator, Sharing::Alone, server_state(server)),
+            Dhcp::Server(server) => (Asked::ByOperator, Sharing::Alone, server_state(server)),
         };
         // Before the ports, which two proxies share.
         let mark = match (DhcpMark::set(config.interface.as_deref()), asked) {
@@ -249,9 +245,10 @@ impl ServiceSockets {
                 return Ok(());
             }
         };
-        match (dhcp_sockets(config.interface.as_deref(), sharing, inherited), asked) {
+        match (dhcp_sockets(config, sharing, inherited), asked) {
             (Ok(Sockets { dhcp, boot_server }), _) => {
-                self.up("DHCP", dhcp.local_addr().ok(), state);
+                let waiting = config.missing_interface().map(waiting_for);
+                self.up("DHCP", dhcp.local_addr().ok(), waiting.as_deref().unwrap_or(state));
                 self.dhcp_mark = Some(mark);
                 self.dhcp = Some(Sockets { dhcp, boot_server });
             }
@@ -262,6 +259,18 @@ impl ServiceSockets {
             }
         }
         Ok(())
+    }
+
+    fn leave_dhcp_off(&mut self, why: &str, inherited: &[Option<UdpSocket>; 2]) -> Result<(), StartError> {
+        match inherited {
+            // A socket without a service is a mistake in the unit files.
+            [Some(_), _] => Err(SocketError::Off("dhcp").into()),
+            [None, Some(_)] => Err(SocketError::Off("pxe").into()),
+            [None, None] => {
+                self.off("DHCP", why);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -296,26 +305,32 @@ fn port_of(socket: &impl AsFd) -> Option<u16> {
     address_of(socket).map(|address| address.port())
 }
 
+/// Returns the state of a service whose interface does not exist yet.
+fn waiting_for(interface: &str) -> String {
+    format!("waiting for interface {interface}")
+}
+
 /// Binds the sockets that were not inherited. An error comes with its address.
 fn dhcp_sockets(
-    interface: Option<&str>,
+    config: &Config,
     sharing: Sharing,
     [dhcp, pxe]: [Option<UdpSocket>; 2],
 ) -> Result<Sockets, (SocketAddrV4, io::Error)> {
-    let dhcp = dhcp.map_or_else(|| bind_dhcp(interface, sharing, SERVER_PORT), Ok)?;
-    let pxe = pxe.map_or_else(|| bind_dhcp(interface, sharing, PXE_PORT), Ok)?;
+    let bind = |port| bind_dhcp(config, sharing, port);
+    let dhcp = dhcp.map_or_else(|| bind(SERVER_PORT), Ok)?;
+    let pxe = pxe.map_or_else(|| bind(PXE_PORT), Ok)?;
     Ok(Sockets { dhcp, boot_server: Some(pxe) })
 }
 
-fn bind_dhcp(
-    interface: Option<&str>,
-    sharing: Sharing,
-    port: u16,
-) -> Result<UdpSocket, (SocketAddrV4, io::Error)> {
+fn bind_dhcp(config: &Config, sharing: Sharing, port: u16) -> Result<UdpSocket, (SocketAddrV4, io::Error)> {
     // RFC 2131 §4.1: clients without an address broadcast, and a bound address receives no
     // broadcast.
     let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
-    dhcp::server::bind(address, interface, sharing).map_err(|error| (address, error))
+    let bound = match config.missing_interface() {
+        Some(_) => dhcp::server::bind_until_interface_exists(address),
+        None => dhcp::server::bind(address, config.interface.as_deref(), sharing),
+    };
+    bound.map_err(|error| (address, error))
 }
 
 /// Creates the error of a socket, with its remedy.
@@ -335,7 +350,7 @@ fn cannot(service: &'static str, address: SocketAddrV4, error: io::Error) -> Sta
         ErrorKind::AddrNotAvailable => "choose an address of this host for `bind`".to_owned(),
         // SO_BINDTODEVICE on an interface that does not exist (socket(7)).
         _ if error.raw_os_error() == Some(libc::ENODEV) => {
-            "choose one of `ip link` for `interface`".to_owned()
+            "choose one of `ip link` for `interface`, or wait for it by `wait-interface`".to_owned()
         }
         _ => change,
     };

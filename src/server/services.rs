@@ -197,7 +197,9 @@ fn dhcp_config(
     };
     dhcp::server::DhcpConfig {
         interface: config.interface.clone(),
+        wait: config.wait_interface,
         advertise: config.advertise,
+        bind: Some(config.bind).filter(|bind| !bind.is_unspecified()),
         mode,
         boot: snapshot.project(|snapshot| Arc::clone(&snapshot.targets)),
         leased: Arc::clone(snapshot.current().files.leased()),

@@ -1,11 +1,14 @@
 //! Clients of DHCP, another DHCP server, and a relay agent's network.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use isowire::dhcp::server::{Sharing, bind};
+use isowire::dhcp::wire::Message;
 
 use super::lan::{BRIDGE, Lan, Namespace};
 use super::needs::tool;
@@ -90,6 +93,72 @@ impl Udhcpc {
         let pid = fs::read_to_string(self.dir.join("pid")).unwrap();
         output_of(tool("kill").args([signal, pid.trim()]));
     }
+}
+
+/// Returns a captured DISCOVER that asks for a broadcast reply: a UDP socket on a host without an
+/// address receives no other.
+pub fn broadcast(captured: &[u8]) -> Vec<u8> {
+    let mut datagram = captured.to_vec();
+    datagram[10] |= 0x80;
+    datagram
+}
+
+/// Messages with their senders.
+pub type Received = Vec<(Message, SocketAddr)>;
+
+/// Broadcasts `datagrams` to port 67, as a client without an address does, and collects the messages
+/// to port 68 for `time`.
+pub fn shout(host: &Namespace, datagrams: &[Vec<u8>], time: Duration) -> Received {
+    host.inside(|| collect(&broadcasting(datagrams), time))
+}
+
+/// Broadcasts a datagram as [`shout`] does, and waits for this number of messages.
+pub fn ask(host: &Namespace, datagram: &[u8], count: usize) -> Received {
+    host.inside(|| replies(&broadcasting(&[datagram.to_vec()]), count))
+}
+
+fn broadcasting(datagrams: &[Vec<u8>]) -> UdpSocket {
+    let socket = client_socket();
+    for datagram in datagrams {
+        socket.send_to(datagram, (Ipv4Addr::BROADCAST, 67)).unwrap();
+    }
+    socket
+}
+
+pub fn client_socket() -> UdpSocket {
+    let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
+    let socket = bind(any, Some("eth0"), Sharing::Shared).unwrap();
+    socket.set_broadcast(true).unwrap();
+    socket
+}
+
+/// Waits for `count` messages, and a moment for others that should not come.
+pub fn replies(socket: &UdpSocket, count: usize) -> Received {
+    let mut received = collect_some(socket, SOON, count);
+    received.extend(collect(socket, Duration::from_millis(300)));
+    received
+}
+
+pub fn collect(socket: &UdpSocket, time: Duration) -> Received {
+    collect_some(socket, time, usize::MAX)
+}
+
+/// Collects up to `count` messages.
+fn collect_some(socket: &UdpSocket, time: Duration, count: usize) -> Received {
+    let end = Instant::now() + time;
+    let mut received = Vec::new();
+    let mut bytes = [0; 2048];
+    while received.len() < count {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        socket.set_read_timeout(Some(left)).unwrap();
+        if let Ok((len, from)) = socket.recv_from(&mut bytes) {
+            received.push((Message::parse(&bytes[..len]).unwrap(), from));
+        }
+    }
+    received
 }
 
 /// Address of the relay agent on the other network.

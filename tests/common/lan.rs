@@ -65,6 +65,14 @@ impl Lan {
         host
     }
 
+    /// Deletes the bridge and makes it again, with the same address and hosts.
+    pub fn replace_bridge(&self, address: Ipv4Addr) {
+        self.server.ip(&["link", "delete", BRIDGE]);
+        self.server.ip(&["link", "add", BRIDGE, "type", "bridge"]);
+        self.server.configure(BRIDGE, address);
+        (1..=self.hosts).for_each(|host| self.plug_in(&format!("veth{host}"), BRIDGE));
+    }
+
     /// Adds a tap device for a machine and returns its name.
     pub fn tap(&mut self) -> String {
         self.taps += 1;

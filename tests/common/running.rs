@@ -46,6 +46,16 @@ impl Running {
         }
     }
 
+    /// Waits until `count` lines of the log contain `text`. Panics with the log if the time is up.
+    pub fn wait_for_lines(&mut self, text: &str, count: usize, limit: Duration) {
+        let lines = |log: &str| log.lines().filter(|line| line.contains(text)).count();
+        let end = Instant::now() + limit;
+        while lines(&self.log()) < count {
+            assert!(Instant::now() < end, "not {count} times `{text}` within {limit:?}:\n{}", self.log());
+            sleep(POLL);
+        }
+    }
+
     /// Waits for the process to end by itself; returns `None` after `limit`.
     pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         let end = Instant::now() + limit;

@@ -78,6 +78,11 @@ impl Pool {
         self.last
     }
 
+    /// Returns whether `address` is in the range.
+    pub(crate) fn contains(&self, address: Ipv4Addr) -> bool {
+        (self.first..=self.last).contains(&address)
+    }
+
     /// Returns the number of addresses.
     pub(crate) fn len(&self) -> u32 {
         u32::from(self.last) - u32::from(self.first) + 1
@@ -177,15 +182,33 @@ impl Leases {
     /// Reserves an address for each of these machines.
     #[must_use]
     pub(crate) fn with_fixed(mut self, fixed: HashMap<HardwareAddress, Ipv4Addr>) -> Self {
+        self.fix(fixed);
+        self
+    }
+
+    /// Reserves an address for each of these machines, and for no others any more.
+    pub(crate) fn fix(&mut self, fixed: HashMap<HardwareAddress, Ipv4Addr>) {
         self.fixed_addresses = fixed.values().copied().collect();
         self.free.retain(|address| !self.fixed_addresses.contains(address));
         self.fixed = fixed;
-        self
     }
 
     /// Returns the range of addresses.
     pub(crate) const fn pool(&self) -> Pool {
         self.pool
+    }
+
+    /// Withdraws these addresses for good: nobody is leased one any more. Frees one that a machine
+    /// holds.
+    pub(crate) fn reserve(&mut self, addresses: impl IntoIterator<Item = Ipv4Addr>) {
+        for address in addresses {
+            if self.holds.contains_key(&address) {
+                self.free(address);
+                self.events.push(Event::Freed { address });
+            }
+            self.fixed.retain(|_, fixed| *fixed != address);
+            self.free.remove(&address);
+        }
     }
 
     /// Returns the length of a lease in seconds.

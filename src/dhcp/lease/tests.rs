@@ -48,6 +48,22 @@ fn address_is_offered_to_one_machine() {
 }
 
 #[test]
+fn reserved_address_is_nobodys() {
+    let mut leases = leases("10.0.0.1-10.0.0.3").with_fixed([(machine(9), address(9))].into());
+    leases.claim(machine(1), address(1), START).unwrap();
+    leases.claim(machine(9), address(9), START).unwrap();
+    leases.take_events();
+    leases.reserve([1, 2, 9, 77].map(address));
+    let freed = [1, 9].map(|n| Event::Freed { address: address(n) });
+    assert_eq!(leases.take_events(), freed, "what was not leased is not freed");
+    assert_eq!(leases.claim(machine(1), address(1), START), Err(ClaimError::NotInPool));
+    assert_eq!(leases.offer(machine(9), Some(address(2)), START), Some(address(3)));
+    assert_eq!(leases.offer(machine(1), Some(address(1)), START), None, "the pool is full");
+    leases.reserve([address(1)]);
+    assert_eq!(leases.take_events(), []);
+}
+
+#[test]
 fn offer_ends_before_lease() {
     let mut leases = leases("10.0.0.1-10.0.0.1");
     leases.offer(machine(1), None, START);

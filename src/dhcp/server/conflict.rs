@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
-use tracing::info;
+use tracing::{debug, info};
 
-use super::interfaces::Interface;
 use super::socket::{Sharing, Socket, bind};
 use crate::dhcp::wire::{CLIENT_PORT, Message, MessageType, Opcode, SERVER_PORT};
+use crate::interfaces::Interface;
 
 /// Time to wait for an offer. dnsmasq probes a new address for three seconds before it offers it.
 const OFFER_WAIT: Duration = Duration::from_millis(3500);
@@ -48,12 +48,60 @@ pub(super) async fn find_all(probed: Vec<(Interface, Ipv4Addr)>) -> Vec<Conflict
     conflicts
 }
 
+/// Probes of a running server.
+#[derive(Debug, Default)]
+pub(super) struct Probes {
+    running: JoinSet<Option<Conflict>>,
+    /// Interfaces, each with our address there, that were probed before.
+    probed: Vec<(u32, Ipv4Addr)>,
+}
+
+impl Probes {
+    /// Notes that these links were probed.
+    pub(super) fn remember(&mut self, links: &[(Interface, Ipv4Addr)]) {
+        self.probed = links.iter().map(|(interface, local)| (interface.index, *local)).collect();
+    }
+
+    /// Starts to probe the links.
+    pub(super) fn start(&mut self, links: Vec<(Interface, Ipv4Addr)>) {
+        self.remember(&links);
+        self.spawn(links);
+    }
+
+    /// Starts to probe those links that are new.
+    pub(super) fn start_new(&mut self, links: Vec<(Interface, Ipv4Addr)>) {
+        let before = std::mem::take(&mut self.probed);
+        self.remember(&links);
+        let is_new =
+            |(interface, local): &(Interface, Ipv4Addr)| !before.contains(&(interface.index, *local));
+        self.spawn(links.into_iter().filter(is_new).collect());
+    }
+
+    fn spawn(&mut self, links: Vec<(Interface, Ipv4Addr)>) {
+        for (interface, local) in links {
+            self.running.spawn(async move {
+                let found = find(&interface, local).await.unwrap_or_else(|error| {
+                    debug!(interface = %interface.name, "probe for other DHCP servers failed: {error}");
+                    None
+                });
+                found.map(|server| Conflict { server, local, interface: interface.name })
+            });
+        }
+    }
+
+    /// Waits for the end of a probe and returns the server that it found; `None` at once if no
+    /// probe is running.
+    pub(super) async fn ended(&mut self) -> Option<Option<Conflict>> {
+        self.running.join_next().await.map(|ended| ended.ok().flatten())
+    }
+}
+
 /// Sends a DISCOVER out of `interface` from our address there, and returns another server that
 /// offers an address.
 ///
 /// # Errors
 /// Errors of the kernel: port 68 cannot be bound, or nothing can be sent.
-pub(super) async fn find(interface: &Interface, local: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
+async fn find(interface: &Interface, local: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
     let Some(mac) = interface.mac else { return Ok(None) };
     // Bound to the interface and closed soon, so that a DHCP client of this host on another
     // interface is not disturbed. Servers reply to port 68 (RFC 2131 §4.1).

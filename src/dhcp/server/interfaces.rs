@@ -1,79 +1,63 @@
-//! Network interfaces of the host, as the kernel listed them some seconds ago.
+//! Network interfaces that the DHCP service answers on, and our addresses there.
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
-
-use nix::ifaddrs::{InterfaceAddress, getifaddrs};
-use nix::net::if_::InterfaceFlags;
-use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 
 use super::socket::Arrival;
 use crate::dhcp::session::Network;
+use crate::interfaces::{self, Address, Interface};
 
-/// Age at which the list is read again: addresses change seldom, and a machine asks again.
-const MAX_AGE: Duration = Duration::from_secs(10);
-/// The same for a datagram from an interface that is not in the list.
-const MAX_AGE_IF_UNKNOWN: Duration = Duration::from_secs(1);
-
-/// Interface that is up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Interface {
-    pub name: String,
-    pub index: u32,
-    /// `None` for a link without hardware addresses: a tunnel.
-    pub mac: Option<[u8; 6]>,
-    pub addresses: Vec<Address>,
-    /// True for Ethernet and similar links, false for loopback and tunnels.
-    pub is_broadcast: bool,
-}
-
-/// IPv4 address with its netmask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Address {
-    pub ip: Ipv4Addr,
-    pub netmask: Ipv4Addr,
-}
-
-/// Interfaces of the host that are up.
+/// Interfaces of the host, as they were when the list was last read.
 #[derive(Debug)]
 pub(super) struct Interfaces {
     list: Vec<Interface>,
-    read: Instant,
     /// The only interface to serve; all if `None`.
     only: Option<String>,
+}
+
+/// Reason for answering nobody on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub(super) enum Unserved {
+    #[error("its interface is not served")]
+    OtherInterface,
+    #[error("its interface has no IPv4 address")]
+    NoAddress,
+    #[error("isowire is bound to {0}, which is not on the interface of the machine")]
+    BoundElsewhere(Ipv4Addr),
 }
 
 impl Interfaces {
     /// Reads the list from the kernel.
     pub(super) fn read(only: Option<String>) -> io::Result<Self> {
-        Ok(Self { list: read_list()?, read: Instant::now(), only })
+        Ok(Self { list: interfaces::list()?, only })
+    }
+
+    /// Reads the list again.
+    pub(super) fn refresh(&mut self) -> io::Result<()> {
+        self.list = interfaces::list()?;
+        Ok(())
+    }
+
+    /// Returns whether this host has an interface of this name, up or down.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.list.iter().any(|interface| interface.name == name)
     }
 
     fn served(&self) -> impl Iterator<Item = &Interface> {
-        self.list.iter().filter(|interface| self.is_served(interface))
+        self.list.iter().filter(|interface| interface.is_up && self.is_served(interface))
     }
 
     fn is_served(&self, interface: &Interface) -> bool {
         self.only.as_ref().is_none_or(|only| *only == interface.name)
     }
 
-    /// Returns the interface on which a datagram arrived, if that is served. Reads the list again
-    /// if it is old.
-    pub(super) fn of(&mut self, arrival: &Arrival) -> Option<&Interface> {
-        let is_known = self.position(arrival.interface).is_some();
-        let max_age = if is_known { MAX_AGE } else { MAX_AGE_IF_UNKNOWN };
-        if self.read.elapsed() > max_age
-            && let Ok(list) = read_list()
-        {
-            (self.list, self.read) = (list, Instant::now());
-        }
-        let interface = self.list.get(self.position(arrival.interface)?)?;
-        self.is_served(interface).then_some(interface)
-    }
-
-    fn position(&self, index: u32) -> Option<usize> {
-        self.list.iter().position(|interface| interface.index == index)
+    /// Returns the interface on which a datagram arrived.
+    ///
+    /// # Errors
+    /// [`Unserved::OtherInterface`] if it is not served.
+    pub(super) fn of(&self, arrival: &Arrival) -> Result<&Interface, Unserved> {
+        let interface = self.list.iter().find(|interface| interface.index == arrival.interface);
+        interface.filter(|interface| self.is_served(interface)).ok_or(Unserved::OtherInterface)
     }
 
     /// Returns whether `ip` is an address of this host.
@@ -100,79 +84,44 @@ impl Interfaces {
     /// Returns the served interfaces on `network`, each with our address there.
     pub(super) fn in_network(&self, network: &Network) -> Vec<(Interface, Ipv4Addr)> {
         let links = self.served().filter(|interface| interface.is_broadcast);
-        links.filter_map(|link| Some((link.clone(), link.address_in(network)?))).collect()
+        links.filter_map(|link| Some((link.clone(), address_in(link, network)?))).collect()
     }
 }
 
-impl Address {
-    /// Returns whether `ip` is on the same network.
-    fn is_neighbour(&self, ip: Ipv4Addr) -> bool {
-        (u32::from(self.ip) ^ u32::from(ip)) & u32::from(self.netmask) == 0
+/// Returns our address for a datagram: its destination, or for a broadcast one of the interface,
+/// first those of networks on which addresses are leased.
+pub(super) fn local(
+    interface: &Interface,
+    arrival: &Arrival,
+    is_leased: impl Fn(Ipv4Addr) -> bool,
+) -> Result<Ipv4Addr, Unserved> {
+    if arrival.to == arrival.spec_dst {
+        return Ok(arrival.to);
     }
+    // RFC 2131 §4.1: the server identifier is an address that the client can reach, so one on the
+    // network of its lease. The kernel may name an address of another interface.
+    let local = interface
+        .ips()
+        .find(|ip| is_leased(*ip))
+        .or_else(|| interface.ips().find(|ip| *ip == arrival.spec_dst));
+    local.or_else(|| interface.ips().next()).ok_or(Unserved::NoAddress)
 }
 
-impl Interface {
-    /// Returns our address for a datagram: its destination, or for a broadcast one of the
-    /// interface, first those of networks on which addresses are leased.
-    pub(super) fn local(&self, arrival: &Arrival, is_leased: impl Fn(Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
-        if arrival.to == arrival.spec_dst {
-            return Some(arrival.to);
-        }
-        // RFC 2131 §4.1: the server identifier is an address that the client can reach, so one on
-        // the network of its lease. The kernel may name an address of another interface.
-        self.ips()
-            .find(|ip| is_leased(*ip))
-            .or_else(|| self.ips().find(|ip| *ip == arrival.spec_dst))
-            .or_else(|| self.ips().next())
-    }
-
-    fn address_in(&self, network: &Network) -> Option<Ipv4Addr> {
-        self.ips().find(|ip| network.contains(*ip))
-    }
-
-    fn ips(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.addresses.iter().map(|address| address.ip)
-    }
+/// Returns the only address that the services are bound to, if the sender reaches it.
+pub(super) fn bound(
+    interface: &Interface,
+    arrival: &Arrival,
+    bind: Ipv4Addr,
+    is_relayed: bool,
+) -> Result<Ipv4Addr, Unserved> {
+    // The machines behind a relay agent come through routers, and so did a datagram to this very
+    // address.
+    let is_reached = is_relayed || arrival.to == bind || interface.ips().any(|ip| ip == bind);
+    if is_reached { Ok(bind) } else { Err(Unserved::BoundElsewhere(bind)) }
 }
 
-fn read_list() -> io::Result<Vec<Interface>> {
-    let entries: Vec<InterfaceAddress> = getifaddrs()?.collect();
-    let mut list: Vec<Interface> = entries.iter().filter_map(interface).collect();
-    for entry in &entries {
-        // An address may have a label: `eth0:1` is an address of eth0.
-        let name = entry.interface_name.split(':').next().unwrap_or_default();
-        if let (Some(interface), Some(address)) = (list.iter_mut().find(|i| i.name == name), address(entry)) {
-            interface.addresses.push(address);
-        }
-    }
-    Ok(list)
-}
-
-/// Returns the interface of a link-layer entry, of which the kernel lists one for each interface.
-fn interface(entry: &InterfaceAddress) -> Option<Interface> {
-    let link = *entry.address?.as_link_addr()?;
-    if !entry.flags.contains(InterfaceFlags::IFF_UP) {
-        return None;
-    }
-    let is_broadcast = entry.flags.contains(InterfaceFlags::IFF_BROADCAST);
-    Some(Interface {
-        name: entry.interface_name.clone(),
-        index: u32::try_from(link.ifindex()).ok()?,
-        mac: link.addr().filter(|mac| is_broadcast && *mac != [0; 6]),
-        addresses: Vec::new(),
-        is_broadcast,
-    })
-}
-
-fn address(entry: &InterfaceAddress) -> Option<Address> {
-    Some(Address { ip: ipv4(entry.address)?, netmask: ipv4(entry.netmask)? })
-}
-
-fn ipv4(address: Option<SockaddrStorage>) -> Option<Ipv4Addr> {
-    let address = address?;
-    // The kernel may leave the family of a netmask at 0.
-    address.family()?;
-    address.as_sockaddr_in().map(|address| address.ip())
+fn address_in(interface: &Interface, network: &Network) -> Option<Ipv4Addr> {
+    interface.ips().find(|ip| network.contains(*ip))
 }
 
 #[cfg(test)]
@@ -183,34 +132,64 @@ mod tests {
 
     const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 
+    fn ip(n: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, n, 0, 1)
+    }
+
+    /// An interface with these addresses.
+    fn eth(index: u32, addresses: &[u8]) -> Interface {
+        let addresses = addresses.iter().map(|&n| Address { ip: ip(n), netmask: NETMASK });
+        Interface {
+            name: format!("eth{index}"),
+            index,
+            is_up: true,
+            mac: Some([2; 6]),
+            addresses: addresses.collect(),
+            is_broadcast: true,
+            is_multicast: true,
+        }
+    }
+
+    /// A datagram that arrived on `eth2`.
+    fn arrival(to: Ipv4Addr, spec_dst: Ipv4Addr) -> Arrival {
+        let from = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
+        Arrival { from, interface: 2, to, spec_dst }
+    }
+
     #[test]
-    fn loopback_has_no_hardware_address() {
-        let interfaces = Interfaces::read(None).unwrap();
-        let Some(lo) = interfaces.list.iter().find(|interface| interface.name == "lo") else {
-            return println!("skipped: loopback is down in this network namespace");
-        };
-        assert_eq!((lo.mac, lo.is_broadcast), (None, false));
-        assert!(interfaces.is_own(Ipv4Addr::LOCALHOST));
-        assert!(!interfaces.is_own(Ipv4Addr::new(192, 0, 2, 1)));
+    fn own_addresses_are_those_of_every_interface() {
+        let down = Interface { is_up: false, ..eth(3, &[3]) };
+        let interfaces = Interfaces { list: vec![eth(2, &[1, 2]), down], only: Some("eth2".into()) };
+        assert_eq!([1, 2, 3, 4].map(|n| interfaces.is_own(ip(n))), [true, true, true, false]);
+        assert_eq!([1, 3].map(|n| interfaces.netmask_of(ip(n))), [Some(NETMASK), None]);
+        assert!(interfaces.has("eth3") && !interfaces.has("eth4"));
+        assert_eq!(interfaces.of(&arrival(ip(1), ip(1))).unwrap().name, "eth2");
+        let renamed = Interfaces { only: Some("eth0".into()), ..interfaces };
+        assert_eq!(renamed.of(&arrival(ip(1), ip(1))), Err(Unserved::OtherInterface));
     }
 
     #[test]
     fn local_address_is_one_of_the_network() {
-        let [first, second, kernels] = [1, 2, 3].map(|n| Ipv4Addr::new(10, n, 0, 1));
-        let addresses = [first, second, kernels].map(|ip| Address { ip, netmask: NETMASK }).to_vec();
-        let interface =
-            Interface { name: "eth0".into(), index: 2, mac: Some([2; 6]), addresses, is_broadcast: true };
-        let from = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
-        let arrival = |to, spec_dst| Arrival { from, interface: 2, to, spec_dst };
-        let network = Network { address: second, netmask: NETMASK, router: None, dns: vec![] };
-        let broadcast = arrival(Ipv4Addr::BROADCAST, kernels);
+        let interface = eth(2, &[1, 2, 3]);
+        let network = Network { address: ip(2), netmask: Some(NETMASK), router: None, dns: vec![] };
         let leased = |ip| network.contains(ip);
-        assert_eq!(interface.local(&broadcast, leased), Some(second));
-        assert_eq!(interface.local(&broadcast, |_| false), Some(kernels));
+        let broadcast = arrival(Ipv4Addr::BROADCAST, ip(3));
+        assert_eq!(local(&interface, &broadcast, leased), Ok(ip(2)));
+        assert_eq!(local(&interface, &broadcast, |_| false), Ok(ip(3)));
         let foreign = arrival(Ipv4Addr::BROADCAST, Ipv4Addr::new(172, 16, 0, 1));
-        assert_eq!(interface.local(&foreign, |_| false), Some(first), "another interface's address");
-        assert_eq!(interface.local(&arrival(kernels, kernels), leased), Some(kernels));
-        let bare = Interface { addresses: vec![], ..interface };
-        assert_eq!(bare.local(&broadcast, leased), None);
+        assert_eq!(local(&interface, &foreign, |_| false), Ok(ip(1)), "another interface's address");
+        assert_eq!(local(&interface, &arrival(ip(3), ip(3)), leased), Ok(ip(3)));
+        assert_eq!(local(&eth(2, &[]), &broadcast, leased), Err(Unserved::NoAddress));
+    }
+
+    #[test]
+    fn bound_address_is_the_only_one() {
+        let broadcast = arrival(Ipv4Addr::BROADCAST, ip(1));
+        assert_eq!(bound(&eth(2, &[1, 2]), &broadcast, ip(2), false), Ok(ip(2)));
+        let elsewhere = Err(Unserved::BoundElsewhere(ip(2)));
+        assert_eq!(bound(&eth(2, &[1]), &broadcast, ip(2), false), elsewhere);
+        assert_eq!(bound(&eth(2, &[1]), &arrival(ip(1), ip(1)), ip(2), false), elsewhere);
+        assert_eq!(bound(&eth(2, &[1]), &arrival(ip(1), ip(1)), ip(2), true), Ok(ip(2)), "relayed");
+        assert_eq!(bound(&eth(2, &[1]), &arrival(ip(2), ip(2)), ip(2), false), Ok(ip(2)), "routed");
     }
 }

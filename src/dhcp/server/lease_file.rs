@@ -147,7 +147,7 @@ mod tests {
     /// Leases 10.0.0.1 to .9 and 10.0.1.1 to .9.
     fn server_role() -> ServerRole {
         let subnet = |n| {
-            let netmask = Ipv4Addr::new(255, 255, 255, 0);
+            let netmask = Some(Ipv4Addr::new(255, 255, 255, 0));
             let network = Network { address: Ipv4Addr::new(10, 0, n, 1), netmask, router: None, dns: vec![] };
             let pool = format!("10.0.{n}.1-10.0.{n}.9").parse().unwrap();
             Subnet::new(network, Leases::new(pool, 3600, &[]))

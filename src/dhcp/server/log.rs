@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::field::display;
 use tracing::{debug, info, warn};
 
+use super::interfaces::Unserved;
 use super::logged_once::{LoggedOnce, Reason};
 use super::socket::Malformed;
 use crate::boot::Refusal;
@@ -80,13 +81,12 @@ impl DhcpLog {
     }
 
     /// Logs a message from an interface on which nothing is answered.
-    pub(super) fn not_served(&mut self, message: &Message) {
-        const WHY: &str = "its interface is not served, or has no IPv4 address";
+    pub(super) fn unserved(&mut self, message: &Message, reason: Unserved, matters: bool) {
         let machine = message.header.hardware();
-        if self.is_new(machine, Reason::NotServed) {
-            info!(%machine, "DHCP message dropped: {WHY}");
+        if matters && self.is_new(machine, Reason::Unserved(reason)) {
+            info!(%machine, "DHCP message dropped: {reason}");
         } else {
-            debug!(%machine, "DHCP message dropped: {WHY}");
+            debug!(%machine, "DHCP message dropped: {reason}");
         }
     }
 
@@ -154,6 +154,7 @@ fn matters_to_operator(reason: &NoReply) -> bool {
             | NoReply::NoAddress
             | NoReply::NoHardwareAddress
             | NoReply::OtherNetwork
+            | NoReply::UnknownNetwork
             | NoReply::NotInPool(_)
             | NoReply::PoolExhausted(_)
             | NoReply::ConflictingServer(_)

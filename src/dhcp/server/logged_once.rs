@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::mem::Discriminant;
 use std::time::{Duration, Instant};
 
+use super::interfaces::Unserved;
 use crate::boot::Refusal;
 use crate::dhcp::session::NoReply;
 use crate::dhcp::wire::{DhcpParseError, HardwareAddress};
@@ -19,7 +20,7 @@ pub(super) enum Reason {
     NoReply(Discriminant<NoReply>),
     NoBootFile(Discriminant<Refusal>),
     Malformed(Discriminant<DhcpParseError>),
-    NotServed,
+    Unserved(Unserved),
 }
 
 /// The lines that were written.
@@ -73,7 +74,8 @@ mod tests {
         assert!(!logged.is_new(machine(1), not_allowed(2), now), "the machine chooses its address");
         assert!(logged.is_new(machine(2), not_allowed(1), now));
         let refused = Reason::NoBootFile(discriminant(&Refusal::NoLoader));
-        for reason in [Reason::NoReply(discriminant(&NoReply::OtherNetwork)), refused, Reason::NotServed] {
+        let unserved = Reason::Unserved(Unserved::NoAddress);
+        for reason in [Reason::NoReply(discriminant(&NoReply::OtherNetwork)), refused, unserved] {
             assert!(logged.is_new(machine(1), reason, now), "{reason:?}");
         }
         let malformed = Reason::Malformed(discriminant(&DhcpParseError::NoCookie));

@@ -6,6 +6,7 @@ mod interfaces;
 mod lease_file;
 mod log;
 mod logged_once;
+mod port_socket;
 mod report_to_machines;
 mod socket;
 mod start;
@@ -17,22 +18,25 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use self::conflict::Conflict;
-use self::interfaces::{Interface, Interfaces};
+use self::conflict::{Conflict, Probes};
+use self::interfaces::{Interfaces, Unserved};
 use self::lease_file::LeaseFile;
 use self::log::DhcpLog;
-use self::socket::{Arrival, Malformed, Socket};
+use self::port_socket::{PortSocket, Presence};
+use self::socket::{Arrival, Malformed};
 use super::lease::UnixTime;
-use super::session::{ConflictSeen, Destination, DhcpPort, NoReply, Outcome, Request, Role, Session};
+use super::session::{
+    ConflictSeen, Destination, DhcpPort, NoReply, Outcome, Request, Role, Session, is_boot_client,
+};
 use super::wire::Message;
 use crate::boot::{BootTargets, Leased};
+use crate::interfaces::{Interface, InterfaceChanges};
 use crate::machines::Registry;
 use crate::watched::Watched;
 
+pub use port_socket::bind_until_interface_exists;
 pub use socket::{Sharing, bind};
 pub use start::{DEFAULT_LEASE_SECONDS, DhcpConfig, DhcpMode, DhcpStartError, ServerConfig};
 pub use subnets::{SubnetConfig, SubnetError};
@@ -56,13 +60,19 @@ pub struct Sockets {
 /// DHCP server, ready to run.
 #[derive(Debug)]
 pub struct Server {
-    dhcp: Socket,
-    boot_server: Option<Socket>,
+    dhcp: PortSocket,
+    boot_server: Option<PortSocket>,
+    presence: Presence,
+    changes: InterfaceChanges,
+    probes: Probes,
+    /// The last reason why the network of an interface was not taken over.
+    network_error: Option<String>,
     session: Session,
     boot: Watched<BootTargets>,
     machines: Arc<Registry>,
     interfaces: Interfaces,
     advertise: Option<Ipv4Addr>,
+    bind: Option<Ipv4Addr>,
     leased: Arc<Leased>,
     lease_file: Option<LeaseFile>,
     clock: Clock,
@@ -73,12 +83,9 @@ impl Server {
     /// Answers clients until `shutdown` is ready.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
-        let (found, mut conflicts) = mpsc::channel(1);
-        let mut probes = JoinSet::new();
+        let mut probe_times = tokio::time::interval(PROBE_EVERY);
+        probe_times.reset();
         let mut renewals = tokio::time::interval(self.renewal_interval());
-        for (interface, local) in self.probed() {
-            probes.spawn(watch(interface, local, found.clone()));
-        }
         loop {
             tokio::select! {
                 () = &mut shutdown => break,
@@ -90,8 +97,16 @@ impl Server {
                     Ok((message, arrival)) => self.handle(DhcpPort::BootServer, message, arrival),
                     Err(error) => self.pause(&error).await,
                 },
-                Some(Conflict { server, local, .. }) = conflicts.recv() => self.note_conflict(server, local),
-                _ = renewals.tick() => self.renew_leases_of_roots(),
+                () = self.changes.next() => self.interfaces_changed(),
+                Some(Some(Conflict { server, local, .. })) = self.probes.ended() => {
+                    self.note_conflict(server, local);
+                }
+                _ = probe_times.tick() => self.probes.start(self.probed()),
+                _ = renewals.tick() => {
+                    self.renew_leases_of_roots();
+                    // A port that could not be opened is tried again.
+                    self.interfaces_changed();
+                }
             }
         }
         if let Some(file) = self.lease_file {
@@ -111,12 +126,14 @@ impl Server {
             Ok(message) => message,
             Err(malformed) => return self.log.malformed(&malformed, arrival.from),
         };
-        let local = self.local(&arrival);
         // A broadcast comes back to its sender: our own probe, or a DHCP client of this host.
         if self.interfaces.is_own_mac(message.header.hardware().bytes()) {
             return;
         }
-        let Some(local) = local else { return self.log.not_served(&message) };
+        let local = match self.local(&arrival, !message.header.giaddr.is_unspecified()) {
+            Ok(local) => local,
+            Err(reason) => return self.log_unserved(&message, reason),
+        };
         // A copy, so that one message sees one snapshot of images and rules.
         if let Some(boot) = self.boot.update() {
             self.session.boot = BootTargets::clone(&boot);
@@ -138,10 +155,55 @@ impl Server {
         }
     }
 
-    /// Returns our address for this datagram; `None` if its interface is not served.
-    fn local(&mut self, arrival: &Arrival) -> Option<Ipv4Addr> {
-        let role = &self.session.role;
-        self.interfaces.of(arrival)?.local(arrival, |ip| role.leases_on(ip))
+    /// Returns our address for this datagram.
+    fn local(&self, arrival: &Arrival, is_relayed: bool) -> Result<Ipv4Addr, Unserved> {
+        let interface = self.interfaces.of(arrival)?;
+        match (self.bind, &self.session.role) {
+            // The operator knows by which address machines reach this host.
+            (Some(bind), _) if self.advertise.is_none() => {
+                interfaces::bound(interface, arrival, bind, is_relayed)
+            }
+            (_, role) => interfaces::local(interface, arrival, |ip| role.leases_on(ip)),
+        }
+    }
+
+    fn log_unserved(&mut self, message: &Message, reason: Unserved) {
+        // The other hosts of a network want nothing of a proxy.
+        let matters = is_boot_client(message) || matches!(self.session.role, Role::Server(_));
+        self.log.unserved(message, reason, matters);
+    }
+
+    /// Looks at the interfaces again.
+    fn interfaces_changed(&mut self) {
+        match self.interfaces.refresh() {
+            Ok(()) => {
+                self.follow_interface();
+                self.update_networks();
+                self.probes.start_new(self.probed());
+            }
+            Err(error) => debug!("network interfaces not listed: {error}"),
+        }
+    }
+
+    /// Opens the ports again if their interface is another one by now.
+    fn follow_interface(&mut self) {
+        let Self { dhcp, boot_server, interfaces, presence, .. } = self;
+        presence.follow(interfaces, boot_server.iter_mut().chain([dhcp]));
+    }
+
+    /// Takes over what the interfaces tell of the networks with a DHCP range.
+    fn update_networks(&mut self) {
+        let Role::Server(server_role) = &mut self.session.role else { return };
+        let updated = subnets::update(server_role, self.session.boot.rules(), &self.interfaces);
+        if matches!(updated, Ok(true)) {
+            start::fill_leased(&self.leased, server_role);
+        }
+        self.record_leases();
+        let error = updated.err().map(|error| error.to_string());
+        if let Some(error) = error.as_ref().filter(|&error| self.network_error.as_ref() != Some(error)) {
+            warn!("no DHCP leases: {error}");
+        }
+        self.network_error = error;
     }
 
     fn send(&mut self, port: DhcpPort, bytes: &[u8], to: Destination, arrival: &Arrival, local: Ipv4Addr) {
@@ -151,7 +213,7 @@ impl Server {
             (DhcpPort::BootServer, Some(socket)) => socket,
             _ => &self.dhcp,
         };
-        if let Err(error) = socket.send(bytes, to, arrival, local) {
+        if let Err(error) = socket.socket().send(bytes, to, arrival, local) {
             self.log.send_failed(&error);
         }
     }
@@ -204,25 +266,10 @@ impl Server {
     }
 }
 
-/// Probes for another DHCP server at intervals, until the task is dropped.
-async fn watch(interface: Interface, local: Ipv4Addr, found: mpsc::Sender<Conflict>) {
-    loop {
-        tokio::time::sleep(PROBE_EVERY).await;
-        match conflict::find(&interface, local).await {
-            Ok(None) => {}
-            Ok(Some(server)) => {
-                let interface = interface.name.clone();
-                drop(found.send(Conflict { server, local, interface }).await);
-            }
-            Err(error) => {
-                debug!(interface = %interface.name, "probe for other DHCP servers failed: {error}");
-            }
-        }
-    }
-}
-
 /// Waits for a datagram, without end if there is no socket.
-async fn receive_if_bound(socket: &mut Option<Socket>) -> io::Result<(Result<Message, Malformed>, Arrival)> {
+async fn receive_if_bound(
+    socket: &mut Option<PortSocket>,
+) -> io::Result<(Result<Message, Malformed>, Arrival)> {
     match socket {
         Some(socket) => socket.receive().await,
         None => std::future::pending().await,

@@ -112,7 +112,7 @@ mod tests {
     }
 
     fn server_role() -> Role {
-        let netmask = Ipv4Addr::new(255, 255, 255, 0);
+        let netmask = Some(Ipv4Addr::new(255, 255, 255, 0));
         let network = Network { address: CLIENT, netmask, router: None, dns: Vec::new() };
         let leases = Leases::new("10.80.0.50-10.80.0.50".parse().unwrap(), 3600, &[US]);
         Role::Server(ServerRole::new(vec![Subnet::new(network, leases)]))

@@ -1,24 +1,26 @@
 //! Start of the DHCP service: from its configuration to a server that is ready to run.
 
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tracing::warn;
 
-use super::conflict::{self, Conflict};
-use super::interfaces::{Interface, Interfaces};
+use super::conflict::{self, Conflict, Probes};
+use super::interfaces::Interfaces;
 use super::lease_file::LeaseFile;
 use super::log::DhcpLog;
-use super::socket::Socket;
+use super::port_socket::{PortSocket, Presence};
+use super::socket::Sharing;
 use super::subnets::{self, SubnetConfig, SubnetError};
 use super::{Clock, Server, Sockets};
 use crate::boot::leased::Lease;
 use crate::boot::{BootTargets, Leased};
 use crate::dhcp::lease::{Event, UnixTime};
-use crate::dhcp::session::{LimitedIpxes, Role, ServerRole, Session, Subnet, mac};
+use crate::dhcp::session::{LimitedIpxes, Network, Role, ServerRole, Session, Subnet, mac};
 use crate::export::Allowed;
+use crate::interfaces::{Interface, InterfaceChanges};
 use crate::machines::Registry;
 use crate::watched::Watched;
 
@@ -31,8 +33,13 @@ pub const DEFAULT_LEASE_SECONDS: u32 = 86_400;
 pub struct DhcpConfig {
     /// The only interface to serve; all if `None`.
     pub interface: Option<String>,
+    /// Start without an interface on the network of a DHCP range, and wait for one.
+    pub wait: bool,
     /// Address that clients are told; ours on their interface if `None`.
     pub advertise: Option<Ipv4Addr>,
+    /// The only address that TFTP and HTTP listen on; all if `None`. Without `advertise`, only
+    /// machines that reach it get replies.
+    pub bind: Option<Ipv4Addr>,
     pub mode: DhcpMode,
     /// Programs, menus and rules that machines boot by.
     pub boot: Watched<BootTargets>,
@@ -51,6 +58,16 @@ pub enum DhcpMode {
     Proxy,
     /// As the only DHCP server.
     Server(ServerConfig),
+}
+
+impl DhcpMode {
+    /// Returns how this role uses its ports.
+    pub fn sharing(&self) -> Sharing {
+        match self {
+            Self::Proxy => Sharing::Shared,
+            Self::Server(_) => Sharing::Alone,
+        }
+    }
 }
 
 /// Configuration of the server role.
@@ -86,25 +103,37 @@ impl Server {
     /// # Errors
     /// [`DhcpStartError`].
     pub async fn start(sockets: Sockets, config: DhcpConfig) -> Result<Self, DhcpStartError> {
-        let DhcpConfig { interface, advertise, mode, boot, machines, leased, allowed } = config;
+        let DhcpConfig { interface, wait, advertise, bind, mode, boot, machines, leased, allowed } = config;
+        let (only, sharing) = (interface.as_deref(), mode.sharing());
+        let take = |socket| PortSocket::new(socket, only, sharing).map_err(DhcpStartError::Socket);
+        let (dhcp, boot_server) = (take(sockets.dhcp)?, sockets.boot_server.map(take).transpose()?);
+        let presence = Presence::new(interface.clone().or_else(|| dhcp.device().map(str::to_owned)));
+        // Before the list is read, so that no change is missed.
+        let changes = InterfaceChanges::listen();
         let interfaces = Interfaces::read(interface).map_err(DhcpStartError::Interfaces)?;
-        let (clock, targets) = (Clock::start(), boot.current());
+        let (clock, targets, mut probes) = (Clock::start(), boot.current(), Probes::default());
         let (role, lease_file) = match mode {
             DhcpMode::Proxy => (Role::Proxy, None),
             DhcpMode::Server(config) => {
-                let mut server_role = subnets::server_role(&config.subnets, targets.rules(), &interfaces)?;
+                let mut server_role =
+                    subnets::server_role(&config.subnets, targets.rules(), &interfaces, wait)?;
                 // After the fixed addresses, against which the lease file is checked.
                 let file = config.lease_file;
                 let file =
                     file.map(|path| open_lease_file(path, &mut server_role, clock.now())).transpose()?;
+                probes.remember(&probed(&server_role, &interfaces));
                 yield_to_others(&mut server_role, &interfaces, clock.now()).await?;
                 fill_leased(&leased, &server_role);
                 (Role::Server(server_role), file)
             }
         };
-        Ok(Self {
-            dhcp: take(sockets.dhcp)?,
-            boot_server: sockets.boot_server.map(take).transpose()?,
+        let mut server = Self {
+            dhcp,
+            boot_server,
+            presence,
+            changes,
+            probes,
+            network_error: None,
             session: Session {
                 role,
                 boot: BootTargets::clone(&targets),
@@ -115,21 +144,20 @@ impl Server {
             machines,
             interfaces,
             advertise,
+            bind,
             leased,
             lease_file,
             clock,
             log: DhcpLog::default(),
-        })
+        };
+        server.follow_interface();
+        Ok(server)
     }
-}
-
-fn take(socket: UdpSocket) -> Result<Socket, DhcpStartError> {
-    Socket::new(socket).map_err(DhcpStartError::Socket)
 }
 
 /// Fills the table of leases for boot files: a machine that boots now may have its lease from an
 /// earlier run.
-fn fill_leased(leased: &Leased, server_role: &ServerRole) {
+pub(super) fn fill_leased(leased: &Leased, server_role: &ServerRole) {
     let mut events: Vec<_> = server_role.snapshot().collect();
     // Of a machine with leases on two networks, the later one counts.
     events.sort_by_key(Event::until);
@@ -139,8 +167,9 @@ fn fill_leased(leased: &Leased, server_role: &ServerRole) {
 /// Applies an event to the table of leases for boot files.
 pub(super) fn update_leased(leased: &Leased, server_role: &ServerRole, event: &Event) {
     let Event::Leased { address, machine, .. } = *event else { return leased.free(event.address()) };
-    if let (Some(machine), Some(Subnet { network, .. })) = (mac(&machine), server_role.of(address)) {
-        leased.grant(machine, Lease { address, netmask: network.netmask, router: network.router });
+    let network = server_role.of(address).map(|Subnet { network, .. }| network);
+    if let (Some(machine), Some(Network { netmask: Some(netmask), router, .. })) = (mac(&machine), network) {
+        leased.grant(machine, Lease { address, netmask: *netmask, router: *router });
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
+use tracing::{info, warn};
+
 use super::interfaces::Interfaces;
 use crate::boot::Rules;
 use crate::dhcp::lease::{Leases, Pool};
@@ -55,7 +57,8 @@ pub enum SubnetError {
     FixedAddressOutside { address: Ipv4Addr, networks: String },
 }
 
-/// Creates the server role without leases.
+/// Creates the server role without leases. With `wait`, a network that no interface is on yet stays
+/// unknown.
 ///
 /// # Errors
 /// [`SubnetError`] of the first network or fixed address that does not fit.
@@ -63,11 +66,16 @@ pub(super) fn server_role(
     configs: &[SubnetConfig],
     rules: &Rules,
     interfaces: &Interfaces,
+    wait: bool,
 ) -> Result<ServerRole, SubnetError> {
     let mut subnets: Vec<Subnet> = Vec::new();
     let mut fixed: Vec<(Mac, Ipv4Addr)> = rules.fixed_addresses().collect();
     for config in configs {
-        let network = network(config, interfaces)?;
+        let netmask = config.netmask.or_else(|| interfaces.netmask_of(config.pool.first()));
+        let network = network(config.pool, netmask, config.router, &config.dns)?;
+        if netmask.is_none() {
+            require_waiting(wait, config.pool)?;
+        }
         if let Some(other) = subnets.iter().find(|other| other.network.overlaps(&network)) {
             return Err(SubnetError::OneNetwork { pool: config.pool, other: other.leases.pool() });
         }
@@ -76,21 +84,84 @@ pub(super) fn server_role(
         let leases = Leases::new(config.pool, config.lease_seconds, &reserved).with_fixed(fixed);
         subnets.push(Subnet::new(network, leases));
     }
-    match fixed.first() {
+    // An address on none of them may be on one that is unknown.
+    let is_unknown = subnets.iter().any(|subnet| subnet.network.netmask.is_none());
+    match fixed.first().filter(|_| !is_unknown) {
         Some(&(_, address)) => Err(SubnetError::FixedAddressOutside { address, networks: names(&subnets) }),
         None => Ok(ServerRole::new(subnets)),
     }
 }
 
-fn network(config: &SubnetConfig, interfaces: &Interfaces) -> Result<Network, SubnetError> {
-    let pool = config.pool;
-    let netmask = config.netmask.or_else(|| interfaces.netmask_of(pool.first()));
-    let netmask = netmask.ok_or(SubnetError::NoNetwork(pool))?;
-    let network = Network { address: pool.first(), netmask, router: config.router, dns: config.dns.clone() };
-    if !network.contains(pool.last()) {
-        return Err(SubnetError::PoolLeavesNetwork { pool, netmask });
+fn require_waiting(wait: bool, pool: Pool) -> Result<(), SubnetError> {
+    if !wait {
+        return Err(SubnetError::NoNetwork(pool));
     }
-    Ok(network)
+    warn!(range = %pool, "waiting for an interface with an address in the network of the DHCP range");
+    Ok(())
+}
+
+/// Takes over what the interfaces tell: netmasks that were unknown, and the addresses of this host,
+/// which are not leased any more. Returns whether a network is new.
+///
+/// # Errors
+/// [`SubnetError`] of the first network that does not fit. It stays unknown.
+pub(super) fn update(
+    server_role: &mut ServerRole,
+    rules: &Rules,
+    interfaces: &Interfaces,
+) -> Result<bool, SubnetError> {
+    for subnet in &mut server_role.subnets {
+        subnet.leases.reserve(reserved(&subnet.network, interfaces));
+    }
+    let networks: Vec<_> = server_role.subnets.iter().map(range).collect();
+    let mut is_new = false;
+    for subnet in server_role.subnets.iter_mut().filter(|subnet| subnet.network.netmask.is_none()) {
+        is_new |= learn(subnet, &networks, rules, interfaces)?;
+    }
+    Ok(is_new)
+}
+
+/// Takes over the netmask of the interface that is on the network of a subnet. Returns whether
+/// there is one.
+fn learn(
+    subnet: &mut Subnet,
+    others: &[(Pool, Network)],
+    rules: &Rules,
+    interfaces: &Interfaces,
+) -> Result<bool, SubnetError> {
+    let (pool, Network { router, dns, .. }) = range(subnet);
+    let Some(netmask) = interfaces.netmask_of(pool.first()) else { return Ok(false) };
+    let network = network(pool, Some(netmask), router, &dns)?;
+    let is_other = |(other, known): &&(Pool, Network)| *other != pool && known.overlaps(&network);
+    if let Some((other, _)) = others.iter().find(is_other) {
+        return Err(SubnetError::OneNetwork { pool, other: *other });
+    }
+    let reserved = reserved(&network, interfaces);
+    subnet.leases.fix(fixed_addresses(&mut rules.fixed_addresses().collect(), &network, &reserved)?);
+    subnet.leases.reserve(reserved);
+    subnet.network = network;
+    info!(range = %pool, %netmask, "network of the DHCP range is there");
+    Ok(true)
+}
+
+/// Returns the range and the network of a subnet.
+fn range(subnet: &Subnet) -> (Pool, Network) {
+    (subnet.leases.pool(), subnet.network.clone())
+}
+
+fn network(
+    pool: Pool,
+    netmask: Option<Ipv4Addr>,
+    router: Option<Ipv4Addr>,
+    dns: &[Ipv4Addr],
+) -> Result<Network, SubnetError> {
+    let network = Network { address: pool.first(), netmask, router, dns: dns.to_vec() };
+    match netmask {
+        Some(netmask) if !network.contains(pool.last()) => {
+            Err(SubnetError::PoolLeavesNetwork { pool, netmask })
+        }
+        _ => Ok(network),
+    }
 }
 
 /// Takes those of `fixed` that are on this network, each the address of one machine.
@@ -112,10 +183,10 @@ fn fixed_addresses(
 /// Returns the addresses that are never leased: those of this host, of the router and of the DNS
 /// servers, and the first and last of the network.
 fn reserved(network: &Network, interfaces: &Interfaces) -> Vec<Ipv4Addr> {
-    let (address, mask) = (u32::from(network.address), u32::from(network.netmask));
-    let ends = [address & mask, address | !mask].map(Ipv4Addr::from);
+    let address = u32::from(network.address);
     // RFC 3021 §2.1: with a prefix of 31 bits both addresses are host addresses.
-    let ends = ends.into_iter().filter(|_| !mask > 1);
+    let mask = network.netmask.map(u32::from).filter(|mask| !mask > 1);
+    let ends = mask.into_iter().flat_map(|mask| [address & mask, address | !mask]).map(Ipv4Addr::from);
     let own = interfaces.addresses().map(|own| own.ip);
     own.chain(network.router).chain(network.dns.iter().copied()).chain(ends).collect()
 }

@@ -67,6 +67,11 @@ fn boot_class(message: &Message) -> Option<BootClass> {
     classes.into_iter().find(|class| message.vendor_class.starts_with(class.as_str().as_bytes()))
 }
 
+/// Returns whether the sender asks for a boot file.
+pub(crate) fn is_boot_client(message: &Message) -> bool {
+    boot_class(message).is_some()
+}
+
 /// Returns the architecture in the class of a client: `PXEClient:Arch:xxxxx:UNDI:yyyzzz`, in
 /// decimal (PXE 2.1 §2.2.1, step 1). Option 93 comes before it, since that has all architectures.
 fn architecture_of_class(message: &Message, class: BootClass) -> Option<Architecture> {

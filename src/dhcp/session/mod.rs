@@ -18,7 +18,7 @@ use super::wire::{Header, Message, MessageType, Opcode, Reply, ReplyOption, SERV
 use crate::boot::{self, Quirk, Refusal};
 use crate::export::Allowed;
 
-pub(crate) use boot_offer::{BootOffer, mac};
+pub(crate) use boot_offer::{BootOffer, is_boot_client, mac};
 pub use limited_ipxe::LimitedIpxes;
 pub use server_role::ServerRole;
 pub use subnet::{ConflictSeen, Network, Subnet};
@@ -97,6 +97,8 @@ pub enum NoReply {
     NothingClaimed,
     #[error("not on a network with a DHCP range")]
     OtherNetwork,
+    #[error("waiting for an interface with an address on the network of the DHCP range")]
+    UnknownNetwork,
     #[error("{0} is not in the DHCP range")]
     NotInPool(Ipv4Addr),
     #[error("every address of {0} is in use")]

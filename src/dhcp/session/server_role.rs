@@ -58,7 +58,10 @@ impl ServerRole {
         } else {
             self.position(selected(&request.message).unwrap_or(header.giaddr))
         };
-        position.and_then(|position| self.subnets.get_mut(position)).ok_or(NoReply::OtherNetwork)
+        // The netmask that is still unknown may be that of the client's network.
+        let is_unknown = self.subnets.iter().any(|subnet| subnet.network.netmask.is_none());
+        let otherwise = if is_unknown { NoReply::UnknownNetwork } else { NoReply::OtherNetwork };
+        position.and_then(|position| self.subnets.get_mut(position)).ok_or(otherwise)
     }
 
     /// Returns whether the client renews its lease in the subnet at `position`.
@@ -79,6 +82,15 @@ impl ServerRole {
 
     fn of_mut(&mut self, address: Ipv4Addr) -> Option<&mut Subnet> {
         self.subnets.iter_mut().find(|subnet| subnet.network.contains(address))
+    }
+
+    /// Returns the subnet that keeps the lease of an address, though its netmask may be unknown.
+    fn keeper_of(&mut self, address: Ipv4Addr) -> Option<&mut Subnet> {
+        let keeps = |subnet: &Subnet| match subnet.network.netmask {
+            Some(_) => subnet.network.contains(address),
+            None => subnet.leases.pool().contains(address),
+        };
+        self.subnets.iter_mut().find(|subnet| keeps(subnet))
     }
 
     fn release(&mut self, request: &Request) -> NoReply {
@@ -140,7 +152,7 @@ impl ServerRole {
     pub(crate) fn replay_text(&mut self, text: &str, now: UnixTime) -> usize {
         let mut unreadable = 0;
         for event in events_of(text) {
-            match event.map(|event| (event, self.of_mut(event.address()))) {
+            match event.map(|event| (event, self.keeper_of(event.address()))) {
                 Ok((event, Some(subnet))) => subnet.leases.replay(event, now),
                 Ok((_, None)) => {}
                 Err(EventError) => unreadable += 1,

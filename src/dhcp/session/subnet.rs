@@ -18,7 +18,9 @@ const CONFLICT_SECONDS: u32 = 900;
 pub struct Network {
     /// An address of the network: the first of the pool.
     pub address: Ipv4Addr,
-    pub netmask: Ipv4Addr,
+    /// `None` until an interface of this host has an address on the network. Nothing is leased
+    /// before.
+    pub netmask: Option<Ipv4Addr>,
     /// Router; our own address if `None`, since a network that is for booting only has no router.
     pub router: Option<Ipv4Addr>,
     /// DNS servers; our own address if empty.
@@ -26,9 +28,10 @@ pub struct Network {
 }
 
 impl Network {
-    /// Returns whether `address` is on this network.
+    /// Returns whether `address` is on this network; no address is while the netmask is unknown.
     pub(crate) fn contains(&self, address: Ipv4Addr) -> bool {
-        (u32::from(address) ^ u32::from(self.address)) & u32::from(self.netmask) == 0
+        let differs = u32::from(address) ^ u32::from(self.address);
+        self.netmask.is_some_and(|netmask| differs & u32::from(netmask) == 0)
     }
 
     /// Returns whether an address is on both networks.
@@ -37,19 +40,17 @@ impl Network {
         self.contains(other.address) || other.contains(self.address)
     }
 
-    /// Returns its prefix, as in `10.0.0.0/24`; `None` for a netmask with a hole.
+    /// Returns its prefix, as in `10.0.0.0/24`; `None` for a netmask that is unknown
+    /// or has a hole.
     pub(crate) fn prefix(&self) -> Option<Ipv4Net> {
-        Ipv4Net::with_netmask(self.address, self.netmask).ok().map(|network| network.trunc())
+        Ipv4Net::with_netmask(self.address, self.netmask?).ok().map(|network| network.trunc())
     }
 
-    fn options(&self, server: Ipv4Addr) -> [ReplyOption; 3] {
+    fn options(&self, server: Ipv4Addr) -> impl Iterator<Item = ReplyOption> {
         // Without option 6 klibc's ipconfig takes the server for the DNS server anyway.
         let dns = if self.dns.is_empty() { vec![server] } else { self.dns.clone() };
-        [
-            ReplyOption::Netmask(self.netmask),
-            ReplyOption::Router(self.router.unwrap_or(server)),
-            ReplyOption::Dns(dns),
-        ]
+        let router = ReplyOption::Router(self.router.unwrap_or(server));
+        self.netmask.map(ReplyOption::Netmask).into_iter().chain([router, ReplyOption::Dns(dns)])
     }
 }
 

@@ -66,8 +66,12 @@ fn proxy() -> Session {
 
 /// Leases 10.80.0.50 to .59 for an hour.
 fn server_role() -> Session {
-    let network =
-        Network { address: pool(50), netmask: Ipv4Addr::new(255, 255, 255, 0), router: None, dns: vec![] };
+    let network = Network {
+        address: pool(50),
+        netmask: Some(Ipv4Addr::new(255, 255, 255, 0)),
+        router: None,
+        dns: vec![],
+    };
     let leases = Leases::new("10.80.0.50-10.80.0.59".parse().unwrap(), HOUR, &[US]);
     session(Role::Server(ServerRole::new(vec![Subnet::new(network, leases)])))
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 
-use super::{ServiceSockets, program};
+use super::{ServiceSockets, program, waiting_for};
 use crate::config::{Config, Solicitations};
 use crate::ndp::server::SolicitationListener;
 use crate::server::StartError;
@@ -21,13 +21,14 @@ impl ServiceSockets {
         Ok(())
     }
 
-    /// Adds its row to the report.
-    pub(super) fn report_advertisement(&mut self) {
+    /// Adds its row to the report. `missing` is the only interface, if it does not exist.
+    pub(super) fn report_advertisement(&mut self, missing: Option<&str>) {
         let Some(listener) = &self.advertisement else { return };
         let interfaces: Vec<_> = listener.interfaces().collect();
-        let state = match &interfaces[..] {
-            [] => "waiting for a network with IPv6".to_owned(),
-            interfaces => {
+        let state = match (&interfaces[..], missing) {
+            ([], Some(interface)) => waiting_for(interface),
+            ([], None) => "waiting for a network with IPv6".to_owned(),
+            (interfaces, _) => {
                 format!("telling booting machines that there is no router, on {}", interfaces.join(", "))
             }
         };
@@ -42,8 +43,6 @@ fn cannot(error: io::Error) -> StartError {
         (ErrorKind::PermissionDenied, _) => {
             format!("run `sudo setcap cap_net_raw,cap_net_bind_service+ep {}`", program().display())
         }
-        // SO_BINDTODEVICE on an interface that does not exist (socket(7)).
-        (_, Some(libc::ENODEV)) => "choose one of `ip link` for `interface`".to_owned(),
         (ErrorKind::Unsupported, _) | (_, Some(libc::EAFNOSUPPORT)) => "enable IPv6".to_owned(),
         _ => "choose another `interface`".to_owned(),
     };

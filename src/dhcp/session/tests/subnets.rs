@@ -12,7 +12,7 @@ fn three() -> Session {
     let subnet = |n| {
         let [first, last] = [50, 59].map(|host| Ipv4Addr::new(10, n, 0, host));
         let netmask = Ipv4Addr::new(255, 255, 255, 0);
-        let network = Network { address: first, netmask, router: None, dns: vec![] };
+        let network = Network { address: first, netmask: Some(netmask), router: None, dns: vec![] };
         Subnet::new(network, Leases::new(Pool::new(first, last).unwrap(), HOUR, &[US, SECOND, RELAY]))
     };
     session(Role::Server(ServerRole::new([80, 81, 82].map(subnet).into())))
