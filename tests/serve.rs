@@ -215,7 +215,7 @@ fn server_starts_reports_and_ends() {
     assert!(log.contains("NBD      127.0.0.1:"), "{log}");
     assert!(log.contains("serving arch; archiso's initramfs asks port 10809 and no other\n"), "{log}");
     assert!(log.contains("DHCP     -                     off: the configuration says so\n"), "{log}");
-    assert!(log.contains("boot file (option 67) tftp://127.0.0.1:"), "{log}");
+    assert!(!log.contains("boot file (option 67)"), "no machine reaches 127.0.0.1: {log}");
     assert!(greets(port(&log, "NBD")));
     assert!(answers(port(&log, "NFS"), 100_003, 3) && answers(port(&log, "NFS"), 100_005, 3));
     let (tftp, http) = (port(&log, "TFTP"), port(&log, "HTTP"));
@@ -487,18 +487,15 @@ fn router_advertisement_needs_its_own_privilege() {
     );
 
     output_of(lan.command("sysctl").args(["-qw", "net.ipv6.conf.br0.disable_ipv6=1"]));
-    for (interface, why) in [
-        ("br0", "IPv6 is turned off on br0: enable IPv6"),
-        ("br9", "No such device (os error 19): choose one of `ip link` for `interface`"),
-    ] {
-        let mut command = lan.command(PROGRAM);
-        command.arg("serve").arg(stage.path("arch.iso")).args(["--router-advertisement", "-i", interface]);
-        let mut server = Running::start(&mut command, &stage.log());
-        assert_eq!(server.wait(SOON).unwrap().code(), Some(1), "{}", server.log());
-        let line =
-            format!("isowire: router-advertisement: raw socket not opened: {why}, or remove the setting\n");
-        assert_eq!(server.log(), line);
-    }
+    let mut command = lan.command(PROGRAM);
+    command.arg("serve").arg(stage.path("arch.iso")).args(["--router-advertisement", "-i", "br0"]);
+    let mut server = Running::start(&mut command, &stage.log());
+    assert_eq!(server.wait(SOON).unwrap().code(), Some(1), "{}", server.log());
+    assert_eq!(
+        server.log(),
+        "isowire: router-advertisement: raw socket not opened: IPv6 is turned off on br0: enable IPv6, or remove the \
+         setting\n"
+    );
 }
 
 #[test]
