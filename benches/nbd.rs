@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use isowire::export::Batch;
+use isowire::export::{AllCached, Batch};
 use isowire::nbd::session::{Replies, Transmission};
 use isowire::nbd::wire::{Cmd, REQUEST_MAGIC};
 
@@ -41,7 +41,7 @@ fn turn(criterion: &mut Criterion) {
                 bencher.iter_batched_ref(
                     || requests.clone(),
                     |input| {
-                        black_box(session.handle(&export, input, &mut batch));
+                        black_box(session.handle(&export, input, &AllCached, &mut batch));
                         batch.advance(batch.len());
                     },
                     BatchSize::SmallInput,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use isowire::export::Batch;
+use isowire::export::{AllCached, Batch};
 use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
 use isowire::images::{ImageSet, ServedImage};
@@ -108,7 +108,7 @@ fn turn(criterion: &mut Criterion) {
             bencher.iter_batched_ref(
                 || input.clone(),
                 |input| {
-                    black_box(session.handle(&images, input, &mut batch));
+                    black_box(session.handle(&images, input, &AllCached, &mut batch));
                     batch.advance(batch.len());
                     session.sent(input);
                 },

@@ -96,6 +96,7 @@ const SESSION: Room = &[
     "images/served.rs",
     "images/set.rs",
     "stream/turn.rs",
+    "stream/waiting.rs",
 ];
 
 const IO: &[&str] = &[

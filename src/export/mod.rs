@@ -4,6 +4,7 @@
 pub(crate) mod allowed;
 pub(crate) mod batch;
 pub(crate) mod content;
+pub(crate) mod page_cache;
 pub(crate) mod path;
 
 use std::fmt;
@@ -17,6 +18,8 @@ use crate::sys::Span;
 pub use allowed::Allowed;
 pub use batch::Batch;
 pub(crate) use content::Content;
+pub(crate) use page_cache::ColdRange;
+pub use page_cache::{AllCached, PageCache};
 
 /// A byte range of an image that was checked against an export, so it needs no other check.
 ///

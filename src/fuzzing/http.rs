@@ -99,6 +99,7 @@ fn converse(data: &[u8], segment: usize) -> (Vec<u8>, bool) {
             match turn {
                 Turn::Drained => break,
                 Turn::Full => {}
+                Turn::Waiting => panic!("nothing waits"),
                 Turn::End(Finished) => return (said, true),
             }
         }

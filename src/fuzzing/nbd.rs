@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::BytesMut;
 
-use crate::export::Batch;
+use crate::export::{AllCached, Batch, ColdRange, ImageRange, PageCache};
 use crate::export::batch::Chunk;
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
@@ -42,6 +42,7 @@ fn haggle(data: &[u8], segment: usize) -> (Vec<u8>, Option<String>) {
             match turn {
                 Turn::Drained => break,
                 Turn::Full => {}
+                Turn::Waiting => panic!("nothing waits"),
                 Turn::End(HandshakeEnd::Attached(attached)) => return (said, Some(attached.name)),
                 Turn::End(HandshakeEnd::Aborted) => return (said, None),
                 Turn::End(HandshakeEnd::Rejected(error)) => return (said, Some(error.to_string())),
@@ -62,7 +63,8 @@ fn images() -> Arc<ImageSet> {
 }
 
 /// Checks that the same replies leave, however the requests are cut into segments; that every range
-/// lies inside the export; and that a turn is bounded. The first byte chooses the form of replies.
+/// lies inside the export; that a turn is bounded; and that a disk that has to be read changes no
+/// more than the order of replies. The first byte chooses the form of replies.
 pub fn transmission(data: &[u8]) {
     let Some((&mode, data)) = data.split_first() else { return };
     let replies = match mode % 3 {
@@ -70,31 +72,57 @@ pub fn transmission(data: &[u8]) {
         1 => Replies::Structured,
         _ => Replies::StructuredWithAllocation,
     };
-    let [at_once, bytewise] = [usize::MAX, 1].map(|segment| converse(data, segment, replies));
+    let [at_once, bytewise] = [usize::MAX, 1].map(|segment| converse(data, segment, replies, &AllCached));
     assert_eq!(at_once, bytewise);
+    let cold = converse(data, usize::from(mode) + 1, replies, &SomeCached);
+    assert_eq!((sorted(at_once.0), at_once.1), (sorted(cold.0), cold.1));
 }
 
-/// Feeds a transmission in segments; returns its replies (a range as its numbers) and its end.
-fn converse(data: &[u8], segment: usize, replies: Replies) -> (Vec<u8>, Option<TransmissionEnd>) {
+/// A page cache that holds a third of the image.
+struct SomeCached;
+
+impl PageCache for SomeCached {
+    fn holds(&self, range: ImageRange<'_>) -> bool {
+        range.offset() % 3 == 0
+    }
+}
+
+fn sorted(mut said: Vec<u8>) -> Vec<u8> {
+    said.sort_unstable();
+    said
+}
+
+/// Feeds a transmission in segments; returns its replies (a range as its numbers) and its end. The
+/// disk reads the newest range first.
+fn converse(
+    data: &[u8],
+    segment: usize,
+    replies: Replies,
+    cache: &impl PageCache,
+) -> (Vec<u8>, Option<TransmissionEnd>) {
     static IMAGES: LazyLock<Arc<ImageSet>> = LazyLock::new(images);
     let export = IMAGES.export(b"i:/f").expect("a file");
     let mut session = Transmission::new(replies);
-    let (mut said, mut input) = (Vec::new(), BytesMut::new());
-    for bytes in data.chunks(segment.min(data.len()).max(1)) {
-        input.extend_from_slice(bytes);
-        loop {
-            let mut batch = Batch::default();
-            let turn = session.handle(&export, &mut input, &mut batch);
-            assert!(batch.len() <= TURN_OUT_MAX);
-            batch.chunks().for_each(|chunk| record(chunk, &mut said));
-            match turn {
-                Turn::Drained => break,
-                Turn::Full => {}
-                Turn::End(end) => return (said, Some(end)),
+    let (mut said, mut input, mut cold) = (Vec::new(), BytesMut::new(), Vec::new());
+    let mut segments = data.chunks(segment.min(data.len()).max(1));
+    loop {
+        let mut batch = Batch::default();
+        let turn = session.handle(&export, &mut input, cache, &mut batch);
+        assert!(batch.len() <= TURN_OUT_MAX);
+        batch.chunks().for_each(|chunk| record(chunk, &mut said));
+        cold.extend(session.take_cold());
+        match turn {
+            Turn::Full => {}
+            Turn::Drained if segments.len() > 0 => {
+                input.extend_from_slice(segments.next().unwrap_or_default());
             }
+            Turn::Drained | Turn::Waiting => match cold.pop() {
+                Some(ColdRange { ticket, .. }) => session.range_read(ticket),
+                None => return (said, None),
+            },
+            Turn::End(end) => return (said, Some(end)),
         }
     }
-    (said, None)
 }
 
 fn record(chunk: Chunk<'_>, said: &mut Vec<u8>) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use bytes::BytesMut;
 
 use crate::codec::{Reader, Truncated};
-use crate::export::Batch;
+use crate::export::{AllCached, Batch, ColdRange, ImageRange, PageCache};
 use crate::export::batch::Chunk;
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
@@ -105,10 +105,24 @@ fn exports_len() -> usize {
 
 /// The same calls get the same replies in the same order, in any segmentation of the client's
 /// bytes. Each reply is a record of the marked length, a turn is bounded, and only bytes of files
-/// are read.
+/// are read. A disk that has to be read changes no more than the order of replies.
 pub fn session(data: &[u8]) {
-    let [at_once, bytewise] = [usize::MAX, 1].map(|segment| converse(data, segment));
+    let [at_once, bytewise] = [usize::MAX, 1].map(|segment| converse(data, segment, &AllCached));
     assert_eq!(at_once, bytewise);
+    let mut cold = converse(data, 300, &SomeCached);
+    // Replies may leave in another order.
+    let mut expected = at_once;
+    [&mut expected, &mut cold].into_iter().for_each(|said| said.replies.sort());
+    assert_eq!(expected, cold);
+}
+
+/// A page cache that holds a third of the images.
+struct SomeCached;
+
+impl PageCache for SomeCached {
+    fn holds(&self, range: ImageRange<'_>) -> bool {
+        range.offset() % 3 == 0
+    }
 }
 
 /// Output of a connection: the first reply to each xid, with its ranges as numbers, and the end.
@@ -120,25 +134,30 @@ struct Said {
     end: Option<StreamError>,
 }
 
-fn converse(data: &[u8], segment: usize) -> Said {
+fn converse(data: &[u8], segment: usize, cache: &impl PageCache) -> Said {
     let mut session = Session::new(([192, 0, 2, 1], 700).into());
     let (mut replies, mut seen, mut input) = (Vec::new(), BTreeSet::new(), BytesMut::new());
-    for bytes in data.chunks(segment.min(data.len()).max(1)) {
-        input.extend_from_slice(bytes);
-        loop {
-            let mut batch = Batch::default();
-            let turn = session.handle(&IMAGES, &mut input, &mut batch);
-            assert!(batch.len() <= TURN_OUT_MAX && batch.held() <= TURN_HELD_MAX);
-            replies.extend(records(&batch).into_iter().filter(|reply| seen.insert(reply[..4].to_vec())));
-            session.sent(&input);
-            match turn {
-                Turn::Drained => break,
-                Turn::Full => {}
-                Turn::End(error) => return Said { replies, end: Some(error) },
+    let mut cold = Vec::new();
+    let mut segments = data.chunks(segment.min(data.len()).max(1));
+    loop {
+        let mut batch = Batch::default();
+        let turn = session.handle(&IMAGES, &mut input, cache, &mut batch);
+        assert!(batch.len() <= TURN_OUT_MAX && batch.held() <= TURN_HELD_MAX);
+        replies.extend(records(&batch).into_iter().filter(|reply| seen.insert(reply[..4].to_vec())));
+        session.sent(&input);
+        cold.extend(session.take_cold());
+        match turn {
+            Turn::Full => {}
+            Turn::Drained if segments.len() > 0 => {
+                input.extend_from_slice(segments.next().unwrap_or_default());
             }
+            Turn::Drained | Turn::Waiting => match cold.pop() {
+                Some(ColdRange { ticket, .. }) => session.range_read(ticket),
+                None => return Said { replies, end: None },
+            },
+            Turn::End(error) => return Said { replies, end: Some(error) },
         }
     }
-    Said { replies, end: None }
 }
 
 /// Returns the records in a batch without their marks, and with the numbers of ranges as payload.

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::readers::{ReadClient, Readers};
 use super::residency::Residency;
 use crate::extent::Extent;
 use crate::sys::{Mapping, Span};
@@ -20,6 +21,7 @@ use crate::sys::{Mapping, Span};
 pub struct Source {
     file: Arc<File>,
     residency: Residency,
+    readers: Readers,
     map: Option<Mapping>,
     len: u64,
     is_character_device: bool,
@@ -52,7 +54,8 @@ impl Source {
         let map = (len > 0).then(|| Mapping::of(&file, map_len)).transpose()?;
         let file = Arc::new(file);
         let residency = Residency::new(Arc::clone(&file), len);
-        Ok(Self { file, residency, map, len, is_character_device: file_type.is_char_device() })
+        let readers = Readers::new(Arc::clone(&file));
+        Ok(Self { file, residency, readers, map, len, is_character_device: file_type.is_char_device() })
     }
 
     /// Returns the size in bytes at the time when the file was opened.
@@ -78,18 +81,32 @@ impl Source {
         self.file.read_exact_at(buf, offset)
     }
 
-    /// Waits until `extent` is in the page cache. Ranges outside the page cache are first read by a
-    /// blocking task; requests for the same range share it.
+    /// Returns `true` if `extent` is in the page cache.
+    pub(crate) fn is_cached(&self, extent: Extent, now: Instant) -> bool {
+        extent.is_empty() || self.residency.holds(extent, now)
+    }
+
+    /// Has `extent` read into the page cache for `client`, which is told the result as `number`.
+    pub(crate) fn read_cold(&self, extent: Extent, client: &ReadClient, number: u64) {
+        self.readers.read(extent, client, number);
+    }
+
+    /// Has `extent` read into the page cache, unless there is too much to do.
+    pub(crate) fn read_ahead(&self, extent: Extent) {
+        self.readers.read_ahead(extent);
+    }
+
+    /// Waits until `extent` is in the page cache.
     ///
     /// # Errors
     /// The error of the disk; `UnexpectedEof` if the file ends before the extent does.
     pub(crate) async fn warm(&self, extent: Extent, now: Instant) -> io::Result<()> {
-        self.residency.warm(extent, now).await
-    }
-
-    /// Asks the kernel to read `extent` in the background.
-    pub(crate) fn prefetch(&self, extent: Extent) {
-        self.residency.prefetch(extent);
+        if self.is_cached(extent, now) {
+            return Ok(());
+        }
+        let (client, mut done) = ReadClient::new();
+        self.readers.read(extent, &client, 0);
+        done.recv().await.map_or(Ok(()), |done| done.result)
     }
 
     /// Returns the part of the mapping for `extent`; `None` if it is outside the file as it was

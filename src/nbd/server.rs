@@ -11,10 +11,10 @@ use tracing::{debug, info, warn};
 
 use super::session::{Attached, Handshake, HandshakeEnd, Transmission, TransmissionEnd};
 use super::wire;
-use crate::export::{Batch, Export, Piece};
+use crate::export::{Batch, ColdRange, Export, Piece};
 use crate::images::ImageSet;
 use crate::machines::{self, ConnectionTracker, Registry};
-use crate::stream::{self, ConnectionLog, End, Listener, TransmitError, Turn};
+use crate::stream::{self, ConnectionLog, End, Listener, PageCacheNow, TransmitError, Turn};
 use crate::watched::Watched;
 
 /// Time a client has to choose an export. The transmission phase has no such limit: a booted
@@ -121,12 +121,22 @@ struct Client {
 impl stream::Session for Client {
     type Reason = TransmissionEnd;
 
+    const CHECKS_PAGE_CACHE: bool = true;
+
     fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<TransmissionEnd> {
-        let turn = self.transmission.handle(&self.export, input, out);
+        let turn = self.transmission.handle(&self.export, input, &PageCacheNow::new(), out);
         if let Some((offset, len)) = self.transmission.take_prefetch() {
             prefetch(&self.export, offset, len);
         }
         turn
+    }
+
+    fn take_cold(&mut self) -> Vec<ColdRange> {
+        self.transmission.take_cold()
+    }
+
+    fn range_read(&mut self, ticket: u64) {
+        self.transmission.range_read(ticket);
     }
 
     fn bytes_sent(&mut self, batch: &Batch, len: u64, now: Instant) {
@@ -138,7 +148,7 @@ impl stream::Session for Client {
 fn prefetch(export: &Export, offset: u64, len: u32) {
     for piece in export.range(offset, len.into()).into_iter().flatten() {
         if let Piece::Image(range) = piece {
-            range.image().source.prefetch(range.extent());
+            range.image().source.read_ahead(range.extent());
         }
     }
 }

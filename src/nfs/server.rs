@@ -13,10 +13,10 @@ use tokio::net::TcpStream;
 use tracing::info;
 
 use super::session::{Session, StreamError};
-use crate::export::Batch;
+use crate::export::{Batch, ColdRange};
 use crate::images::ImageSet;
 use crate::machines::{self, ConnectionTracker, Registry};
-use crate::stream::{self, ConnectionLog, Listener, TransmitError, Turn};
+use crate::stream::{self, ConnectionLog, Listener, PageCacheNow, TransmitError, Turn};
 use crate::watched::Watched;
 
 /// State shared by all clients.
@@ -85,6 +85,8 @@ impl stream::Session for Client {
     // A call that arrives before the reply to its xid has left is known to be a duplicate then.
     const LISTENS_WHILE_SENDING: bool = true;
 
+    const CHECKS_PAGE_CACHE: bool = true;
+
     fn adopt(&mut self) {
         if let Some(images) = self.watched.update() {
             self.images = images;
@@ -92,7 +94,15 @@ impl stream::Session for Client {
     }
 
     fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<StreamError> {
-        self.session.handle(&self.images, input, out)
+        self.session.handle(&self.images, input, &PageCacheNow::new(), out)
+    }
+
+    fn take_cold(&mut self) -> Vec<ColdRange> {
+        self.session.take_cold()
+    }
+
+    fn range_read(&mut self, ticket: u64) {
+        self.session.range_read(ticket);
     }
 
     fn bytes_sent(&mut self, batch: &Batch, len: u64, now: Instant) {
@@ -108,6 +118,7 @@ impl stream::Session for Client {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -133,6 +144,8 @@ mod tests {
         index.add(NodeId::ROOT, b"file", file, attributes).unwrap();
         let medium = tempfile::NamedTempFile::new().unwrap();
         medium.as_file().set_len(SIZE).unwrap();
+        // In the page cache, so that replies leave in the order of the calls.
+        io::copy(&mut medium.as_file(), &mut io::sink()).unwrap();
         let image = Image::new(Source::open(medium.path()).unwrap(), index).unwrap();
         let handle = FileHandle { identity: image.identity, node: FILE }.bytes().to_vec();
         let served = ServedImage::new("zeros", image);

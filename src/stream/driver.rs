@@ -1,9 +1,10 @@
 //! The loop of one connection: requests in, replies out, until the client or the session ends it.
 //!
-//! Between two turns a connection is plain data: the state of its protocol's session, and the bytes
-//! of a request that has not arrived in full. Nothing is queued then, so a connection could be
-//! paused there, handed to another process and resumed.
+//! Between two turns a connection is plain data: the state of its protocol's session, with the
+//! requests that wait for the disk, and the bytes of a request that has not arrived in full. Nothing
+//! is queued then, so a connection could be paused there, handed to another process and resumed.
 
+use std::io;
 use std::pin::pin;
 use std::time;
 
@@ -11,10 +12,11 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::cold_reads::ColdReads;
 use super::receive::{listen, receive};
 use super::transmit::{self, TransmitError};
 use super::turn::{End, Turn};
-use crate::export::Batch;
+use crate::export::{Batch, ColdRange};
 
 /// Bytes of input that are read while replies wait for the client: a hundred calls of NFS, and more
 /// than its longest record.
@@ -29,12 +31,23 @@ pub(crate) trait Session {
     /// Read on while replies leave. NFS recognizes duplicate calls by it.
     const LISTENS_WHILE_SENDING: bool = false;
 
+    /// A turn queues only ranges that the page cache holds.
+    const CHECKS_PAGE_CACHE: bool = false;
+
     /// Adopts a snapshot that was published since the last turn.
     fn adopt(&mut self) {}
 
     /// Answers the complete requests of `input`, takes them off, and queues the replies in `out`.
     /// All of `out` is sent before the turn takes effect.
     fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<Self::Reason>;
+
+    /// Takes the ranges that replies wait for, each once.
+    fn take_cold(&mut self) -> Vec<ColdRange> {
+        Vec::new()
+    }
+
+    /// Notes that a range of the reply with this ticket was read; the next turn queues the reply.
+    fn range_read(&mut self, _ticket: u64) {}
 
     /// Called each time that the kernel took bytes: the first `len` of `batch`, not yet taken off.
     fn bytes_sent(&mut self, _batch: &Batch, _len: u64, _now: time::Instant) {}
@@ -65,99 +78,137 @@ pub(crate) async fn drive<S: Session>(
     input: &mut BytesMut,
     batch: &mut Batch,
 ) -> Result<End<S::Reason>, TransmitError> {
-    let mut turn = next_turn(session, input, batch);
-    loop {
-        let unread = input.len();
-        let result = send(socket, session, input, batch).await;
-        session.replies_sent(&result, batch.len(), input);
-        result?;
-        turn = match turn {
-            Turn::End(reason) => return Ok(End::Session(reason)),
-            Turn::Full => {
-                tokio::task::yield_now().await;
-                next_turn(session, input, batch)
-            }
-            // Input that arrived while the replies left may be a whole request, and the client may
-            // have no more to send before that is answered.
-            Turn::Drained if input.len() > unread => next_turn(session, input, batch),
-            Turn::Drained => match wait(socket, session, input, batch).await? {
-                Wait::Arrived => next_turn(session, input, batch),
-                Wait::Closed => return Ok(End::Closed),
-                Wait::TimedOut => session.handle_timeout(input, batch),
-            },
-        };
-    }
+    Connection { socket, session, input, batch, reads: ColdReads::default(), is_open: true }.run().await
 }
 
-fn next_turn<S: Session>(session: &mut S, input: &mut BytesMut, batch: &mut Batch) -> Turn<S::Reason> {
-    session.adopt();
-    session.handle(input, batch)
+/// A connection that is driven.
+struct Connection<'a, S> {
+    socket: &'a TcpStream,
+    session: &'a mut S,
+    input: &'a mut BytesMut,
+    batch: &'a mut Batch,
+    /// Reads from the disk that replies wait for.
+    reads: ColdReads,
+    /// The client has not shut down its sending side.
+    is_open: bool,
 }
 
-/// Outcome of waiting for a client.
+/// Outcome of waiting for a client and for the disk.
 enum Wait {
     Arrived,
+    /// A range was read that replies wait for.
+    Read,
     Closed,
     TimedOut,
 }
 
-/// Waits for more input, until the session's deadline if there is one.
-async fn wait<S: Session>(
-    socket: &TcpStream,
-    session: &mut S,
-    input: &mut BytesMut,
-    batch: &mut Batch,
-) -> Result<Wait, TransmitError> {
-    let received = match session.deadline(input) {
-        None => receive(socket, input, batch).await,
-        Some(deadline) => match timeout_at(deadline, receive(socket, input, batch)).await {
-            Ok(received) => received,
-            Err(_) => return Ok(Wait::TimedOut),
-        },
-    };
-    match received.map_err(TransmitError::Peer)? {
-        0 => Ok(Wait::Closed),
-        _ => Ok(Wait::Arrived),
+impl<S: Session> Connection<'_, S> {
+    async fn run(mut self) -> Result<End<S::Reason>, TransmitError> {
+        let mut turn = self.next_turn();
+        loop {
+            self.reads.begin(self.session.take_cold());
+            let unread = self.input.len();
+            let result = self.send().await;
+            self.session.replies_sent(&result, self.batch.len(), self.input);
+            result?;
+            turn = match turn {
+                Turn::End(reason) => return Ok(End::Session(reason)),
+                Turn::Full => {
+                    tokio::task::yield_now().await;
+                    self.next_turn()
+                }
+                // Input that arrived while the replies left may be a whole request, and the client
+                // may have no more to send before that is answered.
+                Turn::Drained if self.input.len() > unread => self.next_turn(),
+                Turn::Drained if self.is_open => match self.wait().await? {
+                    Wait::Arrived | Wait::Read => self.next_turn(),
+                    Wait::TimedOut => self.session.handle_timeout(self.input, self.batch),
+                    // What is still read gets its reply.
+                    Wait::Closed => {
+                        self.is_open = false;
+                        Turn::Drained
+                    }
+                },
+                Turn::Drained if self.reads.is_empty() => return Ok(End::Closed),
+                Turn::Drained | Turn::Waiting => {
+                    self.wait_for_read().await?;
+                    self.next_turn()
+                }
+            };
+        }
     }
-}
 
-/// Sends the whole batch. Reads meanwhile if the session wants to.
-async fn send<S: Session>(
-    socket: &TcpStream,
-    session: &mut S,
-    input: &mut BytesMut,
-    batch: &mut Batch,
-) -> Result<(), TransmitError> {
-    if S::LISTENS_WHILE_SENDING {
-        send_and_listen(socket, session, input, batch).await
-    } else {
-        transmit::flush(batch, socket, |batch, len, now| session.bytes_sent(batch, len, now)).await
+    fn next_turn(&mut self) -> Turn<S::Reason> {
+        self.session.adopt();
+        self.session.handle(self.input, self.batch)
     }
-}
 
-async fn send_and_listen<S: Session>(
-    socket: &TcpStream,
-    session: &mut S,
-    input: &mut BytesMut,
-    batch: &mut Batch,
-) -> Result<(), TransmitError> {
-    let mut flush =
-        pin!(transmit::flush(batch, socket, |batch, len, now| session.bytes_sent(batch, len, now)));
-    // Most replies leave at once, and then a read that finds nothing would cost a system call.
-    tokio::select! {
-        biased;
-        flushed = &mut flush => return flushed,
-        () = std::future::ready(()) => {}
+    /// Waits for more input or for the disk, until the session's deadline if there is one.
+    async fn wait(&mut self) -> Result<Wait, TransmitError> {
+        let received = match self.session.deadline(self.input) {
+            _ if !self.reads.is_empty() => tokio::select! {
+                received = listen(self.socket, self.input) => received,
+                read = self.reads.next() => {
+                    self.note_reads(read)?;
+                    return Ok(Wait::Read);
+                }
+            },
+            None => receive(self.socket, self.input, self.batch).await,
+            Some(deadline) => {
+                match timeout_at(deadline, receive(self.socket, self.input, self.batch)).await {
+                    Ok(received) => received,
+                    Err(_) => return Ok(Wait::TimedOut),
+                }
+            }
+        };
+        match received.map_err(TransmitError::Peer)? {
+            0 => Ok(Wait::Closed),
+            _ => Ok(Wait::Arrived),
+        }
     }
-    let mut is_open = true;
-    loop {
+
+    async fn wait_for_read(&mut self) -> Result<(), TransmitError> {
+        let read = self.reads.next().await;
+        self.note_reads(read)
+    }
+
+    /// Tells the session of a read that has ended, and of all others that have.
+    fn note_reads(&mut self, first: io::Result<Vec<u64>>) -> Result<(), TransmitError> {
+        let mut next = Some(first);
+        while let Some(read) = next {
+            let tickets = read.map_err(TransmitError::Image)?;
+            tickets.into_iter().for_each(|ticket| self.session.range_read(ticket));
+            next = self.reads.try_next();
+        }
+        Ok(())
+    }
+
+    /// Sends the whole batch. Reads meanwhile if the session wants to.
+    async fn send(&mut self) -> Result<(), TransmitError> {
+        let Self { socket, session, input, batch, .. } = self;
+        let on_sent = |batch: &Batch, len, now| session.bytes_sent(batch, len, now);
+        let flush = transmit::flush(batch, socket, S::CHECKS_PAGE_CACHE, on_sent);
+        if !S::LISTENS_WHILE_SENDING {
+            return flush.await;
+        }
+        let mut flush = pin!(flush);
+        // Most replies leave at once, and then a read that finds nothing would cost a system call.
         tokio::select! {
             biased;
-            // A client that shut its sending side down (RFC 9293 §3.6.1) still gets its replies.
-            heard = listen(socket, input), if is_open && input.len() < INPUT_MAX => {
-                is_open = heard.map_err(TransmitError::Peer)? > 0;
-            }
             flushed = &mut flush => return flushed,
+            () = std::future::ready(()) => {}
+        }
+        let mut is_open = true;
+        loop {
+            tokio::select! {
+                biased;
+                // A client that shut its sending side down (RFC 9293 §3.6.1) still gets its
+                // replies.
+                heard = listen(socket, input), if is_open && input.len() < INPUT_MAX => {
+                    is_open = heard.map_err(TransmitError::Peer)? > 0;
+                }
+                flushed = &mut flush => return flushed,
+            }
         }
     }
 }

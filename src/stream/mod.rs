@@ -1,8 +1,9 @@
 //! Connections of NBD, NFS and HTTP: accepting clients, reading requests, sending replies.
 //!
-//! A protocol implements [`Session`]; [`drive`] runs it on a socket. [`turn`] is plain data that
-//! the pure sessions share with the driver; the other files do I/O.
+//! A protocol implements [`Session`]; [`drive`] runs it on a socket. [`turn`] and [`waiting`] are
+//! plain data that the pure sessions share with the driver; the other files do I/O.
 
+mod cold_reads;
 mod driver;
 mod linger;
 mod listener;
@@ -10,10 +11,13 @@ mod log;
 mod receive;
 mod transmit;
 mod turn;
+mod waiting;
 
+pub(crate) use cold_reads::PageCacheNow;
 pub(crate) use driver::{Session, drive};
 pub(crate) use linger::close_in_stages;
 pub(crate) use listener::{Listener, accept, accept_until};
 pub(crate) use log::ConnectionLog;
 pub(crate) use transmit::TransmitError;
 pub(crate) use turn::{End, ReadTotals, Turn};
+pub(crate) use waiting::Waiting;

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::export::batch::Chunk;
 use crate::export::{Batch, ImageRange};
+use crate::image::Extent;
 use crate::sys::{self, Follow, Iov};
 
 /// Bytes in whole pages from which `sendfile` beats `sendmsg` from the mapping (measured on
@@ -26,6 +27,9 @@ const PAGE: u64 = 4 << 10;
 
 /// Bytes checked for residency and sent at once.
 const WINDOW: u64 = 1 << 20;
+
+/// Bytes read ahead of a window that was not in the page cache.
+const AHEAD: u64 = 4 << 20;
 
 /// Bytes that one connection is sent before others get their turn. Without a limit, a client that
 /// asks for more as fast as it is answered would be served while a thousand others wait.
@@ -50,16 +54,22 @@ pub(crate) enum TransmitError {
 /// takes.
 ///
 /// `on_sent` is called with the number of bytes at the front of the batch that left, and the time.
+/// `is_cached` is `true` if the batch was just found in the page cache.
 ///
 /// # Errors
 /// [`TransmitError`] says whose fault it is.
 pub(super) async fn flush(
     batch: &mut Batch,
     socket: &TcpStream,
+    mut is_cached: bool,
     mut on_sent: impl FnMut(&Batch, u64, Instant),
 ) -> Result<(), TransmitError> {
+    let mut ahead = ReadAhead::default();
     while !batch.is_empty() {
-        warm_window(batch).await.map_err(TransmitError::Image)?;
+        // The kernel may have dropped pages while the client did not read.
+        if !std::mem::take(&mut is_cached) {
+            ahead.warm_window(batch).await.map_err(TransmitError::Image)?;
+        }
         let sending = socket.async_io(Interest::WRITABLE, || send_front(batch, socket.as_fd()));
         let sent = sending.await.map_err(whose_fault)?;
         if sent == 0 {
@@ -88,21 +98,47 @@ fn whose_fault(error: io::Error) -> TransmitError {
     }
 }
 
-/// Waits until the bytes that leave next are in the page cache. A system call that reads the disk
-/// would stop every connection of its thread.
-async fn warm_window(batch: &Batch) -> io::Result<()> {
-    let (now, mut left) = (Instant::now(), WINDOW);
-    for chunk in batch.chunks().take(AREAS) {
-        if let Chunk::Image(range) = chunk {
-            let extent = range.extent().truncate(left.max(PAGE + SENDFILE_FROM));
-            range.image().source.warm(extent, now).await?;
+/// Reading ahead of what is sent, once a range was found that is not in the page cache.
+#[derive(Debug, Default)]
+struct ReadAhead {
+    /// End of what was read ahead in the image file; 0 as long as everything was cached.
+    until: u64,
+}
+
+impl ReadAhead {
+    /// Waits until the bytes that leave next are in the page cache. A system call that reads the
+    /// disk would stop every connection of its thread.
+    async fn warm_window(&mut self, batch: &Batch) -> io::Result<()> {
+        let (now, mut left) = (Instant::now(), WINDOW);
+        for chunk in batch.chunks().take(AREAS) {
+            if let Chunk::Image(range) = chunk {
+                let extent = range.extent().truncate(left.max(PAGE + SENDFILE_FROM));
+                if !range.image().source.is_cached(extent, now) {
+                    self.until = self.until.max(extent.end());
+                    self.follow(range, extent);
+                    range.image().source.warm(extent, now).await?;
+                } else if self.until > 0 {
+                    self.follow(range, extent);
+                }
+            }
+            left = left.saturating_sub(chunk.len());
+            if left == 0 {
+                break;
+            }
         }
-        left = left.saturating_sub(chunk.len());
-        if left == 0 {
-            break;
+        Ok(())
+    }
+
+    /// Has the windows of `range` behind `extent` read while that one is sent.
+    fn follow(&mut self, range: ImageRange<'_>, extent: Extent) {
+        let end = range.extent().end().min(extent.end() + AHEAD);
+        let from = self.until.clamp(extent.end(), end);
+        // Whole windows, unless it is the last: many small reads would cost more than they gain.
+        if end - from >= WINDOW || (end == range.extent().end() && end > from) {
+            range.image().source.read_ahead(Extent { offset: from, len: end - from });
+            self.until = end;
         }
     }
-    Ok(())
 }
 
 /// Hands the front of the batch to the kernel and returns how many bytes it took.

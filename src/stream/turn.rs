@@ -10,6 +10,8 @@ pub enum Turn<R> {
     Drained,
     /// Enough for one turn: let other connections run, then go on with the input.
     Full,
+    /// Too many requests wait for the disk: go on with the input when a range was read.
+    Waiting,
     /// The session ends the connection, for this reason.
     End(R),
 }

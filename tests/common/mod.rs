@@ -10,4 +10,5 @@ pub mod nfs;
 pub mod reads;
 pub mod rpc;
 pub mod running;
+pub mod slow_disk;
 pub mod tree;

@@ -73,6 +73,7 @@ pub fn find(name: impl AsRef<Path>) -> Option<PathBuf> {
 fn is_there(need: &str) -> bool {
     match need {
         "root" => rustix::process::geteuid().is_root(),
+        device if device.starts_with("/dev/") => Path::new(device).exists(),
         program => find(program).is_some(),
     }
 }

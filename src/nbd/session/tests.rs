@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use super::handshake::HandshakeError;
 use super::*;
 use crate::export::batch::Chunk;
-use crate::export::{Batch, Export};
+use crate::export::{AllCached, Batch, Export};
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source, samples};
 use crate::images::{ImageSet, ServedImage};
@@ -320,7 +320,7 @@ fn transmit_of(
     requests: &[Vec<u8>],
 ) -> (Turn<TransmissionEnd>, String) {
     let mut batch = Batch::default();
-    let turn = session.handle(export, &mut BytesMut::from(&requests.concat()[..]), &mut batch);
+    let turn = session.handle(export, &mut BytesMut::from(&requests.concat()[..]), &AllCached, &mut batch);
     (turn, shown(&batch))
 }
 
@@ -468,7 +468,7 @@ fn turn_is_bounded() {
     let mut turns = Vec::new();
     while turns.last() != Some(&Turn::Drained) {
         let mut batch = Batch::default();
-        turns.push(session.handle(&export(), &mut input, &mut batch));
+        turns.push(session.handle(&export(), &mut input, &AllCached, &mut batch));
         assert!(batch.len() < 3 << 19);
     }
     assert_eq!(turns, [Turn::Full, Turn::Full, Turn::Drained]);

@@ -4,9 +4,9 @@ use bytes::{Buf, BytesMut};
 
 use super::{ALLOCATION_ID, READ_MAX};
 use crate::codec::Reader;
-use crate::export::{Batch, Export, MixedImagesError, Pieces};
+use crate::export::{Batch, ColdRange, Export, ImageRange, MixedImagesError, PageCache, Piece, Pieces};
 use crate::nbd::wire::{self, ChunkType, Cmd, Errno, NbdParseError, NbdRequest};
-use crate::stream::{ReadTotals, Turn};
+use crate::stream::{ReadTotals, Turn, Waiting};
 
 /// Payload bytes queued before the connection has to let others run.
 const TURN_BYTES: u64 = 1 << 20;
@@ -49,12 +49,15 @@ pub struct Transmission {
     swallow: u32,
     /// Offset and length of the bytes that the client plans to read.
     prefetch: Option<(u64, u32)>,
+    /// Reads of bytes that are not in memory.
+    waiting: Waiting<NbdRequest>,
     totals: ReadTotals,
 }
 
 impl Transmission {
     pub fn new(replies: Replies) -> Self {
-        Self { replies, swallow: 0, prefetch: None, totals: ReadTotals::default() }
+        let (waiting, totals) = (Waiting::default(), ReadTotals::default());
+        Self { replies, swallow: 0, prefetch: None, waiting, totals }
     }
 
     #[cfg(test)]
@@ -71,14 +74,31 @@ impl Transmission {
         self.prefetch.take()
     }
 
+    /// Returns the ranges that replies wait for, each once.
+    pub(crate) fn take_cold(&mut self) -> Vec<ColdRange> {
+        self.waiting.take_cold()
+    }
+
+    /// Notes that a range of the request with this ticket was read.
+    pub(crate) fn range_read(&mut self, ticket: u64) {
+        self.waiting.range_read(ticket);
+    }
+
     /// Answers the complete requests of `input` about `export`, takes them off, and queues the
-    /// replies.
+    /// replies. Reads of bytes that `cache` does not hold are answered later, each when they have
+    /// been read: "the server MAY reply out of order".
     pub fn handle(
         &mut self,
         export: &Export,
         input: &mut BytesMut,
+        cache: &impl PageCache,
         out: &mut Batch,
     ) -> Turn<TransmissionEnd> {
+        if !self.waiting.is_empty()
+            && let Some(turn) = self.answer_waiting(export, out)
+        {
+            return turn;
+        }
         for _ in 0..TURN_REQUESTS {
             if out.len() >= TURN_BYTES {
                 return Turn::Full;
@@ -87,19 +107,38 @@ impl Transmission {
             let request = match NbdRequest::parse(&mut Reader::new(input)) {
                 Ok(request) => request,
                 Err(NbdParseError::Truncated(_)) => return Turn::Drained,
-                Err(malformed) => return Turn::End(TransmissionEnd::Broken(malformed)),
+                Err(malformed) => return self.end(TransmissionEnd::Broken(malformed)),
             };
-            match self.answer(export, &request, out) {
+            match self.answer(export, &request, cache, out) {
                 Ok(None) => input.advance(NbdRequest::LEN),
                 Ok(Some(turn)) => {
                     input.advance(NbdRequest::LEN);
                     return turn;
                 }
-                // Ranges of another image have to leave first.
-                Err(MixedImagesError) => return Turn::Full,
+                Err(Stopped(turn)) => return turn,
             }
         }
         Turn::Full
+    }
+
+    /// Answers the reads whose bytes are in memory by now; returns `Some` when the turn ends then.
+    fn answer_waiting(&mut self, export: &Export, out: &mut Batch) -> Option<Turn<TransmissionEnd>> {
+        while let Some(request) = self.waiting.ready() {
+            // The request was checked when it came.
+            let pieces = export.range(request.offset, request.len.into()).ok()?;
+            if out.len() >= TURN_BYTES || out.push_reply(|out| read(self.replies, request, pieces, out)).is_err() {
+                return Some(Turn::Full);
+            }
+            self.totals.count(request.len);
+            self.waiting.answered();
+        }
+        self.waiting.is_full().then_some(Turn::Waiting)
+    }
+
+    /// Ends the phase once nothing waits: "the server MUST handle all outstanding requests". What is
+    /// queued leaves anyway.
+    fn end(&self, end: TransmissionEnd) -> Turn<TransmissionEnd> {
+        if self.waiting.is_empty() { Turn::End(end) } else { Turn::Waiting }
     }
 
     /// Passes over the payload of a refused write.
@@ -115,10 +154,15 @@ impl Transmission {
         &mut self,
         export: &Export,
         request: &NbdRequest,
+        cache: &impl PageCache,
         out: &mut Batch,
-    ) -> Result<Option<Turn<TransmissionEnd>>, MixedImagesError> {
+    ) -> Result<Option<Turn<TransmissionEnd>>, Stopped> {
         let result = match request.command {
             Cmd::READ => match pieces(export, request) {
+                Ok(pieces) if !ranges(pieces.clone()).all(|range| cache.holds(range)) => {
+                    self.waiting.push(*request, ranges(pieces));
+                    return Ok(self.waiting.is_full().then_some(Turn::Waiting));
+                }
                 Ok(pieces) => {
                     out.push_reply(|out| read(self.replies, request, pieces, out))?;
                     self.totals.count(request.len);
@@ -136,10 +180,9 @@ impl Transmission {
                 self.succeed(request, out);
                 Ok(())
             }
-            // "The server MUST handle all outstanding requests": what is queued leaves first.
-            Cmd::DISC => return Ok(Some(Turn::End(TransmissionEnd::Disconnected))),
+            Cmd::DISC => return Err(Stopped(self.end(TransmissionEnd::Disconnected))),
             Cmd::WRITE if request.len > PAYLOAD_MAX => {
-                return Ok(Some(Turn::End(TransmissionEnd::Flooded { len: request.len })));
+                return Err(Stopped(self.end(TransmissionEnd::Flooded { len: request.len })));
             }
             Cmd::WRITE => {
                 // The payload follows even though the write is refused.
@@ -222,6 +265,14 @@ fn pieces<'a>(export: &'a Export, request: &NbdRequest) -> Result<Pieces<'a>, Re
     export.range(request.offset, request.len.into()).map_err(|_| RequestError::BEHIND_END)
 }
 
+/// Returns those of `pieces` that are in the image file.
+fn ranges<'a>(pieces: Pieces<'a>) -> impl Iterator<Item = ImageRange<'a>> {
+    pieces.filter_map(|piece| match piece {
+        Piece::Image(range) => Some(range),
+        Piece::Memory(_) => None,
+    })
+}
+
 fn check_flags(request: &NbdRequest, known: u16) -> Result<(), RequestError> {
     // "The server SHOULD return NBD_EINVAL if it receives an unknown command flag."
     if request.flags & !known == 0 { Ok(()) } else { Err(RequestError::invalid("unknown command flag")) }
@@ -251,6 +302,17 @@ fn read(
         }
     }
     pieces.try_for_each(|piece| out.push_piece(piece))
+}
+
+/// The turn ends before a request, which stays in the input.
+#[derive(Debug)]
+struct Stopped(Turn<TransmissionEnd>);
+
+/// Ranges of another image have to leave first.
+impl From<MixedImagesError> for Stopped {
+    fn from(_: MixedImagesError) -> Self {
+        Self(Turn::Full)
+    }
 }
 
 /// A request that gets an error reply: the peer's fault.

@@ -21,9 +21,9 @@ use self::procedures::Payload;
 use super::rpc::{self, Call, CallError, RecordError, RpcMessage};
 use super::xdr::{self, Emitter};
 use super::{mount, wire};
-use crate::export::{Batch, MixedImagesError, Piece};
+use crate::export::{AllCached, Batch, ColdRange, MixedImagesError, PageCache, Piece};
 use crate::images::ImageSet;
-use crate::stream::{ReadTotals, Turn};
+use crate::stream::{ReadTotals, Turn, Waiting};
 
 /// Longest READ, in bytes; also the preferred length: Linux then mounts with `rsize=1048576`.
 pub(crate) const READ_MAX: u32 = 1 << 20;
@@ -52,25 +52,72 @@ pub struct StreamError(#[from] pub RecordError);
 pub struct Session {
     peer: SocketAddr,
     duplicates: DuplicateCalls,
+    /// READs of bytes that are not in memory.
+    waiting: Waiting<WaitingCall>,
     totals: ReadTotals,
+}
+
+/// A call whose reply waits for the disk.
+#[derive(Debug, Clone)]
+struct WaitingCall {
+    xid: u32,
+    message: Box<[u8]>,
+}
+
+/// A call that was not answered.
+#[derive(Debug)]
+enum Unanswered {
+    /// Ranges of another image have to leave first.
+    MixedImages,
+    /// It waits for the disk now.
+    Cold,
+}
+
+impl From<MixedImagesError> for Unanswered {
+    fn from(_: MixedImagesError) -> Self {
+        Self::MixedImages
+    }
 }
 
 impl Session {
     /// Begins a connection of `peer`, whose address appears in the log.
     pub fn new(peer: SocketAddr) -> Self {
-        Self { peer, duplicates: DuplicateCalls::default(), totals: ReadTotals::default() }
+        let (duplicates, waiting) = (DuplicateCalls::default(), Waiting::default());
+        Self { peer, duplicates, waiting, totals: ReadTotals::default() }
     }
 
     pub(crate) const fn totals(&self) -> ReadTotals {
         self.totals
     }
 
-    /// Answers the complete calls of `input`, takes them off, and queues the replies, in the order
-    /// of the calls.
+    /// Returns the ranges that replies wait for, each once.
+    pub(crate) fn take_cold(&mut self) -> Vec<ColdRange> {
+        self.waiting.take_cold()
+    }
+
+    /// Notes that a range of the call with this ticket was read.
+    pub(crate) fn range_read(&mut self, ticket: u64) {
+        self.waiting.range_read(ticket);
+    }
+
+    /// Answers the complete calls of `input`, takes them off, and queues the replies. A READ of
+    /// bytes that `cache` does not hold is answered later, when they have been read: RPC knows a
+    /// reply by its xid (RFC 5531 §9), so the order is free.
     ///
     /// A call whose xid is that of a reply still queued is dropped. Its client lost patience, and
     /// gets the reply as soon as it reads.
-    pub fn handle(&mut self, images: &ImageSet, input: &mut BytesMut, out: &mut Batch) -> Turn<StreamError> {
+    pub fn handle(
+        &mut self,
+        images: &ImageSet,
+        input: &mut BytesMut,
+        cache: &impl PageCache,
+        out: &mut Batch,
+    ) -> Turn<StreamError> {
+        if !self.waiting.is_empty()
+            && let Some(turn) = self.answer_waiting(images, out)
+        {
+            return turn;
+        }
         for _ in 0..TURN_CALLS {
             if out.len() >= TURN_BYTES || out.held() >= TURN_HELD {
                 return Turn::Full;
@@ -78,21 +125,51 @@ impl Session {
             let record = match rpc::next_record(input) {
                 Ok(Some(record)) => record,
                 Ok(None) => return Turn::Drained,
-                Err(error) => return Turn::End(error.into()),
+                Err(error) => return self.end(error),
             };
             let message = match RpcMessage::parse(&record.message) {
                 Ok(message) => message,
-                Err(error) => return Turn::End(RecordError::from(error).into()),
+                Err(error) => return self.end(error.into()),
             };
-            // A READ of another image waits until the queued ranges have left.
-            if let Err(MixedImagesError) = self.answer(images, &message, out) {
+            let answered = self.answer(images, &message, &record.message, cache, out);
+            if let Err(Unanswered::MixedImages) = answered {
                 return Turn::Full;
             }
             let len = record.len;
             input.advance(len);
             self.duplicates.parsed(len);
+            if answered.is_err() && self.must_wait() {
+                return Turn::Waiting;
+            }
         }
         Turn::Full
+    }
+
+    /// Ends the connection once all calls before the error were answered.
+    fn end(&self, error: RecordError) -> Turn<StreamError> {
+        if self.waiting.is_empty() { Turn::End(error.into()) } else { Turn::Waiting }
+    }
+
+    /// Answers the READs whose bytes are in memory by now; returns `Some` when the turn ends then.
+    fn answer_waiting(&mut self, images: &ImageSet, out: &mut Batch) -> Option<Turn<StreamError>> {
+        while let Some(call) = self.waiting.ready().cloned() {
+            if out.len() >= TURN_BYTES {
+                return Some(Turn::Full);
+            }
+            // The message was parsed when it came.
+            let message = RpcMessage::parse(&call.message).ok()?;
+            if self.reply(images, &message, &call.message, &AllCached, out).is_err() {
+                return Some(Turn::Full);
+            }
+            self.waiting.answered();
+        }
+        self.must_wait().then_some(Turn::Waiting)
+    }
+
+    /// Returns `true` if no more calls should be taken off the input, since too many wait.
+    fn must_wait(&self) -> bool {
+        let held = self.waiting.iter().map(|call| call.message.len()).sum::<usize>();
+        self.waiting.is_full() || held >= TURN_HELD
     }
 
     /// Notes that all of the batch has been sent, and what is in the input by then. A duplicate in
@@ -101,17 +178,32 @@ impl Session {
         self.duplicates.sent(input.len());
     }
 
-    /// Queues the reply to one call.
+    /// Answers one call, unless it is a duplicate of one whose reply has yet to leave.
     fn answer(
         &mut self,
         images: &ImageSet,
         message: &RpcMessage<'_>,
+        bytes: &[u8],
+        cache: &impl PageCache,
         out: &mut Batch,
-    ) -> Result<(), MixedImagesError> {
-        if self.duplicates.contains(message.xid) {
+    ) -> Result<(), Unanswered> {
+        let xid = message.xid;
+        if self.duplicates.contains(xid) || self.waiting.iter().any(|call| call.xid == xid) {
             return Ok(());
         }
-        let peer = self.peer;
+        self.reply(images, message, bytes, cache, out)
+    }
+
+    /// Queues the reply to one call of these `bytes`, or keeps it if it has to wait for the disk.
+    fn reply(
+        &mut self,
+        images: &ImageSet,
+        message: &RpcMessage<'_>,
+        bytes: &[u8],
+        cache: &impl PageCache,
+        out: &mut Batch,
+    ) -> Result<(), Unanswered> {
+        let (peer, waiting, xid) = (self.peer, &mut self.waiting, message.xid);
         let read = out.push_reply(|out| {
             let payload = out.write_bytes(|arena| {
                 let start = rpc::begin_record(arena);
@@ -120,12 +212,17 @@ impl Session {
                 rpc::end_record(arena, start, payload.as_ref().map_or(0, Payload::padded_len));
                 payload
             });
-            payload.map(|payload| queue(&payload, out)).transpose()
+            let Some(payload) = payload else { return Ok(None) };
+            if !payload.ranges().all(|range| cache.holds(range)) {
+                waiting.push(WaitingCall { xid, message: bytes.into() }, payload.ranges());
+                return Err(Unanswered::Cold);
+            }
+            Ok(Some(queue(&payload, out)?))
         })?;
         if let Some(len) = read {
             self.totals.count(len);
         }
-        self.duplicates.answered(message.xid);
+        self.duplicates.answered(xid);
         Ok(())
     }
 }

@@ -191,7 +191,7 @@ impl Client {
         let call = Call { xid: self.xid, program, credentials: self.credentials.clone(), args };
         let (mut input, mut batch) = (BytesMut::from(&call.record()[..]), Batch::default());
         assert!(matches!(
-            self.session.handle(&self.images, &mut input, &mut batch),
+            self.session.handle(&self.images, &mut input, &AllCached, &mut batch),
             Turn::Drained | Turn::Full
         ));
         assert!(input.is_empty());
@@ -296,7 +296,7 @@ fn non_call_ends_after_earlier_replies() {
         let (mut client, mut batch) = (Client::new(), Batch::default());
         let mut input = BytesMut::from(&[nfs(1, NULL, &Args::default()), bytes].concat()[..]);
         assert_eq!(
-            client.session.handle(&client.images, &mut input, &mut batch),
+            client.session.handle(&client.images, &mut input, &AllCached, &mut batch),
             Turn::End(StreamError(end))
         );
         assert_eq!(replies(&batch).len(), 1);
@@ -330,7 +330,7 @@ fn kernel_calls_are_answered() {
         input.extend_from_slice(&args.0);
     }
     let mut batch = Batch::default();
-    assert_eq!(client.session.handle(&client.images, &mut input, &mut batch), Turn::Drained);
+    assert_eq!(client.session.handle(&client.images, &mut input, &AllCached, &mut batch), Turn::Drained);
     let replies = replies(&batch);
     let lens: Vec<_> = replies.iter().map(|reply| (reply.head[0], reply.head.len())).collect();
     // As long as nfs-ganesha's, but for the handle, which has 28 bytes there and 16 here.

@@ -57,7 +57,7 @@ fn mount_reply_has_the_nfsmount_layout() {
         \0\0\0\0\0\0\0\0\0\0\0\x0c/mnt/archiso";
     let (mut client, mut batch) = (Client::new(), Batch::default());
     assert_eq!(
-        client.session.handle(&client.images, &mut BytesMut::from(&call[..]), &mut batch),
+        client.session.handle(&client.images, &mut BytesMut::from(&call[..]), &AllCached, &mut batch),
         Turn::Drained
     );
     let chunks: Vec<_> = batch.chunks().collect();

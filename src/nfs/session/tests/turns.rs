@@ -17,7 +17,7 @@ fn turn_is_bounded_and_continued() {
     let mut answered = Vec::new();
     loop {
         let mut batch = Batch::default();
-        let turn = client.session.handle(&client.images, &mut input, &mut batch);
+        let turn = client.session.handle(&client.images, &mut input, &AllCached, &mut batch);
         assert!(batch.len() <= (1 << 20) + 131_073 + 200);
         answered.extend(xids(&batch));
         client.session.sent(&input);
@@ -37,7 +37,7 @@ fn turn_bounds_small_calls_and_listings() {
     for (procedure, args, answered) in [(GETATTR, root, TURN_CALLS as usize), (READDIRPLUS, many, 3)] {
         let records: Vec<u8> = (0..600).flat_map(|xid| nfs(xid, procedure, &args)).collect();
         let (mut client, mut batch) = (Client::new(), Batch::default());
-        let turn = client.session.handle(&client.images, &mut BytesMut::from(&records[..]), &mut batch);
+        let turn = client.session.handle(&client.images, &mut BytesMut::from(&records[..]), &AllCached, &mut batch);
         assert_eq!((turn, xids(&batch).len()), (Turn::Full, answered));
         assert!(batch.held() < TURN_HELD + DIRECTORY_MAX as usize);
     }
@@ -58,7 +58,7 @@ fn batch_holds_ranges_of_one_image() {
     let turns = [(Turn::Full, vec![1, 2, 5], 0), (Turn::Full, vec![3, 4], 1), (Turn::Drained, vec![6], 0)];
     for (turn, answered, image) in turns {
         let mut batch = Batch::default();
-        assert_eq!(client.session.handle(&client.images, &mut input, &mut batch), turn);
+        assert_eq!(client.session.handle(&client.images, &mut input, &AllCached, &mut batch), turn);
         assert_eq!(xids(&batch), answered);
         assert_eq!(batch.image().unwrap().identity, identities[image]);
         client.session.sent(&input);
@@ -70,19 +70,19 @@ fn batch_holds_ranges_of_one_image() {
 fn duplicate_of_queued_call_is_dropped() {
     let (mut client, mut batch) = (Client::new(), Batch::default());
     let mut input = reads(&client, [7, 8, 7, 9, 8], 4096);
-    assert_eq!(client.session.handle(&client.images, &mut input, &mut batch), Turn::Drained);
+    assert_eq!(client.session.handle(&client.images, &mut input, &AllCached, &mut batch), Turn::Drained);
     assert_eq!(xids(&batch), [7, 8, 9]);
 
     // More input before anything was sent: the replies are still queued.
     let mut input = reads(&client, [7, 10], 4096);
-    assert_eq!(client.session.handle(&client.images, &mut input, &mut batch), Turn::Drained);
+    assert_eq!(client.session.handle(&client.images, &mut input, &AllCached, &mut batch), Turn::Drained);
     assert_eq!(xids(&batch), [7, 8, 9, 10]);
 
     // All replies have left: the xid may be that of a new call.
     client.session.sent(&input);
     let mut batch = Batch::default();
     let mut input = reads(&client, [7, 8], 4096);
-    assert_eq!(client.session.handle(&client.images, &mut input, &mut batch), Turn::Drained);
+    assert_eq!(client.session.handle(&client.images, &mut input, &AllCached, &mut batch), Turn::Drained);
     assert_eq!(xids(&batch), [7, 8]);
     assert_eq!(client.session.totals().reads, 6, "nothing was read for a duplicate");
 }
@@ -96,7 +96,7 @@ fn duplicate_before_reply_left_is_dropped() {
     let mut answered = Vec::new();
     loop {
         let mut batch = Batch::default();
-        let turn = client.session.handle(&client.images, &mut input, &mut batch);
+        let turn = client.session.handle(&client.images, &mut input, &AllCached, &mut batch);
         answered.extend(xids(&batch));
         client.session.sent(&input);
         if turn == Turn::Drained {
@@ -107,7 +107,7 @@ fn duplicate_before_reply_left_is_dropped() {
 
     // Calls from now on arrive after the replies have left.
     let (mut input, mut batch) = (reads(&client, [0], 4096), Batch::default());
-    assert_eq!(client.session.handle(&client.images, &mut input, &mut batch), Turn::Drained);
+    assert_eq!(client.session.handle(&client.images, &mut input, &AllCached, &mut batch), Turn::Drained);
     assert_eq!(xids(&batch), [0]);
 }
 
@@ -117,7 +117,7 @@ fn duplicates_belong_to_their_connection() {
     for _ in 0..2 {
         let mut session = Session::new("192.0.2.1:700".parse().unwrap());
         let (mut input, mut batch) = (BytesMut::from(&nfs(7, NULL, &Args::default())[..]), Batch::default());
-        assert_eq!(session.handle(&images, &mut input, &mut batch), Turn::Drained);
+        assert_eq!(session.handle(&images, &mut input, &AllCached, &mut batch), Turn::Drained);
         assert_eq!(xids(&batch), [7]);
     }
 }

@@ -1,0 +1,296 @@
+//! Images on a slow disk: what is read is right, many ranges are read at once, and no client, image
+//! or protocol waits for another's disk.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use common::needs::{needs, tool};
+use common::nfs::{free_port, started};
+use common::rpc::{Client, LOOKUP, READ, Xdr, nfs, read_arguments};
+use common::running::{Running, output_of};
+use common::slow_disk::SlowDisk;
+use common::tree::{self, BIG, tree};
+
+/// Time of one read.
+const DELAY: Duration = Duration::from_millis(10);
+
+const NEEDS: [&str; 2] = ["root", "/dev/fuse"];
+
+/// A server of an image on a slow disk, and of another one that is not slow.
+struct Server {
+    server: Running,
+    disk: SlowDisk,
+    iso: PathBuf,
+    tree: PathBuf,
+    nbd: u16,
+    nfs: u16,
+    http: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let tree = tree();
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        // Without a delay while the image is indexed.
+        let disk = SlowDisk::mount(&tree.iso, dir.path(), Duration::ZERO).unwrap();
+        let [nbd, nfs, http] = [(); 3].map(|()| free_port());
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_isowire"));
+        command.arg("serve").arg(disk.path()).arg(&tree.another).args(["--bind", "127.0.0.1"]);
+        for (door, port) in [("--nbd", nbd), ("--nfs", nfs), ("--http", http)] {
+            command.args([door, &port.to_string()]);
+        }
+        command.args(["--portmap", "off", "--tftp", "off", "--dhcp", "off", "--status", "off"]);
+        let log = tree.iso.with_file_name(format!("slow-disk-{nbd}.log"));
+        let server = started(&mut command, &log);
+        disk.set_delay(DELAY);
+        disk.chill();
+        Self { server, disk, iso: tree.iso, tree: tree.source, nbd, nfs, http, _dir: dir }
+    }
+
+    /// An NBD client with simple replies, like the kernel's.
+    fn attach(&self, export: &str) -> TcpStream {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.nbd)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut greeting = [0; 18];
+        socket.read_exact(&mut greeting).unwrap();
+        let len = export.len() as u32;
+        let go = [&(len + 6).to_be_bytes()[..], &len.to_be_bytes(), export.as_bytes(), &[0, 0]].concat();
+        socket.write_all(&[b"\0\0\0\x03IHAVEOPT\0\0\0\x07", &go[..]].concat()).unwrap();
+        socket.read_exact(&mut [0; 20 + 12 + 20]).unwrap();
+        socket
+    }
+
+    fn bytes(&self, offset: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        File::open(&self.iso).unwrap().read_exact_at(&mut bytes, offset).unwrap();
+        bytes
+    }
+}
+
+/// A request whose cookie is its offset.
+fn request(command: u16, offset: u64, len: u32) -> Vec<u8> {
+    let start = [0x2560_9513_u32.to_be_bytes(), u32::from(command).to_be_bytes()].concat();
+    [&start[..], &offset.to_be_bytes(), &offset.to_be_bytes(), &len.to_be_bytes()].concat()
+}
+
+fn read_request(offset: u64, len: u32) -> Vec<u8> {
+    request(0, offset, len)
+}
+
+/// Reads a simple reply and returns its cookie and data.
+fn reply(socket: &mut TcpStream, len: impl Fn(u64) -> usize) -> (u64, Vec<u8>) {
+    let mut header = [0; 16];
+    socket.read_exact(&mut header).unwrap();
+    assert_eq!(header[..8], [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0]);
+    let cookie = u64::from_be_bytes(header[8..].try_into().unwrap());
+    let mut data = vec![0; len(cookie)];
+    socket.read_exact(&mut data).unwrap();
+    (cookie, data)
+}
+
+/// Offsets far apart, each at a multiple of 2048 and not of 4096.
+fn scattered(count: u64) -> impl Iterator<Item = u64> {
+    (0..count).map(|n| (n * 7919 * 4096) % (30 << 20) / 4096 * 4096 + 2048)
+}
+
+#[test]
+fn nbd_reads_are_read_at_once() {
+    needs!(NEEDS, tree::NEEDS);
+    let server = Server::start();
+    let mut socket = server.attach("archiso");
+    let offsets: BTreeSet<u64> = scattered(640).collect();
+    let since = Instant::now();
+    let requests: Vec<u8> = offsets.iter().flat_map(|&offset| read_request(offset, 4096)).collect();
+    socket.write_all(&requests).unwrap();
+    let mut answered = BTreeSet::new();
+    for _ in &offsets {
+        let (cookie, data) = reply(&mut socket, |_| 4096);
+        assert!(data == server.bytes(cookie, 4096), "wrong bytes at {cookie}");
+        assert!(answered.insert(cookie), "{cookie} was answered twice");
+    }
+    assert_eq!(answered, offsets);
+    // One after the other would take 12.8 s, since each is in two pages.
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+}
+
+#[test]
+fn nbd_neighbours_are_read_together() {
+    needs!(NEEDS, tree::NEEDS);
+    let server = Server::start();
+    let mut socket = server.attach("archiso");
+    let before = server.disk.reads();
+    let requests: Vec<u8> = (0..64).flat_map(|n| read_request((8 << 20) + n * 4096, 4096)).collect();
+    socket.write_all(&requests).unwrap();
+    for _ in 0..64 {
+        let (cookie, data) = reply(&mut socket, |_| 4096);
+        assert!(data == server.bytes(cookie, 4096), "wrong bytes at {cookie}");
+    }
+    let reads = server.disk.reads() - before;
+    assert!(reads <= 8, "{reads} reads of the disk for 256 KiB in a row");
+}
+
+#[test]
+fn nbd_read_in_memory_overtakes_the_disk() {
+    needs!(NEEDS, tree::NEEDS);
+    let server = Server::start();
+    let mut socket = server.attach("archiso");
+    socket.write_all(&read_request(1 << 20, 4096)).unwrap();
+    reply(&mut socket, |_| 4096);
+    server.disk.set_delay(Duration::from_millis(500));
+    socket.write_all(&[read_request(9 << 20, 4096), read_request(1 << 20, 4096)].concat()).unwrap();
+    assert_eq!([(); 2].map(|()| reply(&mut socket, |_| 4096).0), [1 << 20, 9 << 20]);
+}
+
+#[test]
+fn nbd_replies_leave_before_the_end() {
+    needs!(NEEDS, tree::NEEDS);
+    let server = Server::start();
+    for is_half_closed in [false, true] {
+        let mut socket = server.attach("archiso");
+        let from = if is_half_closed { 4 << 20 } else { 2 << 20 };
+        let reads: Vec<u8> = (0..8).flat_map(|n| read_request(from + n * 131_072, 4096)).collect();
+        socket.write_all(&reads).unwrap();
+        if is_half_closed {
+            socket.shutdown(std::net::Shutdown::Write).unwrap();
+        } else {
+            socket.write_all(&request(2, 0, 0)).unwrap();
+        }
+        for _ in 0..8 {
+            let (cookie, data) = reply(&mut socket, |_| 4096);
+            assert!(data == server.bytes(cookie, 4096), "wrong bytes at {cookie}");
+        }
+        assert_eq!(socket.read(&mut [0]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn nbd_client_that_asks_for_much_is_bounded() {
+    needs!(NEEDS, tree::NEEDS);
+    let server = Server::start();
+    let mut greedy = server.attach("archiso");
+    // Forty times more than may wait at once, and more than a reader takes at once.
+    let lens = |offset: u64| if offset.is_multiple_of(3) { 1 << 20 } else { 4096 };
+    let offsets: Vec<u64> = scattered(10_000).collect();
+    let requests: Vec<u8> =
+        offsets.iter().flat_map(|&offset| read_request(offset, lens(offset) as u32)).collect();
+    let mut writer = greedy.try_clone().unwrap();
+    let writing = std::thread::spawn(move || writer.write_all(&requests).unwrap());
+    let mut modest = server.attach("archiso");
+    for n in 0..20 {
+        let since = Instant::now();
+        let offset = (30 << 20) + n * 20_480;
+        modest.write_all(&read_request(offset, 512)).unwrap();
+        assert!(reply(&mut modest, |_| 512).1 == server.bytes(offset, 512));
+        assert!(since.elapsed() < Duration::from_secs(2), "the other client has all readers");
+    }
+    let mut count = BTreeMap::<u64, u32>::new();
+    for _ in &offsets {
+        let (cookie, data) = reply(&mut greedy, lens);
+        assert!(data == server.bytes(cookie, data.len()), "wrong bytes at {cookie}");
+        *count.entry(cookie).or_default() += 1;
+    }
+    for offset in offsets {
+        *count.get_mut(&offset).expect("an answer to each") -= 1;
+    }
+    assert!(count.values().all(|&left| left == 0));
+    writing.join().unwrap();
+}
+
+#[test]
+fn nbdcopy_copies_a_slow_image() {
+    needs!(NEEDS, tree::NEEDS, ["nbdcopy", "cmp"]);
+    let server = Server::start();
+    let copy = server._dir.path().with_extension("copy");
+    let uri = format!("nbd://127.0.0.1:{}/archiso", server.nbd);
+    // nbdcopy negotiates structured replies.
+    output_of(tool("nbdcopy").args(["--connections=4", "--requests=64", &uri]).arg(&copy));
+    output_of(tool("cmp").arg(&copy).arg(&server.iso));
+    std::fs::remove_file(copy).unwrap();
+}
+
+#[test]
+fn nfs_reads_are_read_at_once() {
+    needs!(NEEDS, tree::NEEDS);
+    let server = Server::start();
+    let mut client = Client::connect(server.nfs);
+    let root = client.mount(b"/").unwrap();
+    let mut found = client.nfs(LOOKUP, Xdr::new().opaque(&root).opaque(BIG.0.as_bytes())).body();
+    assert_eq!(found.u32(), 0);
+    let (file, content) = (found.opaque(), std::fs::read(server.tree.join(BIG.0)).unwrap());
+    let since = Instant::now();
+    let calls: Vec<u8> = (0..512_u32)
+        .flat_map(|xid| nfs(xid, READ, read_arguments(&file, u64::from(xid) * 61_440, 5000)))
+        .collect();
+    client.send(&calls);
+    let mut answered = BTreeSet::new();
+    for _ in 0..512 {
+        let (xid, reply) = client.receive();
+        let mut body = reply.body();
+        assert_eq!(body.u32(), 0);
+        body.maybe_attributes();
+        assert_eq!((body.u32(), body.flag()), (5000, false));
+        let at = xid as usize * 61_440;
+        assert!(body.opaque() == content[at..at + 5000], "wrong bytes at {at}");
+        assert!(answered.insert(xid), "{xid} was answered twice");
+    }
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+}
+
+#[test]
+fn http_download_is_read_ahead() {
+    needs!(NEEDS, tree::NEEDS);
+    let server = Server::start();
+    let content = std::fs::read(server.tree.join(BIG.0)).unwrap();
+    let mut socket = TcpStream::connect(("127.0.0.1", server.http)).unwrap();
+    let since = Instant::now();
+    write!(socket, "GET /{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", BIG.0).unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    assert!(answer.ends_with(&content), "wrong bytes");
+    assert!(answer.len() < content.len() + 1000 && answer.starts_with(b"HTTP/1.1 200 "));
+    // 8192 pages one by one would take 80 s, and 256 of 128 KiB 2.6 s.
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+}
+
+#[test]
+fn image_on_another_disk_is_not_slowed() {
+    needs!(NEEDS, tree::NEEDS);
+    let server = Server::start();
+    server.disk.set_delay(Duration::from_secs(20));
+    let mut slow: Vec<_> = (0..4).map(|_| server.attach("archiso")).collect();
+    for (n, socket) in slow.iter_mut().enumerate() {
+        let reads = scattered(128).flat_map(|offset| read_request(offset ^ (n as u64 * 8192), 4096));
+        socket.write_all(&reads.collect::<Vec<_>>()).unwrap();
+    }
+    let mut quick = server.attach("another");
+    let since = Instant::now();
+    for n in 0..100 {
+        quick.write_all(&read_request(n * 2048, 2048)).unwrap();
+        assert_eq!(reply(&mut quick, |_| 2048).0, n * 2048);
+    }
+    assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+    server.disk.set_delay(Duration::ZERO);
+}
+
+#[test]
+fn server_stops_beside_cold_reads() {
+    needs!(NEEDS, tree::NEEDS);
+    let mut server = Server::start();
+    server.disk.hang(0..u64::MAX);
+    let mut socket = server.attach("archiso");
+    socket.write_all(&scattered(64).flat_map(|offset| read_request(offset, 4096)).collect::<Vec<_>>()).unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    while server.disk.hanging() < 64 {
+        assert!(Instant::now() < end, "{} reads hang", server.disk.hanging());
+        std::thread::sleep(DELAY);
+    }
+    assert!(server.server.stop().success(), "{}", server.server.log());
+}
