@@ -286,7 +286,9 @@ fn server_stops_beside_cold_reads() {
     let mut server = Server::start();
     server.disk.hang(0..u64::MAX);
     let mut socket = server.attach("archiso");
-    socket.write_all(&scattered(64).flat_map(|offset| read_request(offset, 4096)).collect::<Vec<_>>()).unwrap();
+    socket
+        .write_all(&scattered(64).flat_map(|offset| read_request(offset, 4096)).collect::<Vec<_>>())
+        .unwrap();
     let end = Instant::now() + Duration::from_secs(20);
     while server.disk.hanging() < 64 {
         assert!(Instant::now() < end, "{} reads hang", server.disk.hanging());

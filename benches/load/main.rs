@@ -16,6 +16,9 @@ mod limit;
 mod nbd;
 mod nfs;
 mod random;
+#[expect(dead_code, reason = "tests let it fail and hang as well")]
+#[path = "../../tests/common/slow_disk.rs"]
+mod slow_disk;
 mod storm;
 mod tftp;
 
@@ -52,6 +55,8 @@ enum Load {
     Dhcp(DhcpLoad),
     /// Server that does nothing but send
     Limit { protocol: limit::Protocol, port: u16, file: PathBuf, method: limit::SendMethod },
+    /// Disk whose every read takes that many milliseconds: mounts a copy of the file in a directory
+    SlowDisk { file: PathBuf, mount_point: PathBuf, milliseconds: u64 },
 }
 
 #[derive(Args)]
@@ -221,7 +226,9 @@ fn run(load: Load) -> Result<Value, LoadError> {
         Load::Nbd(NbdLoad { common, export, one_per_segment }) => {
             let reads = export.reads(common.open()?)?;
             let plan = Plan { one_per_segment, ..common.plan() };
-            nbd::read_over(common.server, &export.export, &reads)?;
+            if reads.pattern != nbd::Pattern::Scattered {
+                nbd::read_over(common.server, &export.export, &reads)?;
+            }
             let connect = |count, _| nbd::connections(common.server, &export.export, &reads, count);
             engine::run(&plan, common.connections, connect)
         }
@@ -268,6 +275,14 @@ fn run(load: Load) -> Result<Value, LoadError> {
         }
         Load::Limit { protocol, port, file, method } => {
             limit::serve(protocol, port, &file, method).map(|()| Value::Null)
+        }
+        Load::SlowDisk { file, mount_point, milliseconds } => {
+            let delay = Duration::from_millis(milliseconds);
+            let _disk = slow_disk::SlowDisk::mount(&file, &mount_point, delay)?;
+            // Until the process is ended; whoever started it unmounts the directory.
+            loop {
+                std::thread::park();
+            }
         }
     }
 }

@@ -29,7 +29,12 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Pattern {
     Random,
     Sequential,
+    /// Far apart, and no block twice as long as there are others: for a disk that is not cached.
+    Scattered,
 }
+
+/// Blocks from one scattered read to the next: a prime number.
+const STRIDE: u64 = 1_000_003;
 
 /// Reads of a load.
 #[derive(Debug, Clone)]
@@ -60,6 +65,10 @@ impl Nbd {
             Pattern::Random => self.random.below(blocks),
             Pattern::Sequential => {
                 self.next = (self.next + 1) % blocks;
+                self.next
+            }
+            Pattern::Scattered => {
+                self.next = (self.next + STRIDE) % blocks;
                 self.next
             }
         };

@@ -151,6 +151,21 @@ COLD = [
 ]
 
 
+def deep(name, connections, depth, length):
+    argv = ("--connections", connections, "--depth", depth, "--len", length, "--pattern", "scattered")
+    return Load("nbd", f"{name} from a disk of {DISK_MS} ms", argv, ("rate", "mbs", "us", "p50", "p99", "jain"),
+                (Bar("rate", 1, BEST, at_least=True),), options={"disk_ms": DISK_MS})
+
+
+DISK_MS = 10
+
+DEEP = [
+    deep("4 KiB, 1 client, depth 64", 1, 64, 4 * KIB),
+    deep("128 KiB, 1 client, depth 16", 1, 16, 128 * KIB),
+    deep("64 KiB, 16 clients, depth 4", 16, 4, 64 * KIB),
+]
+
+
 COLD_READER = {
     "nfs": ("--call", "read", "--depth", 4, "--len", 64 * KIB),
     "http": (),
@@ -240,5 +255,5 @@ DHCP = [
          (Bar("rate", 5000, at_least=True), Bar("p99", 2000))),
 ]
 
-SETS = {"nbd": NBD, "nfs": NFS, "http": HTTP, "tftp": TFTP, "dhcp": DHCP, "idle": IDLE, "cold": COLD,
+SETS = {"nbd": NBD, "nfs": NFS, "http": HTTP, "tftp": TFTP, "dhcp": DHCP, "idle": IDLE, "cold": COLD, "deep": DEEP,
         "storm": storm(TRACE)}

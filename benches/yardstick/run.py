@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from .fixture import BIG
@@ -27,7 +29,7 @@ def rounds(fixture, loads, options):
                 if not is_chosen(server, options) or key in given_up or (load.thousands and not server.takes_thousands):
                     continue
                 # The raw loops serve one file and do not check the page cache.
-                if load.cold and server.kind == LIMIT:
+                if (load.cold or "disk_ms" in load.options) and server.kind == LIMIT:
                     continue
                 missing = server.missing(fixture)
                 if missing is None:
@@ -54,15 +56,22 @@ def measure(fixture, load, server, seconds):
         directory = Path(name)
         directory.chmod(0o755)
         fixture.warm(*files(fixture, load, server))
-        running = Running(server, fixture, directory, load.protocol, outside)
-        try:
-            with slow_disk(fixture.iso, running.pid) if load.options.get("slow_disk") else nothing():
-                result = run_load(fixture, load, server, running, seconds, inside)
-            if server.hides_cost:
-                del result["cpu"]
-            return result
-        finally:
-            running.stop()
+        with slow_image(fixture, load, directory) as served:
+            return measure_on(fixture, served, load, server, seconds, (directory, outside, inside))
+
+
+def measure_on(fixture, served, load, server, seconds, place):
+    """Measures a server of the image of `served`; the load compares with that of `fixture`."""
+    directory, outside, inside = place
+    running = Running(server, served, directory, load.protocol, outside)
+    try:
+        with slow_disk(fixture.iso, running.pid) if load.options.get("slow_disk") else nothing():
+            result = run_load(fixture, load, server, running, seconds, inside)
+        if server.hides_cost:
+            del result["cpu"]
+        return result
+    finally:
+        running.stop()
 
 
 def files(fixture, load, server):
@@ -166,6 +175,31 @@ def network(protocol):
 
 def ip(*words):
     subprocess.run(["ip", *words], check=True)
+
+
+@contextmanager
+def slow_image(fixture, load, directory):
+    """Yields the fixture with its image on a slow disk, if the load wants one."""
+    if "disk_ms" not in load.options:
+        yield fixture
+        return
+    if os.geteuid() != 0 or not Path("/dev/fuse").exists():
+        raise Failed("a slow disk needs root and /dev/fuse")
+    mount_point = directory / "disk"
+    mount_point.mkdir()
+    words = [fixture.load, "slow-disk", fixture.iso, mount_point, load.options["disk_ms"]]
+    disk = subprocess.Popen(["taskset", "-c", CLIENT_CORE, *map(str, words)])
+    try:
+        iso = mount_point / fixture.iso.name
+        while not iso.exists():
+            if disk.poll() is not None:
+                raise Failed("the slow disk did not start")
+            time.sleep(0.05)
+        yield replace(fixture, iso=iso)
+    finally:
+        subprocess.run(["umount", "--lazy", mount_point])
+        disk.kill()
+        disk.wait()
 
 
 def block_device(path):

@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::BytesMut;
 
-use crate::export::{AllCached, Batch, ColdRange, ImageRange, PageCache};
 use crate::export::batch::Chunk;
+use crate::export::{AllCached, Batch, ColdRange, ImageRange, PageCache};
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
@@ -83,7 +83,7 @@ struct SomeCached;
 
 impl PageCache for SomeCached {
     fn holds(&self, range: ImageRange<'_>) -> bool {
-        range.offset() % 3 == 0
+        range.offset().is_multiple_of(3)
     }
 }
 

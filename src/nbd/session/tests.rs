@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use super::handshake::HandshakeError;
 use super::*;
 use crate::export::batch::Chunk;
-use crate::export::{AllCached, Batch, Export};
+use crate::export::{AllCached, Batch, Export, ImageRange, PageCache};
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source, samples};
 use crate::images::{ImageSet, ServedImage};
@@ -475,4 +475,96 @@ fn turn_is_bounded() {
     let many = vec![request(Cmd::FLUSH, 0, 0, 0); 600];
     assert_eq!(transmit(&mut session, &many).0, Turn::Full);
     assert_eq!(session.totals(), ReadTotals { reads: 5, bytes: 5 << 19 });
+}
+
+/// A page cache that holds the first half of the export.
+struct FirstHalf;
+
+impl PageCache for FirstHalf {
+    fn holds(&self, range: ImageRange<'_>) -> bool {
+        range.extent().end() <= SIZE / 2
+    }
+}
+
+/// A client whose export is partly on the disk.
+struct Cold {
+    export: Export,
+    session: Transmission,
+    input: BytesMut,
+}
+
+impl Cold {
+    fn new(replies: Replies, requests: &[Vec<u8>]) -> Self {
+        let input = BytesMut::from(&requests.concat()[..]);
+        Self { export: export(), session: transmission(replies), input }
+    }
+
+    fn turn(&mut self) -> (Turn<TransmissionEnd>, String) {
+        let mut batch = Batch::default();
+        let turn = self.session.handle(&self.export, &mut self.input, &FirstHalf, &mut batch);
+        (turn, shown(&batch))
+    }
+
+    /// Tickets and offsets of the ranges that are to be read.
+    fn cold(&mut self) -> Vec<(u64, u64)> {
+        self.session.take_cold().iter().map(|cold| (cold.ticket, cold.extent.offset)).collect()
+    }
+}
+
+const COLD: u64 = SIZE / 2;
+
+#[test]
+fn cold_read_is_answered_when_it_was_read() {
+    for replies in [Replies::Simple, Replies::Structured] {
+        let read = |offset| request(Cmd::READ, 0, offset, 512);
+        let alone = |offset| transmit(&mut transmission(replies), &[read(offset)]).1;
+        let mut client = Cold::new(replies, &[read(COLD), read(0), read(COLD + 4096), read(512)]);
+        assert_eq!(client.turn(), (Turn::Drained, alone(0) + &alone(512)));
+        let cold = client.cold();
+        assert_eq!(cold.iter().map(|cold| cold.1).collect::<Vec<_>>(), [COLD, COLD + 4096]);
+        assert_eq!((client.turn(), client.cold()), ((Turn::Drained, String::new()), Vec::new()));
+        client.session.range_read(cold[1].0);
+        assert_eq!(client.turn(), (Turn::Drained, alone(COLD + 4096)));
+        client.session.range_read(cold[0].0);
+        assert_eq!(client.turn(), (Turn::Drained, alone(COLD)));
+        assert_eq!(client.session.totals(), ReadTotals { reads: 4, bytes: 4 * 512 });
+    }
+}
+
+#[test]
+fn phase_ends_after_cold_reads() {
+    let flood = request(Cmd::WRITE, 0, 0, READ_MAX + 1);
+    let ends = [
+        (request(Cmd::DISC, 0, 0, 0), TransmissionEnd::Disconnected),
+        (vec![0; 28], TransmissionEnd::Broken(NbdParseError::BadMagic(0))),
+        (flood, TransmissionEnd::Flooded { len: READ_MAX + 1 }),
+    ];
+    for (last, end) in ends {
+        let mut client = Cold::new(Replies::Simple, &[request(Cmd::READ, 0, COLD, 512), last]);
+        assert_eq!(client.turn(), (Turn::Waiting, String::new()));
+        let cold = client.cold();
+        client.session.range_read(cold[0].0);
+        assert_eq!(client.turn(), (Turn::End(end), format!("{}[{COLD}+512]", simple(0))));
+    }
+}
+
+#[test]
+fn cold_reads_are_bounded() {
+    let many = (0..300).map(|n| request(Cmd::READ, 0, COLD + n * 512, 512)).collect::<Vec<_>>();
+    let mut client = Cold::new(Replies::Simple, &many);
+    assert_eq!(client.turn().0, Turn::Waiting);
+    let mut cold = client.cold();
+    assert_eq!(cold.len(), 256);
+    let mut answered = 0;
+    while let Some((ticket, _)) = cold.pop() {
+        client.session.range_read(ticket);
+        let (turn, replies) = client.turn();
+        answered += replies.matches('[').count();
+        cold.extend(client.cold());
+        assert_eq!(
+            turn,
+            if client.input.is_empty() && cold.len() < 256 { Turn::Drained } else { Turn::Waiting }
+        );
+    }
+    assert_eq!(answered, 300);
 }

@@ -126,7 +126,9 @@ impl Transmission {
         while let Some(request) = self.waiting.ready() {
             // The request was checked when it came.
             let pieces = export.range(request.offset, request.len.into()).ok()?;
-            if out.len() >= TURN_BYTES || out.push_reply(|out| read(self.replies, request, pieces, out)).is_err() {
+            if out.len() >= TURN_BYTES
+                || out.push_reply(|out| read(self.replies, request, pieces, out)).is_err()
+            {
                 return Some(Turn::Full);
             }
             self.totals.count(request.len);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::export::{ImageRange, PageCache};
 
 fn reads(client: &Client, xids: impl IntoIterator<Item = u32>, count: u32) -> BytesMut {
     let args = client.on(AIROOTFS).u64(0).u32(count);
@@ -37,7 +38,8 @@ fn turn_bounds_small_calls_and_listings() {
     for (procedure, args, answered) in [(GETATTR, root, TURN_CALLS as usize), (READDIRPLUS, many, 3)] {
         let records: Vec<u8> = (0..600).flat_map(|xid| nfs(xid, procedure, &args)).collect();
         let (mut client, mut batch) = (Client::new(), Batch::default());
-        let turn = client.session.handle(&client.images, &mut BytesMut::from(&records[..]), &AllCached, &mut batch);
+        let turn =
+            client.session.handle(&client.images, &mut BytesMut::from(&records[..]), &AllCached, &mut batch);
         assert_eq!((turn, xids(&batch).len()), (Turn::Full, answered));
         assert!(batch.held() < TURN_HELD + DIRECTORY_MAX as usize);
     }
@@ -120,4 +122,69 @@ fn duplicates_belong_to_their_connection() {
         assert_eq!(session.handle(&images, &mut input, &AllCached, &mut batch), Turn::Drained);
         assert_eq!(xids(&batch), [7]);
     }
+}
+
+/// A page cache that holds nothing.
+struct NoneCached;
+
+impl PageCache for NoneCached {
+    fn holds(&self, _: ImageRange<'_>) -> bool {
+        false
+    }
+}
+
+fn turn(client: &mut Client, input: &mut BytesMut) -> (Turn<StreamError>, Vec<u32>) {
+    let mut batch = Batch::default();
+    let turn = client.session.handle(&client.images, input, &NoneCached, &mut batch);
+    let answered = xids(&batch);
+    client.session.sent(input);
+    (turn, answered)
+}
+
+#[test]
+fn cold_read_is_answered_when_it_was_read() {
+    let mut client = Client::new();
+    let mut input = reads(&client, [1, 2], 4096);
+    input.extend_from_slice(&nfs(3, GETATTR, &client.on(ROOT)));
+    // A duplicate of a call that waits, and a READ without bytes.
+    input.extend_from_slice(&reads(&client, [2], 4096));
+    input.extend_from_slice(&reads(&client, [4], 0));
+    assert_eq!(turn(&mut client, &mut input), (Turn::Drained, vec![3, 4]));
+    let cold = client.session.take_cold();
+    assert_eq!(cold.iter().map(|cold| cold.extent.len).collect::<Vec<_>>(), [4096, 4096]);
+    for (cold, xid) in cold.iter().zip([1, 2]).rev() {
+        client.session.range_read(cold.ticket);
+        assert_eq!(turn(&mut client, &mut input), (Turn::Drained, vec![xid]));
+    }
+    assert_eq!(client.session.totals(), ReadTotals { reads: 3, bytes: 2 * 4096 });
+    // The reply has left, so the xid may be that of a new call.
+    let mut input = reads(&client, [2], 4096);
+    assert_eq!(turn(&mut client, &mut input), (Turn::Drained, vec![]));
+    assert_eq!(client.session.take_cold().len(), 1);
+}
+
+#[test]
+fn cold_reads_are_bounded() {
+    let client = Client::new();
+    let args = client.on(AIROOTFS).u64(0).u32(512);
+    // Arguments that go on behind what the procedure needs.
+    let long = Args([&args.0[..], &[0; 4000]].concat());
+    for (args, most) in [(args, 256), (long, 33)] {
+        let records: Vec<u8> = (0..300).flat_map(|xid| nfs(xid, READ, &args)).collect();
+        let (mut client, mut input) = (Client::new(), BytesMut::from(&records[..]));
+        assert_eq!(turn(&mut client, &mut input), (Turn::Waiting, vec![]));
+        assert_eq!(client.session.take_cold().len(), most);
+    }
+}
+
+#[test]
+fn connection_ends_after_cold_reads() {
+    let mut client = Client::new();
+    let mut input = reads(&client, [1], 4096);
+    input.extend_from_slice(b"\xff\xff\xff\xff");
+    assert_eq!(turn(&mut client, &mut input), (Turn::Waiting, vec![]));
+    let cold = client.session.take_cold();
+    client.session.range_read(cold[0].ticket);
+    let (end, answered) = turn(&mut client, &mut input);
+    assert!(matches!(end, Turn::End(StreamError(RecordError::TooLong(_)))) && answered == [1], "{end:?}");
 }
