@@ -103,9 +103,9 @@ struct Export {
 }
 
 impl Export {
-    fn reads(&self, file: Arc<File>) -> Result<nbd::Reads, LoadError> {
+    fn reads(&self, file: Arc<File>, clients: usize) -> Result<nbd::Reads, LoadError> {
         let end = self.area.unwrap_or(file.metadata()?.len());
-        Ok(nbd::Reads { file, area: 0..end, len: self.len, pattern: self.pattern })
+        Ok(nbd::Reads { file, area: 0..end, len: self.len, pattern: self.pattern, clients })
     }
 }
 
@@ -224,7 +224,7 @@ fn main() -> ExitCode {
 fn run(load: Load) -> Result<Value, LoadError> {
     match load {
         Load::Nbd(NbdLoad { common, export, one_per_segment }) => {
-            let reads = export.reads(common.open()?)?;
+            let reads = export.reads(common.open()?, common.connections)?;
             let plan = Plan { one_per_segment, ..common.plan() };
             if reads.pattern != nbd::Pattern::Scattered {
                 nbd::read_over(common.server, &export.export, &reads)?;
@@ -233,7 +233,8 @@ fn run(load: Load) -> Result<Value, LoadError> {
             engine::run(&plan, common.connections, connect)
         }
         Load::Crowd(Crowd { common, export, kind, idle, stalled }) => {
-            let (reads, plan, server) = (export.reads(common.open()?)?, common.plan(), common.server);
+            let (reads, plan, server) =
+                (export.reads(common.open()?, common.connections)?, common.plan(), common.server);
             let (export, count) = (&export.export, common.connections);
             match kind {
                 Kind::FewByFew => crowd::few_by_few(server, export, &reads, &plan, count),
@@ -243,7 +244,7 @@ fn run(load: Load) -> Result<Value, LoadError> {
             }
         }
         Load::Storm(Storm { common, export, trace, ramp }) => {
-            let reads = export.reads(common.open()?)?;
+            let reads = export.reads(common.open()?, common.connections)?;
             let trace = storm::Trace::read(&trace, reads.area.end)?;
             let crowd = (common.connections, Duration::from_secs_f64(ramp));
             let mut figures = storm::run(common.server, &export.export, &trace, common.pid, crowd)?;

@@ -33,7 +33,7 @@ pub enum Pattern {
     Scattered,
 }
 
-/// Blocks from one scattered read to the next: a prime number.
+/// Distance of scattered reads, in blocks of the client: a prime number.
 const STRIDE: u64 = 1_000_003;
 
 /// Reads of a load.
@@ -44,19 +44,23 @@ pub struct Reads {
     pub area: std::ops::Range<u64>,
     pub len: usize,
     pub pattern: Pattern,
+    /// Number of clients, of which each has scattered reads of its own.
+    pub clients: usize,
 }
 
 pub struct Nbd {
     reads: Reads,
     random: Random,
     next: u64,
+    number: u64,
 }
 
 impl Nbd {
     /// Makes the `i`th client; each begins at another place.
     pub fn new(reads: &Reads, i: usize) -> Self {
         let blocks = (reads.area.end - reads.area.start) / reads.len as u64;
-        Self { reads: reads.clone(), random: Random::new(i as u64), next: i as u64 * 7919 % blocks }
+        let number = i as u64;
+        Self { reads: reads.clone(), random: Random::new(number), next: number * 7919 % blocks, number }
     }
 
     fn next_offset(&mut self) -> u64 {
@@ -68,8 +72,9 @@ impl Nbd {
                 self.next
             }
             Pattern::Scattered => {
-                self.next = (self.next + STRIDE) % blocks;
-                self.next
+                let clients = self.reads.clients as u64;
+                self.next = (self.next + STRIDE) % (blocks / clients);
+                self.next * clients + self.number % clients
             }
         };
         self.reads.area.start + block * self.reads.len as u64
