@@ -268,22 +268,6 @@ fn server_role_refuses_other_server() {
 }
 
 #[test]
-fn server_role_yields_to_later_server() {
-    needs!(lan::NEEDS);
-    let mut lan = Lan::new(US);
-    let host = newcomer(&mut lan, BRIDGE);
-    let _server = Serving::start(lan.server(), server_role(None)).unwrap();
-    let discover = broadcast(PLAIN_DISCOVER);
-    assert_eq!(servers(&ask(&host, &discover, 1)), [US]);
-    let mut takes_another = Message::discover(5, [2, 0, 0, 0, 0, 9]);
-    takes_another.kind = MessageType::Request;
-    takes_another.server = Some(ROUTER);
-    takes_another.requested = Some(CLIENT);
-    let time = Duration::from_millis(500);
-    assert_eq!(servers(&shout(&host, &[takes_another.emit(), discover], time)), [Ipv4Addr::UNSPECIFIED; 0]);
-}
-
-#[test]
 fn proxy_answers_boot_clients_only() {
     needs!(lan::NEEDS, ["dnsmasq", "udhcpc"], [IPCONFIG]);
     let (mut lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());

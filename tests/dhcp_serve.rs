@@ -1,19 +1,23 @@
-//! DHCP of `isowire serve`: several networks with real clients on each, and two servers on one host.
+//! DHCP of `isowire serve`: several networks with real clients on each, hostile clients and servers,
+//! a full disk, and two servers on one host.
 
 mod common;
 
 use std::fs;
-use std::net::Ipv4Addr;
-use std::path::Path;
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use common::dhcp::{Udhcpc, behind_relay, newcomer, router, value};
+use common::dhcp::{Received, Udhcpc, ask, behind_relay, broadcast, newcomer, router, shout, value};
 use common::iso;
 use common::lan::{self, BRIDGE, Lan};
-use common::needs::needs;
-use common::running::{Running, text_of};
+use common::needs::{needs, tool};
+use common::running::{Running, output_of, text_of};
+use isowire::dhcp::wire::{Message, MessageType};
 
 /// Our address on the first network.
 const US: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
@@ -23,6 +27,8 @@ const SECOND_BRIDGE: &str = "br1";
 /// Host of a relay agent.
 const RELAY: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 254);
 const SOON: Duration = Duration::from_secs(30);
+/// Time for a reply that may not come.
+const SHORT: Duration = Duration::from_millis(700);
 
 /// The third network is behind a relay agent.
 const SUBNETS: &str = "lease-time = '1h'\n\
@@ -65,6 +71,7 @@ impl Site {
         let mut command = self.lan.command(env!("CARGO_BIN_EXE_isowire"));
         command.arg("serve").arg(self.path().join("arch.iso")).args(["--portmap", "off", "--status", "off"]);
         command.args(["--nbd", "0", "--nfs", "0", "--http", "0", "--tftp", "0"]).args(options);
+        command.env("XDG_STATE_HOME", self.path());
         Running::start(&mut command, &self.path().join(log))
     }
 
@@ -158,6 +165,208 @@ fn fixed_address_is_on_a_network() {
         assert_eq!(server.wait(SOON).unwrap().code(), Some(1));
         assert!(server.log().contains(why), "{}", server.log());
     }
+}
+
+/// Message of a client with this last byte of its MAC address.
+fn message(kind: MessageType, machine: u8, requested: Option<Ipv4Addr>) -> Message {
+    Message { kind, requested, ..Message::discover(u32::from(machine), [2, 0, 0, 0, 0, machine]) }
+}
+
+fn offered(replies: &Received) -> Ipv4Addr {
+    replies.first().unwrap_or_else(|| panic!("no offer")).0.header.yiaddr
+}
+
+/// Offers of a DHCP server that runs, and of another one that comes later.
+fn believes_a_server_that_answers(is_client_port_busy: bool) {
+    let mut site = Site::new();
+    let _client =
+        is_client_port_busy.then(|| site.lan.server().inside(|| UdpSocket::bind("0.0.0.0:68").unwrap()));
+    let host = newcomer(&mut site.lan, BRIDGE);
+    let mut server = site.beside("log", &["--dhcp-range", "192.168.77.50-192.168.77.59"]);
+    server.wait_for("\nready\n", SOON);
+    let choice = Message { server: Some(RELAY), ..message(MessageType::Request, 1, Some(RELAY)) };
+    let forged = vec![choice.emit(); 5];
+    let discover = message(MessageType::Discover, 2, None).emit();
+    // For longer than a probe takes.
+    for _ in 0..3 {
+        shout(&host, &forged, Duration::from_secs(2));
+        assert_eq!(ask(&host, &discover, 1)[0].0.server, Some(US), "{}", server.log());
+    }
+    let other = site.lan.host(RELAY);
+    let _dnsmasq = router(&other, site.path(), "192.168.77.200,192.168.77.209");
+    let end = Instant::now() + 2 * SOON;
+    while !server.log().contains("another DHCP server found: no offers on its network") {
+        assert!(Instant::now() < end, "{}", server.log());
+        shout(&host, &forged, Duration::from_secs(1));
+    }
+    let replies = shout(&host, &[discover], Duration::from_secs(5));
+    assert!(replies.iter().all(|(reply, _)| reply.server == Some(RELAY)), "{replies:?}");
+}
+
+/// RFC 2131 §3.1 step 3: all servers hear whose offer a client takes, and anybody can say that.
+#[test]
+fn forged_choice_does_not_stop_offers() {
+    needs!(lan::NEEDS, ["xorriso", "dnsmasq"]);
+    believes_a_server_that_answers(false);
+}
+
+/// A service of systemd may not bind port 68, or a client of this host has it.
+#[test]
+fn other_server_is_found_without_client_port() {
+    needs!(lan::NEEDS, ["xorriso", "dnsmasq"]);
+    believes_a_server_that_answers(true);
+}
+
+#[test]
+fn used_address_is_not_offered() {
+    needs!(lan::NEEDS, ["xorriso"]);
+    let mut site = Site::new();
+    let [used, free] = [50, 51].map(|n| Ipv4Addr::new(192, 168, 77, n));
+    let (_squatter, host) = (site.lan.host(used), newcomer(&mut site.lan, BRIDGE));
+    let mut server = site.beside("log", &["--dhcp-range", "192.168.77.50-192.168.77.51"]);
+    server.wait_for("\nready\n", SOON);
+    let discover = message(MessageType::Discover, 1, Some(used)).emit();
+    assert_eq!(offered(&ask(&host, &discover, 1)), free, "{}", server.log());
+    assert!(
+        server.log().contains("DHCP address not leased: a host without a lease uses it"),
+        "{}",
+        server.log()
+    );
+    // INIT-REBOOT of the other machine's address.
+    let nak = ask(&host, &message(MessageType::Request, 2, Some(used)).emit(), 1);
+    assert_eq!(nak[0].0.kind, MessageType::Nak);
+}
+
+/// One machine takes and declines address after address.
+#[test]
+fn declines_do_not_empty_the_pool() {
+    needs!(lan::NEEDS, ["xorriso"]);
+    let mut site = Site::new();
+    let host = newcomer(&mut site.lan, BRIDGE);
+    let mut server = site.beside("log", &["--dhcp-range", "192.168.77.50-192.168.77.53"]);
+    server.wait_for("\nready\n", SOON);
+    for _ in 0..12 {
+        let Some((offer, _)) = shout(&host, &[message(MessageType::Discover, 1, None).emit()], SHORT).pop()
+        else {
+            continue;
+        };
+        let taken = Some(offer.header.yiaddr);
+        let [request, decline] = [MessageType::Request, MessageType::Decline]
+            .map(|kind| Message { server: Some(US), ..message(kind, 1, taken) }.emit());
+        shout(&host, &[request], SHORT);
+        shout(&host, &[decline], SHORT);
+    }
+    // More machines than would be left of the pool.
+    for machine in 2..6 {
+        let offer = ask(&host, &message(MessageType::Discover, machine, None).emit(), 1);
+        let request =
+            Message { server: Some(US), ..message(MessageType::Request, machine, Some(offered(&offer))) };
+        assert_eq!(ask(&host, &request.emit(), 1)[0].0.kind, MessageType::Ack, "{}", server.log());
+    }
+}
+
+/// A machine on its NBD root has an address of the range, but no lease: the lease file was lost. Behind
+/// a relay agent there is no neighbour table to tell.
+#[test]
+fn address_of_a_live_root_is_not_leased() {
+    needs!(lan::NEEDS, ["xorriso", "dhcrelay"]);
+    let mut site = Site::new();
+    let (far, relay) = behind_relay(&mut site.lan, RELAY);
+    let [used, free] = [50, 51].map(|n| Ipv4Addr::new(10, 9, 0, n));
+    far.ip(&["address", "add", &format!("{used}/24"), "dev", "eth0"]);
+    far.ip(&["route", "add", "default", "via", "10.9.0.1"]);
+    let server = site.serve();
+    let mut command = relay.command("dhcrelay");
+    command.args(["-4", "-d", "--no-pid", "-a", "-i", "eth1", "-i", "eth0", &US.to_string()]);
+    let mut dhcrelay = Running::start(&mut command, &site.path().join("relay.log"));
+    dhcrelay.wait_for("Sending on   Socket/fallback", SOON);
+    let discover = message(MessageType::Discover, 1, Some(used)).emit();
+    assert_eq!(offered(&ask(&far, &broadcast(&discover), 1)), used, "nothing is there yet");
+    thread::sleep(Duration::from_secs(31));
+
+    let nbd = far.inside(|| attach_nbd(SocketAddr::from((US, 10809))));
+    let discover = message(MessageType::Discover, 2, Some(used)).emit();
+    let offer = ask(&far, &broadcast(&discover), 1);
+    assert_ne!(offered(&offer), used, "{}", server.log());
+    assert!(offered(&offer) >= free);
+    drop(nbd);
+}
+
+/// Attaches the default export by NBD's fixed newstyle handshake, and reads a block.
+fn attach_nbd(server: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(server).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.read_exact(&mut [0; 18]).unwrap();
+    // Flags of the client, then NBD_OPT_EXPORT_NAME with an empty name.
+    stream.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\0").unwrap();
+    // Size and flags; no zeroes, as the client's flags say.
+    stream.read_exact(&mut [0; 10]).unwrap();
+    let mut read = b"\x25\x60\x95\x13\0\0\0\0COOKIE01".to_vec();
+    read.extend(0_u64.to_be_bytes());
+    read.extend(512_u32.to_be_bytes());
+    stream.write_all(&read).unwrap();
+    stream.read_exact(&mut [0; 16 + 512]).unwrap();
+    stream
+}
+
+/// File system of a few pages, unmounted at the end.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: PathBuf) -> Self {
+        fs::create_dir(&path).unwrap();
+        output_of(tool("mount").args(["-t", "tmpfs", "-o", "size=16k", "tmpfs"]).arg(&path));
+        Self(path)
+    }
+
+    fn fill(&self) -> PathBuf {
+        let filler = self.0.join("filler");
+        let mut file = fs::File::create(&filler).unwrap();
+        while file.write_all(&[7; 512]).is_ok() {}
+        filler
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = tool("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn leases_of_a_full_disk_are_written_when_there_is_room() {
+    needs!(lan::NEEDS, ["xorriso", "mount", "umount"]);
+    let mut site = Site::new();
+    let disk = SmallDisk::mount(site.path().join("isowire"));
+    let filler = disk.fill();
+    let host = newcomer(&mut site.lan, BRIDGE);
+    let mut server = site.beside("log", &["--dhcp-range", "192.168.77.50-192.168.77.59"]);
+    server.wait_for("\nready\n", SOON);
+    assert!(server.log().contains("lease file not written: "), "{}", server.log());
+    let lease = |machine| {
+        let address = offered(&ask(&host, &message(MessageType::Discover, machine, None).emit(), 1));
+        let request = Message { server: Some(US), ..message(MessageType::Request, machine, Some(address)) };
+        assert_eq!(ask(&host, &request.emit(), 1)[0].0.kind, MessageType::Ack);
+        format!("lease {address} 02:00:00:00:00:0{machine} until ")
+    };
+    let leases = [1, 2, 3].map(lease);
+    fs::remove_file(filler).unwrap();
+    let (file, end) = (disk.0.join("leases"), Instant::now() + SOON);
+    while !leases.iter().all(|line| text_of(&file).contains(line)) {
+        assert!(Instant::now() < end, "{}\n{}", text_of(&file), server.log());
+        // Any message makes the server look.
+        shout(&host, &[message(MessageType::Discover, 9, None).emit()], SHORT);
+    }
+    // It is full again in the middle of a line.
+    let filler = disk.fill();
+    let more = [4, 5].map(lease);
+    fs::remove_file(filler).unwrap();
+    assert!(server.stop().success(), "it writes what is missing at its end");
+    let text = text_of(&file);
+    assert!(leases.iter().chain(&more).all(|line| text.contains(line)), "{text}");
+    assert!(
+        text.lines().filter(|line| !line.starts_with('#')).all(|line| line.matches("lease").count() == 1)
+    );
 }
 
 const PROXY: &str = "proxy, beside the DHCP server of the network";

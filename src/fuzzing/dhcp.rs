@@ -82,9 +82,7 @@ impl DhcpRun {
     fn step(&mut self, input: &mut Reader<'_>) -> Result<(), Truncated> {
         self.now = self.now.after(u32::from(input.u8()? / 4));
         let request = request(input)?;
-        if request.from.port() % 64 == 0 {
-            self.session.saw_conflict(Ipv4Addr::new(10, 0, 0, 2), request.local, self.now);
-        }
+        self.disturb(&request);
         let outcome = self.session.answer(&request, self.now);
         match &outcome {
             Outcome::Send { reply, to, .. } => self.check_reply(&request, reply, *to),
@@ -97,6 +95,23 @@ impl DhcpRun {
             assert!(server_role.take_events().len() <= 1);
         }
         Ok(())
+    }
+
+    /// Lets the shell find what it may find on the network.
+    fn disturb(&mut self, request: &Request) {
+        let address = request.message.requested.unwrap_or(request.local);
+        let event = request.from.port() % 64;
+        if event == 0 {
+            self.session.saw_conflict(Ipv4Addr::new(10, 0, 0, 2), request.local, self.now);
+        }
+        let Role::Server(server_role) = &mut self.session.role else { return };
+        match (event, server_role.of_mut(address)) {
+            (60, _) => server_role.note_booted(|booted| booted != address),
+            (61, Some(subnet)) => subnet.leases.withdraw_used(address, self.now),
+            (62, Some(subnet)) => subnet.leases.end_quarantine(address),
+            _ => {}
+        }
+        server_role.take_events();
     }
 
     fn check_reply(&mut self, request: &Request, reply: &Reply, to: Destination) {

@@ -73,6 +73,17 @@ impl Registry {
         self.table().is_on_root(IpAddr::V4(address))
     }
 
+    /// Returns the MAC address, if it is known, of the machine that has a connection to its root from
+    /// this address; `None` if there is no such machine.
+    pub(crate) fn root_at(&self, address: Ipv4Addr) -> Option<Option<Mac>> {
+        self.table().root_at(IpAddr::V4(address))
+    }
+
+    /// Returns whether the machine at this address loaded a kernel from here in its last boot.
+    pub(crate) fn has_booted(&self, address: Ipv4Addr) -> bool {
+        self.table().has_booted(IpAddr::V4(address))
+    }
+
     /// Returns the addresses of machines whose MAC address is unknown.
     pub(crate) fn strangers(&self) -> Vec<IpAddr> {
         self.table().strangers()

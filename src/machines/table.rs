@@ -177,8 +177,17 @@ impl MachineTable {
     }
 
     pub(super) fn is_on_root(&self, address: IpAddr) -> bool {
+        self.root_at(address).is_some()
+    }
+
+    pub(super) fn root_at(&self, address: IpAddr) -> Option<Option<Mac>> {
+        let record = self.machines.get(self.by_address.get(&address)?)?;
+        record.boot.is_on_root().then_some(record.mac)
+    }
+
+    pub(super) fn has_booted(&self, address: IpAddr) -> bool {
         let record = self.by_address.get(&address).and_then(|id| self.machines.get(id));
-        record.is_some_and(|record| record.boot.is_on_root())
+        record.is_some_and(|record| record.boot.step >= Step::Kernel)
     }
 
     /// Returns the counters of the machine at `address`, if one is known.

@@ -290,9 +290,14 @@ mod tests {
             assert_eq!((machine.stage, machine.sent.tftp, machine.boots), (stage, total, 1));
             assert_eq!(machine.image.is_some(), stage == Stage::Kernel || stage == Stage::Initramfs);
         }
+        let has_booted = |n| site.registry.has_booted(Ipv4Addr::new(10, 0, 0, n));
+        assert_eq!([has_booted(9), has_booted(8)], [true, false]);
+        let root_at = |n| site.registry.root_at(Ipv4Addr::new(10, 0, 0, n));
+        assert_eq!(root_at(9), None);
         let mut tracker = site.tracker(Protocol::Nbd);
         tracker.attached(&site.image, site.now);
         assert_eq!((site.only().stage, site.only().airootfs), (Stage::Attached, None));
+        assert_eq!([root_at(9), root_at(8)], [Some(site.only().mac), None]);
         let is_on_root = |n| site.registry.is_on_root(Ipv4Addr::new(10, 0, 0, n));
         assert_eq!([is_on_root(9), is_on_root(8)], [true, false]);
         for extent in AIROOTFS {

@@ -10,9 +10,20 @@ use crate::dhcp::wire::HardwareAddress;
 /// Change of an address that must survive a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    Leased { address: Ipv4Addr, machine: HardwareAddress, until: UnixTime },
-    Freed { address: Ipv4Addr },
-    Declined { address: Ipv4Addr, until: UnixTime },
+    Leased {
+        address: Ipv4Addr,
+        machine: HardwareAddress,
+        until: UnixTime,
+        /// True if the machine booted from here: its address is kept for it after the lease.
+        known: bool,
+    },
+    Freed {
+        address: Ipv4Addr,
+    },
+    Declined {
+        address: Ipv4Addr,
+        until: UnixTime,
+    },
 }
 
 impl Event {
@@ -34,13 +45,14 @@ impl Event {
     }
 }
 
-/// Writes `lease 10.0.0.7 52:54:00:12:34:56 until 1700000000`, `free 10.0.0.7` or
-/// `declined 10.0.0.7 until 1700000000`.
+/// Writes `lease 10.0.0.7 52:54:00:12:34:56 until 1700000000`, with ` known` behind it if the
+/// machine is; `free 10.0.0.7`; or `declined 10.0.0.7 until 1700000000`.
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::Leased { address, machine, until } => {
-                write!(f, "lease {address} {machine} until {}", until.0)
+            Event::Leased { address, machine, until, known } => {
+                let known = if *known { " known" } else { "" };
+                write!(f, "lease {address} {machine} until {}{known}", until.0)
             }
             Event::Freed { address } => write!(f, "free {address}"),
             Event::Declined { address, until } => write!(f, "declined {address} until {}", until.0),
@@ -57,11 +69,11 @@ impl FromStr for Event {
 
     fn from_str(line: &str) -> Result<Self, EventError> {
         // One word more than the longest event has: a longer line then matches no pattern.
-        let words: Vec<&str> = line.split_ascii_whitespace().take(6).collect();
+        let words: Vec<&str> = line.split_ascii_whitespace().take(7).collect();
         match *words.as_slice() {
-            ["lease", address, machine, "until", until] => {
-                let (address, machine) = (parse(address)?, parse(machine)?);
-                Ok(Event::Leased { address, machine, until: parse_time(until)? })
+            ["lease", address, machine, "until", until, ref rest @ ..] if matches!(rest, [] | ["known"]) => {
+                let (address, machine, known) = (parse(address)?, parse(machine)?, !rest.is_empty());
+                Ok(Event::Leased { address, machine, until: parse_time(until)?, known })
             }
             ["free", address] => Ok(Event::Freed { address: parse(address)? }),
             ["declined", address, "until", until] => {

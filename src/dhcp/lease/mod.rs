@@ -4,6 +4,7 @@
 //! Each look-up takes constant or logarithmic time. The pool bounds the memory, however many
 //! machines ask.
 
+mod declines;
 mod event;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -11,6 +12,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use self::declines::Declines;
 use super::wire::HardwareAddress;
 
 pub(crate) use event::{Event, EventError, events_of};
@@ -31,6 +33,9 @@ impl UnixTime {
 const OFFER_SECONDS: u32 = 30;
 /// Seconds for which a declined address is not leased: another host was found to use it.
 const QUARANTINE_SECONDS: u32 = 600;
+/// Seconds for which an address is not offered after we found it in use. The kernel needs eight to
+/// find that a neighbour is gone (arp(7): `delay_first_probe_time`, `ucast_solicit`).
+const USED_SECONDS: u32 = 60;
 
 /// Range of addresses to lease, `FIRST-LAST`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,17 +127,40 @@ impl fmt::Display for Pool {
 enum Hold {
     Offered(HardwareAddress),
     Leased(HardwareAddress),
-    /// In quarantine: a host without a lease uses the address.
+    /// Leased to a machine that booted from here.
+    Known(HardwareAddress),
+    /// Kept for a machine that booted from here, after its lease. So strangers who take all other
+    /// addresses do not take this one.
+    Kept(HardwareAddress),
+    /// In quarantine: a client declined the address, as another host uses it.
     Declined,
+    /// We found that a host without a lease uses the address.
+    Used,
 }
 
 impl Hold {
     fn machine(&self) -> Option<&HardwareAddress> {
         match self {
-            Hold::Offered(machine) | Hold::Leased(machine) => Some(machine),
-            Hold::Declined => None,
+            Hold::Offered(machine) | Hold::Leased(machine) | Hold::Known(machine) | Hold::Kept(machine) => {
+                Some(machine)
+            }
+            Hold::Declined | Hold::Used => None,
         }
     }
+
+    /// Returns the machine that the address is leased to.
+    fn lessee(&self) -> Option<&HardwareAddress> {
+        self.machine().filter(|_| matches!(self, Hold::Leased(_) | Hold::Known(_)))
+    }
+}
+
+/// Effect of a declined address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Declined {
+    /// The address is in quarantine.
+    Quarantined,
+    /// The address is free: the machine declined too many.
+    Disbelieved,
 }
 
 /// Reason why a machine does not get the address that it claims.
@@ -159,6 +187,7 @@ pub struct Leases {
     holds: HashMap<Ipv4Addr, (Hold, UnixTime)>,
     by_machine: HashMap<HardwareAddress, Ipv4Addr>,
     by_end: BTreeSet<(UnixTime, Ipv4Addr)>,
+    declines: Declines,
     /// Events since the last call of [`Leases::take_events`].
     events: Vec<Event>,
 }
@@ -175,6 +204,7 @@ impl Leases {
             holds: HashMap::new(),
             by_machine: HashMap::new(),
             by_end: BTreeSet::new(),
+            declines: Declines::default(),
             events: Vec::new(),
         }
     }
@@ -235,7 +265,7 @@ impl Leases {
         let requested = requested.filter(|address| self.free.contains(address));
         let address = held.or(requested).or_else(|| self.free_near_preferred(&machine))?;
         // An offer must not shorten a lease: the machine may never answer it.
-        if !self.has_lease(&machine, address) {
+        if !self.has_lease(&machine, address) && !self.keeps(&machine, address) {
             self.hold(address, Hold::Offered(machine), now.after(OFFER_SECONDS));
         }
         Some(address)
@@ -263,9 +293,22 @@ impl Leases {
             None => return Err(ClaimError::NotInPool),
         }
         let until = now.after(self.lease_seconds);
-        self.hold(address, Hold::Leased(machine), until);
-        self.events.push(Event::Leased { address, machine, until });
+        let known = matches!(self.holds.get(&address), Some((Hold::Known(_) | Hold::Kept(_), _)));
+        self.hold(address, if known { Hold::Known(machine) } else { Hold::Leased(machine) }, until);
+        self.events.push(Event::Leased { address, machine, until, known });
         Ok(())
+    }
+
+    /// Notes which leases are of machines that booted from here.
+    pub(crate) fn note_booted(&mut self, has_booted: &impl Fn(Ipv4Addr) -> bool) {
+        for (&address, (hold, until)) in &mut self.holds {
+            if let Hold::Leased(machine) = *hold
+                && has_booted(address)
+            {
+                *hold = Hold::Known(machine);
+                self.events.push(Event::Leased { address, machine, until: *until, known: true });
+            }
+        }
     }
 
     /// Renews the leases that end within half of their length and whose address is in use.
@@ -280,17 +323,19 @@ impl Leases {
 
     /// Moves the end of a lease. An offer and a quarantine keep theirs.
     fn extend(&mut self, address: Ipv4Addr, until: UnixTime) {
-        let Some((Hold::Leased(machine), end)) = self.holds.get_mut(&address) else { return };
+        let Some((hold, end)) = self.holds.get_mut(&address) else { return };
+        let Some(&machine) = hold.lessee() else { return };
         self.by_end.remove(&(*end, address));
         self.by_end.insert((until, address));
         *end = until;
-        self.events.push(Event::Leased { address, machine: *machine, until });
+        let known = matches!(hold, Hold::Known(_));
+        self.events.push(Event::Leased { address, machine, until, known });
     }
 
     /// Frees the address that was offered to the machine, unless it is leased by now.
     pub(crate) fn withdraw_offer(&mut self, machine: &HardwareAddress) {
         let Some(&address) = self.by_machine.get(machine) else { return };
-        if !self.has_lease(machine, address) {
+        if self.has_offer(machine, address) {
             self.free(address);
         }
     }
@@ -305,21 +350,68 @@ impl Leases {
         had
     }
 
-    /// Puts `address` in quarantine if the machine holds it, and returns whether it did.
-    pub(crate) fn decline(&mut self, machine: &HardwareAddress, address: Ipv4Addr, now: UnixTime) -> bool {
+    /// Puts `address` in quarantine if it is leased or offered to the machine; `None` if it is not.
+    pub(crate) fn decline(
+        &mut self,
+        machine: &HardwareAddress,
+        address: Ipv4Addr,
+        now: UnixTime,
+    ) -> Option<Declined> {
         // Otherwise a machine could take away the addresses of all others.
-        let held = self.holds.get(&address).and_then(|(hold, _)| hold.machine()) == Some(machine);
-        if held {
-            let until = now.after(QUARANTINE_SECONDS);
-            self.hold(address, Hold::Declined, until);
-            self.events.push(Event::Declined { address, until });
+        if !self.has_lease(machine, address) && !self.has_offer(machine, address) {
+            return None;
         }
-        held
+        if !self.declines.is_believed(machine, now) {
+            self.free(address);
+            self.events.push(Event::Freed { address });
+            return Some(Declined::Disbelieved);
+        }
+        let until = now.after(QUARANTINE_SECONDS);
+        self.hold(address, Hold::Declined, until);
+        self.events.push(Event::Declined { address, until });
+        Some(Declined::Quarantined)
+    }
+
+    /// Ends the quarantine of an address that nobody uses.
+    pub(crate) fn end_quarantine(&mut self, address: Ipv4Addr) {
+        if let Some((Hold::Declined, _)) = self.holds.get(&address) {
+            self.free(address);
+            self.events.push(Event::Freed { address });
+        }
+    }
+
+    /// Withdraws an address that a host without a lease uses; a lease stays.
+    pub(crate) fn withdraw_used(&mut self, address: Ipv4Addr, now: UnixTime) {
+        let is_ours = self.free.contains(&address) || self.fixed_addresses.contains(&address);
+        let is_free = match self.holds.get(&address) {
+            None => is_ours,
+            Some((hold, _)) => matches!(hold, Hold::Offered(_) | Hold::Kept(_)),
+        };
+        if is_free {
+            self.hold(address, Hold::Used, now.after(USED_SECONDS));
+        }
     }
 
     /// Returns whether `address` is leased to the machine, not only offered.
     pub(crate) fn has_lease(&self, machine: &HardwareAddress, address: Ipv4Addr) -> bool {
-        matches!(self.holds.get(&address), Some((Hold::Leased(holder), _)) if holder == machine)
+        self.holds.get(&address).and_then(|(hold, _)| hold.lessee()) == Some(machine)
+    }
+
+    /// Returns whether `address` is offered to the machine, and not leased.
+    pub(crate) fn has_offer(&self, machine: &HardwareAddress, address: Ipv4Addr) -> bool {
+        matches!(self.holds.get(&address), Some((Hold::Offered(holder), _)) if holder == machine)
+    }
+
+    /// Returns whether the address is the machine's own: leased to it, kept or fixed for it.
+    pub(crate) fn is_own(&self, machine: &HardwareAddress, address: Ipv4Addr) -> bool {
+        self.has_lease(machine, address)
+            || self.keeps(machine, address)
+            || self.fixed.get(machine) == Some(&address)
+    }
+
+    /// Returns whether `address` is kept for the machine after its lease.
+    fn keeps(&self, machine: &HardwareAddress, address: Ipv4Addr) -> bool {
+        matches!(self.holds.get(&address), Some((Hold::Kept(holder), _)) if holder == machine)
     }
 
     /// Takes the events since the last call, in their order.
@@ -330,9 +422,15 @@ impl Leases {
     /// Returns the events that make a new table equal to this one, without its offers.
     pub(crate) fn snapshot(&self) -> impl Iterator<Item = Event> {
         self.holds.iter().filter_map(|(&address, &(hold, until))| match hold {
-            Hold::Leased(machine) => Some(Event::Leased { address, machine, until }),
+            Hold::Leased(machine) => Some(Event::Leased { address, machine, until, known: false }),
+            Hold::Known(machine) => Some(Event::Leased { address, machine, until, known: true }),
+            // As long as the lease was.
+            Hold::Kept(machine) => {
+                let until = UnixTime(until.0.saturating_sub(self.lease_seconds.into()));
+                Some(Event::Leased { address, machine, until, known: true })
+            }
             Hold::Declined => Some(Event::Declined { address, until }),
-            Hold::Offered(_) => None,
+            Hold::Offered(_) | Hold::Used => None,
         })
     }
 
@@ -347,9 +445,13 @@ impl Leases {
         }
         self.free(address);
         match event {
-            Event::Leased { machine, until, .. } if until > now => {
+            Event::Leased { machine, until, known, .. } if until > now => {
                 self.free_earlier_lease(&machine, address);
-                self.hold(address, Hold::Leased(machine), until);
+                self.hold(address, if known { Hold::Known(machine) } else { Hold::Leased(machine) }, until);
+            }
+            Event::Leased { machine, until, known: true, .. } if until.after(self.lease_seconds) > now => {
+                self.free_earlier_lease(&machine, address);
+                self.hold(address, Hold::Kept(machine), until.after(self.lease_seconds));
             }
             Event::Declined { until, .. } if until > now => self.hold(address, Hold::Declined, until),
             _ => {}
@@ -376,7 +478,7 @@ impl Leases {
     /// Returns the address fixed for the machine, unless that is in quarantine.
     fn fixed_address(&self, machine: &HardwareAddress) -> Option<Ipv4Addr> {
         let fixed = self.fixed.get(machine).copied();
-        fixed.filter(|address| !matches!(self.holds.get(address), Some((Hold::Declined, _))))
+        fixed.filter(|address| !matches!(self.holds.get(address), Some((Hold::Declined | Hold::Used, _))))
     }
 
     /// Returns the first free address from the preferred one on, else the first of the pool.
@@ -385,13 +487,18 @@ impl Leases {
         next.or_else(|| self.free.first()).copied()
     }
 
-    /// Frees all addresses whose time is over.
+    /// Frees all addresses whose time is over, and keeps those of known machines.
     fn expire(&mut self, now: UnixTime) {
         // Ordered by time: the first one ends next.
         while let Some(&(until, address)) = self.by_end.first()
             && until <= now
         {
-            self.free(address);
+            match self.holds.get(&address) {
+                Some(&(Hold::Known(machine), _)) => {
+                    self.hold(address, Hold::Kept(machine), until.after(self.lease_seconds));
+                }
+                _ => self.free(address),
+            }
         }
     }
 

@@ -106,8 +106,8 @@ fn claim_returns_its_error() {
 fn declined_address_is_quarantined() {
     let mut leases = leases("10.0.0.1-10.0.0.1");
     leases.claim(machine(1), address(1), START).unwrap();
-    assert!(!leases.decline(&machine(2), address(1), START), "not the machine's to decline");
-    assert!(leases.decline(&machine(1), address(1), START));
+    assert_eq!(leases.decline(&machine(2), address(1), START), None, "not the machine's to decline");
+    assert_eq!(leases.decline(&machine(1), address(1), START), Some(Declined::Quarantined));
     assert_eq!(leases.offer(machine(1), None, START.after(599)), None);
     assert_eq!(leases.claim(machine(1), address(1), START.after(599)), Err(ClaimError::Taken));
     assert_eq!(leases.offer(machine(1), None, START.after(600)), Some(address(1)));
@@ -175,7 +175,10 @@ fn lease_in_use_is_renewed_in_its_second_half() {
     assert_eq!(table.take_events(), [], "too early");
     table.renew_used(&is_used, START.after(HOUR - 1));
     let until = START.after(HOUR - 1).after(HOUR);
-    assert_eq!(table.take_events(), [Event::Leased { address: address(1), machine: machine(1), until }]);
+    assert_eq!(
+        table.take_events(),
+        [Event::Leased { address: address(1), machine: machine(1), until, known: false }]
+    );
     assert_eq!(table.claim(machine(5), address(1), START.after(HOUR + 1)), Err(ClaimError::Taken));
     assert_eq!(table.claim(machine(5), address(2), START.after(HOUR + 1)), Ok(()));
     assert_eq!(table.claim(machine(6), address(1), until), Ok(()), "it ends without a root");
@@ -239,7 +242,7 @@ fn fixed_address_is_for_its_machine() {
 fn declined_fixed_address_is_quarantined() {
     let mut leases = with_fixed();
     assert_eq!(leases.offer(machine(1), None, START), Some(address(2)));
-    assert!(leases.decline(&machine(1), address(2), START));
+    assert_eq!(leases.decline(&machine(1), address(2), START), Some(Declined::Quarantined));
     let other = leases.offer(machine(1), None, START).unwrap();
     assert_ne!(other, address(2));
     let later = START.after(QUARANTINE_SECONDS + OFFER_SECONDS);
@@ -251,9 +254,9 @@ fn lease_from_before_rule_is_kept() {
     let mut leases = with_fixed();
     let until = START.after(1000);
     for event in [
-        Event::Leased { address: address(1), machine: machine(1), until },
+        Event::Leased { address: address(1), machine: machine(1), until, known: false },
         // Another's own by now.
-        Event::Leased { address: address(2), machine: machine(3), until },
+        Event::Leased { address: address(2), machine: machine(3), until, known: false },
     ] {
         leases.replay(event, START);
     }
@@ -268,4 +271,79 @@ fn lease_from_before_rule_is_kept() {
     let later = START.after(HOUR + 1);
     assert_eq!(leases.offer(machine(1), None, later), Some(address(2)));
     assert_eq!(leases.len(), 1, "the other is over");
+}
+
+/// One machine cannot empty the pool by declining what it gets.
+#[test]
+fn machine_that_declines_all_is_disbelieved() {
+    let mut leases = leases("10.0.0.1-10.0.0.9");
+    let declined: Vec<_> = (0..20)
+        .map(|_| {
+            let offered = leases.offer(machine(1), None, START).unwrap();
+            leases.claim(machine(1), offered, START).unwrap();
+            leases.decline(&machine(1), offered, START).unwrap()
+        })
+        .collect();
+    assert_eq!(declined.iter().filter(|&&declined| declined == Declined::Quarantined).count(), 3);
+    assert_eq!(leases.len(), 3, "the others are free");
+}
+
+#[test]
+fn quarantine_ends_when_nobody_uses_the_address() {
+    let mut leases = leases("10.0.0.1-10.0.0.1");
+    leases.claim(machine(1), address(1), START).unwrap();
+    leases.end_quarantine(address(1));
+    assert!(leases.has_lease(&machine(1), address(1)), "a lease is no quarantine");
+    leases.decline(&machine(1), address(1), START);
+    leases.take_events();
+    leases.end_quarantine(address(1));
+    assert_eq!(leases.take_events(), [Event::Freed { address: address(1) }]);
+    assert_eq!(leases.offer(machine(2), None, START), Some(address(1)));
+}
+
+#[test]
+fn used_address_is_not_offered() {
+    let mut leases = leases("10.0.0.1-10.0.0.2");
+    let first = leases.offer(machine(1), None, START).unwrap();
+    leases.withdraw_used(first, START);
+    let second = leases.offer(machine(1), None, START).unwrap();
+    assert_ne!(first, second);
+    leases.claim(machine(1), second, START).unwrap();
+    leases.withdraw_used(second, START);
+    assert!(leases.has_lease(&machine(1), second), "its holder uses it");
+    assert_eq!(leases.claim(machine(2), first, START), Err(ClaimError::Taken));
+    assert_eq!(leases.offer(machine(2), None, START.after(USED_SECONDS - 1)), None);
+    assert_eq!(leases.offer(machine(2), None, START.after(USED_SECONDS)), Some(first));
+    assert_eq!(text_of(leases.snapshot()).lines().count(), 1, "only the lease is written");
+}
+
+/// Strangers take every address that they can get.
+#[test]
+fn address_of_known_machine_is_kept() {
+    let mut table = leases("10.0.0.1-10.0.0.3");
+    table.claim(machine(1), address(1), START).unwrap();
+    table.claim(machine(2), address(2), START).unwrap();
+    table.note_booted(&|booted| booted == address(1));
+    let later = START.after(HOUR + 1);
+    for n in 10..30 {
+        if let Some(offered) = table.offer(machine(n), Some(address(1)), later) {
+            table.claim(machine(n), offered, later).unwrap();
+        }
+    }
+    assert_eq!(table.offer(machine(2), None, later), None, "it never booted");
+    // An offer that the machine does not take ends nothing, nor does a choice of another server.
+    assert_eq!(table.offer(machine(1), None, later), Some(address(1)));
+    table.withdraw_offer(&machine(1));
+    assert_eq!(table.decline(&machine(1), address(1), later), None);
+    assert_eq!(table.offer(machine(1), None, later.after(100)), Some(address(1)));
+    let text = text_of(table.snapshot());
+    assert!(text.contains("lease 10.0.0.1 52:54:00:00:00:01 until 1700003600 known\n"), "{text}");
+    let mut restarted = leases("10.0.0.1-10.0.0.3");
+    assert_eq!(replay(&mut restarted, &text), 0);
+    for table in [&mut table, &mut restarted] {
+        assert_eq!(table.claim(machine(1), address(1), later), Ok(()));
+    }
+    // Two lengths of a lease after it was last seen, the address is free.
+    let gone = later.after(2 * HOUR);
+    assert_eq!(table.claim(machine(5), address(1), gone), Ok(()));
 }

@@ -1,5 +1,6 @@
 //! Probe for a conflicting DHCP server: asks for an address as a client does.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,6 +17,9 @@ use crate::interfaces::Interface;
 const OFFER_WAIT: Duration = Duration::from_millis(3500);
 /// Time before the second DISCOVER, in case the first is lost.
 const RESEND_AFTER: Duration = Duration::from_millis(1000);
+
+/// Shortest time between two probes of a network that messages cause.
+const CAUSED_EVERY: Duration = Duration::from_secs(10);
 
 /// Another DHCP server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +52,25 @@ pub(super) async fn find_all(probed: Vec<(Interface, Ipv4Addr)>) -> Vec<Conflict
     conflicts
 }
 
+/// Result of a probe.
+#[derive(Debug)]
+pub(super) enum ProbeEnd {
+    Alone,
+    Found(Conflict),
+    /// The kernel refused it on this interface, from our address there.
+    Failed(Interface, Ipv4Addr),
+}
+
 /// Probes of a running server.
 #[derive(Debug, Default)]
 pub(super) struct Probes {
-    running: JoinSet<Option<Conflict>>,
+    running: JoinSet<ProbeEnd>,
     /// Interfaces, each with our address there, that were probed before.
     probed: Vec<(u32, Ipv4Addr)>,
+    /// Times of the probes that a message caused, by an address of the network.
+    caused: HashMap<Ipv4Addr, Instant>,
+    /// Transaction IDs of probes as a relay agent, each with our address on the network.
+    relayed: HashMap<u32, Ipv4Addr>,
 }
 
 impl Probes {
@@ -64,6 +81,8 @@ impl Probes {
 
     /// Starts to probe the links.
     pub(super) fn start(&mut self, links: Vec<(Interface, Ipv4Addr)>) {
+        // Their answers are there by now.
+        self.relayed.clear();
         self.remember(&links);
         self.spawn(links);
     }
@@ -77,22 +96,54 @@ impl Probes {
         self.spawn(links.into_iter().filter(is_new).collect());
     }
 
+    /// Starts to probe the links of a network, unless a message caused a probe there lately.
+    pub(super) fn start_unless_recent(&mut self, network: Ipv4Addr, links: Vec<(Interface, Ipv4Addr)>) {
+        let now = Instant::now();
+        let last = self.caused.get(&network);
+        if last.is_none_or(|last| now.duration_since(*last) >= CAUSED_EVERY) {
+            self.caused.insert(network, now);
+            self.spawn(links);
+        }
+    }
+
     fn spawn(&mut self, links: Vec<(Interface, Ipv4Addr)>) {
         for (interface, local) in links {
             self.running.spawn(async move {
-                let found = find(&interface, local).await.unwrap_or_else(|error| {
-                    debug!(interface = %interface.name, "probe for other DHCP servers failed: {error}");
-                    None
-                });
-                found.map(|server| Conflict { server, local, interface: interface.name })
+                match find(&interface, local).await {
+                    Ok(None) => ProbeEnd::Alone,
+                    Ok(Some(server)) => {
+                        ProbeEnd::Found(Conflict { server, local, interface: interface.name })
+                    }
+                    Err(error) => {
+                        debug!(interface = %interface.name, "probe for other DHCP servers failed: {error}");
+                        ProbeEnd::Failed(interface, local)
+                    }
+                }
             });
         }
     }
 
-    /// Waits for the end of a probe and returns the server that it found; `None` at once if no
-    /// probe is running.
-    pub(super) async fn ended(&mut self) -> Option<Option<Conflict>> {
-        self.running.join_next().await.map(|ended| ended.ok().flatten())
+    /// Waits for the end of a probe; `None` at once if no probe is running.
+    pub(super) async fn ended(&mut self) -> Option<ProbeEnd> {
+        self.running.join_next().await.map(|ended| ended.unwrap_or(ProbeEnd::Alone))
+    }
+
+    /// Creates the DISCOVER of a probe as a relay agent, to which a server replies at our own port 67
+    /// (RFC 2131 §4.1).
+    pub(super) fn as_relay(&mut self, interface: &Interface, local: Ipv4Addr) -> Option<Message> {
+        let mut discover = Message::discover(transaction(), interface.mac?);
+        (discover.header.giaddr, discover.header.hops) = (local, 1);
+        self.relayed.insert(discover.header.xid, local);
+        Some(discover)
+    }
+
+    /// Returns the server that offers an address to a probe as a relay agent, and our address on its
+    /// network.
+    pub(super) fn answer(&self, message: &Message, from: Ipv4Addr) -> Option<(Ipv4Addr, Ipv4Addr)> {
+        let xid = message.header.xid;
+        let &local = self.relayed.get(&xid)?;
+        let server = offerer(message, xid, from).filter(|&server| server != local)?;
+        Some((server, local))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::discriminant;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use tracing::field::display;
@@ -24,6 +24,8 @@ pub(super) struct DhcpLog {
     pool_exhausted: RateLimit,
     receive_failed: RateLimit,
     send_failed: RateLimit,
+    declined: RateLimit,
+    in_use: RateLimit,
     logged_once: LoggedOnce,
 }
 
@@ -51,7 +53,7 @@ impl DhcpLog {
                 info!(%machine, %address, %server, "takes its address from another DHCP server");
             }
             NoReply::Released(address) => info!(%machine, %address, "DHCP lease released"),
-            NoReply::Declined(address) => {
+            NoReply::Declined(address) if self.declined.allows() => {
                 warn!(%machine, %address, "DHCP address declined: another host uses it; not leased for ten minutes");
             }
             // RFC 2131 §4.3.1: the operator should hear of it.
@@ -101,6 +103,15 @@ impl DhcpLog {
 
     fn is_new(&mut self, machine: HardwareAddress, reason: Reason) -> bool {
         self.logged_once.is_new(Some(machine), reason, Instant::now())
+    }
+
+    /// Logs an address that is not leased, since a host uses it.
+    pub(super) fn address_in_use(&mut self, address: Ipv4Addr) {
+        if self.in_use.allows() {
+            warn!(%address, "DHCP address not leased: a host without a lease uses it. Exclude it from the range");
+        } else {
+            debug!(%address, "DHCP address not leased: a host without a lease uses it");
+        }
     }
 
     /// Logs a failed receive.
@@ -157,6 +168,8 @@ fn matters_to_operator(reason: &NoReply) -> bool {
             | NoReply::UnknownNetwork
             | NoReply::NotInPool(_)
             | NoReply::PoolExhausted(_)
+            | NoReply::AddressesInUse
+            | NoReply::DeclineDisbelieved(_)
             | NoReply::ConflictingServer(_)
     )
 }

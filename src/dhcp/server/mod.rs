@@ -1,11 +1,13 @@
 //! Shell of the DHCP service: sockets, interfaces, the lease file, probes for other servers, the
 //! log.
 
+mod address_use;
 mod conflict;
 mod interfaces;
 mod lease_file;
 mod log;
 mod logged_once;
+mod new_address;
 mod port_socket;
 mod report_to_machines;
 mod socket;
@@ -13,14 +15,15 @@ mod start;
 mod subnets;
 
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{debug, warn};
 
-use self::conflict::{Conflict, Probes};
+use self::address_use::{AddressUse, Waiting};
+use self::conflict::{Conflict, ProbeEnd, Probes};
 use self::interfaces::{Interfaces, Unserved};
 use self::lease_file::LeaseFile;
 use self::log::DhcpLog;
@@ -30,7 +33,7 @@ use super::lease::UnixTime;
 use super::session::{
     ConflictSeen, Destination, DhcpPort, NoReply, Outcome, Request, Role, Session, is_boot_client,
 };
-use super::wire::Message;
+use super::wire::{Message, SERVER_PORT};
 use crate::boot::{BootTargets, Leased};
 use crate::interfaces::{Interface, InterfaceChanges};
 use crate::machines::Registry;
@@ -75,6 +78,7 @@ pub struct Server {
     bind: Option<Ipv4Addr>,
     leased: Arc<Leased>,
     lease_file: Option<LeaseFile>,
+    address_use: AddressUse,
     clock: Clock,
     log: DhcpLog,
 }
@@ -98,9 +102,8 @@ impl Server {
                     Err(error) => self.pause(&error).await,
                 },
                 () = self.changes.next() => self.interfaces_changed(),
-                Some(Some(Conflict { server, local, .. })) = self.probes.ended() => {
-                    self.note_conflict(server, local);
-                }
+                Some(ended) = self.probes.ended() => self.probe_ended(ended),
+                work = self.address_use.next() => self.resume(work),
                 _ = probe_times.tick() => self.probes.start(self.probed()),
                 _ = renewals.tick() => {
                     self.renew_leases_of_roots();
@@ -109,8 +112,8 @@ impl Server {
                 }
             }
         }
-        if let Some(file) = self.lease_file {
-            file.close().await;
+        if let (Some(file), Role::Server(server_role)) = (self.lease_file, &self.session.role) {
+            file.close(server_role).await;
         }
     }
 
@@ -126,6 +129,9 @@ impl Server {
             Ok(message) => message,
             Err(malformed) => return self.log.malformed(&malformed, arrival.from),
         };
+        if let Some((server, local)) = self.probes.answer(&message, *arrival.from.ip()) {
+            return self.note_conflict(server, local);
+        }
         // A broadcast comes back to its sender: our own probe, or a DHCP client of this host.
         if self.interfaces.is_own_mac(message.header.hardware().bytes()) {
             return;
@@ -140,7 +146,7 @@ impl Server {
         }
         let server = self.advertise.unwrap_or(local);
         let request = Request { message, port, from: arrival.from, local, server };
-        let outcome = self.session.answer(&request, self.clock.now());
+        let Some(outcome) = self.decide(&request, &arrival) else { return };
         self.record_leases();
         self.log.outcome(&request, &outcome);
         report_to_machines::report(&self.machines, &request, &outcome, Instant::now());
@@ -149,9 +155,45 @@ impl Server {
             Outcome::NoReply(NoReply::ChoseAnother { server, network })
                 if !self.interfaces.is_own(server) =>
             {
-                self.note_conflict(server, network);
+                self.probe_network(network);
             }
+            Outcome::NoReply(NoReply::Declined(address)) => self.verify_decline(address, &request, &arrival),
             Outcome::NoReply(_) => {}
+        }
+    }
+
+    /// Goes on with work that was put off.
+    fn resume(&mut self, work: Waiting) {
+        match work {
+            Waiting::Message(port, message, arrival) => self.handle(port, Ok(*message), arrival),
+            Waiting::Declined(address, machine) => self.end_quarantine(address, machine),
+        }
+    }
+
+    /// Looks for another server on a network of ours. A client said that it chose one, but anybody
+    /// can say so.
+    fn probe_network(&mut self, network: Ipv4Addr) {
+        let Role::Server(server_role) = &self.session.role else { return };
+        let Some(subnet) = server_role.of(network) else { return };
+        // Behind a relay agent there is no link of ours to probe. Two servers there are the choice of
+        // whoever named both to the relay agent.
+        let links = self.interfaces.in_network(&subnet.network);
+        self.probes.start_unless_recent(network, links);
+    }
+
+    fn probe_ended(&mut self, ended: ProbeEnd) {
+        match ended {
+            ProbeEnd::Alone => {}
+            ProbeEnd::Found(Conflict { server, local, .. }) => self.note_conflict(server, local),
+            // Port 68 needs a privilege, which a service of systemd may lack, or is in use.
+            ProbeEnd::Failed(interface, local) => {
+                let Some(discover) = self.probes.as_relay(&interface, local) else { return };
+                let everyone = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
+                let sent = self.dhcp.socket().send_from(&discover.emit(), everyone, interface.index, local);
+                if let Err(error) = sent {
+                    debug!(interface = %interface.name, "probe for other DHCP servers failed: {error}");
+                }
+            }
         }
     }
 
@@ -223,7 +265,7 @@ impl Server {
         let events = server_role.take_events();
         events.iter().for_each(|event| start::update_leased(&self.leased, server_role, event));
         if let Some(file) = &mut self.lease_file {
-            file.record(&events, server_role);
+            file.record(&events, server_role, Instant::now());
         }
     }
 
@@ -242,6 +284,7 @@ impl Server {
         let Role::Server(server_role) = &mut self.session.role else { return };
         let machines = &self.machines;
         server_role.renew_used(|address| machines.is_on_root(address), self.clock.now());
+        server_role.note_booted(|address| machines.has_booted(address));
         self.record_leases();
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
+use super::address_use::AddressUse;
 use super::conflict::{self, Conflict, Probes};
 use super::interfaces::Interfaces;
 use super::lease_file::LeaseFile;
@@ -147,6 +148,7 @@ impl Server {
             bind,
             leased,
             lease_file,
+            address_use: AddressUse::default(),
             clock,
             log: DhcpLog::default(),
         };

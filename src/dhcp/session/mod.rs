@@ -103,6 +103,8 @@ pub enum NoReply {
     NotInPool(Ipv4Addr),
     #[error("every address of {0} is in use")]
     PoolExhausted(Pool),
+    #[error("other hosts use the addresses that were to be offered")]
+    AddressesInUse,
     #[error("another DHCP server, {0}, is on this network")]
     ConflictingServer(Ipv4Addr),
     #[error("chose DHCP server {server}")]
@@ -115,6 +117,8 @@ pub enum NoReply {
     Released(Ipv4Addr),
     #[error("declined {0}: another host uses it")]
     Declined(Ipv4Addr),
+    #[error("declined {0}, after others within ten minutes: not believed")]
+    DeclineDisbelieved(Ipv4Addr),
 }
 
 /// Role of the service on its network.

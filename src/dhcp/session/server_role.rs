@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use super::{Boot, ConflictSeen, Decision, NoReply, Request, Subnet};
-use crate::dhcp::lease::{Event, EventError, UnixTime, events_of};
+use crate::dhcp::lease::{Declined, Event, EventError, UnixTime, events_of};
 use crate::dhcp::wire::{Message, MessageType};
 
 /// Sub-option of option 82: the subnet of the client (RFC 3527 §3).
@@ -80,7 +80,8 @@ impl ServerRole {
         self.subnets.iter().find(|subnet| subnet.network.contains(address))
     }
 
-    fn of_mut(&mut self, address: Ipv4Addr) -> Option<&mut Subnet> {
+    /// The same, to change it.
+    pub(crate) fn of_mut(&mut self, address: Ipv4Addr) -> Option<&mut Subnet> {
         self.subnets.iter_mut().find(|subnet| subnet.network.contains(address))
     }
 
@@ -109,8 +110,9 @@ impl ServerRole {
         };
         let Some(subnet) = self.of_mut(address) else { return NoReply::OtherNetwork };
         match subnet.leases.decline(&header.hardware(), address, now) {
-            true => NoReply::Declined(address),
-            false => NoReply::NotAnswered(*kind),
+            Some(Declined::Quarantined) => NoReply::Declined(address),
+            Some(Declined::Disbelieved) => NoReply::DeclineDisbelieved(address),
+            None => NoReply::NotAnswered(*kind),
         }
     }
 
@@ -129,6 +131,13 @@ impl ServerRole {
     pub(crate) fn renew_used(&mut self, is_used: impl Fn(Ipv4Addr) -> bool, now: UnixTime) {
         for subnet in &mut self.subnets {
             subnet.leases.renew_used(&is_used, now);
+        }
+    }
+
+    /// Notes which leases are of machines that booted from here.
+    pub(crate) fn note_booted(&mut self, has_booted: impl Fn(Ipv4Addr) -> bool) {
+        for subnet in &mut self.subnets {
+            subnet.leases.note_booted(&has_booted);
         }
     }
 
