@@ -1,8 +1,10 @@
 //! Byte ranges of an image file: the range type below every other room.
 
+use serde::{Deserialize, Serialize};
+
 /// Byte range of the image file. Every extent in an [`Index`](crate::image::Index) was checked
 /// against the size of the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Extent {
     /// First byte, from the start of the image file.
     pub offset: u64,

@@ -22,6 +22,7 @@
 //! - [`stream`]: the part that all doors on TCP share.
 //! - [`nbd`], [`nfs`], [`http`], [`tftp`], [`dhcp`], [`ndp`]: the protocols. Each has `wire` (byte
 //!   layouts), `session` (the next step of one peer; no I/O, no clock) and `server` (sockets, tasks).
+//! - [`handover`]: what outlives a process, and the two ways that carry it to the next one.
 //! - [`cli`], [`config`], [`telemetry`], [`inspect`], [`status`], [`check`], [`secure_boot`],
 //!   [`server`]: the program.
 //!
@@ -60,6 +61,7 @@ mod extent;
     reason = "a property that does not hold is a panic"
 )]
 pub mod fuzzing;
+mod handover;
 pub mod http;
 pub mod image;
 pub mod images;

@@ -8,9 +8,10 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
+use listenfd::ListenFd;
 use memmap2::{MmapOptions, MmapRaw};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -42,6 +43,16 @@ impl Mapping {
         // The sum is inside the mapping, and nothing is dereferenced here.
         Some(Span { address: self.0.as_ptr().wrapping_add(offset), len, mapping: PhantomData })
     }
+}
+
+/// Takes an open file that this process inherited.
+///
+/// `files` gives each out once, and knows nothing of files that are open otherwise.
+pub(crate) fn inherited(files: &mut ListenFd, position: usize) -> io::Result<Option<OwnedFd>> {
+    let file = files.take_raw_fd(position)?;
+    // SAFETY: the file was open when the process started (LISTEN_FDS, sd_listen_fds(3)), and nobody
+    // else owns it: `take_raw_fd` has left nothing in its place.
+    Ok(file.map(|file| unsafe { OwnedFd::from_raw_fd(file) }))
 }
 
 /// Part of a mapping, for the kernel to read. Safe code cannot dereference it.

@@ -56,6 +56,7 @@ complete -c isowire -n "__fish_isowire_using_subcommand serve" -l secure-boot-ke
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l secure-boot-certificate -d 'Certificate of that key' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l status -d 'Serve the status by HTTP on this address too, or not at all [default: local socket only]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l log-format -d 'Format of the log on standard error [default: text]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l takeover -d 'Take over from the isowire that runs, without a dropped client'
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l wait-interface -d 'Start without that interface and wait for it'
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l tftp-single-port -d 'Send files from the TFTP port itself, for firewalls that do not track TFTP'
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l router-advertisement -d 'Tell booting machines that there is no IPv6 router, so that iPXE does not wait for one'

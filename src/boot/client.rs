@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::mac::Mac;
 
 /// The properties of a client that its boot depends on, read once from its message.
@@ -30,7 +32,7 @@ impl Client<'_> {
 }
 
 /// The firmware and the processor that load a boot file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Platform {
     pub firmware: Firmware,
     pub architecture: Architecture,
@@ -47,7 +49,7 @@ impl fmt::Display for Platform {
 }
 
 /// The program that asks for a boot file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Firmware {
     /// A PXE ROM or UEFI PXE (vendor class `PXEClient`).
     Pxe,
@@ -65,7 +67,7 @@ pub enum Firmware {
 
 /// Client system architecture: the number in DHCP option 93 (RFC 4578 §2.1, and IANA's "Processor
 /// Architecture Types", where later numbers are).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Architecture(pub u16);
 
 impl Architecture {

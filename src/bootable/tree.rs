@@ -21,8 +21,8 @@ pub(crate) trait TreeContent {
     /// Returns the text of a menu; `None` if it is too large or cannot be read.
     fn menu(&self, node: NodeId) -> Option<Vec<u8>>;
 
-    /// Looks for [`Requirement::SELF_TESTS`](crate::image::initramfs::Requirement::SELF_TESTS) in an
-    /// initramfs. It takes up to a second.
+    /// Looks for [`Requirement::SELF_TESTS`](crate::image::initramfs::Requirement::SELF_TESTS) in
+    /// an initramfs. It takes up to a second.
     fn self_tests(&self, initramfs: NodeId) -> Option<Arc<Contents>>;
 }
 

@@ -27,6 +27,12 @@ pub enum Solicitations {
     Answered,
 }
 
+impl Dhcp {
+    pub(crate) const fn is_on(&self) -> bool {
+        !matches!(self, Self::Off)
+    }
+}
+
 impl Checker<'_> {
     pub(super) fn dhcp(&self) -> Result<Dhcp, ConfigError> {
         let options = self.options;

@@ -32,6 +32,7 @@ use crate::boot::{Rules, UefiBy};
 use crate::bootable::Root;
 use crate::export::Allowed;
 use crate::interfaces;
+use crate::machines::local;
 use crate::uki::{SigningPair, Stub};
 pub(crate) use dhcp::{Dhcp, Solicitations};
 use file::ConfigFile;
@@ -72,6 +73,14 @@ pub struct ServeOptions {
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     #[serde(skip)]
     pub config: Option<PathBuf>,
+
+    /// Take over from the isowire that runs, without a dropped client
+    ///
+    /// Gets its NBD connections, images and machines over a private socket of this user. If that
+    /// fails, the other one goes on.
+    #[arg(long)]
+    #[serde(skip)]
+    takeover: bool,
 
     /// Answer DHCP on this network interface only [default: all]
     #[arg(short, long, value_name = "IF", value_hint = ValueHint::Other)]
@@ -278,6 +287,9 @@ struct MachineOptions {
     quirks: Option<Vec<RawValue>>,
 }
 
+/// Name of the private socket for the process that takes over, beside that of the status.
+const HANDOVER_SOCKET: &str = "handover.sock";
+
 /// Checked settings of `serve`.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -317,6 +329,10 @@ pub struct Config {
     pub signing_pair: Option<Arc<SigningPair>>,
     pub status: StatusService,
     pub log_format: LogFormat,
+    /// Take over from the process that listens at `handover_socket`.
+    pub takeover: bool,
+    /// Private socket for the process that takes over.
+    pub handover_socket: PathBuf,
 }
 
 impl Config {
@@ -453,6 +469,8 @@ impl Checker<'_> {
             dhcp,
             solicitations: self.solicitations()?,
             status: self.status()?,
+            takeover: options.takeover,
+            handover_socket: local::server_path(self.variables).with_file_name(HANDOVER_SOCKET),
             log_format: self
                 .read("log-format", &options.log_format, value::log_format)?
                 .unwrap_or(LogFormat::Text),

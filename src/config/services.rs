@@ -111,6 +111,16 @@ pub enum StatusService {
     },
 }
 
+impl StatusService {
+    /// Returns the HTTP address for other hosts, if there is one.
+    pub(crate) const fn address(&self) -> Option<SocketAddrV4> {
+        match self {
+            Self::Off => None,
+            Self::On { address, .. } => *address,
+        }
+    }
+}
+
 impl Checker<'_> {
     /// Returns the address that machines are told, and the port of HTTP there.
     pub(super) fn advertised(

@@ -77,6 +77,13 @@ impl Batch {
         Self { image: export.image().cloned(), keeps_image: true, ..Self::default() }
     }
 
+    /// Keeps the image of `export` from now on, as [`Batch::of_export`] does. No ranges may be
+    /// queued.
+    pub(crate) fn keep_image_of(&mut self, export: &Export) {
+        debug_assert_eq!(self.ranges, 0, "ranges of another image");
+        (self.image, self.keeps_image) = (export.image().cloned(), true);
+    }
+
     /// Returns the image of the queued ranges; `None` if there are none.
     pub(crate) fn image(&self) -> Option<&Arc<Image>> {
         self.image.as_ref().filter(|_| self.ranges > 0)

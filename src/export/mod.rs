@@ -6,6 +6,7 @@ pub(crate) mod batch;
 pub(crate) mod content;
 pub(crate) mod page_cache;
 pub(crate) mod path;
+pub(crate) mod resting;
 
 use std::fmt;
 use std::sync::Arc;

@@ -6,6 +6,7 @@
 
 pub mod boot;
 pub mod dhcp;
+pub mod handover;
 pub mod http;
 pub mod image;
 pub mod menus;
@@ -27,11 +28,13 @@ pub const TARGETS: &[Target] = &[
     ("el_torito_partitions", image::el_torito_partitions),
     ("erofs", image::erofs),
     ("grub_menu", menus::grub_menu),
+    ("handover_state", handover::state),
     ("http_range", http::range),
     ("http_request", http::request),
     ("iso_image", image::iso_image),
     ("loader_entry", menus::loader_entry),
     ("nbd_handshake", nbd::handshake),
+    ("nbd_resting", nbd::resting),
     ("nbd_transmission", nbd::transmission),
     ("ndp_solicitation", ndp::solicitation),
     ("nfs_mount", nfs::mount),

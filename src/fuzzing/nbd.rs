@@ -6,7 +6,8 @@ use std::sync::{Arc, LazyLock};
 use bytes::BytesMut;
 
 use crate::export::batch::Chunk;
-use crate::export::{AllCached, Batch, ColdRange, ImageRange, PageCache};
+use crate::export::resting::UnsentPart;
+use crate::export::{AllCached, Batch, ColdRange, Export, ImageRange, PageCache};
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
@@ -20,6 +21,109 @@ const EXTENT: Extent = Extent { offset: 4096, len: 1 << 20 };
 const HANDSHAKE_OUT_MAX: u64 = 128 << 10;
 const TURN_OUT_MAX: u64 = (1 << 20) + READ_MAX as u64 + 4096;
 
+/// Checks that the same replies leave when the session is taken apart after each call and put
+/// together again, whatever part of the replies has left by then. The first byte chooses the form
+/// of replies, the second how many bytes leave.
+pub fn resting(data: &[u8]) {
+    let &[mode, step, ref data @ ..] = data else { return };
+    let whole = converse_resting(data, replies_of(mode), None);
+    let apart = converse_resting(data, replies_of(mode), Some((u64::from(step) + 1) * 4001));
+    assert_eq!(whole, apart);
+}
+
+/// What left: bytes and ranges, each joined with its neighbour.
+#[derive(Debug, Default, PartialEq)]
+struct Sent(Vec<UnsentPart>);
+
+impl Sent {
+    fn push(&mut self, part: UnsentPart) {
+        match (self.0.last_mut(), part) {
+            (Some(UnsentPart::Bytes(before)), UnsentPart::Bytes(bytes)) => before.extend(bytes),
+            (Some(UnsentPart::Range(before)), UnsentPart::Range(range)) if before.end() == range.offset => {
+                before.len += range.len;
+            }
+            (_, part) => self.0.push(part),
+        }
+    }
+
+    /// Takes the first `len` bytes off a batch.
+    fn take(&mut self, batch: &mut Batch, len: u64) {
+        let mut left = len;
+        for part in batch.unsent() {
+            match part {
+                UnsentPart::Bytes(bytes) => {
+                    let n = bytes.len().min(left as usize);
+                    self.push(UnsentPart::Bytes(bytes[..n].to_vec()));
+                    left -= n as u64;
+                }
+                UnsentPart::Range(range) => {
+                    self.push(UnsentPart::Range(range.truncate(left)));
+                    left -= range.len.min(left);
+                }
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        batch.advance(len);
+    }
+}
+
+/// Feeds a transmission at once. With a `step`, so many bytes leave after each call, and then the
+/// session and its batch go through bytes.
+fn converse_resting(data: &[u8], replies: Replies, step: Option<u64>) -> (Sent, Option<TransmissionEnd>) {
+    static IMAGE: LazyLock<Arc<Image>> = LazyLock::new(real_image);
+    let mut export = Export::of_extents(&IMAGE, &[EXTENT]).expect("it is inside");
+    let (mut session, mut batch) = (Transmission::new(replies), Batch::of_export(&export));
+    let (mut input, mut sent) = (BytesMut::from(data), Sent::default());
+    loop {
+        let turn = session.handle(&export, &mut input, &AllCached, &mut batch);
+        let len = step.map_or(batch.len(), |step| step.min(batch.len()));
+        if len > 0 {
+            sent.take(&mut batch, len);
+        }
+        if step.is_some() {
+            let unsent = batch.unsent();
+            let resting = (session.resting(), export.extents(), unsent);
+            let carried = postcard::to_allocvec(&resting).expect("plain data");
+            let (resting, extents, unsent): (_, Vec<Extent>, Vec<UnsentPart>) =
+                postcard::from_bytes(&carried).expect("what was written can be read");
+            session = Transmission::resume(resting);
+            export = Export::of_extents(&IMAGE, &extents).expect("they are inside");
+            batch = Batch::of_export(&export);
+            batch.push_unsent(Some(&IMAGE), &unsent).expect("they are inside");
+        }
+        match turn {
+            Turn::Drained if batch.is_empty() => return (sent, None),
+            Turn::End(end) => {
+                let left = batch.len();
+                if left > 0 {
+                    sent.take(&mut batch, left);
+                }
+                return (sent, Some(end));
+            }
+            Turn::Drained | Turn::Full | Turn::Waiting => {}
+        }
+    }
+}
+
+fn real_image() -> Arc<Image> {
+    use rustix::fs::{MemfdFlags, memfd_create};
+    let file = std::fs::File::from(memfd_create("fuzzing", MemfdFlags::CLOEXEC).expect("memory is there"));
+    file.set_len(EXTENT.end()).expect("memory is there");
+    let attributes = NodeAttributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let source = Source::of_file(file).expect("it was made just now");
+    Arc::new(Image::new(source, Index::new(attributes)).expect("it was made just now"))
+}
+
+fn replies_of(mode: u8) -> Replies {
+    match mode % 3 {
+        0 => Replies::Simple,
+        1 => Replies::Structured,
+        _ => Replies::StructuredWithAllocation,
+    }
+}
+
 /// Checks that the same replies leave, however the client's bytes are cut into segments, and that
 /// they are bounded.
 pub fn handshake(data: &[u8]) {
@@ -30,13 +134,13 @@ pub fn handshake(data: &[u8]) {
 /// Feeds a handshake in segments; returns its replies and its end.
 fn haggle(data: &[u8], segment: usize) -> (Vec<u8>, Option<String>) {
     let images = images();
-    let mut session = Handshake::new(&images);
+    let mut session = Handshake::default();
     let (mut said, mut input) = (Vec::new(), BytesMut::new());
     for bytes in data.chunks(segment.min(data.len()).max(1)) {
         input.extend_from_slice(bytes);
         loop {
             let mut batch = Batch::default();
-            let turn = session.handle(&mut input, &mut batch);
+            let turn = session.handle(&images, &mut input, &mut batch);
             assert!(batch.len() <= HANDSHAKE_OUT_MAX);
             batch.chunks().for_each(|chunk| record(chunk, &mut said));
             match turn {
@@ -67,11 +171,7 @@ fn images() -> Arc<ImageSet> {
 /// more than the order of replies. The first byte chooses the form of replies.
 pub fn transmission(data: &[u8]) {
     let Some((&mode, data)) = data.split_first() else { return };
-    let replies = match mode % 3 {
-        0 => Replies::Simple,
-        1 => Replies::Structured,
-        _ => Replies::StructuredWithAllocation,
-    };
+    let replies = replies_of(mode);
     let [at_once, bytewise] = [usize::MAX, 1].map(|segment| converse(data, segment, replies, &AllCached));
     assert_eq!(at_once, bytewise);
     let cold = converse(data, usize::from(mode) + 1, replies, &SomeCached);

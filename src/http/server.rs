@@ -28,8 +28,11 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Time that the client has to close the connection after the last answer.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Serves `files` to every client that connects, until `shutdown` is ready. Downloads that go on
-/// then live on as long as the runtime does.
+/// Interval at which downloads are looked for that hold up the end of the service.
+const DOWNLOADS_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Serves `files` to every client that connects, until `shutdown` is ready and the downloads of
+/// that moment have ended. If the future is dropped, they live on as long as the runtime does.
 ///
 /// `advertise` is the address that generated files tell machines. Without it, each machine is told
 /// the address at which it reached the server.
@@ -45,6 +48,9 @@ pub async fn run(
         serve(socket, peer, Arc::clone(&shared))
     })
     .await;
+    while Arc::strong_count(&shared.downloads) > 1 {
+        tokio::time::sleep(DOWNLOADS_INTERVAL).await;
+    }
 }
 
 /// State shared by all clients.
@@ -55,12 +61,14 @@ struct Shared {
     resources: Mutex<Arc<Resources>>,
     machines: Arc<Registry>,
     advertise: Option<Ipv4Addr>,
+    /// Each download that takes more than one system call has a reference.
+    downloads: Arc<()>,
 }
 
 impl Shared {
     fn new(files: Watched<Files>, machines: Arc<Registry>, advertise: Option<Ipv4Addr>) -> Self {
         let resources = Mutex::new(Arc::new(Resources::new(files.current())));
-        Self { files, resources, machines, advertise }
+        Self { files, resources, machines, advertise, downloads: Arc::default() }
     }
 
     /// Returns the resources of `files`, which are the same for all clients.
@@ -103,6 +111,8 @@ struct Client {
     /// Newer files than those of `resources`, if there are any.
     files: Watched<Files>,
     tracker: ConnectionTracker,
+    /// A download is under way.
+    download: Option<Arc<()>>,
     peer: SocketAddr,
     turn_began: Instant,
     /// The turn queued an answer, so the client gets its time anew.
@@ -122,6 +132,7 @@ impl Client {
             shared,
             files,
             tracker: ConnectionTracker::new(machines, peer.ip(), machines::Protocol::Http, now.into_std()),
+            download: None,
             peer,
             turn_began: now,
             has_answered: false,
@@ -154,9 +165,13 @@ impl stream::Session for Client {
 
     fn bytes_sent(&mut self, batch: &Batch, len: u64, now: time::Instant) {
         self.tracker.sent(batch, len, now);
+        if len < batch.len() && self.download.is_none() {
+            self.download = Some(Arc::clone(&self.shared.downloads));
+        }
     }
 
     fn replies_sent(&mut self, result: &Result<(), TransmitError>, unsent: u64, _: &BytesMut) {
+        self.download = None;
         if let Some(answer) = self.session.take_logged() {
             if result.is_ok() && answer.status == StatusCode::OK {
                 self.tracker.delivered(Instant::now().into_std());

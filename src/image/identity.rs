@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 
 use crc32fast::Hasher;
+use serde::{Deserialize, Serialize};
 
 use super::index::{Index, Node, NodeKind};
 use super::iso9660::BLOCK;
@@ -20,7 +21,7 @@ const HEAD: u64 = 32 * BLOCK;
 const CHECKSUM_MAX: u64 = 4096;
 
 /// Identity of an image, computed from its head, its tree and its checksum files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identity(pub u64);
 
 /// Formats the identity as 16 hexadecimal digits.

@@ -4,6 +4,8 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 
 use hashbrown::HashTable;
 
+use serde::{Deserialize, Serialize};
+
 use super::Extent;
 
 /// Longest name of an entry in bytes, as on Linux (`NAME_MAX`).
@@ -16,7 +18,7 @@ const MAX_HOPS: u32 = 40;
 ///
 /// Nodes are numbered in the directory order of the image, the root first, so an image gives the
 /// same numbers after every start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NodeId(pub u32);
 
 impl NodeId {

@@ -27,6 +27,7 @@ pub mod tree;
 mod warnings;
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -132,11 +133,19 @@ impl Image {
     /// # Errors
     /// [`OpenError`] if the image cannot be used.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Self::survey(path).map_err(|fault| OpenError { path: path.to_owned(), fault })
+        let survey = Source::open(path).map_err(SurveyError::from).and_then(Self::survey);
+        survey.map_err(|fault| OpenError { path: path.to_owned(), fault })
     }
 
-    fn survey(path: &Path) -> Result<Self, SurveyError> {
-        let source = Source::open(path)?;
+    /// Indexes the image in an open file.
+    ///
+    /// # Errors
+    /// [`SurveyError`] if the image cannot be used.
+    pub(crate) fn of_file(file: File) -> Result<Self, SurveyError> {
+        Self::survey(Source::of_file(file)?)
+    }
+
+    fn survey(source: Source) -> Result<Self, SurveyError> {
         // lseek(2) returns 0 for its end, so it would be taken for an empty file.
         if source.is_character_device() {
             return Err(SurveyError::NotIso("is a character device, not a file or a disk"));

@@ -46,7 +46,15 @@ impl Source {
             // open(2) says ENXIO, "no such device or address".
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a socket"));
         }
-        let file = File::open(path)?;
+        Self::of_file(File::open(path)?)
+    }
+
+    /// Maps an open file, which another process may have opened.
+    ///
+    /// # Errors
+    /// The error of fstat(2) or mmap(2).
+    pub(crate) fn of_file(file: File) -> io::Result<Self> {
+        let is_character_device = file.metadata()?.file_type().is_char_device();
         // stat(2) does not tell the size of a block device, such as an optical drive.
         let len = (&file).seek(SeekFrom::End(0))?;
         let map_len = usize::try_from(len).map_err(io::Error::other)?;
@@ -55,7 +63,7 @@ impl Source {
         let file = Arc::new(file);
         let residency = Residency::new(Arc::clone(&file), len);
         let readers = Readers::new(Arc::clone(&file));
-        Ok(Self { file, residency, readers, map, len, is_character_device: file_type.is_char_device() })
+        Ok(Self { file, residency, readers, map, len, is_character_device })
     }
 
     /// Returns the size in bytes at the time when the file was opened.

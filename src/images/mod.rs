@@ -6,6 +6,7 @@
 //! the set that follows it, `retention` decides when a replaced image is closed. A set never
 //! changes, so services look images up without a lock. `watch` tells when to scan again.
 
+pub(crate) mod carried;
 mod change;
 mod error;
 pub(crate) mod name;

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::stamp::Stamp;
 use crate::bootable::{self, RootNames};
 use crate::export::path;
@@ -29,7 +31,7 @@ pub struct ServedImage {
 }
 
 /// Reason for which a file is to be served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum CandidateOrigin {
     /// The operator named it.
     Named,
@@ -132,6 +134,11 @@ impl ServedImage {
     /// Returns when a client last used the image by NFS, as of [`ServedImage::date_calls`].
     pub(super) fn last_call(&self) -> Option<Instant> {
         self.notes().last_call
+    }
+
+    /// Notes when a client last used the image by NFS.
+    pub(super) fn set_last_call(&self, last_call: Option<Instant>) {
+        self.notes().last_call = last_call;
     }
 
     /// Tells whether an NBD client or a transfer uses the image.

@@ -60,10 +60,14 @@ impl ImageSet {
 
     /// Returns the image of this identity for a client with one of its handles.
     pub(crate) fn identified(&self, identity: Identity) -> Option<&ServedImage> {
-        // Also a retained one: clients keep handles of replaced images.
-        let served = self.known().find(|served| served.image.identity == identity)?;
+        let served = self.by_identity(identity)?;
         served.note_call();
         Some(served)
+    }
+
+    /// Returns the image of this identity, also a retained one: clients keep replaced images.
+    pub(crate) fn by_identity(&self, identity: Identity) -> Option<&Arc<ServedImage>> {
+        self.known().find(|served| served.image.identity == identity)
     }
 
     /// Returns the image of this name or versioned name; `archiso` and the empty name are the

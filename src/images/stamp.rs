@@ -1,5 +1,6 @@
 //! Stamps of files, which tell whether the content of a file changed, without reading it.
 
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -17,13 +18,21 @@ pub(super) struct Stamp {
 impl Stamp {
     /// Reads the stamp of a file; symlinks are followed.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
-        let metadata = path.metadata()?;
-        Ok(Self {
+        path.metadata().map(|metadata| Self::new(&metadata))
+    }
+
+    /// Reads the stamp of an open file.
+    pub(super) fn of_file(file: &File) -> io::Result<Self> {
+        file.metadata().map(|metadata| Self::new(&metadata))
+    }
+
+    fn new(metadata: &Metadata) -> Self {
+        Self {
             file: (metadata.dev(), metadata.ino()),
             size: metadata.size(),
             // With nanoseconds: a file can be written twice in a second.
             modified: (metadata.mtime(), metadata.mtime_nsec()),
-        })
+        }
     }
 
     pub(super) fn is_same_file(&self, other: &Stamp) -> bool {

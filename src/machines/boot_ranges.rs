@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use super::Step;
 use crate::bootable::FileKinds;
-use crate::image::{Extent, Image, NodeId, NodeKind};
+use crate::image::{Extent, Identity, Image, NodeId, NodeKind};
 
 /// Most ranges of an image; further ones are dropped. archiso's own images have about ten.
 const RANGES_MAX: usize = 4096;
@@ -26,6 +26,11 @@ impl TrackedImage {
 
     pub(super) fn is(&self, image: &Image) -> bool {
         std::ptr::eq(self.image.as_ptr(), image)
+    }
+
+    /// Returns the identity of the image; `None` if it is closed by now.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        self.image.upgrade().map(|image| image.identity)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -50,8 +55,8 @@ struct BootRange {
 /// Content of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RangeKind {
-    /// Part of composed boot programs, whose loading is this step. Files that are sent by themselves
-    /// have a kind.
+    /// Part of composed boot programs, whose loading is this step. Files that are sent by
+    /// themselves have a kind.
     Part(Step),
     /// Part of a root file system.
     Root {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -49,9 +49,13 @@ pub struct LocalSocket {
     pub(super) name: Name,
 }
 
-/// The path of a socket, removed on drop.
+/// The path of a socket, removed on drop unless another socket has it by then.
 #[derive(Debug)]
-pub(super) struct Name(PathBuf);
+pub(crate) struct Name {
+    path: PathBuf,
+    /// Device and inode of the socket.
+    file: (u64, u64),
+}
 
 impl LocalSocket {
     /// Listens at `path` and creates its directory if needed. A socket that a dead server left
@@ -72,11 +76,27 @@ impl LocalSocket {
             }
             bound => bound,
         }?;
-        Ok(Self { listener, name: Name(path.to_owned()) })
+        Ok(Self { listener, name: Name::of(path)? })
+    }
+
+    /// Listens at `path` in place of the process that does now.
+    ///
+    /// # Errors
+    /// The error of the system.
+    pub(crate) fn replace(path: &Path) -> io::Result<Self> {
+        let beside = path.with_extension("new");
+        let socket = Self::bind(&beside)?;
+        fs::rename(&beside, path)?;
+        Ok(Self { listener: socket.listener.try_clone()?, name: Name::of(path)? })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.name.0
+        &self.name.path
+    }
+
+    /// Returns the socket and the name that lasts as long as it is kept.
+    pub(crate) fn into_parts(self) -> (UnixListener, Name) {
+        (self.listener, self.name)
     }
 }
 
@@ -86,10 +106,23 @@ fn is_left_behind(path: &Path) -> bool {
     is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
+impl Name {
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), file: file_at(path)? })
+    }
+}
+
+fn file_at(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 impl Drop for Name {
     fn drop(&mut self) {
-        // A client then reads "no such file", which is clearer than a refused connection.
-        let _ = fs::remove_file(&self.0);
+        // A process that took over has a socket of its own there.
+        if file_at(&self.path).is_ok_and(|file| file == self.file) {
+            // A client then reads "no such file", which is clearer than a refused connection.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -18,6 +18,7 @@
 //! file system, by any protocol.
 
 mod boot_ranges;
+pub(crate) mod carried;
 pub mod local;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub(crate) mod neighbours;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use super::boot_ranges::TrackedImage;
+use super::carried::CarriedMachine;
 use super::status::{MachineStatus, StatusReport};
 use super::table::MachineTable;
 use super::transfer_stats::TransferStats;
@@ -73,8 +74,8 @@ impl Registry {
         self.table().is_on_root(IpAddr::V4(address))
     }
 
-    /// Returns the MAC address, if it is known, of the machine that has a connection to its root from
-    /// this address; `None` if there is no such machine.
+    /// Returns the MAC address, if it is known, of the machine that has a connection to its root
+    /// from this address; `None` if there is no such machine.
     pub(crate) fn root_at(&self, address: Ipv4Addr) -> Option<Option<Mac>> {
         self.table().root_at(IpAddr::V4(address))
     }
@@ -102,6 +103,18 @@ impl Registry {
             forgotten,
             machines,
         }
+    }
+
+    /// Returns all machines as plain data, for the process that follows this one.
+    pub(crate) fn carried(&self, now: Instant) -> Vec<CarriedMachine> {
+        self.table().carried(now)
+    }
+
+    /// Adds the machines that another process had. Call it when the images are served.
+    pub(crate) fn add_carried(&self, machines: Vec<CarriedMachine>, now: Instant) {
+        let images = locked(&self.images).clone();
+        let find = |identity| images.iter().find(|known| known.identity() == Some(identity)).cloned();
+        self.table().add_carried(machines, now, find);
     }
 
     pub(super) fn known_image(&self, image: &Image) -> Option<Arc<TrackedImage>> {

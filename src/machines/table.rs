@@ -4,6 +4,8 @@
 //! DHCP message carries both; without one, the neighbour table ([`neighbours`](super::neighbours))
 //! maps one to the other.
 
+mod carried;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::Protocol;
 use super::boot_ranges::{TrackedImage, TrackedRoot};
+use super::carried::{Ages, CarriedCoverage, CarriedStats};
+use crate::image::Identity;
 
 /// Bytes of the root file system per bit.
 const CHUNK: u64 = 256 << 10;
@@ -65,6 +67,27 @@ impl TransferStats {
     pub(super) fn root(&self) -> Option<&Coverage> {
         self.root.get()
     }
+
+    /// Makes the counters that another process had. `find` returns an image that is served here.
+    pub(super) fn of_carried(
+        carried: &CarriedStats,
+        epoch: Instant,
+        ages: Ages,
+        find: impl Fn(Identity) -> Option<Arc<TrackedImage>>,
+    ) -> Self {
+        let stats = Self::new(epoch);
+        for (counter, &bytes) in stats.bytes.iter().zip(&carried.bytes) {
+            counter.store(bytes, Relaxed);
+        }
+        let last_seen = carried.last_seen.map(|age| ages.moment(age).saturating_duration_since(epoch));
+        stats.last_seen.store(last_seen.map_or(0, |since| since.as_millis() as u64), Relaxed);
+        let root = carried.root.as_ref().and_then(|root| Coverage::of_carried(root, find));
+        if let Some(root) = root {
+            // The counters are new, so there is none yet.
+            let _ = stats.root.set(root);
+        }
+        stats
+    }
 }
 
 /// Upper bound of the part of a root file system that a machine was sent, at one bit per chunk. It
@@ -88,6 +111,30 @@ impl Coverage {
         let words = airootfs.size.div_ceil(chunk).div_ceil(u64::BITS.into());
         let chunks = (0..words).map(|_| AtomicU64::new(0)).collect();
         Self { known, airootfs, sent: AtomicU64::new(0), shift: chunk.trailing_zeros(), chunks }
+    }
+
+    fn of_carried(
+        carried: &CarriedCoverage,
+        find: impl Fn(Identity) -> Option<Arc<TrackedImage>>,
+    ) -> Option<Self> {
+        let airootfs = TrackedRoot { node: carried.node, size: carried.size };
+        let coverage = Self::new(find(carried.image)?, airootfs);
+        for (word, &bits) in coverage.chunks.iter().zip(&carried.chunks) {
+            word.store(bits, Relaxed);
+        }
+        coverage.sent.store(carried.sent, Relaxed);
+        Some(coverage)
+    }
+
+    /// Returns the coverage as plain data; `None` if the image is closed by now.
+    pub(super) fn carried(&self) -> Option<CarriedCoverage> {
+        Some(CarriedCoverage {
+            image: self.known.identity()?,
+            node: self.airootfs.node,
+            size: self.airootfs.size,
+            sent: self.sent.load(Relaxed),
+            chunks: self.chunks.iter().map(|word| word.load(Relaxed)).collect(),
+        })
     }
 
     fn add(&self, offset: u64, len: u64) {

@@ -1,34 +1,26 @@
-//! The NBD service: set-up, and the log lines of a client's life.
+//! The NBD service: accepts clients, brings their connections to rest, and goes on with those of
+//! another process.
 
-use std::net::SocketAddr;
+mod connection;
+
+use std::net::{SocketAddr, TcpStream as StdStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::BytesMut;
 use tokio::net::TcpStream;
-use tracing::{debug, info, warn};
+use tracing::warn;
 
-use super::session::{Attached, Handshake, HandshakeEnd, Transmission, TransmissionEnd};
-use super::wire;
-use crate::export::{Batch, ColdRange, Export, Piece};
+use super::session::resting::RestingConnection;
 use crate::images::ImageSet;
-use crate::machines::{self, ConnectionTracker, Registry};
-use crate::stream::{self, ConnectionLog, End, Listener, PageCacheNow, TransmitError, Turn};
+use crate::machines::Registry;
+use crate::stream::{self, Connections, Listener};
 use crate::watched::Watched;
+
+pub(crate) use self::connection::{Connection, ResumeError};
 
 /// Time a client has to choose an export. The transmission phase has no such limit: a booted
 /// machine may be silent for days.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(15);
-
-/// State shared by all clients.
-#[derive(Debug)]
-struct Shared {
-    images: Watched<ImageSet>,
-    machines: Arc<Registry>,
-    /// Number of attached clients.
-    attached: AtomicUsize,
-}
 
 /// Serves `images` to every client that connects, until `shutdown` is ready. Attached clients then
 /// live on as long as the runtime does.
@@ -38,124 +30,81 @@ pub async fn run(
     machines: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let shared = Arc::new(Shared { images: images.into(), machines, attached: AtomicUsize::new(0) });
-    stream::accept_until(listener.into(), "NBD", shutdown, |socket, peer| {
-        serve(socket, peer, Arc::clone(&shared))
-    })
-    .await;
-    let machines = shared.attached.load(Ordering::Relaxed);
-    if machines > 0 {
-        warn!(machines, "shutting down: NBD clients lose their root file system");
-    }
+    Server::new(images.into(), machines).run(listener.into(), shutdown).await;
 }
 
-/// Serves one client from its first byte to its last.
-async fn serve(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
-    let mut input = BytesMut::new();
-    let handshake = shake_hands(&socket, &mut input, shared.images.current());
-    match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
-        Ok(Ok(End::Session(HandshakeEnd::Attached(attached)))) => {
-            shared.attached.fetch_add(1, Ordering::Relaxed);
-            transmit(&socket, peer, &mut input, *attached, &shared.machines).await;
-            shared.attached.fetch_sub(1, Ordering::Relaxed);
-        }
-        Ok(Ok(End::Session(HandshakeEnd::Rejected(error)))) => info!(%peer, "NBD client rejected: {error}"),
-        Ok(Ok(End::Session(HandshakeEnd::Aborted) | End::Closed)) => {
-            debug!(%peer, "NBD client left without an export");
-        }
-        Ok(Err(error)) => debug!(%peer, "NBD handshake broken off: {error}"),
-        Err(_) => info!(%peer, "NBD client rejected: no export chosen within {HANDSHAKE_DEADLINE:?}"),
-    }
+/// The NBD service, shared by all its clients.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    images: Watched<ImageSet>,
+    machines: Arc<Registry>,
+    connections: Arc<Connections<Connection>>,
 }
 
-/// Runs the handshake. What the client sent after it stays in `input`.
-async fn shake_hands(
-    socket: &TcpStream,
-    input: &mut BytesMut,
-    images: Arc<ImageSet>,
-) -> Result<End<HandshakeEnd>, TransmitError> {
-    let mut batch = Batch::default();
-    // "Newstyle negotiation": the server speaks first.
-    batch.push_bytes(&wire::GREETING);
-    stream::drive(socket, &mut Handshake::new(&images), input, &mut batch).await
-}
-
-/// Runs the transmission phase until the client leaves.
-async fn transmit(
-    socket: &TcpStream,
-    peer: SocketAddr,
-    input: &mut BytesMut,
-    Attached { export, transmission, name }: Attached,
-    machines: &Arc<Registry>,
-) {
-    info!(%peer, export = name, size = export.len(), "root attached over NBD");
-    let since = Instant::now();
-    let mut tracker = ConnectionTracker::new(Arc::clone(machines), peer.ip(), machines::Protocol::Nbd, since);
-    if let Some(image) = export.image() {
-        tracker.attached(image, since);
-    }
-    let mut batch = Batch::of_export(&export);
-    let mut client = Client { transmission, export, tracker };
-    let end = stream::drive(socket, &mut client, input, &mut batch).await;
-    let fate = if end.is_ok() { machines::RootEnd::Released } else { machines::RootEnd::Lost };
-    client.tracker.ended(fate, Instant::now());
-    let totals = client.transmission.totals();
-    ConnectionLog { protocol: "NBD", peer, export: Some(&name), totals, since }.closed(&end);
-}
-
-impl stream::Session for Handshake<'_> {
-    type Reason = HandshakeEnd;
-
-    fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<HandshakeEnd> {
-        self.handle(input, out)
-    }
-}
-
-/// An attached client.
-struct Client {
-    transmission: Transmission,
-    export: Export,
-    tracker: ConnectionTracker,
-}
-
-impl stream::Session for Client {
-    type Reason = TransmissionEnd;
-
-    const CHECKS_PAGE_CACHE: bool = true;
-
-    fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<TransmissionEnd> {
-        let turn = self.transmission.handle(&self.export, input, &PageCacheNow::new(), out);
-        if let Some((offset, len)) = self.transmission.take_prefetch() {
-            prefetch(&self.export, offset, len);
-        }
-        turn
+impl Server {
+    pub(crate) fn new(images: Watched<ImageSet>, machines: Arc<Registry>) -> Self {
+        Self { images, machines, connections: Arc::default() }
     }
 
-    fn take_cold(&mut self) -> Vec<ColdRange> {
-        self.transmission.take_cold()
+    /// Serves every client that connects, until `shutdown` is ready.
+    pub(crate) async fn run(&self, listener: Listener, shutdown: impl Future<Output = ()>) {
+        stream::accept_until(listener, "NBD", shutdown, |socket, peer| self.serve_new(socket, peer)).await;
     }
 
-    fn range_read(&mut self, ticket: u64) {
-        self.transmission.range_read(ticket);
+    fn serve_new(&self, socket: TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + use<> {
+        let connection = Connection::new(socket, peer, self.images.current(), Arc::clone(&self.machines));
+        serve(connection, Arc::clone(&self.connections))
     }
 
-    fn bytes_sent(&mut self, batch: &Batch, len: u64, now: Instant) {
-        self.tracker.sent(batch, len, now);
+    /// Brings all connections to rest and returns them.
+    pub(crate) async fn rest(&self) -> Vec<Connection> {
+        self.connections.rest().await
     }
-}
 
-/// Has the kernel read `len` bytes of `export` ahead.
-fn prefetch(export: &Export, offset: u64, len: u32) {
-    for piece in export.range(offset, len.into()).into_iter().flatten() {
-        if let Piece::Image(range) = piece {
-            range.image().source.read_ahead(range.extent());
+    /// Goes on with connections that came to rest in this process.
+    pub(crate) fn go_on(&self, connections: Vec<Connection>) {
+        for mut connection in connections {
+            connection.begin_again();
+            tokio::spawn(serve(connection, Arc::clone(&self.connections)));
         }
     }
+
+    /// Goes on with a connection that came to rest in another process.
+    ///
+    /// # Errors
+    /// [`ResumeError`] if its image is not known here, or the socket cannot be used.
+    pub(crate) fn resume(&self, resting: RestingConnection, socket: StdStream) -> Result<(), ResumeError> {
+        let (images, machines) = (self.images.current(), Arc::clone(&self.machines));
+        let connection = Connection::resume(resting, socket, images, machines)?;
+        self.go_on(vec![connection]);
+        Ok(())
+    }
+
+    /// Warns of the clients that are left when the server ends.
+    pub(crate) fn warn_of_lost_clients(&self) {
+        let machines = self.connections.len();
+        if machines > 0 {
+            warn!(machines, "shutting down: NBD clients lose their root file system");
+        }
+    }
+}
+
+/// Serves a connection until it ends or comes to rest.
+async fn serve(mut connection: Connection, connections: Arc<Connections<Connection>>) {
+    let mut member = connections.join();
+    let collector = tokio::select! {
+        biased;
+        end = connection.run() => return connection.ended(&end),
+        collector = member.rest_requested() => collector,
+    };
+    // The driver was stopped where it waited, so the connection is plain data now.
+    let _ = collector.send(connection);
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Instant;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -164,6 +113,7 @@ mod tests {
     use crate::image::index::{Index, NodeAttributes};
     use crate::image::{Image, Source};
     use crate::images::ServedImage;
+    use crate::nbd::wire;
 
     /// Connects to a server whose image is empty.
     async fn connect() -> TcpStream {

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use bytes::BufMut;
+use serde::{Deserialize, Serialize};
 
 use crate::codec::{Reader, Truncated};
 
@@ -49,7 +50,7 @@ pub(crate) const BASE_ALLOCATION: &str = "base:allocation";
 macro_rules! numbers {
     ($(#[$doc:meta])* $name:ident: $int:ty { $($constant:ident = $value:expr, $text:literal;)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub struct $name(pub $int);
 
         impl $name {
@@ -158,7 +159,7 @@ pub enum NbdParseError {
 pub(crate) const GREETING: [u8; 18] = *b"NBDMAGICIHAVEOPT\x00\x03";
 
 /// The first message of the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClientFlags(pub u32);
 
 impl ClientFlags {
@@ -269,7 +270,7 @@ fn end(reader: Reader<'_>) -> Result<(), NbdParseError> {
 }
 
 /// A request in transmission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NbdRequest {
     pub flags: u16,
     pub command: Cmd,

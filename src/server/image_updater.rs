@@ -34,11 +34,33 @@ pub(super) struct Opened {
     logged: Vec<String>,
 }
 
-/// Opens the images that are configured.
+/// Opens the images that are configured. Those that the process before this one `carried` are open
+/// already, and its clients keep them.
 ///
 /// # Errors
 /// The first error that is fatal; the others are logged.
-pub(super) fn open(configs: &[ImageConfig]) -> Result<Opened, ImageError> {
+pub(super) fn open(configs: &[ImageConfig], carried: Option<ImageSet>) -> Result<Opened, ImageError> {
+    match carried {
+        Some(current) => Ok(open_again(configs, current)),
+        None => open_first(configs),
+    }
+}
+
+/// Opens the images beside those that are open already. As in a running process, no error is fatal.
+fn open_again(configs: &[ImageConfig], current: ImageSet) -> Opened {
+    let (images, errors) = images::find(&search_paths(configs), Some(&current));
+    let logged: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    logged.iter().for_each(|line| warn!("{line}"));
+    match current.succeed(images, Instant::now()) {
+        Some((next, changes)) => {
+            changes.iter().for_each(ImageChange::log);
+            Opened { images: next, logged }
+        }
+        None => Opened { images: current, logged },
+    }
+}
+
+fn open_first(configs: &[ImageConfig]) -> Result<Opened, ImageError> {
     let (images, mut errors) = images::find(&search_paths(configs), None);
     // A bad file that the operator named ends the start, as does a bad folder if nothing is left.
     let is_fatal = |error: &ImageError| error.is_fatal() || (images.is_empty() && error.is_of_folder());

@@ -1,6 +1,7 @@
 //! The server: opens the images, binds or inherits every socket, runs the services, reports when
 //! all are up, and shuts down in order.
 
+mod handover;
 mod image_updater;
 mod initramfs_check;
 mod report;
@@ -12,15 +13,17 @@ mod sockets;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use self::handover::Arrival;
 use self::image_updater::ImageUpdater;
 use self::report::{ForeignDhcp, StartReport};
 use self::service_sockets::{DhcpMarkError, ServiceSockets};
@@ -29,15 +32,21 @@ use crate::boot::{BootConfig, Files, Ports};
 use crate::bootable::Root;
 use crate::config::{Config, bios_ipxe_of_host, uefi_ipxe_of_host};
 use crate::dhcp::server::DhcpStartError;
+use crate::handover::store;
+use crate::handover::takeover::{Predecessor, TakeoverError};
 use crate::images::{HiddenNameError, ImageError};
 use crate::interfaces::{self, Interface};
 use crate::machines::Registry;
+use crate::nbd;
 use crate::nfs::server::rpcbind::RegistrationError;
 use crate::text::Word;
 use crate::uki::Signer;
 
 /// Time that transfers have to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Time that transfers have to end when another process follows this one.
+const HANDOVER_DRAIN: Duration = Duration::from_secs(10);
 
 /// Error that keeps isowire from starting.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +72,8 @@ pub enum StartError {
     SecondDhcp(#[from] DhcpMarkError),
     #[error("portmap: {0}")]
     Rpcbind(#[from] RegistrationError),
+    #[error("takeover: {0}")]
+    Takeover(#[from] TakeoverError),
     #[error("system call failed: {0}")]
     System(#[from] io::Error),
 }
@@ -75,7 +86,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     // Before there are threads, since it changes the environment.
     let inherited = Inherited::take()?;
     raise_file_limit();
-    let opened = image_updater::open(&config.images)?;
+    let (arrival, inherited, carried) = Arrival::take(config, inherited)?;
+    let opened = image_updater::open(&config.images, carried)?;
     let names: Vec<_> = opened.images.iter().map(|served| &*served.name).collect();
     let sockets = ServiceSockets::open(config, inherited, &names)?;
     let machines = Arc::new(Registry::new(Instant::now()));
@@ -83,7 +95,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let updater =
         ImageUpdater::new(configs, opened, boot_config(config, &sockets), roots, Arc::clone(&machines))?;
     let runtime = runtime()?;
-    let served = runtime.block_on(serve(config, sockets, updater, machines));
+    let served = runtime.block_on(serve(config, sockets, updater, machines, arrival));
     // Sessions of NBD and NFS last for days; they end here.
     runtime.shutdown_timeout(Duration::from_millis(200));
     served
@@ -138,30 +150,74 @@ async fn serve(
     sockets: ServiceSockets,
     updater: ImageUpdater,
     machines: Arc<Registry>,
+    arrival: Arrival,
 ) -> Result<(), StartError> {
     let (mut stop_signals, hangup) = (StopSignals::new()?, signal(SignalKind::hangup())?);
+    let snapshot = updater.snapshot();
+    let images = snapshot.project(|snapshot| Arc::clone(&snapshot.images));
     // Before the services take the sockets.
-    let report = report(config, &sockets, &updater.snapshot().current().files);
+    let report = report(config, &sockets, &snapshot.current().files);
+    let nbd = nbd::server::Server::new(images.clone(), Arc::clone(&machines));
+    // First of all: machines wait for their root.
+    arrival.resume(&nbd, &machines).await?;
     let (stop, stopping) = watch::channel(());
+    let (ready, mut successors) = mpsc::channel(1);
+    let shared = services::Shared { snapshot, machines: Arc::clone(&machines), nbd: nbd.clone(), ready };
     let mut services = tokio::select! {
-        started = services::start(config, sockets, updater, machines, hangup, &stopping) => started?,
+        started = services::start(config, sockets, updater, shared, hangup, &stopping) => started?,
         // A DHCP server looks for other servers for some seconds before it starts.
         _ = stop_signals.received() => return Ok(()),
     };
     announce(&report);
-    let ended = tokio::select! {
-        signal = stop_signals.received() => {
-            info!("shutting down: {signal}");
-            Ok(())
+    let end = loop {
+        tokio::select! {
+            signal = stop_signals.received() => {
+                info!("shutting down: {signal}");
+                break ServeEnd::Stopped;
+            }
+            Some(predecessor) = successors.recv() => {
+                let taken = handover::hand_over(predecessor, &nbd, &images.current(), &machines).await;
+                if let Some(predecessor) = taken {
+                    break ServeEnd::TakenOver(predecessor);
+                }
+            }
+            Some(ended) = services.tasks.join_next() => {
+                break ServeEnd::Failed(ended.map_err(io::Error::other).and_then(|ended| ended));
+            }
         }
-        Some(ended) = services.join_next() => ended.map_err(io::Error::other).and_then(|ended| ended),
     };
     notify(&[NotifyState::Stopping]);
+    services.is_taken_over.store(matches!(end, ServeEnd::TakenOver(_)), Ordering::Relaxed);
     // Every service has a receiver of this channel, and ends when the sender is gone.
     drop((stop, stopping));
-    let drained = async { while services.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(DRAIN, drained).await;
-    ended.map_err(StartError::from)
+    let _ = tokio::time::timeout(DRAIN, services.at_once.join_all()).await;
+    let drained = async { while services.tasks.join_next().await.is_some() {} };
+    match end {
+        ServeEnd::TakenOver(predecessor) => {
+            handover::hand_over_late(predecessor, &nbd, &images.current(), &machines).await;
+            let _ = tokio::time::timeout(HANDOVER_DRAIN, drained).await;
+        }
+        ServeEnd::Stopped if store::is_there() => {
+            // NBD clients are served meanwhile.
+            let _ = tokio::time::timeout(HANDOVER_DRAIN, drained).await;
+            handover::put_into_store(&nbd, &images.current(), &machines).await;
+        }
+        ServeEnd::Stopped => {
+            nbd.warn_of_lost_clients();
+            let _ = tokio::time::timeout(DRAIN, drained).await;
+        }
+        ServeEnd::Failed(ended) => return ended.map_err(StartError::from),
+    }
+    Ok(())
+}
+
+/// End of a run.
+enum ServeEnd {
+    /// The operator stopped it.
+    Stopped,
+    TakenOver(Predecessor),
+    /// A service ended.
+    Failed(io::Result<()>),
 }
 
 /// SIGINT (Ctrl-C), SIGTERM, and the SIGHUP of a terminal that is closed.

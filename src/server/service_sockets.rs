@@ -7,6 +7,7 @@ mod portmap;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
 use socket2::SockRef;
@@ -91,11 +92,11 @@ impl ServiceSockets {
         sockets.http = sockets.open_one(&http, inherited.http, sockets::listen)?;
         sockets.tftp = sockets.open_one(&tftp, inherited.tftp, UdpSocket::bind)?;
         sockets.open_advertisement(config)?;
-        sockets.open_dhcp(config, [inherited.dhcp, inherited.pxe])?;
+        sockets.open_dhcp(config, [inherited.dhcp, inherited.pxe], inherited.dhcp_mark)?;
         sockets.report_advertisement(config.missing_interface());
         // Only now: NFS is a root only together with the portmapper.
         sockets.require_roots(config)?;
-        sockets.open_status(&config.status)?;
+        sockets.open_status(config, inherited.status)?;
         // DHCP names a TFTP server by its address only, and firmware asks it at port 69.
         if sockets.dhcp.is_some() && (sockets.tftp.is_none() || sockets.tftp_port() != TFTP_PORT) {
             warn!("no TFTP of isowire on port 69, where DHCP sends firmware");
@@ -104,12 +105,16 @@ impl ServiceSockets {
     }
 
     /// Opens the status sockets. The one of this host is a default, the TCP address is asked for.
-    fn open_status(&mut self, wanted: &StatusService) -> Result<(), StartError> {
-        let StatusService::On { socket, address } = wanted else {
+    fn open_status(&mut self, config: &Config, inherited: Option<TcpListener>) -> Result<(), StartError> {
+        let StatusService::On { socket, address } = &config.status else {
             self.off("Status", OFF);
             return Ok(());
         };
         match LocalSocket::bind(socket) {
+            // It is replaced when its process has handed everything over.
+            Err(error) if error.kind() == ErrorKind::AddrInUse && config.takeover => {
+                self.up("Status", None, &format!("{}: isowire status", socket.display()));
+            }
             Ok(bound) => {
                 let state = format!("{}: isowire status", bound.path().display());
                 self.up("Status", None, &state);
@@ -122,7 +127,8 @@ impl ServiceSockets {
             Err(error) => self.off("Status", &format!("cannot make {}: {error}", socket.display())),
         }
         if let Some(address) = *address {
-            let listener = sockets::listen(address).map_err(|error| cannot("status", address, error))?;
+            let listener = inherited.map_or_else(|| sockets::listen(address), Ok);
+            let listener = listener.map_err(|error| cannot("status", address, error))?;
             self.up("Status", address_of(&listener), "isowire status http://ADDRESS/");
             self.status = Some(listener);
         }
@@ -225,7 +231,12 @@ impl ServiceSockets {
         }
     }
 
-    fn open_dhcp(&mut self, config: &Config, inherited: [Option<UdpSocket>; 2]) -> Result<(), StartError> {
+    fn open_dhcp(
+        &mut self,
+        config: &Config,
+        inherited: [Option<UdpSocket>; 2],
+        mark: Option<UnixDatagram>,
+    ) -> Result<(), StartError> {
         let (asked, sharing, state) = match &config.dhcp {
             Dhcp::Off => return self.leave_dhcp_off(OFF, &inherited),
             Dhcp::Proxy(Asked::ByDefault) if config.is_unreachable() => {
@@ -237,7 +248,9 @@ impl ServiceSockets {
             Dhcp::Server(server) => (Asked::ByOperator, Sharing::Alone, server_state(server)),
         };
         // Before the ports, which two proxies share.
-        let mark = match (DhcpMark::set(config.interface.as_deref()), asked) {
+        let interface = config.interface.as_deref();
+        let mark = mark.and_then(|mark| DhcpMark::inherit(mark, interface));
+        let mark = match (mark.map_or_else(|| DhcpMark::set(interface), Ok), asked) {
             (Ok(mark), _) => mark,
             (Err(other), Asked::ByOperator) => return Err(other.into()),
             (Err(other), Asked::ByDefault) => {

@@ -2,19 +2,23 @@
 
 use std::io;
 use std::net::{TcpListener as StdListener, UdpSocket as StdSocket};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::Signal;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tracing::{debug, error, warn};
 
-use super::StartError;
 use super::image_updater::ImageUpdater;
 use super::service_sockets::{DhcpMark, PortmapService, ServiceSockets};
 use super::snapshot::Snapshot;
+use super::{StartError, handover};
 use crate::boot::Files;
-use crate::config::{Config, Dhcp, TftpPorts};
+use crate::config::{Config, Dhcp, StatusService, TftpPorts};
+use crate::handover::takeover::Predecessor;
 use crate::images::ImageSet;
 use crate::machines::Registry;
 use crate::machines::local::LocalSocket;
@@ -23,14 +27,34 @@ use crate::stream::Listener;
 use crate::watched::Watched;
 use crate::{dhcp, http, machines, nbd, ndp, nfs, tftp};
 
+/// What the services of a run share.
+pub(super) struct Shared {
+    /// The snapshot that is served; each service watches its part.
+    pub(super) snapshot: Watched<Snapshot>,
+    pub(super) machines: Arc<Registry>,
+    pub(super) nbd: nbd::server::Server,
+    /// Where processes go that are ready to take over from this one.
+    pub(super) ready: mpsc::Sender<Predecessor>,
+}
+
+/// The services of a run.
+pub(super) struct Running {
+    /// Tasks that may take some time to stop, and whose early end is a failure.
+    pub(super) tasks: JoinSet<io::Result<()>>,
+    /// Tasks that stop at once.
+    pub(super) at_once: JoinSet<()>,
+    /// Another process has what this one leaves behind on the host.
+    pub(super) is_taken_over: Arc<AtomicBool>,
+}
+
 /// The services of a run while they are started.
 struct Services<'a> {
     config: &'a Config,
-    /// The snapshot that is served; each service watches its part.
-    snapshot: Watched<Snapshot>,
-    machines: Arc<Registry>,
+    shared: Shared,
     stopping: &'a watch::Receiver<()>,
     tasks: JoinSet<io::Result<()>>,
+    at_once: JoinSet<()>,
+    is_taken_over: Arc<AtomicBool>,
 }
 
 /// Starts every service whose sockets are open. They stop when the sender of `stopping` is dropped.
@@ -41,12 +65,13 @@ pub(super) async fn start(
     config: &Config,
     sockets: ServiceSockets,
     updater: ImageUpdater,
-    machines: Arc<Registry>,
+    shared: Shared,
     hangup: Signal,
     stopping: &watch::Receiver<()>,
-) -> Result<JoinSet<io::Result<()>>, StartError> {
-    let (snapshot, tasks) = (updater.snapshot(), JoinSet::new());
-    let mut services = Services { config, snapshot, machines, stopping, tasks };
+) -> Result<Running, StartError> {
+    let (tasks, at_once, is_taken_over) = Default::default();
+    let offered = handover::offered_sockets(&sockets)?;
+    let mut services = Services { config, shared, stopping, tasks, at_once, is_taken_over };
     // First, since only this one can still fail for a reason on the network.
     services.start_dhcp(sockets.dhcp, sockets.dhcp_mark).await?;
     services.start_advertisement(sockets.advertisement);
@@ -55,9 +80,11 @@ pub(super) async fn start(
     services.start_http(sockets.http)?;
     services.start_tftp(sockets.tftp)?;
     services.start_status(sockets.status_socket, sockets.status);
+    services.start_offers(offered);
     let updates = updater.run(hangup, services.stop());
     services.tasks.spawn(unfailing(updates));
-    Ok(services.tasks)
+    let Services { tasks, at_once, is_taken_over, .. } = services;
+    Ok(Running { tasks, at_once, is_taken_over })
 }
 
 impl Services<'_> {
@@ -69,7 +96,7 @@ impl Services<'_> {
     }
 
     fn machines(&self) -> Arc<Registry> {
-        Arc::clone(&self.machines)
+        Arc::clone(&self.shared.machines)
     }
 
     async fn start_dhcp(
@@ -78,14 +105,22 @@ impl Services<'_> {
         mark: Option<DhcpMark>,
     ) -> Result<(), StartError> {
         let Some(sockets) = sockets else { return Ok(()) };
-        let config = dhcp_config(self.config, &self.snapshot, &self.machines);
-        let server = dhcp::server::Server::start(sockets, config).await?;
+        let config = dhcp_config(self.config, &self.shared.snapshot, &self.shared.machines);
+        let server = match dhcp::server::Server::start(sockets, config).await {
+            Ok(server) => server,
+            // Machines live on this process by now.
+            Err(error) if self.config.takeover => {
+                error!("DHCP is off: {error}");
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
         let stop = self.stop();
-        self.tasks.spawn(unfailing(async move {
+        self.at_once.spawn(async move {
             server.run(stop).await;
             // From here on another isowire may answer.
             drop(mark);
-        }));
+        });
         Ok(())
     }
 
@@ -96,8 +131,8 @@ impl Services<'_> {
 
     fn start_nbd(&mut self, listener: Option<StdListener>) -> io::Result<()> {
         let Some(listener) = listener else { return Ok(()) };
-        let (listener, images) = (stream(listener, self.config)?, self.images());
-        self.tasks.spawn(unfailing(nbd::server::run(listener, images, self.machines(), self.stop())));
+        let (listener, stop, nbd) = (stream(listener, self.config)?, self.stop(), self.shared.nbd.clone());
+        self.at_once.spawn(async move { nbd.run(listener, stop).await });
         Ok(())
     }
 
@@ -117,11 +152,13 @@ impl Services<'_> {
                 self.tasks.spawn(nfs::server::portmap::run(tcp, udp, port, self.stop()));
             }
             Some(PortmapService::Rpcbind(registration)) => {
-                let stop = self.stop();
+                let (stop, is_taken_over) = (self.stop(), Arc::clone(&self.is_taken_over));
                 self.tasks.spawn(async move {
                     stop.await;
                     // rpcbind keeps a registration after the end of the process that made it.
-                    registration.withdraw();
+                    if !is_taken_over.load(Ordering::Relaxed) {
+                        registration.withdraw();
+                    }
                     Ok(())
                 });
             }
@@ -153,18 +190,43 @@ impl Services<'_> {
         Ok(())
     }
 
+    /// Lets another process of this user take over from this one.
+    fn start_offers(&mut self, sockets: Vec<(&'static str, OwnedFd)>) {
+        let path = &self.config.handover_socket;
+        let bound = if self.config.takeover { LocalSocket::replace(path) } else { LocalSocket::bind(path) };
+        let socket = match bound {
+            Ok(socket) => socket,
+            Err(error) => return debug!("no process can take over: {}: {error}", path.display()),
+        };
+        let (images, ready, stop) = (self.images(), self.shared.ready.clone(), self.stop());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop => Ok(()),
+                failed = handover::offer_to_successors(socket, sockets, images, ready) => failed,
+            }
+        });
+    }
+
     fn start_status(&mut self, local: Option<LocalSocket>, tcp: Option<StdListener>) {
+        let local = local.or_else(|| self.taken_over_status());
         let tcp = tcp.map(|listener| StatusSocket::Tcp(listener, self.config.allowed.clone()));
         let sockets = local.map(StatusSocket::Local).into_iter().chain(tcp).collect();
         self.tasks.spawn(machines::server::run(sockets, self.machines(), self.stop()));
     }
 
+    /// Returns the status socket in place of that of the process before this one.
+    fn taken_over_status(&self) -> Option<LocalSocket> {
+        let StatusService::On { socket, .. } = &self.config.status else { return None };
+        let replaced = self.config.takeover.then(|| LocalSocket::replace(socket))?;
+        replaced.inspect_err(|error| warn!("no status at {}: {error}", socket.display())).ok()
+    }
+
     fn images(&self) -> Watched<ImageSet> {
-        self.snapshot.project(|snapshot| Arc::clone(&snapshot.images))
+        self.shared.snapshot.project(|snapshot| Arc::clone(&snapshot.images))
     }
 
     fn files(&self) -> Watched<Files> {
-        self.snapshot.project(|snapshot| Arc::clone(&snapshot.files))
+        self.shared.snapshot.project(|snapshot| Arc::clone(&snapshot.files))
     }
 }
 

@@ -3,9 +3,15 @@
 use std::env;
 use std::io;
 use std::net::{SocketAddrV4, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::config::{Asked, Config, ServicePort};
+use crate::handover::store::Stored;
+use crate::sys;
 
 /// Connections that may wait to be accepted: a thousand machines may start together.
 const BACKLOG: i32 = 4096;
@@ -23,6 +29,12 @@ pub(super) struct Inherited {
     pub(super) dhcp: Option<UdpSocket>,
     /// Port 4011.
     pub(super) pxe: Option<UdpSocket>,
+    /// Of the status, from another process.
+    pub(super) status: Option<TcpListener>,
+    /// Mark of the process before this one that it answers DHCP.
+    pub(super) dhcp_mark: Option<UnixDatagram>,
+    /// What an earlier run put into systemd's file descriptor store.
+    pub(super) stored: Stored,
 }
 
 /// The sockets of the portmapper, on one port of both transports. Both are called `portmap`, so
@@ -77,7 +89,54 @@ impl Inherited {
         Ok(inherited)
     }
 
+    /// Takes the sockets that another process listened on. Those that do not fit the configuration
+    /// are closed, and bound anew.
+    pub(super) fn of_offer(sockets: Vec<(String, OwnedFd)>, config: &Config) -> Self {
+        let mut inherited = Self::default();
+        for (name, socket) in sockets {
+            inherited.add_offered(&name, socket, config);
+        }
+        inherited
+    }
+
+    fn add_offered(&mut self, name: &str, socket: OwnedFd, config: &Config) {
+        if name == "dhcp-mark" {
+            self.dhcp_mark = Some(socket.into());
+            return;
+        }
+        let Some(address) = address_of(&socket) else { return };
+        let fits = |service: ServicePort| match service {
+            ServicePort::On { port, asked } => {
+                // Port 0 is any, and a default service may have got another one.
+                let is_port = port == 0 || address.port() == port || asked == Asked::ByDefault;
+                is_port && *address.ip() == config.bind
+            }
+            ServicePort::Off => false,
+        };
+        let services = &config.root_services;
+        match name {
+            "nbd" if fits(services.nbd) => self.nbd = Some(socket.into()),
+            "nfs" if fits(services.nfs) => self.nfs = Some(socket.into()),
+            "http" if fits(services.http) => self.http = Some(socket.into()),
+            "tftp" if fits(config.tftp) => self.tftp = Some(socket.into()),
+            "portmap-tcp" if fits(services.portmap) => self.portmap.tcp = Some(socket.into()),
+            "portmap-udp" if fits(services.portmap) => self.portmap.udp = Some(socket.into()),
+            "status" if config.status.address() == Some(address) => self.status = Some(socket.into()),
+            "dhcp" if config.dhcp.is_on() => self.dhcp = Some(socket.into()),
+            "pxe" if config.dhcp.is_on() => self.pxe = Some(socket.into()),
+            _ => {}
+        }
+    }
+
     fn add(&mut self, name: &str, sockets: &mut ListenFd, position: usize) -> Result<(), SocketError> {
+        if Stored::is_name(name) {
+            if let Some(file) =
+                sys::inherited(sockets, position).map_err(|_| SocketError::Kind(name.into()))?
+            {
+                self.stored.add(name, file);
+            }
+            return Ok(());
+        }
         let (tcp, udp) = match name {
             "nbd" => (Some(&mut self.nbd), None),
             "nfs" => (Some(&mut self.nfs), None),
@@ -105,6 +164,10 @@ impl Inherited {
         }
         Err(SocketError::Kind(name.into()))
     }
+}
+
+fn address_of(socket: &OwnedFd) -> Option<SocketAddrV4> {
+    SockRef::from(socket).local_addr().ok()?.as_socket_ipv4()
 }
 
 fn is_ipv4(socket: &UdpSocket) -> bool {

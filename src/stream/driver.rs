@@ -1,8 +1,9 @@
 //! The loop of one connection: requests in, replies out, until the client or the session ends it.
 //!
 //! Between two turns a connection is plain data: the state of its protocol's session, with the
-//! requests that wait for the disk, and the bytes of a request that has not arrived in full. Nothing
-//! is queued then, so a connection could be paused there, handed to another process and resumed.
+//! requests that wait for the disk, and the bytes of a request that has not arrived in full.
+//! Nothing is queued then, so a connection could be paused there, handed to another process and
+//! resumed.
 
 use std::io;
 use std::pin::pin;

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Next step of a connection, once the replies of a turn have left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn<R> {
@@ -36,7 +38,7 @@ impl<R: fmt::Display> fmt::Display for End<R> {
 }
 
 /// Reads that were answered on a connection, and their payload.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ReadTotals {
     pub reads: u64,
     pub bytes: u64,

@@ -15,8 +15,8 @@ const BYTES: u64 = 32 << 20;
 
 /// Requests of a connection whose ranges are being read. A session answers all others meanwhile.
 ///
-/// Nothing of a waiting request was answered, so it is as if it had not arrived yet: another process
-/// that gets its bytes as input goes on with it.
+/// Nothing of a waiting request was answered, so it is as if it had not arrived yet: another
+/// process that gets its bytes as input goes on with it.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting<R> {
     /// In the order of their arrival.

@@ -1,13 +1,13 @@
-//! Machines that declined addresses lately. A real conflict is rare; a machine that declines address
-//! after address would empty the pool.
+//! Machines that declined addresses lately. A real conflict is rare; a machine that declines
+//! address after address would empty the pool.
 
 use std::collections::HashMap;
 
 use super::UnixTime;
 use crate::dhcp::wire::HardwareAddress;
 
-/// Declines of one machine that are believed within [`PERIOD_SECONDS`]. A client that finds a host on
-/// its address asks for another one, and may meet a second.
+/// Declines of one machine that are believed within [`PERIOD_SECONDS`]. A client that finds a host
+/// on its address asks for another one, and may meet a second.
 const BELIEVED: u8 = 3;
 /// Seconds after which the declines of a machine are forgotten.
 const PERIOD_SECONDS: u32 = 600;

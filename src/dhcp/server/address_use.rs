@@ -1,8 +1,8 @@
 //! Addresses that a host without a lease uses (RFC 2131 §2.2): a root of ours comes from it, or the
 //! kernel's neighbour table has it.
 //!
-//! An ARP request of our own would need a privilege. A datagram to the address makes the kernel send
-//! one, and the neighbour table shows the answer.
+//! An ARP request of our own would need a privilege. A datagram to the address makes the kernel
+//! send one, and the neighbour table shows the answer.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,8 +21,8 @@ const DECLINED_WAIT: Duration = Duration::from_secs(1);
 const VALID: Duration = Duration::from_secs(30);
 /// Shortest time between two readings of the neighbour table.
 const READ_EVERY: Duration = Duration::from_millis(100);
-/// Most addresses that are probed within [`VALID`]; others are offered without a probe. Each takes an
-/// entry of the kernel's neighbour table, which holds 1024 (arp(7), `gc_thresh3`).
+/// Most addresses that are probed within [`VALID`]; others are offered without a probe. Each takes
+/// an entry of the kernel's neighbour table, which holds 1024 (arp(7), `gc_thresh3`).
 const PROBES_MAX: usize = 256;
 /// Most messages that wait. More are answered without a probe.
 const WAITING_MAX: usize = 1024;

@@ -128,8 +128,8 @@ impl Probes {
         self.running.join_next().await.map(|ended| ended.unwrap_or(ProbeEnd::Alone))
     }
 
-    /// Creates the DISCOVER of a probe as a relay agent, to which a server replies at our own port 67
-    /// (RFC 2131 §4.1).
+    /// Creates the DISCOVER of a probe as a relay agent, to which a server replies at our own port
+    /// 67 (RFC 2131 §4.1).
     pub(super) fn as_relay(&mut self, interface: &Interface, local: Ipv4Addr) -> Option<Message> {
         let mut discover = Message::discover(transaction(), interface.mac?);
         (discover.header.giaddr, discover.header.hops) = (local, 1);
@@ -137,8 +137,8 @@ impl Probes {
         Some(discover)
     }
 
-    /// Returns the server that offers an address to a probe as a relay agent, and our address on its
-    /// network.
+    /// Returns the server that offers an address to a probe as a relay agent, and our address on
+    /// its network.
     pub(super) fn answer(&self, message: &Message, from: Ipv4Addr) -> Option<(Ipv4Addr, Ipv4Addr)> {
         let xid = message.header.xid;
         let &local = self.relayed.get(&xid)?;

@@ -3,8 +3,8 @@
 //! A blocking task writes, so that no reply waits for a disk. A crash can lose the last lines. The
 //! machine then gets the same address again, since that follows from its hardware address.
 //!
-//! After a failed write nothing is appended, since half a line may stand at the end. The next rewrite
-//! has all leases, also those that were granted meanwhile.
+//! After a failed write nothing is appended, since half a line may stand at the end. The next
+//! rewrite has all leases, also those that were granted meanwhile.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -53,8 +53,8 @@ pub(super) struct LeaseFile {
 }
 
 impl LeaseFile {
-    /// Reads the file into `server_role` and rewrites it. Creates the file and its directory if they
-    /// do not exist. A full disk is a warning: the file is written when there is room.
+    /// Reads the file into `server_role` and rewrites it. Creates the file and its directory if
+    /// they do not exist. A full disk is a warning: the file is written when there is room.
     ///
     /// # Errors
     /// `WouldBlock` if another server has the file, and errors of reading and writing. They show at
@@ -186,8 +186,8 @@ fn unless_full<T>(path: &Path, written: io::Result<T>) -> io::Result<Option<T>> 
     }
 }
 
-/// Locks the file for this server. The lock is on a file beside it, since a rewrite replaces the file
-/// itself. The kernel ends the lock with the process (flock(2)).
+/// Locks the file for this server. The lock is on a file beside it, since a rewrite replaces the
+/// file itself. The kernel ends the lock with the process (flock(2)).
 fn lock(path: &Path) -> io::Result<File> {
     let lock = File::options().write(true).create(true).truncate(false).open(beside(path, ".lock"))?;
     match lock.try_lock() {

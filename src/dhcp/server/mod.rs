@@ -175,8 +175,8 @@ impl Server {
     fn probe_network(&mut self, network: Ipv4Addr) {
         let Role::Server(server_role) = &self.session.role else { return };
         let Some(subnet) = server_role.of(network) else { return };
-        // Behind a relay agent there is no link of ours to probe. Two servers there are the choice of
-        // whoever named both to the relay agent.
+        // Behind a relay agent there is no link of ours to probe. Two servers there are the choice
+        // of whoever named both to the relay agent.
         let links = self.interfaces.in_network(&subnet.network);
         self.probes.start_unless_recent(network, links);
     }

@@ -10,8 +10,8 @@ use crate::dhcp::session::{DhcpPort, NoReply, Outcome, Request, Role, ServerRole
 use crate::dhcp::wire::MessageType;
 use crate::machines::Mac;
 
-/// Most addresses that are tried for one message. Those found in use are not tried again soon, so the
-/// client's next message goes on from there.
+/// Most addresses that are tried for one message. Those found in use are not tried again soon, so
+/// the client's next message goes on from there.
 const TRIES: usize = 16;
 
 /// Port of the datagram that makes the kernel ask for a neighbour: discard (RFC 863).

@@ -1,6 +1,7 @@
 //! The handshake: option haggling until the client attaches to an export.
 
 use bytes::{Buf, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use super::{ALLOCATION_ID, READ_MAX, Replies, Transmission};
 use crate::codec::Reader;
@@ -54,35 +55,44 @@ pub(crate) enum HandshakeError {
     UnknownExport(String),
 }
 
-/// State of the haggling.
-#[derive(Debug)]
-pub(crate) struct Handshake<'a> {
-    /// Exports to choose from.
-    images: &'a ImageSet,
+/// State of the haggling: plain data, so that another process can go on with it. The exports to
+/// choose from are an argument.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Handshake {
     flags: Option<ClientFlags>,
     structured_replies: bool,
     /// Name of the export for which `base:allocation` was set.
     allocation_of: Option<Box<[u8]>>,
 }
 
-impl<'a> Handshake<'a> {
-    pub(crate) const fn new(images: &'a ImageSet) -> Self {
-        Self { images, flags: None, structured_replies: false, allocation_of: None }
-    }
-
+impl Handshake {
     /// Handles the complete messages of `input`, takes them off, and queues the replies.
-    pub(crate) fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<HandshakeEnd> {
-        let turn = out.write_bytes(|replies| self.handle_messages(input, replies));
+    pub(crate) fn handle(
+        &mut self,
+        images: &ImageSet,
+        input: &mut BytesMut,
+        out: &mut Batch,
+    ) -> Turn<HandshakeEnd> {
+        let mut haggling = Haggling { images, state: self };
+        let turn = out.write_bytes(|replies| haggling.handle_messages(input, replies));
         turn.unwrap_or_else(|error| Turn::End(HandshakeEnd::Rejected(error)))
     }
+}
 
+/// The haggling of one turn.
+struct Haggling<'a> {
+    images: &'a ImageSet,
+    state: &'a mut Handshake,
+}
+
+impl Haggling<'_> {
     fn handle_messages(
         &mut self,
         input: &mut BytesMut,
         out: &mut Vec<u8>,
     ) -> Result<Turn<HandshakeEnd>, HandshakeError> {
         while out.len() < REPLIES_MAX {
-            let turn = match self.flags {
+            let turn = match self.state.flags {
                 None => self.handle_flags(input)?,
                 Some(flags) => self.handle_option(flags, input, out)?,
             };
@@ -102,7 +112,7 @@ impl<'a> Handshake<'a> {
         if flags.has_unknown() {
             return Err(HandshakeError::UnknownFlags(flags.0));
         }
-        self.flags = Some(flags);
+        self.state.flags = Some(flags);
         Ok(None)
     }
 
@@ -207,7 +217,7 @@ impl<'a> Handshake<'a> {
 
     fn structured_reply(&mut self, data: Reader<'_>) -> Answered {
         check_empty(data)?;
-        self.structured_replies = true;
+        self.state.structured_replies = true;
         Ok(None)
     }
 
@@ -225,16 +235,16 @@ impl<'a> Handshake<'a> {
     fn set_meta_context(&mut self, data: Reader<'_>, out: &mut Vec<u8>) -> Answered {
         // "Issuing this command replaces all previously-set metadata contexts (including when this
         // command fails)".
-        self.allocation_of = None;
+        self.state.allocation_of = None;
         // "This option MUST NOT be requested unless structured replies have been negotiated first."
-        if !self.structured_replies {
+        if !self.state.structured_replies {
             return Err(OptionError::invalid("metadata contexts need structured replies"));
         }
         let request = MetaContextRequest::parse(data)?;
         self.find(request.name)?;
         // "It is not an error if a NBD_OPT_SET_META_CONTEXT option does not select any".
         if request.asks_allocation {
-            self.allocation_of = Some(request.name.into());
+            self.state.allocation_of = Some(request.name.into());
             let context = OptionReply::MetaContext { id: ALLOCATION_ID, name: wire::BASE_ALLOCATION };
             context.emit(Opt::SET_META_CONTEXT, out);
         }
@@ -260,7 +270,7 @@ impl<'a> Handshake<'a> {
         // write. Without NBD_FLAG_CAN_MULTI_CONN nbd-client refuses `-C 2`.
         let mut flags =
             wire::FLAG_HAS_FLAGS | wire::FLAG_READ_ONLY | wire::FLAG_CAN_MULTI_CONN | wire::FLAG_SEND_CACHE;
-        if self.structured_replies {
+        if self.state.structured_replies {
             // The server "MUST leave this flag clear if structured replies have not been
             // negotiated" ("Transmission flags").
             flags |= wire::FLAG_SEND_DF;
@@ -271,8 +281,8 @@ impl<'a> Handshake<'a> {
     fn attach(&self, name: &[u8], export: Export) -> HandshakeEnd {
         // NBD_OPT_SET_META_CONTEXT counts only if it "referred to the same export name that was
         // ultimately selected for transmission phase".
-        let has_allocation = self.allocation_of.as_deref() == Some(name);
-        let replies = match (self.structured_replies, has_allocation) {
+        let has_allocation = self.state.allocation_of.as_deref() == Some(name);
+        let replies = match (self.state.structured_replies, has_allocation) {
             (false, _) => Replies::Simple,
             (true, false) => Replies::Structured,
             (true, true) => Replies::StructuredWithAllocation,

@@ -4,12 +4,14 @@
 //! leaves. Then a [`Transmission`] answers requests: for days, so it is plain data that another
 //! process could go on with, and the export is an argument.
 
-mod handshake;
+pub(crate) mod handshake;
+pub(crate) mod resting;
 #[cfg(test)]
 mod tests;
 mod transmission;
 
 pub(crate) use handshake::{Attached, Handshake, HandshakeEnd};
+pub(crate) use transmission::RestingTransmission;
 pub use transmission::{Replies, Transmission, TransmissionEnd};
 
 /// Longest read, in bytes: the least that a server without advertised size constraints should take

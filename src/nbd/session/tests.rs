@@ -60,7 +60,7 @@ type OptionReplies = Vec<(Rep, Vec<u8>)>;
 fn haggle(messages: &[Vec<u8>]) -> (Turn<HandshakeEnd>, OptionReplies) {
     let mut input = BytesMut::from(&[&FIXED[..], &messages.concat()].concat()[..]);
     let mut out = Batch::default();
-    let turn = Handshake::new(&images()).handle(&mut input, &mut out);
+    let turn = Handshake::default().handle(&images(), &mut input, &mut out);
     (turn, replies(&bytes(&out)))
 }
 
@@ -201,7 +201,7 @@ fn malformed_stream_ends() {
     let http = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
     assert!(matches!(rejected(haggle(&[http]).0), HandshakeError::Malformed(NbdParseError::BadMagic(_))));
     let mut input = BytesMut::from(&[0xff, 0, 0, 3][..]);
-    let turn = Handshake::new(&images()).handle(&mut input, &mut Batch::default());
+    let turn = Handshake::default().handle(&images(), &mut input, &mut Batch::default());
     assert_eq!(rejected(turn), HandshakeError::UnknownFlags(0xff00_0003));
 }
 
@@ -210,7 +210,7 @@ fn export_name_reply_has_zeroes_unless_refused() {
     for (flags, len) in [([0, 0, 0, 3], 10), ([0, 0, 0, 1], 134), ([0, 0, 0, 0], 134)] {
         let mut input = BytesMut::from(&[&flags[..], &option(Opt::EXPORT_NAME, b"archiso")].concat()[..]);
         let mut out = Batch::default();
-        attached(Handshake::new(&images()).handle(&mut input, &mut out));
+        attached(Handshake::default().handle(&images(), &mut input, &mut out));
         assert_eq!(out.len(), len);
     }
     let (turn, replies) = haggle(&[option(Opt::EXPORT_NAME, b"nope")]);
@@ -221,7 +221,7 @@ fn export_name_reply_has_zeroes_unless_refused() {
 #[test]
 fn old_style_clients_have_one_option() {
     let mut input = BytesMut::from(&[&[0, 0, 0, 0][..], &option(Opt::LIST, b"")].concat()[..]);
-    let turn = Handshake::new(&images()).handle(&mut input, &mut Batch::default());
+    let turn = Handshake::default().handle(&images(), &mut input, &mut Batch::default());
     assert_eq!(rejected(turn), HandshakeError::NotFixed(Opt::LIST));
 }
 
@@ -229,11 +229,11 @@ fn old_style_clients_have_one_option() {
 fn handshake_may_arrive_byte_by_byte() {
     let go = [&FIXED[..], &option(Opt::GO, &info_request("archiso", &[])), b"first request"].concat();
     let images = images();
-    let mut session = Handshake::new(&images);
+    let mut session = Handshake::default();
     let (mut input, mut out) = (BytesMut::new(), Batch::default());
     for (sent, byte) in go.iter().enumerate() {
         input.extend_from_slice(&[*byte]);
-        match session.handle(&mut input, &mut out) {
+        match session.handle(&images, &mut input, &mut out) {
             Turn::Drained => assert!(sent < go.len() - 14),
             turn => {
                 attached(turn);
@@ -248,11 +248,11 @@ fn thousand_lists_are_answered_in_turns() {
     let lists = vec![option(Opt::LIST, b""); 1000];
     let mut input = BytesMut::from(&[&FIXED[..], &lists.concat()].concat()[..]);
     let images = images();
-    let mut session = Handshake::new(&images);
+    let mut session = Handshake::default();
     let mut answered = 0;
     for _ in 0..100 {
         let mut out = Batch::default();
-        session.handle(&mut input, &mut out);
+        session.handle(&images, &mut input, &mut out);
         assert!(out.len() < 128 << 10, "a client that only asks cannot make the server hoard replies");
         answered += kinds(&replies(&bytes(&out))).iter().filter(|&&reply| reply == Rep::ACK).count();
     }

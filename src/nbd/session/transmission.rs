@@ -1,6 +1,9 @@
 //! Transmission: requests in, replies out, until the client goes.
 
+use std::collections::VecDeque;
+
 use bytes::{Buf, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use super::{ALLOCATION_ID, READ_MAX};
 use crate::codec::Reader;
@@ -18,7 +21,7 @@ const TURN_REQUESTS: u32 = 512;
 const PAYLOAD_MAX: u32 = READ_MAX;
 
 /// Form of the replies; agreed in the handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Replies {
     Simple,
     Structured,
@@ -40,7 +43,7 @@ pub enum TransmissionEnd {
     Flooded { len: u32 },
 }
 
-/// State of a client in transmission: plain data, so that another process could go on with it. The
+/// State of a client in transmission: plain data, so that another process can go on with it. The
 /// export is an argument.
 #[derive(Debug, Clone)]
 pub struct Transmission {
@@ -51,13 +54,41 @@ pub struct Transmission {
     prefetch: Option<(u64, u32)>,
     /// Reads of bytes that are not in memory.
     waiting: Waiting<NbdRequest>,
+    /// Requests that were not answered when the connection came to rest.
+    again: VecDeque<NbdRequest>,
+    totals: ReadTotals,
+}
+
+/// The state of a client whose connection is at rest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RestingTransmission {
+    replies: Replies,
+    swallow: u32,
+    /// Requests that were not answered.
+    unanswered: VecDeque<NbdRequest>,
     totals: ReadTotals,
 }
 
 impl Transmission {
     pub fn new(replies: Replies) -> Self {
-        let (waiting, totals) = (Waiting::default(), ReadTotals::default());
-        Self { replies, swallow: 0, prefetch: None, waiting, totals }
+        let (swallow, unanswered, totals) = Default::default();
+        Self::resume(RestingTransmission { replies, swallow, unanswered, totals })
+    }
+
+    /// Returns the state at rest. Reads from the disk are begun again after it.
+    pub(crate) fn resting(&self) -> RestingTransmission {
+        RestingTransmission {
+            replies: self.replies,
+            swallow: self.swallow,
+            unanswered: self.waiting.iter().chain(&self.again).copied().collect(),
+            totals: self.totals,
+        }
+    }
+
+    /// Goes on with a state at rest.
+    pub(crate) fn resume(resting: RestingTransmission) -> Self {
+        let RestingTransmission { replies, swallow, unanswered: again, totals } = resting;
+        Self { replies, swallow, prefetch: None, waiting: Waiting::default(), again, totals }
     }
 
     #[cfg(test)]
@@ -99,6 +130,11 @@ impl Transmission {
         {
             return turn;
         }
+        if !self.again.is_empty()
+            && let Some(turn) = self.answer_again(export, cache, out)
+        {
+            return turn;
+        }
         for _ in 0..TURN_REQUESTS {
             if out.len() >= TURN_BYTES {
                 return Turn::Full;
@@ -137,8 +173,32 @@ impl Transmission {
         self.waiting.is_full().then_some(Turn::Waiting)
     }
 
-    /// Ends the phase once nothing waits: "the server MUST handle all outstanding requests". What is
-    /// queued leaves anyway.
+    /// Answers the requests that came before the connection was at rest, before those of the input;
+    /// returns `Some` when the turn ends then.
+    fn answer_again(
+        &mut self,
+        export: &Export,
+        cache: &impl PageCache,
+        out: &mut Batch,
+    ) -> Option<Turn<TransmissionEnd>> {
+        while let Some(&request) = self.again.front() {
+            if out.len() >= TURN_BYTES {
+                return Some(Turn::Full);
+            }
+            let answered = self.answer(export, &request, cache, out);
+            if let Err(Stopped(turn)) = answered {
+                return Some(turn);
+            }
+            self.again.pop_front();
+            if self.waiting.is_full() {
+                return Some(Turn::Waiting);
+            }
+        }
+        None
+    }
+
+    /// Ends the phase once nothing waits: "the server MUST handle all outstanding requests". What
+    /// is queued leaves anyway.
     fn end(&self, end: TransmissionEnd) -> Turn<TransmissionEnd> {
         if self.waiting.is_empty() { Turn::End(end) } else { Turn::Waiting }
     }

@@ -23,7 +23,7 @@ const TABLE_MAX: u64 = 4 << 20;
 #[derive(Debug)]
 pub(in crate::server) struct DhcpMark {
     /// `None` if the kernel gave no socket: DHCP is answered without a mark.
-    _socket: Option<UnixDatagram>,
+    socket: Option<UnixDatagram>,
 }
 
 /// Error: another isowire on this host answers DHCP.
@@ -32,13 +32,25 @@ pub(in crate::server) struct DhcpMark {
 pub struct DhcpMarkError;
 
 impl DhcpMark {
+    /// Takes the mark of the process before this one; `None` if it is for another interface.
+    pub(super) fn inherit(socket: UnixDatagram, interface: Option<&str>) -> Option<Self> {
+        let address = socket.local_addr().ok()?;
+        let is_ours = address.as_abstract_name() == Some(name_for(interface).as_bytes());
+        is_ours.then_some(Self { socket: Some(socket) })
+    }
+
+    /// Returns the socket, for the process after this one.
+    pub(in crate::server) fn socket(&self) -> Option<&UnixDatagram> {
+        self.socket.as_ref()
+    }
+
     /// Sets the mark for one interface, or for all.
     ///
     /// # Errors
-    /// [`DhcpMarkError`] if another process has a mark for the same interface or for all, or one for
-    /// any if this is for all.
+    /// [`DhcpMarkError`] if another process has a mark for the same interface or for all, or one
+    /// for any if this is for all.
     pub(super) fn set(interface: Option<&str>) -> Result<Self, DhcpMarkError> {
-        let name = interface.map_or_else(|| NAME.to_owned(), |interface| format!("{NAME}/{interface}"));
+        let name = name_for(interface);
         let bound = SocketAddr::from_abstract_name(&name).and_then(|name| UnixDatagram::bind_addr(&name));
         // After the own mark is set: of two processes that start together, each then sees the
         // other's.
@@ -47,13 +59,18 @@ impl DhcpMark {
             Ok(_) if marks().is_ok_and(|marks| marks.iter().any(|mark| clash(mark, &name))) => {
                 Err(DhcpMarkError)
             }
-            Ok(socket) => Ok(Self { _socket: Some(socket) }),
+            Ok(socket) => Ok(Self { socket: Some(socket) }),
             Err(error) => {
                 debug!("no mark for a second isowire: {error}");
-                Ok(Self { _socket: None })
+                Ok(Self { socket: None })
             }
         }
     }
+}
+
+/// Returns the name of the mark for one interface, or for all.
+fn name_for(interface: Option<&str>) -> String {
+    interface.map_or_else(|| NAME.to_owned(), |interface| format!("{NAME}/{interface}"))
 }
 
 /// Returns whether two different marks are for the same interface: one of them is for all.

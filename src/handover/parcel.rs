@@ -1,0 +1,98 @@
+//! A state together with its open files.
+
+use std::fs::File;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::State;
+use crate::image::Image;
+use crate::images::ImageSet;
+use crate::images::carried::CarriedImage;
+use crate::machines::Registry;
+use crate::machines::carried::CarriedMachine;
+use crate::nbd::server::Connection;
+use crate::nbd::session::resting::RestingConnection;
+
+/// What a process hands over. It keeps all of it until the other one has it.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) state: State,
+    images: Vec<Arc<Image>>,
+    connections: Vec<Connection>,
+}
+
+impl Outgoing {
+    /// Collects it, with all connections at rest. `now` is the time to which ages are counted.
+    pub(crate) fn new(
+        images: &ImageSet,
+        connections: Vec<Connection>,
+        machines: &Registry,
+        now: Instant,
+    ) -> Self {
+        let (carried, images): (_, Vec<_>) = images.carried(now).into_iter().unzip();
+        let state = State {
+            images: carried,
+            connections: connections.iter().map(Connection::resting).collect(),
+            machines: machines.carried(now),
+        };
+        Self { state, images, connections }
+    }
+
+    /// Returns the open files in the order of the state.
+    pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let images = self.images.iter().map(|image| image.source.as_fd());
+        images.chain(self.connections.iter().map(AsFd::as_fd)).collect()
+    }
+
+    /// Returns the connections, which go on in this process.
+    pub(crate) fn into_connections(self) -> Vec<Connection> {
+        self.connections
+    }
+
+    /// Tells whether nobody would miss it.
+    pub(crate) fn is_without_clients(&self) -> bool {
+        self.connections.is_empty() && self.state.machines.is_empty()
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.len()
+    }
+}
+
+/// What a process got from another one. Open files may be missing.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    pub(crate) images: Vec<(CarriedImage, File)>,
+    pub(crate) connections: Vec<(RestingConnection, TcpStream)>,
+    pub(crate) machines: Vec<CarriedMachine>,
+}
+
+impl Parcel {
+    /// Joins a state and its open files. `descriptor` returns one by its number, once.
+    pub(super) fn new(state: State, mut descriptor: impl FnMut(usize) -> Option<OwnedFd>) -> Self {
+        let State { images, connections, machines } = state;
+        let first = images.len();
+        let mut joined = Self { images: Vec::new(), connections: Vec::new(), machines };
+        for (number, image) in images.into_iter().enumerate() {
+            joined.images.extend(descriptor(number).map(|file| (image, file.into())));
+        }
+        for (number, connection) in connections.into_iter().enumerate() {
+            let socket = descriptor(first + number);
+            joined.connections.extend(socket.map(|socket| (connection, socket.into())));
+        }
+        joined
+    }
+}
+
+/// Writes bytes to an anonymous file, whose length cannot change any more.
+pub(super) fn anonymous_file(bytes: &[u8]) -> io::Result<File> {
+    use rustix::fs::{MemfdFlags, memfd_create};
+    use std::io::{Seek as _, Write as _};
+    let mut file = File::from(memfd_create("isowire-state", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}

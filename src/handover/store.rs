@@ -1,0 +1,151 @@
+//! systemd's file descriptor store (sd_notify(3), `FDSTORE=1`): what is put there at SIGTERM comes
+//! to the next process beside the sockets of the units.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::descriptors::send_with;
+use super::parcel::anonymous_file;
+use super::state::STATE_MAX;
+use super::{Outgoing, Parcel, State};
+
+/// Name of the state in the store.
+const STATE: &str = "isowire-state";
+
+/// Beginning of the names of the other open files; their numbers follow.
+const NUMBERED: &str = "isowire-";
+
+/// Time that systemd may take to store everything.
+const STORED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Error of putting something into the store.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("{0}")]
+    State(#[from] super::state::StateError),
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+/// Tells whether this process was started by systemd or another manager that may have a store.
+pub(crate) fn is_there() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Puts everything into the store, and waits until systemd has it.
+///
+/// # Errors
+/// [`StoreError`]
+pub(crate) fn put(outgoing: &Outgoing) -> Result<(), StoreError> {
+    let Some(manager) = Manager::connect()? else { return Ok(()) };
+    let state = anonymous_file(&outgoing.state.emit()?)?;
+    for (number, file) in outgoing.descriptors().into_iter().enumerate() {
+        manager.send(&format!("FDSTORE=1\nFDNAME={NUMBERED}{number}"), &[file])?;
+    }
+    // Last: without a state the others are of no use.
+    manager.send(&format!("FDSTORE=1\nFDNAME={STATE}"), &[state.as_fd()])?;
+    manager.wait()?;
+    Ok(())
+}
+
+/// What came out of the store.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    state: Option<OwnedFd>,
+    files: BTreeMap<usize, OwnedFd>,
+}
+
+impl Stored {
+    /// Tells whether an inherited file of this name came out of the store.
+    pub(crate) fn is_name(name: &str) -> bool {
+        name == STATE || number_of(name).is_some()
+    }
+
+    /// Adds an inherited file for which [`Stored::is_name`] is true.
+    pub(crate) fn add(&mut self, name: &str, file: OwnedFd) {
+        match number_of(name) {
+            Some(number) => drop(self.files.insert(number, file)),
+            None => self.state = Some(file),
+        }
+    }
+
+    /// Returns the names of what was stored, for [`forget`].
+    pub(crate) fn names(&self) -> Vec<String> {
+        let state = self.state.iter().map(|_| STATE.to_owned());
+        state.chain(self.files.keys().map(|number| format!("{NUMBERED}{number}"))).collect()
+    }
+
+    /// Opens what was stored; `None` if nothing was.
+    ///
+    /// # Errors
+    /// [`StoreError`] for a state that cannot be used.
+    pub(crate) fn open(mut self) -> Result<Option<Parcel>, StoreError> {
+        let Some(state) = self.state else { return Ok(None) };
+        let mut bytes = Vec::new();
+        File::from(state).take(STATE_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        let state = State::parse(&bytes)?;
+        Ok(Some(Parcel::new(state, |number| self.files.remove(&number))))
+    }
+}
+
+fn number_of(name: &str) -> Option<usize> {
+    name.strip_prefix(NUMBERED)?.parse().ok()
+}
+
+/// Has systemd remove files from the store. It would keep its copies: a connection that we close
+/// would stay open. Waits for systemd.
+///
+/// # Errors
+/// The error of the system.
+pub(crate) fn forget(names: &[String]) -> io::Result<()> {
+    let Some(manager) = Manager::connect()? else { return Ok(()) };
+    for name in names {
+        manager.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[])?;
+    }
+    Ok(())
+}
+
+/// The socket of systemd.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    /// Connects to the manager of this service; `None` if there is none.
+    fn connect() -> io::Result<Option<Self>> {
+        let Some(path) = env::var_os("NOTIFY_SOCKET") else { return Ok(None) };
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(STORED_WITHIN))?;
+        match path.as_bytes().strip_prefix(b"@") {
+            // sd_notify(3): `@` stands for the 0 byte of an abstract socket (unix(7)).
+            Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+            None => socket.connect(path)?,
+        }
+        Ok(Some(Self(socket)))
+    }
+
+    fn send(&self, message: &str, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+        send_with(&self.0, message.as_bytes(), files).map(drop)
+    }
+
+    /// Waits until the manager has handled all that was sent (sd_notify(3), `BARRIER=1`).
+    fn wait(&self) -> io::Result<()> {
+        let (here, there) = pipe_with(PipeFlags::CLOEXEC)?;
+        self.send("BARRIER=1", &[there.as_fd()])?;
+        drop(there);
+        // The manager closes its copy, and the pipe has no writer any more.
+        let within = Timespec { tv_sec: STORED_WITHIN.as_secs().cast_signed(), tv_nsec: 0 };
+        match poll(&mut [PollFd::new(&here, PollFlags::empty())], Some(&within))? {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
+    }
+}

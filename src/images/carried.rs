@@ -1,0 +1,107 @@
+//! The images of a process as plain data, for the process that follows it. Their files go beside
+//! it, open: a file that was replaced has no path any more.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::retention::Retained;
+use super::served::CandidateOrigin;
+use super::stamp::Stamp;
+use super::{ImageSet, ServedImage};
+use crate::image::{Identity, Image, SurveyError};
+
+/// An image without its open file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CarriedImage {
+    /// Path of the file when the image was opened; any bytes but 0.
+    path: Vec<u8>,
+    name: String,
+    identity: Identity,
+    origin: CandidateOrigin,
+    /// Time since the image was replaced or removed; `None` for a current one.
+    replaced: Option<Duration>,
+    /// Time since the last call by NFS.
+    last_call: Option<Duration>,
+}
+
+/// Error of an image of another process that cannot be used here.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CarriedError {
+    #[error("{0}")]
+    Unusable(#[from] SurveyError),
+    #[error("its file has another content now")]
+    Changed,
+}
+
+impl ImageSet {
+    /// Returns the current images, the default first, and then the retained ones.
+    pub(crate) fn carried(&self, now: Instant) -> Vec<(CarriedImage, Arc<Image>)> {
+        self.date_calls(now);
+        let current = self.iter().map(|served| (served, None));
+        let retained = self.retained.iter().map(|old| (&old.image, Some(old.since)));
+        let carried = |(served, replaced): (&Arc<ServedImage>, _)| {
+            (CarriedImage::new(served, replaced, now), Arc::clone(&served.image))
+        };
+        current.chain(retained).map(carried).collect()
+    }
+
+    /// Makes the set of images that another process had. Those that cannot be used are missing, and
+    /// reported; `None` if no current one is left.
+    pub(crate) fn of_carried(
+        carried: Vec<(CarriedImage, File)>,
+        now: Instant,
+        mut report: impl FnMut(&str, CarriedError),
+    ) -> Option<Self> {
+        let (mut current, mut retained) = (Vec::new(), Vec::new());
+        for (carried, file) in carried {
+            let since = carried.replaced.map(|age| before(now, age));
+            match carried.open(file, now) {
+                Ok(image) => match since {
+                    Some(since) => retained.push(Retained { image: Arc::new(image), since }),
+                    None => current.push(Arc::new(image)),
+                },
+                Err(error) => report(&carried.name, error),
+            }
+        }
+        let mut images = Self::of(current)?;
+        images.retained = retained;
+        Some(images)
+    }
+}
+
+impl CarriedImage {
+    fn new(served: &ServedImage, replaced: Option<Instant>, now: Instant) -> Self {
+        let age = |then: Instant| now.saturating_duration_since(then);
+        Self {
+            path: served.path().as_os_str().as_bytes().to_vec(),
+            name: served.name.clone(),
+            identity: served.image.identity,
+            origin: served.origin(),
+            replaced: replaced.map(age),
+            last_call: served.last_call().map(age),
+        }
+    }
+
+    fn open(&self, file: File, now: Instant) -> Result<ServedImage, CarriedError> {
+        let stamp = Stamp::of_file(&file).map_err(SurveyError::from)?;
+        let image = Image::of_file(file)?;
+        if image.identity != self.identity {
+            return Err(CarriedError::Changed);
+        }
+        let path = PathBuf::from(OsString::from_vec(self.path.clone()));
+        let served = ServedImage::new(self.name.as_str(), image).with_file(&path, self.origin, stamp);
+        served.set_last_call(self.last_call.map(|age| before(now, age)));
+        Ok(served)
+    }
+}
+
+/// Returns the time `age` before `now`; `now` if the clock of this host does not reach back so far.
+fn before(now: Instant, age: Duration) -> Instant {
+    now.checked_sub(age).unwrap_or(now)
+}

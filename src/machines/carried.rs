@@ -1,0 +1,71 @@
+//! The table of machines as plain data, for the process that follows this one.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Mac, Protocol, Stage, Step};
+use crate::boot::{Firmware, Platform};
+use crate::image::{Identity, NodeId};
+
+/// A machine and its last boot. Times are ages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CarriedMachine {
+    pub(super) mac: Option<Mac>,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) platform: Option<Platform>,
+    pub(super) offered: Option<Duration>,
+    pub(super) refusal: Option<String>,
+    pub(super) boots: u32,
+    pub(super) had_no_root: bool,
+    pub(super) boot: CarriedBoot,
+}
+
+/// A boot. Its connections are counted anew, as each of them goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CarriedBoot {
+    pub began: Duration,
+    pub began_as: Option<Firmware>,
+    pub step: Step,
+    pub reached: [Option<Duration>; Step::ALL.len()],
+    pub image: Option<String>,
+    pub root: Option<(Protocol, Stage)>,
+    pub program_sent: Option<Duration>,
+    pub last_event: Duration,
+    pub stats: CarriedStats,
+}
+
+/// Bytes sent in a boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CarriedStats {
+    /// By protocol.
+    pub bytes: [u64; Protocol::ALL.len()],
+    pub last_seen: Option<Duration>,
+    pub root: Option<CarriedCoverage>,
+}
+
+/// The part of a root file system that was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CarriedCoverage {
+    pub image: Identity,
+    pub node: NodeId,
+    pub size: u64,
+    pub sent: u64,
+    pub chunks: Vec<u64>,
+}
+
+/// Age of a moment, and the moment of an age.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ages(pub Instant);
+
+impl Ages {
+    pub(super) fn of(self, then: Instant) -> Duration {
+        self.0.saturating_duration_since(then)
+    }
+
+    /// Returns the moment; now if the clock of this host does not reach back so far.
+    pub(super) fn moment(self, age: Duration) -> Instant {
+        self.0.checked_sub(age).unwrap_or(self.0)
+    }
+}

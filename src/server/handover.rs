@@ -1,0 +1,264 @@
+//! The handover at both ends of a run: from the process before this one, and to the next.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tracing::{debug, error, info, warn};
+
+use super::StartError;
+use super::service_sockets::{DhcpMark, PortmapService, ServiceSockets};
+use super::sockets::Inherited;
+use crate::config::Config;
+use crate::handover::store::{self, Stored};
+use crate::handover::takeover::{Predecessor, Successor, TakeoverError};
+use crate::handover::{Outgoing, Parcel};
+use crate::images::ImageSet;
+use crate::machines::Registry;
+use crate::machines::local::LocalSocket;
+use crate::nbd;
+use crate::watched::Watched;
+
+/// What came from the process before this one.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    /// This process is the first.
+    Nothing,
+    /// Out of systemd's file descriptor store, where it has these names.
+    Stored { parcel: Option<Parcel>, names: Vec<String> },
+    /// The other process still runs.
+    Offered(Successor),
+}
+
+impl Arrival {
+    /// Takes what systemd stored, or what a running process offers if the operator wants that.
+    /// Returns the images that are open already.
+    ///
+    /// # Errors
+    /// [`StartError::Takeover`] without a process that can be taken over.
+    pub(super) fn take(
+        config: &Config,
+        inherited: Inherited,
+    ) -> Result<(Self, Inherited, Option<ImageSet>), StartError> {
+        let (mut inherited, mut images) = (inherited, Vec::new());
+        let arrival = if config.takeover {
+            let (successor, offer) = Successor::connect(&config.handover_socket)?;
+            inherited = Inherited::of_offer(offer.sockets, config);
+            images = offer.images;
+            Self::Offered(successor)
+        } else {
+            let stored = std::mem::take(&mut inherited.stored);
+            let names = stored.names();
+            let mut parcel = open(stored);
+            if let Some(parcel) = &mut parcel {
+                images = std::mem::take(&mut parcel.images);
+            }
+            if names.is_empty() { Self::Nothing } else { Self::Stored { parcel, names } }
+        };
+        let images = ImageSet::of_carried(images, Instant::now(), |name, error| {
+            error!(image = name, "image of the process before this one not taken over: {error}");
+        });
+        Ok((arrival, inherited, images))
+    }
+
+    /// Goes on with the machines of the other process. From here on they are ours.
+    ///
+    /// # Errors
+    /// [`StartError::Takeover`]: the other process goes on.
+    pub(super) async fn resume(
+        self,
+        nbd: &nbd::server::Server,
+        machines: &Registry,
+    ) -> Result<(), StartError> {
+        match self {
+            Self::Nothing => {}
+            Self::Stored { parcel, names } => {
+                if let Some(parcel) = parcel {
+                    resume(parcel, nbd, machines);
+                }
+                spawn_blocking(move || forget(&names));
+            }
+            Self::Offered(mut successor) => {
+                let taken = spawn_blocking(move || successor.take().map(|parcel| (successor, parcel)));
+                let (successor, parcel) = taken.await.map_err(io::Error::other)??;
+                resume(parcel, nbd, machines);
+                resume_late(successor, nbd, machines).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn forget(names: &[String]) {
+    if let Err(error) = store::forget(names) {
+        warn!("systemd keeps copies of connections: {error}; their clients may not see that they are closed");
+    }
+}
+
+fn open(stored: Stored) -> Option<Parcel> {
+    stored.open().unwrap_or_else(|error| {
+        error!("connections of the process before this one not taken over: {error}; machines on NBD lose their root");
+        None
+    })
+}
+
+fn resume(parcel: Parcel, nbd: &nbd::server::Server, machines: &Registry) {
+    machines.add_carried(parcel.machines, Instant::now());
+    let mut resumed = 0;
+    for (connection, socket) in parcel.connections {
+        let peer = connection.peer;
+        match nbd.resume(connection, socket) {
+            Ok(()) => resumed += 1,
+            Err(error) => error!(%peer, "NBD connection lost in the handover: {error}"),
+        }
+    }
+    if resumed > 0 {
+        info!(connections = resumed, "NBD connections taken over");
+    }
+}
+
+/// Takes over the connections that the other process accepted in the last moment, and waits until
+/// its services have stopped.
+async fn resume_late(mut successor: Successor, nbd: &nbd::server::Server, machines: &Registry) {
+    loop {
+        let taken = spawn_blocking(move || successor.take_more().map(|parcel| (successor, parcel)));
+        match taken.await.map_err(io::Error::other) {
+            Ok(Ok((left, Some(parcel)))) => {
+                successor = left;
+                resume(parcel, nbd, machines);
+            }
+            Ok(Ok((_, None))) => return,
+            Ok(Err(error)) => return debug!("the process before this one ended early: {error}"),
+            Err(error) => return debug!("the process before this one was not heard to its end: {error}"),
+        }
+    }
+}
+
+/// Returns the listening sockets that another process may take over, by the names that they are
+/// offered by.
+pub(super) fn offered_sockets(sockets: &ServiceSockets) -> io::Result<Vec<(&'static str, OwnedFd)>> {
+    let (mut offered, dhcp) = (Vec::new(), sockets.dhcp.as_ref());
+    let mut offer = |name, socket: Option<&dyn AsFd>| -> io::Result<()> {
+        if let Some(socket) = socket {
+            offered.push((name, socket.as_fd().try_clone_to_owned()?));
+        }
+        Ok(())
+    };
+    offer("nbd", sockets.nbd.as_ref().map(|socket| socket as _))?;
+    offer("nfs", sockets.nfs.as_ref().map(|socket| socket as _))?;
+    offer("http", sockets.http.as_ref().map(|socket| socket as _))?;
+    offer("tftp", sockets.tftp.as_ref().map(|socket| socket as _))?;
+    offer("dhcp", dhcp.map(|sockets| &sockets.dhcp as _))?;
+    offer("pxe", dhcp.and_then(|sockets| Some(sockets.boot_server.as_ref()? as _)))?;
+    let mark = sockets.dhcp_mark.as_ref().and_then(DhcpMark::socket);
+    offer("dhcp-mark", mark.map(|socket| socket as _))?;
+    offer("status", sockets.status.as_ref().map(|socket| socket as _))?;
+    if let Some(PortmapService::Ours { tcp, udp }) = &sockets.portmap {
+        offer("portmap-tcp", Some(tcp))?;
+        offer("portmap-udp", Some(udp))?;
+    }
+    Ok(offered)
+}
+
+/// Offers everything to each process of this user that asks at `socket`, one after the other, and
+/// sends those that are ready to take it.
+pub(super) async fn offer_to_successors(
+    socket: LocalSocket,
+    sockets: Vec<(&'static str, OwnedFd)>,
+    images: Watched<ImageSet>,
+    ready: mpsc::Sender<Predecessor>,
+) -> io::Result<()> {
+    let (listener, _name) = socket.into_parts();
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
+    let sockets = Arc::new(sockets);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        // The directory of the socket is closed to other users; root has no such limit.
+        if !stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw()) {
+            warn!("take-over refused: the other isowire runs as another user");
+            continue;
+        }
+        let (sockets, images) = (Arc::clone(&sockets), images.current());
+        let offer = spawn_blocking(move || offer(stream.into_std()?, &sockets, &images));
+        match offer.await.map_err(io::Error::other)? {
+            Ok(predecessor) => drop(ready.send(predecessor).await),
+            Err(error) => warn!("not taken over: {error}"),
+        }
+    }
+}
+
+fn offer(
+    stream: StdStream,
+    sockets: &[(&'static str, OwnedFd)],
+    images: &ImageSet,
+) -> Result<Predecessor, TakeoverError> {
+    stream.set_nonblocking(false)?;
+    Predecessor::offer(stream, sockets, images, Instant::now())
+}
+
+/// Hands the connections and the machines to a process that is ready. If it leaves, they go on
+/// here, and `None` is returned.
+pub(super) async fn hand_over(
+    mut predecessor: Predecessor,
+    nbd: &nbd::server::Server,
+    images: &ImageSet,
+    machines: &Registry,
+) -> Option<Predecessor> {
+    let outgoing = Outgoing::new(images, nbd.rest().await, machines, Instant::now());
+    let sent = spawn_blocking(move || {
+        let result = predecessor.hand_over(&outgoing);
+        (result, predecessor, outgoing)
+    });
+    // The task ends only with the runtime.
+    let (result, predecessor, outgoing) = sent.await.ok()?;
+    match result {
+        Ok(()) => {
+            info!(connections = outgoing.connections(), "taken over by another isowire");
+            Some(predecessor)
+        }
+        Err(error) => {
+            warn!("not taken over: {error}; going on");
+            nbd.go_on(outgoing.into_connections());
+            None
+        }
+    }
+}
+
+/// Hands over the connections that were accepted since, when no more are.
+pub(super) async fn hand_over_late(
+    mut predecessor: Predecessor,
+    nbd: &nbd::server::Server,
+    images: &ImageSet,
+    machines: &Registry,
+) {
+    let connections = nbd.rest().await;
+    if connections.is_empty() {
+        return;
+    }
+    let mut outgoing = Outgoing::new(images, connections, machines, Instant::now());
+    // It has them already, and has counted on.
+    outgoing.state.machines.clear();
+    if let Ok(Err(error)) = spawn_blocking(move || predecessor.hand_over_more(&outgoing)).await {
+        error!("NBD connections lost in the handover: {error}");
+    }
+}
+
+/// Gives everything to systemd, for the next process.
+pub(super) async fn put_into_store(nbd: &nbd::server::Server, images: &ImageSet, machines: &Registry) {
+    let outgoing = Outgoing::new(images, nbd.rest().await, machines, Instant::now());
+    let connections = outgoing.connections();
+    if outgoing.is_without_clients() {
+        return;
+    }
+    match spawn_blocking(move || store::put(&outgoing)).await {
+        Ok(Ok(())) => info!(connections, "NBD connections left to systemd for the next start"),
+        Ok(Err(error)) => error!(connections, "NBD clients lose their root file system: not stored: {error}"),
+        Err(error) => error!(connections, "NBD clients lose their root file system: {error}"),
+    }
+}

@@ -1,0 +1,494 @@
+//! The handover from one process to the next: clients that live on the server never notice it.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{IoSliceMut, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use common::needs::{needs, tool};
+use common::rpc::Client as RpcClient;
+use common::running::{Running, output_of, text_of};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_isowire");
+const SOON: Duration = Duration::from_secs(60);
+/// Bytes of a read of the clients.
+const READ: usize = 64 << 10;
+/// Reads that each client has under way.
+const DEPTH: u64 = 4;
+
+/// A folder with one ISO, and the runtime directory of its servers.
+struct Stage {
+    dir: TempDir,
+    /// Content of the ISO.
+    image: Arc<Vec<u8>>,
+    /// Ports of the first server, which the next ones take over.
+    ports: [u16; 2],
+}
+
+impl Stage {
+    fn new() -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        fs::create_dir(dir.path().join("iso")).unwrap();
+        fs::create_dir(dir.path().join("run")).unwrap();
+        fs::set_permissions(dir.path().join("run"), fs::Permissions::from_mode(0o700)).unwrap();
+        // Free at this moment; the test runs alone in its directory, not on its host.
+        let ports = [(); 2].map(|()| free_port());
+        let mut stage = Self { dir, image: Arc::default(), ports };
+        stage.image = stage.put_iso(1);
+        stage
+    }
+
+    /// Puts an ISO in place, with content that no other `seed` has, and returns the content.
+    fn put_iso(&self, seed: u8) -> Arc<Vec<u8>> {
+        let tree = self.dir.path().join("tree");
+        let _ = fs::remove_dir_all(&tree);
+        fs::create_dir_all(tree.join("arch")).unwrap();
+        let noise =
+            (0..4u32 << 20).flat_map(|n| n.wrapping_mul(2_654_435_761 + u32::from(seed)).to_le_bytes());
+        fs::write(tree.join("arch/noise"), noise.collect::<Vec<_>>()).unwrap();
+        let (made, iso) = (self.dir.path().join("made.iso"), self.iso());
+        let mut xorriso = tool("xorriso");
+        xorriso.args(["-as", "mkisofs", "-quiet", "-R", "-V"]).arg(format!("SEED{seed}"));
+        output_of(xorriso.arg("-o").arg(&made).arg(&tree));
+        let content = fs::read(&made).unwrap();
+        fs::rename(made, iso).unwrap();
+        Arc::new(content)
+    }
+
+    fn iso(&self) -> PathBuf {
+        self.dir.path().join("iso/small.iso")
+    }
+
+    fn log(&self, number: usize) -> PathBuf {
+        self.dir.path().join(format!("log{number}"))
+    }
+
+    /// Creates the command of a server.
+    fn command(&self) -> Command {
+        let [nbd, nfs] = self.ports.map(|port| port.to_string());
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").arg(self.dir.path().join("iso")).args(["--bind", "127.0.0.1", "--dhcp", "off"]);
+        command.args(["--nbd", &nbd, "--nfs", &nfs, "--portmap", "off", "--http", "0", "--tftp", "0"]);
+        command.env("XDG_RUNTIME_DIR", self.dir.path().join("run")).env_remove("RUNTIME_DIRECTORY");
+        command
+    }
+
+    fn start(&self, number: usize, options: &[&str]) -> Running {
+        let mut server = Running::start(self.command().args(options), &self.log(number));
+        server.wait_for("\nready\n", SOON);
+        server
+    }
+
+    /// Has the next process take over from `server`, which ends.
+    fn take_over(&self, number: usize, mut server: Running) -> Running {
+        let next = self.start(number, &["--takeover"]);
+        let status = server.wait(SOON).expect("it ends when it was taken over");
+        assert!(status.success(), "{status}:\n{}", server.log());
+        next
+    }
+
+    fn nbd(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.ports[0]).into()
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Habit of a client.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Habit {
+    /// It reads replies as they come.
+    Steady,
+    /// It stops reading in the middle of a reply, again and again.
+    Stalling,
+    /// It stays in the handshake until it is told to go on.
+    Hesitant,
+}
+
+/// Clients that read and verify, each with [`DEPTH`] reads under way, until they are told to stop.
+struct Clients {
+    runtime: tokio::runtime::Runtime,
+    tasks: Vec<JoinHandle<()>>,
+    is_stopping: Arc<AtomicBool>,
+    replies: Arc<AtomicU64>,
+    go_on: watch::Sender<()>,
+}
+
+impl Clients {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (go_on, _) = watch::channel(());
+        Self { runtime, tasks: Vec::new(), is_stopping: Arc::default(), replies: Arc::default(), go_on }
+    }
+
+    fn connect(&mut self, count: u64, habit: Habit, stage: &Stage) {
+        for _ in 0..count {
+            let client = Client {
+                server: stage.nbd(),
+                image: Arc::clone(&stage.image),
+                seed: self.tasks.len() as u64,
+                habit,
+                is_stopping: Arc::clone(&self.is_stopping),
+                replies: Arc::clone(&self.replies),
+                go_on: self.go_on.subscribe(),
+            };
+            self.tasks.push(self.runtime.spawn(client.run()));
+        }
+    }
+
+    /// Lets the clients run for some time.
+    fn run(&self, time: Duration) {
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
+    }
+
+    /// Waits until all clients have the replies to all of their reads.
+    fn finish(self) -> u64 {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        self.go_on.send_replace(());
+        for task in self.tasks {
+            self.runtime.block_on(task).expect("no error and no wrong byte");
+        }
+        self.replies.load(Ordering::Relaxed)
+    }
+}
+
+struct Client {
+    server: SocketAddr,
+    image: Arc<Vec<u8>>,
+    seed: u64,
+    habit: Habit,
+    is_stopping: Arc<AtomicBool>,
+    replies: Arc<AtomicU64>,
+    go_on: watch::Receiver<()>,
+}
+
+impl Client {
+    async fn run(mut self) {
+        let mut socket = TcpStream::connect(self.server).await.unwrap();
+        let mut greeting = [0; 18];
+        socket.read_exact(&mut greeting).await.unwrap();
+        assert_eq!(&greeting[..8], b"NBDMAGIC");
+        if self.habit == Habit::Hesitant {
+            // In the middle of the client flags.
+            socket.write_all(b"\0\0").await.unwrap();
+            self.go_on.changed().await.unwrap();
+            socket.write_all(b"\0\x03").await.unwrap();
+        } else {
+            socket.write_all(b"\0\0\0\x03").await.unwrap();
+        }
+        socket.write_all(b"IHAVEOPT\0\0\0\x01\0\0\0\x07archiso").await.unwrap();
+        let mut export = [0; 10];
+        socket.read_exact(&mut export).await.unwrap();
+        assert_eq!(export[..8], (self.image.len() as u64).to_be_bytes());
+        self.transmit(&mut socket).await;
+    }
+
+    async fn transmit(&mut self, socket: &mut TcpStream) {
+        let (mut asked, mut answered) = (0, 0);
+        while !self.is_stopping.load(Ordering::Relaxed) || answered < asked {
+            while asked < answered + DEPTH && !self.is_stopping.load(Ordering::Relaxed) {
+                socket.write_all(&request(asked, self.offset(asked))).await.unwrap();
+                asked += 1;
+            }
+            if answered < asked {
+                self.read_reply(socket).await;
+                answered += 1;
+            }
+        }
+    }
+
+    /// The place of a read follows from its cookie.
+    fn offset(&self, cookie: u64) -> usize {
+        let blocks = (self.image.len() - READ) / 512;
+        let mixed = (cookie + self.seed * 1_000_003).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+        mixed as usize % blocks * 512
+    }
+
+    async fn read_reply(&mut self, socket: &mut TcpStream) {
+        let mut head = [0; 16];
+        socket.read_exact(&mut head).await.unwrap();
+        assert_eq!(head[..8], *b"\x67\x44\x66\x98\0\0\0\0");
+        let cookie = u64::from_be_bytes(head[8..].try_into().unwrap());
+        let mut data = vec![0; READ];
+        let (first, rest) = data.split_at_mut(READ / 3);
+        socket.read_exact(first).await.unwrap();
+        if self.habit == Habit::Stalling && cookie % 7 == self.seed % 7 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+        socket.read_exact(rest).await.unwrap();
+        let offset = self.offset(cookie);
+        assert!(data == self.image[offset..offset + READ], "wrong bytes at {offset}");
+        self.replies.fetch_add(1, Ordering::Relaxed);
+        // A machine does not read all the time, and two hundred would take all of this host.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn request(cookie: u64, offset: usize) -> Vec<u8> {
+    let head = [0x2560_9513u32.to_be_bytes(), [0; 4]].concat();
+    let offset = (offset as u64).to_be_bytes();
+    [&head[..], &cookie.to_be_bytes(), &offset, &(READ as u32).to_be_bytes()].concat()
+}
+
+#[test]
+fn two_hundred_clients_outlive_twenty_take_overs() {
+    needs!(["xorriso"]);
+    let stage = Stage::new();
+    let mut server = stage.start(0, &[]);
+    let mut clients = Clients::new();
+    clients.connect(160, Habit::Steady, &stage);
+    clients.connect(40, Habit::Stalling, &stage);
+    clients.run(Duration::from_secs(1));
+    for number in 1..=20 {
+        clients.connect(3, Habit::Hesitant, &stage);
+        clients.run(Duration::from_millis(100));
+        let next = std::thread::scope(|scope| {
+            let taken = scope.spawn(|| stage.take_over(number, server));
+            while !taken.is_finished() {
+                clients.run(Duration::from_millis(10));
+            }
+            taken.join().unwrap()
+        });
+        server = next;
+        clients.go_on.send_replace(());
+        clients.run(Duration::from_millis(100));
+    }
+    let replies = clients.finish();
+    assert!(replies > 200 * 20, "{replies} replies");
+    assert!(server.stop().success());
+    let taken = text_of(&stage.log(20));
+    assert!(taken.contains("NBD connections taken over connections=2"), "{taken}");
+}
+
+#[test]
+fn replaced_image_outlives_a_take_over() {
+    needs!(["xorriso"]);
+    let stage = Stage::new();
+    let mut server = stage.start(0, &[]);
+    let mut clients = Clients::new();
+    clients.connect(2, Habit::Steady, &stage);
+    clients.run(Duration::from_millis(300));
+    let handle = RpcClient::connect(stage.ports[1]).mount(b"/").unwrap();
+    stage.put_iso(2);
+    server.wait_for("image replaced", SOON);
+    let server = stage.take_over(1, server);
+    clients.run(Duration::from_millis(300));
+    clients.finish();
+    // An NFS client connects again, and its handle means the old image still.
+    let mut client = RpcClient::connect(stage.ports[1]);
+    assert!(client.getattr(&handle).is_ok(), "{}", server.log());
+    assert_ne!(client.mount(b"/").unwrap(), handle, "a new client gets the new image");
+}
+
+#[test]
+fn failed_take_over_leaves_all_as_it_was() {
+    needs!(["xorriso"]);
+    let stage = Stage::new();
+    let mut server = stage.start(0, &[]);
+    let mut clients = Clients::new();
+    clients.connect(10, Habit::Steady, &stage);
+    clients.connect(2, Habit::Hesitant, &stage);
+    clients.run(Duration::from_millis(300));
+
+    // The next one cannot have a port that it asks for.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let status = format!("127.0.0.1:{port}");
+    let mut command = stage.command();
+    let mut next = Running::start(command.args(["--takeover", "--status", &status]), &stage.log(1));
+    assert_eq!(next.wait(SOON).and_then(|status| status.code()), Some(1), "{}", next.log());
+    server.wait_for("not taken over", SOON);
+    clients.run(Duration::from_millis(300));
+
+    // One that is ready and leaves: the connections have come to rest by then.
+    let socket = stage.dir.path().join("run/isowire/handover.sock");
+    let mut peer = UnixStream::connect(&socket).unwrap();
+    peer.write_all(b"isowire takeover 1\nready\n").unwrap();
+    let (mut heard, mut bytes) = (Vec::new(), [0; 4096]);
+    while !heard.windows(6).any(|word| word == b"state ") {
+        let len = peer.read(&mut bytes).unwrap();
+        assert_ne!(len, 0, "it ended: {}", String::from_utf8_lossy(&heard));
+        heard.extend_from_slice(&bytes[..len]);
+    }
+    drop(peer);
+    server.wait_for("going on", SOON);
+    // One that is no isowire.
+    UnixStream::connect(&socket).unwrap().write_all(&[b'x'; 4096]).unwrap();
+    clients.run(Duration::from_millis(300));
+    let server = stage.take_over(2, server);
+    clients.go_on.send_replace(());
+    clients.run(Duration::from_millis(300));
+    clients.finish();
+    drop(server);
+}
+
+#[test]
+fn nothing_to_take_over_is_an_error() {
+    needs!(["xorriso"]);
+    let stage = Stage::new();
+    let mut server = Running::start(stage.command().arg("--takeover"), &stage.log(0));
+    assert_eq!(server.wait(SOON).and_then(|status| status.code()), Some(1));
+    let log = server.log();
+    assert!(log.contains("no isowire of this user to take over") && log.lines().count() == 1, "{log}");
+}
+
+/// A service manager with a file descriptor store, as systemd has it.
+struct Manager {
+    path: PathBuf,
+    stored: Arc<Mutex<Vec<StoredFile>>>,
+}
+
+/// Moves these files to the numbers from 3 on, and becomes the program: a shell takes no numbers above 9.
+const SUPERVISOR: &str = "import os, sys
+for to, number in enumerate(filter(None, sys.argv[1].split(','))):
+    os.dup2(int(number), 3 + to)
+os.environ['LISTEN_PID'] = str(os.getpid())
+os.execv(sys.argv[2], sys.argv[2:])";
+
+/// A file in the store, and its name.
+type StoredFile = (String, OwnedFd);
+
+impl Manager {
+    fn new(stage: &Stage) -> Self {
+        let path = stage.dir.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let stored: Arc<Mutex<Vec<StoredFile>>> = Arc::default();
+        let store = Arc::clone(&stored);
+        // It ends with the test.
+        std::thread::spawn(move || {
+            loop {
+                let (text, files) = receive(&socket);
+                let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or_default();
+                let mut store = store.lock().unwrap();
+                // The pipe of BARRIER=1 is closed here.
+                match text.lines().next() {
+                    Some("FDSTORE=1") => store.extend(files.into_iter().map(|file| (name.to_owned(), file))),
+                    Some("FDSTOREREMOVE=1") => store.retain(|(other, _)| other != name),
+                    _ => {}
+                }
+            }
+        });
+        Self { path, stored }
+    }
+
+    /// Ends the server and takes what it has put into the store.
+    fn restart(&self, stage: &Stage, number: usize, mut server: Running) -> Running {
+        let left = || self.stored.lock().unwrap().len();
+        let end = Instant::now() + SOON;
+        while left() > 0 {
+            assert!(Instant::now() < end, "{} files stay in the store", left());
+            sleep(Duration::from_millis(5));
+        }
+        assert!(server.stop().success(), "{}", server.log());
+        let mut stored: Vec<_> = self.stored.lock().unwrap().iter().map(copy).collect();
+        assert!(stored.len() > 40 && stored.iter().any(|(name, _)| name == "isowire-state"));
+        // The order of the store is not that in which it was filled.
+        stored.reverse();
+        self.start(stage, number, &stored)
+    }
+
+    /// Starts a server with what is in the store, as the next main process of the service.
+    fn start(&self, stage: &Stage, number: usize, stored: &[(String, OwnedFd)]) -> Running {
+        // Out of the way of the numbers from 3 on, to which they move.
+        let far = |(_, file): &StoredFile| fcntl_dupfd_cloexec(file, 600).unwrap();
+        let files: Vec<_> = stored.iter().map(far).collect();
+        files.iter().for_each(|file| fcntl_setfd(file, FdFlags::empty()).unwrap());
+        let numbers: Vec<_> = files.iter().map(|file| file.as_raw_fd().to_string()).collect();
+        let server = stage.command();
+        let mut command = tool("python3");
+        command
+            .args(["-c", SUPERVISOR, &numbers.join(",")])
+            .arg(server.get_program())
+            .args(server.get_args());
+        command.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let names: Vec<_> = stored.iter().map(|(name, _)| name.as_str()).collect();
+        command.env("LISTEN_FDS", stored.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        command.env("NOTIFY_SOCKET", &self.path);
+        let mut server = Running::start(&mut command, &stage.log(number));
+        server.wait_for("\nready\n", SOON);
+        server
+    }
+}
+
+fn copy((name, file): &StoredFile) -> StoredFile {
+    (name.clone(), file.try_clone().unwrap())
+}
+
+/// Receives a message of a service, and the files that came with it.
+fn receive(socket: &UnixDatagram) -> (String, Vec<OwnedFd>) {
+    let (mut space, mut bytes) = ([std::mem::MaybeUninit::uninit(); 256], [0; 512]);
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut slices = [IoSliceMut::new(&mut bytes)];
+    let received = recvmsg(socket, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let mut files = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(some) = message {
+            files.extend(some);
+        }
+    }
+    (String::from_utf8(bytes[..received.bytes].to_vec()).unwrap(), files)
+}
+
+#[test]
+fn clients_outlive_restarts_by_a_manager_with_a_store() {
+    needs!(["xorriso", "python3"]);
+    let stage = Stage::new();
+    let manager = Manager::new(&stage);
+    let mut server = manager.start(&stage, 0, &[]);
+    let mut clients = Clients::new();
+    clients.connect(30, Habit::Steady, &stage);
+    clients.connect(10, Habit::Stalling, &stage);
+    clients.run(Duration::from_millis(500));
+    for number in 1..=5 {
+        clients.connect(2, Habit::Hesitant, &stage);
+        clients.run(Duration::from_millis(200));
+        server = std::thread::scope(|scope| {
+            let restarted = scope.spawn(|| manager.restart(&stage, number, server));
+            while !restarted.is_finished() {
+                clients.run(Duration::from_millis(10));
+            }
+            restarted.join().unwrap()
+        });
+        clients.go_on.send_replace(());
+        clients.run(Duration::from_millis(300));
+    }
+    clients.finish();
+}
+
+#[test]
+fn damaged_store_is_said_and_costs_nothing_else() {
+    needs!(["xorriso", "python3"]);
+    let stage = Stage::new();
+    let manager = Manager::new(&stage);
+    let state = stage.dir.path().join("state");
+    for (number, bytes) in [&b"isowire state 1\nnonsense"[..], b"isowire state 999\n"].into_iter().enumerate()
+    {
+        fs::write(&state, bytes).unwrap();
+        let file = File::open(&state).unwrap();
+        let mut first = [0];
+        file.read_exact_at(&mut first, 0).unwrap();
+        let mut server = manager.start(&stage, number, &[("isowire-state".to_owned(), file.into())]);
+        assert!(server.log().contains("not taken over"), "{}", server.log());
+        server.stop();
+    }
+}
