@@ -325,7 +325,8 @@ fn failed_take_over_leaves_all_as_it_was() {
     let mut peer = UnixStream::connect(&socket).unwrap();
     peer.write_all(b"isowire takeover 1\nready\n").unwrap();
     let (mut heard, mut bytes) = (Vec::new(), [0; 4096]);
-    while !heard.windows(6).any(|word| word == b"state ") {
+    // The offer ends with the bytes that its open files come with.
+    while !heard.windows(7).any(|word| word == b"\0state ") {
         let len = peer.read(&mut bytes).unwrap();
         assert_ne!(len, 0, "it ended: {}", String::from_utf8_lossy(&heard));
         heard.extend_from_slice(&bytes[..len]);

@@ -96,8 +96,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         ImageUpdater::new(configs, opened, boot_config(config, &sockets), roots, Arc::clone(&machines))?;
     let runtime = runtime()?;
     let served = runtime.block_on(serve(config, sockets, updater, machines, arrival));
-    // Sessions of NBD and NFS last for days; they end here.
-    runtime.shutdown_timeout(Duration::from_millis(200));
+    // Sessions of NBD and NFS last for days; they end here. A blocking task would hold up the process
+    // that follows.
+    runtime.shutdown_background();
     served
 }
 
@@ -158,11 +159,13 @@ async fn serve(
     // Before the services take the sockets.
     let report = report(config, &sockets, &snapshot.current().files);
     let nbd = nbd::server::Server::new(images.clone(), Arc::clone(&machines));
+    let has_roots = !matches!(arrival, Arrival::Nothing);
     // First of all: machines wait for their root.
     arrival.resume(&nbd, &machines).await?;
     let (stop, stopping) = watch::channel(());
     let (ready, mut successors) = mpsc::channel(1);
-    let shared = services::Shared { snapshot, machines: Arc::clone(&machines), nbd: nbd.clone(), ready };
+    let shared =
+        services::Shared { snapshot, machines: Arc::clone(&machines), nbd: nbd.clone(), has_roots, ready };
     let mut services = tokio::select! {
         started = services::start(config, sockets, updater, shared, hangup, &stopping) => started?,
         // A DHCP server looks for other servers for some seconds before it starts.

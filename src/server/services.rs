@@ -33,6 +33,8 @@ pub(super) struct Shared {
     pub(super) snapshot: Watched<Snapshot>,
     pub(super) machines: Arc<Registry>,
     pub(super) nbd: nbd::server::Server,
+    /// Machines live on this process by now, so it may not end for an error.
+    pub(super) has_roots: bool,
     /// Where processes go that are ready to take over from this one.
     pub(super) ready: mpsc::Sender<Predecessor>,
 }
@@ -108,8 +110,7 @@ impl Services<'_> {
         let config = dhcp_config(self.config, &self.shared.snapshot, &self.shared.machines);
         let server = match dhcp::server::Server::start(sockets, config).await {
             Ok(server) => server,
-            // Machines live on this process by now.
-            Err(error) if self.config.takeover => {
+            Err(error) if self.shared.has_roots => {
                 error!("DHCP is off: {error}");
                 return Ok(());
             }
