@@ -6,6 +6,7 @@ use std::fs::{self, Permissions};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -335,6 +336,45 @@ fn uefi_boots_a_program_of_300_mb_in_1_gib() {
     );
 }
 
+// ---- one process after the other
+
+/// The machine reads its root file system, and goes on reading, while one process after the other
+/// takes over.
+#[test]
+fn nbd_root_outlives_take_overs() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
+    let mut site = Site::new("nbd-taken-over", iso::small());
+    let options = ["--dhcp-range", RANGE, "--copytoram", "no", "--menu-timeout", "1"];
+    let server = site.serve_by(PLAIN_PXE, &options);
+    let machine = Machine::power_on(&mut site.lan, Card::Virtio, &site.logs);
+    let (report, logs) = site.take_over_until_power_off(server, machine, &options, |_| {});
+    site.check(&report, "root=nbd copytoram=n verified=cms");
+    let carried = logs.iter().filter(|log| log.contains("NBD connections taken over connections=1"));
+    assert!(carried.count() >= 2, "{logs:#?}");
+}
+
+/// The image that the machine lives on is no file any more when the first process ends.
+#[test]
+fn nfs_root_outlives_its_iso_and_its_process() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
+    let mut site = Site::new("nfs-replaced", iso::small());
+    let options = ["--root", "nfs", "--dhcp-range", RANGE, "--copytoram", "no", "--menu-timeout", "1"];
+    let server = site.serve_by(PLAIN_PXE, &options);
+    let machine = Machine::power_on(&mut site.lan, Card::Virtio, &site.logs);
+    let (served, other) = (site.stage.path().join("small.iso"), iso::erofs().path);
+    let new = site.stage.path().join("new");
+    let (report, logs) = site.take_over_until_power_off(server, machine, &options, |server| {
+        server.wait_for("root attached over NFS", Duration::from_secs(300));
+        fs::copy(&other, &new).expect("the temporary directory has room");
+        fs::rename(&new, &served).expect("it is there");
+        server.wait_for("image replaced", Duration::from_secs(20));
+    });
+    site.check(&report, "root=nfs copytoram=n verified=cms");
+    assert!(logs.len() >= 2, "{logs:#?}");
+}
+
 // ---- many images, and rules
 
 /// At the same time, each machine boots what it is to boot.
@@ -488,18 +528,60 @@ impl Site {
         let program = self.staged(Path::new(env!("CARGO_BIN_EXE_isowire")));
         let images = [&[self.iso.path.as_path()], others].concat();
         let images: Vec<_> = images.into_iter().map(|image| self.staged(image)).collect();
-        let state = self.stage.path().join("state");
+        let state = self.state();
         fs::create_dir(&state).expect("just made, so empty");
         lan::give_to_nobody(&state);
-        let mut command = self.lan.command_as_nobody(program);
-        let file = state.join("isowire.toml");
-        fs::write(&file, configuration).expect("just made, so empty");
-        command.args(["serve", "--config"]).arg(file).args(images);
-        command.args(["--interface", BRIDGE]).args(options);
-        command.current_dir(&state).env("HOME", &state).env("XDG_STATE_HOME", &state);
+        fs::write(state.join("isowire.toml"), configuration).expect("just made, so empty");
+        let mut command = self.command(&program, &images, options);
         let mut server = Running::start(&mut command, &self.logs.join("server.log"));
         server.wait_for("ready", Duration::from_secs(20));
         server
+    }
+
+    /// Directory of the server's state, where only the server may look.
+    fn state(&self) -> PathBuf {
+        self.stage.path().join("state")
+    }
+
+    fn command(&self, program: &Path, images: &[PathBuf], options: &[&str]) -> Command {
+        let state = self.state();
+        let mut command = self.lan.command_as_nobody(program);
+        command.args(["serve", "--config"]).arg(state.join("isowire.toml")).args(images);
+        command.args(["--interface", BRIDGE]).args(options);
+        command.current_dir(&state).env("HOME", &state).env("XDG_STATE_HOME", &state);
+        command.env("XDG_RUNTIME_DIR", &state);
+        command
+    }
+
+    /// Runs a machine to its end. After `prepare`, one server takes over from the other meanwhile.
+    /// Returns the logs of those that took over.
+    fn take_over_until_power_off(
+        &self,
+        mut server: Running,
+        machine: Machine,
+        options: &[&str],
+        prepare: impl FnOnce(&mut Running),
+    ) -> (Report, Vec<String>) {
+        let program = self.stage.path().join("isowire");
+        let images = [self.stage.path().join(self.iso.path.file_name().expect("a file, not a root"))];
+        let options = [options, &["--takeover"]].concat();
+        let mut logs = Vec::new();
+        thread::scope(|scope| {
+            let booting = scope.spawn(|| machine.run_to_power_off());
+            prepare(&mut server);
+            while !booting.is_finished() {
+                let mut command = self.command(&program, &images, &options);
+                let log = self.logs.join(format!("server-{}.log", logs.len() + 1));
+                let mut next = Running::start(&mut command, &log);
+                next.wait_for("ready", Duration::from_secs(60));
+                let status = server.wait(Duration::from_secs(60)).expect("it was taken over");
+                assert!(status.success(), "{}", server.log());
+                logs.push(next.log());
+                server = next;
+            }
+            self.ended(server);
+            (booting.join().expect("the machine was read to its end"), logs)
+        })
     }
 
     /// The checkout may lie where nobody may look: what the server needs is linked or copied to a place open to all.
