@@ -12,6 +12,9 @@ use super::Mac;
 /// default.
 const TABLE_MAX: u64 = 1 << 20;
 
+/// Flag of an entry whose MAC address is valid: `ATF_COM` of arp(7).
+const COMPLETE: u32 = 0x2;
+
 /// Reads the kernel's table (proc(5), `/proc/net/arp`).
 ///
 /// # Errors
@@ -32,8 +35,10 @@ fn parse(table: &str) -> Vec<(IpAddr, Mac)> {
 fn entry(line: &str) -> Option<(IpAddr, Mac)> {
     let mut columns = line.split_ascii_whitespace();
     let address: Ipv4Addr = columns.next()?.parse().ok()?;
-    // arp(7): an incomplete entry has zeros for its MAC address, which `Mac` rejects.
-    let mac = columns.nth(2)?.parse().ok()?;
+    let flags = columns.nth(1)?.strip_prefix("0x")?;
+    // A neighbour that did not answer any more keeps its MAC address in the table.
+    let is_complete = u32::from_str_radix(flags, 16).ok()? & COMPLETE != 0;
+    let mac = columns.next()?.parse().ok().filter(|_| is_complete)?;
     Some((address.into(), mac))
 }
 
@@ -46,12 +51,14 @@ mod tests {
         let table = "IP address       HW type     Flags       HW address            Mask     Device\n\
             192.168.77.90    0x1         0x2         52:54:00:fe:00:b0     *        br0\n\
             192.168.77.91    0x1         0x0         00:00:00:00:00:00     *        br0\n\
+            192.168.77.92    0x1         0x0         52:54:00:fe:00:b1     *        br0\n\
+            192.168.77.93    0x1         0x6         52:54:00:fe:00:b2     *        br0\n\
             10.0.0.1         0x20        0x2         80:00:00:48:fe:80:00:00:00:00:00:00:00:02:c9:03  * ib0\n\
             \n\
             nonsense\n\
             10.0.0.2         0x1\n";
-        let mac = "52:54:00:fe:00:b0".parse().unwrap();
-        assert_eq!(parse(table), [(IpAddr::from([192, 168, 77, 90]), mac)]);
+        let of = |n, mac: &str| (IpAddr::from([192, 168, 77, n]), mac.parse().unwrap());
+        assert_eq!(parse(table), [of(90, "52:54:00:fe:00:b0"), of(93, "52:54:00:fe:00:b2")]);
     }
 
     #[test]

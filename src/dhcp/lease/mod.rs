@@ -35,7 +35,7 @@ const OFFER_SECONDS: u32 = 30;
 const QUARANTINE_SECONDS: u32 = 600;
 /// Seconds for which an address is not offered after we found it in use. The kernel needs eight to
 /// find that a neighbour is gone (arp(7): `delay_first_probe_time`, `ucast_solicit`).
-const USED_SECONDS: u32 = 60;
+const USED_SECONDS: u32 = 10;
 
 /// Range of addresses to lease, `FIRST-LAST`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
