@@ -348,7 +348,9 @@ fn nbd_root_outlives_take_overs() {
     let options = ["--dhcp-range", RANGE, "--copytoram", "no", "--menu-timeout", "1"];
     let server = site.serve_by(PLAIN_PXE, &options);
     let machine = Machine::power_on(&mut site.lan, Card::Virtio, &site.logs);
-    let (report, logs) = site.take_over_until_power_off(server, machine, &options, |_| {});
+    let (report, logs) = site.take_over_until_power_off(server, machine, &options, |server| {
+        server.wait_for("root attached over NBD", Duration::from_secs(300));
+    });
     site.check(&report, "root=nbd copytoram=n verified=cms");
     let carried = logs.iter().filter(|log| log.contains("NBD connections taken over connections=1"));
     assert!(carried.count() >= 2, "{logs:#?}");
