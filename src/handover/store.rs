@@ -25,6 +25,10 @@ const STATE: &str = "isowire-state";
 /// Beginning of the names of the other open files; their numbers follow.
 const NUMBERED: &str = "isowire-";
 
+/// Time that the manager may take to answer at all. One that knows only `READY=1` never does, and
+/// whoever stops the service waits for that long.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+
 /// Time that systemd may take to store everything.
 const STORED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -48,13 +52,14 @@ pub(crate) fn is_there() -> bool {
 /// [`StoreError`]
 pub(crate) fn put(outgoing: &Outgoing) -> Result<(), StoreError> {
     let Some(manager) = Manager::connect()? else { return Ok(()) };
+    manager.wait(ANSWERED_WITHIN)?;
     let state = anonymous_file(&outgoing.state.emit()?)?;
     for (number, file) in outgoing.descriptors().into_iter().enumerate() {
         manager.send(&format!("FDSTORE=1\nFDNAME={NUMBERED}{number}"), &[file])?;
     }
     // Last: without a state the others are of no use.
     manager.send(&format!("FDSTORE=1\nFDNAME={STATE}"), &[state.as_fd()])?;
-    manager.wait()?;
+    manager.wait(STORED_WITHIN)?;
     Ok(())
 }
 
@@ -137,14 +142,14 @@ impl Manager {
     }
 
     /// Waits until the manager has handled all that was sent (sd_notify(3), `BARRIER=1`).
-    fn wait(&self) -> io::Result<()> {
+    fn wait(&self, within: Duration) -> io::Result<()> {
         let (here, there) = pipe_with(PipeFlags::CLOEXEC)?;
         self.send("BARRIER=1", &[there.as_fd()])?;
         drop(there);
         // The manager closes its copy, and the pipe has no writer any more.
-        let within = Timespec { tv_sec: STORED_WITHIN.as_secs().cast_signed(), tv_nsec: 0 };
+        let within = Timespec { tv_sec: within.as_secs().cast_signed(), tv_nsec: 0 };
         match poll(&mut [PollFd::new(&here, PollFlags::empty())], Some(&within))? {
-            0 => Err(io::ErrorKind::TimedOut.into()),
+            0 => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer at NOTIFY_SOCKET")),
             _ => Ok(()),
         }
     }

@@ -256,9 +256,10 @@ pub(super) async fn put_into_store(nbd: &nbd::server::Server, images: &ImageSet,
     if outgoing.is_without_clients() {
         return;
     }
-    match spawn_blocking(move || store::put(&outgoing)).await {
-        Ok(Ok(())) => info!(connections, "NBD connections left to systemd for the next start"),
-        Ok(Err(error)) => error!(connections, "NBD clients lose their root file system: not stored: {error}"),
-        Err(error) => error!(connections, "NBD clients lose their root file system: {error}"),
+    let stored = spawn_blocking(move || store::put(&outgoing)).await;
+    match stored.map_err(|error| io::Error::other(error).into()).flatten() {
+        Ok(()) => info!(connections, "NBD connections left to systemd for the next start"),
+        Err(error) if connections == 0 => debug!("machines are not remembered: not stored: {error}"),
+        Err(error) => error!(connections, "NBD clients lose their root file system: not stored: {error}"),
     }
 }
