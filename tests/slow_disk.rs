@@ -1,5 +1,5 @@
-//! Images on a slow disk: what is read is right, many ranges are read at once, and no client, image
-//! or protocol waits for another's disk.
+//! Images on a disk that is slow, fails or hangs: what is read is right, many ranges are read at
+//! once, no client, image or protocol waits for another's disk, and clients outlive a fault.
 
 mod common;
 
@@ -32,27 +32,33 @@ struct Server {
     nbd: u16,
     nfs: u16,
     http: u16,
+    status: u16,
     _dir: tempfile::TempDir,
 }
 
 impl Server {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(options: &[&str]) -> Self {
         let tree = tree();
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         // Without a delay while the image is indexed.
         let disk = SlowDisk::mount(&tree.iso, dir.path(), Duration::ZERO).unwrap();
-        let [nbd, nfs, http] = [(); 3].map(|()| free_port());
+        let [nbd, nfs, http, status] = [(); 4].map(|()| free_port());
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_isowire"));
         command.arg("serve").arg(disk.path()).arg(&tree.another).args(["--bind", "127.0.0.1"]);
         for (door, port) in [("--nbd", nbd), ("--nfs", nfs), ("--http", http)] {
             command.args([door, &port.to_string()]);
         }
-        command.args(["--portmap", "off", "--tftp", "off", "--dhcp", "off", "--status", "off"]);
+        command.args(["--portmap", "off", "--tftp", "off", "--dhcp", "off"]).args(options);
+        command.args(["--status", &format!("127.0.0.1:{status}")]).env("RUNTIME_DIRECTORY", dir.path());
         let log = tree.iso.with_file_name(format!("slow-disk-{nbd}.log"));
         let server = started(&mut command, &log);
         disk.set_delay(DELAY);
         disk.chill();
-        Self { server, disk, iso: tree.iso, tree: tree.source, nbd, nfs, http, _dir: dir }
+        Self { server, disk, iso: tree.iso, tree: tree.source, nbd, nfs, http, status, _dir: dir }
     }
 
     /// An NBD client with simple replies, like the kernel's.
@@ -66,6 +72,17 @@ impl Server {
         socket.write_all(&[b"\0\0\0\x03IHAVEOPT\0\0\0\x07", &go[..]].concat()).unwrap();
         socket.read_exact(&mut [0; 20 + 12 + 20]).unwrap();
         socket
+    }
+
+    /// Output of `isowire status`.
+    fn status(&self, options: &[&str]) -> String {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_isowire"));
+        output_of(command.arg("status").arg(format!("http://127.0.0.1:{}/", self.status)).args(options))
+    }
+
+    /// Number of log lines with this text.
+    fn lines(&self, text: &str) -> usize {
+        self.server.log().lines().filter(|line| line.contains(text)).count()
     }
 
     fn bytes(&self, offset: u64, len: usize) -> Vec<u8> {
@@ -295,4 +312,160 @@ fn server_stops_beside_cold_reads() {
         std::thread::sleep(DELAY);
     }
     assert!(server.server.stop().success(), "{}", server.server.log());
+}
+
+// ---- a disk that fails or hangs
+
+const FAULT: &str = "image cannot be read";
+
+#[test]
+fn nbd_read_waits_for_a_disk_that_fails() {
+    needs!(NEEDS, tree::NEEDS);
+    let mut server = Server::start();
+    let mut clients: Vec<_> = (0..3).map(|_| server.attach("archiso")).collect();
+    let mut known = server.attach("archiso");
+    known.write_all(&read_request(1 << 20, 4096)).unwrap();
+    reply(&mut known, |_| 4096);
+    server.disk.fail(0..u64::MAX);
+    for socket in &mut clients {
+        let reads = (0..20).flat_map(|n| read_request((10 << 20) + n * 12_288, 4096));
+        socket.write_all(&reads.collect::<Vec<_>>()).unwrap();
+    }
+    server.server.wait_for(FAULT, Duration::from_secs(10));
+    // What is in memory is sent.
+    known.write_all(&read_request(1 << 20, 4096)).unwrap();
+    assert!(reply(&mut known, |_| 4096).1 == server.bytes(1 << 20, 4096));
+    std::thread::sleep(Duration::from_secs(2));
+    let json: serde_json::Value = serde_json::from_str(&server.status(&["--json"])).unwrap();
+    let fault = &json["faults"][0];
+    assert!(
+        fault["fault"].as_str().unwrap().starts_with("Input/output error (os error 5), at byte"),
+        "{json}"
+    );
+    assert!(server.status(&[]).contains("cannot be read since"), "{}", server.status(&[]));
+    server.disk.heal();
+    for socket in &mut clients {
+        for _ in 0..20 {
+            let (cookie, data) = reply(socket, |_| 4096);
+            assert!(data == server.bytes(cookie, 4096), "wrong bytes at {cookie}");
+        }
+    }
+    server.server.wait_for("image can be read again", Duration::from_secs(40));
+    assert_eq!(server.lines(FAULT), 1, "{}", server.server.log());
+    let json: serde_json::Value = serde_json::from_str(&server.status(&["--json"])).unwrap();
+    assert_eq!(json["faults"], serde_json::json!([]));
+}
+
+#[test]
+fn nbd_read_fails_after_the_stall_timeout() {
+    needs!(NEEDS, tree::NEEDS);
+    let mut server = Server::start_with(&["--stall-timeout", "2s"]);
+    let mut socket = server.attach("archiso");
+    for hangs in [false, true] {
+        let from = if hangs { 20 << 20 } else { 10 << 20 };
+        if hangs {
+            server.disk.hang(from..from + 8192)
+        } else {
+            server.disk.fail(from..from + 8192)
+        }
+        let since = Instant::now();
+        socket.write_all(&[read_request(from, 4096), read_request(5 << 20, 4096)].concat()).unwrap();
+        assert!(reply(&mut socket, |_| 4096).1 == server.bytes(5 << 20, 4096));
+        let mut error = [0; 16];
+        socket.read_exact(&mut error).unwrap();
+        assert_eq!(error[..8], [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 5], "EIO");
+        let elapsed = since.elapsed();
+        assert!(elapsed >= Duration::from_secs(2) && elapsed < Duration::from_secs(8), "{elapsed:?}");
+        server.disk.heal();
+        socket.write_all(&read_request(from, 4096)).unwrap();
+        assert!(reply(&mut socket, |_| 4096).1 == server.bytes(from, 4096));
+    }
+    server.server.wait_for("given up after `stall-timeout`", Duration::from_secs(1));
+}
+
+#[test]
+fn hanging_range_leaves_readers_for_others() {
+    needs!(NEEDS, tree::NEEDS);
+    let mut server = Server::start();
+    server.disk.hang(0..12 << 20);
+    let mut clients: Vec<_> = (0..3).map(|_| server.attach("archiso")).collect();
+    let offsets = |n: usize| (0..100_u64).map(move |i| i * 122_880 + n as u64 * 8192);
+    for (n, socket) in clients.iter_mut().enumerate() {
+        socket.write_all(&offsets(n).flat_map(|at| read_request(at, 4096)).collect::<Vec<_>>()).unwrap();
+    }
+    server.server.wait_for(FAULT, Duration::from_secs(20));
+    let mut other = server.attach("archiso");
+    for n in 0..50 {
+        let (offset, since) = ((14 << 20) + n * 20_480, Instant::now());
+        other.write_all(&read_request(offset, 512)).unwrap();
+        assert!(reply(&mut other, |_| 512).1 == server.bytes(offset, 512));
+        assert!(since.elapsed() < Duration::from_secs(12), "{:?}", since.elapsed());
+    }
+    let mut quick = server.attach("another");
+    let since = Instant::now();
+    quick.write_all(&read_request(0, 512)).unwrap();
+    assert!(reply(&mut quick, |_| 512).1.len() == 512 && since.elapsed() < Duration::from_secs(2));
+    server.disk.heal();
+    for (n, socket) in clients.iter_mut().enumerate() {
+        let mut left: BTreeSet<u64> = offsets(n).collect();
+        while !left.is_empty() {
+            let (cookie, data) = reply(socket, |_| 4096);
+            assert!(data == server.bytes(cookie, 4096), "wrong bytes at {cookie}");
+            assert!(left.remove(&cookie), "{cookie} was answered twice");
+        }
+    }
+    server.server.wait_for("image can be read again", Duration::from_secs(40));
+    assert_eq!(server.lines(FAULT), 1, "{}", server.server.log());
+}
+
+#[test]
+fn nfs_client_is_told_to_ask_again() {
+    needs!(NEEDS, tree::NEEDS);
+    const JUKEBOX: u32 = 10_008;
+    let server = Server::start();
+    let mut client = Client::connect(server.nfs);
+    let root = client.mount(b"/").unwrap();
+    let mut found = client.nfs(LOOKUP, Xdr::new().opaque(&root).opaque(BIG.0.as_bytes())).body();
+    assert_eq!(found.u32(), 0);
+    let (file, content) = (found.opaque(), std::fs::read(server.tree.join(BIG.0)).unwrap());
+    for hangs in [false, true] {
+        let at = if hangs { 20 << 20 } else { 10 << 20 };
+        if hangs {
+            server.disk.hang(0..u64::MAX)
+        } else {
+            server.disk.fail(0..u64::MAX)
+        }
+        for _ in 0..2 {
+            let since = Instant::now();
+            let mut body = client.nfs(READ, read_arguments(&file, at, 4096)).body();
+            assert_eq!(body.u32(), JUKEBOX);
+            assert_eq!(body.maybe_attributes().unwrap().size, BIG.1);
+            body.end();
+            assert!(since.elapsed() < Duration::from_secs(9), "{:?}", since.elapsed());
+        }
+        server.disk.heal();
+        // As Linux asks again, after 5 s.
+        std::thread::sleep(Duration::from_secs(2));
+        let mut body = client.nfs(READ, read_arguments(&file, at, 4096)).body();
+        assert_eq!(body.u32(), 0);
+        body.maybe_attributes();
+        assert_eq!((body.u32(), body.flag()), (4096, false));
+        assert!(body.opaque() == content[at as usize..at as usize + 4096]);
+    }
+}
+
+#[test]
+fn http_download_pauses() {
+    needs!(NEEDS, tree::NEEDS);
+    let server = Server::start();
+    let content = std::fs::read(server.tree.join(BIG.0)).unwrap();
+    let mut socket = TcpStream::connect(("127.0.0.1", server.http)).unwrap();
+    server.disk.fail(20 << 20..24 << 20);
+    write!(socket, "GET /{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", BIG.0).unwrap();
+    let mut answer = vec![0; 8 << 20];
+    socket.read_exact(&mut answer).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    server.disk.heal();
+    socket.read_to_end(&mut answer).unwrap();
+    assert!(answer.ends_with(&content), "wrong bytes");
 }

@@ -22,6 +22,7 @@ use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{ArgMatches, Args, FromArgMatches as _, ValueHint};
@@ -31,6 +32,7 @@ use crate::boot::menu::MenuSettings;
 use crate::boot::{Rules, UefiBy};
 use crate::bootable::Root;
 use crate::export::Allowed;
+use crate::image::STALL_TIMEOUT;
 use crate::interfaces;
 use crate::machines::local;
 use crate::uki::{SigningPair, Stub};
@@ -223,6 +225,12 @@ pub struct ServeOptions {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     secure_boot_certificate: Option<RawValue>,
 
+    /// Time for which clients wait for a disk that fails or hangs [default: 10m]
+    ///
+    /// An NBD client then gets an error, from which its machine seldom recovers, and a download ends.
+    #[arg(long, value_name = "TIME", value_hint = ValueHint::Other)]
+    stall_timeout: Option<RawValue>,
+
     /// Serve the status by HTTP on this address too, or not at all [default: local socket only]
     #[arg(long, value_name = "ADDR:PORT|off", value_hint = ValueHint::Other)]
     status: Option<RawValue>,
@@ -327,6 +335,8 @@ pub struct Config {
     pub stub: Option<Stub>,
     /// Key and certificate that boot programs for UEFI are signed with.
     pub signing_pair: Option<Arc<SigningPair>>,
+    /// Time for which clients wait for a disk that fails or hangs.
+    pub stall_timeout: Duration,
     pub status: StatusService,
     pub log_format: LogFormat,
     /// Take over from the process that listens at `handover_socket`.
@@ -468,6 +478,9 @@ impl Checker<'_> {
             tftp_ports: self.tftp_ports()?,
             dhcp,
             solicitations: self.solicitations()?,
+            stall_timeout: self
+                .read("stall-timeout", &options.stall_timeout, value::stall_timeout)?
+                .unwrap_or(STALL_TIMEOUT),
             status: self.status()?,
             takeover: options.takeover,
             handover_socket: local::server_path(self.variables).with_file_name(HANDOVER_SOCKET),

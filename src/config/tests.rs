@@ -54,6 +54,7 @@ fn defaults_serve_everything() {
     assert_eq!((config.menu.timeout, config.menu.copytoram), (10, CopyToRam::Auto));
     assert_eq!(config.menu.roots, [Root::Nbd, Root::Nfs, Root::Http]);
     assert_eq!((config.root, config.menu.cms), (None, Cms::Verify));
+    assert_eq!(config.stall_timeout.as_secs(), 600);
 }
 
 #[test]
@@ -68,13 +69,14 @@ fn menu_roots_begin_with_the_chosen() {
 
 #[test]
 fn command_line_wins() {
-    let file = "nbd = 1\ntftp = \"off\"\ntftp-single-port = false\ncopytoram = \"no\"\nmenu-timeout = 3\n[[image]]\npath = \"other.iso\"";
+    let file = "nbd = 1\ntftp = \"off\"\ntftp-single-port = false\ncopytoram = \"no\"\nmenu-timeout = 3\nstall-timeout = \"1h\"\n[[image]]\npath = \"other.iso\"";
     let config =
         loaded(&["--nbd", "2", "--copytoram", "yes", "--tftp-single-port", "arch.iso"], Some(file)).unwrap();
     assert_eq!(config.tftp_ports, TftpPorts::Single);
     assert_eq!(config.root_services.nbd, ServicePort::On { port: 2, asked: Asked::ByOperator });
     assert_eq!(config.tftp, ServicePort::Off);
     assert_eq!((config.menu.timeout, config.menu.copytoram), (3, CopyToRam::Yes));
+    assert_eq!(config.stall_timeout.as_secs(), 3600);
     assert_eq!(config.images.len(), 1);
     assert_eq!(config.images[0].path, Path::new("arch.iso"));
 }
@@ -291,6 +293,8 @@ fn error_has_place_cause_and_advice() {
             "menu-timeout = -1",
             "isowire.toml:1: menu-timeout: `-1`: invalid time; expected seconds up to 3599",
         ),
+        ("stall-timeout = 0", "isowire.toml:1: stall-timeout: `0`: invalid time; expected one from `1s` to"),
+        ("stall-timeout = '31d'", "isowire.toml:1: stall-timeout: `31d`: invalid time"),
         ("cms-verify = 'maybe'", "isowire.toml:1: cms-verify: `maybe`: expected `true` or `false`"),
         (
             "kernel-parameters = ['a',\n\"b\\nLABEL c\"]",

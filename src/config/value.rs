@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ipnet::{Ipv4Net, ipv4_mask_to_prefix};
@@ -25,6 +26,9 @@ const MENU_TIMEOUT_MAX: u16 = 3599;
 /// Shortest and longest lease. Shorter ones would be renewed all the time. Longer ones would keep
 /// the addresses of machines that booted once.
 const LEASE_SECONDS: RangeInclusive<u32> = 120..=30 * 86_400;
+
+/// Shortest and longest wait for a disk. For ever would hide that it does not come back.
+const STALL_SECONDS: RangeInclusive<u32> = 1..=30 * 86_400;
 
 /// Prefix lengths of netmasks. A longer one leaves no address for a server and a machine.
 const PREFIX_LENGTHS: RangeInclusive<u8> = 8..=30;
@@ -273,16 +277,27 @@ pub(super) fn range(text: &str) -> Result<Pool, String> {
     }
 }
 
-/// Parses a time in seconds, or in the unit that follows the number.
+/// Parses a lease time.
 pub(super) fn lease_time(text: &str) -> Result<u32, String> {
+    time(text)
+        .filter(|time| LEASE_SECONDS.contains(time))
+        .ok_or_else(|| "invalid lease time; expected one from `2m` to `30d`, like `1d`".into())
+}
+
+/// Parses the time for which clients wait for a disk.
+pub(super) fn stall_timeout(text: &str) -> Result<Duration, String> {
+    let time = time(text).filter(|time| STALL_SECONDS.contains(time));
+    time.map(|seconds| Duration::from_secs(seconds.into()))
+        .ok_or_else(|| "invalid time; expected one from `1s` to `30d`, like `10m`".into())
+}
+
+/// Parses a time in seconds, or in the unit that follows the number.
+fn time(text: &str) -> Option<u32> {
     let (number, unit) = match text.char_indices().last() {
         Some((end, unit)) if !unit.is_ascii_digit() => (text.split_at(end).0, unit),
         _ => (text, 's'),
     };
-    let number = number.parse::<u32>().ok();
-    let time = number.zip(seconds(unit)).and_then(|(number, seconds)| number.checked_mul(seconds));
-    time.filter(|time| LEASE_SECONDS.contains(time))
-        .ok_or_else(|| "invalid lease time; expected one from `2m` to `30d`, like `1d`".into())
+    number.parse::<u32>().ok()?.checked_mul(seconds(unit)?)
 }
 
 /// Returns the seconds of a unit of time.

@@ -12,7 +12,7 @@ use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
 use crate::nbd::session::{Handshake, HandshakeEnd, READ_MAX, Replies, Transmission, TransmissionEnd};
-use crate::stream::Turn;
+use crate::stream::{ReadOutcome, Turn};
 
 /// The export of both targets.
 const EXTENT: Extent = Extent { offset: 4096, len: 1 << 20 };
@@ -217,7 +217,7 @@ fn converse(
                 input.extend_from_slice(segments.next().unwrap_or_default());
             }
             Turn::Drained | Turn::Waiting => match cold.pop() {
-                Some(ColdRange { ticket, .. }) => session.range_read(ticket),
+                Some(ColdRange { ticket, .. }) => session.range_ended(ticket, ReadOutcome::Read),
                 None => return (said, None),
             },
             Turn::End(end) => return (said, Some(end)),

@@ -16,7 +16,7 @@ use crate::nfs::handle::FileHandle;
 use crate::nfs::mount;
 use crate::nfs::rpc::{self, CallError, RECORD_MAX, RpcMessage};
 use crate::nfs::session::{DIRECTORY_MAX, READ_MAX, Session, StreamError};
-use crate::stream::Turn;
+use crate::stream::{ReadOutcome, Turn};
 
 /// Most bytes that a turn may queue, and most memory that it may take: its limit and one longest
 /// reply.
@@ -152,7 +152,7 @@ fn converse(data: &[u8], segment: usize, cache: &impl PageCache) -> Said {
                 input.extend_from_slice(segments.next().unwrap_or_default());
             }
             Turn::Drained | Turn::Waiting => match cold.pop() {
-                Some(ColdRange { ticket, .. }) => session.range_read(ticket),
+                Some(ColdRange { ticket, .. }) => session.range_ended(ticket, ReadOutcome::Read),
                 None => return Said { replies, end: None },
             },
             Turn::End(error) => return Said { replies, end: Some(error) },

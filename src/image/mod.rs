@@ -11,6 +11,7 @@ pub mod index;
 pub mod initramfs;
 pub(crate) mod iso9660;
 pub(crate) mod partitions;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 mod readers;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 mod residency;
@@ -38,7 +39,8 @@ pub use error::{FormatError, SurveyError};
 pub(crate) use identity::Identity;
 pub use index::{Index, Node, NodeId, NodeKind};
 use initramfs::SelfTests;
-pub(crate) use readers::{ReadClient, ReadDone};
+pub(crate) use readers::{CHECK_INTERVAL, ImageFault, Patience, ReadClient, ReadDone};
+pub(crate) use source::STALL_TIMEOUT;
 pub use source::Source;
 pub(crate) use survey::{Survey, Volume};
 

@@ -9,12 +9,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use super::readers::{ReadClient, Readers};
+use super::readers::{CHECK_INTERVAL, ImageFault, Patience, ReadClient, Readers};
 use super::residency::Residency;
 use crate::extent::Extent;
 use crate::sys::{Mapping, Span};
+
+/// Time for which clients wait for a read that fails or hangs, unless the operator sets another.
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Image file, opened read-only and mapped.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub struct Source {
     file: Arc<File>,
     residency: Residency,
     readers: Readers,
+    /// In seconds.
+    stall_timeout: AtomicU64,
     map: Option<Mapping>,
     len: u64,
     is_character_device: bool,
@@ -62,8 +68,9 @@ impl Source {
         let map = (len > 0).then(|| Mapping::of(&file, map_len)).transpose()?;
         let file = Arc::new(file);
         let residency = Residency::new(Arc::clone(&file), len);
-        let readers = Readers::new(Arc::clone(&file));
-        Ok(Self { file, residency, readers, map, len, is_character_device })
+        let readers = Readers::new(Arc::clone(&file), path);
+        let stall_timeout = AtomicU64::new(STALL_TIMEOUT.as_secs());
+        Ok(Self { file, residency, readers, stall_timeout, map, len, is_character_device })
     }
 
     /// Returns the size in bytes at the time when the file was opened.
@@ -94,9 +101,35 @@ impl Source {
         extent.is_empty() || self.residency.holds(extent, now)
     }
 
+    /// Sets the time for which clients wait for a read that fails or hangs.
+    pub(crate) fn set_stall_timeout(&self, timeout: Duration) {
+        self.stall_timeout.store(timeout.as_secs(), Ordering::Relaxed);
+    }
+
+    /// Returns the time for which clients wait for a read that fails or hangs.
+    pub(crate) fn stall_timeout(&self) -> Duration {
+        Duration::from_secs(self.stall_timeout.load(Ordering::Relaxed))
+    }
+
+    /// Returns the fault of the disk, if there is one.
+    pub(crate) fn fault(&self) -> Option<ImageFault> {
+        self.readers.fault()
+    }
+
     /// Has `extent` read into the page cache for `client`, which is told the result as `number`.
+    /// Until then it calls [`Source::check_reads`] at times.
     pub(crate) fn read_cold(&self, extent: Extent, client: &ReadClient, number: u64) {
         self.readers.read(extent, client, number);
+    }
+
+    /// Looks for reads that hang. Those who wait call this every [`CHECK_INTERVAL`].
+    pub(crate) fn check_reads(&self, now: Instant) {
+        self.readers.check(now);
+    }
+
+    /// Notes that `client` does not wait any longer for this read.
+    pub(crate) fn give_up(&self, extent: Extent, client: &ReadClient, number: u64) {
+        self.readers.give_up(extent, client, number);
     }
 
     /// Has `extent` read into the page cache, unless there is too much to do.
@@ -107,14 +140,31 @@ impl Source {
     /// Waits until `extent` is in the page cache.
     ///
     /// # Errors
-    /// The error of the disk; `UnexpectedEof` if the file ends before the extent does.
+    /// As [`Source::reread`].
     pub(crate) async fn warm(&self, extent: Extent, now: Instant) -> io::Result<()> {
-        if self.is_cached(extent, now) {
-            return Ok(());
-        }
-        let (client, mut done) = ReadClient::new();
+        if self.is_cached(extent, now) { Ok(()) } else { self.reread(extent).await }
+    }
+
+    /// Reads `extent` into the page cache, whether it is there or not. A read that fails is
+    /// repeated.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the file ends before the extent does; `TimedOut` if reading fails or hangs
+    /// for longer than [`Source::stall_timeout`].
+    pub(crate) async fn reread(&self, extent: Extent) -> io::Result<()> {
+        let (client, mut done) = ReadClient::new(Patience::Waits);
         self.readers.read(extent, &client, 0);
-        done.recv().await.map_or(Ok(()), |done| done.result)
+        let deadline = Instant::now() + self.stall_timeout();
+        loop {
+            match tokio::time::timeout(CHECK_INTERVAL, done.recv()).await {
+                Ok(Some(done)) => return done.result,
+                _ if Instant::now() >= deadline => {
+                    self.readers.give_up(extent, &client, 0);
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                _ => self.readers.check(Instant::now()),
+            }
+        }
     }
 
     /// Returns the part of the mapping for `extent`; `None` if it is outside the file as it was

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use super::Step;
 use crate::bootable::FileKinds;
-use crate::image::{Extent, Identity, Image, NodeId, NodeKind};
+use crate::image::{Extent, Identity, Image, ImageFault, NodeId, NodeKind};
 
 /// Most ranges of an image; further ones are dropped. archiso's own images have about ten.
 const RANGES_MAX: usize = 4096;
@@ -31,6 +31,11 @@ impl TrackedImage {
     /// Returns the identity of the image; `None` if it is closed by now.
     pub(super) fn identity(&self) -> Option<Identity> {
         self.image.upgrade().map(|image| image.identity)
+    }
+
+    /// Returns the fault of the disk of the image, if there is one.
+    pub(super) fn fault(&self) -> Option<ImageFault> {
+        self.image.upgrade()?.source.fault()
     }
 
     pub(super) fn is_open(&self) -> bool {

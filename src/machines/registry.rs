@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::boot_ranges::TrackedImage;
 use super::carried::CarriedMachine;
-use super::status::{MachineStatus, StatusReport};
+use super::status::{FaultStatus, MachineStatus, StatusReport};
 use super::table::MachineTable;
 use super::transfer_stats::TransferStats;
 use super::{Mac, Protocol, RootEnd, Step};
@@ -96,11 +96,13 @@ impl Registry {
         let mut machines: Vec<_> = table.iter().map(|record| MachineStatus::new(record, now, time)).collect();
         let forgotten = table.forgotten();
         drop(table);
+        let faults = self.faults(now, time);
         machines.sort_by(|a, b| b.since.cmp(&a.since).then_with(|| a.key().cmp(&b.key())));
         StatusReport {
             isowire: env!("CARGO_PKG_VERSION").to_owned(),
             time: time.as_second(),
             forgotten,
+            faults,
             machines,
         }
     }
@@ -115,6 +117,12 @@ impl Registry {
         let images = locked(&self.images).clone();
         let find = |identity| images.iter().find(|known| known.identity() == Some(identity)).cloned();
         self.table().add_carried(machines, now, find);
+    }
+
+    fn faults(&self, now: Instant, time: Timestamp) -> Vec<FaultStatus> {
+        let known_images = locked(&self.images);
+        let faults = known_images.iter().filter_map(|known| known.fault().map(|fault| (known, fault)));
+        faults.map(|(known, fault)| FaultStatus::new(&known.name, fault, now, time)).collect()
     }
 
     pub(super) fn known_image(&self, image: &Image) -> Option<Arc<TrackedImage>> {

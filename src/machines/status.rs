@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::table::{MachineBoot, MachineRecord};
 use super::{Mac, Protocol, Stage, Step};
+use crate::image::ImageFault;
 
 /// The report on all machines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,8 +24,29 @@ pub(crate) struct StatusReport {
     pub time: i64,
     /// Machines dropped because the table was full (4096).
     pub forgotten: u64,
+    /// Images that cannot be read at present, in part or at all.
+    #[serde(default)]
+    pub faults: Vec<FaultStatus>,
     /// Sorted by the start of the boot, latest first.
     pub machines: Vec<MachineStatus>,
+}
+
+/// An image whose disk, or network file system, fails or hangs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FaultStatus {
+    /// Name of the image.
+    pub image: String,
+    /// Description of the first fault; others may have followed.
+    pub fault: String,
+    /// Time of that.
+    pub since: i64,
+}
+
+impl FaultStatus {
+    pub(super) fn new(image: &str, fault: ImageFault, now: Instant, time: Timestamp) -> Self {
+        let since = unix_time(time, now, fault.since);
+        Self { image: image.to_owned(), fault: fault.text, since }
+    }
 }
 
 /// A machine and its last boot.

@@ -126,6 +126,7 @@ numbers! {
     /// Error of a reply.
     Errno: u32 {
         EPERM = 1, "NBD_EPERM";
+        EIO = 5, "NBD_EIO";
         EINVAL = 22, "NBD_EINVAL";
     }
 }

@@ -14,9 +14,10 @@ use tracing::info;
 
 use super::session::{Session, StreamError};
 use crate::export::{Batch, ColdRange};
+use crate::image::Patience;
 use crate::images::ImageSet;
 use crate::machines::{self, ConnectionTracker, Registry};
-use crate::stream::{self, ConnectionLog, Listener, PageCacheNow, TransmitError, Turn};
+use crate::stream::{self, ConnectionLog, Listener, PageCacheNow, ReadOutcome, TransmitError, Turn};
 use crate::watched::Watched;
 
 /// State shared by all clients.
@@ -87,6 +88,9 @@ impl stream::Session for Client {
 
     const CHECKS_PAGE_CACHE: bool = true;
 
+    // NFS3ERR_JUKEBOX makes a client ask again.
+    const PATIENCE: Patience = Patience::AsksAgain;
+
     fn adopt(&mut self) {
         if let Some(images) = self.watched.update() {
             self.images = images;
@@ -101,8 +105,8 @@ impl stream::Session for Client {
         self.session.take_cold()
     }
 
-    fn range_read(&mut self, ticket: u64) {
-        self.session.range_read(ticket);
+    fn range_ended(&mut self, ticket: u64, outcome: ReadOutcome) {
+        self.session.range_ended(ticket, outcome);
     }
 
     fn bytes_sent(&mut self, batch: &Batch, len: u64, now: Instant) {

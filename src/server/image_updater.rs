@@ -91,6 +91,8 @@ pub(super) struct ImageUpdater {
     roots: Vec<Root>,
     current: Arc<ImageSet>,
     snapshots: SnapshotSender,
+    /// Time for which clients wait for a disk that fails or hangs.
+    stall_timeout: Duration,
     /// The errors of the last scan: each is logged once.
     logged: Vec<String>,
 }
@@ -105,9 +107,11 @@ impl ImageUpdater {
         opened: Opened,
         boot_config: BootConfig,
         roots: Vec<Root>,
+        stall_timeout: Duration,
         machines: Arc<Registry>,
     ) -> Result<Self, StartError> {
         let Opened { images, logged } = opened;
+        set_stall_timeout(&images, stall_timeout);
         let current = Arc::new(images);
         let first = Snapshot::new(Arc::clone(&current), config_for(&current, &configs, &boot_config))?;
         // Images of a folder come and go; only a name that no file can bring is a mistake.
@@ -123,6 +127,7 @@ impl ImageUpdater {
             roots,
             current,
             snapshots: SnapshotSender::new(first, machines),
+            stall_timeout,
             logged,
         })
     }
@@ -212,6 +217,7 @@ impl ImageUpdater {
 
     /// Publishes the next set, and logs its changes.
     async fn publish(&mut self, next: ImageSet, changes: &[ImageChange]) {
+        set_stall_timeout(&next, self.stall_timeout);
         let next = Arc::new(next);
         let (boot_config, images) = (config_for(&next, &self.configs, &self.boot_config), Arc::clone(&next));
         // Reads the boot menus and the EFI stub of each image from the disk.
@@ -253,6 +259,10 @@ async fn changed(watch: &mut Option<FolderWatch>) -> io::Result<()> {
         Some(watch) => watch.changed().await,
         None => std::future::pending().await,
     }
+}
+
+fn set_stall_timeout(images: &ImageSet, timeout: Duration) {
+    images.iter().for_each(|served| served.image.source.set_stall_timeout(timeout));
 }
 
 /// Returns the operator's choices with the overrides for these images.

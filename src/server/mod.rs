@@ -92,8 +92,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let sockets = ServiceSockets::open(config, inherited, &names)?;
     let machines = Arc::new(Registry::new(Instant::now()));
     let (configs, roots) = (config.images.clone(), sockets.roots());
+    let (boot_config, stall_timeout) = (boot_config(config, &sockets), config.stall_timeout);
     let updater =
-        ImageUpdater::new(configs, opened, boot_config(config, &sockets), roots, Arc::clone(&machines))?;
+        ImageUpdater::new(configs, opened, boot_config, roots, stall_timeout, Arc::clone(&machines))?;
     let runtime = runtime()?;
     let served = runtime.block_on(serve(config, sockets, updater, machines, arrival));
     // Sessions of NBD and NFS last for days; they end here. A blocking task would hold up the process

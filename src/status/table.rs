@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use indicatif::HumanBytes;
 
 use crate::machines::StatusReport;
-use crate::machines::status::{MachineStatus, RootProgress};
+use crate::machines::status::{FaultStatus, MachineStatus, RootProgress};
 
 /// Prints a status report as a table.
 pub(super) struct StatusTable(pub StatusReport);
@@ -21,7 +21,12 @@ const SECURE_BOOT: &str = "Secure Boot? It got its boot program, and nothing fol
 
 impl Display for StatusTable {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self(StatusReport { machines, time, .. }) = self;
+        let Self(StatusReport { machines, faults, time, .. }) = self;
+        // Above all else: machines of the image wait for it.
+        for FaultStatus { image, fault, since } in faults {
+            let (image, fault, age) = (printable(image), printable(fault), age(time - since));
+            writeln!(f, "{image}: cannot be read since {age}: {fault}\n")?;
+        }
         if machines.is_empty() {
             return f.write_str("no machine seen yet\n");
         }
@@ -148,7 +153,21 @@ mod tests {
     }
 
     fn table(machines: Vec<MachineStatus>) -> String {
-        StatusTable(StatusReport { isowire: "1".into(), time: 1000, forgotten: 0, machines }).to_string()
+        table_with(Vec::new(), machines)
+    }
+
+    fn table_with(faults: Vec<FaultStatus>, machines: Vec<MachineStatus>) -> String {
+        StatusTable(StatusReport { isowire: "1".into(), time: 1000, forgotten: 0, faults, machines })
+            .to_string()
+    }
+
+    #[test]
+    fn fault_of_an_image_stands_first() {
+        let (image, fault) = ("arch\x1b".to_owned(), "Input/output error, at byte 7".to_owned());
+        let table = table_with(vec![FaultStatus { image, fault, since: 925 }], Vec::new());
+        let expected =
+            "arch?: cannot be read since 1m 15s: Input/output error, at byte 7\n\nno machine seen yet\n";
+        assert_eq!(table, expected);
     }
 
     #[test]

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::timeout_at;
 
+use super::waiting::ReadOutcome;
 use crate::export::{ColdRange, ImageRange, PageCache};
-use crate::image::{ReadClient, ReadDone};
+use crate::image::{CHECK_INTERVAL, Extent, Image, Patience, ReadClient, ReadDone};
 
 /// Longest read that neighbours are merged to, in bytes. Several of these are read side by side, so
 /// a longer one would only delay its first replies.
@@ -31,21 +33,46 @@ impl PageCache for PageCacheNow {
 }
 
 /// Cold reads of one connection that are under way. Costs nothing until there is one.
-#[derive(Debug, Default)]
-pub(super) struct ColdReads(Option<Box<Begun>>);
+#[derive(Debug)]
+pub(super) struct ColdReads {
+    patience: Patience,
+    begun: Option<Box<Begun>>,
+}
 
 #[derive(Debug)]
 struct Begun {
     client: ReadClient,
     done: UnboundedReceiver<ReadDone>,
-    /// The tickets of replies that wait for each read, by its number.
-    tickets: HashMap<u64, Vec<u64>>,
-    next: u64,
+    /// The reads by their numbers.
+    reads: HashMap<u64, PendingRead>,
+    next_number: u64,
+    next_check: Instant,
+}
+
+/// A read that has not ended.
+#[derive(Debug)]
+struct PendingRead {
+    image: Arc<Image>,
+    extent: Extent,
+    /// Tickets of the replies that wait for it.
+    tickets: Vec<u64>,
+    since: Instant,
+}
+
+/// Replies that do not wait any longer for a range.
+#[derive(Debug, Default)]
+pub(super) struct RangeEnded {
+    pub tickets: Vec<u64>,
+    pub outcome: ReadOutcome,
 }
 
 impl ColdReads {
+    pub(super) fn new(patience: Patience) -> Self {
+        Self { patience, begun: None }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.begun.is_none()
     }
 
     /// Begins to read `ranges`. Neighbours are read together.
@@ -53,45 +80,77 @@ impl ColdReads {
         if ranges.is_empty() {
             return;
         }
-        let begun = self.0.get_or_insert_with(|| {
-            let (client, done) = ReadClient::new();
-            Box::new(Begun { client, done, tickets: HashMap::new(), next: 0 })
-        });
+        let (patience, now) = (self.patience, Instant::now());
+        let begun = self.begun.get_or_insert_with(|| Box::new(Begun::new(patience, now)));
         for (ColdRange { image, extent, .. }, tickets) in merged(ranges) {
-            begun.tickets.insert(begun.next, tickets);
-            image.source.read_cold(extent, &begun.client, begun.next);
-            begun.next += 1;
+            let number = begun.next_number;
+            begun.next_number += 1;
+            image.source.read_cold(extent, &begun.client, number);
+            begun.reads.insert(number, PendingRead { image, extent, tickets, since: now });
         }
     }
 
-    /// Waits until a range was read, and returns the tickets of the replies that waited for it.
-    /// Never ready if nothing is read. No read is lost when the future is dropped.
+    /// Waits until a read has ended, or lasted too long. Never ready if nothing is read. No read is
+    /// lost when the future is dropped.
     ///
     /// # Errors
-    /// That of the read.
-    pub(super) async fn next(&mut self) -> io::Result<Vec<u64>> {
-        let Some(begun) = &mut self.0 else { return std::future::pending().await };
-        // Not `None`: this connection's own `client` keeps the queue open.
-        let Some(done) = begun.done.recv().await else { return Ok(Vec::new()) };
-        self.ended(done)
+    /// `UnexpectedEof` if the image file ends before the range.
+    pub(super) async fn next(&mut self) -> io::Result<RangeEnded> {
+        let Some(begun) = &mut self.begun else { return std::future::pending().await };
+        loop {
+            match timeout_at(begun.next_check.into(), begun.done.recv()).await {
+                Ok(Some(done)) => return self.ended(done),
+                // This connection's own `client` keeps the queue open.
+                Ok(None) => return Ok(RangeEnded::default()),
+                Err(_) => {
+                    if let Some(done) = begun.check(Instant::now()) {
+                        return self.ended(done);
+                    }
+                }
+            }
+        }
     }
 
-    /// Returns the tickets of a read that has ended already.
+    /// Returns the end of a read, if there is another one already.
     ///
     /// # Errors
-    /// That of the read.
-    pub(super) fn try_next(&mut self) -> Option<io::Result<Vec<u64>>> {
-        let done = self.0.as_mut()?.done.try_recv().ok()?;
+    /// As [`ColdReads::next`].
+    pub(super) fn try_next(&mut self) -> Option<io::Result<RangeEnded>> {
+        let done = self.begun.as_mut()?.done.try_recv().ok()?;
         Some(self.ended(done))
     }
 
-    fn ended(&mut self, done: ReadDone) -> io::Result<Vec<u64>> {
-        let Some(begun) = &mut self.0 else { return Ok(Vec::new()) };
-        let tickets = begun.tickets.remove(&done.number).unwrap_or_default();
-        if begun.tickets.is_empty() {
-            self.0 = None;
+    fn ended(&mut self, ReadDone { number, result }: ReadDone) -> io::Result<RangeEnded> {
+        let Some(begun) = &mut self.begun else { return Ok(RangeEnded::default()) };
+        let tickets = begun.reads.remove(&number).map(|read| read.tickets).unwrap_or_default();
+        if begun.reads.is_empty() {
+            self.begun = None;
         }
-        done.result.map(|()| tickets)
+        let outcome = match result {
+            Ok(()) => ReadOutcome::Read,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(error),
+            Err(_) => ReadOutcome::Failed,
+        };
+        Ok(RangeEnded { tickets, outcome })
+    }
+}
+
+impl Begun {
+    fn new(patience: Patience, now: Instant) -> Self {
+        let (client, done) = ReadClient::new(patience);
+        Self { client, done, reads: HashMap::new(), next_number: 0, next_check: now + CHECK_INTERVAL }
+    }
+
+    /// Has the images look for reads that hang, and ends one that has lasted too long.
+    fn check(&mut self, now: Instant) -> Option<ReadDone> {
+        self.reads.values().for_each(|read| read.image.source.check_reads(now));
+        let late = self.reads.iter().find(|(_, read)| now >= read.since + read.image.source.stall_timeout());
+        let Some((&number, read)) = late else {
+            self.next_check = now + CHECK_INTERVAL;
+            return None;
+        };
+        read.image.source.give_up(read.extent, &self.client, number);
+        Some(ReadDone { number, result: Err(io::ErrorKind::TimedOut.into()) })
     }
 }
 
@@ -127,7 +186,7 @@ impl ColdRange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Extent, samples};
+    use crate::image::samples;
 
     #[test]
     fn neighbours_are_read_together() {

@@ -13,11 +13,13 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::cold_reads::ColdReads;
+use super::cold_reads::{ColdReads, RangeEnded};
 use super::receive::{listen, receive};
 use super::transmit::{self, TransmitError};
 use super::turn::{End, Turn};
+use super::waiting::ReadOutcome;
 use crate::export::{Batch, ColdRange};
+use crate::image::Patience;
 
 /// Bytes of input that are read while replies wait for the client: a hundred calls of NFS, and more
 /// than its longest record.
@@ -35,6 +37,9 @@ pub(crate) trait Session {
     /// A turn queues only ranges that the page cache holds.
     const CHECKS_PAGE_CACHE: bool = false;
 
+    /// The client's way with a disk that fails or hangs.
+    const PATIENCE: Patience = Patience::Waits;
+
     /// Adopts a snapshot that was published since the last turn.
     fn adopt(&mut self) {}
 
@@ -47,8 +52,9 @@ pub(crate) trait Session {
         Vec::new()
     }
 
-    /// Notes that a range of the reply with this ticket was read; the next turn queues the reply.
-    fn range_read(&mut self, _ticket: u64) {}
+    /// Notes that a range of the reply with this ticket is not read any more; the next turn queues
+    /// the reply.
+    fn range_ended(&mut self, _ticket: u64, _outcome: ReadOutcome) {}
 
     /// Called each time that the kernel took bytes: the first `len` of `batch`, not yet taken off.
     fn bytes_sent(&mut self, _batch: &Batch, _len: u64, _now: time::Instant) {}
@@ -79,7 +85,10 @@ pub(crate) async fn drive<S: Session>(
     input: &mut BytesMut,
     batch: &mut Batch,
 ) -> Result<End<S::Reason>, TransmitError> {
-    Connection { socket, session, input, batch, reads: ColdReads::default(), is_open: true }.run().await
+    let reads = ColdReads::new(S::PATIENCE);
+    // What is queued already, by a connection that came to rest, was checked long ago.
+    let is_checked = S::CHECKS_PAGE_CACHE && batch.is_empty();
+    Connection { socket, session, input, batch, reads, is_checked, is_open: true }.run().await
 }
 
 /// A connection that is driven.
@@ -90,6 +99,8 @@ struct Connection<'a, S> {
     batch: &'a mut Batch,
     /// Reads from the disk that replies wait for.
     reads: ColdReads,
+    /// The turn found all queued ranges in the page cache.
+    is_checked: bool,
     /// The client has not shut down its sending side.
     is_open: bool,
 }
@@ -110,6 +121,7 @@ impl<S: Session> Connection<'_, S> {
             self.reads.begin(self.session.take_cold());
             let unread = self.input.len();
             let result = self.send().await;
+            self.is_checked = S::CHECKS_PAGE_CACHE;
             self.session.replies_sent(&result, self.batch.len(), self.input);
             result?;
             turn = match turn {
@@ -174,11 +186,11 @@ impl<S: Session> Connection<'_, S> {
     }
 
     /// Tells the session of a read that has ended, and of all others that have.
-    fn note_reads(&mut self, first: io::Result<Vec<u64>>) -> Result<(), TransmitError> {
+    fn note_reads(&mut self, first: io::Result<RangeEnded>) -> Result<(), TransmitError> {
         let mut next = Some(first);
         while let Some(read) = next {
-            let tickets = read.map_err(TransmitError::Image)?;
-            tickets.into_iter().for_each(|ticket| self.session.range_read(ticket));
+            let RangeEnded { tickets, outcome } = read.map_err(TransmitError::Image)?;
+            tickets.into_iter().for_each(|ticket| self.session.range_ended(ticket, outcome));
             next = self.reads.try_next();
         }
         Ok(())
@@ -186,9 +198,9 @@ impl<S: Session> Connection<'_, S> {
 
     /// Sends the whole batch. Reads meanwhile if the session wants to.
     async fn send(&mut self) -> Result<(), TransmitError> {
-        let Self { socket, session, input, batch, .. } = self;
+        let Self { socket, session, input, batch, is_checked, .. } = self;
         let on_sent = |batch: &Batch, len, now| session.bytes_sent(batch, len, now);
-        let flush = transmit::flush(batch, socket, S::CHECKS_PAGE_CACHE, on_sent);
+        let flush = transmit::flush(batch, socket, *is_checked, on_sent);
         if !S::LISTENS_WHILE_SENDING {
             return flush.await;
         }

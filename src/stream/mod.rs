@@ -22,4 +22,4 @@ pub(crate) use log::ConnectionLog;
 pub(crate) use rest::Connections;
 pub(crate) use transmit::TransmitError;
 pub(crate) use turn::{End, ReadTotals, Turn};
-pub(crate) use waiting::Waiting;
+pub(crate) use waiting::{ReadOutcome, Waiting};

@@ -39,19 +39,23 @@ const TURN: u64 = 512 << 10;
 /// (UIO_MAXIOV).
 const AREAS: usize = 256;
 
+/// Times in a row that a range may be in memory and yet not be sent.
+const FAULTS: u32 = 8;
+
 /// A batch could not be sent. The connection is over then, since part of a reply may have left.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TransmitError {
     /// The peer or the network failed.
     #[error(transparent)]
     Peer(io::Error),
-    /// The image file is shorter than it was, or its disk failed: the environment's fault.
+    /// The image file is shorter than it was, or its disk failed for too long: the environment's
+    /// fault.
     #[error("the image cannot be read: {0}")]
     Image(io::Error),
 }
 
-/// Sends the whole batch; waits for the socket and for uncached parts of the image as long as it
-/// takes.
+/// Sends the whole batch; waits for the socket as long as it takes, and for uncached parts of the
+/// image as long as [`Source::stall_timeout`](crate::image::Source::stall_timeout).
 ///
 /// `on_sent` is called with the number of bytes at the front of the batch that left, and the time.
 /// `is_cached` is `true` if the batch was just found in the page cache.
@@ -64,18 +68,28 @@ pub(super) async fn flush(
     mut is_cached: bool,
     mut on_sent: impl FnMut(&Batch, u64, Instant),
 ) -> Result<(), TransmitError> {
-    let mut ahead = ReadAhead::default();
+    let (mut ahead, mut faults) = (ReadAhead::default(), 0);
     while !batch.is_empty() {
         // The kernel may have dropped pages while the client did not read.
         if !std::mem::take(&mut is_cached) {
             ahead.warm_window(batch).await.map_err(TransmitError::Image)?;
         }
         let sending = socket.async_io(Interest::WRITABLE, || send_front(batch, socket.as_fd()));
-        let sent = sending.await.map_err(whose_fault)?;
-        if sent == 0 {
+        let sent = match sending.await.map_err(whose_fault) {
             // sendfile(2) returns 0 only at the end of the file.
-            return Err(TransmitError::Image(io::ErrorKind::UnexpectedEof.into()));
-        }
+            Ok(0) => Err(TransmitError::Image(io::ErrorKind::UnexpectedEof.into())),
+            sent => sent,
+        };
+        let sent = match sent {
+            // Pages were dropped after they had been checked, and could not be read again.
+            Err(TransmitError::Image(error)) if faults < FAULTS => {
+                reread_front(batch, error).await.map_err(TransmitError::Image)?;
+                faults += 1;
+                continue;
+            }
+            sent => sent?,
+        };
+        faults = 0;
         on_sent(batch, sent as u64, Instant::now());
         batch.advance(sent as u64);
         // Also after the last byte: a client that asks for more at once must not keep others from
@@ -96,6 +110,17 @@ fn whose_fault(error: io::Error) -> TransmitError {
         _ if error.kind() == io::ErrorKind::UnexpectedEof => TransmitError::Image(error),
         _ => TransmitError::Peer(error),
     }
+}
+
+/// Reads the first range of the batch again, after the kernel could not send it; `error` is returned
+/// if there is none.
+async fn reread_front(batch: &Batch, error: io::Error) -> io::Result<()> {
+    let range = batch.chunks().find_map(|chunk| match chunk {
+        Chunk::Image(range) => Some(range.truncate(WINDOW)),
+        Chunk::Bytes(_) => None,
+    });
+    let range = range.ok_or(error)?;
+    range.image().source.reread(range.extent()).await
 }
 
 /// Reading ahead of what is sent, once a range was found that is not in the page cache.

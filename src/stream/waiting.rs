@@ -21,8 +21,8 @@ const BYTES: u64 = 32 << 20;
 pub(crate) struct Waiting<R> {
     /// In the order of their arrival.
     requests: Vec<Entry<R>>,
-    /// Those whose ranges were all read.
-    ready: VecDeque<R>,
+    /// Those whose ranges are not read any more.
+    ready: VecDeque<(R, ReadOutcome)>,
     /// Ranges that were not handed out yet.
     cold: Vec<ColdRange>,
     bytes: u64,
@@ -36,6 +36,17 @@ struct Entry<R> {
     /// Number of ranges that are still read.
     ranges: usize,
     bytes: u64,
+    outcome: ReadOutcome,
+}
+
+/// Outcome of reading the ranges of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) enum ReadOutcome {
+    /// All are in memory.
+    #[default]
+    Read,
+    /// The disk fails or hangs, and the client should not wait any longer.
+    Failed,
 }
 
 impl<R> Default for Waiting<R> {
@@ -57,15 +68,16 @@ impl<R> Waiting<R> {
 
     /// Returns the requests that were not answered.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &R> {
-        self.ready.iter().chain(self.requests.iter().map(|entry| &entry.request))
+        self.ready.iter().map(|(request, _)| request).chain(self.requests.iter().map(|entry| &entry.request))
     }
 
     /// Keeps `request` until its `ranges`, one at least, were read.
     pub(crate) fn push<'a>(&mut self, request: R, ranges: impl Iterator<Item = ImageRange<'a>>) {
-        let mut entry = Entry { ticket: self.next_ticket, request, ranges: 0, bytes: 0 };
+        let (ticket, outcome) = (self.next_ticket, ReadOutcome::Read);
+        let mut entry = Entry { ticket, request, ranges: 0, bytes: 0, outcome };
         for range in ranges {
             let (image, extent) = (Arc::clone(range.image()), range.extent());
-            self.cold.push(ColdRange { image, extent, ticket: entry.ticket });
+            self.cold.push(ColdRange { image, extent, ticket });
             entry.ranges += 1;
             entry.bytes += extent.len;
         }
@@ -79,21 +91,22 @@ impl<R> Waiting<R> {
         std::mem::take(&mut self.cold)
     }
 
-    /// Notes that a range of the request with this ticket was read.
-    pub(crate) fn range_read(&mut self, ticket: u64) {
+    /// Notes that a range of the request with this ticket is not read any more.
+    pub(crate) fn range_ended(&mut self, ticket: u64, outcome: ReadOutcome) {
         let Some(at) = self.requests.iter().position(|entry| entry.ticket == ticket) else { return };
         let Some(entry) = self.requests.get_mut(at) else { return };
         entry.ranges -= 1;
+        entry.outcome = entry.outcome.max(outcome);
         if entry.ranges == 0 {
-            let Entry { request, bytes, .. } = self.requests.remove(at);
+            let Entry { request, bytes, outcome, .. } = self.requests.remove(at);
             self.bytes -= bytes;
-            self.ready.push_back(request);
+            self.ready.push_back((request, outcome));
         }
     }
 
-    /// Returns the first request whose ranges were read.
-    pub(crate) fn ready(&self) -> Option<&R> {
-        self.ready.front()
+    /// Returns the first request whose ranges are not read any more, and their outcome.
+    pub(crate) fn ready(&self) -> Option<(&R, ReadOutcome)> {
+        self.ready.front().map(|(request, outcome)| (request, *outcome))
     }
 
     /// Forgets that request, which was answered.
@@ -124,9 +137,9 @@ mod tests {
         waiting.push(request, ranges);
     }
 
-    fn drain(waiting: &mut Waiting<u32>) -> Vec<u32> {
+    fn drain(waiting: &mut Waiting<u32>) -> Vec<(u32, ReadOutcome)> {
         let ready = std::iter::from_fn(|| {
-            let request = waiting.ready().copied();
+            let request = waiting.ready().map(|(request, outcome)| (*request, outcome));
             waiting.answered();
             request
         });
@@ -141,12 +154,12 @@ mod tests {
         let cold = waiting.take_cold();
         assert_eq!(cold.iter().map(|cold| cold.extent.offset >> 20).collect::<Vec<_>>(), [2, 3, 4]);
         assert!(waiting.take_cold().is_empty());
-        waiting.range_read(cold[1].ticket);
+        waiting.range_ended(cold[1].ticket, ReadOutcome::Failed);
         assert!(waiting.ready().is_none());
-        waiting.range_read(cold[2].ticket);
-        waiting.range_read(cold[0].ticket);
+        waiting.range_ended(cold[2].ticket, ReadOutcome::Read);
+        waiting.range_ended(cold[0].ticket, ReadOutcome::Read);
         assert_eq!(waiting.iter().copied().collect::<Vec<_>>(), [8, 7]);
-        assert_eq!(drain(&mut waiting), [8, 7]);
+        assert_eq!(drain(&mut waiting), [(8, ReadOutcome::Read), (7, ReadOutcome::Failed)]);
         assert!(waiting.is_empty() && waiting.bytes == 0);
     }
 
@@ -163,7 +176,7 @@ mod tests {
         assert!(!large.is_full());
         push(&mut large, 1, &[1 << 20], 1);
         assert!(large.is_full());
-        large.take_cold().iter().for_each(|cold| large.range_read(cold.ticket));
+        large.take_cold().iter().for_each(|cold| large.range_ended(cold.ticket, ReadOutcome::Read));
         assert!(!large.is_full());
     }
 }

@@ -20,7 +20,7 @@ use crate::nbd::session::handshake::HandshakeError;
 use crate::nbd::session::resting::{RestingConnection, RestingPhase, RestingRoot};
 use crate::nbd::session::{Attached, Handshake, HandshakeEnd, Transmission, TransmissionEnd};
 use crate::nbd::wire;
-use crate::stream::{self, ConnectionLog, End, PageCacheNow, TransmitError, Turn};
+use crate::stream::{self, ConnectionLog, End, PageCacheNow, ReadOutcome, TransmitError, Turn};
 
 /// A connection of a client.
 #[derive(Debug)]
@@ -260,9 +260,9 @@ impl stream::Session for Client {
         }
     }
 
-    fn range_read(&mut self, ticket: u64) {
+    fn range_ended(&mut self, ticket: u64, outcome: ReadOutcome) {
         if let Phase::Attached(root) = &mut self.phase {
-            root.transmission.range_read(ticket);
+            root.transmission.range_ended(ticket, outcome);
         }
     }
 

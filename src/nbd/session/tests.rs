@@ -14,7 +14,7 @@ use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source, samples};
 use crate::images::{ImageSet, ServedImage};
 use crate::nbd::wire::*;
-use crate::stream::{ReadTotals, Turn};
+use crate::stream::{ReadOutcome, ReadTotals, Turn};
 
 const SIZE: u64 = 1 << 20;
 
@@ -523,9 +523,9 @@ fn cold_read_is_answered_when_it_was_read() {
         let cold = client.cold();
         assert_eq!(cold.iter().map(|cold| cold.1).collect::<Vec<_>>(), [COLD, COLD + 4096]);
         assert_eq!((client.turn(), client.cold()), ((Turn::Drained, String::new()), Vec::new()));
-        client.session.range_read(cold[1].0);
+        client.session.range_ended(cold[1].0, ReadOutcome::Read);
         assert_eq!(client.turn(), (Turn::Drained, alone(COLD + 4096)));
-        client.session.range_read(cold[0].0);
+        client.session.range_ended(cold[0].0, ReadOutcome::Read);
         assert_eq!(client.turn(), (Turn::Drained, alone(COLD)));
         assert_eq!(client.session.totals(), ReadTotals { reads: 4, bytes: 4 * 512 });
     }
@@ -543,7 +543,7 @@ fn phase_ends_after_cold_reads() {
         let mut client = Cold::new(Replies::Simple, &[request(Cmd::READ, 0, COLD, 512), last]);
         assert_eq!(client.turn(), (Turn::Waiting, String::new()));
         let cold = client.cold();
-        client.session.range_read(cold[0].0);
+        client.session.range_ended(cold[0].0, ReadOutcome::Read);
         assert_eq!(client.turn(), (Turn::End(end), format!("{}[{COLD}+512]", simple(0))));
     }
 }
@@ -557,7 +557,7 @@ fn cold_reads_are_bounded() {
     assert_eq!(cold.len(), 256);
     let mut answered = 0;
     while let Some((ticket, _)) = cold.pop() {
-        client.session.range_read(ticket);
+        client.session.range_ended(ticket, ReadOutcome::Read);
         let (turn, replies) = client.turn();
         answered += replies.matches('[').count();
         cold.extend(client.cold());
@@ -567,4 +567,14 @@ fn cold_reads_are_bounded() {
         );
     }
     assert_eq!(answered, 300);
+}
+
+#[test]
+fn unreadable_range_is_an_error() {
+    let mut client = Cold::new(Replies::Simple, &[request(Cmd::READ, 0, COLD, 512)]);
+    client.turn();
+    let cold = client.cold();
+    client.session.range_ended(cold[0].0, ReadOutcome::Failed);
+    assert_eq!(client.turn(), (Turn::Drained, simple(5)));
+    assert_eq!(client.session.totals().reads, 0);
 }

@@ -9,7 +9,7 @@ use super::{ALLOCATION_ID, READ_MAX};
 use crate::codec::Reader;
 use crate::export::{Batch, ColdRange, Export, ImageRange, MixedImagesError, PageCache, Piece, Pieces};
 use crate::nbd::wire::{self, ChunkType, Cmd, Errno, NbdParseError, NbdRequest};
-use crate::stream::{ReadTotals, Turn, Waiting};
+use crate::stream::{ReadOutcome, ReadTotals, Turn, Waiting};
 
 /// Payload bytes queued before the connection has to let others run.
 const TURN_BYTES: u64 = 1 << 20;
@@ -110,9 +110,9 @@ impl Transmission {
         self.waiting.take_cold()
     }
 
-    /// Notes that a range of the request with this ticket was read.
-    pub(crate) fn range_read(&mut self, ticket: u64) {
-        self.waiting.range_read(ticket);
+    /// Notes that a range of the request with this ticket is not read any more.
+    pub(crate) fn range_ended(&mut self, ticket: u64, outcome: ReadOutcome) {
+        self.waiting.range_ended(ticket, outcome);
     }
 
     /// Answers the complete requests of `input` about `export`, takes them off, and queues the
@@ -157,17 +157,23 @@ impl Transmission {
         Turn::Full
     }
 
-    /// Answers the reads whose bytes are in memory by now; returns `Some` when the turn ends then.
+    /// Answers the reads that do not wait any longer; returns `Some` when the turn ends then.
     fn answer_waiting(&mut self, export: &Export, out: &mut Batch) -> Option<Turn<TransmissionEnd>> {
-        while let Some(request) = self.waiting.ready() {
+        while let Some((request, outcome)) = self.waiting.ready() {
             // The request was checked when it came.
             let pieces = export.range(request.offset, request.len.into()).ok()?;
-            if out.len() >= TURN_BYTES
-                || out.push_reply(|out| read(self.replies, request, pieces, out)).is_err()
-            {
+            if out.len() >= TURN_BYTES {
                 return Some(Turn::Full);
             }
-            self.totals.count(request.len);
+            match outcome {
+                ReadOutcome::Failed => self.refuse(request, RequestError::UNREADABLE, out),
+                ReadOutcome::Read => {
+                    if out.push_reply(|out| read(self.replies, request, pieces, out)).is_err() {
+                        return Some(Turn::Full);
+                    }
+                    self.totals.count(request.len);
+                }
+            }
             self.waiting.answered();
         }
         self.waiting.is_full().then_some(Turn::Waiting)
@@ -389,6 +395,9 @@ impl RequestError {
     const READ_ONLY: Self = Self { error: Errno::EPERM, text: "the export is read-only" };
     // NBD_EINVAL for "a read or trim request including one or more sectors beyond the size".
     const BEHIND_END: Self = Self::invalid("the request ends behind the export");
+
+    // The client waited for `stall-timeout`.
+    const UNREADABLE: Self = Self { error: Errno::EIO, text: "the image cannot be read" };
 
     const fn invalid(text: &'static str) -> Self {
         Self { error: Errno::EINVAL, text }

@@ -23,7 +23,7 @@ use super::xdr::{self, Emitter};
 use super::{mount, wire};
 use crate::export::{AllCached, Batch, ColdRange, MixedImagesError, PageCache, Piece};
 use crate::images::ImageSet;
-use crate::stream::{ReadTotals, Turn, Waiting};
+use crate::stream::{ReadOutcome, ReadTotals, Turn, Waiting};
 
 /// Longest READ, in bytes; also the preferred length: Linux then mounts with `rsize=1048576`.
 pub(crate) const READ_MAX: u32 = 1 << 20;
@@ -95,9 +95,9 @@ impl Session {
         self.waiting.take_cold()
     }
 
-    /// Notes that a range of the call with this ticket was read.
-    pub(crate) fn range_read(&mut self, ticket: u64) {
-        self.waiting.range_read(ticket);
+    /// Notes that a range of the call with this ticket is not read any more.
+    pub(crate) fn range_ended(&mut self, ticket: u64, outcome: ReadOutcome) {
+        self.waiting.range_ended(ticket, outcome);
     }
 
     /// Answers the complete calls of `input`, takes them off, and queues the replies. A READ of
@@ -150,20 +150,33 @@ impl Session {
         if self.waiting.is_empty() { Turn::End(error.into()) } else { Turn::Waiting }
     }
 
-    /// Answers the READs whose bytes are in memory by now; returns `Some` when the turn ends then.
+    /// Answers the READs that do not wait any longer; returns `Some` when the turn ends then.
     fn answer_waiting(&mut self, images: &ImageSet, out: &mut Batch) -> Option<Turn<StreamError>> {
-        while let Some(call) = self.waiting.ready().cloned() {
+        while let Some((call, outcome)) = self.waiting.ready() {
+            let call = call.clone();
             if out.len() >= TURN_BYTES {
                 return Some(Turn::Full);
             }
             // The message was parsed when it came.
             let message = RpcMessage::parse(&call.message).ok()?;
-            if self.reply(images, &message, &call.message, &AllCached, out).is_err() {
+            if outcome == ReadOutcome::Failed {
+                self.postpone(images, &message, out);
+            } else if self.reply(images, &message, &call.message, &AllCached, out).is_err() {
                 return Some(Turn::Full);
             }
             self.waiting.answered();
         }
         self.must_wait().then_some(Turn::Waiting)
+    }
+
+    /// Queues the reply that makes a client send its READ again.
+    fn postpone(&mut self, images: &ImageSet, message: &RpcMessage<'_>, out: &mut Batch) {
+        out.write_bytes(|arena| {
+            let start = rpc::begin_record(arena);
+            message.answer(arena, |call, results| procedures::postpone(images, call, results));
+            rpc::end_record(arena, start, 0);
+        });
+        self.duplicates.answered(message.xid);
     }
 
     /// Returns `true` if no more calls should be taken off the input, since too many wait.

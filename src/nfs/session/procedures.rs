@@ -59,6 +59,21 @@ pub(super) fn answer<'a>(
     }
 }
 
+/// Emits the results of a READ whose client should try again later.
+pub(super) fn postpone(
+    images: &ImageSet,
+    call: &Call<'_>,
+    results: &mut Emitter<'_>,
+) -> Result<(), CallError> {
+    let object = Object::find(images, wire::handle(&mut { call.args })?);
+    // RFC 1813 §2.6: the server "initiated the request, but was not able to complete it in a timely
+    // fashion. The client should wait and then try the request with a new RPC transaction ID."
+    results.u32(NfsStatus::Jukebox as u32);
+    let attributes = object.map(|object| object.attributes());
+    reply::post_op_attr(attributes.as_ref().ok(), results);
+    Ok(())
+}
+
 /// Runs a procedure on the object whose handle comes first in the arguments.
 fn on_object<'a>(
     images: &'a ImageSet,

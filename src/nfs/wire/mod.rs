@@ -51,6 +51,7 @@ pub(crate) enum NfsStatus {
     BadHandle = 10_001,
     BadCookie = 10_003,
     TooSmall = 10_005,
+    Jukebox = 10_008,
 }
 
 /// Rights that ACCESS grants (RFC 1813 §3.3.4). MODIFY, EXTEND and DELETE are never granted.

@@ -1,5 +1,7 @@
 use super::*;
 use crate::export::{ImageRange, PageCache};
+use crate::nfs::wire::NfsStatus;
+use crate::stream::ReadOutcome;
 
 fn reads(client: &Client, xids: impl IntoIterator<Item = u32>, count: u32) -> BytesMut {
     let args = client.on(AIROOTFS).u64(0).u32(count);
@@ -153,7 +155,7 @@ fn cold_read_is_answered_when_it_was_read() {
     let cold = client.session.take_cold();
     assert_eq!(cold.iter().map(|cold| cold.extent.len).collect::<Vec<_>>(), [4096, 4096]);
     for (cold, xid) in cold.iter().zip([1, 2]).rev() {
-        client.session.range_read(cold.ticket);
+        client.session.range_ended(cold.ticket, ReadOutcome::Read);
         assert_eq!(turn(&mut client, &mut input), (Turn::Drained, vec![xid]));
     }
     assert_eq!(client.session.totals(), ReadTotals { reads: 3, bytes: 2 * 4096 });
@@ -184,7 +186,29 @@ fn connection_ends_after_cold_reads() {
     input.extend_from_slice(b"\xff\xff\xff\xff");
     assert_eq!(turn(&mut client, &mut input), (Turn::Waiting, vec![]));
     let cold = client.session.take_cold();
-    client.session.range_read(cold[0].ticket);
+    client.session.range_ended(cold[0].ticket, ReadOutcome::Read);
     let (end, answered) = turn(&mut client, &mut input);
     assert!(matches!(end, Turn::End(StreamError(RecordError::TooLong(_)))) && answered == [1], "{end:?}");
+}
+
+#[test]
+fn unreadable_range_is_asked_for_again() {
+    let mut client = Client::new();
+    let mut input = reads(&client, [7], 4096);
+    assert_eq!(turn(&mut client, &mut input), (Turn::Drained, vec![]));
+    let cold = client.session.take_cold();
+    client.session.range_ended(cold[0].ticket, ReadOutcome::Failed);
+    let mut batch = Batch::default();
+    client.session.handle(&client.images, &mut input, &NoneCached, &mut batch);
+    let [reply] = &replies(&batch)[..] else { panic!("one reply") };
+    let mut head = Reader::new(&reply.head);
+    head.skip(24).unwrap();
+    assert_eq!((head.u32_be(), head.u32_be()), (Ok(NfsStatus::Jukebox as u32), Ok(1)), "with attributes");
+    assert_eq!((head.remaining(), reply.ranges.len()), (84, 0));
+    client.session.sent(&input);
+    assert_eq!(client.session.totals().reads, 0);
+    // A new call, which may have the same xid.
+    let mut input = reads(&client, [7], 4096);
+    assert_eq!(turn(&mut client, &mut input), (Turn::Drained, vec![]));
+    assert_eq!(client.session.take_cold().len(), 1);
 }

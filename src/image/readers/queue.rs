@@ -1,0 +1,579 @@
+//! The reads of an image: queued, under way, failed, or hanging. No I/O and no clock.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{CHECK_INTERVAL, ImageFault, Patience, READERS, ReadClient, ReadDone};
+use crate::extent::Extent;
+
+/// Most hints that wait for a reader; more are dropped.
+const HINTS: usize = 64;
+
+/// Time after which a read counts as hanging: a disk that spins up takes less.
+const HANGS_AFTER: Duration = Duration::from_secs(5);
+
+/// Most readers of one image that hang and are replaced. Then its reads wait.
+const HANGING: usize = 128;
+
+/// log2 of the length of a region, in bytes. Reads in the region of one that hangs are put off.
+const REGION_BITS: u32 = 20;
+
+/// First and longest pause before a failed read is repeated.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Pause before a failed read is repeated that nobody waits for, only to see whether it succeeds.
+const PROBE_PAUSE: Duration = Duration::from_secs(30);
+
+/// Most failed reads that are kept though nobody waits for them.
+const PROBES: usize = 16;
+
+/// One who waits for a read.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub done: UnboundedSender<ReadDone>,
+    /// Number by which it knows the read.
+    pub number: u64,
+    pub patience: Patience,
+}
+
+impl Waiter {
+    fn tell(&self, result: io::Result<()>) {
+        // Nobody listens where the connection has ended.
+        let _ = self.done.send(ReadDone { number: self.number, result });
+    }
+}
+
+/// A change that is worth a line of the log.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Fault(String),
+    /// The fault is over, after this many seconds.
+    Over(u64),
+    /// A client waited as long as it may.
+    GivenUp,
+}
+
+/// Reads of one image, and its readers.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    reads: HashMap<Extent, ColdRead>,
+    /// Clients whose reads have not begun, in the order of their turns.
+    turns: VecDeque<u64>,
+    /// The reads of each of them.
+    of_client: HashMap<u64, VecDeque<Extent>>,
+    /// Failed reads and those put off, by the time at which they are tried again.
+    retries: Retries,
+    /// Number of reads that have not begun, and of hints among them.
+    queued: usize,
+    hints: usize,
+    readers: usize,
+    idle: usize,
+    /// Ranges whose readers hang.
+    hanging: Vec<Extent>,
+    fault: Option<ImageFault>,
+    has_given_up: bool,
+    checked: Option<Instant>,
+    is_closed: bool,
+}
+
+#[derive(Debug)]
+struct ColdRead {
+    waiting: Vec<Waiter>,
+    /// Begun even if nobody waits.
+    is_hint: bool,
+    state: ReadState,
+    failures: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ReadState {
+    Queued,
+    Reading {
+        since: Instant,
+    },
+    /// Longer than [`HANGS_AFTER`]; its reader is replaced.
+    Hanging,
+    /// It failed, or is put off, and is tried again.
+    Retried {
+        at: Instant,
+        since: Instant,
+    },
+}
+
+impl ColdRead {
+    fn is_wanted(&self) -> bool {
+        self.is_hint || self.waiting.iter().any(|waiter| !waiter.done.is_closed())
+    }
+
+    /// Tells those who do not wait for a read with a fault.
+    fn tell_impatient(&mut self, error: &io::Error) {
+        self.waiting.retain(|waiter| {
+            let waits = waiter.patience == Patience::Waits;
+            if !waits {
+                waiter.tell(Err(copy(error)));
+            }
+            waits
+        });
+    }
+}
+
+impl Queue {
+    /// Adds one who waits for `extent`; returns `true` if a reader is needed for it.
+    pub(super) fn add(&mut self, extent: Extent, client: u64, waiter: Waiter, now: Instant) -> bool {
+        match self.reads.entry(extent) {
+            Entry::Occupied(read) => return self.retries.join(read.into_mut(), extent, waiter, now),
+            Entry::Vacant(new) => new.insert(ColdRead::queued(vec![waiter], false)),
+        };
+        self.push(client, extent);
+        true
+    }
+
+    /// Adds a read that nobody waits for; returns `true` if a reader is needed for it.
+    pub(super) fn add_hint(&mut self, extent: Extent) -> bool {
+        if self.hints >= HINTS || self.fault.is_some() || self.reads.contains_key(&extent) {
+            return false;
+        }
+        self.reads.insert(extent, ColdRead::queued(Vec::new(), true));
+        self.hints += 1;
+        self.push(ReadClient::NOBODY, extent);
+        true
+    }
+
+    fn push(&mut self, client: u64, extent: Extent) {
+        let reads = self.of_client.entry(client).or_default();
+        if reads.is_empty() {
+            self.turns.push_back(client);
+        }
+        reads.push_back(extent);
+        self.queued += 1;
+    }
+
+    /// Takes a read that is due for another try, or one of the client whose turn it is.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Extent> {
+        loop {
+            let extent = self.retries.pop(now).or_else(|| self.pop_queued())?;
+            let is_near_hanging = self.hanging.iter().any(|hanging| region(*hanging) == region(extent));
+            let Entry::Occupied(mut read) = self.reads.entry(extent) else { continue };
+            let is_probe = read.get().failures > 0 && self.retries.0.len() < PROBES;
+            if std::mem::take(&mut read.get_mut().is_hint) {
+                self.hints -= 1;
+            } else if !read.get().is_wanted() && !is_probe {
+                read.remove();
+                continue;
+            }
+            if is_near_hanging {
+                read.get_mut().tell_impatient(&io::ErrorKind::TimedOut.into());
+                self.retries.add(read.get_mut(), extent, now, CHECK_INTERVAL);
+                continue;
+            }
+            read.get_mut().state = ReadState::Reading { since: now };
+            return Some(extent);
+        }
+    }
+
+    fn pop_queued(&mut self) -> Option<Extent> {
+        while let Some(client) = self.turns.pop_front() {
+            let Entry::Occupied(mut reads) = self.of_client.entry(client) else { continue };
+            let Some(extent) = reads.get_mut().pop_front() else { continue };
+            self.queued -= 1;
+            if reads.get().is_empty() {
+                reads.remove();
+            } else {
+                self.turns.push_back(client);
+            }
+            return Some(extent);
+        }
+        None
+    }
+
+    /// Ends a read, or has it repeated if it failed.
+    pub(super) fn end(&mut self, extent: Extent, result: io::Result<()>, now: Instant) -> Option<Change> {
+        self.hanging.retain(|hanging| *hanging != extent);
+        match result {
+            // A file that has become shorter stays so: its clients have to know.
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => self.failed(extent, &error, now),
+            result => {
+                let waiting = self.reads.remove(&extent).into_iter().flat_map(|read| read.waiting);
+                waiting.for_each(|waiter| waiter.tell(copy_of(&result)));
+                result.ok().and_then(|()| self.fault_over(now))
+            }
+        }
+    }
+
+    fn failed(&mut self, extent: Extent, error: &io::Error, now: Instant) -> Option<Change> {
+        let read = self.reads.get_mut(&extent)?;
+        read.tell_impatient(error);
+        let pause = if read.is_wanted() {
+            PAUSE.saturating_mul(1 << read.failures.min(10)).min(PAUSE_MAX)
+        } else {
+            PROBE_PAUSE
+        };
+        read.failures += 1;
+        self.retries.add(read, extent, now, pause);
+        self.fault_found(format!("{error}, at byte {}", extent.offset), now)
+    }
+
+    fn fault_found(&mut self, text: String, now: Instant) -> Option<Change> {
+        // One that lasts is told once, wherever in the file it is seen next.
+        if self.fault.is_some() {
+            return None;
+        }
+        self.fault = Some(ImageFault { since: now, text: text.clone() });
+        Some(Change::Fault(text))
+    }
+
+    /// Notes that a read succeeded: perhaps it was the last with a fault.
+    fn fault_over(&mut self, now: Instant) -> Option<Change> {
+        if self.fault.is_none() || !self.hanging.is_empty() || !self.retries.0.is_empty() {
+            return None;
+        }
+        // One that is under way again is not done yet.
+        if self.reads.values().any(|read| read.failures > 0) {
+            return None;
+        }
+        self.has_given_up = false;
+        let fault = self.fault.take()?;
+        Some(Change::Over(now.saturating_duration_since(fault.since).as_secs()))
+    }
+
+    /// Notes reads that hang.
+    pub(super) fn check(&mut self, now: Instant) -> Option<Change> {
+        // All who wait call this; the reads of all of them are looked at once.
+        let is_early = self.checked.is_some_and(|checked| now < checked + CHECK_INTERVAL / 2);
+        if is_early {
+            return None;
+        }
+        self.checked = Some(now);
+        let mut first = None;
+        for (&extent, read) in &mut self.reads {
+            let ReadState::Reading { since } = read.state else { continue };
+            if now.saturating_duration_since(since) < HANGS_AFTER || self.hanging.len() >= HANGING {
+                continue;
+            }
+            read.state = ReadState::Hanging;
+            read.tell_impatient(&io::ErrorKind::TimedOut.into());
+            self.hanging.push(extent);
+            first.get_or_insert(extent);
+        }
+        let extent = first?;
+        let seconds = HANGS_AFTER.as_secs();
+        self.fault_found(format!("no answer of the disk for {seconds} s, at byte {}", extent.offset), now)
+    }
+
+    /// Removes one who waits for a read.
+    pub(super) fn give_up(
+        &mut self,
+        extent: Extent,
+        done: &UnboundedSender<ReadDone>,
+        number: u64,
+    ) -> Option<Change> {
+        let read = self.reads.get_mut(&extent)?;
+        read.waiting.retain(|waiter| waiter.number != number || !waiter.done.same_channel(done));
+        (!std::mem::replace(&mut self.has_given_up, true)).then_some(Change::GivenUp)
+    }
+
+    /// Notes that no thread could be started.
+    pub(super) fn thread_missing(&mut self, error: &io::Error, now: Instant) -> Option<Change> {
+        // Other readers come to the reads that wait.
+        if self.active_readers() > 0 {
+            return None;
+        }
+        self.fault_found(format!("no thread can be started for it: {error}"), now)
+    }
+
+    pub(super) fn fault(&self) -> Option<&ImageFault> {
+        self.fault.as_ref()
+    }
+
+    /// Returns the number of reads that could begin now.
+    pub(super) fn ready_reads(&self, now: Instant) -> usize {
+        let due = self.retries.0.iter().take_while(|&&(at, ..)| at <= now).take(READERS).count();
+        self.queued.min(READERS) + due
+    }
+
+    /// Returns when the next read is tried again.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.retries.0.first().map(|&(at, ..)| at)
+    }
+
+    /// Returns `true` if there are more idle readers than reads for them.
+    pub(super) fn has_idle_readers(&self) -> bool {
+        self.idle > 0 && self.idle >= self.queued
+    }
+
+    pub(super) fn readers(&self) -> usize {
+        self.readers
+    }
+
+    /// Returns the number of readers that do not hang.
+    pub(super) fn active_readers(&self) -> usize {
+        self.readers - self.hanging.len()
+    }
+
+    pub(super) fn reader_began(&mut self) {
+        self.readers += 1;
+    }
+
+    pub(super) fn reader_ended(&mut self) {
+        self.readers -= 1;
+    }
+
+    pub(super) fn reader_idles(&mut self, idles: bool) {
+        if idles { self.idle += 1 } else { self.idle -= 1 }
+    }
+
+    /// Decides whether a reader that found no read should end.
+    pub(super) fn is_superfluous(&self, has_timed_out: bool) -> bool {
+        let is_needed = !self.retries.0.is_empty() && self.idle == 0;
+        self.is_closed || self.active_readers() > READERS || (has_timed_out && !is_needed)
+    }
+
+    /// Notes that the image is closed: readers end when nothing is queued.
+    pub(super) fn close(&mut self) {
+        self.is_closed = true;
+        self.retries.0.clear();
+    }
+}
+
+/// Failed reads and those put off, by the time at which they are tried again.
+#[derive(Debug, Default)]
+struct Retries(BTreeSet<(Instant, u64, u64)>);
+
+impl Retries {
+    /// Has `read` tried again after `pause`.
+    fn add(&mut self, read: &mut ColdRead, extent: Extent, now: Instant, pause: Duration) {
+        let at = now + pause;
+        read.state = ReadState::Retried { at, since: now };
+        self.0.insert((at, extent.offset, extent.len));
+    }
+
+    /// Takes a read that is due.
+    fn pop(&mut self, now: Instant) -> Option<Extent> {
+        let &(at, offset, len) = self.0.first()?;
+        (at <= now).then(|| {
+            self.0.pop_first();
+            Extent { offset, len }
+        })
+    }
+
+    /// Adds one who waits for a read of before; returns `true` if it is tried again now.
+    fn join(&mut self, read: &mut ColdRead, extent: Extent, waiter: Waiter, now: Instant) -> bool {
+        let asks_again = waiter.patience == Patience::AsksAgain;
+        match read.state {
+            ReadState::Hanging if asks_again => waiter.tell(Err(io::ErrorKind::TimedOut.into())),
+            ReadState::Retried { since, .. } if asks_again && now < since + CHECK_INTERVAL => {
+                waiter.tell(Err(io::ErrorKind::TimedOut.into()));
+            }
+            ReadState::Retried { at, .. } if at > now + CHECK_INTERVAL => {
+                read.waiting.push(waiter);
+                self.0.remove(&(at, extent.offset, extent.len));
+                self.add(read, extent, now, Duration::ZERO);
+                return true;
+            }
+            _ => read.waiting.push(waiter),
+        }
+        false
+    }
+}
+
+impl ColdRead {
+    fn queued(waiting: Vec<Waiter>, is_hint: bool) -> Self {
+        Self { waiting, is_hint, state: ReadState::Queued, failures: 0 }
+    }
+}
+
+fn region(extent: Extent) -> u64 {
+    extent.offset >> REGION_BITS
+}
+
+fn copy_of(result: &io::Result<()>) -> io::Result<()> {
+    result.as_ref().map_err(copy).copied()
+}
+
+/// Returns an equal error for each of those who wait.
+fn copy(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    const fn extent(offset: u64) -> Extent {
+        Extent { offset, len: 1 }
+    }
+
+    /// A client, and the queue in which its reads end.
+    struct Client(ReadClient, UnboundedReceiver<ReadDone>);
+
+    impl Client {
+        fn new(patience: Patience) -> Self {
+            let (client, done) = ReadClient::new(patience);
+            Self(client, done)
+        }
+
+        fn ask(&self, queue: &mut Queue, offset: u64, now: Instant) -> bool {
+            let Self(client, _) = self;
+            let waiter = Waiter { done: client.done.clone(), number: offset, patience: client.patience };
+            queue.add(extent(offset), client.id, waiter, now)
+        }
+
+        /// Returns the reads that have ended, and whether each succeeded.
+        fn told(&mut self) -> Vec<(u64, bool)> {
+            let Self(_, done) = self;
+            std::iter::from_fn(|| done.try_recv().ok())
+                .map(|done| (done.number, done.result.is_ok()))
+                .collect()
+        }
+    }
+
+    fn order(queue: &mut Queue, now: Instant) -> Vec<u64> {
+        std::iter::from_fn(|| queue.pop(now)).map(|extent| extent.offset).collect()
+    }
+
+    fn eio() -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    }
+
+    #[test]
+    fn clients_are_served_in_turn() {
+        let [greedy, modest] = [(); 2].map(|()| Client::new(Patience::Waits));
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        (0..4).for_each(|offset| assert!(greedy.ask(&mut queue, offset, now)));
+        (10..12).for_each(|offset| assert!(modest.ask(&mut queue, offset, now)));
+        assert!(!modest.ask(&mut queue, 3, now), "it is read already");
+        assert_eq!(order(&mut queue, now), [0, 10, 1, 11, 2, 3]);
+        assert!(queue.of_client.is_empty() && queue.turns.is_empty() && queue.queued == 0);
+    }
+
+    #[test]
+    fn read_of_a_client_that_left_is_not_begun() {
+        let [gone, here] = [(); 2].map(|()| Client::new(Patience::Waits));
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        (0..3).for_each(|offset| assert!(gone.ask(&mut queue, offset, now)));
+        here.ask(&mut queue, 1, now);
+        drop(gone);
+        assert_eq!(order(&mut queue, now), [1]);
+        assert_eq!(queue.reads.len(), 1);
+    }
+
+    #[test]
+    fn hints_are_bounded() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        assert_eq!((0..1000).filter(|&offset| queue.add_hint(extent(offset))).count(), HINTS);
+        assert_eq!(order(&mut queue, now).len(), HINTS);
+        assert!(queue.add_hint(extent(5000)) && !queue.add_hint(extent(0)), "the first is under way");
+    }
+
+    #[test]
+    fn failed_read_is_repeated_until_it_succeeds() {
+        let mut client = Client::new(Patience::Waits);
+        let (mut queue, mut now) = (Queue::default(), Instant::now());
+        client.ask(&mut queue, 7, now);
+        let mut pauses = Vec::new();
+        for n in 0..9 {
+            assert_eq!(order(&mut queue, now), [7]);
+            let change = queue.end(extent(7), eio(), now);
+            let text = "Input/output error (os error 5), at byte 7".to_owned();
+            assert_eq!(change, (n == 0).then_some(Change::Fault(text)), "told once");
+            assert_eq!(queue.pop(now), None);
+            let retry = queue.next_retry().unwrap();
+            pauses.push((retry - now).as_millis());
+            now = retry;
+        }
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
+        assert_eq!((client.told(), order(&mut queue, now)), (vec![], vec![7]));
+        assert_eq!(queue.end(extent(7), Ok(()), now), Some(Change::Over(21)));
+        assert_eq!(client.told(), [(7, true)]);
+        assert!(queue.reads.is_empty() && queue.fault().is_none());
+    }
+
+    #[test]
+    fn impatient_client_is_told_of_each_failure() {
+        let mut client = Client::new(Patience::AsksAgain);
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        client.ask(&mut queue, 7, now);
+        assert_eq!(order(&mut queue, now), [7]);
+        queue.end(extent(7), eio(), now);
+        assert!(!client.ask(&mut queue, 7, now));
+        assert_eq!(client.told(), [(7, false), (7, false)]);
+        // Nobody waits, so the next try is far away; one who asks brings it about.
+        let later = now + 2 * SECOND;
+        assert_eq!(queue.next_retry(), Some(now + PROBE_PAUSE));
+        assert!(client.ask(&mut queue, 7, later));
+        assert_eq!((client.told(), order(&mut queue, later)), (vec![], vec![7]));
+        queue.end(extent(7), Ok(()), later);
+        assert_eq!(client.told(), [(7, true)]);
+    }
+
+    #[test]
+    fn fault_is_over_when_all_reads_succeed() {
+        let client = Client::new(Patience::Waits);
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for offset in [1, 2, 3] {
+            client.ask(&mut queue, offset, now);
+        }
+        assert_eq!(order(&mut queue, now), [1, 2, 3]);
+        assert!(queue.end(extent(1), eio(), now).is_some());
+        assert!(queue.end(extent(2), eio(), now).is_none());
+        assert!(queue.end(extent(3), Ok(()), now).is_none(), "others still fail");
+        assert_eq!(order(&mut queue, now + SECOND), [1, 2]);
+        assert!(queue.end(extent(1), Ok(()), now + SECOND).is_none());
+        assert_eq!(queue.end(extent(2), Ok(()), now + SECOND), Some(Change::Over(1)));
+    }
+
+    #[test]
+    fn hanging_reader_is_replaced() {
+        let (mut waiting, mut asking) = (Client::new(Patience::Waits), Client::new(Patience::AsksAgain));
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        waiting.ask(&mut queue, 1, now);
+        asking.ask(&mut queue, 1, now);
+        queue.reader_began();
+        assert_eq!(order(&mut queue, now), [1]);
+        assert_eq!(queue.check(now + SECOND), None);
+        let late = now + HANGS_AFTER;
+        assert!(matches!(queue.check(late), Some(Change::Fault(text)) if text.contains("no answer")));
+        assert_eq!((waiting.told(), asking.told()), (vec![], vec![(1, false)]));
+        assert_eq!((queue.readers(), queue.active_readers()), (1, 0));
+        // Its neighbour is put off, another range is not.
+        waiting.ask(&mut queue, 2, late);
+        waiting.ask(&mut queue, 5 << REGION_BITS, late);
+        assert_eq!(order(&mut queue, late), [5 << REGION_BITS]);
+        assert_eq!(queue.end(extent(5 << REGION_BITS), Ok(()), late), None);
+        assert_eq!(queue.end(extent(1), Ok(()), late), None, "the neighbour has yet to be read");
+        assert_eq!(order(&mut queue, late + SECOND), [2]);
+        assert!(queue.end(extent(2), Ok(()), late + SECOND).is_some());
+        assert_eq!((queue.readers(), queue.active_readers()), (1, 1));
+    }
+
+    #[test]
+    fn surplus_readers_end() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        (0..=READERS).for_each(|_| queue.reader_began());
+        queue.hanging.push(extent(1));
+        assert!(!queue.is_superfluous(false) && queue.is_superfluous(true));
+        queue.end(extent(1), Ok(()), now);
+        assert!(queue.is_superfluous(false), "the one that hung was replaced");
+    }
+
+    #[test]
+    fn client_gives_up_once_for_all() {
+        let client = Client::new(Patience::Waits);
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for offset in [1, 2] {
+            client.ask(&mut queue, offset, now);
+        }
+        assert_eq!(queue.give_up(extent(1), &client.0.done, 1), Some(Change::GivenUp));
+        assert_eq!(queue.give_up(extent(2), &client.0.done, 2), None);
+        assert_eq!(order(&mut queue, now), [] as [u64; 0]);
+    }
+}
