@@ -43,7 +43,30 @@ impl Mapping {
         // The sum is inside the mapping, and nothing is dereferenced here.
         Some(Span { address: self.0.as_ptr().wrapping_add(offset), len, mapping: PhantomData })
     }
+
+    /// Returns `true` if all pages of `extent` are in memory with their content. Unlike
+    /// [`cached_pages`] it does not count a page that is still read, or whose read failed. For a
+    /// file that this user may not write it is always true (mincore(2)).
+    pub(crate) fn is_resident(&self, extent: Extent) -> bool {
+        let from = extent.offset / MINCORE_PAGE * MINCORE_PAGE;
+        let mut pages = [0_u8; 64];
+        (from..extent.end()).step_by(pages.len() * MINCORE_PAGE as usize).all(|offset| {
+            let len = (extent.end() - offset).min(pages.len() as u64 * MINCORE_PAGE);
+            let Some(span) = self.span(Extent { offset, len }) else { return false };
+            // SAFETY: the kernel writes a byte for each page, of which there are at most 64, and
+            // reads nothing. The cast to a mutable pointer is the signature's.
+            let result =
+                unsafe { libc::mincore(span.address.cast_mut().cast(), span.len, pages.as_mut_ptr()) };
+            let count = len.div_ceil(MINCORE_PAGE) as usize;
+            // The other bits are reserved.
+            result == 0 && pages.iter().take(count).all(|page| page & 1 == 1)
+        })
+    }
 }
+
+/// Page size for mincore(2), which refuses addresses that are no multiple of the kernel's. With
+/// larger pages a range never looks resident, which is slow but correct.
+const MINCORE_PAGE: u64 = 4096;
 
 /// Takes an open file that this process inherited.
 ///

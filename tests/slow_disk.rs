@@ -388,8 +388,9 @@ fn hanging_range_leaves_readers_for_others() {
     needs!(NEEDS, tree::NEEDS);
     let mut server = Server::start();
     server.disk.hang(0..12 << 20);
-    let mut clients: Vec<_> = (0..3).map(|_| server.attach("archiso")).collect();
-    let offsets = |n: usize| (0..100_u64).map(move |i| i * 122_880 + n as u64 * 8192);
+    let mut clients: Vec<_> = (0..4).map(|_| server.attach("archiso")).collect();
+    // The first two ask for the same.
+    let offsets = |n: usize| (0..100_u64).map(move |i| i * 122_880 + n as u64 / 2 * 8192);
     for (n, socket) in clients.iter_mut().enumerate() {
         socket.write_all(&offsets(n).flat_map(|at| read_request(at, 4096)).collect::<Vec<_>>()).unwrap();
     }
@@ -460,7 +461,10 @@ fn http_download_pauses() {
     let server = Server::start();
     let content = std::fs::read(server.tree.join(BIG.0)).unwrap();
     let mut socket = TcpStream::connect(("127.0.0.1", server.http)).unwrap();
-    server.disk.fail(20 << 20..24 << 20);
+    // Blocks of the file are nowhere else in the image.
+    let image = server.bytes(0, std::fs::metadata(&server.iso).unwrap().len() as usize);
+    let start = image.chunks(2048).position(|block| block == &content[..2048]).unwrap() as u64 * 2048;
+    server.disk.fail(start + (20 << 20)..start + (24 << 20));
     write!(socket, "GET /{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", BIG.0).unwrap();
     let mut answer = vec![0; 8 << 20];
     socket.read_exact(&mut answer).unwrap();

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -110,18 +110,21 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Tells idle readers of a new read, or of the end.
     changed: Condvar,
+    /// Some reads are queued, under way or have failed.
+    is_busy: AtomicBool,
 }
 
 impl Readers {
     pub(super) fn new(file: Arc<File>, path: &Path) -> Self {
-        let path = path.to_owned();
-        Self(Arc::new(Shared { file, path, queue: Mutex::default(), changed: Condvar::new() }))
+        let (path, queue, changed) = (path.to_owned(), Mutex::default(), Condvar::new());
+        Self(Arc::new(Shared { file, path, queue, changed, is_busy: AtomicBool::new(false) }))
     }
 
     /// Has `extent` read into the page cache for `client`, which is told the result as `number`.
     pub(super) fn read(&self, extent: Extent, client: &ReadClient, number: u64) {
         let waiter = Waiter { done: client.done.clone(), number, patience: client.patience };
         let mut queue = self.0.queue();
+        self.0.is_busy.store(true, Ordering::Relaxed);
         if queue.add(extent, client.id, waiter, Instant::now()) {
             self.0.wake_readers(queue, 1);
         }
@@ -131,6 +134,7 @@ impl Readers {
     pub(super) fn read_ahead(&self, extent: Extent) {
         let mut queue = self.0.queue();
         if queue.add_hint(extent) {
+            self.0.is_busy.store(true, Ordering::Relaxed);
             self.0.wake_readers(queue, 1);
         }
     }
@@ -149,6 +153,11 @@ impl Readers {
         let count = queue.ready_reads(now);
         self.0.wake_readers(queue, count);
         self.0.log(change);
+    }
+
+    /// Returns `true` if a reader may be about to read some page.
+    pub(super) fn is_busy(&self) -> bool {
+        self.0.is_busy.load(Ordering::Relaxed)
     }
 
     /// Returns the fault of the disk, if there is one.
@@ -223,6 +232,7 @@ impl Shared {
             {
                 return Some(extent);
             }
+            self.is_busy.store(!queue.is_empty(), Ordering::Relaxed);
             if queue.is_superfluous(has_timed_out) {
                 queue.reader_ended();
                 READERS_RUNNING.fetch_sub(1, Ordering::Relaxed);

@@ -61,19 +61,23 @@ impl Residency {
     }
 
     /// Returns `true` if `extent`, which is not empty, is in the page cache.
-    pub(super) fn holds(&self, extent: Extent, now: Instant) -> bool {
-        self.was_warm(extent, now) || self.is_present(extent)
+    ///
+    /// cachestat(2) counts pages that are still read, and those whose read failed. `is_complete` is
+    /// asked about ranges whose pages it counts.
+    pub(super) fn holds(&self, extent: Extent, now: Instant, is_complete: impl Fn(Extent) -> bool) -> bool {
+        let is_present = |extent| self.is_present(extent) && is_complete(extent);
+        self.was_warm(extent, now, &is_present) || is_present(extent)
     }
 
     /// Returns `true` if all granules of `extent` are in the page cache, by a recent check or by a
     /// new one.
-    fn was_warm(&self, extent: Extent, now: Instant) -> bool {
+    fn was_warm(&self, extent: Extent, now: Instant, is_present: &impl Fn(Extent) -> bool) -> bool {
         let tick = self.tick(now);
         let granules = extent.offset / GRANULE..=(extent.end() - 1) / GRANULE;
-        granules.into_iter().all(|granule| self.is_granule_warm(granule, tick))
+        granules.into_iter().all(|granule| self.is_granule_warm(granule, tick, is_present))
     }
 
-    fn is_granule_warm(&self, granule: u64, tick: u32) -> bool {
+    fn is_granule_warm(&self, granule: u64, tick: u32, is_present: &impl Fn(Extent) -> bool) -> bool {
         // No extent of this image ends after the last granule.
         let Some(seen) = self.seen.get(granule as usize) else { return false };
         // Relaxed: a stale value only causes one more question to the kernel.
@@ -81,7 +85,7 @@ impl Residency {
             return true;
         }
         let offset = granule * GRANULE;
-        let is_warm = self.is_present(Extent { offset, len: GRANULE.min(self.len - offset) });
+        let is_warm = is_present(Extent { offset, len: GRANULE.min(self.len - offset) });
         if is_warm {
             seen.store(tick, Ordering::Relaxed);
         }
@@ -164,23 +168,24 @@ mod tests {
             let extent = extent(offset, len);
             residency.file.read_exact_at(&mut vec![0; len as usize], offset).unwrap();
             assert!(residency.is_present(extent) && residency.can_read_at_once(extent));
-            assert!(residency.holds(extent, now));
+            assert!(residency.holds(extent, now, |_| true));
         }
     }
 
     #[test]
     fn residency_is_trusted_for_two_ticks() {
         let residency = residency_of(3 * GRANULE as usize + 5);
+        let was_warm = |extent, now| residency.was_warm(extent, now, &|extent| residency.is_present(extent));
         let (now, granules) = (Instant::now(), 0..4);
-        assert!(residency.was_warm(extent(0, residency.len), now));
+        assert!(was_warm(extent(0, residency.len), now));
         let seen = || granules.clone().map(|n| residency.seen[n].load(Ordering::Relaxed)).collect::<Vec<_>>();
         assert_eq!(seen(), [residency.tick(now); 4]);
         // The kernel, which would give another answer, is not asked.
         residency.seen[1].store(0, Ordering::Relaxed);
         rustix::fs::fadvise(residency.file.as_fd(), 0, None, Advice::DontNeed).unwrap();
         for (moment, is_trusted) in [(now, true), (now + TICK, true), (now + 3 * TICK, false)] {
-            assert_eq!(residency.was_warm(extent(0, 1), moment), is_trusted);
-            assert!(!residency.was_warm(extent(GRANULE, 1), moment), "nothing is known of this granule");
+            assert_eq!(was_warm(extent(0, 1), moment), is_trusted);
+            assert!(!was_warm(extent(GRANULE, 1), moment), "nothing is known of this granule");
         }
     }
 }

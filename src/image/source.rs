@@ -98,7 +98,11 @@ impl Source {
 
     /// Returns `true` if `extent` is in the page cache.
     pub(crate) fn is_cached(&self, extent: Extent, now: Instant) -> bool {
-        extent.is_empty() || self.residency.holds(extent, now)
+        let is_complete = |extent| {
+            // Without cold reads there are no pages that are not complete, but for rare moments.
+            !self.readers.is_busy() || self.map.as_ref().is_some_and(|map| map.is_resident(extent))
+        };
+        extent.is_empty() || self.residency.holds(extent, now, is_complete)
     }
 
     /// Sets the time for which clients wait for a read that fails or hangs.

@@ -286,6 +286,11 @@ impl Queue {
         self.fault_found(format!("no thread can be started for it: {error}"), now)
     }
 
+    /// Returns `true` if no read is queued, under way or to be repeated.
+    pub(super) fn is_empty(&self) -> bool {
+        self.reads.is_empty()
+    }
+
     pub(super) fn fault(&self) -> Option<&ImageFault> {
         self.fault.as_ref()
     }
