@@ -54,6 +54,7 @@ complete -c isowire -n "__fish_isowire_using_subcommand serve" -l ipxe -d 'iPXE 
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l stub -d 'EFI stub of systemd to boot UEFI machines with [default: the one in the image]' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l secure-boot-key -d 'Key to sign boot programs for UEFI with, so that they boot with Secure Boot' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l secure-boot-certificate -d 'Certificate of that key' -r -F
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l stall-timeout -d 'Time for which clients wait for a disk that fails or hangs [default: 10m]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l status -d 'Serve the status by HTTP on this address too, or not at all [default: local socket only]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l log-format -d 'Format of the log on standard error [default: text]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l takeover -d 'Take over from the isowire that runs, without a dropped client'

@@ -11,10 +11,10 @@
 
 mod queue;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -105,8 +105,6 @@ pub(super) struct Readers(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     file: Arc<File>,
-    /// Path of the file, for the log.
-    path: PathBuf,
     queue: Mutex<Queue>,
     /// Tells idle readers of a new read, or of the end.
     changed: Condvar,
@@ -115,9 +113,9 @@ struct Shared {
 }
 
 impl Readers {
-    pub(super) fn new(file: Arc<File>, path: &Path) -> Self {
-        let (path, queue, changed) = (path.to_owned(), Mutex::default(), Condvar::new());
-        Self(Arc::new(Shared { file, path, queue, changed, is_busy: AtomicBool::new(false) }))
+    pub(super) fn new(file: Arc<File>) -> Self {
+        let (queue, changed) = (Mutex::default(), Condvar::new());
+        Self(Arc::new(Shared { file, queue, changed, is_busy: AtomicBool::new(false) }))
     }
 
     /// Has `extent` read into the page cache for `client`, which is told the result as `number`.
@@ -249,12 +247,14 @@ impl Shared {
 
     /// Logs a change for the better or worse: once for the image, however many wait for it.
     fn log(&self, change: Option<Change>) {
-        let image = self.path.display();
+        let Some(change) = change else { return };
+        // The path that the file has by now (proc(5)). The disk is not asked for that.
+        let path = fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd())).unwrap_or_default();
+        let image = path.display();
         match change {
-            None => {}
-            Some(Change::Fault(text)) => warn!(%image, "image cannot be read: {text}. Its clients wait"),
-            Some(Change::Over(seconds)) => info!(%image, seconds, "image can be read again"),
-            Some(Change::GivenUp) => {
+            Change::Fault(text) => warn!(%image, "image cannot be read: {text}. Its clients wait"),
+            Change::Over(seconds) => info!(%image, seconds, "image can be read again"),
+            Change::GivenUp => {
                 warn!(%image, "reads of the image given up after `stall-timeout`: clients get an error");
             }
         }
@@ -290,7 +290,7 @@ mod tests {
     }
 
     fn readers_of(file: &Arc<File>) -> Readers {
-        Readers::new(Arc::clone(file), Path::new("test.iso"))
+        Readers::new(Arc::clone(file))
     }
 
     #[tokio::test]

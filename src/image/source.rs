@@ -68,7 +68,7 @@ impl Source {
         let map = (len > 0).then(|| Mapping::of(&file, map_len)).transpose()?;
         let file = Arc::new(file);
         let residency = Residency::new(Arc::clone(&file), len);
-        let readers = Readers::new(Arc::clone(&file), path);
+        let readers = Readers::new(Arc::clone(&file));
         let stall_timeout = AtomicU64::new(STALL_TIMEOUT.as_secs());
         Ok(Self { file, residency, readers, stall_timeout, map, len, is_character_device })
     }

@@ -262,7 +262,7 @@ async fn changed(watch: &mut Option<FolderWatch>) -> io::Result<()> {
 }
 
 fn set_stall_timeout(images: &ImageSet, timeout: Duration) {
-    images.iter().for_each(|served| served.image.source.set_stall_timeout(timeout));
+    images.known().for_each(|served| served.image.source.set_stall_timeout(timeout));
 }
 
 /// Returns the operator's choices with the overrides for these images.
