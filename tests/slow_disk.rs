@@ -33,7 +33,7 @@ struct Server {
     nfs: u16,
     http: u16,
     status: u16,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Server {
@@ -45,7 +45,9 @@ impl Server {
         let tree = tree();
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         // Without a delay while the image is indexed.
-        let disk = SlowDisk::mount(&tree.iso, dir.path(), Duration::ZERO).unwrap();
+        let mount_point = dir.path().join("disk");
+        std::fs::create_dir(&mount_point).unwrap();
+        let disk = SlowDisk::mount(&tree.iso, &mount_point, Duration::ZERO).unwrap();
         let [nbd, nfs, http, status] = [(); 4].map(|()| free_port());
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_isowire"));
         command.arg("serve").arg(disk.path()).arg(&tree.another).args(["--bind", "127.0.0.1"]);
@@ -54,11 +56,10 @@ impl Server {
         }
         command.args(["--portmap", "off", "--tftp", "off", "--dhcp", "off"]).args(options);
         command.args(["--status", &format!("127.0.0.1:{status}")]).env("RUNTIME_DIRECTORY", dir.path());
-        let log = tree.iso.with_file_name(format!("slow-disk-{nbd}.log"));
-        let server = started(&mut command, &log);
+        let server = started(&mut command, &dir.path().join("log"));
         disk.set_delay(DELAY);
         disk.chill();
-        Self { server, disk, iso: tree.iso, tree: tree.source, nbd, nfs, http, status, _dir: dir }
+        Self { server, disk, iso: tree.iso, tree: tree.source, nbd, nfs, http, status, dir }
     }
 
     /// An NBD client with simple replies, like the kernel's.
@@ -225,12 +226,11 @@ fn nbd_client_that_asks_for_much_is_bounded() {
 fn nbdcopy_copies_a_slow_image() {
     needs!(NEEDS, tree::NEEDS, ["nbdcopy", "cmp"]);
     let server = Server::start();
-    let copy = server._dir.path().with_extension("copy");
+    let copy = server.dir.path().join("copy");
     let uri = format!("nbd://127.0.0.1:{}/archiso", server.nbd);
     // nbdcopy negotiates structured replies.
     output_of(tool("nbdcopy").args(["--connections=4", "--requests=64", &uri]).arg(&copy));
     output_of(tool("cmp").arg(&copy).arg(&server.iso));
-    std::fs::remove_file(copy).unwrap();
 }
 
 #[test]

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{ALLOCATION_ID, READ_MAX};
 use crate::codec::Reader;
-use crate::export::{Batch, ColdRange, Export, ImageRange, MixedImagesError, PageCache, Piece, Pieces};
+use crate::export::{
+    AllCached, Batch, ColdRange, Export, ImageRange, MixedImagesError, PageCache, Piece, Pieces,
+};
 use crate::nbd::wire::{self, ChunkType, Cmd, Errno, NbdParseError, NbdRequest};
 use crate::stream::{ReadOutcome, ReadTotals, Turn, Waiting};
 
@@ -168,7 +170,7 @@ impl Transmission {
             match outcome {
                 ReadOutcome::Failed => self.refuse(request, RequestError::UNREADABLE, out),
                 ReadOutcome::Read => {
-                    if out.push_reply(|out| read(self.replies, request, pieces, out)).is_err() {
+                    if out.push_reply(|out| read(self.replies, request, pieces, &AllCached, out)).is_err() {
                         return Some(Turn::Full);
                     }
                     self.totals.count(request.len);
@@ -227,15 +229,7 @@ impl Transmission {
     ) -> Result<Option<Turn<TransmissionEnd>>, Stopped> {
         let result = match request.command {
             Cmd::READ => match pieces(export, request) {
-                Ok(pieces) if !ranges(pieces.clone()).all(|range| cache.holds(range)) => {
-                    self.waiting.push(*request, ranges(pieces));
-                    return Ok(self.waiting.is_full().then_some(Turn::Waiting));
-                }
-                Ok(pieces) => {
-                    out.push_reply(|out| read(self.replies, request, pieces, out))?;
-                    self.totals.count(request.len);
-                    Ok(())
-                }
+                Ok(pieces) => return self.read(request, pieces, cache, out),
                 Err(error) => Err(error),
             },
             Cmd::BLOCK_STATUS => self.block_status(export, request, out),
@@ -266,6 +260,27 @@ impl Transmission {
             self.refuse(request, error, out);
         }
         Ok(None)
+    }
+
+    /// Queues the reply to a read, or keeps the read until its bytes are in memory.
+    fn read(
+        &mut self,
+        request: &NbdRequest,
+        pieces: Pieces<'_>,
+        cache: &impl PageCache,
+        out: &mut Batch,
+    ) -> Result<Option<Turn<TransmissionEnd>>, Stopped> {
+        match out.push_reply(|out| read(self.replies, request, pieces.clone(), cache, out)) {
+            Ok(()) => {
+                self.totals.count(request.len);
+                Ok(None)
+            }
+            Err(Unqueued::Cold) => {
+                self.waiting.push(*request, ranges(pieces));
+                Ok(self.waiting.is_full().then_some(Turn::Waiting))
+            }
+            Err(Unqueued::MixedImages) => Err(Stopped(Turn::Full)),
+        }
     }
 
     fn block_status(
@@ -355,8 +370,9 @@ fn read(
     replies: Replies,
     request: &NbdRequest,
     mut pieces: Pieces<'_>,
+    cache: &impl PageCache,
     out: &mut Batch,
-) -> Result<(), MixedImagesError> {
+) -> Result<(), Unqueued> {
     match replies {
         Replies::Simple => out.push_bytes(&wire::simple_reply(0, request.cookie)),
         // "Each chunk MUST describe at least one byte", so a read of nothing gets an empty one.
@@ -369,19 +385,30 @@ fn read(
             out.push_bytes(&offset);
         }
     }
-    pieces.try_for_each(|piece| out.push_piece(piece))
+    pieces.try_for_each(|piece| match piece {
+        Piece::Image(range) if !cache.holds(range) => Err(Unqueued::Cold),
+        piece => Ok(out.push_piece(piece)?),
+    })
+}
+
+/// A reply that cannot be queued now.
+#[derive(Debug)]
+enum Unqueued {
+    /// Some of its bytes are not in memory.
+    Cold,
+    /// Ranges of another image have to leave first.
+    MixedImages,
+}
+
+impl From<MixedImagesError> for Unqueued {
+    fn from(_: MixedImagesError) -> Self {
+        Self::MixedImages
+    }
 }
 
 /// The turn ends before a request, which stays in the input.
 #[derive(Debug)]
 struct Stopped(Turn<TransmissionEnd>);
-
-/// Ranges of another image have to leave first.
-impl From<MixedImagesError> for Stopped {
-    fn from(_: MixedImagesError) -> Self {
-        Self(Turn::Full)
-    }
-}
 
 /// A request that gets an error reply: the peer's fault.
 #[derive(Debug, Clone, Copy)]

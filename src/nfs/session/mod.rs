@@ -226,11 +226,11 @@ impl Session {
                 payload
             });
             let Some(payload) = payload else { return Ok(None) };
-            if !payload.ranges().all(|range| cache.holds(range)) {
+            let queued = queue(&payload, cache, out);
+            if let Err(Unanswered::Cold) = queued {
                 waiting.push(WaitingCall { xid, message: bytes.into() }, payload.ranges());
-                return Err(Unanswered::Cold);
             }
-            Ok(Some(queue(&payload, out)?))
+            queued.map(Some)
         })?;
         if let Some(len) = read {
             self.totals.count(len);
@@ -241,8 +241,11 @@ impl Session {
 }
 
 /// Queues the payload of a READ, and returns its length without the padding.
-fn queue(payload: &Payload<'_>, out: &mut Batch) -> Result<u32, MixedImagesError> {
-    payload.ranges().try_for_each(|range| out.push_piece(Piece::Image(range)))?;
+fn queue(payload: &Payload<'_>, cache: &impl PageCache, out: &mut Batch) -> Result<u32, Unanswered> {
+    payload.ranges().try_for_each(|range| match cache.holds(range) {
+        true => Ok(out.push_piece(Piece::Image(range))?),
+        false => Err(Unanswered::Cold),
+    })?;
     // RFC 4506 §4.10: opaque data is padded to a multiple of four bytes.
     let padding = xdr::padding(payload.len as usize);
     out.push_bytes([0; 3].get(..padding).unwrap_or_default());
