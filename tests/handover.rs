@@ -4,13 +4,12 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{IoSliceMut, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -18,21 +17,14 @@ use std::time::{Duration, Instant};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
+use common::nbd_clients::{Clients, Habit};
 use common::needs::{needs, tool};
 use common::rpc::Client as RpcClient;
 use common::running::{Running, output_of, text_of};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isowire");
 const SOON: Duration = Duration::from_secs(60);
-/// Bytes of a read of the clients.
-const READ: usize = 64 << 10;
-/// Reads that each client has under way.
-const DEPTH: u64 = 4;
 
 /// A folder with one ISO, and the runtime directory of its servers.
 struct Stage {
@@ -105,149 +97,13 @@ impl Stage {
         next
     }
 
-    fn nbd(&self) -> SocketAddr {
-        ([127, 0, 0, 1], self.ports[0]).into()
+    fn connect(&self, clients: &mut Clients, count: u64, habit: Habit) {
+        clients.connect(count, habit, ([127, 0, 0, 1], self.ports[0]).into(), &self.image);
     }
 }
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Habit of a client.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Habit {
-    /// It reads replies as they come.
-    Steady,
-    /// It stops reading in the middle of a reply, again and again.
-    Stalling,
-    /// It stays in the handshake until it is told to go on.
-    Hesitant,
-}
-
-/// Clients that read and verify, each with [`DEPTH`] reads under way, until they are told to stop.
-struct Clients {
-    runtime: tokio::runtime::Runtime,
-    tasks: Vec<JoinHandle<()>>,
-    is_stopping: Arc<AtomicBool>,
-    replies: Arc<AtomicU64>,
-    go_on: watch::Sender<()>,
-}
-
-impl Clients {
-    fn new() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (go_on, _) = watch::channel(());
-        Self { runtime, tasks: Vec::new(), is_stopping: Arc::default(), replies: Arc::default(), go_on }
-    }
-
-    fn connect(&mut self, count: u64, habit: Habit, stage: &Stage) {
-        for _ in 0..count {
-            let client = Client {
-                server: stage.nbd(),
-                image: Arc::clone(&stage.image),
-                seed: self.tasks.len() as u64,
-                habit,
-                is_stopping: Arc::clone(&self.is_stopping),
-                replies: Arc::clone(&self.replies),
-                go_on: self.go_on.subscribe(),
-            };
-            self.tasks.push(self.runtime.spawn(client.run()));
-        }
-    }
-
-    /// Lets the clients run for some time.
-    fn run(&self, time: Duration) {
-        self.runtime.block_on(async { tokio::time::sleep(time).await });
-    }
-
-    /// Waits until all clients have the replies to all of their reads.
-    fn finish(self) -> u64 {
-        self.is_stopping.store(true, Ordering::Relaxed);
-        self.go_on.send_replace(());
-        for task in self.tasks {
-            self.runtime.block_on(task).expect("no error and no wrong byte");
-        }
-        self.replies.load(Ordering::Relaxed)
-    }
-}
-
-struct Client {
-    server: SocketAddr,
-    image: Arc<Vec<u8>>,
-    seed: u64,
-    habit: Habit,
-    is_stopping: Arc<AtomicBool>,
-    replies: Arc<AtomicU64>,
-    go_on: watch::Receiver<()>,
-}
-
-impl Client {
-    async fn run(mut self) {
-        let mut socket = TcpStream::connect(self.server).await.unwrap();
-        let mut greeting = [0; 18];
-        socket.read_exact(&mut greeting).await.unwrap();
-        assert_eq!(&greeting[..8], b"NBDMAGIC");
-        if self.habit == Habit::Hesitant {
-            // In the middle of the client flags.
-            socket.write_all(b"\0\0").await.unwrap();
-            self.go_on.changed().await.unwrap();
-            socket.write_all(b"\0\x03").await.unwrap();
-        } else {
-            socket.write_all(b"\0\0\0\x03").await.unwrap();
-        }
-        socket.write_all(b"IHAVEOPT\0\0\0\x01\0\0\0\x07archiso").await.unwrap();
-        let mut export = [0; 10];
-        socket.read_exact(&mut export).await.unwrap();
-        assert_eq!(export[..8], (self.image.len() as u64).to_be_bytes());
-        self.transmit(&mut socket).await;
-    }
-
-    async fn transmit(&mut self, socket: &mut TcpStream) {
-        let (mut asked, mut answered) = (0, 0);
-        while !self.is_stopping.load(Ordering::Relaxed) || answered < asked {
-            while asked < answered + DEPTH && !self.is_stopping.load(Ordering::Relaxed) {
-                socket.write_all(&request(asked, self.offset(asked))).await.unwrap();
-                asked += 1;
-            }
-            if answered < asked {
-                self.read_reply(socket).await;
-                answered += 1;
-            }
-        }
-    }
-
-    /// The place of a read follows from its cookie.
-    fn offset(&self, cookie: u64) -> usize {
-        let blocks = (self.image.len() - READ) / 512;
-        let mixed = (cookie + self.seed * 1_000_003).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
-        mixed as usize % blocks * 512
-    }
-
-    async fn read_reply(&mut self, socket: &mut TcpStream) {
-        let mut head = [0; 16];
-        socket.read_exact(&mut head).await.unwrap();
-        assert_eq!(head[..8], *b"\x67\x44\x66\x98\0\0\0\0");
-        let cookie = u64::from_be_bytes(head[8..].try_into().unwrap());
-        let mut data = vec![0; READ];
-        let (first, rest) = data.split_at_mut(READ / 3);
-        socket.read_exact(first).await.unwrap();
-        if self.habit == Habit::Stalling && cookie % 7 == self.seed % 7 {
-            tokio::time::sleep(Duration::from_millis(700)).await;
-        }
-        socket.read_exact(rest).await.unwrap();
-        let offset = self.offset(cookie);
-        assert!(data == self.image[offset..offset + READ], "wrong bytes at {offset}");
-        self.replies.fetch_add(1, Ordering::Relaxed);
-        // A machine does not read all the time, and two hundred would take all of this host.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn request(cookie: u64, offset: usize) -> Vec<u8> {
-    let head = [0x2560_9513u32.to_be_bytes(), [0; 4]].concat();
-    let offset = (offset as u64).to_be_bytes();
-    [&head[..], &cookie.to_be_bytes(), &offset, &(READ as u32).to_be_bytes()].concat()
 }
 
 #[test]
@@ -256,20 +112,13 @@ fn two_hundred_clients_outlive_twenty_take_overs() {
     let stage = Stage::new();
     let mut server = stage.start(0, &[]);
     let mut clients = Clients::new();
-    clients.connect(160, Habit::Steady, &stage);
-    clients.connect(40, Habit::Stalling, &stage);
+    stage.connect(&mut clients, 160, Habit::Steady);
+    stage.connect(&mut clients, 40, Habit::Stalling);
     clients.run(Duration::from_secs(1));
     for number in 1..=20 {
-        clients.connect(3, Habit::Hesitant, &stage);
+        stage.connect(&mut clients, 3, Habit::Hesitant);
         clients.run(Duration::from_millis(100));
-        let next = std::thread::scope(|scope| {
-            let taken = scope.spawn(|| stage.take_over(number, server));
-            while !taken.is_finished() {
-                clients.run(Duration::from_millis(10));
-            }
-            taken.join().unwrap()
-        });
-        server = next;
+        server = clients.run_beside(|| stage.take_over(number, server));
         clients.go_on.send_replace(());
         clients.run(Duration::from_millis(100));
     }
@@ -286,7 +135,7 @@ fn replaced_image_outlives_a_take_over() {
     let stage = Stage::new();
     let mut server = stage.start(0, &[]);
     let mut clients = Clients::new();
-    clients.connect(2, Habit::Steady, &stage);
+    stage.connect(&mut clients, 2, Habit::Steady);
     clients.run(Duration::from_millis(300));
     let handle = RpcClient::connect(stage.ports[1]).mount(b"/").unwrap();
     stage.put_iso(2);
@@ -306,8 +155,8 @@ fn failed_take_over_leaves_all_as_it_was() {
     let stage = Stage::new();
     let mut server = stage.start(0, &[]);
     let mut clients = Clients::new();
-    clients.connect(10, Habit::Steady, &stage);
-    clients.connect(2, Habit::Hesitant, &stage);
+    stage.connect(&mut clients, 10, Habit::Steady);
+    stage.connect(&mut clients, 2, Habit::Hesitant);
     clients.run(Duration::from_millis(300));
 
     // The next one cannot have a port that it asks for.
@@ -457,19 +306,13 @@ fn clients_outlive_restarts_by_a_manager_with_a_store() {
     let manager = Manager::new(&stage);
     let mut server = manager.start(&stage, 0, &[]);
     let mut clients = Clients::new();
-    clients.connect(30, Habit::Steady, &stage);
-    clients.connect(10, Habit::Stalling, &stage);
+    stage.connect(&mut clients, 30, Habit::Steady);
+    stage.connect(&mut clients, 10, Habit::Stalling);
     clients.run(Duration::from_millis(500));
     for number in 1..=5 {
-        clients.connect(2, Habit::Hesitant, &stage);
+        stage.connect(&mut clients, 2, Habit::Hesitant);
         clients.run(Duration::from_millis(200));
-        server = std::thread::scope(|scope| {
-            let restarted = scope.spawn(|| manager.restart(&stage, number, server));
-            while !restarted.is_finished() {
-                clients.run(Duration::from_millis(10));
-            }
-            restarted.join().unwrap()
-        });
+        server = clients.run_beside(|| manager.restart(&stage, number, server));
         clients.go_on.send_replace(());
         clients.run(Duration::from_millis(300));
     }

@@ -1,0 +1,164 @@
+//! NBD clients that read and verify, for tests in which they must notice nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Bytes of a read of the clients.
+pub const READ: usize = 64 << 10;
+
+/// Reads that each client has under way.
+const DEPTH: u64 = 4;
+
+/// Habit of a client.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Habit {
+    /// It reads replies as they come.
+    Steady,
+    /// It stops reading in the middle of a reply, again and again.
+    Stalling,
+    /// It stays in the handshake until it is told to go on.
+    Hesitant,
+}
+
+/// Clients that read and verify, each with [`DEPTH`] reads under way, until they are told to stop.
+pub struct Clients {
+    runtime: tokio::runtime::Runtime,
+    tasks: Vec<JoinHandle<()>>,
+    is_stopping: Arc<AtomicBool>,
+    replies: Arc<AtomicU64>,
+    pub go_on: watch::Sender<()>,
+}
+
+impl Clients {
+    pub fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (go_on, _) = watch::channel(());
+        Self { runtime, tasks: Vec::new(), is_stopping: Arc::default(), replies: Arc::default(), go_on }
+    }
+
+    pub fn connect(&mut self, count: u64, habit: Habit, server: SocketAddr, image: &Arc<Vec<u8>>) {
+        for _ in 0..count {
+            let client = Client {
+                server,
+                image: Arc::clone(image),
+                seed: self.tasks.len() as u64,
+                habit,
+                is_stopping: Arc::clone(&self.is_stopping),
+                replies: Arc::clone(&self.replies),
+                go_on: self.go_on.subscribe(),
+            };
+            self.tasks.push(self.runtime.spawn(client.run()));
+        }
+    }
+
+    /// Lets the clients run for some time.
+    pub fn run(&self, time: Duration) {
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
+    }
+
+    /// Returns the result of `work`, during which the clients run.
+    pub fn run_beside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let working = scope.spawn(work);
+            while !working.is_finished() {
+                self.run(Duration::from_millis(10));
+            }
+            working.join().expect("the test ends with it")
+        })
+    }
+
+    /// Waits until all clients have the replies to all of their reads.
+    pub fn finish(self) -> u64 {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        self.go_on.send_replace(());
+        for task in self.tasks {
+            self.runtime.block_on(task).expect("no error and no wrong byte");
+        }
+        self.replies.load(Ordering::Relaxed)
+    }
+}
+
+struct Client {
+    server: SocketAddr,
+    image: Arc<Vec<u8>>,
+    seed: u64,
+    habit: Habit,
+    is_stopping: Arc<AtomicBool>,
+    replies: Arc<AtomicU64>,
+    go_on: watch::Receiver<()>,
+}
+
+impl Client {
+    async fn run(mut self) {
+        let mut socket = TcpStream::connect(self.server).await.unwrap();
+        let mut greeting = [0; 18];
+        socket.read_exact(&mut greeting).await.unwrap();
+        assert_eq!(&greeting[..8], b"NBDMAGIC");
+        if self.habit == Habit::Hesitant {
+            // In the middle of the client flags.
+            socket.write_all(b"\0\0").await.unwrap();
+            self.go_on.changed().await.unwrap();
+            socket.write_all(b"\0\x03").await.unwrap();
+        } else {
+            socket.write_all(b"\0\0\0\x03").await.unwrap();
+        }
+        socket.write_all(b"IHAVEOPT\0\0\0\x01\0\0\0\x07archiso").await.unwrap();
+        let mut export = [0; 10];
+        socket.read_exact(&mut export).await.unwrap();
+        assert_eq!(export[..8], (self.image.len() as u64).to_be_bytes());
+        self.transmit(&mut socket).await;
+    }
+
+    async fn transmit(&mut self, socket: &mut TcpStream) {
+        let (mut asked, mut answered) = (0, 0);
+        while !self.is_stopping.load(Ordering::Relaxed) || answered < asked {
+            while asked < answered + DEPTH && !self.is_stopping.load(Ordering::Relaxed) {
+                socket.write_all(&request(asked, self.offset(asked))).await.unwrap();
+                asked += 1;
+            }
+            if answered < asked {
+                self.read_reply(socket).await;
+                answered += 1;
+            }
+        }
+    }
+
+    /// The place of a read follows from its cookie.
+    fn offset(&self, cookie: u64) -> usize {
+        let blocks = (self.image.len() - READ) / 512;
+        let mixed = (cookie + self.seed * 1_000_003).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+        mixed as usize % blocks * 512
+    }
+
+    async fn read_reply(&mut self, socket: &mut TcpStream) {
+        let mut head = [0; 16];
+        socket.read_exact(&mut head).await.unwrap();
+        assert_eq!(head[..8], *b"\x67\x44\x66\x98\0\0\0\0");
+        let cookie = u64::from_be_bytes(head[8..].try_into().unwrap());
+        let mut data = vec![0; READ];
+        let (first, rest) = data.split_at_mut(READ / 3);
+        socket.read_exact(first).await.unwrap();
+        if self.habit == Habit::Stalling && cookie % 7 == self.seed % 7 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+        socket.read_exact(rest).await.unwrap();
+        let offset = self.offset(cookie);
+        assert!(data == self.image[offset..offset + READ], "wrong bytes at {offset}");
+        self.replies.fetch_add(1, Ordering::Relaxed);
+        // A machine does not read all the time, and two hundred would take all of this host.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn request(cookie: u64, offset: usize) -> Vec<u8> {
+    let head = [0x2560_9513u32.to_be_bytes(), [0; 4]].concat();
+    let offset = (offset as u64).to_be_bytes();
+    [&head[..], &cookie.to_be_bytes(), &offset, &(READ as u32).to_be_bytes()].concat()
+}
