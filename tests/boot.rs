@@ -368,13 +368,27 @@ fn nfs_root_outlives_its_iso_and_its_process() {
     let (served, other) = (site.stage.path().join("small.iso"), iso::erofs().path);
     let new = site.stage.path().join("new");
     let (report, logs) = site.take_over_until_power_off(server, machine, &options, |server| {
-        server.wait_for("root attached over NFS", Duration::from_secs(300));
+        server.wait_for("export mounted over NFS", Duration::from_secs(300));
         fs::copy(&other, &new).expect("the temporary directory has room");
         fs::rename(&new, &served).expect("it is there");
         server.wait_for("image replaced", Duration::from_secs(20));
     });
     site.check(&report, "root=nfs copytoram=n verified=cms");
     assert!(logs.len() >= 2, "{logs:#?}");
+}
+
+/// From the firmware to the running system, with a root that stays on the server.
+#[test]
+fn nbd_root_over_a_bad_link() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS, ["/dev/net/tun", "python3"]);
+    let mut site = Site::new("bad-link", iso::small());
+    let faults = ["loss=0.01", "duplicate=0.01", "reorder=0.05", "delay=0.002"];
+    let _link = site.lan.worsen(&faults, 1500, &site.logs.join("link"));
+    let options = ["--dhcp-range", RANGE, "--copytoram", "no", "--menu-timeout", "1"];
+    let _server = site.serve_by(PLAIN_PXE, &options);
+    let machine = Machine::power_on(&mut site.lan, Card::E1000, &site.logs);
+    site.check(&machine.run_to_power_off(), "root=nbd copytoram=n verified=cms");
 }
 
 // ---- many images, and rules

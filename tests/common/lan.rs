@@ -8,17 +8,21 @@ use std::path::Path;
 use std::process::{Command, id};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::needs::{find, tool};
-use super::running::output_of;
+use super::running::{Running, output_of};
 
 /// The programs without which there is no [`Lan`].
 pub const NEEDS: [&str; 4] = ["root", "ip", "sysctl", "setpriv"];
 
 /// The bridge's name inside its namespace.
 pub const BRIDGE: &str = "br0";
+
+/// The bridge behind a bad link.
+const FAR: &str = "far";
 
 /// The user and group that own nothing.
 const NOBODY: u32 = 65534;
@@ -31,6 +35,9 @@ pub struct Lan {
     server: Namespace,
     hosts: u32,
     taps: u32,
+    /// The bridge that hosts and machines are plugged into.
+    bridge: &'static str,
+    mtu: u32,
 }
 
 impl Lan {
@@ -40,7 +47,7 @@ impl Lan {
         server.ip(&["link", "add", BRIDGE, "type", "bridge"]);
         server.configure(BRIDGE, address);
         output_of(server.command("sysctl").args(["-qw", "net.ipv4.ip_unprivileged_port_start=0"]));
-        Lan { server, hosts: 0, taps: 0 }
+        Lan { server, hosts: 0, taps: 0, bridge: BRIDGE, mtu: 1500 }
     }
 
     /// Adds another segment, also with a /24 network, on which the server is a host too.
@@ -51,7 +58,29 @@ impl Lan {
 
     /// Adds a host to the segment.
     pub fn host(&mut self, address: Ipv4Addr) -> Namespace {
-        self.host_on(BRIDGE, address)
+        self.host_on(self.bridge, address)
+    }
+
+    /// Puts a link with these faults (see `link.py`) and this MTU between the server and all hosts and
+    /// machines that are added from now on. The link ends with what is returned.
+    pub fn worsen(&mut self, faults: &[&str], mtu: u32, log: &Path) -> Running {
+        self.mtu = mtu;
+        let near = self.tap();
+        self.server.ip(&["link", "add", FAR, "type", "bridge"]);
+        // The server's namespace holds the bridge, and is no host on it.
+        self.server.ip(&["link", "set", FAR, "arp", "off", "up"]);
+        self.bridge = FAR;
+        let far = self.tap();
+        let mut command = self.server.command("python3");
+        command.args(["-c", include_str!("link.py"), &near, &far]).args(faults);
+        let mut link = Running::start(&mut command, log);
+        link.wait_for("carrying", Duration::from_secs(20));
+        link
+    }
+
+    /// Returns the bridge that hosts and machines are plugged into.
+    pub fn bridge(&self) -> &'static str {
+        self.bridge
     }
 
     /// Adds a host to the segment of a bridge.
@@ -59,7 +88,10 @@ impl Lan {
         self.hosts += 1;
         let (here, there) = (format!("veth{}", self.hosts), "eth0");
         let host = Namespace::new();
-        self.server.ip(&["link", "add", &here, "type", "veth", "peer", "name", there, "netns", &host.name]);
+        let mtu = ["mtu", &self.mtu.to_string()];
+        let [near, far] = [["link", "add", &here], ["type", "veth", "peer"]];
+        let peer = ["name", there, "netns", &host.name];
+        self.server.ip(&[&near[..], &mtu, &far, &mtu, &peer].concat());
         self.plug_in(&here, bridge);
         host.configure(there, address);
         host
@@ -78,7 +110,8 @@ impl Lan {
         self.taps += 1;
         let tap = format!("tap{}", self.taps);
         self.server.ip(&["tuntap", "add", &tap, "mode", "tap"]);
-        self.plug_in(&tap, BRIDGE);
+        self.server.ip(&["link", "set", &tap, "mtu", &self.mtu.to_string()]);
+        self.plug_in(&tap, self.bridge);
         tap
     }
 
