@@ -11,10 +11,13 @@ pub mod http;
 pub mod image;
 pub mod menus;
 pub mod nbd;
+pub mod nbd_client;
 pub mod ndp;
 pub mod nfs;
+pub mod nfs_tree;
 pub mod portmap;
 pub mod tftp;
+pub mod tftp_link;
 
 /// Fuzz target: its name and its property.
 pub type Target = (&'static str, fn(&[u8]));
@@ -33,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     ("http_request", http::request),
     ("iso_image", image::iso_image),
     ("loader_entry", menus::loader_entry),
+    ("nbd_client", nbd_client::client),
     ("nbd_handshake", nbd::handshake),
     ("nbd_resting", nbd::resting),
     ("nbd_transmission", nbd::transmission),
@@ -40,11 +44,13 @@ pub const TARGETS: &[Target] = &[
     ("nfs_mount", nfs::mount),
     ("nfs_record", nfs::record),
     ("nfs_session", nfs::session),
+    ("nfs_tree", nfs_tree::tree),
     ("pe_stub", boot::pe_stub),
     ("portmap", portmap::calls),
     ("squashfs", image::squashfs),
     ("susp", image::susp),
     ("syslinux_menu", menus::syslinux_menu),
+    ("tftp_link", tftp_link::link),
     ("tftp_packet", tftp::packet),
     ("tftp_transfer", tftp::transfer),
 ];

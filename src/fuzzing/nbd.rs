@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use bytes::BytesMut;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::export::batch::Chunk;
 use crate::export::resting::UnsentPart;
@@ -14,8 +16,8 @@ use crate::images::{ImageSet, ServedImage};
 use crate::nbd::session::{Handshake, HandshakeEnd, READ_MAX, Replies, Transmission, TransmissionEnd};
 use crate::stream::{ReadOutcome, Turn};
 
-/// The export of both targets.
-const EXTENT: Extent = Extent { offset: 4096, len: 1 << 20 };
+/// The export of all targets.
+pub(super) const EXTENT: Extent = Extent { offset: 4096, len: 1 << 20 };
 
 /// Most bytes that one call may queue: the limit of a turn, and one longest reply on top.
 const HANDSHAKE_OUT_MAX: u64 = 128 << 10;
@@ -23,11 +25,11 @@ const TURN_OUT_MAX: u64 = (1 << 20) + READ_MAX as u64 + 4096;
 
 /// Checks that the same replies leave when the session is taken apart after each call and put
 /// together again, whatever part of the replies has left by then. The first byte chooses the form
-/// of replies, the second how many bytes leave.
+/// of replies, or a conversation that begins with the handshake; the second how many bytes leave.
 pub fn resting(data: &[u8]) {
     let &[mode, step, ref data @ ..] = data else { return };
-    let whole = converse_resting(data, replies_of(mode), None);
-    let apart = converse_resting(data, replies_of(mode), Some((u64::from(step) + 1) * 4001));
+    let whole = converse_resting(data, mode, None);
+    let apart = converse_resting(data, mode, Some((u64::from(step) + 1) * 4001));
     assert_eq!(whole, apart);
 }
 
@@ -69,29 +71,78 @@ impl Sent {
     }
 }
 
-/// Feeds a transmission at once. With a `step`, so many bytes leave after each call, and then the
+/// A phase of a connection.
+enum Phase {
+    Handshake(Handshake),
+    Attached(Export, Transmission),
+}
+
+impl Phase {
+    fn of(mode: u8) -> Self {
+        if mode >= 0x80 {
+            return Self::Handshake(Handshake::default());
+        }
+        let export = Export::of_extents(&IN_MEMORY.default_image().image, &[EXTENT]).expect("it is inside");
+        Self::Attached(export, Transmission::new(replies_of(mode)))
+    }
+
+    /// Handles what there is of the input; `Some` with the end of the connection.
+    fn handle(&mut self, input: &mut BytesMut, batch: &mut Batch) -> Turn<String> {
+        match self {
+            Self::Attached(export, session) => match session.handle(export, input, &AllCached, batch) {
+                Turn::End(end) => Turn::End(end.to_string()),
+                Turn::Drained => Turn::Drained,
+                Turn::Full | Turn::Waiting => Turn::Full,
+            },
+            Self::Handshake(session) => match session.handle(&IN_MEMORY, input, batch) {
+                Turn::End(HandshakeEnd::Attached(attached)) => {
+                    batch.keep_image_of(&attached.export);
+                    *self = Self::Attached(attached.export, attached.transmission);
+                    Turn::Full
+                }
+                Turn::End(HandshakeEnd::Rejected(error)) => Turn::End(error.to_string()),
+                Turn::End(HandshakeEnd::Aborted) => Turn::End(String::new()),
+                Turn::Drained => Turn::Drained,
+                Turn::Full | Turn::Waiting => Turn::Full,
+            },
+        }
+    }
+
+    /// Goes through bytes.
+    fn carried(self) -> Self {
+        match self {
+            Self::Handshake(session) => Self::Handshake(carried(&session)),
+            Self::Attached(export, session) => {
+                let extents: Vec<Extent> = carried(&export.extents());
+                let image = &IN_MEMORY.default_image().image;
+                let export = Export::of_extents(image, &extents).expect("they are inside");
+                Self::Attached(export, Transmission::resume(carried(&session.resting())))
+            }
+        }
+    }
+}
+
+fn carried<T: Serialize + DeserializeOwned>(value: &T) -> T {
+    let bytes = postcard::to_allocvec(value).expect("plain data");
+    postcard::from_bytes(&bytes).expect("what was written can be read")
+}
+
+/// Feeds a connection at once. With a `step`, so many bytes leave after each call, and then the
 /// session and its batch go through bytes.
-fn converse_resting(data: &[u8], replies: Replies, step: Option<u64>) -> (Sent, Option<TransmissionEnd>) {
-    static IMAGE: LazyLock<Arc<Image>> = LazyLock::new(real_image);
-    let mut export = Export::of_extents(&IMAGE, &[EXTENT]).expect("it is inside");
-    let (mut session, mut batch) = (Transmission::new(replies), Batch::of_export(&export));
+fn converse_resting(data: &[u8], mode: u8, step: Option<u64>) -> (Sent, Option<String>) {
+    let (mut phase, mut batch) = (Phase::of(mode), Batch::default());
     let (mut input, mut sent) = (BytesMut::from(data), Sent::default());
     loop {
-        let turn = session.handle(&export, &mut input, &AllCached, &mut batch);
+        let turn = phase.handle(&mut input, &mut batch);
         let len = step.map_or(batch.len(), |step| step.min(batch.len()));
         if len > 0 {
             sent.take(&mut batch, len);
         }
         if step.is_some() {
-            let unsent = batch.unsent();
-            let resting = (session.resting(), export.extents(), unsent);
-            let carried = postcard::to_allocvec(&resting).expect("plain data");
-            let (resting, extents, unsent): (_, Vec<Extent>, Vec<UnsentPart>) =
-                postcard::from_bytes(&carried).expect("what was written can be read");
-            session = Transmission::resume(resting);
-            export = Export::of_extents(&IMAGE, &extents).expect("they are inside");
-            batch = Batch::of_export(&export);
-            batch.push_unsent(Some(&IMAGE), &unsent).expect("they are inside");
+            phase = phase.carried();
+            let unsent: Vec<UnsentPart> = carried(&batch.unsent());
+            batch = Batch::default();
+            batch.push_unsent(Some(&IN_MEMORY.default_image().image), &unsent).expect("they are inside");
         }
         match turn {
             Turn::Drained if batch.is_empty() => return (sent, None),
@@ -107,16 +158,31 @@ fn converse_resting(data: &[u8], replies: Replies, step: Option<u64>) -> (Sent, 
     }
 }
 
-fn real_image() -> Arc<Image> {
+/// An image whose ranges can be sent.
+static IN_MEMORY: LazyLock<Arc<ImageSet>> = LazyLock::new(|| images_of(image_in_memory()));
+
+pub(super) fn image_in_memory() -> Arc<Image> {
     use rustix::fs::{MemfdFlags, memfd_create};
     let file = std::fs::File::from(memfd_create("fuzzing", MemfdFlags::CLOEXEC).expect("memory is there"));
     file.set_len(EXTENT.end()).expect("memory is there");
-    let attributes = NodeAttributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
-    let source = Source::of_file(file).expect("it was made just now");
-    Arc::new(Image::new(source, Index::new(attributes)).expect("it was made just now"))
+    image_of(Source::of_file(file).expect("it was made just now"))
 }
 
-fn replies_of(mode: u8) -> Replies {
+/// Makes an image with one file, `f`.
+fn image_of(source: Source) -> Arc<Image> {
+    let attributes = NodeAttributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
+    let mut index = Index::new(attributes);
+    let file = NodeKind::File { extents: vec![EXTENT] };
+    index.add(NodeId::ROOT, b"f", file, attributes).expect("a good name");
+    Arc::new(Image::new(source, index).expect("nothing to read"))
+}
+
+/// Makes the set of one image, `i`.
+fn images_of(image: Arc<Image>) -> Arc<ImageSet> {
+    Arc::new(ImageSet::new(ServedImage::new("i", image), Vec::new()))
+}
+
+pub(super) fn replies_of(mode: u8) -> Replies {
     match mode % 3 {
         0 => Replies::Simple,
         1 => Replies::Structured,
@@ -157,13 +223,7 @@ fn haggle(data: &[u8], segment: usize) -> (Vec<u8>, Option<String>) {
 }
 
 fn images() -> Arc<ImageSet> {
-    let source = Source::open(Path::new("/dev/null")).expect("/dev/null opens");
-    let attributes = NodeAttributes { mode: 0o644, uid: 0, gid: 0, nlink: 1, mtime: 0 };
-    let mut index = Index::new(attributes);
-    let file = NodeKind::File { extents: vec![EXTENT] };
-    index.add(NodeId::ROOT, b"f", file, attributes).expect("a good name");
-    let image = Arc::new(Image::new(source, index).unwrap());
-    Arc::new(ImageSet::new(ServedImage::new("i", image), Vec::new()))
+    images_of(image_of(Source::open(Path::new("/dev/null")).expect("/dev/null opens")))
 }
 
 /// Checks that the same replies leave, however the requests are cut into segments; that every range

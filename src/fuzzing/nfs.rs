@@ -24,7 +24,8 @@ const TURN_OUT_MAX: u64 = (1 << 20) + READ_MAX as u64 + 4096;
 const TURN_HELD_MAX: usize = (128 << 10) + DIRECTORY_MAX as usize + 4096;
 
 /// A file of each image, in two extents.
-const EXTENTS: [Extent; 2] = [Extent { offset: 4096, len: 3 << 20 }, Extent { offset: 1 << 30, len: 77 }];
+pub(super) const EXTENTS: [Extent; 2] =
+    [Extent { offset: 4096, len: 3 << 20 }, Extent { offset: 1 << 30, len: 77 }];
 
 /// Attributes of every node.
 const ATTRIBUTES: NodeAttributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
@@ -117,7 +118,7 @@ pub fn session(data: &[u8]) {
 }
 
 /// A page cache that holds a third of the images.
-struct SomeCached;
+pub(super) struct SomeCached;
 
 impl PageCache for SomeCached {
     fn holds(&self, range: ImageRange<'_>) -> bool {
@@ -161,7 +162,7 @@ fn converse(data: &[u8], segment: usize, cache: &impl PageCache) -> Said {
 }
 
 /// Returns the records in a batch without their marks, and with the numbers of ranges as payload.
-fn records(batch: &Batch) -> Vec<Vec<u8>> {
+pub(super) fn records(batch: &Batch) -> Vec<Vec<u8>> {
     let mut records: Vec<Vec<u8>> = Vec::new();
     // Missing bytes of the last record.
     let mut left = 0;
@@ -197,7 +198,7 @@ fn records(batch: &Batch) -> Vec<Vec<u8>> {
 }
 
 /// Two images, between which a connection has to switch.
-static IMAGES: LazyLock<Arc<ImageSet>> = LazyLock::new(|| {
+pub(super) static IMAGES: LazyLock<Arc<ImageSet>> = LazyLock::new(|| {
     let [first, second] = ["first", "second"].map(|name| ServedImage::new(name, image(name)));
     Arc::new(ImageSet::new(first, vec![second]))
 });
