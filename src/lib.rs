@@ -12,8 +12,8 @@
 //!
 //! The rooms, from the lowest layer to the highest; a room uses rooms of lower layers only:
 //!
-//! - [`codec`], [`text`], [`extent`], [`mac`], [`watched`], [`sys`]: bytes, safe words, ranges, MAC
-//!   addresses, a shared value, system calls.
+//! - [`codec`], [`text`], [`extent`], [`mac`], [`watched`], [`panics`], [`sys`]: bytes, safe words,
+//!   ranges, MAC addresses, a shared value, faults of isowire, system calls.
 //! - [`image`]: one opened ISO, its parsers and its tree. [`export`]: the ranges a peer may have.
 //! - [`bootable`], [`uki`]: what an image boots, and a UEFI boot program made of it.
 //! - [`images`]: the set of images. [`boot`]: rules, plan, menus, the tree that TFTP and HTTP serve.
@@ -23,6 +23,7 @@
 //! - [`nbd`], [`nfs`], [`http`], [`tftp`], [`dhcp`], [`ndp`]: the protocols. Each has `wire` (byte
 //!   layouts), `session` (the next step of one peer; no I/O, no clock) and `server` (sockets, tasks).
 //! - [`handover`]: what outlives a process, and the two ways that carry it to the next one.
+//! - [`runtime`], [`output`]: the threads, and the one that writes the log.
 //! - [`cli`], [`config`], [`telemetry`], [`inspect`], [`status`], [`check`], [`secure_boot`],
 //!   [`server`]: the program.
 //!
@@ -74,6 +75,10 @@ pub mod machines;
 pub mod nbd;
 pub mod ndp;
 pub mod nfs;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks")]
+mod output;
+mod panics;
+mod runtime;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub mod secure_boot;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]

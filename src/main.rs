@@ -34,10 +34,17 @@ fn serve(arguments: &ArgMatches) -> ExitCode {
         Err(error) => return end(USAGE, &error),
     };
     // The configuration says in which format, so errors in it are not part of the log.
-    telemetry::start(config.log_format);
+    let log = match telemetry::start(config.log_format, config.log_repeats) {
+        Ok(log) => log,
+        Err(error) => return end(FAILURE, &error),
+    };
     match server::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => end(FAILURE, &error),
+        Err(error) => {
+            // Behind the lines of the log. Nobody may read them, so it does not wait for ever.
+            log.write_last(&format!("isowire: {error}"));
+            ExitCode::from(FAILURE)
+        }
     }
 }
 

@@ -50,7 +50,10 @@ impl Server {
         let image = dir.path().join("image");
         write_noise(&image);
         let files = files(&image);
-        let open = move |path: &[u8], local| files.open(path, local);
+        let open = move |path: &[u8], local| {
+            assert_ne!(path, b"panic", "a fault over one request");
+            files.open(path, local)
+        };
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let socket = runtime.block_on(tokio::net::UdpSocket::bind("0.0.0.0:0")).unwrap();
         let port = socket.local_addr().unwrap().port();
@@ -554,4 +557,18 @@ fn raise_file_limit() {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+}
+
+#[test]
+fn panic_over_a_request_ends_that_request_alone() {
+    let server = Server::start(Options::default());
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    for path in ["panic", "missing"] {
+        let request = [b"\0\x01", path.as_bytes(), b"\0octet\0"].concat();
+        client.send_to(&request, ("127.0.0.1", server.port)).unwrap();
+    }
+    let mut packet = [0; 600];
+    client.recv_from(&mut packet).unwrap();
+    assert_eq!(packet[..4], [0, 5, 0, 1], "an ERROR: no such file");
 }

@@ -15,8 +15,8 @@ use imports::Modules;
 /// Rooms, from the lowest layer to the highest. A room uses rooms of lower layers only, so no
 /// protocol uses another and there is no circle.
 const LAYERS: &[&[&str]] = &[
-    &["codec", "extent", "locked", "mac", "text", "watched"],
-    &["sys"],
+    &["codec", "extent", "locked", "mac", "output", "panics", "text", "watched"],
+    &["runtime", "sys"],
     &["image"],
     &["export"],
     &["bootable", "uki"],

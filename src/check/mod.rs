@@ -26,6 +26,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::image::{Image, OpenError};
+use crate::runtime;
 
 pub use original::{CheckTally, Original, VerifyError};
 pub use report::{CheckReport, CheckRow};
@@ -58,7 +59,7 @@ pub fn run(iso: Option<&Path>, out: &mut impl Write) -> Result<(), CheckError> {
         Some(path) => Image::open(path)?,
         None => sample_image()?,
     };
-    let runtime = tokio::runtime::Runtime::new().map_err(CheckError::System)?;
+    let runtime = runtime::build().map_err(CheckError::System)?;
     let report = runtime.block_on(check_image(Arc::new(image))).map_err(CheckError::System)?;
     // The servers run until the runtime ends, and their clients are gone.
     runtime.shutdown_background();

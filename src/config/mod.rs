@@ -20,6 +20,7 @@ mod value;
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -240,6 +241,9 @@ pub struct ServeOptions {
     log_format: Option<RawValue>,
 
     #[arg(skip)]
+    log_repeats: Option<RawValue>,
+
+    #[arg(skip)]
     subnet: Vec<SubnetOptions>,
 
     #[arg(skip)]
@@ -339,6 +343,8 @@ pub struct Config {
     pub stall_timeout: Duration,
     pub status: StatusService,
     pub log_format: LogFormat,
+    /// Lines of one kind about one peer that are logged before they are counted; `None` means all.
+    pub log_repeats: Option<NonZeroU32>,
     /// Take over from the process that listens at `handover_socket`.
     pub takeover: bool,
     /// Private socket for the process that takes over.
@@ -363,6 +369,9 @@ impl Config {
         self.root.into_iter().chain(overrides.filter_map(|overrides| overrides.root))
     }
 }
+
+/// Default of `log-repeats`: a machine that boots and boots writes fewer lines of a kind.
+const LOG_REPEATS: NonZeroU32 = NonZeroU32::MIN.saturating_add(63);
 
 /// Format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -487,6 +496,9 @@ impl Checker<'_> {
             log_format: self
                 .read("log-format", &options.log_format, value::log_format)?
                 .unwrap_or(LogFormat::Text),
+            log_repeats: self
+                .read("log-repeats", &options.log_repeats, value::log_repeats)?
+                .unwrap_or(Some(LOG_REPEATS)),
         })
     }
 

@@ -55,6 +55,7 @@ fn defaults_serve_everything() {
     assert_eq!(config.menu.roots, [Root::Nbd, Root::Nfs, Root::Http]);
     assert_eq!((config.root, config.menu.cms), (None, Cms::Verify));
     assert_eq!(config.stall_timeout.as_secs(), 600);
+    assert_eq!(config.log_repeats.map(NonZeroU32::get), Some(64));
 }
 
 #[test]
@@ -293,6 +294,7 @@ fn error_has_place_cause_and_advice() {
             "menu-timeout = -1",
             "isowire.toml:1: menu-timeout: `-1`: invalid time; expected seconds up to 3599",
         ),
+        ("log-repeats = 0", "isowire.toml:1: log-repeats: `0`: invalid number; expected one from 1 up"),
         ("stall-timeout = 0", "isowire.toml:1: stall-timeout: `0`: invalid time; expected one from `1s` to"),
         ("stall-timeout = '31d'", "isowire.toml:1: stall-timeout: `31d`: invalid time"),
         ("cms-verify = 'maybe'", "isowire.toml:1: cms-verify: `maybe`: expected `true` or `false`"),

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
@@ -351,6 +352,14 @@ pub(super) fn status(text: &str) -> Result<Option<SocketAddrV4>, String> {
         text => text.parse().map(Some).map_err(|_| {
             "invalid address; expected an IPv4 address and port like 127.0.0.1:8081, or `off`".into()
         }),
+    }
+}
+
+/// Parses the number of lines that are logged before they are counted; `None` means all.
+pub(super) fn log_repeats(text: &str) -> Result<Option<NonZeroU32>, String> {
+    match text {
+        "off" => Ok(None),
+        _ => text.parse().map(Some).map_err(|_| "invalid number; expected one from 1 up, or `off`".into()),
     }
 }
 

@@ -37,7 +37,7 @@ const ALL_READERS: usize = 512;
 /// Readers that an image may have however many the others have.
 const ENTITLED: usize = 4;
 
-/// Time for which a reader without work is kept.
+/// Time for which a reader without work is kept, but for the last one: no other may be had later.
 const IDLE: Duration = Duration::from_secs(5);
 
 /// Interval at which those who wait call [`Readers::check`].
@@ -134,6 +134,15 @@ impl Readers {
         if queue.add_hint(extent) {
             self.0.is_busy.store(true, Ordering::Relaxed);
             self.0.wake_readers(queue, 1);
+        }
+    }
+
+    /// Starts a reader if there is none.
+    pub(super) fn have_one(&self) {
+        let mut queue = self.0.queue();
+        if queue.readers() == 0 {
+            // Without a thread the first read says so.
+            let _ = self.0.start_reader(&mut queue);
         }
     }
 

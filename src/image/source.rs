@@ -115,6 +115,12 @@ impl Source {
         Duration::from_secs(self.stall_timeout.load(Ordering::Relaxed))
     }
 
+    /// Has one thread at least that reads from the disk, if the system permits it. It stays until the
+    /// file is closed, so that reading needs no other.
+    pub(crate) fn have_reader(&self) {
+        self.readers.have_one();
+    }
+
     /// Returns the fault of the disk, if there is one.
     pub(crate) fn fault(&self) -> Option<ImageFault> {
         self.readers.fault()

@@ -16,6 +16,7 @@ use crate::boot;
 use crate::image::Image;
 use crate::images::ImageSet;
 use crate::locked::locked;
+use crate::panics;
 
 /// All machines. Every method briefly takes a lock, so none may be called per packet; a
 /// [`ConnectionTracker`](super::ConnectionTracker) counts packets.
@@ -102,6 +103,7 @@ impl Registry {
             isowire: env!("CARGO_PKG_VERSION").to_owned(),
             time: time.as_second(),
             forgotten,
+            panics: panics::count(),
             faults,
             machines,
         }

@@ -24,6 +24,9 @@ pub(crate) struct StatusReport {
     pub time: i64,
     /// Machines dropped because the table was full (4096).
     pub forgotten: u64,
+    /// Faults of isowire itself since its start; its log describes each.
+    #[serde(default)]
+    pub panics: u64,
     /// Images that cannot be read at present, in part or at all.
     #[serde(default)]
     pub faults: Vec<FaultStatus>,

@@ -21,6 +21,7 @@ use super::wire::{EMPTY_ADVERTISEMENT, ROUTER_SOLICITATION};
 use crate::interfaces::{self, InterfaceChanges};
 use crate::mac::Mac;
 use crate::machines::Registry;
+use crate::panics::caught;
 use crate::sys;
 
 /// Multicast group of all routers, to which solicitations go (RFC 4291 §2.7.1).
@@ -147,7 +148,7 @@ pub(crate) async fn run(
             () = changes.next() => listener.update_interfaces(),
             received = receive(&socket, &mut bytes) => match received {
                 Ok(received) if listener.listens_on(received.interface) => {
-                    handle(&socket, &received, &bytes, &machines);
+                    let _ = caught(|| handle(&socket, &received, &bytes, &machines));
                 }
                 Ok(received) => {
                     debug!(peer = %received.from, "router solicitation not answered: other interface");

@@ -5,7 +5,6 @@ pub mod rpcbind;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -25,7 +24,6 @@ use crate::watched::Watched;
 struct Shared {
     images: Watched<ImageSet>,
     machines: Arc<Registry>,
-    connections: AtomicUsize,
 }
 
 /// Serves `images` by NFS and MOUNT to every client that connects, until `shutdown` is ready.
@@ -36,12 +34,13 @@ pub async fn run(
     machines: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let shared = Arc::new(Shared { images: images.into(), machines, connections: AtomicUsize::new(0) });
+    let shared = Arc::new(Shared { images: images.into(), machines });
     stream::accept_until(listener.into(), "NFS", shutdown, |socket, peer| {
         serve(socket, peer, Arc::clone(&shared))
     })
     .await;
-    let connections = shared.connections.load(Ordering::Relaxed);
+    // Each connection has a reference.
+    let connections = Arc::strong_count(&shared) - 1;
     if connections > 0 {
         info!(connections, "shutting down: NFS clients wait until the server is back");
     }
@@ -50,7 +49,6 @@ pub async fn run(
 /// Serves one connection from its first byte to its last.
 async fn serve(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     let since = Instant::now();
-    shared.connections.fetch_add(1, Ordering::Relaxed);
     let watched = shared.images.clone();
     let mut client = Client {
         session: Session::new(peer),
@@ -66,7 +64,6 @@ async fn serve(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     let end = stream::drive(&socket, &mut client, &mut BytesMut::new(), &mut Batch::default()).await;
     let fate = if end.is_ok() { machines::RootEnd::Released } else { machines::RootEnd::Lost };
     client.tracker.ended(fate, Instant::now());
-    shared.connections.fetch_sub(1, Ordering::Relaxed);
     let totals = client.session.totals();
     ConnectionLog { protocol: "NFS", peer, export: None, totals, since }.closed(&end);
 }

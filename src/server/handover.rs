@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -23,6 +23,9 @@ use crate::machines::Registry;
 use crate::machines::local::LocalSocket;
 use crate::nbd;
 use crate::watched::Watched;
+
+/// Pause after a failed accept: a lack of file descriptors lasts.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What came from the process before this one.
 #[derive(Debug)]
@@ -178,7 +181,14 @@ pub(super) async fn offer_to_successors(
     let listener = UnixListener::from_std(listener)?;
     let sockets = Arc::new(sockets);
     loop {
-        let (stream, _) = listener.accept().await?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                debug!("no process can take over for now: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
         // The directory of the socket is closed to other users; root has no such limit.
         if !stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw()) {
             warn!("take-over refused: the other isowire runs as another user");
@@ -186,8 +196,9 @@ pub(super) async fn offer_to_successors(
         }
         let (sockets, images) = (Arc::clone(&sockets), images.current());
         let offer = spawn_blocking(move || offer(stream.into_std()?, &sockets, &images));
-        match offer.await.map_err(io::Error::other)? {
-            Ok(predecessor) => drop(ready.send(predecessor).await),
+        match offer.await {
+            Ok(Ok(predecessor)) => drop(ready.send(predecessor).await),
+            Ok(Err(error)) => warn!("not taken over: {error}"),
             Err(error) => warn!("not taken over: {error}"),
         }
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::Signal;
+use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::interval;
 use tracing::{info, warn};
@@ -21,6 +22,7 @@ use crate::config::ImageConfig;
 use crate::images::watch::FolderWatch;
 use crate::images::{self, ImageChange, ImageError, ImageSet, SearchPath, ServedImage};
 use crate::machines::Registry;
+use crate::panics::caught_task;
 use crate::watched::Watched;
 
 /// Interval at which retained images are checked for expiry.
@@ -95,6 +97,8 @@ pub(super) struct ImageUpdater {
     stall_timeout: Duration,
     /// The errors of the last scan: each is logged once.
     logged: Vec<String>,
+    /// Held by the check of initramfs images that runs.
+    checking: Arc<Mutex<()>>,
 }
 
 impl ImageUpdater {
@@ -111,7 +115,7 @@ impl ImageUpdater {
         machines: Arc<Registry>,
     ) -> Result<Self, StartError> {
         let Opened { images, logged } = opened;
-        set_stall_timeout(&images, stall_timeout);
+        prepare(&images, stall_timeout);
         let current = Arc::new(images);
         let first = Snapshot::new(Arc::clone(&current), config_for(&current, &configs, &boot_config))?;
         // Images of a folder come and go; only a name that no file can bring is a mistake.
@@ -129,6 +133,7 @@ impl ImageUpdater {
             snapshots: SnapshotSender::new(first, machines),
             stall_timeout,
             logged,
+            checking: Arc::default(),
         })
     }
 
@@ -146,16 +151,16 @@ impl ImageUpdater {
         loop {
             tokio::select! {
                 () = &mut shutdown => return,
-                Some(()) = hangup.recv() => self.reload().await,
+                Some(()) = hangup.recv() => drop(caught_task(self.reload()).await),
                 changed = changed(&mut watch) => match changed {
-                    Ok(()) => self.rescan().await,
+                    Ok(()) => drop(caught_task(self.rescan()).await),
                     Err(error) => {
                         warn!("folder watch lost: {error}; after a change, send isowire SIGHUP");
                         // A queue that cannot be read stays so; SIGHUP still works.
                         watch = None;
                     }
                 },
-                _ = clock.tick() => self.expire().await,
+                _ = clock.tick() => drop(caught_task(self.expire()).await),
             }
             // A folder that was missing may exist now.
             watch.as_mut().map(FolderWatch::renew);
@@ -217,7 +222,7 @@ impl ImageUpdater {
 
     /// Publishes the next set, and logs its changes.
     async fn publish(&mut self, next: ImageSet, changes: &[ImageChange]) {
-        set_stall_timeout(&next, self.stall_timeout);
+        prepare(&next, self.stall_timeout);
         let next = Arc::new(next);
         let (boot_config, images) = (config_for(&next, &self.configs, &self.boot_config), Arc::clone(&next));
         // Reads the boot menus and the EFI stub of each image from the disk.
@@ -240,8 +245,12 @@ impl ImageUpdater {
 
     /// Starts a check for initramfs images without the hooks for a root.
     fn check_initramfs(&self, images: Vec<Arc<ServedImage>>) {
-        let roots = self.roots.clone();
-        spawn_blocking(move || initramfs_check::check(&images, &roots));
+        let (roots, turn) = (self.roots.clone(), Arc::clone(&self.checking));
+        tokio::spawn(async move {
+            // One at a time: on a disk that hangs, they would take all threads.
+            let _turn = turn.lock().await;
+            let _ = spawn_blocking(move || initramfs_check::check(&images, &roots)).await;
+        });
     }
 
     /// Logs the errors that the last scan did not have.
@@ -261,8 +270,12 @@ async fn changed(watch: &mut Option<FolderWatch>) -> io::Result<()> {
     }
 }
 
-fn set_stall_timeout(images: &ImageSet, timeout: Duration) {
-    images.known().for_each(|served| served.image.source.set_stall_timeout(timeout));
+/// Prepares images for their clients.
+fn prepare(images: &ImageSet, stall_timeout: Duration) {
+    for served in images.known() {
+        served.image.source.set_stall_timeout(stall_timeout);
+        served.image.source.have_reader();
+    }
 }
 
 /// Returns the operator's choices with the overrides for these images.

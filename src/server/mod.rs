@@ -10,7 +10,7 @@ mod services;
 mod snapshot;
 mod sockets;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
-use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -41,6 +40,7 @@ use crate::nbd;
 use crate::nfs::server::rpcbind::RegistrationError;
 use crate::text::Word;
 use crate::uki::Signer;
+use crate::{output, runtime};
 
 /// Time that transfers have to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -74,6 +74,8 @@ pub enum StartError {
     Rpcbind(#[from] RegistrationError),
     #[error("takeover: {0}")]
     Takeover(#[from] TakeoverError),
+    #[error("threads cannot be started: {0}; raise `TasksMax=` of the unit, or `ulimit -u`")]
+    Threads(io::Error),
     #[error("system call failed: {0}")]
     System(#[from] io::Error),
 }
@@ -83,7 +85,7 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`] in one line, before anything was served.
 pub fn run(config: &Config) -> Result<(), StartError> {
-    // Before there are threads, since it changes the environment.
+    // Before there are threads that read the environment, since it changes that.
     let inherited = Inherited::take()?;
     raise_file_limit();
     let (arrival, inherited, carried) = Arrival::take(config, inherited)?;
@@ -95,21 +97,12 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let (boot_config, stall_timeout) = (boot_config(config, &sockets), config.stall_timeout);
     let updater =
         ImageUpdater::new(configs, opened, boot_config, roots, stall_timeout, Arc::clone(&machines))?;
-    let runtime = runtime()?;
+    let runtime = runtime::build().map_err(StartError::Threads)?;
     let served = runtime.block_on(serve(config, sockets, updater, machines, arrival));
     // Sessions of NBD and NFS last for days; they end here. A blocking task would hold up the process
     // that follows.
     runtime.shutdown_background();
     served
-}
-
-/// Builds the runtime, tuned for a thousand machines at once.
-///
-/// A worker of tokio has a queue of 256 ready tasks, and by default takes from the shared queue
-/// every 31 to 255 tasks: some machines would wait for tens of rounds of the others. It polls for
-/// new events every 61 tasks; every 256, more requests are found at once.
-fn runtime() -> io::Result<Runtime> {
-    Builder::new_multi_thread().enable_all().global_queue_interval(2).event_interval(256).build()
 }
 
 /// Raises the limit of open files to the user's maximum: each machine takes one, and many systems
@@ -142,7 +135,7 @@ fn boot_config(config: &Config, sockets: &ServiceSockets) -> BootConfig {
 }
 
 /// Signs while another thread takes over the other tasks of this one, so that no connection waits
-/// for it.
+/// for it. Without an idle thread they wait.
 fn aside(work: &mut dyn FnMut()) {
     tokio::task::block_in_place(work);
 }
@@ -186,7 +179,10 @@ async fn serve(
                 }
             }
             Some(ended) = services.tasks.join_next() => {
-                break ServeEnd::Failed(ended.map_err(io::Error::other).and_then(|ended| ended));
+                // The end of a service by a panic is logged, and the others go on.
+                if let Ok(Err(error)) = ended {
+                    break ServeEnd::Failed(error);
+                }
             }
         }
     };
@@ -194,7 +190,8 @@ async fn serve(
     services.is_taken_over.store(matches!(end, ServeEnd::TakenOver(_)), Ordering::Relaxed);
     // Every service has a receiver of this channel, and ends when the sender is gone.
     drop((stop, stopping));
-    let _ = tokio::time::timeout(DRAIN, services.at_once.join_all()).await;
+    let ended = async { while services.at_once.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(DRAIN, ended).await;
     let drained = async { while services.tasks.join_next().await.is_some() {} };
     match end {
         ServeEnd::TakenOver(predecessor) => {
@@ -210,7 +207,7 @@ async fn serve(
             nbd.warn_of_lost_clients();
             let _ = tokio::time::timeout(DRAIN, drained).await;
         }
-        ServeEnd::Failed(ended) => return ended.map_err(StartError::from),
+        ServeEnd::Failed(error) => return Err(error.into()),
     }
     Ok(())
 }
@@ -220,8 +217,8 @@ enum ServeEnd {
     /// The operator stopped it.
     Stopped,
     TakenOver(Predecessor),
-    /// A service ended.
-    Failed(io::Result<()>),
+    /// A service could not be set up.
+    Failed(io::Error),
 }
 
 /// SIGINT (Ctrl-C), SIGTERM, and the SIGHUP of a terminal that is closed.
@@ -315,8 +312,7 @@ fn own_address(config: &Config) -> Option<Ipv4Addr> {
 
 /// Tells the user and systemd that all is up.
 fn announce(report: &StartReport) {
-    // A closed standard output is not a reason to stop.
-    let _ = write!(io::stdout().lock(), "{report}\nready\n");
+    output::print(&format!("{report}\nready\n"));
     notify(&[NotifyState::Ready]);
 }
 

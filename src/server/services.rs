@@ -23,6 +23,7 @@ use crate::images::ImageSet;
 use crate::machines::Registry;
 use crate::machines::local::LocalSocket;
 use crate::machines::server::StatusSocket;
+use crate::panics::caught_task;
 use crate::stream::Listener;
 use crate::watched::Watched;
 use crate::{dhcp, http, machines, nbd, ndp, nfs, tftp};
@@ -84,7 +85,7 @@ pub(super) async fn start(
     services.start_status(sockets.status_socket, sockets.status);
     services.start_offers(offered);
     let updates = updater.run(hangup, services.stop());
-    services.tasks.spawn(unfailing(updates));
+    services.spawn("images", unfailing(updates));
     let Services { tasks, at_once, is_taken_over, .. } = services;
     Ok(Running { tasks, at_once, is_taken_over })
 }
@@ -95,6 +96,16 @@ impl Services<'_> {
         let mut stopping = self.stopping.clone();
         // No value is ever sent; the sender is dropped.
         async move { while stopping.changed().await.is_ok() {} }
+    }
+
+    /// Runs a service, which may take some time to stop.
+    fn spawn(&mut self, name: &'static str, service: impl Future<Output = io::Result<()>> + Send + 'static) {
+        self.tasks.spawn(async move { alone(name, service).await.unwrap_or(Ok(())) });
+    }
+
+    /// Runs a service that stops at once.
+    fn spawn_at_once(&mut self, name: &'static str, service: impl Future<Output = ()> + Send + 'static) {
+        self.at_once.spawn(async move { alone(name, service).await.unwrap_or_default() });
     }
 
     fn machines(&self) -> Arc<Registry> {
@@ -117,7 +128,7 @@ impl Services<'_> {
             Err(error) => return Err(error.into()),
         };
         let stop = self.stop();
-        self.at_once.spawn(async move {
+        self.spawn_at_once("dhcp", async move {
             server.run(stop).await;
             // From here on another isowire may answer.
             drop(mark);
@@ -127,13 +138,13 @@ impl Services<'_> {
 
     fn start_advertisement(&mut self, listener: Option<ndp::server::SolicitationListener>) {
         let Some(listener) = listener else { return };
-        self.tasks.spawn(ndp::server::run(listener, self.machines(), self.stop()));
+        self.spawn("router-advertisement", ndp::server::run(listener, self.machines(), self.stop()));
     }
 
     fn start_nbd(&mut self, listener: Option<StdListener>) -> io::Result<()> {
         let Some(listener) = listener else { return Ok(()) };
         let (listener, stop, nbd) = (stream(listener, self.config)?, self.stop(), self.shared.nbd.clone());
-        self.at_once.spawn(async move { nbd.run(listener, stop).await });
+        self.spawn_at_once("nbd", async move { nbd.run(listener, stop).await });
         Ok(())
     }
 
@@ -146,15 +157,16 @@ impl Services<'_> {
         // The real port, which the system chose for port 0.
         let port = listener.local_addr()?.port();
         let (listener, images) = (stream(listener, self.config)?, self.images());
-        self.tasks.spawn(unfailing(nfs::server::run(listener, images, self.machines(), self.stop())));
+        let service = nfs::server::run(listener, images, self.machines(), self.stop());
+        self.spawn("nfs", unfailing(service));
         match portmap {
             Some(PortmapService::Ours { tcp, udp }) => {
                 let (tcp, udp) = (stream(tcp, self.config)?, datagrams(udp)?);
-                self.tasks.spawn(nfs::server::portmap::run(tcp, udp, port, self.stop()));
+                self.spawn("portmap", nfs::server::portmap::run(tcp, udp, port, self.stop()));
             }
             Some(PortmapService::Rpcbind(registration)) => {
                 let (stop, is_taken_over) = (self.stop(), Arc::clone(&self.is_taken_over));
-                self.tasks.spawn(async move {
+                self.spawn("portmap", async move {
                     stop.await;
                     // rpcbind keeps a registration after the end of the process that made it.
                     if !is_taken_over.load(Ordering::Relaxed) {
@@ -172,7 +184,8 @@ impl Services<'_> {
         let Some(listener) = listener else { return Ok(()) };
         let (listener, files) = (stream(listener, self.config)?, self.files());
         let (machines, advertise) = (self.machines(), self.config.advertise);
-        self.tasks.spawn(unfailing(http::server::run(listener, files, machines, advertise, self.stop())));
+        let service = http::server::run(listener, files, machines, advertise, self.stop());
+        self.spawn("http", unfailing(service));
         Ok(())
     }
 
@@ -181,13 +194,8 @@ impl Services<'_> {
         let (socket, options) = (datagrams(socket)?, tftp_options(self.config));
         let (files, advertise) = (self.files(), self.config.advertise);
         // A generated file names the address that the client used, unless the operator chose one.
-        self.tasks.spawn(tftp::server::run(
-            socket,
-            move |path: &[u8], local| files.current().open(path, advertise.unwrap_or(local)),
-            self.machines(),
-            options,
-            self.stop(),
-        ));
+        let open = move |path: &[u8], local| files.current().open(path, advertise.unwrap_or(local));
+        self.spawn("tftp", tftp::server::run(socket, open, self.machines(), options, self.stop()));
         Ok(())
     }
 
@@ -200,7 +208,7 @@ impl Services<'_> {
             Err(error) => return debug!("no process can take over: {}: {error}", path.display()),
         };
         let (images, ready, stop) = (self.images(), self.shared.ready.clone(), self.stop());
-        self.tasks.spawn(async move {
+        self.spawn("takeover", async move {
             tokio::select! {
                 () = stop => Ok(()),
                 failed = handover::offer_to_successors(socket, sockets, images, ready) => failed,
@@ -212,7 +220,7 @@ impl Services<'_> {
         let local = local.or_else(|| self.taken_over_status());
         let tcp = tcp.map(|listener| StatusSocket::Tcp(listener, self.config.allowed.clone()));
         let sockets = local.map(StatusSocket::Local).into_iter().chain(tcp).collect();
-        self.tasks.spawn(machines::server::run(sockets, self.machines(), self.stop()));
+        self.spawn("status", machines::server::run(sockets, self.machines(), self.stop()));
     }
 
     /// Returns the status socket in place of that of the process before this one.
@@ -229,6 +237,15 @@ impl Services<'_> {
     fn files(&self) -> Watched<Files> {
         self.shared.snapshot.project(|snapshot| Arc::clone(&snapshot.files))
     }
+}
+
+/// Runs a service whose panic ends no other; returns `None` then.
+async fn alone<T>(service: &'static str, task: impl Future<Output = T>) -> Option<T> {
+    let ended = caught_task(task).await;
+    if ended.is_none() {
+        error!(service, "service ended by a fault of isowire: it takes no new clients. Restart isowire");
+    }
+    ended
 }
 
 /// Adapts a service that cannot fail to the tasks that may.

@@ -21,7 +21,10 @@ const SECURE_BOOT: &str = "Secure Boot? It got its boot program, and nothing fol
 
 impl Display for StatusTable {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self(StatusReport { machines, faults, time, .. }) = self;
+        let Self(StatusReport { machines, faults, panics, time, .. }) = self;
+        if *panics > 0 {
+            writeln!(f, "{panics} faults of isowire since its start; its log has each\n")?;
+        }
         // Above all else: machines of the image wait for it.
         for FaultStatus { image, fault, since } in faults {
             let (image, fault, age) = (printable(image), printable(fault), age(time - since));
@@ -157,8 +160,9 @@ mod tests {
     }
 
     fn table_with(faults: Vec<FaultStatus>, machines: Vec<MachineStatus>) -> String {
-        StatusTable(StatusReport { isowire: "1".into(), time: 1000, forgotten: 0, faults, machines })
-            .to_string()
+        let report =
+            StatusReport { isowire: "1".into(), time: 1000, forgotten: 0, panics: 0, faults, machines };
+        StatusTable(report).to_string()
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
 
 use crate::export::Allowed;
+use crate::panics::caught;
 
 /// Pause after a failed accept: a lack of file descriptors (EMFILE) lasts longer than a
 /// microsecond.
@@ -84,7 +85,7 @@ where
                     continue;
                 }
                 match set_options(&socket) {
-                    Ok(()) => drop(tokio::spawn(serve(socket, peer))),
+                    Ok(()) => drop(caught(|| tokio::spawn(serve(socket, peer)))),
                     // Linux refuses options of a connection that was reset meanwhile.
                     Err(error) => debug!(%peer, %error, "{protocol} client gone at once"),
                 }
@@ -114,6 +115,26 @@ mod tests {
     use tokio::net::TcpSocket;
 
     use super::*;
+
+    #[tokio::test]
+    async fn panic_over_a_client_ends_that_client_alone() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = socket.local_addr().unwrap();
+        let count = std::sync::atomic::AtomicUsize::new(0);
+        tokio::spawn(accept(Listener::from(socket), "test", move |mut socket, _| {
+            let n = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            assert_ne!(n, 0, "a fault before the task");
+            async move {
+                assert_ne!(n, 1, "a fault in the task");
+                socket.write_all(b"hello").await.unwrap();
+            }
+        }));
+        for heard in [&b""[..], b"", b"hello"] {
+            let mut bytes = Vec::new();
+            TcpStream::connect(server).await.unwrap().read_to_end(&mut bytes).await.unwrap();
+            assert_eq!(bytes, heard);
+        }
+    }
 
     #[tokio::test]
     async fn client_that_is_not_allowed_is_closed() {

@@ -1,6 +1,6 @@
 //! Lease file: events are appended, and from time to time the whole file is rewritten.
 //!
-//! A blocking task writes, so that no reply waits for a disk. A crash can lose the last lines. The
+//! A thread writes, so that no reply waits for a disk. A crash can lose the last lines. The
 //! machine then gets the same address again, since that follows from its hardware address.
 //!
 //! After a failed write nothing is appended, since half a line may stand at the end. The next
@@ -11,10 +11,11 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, error::TrySendError};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::dhcp::lease::{Event, UnixTime};
@@ -29,7 +30,7 @@ const QUEUE: usize = 4096;
 /// Shortest time between two rewrites after a failure: a full disk may stay full for hours.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
-/// Task of the writer.
+/// Work of the writer.
 #[derive(Debug)]
 enum Job {
     Append(String),
@@ -41,7 +42,8 @@ enum Job {
 #[derive(Debug)]
 pub(super) struct LeaseFile {
     queue: mpsc::Sender<Job>,
-    writer: JoinHandle<()>,
+    /// Tells that the writer has written all.
+    writer: oneshot::Receiver<()>,
     appended: usize,
     /// Set by the writer: a job was not written.
     has_failed: Arc<AtomicBool>,
@@ -76,7 +78,7 @@ impl LeaseFile {
         let (path, is_behind) = (path.to_owned(), file.is_none());
         let has_failed = Arc::new(AtomicBool::new(false));
         let writer = Writer { path, file, has_failed: Arc::clone(&has_failed) };
-        let writer = tokio::task::spawn_blocking(move || writer.run(jobs));
+        let writer = writer.start(jobs)?;
         let last_rewrite = Instant::now();
         Ok(Self { queue, writer, appended: 0, has_failed, is_behind, last_rewrite, _lock: lock })
     }
@@ -123,8 +125,8 @@ impl LeaseFile {
             self.rewrite(server_role, Instant::now());
         }
         drop(self.queue);
-        if let Err(failed) = self.writer.await {
-            error!("lease file writer failed: {failed}");
+        if self.writer.await.is_err() {
+            error!("lease file not written to its end: its writer failed");
         }
     }
 }
@@ -138,7 +140,7 @@ fn snapshot(server_role: &ServerRole) -> String {
     std::iter::once(HEAD.to_owned()).chain(lines).collect()
 }
 
-/// State of the blocking task.
+/// State of the thread that writes.
 struct Writer {
     path: PathBuf,
     /// `None` after a failure, until the next rewrite.
@@ -147,6 +149,23 @@ struct Writer {
 }
 
 impl Writer {
+    /// Starts the thread. Returns what tells its end.
+    fn start(self, jobs: mpsc::Receiver<Job>) -> io::Result<oneshot::Receiver<()>> {
+        let (done, ended) = oneshot::channel();
+        let run = move || {
+            self.run(jobs);
+            let _ = done.send(());
+        };
+        match thread::Builder::new().name("isowire-leases".into()).spawn(run) {
+            Ok(_) => Ok(ended),
+            Err(error) => {
+                let text =
+                    format!("no thread can be started for it: {error}; raise `TasksMax=` or `ulimit -u`");
+                Err(io::Error::new(error.kind(), text))
+            }
+        }
+    }
+
     /// Writes jobs until the queue is closed.
     fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(job) = jobs.blocking_recv() {

@@ -37,6 +37,7 @@ use super::wire::{Message, SERVER_PORT};
 use crate::boot::{BootTargets, Leased};
 use crate::interfaces::{Interface, InterfaceChanges};
 use crate::machines::Registry;
+use crate::panics::caught;
 use crate::watched::Watched;
 
 pub use port_socket::bind_until_interface_exists;
@@ -94,27 +95,34 @@ impl Server {
             tokio::select! {
                 () = &mut shutdown => break,
                 received = self.dhcp.receive() => match received {
-                    Ok((message, arrival)) => self.handle(DhcpPort::Dhcp, message, arrival),
+                    Ok((message, arrival)) => self.step(|it| it.handle(DhcpPort::Dhcp, message, arrival)),
                     Err(error) => self.pause(&error).await,
                 },
                 received = receive_if_bound(&mut self.boot_server) => match received {
-                    Ok((message, arrival)) => self.handle(DhcpPort::BootServer, message, arrival),
+                    Ok((message, arrival)) => {
+                        self.step(|it| it.handle(DhcpPort::BootServer, message, arrival));
+                    }
                     Err(error) => self.pause(&error).await,
                 },
-                () = self.changes.next() => self.interfaces_changed(),
-                Some(ended) = self.probes.ended() => self.probe_ended(ended),
-                work = self.address_use.next() => self.resume(work),
-                _ = probe_times.tick() => self.probes.start(self.probed()),
+                () = self.changes.next() => self.step(Self::interfaces_changed),
+                Some(ended) = self.probes.ended() => self.step(|it| it.probe_ended(ended)),
+                work = self.address_use.next() => self.step(|it| it.resume(work)),
+                _ = probe_times.tick() => self.step(|it| it.probes.start(it.probed())),
                 _ = renewals.tick() => {
-                    self.renew_leases_of_roots();
+                    self.step(Self::renew_leases_of_roots);
                     // A port that could not be opened is tried again.
-                    self.interfaces_changed();
+                    self.step(Self::interfaces_changed);
                 }
             }
         }
         if let (Some(file), Role::Server(server_role)) = (self.lease_file, &self.session.role) {
             file.close(server_role).await;
         }
+    }
+
+    /// Does a step, whose panic does not end the service.
+    fn step(&mut self, step: impl FnOnce(&mut Self)) {
+        let _ = caught(|| step(self));
     }
 
     /// Logs a failed receive and waits.

@@ -334,7 +334,8 @@ impl Queue {
 
     /// Decides whether a reader that found no read should end.
     pub(super) fn is_superfluous(&self, has_timed_out: bool) -> bool {
-        let is_needed = !self.retries.0.is_empty() && self.idle == 0;
+        let is_last = self.active_readers() <= 1;
+        let is_needed = is_last || (!self.retries.0.is_empty() && self.idle == 0);
         self.is_closed || self.active_readers() > READERS || (has_timed_out && !is_needed)
     }
 
@@ -568,6 +569,10 @@ mod tests {
         assert!(!queue.is_superfluous(false) && queue.is_superfluous(true));
         queue.end(extent(1), Ok(()), now);
         assert!(queue.is_superfluous(false), "the one that hung was replaced");
+        (0..READERS).for_each(|_| queue.reader_ended());
+        assert!(!queue.is_superfluous(true), "another one may not be had");
+        queue.close();
+        assert!(queue.is_superfluous(false));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use crate::export::Allowed;
 use crate::nfs::portmap::Portmapper;
 use crate::nfs::rpc::RecordError;
+use crate::panics::caught;
 use crate::stream::{self, Listener};
 use crate::sys::{self, Iov, Route};
 
@@ -117,7 +118,8 @@ impl Datagrams {
                 }
                 Ok((len, peer, local)) => {
                     let datagram = datagram.get(..len).unwrap_or_default();
-                    portmap.handle_datagram(datagram, SocketAddrV4::new(local, self.port).into(), &mut out);
+                    let local_port = SocketAddrV4::new(local, self.port).into();
+                    let _ = caught(|| portmap.handle_datagram(datagram, local_port, &mut out));
                     self.reply(&out, peer, local);
                     out.clear();
                 }

@@ -29,6 +29,7 @@ use crate::codec::Reader;
 use crate::export::Allowed;
 use crate::export::path::PathError;
 use crate::machines::{self, ConnectionTracker, Registry};
+use crate::panics::caught;
 
 /// Transfers at the same time. Each costs a socket and about four kilobytes.
 pub(crate) const MAX_TRANSFERS: usize = 4096;
@@ -121,7 +122,7 @@ where
             () = &mut shutdown, if !server.is_stopping => server.is_stopping = true,
             Some(ended) = server.tasks.join_next() => server.forget(ended),
             received = receiver.receive(&server.socket) => match received {
-                Ok(datagram) => server.handle(datagram),
+                Ok(datagram) => drop(caught(|| server.handle(datagram))),
                 Err(error) => {
                     warn!("TFTP datagram not received: {error}");
                     tokio::time::sleep(RECEIVE_PAUSE).await;

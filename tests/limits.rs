@@ -1,0 +1,294 @@
+//! Limits of the host that are reached, and neighbours that mean harm: threads that cannot be had,
+//! descriptors that are used up, floods, and a log that nobody reads. Machines that are up go on.
+
+mod common;
+
+use std::fs::{self, Permissions};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::fs::Advice;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use common::dhcp::{broadcast, client_socket, newcomer};
+use common::iso;
+use common::lan::{self, BRIDGE, Lan};
+use common::needs::{needs, tool};
+use common::nfs::free_port;
+use common::running::{Running, output_of};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_isowire");
+const SOON: Duration = Duration::from_secs(60);
+
+/// A folder with one ISO, closed to nobody.
+struct Stage {
+    dir: TempDir,
+    image: Vec<u8>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["", "iso", "run"] {
+            let path = dir.path().join(name);
+            let _ = fs::create_dir(&path);
+            fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
+        }
+        let mut stage = Self { dir, image: Vec::new() };
+        stage.image = stage.put_iso("small", 1);
+        stage
+    }
+
+    /// Adds an ISO with content that no other `seed` has, and returns the content.
+    fn put_iso(&self, name: &str, seed: u8) -> Vec<u8> {
+        let tree = self.dir.path().join("tree");
+        let _ = fs::remove_dir_all(&tree);
+        fs::create_dir_all(tree.join("arch")).unwrap();
+        let noise =
+            (0..2u32 << 20).flat_map(|n| n.wrapping_mul(2_654_435_761 + u32::from(seed)).to_le_bytes());
+        fs::write(tree.join("arch/noise"), noise.collect::<Vec<_>>()).unwrap();
+        let made = self.dir.path().join("made.iso");
+        let mut xorriso = tool("xorriso");
+        xorriso.args(["-as", "mkisofs", "-quiet", "-R", "-V"]).arg(format!("SEED{seed}"));
+        output_of(xorriso.arg("-o").arg(&made).arg(&tree));
+        let content = fs::read(&made).unwrap();
+        fs::rename(made, self.iso(name)).unwrap();
+        content
+    }
+
+    fn iso(&self, name: &str) -> PathBuf {
+        self.dir.path().join("iso").join(format!("{name}.iso"))
+    }
+
+    /// Drops an ISO out of the page cache.
+    fn chill(&self, name: &str) {
+        let file = fs::File::open(self.iso(name)).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    }
+
+    /// Adds the arguments of a server to `command`, and returns its port of NBD.
+    fn serve(&self, command: &mut Command) -> u16 {
+        let nbd = free_port();
+        command.args([PROGRAM, "serve"]).arg(self.dir.path().join("iso"));
+        command.args(["--bind", "127.0.0.1", "--dhcp", "off", "--nfs", "off", "--tftp", "off"]);
+        command.args(["--nbd", &nbd.to_string(), "--http", "0"]);
+        command.env("XDG_RUNTIME_DIR", self.dir.path().join("run")).env_remove("RUNTIME_DIRECTORY");
+        nbd
+    }
+
+    fn start(&self, command: &mut Command) -> Running {
+        let mut server = Running::start(command, &self.dir.path().join("log"));
+        server.wait_for("\nready\n", SOON);
+        server
+    }
+}
+
+/// An NBD client that verifies what it reads.
+struct Client(TcpStream);
+
+impl Client {
+    fn attach(port: u16, export: &str) -> io::Result<Self> {
+        let mut socket = TcpStream::connect(("127.0.0.1", port))?;
+        socket.set_read_timeout(Some(SOON))?;
+        let mut greeting = [0; 18];
+        socket.read_exact(&mut greeting)?;
+        let len = export.len() as u32;
+        let go = [&(len + 6).to_be_bytes()[..], &len.to_be_bytes(), export.as_bytes(), &[0, 0]].concat();
+        socket.write_all(&[b"\0\0\0\x03IHAVEOPT\0\0\0\x07", &go[..]].concat())?;
+        socket.read_exact(&mut [0; 20 + 12 + 20])?;
+        Ok(Self(socket))
+    }
+
+    fn ask(&mut self, offset: u64, len: u32) {
+        let start = [0x2560_9513_u32, 0].map(u32::to_be_bytes).concat();
+        let request = [&start[..], &offset.to_be_bytes(), &offset.to_be_bytes(), &len.to_be_bytes()].concat();
+        self.0.write_all(&request).unwrap();
+    }
+
+    fn reply(&mut self, len: u32) -> Vec<u8> {
+        let mut reply = vec![0; 16 + len as usize];
+        self.0.read_exact(&mut reply).unwrap();
+        assert_eq!(reply[..8], [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0]);
+        reply.split_off(16)
+    }
+
+    fn read(&mut self, offset: u64, len: u32) -> Vec<u8> {
+        self.ask(offset, len);
+        self.reply(len)
+    }
+
+    /// Reads all of `image` in pieces and verifies it.
+    fn verify(&mut self, image: &[u8]) {
+        const LEN: usize = 256 << 10;
+        for (n, piece) in image.chunks(LEN).enumerate() {
+            assert!(self.read((n * LEN) as u64, piece.len() as u32) == piece, "piece {n}");
+        }
+    }
+}
+
+/// Number of threads of a process.
+fn threads(pid: Pid) -> usize {
+    fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).unwrap().count()
+}
+
+/// Makes a command that runs as a user of its own with at most so many threads.
+fn limited(uid: u32, threads: usize) -> Command {
+    let mut command = tool("prlimit");
+    command.arg(format!("--nproc={threads}")).uid(uid).gid(uid);
+    command
+}
+
+/// Changes the number of threads that a process of [`limited`] may have. Its own user may do that.
+fn limit_threads(uid: u32, pid: Pid, threads: usize) {
+    let mut command = tool("prlimit");
+    command.args(["--pid", &pid.as_raw_nonzero().to_string(), &format!("--nproc={threads}:1000")]);
+    output_of(command.uid(uid).gid(uid));
+}
+
+#[test]
+fn thread_that_cannot_be_had_later_stops_nothing() {
+    needs!(["root", "xorriso", "prlimit"]);
+    let stage = Stage::new();
+    let mut command = limited(61_101, 1000);
+    let nbd = stage.serve(&mut command);
+    let mut server = stage.start(&mut command);
+    let mut client = Client::attach(nbd, "small").unwrap();
+    limit_threads(61_101, server.pid(), 1);
+    let before = threads(server.pid());
+    for _ in 0..2 {
+        stage.chill("small");
+        client.verify(&stage.image);
+    }
+    // Images are looked for and opened as before, and clients of the new one are served.
+    let another = stage.put_iso("tiny", 2);
+    kill_process(server.pid(), Signal::HUP).unwrap();
+    server.wait_for("image added", SOON);
+    stage.chill("tiny");
+    Client::attach(nbd, "small").unwrap().verify(&stage.image);
+    let mut other = Client::attach(nbd, "tiny").unwrap();
+    // Nothing reads the new image from the disk, unless something left it in the page cache.
+    let file = fs::File::open(stage.iso("tiny")).unwrap();
+    file.read_exact_at(&mut vec![0; another.len()], 0).unwrap();
+    other.verify(&another);
+    assert!(threads(server.pid()) <= before, "no thread was had");
+    // What has to be read from the disk waits for a thread, and the log says so.
+    stage.chill("tiny");
+    other.ask(1 << 20, 4096);
+    server.wait_for("no thread can be started", SOON);
+    client.verify(&stage.image);
+    limit_threads(61_101, server.pid(), 1000);
+    assert!(other.reply(4096) == another[1 << 20..][..4096]);
+    let log = server.log();
+    assert!(!log.contains("panick") && !log.contains("fault of isowire"), "{log}");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn start_with_few_threads_serves_and_says_so() {
+    needs!(["root", "xorriso", "prlimit"]);
+    let stage = Stage::new();
+    // The main thread, that of the log, that of the image, and three of the runtime.
+    let mut command = limited(61_102, 6);
+    let nbd = stage.serve(&mut command);
+    let mut server = stage.start(&mut command);
+    server.wait_for("fewer threads than wanted", SOON);
+    stage.chill("small");
+    Client::attach(nbd, "small").unwrap().verify(&stage.image);
+    let log = server.log();
+    assert!(log.find("fewer threads") < log.find("\nready\n"), "lines come in their order: {log}");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn start_without_threads_is_an_error() {
+    needs!(["root", "xorriso", "prlimit"]);
+    let stage = Stage::new();
+    for count in 1..=4 {
+        let mut command = limited(61_103, count);
+        stage.serve(&mut command);
+        let mut server = Running::start(&mut command, &stage.dir.path().join("log"));
+        let status = server.wait(SOON).expect("it ends by itself");
+        let log = server.log();
+        assert_eq!(status.code(), Some(1), "{count}: {log}");
+        assert!(log.contains("ulimit -u") && !log.contains("panicked"), "{count}: {log}");
+    }
+}
+
+#[test]
+fn log_that_nobody_reads_stops_nothing() {
+    needs!(["xorriso", "mkfifo", "sh", "env"]);
+    let stage = Stage::new();
+    let fifo = stage.dir.path().join("fifo");
+    output_of(tool("mkfifo").arg(&fifo));
+    // Open at both ends, so that neither waits for the other.
+    let mut pipe = fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    let mut command = tool("sh");
+    command.args(["-c", "exec \"$0\" \"$@\" 2>\"$FIFO\""]).env("FIFO", &fifo);
+    command.env("RUST_LOG", "isowire=debug");
+    let nbd = stage.serve(&mut command);
+    let mut server = stage.start(&mut command);
+    let mut client = Client::attach(nbd, "small").unwrap();
+    // Each is a line. The pipe holds some hundred, and the queue some thousand.
+    let knock = |count| {
+        for _ in 0..count {
+            let mut knocking = TcpStream::connect(("127.0.0.1", nbd)).unwrap();
+            knocking.read_exact(&mut [0; 18]).unwrap();
+        }
+    };
+    for _ in 0..4 {
+        knock(2000);
+        client.verify(&stage.image);
+    }
+    let (mut heard, mut bytes) = (String::new(), vec![0; 64 << 10]);
+    while !heard.contains("log lines dropped") {
+        let len = pipe.read(&mut bytes).unwrap();
+        heard += &String::from_utf8_lossy(&bytes[..len]);
+    }
+    assert!(heard.contains("root attached"), "lines of before are there");
+    knock(6000);
+    client.verify(&stage.image);
+    assert!(server.stop().success(), "it ends although nobody reads its log");
+}
+
+#[test]
+fn flood_of_dhcp_writes_few_lines() {
+    needs!(lan::NEEDS, iso::NEEDS);
+    let mut lan = Lan::new(Ipv4Addr::new(192, 168, 77, 1));
+    let host = newcomer(&mut lan, BRIDGE);
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = lan.command(PROGRAM);
+    command.arg("serve").arg(iso::small().path).args(["--nbd", "0", "--nfs", "off", "--portmap", "off"]);
+    command.args(["--status", "off"]);
+    let mut server = Running::start(&mut command, &dir.path().join("log"));
+    server.wait_for("\nready\n", SOON);
+    let discover = broadcast(include_bytes!("data/dhcp/ipxe-bios-discover.bin"));
+    let socket = host.inside(client_socket);
+    let flood = |count: u32, machine: &dyn Fn(u32) -> u32| {
+        for n in 0..count {
+            let mut discover = discover.clone();
+            discover[30..34].copy_from_slice(&machine(n).to_be_bytes());
+            socket.send_to(&discover, (Ipv4Addr::BROADCAST, 67)).unwrap();
+            if n % 20 == 0 {
+                sleep(Duration::from_millis(2));
+            }
+        }
+    };
+    flood(5000, &|_| 7);
+    server.wait_for("DHCP offer: repeated ", SOON);
+    let lines = |log: &str| log.lines().filter(|line| line.contains("DHCP offer")).count();
+    let count = lines(&server.log());
+    assert!((64..80).contains(&count), "{count}:\n{}", server.log());
+    flood(20_000, &|n| n);
+    let log = server.log();
+    assert!(lines(&log) > 1000, "other machines have lines: {}", lines(&log));
+    assert!(log.len() < 1_000_000, "{} bytes", log.len());
+    assert!(server.stop().success());
+}
