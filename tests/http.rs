@@ -586,7 +586,7 @@ fn clients_survive_lack_of_descriptors() {
     let mut established = connect();
     is_served(&mut established);
     let crowd: Vec<_> = (0..100).map(|_| connect()).collect();
-    server.wait_for("HTTP cannot take new clients for now", Duration::from_secs(60));
+    server.wait_for("connections at their limit", Duration::from_secs(60));
     (0..10).for_each(|_| is_served(&mut established));
     drop(crowd);
     is_served(&mut connect());

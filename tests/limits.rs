@@ -181,6 +181,8 @@ fn thread_that_cannot_be_had_later_stops_nothing() {
     assert!(threads(server.pid()) <= before, "no thread was had");
     // What has to be read from the disk waits for a thread, and the log says so.
     stage.chill("tiny");
+    // Longer than it believes that a page is in memory.
+    sleep(Duration::from_secs(3));
     other.ask(1 << 20, 4096);
     server.wait_for("no thread can be started", SOON);
     client.verify(&stage.image);
@@ -290,5 +292,97 @@ fn flood_of_dhcp_writes_few_lines() {
     let log = server.log();
     assert!(lines(&log) > 1000, "other machines have lines: {}", lines(&log));
     assert!(log.len() < 1_000_000, "{} bytes", log.len());
+    assert!(server.stop().success());
+}
+
+/// Number of open files of a process.
+fn descriptors(pid: Pid) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap().count()
+}
+
+/// Returns the port in the row of a service.
+fn port(log: &str, service: &str) -> u16 {
+    let mut rows = log.lines().map(str::split_whitespace).filter(|row| row.clone().next() == Some(service));
+    rows.find_map(|mut row| row.nth(1)?.rsplit(':').next()?.parse().ok()).unwrap()
+}
+
+fn get(port: u16) -> String {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    socket.write_all(b"GET / HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    let _ = socket.read_to_string(&mut answer);
+    answer
+}
+
+#[test]
+fn flood_of_idle_connections_costs_nobody_a_root() {
+    needs!(["xorriso", "prlimit"]);
+    let stage = Stage::new();
+    let mut command = tool("prlimit");
+    command.arg("--nofile=96:96");
+    let nbd = stage.serve(&mut command);
+    let mut server = stage.start(&mut command);
+    let http = port(&server.log(), "HTTP");
+    let mut client = Client::attach(nbd, "small").unwrap();
+    let mut flood = Vec::new();
+    for n in 0..300 {
+        flood.push(TcpStream::connect(("127.0.0.1", [nbd, http][n % 2])).unwrap());
+        if n % 50 == 49 {
+            client.verify(&stage.image);
+        }
+    }
+    // Others come in: the oldest of those that ask for nothing make room.
+    let mut clients: Vec<_> = (0..10).map(|_| Client::attach(nbd, "small").unwrap()).collect();
+    clients.iter_mut().for_each(|client| client.verify(&stage.image));
+    assert!(get(http).starts_with("HTTP/1.1 200 "));
+    assert!(descriptors(server.pid()) <= 96 - 16, "the reserve is free");
+    // So are files and local sockets.
+    let added = stage.put_iso("tiny", 2);
+    kill_process(server.pid(), Signal::HUP).unwrap();
+    server.wait_for("image added", SOON);
+    Client::attach(nbd, "tiny").unwrap().verify(&added);
+    let mut status = Command::new(PROGRAM);
+    output_of(status.arg("status").env("XDG_RUNTIME_DIR", stage.dir.path().join("run")));
+    client.verify(&stage.image);
+    let log = server.log();
+    assert_eq!(log.matches("connections at their limit").count(), 1, "once, and not for each client: {log}");
+    drop(flood);
+    // Waves of a flood are one flood.
+    sleep(Duration::from_secs(5));
+    get(http);
+    server.wait_for("room for new connections again", SOON);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn client_beyond_the_limit_of_its_address_is_told_so() {
+    needs!(["xorriso", "env", "nbdinfo", "curl"]);
+    let stage = Stage::new();
+    let config = stage.dir.path().join("config");
+    fs::write(&config, "max-connections-per-address = 16").unwrap();
+    let mut command = tool("env");
+    let nbd = stage.serve(&mut command);
+    let mut server = stage.start(command.arg("--config").arg(config));
+    let http = port(&server.log(), "HTTP");
+    let mut clients: Vec<_> = (0..16).map(|_| Client::attach(nbd, "small").unwrap()).collect();
+    for _ in 0..3 {
+        let mut nbdinfo = tool("nbdinfo");
+        // It prints the text of the server only then.
+        nbdinfo.arg(format!("nbd://127.0.0.1:{nbd}/small")).env("LIBNBD_DEBUG", "1");
+        let output = nbdinfo.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success());
+        assert!(error.contains("too many connections from this address (16)"), "{error}");
+    }
+    let mut curl = tool("curl");
+    let told = output_of(curl.args(["-s", "-w", "%{http_code}", &format!("http://127.0.0.1:{http}/")]));
+    assert!(told.contains("too many connections from this address (16)") && told.ends_with("503"), "{told}");
+    clients.iter_mut().for_each(|client| client.verify(&stage.image));
+    clients.pop();
+    server.wait_for("NBD connection closed", SOON);
+    Client::attach(nbd, "small").unwrap().verify(&stage.image);
+    let log = server.log();
+    assert_eq!(log.matches("clients of an address refused").count(), 1, "{log}");
     assert!(server.stop().success());
 }

@@ -424,7 +424,8 @@ fn garbage_is_refused() {
 
 #[test]
 fn transfers_have_a_limit() {
-    let server = Server::start(Options { max_transfers: 2, ..Options::default() });
+    // Half of them are for one address.
+    let server = Server::start(Options { max_transfers: 4, ..Options::default() });
     let mut clients = [server.client(), server.client(), server.client()];
     clients.iter().for_each(|client| client.request("boot/small", "timeout 20"));
     // All three are answered before the first goes on, so that none is done before the last is looked at.
@@ -432,7 +433,8 @@ fn transfers_have_a_limit() {
     let mut refused = 0;
     for (client, datagram) in clients.iter_mut().zip(answers) {
         if datagram.starts_with(b"\0\x05\0\0") {
-            assert!(datagram.escape_ascii().to_string().contains("busy with 2 transfers"));
+            let text = datagram.escape_ascii().to_string();
+            assert!(text.contains("2 transfers to this address already"), "{text}");
             refused += 1;
         } else {
             client.ack(0);
@@ -571,4 +573,19 @@ fn panic_over_a_request_ends_that_request_alone() {
     let mut packet = [0; 600];
     client.recv_from(&mut packet).unwrap();
     assert_eq!(packet[..4], [0, 5, 0, 1], "an ERROR: no such file");
+}
+
+#[test]
+fn transfers_of_all_addresses_have_a_limit() {
+    let server = Server::start(Options { max_transfers: 2, ..Options::default() });
+    let answers = ["127.0.0.1:0", "127.0.0.2:0", "127.0.0.3:0"].map(|address| {
+        let client = UdpSocket::bind(address).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.send_to(b"\0\x01boot/small\0octet\0timeout\x0020\0", ("127.0.0.1", server.port)).unwrap();
+        let mut packet = [0; 600];
+        let (len, _) = client.recv_from(&mut packet).unwrap();
+        packet[..len].escape_ascii().to_string()
+    });
+    assert!(answers[..2].iter().all(|answer| answer.starts_with("\\x00\\x06")), "{answers:?}");
+    assert!(answers[2].contains("busy with 2 transfers"), "{answers:?}");
 }

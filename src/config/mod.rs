@@ -35,7 +35,8 @@ use crate::bootable::Root;
 use crate::export::Allowed;
 use crate::image::STALL_TIMEOUT;
 use crate::interfaces;
-use crate::machines::local;
+use crate::machines::{MACHINES_MAX, local};
+use crate::tftp::server::MAX_TRANSFERS;
 use crate::uki::{SigningPair, Stub};
 pub(crate) use dhcp::{Dhcp, Solicitations};
 use file::ConfigFile;
@@ -243,6 +244,19 @@ pub struct ServeOptions {
     #[arg(skip)]
     log_repeats: Option<RawValue>,
 
+    // Limits: the defaults fit every network that was measured.
+    #[arg(skip)]
+    max_connections: Option<RawValue>,
+
+    #[arg(skip)]
+    max_connections_per_address: Option<RawValue>,
+
+    #[arg(skip)]
+    max_transfers: Option<RawValue>,
+
+    #[arg(skip)]
+    max_machines: Option<RawValue>,
+
     #[arg(skip)]
     subnet: Vec<SubnetOptions>,
 
@@ -345,6 +359,7 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Lines of one kind about one peer that are logged before they are counted; `None` means all.
     pub log_repeats: Option<NonZeroU32>,
+    pub limits: Limits,
     /// Take over from the process that listens at `handover_socket`.
     pub takeover: bool,
     /// Private socket for the process that takes over.
@@ -368,6 +383,19 @@ impl Config {
         let overrides = images.chain(self.rules.iter().map(|rule| &rule.overrides));
         self.root.into_iter().chain(overrides.filter_map(|overrides| overrides.root))
     }
+}
+
+/// Limits that the operator chose; `None` means that they follow from the limit of open files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections over TCP at a time, of all services.
+    pub connections: Option<usize>,
+    /// Connections of one address.
+    pub connections_per_address: Option<usize>,
+    /// Transfers over TFTP at a time.
+    pub transfers: usize,
+    /// Machines that are remembered.
+    pub machines: usize,
 }
 
 /// Default of `log-repeats`: a machine that boots and boots writes fewer lines of a kind.
@@ -496,9 +524,24 @@ impl Checker<'_> {
             log_format: self
                 .read("log-format", &options.log_format, value::log_format)?
                 .unwrap_or(LogFormat::Text),
+            limits: self.limits()?,
             log_repeats: self
                 .read("log-repeats", &options.log_repeats, value::log_repeats)?
                 .unwrap_or(Some(LOG_REPEATS)),
+        })
+    }
+
+    fn limits(&self) -> Result<Limits, ConfigError> {
+        let options = self.options;
+        let read = |key, value| self.read(key, value, value::count);
+        Ok(Limits {
+            connections: read("max-connections", &options.max_connections)?,
+            connections_per_address: read(
+                "max-connections-per-address",
+                &options.max_connections_per_address,
+            )?,
+            transfers: read("max-transfers", &options.max_transfers)?.unwrap_or(MAX_TRANSFERS),
+            machines: read("max-machines", &options.max_machines)?.unwrap_or(MACHINES_MAX),
         })
     }
 

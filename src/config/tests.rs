@@ -294,6 +294,11 @@ fn error_has_place_cause_and_advice() {
             "menu-timeout = -1",
             "isowire.toml:1: menu-timeout: `-1`: invalid time; expected seconds up to 3599",
         ),
+        (
+            "max-machines = 15",
+            "isowire.toml:1: max-machines: `15`: invalid number; expected one from 16 to 1048576",
+        ),
+        ("max-connections = 'all'", "isowire.toml:1: max-connections: `all`: invalid number"),
         ("log-repeats = 0", "isowire.toml:1: log-repeats: `0`: invalid number; expected one from 1 up"),
         ("stall-timeout = 0", "isowire.toml:1: stall-timeout: `0`: invalid time; expected one from `1s` to"),
         ("stall-timeout = '31d'", "isowire.toml:1: stall-timeout: `31d`: invalid time"),

@@ -355,6 +355,15 @@ pub(super) fn status(text: &str) -> Result<Option<SocketAddrV4>, String> {
     }
 }
 
+/// Numbers that a limit may have. Each connection, transfer or machine takes some kilobytes.
+const COUNTS: RangeInclusive<usize> = 16..=1 << 20;
+
+/// Parses a limit.
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| COUNTS.contains(count));
+    count.ok_or_else(|| format!("invalid number; expected one from {} to {}", COUNTS.start(), COUNTS.end()))
+}
+
 /// Parses the number of lines that are logged before they are counted; `None` means all.
 pub(super) fn log_repeats(text: &str) -> Result<Option<NonZeroU32>, String> {
     match text {

@@ -6,6 +6,7 @@ use std::time::{self, Duration};
 
 use bytes::BytesMut;
 use jiff::Timestamp;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::info;
@@ -16,7 +17,9 @@ use crate::boot::Files;
 use crate::export::Batch;
 use crate::locked::locked;
 use crate::machines::{self, ConnectionTracker, Registry};
-use crate::stream::{self, ConnectionLog, End, Listener, ReadTotals, TransmitError, Turn};
+use crate::stream::{
+    self, Admission, ConnectionLog, End, Listener, Place, ReadTotals, Refusal, TransmitError, Turn,
+};
 use crate::watched::Watched;
 
 /// Time for a request to arrive once it has begun. An answer may take as long as its client reads.
@@ -27,6 +30,9 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// Time that the client has to close the connection after the last answer.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Time after which a client that was refused should try again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Interval at which downloads are looked for that hold up the end of the service.
 const DOWNLOADS_INTERVAL: Duration = Duration::from_millis(50);
@@ -44,8 +50,8 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) {
     let shared = Arc::new(Shared::new(files.into(), machines, advertise));
-    stream::accept_until(listener.into(), "HTTP", shutdown, |socket, peer| {
-        serve(socket, peer, Arc::clone(&shared))
+    stream::accept_until(listener.into(), "HTTP", shutdown, |socket, peer, admission| {
+        serve(socket, peer, admission, Arc::clone(&shared))
     })
     .await;
     while Arc::strong_count(&shared.downloads) > 1 {
@@ -83,13 +89,31 @@ impl Shared {
 }
 
 /// Serves one client from its first request to its last.
-async fn serve(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+async fn serve(socket: TcpStream, peer: SocketAddr, admission: Admission, shared: Arc<Shared>) {
+    let place = match admission {
+        Admission::Admitted(place) => place,
+        Admission::Refused(refused) => return refuse(socket, &refused.why).await,
+    };
     let Some(local) = shared.advertise.or_else(|| local_address(&socket)) else { return };
-    let mut client = Client::new(peer, local, shared);
+    let mut client = Client::new(peer, local, place, shared);
     let since = time::Instant::now();
     let end = stream::drive(&socket, &mut client, &mut BytesMut::new(), &mut Batch::default()).await;
     ConnectionLog { protocol: "HTTP", peer, export: None, totals: ReadTotals::default(), since }.closed(&end);
     if let Ok(End::Session(Finished)) = end {
+        stream::close_in_stages(socket, LINGER).await;
+    }
+}
+
+/// Tells a client that there is no place for it.
+async fn refuse(mut socket: TcpStream, why: &Refusal) {
+    let (text, seconds) = (format!("{why}\n"), RETRY_AFTER.as_secs());
+    // RFC 9110 §15.6.4
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
+         Retry-After: {seconds}\r\nConnection: close\r\n\r\n{text}",
+        text.len()
+    );
+    if socket.write_all(answer.as_bytes()).await.is_ok() {
         stream::close_in_stages(socket, LINGER).await;
     }
 }
@@ -111,6 +135,7 @@ struct Client {
     /// Newer files than those of `resources`, if there are any.
     files: Watched<Files>,
     tracker: ConnectionTracker,
+    place: Place,
     /// A download is under way.
     download: Option<Arc<()>>,
     peer: SocketAddr,
@@ -123,7 +148,7 @@ struct Client {
 }
 
 impl Client {
-    fn new(peer: SocketAddr, local: Ipv4Addr, shared: Arc<Shared>) -> Self {
+    fn new(peer: SocketAddr, local: Ipv4Addr, place: Place, shared: Arc<Shared>) -> Self {
         let (now, files) = (Instant::now(), shared.files.clone());
         let machines = Arc::clone(&shared.machines);
         Self {
@@ -132,6 +157,7 @@ impl Client {
             shared,
             files,
             tracker: ConnectionTracker::new(machines, peer.ip(), machines::Protocol::Http, now.into_std()),
+            place,
             download: None,
             peer,
             turn_began: now,
@@ -184,6 +210,7 @@ impl stream::Session for Client {
         self.was_idle = self.session.is_between_requests(input);
         // Bytes alone do not extend the deadline: a client could send one every few seconds.
         if std::mem::take(&mut self.has_answered) {
+            self.place.settle();
             self.deadline = Instant::now() + if self.was_idle { IDLE } else { REQUEST_DEADLINE };
         }
         Some(self.deadline)

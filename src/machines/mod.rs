@@ -35,4 +35,5 @@ pub use crate::mac::Mac;
 pub use registry::Registry;
 pub use stage::{Protocol, RootEnd, Stage, Step};
 pub(crate) use status::StatusReport;
+pub(crate) use table::MACHINES_MAX;
 pub use tracker::ConnectionTracker;

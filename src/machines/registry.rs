@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::boot_ranges::TrackedImage;
 use super::carried::CarriedMachine;
 use super::status::{FaultStatus, MachineStatus, StatusReport};
-use super::table::MachineTable;
+use super::table::{MACHINES_MAX, MachineTable};
 use super::transfer_stats::TransferStats;
 use super::{Mac, Protocol, RootEnd, Step};
 use crate::boot;
@@ -29,7 +29,12 @@ pub struct Registry {
 impl Registry {
     /// Creates an empty registry. `now` is the epoch of its counters.
     pub fn new(now: Instant) -> Self {
-        Self { table: Mutex::new(MachineTable::new(now)), images: Mutex::default() }
+        Self::with_capacity(now, MACHINES_MAX)
+    }
+
+    /// Creates an empty registry of so many machines.
+    pub(crate) fn with_capacity(now: Instant, machines: usize) -> Self {
+        Self { table: Mutex::new(MachineTable::new(now, machines)), images: Mutex::default() }
     }
 
     /// Replaces the images and their names. Earlier images stay known while a client reads them.
@@ -82,8 +87,8 @@ impl Registry {
     }
 
     /// Returns whether the machine at this address loaded a kernel from here in its last boot.
-    pub(crate) fn has_booted(&self, address: Ipv4Addr) -> bool {
-        self.table().has_booted(IpAddr::V4(address))
+    pub(crate) fn has_booted(&self, address: impl Into<IpAddr>) -> bool {
+        self.table().has_booted(address.into())
     }
 
     /// Returns the addresses of machines whose MAC address is unknown.

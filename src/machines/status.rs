@@ -22,7 +22,7 @@ pub(crate) struct StatusReport {
     pub isowire: String,
     /// Time of the report.
     pub time: i64,
-    /// Machines dropped because the table was full (4096).
+    /// Machines dropped because the table was full (`max-machines`).
     pub forgotten: u64,
     /// Faults of isowire itself since its start; its log describes each.
     #[serde(default)]

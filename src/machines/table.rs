@@ -15,12 +15,12 @@ use super::transfer_stats::TransferStats;
 use super::{Mac, Protocol, RootEnd, Stage, Step};
 use crate::boot::{self, Firmware};
 
-/// Capacity of the table.
-pub(super) const MACHINES_MAX: usize = 4096;
+/// Capacity of the table unless the operator chose one.
+pub(crate) const MACHINES_MAX: usize = 4096;
 
-/// Number of machines evicted at once from a full table. A search per eviction would be expensive
+/// Part of the machines evicted at once from a full table. A search per eviction would be expensive
 /// while an attacker invents MAC addresses.
-const FORGET: usize = MACHINES_MAX / 16;
+const FORGET_PART: usize = 16;
 
 /// Most recent addresses kept per machine.
 const ADDRESSES_MAX: usize = 4;
@@ -40,10 +40,11 @@ const REASON_MAX: usize = 200;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Id(u64);
 
-/// The machine records, at most [`MACHINES_MAX`], with indexes by MAC and IP address.
+/// The machine records, with indexes by MAC and IP address.
 #[derive(Debug)]
 pub(super) struct MachineTable {
     epoch: Instant,
+    capacity: usize,
     machines: HashMap<Id, MachineRecord>,
     by_mac: HashMap<Mac, Id>,
     by_address: HashMap<IpAddr, Id>,
@@ -99,10 +100,10 @@ pub(super) struct RootState {
 }
 
 impl MachineTable {
-    /// Creates an empty table; counters measure time from `epoch`.
-    pub(super) fn new(epoch: Instant) -> Self {
+    /// Creates an empty table of `capacity` machines; counters measure time from `epoch`.
+    pub(super) fn new(epoch: Instant, capacity: usize) -> Self {
         let (machines, by_mac, by_address) = Default::default();
-        Self { epoch, machines, by_mac, by_address, next: 0, forgotten: 0 }
+        Self { epoch, capacity, machines, by_mac, by_address, next: 0, forgotten: 0 }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &MachineRecord> {
@@ -293,10 +294,10 @@ impl MachineTable {
 
     /// Adds a record; `None` when the table is full of machines on a root.
     fn add(&mut self, mac: Option<Mac>, address: impl Into<Option<IpAddr>>, now: Instant) -> Option<Id> {
-        if self.machines.len() >= MACHINES_MAX {
+        if self.machines.len() >= self.capacity {
             self.forget();
         }
-        if self.machines.len() >= MACHINES_MAX {
+        if self.machines.len() >= self.capacity {
             return None;
         }
         let id = Id(self.next);
@@ -326,7 +327,7 @@ impl MachineTable {
         let mut idle: Vec<_> =
             idle.map(|(&id, record)| (record.boot.step > Step::Offered, record.last_seen(), id)).collect();
         idle.sort_unstable();
-        for (_, _, id) in idle.into_iter().take(FORGET) {
+        for (_, _, id) in idle.into_iter().take(self.capacity.div_ceil(FORGET_PART)) {
             self.remove(id);
             self.forgotten += 1;
         }

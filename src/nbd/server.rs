@@ -13,7 +13,7 @@ use tracing::warn;
 use super::session::resting::RestingConnection;
 use crate::images::ImageSet;
 use crate::machines::Registry;
-use crate::stream::{self, Connections, Listener};
+use crate::stream::{self, Admission, Clients, Connections, Listener};
 use crate::watched::Watched;
 
 pub(crate) use self::connection::{Connection, ResumeError};
@@ -30,7 +30,9 @@ pub async fn run(
     machines: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) {
-    Server::new(images.into(), machines).run(listener.into(), shutdown).await;
+    let listener = listener.into();
+    let clients = Arc::clone(listener.clients());
+    Server::new(images.into(), machines, clients).run(listener, shutdown).await;
 }
 
 /// The NBD service, shared by all its clients.
@@ -38,21 +40,29 @@ pub async fn run(
 pub(crate) struct Server {
     images: Watched<ImageSet>,
     machines: Arc<Registry>,
+    clients: Arc<Clients>,
     connections: Arc<Connections<Connection>>,
 }
 
 impl Server {
-    pub(crate) fn new(images: Watched<ImageSet>, machines: Arc<Registry>) -> Self {
-        Self { images, machines, connections: Arc::default() }
+    pub(crate) fn new(images: Watched<ImageSet>, machines: Arc<Registry>, clients: Arc<Clients>) -> Self {
+        Self { images, machines, clients, connections: Arc::default() }
     }
 
     /// Serves every client that connects, until `shutdown` is ready.
     pub(crate) async fn run(&self, listener: Listener, shutdown: impl Future<Output = ()>) {
-        stream::accept_until(listener, "NBD", shutdown, |socket, peer| self.serve_new(socket, peer)).await;
+        let serve = |socket, peer, admission| self.serve_new(socket, peer, admission);
+        stream::accept_until(listener, "NBD", shutdown, serve).await;
     }
 
-    fn serve_new(&self, socket: TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + use<> {
-        let connection = Connection::new(socket, peer, self.images.current(), Arc::clone(&self.machines));
+    fn serve_new(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        admission: Admission,
+    ) -> impl Future<Output = ()> + use<> {
+        let (images, machines) = (self.images.current(), Arc::clone(&self.machines));
+        let connection = Connection::new(socket, peer, images, machines, admission);
         serve(connection, Arc::clone(&self.connections))
     }
 
@@ -75,7 +85,8 @@ impl Server {
     /// [`ResumeError`] if its image is not known here, or the socket cannot be used.
     pub(crate) fn resume(&self, resting: RestingConnection, socket: StdStream) -> Result<(), ResumeError> {
         let (images, machines) = (self.images.current(), Arc::clone(&self.machines));
-        let connection = Connection::resume(resting, socket, images, machines)?;
+        let place = self.clients.add(resting.peer.ip());
+        let connection = Connection::resume(resting, socket, images, machines, place)?;
         self.go_on(vec![connection]);
         Ok(())
     }

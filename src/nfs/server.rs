@@ -16,7 +16,9 @@ use crate::export::{Batch, ColdRange};
 use crate::image::Patience;
 use crate::images::ImageSet;
 use crate::machines::{self, ConnectionTracker, Registry};
-use crate::stream::{self, ConnectionLog, Listener, PageCacheNow, ReadOutcome, TransmitError, Turn};
+use crate::stream::{
+    self, Admission, ConnectionLog, Listener, PageCacheNow, Place, ReadOutcome, TransmitError, Turn,
+};
 use crate::watched::Watched;
 
 /// State shared by all clients.
@@ -35,8 +37,8 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) {
     let shared = Arc::new(Shared { images: images.into(), machines });
-    stream::accept_until(listener.into(), "NFS", shutdown, |socket, peer| {
-        serve(socket, peer, Arc::clone(&shared))
+    stream::accept_until(listener.into(), "NFS", shutdown, |socket, peer, admission| {
+        serve(socket, peer, admission, Arc::clone(&shared))
     })
     .await;
     // Each connection has a reference.
@@ -47,11 +49,14 @@ pub async fn run(
 }
 
 /// Serves one connection from its first byte to its last.
-async fn serve(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+async fn serve(socket: TcpStream, peer: SocketAddr, admission: Admission, shared: Arc<Shared>) {
+    // RPC has no words for it. A client whose connection is closed makes another one after a while.
+    let Admission::Admitted(place) = admission else { return };
     let since = Instant::now();
     let watched = shared.images.clone();
     let mut client = Client {
         session: Session::new(peer),
+        place,
         images: watched.current(),
         watched,
         tracker: ConnectionTracker::new(
@@ -71,6 +76,7 @@ async fn serve(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
 /// A connection of a client.
 struct Client {
     session: Session,
+    place: Place,
     images: Arc<ImageSet>,
     /// Newer images than `images`, if there are any.
     watched: Watched<ImageSet>,
@@ -107,6 +113,7 @@ impl stream::Session for Client {
     }
 
     fn bytes_sent(&mut self, batch: &Batch, len: u64, now: Instant) {
+        self.place.settle();
         self.tracker.sent(batch, len, now);
     }
 

@@ -29,7 +29,7 @@ use self::service_sockets::{DhcpMarkError, ServiceSockets};
 use self::sockets::{Inherited, SocketError};
 use crate::boot::{BootConfig, Files, Ports};
 use crate::bootable::Root;
-use crate::config::{Config, bios_ipxe_of_host, uefi_ipxe_of_host};
+use crate::config::{Config, Limits, bios_ipxe_of_host, uefi_ipxe_of_host};
 use crate::dhcp::server::DhcpStartError;
 use crate::handover::store;
 use crate::handover::takeover::{Predecessor, TakeoverError};
@@ -38,6 +38,7 @@ use crate::interfaces::{self, Interface};
 use crate::machines::Registry;
 use crate::nbd;
 use crate::nfs::server::rpcbind::RegistrationError;
+use crate::stream::{ClientLimits, Clients, Descriptors};
 use crate::text::Word;
 use crate::uki::Signer;
 use crate::{output, runtime};
@@ -92,7 +93,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let opened = image_updater::open(&config.images, carried)?;
     let names: Vec<_> = opened.images.iter().map(|served| &*served.name).collect();
     let sockets = ServiceSockets::open(config, inherited, &names)?;
-    let machines = Arc::new(Registry::new(Instant::now()));
+    let machines = Arc::new(Registry::with_capacity(Instant::now(), config.limits.machines));
     let (configs, roots) = (config.images.clone(), sockets.roots());
     let (boot_config, stall_timeout) = (boot_config(config, &sockets), config.stall_timeout);
     let updater =
@@ -113,6 +114,12 @@ fn raise_file_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         warn!(open_files = limit.current, "limit of open files not raised: {error}");
     }
+}
+
+/// Returns the limits of clients, which follow from that of open files unless the operator chose.
+fn client_limits(config: &Config) -> ClientLimits {
+    let Limits { connections, connections_per_address, .. } = config.limits;
+    ClientLimits::new(Descriptors::of_process(), connections, connections_per_address)
 }
 
 /// Returns the operator's choices about boots, with the roots that are served.
@@ -152,14 +159,21 @@ async fn serve(
     let images = snapshot.project(|snapshot| Arc::clone(&snapshot.images));
     // Before the services take the sockets.
     let report = report(config, &sockets, &snapshot.current().files);
-    let nbd = nbd::server::Server::new(images.clone(), Arc::clone(&machines));
+    let clients = Arc::new(Clients::new(client_limits(config), Arc::clone(&machines)));
+    let nbd = nbd::server::Server::new(images.clone(), Arc::clone(&machines), Arc::clone(&clients));
     let has_roots = !matches!(arrival, Arrival::Nothing);
     // First of all: machines wait for their root.
     arrival.resume(&nbd, &machines).await?;
     let (stop, stopping) = watch::channel(());
     let (ready, mut successors) = mpsc::channel(1);
-    let shared =
-        services::Shared { snapshot, machines: Arc::clone(&machines), nbd: nbd.clone(), has_roots, ready };
+    let shared = services::Shared {
+        snapshot,
+        machines: Arc::clone(&machines),
+        clients,
+        nbd: nbd.clone(),
+        has_roots,
+        ready,
+    };
     let mut services = tokio::select! {
         started = services::start(config, sockets, updater, shared, hangup, &stopping) => started?,
         // A DHCP server looks for other servers for some seconds before it starts.

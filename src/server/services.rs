@@ -24,7 +24,7 @@ use crate::machines::Registry;
 use crate::machines::local::LocalSocket;
 use crate::machines::server::StatusSocket;
 use crate::panics::caught_task;
-use crate::stream::Listener;
+use crate::stream::{Clients, Descriptors, Listener};
 use crate::watched::Watched;
 use crate::{dhcp, http, machines, nbd, ndp, nfs, tftp};
 
@@ -33,6 +33,8 @@ pub(super) struct Shared {
     /// The snapshot that is served; each service watches its part.
     pub(super) snapshot: Watched<Snapshot>,
     pub(super) machines: Arc<Registry>,
+    /// Clients over TCP, which have common limits.
+    pub(super) clients: Arc<Clients>,
     pub(super) nbd: nbd::server::Server,
     /// Machines live on this process by now, so it may not end for an error.
     pub(super) has_roots: bool,
@@ -143,7 +145,7 @@ impl Services<'_> {
 
     fn start_nbd(&mut self, listener: Option<StdListener>) -> io::Result<()> {
         let Some(listener) = listener else { return Ok(()) };
-        let (listener, stop, nbd) = (stream(listener, self.config)?, self.stop(), self.shared.nbd.clone());
+        let (listener, stop, nbd) = (self.stream(listener)?, self.stop(), self.shared.nbd.clone());
         self.spawn_at_once("nbd", async move { nbd.run(listener, stop).await });
         Ok(())
     }
@@ -156,12 +158,12 @@ impl Services<'_> {
         let Some(listener) = listener else { return Ok(()) };
         // The real port, which the system chose for port 0.
         let port = listener.local_addr()?.port();
-        let (listener, images) = (stream(listener, self.config)?, self.images());
+        let (listener, images) = (self.stream(listener)?, self.images());
         let service = nfs::server::run(listener, images, self.machines(), self.stop());
         self.spawn("nfs", unfailing(service));
         match portmap {
             Some(PortmapService::Ours { tcp, udp }) => {
-                let (tcp, udp) = (stream(tcp, self.config)?, datagrams(udp)?);
+                let (tcp, udp) = (self.stream(tcp)?, datagrams(udp)?);
                 self.spawn("portmap", nfs::server::portmap::run(tcp, udp, port, self.stop()));
             }
             Some(PortmapService::Rpcbind(registration)) => {
@@ -182,7 +184,7 @@ impl Services<'_> {
 
     fn start_http(&mut self, listener: Option<StdListener>) -> io::Result<()> {
         let Some(listener) = listener else { return Ok(()) };
-        let (listener, files) = (stream(listener, self.config)?, self.files());
+        let (listener, files) = (self.stream(listener)?, self.files());
         let (machines, advertise) = (self.machines(), self.config.advertise);
         let service = http::server::run(listener, files, machines, advertise, self.stop());
         self.spawn("http", unfailing(service));
@@ -230,6 +232,13 @@ impl Services<'_> {
         replaced.inspect_err(|error| warn!("no status at {}: {error}", socket.display())).ok()
     }
 
+    fn stream(&self, listener: StdListener) -> io::Result<Listener> {
+        // `from_std` expects a socket that does not block.
+        listener.set_nonblocking(true)?;
+        let listener = Listener::new(TcpListener::from_std(listener)?, self.config.allowed.clone());
+        Ok(listener.counted(Arc::clone(&self.shared.clients)))
+    }
+
     fn images(&self) -> Watched<ImageSet> {
         self.shared.snapshot.project(|snapshot| Arc::clone(&snapshot.images))
     }
@@ -252,12 +261,6 @@ async fn alone<T>(service: &'static str, task: impl Future<Output = T>) -> Optio
 async fn unfailing(service: impl Future<Output = ()>) -> io::Result<()> {
     service.await;
     Ok(())
-}
-
-fn stream(listener: StdListener, config: &Config) -> io::Result<Listener> {
-    // `from_std` expects a socket that does not block.
-    listener.set_nonblocking(true)?;
-    Ok(Listener::new(TcpListener::from_std(listener)?, config.allowed.clone()))
 }
 
 fn datagrams(socket: StdSocket) -> io::Result<UdpSocket> {
@@ -293,5 +296,11 @@ fn tftp_options(config: &Config) -> tftp::server::Options {
         TftpPorts::Many => tftp::server::PortMode::PerTransfer,
         TftpPorts::Single => tftp::server::PortMode::Single,
     };
-    tftp::server::Options { ports, allowed: config.allowed.clone(), ..tftp::server::Options::default() }
+    tftp::server::Options {
+        ports,
+        max_transfers: config.limits.transfers,
+        descriptors: Descriptors::of_process(),
+        allowed: config.allowed.clone(),
+        ..tftp::server::Options::default()
+    }
 }

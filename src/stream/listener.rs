@@ -3,12 +3,14 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
 
+use super::clients::{Admission, Clients, Departure};
 use crate::export::Allowed;
 use crate::panics::caught;
 
@@ -29,12 +31,23 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(600);
 pub struct Listener {
     socket: TcpListener,
     allowed: Allowed,
+    clients: Arc<Clients>,
 }
 
 impl Listener {
     /// Closes connections from addresses that are not `allowed`.
     pub fn new(socket: TcpListener, allowed: Allowed) -> Self {
-        Self { socket, allowed }
+        Self { socket, allowed, clients: Arc::default() }
+    }
+
+    /// Counts its clients among these, which have limits.
+    pub(crate) fn counted(self, clients: Arc<Clients>) -> Self {
+        Self { clients, ..self }
+    }
+
+    /// Returns the clients among which its own are counted.
+    pub(crate) fn clients(&self) -> &Arc<Clients> {
+        &self.clients
     }
 
     /// Returns the networks from which clients may connect.
@@ -55,7 +68,7 @@ pub(crate) async fn accept_until<F>(
     listener: Listener,
     protocol: &'static str,
     shutdown: impl Future<Output = ()>,
-    serve: impl Fn(TcpStream, SocketAddr) -> F,
+    serve: impl Fn(TcpStream, SocketAddr, Admission) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -66,11 +79,11 @@ pub(crate) async fn accept_until<F>(
 }
 
 /// Accepts every client that connects from an allowed address, and spawns a task with `serve` for
-/// each.
+/// each, which ends when the client has to make room.
 pub(crate) async fn accept<F>(
-    Listener { socket: listener, allowed }: Listener,
+    Listener { socket: listener, allowed, clients }: Listener,
     protocol: &'static str,
-    serve: impl Fn(TcpStream, SocketAddr) -> F,
+    serve: impl Fn(TcpStream, SocketAddr, Admission) -> F,
 ) -> Infallible
 where
     F: Future<Output = ()> + Send + 'static,
@@ -84,8 +97,14 @@ where
                     info!(%peer, "{protocol} client refused: its address is not in `allow`");
                     continue;
                 }
+                let Some((admission, departure)) = clients.admit(peer.ip(), &socket, protocol) else {
+                    continue;
+                };
                 match set_options(&socket) {
-                    Ok(()) => drop(caught(|| tokio::spawn(serve(socket, peer)))),
+                    Ok(()) => {
+                        let start = || tokio::spawn(until(departure, serve(socket, peer, admission)));
+                        drop(caught(start));
+                    }
                     // Linux refuses options of a connection that was reset meanwhile.
                     Err(error) => debug!(%peer, %error, "{protocol} client gone at once"),
                 }
@@ -98,6 +117,15 @@ where
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Runs `task` until its client has to make room.
+async fn until(departure: Departure, task: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = task => {}
+        () = departure.requested() => {}
     }
 }
 
@@ -121,7 +149,7 @@ mod tests {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = socket.local_addr().unwrap();
         let count = std::sync::atomic::AtomicUsize::new(0);
-        tokio::spawn(accept(Listener::from(socket), "test", move |mut socket, _| {
+        tokio::spawn(accept(Listener::from(socket), "test", move |mut socket, _, _| {
             let n = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             assert_ne!(n, 0, "a fault before the task");
             async move {
@@ -141,7 +169,7 @@ mod tests {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = socket.local_addr().unwrap();
         let listener = Listener::new(socket, Allowed::only(vec!["127.0.0.2/32".parse().unwrap()]));
-        tokio::spawn(accept(listener, "test", |mut socket, _| async move {
+        tokio::spawn(accept(listener, "test", |mut socket, _, _| async move {
             socket.write_all(b"hello").await.unwrap();
         }));
         for (client, heard) in [("127.0.0.1:0", &b""[..]), ("127.0.0.2:0", b"hello")] {

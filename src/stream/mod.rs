@@ -3,7 +3,9 @@
 //! A protocol implements [`Session`]; [`drive`] runs it on a socket. [`turn`] and [`waiting`] are
 //! plain data that the pure sessions share with the driver; the other files do I/O.
 
+mod clients;
 mod cold_reads;
+mod descriptors;
 mod driver;
 mod linger;
 mod listener;
@@ -14,7 +16,9 @@ mod transmit;
 mod turn;
 mod waiting;
 
+pub(crate) use clients::{Admission, ClientLimits, Clients, Place, Refusal};
 pub(crate) use cold_reads::PageCacheNow;
+pub(crate) use descriptors::Descriptors;
 pub(crate) use driver::{Session, drive};
 pub(crate) use linger::close_in_stages;
 pub(crate) use listener::{Listener, accept, accept_until};

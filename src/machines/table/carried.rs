@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{ADDRESSES_MAX, Id, MACHINES_MAX, MachineBoot, MachineRecord, MachineTable, RootState};
+use super::{ADDRESSES_MAX, Id, MachineBoot, MachineRecord, MachineTable, RootState};
 use crate::image::Identity;
 use crate::machines::Protocol;
 use crate::machines::boot_ranges::TrackedImage;
@@ -24,7 +24,7 @@ impl MachineTable {
         now: Instant,
         find: impl Fn(Identity) -> Option<Arc<TrackedImage>>,
     ) {
-        for carried in machines.into_iter().take(MACHINES_MAX) {
+        for carried in machines.into_iter().take(self.capacity) {
             let id = Id(self.next);
             self.next += 1;
             self.by_address.extend(carried.addresses.iter().map(|&address| (address, id)));
@@ -124,7 +124,7 @@ mod tests {
         let now = Instant::now();
         let address = IpAddr::from([10, 0, 0, 7]);
         let mac = Mac::new(&[2, 0, 0, 0, 0, 7]).unwrap();
-        let mut before = MachineTable::new(now);
+        let mut before = MachineTable::new(now, 4096);
         before.met(mac, address, now);
         let stats = before.join(address, Step::Root, now).unwrap();
         before.attached(address, &stats, Protocol::Nbd, None, now);
@@ -132,7 +132,7 @@ mod tests {
 
         let later = now + Duration::from_secs(60);
         let carried = before.carried(later);
-        let mut after = MachineTable::new(now);
+        let mut after = MachineTable::new(now, 4096);
         after.add_carried(carried, later, |_| None);
         let record = after.iter().next().unwrap();
         assert_eq!((record.mac, &record.addresses[..]), (Some(mac), &[address][..]));

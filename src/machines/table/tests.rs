@@ -21,7 +21,7 @@ struct Site {
 impl Site {
     fn new() -> Self {
         let now = Instant::now();
-        Self { table: MachineTable::new(now), now }
+        Self { table: MachineTable::new(now, MACHINES_MAX), now }
     }
 
     fn tick(&mut self) -> Instant {

@@ -20,7 +20,9 @@ use crate::nbd::session::handshake::HandshakeError;
 use crate::nbd::session::resting::{RestingConnection, RestingPhase, RestingRoot};
 use crate::nbd::session::{Attached, Handshake, HandshakeEnd, Transmission, TransmissionEnd};
 use crate::nbd::wire;
-use crate::stream::{self, ConnectionLog, End, PageCacheNow, ReadOutcome, TransmitError, Turn};
+use crate::stream::{
+    self, Admission, ConnectionLog, End, PageCacheNow, Place, ReadOutcome, TransmitError, Turn,
+};
 
 /// A connection of a client.
 #[derive(Debug)]
@@ -38,6 +40,7 @@ struct Client {
     /// Time at which the client connected.
     since: Instant,
     machines: Arc<Registry>,
+    admission: Admission,
     phase: Phase,
 }
 
@@ -91,12 +94,13 @@ impl Connection {
         peer: SocketAddr,
         images: Arc<ImageSet>,
         machines: Arc<Registry>,
+        admission: Admission,
     ) -> Self {
         let mut batch = Batch::default();
         // "Newstyle negotiation": the server speaks first.
         batch.push_bytes(&wire::GREETING);
         let phase = Phase::Handshake { handshake: Handshake::default(), images };
-        let client = Client { peer, since: Instant::now(), machines, phase };
+        let client = Client { peer, since: Instant::now(), machines, admission, phase };
         Self { socket, client, input: BytesMut::new(), batch }
     }
 
@@ -115,8 +119,12 @@ impl Connection {
 
     /// Logs the end of the connection.
     pub(super) fn ended(self, end: &Result<End<ConnectionEnd>, TransmitError>) {
-        let Client { peer, since, phase, .. } = self.client;
+        let Client { peer, since, phase, admission, .. } = self.client;
         match (phase, end) {
+            // Logged once, and not for each client.
+            (Phase::Handshake { .. }, _) if matches!(admission, Admission::Refused(_)) => {
+                debug!(%peer, "NBD client refused: no place for it");
+            }
             (Phase::Attached(root), _) => root.ended(peer, since, end),
             (_, Ok(End::Session(why @ (ConnectionEnd::Rejected(_) | ConnectionEnd::NoChoice)))) => {
                 info!(%peer, "NBD client rejected: {why}");
@@ -143,6 +151,7 @@ impl Connection {
         socket: StdStream,
         images: Arc<ImageSet>,
         machines: Arc<Registry>,
+        place: Place,
     ) -> Result<Self, ResumeError> {
         let RestingConnection { peer, age, input, unsent, phase } = resting;
         socket.set_nonblocking(true)?;
@@ -163,7 +172,8 @@ impl Connection {
             }
         };
         batch.push_unsent(phase.image(), &unsent).ok_or(ResumeError::OutOfRange)?;
-        let client = Client { peer, since, machines, phase };
+        let admission = Admission::Admitted(place);
+        let client = Client { peer, since, machines, admission, phase };
         Ok(Self { socket, client, input: BytesMut::from(&*input), batch })
     }
 }
@@ -227,6 +237,9 @@ impl Client {
         // All that is queued are replies of the handshake.
         out.keep_image_of(&attached.export);
         self.phase = Phase::Attached(Box::new(Root::new(attached, peer, &self.machines)));
+        if let Admission::Admitted(place) = &mut self.admission {
+            place.settle();
+        }
     }
 }
 
@@ -240,7 +253,11 @@ impl stream::Session for Client {
             Phase::Attached(root) => return root.handle(input, out),
             Phase::Handshake { handshake, images } => (handshake, images),
         };
-        match handshake.handle(images, input, out) {
+        let turn = match &self.admission {
+            Admission::Admitted(_) => handshake.handle(images, input, out),
+            Admission::Refused(refused) => handshake.refuse(images, &refused.why.to_string(), input, out),
+        };
+        match turn {
             Turn::Drained => Turn::Drained,
             Turn::Full => Turn::Full,
             Turn::Waiting => Turn::Waiting,

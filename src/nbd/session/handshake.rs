@@ -51,6 +51,8 @@ pub(crate) enum HandshakeError {
     TooLong(Opt, u32),
     #[error("{0} by a client that is not fixed newstyle")]
     NotFixed(Opt),
+    #[error("{0}")]
+    Refused(String),
     #[error("no export named '{0}'")]
     UnknownExport(String),
 }
@@ -73,7 +75,28 @@ impl Handshake {
         input: &mut BytesMut,
         out: &mut Batch,
     ) -> Turn<HandshakeEnd> {
-        let mut haggling = Haggling { images, state: self };
+        self.haggle(images, None, input, out)
+    }
+
+    /// Handles messages as [`Handshake::handle`], and refuses each choice of an export.
+    pub(crate) fn refuse(
+        &mut self,
+        images: &ImageSet,
+        why: &str,
+        input: &mut BytesMut,
+        out: &mut Batch,
+    ) -> Turn<HandshakeEnd> {
+        self.haggle(images, Some(why), input, out)
+    }
+
+    fn haggle(
+        &mut self,
+        images: &ImageSet,
+        refusal: Option<&str>,
+        input: &mut BytesMut,
+        out: &mut Batch,
+    ) -> Turn<HandshakeEnd> {
+        let mut haggling = Haggling { images, refusal, state: self };
         let turn = out.write_bytes(|replies| haggling.handle_messages(input, replies));
         turn.unwrap_or_else(|error| Turn::End(HandshakeEnd::Rejected(error)))
     }
@@ -82,6 +105,8 @@ impl Handshake {
 /// The haggling of one turn.
 struct Haggling<'a> {
     images: &'a ImageSet,
+    /// Reason why the client gets no export.
+    refusal: Option<&'a str>,
     state: &'a mut Handshake,
 }
 
@@ -150,6 +175,25 @@ impl Haggling<'_> {
         data: Reader<'_>,
         out: &mut Vec<u8>,
     ) -> Result<Option<HandshakeEnd>, HandshakeError> {
+        let answered = match (option, self.refusal) {
+            (Opt::INFO | Opt::GO, Some(why)) => {
+                // "server policy" is the nearest that the protocol has.
+                Err(OptionError { reply: Rep::ERR_POLICY, text: why.to_owned() })
+            }
+            (Opt::EXPORT_NAME, Some(why)) => return Err(HandshakeError::Refused(why.to_owned())),
+            _ => return self.answer_admitted(flags, option, data, out),
+        };
+        self.reply(option, answered, out)
+    }
+
+    /// Answers an option of a client that may have an export.
+    fn answer_admitted(
+        &mut self,
+        flags: ClientFlags,
+        option: Opt,
+        data: Reader<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<HandshakeEnd>, HandshakeError> {
         let answered = match option {
             Opt::EXPORT_NAME => return self.export_name(flags, data.rest(), out).map(Some),
             // "A server SHOULD ignore any data sent by the client" with NBD_OPT_ABORT, and "MUST
@@ -168,6 +212,15 @@ impl Haggling<'_> {
                 Err(OptionError { reply: Rep::ERR_UNSUP, text: format!("isowire does not know {unknown}") })
             }
         };
+        self.reply(option, answered, out)
+    }
+
+    fn reply(
+        &self,
+        option: Opt,
+        answered: Answered,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<HandshakeEnd>, HandshakeError> {
         let reply = match &answered {
             Ok(_) => OptionReply::Ack,
             Err(OptionError { reply, text }) => OptionReply::Error { reply: *reply, text },

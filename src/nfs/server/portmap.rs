@@ -16,7 +16,7 @@ use crate::export::Allowed;
 use crate::nfs::portmap::Portmapper;
 use crate::nfs::rpc::RecordError;
 use crate::panics::caught;
-use crate::stream::{self, Listener};
+use crate::stream::{self, Admission, Listener};
 use crate::sys::{self, Iov, Route};
 
 /// Time for a call to arrive. Clients ask one question and leave.
@@ -45,13 +45,14 @@ pub async fn run(
     let datagrams = Datagrams::new(udp, tcp.allowed().clone())?;
     tokio::select! {
         () = shutdown => Ok(()),
-        never = stream::accept(tcp, "portmapper", move |socket, peer| serve(socket, peer, portmap)) => match never {},
+        never = stream::accept(tcp, "portmapper", move |socket, peer, admission| serve(socket, peer, admission, portmap)) => match never {},
         never = datagrams.serve(portmap) => match never {},
     }
 }
 
 /// Serves one connection from its first byte to its last.
-async fn serve(mut socket: TcpStream, peer: SocketAddr, portmap: Portmapper) {
+async fn serve(mut socket: TcpStream, peer: SocketAddr, admission: Admission, portmap: Portmapper) {
+    let Admission::Admitted(_place) = admission else { return };
     let end = async {
         let local = socket.local_addr()?;
         let mut input = BytesMut::new();

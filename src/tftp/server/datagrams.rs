@@ -141,6 +141,7 @@ mod tests {
     use crate::export::Export;
     use crate::image::index::NodeAttributes;
     use crate::image::{Extent, Image, Index, NodeId, NodeKind, Source};
+    use crate::stream::Descriptors;
     use crate::tftp::wire::data_header;
 
     /// Returns the datagrams of a file of 40 blocks in three extents, cut by `splitter`.
@@ -166,7 +167,7 @@ mod tests {
         let shared = Arc::new(tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap());
         let link = match is_shared {
             true => Link::shared(&shared, peer, Ipv4Addr::new(127, 0, 0, 9)).0,
-            false => Link::own(peer, Ipv4Addr::new(127, 0, 0, 9)).unwrap(),
+            false => Link::own(peer, Ipv4Addr::new(127, 0, 0, 9), Descriptors::unlimited()).unwrap(),
         };
         let mut splitter = splitter;
         splitter.flush(&mut batch, 1472, &link).await.unwrap();

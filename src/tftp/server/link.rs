@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::refuse;
 use crate::codec::Reader;
+use crate::stream::Descriptors;
 use crate::sys::Route;
 use crate::tftp::session::{self, DatagramAction};
 use crate::tftp::wire::Packet;
@@ -43,9 +44,15 @@ impl Inbox {
 
 impl Link {
     /// Opens a port for the transfer alone.
-    pub(super) fn own(peer: SocketAddrV4, local: Ipv4Addr) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Those of the system; `EMFILE` if only descriptors are left that are not for transfers.
+    pub(super) fn own(peer: SocketAddrV4, local: Ipv4Addr, descriptors: Descriptors) -> io::Result<Self> {
         // The client drops packets from another address than the one that it asked.
         let socket = std::net::UdpSocket::bind((local, 0))?;
+        if descriptors.is_above_for_new(socket.as_raw_fd()) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         socket.set_nonblocking(true)?;
         Ok(Self::Own { socket: UdpSocket::from_std(socket)?, peer })
     }

@@ -30,6 +30,7 @@ use crate::export::Allowed;
 use crate::export::path::PathError;
 use crate::machines::{self, ConnectionTracker, Registry};
 use crate::panics::caught;
+use crate::stream::Descriptors;
 
 /// Transfers at the same time. Each costs a socket and about four kilobytes.
 pub(crate) const MAX_TRANSFERS: usize = 4096;
@@ -75,6 +76,8 @@ pub struct Options {
     pub max_blksize: u16,
     pub max_windowsize: u16,
     pub max_transfers: usize,
+    /// Descriptors that transfers may have.
+    pub descriptors: Descriptors,
     /// Addresses whose clients are answered.
     pub allowed: Allowed,
 }
@@ -86,6 +89,7 @@ impl Default for Options {
             max_blksize: MAX_BLKSIZE,
             max_windowsize: MAX_WINDOWSIZE,
             max_transfers: MAX_TRANSFERS,
+            descriptors: Descriptors::unlimited(),
             allowed: Allowed::default(),
         }
     }
@@ -220,6 +224,7 @@ where
             return Err(TftpRequestError::Busy(self.active.len()));
         }
         let Datagram { bytes, peer, local } = datagram;
+        self.check_share(*peer.ip())?;
         let file = (self.open)(request.filename, local)?;
         let limits = self.limits(peer, local);
         let (link, inbox) = self.link(peer, local)?;
@@ -239,9 +244,19 @@ where
         Ok(ActiveTransfer { request, since: Instant::now(), handle, inbox, task })
     }
 
+    /// Refuses an address that has half of all transfers.
+    fn check_share(&self, address: Ipv4Addr) -> Result<(), TftpRequestError> {
+        let half = self.options.max_transfers.div_ceil(2);
+        if self.active.len() < half {
+            return Ok(());
+        }
+        let its = self.active.keys().filter(|peer| *peer.ip() == address).count();
+        if its < half { Ok(()) } else { Err(TftpRequestError::BusyAddress(its)) }
+    }
+
     fn link(&self, peer: SocketAddrV4, local: Ipv4Addr) -> io::Result<(Link, Option<Inbox>)> {
         match self.options.ports {
-            PortMode::PerTransfer => Ok((Link::own(peer, local)?, None)),
+            PortMode::PerTransfer => Ok((Link::own(peer, local, self.options.descriptors)?, None)),
             PortMode::Single => {
                 let (link, inbox) = Link::shared(&self.socket, peer, local);
                 Ok((link, Some(inbox)))
@@ -289,6 +304,8 @@ enum TftpRequestError {
     File(#[from] FileError),
     #[error("the server is busy with {0} transfers, try again")]
     Busy(usize),
+    #[error("the server has {0} transfers to this address already, try again")]
+    BusyAddress(usize),
     #[error("the server is being stopped")]
     Stopping,
     #[error("the server has no socket to spare ({0})")]
@@ -300,7 +317,7 @@ impl TftpRequestError {
         match self {
             Self::File(FileError::Path(PathError::NotFound)) => ErrorCode::FileNotFound,
             Self::File(_) => ErrorCode::AccessViolation,
-            Self::Busy(_) | Self::Stopping | Self::Socket(_) => ErrorCode::NotDefined,
+            Self::Busy(_) | Self::BusyAddress(_) | Self::Stopping | Self::Socket(_) => ErrorCode::NotDefined,
         }
     }
 }
