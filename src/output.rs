@@ -31,7 +31,6 @@ struct Output {
     dropped: AtomicU64,
 }
 
-#[derive(Debug)]
 enum Job {
     /// A line for standard error.
     Log(Box<[u8]>),
@@ -41,6 +40,7 @@ enum Job {
     Flush(SyncSender<()>),
     /// Look for lines that are due.
     Report,
+    Call(Box<dyn FnOnce() + Send>),
 }
 
 /// Starts the thread that writes. It calls `report` when lines may be due, with the number of lines
@@ -87,6 +87,19 @@ pub(crate) fn flush() {
     let _ = flushed.recv_timeout(deadline.saturating_duration_since(Instant::now()));
 }
 
+/// Runs a function on the thread that writes, and waits for its end, unless nobody reads the log.
+pub(crate) fn on_thread(call: impl FnOnce() + Send + 'static) {
+    let Some(output) = OUTPUT.get() else { return };
+    let deadline = Instant::now() + FLUSH_WAIT;
+    let (done, ended) = sync_channel(1);
+    let call = move || {
+        call();
+        let _ = done.send(());
+    };
+    output.send(Job::Call(Box::new(call)), deadline);
+    let _ = ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+}
+
 impl Output {
     /// Waits for room in the queue until the deadline.
     fn send(&self, mut job: Job, deadline: Instant) {
@@ -110,6 +123,7 @@ impl Output {
                 // As with a closed standard error, an error is not a reason to stop.
                 Ok(Job::Log(line)) => drop(io::stderr().lock().write_all(&line)),
                 Ok(Job::Print(text)) => drop(io::stdout().lock().write_all(&text)),
+                Ok(Job::Call(call)) => call(),
                 Ok(Job::Flush(done)) => drop(done.send(())),
                 Ok(Job::Report) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,

@@ -512,7 +512,11 @@ fn privileged_server_has_all_services() {
     let log = server.log();
     let rows = ["NBD", "NFS", "Portmap", "HTTP", "TFTP", "DHCP"].map(|service| port(&log, service));
     assert_eq!(rows, [10809, 2049, 111, 80, 69, 67], "{log}");
-    let last = format!("{}: isowire status\n\nready\n", run.join("isowire/status.sock").display());
+    let socket = run.join("isowire/status.sock");
+    let last = format!(
+        "{}: isowire status\nSandbox  -                     landlock and seccomp\n\nready\n",
+        socket.display()
+    );
     // The log goes on with events.
     assert!(log.contains(&last), "no advice is given: {log}");
     // Without a version it asks for version 0, and then for those that the service has.

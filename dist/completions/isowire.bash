@@ -381,7 +381,7 @@ _isowire() {
             return 0
             ;;
         isowire__subcmd__serve)
-            opts="-c -i -h --config --takeover --interface --wait-interface --bind --allow --advertise --nbd --nfs --portmap --http --tftp --tftp-single-port --dhcp --dhcp-range --router-advertisement --root --copytoram --menu-timeout --uefi --ipxe --stub --secure-boot-key --secure-boot-certificate --stall-timeout --status --log-format --help"
+            opts="-c -i -h --config --takeover --interface --wait-interface --bind --allow --advertise --nbd --nfs --portmap --http --tftp --tftp-single-port --dhcp --dhcp-range --router-advertisement --root --copytoram --menu-timeout --uefi --ipxe --stub --secure-boot-key --secure-boot-certificate --stall-timeout --status --sandbox --user --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -601,6 +601,17 @@ _isowire() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --sandbox)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log-format)

@@ -10,6 +10,7 @@ mod images;
 mod interface;
 mod machine;
 mod menu;
+mod privileges;
 mod raw;
 #[expect(clippy::disallowed_methods, reason = "reads the key that the operator names")]
 mod secure_boot;
@@ -42,6 +43,7 @@ pub(crate) use dhcp::{Dhcp, Solicitations};
 use file::ConfigFile;
 pub(crate) use images::ImageConfig;
 use menu::length;
+pub(crate) use privileges::{SandboxMode, User};
 use raw::{RawValue, networks, one_or_more};
 pub(crate) use secure_boot::certificate;
 pub(crate) use services::{
@@ -237,6 +239,18 @@ pub struct ServeOptions {
     #[arg(long, value_name = "ADDR:PORT|off", value_hint = ValueHint::Other)]
     status: Option<RawValue>,
 
+    /// Confine the server after its start to the files and system calls that it needs [default:
+    /// auto]
+    ///
+    /// `auto` uses Landlock and seccomp where the kernel has them, `required` does not start without
+    /// them.
+    #[arg(long, value_name = "auto|off|required", value_hint = ValueHint::Other)]
+    sandbox: Option<RawValue>,
+
+    /// User to become after the start, if isowire is started as root [default: nobody]
+    #[arg(long, value_name = "NAME|UID", value_hint = ValueHint::Username)]
+    user: Option<RawValue>,
+
     /// Format of the log on standard error [default: text]
     #[arg(long, value_name = "text|json", value_hint = ValueHint::Other)]
     log_format: Option<RawValue>,
@@ -356,6 +370,9 @@ pub struct Config {
     /// Time for which clients wait for a disk that fails or hangs.
     pub stall_timeout: Duration,
     pub status: StatusService,
+    pub sandbox: SandboxMode,
+    /// User to become after the start; `None` means `nobody`, if isowire was started as root.
+    pub user: Option<User>,
     pub log_format: LogFormat,
     /// Lines of one kind about one peer that are logged before they are counted; `None` means all.
     pub log_repeats: Option<NonZeroU32>,
@@ -456,7 +473,7 @@ pub(crate) fn of_text(text: &str) -> Result<Config, ConfigError> {
     let (file, mut options) = ConfigFile::parse(Path::new("isowire.toml"), text.to_owned())?;
     // These name files of this host, and a fuzzer would name any.
     (options.stub, options.uefi, options.ipxe) = (None, None, None);
-    (options.secure_boot_key, options.secure_boot_certificate) = (None, None);
+    (options.secure_boot_key, options.secure_boot_certificate, options.user) = (None, None, None);
     Checker { file: Some(&file), options: &options, variables: &|_| None }.checked()
 }
 
@@ -519,6 +536,10 @@ impl Checker<'_> {
                 .read("stall-timeout", &options.stall_timeout, value::stall_timeout)?
                 .unwrap_or(STALL_TIMEOUT),
             status: self.status()?,
+            sandbox: self
+                .read("sandbox", &options.sandbox, privileges::sandbox)?
+                .unwrap_or(SandboxMode::Auto),
+            user: self.read("user", &options.user, privileges::user)?,
             takeover: options.takeover,
             handover_socket: local::server_path(self.variables).with_file_name(HANDOVER_SOCKET),
             log_format: self

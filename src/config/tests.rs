@@ -216,6 +216,28 @@ fn default_image_comes_first() {
 }
 
 #[test]
+fn privileges_are_read() {
+    let config = from_options(&[]);
+    assert_eq!((config.sandbox, config.user), (SandboxMode::Auto, None));
+    let config = from_options(&["--sandbox", "required", "--user", "root"]);
+    let root = User { name: "root".into(), uid: 0, gid: 0 };
+    assert_eq!((config.sandbox, config.user), (SandboxMode::Required, Some(root.clone())));
+    assert_eq!(from_options(&["--user", "0"]).user, Some(root));
+    let number = loaded(&["arch.iso"], Some("user = 3999999999\nsandbox = \"off\"\n")).unwrap();
+    let unnamed = User { name: "3999999999".into(), uid: 3_999_999_999, gid: 3_999_999_999 };
+    assert_eq!((number.sandbox, number.user), (SandboxMode::Off, Some(unnamed)));
+    for user in ["no-such-user", "4294967295", ""] {
+        let line = wrong(&format!("user = {user:?}\n"));
+        let expected = format!(
+            "isowire.toml:1: user: `{user}`: no such user on this host; create it, or give another name or number"
+        );
+        assert_eq!(line, expected);
+    }
+    let line = wrong("sandbox = \"on\"\n");
+    assert_eq!(line, "isowire.toml:1: sandbox: `on`: expected `auto`, `off` or `required`");
+}
+
+#[test]
 fn error_has_place_cause_and_advice() {
     let cases = [
         ("nbd = 70000", "isowire.toml:1: nbd: `70000`: invalid port; expected 0-65535 or `off`"),

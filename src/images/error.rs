@@ -1,11 +1,11 @@
 //! Errors of the images that are to be served. When isowire starts, those in what the operator
 //! named are fatal; all others are a line of the log.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 use super::served::{CandidateOrigin, HiddenNameError};
-use crate::image::OpenError;
+use crate::image::{OpenError, SurveyError};
 
 /// Error about images that the operator has to mend, in one line.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,16 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    /// Tells whether the system refused to open the file or the folder.
+    pub(crate) fn is_denied(&self) -> bool {
+        let error = match self {
+            Self::Unopened { error: OpenError { fault: SurveyError::Io(error), .. }, .. } => error,
+            Self::Unlisted { error, .. } => error,
+            _ => return false,
+        };
+        error.kind() == ErrorKind::PermissionDenied
+    }
+
     /// Tells whether isowire must not start with this error. Files in a folder come and go without
     /// the operator's word, so they cost only themselves.
     pub(crate) const fn is_fatal(&self) -> bool {

@@ -15,14 +15,15 @@ const TABLE_MAX: u64 = 1 << 20;
 /// Flag of an entry whose MAC address is valid: `ATF_COM` of arp(7).
 const COMPLETE: u32 = 0x2;
 
-/// Reads the kernel's table (proc(5), `/proc/net/arp`).
+/// Reads the kernel's table (proc(5), `/proc/net/arp`), by the path that `ProcSubset=pid` of systemd
+/// leaves.
 ///
 /// # Errors
 /// The error of the system; `/proc` may not be mounted.
 pub(crate) fn read() -> io::Result<Vec<(IpAddr, Mac)>> {
     use io::Read as _;
     let mut text = String::new();
-    std::fs::File::open("/proc/net/arp")?.take(TABLE_MAX).read_to_string(&mut text)?;
+    std::fs::File::open("/proc/self/net/arp")?.take(TABLE_MAX).read_to_string(&mut text)?;
     Ok(parse(&text))
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::process::Uid;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -168,10 +169,11 @@ pub(super) fn offered_sockets(sockets: &ServiceSockets) -> io::Result<Vec<(&'sta
     Ok(offered)
 }
 
-/// Offers everything to each process of this user that asks at `socket`, one after the other, and
+/// Offers everything to each process of `owner` that asks at `socket`, one after the other, and
 /// sends those that are ready to take it.
 pub(super) async fn offer_to_successors(
     socket: LocalSocket,
+    owner: Uid,
     sockets: Vec<(&'static str, OwnedFd)>,
     images: Watched<ImageSet>,
     ready: mpsc::Sender<Predecessor>,
@@ -189,8 +191,9 @@ pub(super) async fn offer_to_successors(
                 continue;
             }
         };
-        // The directory of the socket is closed to other users; root has no such limit.
-        if !stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw()) {
+        // The directory of the socket is closed to other users; root has no such limit, and neither
+        // has another program of the user that this process became.
+        if !stream.peer_cred().is_ok_and(|peer| peer.uid() == owner.as_raw()) {
             warn!("take-over refused: the other isowire runs as another user");
             continue;
         }

@@ -99,6 +99,8 @@ pub(super) struct ImageUpdater {
     logged: Vec<String>,
     /// Held by the check of initramfs images that runs.
     checking: Arc<Mutex<()>>,
+    /// The process may open no other folders than those of its start.
+    is_confined: bool,
 }
 
 impl ImageUpdater {
@@ -134,7 +136,13 @@ impl ImageUpdater {
             stall_timeout,
             logged,
             checking: Arc::default(),
+            is_confined: false,
         })
+    }
+
+    /// Notes that the process may open no other folders than now.
+    pub(super) fn confine(&mut self) {
+        self.is_confined = true;
     }
 
     /// Returns the snapshot that all services follow.
@@ -253,9 +261,21 @@ impl ImageUpdater {
         });
     }
 
+    /// Returns the line about an error of the running server.
+    fn line(&self, error: &ImageError) -> String {
+        // The sandbox is for the folders of the start, and so is what the later user may read.
+        let advice = match error.is_denied() && self.is_confined {
+            true => {
+                "; if its folder is not one of those at the start, restart isowire, or set `sandbox = off`"
+            }
+            false => "",
+        };
+        format!("{error}{advice}")
+    }
+
     /// Logs the errors that the last scan did not have.
     fn log_new(&mut self, errors: &[ImageError]) {
-        let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        let lines: Vec<_> = errors.iter().map(|error| self.line(error)).collect();
         lines.iter().filter(|line| !self.logged.contains(line)).for_each(|line| warn!("{line}"));
         // An error that goes away and comes back is logged again.
         self.logged = lines;

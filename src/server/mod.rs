@@ -5,6 +5,7 @@ mod handover;
 mod image_updater;
 mod initramfs_check;
 mod report;
+mod sandbox;
 mod service_sockets;
 mod services;
 mod snapshot;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Uid, geteuid, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -25,11 +26,12 @@ use tracing::{info, warn};
 use self::handover::Arrival;
 use self::image_updater::ImageUpdater;
 use self::report::{ForeignDhcp, StartReport};
+use self::sandbox::{Identity, IdentityError, SandboxError};
 use self::service_sockets::{DhcpMarkError, ServiceSockets};
 use self::sockets::{Inherited, SocketError};
 use crate::boot::{BootConfig, Files, Ports};
 use crate::bootable::Root;
-use crate::config::{Config, Limits, bios_ipxe_of_host, uefi_ipxe_of_host};
+use crate::config::{Config, Limits, SandboxMode, bios_ipxe_of_host, uefi_ipxe_of_host};
 use crate::dhcp::server::DhcpStartError;
 use crate::handover::store;
 use crate::handover::takeover::{Predecessor, TakeoverError};
@@ -77,6 +79,10 @@ pub enum StartError {
     Takeover(#[from] TakeoverError),
     #[error("threads cannot be started: {0}; raise `TasksMax=` of the unit, or `ulimit -u`")]
     Threads(io::Error),
+    #[error("sandbox: {0}")]
+    Sandbox(#[from] SandboxError),
+    #[error("user: {0}")]
+    User(#[from] IdentityError),
     #[error("system call failed: {0}")]
     System(#[from] io::Error),
 }
@@ -88,18 +94,27 @@ pub enum StartError {
 pub fn run(config: &Config) -> Result<(), StartError> {
     // Before there are threads that read the environment, since it changes that.
     let inherited = Inherited::take()?;
+    sandbox::require(config)?;
     raise_file_limit();
+    // It may be another one than that of the sockets later.
+    let owner = geteuid();
     let (arrival, inherited, carried) = Arrival::take(config, inherited)?;
     let opened = image_updater::open(&config.images, carried)?;
     let names: Vec<_> = opened.images.iter().map(|served| &*served.name).collect();
-    let sockets = ServiceSockets::open(config, inherited, &names)?;
+    let identity = Identity::choose(config, &opened.images)?;
+    let mut sockets = ServiceSockets::open(config, inherited, &names, &identity)?;
     let machines = Arc::new(Registry::with_capacity(Instant::now(), config.limits.machines));
     let (configs, roots) = (config.images.clone(), sockets.roots());
     let (boot_config, stall_timeout) = (boot_config(config, &sockets), config.stall_timeout);
-    let updater =
+    let row = sandbox::enter(config, &opened.images, &identity)?;
+    sockets.rows.push(row);
+    let mut updater =
         ImageUpdater::new(configs, opened, boot_config, roots, stall_timeout, Arc::clone(&machines))?;
+    if config.sandbox != SandboxMode::Off {
+        updater.confine();
+    }
     let runtime = runtime::build().map_err(StartError::Threads)?;
-    let served = runtime.block_on(serve(config, sockets, updater, machines, arrival));
+    let served = runtime.block_on(serve(config, sockets, updater, machines, arrival, owner));
     // Sessions of NBD and NFS last for days; they end here. A blocking task would hold up the process
     // that follows.
     runtime.shutdown_background();
@@ -153,6 +168,7 @@ async fn serve(
     updater: ImageUpdater,
     machines: Arc<Registry>,
     arrival: Arrival,
+    owner: Uid,
 ) -> Result<(), StartError> {
     let (mut stop_signals, hangup) = (StopSignals::new()?, signal(SignalKind::hangup())?);
     let snapshot = updater.snapshot();
@@ -173,6 +189,7 @@ async fn serve(
         nbd: nbd.clone(),
         has_roots,
         ready,
+        owner,
     };
     let mut services = tokio::select! {
         started = services::start(config, sockets, updater, shared, hangup, &stopping) => started?,

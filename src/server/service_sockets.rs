@@ -18,6 +18,7 @@ pub(super) use self::portmap::PortmapService;
 
 use super::StartError;
 use super::report::{ServiceRow, port_note};
+use super::sandbox::Identity;
 use super::sockets::{self, Inherited, SocketError};
 use crate::bootable::Root;
 use crate::config::{Asked, Config, Dhcp, PORTMAP_PORT, RootServices, ServicePort, StatusService, TFTP_PORT};
@@ -75,7 +76,12 @@ impl ServiceSockets {
     /// # Errors
     /// [`StartError`] if a service that the operator asked for cannot start, or no root can be
     /// served.
-    pub(super) fn open(config: &Config, inherited: Inherited, names: &[&str]) -> Result<Self, StartError> {
+    pub(super) fn open(
+        config: &Config,
+        inherited: Inherited,
+        names: &[&str],
+        identity: &Identity,
+    ) -> Result<Self, StartError> {
         let mut sockets = Self::default();
         let images = format!("serving {}", names.join(", "));
         let RootServices { nbd, nfs, portmap: _, http } = config.root_services;
@@ -88,7 +94,7 @@ impl ServiceSockets {
         // The order of the rows in the report.
         sockets.nbd = sockets.open_one(&nbd, inherited.nbd, sockets::listen)?;
         sockets.nfs = sockets.open_one(&nfs, inherited.nfs, sockets::listen)?;
-        sockets.open_portmap(config, inherited.portmap)?;
+        sockets.open_portmap(config, inherited.portmap, identity)?;
         sockets.http = sockets.open_one(&http, inherited.http, sockets::listen)?;
         sockets.tftp = sockets.open_one(&tftp, inherited.tftp, UdpSocket::bind)?;
         sockets.open_advertisement(config)?;

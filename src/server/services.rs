@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::process::Uid;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     pub(super) has_roots: bool,
     /// Where processes go that are ready to take over from this one.
     pub(super) ready: mpsc::Sender<Predecessor>,
+    /// User who started this process, and may start one that takes over.
+    pub(super) owner: Uid,
 }
 
 /// The services of a run.
@@ -210,10 +213,11 @@ impl Services<'_> {
             Err(error) => return debug!("no process can take over: {}: {error}", path.display()),
         };
         let (images, ready, stop) = (self.images(), self.shared.ready.clone(), self.stop());
+        let owner = self.shared.owner;
         self.spawn("takeover", async move {
             tokio::select! {
                 () = stop => Ok(()),
-                failed = handover::offer_to_successors(socket, sockets, images, ready) => failed,
+                failed = handover::offer_to_successors(socket, owner, sockets, images, ready) => failed,
             }
         });
     }

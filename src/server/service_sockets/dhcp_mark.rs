@@ -81,7 +81,7 @@ fn clash(one: &str, other: &str) -> bool {
 /// Returns the marks of this network namespace.
 fn marks() -> io::Result<Vec<String>> {
     let mut table = Vec::new();
-    File::open("/proc/net/unix")?.take(TABLE_MAX).read_to_end(&mut table)?;
+    File::open("/proc/self/net/unix")?.take(TABLE_MAX).read_to_end(&mut table)?;
     Ok(parse(&String::from_utf8_lossy(&table)))
 }
 

@@ -8,6 +8,7 @@ use crate::bootable::Root;
 use crate::config::{Asked, Config, PORTMAP_PORT, ServicePort};
 use crate::nfs::server::rpcbind::{self, Registration, RegistrationError};
 use crate::server::StartError;
+use crate::server::sandbox::Identity;
 use crate::server::sockets::{self, PortmapSockets, SocketError};
 
 /// The portmapper of this run.
@@ -23,6 +24,7 @@ impl ServiceSockets {
         &mut self,
         config: &Config,
         inherited: PortmapSockets,
+        identity: &Identity,
     ) -> Result<(), StartError> {
         let is_inherited = inherited.tcp.is_some() || inherited.udp.is_some();
         let nfs = self.nfs.as_ref().and_then(port_of);
@@ -41,7 +43,7 @@ impl ServiceSockets {
         let address = SocketAddrV4::new(config.bind, port);
         let found = bind(inherited, address).or_else(|error| match port {
             // Clients ask port 111, so only there an rpcbind helps.
-            PORTMAP_PORT => register(nfs, address, error),
+            PORTMAP_PORT => register(nfs, address, error, identity),
             _ => Err(MissingPortmap::of_port(address, error)),
         });
         match found {
@@ -83,8 +85,17 @@ fn bind(inherited: PortmapSockets, address: SocketAddrV4) -> io::Result<PortmapS
 
 /// Registers NFS with the rpcbind of this host. `error` is the reason why port 111 cannot be used,
 /// and is reported if there is no rpcbind.
-fn register(nfs: u16, address: SocketAddrV4, error: io::Error) -> Result<PortmapService, MissingPortmap> {
-    rpcbind::register(nfs).map(PortmapService::Rpcbind).map_err(|refused| match refused {
+fn register(
+    nfs: u16,
+    address: SocketAddrV4,
+    error: io::Error,
+    identity: &Identity,
+) -> Result<PortmapService, MissingPortmap> {
+    // rpcbind lets only the user that registered withdraw it.
+    let Ok(registered) = identity.run(|| rpcbind::register(nfs)) else {
+        return Err(MissingPortmap::of_port(address, error));
+    };
+    registered.map(PortmapService::Rpcbind).map_err(|refused| match refused {
         // The port is not rpcbind's, or its rpcbind does not work.
         RegistrationError::Unreachable { .. } => MissingPortmap::of_port(address, error),
         refused => MissingPortmap { why: refused.to_string(), is_privilege: false, fatal: refused.into() },

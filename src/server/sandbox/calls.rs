@@ -1,0 +1,30 @@
+//! System calls that the process may still make, by seccomp (seccomp(2)).
+//!
+//! Two filters: one for calls that only an attacker makes, which end the process, and one that knows
+//! the calls of isowire, its runtime and the C libraries, old and new. All others fail with ENOSYS, as
+//! on a kernel that does not have them; libraries then do without. Calls that are allowed whatever
+//! their arguments cost least: Linux 5.11 does not run the filter for them.
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod allowed;
+
+/// Threads to restrict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Threads {
+    All,
+    Current,
+}
+
+/// Restricts the system calls of the process or of this thread.
+///
+/// # Errors
+/// The reason why the kernel did not do it.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(super) fn restrict(threads: Threads) -> Result<(), String> {
+    allowed::restrict(threads).map_err(|error| error.to_string())
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub(super) fn restrict(_: Threads) -> Result<(), String> {
+    Err("isowire has no filter for this processor".into())
+}
