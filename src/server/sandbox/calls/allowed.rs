@@ -10,15 +10,15 @@ use libc::{
     SYS_epoll_pwait, SYS_epoll_pwait2, SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_faccessat, SYS_faccessat2,
     SYS_fadvise64, SYS_fcntl, SYS_fdatasync, SYS_flock, SYS_fstat, SYS_fsync, SYS_ftruncate, SYS_futex,
     SYS_futex_waitv, SYS_getcpu, SYS_getcwd, SYS_getdents64, SYS_getegid, SYS_geteuid, SYS_getgid,
-    SYS_getpeername, SYS_getpid, SYS_getppid, SYS_getrandom, SYS_getrlimit, SYS_getsockname, SYS_getsockopt,
-    SYS_gettid, SYS_gettimeofday, SYS_getuid, SYS_inotify_add_watch, SYS_inotify_init1, SYS_inotify_rm_watch,
-    SYS_listen, SYS_lseek, SYS_madvise, SYS_membarrier, SYS_memfd_create, SYS_mincore, SYS_mkdirat,
-    SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_openat, SYS_pipe2, SYS_ppoll, SYS_pread64,
-    SYS_preadv, SYS_preadv2, SYS_read, SYS_readlinkat, SYS_readv, SYS_recvfrom, SYS_recvmmsg, SYS_recvmsg,
-    SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask,
-    SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_sendfile, SYS_sendmmsg, SYS_sendmsg,
-    SYS_sendto, SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_socketpair,
-    SYS_statx, SYS_uname, SYS_unlinkat, SYS_write, SYS_writev,
+    SYS_getpeername, SYS_getpid, SYS_getppid, SYS_getrandom, SYS_getsockname, SYS_getsockopt, SYS_gettid,
+    SYS_gettimeofday, SYS_getuid, SYS_inotify_add_watch, SYS_inotify_init1, SYS_inotify_rm_watch, SYS_listen,
+    SYS_lseek, SYS_madvise, SYS_membarrier, SYS_memfd_create, SYS_mincore, SYS_mkdirat, SYS_mremap,
+    SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_openat, SYS_pipe2, SYS_ppoll, SYS_pread64, SYS_preadv,
+    SYS_preadv2, SYS_read, SYS_readlinkat, SYS_readv, SYS_recvfrom, SYS_recvmmsg, SYS_recvmsg, SYS_renameat2,
+    SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn,
+    SYS_sched_getaffinity, SYS_sched_yield, SYS_sendfile, SYS_sendmmsg, SYS_sendmsg, SYS_sendto,
+    SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_socketpair, SYS_statx, SYS_uname,
+    SYS_unlinkat, SYS_write, SYS_writev,
 };
 use seccompiler::{
     BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -91,7 +91,6 @@ const ANY: &[i64] = &[
     SYS_getdents64,
     SYS_readlinkat,
     SYS_mkdirat,
-    SYS_renameat,
     SYS_renameat2,
     SYS_unlinkat,
     SYS_flock,
@@ -121,7 +120,6 @@ const ANY: &[i64] = &[
     SYS_getgid,
     SYS_getegid,
     SYS_getrandom,
-    SYS_getrlimit,
     SYS_restart_syscall,
     SYS_rseq,
     SYS_rt_sigaction,
@@ -143,6 +141,7 @@ const OLDER: &[i64] = &[
     libc::SYS_epoll_wait,
     libc::SYS_eventfd,
     libc::SYS_getdents,
+    libc::SYS_getrlimit,
     libc::SYS_inotify_init,
     libc::SYS_lstat,
     libc::SYS_mkdir,
@@ -151,12 +150,14 @@ const OLDER: &[i64] = &[
     libc::SYS_poll,
     libc::SYS_readlink,
     libc::SYS_rename,
+    libc::SYS_renameat,
     libc::SYS_stat,
     libc::SYS_time,
     libc::SYS_unlink,
 ];
+/// renameat(2) and getrlimit(2), which `libc` lacks on this architecture.
 #[cfg(target_arch = "aarch64")]
-const OLDER: &[i64] = &[];
+const OLDER: &[i64] = &[38, 163];
 
 /// Calls that end the process. Nothing in isowire or its libraries makes them: they start programs,
 /// reach into other processes, or change the kernel or what is mounted.
