@@ -101,7 +101,10 @@ fn sockets_report_the_same_status() {
         let text = running.status(url.as_deref(), Format::Text).unwrap();
         let row: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(row[..5], ["52:54:00:fe:00:b0", "10.0.0.7", "x64", "UEFI", "menu"], "{url:?}: {text}");
-        assert!(text.ends_with("\n1 machine, 0 with a connection to a root file system\n"), "{text}");
+        assert!(
+            text.ends_with("\n1 machine (1 menu), 0 stuck, 0 with a connection to a root file system\n"),
+            "{text}"
+        );
     }
 }
 
@@ -121,6 +124,7 @@ fn json_field_names_are_stable() {
             "airootfs",
             "architecture",
             "boots",
+            "diagnosis",
             "firmware",
             "image",
             "last_seen",

@@ -31,6 +31,8 @@ pub(super) struct CarriedBoot {
     pub reached: [Option<Duration>; Step::ALL.len()],
     pub image: Option<String>,
     pub root: Option<(Protocol, Stage)>,
+    pub offers: u32,
+    pub loaded: Option<Duration>,
     pub program_sent: Option<Duration>,
     pub last_event: Duration,
     pub stats: CarriedStats,

@@ -19,6 +19,7 @@
 
 mod boot_ranges;
 pub(crate) mod carried;
+pub(crate) mod diagnosis;
 pub mod local;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub(crate) mod neighbours;

@@ -160,6 +160,10 @@ impl Registry {
         self.table().program_sent(address, traffic, now);
     }
 
+    pub(super) fn loaded(&self, address: IpAddr, traffic: &Arc<TransferStats>, now: Instant) {
+        self.table().loaded(address, traffic, now);
+    }
+
     pub(super) fn attached(
         &self,
         address: IpAddr,

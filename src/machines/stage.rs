@@ -65,7 +65,7 @@ impl Step {
 }
 
 /// The state of a machine: its step, and from [`Step::Root`] on the state of its root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     Seen,

@@ -11,6 +11,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::diagnosis::Diagnosis;
 use super::table::{MachineBoot, MachineRecord};
 use super::{Mac, Protocol, Stage, Step};
 use crate::image::ImageFault;
@@ -65,6 +66,9 @@ pub(crate) struct MachineStatus {
     pub architecture: Option<u16>,
     /// Reason why the last request for a boot file got none.
     pub refusal: Option<String>,
+    /// Reason why the machine does not get on; `null` if it does.
+    #[serde(default)]
+    pub diagnosis: Option<Diagnosis>,
     /// A composed boot program was sent whole, and no root file system followed within a minute or
     /// before the machine began again: its firmware may have refused it because of Secure Boot.
     #[serde(default)]
@@ -120,13 +124,18 @@ impl SentBytes {
 impl MachineStatus {
     pub(super) fn new(record: &MachineRecord, now: Instant, time: Timestamp) -> Self {
         let MachineRecord { mac, addresses, platform, refusal, boots, boot, .. } = record;
+        let diagnosis = Diagnosis::of(record, now);
         Self {
             mac: *mac,
             addresses: addresses.clone(),
             firmware: platform.map(|platform| platform.to_string()),
             architecture: platform.map(|platform| platform.architecture.0),
             refusal: refusal.clone(),
-            secure_boot_suspected: record.is_secure_boot_suspected(now),
+            diagnosis,
+            secure_boot_suspected: matches!(
+                diagnosis,
+                Some(Diagnosis::ProgramRefused | Diagnosis::NothingAfterProgram)
+            ),
             stage: boot.stage(),
             image: boot.image.as_deref().map(str::to_owned),
             root: boot.root.map(|root| root.protocol),

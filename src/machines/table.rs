@@ -9,8 +9,9 @@ mod carried;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::diagnosis::ROOT_LIMIT;
 use super::transfer_stats::TransferStats;
 use super::{Mac, Protocol, RootEnd, Stage, Step};
 use crate::boot::{self, Firmware};
@@ -28,10 +29,6 @@ const ADDRESSES_MAX: usize = 4;
 /// Most counters per boot. A machine that was known by several IP addresses before its MAC address
 /// has more than one.
 const TRAFFIC_MAX: usize = 4;
-
-/// Time from a boot program to the root file system. Slow machines take half of it to start the
-/// kernel.
-const ROOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Longest reason that is kept, in characters.
 const REASON_MAX: usize = 200;
@@ -82,6 +79,10 @@ pub(super) struct MachineBoot {
     pub reached: [Option<Instant>; Step::ALL.len()],
     pub image: Option<Arc<str>>,
     pub root: Option<RootState>,
+    /// Boot files that were offered.
+    pub offers: u32,
+    /// Time at which the last initramfs had been sent whole.
+    loaded: Option<Instant>,
     /// Time at which the last composed boot program had been sent whole.
     program_sent: Option<Instant>,
     last_event: Instant,
@@ -133,6 +134,7 @@ impl MachineTable {
             record.platform = Some(platform);
             record.offered = Some(now);
             record.refusal = None;
+            record.boot.offers = record.boot.offers.saturating_add(1);
             record.boot.reach(Step::Offered, now);
         }
         // Without an address of ours, another DHCP server gives it.
@@ -233,6 +235,14 @@ impl MachineTable {
         if let Some(boot) = self.boot(address, traffic) {
             boot.last_event = now;
             boot.program_sent = Some(now);
+        }
+    }
+
+    /// Records that an initramfs was sent whole.
+    pub(super) fn loaded(&mut self, address: IpAddr, traffic: &Arc<TransferStats>, now: Instant) {
+        if let Some(boot) = self.boot(address, traffic) {
+            boot.last_event = now;
+            boot.loaded = Some(now);
         }
     }
 
@@ -384,13 +394,10 @@ impl MachineRecord {
         sent.fold(self.boot.last_event, Instant::max)
     }
 
-    /// Returns true if the machine got a whole boot program and no root followed: within a minute,
-    /// or before it began again. Firmware with Secure Boot says nothing to the server when it
-    /// refuses a program.
-    pub(super) fn is_secure_boot_suspected(&self, now: Instant) -> bool {
-        let silence = self.boot.program_sent.map(|sent| now.saturating_duration_since(sent));
-        let is_late = silence.is_some_and(|silence| silence > ROOT_LIMIT);
-        self.boot.step < Step::Root && (self.had_no_root || is_late)
+    /// Returns true if the boot before ended with a whole boot program, and this one has no root
+    /// either. Firmware with Secure Boot says nothing to the server when it refuses a program.
+    pub(super) fn had_no_root(&self) -> bool {
+        self.had_no_root && self.boot.step < Step::Root
     }
 
     fn begin(&mut self, epoch: Instant, now: Instant) {
@@ -409,6 +416,8 @@ impl MachineBoot {
             reached: Default::default(),
             image: None,
             root: None,
+            offers: 0,
+            loaded: None,
             program_sent: None,
             last_event: now,
             traffic: vec![Arc::new(TransferStats::new(epoch))],
@@ -420,6 +429,17 @@ impl MachineBoot {
     /// Returns true while the machine has a connection to its root.
     fn is_on_root(&self) -> bool {
         self.root.is_some_and(|root| root.connections > 0)
+    }
+
+    /// Returns true if a whole boot program was sent a while ago, and no root followed.
+    pub(super) fn is_silent_after_program(&self, now: Instant) -> bool {
+        let silence = self.program_sent.map(|sent| now.saturating_duration_since(sent));
+        self.step < Step::Root && silence.is_some_and(|silence| silence > ROOT_LIMIT)
+    }
+
+    /// Returns true if the machine was sent all that it loads before its root.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.loaded.or(self.program_sent).is_some()
     }
 
     fn ended_with_program(&self) -> bool {
@@ -475,6 +495,8 @@ impl MachineBoot {
     fn join(&mut self, other: MachineBoot) {
         self.step = self.step.max(other.step);
         self.last_event = self.last_event.max(other.last_event);
+        self.offers = self.offers.saturating_add(other.offers);
+        self.loaded = self.loaded.max(other.loaded);
         self.program_sent = self.program_sent.max(other.program_sent);
         for (mine, its) in self.reached.iter_mut().zip(other.reached) {
             *mine = [*mine, its].into_iter().flatten().min();
@@ -492,4 +514,4 @@ impl MachineBoot {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -104,12 +104,13 @@ impl ConnectionTracker {
     /// Records that all of the opened file was sent.
     pub fn delivered(&mut self, now: Instant) {
         self.last_seen = now;
-        if self.kind != FileKind::Program {
-            return;
+        if self.kind == FileKind::Program {
+            self.reach(Step::Initramfs, self.image.clone().as_ref());
         }
-        self.reach(Step::Initramfs, self.image.clone().as_ref());
-        if let Some(stats) = &self.stats {
-            self.registry.program_sent(self.peer, stats, now);
+        match (self.kind, &self.stats) {
+            (FileKind::Program, Some(stats)) => self.registry.program_sent(self.peer, stats, now),
+            (FileKind::Initramfs, Some(stats)) => self.registry.loaded(self.peer, stats, now),
+            _ => {}
         }
     }
 

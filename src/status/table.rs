@@ -1,11 +1,13 @@
 //! Status as a table for people.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 
 use indicatif::HumanBytes;
 
 use crate::machines::StatusReport;
+use crate::machines::diagnosis::Diagnosis;
 use crate::machines::status::{FaultStatus, MachineStatus, RootProgress};
 
 /// Prints a status report as a table.
@@ -14,10 +16,6 @@ pub(super) struct StatusTable(pub StatusReport);
 const HEADINGS: [&str; COLUMNS] =
     ["MACHINE", "ADDRESS", "FIRMWARE", "STAGE", "IMAGE", "ROOT", "READ", "SENT", "BEGAN", "SEEN"];
 const COLUMNS: usize = 10;
-
-/// The most likely reason why nothing follows a boot program.
-const SECURE_BOOT: &str = "Secure Boot? It got its boot program, and nothing followed. Turn Secure Boot off, or sign \
-                           with `secure-boot-key`";
 
 impl Display for StatusTable {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -33,15 +31,19 @@ impl Display for StatusTable {
         if machines.is_empty() {
             return f.write_str("no machine seen yet\n");
         }
-        let rows: Vec<_> = machines.iter().map(|machine| cells(machine, *time)).collect();
+        // Those that need somebody come first.
+        let (stuck, others): (Vec<_>, Vec<_>) =
+            machines.iter().partition(|machine| machine.diagnosis.is_some());
+        let rows: Vec<_> = stuck.iter().chain(&others).map(|machine| cells(machine, *time)).collect();
         write_columns(f, &rows)?;
-        // A refusal is a sentence, too long for a column.
-        for machine in machines {
-            if let Some(why) = &machine.refusal {
-                writeln!(f, "\n{}: no boot file: {}", name(machine), printable(why))?;
-            }
-            if machine.secure_boot_suspected {
-                writeln!(f, "\n{}: {SECURE_BOOT}", name(machine))?;
+        // A reason is a sentence, too long for a column.
+        for machine in stuck {
+            match (machine.diagnosis, &machine.refusal) {
+                (Some(Diagnosis::Refused), Some(why)) => {
+                    writeln!(f, "\n{}: {}: {}", name(machine), Diagnosis::Refused, printable(why))?;
+                }
+                (Some(diagnosis), _) => writeln!(f, "\n{}: {diagnosis}", name(machine))?,
+                (None, _) => {}
             }
         }
         writeln!(f, "\n{}", summary(machines))
@@ -114,11 +116,21 @@ fn name(machine: &MachineStatus) -> String {
 fn summary(machines: &[MachineStatus]) -> String {
     // Before a stop or a restart the operator wants to know how many machines depend on the server.
     let living = machines.iter().filter(|machine| machine.root_connections > 0).count();
-    let machines = match machines.len() {
+    let stuck = machines.iter().filter(|machine| machine.diagnosis.is_some()).count();
+    let count = match machines.len() {
         1 => "1 machine".to_owned(),
         count => format!("{count} machines"),
     };
-    format!("{machines}, {living} with a connection to a root file system")
+    let mut stages = BTreeMap::new();
+    for machine in machines {
+        *stages.entry(machine.stage).or_insert(0) += 1;
+    }
+    let stages: Vec<_> =
+        stages.into_iter().map(|(stage, count): (_, usize)| format!("{count} {stage}")).collect();
+    format!(
+        "{count} ({}), {stuck} stuck, {living} with a connection to a root file system",
+        stages.join(", ")
+    )
 }
 
 /// Replaces control characters: text of clients must not reach a terminal as commands (ECMA-48).
@@ -128,8 +140,6 @@ fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::machines::status::SentBytes;
     use crate::machines::{Protocol, Stage};
@@ -141,6 +151,7 @@ mod tests {
             firmware: None,
             architecture: None,
             refusal: None,
+            diagnosis: None,
             secure_boot_suspected: false,
             stage: Stage::Menu,
             image: None,
@@ -195,17 +206,24 @@ mod tests {
              -                  192.168.77.90  -               menu           -          -     -                 0 B       10s     0s\n\
              52:54:00:fe:00:b0  192.168.77.9   x86 BIOS, iPXE  root attached  archlinux  NBD   99 % of 1.00 GiB  4.00 MiB  1m 13s  0s\n\
              \n\
-             2 machines, 1 with a connection to a root file system\n"
+             2 machines (1 menu, 1 root attached), 0 stuck, 1 with a connection to a root file system\n"
         );
         assert_eq!(table(Vec::new()), "no machine seen yet\n");
     }
 
     #[test]
     fn refusal_is_printed_without_control_characters() {
-        let refused = MachineStatus { refusal: Some("\x1b[2Jno\u{9b}7m loader\n".into()), ..machine() };
+        let refused = MachineStatus {
+            refusal: Some("\x1b[2Jno\u{9b}7m loader\n".into()),
+            diagnosis: Some(Diagnosis::Refused),
+            ..machine()
+        };
         let text = table(vec![refused]);
         assert!(text.contains("\n192.168.77.90: no boot file: ?[2Jno?7m loader?\n"), "{text}");
-        assert!(text.ends_with("\n1 machine, 0 with a connection to a root file system\n"), "{text}");
+        assert!(
+            text.ends_with("\n1 machine (1 menu), 1 stuck, 0 with a connection to a root file system\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -80,6 +80,8 @@ impl MachineBoot {
             reached: self.reached.map(|reached| reached.map(|then| ages.of(then))),
             image: self.image.as_deref().map(str::to_owned),
             root: self.root.map(|root| (root.protocol, root.end)),
+            offers: self.offers,
+            loaded: self.loaded.map(|then| ages.of(then)),
             program_sent: self.program_sent.map(|then| ages.of(then)),
             last_event: ages.of(self.last_event),
             stats: CarriedStats {
@@ -104,6 +106,8 @@ impl MachineBoot {
             reached: carried.reached.map(|reached| reached.map(|age| ages.moment(age))),
             image: carried.image.map(Arc::from),
             root,
+            offers: carried.offers,
+            loaded: carried.loaded.map(|age| ages.moment(age)),
             program_sent: carried.program_sent.map(|age| ages.moment(age)),
             last_event: ages.moment(carried.last_event),
             traffic: vec![Arc::new(TransferStats::of_carried(&carried.stats, epoch, ages, find))],

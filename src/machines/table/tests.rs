@@ -8,59 +8,66 @@ use proptest::prelude::*;
 use super::*;
 use crate::boot::Architecture;
 
-const BIOS_PXE: boot::Platform = boot::Platform { firmware: Firmware::Pxe, architecture: Architecture::BIOS };
+pub(in crate::machines) const BIOS_PXE: boot::Platform =
+    boot::Platform { firmware: Firmware::Pxe, architecture: Architecture::BIOS };
 const IPXE: boot::Platform = boot::Platform { firmware: Firmware::Ipxe, architecture: Architecture(7) };
-const UEFI: boot::Platform = boot::Platform { firmware: Firmware::Pxe, architecture: Architecture(7) };
+pub(in crate::machines) const UEFI: boot::Platform =
+    boot::Platform { firmware: Firmware::Pxe, architecture: Architecture(7) };
 
 /// A machine table and a clock that advances a second per event.
-struct Site {
-    table: MachineTable,
-    now: Instant,
+pub(in crate::machines) struct Site {
+    pub(in crate::machines) table: MachineTable,
+    pub(in crate::machines) now: Instant,
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(in crate::machines) fn new() -> Self {
         let now = Instant::now();
         Self { table: MachineTable::new(now, MACHINES_MAX), now }
     }
 
-    fn tick(&mut self) -> Instant {
+    pub(in crate::machines) fn tick(&mut self) -> Instant {
         self.now += Duration::from_secs(1);
         self.now
     }
 
-    fn offered(&mut self, mac: Mac, platform: boot::Platform) {
+    pub(in crate::machines) fn offered(&mut self, mac: Mac, platform: boot::Platform) {
         let now = self.tick();
         self.table.offered(mac, platform, None, now);
     }
 
-    fn leased(&mut self, mac: Mac, address: IpAddr) {
+    pub(in crate::machines) fn leased(&mut self, mac: Mac, address: IpAddr) {
         let now = self.tick();
         self.table.leased(mac, address, now);
     }
 
     /// Opens a new connection and takes `step` on it.
-    fn load(&mut self, address: IpAddr, step: Step) -> Arc<TransferStats> {
+    pub(in crate::machines) fn load(&mut self, address: IpAddr, step: Step) -> Arc<TransferStats> {
         let now = self.tick();
         let traffic = self.table.join(address, step, now).unwrap();
         self.table.reached(address, &traffic, step, None, now);
         traffic
     }
 
-    fn attach(&mut self, address: IpAddr, protocol: Protocol) -> Arc<TransferStats> {
+    pub(in crate::machines) fn attach(&mut self, address: IpAddr, protocol: Protocol) -> Arc<TransferStats> {
         let now = self.tick();
         let traffic = self.table.join(address, Step::Root, now).unwrap();
         self.table.attached(address, &traffic, protocol, None, now);
         traffic
     }
 
-    fn release(&mut self, address: IpAddr, traffic: &Arc<TransferStats>, end: RootEnd) {
+    pub(in crate::machines) fn release(
+        &mut self,
+        address: IpAddr,
+        traffic: &Arc<TransferStats>,
+        end: RootEnd,
+    ) {
         let now = self.tick();
         self.table.released(address, traffic, end, now);
     }
 
     /// Returns the only machine.
-    fn only(&self) -> &MachineRecord {
+    pub(in crate::machines) fn only(&self) -> &MachineRecord {
         let all: Vec<_> = self.table.iter().collect();
         assert_eq!(all.len(), 1, "{all:?}");
         all[0]
@@ -71,12 +78,12 @@ impl Site {
     }
 }
 
-fn mac(number: u16) -> Mac {
+pub(in crate::machines) fn mac(number: u16) -> Mac {
     let [high, low] = number.to_be_bytes();
     Mac::new(&[0x52, 0x54, 0, 0, high, low]).unwrap()
 }
 
-fn address(number: u8) -> IpAddr {
+pub(in crate::machines) fn address(number: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, number])
 }
 
@@ -370,31 +377,6 @@ fn check(table: &MachineTable) {
 /// Returns the step of each boot; it never goes back.
 fn steps(table: &MachineTable) -> HashMap<(Id, u32), Step> {
     table.machines.iter().map(|(&id, record)| ((id, record.boots), record.boot.step)).collect()
-}
-
-#[test]
-fn secure_boot_is_suspected_after_a_program_without_root() {
-    let mut site = Site::new();
-    let (machine, address) = (mac(1), address(9));
-    let suspected =
-        |site: &Site, seconds| site.only().is_secure_boot_suspected(site.now + Duration::from_secs(seconds));
-    site.offered(machine, UEFI);
-    site.leased(machine, address);
-    let program = site.load(address, Step::Loader);
-    assert!(!suspected(&site, 1000), "not all of the program has left");
-    let now = site.tick();
-    site.table.program_sent(address, &program, now);
-    assert!(!suspected(&site, 60));
-    assert!(suspected(&site, 61), "nothing followed for a minute");
-    // The firmware tries the next way.
-    site.offered(machine, UEFI);
-    assert_eq!(site.only().boots, 2);
-    assert!(suspected(&site, 0), "nothing followed before the machine began again");
-    site.load(address, Step::Kernel);
-    site.attach(address, Protocol::Nbd);
-    assert!(!suspected(&site, 1000), "its root followed");
-    site.offered(machine, UEFI);
-    assert!(!suspected(&site, 1000), "the boot before had a root");
 }
 
 proptest! {
