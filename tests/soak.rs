@@ -186,22 +186,6 @@ fn ask_for_an_address(strangers: &AtomicU64) {
     socket.send_to(&datagram, (Ipv4Addr::BROADCAST, 67)).unwrap();
 }
 
-/// Sends machines until the server forgets the first of them: its table is full then, and does not
-/// grow while its use is measured.
-fn fill_the_table(host: &Namespace, new: &Namespace, strangers: &AtomicU64) {
-    let url = format!("http://{US}:8081/");
-    let end = Instant::now() + 2 * SOON;
-    while output_of(host.command("curl").args(["-sS", &url])).contains("\"forgotten\":0,") {
-        assert!(Instant::now() < end, "{} machines", strangers.load(Ordering::Relaxed));
-        new.inside(|| {
-            for _ in 0..100 {
-                ask_for_an_address(strangers);
-                sleep(Duration::from_millis(2));
-            }
-        });
-    }
-}
-
 #[test]
 fn nothing_grows() {
     only_with_all!();
@@ -221,7 +205,6 @@ fn nothing_grows() {
     });
     let (is_over, strangers) = (AtomicBool::new(false), AtomicU64::new(0));
     let pid = server.pid();
-    fill_the_table(&host, &new, &strangers);
     let uses = thread::scope(|scope| {
         for habit in habits(&host, &new, &strangers) {
             let is_over = &is_over;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{MachineBoot, MachineRecord};
+use super::table::{MachineBoot, MachineRecord, ROOT_LIMIT};
 use super::{Protocol, Stage, Step};
 
 /// Offers that a machine may leave unanswered: firmware asks up to four times for each try.
@@ -18,10 +18,6 @@ const FIRST_FILE: Duration = Duration::from_secs(30);
 /// Longest silence within a file: TFTP clients give up after a minute, and people call for help
 /// before.
 const SILENCE: Duration = Duration::from_secs(20);
-
-/// Longest time from the last file of the boot to the root file system. Slow machines take half of
-/// it to start the kernel.
-pub(super) const ROOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Reason why a machine does not get on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

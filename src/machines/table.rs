@@ -9,9 +9,8 @@ mod carried;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::diagnosis::ROOT_LIMIT;
 use super::transfer_stats::TransferStats;
 use super::{Mac, Protocol, RootEnd, Stage, Step};
 use crate::boot::{self, Firmware};
@@ -29,6 +28,10 @@ const ADDRESSES_MAX: usize = 4;
 /// Most counters per boot. A machine that was known by several IP addresses before its MAC address
 /// has more than one.
 const TRAFFIC_MAX: usize = 4;
+
+/// Longest time from the last file of the boot to the root file system. Slow machines take half of
+/// it to start the kernel.
+pub(super) const ROOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Longest reason that is kept, in characters.
 const REASON_MAX: usize = 200;
