@@ -94,3 +94,4 @@ pub mod text;
 pub mod tftp;
 pub mod uki;
 mod watched;
+mod x509;

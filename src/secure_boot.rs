@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rsa::PrivateKey;
 use rsa::pkcs8::{EncodePrivateKey as _, LineEnding};
 
-use crate::uki::sign::{Certificate, SigningKey};
+use crate::x509::{Certificate, SigningKey};
 
 /// Bits of a new key. All firmware takes 2048, and some only that.
 const BITS: usize = 2048;

@@ -68,6 +68,20 @@ impl Mapping {
 /// larger pages a range never looks resident, which is slow but correct.
 const MINCORE_PAGE: u64 = 4096;
 
+/// `IOPRIO_WHO_PROCESS` and the idle class of ioprio_set(2).
+const IOPRIO_WHO_PROCESS: i32 = 1;
+const IOPRIO_IDLE: i32 = 3 << 13;
+
+/// Lets all other reads of a disk go before those of this thread, where its scheduler can.
+///
+/// # Errors
+/// The error of ioprio_set(2).
+pub(crate) fn read_when_idle() -> io::Result<()> {
+    // SAFETY: the call takes three numbers; process 0 is the calling thread.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Takes an open file that this process inherited.
 ///
 /// `files` gives each out once, and knows nothing of files that are open otherwise.

@@ -115,7 +115,8 @@ fn json_field_names_are_stable() {
     let json: serde_json::Value = serde_json::from_str(&running.status(None, Format::Json).unwrap()).unwrap();
     let names =
         |value: &serde_json::Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
-    assert_eq!(names(&json), ["faults", "forgotten", "isowire", "machines", "panics", "time"]);
+    let top = ["faults", "forgotten", "isowire", "machines", "panics", "time", "verifications"];
+    assert_eq!(names(&json), top);
     let machine = &json["machines"][0];
     assert_eq!(
         names(machine),

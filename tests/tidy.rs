@@ -16,7 +16,7 @@ use imports::Modules;
 /// protocol uses another and there is no circle.
 const LAYERS: &[&[&str]] = &[
     &["codec", "extent", "locked", "mac", "output", "panics", "text", "watched"],
-    &["runtime", "sys"],
+    &["runtime", "sys", "x509"],
     &["image"],
     &["export"],
     &["bootable", "uki"],
@@ -65,6 +65,7 @@ const WIRE: Room = &[
     "bootable/syslinux.rs",
     "uki/pe.rs",
     "uki/sign/",
+    "x509/",
     "image/initramfs/cpio.rs",
     "image/initramfs/packing.rs",
 ];

@@ -54,6 +54,7 @@ complete -c isowire -n "__fish_isowire_using_subcommand serve" -l ipxe -d 'iPXE 
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l stub -d 'EFI stub of systemd to boot UEFI machines with [default: the one in the image]' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l secure-boot-key -d 'Key to sign boot programs for UEFI with, so that they boot with Secure Boot' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l secure-boot-certificate -d 'Certificate of that key' -r -F
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l verify-certificate -d 'Certificate that root file systems have to be signed by; implies --verify' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l stall-timeout -d 'Time for which clients wait for a disk that fails or hangs [default: 10m]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l status -d 'Serve the status by HTTP on this address too, or not at all [default: local socket only]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l sandbox -d 'Confine the server after its start to the files and system calls that it needs [default: auto]' -r -f
@@ -63,6 +64,7 @@ complete -c isowire -n "__fish_isowire_using_subcommand serve" -l takeover -d 'T
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l wait-interface -d 'Start without that interface and wait for it'
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l tftp-single-port -d 'Send files from the TFTP port itself, for firewalls that do not track TFTP'
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l router-advertisement -d 'Tell booting machines that there is no IPv6 router, so that iPXE does not wait for one'
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l verify -d 'Verify images before they are offered, by the checksum of their root file system'
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c isowire -n "__fish_isowire_using_subcommand inspect" -l secure-boot-certificate -d 'Certificate of the key that `serve` is to sign boot programs with' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand inspect" -l json -d 'Print JSON for a program to read'

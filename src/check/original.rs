@@ -11,13 +11,8 @@ use indicatif::ProgressBar;
 use sha2::{Digest, Sha512};
 
 use crate::export::{Export, Piece};
-use crate::image::arch::Airootfs;
+use crate::image::checksum::{self, Checksum, ChecksumError};
 use crate::image::{Image, NodeId, NodeKind};
-
-/// Longest checksum file; `sha512sum` writes 128 digits and a name.
-const CHECKSUM_MAX: u64 = 4096;
-
-type Checksum = [u8; 64];
 
 /// A fault of a server or of the image, in one line for the table.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +87,7 @@ impl Original {
             remarks.push(NOT_ARCHISO.to_owned());
         }
         for root in image.archiso.iter().flat_map(|archiso| &archiso.airootfs) {
-            match read_checksum(&image, root) {
+            match checksum::read(&image, root) {
                 Ok(checksum) => drop(checksums.insert(root.node, checksum)),
                 // A bad checksum file is not a fault of a server, which can still be compared.
                 Err(why) => remarks.push(without_checksum(&image, root.node, why)),
@@ -162,34 +157,13 @@ impl Original {
 const NOT_ARCHISO: &str =
     "This is not an archiso image: all files are compared with it, without an airootfs.sha512 to verify.";
 
-/// Reads the checksum that mkarchiso wrote beside a root image.
-fn read_checksum(image: &Image, root: &Airootfs) -> Result<Checksum, &'static str> {
-    let file = root.sha512.ok_or("there is no airootfs.sha512 beside it")?;
-    let text = image.read(file, CHECKSUM_MAX).ok();
-    text.as_deref().and_then(parse_checksum).ok_or("airootfs.sha512 beside it is malformed")
-}
-
-fn without_checksum(image: &Image, root: NodeId, why: &str) -> String {
+fn without_checksum(image: &Image, root: NodeId, why: ChecksumError) -> String {
     let path = printable_path(image, root);
     format!("{path} is compared with the image only, without a checksum: {why}.")
 }
 
 fn printable_path(image: &Image, node: NodeId) -> String {
     String::from_utf8_lossy(&image.index.path(node)).escape_debug().to_string()
-}
-
-/// Parses the checksum in the first line of `sha512sum` output.
-fn parse_checksum(text: &[u8]) -> Option<Checksum> {
-    let digits = std::str::from_utf8(text.get(..128)?).ok()?;
-    // `from_str_radix` would take `+f` for a byte.
-    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut checksum = [0; 64];
-    for (position, byte) in checksum.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(digits.get(2 * position..2 * position + 2)?, 16).ok()?;
-    }
-    Some(checksum)
 }
 
 /// Expected content of a transfer, compared from start to end.
@@ -288,21 +262,5 @@ impl Expected<'_> {
             }
         }
         Ok(bytes)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn checksum_is_parsed_from_sha512sum() {
-        let digits = "0f".repeat(64);
-        assert_eq!(parse_checksum(format!("{digits}  airootfs.sfs\n").as_bytes()), Some([0x0f; 64]));
-        assert_eq!(parse_checksum(digits.to_uppercase().as_bytes()), Some([0x0f; 64]));
-        for wrong in ["", &digits[1..], &digits.replacen('0', "g", 1), &digits.replacen("0f", "+f", 1), "ž"]
-        {
-            assert_eq!(parse_checksum(wrong.as_bytes()), None, "{wrong}");
-        }
     }
 }

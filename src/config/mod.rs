@@ -18,6 +18,7 @@ mod services;
 mod subnets;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 mod value;
+mod verify;
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
@@ -35,6 +36,7 @@ use crate::boot::{Rules, UefiBy};
 use crate::bootable::Root;
 use crate::export::Allowed;
 use crate::image::STALL_TIMEOUT;
+use crate::images::VerifyPolicy;
 use crate::interfaces;
 use crate::machines::{MACHINES_MAX, local};
 use crate::tftp::server::MAX_TRANSFERS;
@@ -229,6 +231,20 @@ pub struct ServeOptions {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     secure_boot_certificate: Option<RawValue>,
 
+    /// Verify images before they are offered, by the checksum of their root file system
+    ///
+    /// An image that fails is not offered, and the others go on. The start waits for the first
+    /// image; `isowire status` shows the progress.
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    verify: Option<RawValue>,
+
+    /// Certificate that root file systems have to be signed by; implies --verify
+    ///
+    /// In PEM, also several, or DER: that of the signer (the first file of `mkarchiso -c`), or that
+    /// of an authority if the signatures hold the signer's certificate.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    verify_certificate: Option<RawValue>,
+
     /// Time for which clients wait for a disk that fails or hangs [default: 10m]
     ///
     /// An NBD client then gets an error, from which its machine seldom recovers, and a download ends.
@@ -367,6 +383,8 @@ pub struct Config {
     pub stub: Option<Stub>,
     /// Key and certificate that boot programs for UEFI are signed with.
     pub signing_pair: Option<Arc<SigningPair>>,
+    /// What images are verified by before they are offered; `None` offers them at once.
+    pub(crate) verify: Option<VerifyPolicy>,
     /// Time for which clients wait for a disk that fails or hangs.
     pub stall_timeout: Duration,
     pub status: StatusService,
@@ -474,6 +492,7 @@ pub(crate) fn of_text(text: &str) -> Result<Config, ConfigError> {
     // These name files of this host, and a fuzzer would name any.
     (options.stub, options.uefi, options.ipxe) = (None, None, None);
     (options.secure_boot_key, options.secure_boot_certificate, options.user) = (None, None, None);
+    options.verify_certificate = None;
     Checker { file: Some(&file), options: &options, variables: &|_| None }.checked()
 }
 
@@ -532,6 +551,7 @@ impl Checker<'_> {
             tftp_ports: self.tftp_ports()?,
             dhcp,
             solicitations: self.solicitations()?,
+            verify: self.verify()?,
             stall_timeout: self
                 .read("stall-timeout", &options.stall_timeout, value::stall_timeout)?
                 .unwrap_or(STALL_TIMEOUT),

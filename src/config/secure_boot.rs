@@ -8,8 +8,9 @@ use std::path::Path;
 use super::raw::RawValue;
 use super::{Checker, ConfigError, value};
 use crate::boot::UefiBy;
-use crate::uki::sign::{Certificate, FILE_MAX, SigningKey, check_signable};
+use crate::uki::sign::check_signable;
 use crate::uki::{SigningPair, Stub};
+use crate::x509::{Certificate, FILE_MAX, SigningKey};
 
 const KEY: &str = "secure-boot-key";
 const CERTIFICATE: &str = "secure-boot-certificate";

@@ -322,6 +322,11 @@ fn error_has_place_cause_and_advice() {
         ),
         ("max-connections = 'all'", "isowire.toml:1: max-connections: `all`: invalid number"),
         ("log-repeats = 0", "isowire.toml:1: log-repeats: `0`: invalid number; expected one from 1 up"),
+        ("verify = 'yes'", "isowire.toml:1: verify: `yes`: expected `true` or `false`"),
+        (
+            "verify = false\nverify-certificate = '/none.crt'",
+            "isowire.toml:2: verify-certificate: `/none.crt`: conflicts with `verify = false`; remove one of the two",
+        ),
         ("stall-timeout = 0", "isowire.toml:1: stall-timeout: `0`: invalid time; expected one from `1s` to"),
         ("stall-timeout = '31d'", "isowire.toml:1: stall-timeout: `31d`: invalid time"),
         ("cms-verify = 'maybe'", "isowire.toml:1: cms-verify: `maybe`: expected `true` or `false`"),
@@ -530,7 +535,8 @@ fn example_shows_the_defaults() {
     let all = loaded(
         &["a.iso"],
         Some(&text(&|key, _| {
-            !["dhcp", "ipxe", "stub", "secure-boot-key", "secure-boot-certificate"].contains(&key)
+            let files = ["ipxe", "stub", "secure-boot-key", "secure-boot-certificate", "verify-certificate"];
+            key != "dhcp" && !files.contains(&key)
         })),
     )
     .unwrap();

@@ -18,12 +18,14 @@ pub mod nfs_tree;
 pub mod portmap;
 pub mod tftp;
 pub mod tftp_link;
+pub mod verify;
 
 /// Fuzz target: its name and its property.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; `tests/corpus.rs` checks that each has its file and its seeds.
 pub const TARGETS: &[Target] = &[
+    ("cms_signature", verify::cms_signature),
     ("config", menus::config),
     ("cpio", image::cpio),
     ("dhcp_message", dhcp::message),

@@ -9,7 +9,7 @@ use crate::nbd::session::resting::RestingConnection;
 
 /// First bytes of the state, with the version of its format. Any change of a type in it makes a new
 /// version: the bytes do not tell which fields there are.
-const HEAD: &[u8] = b"isowire state 1\n";
+const HEAD: &[u8] = b"isowire state 2\n";
 
 /// Longest state, in bytes: 4096 machines, and ten thousand connections with replies that wait.
 pub(crate) const STATE_MAX: usize = 128 << 20;
@@ -94,7 +94,7 @@ mod tests {
         let empty = State { images: Vec::new(), connections: Vec::new(), machines: Vec::new() };
         let bytes = empty.emit().unwrap();
         assert_eq!(State::parse(&bytes), Ok(empty));
-        assert_eq!(State::parse(b"isowire state 2\n\0\0\0"), Err(StateError::OtherVersion));
+        assert_eq!(State::parse(b"isowire state 1\n\0\0\0"), Err(StateError::OtherVersion));
         assert_eq!(State::parse(&[&bytes[..], b"\0"].concat()), Err(StateError::Malformed));
         assert_eq!(State::parse(&bytes[..bytes.len() - 1]), Err(StateError::Malformed));
         let many = [HEAD, b"\xff\xff\xff\xff\x0f"].concat();

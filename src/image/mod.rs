@@ -2,6 +2,7 @@
 
 pub mod arch;
 pub(crate) mod boot_records;
+pub(crate) mod checksum;
 pub(crate) mod content;
 pub(crate) mod el_torito;
 mod entries;

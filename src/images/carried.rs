@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::retention::Retained;
-use super::served::CandidateOrigin;
+use super::served::{CandidateOrigin, Verified};
 use super::stamp::Stamp;
 use super::{ImageSet, ServedImage};
 use crate::image::{Identity, Image, SurveyError};
@@ -28,6 +28,7 @@ pub(crate) struct CarriedImage {
     replaced: Option<Duration>,
     /// Time since the last call by NFS.
     last_call: Option<Duration>,
+    verified: Option<Verified>,
 }
 
 /// Error of an image of another process that cannot be used here.
@@ -85,6 +86,7 @@ impl CarriedImage {
             origin: served.origin(),
             replaced: replaced.map(age),
             last_call: served.last_call().map(age),
+            verified: served.verified(),
         }
     }
 
@@ -97,6 +99,7 @@ impl CarriedImage {
         let path = PathBuf::from(OsString::from_vec(self.path.clone()));
         let served = ServedImage::new(self.name.as_str(), image).with_file(&path, self.origin, stamp);
         served.set_last_call(self.last_call.map(|age| before(now, age)));
+        served.set_verified(self.verified);
         Ok(served)
     }
 }

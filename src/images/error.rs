@@ -13,6 +13,11 @@ pub enum ImageError {
     #[error("{error}{}", if *.is_kept { "; the image opened from it before is still served" } else { "" })]
     Unopened { error: OpenError, origin: CandidateOrigin, is_kept: bool },
     #[error(
+        "{}: image not offered: {why}{}", path.display(),
+        if *.is_kept { "; the image opened from it before is still served" } else { "" }
+    )]
+    Unverified { path: PathBuf, why: String, is_kept: bool },
+    #[error(
         "{}: the name `{name}` already means {other}: give this image another `name` in an [[image]] of the \
          configuration file, or rename it", path.display()
     )]
@@ -49,9 +54,15 @@ impl ImageError {
             Self::Unopened { origin, .. } | Self::SameName { origin, .. } | Self::Hidden { origin, .. } => {
                 matches!(origin, CandidateOrigin::Named)
             }
-            Self::EmptyFolder(_) | Self::Unlisted { .. } => false,
+            // The other images go on.
+            Self::Unverified { .. } | Self::EmptyFolder(_) | Self::Unlisted { .. } => false,
             Self::NamedFolder { .. } | Self::NothingOpens | Self::NothingLeft => true,
         }
+    }
+
+    /// Tells whether this error is about an image that failed its verification.
+    pub(crate) const fn is_of_verification(&self) -> bool {
+        matches!(self, Self::Unverified { .. })
     }
 
     /// Tells whether this error is about a folder and not about one file of it.

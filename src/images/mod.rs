@@ -4,7 +4,8 @@
 //! `scan` turns paths into candidates, `open` turns candidates into [`ServedImage`]s, `name`
 //! decides which image has a name. [`ImageSet`] holds the images of one moment; `change` derives
 //! the set that follows it, `retention` decides when a replaced image is closed. A set never
-//! changes, so services look images up without a lock. `watch` tells when to scan again.
+//! changes, so services look images up without a lock. `watch` tells when to scan again, `verify`
+//! verifies images before they are in a set.
 
 pub(crate) mod carried;
 mod change;
@@ -18,6 +19,8 @@ mod served;
 pub(crate) mod set;
 mod stamp;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
+pub(crate) mod verify;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub(crate) mod watch;
 
 #[cfg(test)]
@@ -30,17 +33,23 @@ pub(crate) use error::ImageError;
 pub(crate) use scan::SearchPath;
 pub use served::{HiddenNameError, ServedImage};
 pub use set::ImageSet;
+pub(crate) use verify::{Verifications, VerifyPolicy};
 
 use std::sync::Arc;
 
 /// Finds and opens the images at these paths, the default image first. An image of `current` whose
-/// file is unchanged is taken over, not opened again. Waits for the disk.
+/// file is unchanged is taken over, not opened again. With `verifications`, images that were not
+/// verified yet are missing, and their verification has begun. Waits for the disk.
 pub(crate) fn find(
     paths: &[SearchPath],
     current: Option<&ImageSet>,
+    verifications: Option<&Verifications>,
 ) -> (Vec<Arc<ServedImage>>, Vec<ImageError>) {
     let (scanned, mut errors) = scan::scan(paths);
-    let opened = open::open_all(scanned, current, &mut errors);
+    let mut opened = open::open_all(scanned, current, verifications, &mut errors);
+    if let Some(verifications) = verifications {
+        opened = verifications.admit(opened, current);
+    }
     let named = name::resolve_conflicts(opened, current, &mut errors);
     // Only for new images: each of these lines is logged once.
     named.iter().filter(|image| current.is_none_or(|set| !set.holds(image))).for_each(log_warnings);

@@ -1,30 +1,31 @@
 //! Opening of candidates: takes over the images whose files are unchanged, and opens the others.
 
 use std::io::ErrorKind;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::scan::{Candidate, Scanned};
 use super::stamp::Stamp;
-use super::{ImageError, ImageSet, ServedImage};
+use super::verify::Refusal;
+use super::{ImageError, ImageSet, ServedImage, Verifications};
 use crate::image::{Image, OpenError};
 
 /// Opens the candidates whose file is not open yet. Waits for the disk.
 pub(super) fn open_all(
     scanned: Vec<Scanned>,
     current: Option<&ImageSet>,
+    verifications: Option<&Verifications>,
     errors: &mut Vec<ImageError>,
 ) -> Vec<Arc<ServedImage>> {
     let mut opened = Vec::new();
     for scanned in scanned {
         match scanned {
-            Scanned::File(candidate) => match open(&candidate, current) {
+            Scanned::File(candidate) => match open(&candidate, current, verifications) {
                 Ok(image) => opened.extend(image),
-                Err(error) => {
-                    let old = served_from(current, &candidate.path).cloned();
-                    let (origin, is_kept) = (candidate.origin, old.is_some());
-                    errors.push(ImageError::Unopened { error, origin, is_kept });
-                    opened.extend(old);
+                Err(fault) => {
+                    let old =
+                        current.and_then(|set| set.by_path(&candidate.path)).filter(|old| !fault.is_of(old));
+                    errors.push(fault.error(candidate, old.is_some()));
+                    opened.extend(old.cloned());
                 }
             },
             Scanned::UnlistedFolder(folder) => {
@@ -36,22 +37,59 @@ pub(super) fn open_all(
     opened
 }
 
+/// Reason for which a candidate is not served.
+enum Fault {
+    Unopened(OpenError),
+    Unverified(Refusal),
+}
+
+impl Fault {
+    /// Tells whether this image has the fault, and not only a newer one in its place.
+    fn is_of(&self, image: &ServedImage) -> bool {
+        match self {
+            Self::Unopened(_) => false,
+            // A disk that fails says nothing against an image that is served.
+            Self::Unverified(refusal) => refusal.is_final && image.stamp() == Some(refusal.stamp),
+        }
+    }
+
+    fn error(self, Candidate { path, origin, .. }: Candidate, is_kept: bool) -> ImageError {
+        match self {
+            Self::Unopened(error) => ImageError::Unopened { error, origin, is_kept },
+            Self::Unverified(Refusal { why, .. }) => ImageError::Unverified { path, why, is_kept },
+        }
+    }
+}
+
 /// Opens the image in a file, or takes over the one that was opened from it; `None` if the file was
 /// removed.
-fn open(candidate: &Candidate, current: Option<&ImageSet>) -> Result<Option<Arc<ServedImage>>, OpenError> {
+fn open(
+    candidate: &Candidate,
+    current: Option<&ImageSet>,
+    verifications: Option<&Verifications>,
+) -> Result<Option<Arc<ServedImage>>, Fault> {
     let Candidate { path, name, .. } = candidate;
-    let old = served_from(current, path);
+    let old = current.and_then(|set| set.by_path(path));
     // Before the image is opened: if the file changes meanwhile, the next scan sees another stamp.
     let stamp = match Stamp::of(path) {
         // The operator removed it while isowire runs. At the start it is an error of `Image::open`.
         Err(error) if error.kind() == ErrorKind::NotFound && old.is_some() => return Ok(None),
         stamp => stamp.ok(),
     };
+    if let Some(refusal) = verifications.zip(stamp).and_then(|(all, stamp)| all.refusal(path, stamp)) {
+        return Err(Fault::Unverified(refusal));
+    }
+    let is_same = |old: &&Arc<ServedImage>| old.path() == path && old.stamp() == stamp && old.name == *name;
     let mut known = current.into_iter().flat_map(ImageSet::known).filter(|_| stamp.is_some());
-    if let Some(same) = known.find(|old| old.path() == path && old.stamp() == stamp && old.name == *name) {
+    if let Some(same) = known.find(is_same) {
         return Ok(Some(Arc::clone(same)));
     }
-    let image = Image::open(path)?;
+    // Those that are not served yet, since their verification goes on.
+    let waiting = verifications.map(Verifications::images).unwrap_or_default();
+    if let Some(same) = waiting.iter().find(is_same) {
+        return Ok(Some(Arc::clone(same)));
+    }
+    let image = Image::open(path).map_err(Fault::Unopened)?;
     // It was created between the two calls; its IN_CLOSE_WRITE starts another scan.
     let Some(stamp) = stamp else { return Ok(None) };
     if let Some(old) = old.filter(|old| is_as_before(old, candidate, &image, &stamp)) {
@@ -66,11 +104,6 @@ fn is_as_before(old: &ServedImage, candidate: &Candidate, image: &Image, stamp: 
     old.name == candidate.name
         && old.image.identity == image.identity
         && old.stamp().is_some_and(|old| old.is_same_file(stamp))
-}
-
-/// Returns the image that is served from this file.
-fn served_from<'a>(current: Option<&'a ImageSet>, path: &Path) -> Option<&'a Arc<ServedImage>> {
-    current?.iter().find(|old| old.path() == path)
 }
 
 #[cfg(test)]
@@ -90,7 +123,7 @@ mod tests {
         let found = || vec![Scanned::File(candidate.clone())];
         let open_all = |scanned, current: Option<&ImageSet>| {
             let mut errors = Vec::new();
-            (super::open_all(scanned, current, &mut errors), errors)
+            (super::open_all(scanned, current, None, &mut errors), errors)
         };
         let (opened, errors) = open_all(found(), None);
         assert!(opened.is_empty() && errors.iter().all(ImageError::is_fatal) && errors.len() == 1);

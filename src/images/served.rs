@@ -44,6 +44,16 @@ pub enum CandidateOrigin {
 struct Notes {
     stamp: Option<Stamp>,
     last_call: Option<Instant>,
+    verified: Option<Verified>,
+}
+
+/// A verification that succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Verified {
+    /// State of the file at that time.
+    pub(super) stamp: Stamp,
+    /// [`VerifyPolicy::fingerprint`](super::verify::VerifyPolicy::fingerprint)
+    pub(super) policy: [u8; 32],
 }
 
 /// Error of an image that cannot be reached by its name, because the default image has a file of
@@ -75,7 +85,7 @@ impl ServedImage {
 
     /// Remembers the file that the image was opened from, and the state in which the file was.
     pub(super) fn with_file(self, path: &Path, origin: CandidateOrigin, stamp: Stamp) -> Self {
-        let notes = Mutex::new(Notes { stamp: Some(stamp), last_call: None });
+        let notes = Mutex::new(Notes { stamp: Some(stamp), ..Notes::default() });
         Self { path: path.to_owned(), origin, notes, ..self }
     }
 
@@ -154,6 +164,21 @@ impl ServedImage {
     /// Notes that the file changed, and its content did not.
     pub(super) fn set_stamp(&self, stamp: Stamp) {
         self.notes().stamp = Some(stamp);
+    }
+
+    /// Returns the last verification that succeeded, which may be one of an earlier state.
+    pub(super) fn verified(&self) -> Option<Verified> {
+        self.notes().verified
+    }
+
+    pub(super) fn set_verified(&self, verified: Option<Verified>) {
+        self.notes().verified = verified;
+    }
+
+    /// Tells whether the image was verified by this policy in the state in which its file is.
+    pub(super) fn is_verified(&self, policy: [u8; 32]) -> bool {
+        let notes = self.notes();
+        notes.stamp.is_some_and(|stamp| notes.verified == Some(Verified { stamp, policy }))
     }
 
     /// Tells whether `newer` was written over the same file that this image is in.

@@ -1,6 +1,7 @@
 //! The images of one moment, found by name, path or handle.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::ServedImage;
@@ -51,6 +52,11 @@ impl ImageSet {
     /// Iterates over the current images and the retained ones.
     pub(crate) fn known(&self) -> impl Iterator<Item = &Arc<ServedImage>> {
         self.iter().chain(self.retained.iter().map(|retained| &retained.image))
+    }
+
+    /// Returns the current image that was opened from this file.
+    pub(super) fn by_path(&self, path: &Path) -> Option<&Arc<ServedImage>> {
+        self.iter().find(|served| served.path() == path)
     }
 
     /// Tells whether this very image is current or retained.
@@ -198,8 +204,6 @@ fn below<'a>(path: &'a [u8], top: &[u8]) -> Option<&'a [u8]> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::image::index::{Index, NodeAttributes, NodeKind};
     use crate::image::{Image, Source};

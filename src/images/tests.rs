@@ -31,7 +31,7 @@ pub(super) fn in_folder(path: &str, identity: u64) -> Arc<ServedImage> {
 }
 
 fn stamp(identity: u64) -> Stamp {
-    Stamp { file: (0, identity), size: 0, modified: (0, 0) }
+    Stamp { file: (0, identity), size: 0, modified: (0, 0), changed: (0, 0) }
 }
 
 /// An image of this identity, written over the file of another one.

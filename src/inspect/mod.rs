@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::config;
 use crate::image::{Image, OpenError};
-use crate::uki::sign::Certificate;
+use crate::x509::Certificate;
 
 use report::InspectReport;
 

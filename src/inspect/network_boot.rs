@@ -15,7 +15,8 @@ use crate::image::Image;
 use crate::image::arch::{AirootfsFormat, Archiso};
 use crate::text::Word;
 use crate::uki::Stub;
-use crate::uki::sign::{Certificate, check_signable};
+use crate::uki::sign::check_signable;
+use crate::x509::Certificate;
 
 /// Name of the image in the plan: `inspect` has no configuration that names it.
 const IMAGE: &str = "image";

@@ -11,7 +11,7 @@ use crate::bootable;
 use crate::image::arch::{Airootfs, Archiso, ArchisoKernel};
 use crate::image::partitions::{Gpt, GptPartition, Mbr, MbrPartition};
 use crate::image::{BootRecords, Image, Index, NodeId, NodeKind, el_torito};
-use crate::uki::sign::Certificate;
+use crate::x509::Certificate;
 
 // The JSON is an interface for programs: fields keep their names, and new ones are only added.
 

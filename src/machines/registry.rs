@@ -1,20 +1,20 @@
 //! State shared by all services: the machine table behind a short lock, and the known images.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use jiff::Timestamp;
 
 use super::boot_ranges::TrackedImage;
 use super::carried::CarriedMachine;
-use super::status::{FaultStatus, MachineStatus, StatusReport};
+use super::status::{FaultStatus, MachineStatus, StatusReport, VerificationStatus};
 use super::table::{MACHINES_MAX, MachineTable};
 use super::transfer_stats::TransferStats;
 use super::{Mac, Protocol, RootEnd, Step};
 use crate::boot;
 use crate::image::Image;
-use crate::images::ImageSet;
+use crate::images::{ImageSet, Verifications};
 use crate::locked::locked;
 use crate::panics;
 
@@ -24,6 +24,8 @@ use crate::panics;
 pub struct Registry {
     table: Mutex<MachineTable>,
     images: Mutex<Vec<Arc<TrackedImage>>>,
+    /// Set once, with `verify`.
+    verifications: OnceLock<Arc<Verifications>>,
 }
 
 impl Registry {
@@ -34,7 +36,17 @@ impl Registry {
 
     /// Creates an empty registry of so many machines.
     pub(crate) fn with_capacity(now: Instant, machines: usize) -> Self {
-        Self { table: Mutex::new(MachineTable::new(now, machines)), images: Mutex::default() }
+        Self {
+            table: Mutex::new(MachineTable::new(now, machines)),
+            images: Mutex::default(),
+            verifications: OnceLock::new(),
+        }
+    }
+
+    /// Has the status report these verifications too.
+    pub(crate) fn report_verifications(&self, verifications: Arc<Verifications>) {
+        // Called once, at the start.
+        let _ = self.verifications.set(verifications);
     }
 
     /// Replaces the images and their names. Earlier images stay known while a client reads them.
@@ -110,6 +122,7 @@ impl Registry {
             forgotten,
             panics: panics::count(),
             faults,
+            verifications: self.verifications(),
             machines,
         }
     }
@@ -130,6 +143,11 @@ impl Registry {
         let known_images = locked(&self.images);
         let faults = known_images.iter().filter_map(|known| known.fault().map(|fault| (known, fault)));
         faults.map(|(known, fault)| FaultStatus::new(&known.name, fault, now, time)).collect()
+    }
+
+    fn verifications(&self) -> Vec<VerificationStatus> {
+        let reports = self.verifications.get().map(|verifications| verifications.report());
+        reports.into_iter().flatten().map(VerificationStatus::from).collect()
     }
 
     pub(super) fn known_image(&self, image: &Image) -> Option<Arc<TrackedImage>> {

@@ -15,6 +15,7 @@ use super::diagnosis::Diagnosis;
 use super::table::{MachineBoot, MachineRecord};
 use super::{Mac, Protocol, Stage, Step};
 use crate::image::ImageFault;
+use crate::images::verify::{VerifyReport, VerifyState};
 
 /// The report on all machines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub(crate) struct StatusReport {
     /// Images that cannot be read at present, in part or at all.
     #[serde(default)]
     pub faults: Vec<FaultStatus>,
+    /// Verifications of images, in their order; empty without `verify`.
+    #[serde(default)]
+    pub verifications: Vec<VerificationStatus>,
     /// Sorted by the start of the boot, latest first.
     pub machines: Vec<MachineStatus>,
 }
@@ -50,6 +54,36 @@ impl FaultStatus {
     pub(super) fn new(image: &str, fault: ImageFault, now: Instant, time: Timestamp) -> Self {
         let since = unix_time(time, now, fault.since);
         Self { image: image.to_owned(), fault: fault.text, since }
+    }
+}
+
+/// The verification of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VerificationStatus {
+    /// Name of the image.
+    pub image: String,
+    pub file: String,
+    /// `waiting`, `verifying`, `verified` or `failed`.
+    pub state: String,
+    /// Bytes to read.
+    pub size: u64,
+    /// Bytes that were read.
+    pub read: u64,
+    /// Reason of the failure, for which the image is not offered.
+    pub error: Option<String>,
+}
+
+impl From<VerifyReport> for VerificationStatus {
+    fn from(VerifyReport { image, path, state, size, read }: VerifyReport) -> Self {
+        let (state, error) = match state {
+            VerifyState::Waiting => ("waiting", None),
+            VerifyState::Verifying => ("verifying", None),
+            VerifyState::Verified => ("verified", None),
+            VerifyState::Failed(why) => ("failed", Some(why)),
+        };
+        // JSON holds Unicode only.
+        let file = path.to_string_lossy().into_owned();
+        Self { image, file, state: state.to_owned(), size, read, error }
     }
 }
 

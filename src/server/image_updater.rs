@@ -14,15 +14,17 @@ use tokio::time::interval;
 use tracing::{info, warn};
 
 use super::snapshot::{Snapshot, SnapshotSender};
-use super::{StartError, initramfs_check, notify};
+use super::{StartError, initramfs_check, notify, verification};
 use crate::boot::uefi::Programs;
 use crate::boot::{BootConfig, Files, UefiBy};
 use crate::bootable::Root;
 use crate::config::ImageConfig;
+use crate::images::verify::VerifyEvent;
 use crate::images::watch::FolderWatch;
-use crate::images::{self, ImageChange, ImageError, ImageSet, SearchPath, ServedImage};
+use crate::images::{self, ImageChange, ImageError, ImageSet, SearchPath, ServedImage, Verifications};
 use crate::machines::Registry;
 use crate::panics::caught_task;
+use crate::text::Word;
 use crate::watched::Watched;
 
 /// Interval at which retained images are checked for expiry.
@@ -34,45 +36,62 @@ pub(super) struct Opened {
     pub(super) images: ImageSet,
     /// The errors that were logged.
     logged: Vec<String>,
+    verifications: Option<Arc<Verifications>>,
 }
 
 /// Opens the images that are configured. Those that the process before this one `carried` are open
-/// already, and its clients keep them.
+/// already, and its clients keep them. With `verifications`, waits until the first image is
+/// verified.
 ///
 /// # Errors
 /// The first error that is fatal; the others are logged.
-pub(super) fn open(configs: &[ImageConfig], carried: Option<ImageSet>) -> Result<Opened, ImageError> {
+pub(super) fn open(
+    configs: &[ImageConfig],
+    carried: Option<ImageSet>,
+    verifications: Option<Arc<Verifications>>,
+) -> Result<Opened, ImageError> {
     match carried {
-        Some(current) => Ok(open_again(configs, current)),
-        None => open_first(configs),
+        Some(current) => Ok(open_again(configs, current, verifications)),
+        None => open_first(configs, verifications),
     }
 }
 
 /// Opens the images beside those that are open already. As in a running process, no error is fatal.
-fn open_again(configs: &[ImageConfig], current: ImageSet) -> Opened {
-    let (images, errors) = images::find(&search_paths(configs), Some(&current));
+fn open_again(
+    configs: &[ImageConfig],
+    current: ImageSet,
+    verifications: Option<Arc<Verifications>>,
+) -> Opened {
+    let (images, errors) = images::find(&search_paths(configs), Some(&current), verifications.as_deref());
     let logged: Vec<_> = errors.iter().map(ToString::to_string).collect();
     logged.iter().for_each(|line| warn!("{line}"));
     match current.succeed(images, Instant::now()) {
         Some((next, changes)) => {
             changes.iter().for_each(ImageChange::log);
-            Opened { images: next, logged }
+            Opened { images: next, logged, verifications }
         }
-        None => Opened { images: current, logged },
+        None => Opened { images: current, logged, verifications },
     }
 }
 
-fn open_first(configs: &[ImageConfig]) -> Result<Opened, ImageError> {
-    let (images, mut errors) = images::find(&search_paths(configs), None);
-    // A bad file that the operator named ends the start, as does a bad folder if nothing is left.
-    let is_fatal = |error: &ImageError| error.is_fatal() || (images.is_empty() && error.is_of_folder());
+fn open_first(
+    configs: &[ImageConfig],
+    verifications: Option<Arc<Verifications>>,
+) -> Result<Opened, ImageError> {
+    let paths = search_paths(configs);
+    let find = || images::find(&paths, None, verifications.as_deref());
+    let (images, mut errors) = verification::until_first(verifications.as_deref(), find);
+    // A bad file that the operator named ends the start, as does a bad folder or image if nothing
+    // is left.
+    let is_last = |error: &ImageError| error.is_of_folder() || error.is_of_verification();
+    let is_fatal = |error: &ImageError| error.is_fatal() || (images.is_empty() && is_last(error));
     if let Some(fatal) = errors.iter().position(is_fatal) {
         return Err(errors.swap_remove(fatal));
     }
     let logged: Vec<_> = errors.iter().map(ToString::to_string).collect();
     logged.iter().for_each(|line| warn!("{line}"));
     let images = ImageSet::of(images).ok_or(ImageError::NothingOpens)?;
-    Ok(Opened { images, logged })
+    Ok(Opened { images, logged, verifications })
 }
 
 fn search_paths(configs: &[ImageConfig]) -> Vec<SearchPath> {
@@ -101,6 +120,7 @@ pub(super) struct ImageUpdater {
     checking: Arc<Mutex<()>>,
     /// The process may open no other folders than those of its start.
     is_confined: bool,
+    verifications: Option<Arc<Verifications>>,
 }
 
 impl ImageUpdater {
@@ -116,15 +136,16 @@ impl ImageUpdater {
         stall_timeout: Duration,
         machines: Arc<Registry>,
     ) -> Result<Self, StartError> {
-        let Opened { images, logged } = opened;
+        let Opened { images, logged, verifications } = opened;
         prepare(&images, stall_timeout);
         let current = Arc::new(images);
         let first = Snapshot::new(Arc::clone(&current), config_for(&current, &configs, &boot_config))?;
         // Images of a folder come and go; only a name that no file can bring is a mistake.
         let has_folder = configs.iter().any(|config| config.path.is_dir());
-        match first.files.unknown_images().next() {
+        let mut unknown = unknown_images(&first.files, verifications.as_deref());
+        match unknown.next() {
             Some(name) if !has_folder => return Err(StartError::UnknownImage(name.clone())),
-            _ => warn_unknown_images(&first.files),
+            name => name.into_iter().chain(unknown).for_each(warn_unknown_image),
         }
         log_uefi(&first.files, &boot_config, |_| true);
         Ok(Self {
@@ -137,6 +158,7 @@ impl ImageUpdater {
             logged,
             checking: Arc::default(),
             is_confined: false,
+            verifications,
         })
     }
 
@@ -168,7 +190,11 @@ impl ImageUpdater {
                         watch = None;
                     }
                 },
-                _ = clock.tick() => drop(caught_task(self.expire()).await),
+                () = verification::changed(self.verifications.as_deref()) => drop(caught_task(self.verified()).await),
+                _ = clock.tick() => {
+                    let _ = caught_task(self.expire()).await;
+                    let _ = caught_task(self.retry_verification()).await;
+                }
             }
             // A folder that was missing may exist now.
             watch.as_mut().map(FolderWatch::renew);
@@ -201,13 +227,32 @@ impl ImageUpdater {
         notify(&[NotifyState::Ready]);
     }
 
+    /// Publishes the images whose verification has ended.
+    async fn verified(&mut self) {
+        let events = self.verifications.iter().flat_map(|verifications| verifications.take_events());
+        let events: Vec<_> = events.collect();
+        events.iter().for_each(VerifyEvent::log);
+        if events.iter().any(VerifyEvent::is_end) {
+            self.rescan().await;
+        }
+    }
+
+    /// Has images verified that could not be read.
+    async fn retry_verification(&mut self) {
+        if self.verifications.as_ref().is_some_and(|verifications| verifications.has_unread()) {
+            self.rescan().await;
+        }
+    }
+
     /// Publishes the images that the paths hold now.
     async fn rescan(&mut self) {
         let now = Instant::now();
         // Before the retention rule looks at the calls.
         self.current.date_calls(now);
         let (paths, current) = (search_paths(&self.configs), Arc::clone(&self.current));
-        let found = spawn_blocking(move || images::find(&paths, Some(&current))).await;
+        let verifications = self.verifications.clone();
+        let find = move || images::find(&paths, Some(&current), verifications.as_deref());
+        let found = spawn_blocking(find).await;
         // The scan panicked, or the runtime ends: the images stay as they are.
         let Ok((images, mut errors)) = found else { return };
         if images.is_empty() {
@@ -245,7 +290,7 @@ impl ImageUpdater {
         self.current = next;
         // Logged when the new images can be used, so that operators and tests can rely on the line.
         changes.iter().for_each(ImageChange::log);
-        warn_unknown_images(&snapshot.files);
+        unknown_images(&snapshot.files, self.verifications.as_deref()).for_each(warn_unknown_image);
         let new: Vec<_> = changes.iter().filter_map(ImageChange::new_image).cloned().collect();
         log_uefi(&snapshot.files, &self.boot_config, |name| new.iter().any(|served| served.name == name));
         self.check_initramfs(new);
@@ -314,11 +359,17 @@ fn config_of<'a>(served: &ServedImage, configs: &'a [ImageConfig]) -> Option<&'a
     config.or_else(|| configs.iter().find(|config| served.path().parent() == Some(&*config.path)))
 }
 
-/// Logs the names in rules that no image has.
-fn warn_unknown_images(files: &Files) {
-    for name in files.unknown_images() {
-        warn!("no bootable image called `{name}`: its [[machine]] boots the default image");
-    }
+/// Returns the names in rules that no image has, and none that is being verified will have.
+fn unknown_images<'a>(
+    files: &'a Files,
+    verifications: Option<&'a Verifications>,
+) -> impl Iterator<Item = &'a Word> {
+    let is_pending = move |name: &Word| verifications.is_some_and(|all| all.is_pending(name.as_str()));
+    files.unknown_images().filter(move |name| !is_pending(name))
+}
+
+fn warn_unknown_image(name: &Word) {
+    warn!("no bootable image called `{name}`: its [[machine]] boots the default image");
 }
 
 /// Logs how UEFI machines boot the new images. With iPXE they need no boot program.

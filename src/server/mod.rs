@@ -10,6 +10,7 @@ mod service_sockets;
 mod services;
 mod snapshot;
 mod sockets;
+mod verification;
 
 use std::io::{self, IsTerminal as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -35,7 +36,7 @@ use crate::config::{Config, Limits, SandboxMode, bios_ipxe_of_host, uefi_ipxe_of
 use crate::dhcp::server::DhcpStartError;
 use crate::handover::store;
 use crate::handover::takeover::{Predecessor, TakeoverError};
-use crate::images::{HiddenNameError, ImageError};
+use crate::images::{HiddenNameError, ImageError, Verifications};
 use crate::interfaces::{self, Interface};
 use crate::machines::Registry;
 use crate::nbd;
@@ -99,15 +100,23 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     // It may be another one than that of the sockets later.
     let owner = geteuid();
     let (arrival, inherited, carried) = Arrival::take(config, inherited)?;
-    let opened = image_updater::open(&config.images, carried)?;
+    let verifications = config.verify.clone().map(Verifications::start).transpose()?;
+    let opened = image_updater::open(&config.images, carried, verifications.clone())?;
     let names: Vec<_> = opened.images.iter().map(|served| &*served.name).collect();
     let identity = Identity::choose(config, &opened.images)?;
     let mut sockets = ServiceSockets::open(config, inherited, &names, &identity)?;
     let machines = Arc::new(Registry::with_capacity(Instant::now(), config.limits.machines));
     let (configs, roots) = (config.images.clone(), sockets.roots());
+    if let Some(verifications) = &verifications {
+        machines.report_verifications(Arc::clone(verifications));
+    }
     let (boot_config, stall_timeout) = (boot_config(config, &sockets), config.stall_timeout);
+    verifications.iter().for_each(|verifications| verifications.pause());
     let row = sandbox::enter(config, &opened.images, &identity)?;
     sockets.rows.push(row);
+    if let Some(verifications) = &verifications {
+        verifications.go_on()?;
+    }
     let mut updater =
         ImageUpdater::new(configs, opened, boot_config, roots, stall_timeout, Arc::clone(&machines))?;
     if config.sandbox != SandboxMode::Off {

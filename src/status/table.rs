@@ -8,7 +8,7 @@ use indicatif::HumanBytes;
 
 use crate::machines::StatusReport;
 use crate::machines::diagnosis::Diagnosis;
-use crate::machines::status::{FaultStatus, MachineStatus, RootProgress};
+use crate::machines::status::{FaultStatus, MachineStatus, RootProgress, VerificationStatus};
 
 /// Prints a status report as a table.
 pub(super) struct StatusTable(pub StatusReport);
@@ -19,7 +19,7 @@ const COLUMNS: usize = 10;
 
 impl Display for StatusTable {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self(StatusReport { machines, faults, panics, time, .. }) = self;
+        let Self(StatusReport { machines, faults, verifications, panics, time, .. }) = self;
         if *panics > 0 {
             writeln!(f, "{panics} faults of isowire since its start; its log has each\n")?;
         }
@@ -28,6 +28,7 @@ impl Display for StatusTable {
             let (image, fault, age) = (printable(image), printable(fault), age(time - since));
             writeln!(f, "{image}: cannot be read since {age}: {fault}\n")?;
         }
+        write_verifications(f, verifications)?;
         if machines.is_empty() {
             return f.write_str("no machine seen yet\n");
         }
@@ -47,6 +48,27 @@ impl Display for StatusTable {
             }
         }
         writeln!(f, "\n{}", summary(machines))
+    }
+}
+
+/// Writes a line for each image that is not verified, and one for all that are.
+fn write_verifications(f: &mut Formatter<'_>, verifications: &[VerificationStatus]) -> fmt::Result {
+    for VerificationStatus { image, state, size, read, error, .. } in verifications {
+        let image = printable(image);
+        match (state.as_str(), error) {
+            (_, Some(why)) => writeln!(f, "{image}: not offered: {}\n", printable(why))?,
+            ("verified", _) => {}
+            ("verifying", _) => {
+                let progress = self::read(RootProgress { size: *size, read: *read });
+                writeln!(f, "{image}: being verified, {progress}\n")?;
+            }
+            (state, _) => writeln!(f, "{image}: verification: {}\n", printable(state))?,
+        }
+    }
+    match verifications.iter().filter(|verification| verification.state == "verified").count() {
+        0 => Ok(()),
+        1 => writeln!(f, "1 image verified\n"),
+        count => writeln!(f, "{count} images verified\n"),
     }
 }
 
@@ -171,9 +193,16 @@ mod tests {
     }
 
     fn table_with(faults: Vec<FaultStatus>, machines: Vec<MachineStatus>) -> String {
-        let report =
-            StatusReport { isowire: "1".into(), time: 1000, forgotten: 0, panics: 0, faults, machines };
-        StatusTable(report).to_string()
+        StatusTable(StatusReport {
+            isowire: "1".into(),
+            time: 1000,
+            forgotten: 0,
+            panics: 0,
+            faults,
+            verifications: Vec::new(),
+            machines,
+        })
+        .to_string()
     }
 
     #[test]

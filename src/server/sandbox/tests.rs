@@ -71,7 +71,7 @@ fn directory() -> tempfile::TempDir {
 fn enter_inside(directory: &Path) {
     let config = config(directory);
     let paths = [SearchPath { path: directory.join("folder"), name: None }];
-    let images = ImageSet::of(images::find(&paths, None).0).unwrap();
+    let images = ImageSet::of(images::find(&paths, None, None).0).unwrap();
     let identity = Identity::choose(&config, &images).unwrap();
     enter(&config, &images, &identity).unwrap();
 }

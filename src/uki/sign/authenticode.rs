@@ -6,21 +6,12 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::certificate::Certificate;
-use super::der::{
+use crate::x509::Certificate;
+use crate::x509::der::{
     BIT_STRING, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SET, algorithm, context, element,
 };
+use crate::x509::oid::{CONTENT_TYPE, MESSAGE_DIGEST, RSA, SHA256, SIGNED_DATA};
 
-/// `id-sha256` (2.16.840.1.101.3.4.2.1)
-const SHA256: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
-/// `rsaEncryption` (1.2.840.113549.1.1.1)
-const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
-/// PKCS#7 `signedData` (1.2.840.113549.1.7.2)
-const SIGNED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
-/// PKCS#9 `contentType` (1.2.840.113549.1.9.3)
-const CONTENT_TYPE: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x03];
-/// PKCS#9 `messageDigest` (1.2.840.113549.1.9.4)
-const MESSAGE_DIGEST: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x04];
 /// `SPC_INDIRECT_DATA_OBJID` (1.3.6.1.4.1.311.2.1.4)
 const INDIRECT_DATA: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x02, 0x01, 0x04];
 /// `SPC_PE_IMAGE_DATAOBJ` (1.3.6.1.4.1.311.2.1.15)

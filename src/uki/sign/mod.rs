@@ -7,10 +7,6 @@
 
 mod authenticode;
 mod cache;
-mod certificate;
-mod der;
-mod key;
-mod pem;
 mod signable;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -22,12 +18,8 @@ use bytes::Bytes;
 
 use self::authenticode::IndirectData;
 use self::cache::TableCache;
-pub(crate) use self::certificate::Certificate;
-pub(crate) use self::key::SigningKey;
 pub(crate) use self::signable::{UnsignableStubError, check_signable};
-
-/// Longest key file and certificate file that are read, in bytes.
-pub(crate) const FILE_MAX: u64 = 64 << 10;
+use crate::x509::{Certificate, SigningKey};
 
 /// A key and its certificate, which tells firmware whose key it is.
 pub struct SigningPair {

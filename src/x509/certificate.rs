@@ -1,24 +1,26 @@
 //! The certificate of the key that signs (X.509, RFC 5280): read, and made.
 
+use std::fmt;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
+use super::algorithm::Hash;
 use super::der::{
-    self, BIT_STRING, GENERALIZED_TIME, INTEGER, Malformed, OBJECT_IDENTIFIER, SEQUENCE, SET, UTC_TIME,
-    UTF8_STRING, algorithm, context, element,
+    self, BIT_STRING, BOOLEAN, GENERALIZED_TIME, INTEGER, Malformed, OBJECT_IDENTIFIER, OCTET_STRING,
+    SEQUENCE, SET, UTC_TIME, UTF8_STRING, algorithm, context, element,
 };
 use super::key::SigningKey;
+use super::oid::{self, COMMON_NAME, SHA256_WITH_RSA};
 use super::pem;
 use crate::codec::Reader;
 
-/// `id-at-commonName` (2.5.4.3)
-const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
-/// `sha256WithRSAEncryption` (1.2.840.113549.1.1.11)
-const SHA256_WITH_RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
-
 /// Longest name that is shown, in characters.
 const NAME_MAX: usize = 64;
+
+/// Bit of `keyCertSign` in the first byte of `KeyUsage` (RFC 5280 §4.2.1.3).
+const KEY_CERT_SIGN: u8 = 0x04;
 
 /// The certificate of a key. Firmware trusts the key because it has the certificate; it looks at no
 /// date.
@@ -26,13 +28,36 @@ const NAME_MAX: usize = 64;
 pub(crate) struct Certificate {
     der: Bytes,
     /// `Name`, with tag and length.
-    pub(super) issuer: Vec<u8>,
+    pub(crate) issuer: Vec<u8>,
     /// `CertificateSerialNumber`, with tag and length.
-    pub(super) serial: Vec<u8>,
+    pub(crate) serial: Vec<u8>,
+    /// `Name`, with tag and length.
+    subject: Vec<u8>,
     /// `SubjectPublicKeyInfo`, with tag and length.
-    pub(super) public_key: Vec<u8>,
+    pub(crate) public_key: Vec<u8>,
+    extensions: Extensions,
     name: String,
     fingerprint: [u8; 32],
+}
+
+/// Extensions that tell what a certificate is for (RFC 5280 §4.2).
+#[derive(Debug, Clone, Default)]
+struct Extensions {
+    is_authority: bool,
+    /// First byte of the key usage, if it is limited.
+    key_usage: Option<u8>,
+    /// The extended key usage allows signatures of files; true if it is not limited.
+    is_for_files: bool,
+    key_identifier: Option<Vec<u8>>,
+    /// There is a critical extension that is not understood.
+    is_unknown: bool,
+}
+
+/// Shows the name only.
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Certificate").field(&self.name).finish()
+    }
 }
 
 /// Error: no certificate.
@@ -58,7 +83,7 @@ impl Certificate {
         }
     }
 
-    fn of_der(der: Vec<u8>) -> Result<Self, CertificateError> {
+    pub(super) fn of_der(der: Vec<u8>) -> Result<Self, CertificateError> {
         let mut file = Reader::new(&der);
         let certificate = der::expect(&mut file, SEQUENCE)?;
         if !file.is_empty() {
@@ -79,7 +104,10 @@ impl Certificate {
         let _validity = der::expect(&mut fields, SEQUENCE)?;
         let subject = der::expect(&mut fields, SEQUENCE)?;
         let public_key = der::expect(&mut fields, SEQUENCE)?;
+        let extensions = Extensions::read(&mut fields)?;
         Ok(Self {
+            subject: subject.whole.to_vec(),
+            extensions,
             issuer: issuer.whole.to_vec(),
             serial: serial.whole.to_vec(),
             public_key: public_key.whole.to_vec(),
@@ -151,9 +179,99 @@ impl Certificate {
         self.fingerprint.map(|byte| format!("{byte:02X}")).join(":")
     }
 
+    /// Returns the identifier of the key, if it is there.
+    pub(super) const fn key_identifier(&self) -> Option<&Vec<u8>> {
+        self.extensions.key_identifier.as_ref()
+    }
+
+    /// Tells whether an issuer meant this certificate for signatures of files, or for anything.
+    pub(super) const fn may_sign_code(&self) -> bool {
+        self.extensions.is_for_files && !self.extensions.is_unknown
+    }
+
+    /// Tells whether this is an authority, and its key signed `other`.
+    pub(super) fn has_issued(&self, other: &Certificate) -> bool {
+        self.extensions.may_issue() && self.subject == other.issuer && self.has_signed(other).unwrap_or(false)
+    }
+
+    fn has_signed(&self, other: &Certificate) -> Result<bool, Malformed> {
+        let outer = der::expect(&mut Reader::new(&other.der), SEQUENCE)?;
+        let mut fields = Reader::new(outer.content);
+        let signed = der::expect(&mut fields, SEQUENCE)?;
+        let hash = Hash::of_signature(&der::expect(&mut fields, SEQUENCE)?, None)?.ok_or(Malformed)?;
+        let signature = der::expect(&mut fields, BIT_STRING)?;
+        // The first byte is the number of unused bits.
+        let signature = signature.content.strip_prefix(&[0]).ok_or(Malformed)?;
+        Ok(hash.is_signed(&hash.digest(signed.whole), &self.public_key, signature))
+    }
+
     /// Returns the name of the subject, printable.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+}
+
+impl Extensions {
+    /// Reads the rest of a certificate after its key: two unique identifiers that nobody uses, and
+    /// the extensions.
+    fn read(fields: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let mut read = Self { is_for_files: true, ..Self::default() };
+        while !fields.is_empty() {
+            let field = der::next(fields)?;
+            if field.tag == context(3) {
+                let list = der::expect(&mut Reader::new(field.content), SEQUENCE)?;
+                let mut list = Reader::new(list.content);
+                while !list.is_empty() {
+                    read.take(der::expect(&mut list, SEQUENCE)?.content)?;
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// Reads `Extension` (RFC 5280 §4.1).
+    fn take(&mut self, extension: &[u8]) -> Result<(), Malformed> {
+        let mut extension = Reader::new(extension);
+        let kind = der::expect(&mut extension, OBJECT_IDENTIFIER)?;
+        let mut value = der::next(&mut extension)?;
+        let mut is_critical = false;
+        if value.tag == BOOLEAN {
+            is_critical = value.content != [0];
+            value = der::next(&mut extension)?;
+        }
+        if value.tag != OCTET_STRING {
+            return Err(Malformed);
+        }
+        let mut value = Reader::new(value.content);
+        match kind.content {
+            oid::BASIC_CONSTRAINTS => {
+                let constraints = der::expect(&mut value, SEQUENCE)?;
+                let flag = der::next(&mut Reader::new(constraints.content));
+                self.is_authority = flag.is_ok_and(|flag| flag.tag == BOOLEAN && flag.content != [0]);
+            }
+            oid::KEY_USAGE => {
+                // The first byte is the number of unused bits.
+                let bits = der::expect(&mut value, BIT_STRING)?.content;
+                self.key_usage = Some(bits.get(1).copied().unwrap_or(0));
+            }
+            oid::EXTENDED_KEY_USAGE => {
+                let list = der::expect(&mut value, SEQUENCE)?;
+                let mut list = Reader::new(list.content);
+                let kinds = [oid::CODE_SIGNING, oid::EMAIL_PROTECTION, oid::ANY_USAGE];
+                let mut uses = std::iter::from_fn(|| der::expect(&mut list, OBJECT_IDENTIFIER).ok());
+                self.is_for_files = uses.any(|usage| kinds.contains(&usage.content));
+            }
+            oid::SUBJECT_KEY_IDENTIFIER => {
+                self.key_identifier = Some(der::expect(&mut value, OCTET_STRING)?.content.to_vec());
+            }
+            _ => self.is_unknown |= is_critical,
+        }
+        Ok(())
+    }
+
+    /// Tells whether this is the certificate of an authority (RFC 5280 §4.2.1.9 and §4.2.1.3).
+    fn may_issue(&self) -> bool {
+        self.is_authority && !self.is_unknown && self.key_usage.is_none_or(|usage| usage & KEY_CERT_SIGN != 0)
     }
 }
 

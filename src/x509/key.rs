@@ -52,18 +52,18 @@ impl SigningKey {
 
     /// Returns the public key as certificates have it: `SubjectPublicKeyInfo` (RFC 5280 §4.1.2.7),
     /// in DER.
-    pub(super) fn public_key(&self) -> Option<Vec<u8>> {
+    pub(crate) fn public_key(&self) -> Option<Vec<u8>> {
         self.0.as_public_key().to_public_key_der().ok().map(rsa::pkcs8::Document::into_vec)
     }
 
     /// Returns the length of a signature, in bytes.
-    pub(super) fn signature_len(&self) -> usize {
+    pub(crate) fn signature_len(&self) -> usize {
         self.0.size()
     }
 
     /// Signs a digest by RSASSA-PKCS1-v1_5 (RFC 8017 §8.2): the same signature each time. `None` if
     /// the system has no random numbers to blind the operation with.
-    pub(super) fn sign(&self, digest: &[u8; 32]) -> Option<Vec<u8>> {
+    pub(crate) fn sign(&self, digest: &[u8; 32]) -> Option<Vec<u8>> {
         self.0.pkcs1v15_sign_prehash::<Sha256>(digest).ok()
     }
 }

@@ -8,34 +8,34 @@ const DASHES: &[u8] = b"-----";
 
 /// A block with its two boundaries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Block<'a> {
-    pub(super) label: &'a [u8],
+pub(crate) struct Block<'a> {
+    pub(crate) label: &'a [u8],
     text: &'a [u8],
 }
 
 impl Block<'_> {
     /// Decodes the content; `None` where it is not base64, or has header fields as OpenSSL's
     /// encrypted keys have them.
-    pub(super) fn decode(&self) -> Option<Vec<u8>> {
+    pub(crate) fn decode(&self) -> Option<Vec<u8>> {
         pem::decode_vec(self.text).ok().map(|(_, content)| content)
     }
 
     /// Returns true if the content is encrypted in the way of OpenSSL before PKCS#8 (RFC 1421
     /// §4.6.1.1).
-    pub(super) fn has_encryption_header(&self) -> bool {
+    pub(crate) fn has_encryption_header(&self) -> bool {
         find(self.text, b"Proc-Type: 4,ENCRYPTED").is_some()
     }
 }
 
 /// Encodes a block with this label.
-pub(super) fn encode(label: &'static str, content: &[u8]) -> String {
+pub(crate) fn encode(label: &'static str, content: &[u8]) -> String {
     // It fails for labels with other characters than those of ours, and for more than a third of
     // the address space.
     pem::encode_string(label, pem::LineEnding::LF, content).unwrap_or_default()
 }
 
 /// Returns the blocks of a file, in their order. Text between them is passed over.
-pub(super) fn blocks(mut file: &[u8]) -> impl Iterator<Item = Block<'_>> {
+pub(crate) fn blocks(mut file: &[u8]) -> impl Iterator<Item = Block<'_>> {
     std::iter::from_fn(move || {
         let (block, rest) = first(file)?;
         file = rest;

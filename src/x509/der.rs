@@ -2,24 +2,25 @@
 
 use crate::codec::{Reader, Truncated};
 
-pub(super) const INTEGER: u8 = 0x02;
-pub(super) const BIT_STRING: u8 = 0x03;
-pub(super) const OCTET_STRING: u8 = 0x04;
-pub(super) const NULL: u8 = 0x05;
-pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
-pub(super) const UTF8_STRING: u8 = 0x0c;
-pub(super) const UTC_TIME: u8 = 0x17;
-pub(super) const GENERALIZED_TIME: u8 = 0x18;
-pub(super) const SEQUENCE: u8 = 0x30;
-pub(super) const SET: u8 = 0x31;
+pub(crate) const BOOLEAN: u8 = 0x01;
+pub(crate) const INTEGER: u8 = 0x02;
+pub(crate) const BIT_STRING: u8 = 0x03;
+pub(crate) const OCTET_STRING: u8 = 0x04;
+pub(crate) const NULL: u8 = 0x05;
+pub(crate) const OBJECT_IDENTIFIER: u8 = 0x06;
+pub(crate) const UTF8_STRING: u8 = 0x0c;
+pub(crate) const UTC_TIME: u8 = 0x17;
+pub(crate) const GENERALIZED_TIME: u8 = 0x18;
+pub(crate) const SEQUENCE: u8 = 0x30;
+pub(crate) const SET: u8 = 0x31;
 
 /// Returns the tag `[number]` of a constructed element; `number` is below 31.
-pub(super) const fn context(number: u8) -> u8 {
+pub(crate) const fn context(number: u8) -> u8 {
     0xa0 | number
 }
 
 /// Encodes an element whose content is these parts, one behind the other.
-pub(super) fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let content = parts.concat();
     let mut bytes = vec![tag];
     match u8::try_from(content.len()) {
@@ -37,22 +38,22 @@ pub(super) fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Encodes an `AlgorithmIdentifier` (RFC 5280 §4.1.1.2) with the parameters NULL.
-pub(super) fn algorithm(identifier: &[u8]) -> Vec<u8> {
+pub(crate) fn algorithm(identifier: &[u8]) -> Vec<u8> {
     element(SEQUENCE, &[&element(OBJECT_IDENTIFIER, &[identifier]), &[NULL, 0]])
 }
 
 /// An element that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Element<'a> {
-    pub(super) tag: u8,
-    pub(super) content: &'a [u8],
+pub(crate) struct Element<'a> {
+    pub(crate) tag: u8,
+    pub(crate) content: &'a [u8],
     /// The content with its tag and length.
-    pub(super) whole: &'a [u8],
+    pub(crate) whole: &'a [u8],
 }
 
 /// Input that is not the element that was looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 impl From<Truncated> for Malformed {
     fn from(_: Truncated) -> Self {
@@ -65,7 +66,7 @@ impl From<Truncated> for Malformed {
 /// # Errors
 /// [`Malformed`] also for forms that DER or our structures do not have: tags above 30, lengths of
 /// more than four bytes.
-pub(super) fn next<'a>(reader: &mut Reader<'a>) -> Result<Element<'a>, Malformed> {
+pub(crate) fn next<'a>(reader: &mut Reader<'a>) -> Result<Element<'a>, Malformed> {
     let start = reader.rest();
     let tag = reader.u8()?;
     let len = match reader.u8()? {
@@ -86,7 +87,7 @@ pub(super) fn next<'a>(reader: &mut Reader<'a>) -> Result<Element<'a>, Malformed
 ///
 /// # Errors
 /// [`Malformed`] for any other one.
-pub(super) fn expect<'a>(reader: &mut Reader<'a>, tag: u8) -> Result<Element<'a>, Malformed> {
+pub(crate) fn expect<'a>(reader: &mut Reader<'a>, tag: u8) -> Result<Element<'a>, Malformed> {
     next(reader).and_then(|element| if element.tag == tag { Ok(element) } else { Err(Malformed) })
 }
 
