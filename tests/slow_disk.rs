@@ -25,8 +25,9 @@ const NEEDS: [&str; 2] = ["root", "/dev/fuse"];
 
 /// A server of an image on a slow disk, and of another one that is not slow.
 struct Server {
-    server: Running,
+    // Dropped first: a server with reads that hang does not end.
     disk: SlowDisk,
+    server: Running,
     iso: PathBuf,
     tree: PathBuf,
     nbd: u16,
@@ -59,7 +60,7 @@ impl Server {
         let server = started(&mut command, &dir.path().join("log"));
         disk.set_delay(DELAY);
         disk.chill();
-        Self { server, disk, iso: tree.iso, tree: tree.source, nbd, nfs, http, status, dir }
+        Self { disk, server, iso: tree.iso, tree: tree.source, nbd, nfs, http, status, dir }
     }
 
     /// An NBD client with simple replies, like the kernel's.

@@ -73,6 +73,8 @@ pub(super) struct Queue {
     hints: usize,
     readers: usize,
     idle: usize,
+    /// Ranges that are being read, as many as there are readers.
+    under_way: Vec<Extent>,
     /// Ranges whose readers hang.
     hanging: Vec<Extent>,
     fault: Option<ImageFault>,
@@ -157,7 +159,7 @@ impl Queue {
     pub(super) fn pop(&mut self, now: Instant) -> Option<Extent> {
         loop {
             let extent = self.retries.pop(now).or_else(|| self.pop_queued())?;
-            let is_near_hanging = self.hanging.iter().any(|hanging| region(*hanging) == region(extent));
+            let put_off = self.put_off(extent);
             let Entry::Occupied(mut read) = self.reads.entry(extent) else { continue };
             let is_probe = read.get().failures > 0 && self.retries.0.len() < PROBES;
             if std::mem::take(&mut read.get_mut().is_hint) {
@@ -166,13 +168,28 @@ impl Queue {
                 read.remove();
                 continue;
             }
-            if is_near_hanging {
-                read.get_mut().tell_impatient(&io::ErrorKind::TimedOut.into());
-                self.retries.add(read.get_mut(), extent, now, CHECK_INTERVAL);
+            if let Some(pause) = put_off {
+                if pause == CHECK_INTERVAL {
+                    read.get_mut().tell_impatient(&io::ErrorKind::TimedOut.into());
+                }
+                self.retries.add(read.get_mut(), extent, now, pause);
                 continue;
             }
             read.get_mut().state = ReadState::Reading { since: now };
+            self.under_way.push(extent);
             return Some(extent);
+        }
+    }
+
+    /// Returns the time for which a read has to wait, so that it does not hang as well. While the
+    /// image has a fault, each region has one reader: another part of it may hang, and would take
+    /// readers by and by.
+    fn put_off(&self, extent: Extent) -> Option<Duration> {
+        let is_near = |others: &[Extent]| others.iter().any(|other| region(*other) == region(extent));
+        if is_near(&self.hanging) {
+            Some(CHECK_INTERVAL)
+        } else {
+            (self.fault.is_some() && is_near(&self.under_way)).then_some(PAUSE)
         }
     }
 
@@ -194,6 +211,7 @@ impl Queue {
     /// Ends a read, or has it repeated if it failed.
     pub(super) fn end(&mut self, extent: Extent, result: io::Result<()>, now: Instant) -> Option<Change> {
         self.hanging.retain(|hanging| *hanging != extent);
+        self.under_way.retain(|other| *other != extent);
         match result {
             // A file that has become shorter stays so: its clients have to know.
             Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => self.failed(extent, &error, now),
@@ -257,6 +275,7 @@ impl Queue {
             }
             read.state = ReadState::Hanging;
             read.tell_impatient(&io::ErrorKind::TimedOut.into());
+            self.under_way.retain(|other| *other != extent);
             self.hanging.push(extent);
             first.get_or_insert(extent);
         }
@@ -525,16 +544,17 @@ mod tests {
     fn fault_is_over_when_all_reads_succeed() {
         let client = Client::new(Patience::Waits);
         let (mut queue, now) = (Queue::default(), Instant::now());
-        for offset in [1, 2, 3] {
+        let [first, second, third] = [1, 2, 3].map(|region| region << REGION_BITS);
+        for offset in [first, second, third] {
             client.ask(&mut queue, offset, now);
         }
-        assert_eq!(order(&mut queue, now), [1, 2, 3]);
-        assert!(queue.end(extent(1), eio(), now).is_some());
-        assert!(queue.end(extent(2), eio(), now).is_none());
-        assert!(queue.end(extent(3), Ok(()), now).is_none(), "others still fail");
-        assert_eq!(order(&mut queue, now + SECOND), [1, 2]);
-        assert!(queue.end(extent(1), Ok(()), now + SECOND).is_none());
-        assert_eq!(queue.end(extent(2), Ok(()), now + SECOND), Some(Change::Over(1)));
+        assert_eq!(order(&mut queue, now), [first, second, third]);
+        assert!(queue.end(extent(first), eio(), now).is_some());
+        assert!(queue.end(extent(second), eio(), now).is_none());
+        assert!(queue.end(extent(third), Ok(()), now).is_none(), "others still fail");
+        assert_eq!(order(&mut queue, now + SECOND), [first, second]);
+        assert!(queue.end(extent(first), Ok(()), now + SECOND).is_none());
+        assert_eq!(queue.end(extent(second), Ok(()), now + SECOND), Some(Change::Over(1)));
     }
 
     #[test]
@@ -559,6 +579,22 @@ mod tests {
         assert_eq!(order(&mut queue, late + SECOND), [2]);
         assert!(queue.end(extent(2), Ok(()), late + SECOND).is_some());
         assert_eq!((queue.readers(), queue.active_readers()), (1, 1));
+    }
+
+    #[test]
+    fn region_has_one_reader_while_there_is_a_fault() {
+        let client = Client::new(Patience::Waits);
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let at = |region: u64, offset: u64| region << REGION_BITS | offset;
+        client.ask(&mut queue, at(0, 1), now);
+        assert_eq!(order(&mut queue, now), [1]);
+        let late = now + HANGS_AFTER;
+        assert!(queue.check(late).is_some());
+        let asked = [at(1, 1), at(1, 2), at(2, 1), at(1, 3), at(2, 2)];
+        asked.iter().for_each(|&offset| assert!(client.ask(&mut queue, offset, late)));
+        assert_eq!(order(&mut queue, late), [at(1, 1), at(2, 1)]);
+        queue.end(extent(at(1, 1)), Ok(()), late);
+        assert_eq!(order(&mut queue, late + PAUSE), [at(1, 2)]);
     }
 
     #[test]
