@@ -119,27 +119,4 @@ mod tests {
         };
         assert_eq!([of(2, 8), of(3, 8), of(9, 8), of(40, 4)], [(1, 1), (2, 1), (5, 4), (4, 8)]);
     }
-
-    #[test]
-    fn blocking_threads_are_had_at_start() {
-        let runtime = build().unwrap();
-        let count = runtime.metrics().num_workers();
-        assert!(count >= 1);
-        // Each holds a thread until all are there.
-        let barrier = Arc::new(std::sync::Barrier::new(BLOCKING));
-        let jobs: Vec<_> = (0..BLOCKING)
-            .map(|_| {
-                let barrier = Arc::clone(&barrier);
-                runtime.spawn_blocking(move || barrier.wait().is_leader())
-            })
-            .collect();
-        let leaders = runtime.block_on(async {
-            let mut leaders = 0;
-            for job in jobs {
-                leaders += usize::from(job.await.unwrap());
-            }
-            leaders
-        });
-        assert_eq!(leaders, 1);
-    }
 }

@@ -31,7 +31,8 @@ struct Site {
     dir: TempDir,
     client: Namespace,
     _server: Running,
-    _link: Running,
+    link: Running,
+    faults: Vec<String>,
     _lan: Lan,
 }
 
@@ -47,7 +48,8 @@ impl Site {
         command.env("HOME", dir.path()).env("XDG_STATE_HOME", dir.path());
         let mut server = Running::start(&mut command, &dir.path().join("log"));
         server.wait_for("\nready\n", SOON);
-        Self { dir, client, _server: server, _link: link, _lan: lan }
+        let faults = faults.iter().map(|fault| fault.split('=').next().unwrap().to_owned()).collect();
+        Self { dir, client, _server: server, link, faults, _lan: lan }
     }
 
     /// Has the client get an address, and the files through every door.
@@ -75,6 +77,8 @@ impl Site {
         let url = format!("nbd://{US}/archiso");
         output_of(self.client.command("nbdcopy").arg(url).arg(&whole));
         self.assert_same(&whole, "iso");
+        let met = self.link.log();
+        assert!(self.faults.iter().all(|fault| met.lines().any(|line| line == fault)), "only {met}");
     }
 
     fn assert_same(&self, got: &Path, source: &str) {

@@ -18,10 +18,11 @@ use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tempfile::TempDir;
 
+use common::iso;
 use common::nbd_clients::{Clients, Habit};
 use common::needs::{needs, tool};
 use common::rpc::Client as RpcClient;
-use common::running::{Running, output_of, text_of};
+use common::running::{Running, text_of};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isowire");
 const SOON: Duration = Duration::from_secs(60);
@@ -50,16 +51,8 @@ impl Stage {
 
     /// Puts an ISO in place, with content that no other `seed` has, and returns the content.
     fn put_iso(&self, seed: u8) -> Arc<Vec<u8>> {
-        let tree = self.dir.path().join("tree");
-        let _ = fs::remove_dir_all(&tree);
-        fs::create_dir_all(tree.join("arch")).unwrap();
-        let noise =
-            (0..4u32 << 20).flat_map(|n| n.wrapping_mul(2_654_435_761 + u32::from(seed)).to_le_bytes());
-        fs::write(tree.join("arch/noise"), noise.collect::<Vec<_>>()).unwrap();
         let (made, iso) = (self.dir.path().join("made.iso"), self.iso());
-        let mut xorriso = tool("xorriso");
-        xorriso.args(["-as", "mkisofs", "-quiet", "-R", "-V"]).arg(format!("SEED{seed}"));
-        output_of(xorriso.arg("-o").arg(&made).arg(&tree));
+        iso::noise(&made, seed, 16 << 20);
         let content = fs::read(&made).unwrap();
         fs::rename(made, iso).unwrap();
         Arc::new(content)

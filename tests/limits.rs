@@ -48,16 +48,8 @@ impl Stage {
 
     /// Adds an ISO with content that no other `seed` has, and returns the content.
     fn put_iso(&self, name: &str, seed: u8) -> Vec<u8> {
-        let tree = self.dir.path().join("tree");
-        let _ = fs::remove_dir_all(&tree);
-        fs::create_dir_all(tree.join("arch")).unwrap();
-        let noise =
-            (0..2u32 << 20).flat_map(|n| n.wrapping_mul(2_654_435_761 + u32::from(seed)).to_le_bytes());
-        fs::write(tree.join("arch/noise"), noise.collect::<Vec<_>>()).unwrap();
         let made = self.dir.path().join("made.iso");
-        let mut xorriso = tool("xorriso");
-        xorriso.args(["-as", "mkisofs", "-quiet", "-R", "-V"]).arg(format!("SEED{seed}"));
-        output_of(xorriso.arg("-o").arg(&made).arg(&tree));
+        iso::noise(&made, seed, 8 << 20);
         let content = fs::read(&made).unwrap();
         fs::rename(made, self.iso(name)).unwrap();
         content

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::needs::{needs, tool};
 use common::nfs::{free_port, started};
-use common::rpc::{Client, LOOKUP, READ, Xdr, nfs, read_arguments};
+use common::rpc::{Client, READ, nfs, read_arguments};
 use common::running::{Running, output_of};
 use common::slow_disk::SlowDisk;
 use common::tree::{self, BIG, tree};
@@ -239,10 +239,7 @@ fn nfs_reads_are_read_at_once() {
     needs!(NEEDS, tree::NEEDS);
     let server = Server::start();
     let mut client = Client::connect(server.nfs);
-    let root = client.mount(b"/").unwrap();
-    let mut found = client.nfs(LOOKUP, Xdr::new().opaque(&root).opaque(BIG.0.as_bytes())).body();
-    assert_eq!(found.u32(), 0);
-    let (file, content) = (found.opaque(), std::fs::read(server.tree.join(BIG.0)).unwrap());
+    let (file, content) = (client.walk(BIG.0), std::fs::read(server.tree.join(BIG.0)).unwrap());
     let since = Instant::now();
     let calls: Vec<u8> = (0..512_u32)
         .flat_map(|xid| nfs(xid, READ, read_arguments(&file, u64::from(xid) * 61_440, 5000)))
@@ -426,10 +423,7 @@ fn nfs_client_is_told_to_ask_again() {
     const JUKEBOX: u32 = 10_008;
     let server = Server::start();
     let mut client = Client::connect(server.nfs);
-    let root = client.mount(b"/").unwrap();
-    let mut found = client.nfs(LOOKUP, Xdr::new().opaque(&root).opaque(BIG.0.as_bytes())).body();
-    assert_eq!(found.u32(), 0);
-    let (file, content) = (found.opaque(), std::fs::read(server.tree.join(BIG.0)).unwrap());
+    let (file, content) = (client.walk(BIG.0), std::fs::read(server.tree.join(BIG.0)).unwrap());
     for hangs in [false, true] {
         let at = if hangs { 20 << 20 } else { 10 << 20 };
         if hangs {

@@ -6,7 +6,6 @@ mod common;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,12 +16,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use common::dhcp::{broadcast, client_socket, newcomer};
+use common::iso;
 use common::lan::{self, BRIDGE, Lan, Namespace};
 use common::nbd_clients::{Clients, Habit};
-use common::needs::{needs, only_with_all, tool};
+use common::needs::{needs, only_with_all};
 use common::nfs::anonymous_memory;
 use common::rpc::Client as RpcClient;
-use common::running::{Running, output_of};
+use common::running::Running;
 
 const NEEDS: [&str; 4] = ["xorriso", "curl", "atftp", "nbdinfo"];
 
@@ -70,8 +70,10 @@ impl Site {
     fn new() -> Self {
         let (lan, dir) = (Lan::new(US), tempfile::tempdir().unwrap());
         fs::create_dir(dir.path().join("iso")).unwrap();
-        let images = [1, 2].map(|seed| made_iso(dir.path(), seed));
-        let image = Arc::new(fs::read(&images[0]).unwrap());
+        for seed in [1, 2] {
+            iso::noise(&dir.path().join(format!("{seed}.iso")), seed, 4 << 20);
+        }
+        let image = Arc::new(fs::read(dir.path().join("1.iso")).unwrap());
         let site = Self { dir, lan, image };
         site.put(1);
         site
@@ -94,17 +96,6 @@ impl Site {
         server.wait_for("\nready\n", SOON);
         server
     }
-}
-
-fn made_iso(dir: &Path, seed: u8) -> PathBuf {
-    let (tree, iso) = (dir.join("tree"), dir.join(format!("{seed}.iso")));
-    fs::create_dir_all(tree.join("arch")).unwrap();
-    let noise = (0..1u32 << 20).flat_map(|n| n.wrapping_mul(2_654_435_761 + u32::from(seed)).to_le_bytes());
-    fs::write(tree.join("arch/noise"), noise.collect::<Vec<_>>()).unwrap();
-    let mut xorriso = tool("xorriso");
-    xorriso.args(["-as", "mkisofs", "-quiet", "-R", "-V"]).arg(format!("SEED{seed}"));
-    output_of(xorriso.arg("-o").arg(&iso).arg(&tree));
-    iso
 }
 
 /// What a guest of the network does again and again.

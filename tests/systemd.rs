@@ -105,8 +105,13 @@ impl Container {
         command
     }
 
+    /// Returns what `systemctl` prints, whatever its exit code says.
     fn systemctl(&self, arguments: &[&str]) -> String {
-        let output = self.command("systemctl").args(arguments).output().unwrap();
+        self.printed("systemctl", arguments)
+    }
+
+    fn printed(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.command(program).args(arguments).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -168,6 +173,11 @@ fn clients_outlive_systemctl_restart() {
     assert!(replies > 200 * 8, "{replies} replies");
     let journal = container.journal();
     assert_eq!(journal.matches("NBD connections taken over").count(), 8, "{journal}");
+
+    let exposure = container.printed("systemd-analyze", &["security", "--no-pager", "isowire"]);
+    let exposure = exposure.lines().find_map(|line| line.split("Overall exposure level").nth(1));
+    let level = exposure.and_then(|line| line.split_whitespace().find_map(|word| word.parse::<f32>().ok()));
+    assert!(level.is_some_and(|level| level <= 1.0), "{exposure:?}");
 
     // A stop is a stop: the ports are closed, and nothing waits in the store.
     output_of(container.command("systemctl").args(["stop", "isowire"]));

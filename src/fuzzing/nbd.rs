@@ -7,9 +7,10 @@ use bytes::BytesMut;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::SomeCached;
 use crate::export::batch::Chunk;
 use crate::export::resting::UnsentPart;
-use crate::export::{AllCached, Batch, ColdRange, Export, ImageRange, PageCache};
+use crate::export::{AllCached, Batch, ColdRange, Export, PageCache};
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
@@ -35,10 +36,10 @@ pub fn resting(data: &[u8]) {
 
 /// What left: bytes and ranges, each joined with its neighbour.
 #[derive(Debug, Default, PartialEq)]
-struct Sent(Vec<UnsentPart>);
+pub(super) struct Sent(pub(super) Vec<UnsentPart>);
 
 impl Sent {
-    fn push(&mut self, part: UnsentPart) {
+    pub(super) fn push(&mut self, part: UnsentPart) {
         match (self.0.last_mut(), part) {
             (Some(UnsentPart::Bytes(before)), UnsentPart::Bytes(bytes)) => before.extend(bytes),
             (Some(UnsentPart::Range(before)), UnsentPart::Range(range)) if before.end() == range.offset => {
@@ -236,15 +237,6 @@ pub fn transmission(data: &[u8]) {
     assert_eq!(at_once, bytewise);
     let cold = converse(data, usize::from(mode) + 1, replies, &SomeCached);
     assert_eq!((sorted(at_once.0), at_once.1), (sorted(cold.0), cold.1));
-}
-
-/// A page cache that holds a third of the image.
-struct SomeCached;
-
-impl PageCache for SomeCached {
-    fn holds(&self, range: ImageRange<'_>) -> bool {
-        range.offset().is_multiple_of(3)
-    }
 }
 
 fn sorted(mut said: Vec<u8>) -> Vec<u8> {

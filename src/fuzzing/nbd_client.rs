@@ -5,10 +5,11 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::BytesMut;
 
-use super::nbd::{EXTENT, image_in_memory, replies_of};
+use super::SomeCached;
+use super::nbd::{EXTENT, Sent, image_in_memory, replies_of};
 use crate::codec::{Reader, Truncated};
 use crate::export::resting::UnsentPart;
-use crate::export::{Batch, ColdRange, Export, ImageRange, PageCache};
+use crate::export::{Batch, ColdRange, Export};
 use crate::image::{Extent, Image};
 use crate::nbd::session::{Replies, Transmission, TransmissionEnd};
 use crate::stream::{ReadOutcome, Turn};
@@ -52,7 +53,7 @@ pub fn client(data: &[u8]) {
     let mut bytes = Vec::new();
     while model.ask(&mut reader, &mut bytes).is_ok_and(|goes_on| goes_on) {}
     let (said, end) = converse(&bytes, usize::from(segment) * 11 + 1, model.replies);
-    model.check(Said(said.into()), end);
+    model.check(Said(said.0.into()), end);
 }
 
 /// A request that waits for its reply.
@@ -234,27 +235,18 @@ impl Said {
     }
 }
 
-/// A page cache that holds a third of the image.
-struct SomeCached;
-
-impl PageCache for SomeCached {
-    fn holds(&self, range: ImageRange<'_>) -> bool {
-        range.offset().is_multiple_of(3)
-    }
-}
-
 /// Feeds a transmission in segments; returns what it said, and its end. Every seventh read of the
 /// disk fails.
-fn converse(data: &[u8], segment: usize, replies: Replies) -> (Vec<UnsentPart>, Option<TransmissionEnd>) {
+fn converse(data: &[u8], segment: usize, replies: Replies) -> (Sent, Option<TransmissionEnd>) {
     static IMAGE: LazyLock<Arc<Image>> = LazyLock::new(image_in_memory);
     let export = Export::of_extents(&IMAGE, &[EXTENT]).expect("it is inside");
     let mut session = Transmission::new(replies);
-    let (mut said, mut input, mut cold) = (Vec::new(), BytesMut::new(), Vec::new());
+    let (mut said, mut input, mut cold) = (Sent::default(), BytesMut::new(), Vec::new());
     let mut segments = data.chunks(segment);
     for read in 0.. {
         let mut batch = Batch::of_export(&export);
         let turn = session.handle(&export, &mut input, &SomeCached, &mut batch);
-        batch.unsent().into_iter().for_each(|part| push(&mut said, part));
+        batch.unsent().into_iter().for_each(|part| said.push(part));
         cold.extend(session.take_cold());
         match turn {
             Turn::Full => {}
@@ -272,12 +264,4 @@ fn converse(data: &[u8], segment: usize, replies: Replies) -> (Vec<UnsentPart>, 
         }
     }
     (said, None)
-}
-
-/// Joins bytes with the bytes before them.
-fn push(said: &mut Vec<UnsentPart>, part: UnsentPart) {
-    match (said.last_mut(), part) {
-        (Some(UnsentPart::Bytes(before)), UnsentPart::Bytes(bytes)) => before.extend(bytes),
-        (_, part) => said.push(part),
-    }
 }

@@ -6,9 +6,10 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::BytesMut;
 
+use super::SomeCached;
 use crate::codec::{Reader, Truncated};
 use crate::export::batch::Chunk;
-use crate::export::{AllCached, Batch, ColdRange, ImageRange, PageCache};
+use crate::export::{AllCached, Batch, ColdRange, PageCache};
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
@@ -115,15 +116,6 @@ pub fn session(data: &[u8]) {
     let mut expected = at_once;
     [&mut expected, &mut cold].into_iter().for_each(|said| said.replies.sort());
     assert_eq!(expected, cold);
-}
-
-/// A page cache that holds a third of the images.
-pub(super) struct SomeCached;
-
-impl PageCache for SomeCached {
-    fn holds(&self, range: ImageRange<'_>) -> bool {
-        range.offset().is_multiple_of(3)
-    }
 }
 
 /// Output of a connection: the first reply to each xid, with its ranges as numbers, and the end.

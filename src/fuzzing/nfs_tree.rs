@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::BytesMut;
 
-use super::nfs::{EXTENTS, IMAGES, SomeCached, records};
+use super::SomeCached;
+use super::nfs::{EXTENTS, IMAGES, records};
 use crate::codec::{Reader, Truncated};
 use crate::export::{Batch, ColdRange};
 use crate::image::Extent;

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::Uid;
 use tokio::net::UnixListener;
@@ -23,10 +23,8 @@ use crate::images::ImageSet;
 use crate::machines::Registry;
 use crate::machines::local::LocalSocket;
 use crate::nbd;
+use crate::stream::ACCEPT_PAUSE;
 use crate::watched::Watched;
-
-/// Pause after a failed accept: a lack of file descriptors lasts.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What came from the process before this one.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use crate::panics::caught;
 
 /// Pause after a failed accept: a lack of file descriptors (EMFILE) lasts longer than a
 /// microsecond.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Silence after which the kernel probes whether the peer still exists (tcp(7), TCP_KEEPIDLE). A
 /// booted machine may have nothing to ask for hours, and probes do not disturb it.

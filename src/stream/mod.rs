@@ -21,7 +21,7 @@ pub(crate) use cold_reads::PageCacheNow;
 pub(crate) use descriptors::Descriptors;
 pub(crate) use driver::{Session, drive};
 pub(crate) use linger::close_in_stages;
-pub(crate) use listener::{Listener, accept, accept_until};
+pub(crate) use listener::{ACCEPT_PAUSE, Listener, accept, accept_until};
 pub(crate) use log::ConnectionLog;
 pub(crate) use rest::Connections;
 pub(crate) use transmit::TransmitError;

@@ -114,6 +114,19 @@ pub fn bare(dir: &Path) -> PathBuf {
     iso
 }
 
+/// Builds an image in which nothing boots, with `len` bytes in `/arch/noise` that no other `seed` has.
+pub fn noise(iso: &Path, seed: u8, len: usize) {
+    let tree = iso.with_extension("tree");
+    fs::create_dir_all(tree.join("arch")).expect("the test's own directory");
+    let words = (0..len as u32 / 4).map(|n| n.wrapping_mul(2_654_435_761 + u32::from(seed)));
+    let bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+    fs::write(tree.join("arch/noise"), bytes).expect("the test's own directory");
+    let mut xorriso = tool("xorriso");
+    xorriso.args(["-as", "mkisofs", "-quiet", "-R", "-V"]).arg(format!("SEED{seed}"));
+    output_of(xorriso.arg("-o").arg(iso).arg(&tree));
+    fs::remove_dir_all(tree).expect("it was made here");
+}
+
 /// Builds the image of this name by `tests/iso/odd`.
 pub fn odd(name: &str) -> PathBuf {
     let _building = BUILDING.lock();

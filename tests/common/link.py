@@ -3,7 +3,8 @@
     link.py TAP TAP [loss=SHARE] [duplicate=SHARE] [reorder=SHARE] [delay=SECONDS] [down=SECONDS/PERIOD]
 
 `reorder` is the share of frames that are held back for up to ten milliseconds; `delay` is one way;
-`down` cuts the link for the first seconds of each period.
+`down` cuts the link for the first seconds of each period. Each fault that a frame meets is named once
+on standard output.
 """
 
 import fcntl
@@ -35,6 +36,13 @@ def main():
     other = {here: there, there: here}
     chance = random.Random(1)
     queue, count, begin = [], 0, time.monotonic()
+    met = set()
+
+    def meets(fault):
+        if fault not in met:
+            met.add(fault)
+            print(fault, flush=True)
+
     print("carrying", flush=True)
     while True:
         wait = max(0, queue[0][0] - time.monotonic()) if queue else None
@@ -42,12 +50,21 @@ def main():
             frame = os.read(file, 65536)
             now = time.monotonic()
             if (now - begin) % period < down:
+                meets("down")
                 continue
-            for _ in range(2 if chance.random() < duplicate else 1):
+            copies = 1
+            if chance.random() < duplicate:
+                meets("duplicate")
+                copies = 2
+            for _ in range(copies):
                 if chance.random() < loss:
+                    meets("loss")
                     continue
                 due = now + delay
+                if delay:
+                    meets("delay")
                 if chance.random() < reorder:
+                    meets("reorder")
                     due += chance.random() * HELD_BACK
                 count += 1
                 heapq.heappush(queue, (due, count, other[file], frame))

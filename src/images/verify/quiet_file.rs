@@ -1,12 +1,17 @@
 //! Reads of a large file once, without pushing from memory what clients use.
 
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{Advice, fadvise};
-use rustix::io::{ReadWriteFlags, preadv2};
+
+use crate::extent::Extent;
+use crate::sys::cached_pages;
+
+/// Size of a page, in which cachestat(2) counts. Where pages are larger, some stay.
+const PAGE: u64 = 4096;
 
 /// A file of which no page stays in memory that was not there before.
 pub(super) struct QuietFile(File);
@@ -37,27 +42,46 @@ impl QuietFile {
     /// # Errors
     /// The error of the disk; `UnexpectedEof` at the end of the file.
     pub(super) fn read<'a>(&self, buffer: &'a mut [u8], offset: u64) -> io::Result<&'a [u8]> {
-        // Some file systems do not know the flag.
-        let in_memory =
-            preadv2(&self.0, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT).unwrap_or(0);
-        let len = match in_memory {
-            0 => self.read_from_disk(buffer, offset)?,
-            len => len,
-        };
-        Ok(buffer.get(..len).unwrap_or_default())
-    }
-
-    fn read_from_disk(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let Piece { extent, is_in_memory } = self.piece(offset, buffer.len() as u64);
+        let part = buffer.get_mut(..extent.len as usize).unwrap_or_default();
         let len = loop {
-            match self.0.read_at(buffer, offset) {
+            match self.0.read_at(part, offset) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => break read?,
             }
         };
-        let _ = fadvise(&self.0, offset, (len as u64).try_into().ok(), Advice::DontNeed);
-        Ok(len)
+        if !is_in_memory {
+            // Whole pages: of one that is not, the kernel would leave all.
+            let start = offset & !(PAGE - 1);
+            let len = extent.end().next_multiple_of(PAGE) - start;
+            let _ = fadvise(&self.0, start, len.try_into().ok(), Advice::DontNeed);
+        }
+        Ok(part.get(..len).unwrap_or_default())
     }
+
+    /// Returns a piece of at most `max` bytes of which all pages are in memory, or none.
+    fn piece(&self, offset: u64, max: u64) -> Piece {
+        let last = offset + max;
+        // The next piece shares no page with it.
+        let mut end = Some(last & !(PAGE - 1)).filter(|&end| end > offset).unwrap_or(last);
+        loop {
+            let extent = Extent { offset, len: end - offset };
+            let pages = end.div_ceil(PAGE) - offset / PAGE;
+            match cached_pages(self.0.as_fd(), extent) {
+                Ok(0) => return Piece { extent, is_in_memory: false },
+                Ok(cached) if cached < pages => end = (offset / PAGE + pages.div_ceil(2)) * PAGE,
+                // Also where the system does not tell: then pages stay.
+                Ok(_) | Err(_) => return Piece { extent, is_in_memory: true },
+            }
+        }
+    }
+}
+
+/// A part of a file.
+struct Piece {
+    extent: Extent,
+    is_in_memory: bool,
 }
 
 #[cfg(test)]
@@ -65,8 +89,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::extent::Extent;
-    use crate::sys::cached_pages;
 
     /// Bytes of the file that are in memory.
     fn cached(file: &File, offset: u64, len: u64) -> Option<u64> {
