@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::session::{Finished, LoggedAnswer, Resources, Session};
+use super::session::{self, Finished, LoggedAnswer, Resources, Session};
 use super::wire::StatusCode;
 use crate::boot::Files;
 use crate::export::Batch;
@@ -30,9 +30,6 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// Time that the client has to close the connection after the last answer.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// Time after which a client that was refused should try again.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Interval at which downloads are looked for that hold up the end of the service.
 const DOWNLOADS_INTERVAL: Duration = Duration::from_millis(50);
@@ -106,14 +103,8 @@ async fn serve(socket: TcpStream, peer: SocketAddr, admission: Admission, shared
 
 /// Tells a client that there is no place for it.
 async fn refuse(mut socket: TcpStream, why: &Refusal) {
-    let (text, seconds) = (format!("{why}\n"), RETRY_AFTER.as_secs());
-    // RFC 9110 §15.6.4
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
-         Retry-After: {seconds}\r\nConnection: close\r\n\r\n{text}",
-        text.len()
-    );
-    if socket.write_all(answer.as_bytes()).await.is_ok() {
+    let answer = session::without_place(why, Timestamp::now());
+    if socket.write_all(&answer).await.is_ok() {
         stream::close_in_stages(socket, LINGER).await;
     }
 }

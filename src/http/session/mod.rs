@@ -23,6 +23,7 @@ use super::wire::date::HttpDate;
 use super::wire::head::Persistence;
 use super::wire::{HttpParseError, HttpRequest, HttpVersion, StatusCode};
 use crate::bootable::FileKind;
+use crate::export::batch::Chunk;
 use crate::export::{Batch, MixedImagesError};
 use crate::stream::Turn;
 
@@ -172,6 +173,17 @@ impl Session {
         input.advance(n as usize);
         self.swallow -= n;
     }
+}
+
+/// Returns the answer to a client for which there is no place, whatever it asks for.
+pub(crate) fn without_place(reason: impl Display, now: Timestamp) -> Vec<u8> {
+    let mut out = Batch::default();
+    refuse(StatusCode::SERVICE_UNAVAILABLE, reason, HttpDate::new(now), &mut out);
+    let bytes = out.chunks().filter_map(|chunk| match chunk {
+        Chunk::Bytes(bytes) => Some(bytes),
+        Chunk::Image(_) => None,
+    });
+    bytes.collect::<Vec<_>>().concat()
 }
 
 /// Queues the last answer, which says what is wrong.

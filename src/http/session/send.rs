@@ -9,6 +9,9 @@ use crate::http::wire::head::Persistence;
 use crate::http::wire::range::ContentRange;
 use crate::http::wire::{Method, ResponseHead, StatusCode};
 
+/// Seconds after which a client without a place should try again.
+const RETRY_AFTER: u32 = 5;
+
 impl Answer {
     pub(crate) fn status(&self) -> StatusCode {
         match &self.content {
@@ -86,6 +89,10 @@ impl Answer {
             // RFC 9110 §15.5.6: the response has to list the allowed methods.
             Content::Refusal(refusal) if refusal.status == StatusCode::METHOD_NOT_ALLOWED => {
                 head.field("Allow", "GET, HEAD");
+            }
+            // RFC 9110 §15.6.4: the field suggests when to try again.
+            Content::Refusal(refusal) if refusal.status == StatusCode::SERVICE_UNAVAILABLE => {
+                head.field("Retry-After", RETRY_AFTER);
             }
             Content::Redirect { location } => head.field("Location", location),
             // RFC 9110 §15.5.17: Content-Range tells the length of the file.

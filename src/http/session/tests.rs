@@ -382,3 +382,14 @@ fn late_request_gets_408() {
     assert_eq!(session.handle_timeout(&BytesMut::from("GET"), now(), &mut batch), Turn::End(Finished));
     assert_eq!(status(&shown(&batch)), 408);
 }
+
+#[test]
+fn client_without_a_place_is_told_when_to_come_back() {
+    let answer = String::from_utf8(without_place("no room", Timestamp::UNIX_EPOCH)).unwrap();
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
+    for field in ["Retry-After: 5", "Connection: close", "Content-Length: 33"] {
+        assert!(head.lines().any(|line| line == field), "{head}");
+    }
+    assert_eq!(text, "503 Service Unavailable: no room\n");
+}

@@ -25,6 +25,7 @@ impl StatusCode {
     pub(crate) const RANGE_NOT_SATISFIABLE: Self = Self(416);
     pub(crate) const HEADER_FIELDS_TOO_LARGE: Self = Self(431);
     pub(crate) const NOT_IMPLEMENTED: Self = Self(501);
+    pub(crate) const SERVICE_UNAVAILABLE: Self = Self(503);
     pub(crate) const VERSION_NOT_SUPPORTED: Self = Self(505);
 
     const fn reason(self) -> &'static str {
@@ -44,6 +45,7 @@ impl StatusCode {
             Self::RANGE_NOT_SATISFIABLE => "Range Not Satisfiable",
             Self::HEADER_FIELDS_TOO_LARGE => "Request Header Fields Too Large",
             Self::NOT_IMPLEMENTED => "Not Implemented",
+            Self::SERVICE_UNAVAILABLE => "Service Unavailable",
             Self::VERSION_NOT_SUPPORTED => "HTTP Version Not Supported",
             // RFC 9112 §4: the reason phrase may be empty.
             _ => "",
