@@ -625,17 +625,22 @@ fn refusal_of_large_request_arrives() {
 }
 
 #[test]
-fn truncated_image_ends_only_its_readers() {
+fn truncated_image_stops_its_readers() {
     let server = Server::start();
+    let content = server.content(ROOT);
     let mut reader = server.connect();
     reader.write_all(&request("GET", ROOT, "")).unwrap();
     let head = Answer::read_head(&mut reader);
     assert_eq!(head.field("content-length"), (40 * MIB).to_string());
     File::options().write(true).open(&server.image).unwrap().set_len(7 * MIB).unwrap();
+    reader.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let mut rest = Vec::new();
-    let ended = reader.read_to_end(&mut rest);
-    assert!(rest.len() < 40 * MIB as usize, "no made-up bytes: {ended:?}");
-    server.assert_lives();
+    let stopped = reader.read_to_end(&mut rest).unwrap_err();
+    assert_eq!(stopped.kind(), std::io::ErrorKind::WouldBlock, "the download waits");
+    assert!(rest.len() < content.len() && content.starts_with(&rest), "no made-up bytes");
+    let answer = server.get(KERNEL, "");
+    assert_eq!(answer.status, 503);
+    assert!(String::from_utf8_lossy(&answer.body).contains("changed in place"));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use common::nbd::{self, read_request, reply, request};
 use common::needs::{needs, tool};
 use common::nfs::{free_port, started};
 use common::rpc::{Client, READ, nfs, read_arguments};
@@ -63,17 +64,8 @@ impl Server {
         Self { disk, server, iso: tree.iso, tree: tree.source, nbd, nfs, http, status, dir }
     }
 
-    /// An NBD client with simple replies, like the kernel's.
     fn attach(&self, export: &str) -> TcpStream {
-        let mut socket = TcpStream::connect(("127.0.0.1", self.nbd)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut greeting = [0; 18];
-        socket.read_exact(&mut greeting).unwrap();
-        let len = export.len() as u32;
-        let go = [&(len + 6).to_be_bytes()[..], &len.to_be_bytes(), export.as_bytes(), &[0, 0]].concat();
-        socket.write_all(&[b"\0\0\0\x03IHAVEOPT\0\0\0\x07", &go[..]].concat()).unwrap();
-        socket.read_exact(&mut [0; 20 + 12 + 20]).unwrap();
-        socket
+        nbd::attach(self.nbd, export)
     }
 
     /// Output of `isowire status`.
@@ -92,27 +84,6 @@ impl Server {
         File::open(&self.iso).unwrap().read_exact_at(&mut bytes, offset).unwrap();
         bytes
     }
-}
-
-/// A request whose cookie is its offset.
-fn request(command: u16, offset: u64, len: u32) -> Vec<u8> {
-    let start = [0x2560_9513_u32.to_be_bytes(), u32::from(command).to_be_bytes()].concat();
-    [&start[..], &offset.to_be_bytes(), &offset.to_be_bytes(), &len.to_be_bytes()].concat()
-}
-
-fn read_request(offset: u64, len: u32) -> Vec<u8> {
-    request(0, offset, len)
-}
-
-/// Reads a simple reply and returns its cookie and data.
-fn reply(socket: &mut TcpStream, len: impl Fn(u64) -> usize) -> (u64, Vec<u8>) {
-    let mut header = [0; 16];
-    socket.read_exact(&mut header).unwrap();
-    assert_eq!(header[..8], [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0]);
-    let cookie = u64::from_be_bytes(header[8..].try_into().unwrap());
-    let mut data = vec![0; len(cookie)];
-    socket.read_exact(&mut data).unwrap();
-    (cookie, data)
 }
 
 /// Offsets far apart, each at a multiple of 2048 and not of 4096.

@@ -24,7 +24,7 @@ use super::uefi::{Programs, UefiError};
 use crate::bootable::{FileKind, FileKinds};
 use crate::export::Export;
 use crate::export::path::{self, PathError};
-use crate::image::{Identity, Image, NodeId, NodeKind};
+use crate::image::{FileChangedError, Identity, Image, NodeId, NodeKind};
 use crate::images::{HiddenNameError, ImageSet, ServedImage};
 use crate::text::Word;
 
@@ -79,13 +79,16 @@ pub(crate) enum ItemKind {
     Special,
 }
 
-/// Reason why a path names no file: the peer's fault.
+/// Reason why a path names no file that can be loaded: the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
     #[error(transparent)]
     Path(#[from] PathError),
     #[error("this is not a file")]
     NotAFile,
+    /// The operator's fault.
+    #[error(transparent)]
+    Changed(#[from] FileChangedError),
 }
 
 impl Files {
@@ -157,6 +160,14 @@ impl Files {
     /// # Errors
     /// [`FileError`] for the machine's screen.
     pub(crate) fn look_up(&self, path: &[u8], local: Ipv4Addr) -> Result<Entry<'_>, FileError> {
+        let entry = self.look_up_any(path, local)?;
+        if let Entry::File(file) = &entry {
+            file.export.admit()?;
+        }
+        Ok(entry)
+    }
+
+    fn look_up_any(&self, path: &[u8], local: Ipv4Addr) -> Result<Entry<'_>, FileError> {
         // First, since PXELINUX looks for generated menus in a directory of the default image.
         if let Some(file) = self.generator.path(path).and_then(|path| self.generator.generate(path, local)) {
             return Ok(Entry::File(file));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::image::{Extent, Image, NodeId};
+use crate::image::{Extent, FileChangedError, Image, NodeId};
 use crate::sys::Span;
 
 pub use allowed::Allowed;
@@ -180,6 +180,14 @@ impl Export {
     /// Returns the image of the ranges of this export; `None` if all of it is generated.
     pub(crate) const fn image(&self) -> Option<&Arc<Image>> {
         self.image.as_ref()
+    }
+
+    /// Refuses new clients if the file of the image was changed.
+    ///
+    /// # Errors
+    /// [`FileChangedError`]
+    pub(crate) fn admit(&self) -> Result<(), FileChangedError> {
+        self.image().map_or(Ok(()), |image| image.source.admit())
     }
 
     /// Returns the size in bytes.

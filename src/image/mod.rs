@@ -7,6 +7,8 @@ pub(crate) mod content;
 pub(crate) mod el_torito;
 mod entries;
 mod error;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
+mod file_state;
 pub(crate) mod identity;
 pub mod index;
 pub mod initramfs;
@@ -37,6 +39,7 @@ pub use crate::extent::Extent;
 pub(crate) use arch::Archiso;
 pub(crate) use boot_records::BootRecords;
 pub use error::{FormatError, SurveyError};
+pub use file_state::FileChangedError;
 pub(crate) use identity::Identity;
 pub use index::{Index, Node, NodeId, NodeKind};
 use initramfs::SelfTests;

@@ -25,6 +25,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{info, warn};
 
 use self::queue::{Change, Queue, Waiter};
+use super::file_state::{FileMark, FileState};
 use crate::extent::Extent;
 use crate::locked::locked;
 
@@ -105,6 +106,7 @@ pub(super) struct Readers(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     file: Arc<File>,
+    file_state: FileState,
     queue: Mutex<Queue>,
     /// Tells idle readers of a new read, or of the end.
     changed: Condvar,
@@ -113,9 +115,44 @@ struct Shared {
 }
 
 impl Readers {
-    pub(super) fn new(file: Arc<File>) -> Self {
+    /// Creates the readers of a file from which the image is opened now.
+    ///
+    /// # Errors
+    /// The error of statx(2).
+    pub(super) fn new(file: Arc<File>) -> io::Result<Self> {
+        let file_state = FileState::of(&file)?;
         let (queue, changed) = (Mutex::default(), Condvar::new());
-        Self(Arc::new(Shared { file, queue, changed, is_busy: AtomicBool::new(false) }))
+        Ok(Self(Arc::new(Shared { file, file_state, queue, changed, is_busy: AtomicBool::new(false) })))
+    }
+
+    /// Returns `true` unless the file was changed after it was opened.
+    pub(super) fn is_unchanged(&self, now: Instant) -> bool {
+        self.0.is_unchanged(now)
+    }
+
+    /// Returns `true` if the file was found to be changed.
+    pub(super) fn has_changed(&self) -> bool {
+        self.0.file_state.has_changed()
+    }
+
+    /// Looks at the file, which may have to wait for a disk. Returns the state of a changed file
+    /// that has to be compared with the image.
+    pub(super) fn check_file(&self, now: Instant) -> Option<FileMark> {
+        if let Some(text) = self.0.file_state.check(&self.0.file) {
+            self.0.file_changed(text, now);
+        }
+        self.0.file_state.rested()
+    }
+
+    /// Notes whether the file has the content of the image in this state.
+    pub(super) fn compared(&self, mark: FileMark, is_same: bool, now: Instant) {
+        if self.0.file_state.compared(&self.0.file, mark, is_same) {
+            let mut queue = self.0.queue();
+            let change = queue.file_restored(now);
+            let count = queue.ready_reads(now);
+            self.0.wake_readers(queue, count);
+            self.0.log(change);
+        }
     }
 
     /// Has `extent` read into the page cache for `client`, which is told the result as `number`.
@@ -182,6 +219,18 @@ impl Drop for Readers {
 }
 
 impl Shared {
+    fn is_unchanged(&self, now: Instant) -> bool {
+        if let Some(text) = self.file_state.look(&self.file, now) {
+            self.file_changed(text, now);
+        }
+        !self.file_state.has_changed()
+    }
+
+    fn file_changed(&self, text: String, now: Instant) {
+        let change = self.queue().file_changed(text, now);
+        self.log(change);
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing panics while the lock is held.
         locked(&self.queue)
@@ -223,10 +272,18 @@ impl Shared {
     fn run(&self) {
         let mut scratch = vec![0; STEP];
         while let Some(extent) = self.next() {
-            let result = touch(&self.file, extent, &mut scratch);
+            let result = self.read(extent, &mut scratch);
             let change = self.queue().end(extent, result, Instant::now());
             self.log(change);
         }
+    }
+
+    fn read(&self, extent: Extent, scratch: &mut [u8]) -> io::Result<()> {
+        // What is there are bytes of another image.
+        if !self.is_unchanged(Instant::now()) {
+            return Err(io::ErrorKind::StaleNetworkFileHandle.into());
+        }
+        touch(&self.file, extent, scratch)
     }
 
     /// Waits for the next read; `None` if the reader is not needed any more.
@@ -299,7 +356,7 @@ mod tests {
     }
 
     fn readers_of(file: &Arc<File>) -> Readers {
-        Readers::new(Arc::clone(file))
+        Readers::new(Arc::clone(file)).unwrap()
     }
 
     #[tokio::test]
@@ -317,17 +374,71 @@ mod tests {
         assert_eq!(readers.fault(), None);
     }
 
+    /// Waits until `condition` holds.
+    fn until(condition: impl Fn() -> bool) {
+        let since = Instant::now();
+        while !condition() {
+            assert!(since.elapsed() < Duration::from_secs(20), "it takes too long");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn fault_of(readers: &Readers) -> String {
+        readers.fault().map(|fault| fault.text).unwrap_or_default()
+    }
+
     #[tokio::test]
-    async fn read_behind_the_end_is_an_error_for_all() {
-        let readers = readers_of(&file_of(4096));
+    async fn read_behind_the_end_waits() {
+        let file = file_of(4096);
+        let readers = readers_of(&file);
         let (client, mut done) = ReadClient::new(Patience::Waits);
-        for number in 0..3 {
-            readers.read(extent(0, 1 << 20), &client, number);
-        }
-        for _ in 0..3 {
-            let error = done.recv().await.unwrap().result.unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
-        }
+        readers.read(extent(0, 1 << 20), &client, 7);
+        until(|| readers.fault().is_some());
+        assert_eq!(fault_of(&readers), "its file ends before byte 1048576");
+        assert!(done.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn file_written_to_is_read_when_it_is_restored() {
+        let file = file_of(1 << 20);
+        let readers = readers_of(&file);
+        assert!(readers.is_unchanged(Instant::now()));
+        file.write_all_at(b"x", 500_000).unwrap();
+        let later = Instant::now() + Duration::from_millis(1);
+        assert!(!readers.is_unchanged(later) && readers.has_changed());
+        assert_eq!(fault_of(&readers), "its file was changed in place (it was written to); restore it");
+        let (client, mut done) = ReadClient::new(Patience::Waits);
+        readers.read(extent(0, 4096), &client, 1);
+        // It is compared once it rests, and once in each state.
+        assert_eq!(readers.check_file(later), None);
+        let mark = readers.check_file(later).unwrap();
+        readers.compared(mark, false, later);
+        assert_eq!(readers.check_file(later), None);
+        file.write_all_at(&[7], 500_000).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_eq!(readers.check_file(later), None);
+        let mark = readers.check_file(later).unwrap();
+        assert!(done.try_recv().is_err(), "bytes of a file that was changed");
+        readers.compared(mark, true, later);
+        assert!(done.recv().await.unwrap().result.is_ok() && readers.is_unchanged(later));
+        until(|| readers.fault().is_none());
+    }
+
+    #[test]
+    fn file_that_changes_while_it_is_compared_stays_changed() {
+        let file = file_of(4096);
+        let readers = readers_of(&file);
+        file.set_len(0).unwrap();
+        let now = Instant::now();
+        assert_eq!(readers.check_file(now), None);
+        assert_eq!(
+            fault_of(&readers),
+            "its file was changed in place (it has 0 bytes, not 4096); restore it"
+        );
+        let mark = readers.check_file(now).unwrap();
+        file.set_len(1).unwrap();
+        readers.compared(mark, true, now);
+        assert!(readers.has_changed());
     }
 
     #[test]

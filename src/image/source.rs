@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::file_state::{FileChangedError, FileMark};
 use super::readers::{CHECK_INTERVAL, ImageFault, Patience, ReadClient, Readers};
 use super::residency::Residency;
 use crate::extent::Extent;
@@ -58,7 +59,7 @@ impl Source {
     /// Maps an open file, which another process may have opened.
     ///
     /// # Errors
-    /// The error of fstat(2) or mmap(2).
+    /// The error of statx(2) or mmap(2).
     pub(crate) fn of_file(file: File) -> io::Result<Self> {
         let is_character_device = file.metadata()?.file_type().is_char_device();
         // stat(2) does not tell the size of a block device, such as an optical drive.
@@ -68,7 +69,7 @@ impl Source {
         let map = (len > 0).then(|| Mapping::of(&file, map_len)).transpose()?;
         let file = Arc::new(file);
         let residency = Residency::new(Arc::clone(&file), len);
-        let readers = Readers::new(Arc::clone(&file));
+        let readers = Readers::new(Arc::clone(&file))?;
         let stall_timeout = AtomicU64::new(STALL_TIMEOUT.as_secs());
         Ok(Self { file, residency, readers, stall_timeout, map, len, is_character_device })
     }
@@ -96,13 +97,38 @@ impl Source {
         self.file.read_exact_at(buf, offset)
     }
 
-    /// Returns `true` if `extent` is in the page cache.
+    /// Returns `true` if `extent` is in the page cache, and the file is as it was.
     pub(crate) fn is_cached(&self, extent: Extent, now: Instant) -> bool {
         let is_complete = |extent| {
             // Without cold reads there are no pages that are not complete, but for rare moments.
             !self.readers.is_busy() || self.map.as_ref().is_some_and(|map| map.is_resident(extent))
         };
-        extent.is_empty() || self.residency.holds(extent, now, is_complete)
+        extent.is_empty() || (self.is_unchanged(now) && self.residency.holds(extent, now, is_complete))
+    }
+
+    /// Returns `true` unless the file was changed after it was opened. Reads wait until it is as it
+    /// was.
+    pub(crate) fn is_unchanged(&self, now: Instant) -> bool {
+        self.readers.is_unchanged(now)
+    }
+
+    /// Refuses new clients of a file that was changed, as is known without another look.
+    ///
+    /// # Errors
+    /// [`FileChangedError`]
+    pub(crate) fn admit(&self) -> Result<(), FileChangedError> {
+        if self.readers.has_changed() { Err(FileChangedError) } else { Ok(()) }
+    }
+
+    /// Looks at the file, which may have to wait for a disk. Returns the state of a changed file
+    /// that has to be compared with the image: it has not changed since the last call.
+    pub(crate) fn check_file(&self, now: Instant) -> Option<FileMark> {
+        self.readers.check_file(now)
+    }
+
+    /// Notes whether the file has the content of the image in this state. Reads go on if it has.
+    pub(crate) fn compared(&self, mark: FileMark, is_same: bool, now: Instant) {
+        self.readers.compared(mark, is_same, now);
     }
 
     /// Sets the time for which clients wait for a read that fails or hangs.
@@ -121,7 +147,7 @@ impl Source {
         self.readers.have_one();
     }
 
-    /// Returns the fault of the disk, if there is one.
+    /// Returns the fault of the disk or of the file, if there is one.
     pub(crate) fn fault(&self) -> Option<ImageFault> {
         self.readers.fault()
     }
@@ -159,8 +185,7 @@ impl Source {
     /// repeated.
     ///
     /// # Errors
-    /// `UnexpectedEof` if the file ends before the extent does; `TimedOut` if reading fails or hangs
-    /// for longer than [`Source::stall_timeout`].
+    /// `TimedOut` if reading fails or hangs for longer than [`Source::stall_timeout`].
     pub(crate) async fn reread(&self, extent: Extent) -> io::Result<()> {
         let (client, mut done) = ReadClient::new(Patience::Waits);
         self.readers.read(extent, &client, 0);

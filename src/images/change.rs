@@ -13,7 +13,8 @@ use super::{ImageSet, ServedImage};
 pub(crate) enum ImageChange {
     Added(Arc<ServedImage>),
     Replaced(Arc<ServedImage>),
-    /// The file of the old image has another content now: clients of the old image read that.
+    /// The file of the old image has another content now: clients of the old image wait until it is
+    /// restored.
     Overwritten(Arc<ServedImage>),
     Removed(Arc<ServedImage>),
     /// The retention period of a replaced or removed image is over.
@@ -35,12 +36,9 @@ impl ImageSet {
         // An image whose file came back is current again.
         retained.retain(|old| !next.is_current(&old.image));
         for old in self.iter().filter(|&old| !next.is_current(old)) {
-            let change = next.change_of(old);
-            // A handle of an overwritten image would read the bytes of another one.
-            if !matches!(change, ImageChange::Overwritten(_)) {
-                retained.push(Retained { image: Arc::clone(old), since: now });
-            }
-            changes.push(change);
+            // An overwritten one as well: its clients wait for its file.
+            retained.push(Retained { image: Arc::clone(old), since: now });
+            changes.push(next.change_of(old));
         }
         next.retained = retained;
         // An image at the path of an old one was reported as its replacement.
@@ -119,7 +117,7 @@ impl ImageChange {
             }
             Self::Overwritten(_) => warn!(
                 image, %path,
-                "image overwritten in place: clients of the old one read wrong bytes. Copy to another name, then rename"
+                "image overwritten in place: clients of the old one wait until it is restored. Copy to another name, then rename"
             ),
             Self::Removed(_) => info!(image, %path, "image removed; connected clients keep using it"),
             Self::Expired(_) => info!(image, %path, "replaced image closed: retention period is over"),
@@ -187,13 +185,16 @@ mod tests {
     }
 
     #[test]
-    fn image_overwritten_in_place_is_not_retained() {
+    fn image_overwritten_in_place_is_retained() {
         let now = Instant::now();
         let old = served("a.iso", 1);
         let new = overwriting(&old, 2);
         let (next, changes) = set_of(&[Arc::clone(&old)]).succeed(vec![new], now).unwrap();
         assert_eq!(described(&changes), ["overwritten a", "default a"]);
-        assert!(next.identified(old.image.identity).is_none());
+        assert!(next.identified(old.image.identity).is_some());
+        let (last, changes) = next.succeed(vec![Arc::clone(&old)], now).unwrap();
+        assert_eq!(described(&changes), ["overwritten a", "default a"], "restored");
+        assert!(Arc::ptr_eq(last.default_image(), &old));
     }
 
     #[test]

@@ -69,19 +69,19 @@ fn open(
     verifications: Option<&Verifications>,
 ) -> Result<Option<Arc<ServedImage>>, Fault> {
     let Candidate { path, name, .. } = candidate;
-    let old = current.and_then(|set| set.by_path(path));
+    let is_current = current.is_some_and(|set| set.by_path(path).is_some());
     // Before the image is opened: if the file changes meanwhile, the next scan sees another stamp.
     let stamp = match Stamp::of(path) {
         // The operator removed it while isowire runs. At the start it is an error of `Image::open`.
-        Err(error) if error.kind() == ErrorKind::NotFound && old.is_some() => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound && is_current => return Ok(None),
         stamp => stamp.ok(),
     };
     if let Some(refusal) = verifications.zip(stamp).and_then(|(all, stamp)| all.refusal(path, stamp)) {
         return Err(Fault::Unverified(refusal));
     }
     let is_same = |old: &&Arc<ServedImage>| old.path() == path && old.stamp() == stamp && old.name == *name;
-    let mut known = current.into_iter().flat_map(ImageSet::known).filter(|_| stamp.is_some());
-    if let Some(same) = known.find(is_same) {
+    let known = || current.into_iter().flat_map(ImageSet::known);
+    if let Some(same) = known().filter(|_| stamp.is_some()).find(is_same) {
         return Ok(Some(Arc::clone(same)));
     }
     // Those that are not served yet, since their verification goes on.
@@ -92,16 +92,17 @@ fn open(
     let image = Image::open(path).map_err(Fault::Unopened)?;
     // It was created between the two calls; its IN_CLOSE_WRITE starts another scan.
     let Some(stamp) = stamp else { return Ok(None) };
-    if let Some(old) = old.filter(|old| is_as_before(old, candidate, &image, &stamp)) {
+    if let Some(old) = known().find(|old| is_as_before(old, candidate, &image, &stamp)) {
         old.set_stamp(stamp);
         return Ok(Some(Arc::clone(old)));
     }
     Ok(Some(Arc::new(ServedImage::new(name, image).with_file(path, candidate.origin, stamp))))
 }
 
-/// Tells whether only the time of the file changed, as by touch(1).
+/// Tells whether only the time of the file changed, as by touch(1), or its content was restored.
 fn is_as_before(old: &ServedImage, candidate: &Candidate, image: &Image, stamp: &Stamp) -> bool {
-    old.name == candidate.name
+    old.path() == candidate.path
+        && old.name == candidate.name
         && old.image.identity == image.identity
         && old.stamp().is_some_and(|old| old.is_same_file(stamp))
 }

@@ -9,7 +9,7 @@ use tracing::info;
 use super::handle::FileHandle;
 use super::rpc::{AUTH_NONE, AUTH_SYS, Call, CallError};
 use super::xdr::{self, Emitter, XdrParseError};
-use crate::image::NodeKind;
+use crate::image::{FileChangedError, NodeKind};
 use crate::images::ImageSet;
 
 /// Number and version of the program (RFC 1813 §5.1).
@@ -31,15 +31,30 @@ mod procedure {
 
 const MNT3_OK: u32 = 0;
 
-/// Reason why a path cannot be mounted: the client's fault. The numbers are `mountstat3`.
+/// Reason why a path cannot be mounted: the client's fault, or that of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 enum MountError {
     #[error("no image has such a directory")]
-    NoEnt = 2,
+    NoEnt,
+    #[error(transparent)]
+    Changed(#[from] FileChangedError),
     #[error("the path is not a directory")]
-    NotDir = 20,
+    NotDir,
     #[error("the path is longer than {PATH_MAX} bytes")]
-    NameTooLong = 63,
+    NameTooLong,
+}
+
+impl MountError {
+    /// Returns the `mountstat3` (RFC 1813 §5.1).
+    const fn status(self) -> u32 {
+        match self {
+            Self::NoEnt => 2,
+            // MNT3ERR_IO: klibc's nfsmount shows "I/O error".
+            Self::Changed(_) => 5,
+            Self::NotDir => 20,
+            Self::NameTooLong => 63,
+        }
+    }
 }
 
 /// Answers a call of the MOUNT program from `peer`.
@@ -108,12 +123,13 @@ fn mount(
 
 fn refuse(peer: SocketAddr, path: &[u8], error: MountError, results: &mut Emitter<'_>) {
     info!(%peer, path = %path.escape_ascii(), "mount over NFS refused: {error}");
-    results.u32(error as u32);
+    results.u32(error.status());
 }
 
 /// Finds the name of the image and the handle of its directory at `path`.
 fn directory<'a>(images: &'a ImageSet, path: &[u8]) -> Result<(&'a str, FileHandle), MountError> {
     let (served, node) = images.node(path).ok_or(MountError::NoEnt)?;
+    served.image.source.admit()?;
     match served.image.index.node(node).kind {
         NodeKind::Directory { .. } => {
             Ok((&served.name, FileHandle { identity: served.image.identity, node }))

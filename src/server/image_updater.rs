@@ -14,7 +14,7 @@ use tokio::time::interval;
 use tracing::{info, warn};
 
 use super::snapshot::{Snapshot, SnapshotSender};
-use super::{StartError, initramfs_check, notify, verification};
+use super::{StartError, file_checks, initramfs_check, notify, verification};
 use crate::boot::uefi::Programs;
 use crate::boot::{BootConfig, Files, UefiBy};
 use crate::bootable::Root;
@@ -176,6 +176,7 @@ impl ImageUpdater {
     pub(super) async fn run(mut self, mut hangup: Signal, shutdown: impl Future<Output = ()>) {
         let mut watch = self.watch();
         self.check_initramfs(self.current.iter().cloned().collect());
+        tokio::spawn(file_checks::run(self.snapshot()));
         let mut clock = interval(EXPIRY_INTERVAL);
         tokio::pin!(shutdown);
         loop {

@@ -1,6 +1,7 @@
 //! The server: opens the images, binds or inherits every socket, runs the services, reports when
 //! all are up, and shuts down in order.
 
+mod file_checks;
 mod handover;
 mod image_updater;
 mod initramfs_check;

@@ -92,16 +92,13 @@ impl ColdReads {
 
     /// Waits until a read has ended, or lasted too long. Never ready if nothing is read. No read is
     /// lost when the future is dropped.
-    ///
-    /// # Errors
-    /// `UnexpectedEof` if the image file ends before the range.
-    pub(super) async fn next(&mut self) -> io::Result<RangeEnded> {
+    pub(super) async fn next(&mut self) -> RangeEnded {
         let Some(begun) = &mut self.begun else { return std::future::pending().await };
         loop {
             match timeout_at(begun.next_check.into(), begun.done.recv()).await {
                 Ok(Some(done)) => return self.ended(done),
                 // This connection's own `client` keeps the queue open.
-                Ok(None) => return Ok(RangeEnded::default()),
+                Ok(None) => return RangeEnded::default(),
                 Err(_) => {
                     if let Some(done) = begun.check(Instant::now()) {
                         return self.ended(done);
@@ -112,26 +109,19 @@ impl ColdReads {
     }
 
     /// Returns the end of a read, if there is another one already.
-    ///
-    /// # Errors
-    /// As [`ColdReads::next`].
-    pub(super) fn try_next(&mut self) -> Option<io::Result<RangeEnded>> {
+    pub(super) fn try_next(&mut self) -> Option<RangeEnded> {
         let done = self.begun.as_mut()?.done.try_recv().ok()?;
         Some(self.ended(done))
     }
 
-    fn ended(&mut self, ReadDone { number, result }: ReadDone) -> io::Result<RangeEnded> {
-        let Some(begun) = &mut self.begun else { return Ok(RangeEnded::default()) };
+    fn ended(&mut self, ReadDone { number, result }: ReadDone) -> RangeEnded {
+        let Some(begun) = &mut self.begun else { return RangeEnded::default() };
         let tickets = begun.reads.remove(&number).map(|read| read.tickets).unwrap_or_default();
         if begun.reads.is_empty() {
             self.begun = None;
         }
-        let outcome = match result {
-            Ok(()) => ReadOutcome::Read,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(error),
-            Err(_) => ReadOutcome::Failed,
-        };
-        Ok(RangeEnded { tickets, outcome })
+        let outcome = if result.is_ok() { ReadOutcome::Read } else { ReadOutcome::Failed };
+        RangeEnded { tickets, outcome }
     }
 }
 

@@ -5,7 +5,6 @@
 //! Nothing is queued then, so a connection could be paused there, handed to another process and
 //! resumed.
 
-use std::io;
 use std::pin::pin;
 use std::time;
 
@@ -144,7 +143,8 @@ impl<S: Session> Connection<'_, S> {
                 },
                 Turn::Drained if self.reads.is_empty() => return Ok(End::Closed),
                 Turn::Drained | Turn::Waiting => {
-                    self.wait_for_read().await?;
+                    let read = self.reads.next().await;
+                    self.note_reads(read);
                     self.next_turn()
                 }
             };
@@ -162,7 +162,7 @@ impl<S: Session> Connection<'_, S> {
             _ if !self.reads.is_empty() => tokio::select! {
                 received = listen(self.socket, self.input) => received,
                 read = self.reads.next() => {
-                    self.note_reads(read)?;
+                    self.note_reads(read);
                     return Ok(Wait::Read);
                 }
             },
@@ -180,20 +180,13 @@ impl<S: Session> Connection<'_, S> {
         }
     }
 
-    async fn wait_for_read(&mut self) -> Result<(), TransmitError> {
-        let read = self.reads.next().await;
-        self.note_reads(read)
-    }
-
     /// Tells the session of a read that has ended, and of all others that have.
-    fn note_reads(&mut self, first: io::Result<RangeEnded>) -> Result<(), TransmitError> {
+    fn note_reads(&mut self, first: RangeEnded) {
         let mut next = Some(first);
-        while let Some(read) = next {
-            let RangeEnded { tickets, outcome } = read.map_err(TransmitError::Image)?;
+        while let Some(RangeEnded { tickets, outcome }) = next {
             tickets.into_iter().for_each(|ticket| self.session.range_ended(ticket, outcome));
             next = self.reads.try_next();
         }
-        Ok(())
     }
 
     /// Sends the whole batch. Reads meanwhile if the session wants to.

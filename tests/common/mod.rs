@@ -5,6 +5,7 @@ pub mod dhcp;
 pub mod iso;
 pub mod lan;
 pub mod machine;
+pub mod nbd;
 pub mod nbd_clients;
 pub mod needs;
 pub mod nfs;

@@ -74,6 +74,11 @@ impl Clients {
         })
     }
 
+    /// Number of right replies that the clients got.
+    pub fn replies(&self) -> u64 {
+        self.replies.load(Ordering::Relaxed)
+    }
+
     /// Waits until all clients have the replies to all of their reads.
     pub fn finish(self) -> u64 {
         self.is_stopping.store(true, Ordering::Relaxed);

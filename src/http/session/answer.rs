@@ -263,6 +263,7 @@ impl From<FileError> for Refusal {
             FileError::Path(PathError::NotFound) | FileError::NotAFile => StatusCode::NOT_FOUND,
             FileError::Path(PathError::Outside) => StatusCode::BAD_REQUEST,
             FileError::Path(PathError::TooLong) => StatusCode::URI_TOO_LONG,
+            FileError::Changed(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error)
     }

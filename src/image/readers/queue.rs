@@ -78,6 +78,8 @@ pub(super) struct Queue {
     /// Ranges whose readers hang.
     hanging: Vec<Extent>,
     fault: Option<ImageFault>,
+    /// The fault is that the file was changed.
+    has_changed: bool,
     has_given_up: bool,
     checked: Option<Instant>,
     is_closed: bool,
@@ -213,12 +215,11 @@ impl Queue {
         self.hanging.retain(|hanging| *hanging != extent);
         self.under_way.retain(|other| *other != extent);
         match result {
-            // A file that has become shorter stays so: its clients have to know.
-            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => self.failed(extent, &error, now),
-            result => {
+            Err(error) => self.failed(extent, &error, now),
+            Ok(()) => {
                 let waiting = self.reads.remove(&extent).into_iter().flat_map(|read| read.waiting);
-                waiting.for_each(|waiter| waiter.tell(copy_of(&result)));
-                result.ok().and_then(|()| self.fault_over(now))
+                waiting.for_each(|waiter| waiter.tell(Ok(())));
+                self.fault_over(now)
             }
         }
     }
@@ -233,7 +234,31 @@ impl Queue {
         };
         read.failures += 1;
         self.retries.add(read, extent, now, pause);
-        self.fault_found(format!("{error}, at byte {}", extent.offset), now)
+        let text = match error.kind() {
+            io::ErrorKind::UnexpectedEof => format!("its file ends before byte {}", extent.end()),
+            _ => format!("{error}, at byte {}", extent.offset),
+        };
+        self.fault_found(text, now)
+    }
+
+    /// Notes that the file was changed, which is worse than a fault of the disk.
+    pub(super) fn file_changed(&mut self, text: String, now: Instant) -> Option<Change> {
+        self.has_changed = true;
+        self.fault = None;
+        self.fault_found(text, now)
+    }
+
+    /// Notes that the file is as it was. Failed reads are tried again now.
+    pub(super) fn file_restored(&mut self, now: Instant) -> Option<Change> {
+        self.has_changed = false;
+        let retries = std::mem::take(&mut self.retries.0);
+        for (_, offset, len) in retries {
+            let extent = Extent { offset, len };
+            if let Some(read) = self.reads.get_mut(&extent) {
+                self.retries.add(read, extent, now, Duration::ZERO);
+            }
+        }
+        self.fault_over(now)
     }
 
     fn fault_found(&mut self, text: String, now: Instant) -> Option<Change> {
@@ -247,7 +272,8 @@ impl Queue {
 
     /// Notes that a read succeeded: perhaps it was the last with a fault.
     fn fault_over(&mut self, now: Instant) -> Option<Change> {
-        if self.fault.is_none() || !self.hanging.is_empty() || !self.retries.0.is_empty() {
+        let is_well = !self.has_changed && self.hanging.is_empty() && self.retries.0.is_empty();
+        if self.fault.is_none() || !is_well {
             return None;
         }
         // One that is under way again is not done yet.
@@ -414,10 +440,6 @@ impl ColdRead {
 
 fn region(extent: Extent) -> u64 {
     extent.offset >> REGION_BITS
-}
-
-fn copy_of(result: &io::Result<()>) -> io::Result<()> {
-    result.as_ref().map_err(copy).copied()
 }
 
 /// Returns an equal error for each of those who wait.

@@ -22,6 +22,7 @@ use self::content::{Progress, VerifyFailure};
 use super::served::Verified;
 use super::stamp::Stamp;
 use super::{ImageSet, ServedImage};
+use crate::image::Image;
 use crate::locked::locked;
 use crate::panics;
 use crate::sys;
@@ -41,6 +42,20 @@ impl VerifyPolicy {
     /// Returns a number that is another one for each policy.
     fn fingerprint(&self) -> [u8; 32] {
         self.certificates.as_ref().map(TrustedCertificates::fingerprint).unwrap_or_default()
+    }
+}
+
+/// Compares the root file systems of an image with the checksums beside them, where it has both.
+///
+/// # Errors
+/// That of reading the image.
+pub(super) fn is_intact(image: &Image) -> io::Result<bool> {
+    let (read, is_stopped) = (AtomicU64::new(0), AtomicBool::new(false));
+    let progress = Progress { read: &read, is_stopped: &is_stopped };
+    match content::verify(image, &VerifyPolicy::default(), progress) {
+        Ok(_) | Err(VerifyFailure::NotArchiso | VerifyFailure::NoChecksum { .. }) => Ok(true),
+        Err(VerifyFailure::Unread(error)) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+        Err(_) => Ok(false),
     }
 }
 

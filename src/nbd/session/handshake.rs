@@ -239,6 +239,7 @@ impl Haggling<'_> {
         // option has no error reply.
         let export =
             self.images.export(name).ok_or_else(|| HandshakeError::UnknownExport(printable(name)))?;
+        export.admit().map_err(|error| HandshakeError::Refused(error.to_string()))?;
         let zeroes = if flags.has(wire::FLAG_NO_ZEROES) { Zeroes::Omit } else { Zeroes::Send };
         wire::emit_export_name_reply(self.describe(&export), zeroes, out);
         Ok(self.attach(name, export))
@@ -305,10 +306,13 @@ impl Haggling<'_> {
     }
 
     fn find(&self, name: &[u8]) -> Result<Export, OptionError> {
-        self.images.export(name).ok_or_else(|| OptionError {
+        let export = self.images.export(name).ok_or_else(|| OptionError {
             reply: Rep::ERR_UNKNOWN,
             text: format!("no export named '{}' here; there is: {}", printable(name), self.offered()),
-        })
+        })?;
+        // "server policy" is the nearest that the protocol has.
+        export.admit().map_err(|error| OptionError { reply: Rep::ERR_POLICY, text: error.to_string() })?;
+        Ok(export)
     }
 
     /// Lists the export names. nbd-client prints the text of an error, so a person reads this list

@@ -190,7 +190,9 @@ impl Delivery {
     /// Waits until the next blocks are in the page cache.
     async fn read_ahead(&mut self) -> io::Result<()> {
         let (offset, len) = self.transfer.upcoming();
-        if offset + len <= self.cached_until {
+        let image = self.file.export.image();
+        let is_unchanged = image.is_none_or(|image| image.source.is_unchanged(Instant::now()));
+        if offset + len <= self.cached_until && is_unchanged {
             return Ok(());
         }
         let end = (offset + len.max(READ_AHEAD)).min(self.file.export.len());

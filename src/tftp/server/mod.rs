@@ -316,6 +316,7 @@ impl TftpRequestError {
     const fn code(&self) -> ErrorCode {
         match self {
             Self::File(FileError::Path(PathError::NotFound)) => ErrorCode::FileNotFound,
+            Self::File(FileError::Changed(_)) => ErrorCode::NotDefined,
             Self::File(_) => ErrorCode::AccessViolation,
             Self::Busy(_) | Self::BusyAddress(_) | Self::Stopping | Self::Socket(_) => ErrorCode::NotDefined,
         }
