@@ -306,6 +306,54 @@ fn second_early_ack_gets_unsent_blocks() {
     assert_eq!(answer_to(now + Duration::from_millis(8), 3), [4, 5, 6, 7], "thrown away as out of turn");
 }
 
+/// Returns a transfer of which a window of four blocks was sent, with a round trip of 4 ms.
+fn started_on_slow_link() -> (Transfer, Instant) {
+    let start = Instant::now();
+    let mut transfer = Transfer::new(start, MIB, &window(4), LIMITS);
+    assert!(transfer.poll_transmit(start).is_some());
+    let now = start + Duration::from_millis(4);
+    transfer.handle_packet(now, &Packet::Ack { block: 0 });
+    assert_eq!(leaving(&mut transfer, now), [1, 2, 3, 4]);
+    (transfer, now)
+}
+
+/// Handles an ACK that comes 4 ms after the last one.
+fn next_answer(transfer: &mut Transfer, now: &mut Instant, block: u16) -> Vec<u16> {
+    *now += Duration::from_millis(4);
+    transfer.handle_packet(*now, &Packet::Ack { block });
+    leaving(transfer, *now)
+}
+
+#[test]
+fn echo_of_resent_blocks_gets_unsent_blocks() {
+    let (mut transfer, mut now) = started_on_slow_link();
+    assert_eq!(next_answer(&mut transfer, &mut now, 2), [3, 4, 5, 6], "3 is missing, or 2 came twice");
+    assert_eq!(next_answer(&mut transfer, &mut now, 4), [7, 8], "3 came twice, and 5 is on its way");
+    assert_eq!(next_answer(&mut transfer, &mut now, 8), [9, 10, 11, 12]);
+    assert_eq!(transfer.resent(), 2);
+}
+
+#[test]
+fn echoes_of_two_runs_get_unsent_blocks() {
+    let (mut transfer, mut now) = started_on_slow_link();
+    assert_eq!(next_answer(&mut transfer, &mut now, 1), [2, 3, 4, 5]);
+    assert_eq!(next_answer(&mut transfer, &mut now, 2), [3, 4, 5, 6]);
+    assert_eq!(next_answer(&mut transfer, &mut now, 4), [7, 8]);
+    assert_eq!(next_answer(&mut transfer, &mut now, 5), [9]);
+    assert_eq!(next_answer(&mut transfer, &mut now, 9), [10, 11, 12, 13]);
+}
+
+#[test]
+fn gap_after_resent_blocks_costs_a_short_wait() {
+    let (mut transfer, mut now) = started_on_slow_link();
+    assert_eq!(next_answer(&mut transfer, &mut now, 2), [3, 4, 5, 6]);
+    assert_eq!(next_answer(&mut transfer, &mut now, 4), [7, 8], "5 was lost");
+    now += Duration::from_millis(8);
+    transfer.handle_timeout(now);
+    assert_eq!(leaving(&mut transfer, now), [5, 6, 7, 8]);
+    assert_eq!(next_answer(&mut transfer, &mut now, 6), [7, 8, 9, 10], "a gap that was not answered");
+}
+
 #[test]
 fn old_and_impossible_acks_are_ignored() {
     let (mut transfer, now) = started(&window(4));

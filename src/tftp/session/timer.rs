@@ -53,6 +53,8 @@ pub(super) struct Timer {
     transmitted: Instant,
     /// The same, without the tries.
     first_transmitted: Instant,
+    /// True during a wait of [`Timer::short_wait`].
+    is_short: bool,
     deadline: Instant,
 }
 
@@ -66,6 +68,7 @@ impl Timer {
             tries: 0,
             transmitted: now,
             first_transmitted: now,
+            is_short: false,
             deadline: now,
         }
     }
@@ -81,12 +84,17 @@ impl Timer {
             self.first_transmitted = now;
         }
         match due {
-            Due::Window => self.deadline = now + self.next_wait(),
-            Due::Unsent => self.deadline = now + self.next_wait().min(self.short_wait()),
+            Due::Window => self.wait_from(now, self.next_wait(), false),
+            Due::Unsent => self.wait_from(now, self.next_wait().min(self.short_wait()), true),
             // The wait goes on: a client that repeats itself for ever must not keep the transfer
             // alive.
             Due::Repetition => {}
         }
+    }
+
+    fn wait_from(&mut self, now: Instant, wait: Duration, is_short: bool) {
+        self.deadline = now + wait;
+        self.is_short = is_short;
     }
 
     /// Returns the end of the wait for an answer.
@@ -96,7 +104,7 @@ impl Timer {
 
     /// Returns a wait of two round trips. By then the client has used the blocks that were on their
     /// way, or dropped them as out of order.
-    fn short_wait(&self) -> Duration {
+    pub(super) fn short_wait(&self) -> Duration {
         (self.smoothed.unwrap_or(INITIAL_WAIT) * 2).max(MIN_SHORT_WAIT)
     }
 
@@ -113,6 +121,10 @@ impl Timer {
 
     /// Counts a retransmission. Returns false when none is left.
     pub(super) fn handle_timeout(&mut self) -> bool {
+        // The answer to an ACK inside the window was only put off. It says nothing about the path.
+        if std::mem::take(&mut self.is_short) {
+            return true;
+        }
         if self.tries == MAX_TRIES {
             return false;
         }

@@ -101,11 +101,24 @@ pub struct Transfer {
     heard: bool,
     /// True if the last window was sent after an ACK inside the one before.
     is_resumed: bool,
+    /// At most one for each block of the window.
+    echoes: Vec<Echo>,
     /// Highest block that was sent at least once.
     sent: u64,
+    /// First block that was never sent before the last packets were.
+    first_new: u64,
     resent: u64,
     due: Option<Due>,
     timer: Timer,
+}
+
+/// ACK that blocks sent again may cause, although the client misses nothing.
+#[derive(Debug, Clone, Copy)]
+struct Echo {
+    /// Highest block that was sent before them.
+    block: u64,
+    /// Time when the ACK must have come.
+    until: Instant,
 }
 
 #[derive(Debug)]
@@ -129,7 +142,9 @@ impl Transfer {
             phase: Phase::Sending(0),
             heard: false,
             is_resumed: false,
+            echoes: Vec::new(),
             sent: 0,
+            first_new: 0,
             resent: 0,
             due: Some(Due::Window),
             timer: Timer::new(now),
@@ -185,26 +200,48 @@ impl Transfer {
     /// Goes on after an ACK of the last block that was sent.
     fn advance(&mut self, now: Instant, acked: u64) {
         self.heard = true;
-        self.timer.handle_answer(now);
+        self.time_answer(now, acked);
         if acked == self.last_block() {
             return self.end(TransferOutcome::Complete);
         }
         self.phase = Phase::Sending(acked);
         self.due = Some(Due::Window);
         self.is_resumed = false;
+        self.echoes.clear();
+    }
+
+    /// Tells the timer about an ACK.
+    fn time_answer(&mut self, now: Instant, acked: u64) {
+        if acked >= self.first_new {
+            self.timer.handle_answer(now);
+        } else {
+            self.timer.handle_early_answer(now);
+        }
     }
 
     /// Goes on after an ACK inside the window.
     fn advance_inside(&mut self, now: Instant, acked: u64) {
-        self.timer.handle_early_answer(now);
+        self.time_answer(now, acked);
         // RFC 7440 §4: the client missed the next block, so the window starts there again.
         self.phase = Phase::Sending(acked);
         // On a link that reorders or duplicates, several such ACKs come at once. The blocks that
         // the first one asked for are still on their way: only the end of the new window is
         // missing.
         let is_coming = self.is_resumed && self.timer.is_in_flight(now);
-        self.due = Some(if is_coming { Due::Unsent } else { Due::Window });
+        self.due = Some(if is_coming || self.is_echo(now, acked) { Due::Unsent } else { Due::Window });
         self.is_resumed = true;
+    }
+
+    /// Returns whether an ACK inside the window answers blocks that the client has got twice.
+    fn is_echo(&mut self, now: Instant, acked: u64) -> bool {
+        // RFC 7440 §4 lets a client that misses nothing send the ACK of a gap, when copies of
+        // earlier blocks reach it: then it has all blocks that were sent before the copies. The
+        // blocks after them follow. A second copy of those would have the next echo, and so on for
+        // the rest of the file (RFC 1123 §4.2.3.1). If there is a gap here after all, the short
+        // wait for unsent blocks is over soon.
+        let is_echo = self.echoes.iter().any(|echo| echo.block == acked && now <= echo.until);
+        self.echoes.retain(|echo| echo.block > acked);
+        is_echo
     }
 
     fn handle_repeated_ack(&mut self, now: Instant) {
@@ -268,6 +305,11 @@ impl Transfer {
         match &self.phase {
             Phase::Negotiating(options) => Some(Transmit::Oack(options)),
             Phase::Sending(_) => {
+                if blocks.next <= self.sent {
+                    self.echoes.retain(|echo| echo.block < self.sent);
+                    self.echoes.push(Echo { block: self.sent, until: now + self.timer.short_wait() });
+                }
+                self.first_new = self.sent + 1;
                 self.resent += (self.sent + 1).saturating_sub(blocks.next);
                 self.sent = self.sent.max(blocks.last);
                 Some(Transmit::Blocks(blocks))
