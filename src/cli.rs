@@ -5,6 +5,7 @@ pub mod pages;
 
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
@@ -16,6 +17,16 @@ use crate::config::ServeOptions;
 pub struct Cli {
     #[command(subcommand)]
     pub command: CliCommand,
+}
+
+/// Returns what to write instead, if an image is where the subcommand should be.
+pub fn forgotten_serve(error: &clap::Error) -> Option<String> {
+    match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) if word.ends_with(".iso") || word.contains('/') => {
+            Some(format!("`{word}` is not a command; did you mean `isowire serve {word}`?"))
+        }
+        _ => None,
+    }
 }
 
 /// Subcommand of the program.
@@ -117,4 +128,23 @@ pub struct NewKeyOptions {
 pub struct CompletionsOptions {
     #[arg(value_name = "SHELL")]
     pub shell: Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn image_without_a_command_gets_serve() {
+        let advice = |word: &str| {
+            let error = Cli::command().try_get_matches_from(["isowire", word]).unwrap_err();
+            forgotten_serve(&error)
+        };
+        for word in ["arch.iso", "/srv/iso"] {
+            assert!(advice(word).unwrap().contains(&format!("`isowire serve {word}`")));
+        }
+        assert_eq!(advice("srve"), None);
+    }
 }

@@ -6,13 +6,21 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
-use isowire::cli::{CheckOptions, Cli, CliCommand, InspectOptions, SecureBootCommand, StatusOptions, pages};
+use isowire::cli::{
+    CheckOptions, Cli, CliCommand, InspectOptions, SecureBootCommand, StatusOptions, forgotten_serve, pages,
+};
 use isowire::inspect::{self, Format};
 use isowire::status::{self, Repeat, StatusError};
 use isowire::{check, config, secure_boot, server, telemetry};
 
 fn main() -> ExitCode {
-    let arguments = Cli::command().get_matches();
+    let arguments = match Cli::command().try_get_matches() {
+        Ok(arguments) => arguments,
+        Err(error) => match forgotten_serve(&error) {
+            Some(advice) => return end(USAGE, &advice),
+            None => error.exit(),
+        },
+    };
     let cli = Cli::from_arg_matches(&arguments).unwrap_or_else(|error| error.exit());
     match (cli.command, arguments.subcommand()) {
         (CliCommand::Serve(_), Some((_, arguments))) => serve(arguments),

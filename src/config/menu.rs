@@ -26,13 +26,13 @@ impl Checker<'_> {
 
     pub(super) fn menu(&self, services: &RootServices) -> Result<MenuSettings, ConfigError> {
         let options = self.options;
+        let root = self.root(services)?;
+        let copytoram = self.copytoram(root, &options.copytoram)?;
         let verify = self.read("cms-verify", &options.cms_verify, value::truth)?.unwrap_or(true);
         Ok(MenuSettings {
             // The root that the operator named comes first, and boots by itself.
-            roots: services.roots(self.root(services)?),
-            copytoram: self
-                .read("copytoram", &options.copytoram, value::copytoram)?
-                .unwrap_or(CopyToRam::Auto),
+            roots: services.roots(root),
+            copytoram: copytoram.unwrap_or(CopyToRam::Auto),
             timeout: self.read("menu-timeout", &options.menu_timeout, value::menu_timeout)?.unwrap_or(10),
             cms: if verify { Cms::Verify } else { Cms::Skip },
             parameters: self.parameters(&options.kernel_parameters, 0)?,
@@ -104,21 +104,26 @@ impl Checker<'_> {
         services: &RootServices,
         before: usize,
     ) -> Result<Overrides, ConfigError> {
-        let overrides = Overrides {
-            root: self.read("root", root, |text| services::root(text, services))?,
-            copytoram: self.read("copytoram", copytoram, value::copytoram)?,
-            parameters: self.parameters(parameters, before)?,
-        };
-        match (copytoram, &overrides) {
+        let root = self.read("root", root, |text| services::root(text, services))?;
+        let copytoram = self.copytoram(root, copytoram)?;
+        Ok(Overrides { root, copytoram, parameters: self.parameters(parameters, before)? })
+    }
+
+    /// Reads `copytoram` of machines whose root the operator chose.
+    fn copytoram(
+        &self,
+        root: Option<Root>,
+        value: &Option<RawValue>,
+    ) -> Result<Option<CopyToRam>, ConfigError> {
+        let copytoram = self.read("copytoram", value, value::copytoram)?;
+        match (value, root, copytoram) {
             // archiso_pxe_http downloads the root image before it mounts it.
-            (Some(value), Overrides { root: Some(Root::Http), copytoram: Some(CopyToRam::No), .. }) => {
-                Err(self.wrong(
-                    "copytoram",
-                    value,
-                    "conflicts with `root = http`, which always copies; change one of them",
-                ))
-            }
-            _ => Ok(overrides),
+            (Some(value), Some(Root::Http), Some(CopyToRam::No)) => Err(self.wrong(
+                "copytoram",
+                value,
+                "conflicts with `root = http`, which always copies; change one of them",
+            )),
+            _ => Ok(copytoram),
         }
     }
 }

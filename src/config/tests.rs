@@ -77,6 +77,10 @@ fn command_line_wins() {
     assert_eq!(config.root_services.nbd, ServicePort::On { port: 2, asked: Asked::ByOperator });
     assert_eq!(config.tftp, ServicePort::Off);
     assert_eq!((config.menu.timeout, config.menu.copytoram), (3, CopyToRam::Yes));
+    for yes in ["y", "true"] {
+        let config = loaded(&["--copytoram", yes, "arch.iso"], None).unwrap();
+        assert_eq!(config.menu.copytoram, CopyToRam::Yes);
+    }
     assert_eq!(config.stall_timeout.as_secs(), 3600);
     assert_eq!(config.images.len(), 1);
     assert_eq!(config.images[0].path, Path::new("arch.iso"));
@@ -309,9 +313,13 @@ fn error_has_place_cause_and_advice() {
         ("root = 'iscsi'", "isowire.toml:1: root: `iscsi`: invalid root; expected `nbd`, `nfs` or `http`"),
         ("nbd = 'off'\nroot = 'nbd'", "isowire.toml:2: root: `nbd`: service is off; turn it on or choose"),
         ("root = 'nfs'\nportmap = 'off'", "isowire.toml:1: root: `nfs`: needs `portmap`, which is off"),
+        (
+            "root = 'http'\ncopytoram = 'no'",
+            "isowire.toml:2: copytoram: `no`: conflicts with `root = http`, which always copies",
+        ),
         ("root = 'http'\nhttp = 'off'", "isowire.toml:1: root: `http`: service is off; turn it on"),
         ("nfs = 'off'\nportmap = 111", "isowire.toml:2: portmap: `111`: needs NFS, which is off"),
-        ("copytoram = true", "isowire.toml:1: copytoram: `true`: expected `yes`, `no` or `auto`"),
+        ("copytoram = 'maybe'", "isowire.toml:1: copytoram: `maybe`: expected `yes`, `no` or `auto`"),
         (
             "menu-timeout = -1",
             "isowire.toml:1: menu-timeout: `-1`: invalid time; expected seconds up to 3599",

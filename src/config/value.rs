@@ -323,8 +323,9 @@ pub(super) fn one_of(words: &[&str]) -> String {
 
 pub(super) fn copytoram(text: &str) -> Result<CopyToRam, String> {
     match text {
-        "yes" => Ok(CopyToRam::Yes),
-        "no" => Ok(CopyToRam::No),
+        // archiso's own values, and what people write for them.
+        "yes" | "y" | "true" => Ok(CopyToRam::Yes),
+        "no" | "n" | "false" => Ok(CopyToRam::No),
         "auto" => Ok(CopyToRam::Auto),
         _ => Err("expected `yes`, `no` or `auto`".into()),
     }

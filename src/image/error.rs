@@ -1,6 +1,9 @@
 //! Errors of reading an image: the fault of its bytes or of its environment.
 
+use std::ffi::OsStr;
+use std::fmt::{self, Display, Formatter};
 use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::codec::Truncated;
 
@@ -33,5 +36,54 @@ pub enum SurveyError {
 impl From<FormatError> for SurveyError {
     fn from(FormatError(what): FormatError) -> Self {
         SurveyError::Damaged(what)
+    }
+}
+
+/// Error of an image that cannot be opened, in one line: its path, the problem and the remedy.
+#[derive(Debug)]
+pub struct OpenError {
+    pub path: PathBuf,
+    pub fault: SurveyError,
+}
+
+impl Display for OpenError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (path, advice) = (self.path.display(), advice(&self.path));
+        match (&self.fault, advice) {
+            (SurveyError::Io(error), Some(advice)) if error.kind() == io::ErrorKind::NotFound => {
+                write!(f, "{path}: no such file; {advice}")
+            }
+            (fault, _) => write!(f, "{path}: {fault}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// Returns what to do about a path that is missing because it means something else elsewhere.
+fn advice(path: &Path) -> Option<&'static str> {
+    if path.to_string_lossy().contains("://") {
+        return Some("isowire serves files of this host: download it (`curl -LO URL`) and name the file");
+    }
+    let has_tilde = path.iter().any(|name| name == OsStr::new("~"));
+    has_tilde.then_some("only a shell expands `~`: write the whole path")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_path_gets_the_advice_that_it_needs() {
+        let said = |path: &str, kind: io::ErrorKind| {
+            OpenError { path: path.into(), fault: SurveyError::Io(kind.into()) }.to_string()
+        };
+        let missing = |path| said(path, io::ErrorKind::NotFound);
+        assert!(
+            missing("https://mirror/a.iso").starts_with("https://mirror/a.iso: no such file; isowire serves")
+        );
+        assert!(missing("/etc/isowire/~/a.iso").ends_with("only a shell expands `~`: write the whole path"));
+        assert!(missing("/srv/a~/a.iso").contains("cannot be read"));
+        assert!(said("~/a.iso", io::ErrorKind::PermissionDenied).contains("cannot be read"));
     }
 }

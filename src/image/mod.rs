@@ -33,12 +33,12 @@ mod warnings;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use crate::extent::Extent;
 pub(crate) use arch::Archiso;
 pub(crate) use boot_records::BootRecords;
-pub use error::{FormatError, SurveyError};
+pub use error::{FormatError, OpenError, SurveyError};
 pub use file_state::FileChangedError;
 pub(crate) use identity::Identity;
 pub use index::{Index, Node, NodeId, NodeKind};
@@ -204,18 +204,3 @@ impl fmt::Debug for Image {
         write!(f, "Image({})", self.identity)
     }
 }
-
-/// Error of an image that cannot be used, in one line: its path, the problem and the remedy.
-#[derive(Debug)]
-pub struct OpenError {
-    pub path: PathBuf,
-    pub fault: SurveyError,
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.fault)
-    }
-}
-
-impl std::error::Error for OpenError {}

@@ -133,13 +133,13 @@ impl<'a> Descriptors<'a> {
 fn looks_like(media: &(impl Media + ?Sized)) -> io::Result<&'static str> {
     // Files that people take for the ISO: packed ones, error pages, and its neighbours on mirrors.
     const KINDS: &[(&[u8], &str)] = &[
-        (b"\x1f\x8b", "is gzip data"),
-        (b"\xfd7zXZ", "is xz data"),
-        (b"\x28\xb5\x2f\xfd", "is zstd data"),
-        (b"PK", "is a zip archive"),
+        (b"\x1f\x8b", "is gzip data, which `gunzip` unpacks"),
+        (b"\xfd7zXZ", "is xz data, which `unxz` unpacks"),
+        (b"\x28\xb5\x2f\xfd", "is zstd data, which `unzstd` unpacks"),
+        (b"PK", "is a zip archive, which `unzip` unpacks"),
         (b"hsqs", "is a squashfs image"),
         (b"<", "is a web page or XML"),
-        (b"d8:announce", "is a torrent"),
+        (b"d8:announce", "is a torrent, from which a BitTorrent client gets the ISO"),
         (b"-----BEGIN", "is a signature"),
     ];
     let head = media.read(Extent { offset: 0, len: media.size().min(16) })?.unwrap_or_default();
