@@ -34,10 +34,25 @@ pub(crate) struct Line(String);
 impl Line {
     /// Longest line in characters. A screen has 80 columns, so the rest would not be seen.
     const MAX: usize = 120;
+    /// Mark of the place where characters are missing.
+    const CUT: &str = "...";
 
     /// Creates a line: other characters become `?`, and the text is cut at 120 characters.
     pub(crate) fn new(text: &str) -> Self {
         Self(text.trim().chars().take(Self::MAX).map(printable).collect())
+    }
+
+    /// Creates a line of at most `columns` characters. A longer text loses its middle, since texts
+    /// that are alike differ at one of their ends.
+    pub(crate) fn within(text: &str, columns: usize) -> Self {
+        let text: Vec<char> = text.trim().chars().collect();
+        let kept = columns.saturating_sub(Self::CUT.len());
+        let (start, end) = (kept.div_ceil(2), text.len().saturating_sub(kept / 2));
+        if text.len() <= columns {
+            return Self::new(&String::from_iter(text));
+        }
+        let (head, tail) = (text.iter().take(start), text.iter().skip(end));
+        Self::new(&head.copied().chain(Self::CUT.chars()).chain(tail.copied()).collect::<String>())
     }
 }
 
@@ -161,6 +176,11 @@ mod tests {
         assert_eq!(Line::new(" a\nLABEL b\r\0 ").as_str(), "a?LABEL b??");
         assert_eq!(Line::new("Größe").as_str(), "Gr??e");
         assert_eq!(Line::new(&"x".repeat(500)).as_str().len(), Line::MAX);
+        let within = |columns| Line::within(" archlinux-x86_64 ", columns);
+        assert_eq!(
+            [16, 15, 8].map(within).map(|line| line.0),
+            ["archlinux-x86_64", "archli...x86_64", "arc...64"]
+        );
     }
 
     #[test]

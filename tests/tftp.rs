@@ -273,7 +273,10 @@ fn tftp_hpa_fetches_in_binary_mode_only() {
     let text = said(tftp(&server, &[], &["get", "boot/small", "out"]));
     assert!(text.contains("Error code 4: only octet (binary) mode"), "{text}");
     let text = said(tftp(&server, &["-m", "binary"], &["get", "boot/nothing", "out"]));
-    assert!(text.contains("Error code 1: no such file in the image: boot/nothing"), "{text}");
+    assert!(
+        text.contains("Error code 1: isowire at 127.0.0.1: no such file in the image: boot/nothing"),
+        "{text}"
+    );
     let text = said(tftp(&server, &["-m", "binary"], &["put", "image", "boot/small"]));
     assert!(text.contains("Error code 2: this server is read-only"), "{text}");
 }

@@ -9,7 +9,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -19,6 +18,7 @@ use super::file::{ServedFile, Version};
 use super::generated::{DIRECTORY, GeneratedKind, names};
 use super::generator::Generator;
 use super::leased::Leased;
+use super::requester::Requester;
 use super::targets::BootTargets;
 use super::uefi::{Programs, UefiError};
 use crate::bootable::{FileKind, FileKinds};
@@ -144,32 +144,33 @@ impl Files {
         &self.images.default_image().image
     }
 
-    /// Opens the file at `path`, for a machine that reached us at `local`.
+    /// Opens the file at `path`, for this machine.
     ///
     /// # Errors
     /// [`FileError`] for the machine's screen.
-    pub fn open(&self, path: &[u8], local: Ipv4Addr) -> Result<ServedFile, FileError> {
-        match self.look_up(path, local)? {
+    pub fn open(&self, path: &[u8], requester: impl Into<Requester>) -> Result<ServedFile, FileError> {
+        match self.look_up(path, requester.into())? {
             Entry::File(file) => Ok(file),
             Entry::Directory(_) => Err(FileError::NotAFile),
         }
     }
 
-    /// Looks up `path`, for a machine that reached us at `local`.
+    /// Looks up `path`, for this machine.
     ///
     /// # Errors
     /// [`FileError`] for the machine's screen.
-    pub(crate) fn look_up(&self, path: &[u8], local: Ipv4Addr) -> Result<Entry<'_>, FileError> {
-        let entry = self.look_up_any(path, local)?;
+    pub(crate) fn look_up(&self, path: &[u8], requester: Requester) -> Result<Entry<'_>, FileError> {
+        let entry = self.look_up_any(path, requester)?;
         if let Entry::File(file) = &entry {
             file.export.admit()?;
         }
         Ok(entry)
     }
 
-    fn look_up_any(&self, path: &[u8], local: Ipv4Addr) -> Result<Entry<'_>, FileError> {
+    fn look_up_any(&self, path: &[u8], requester: Requester) -> Result<Entry<'_>, FileError> {
         // First, since PXELINUX looks for generated menus in a directory of the default image.
-        if let Some(file) = self.generator.path(path).and_then(|path| self.generator.generate(path, local)) {
+        let generated = self.generator.path(path);
+        if let Some(file) = generated.and_then(|path| self.generator.generate(path, requester)) {
             return Ok(Entry::File(file));
         }
         match self.find(path)? {

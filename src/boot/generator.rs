@@ -1,6 +1,5 @@
 //! The generated files: menus, scripts and boot programs, each made when a machine asks for it.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::config::BootConfig;
@@ -9,7 +8,8 @@ use super::file_server::FileServer;
 use super::generated::{GeneratedKind, GeneratedPath, Recipient, names};
 use super::image_boot::{ImageBoot, Pxelinux};
 use super::leased::Leased;
-use super::menu::{Menu, ipxe, pxelinux};
+use super::menu::{Menu, MenuMachine, ipxe, pxelinux};
+use super::requester::Requester;
 use super::targets::{BootTargets, IpxePrograms};
 use super::uefi::{Programs, UefiError};
 use crate::bootable::{FileKind, Look, Root};
@@ -99,18 +99,17 @@ impl Generator {
         Some(GeneratedPath { recipient: Recipient { machine, rule: None }, kind: GeneratedKind::Menu })
     }
 
-    /// Generates a file for a machine that reached us at `local`; `None` if there is no such file.
-    pub(super) fn generate(&self, path: GeneratedPath, local: Ipv4Addr) -> Option<ServedFile> {
+    /// Generates a file for the machine that asks; `None` if there is no such file.
+    pub(super) fn generate(&self, path: GeneratedPath, requester: Requester) -> Option<ServedFile> {
         let GeneratedPath { recipient, kind } = path;
-        let server = FileServer { address: local, ports: self.config.ports };
+        let server = FileServer { address: requester.server, ports: self.config.ports };
+        let menu = || self.menu(recipient, requester);
         Some(match kind {
-            GeneratedKind::Menu => text(pxelinux::write(&self.menu(recipient, server))),
+            GeneratedKind::Menu => text(pxelinux::write(&menu())),
             // iPXE that was not told of a path of its own knows its MAC address itself.
             GeneratedKind::Script if recipient == Recipient::default() => text(ipxe::write_referral(&server)),
-            GeneratedKind::Script => text(ipxe::write(&self.menu(recipient, server), recipient.machine)),
-            GeneratedKind::TftpScript => {
-                text(ipxe::write_by_tftp(&self.menu(recipient, server), recipient.machine))
-            }
+            GeneratedKind::Script => text(ipxe::write(&menu())),
+            GeneratedKind::TftpScript => text(ipxe::write_by_tftp(&menu())),
             GeneratedKind::Program(root) => self.program(root, recipient, &server)?,
             GeneratedKind::Ipxe => ServedFile::generated(self.config.ipxe.clone()?, FileKind::Loader),
             GeneratedKind::Certificate => {
@@ -124,14 +123,15 @@ impl Generator {
     }
 
     /// Returns the menu for a recipient: the image that its rule names comes first.
-    fn menu(&self, recipient: Recipient, server: FileServer) -> Menu<'_> {
-        static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new() };
+    fn menu(&self, recipient: Recipient, requester: Requester) -> Menu<'_> {
+        static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new(), reboot: None };
         let rule = self.config.rules.for_recipient(recipient);
         let mut images: Vec<_> = self.images.iter().map(|image| image.for_rule(rule)).collect();
         // The sort is stable: the other images keep their order.
         images.sort_by_key(|shown| Some(&shown.image.name) != rule.and_then(|rule| rule.image.as_ref()));
         Menu {
-            server,
+            server: FileServer { address: requester.server, ports: self.config.ports },
+            machine: MenuMachine { mac: recipient.machine, address: requester.address, name: None },
             start: rule.map(|rule| rule.start).unwrap_or_default(),
             timeout: self.config.settings.timeout,
             images,

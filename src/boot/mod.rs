@@ -15,6 +15,7 @@ mod image_boot;
 pub(crate) mod leased;
 pub mod menu;
 mod quirks;
+mod requester;
 pub(crate) mod rules;
 mod targets;
 pub(crate) mod uefi;
@@ -36,6 +37,8 @@ pub use file_server::Ports;
 pub use files::Files;
 pub(crate) use leased::Leased;
 pub(crate) use quirks::{Quirk, Quirks, UnknownQuirkError};
+pub(crate) use requester::ADVICE;
+pub use requester::Requester;
 pub(crate) use rules::Rules;
 pub use targets::BootTargets;
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The boot entries of an image, and the look of its own menu.
 
+mod edition;
 mod entries;
 mod file_kind;
 pub(crate) mod grub;
@@ -16,9 +17,10 @@ use self::syslinux::SyslinuxMenu;
 use self::tree::path_of;
 use crate::export::path;
 use crate::image::initramfs::{Completeness, Contents, Requirement};
-use crate::image::{Archiso, Image, NodeId};
+use crate::image::{Archiso, Image, NodeId, Volume};
 use crate::text::{Line, PlainPath, Word};
 
+pub(crate) use self::edition::TITLE_MAX;
 pub(crate) use self::entries::{BootEntry, Entries};
 pub use self::file_kind::FileKind;
 pub(crate) use self::file_kind::FileKinds;
@@ -33,6 +35,8 @@ pub(crate) struct Bootable {
     /// Name of this very image. Menus name files by it, so that a boot goes on with the image that
     /// it began with after that was replaced.
     pub versioned_name: Word,
+    /// Edition as people say it.
+    pub title: Line,
     /// `archisobasedir=`.
     pub base_dir: Word,
     /// `archisosearchuuid=`.
@@ -42,6 +46,14 @@ pub(crate) struct Bootable {
     pub look: Look,
     /// The image's own PXE menu.
     pub stock: Option<PlainPath>,
+    pub memory_tests: MemoryTests,
+}
+
+/// Programs of an image that test the memory of a machine, at the paths where mkarchiso puts them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct MemoryTests {
+    pub bios: Option<PlainPath>,
+    pub uefi: Option<PlainPath>,
 }
 
 /// The look of an image's own menu.
@@ -53,6 +65,8 @@ pub(crate) struct Look {
     pub ui: Option<PlainPath>,
     /// MENU lines.
     pub lines: Vec<Line>,
+    /// The module `reboot.c32` beside PXELINUX.
+    pub reboot: Option<PlainPath>,
 }
 
 impl Bootable {
@@ -72,7 +86,7 @@ impl Bootable {
 /// Reads the boot entries of `image` and the look of its menu; `None` for an image that is not
 /// archiso's.
 pub(crate) fn survey(name: &str, versioned_name: &str, image: &Image) -> Option<Bootable> {
-    ImageTree::of(image).bootable(name, versioned_name, image.archiso.as_ref()?, image.volume.uuid.as_deref())
+    ImageTree::of(image).bootable(name, versioned_name, image.archiso.as_ref()?, &image.volume)
 }
 
 /// Reads the boot entries of `image`; `None` for an image that is not archiso's.
@@ -142,19 +156,29 @@ impl ImageTree<'_> {
         name: &str,
         versioned_name: &str,
         archiso: &Archiso,
-        uuid: Option<&str>,
+        volume: &Volume,
     ) -> Option<Bootable> {
         let choice = EntrySelector { tree: self, archiso }.choose();
         let menu = choice.pxe.as_ref().or(choice.disk.as_ref()).map(|stock| &stock.menu);
         Some(Bootable {
             name: Word::new(name)?,
             versioned_name: Word::new(versioned_name)?,
+            title: edition::title(self, archiso, volume, &choice.entries.boot_entries, name),
             base_dir: Word::new(&archiso.install_dir)?,
-            uuid: uuid.and_then(Word::new),
+            uuid: volume.uuid.as_deref().and_then(Word::new),
             look: self.look(menu, archiso.lpxelinux),
             boot_entries: choice.entries.boot_entries,
             stock: choice.pxe.filter(|stock| self.stands_alone(stock)).map(|stock| stock.path),
+            memory_tests: self.memory_tests(),
         })
+    }
+
+    fn memory_tests(&self) -> MemoryTests {
+        let path = |path| path_of(self.index, self.find(path, "")?);
+        // PXELINUX takes a kernel by its content, and its name must not end in `.bin` (syslinux,
+        // doc/syslinux.txt).
+        let bios = ["boot/memtest86+/memtest", "boot/memtest"].into_iter().find_map(path);
+        MemoryTests { bios, uefi: path("boot/memtest86+/memtest.efi") }
     }
 
     /// Returns false for a menu whose names begin in another directory than its own: PXELINUX loads
@@ -176,6 +200,7 @@ impl ImageTree<'_> {
             lines: menu
                 .map(|menu| menu.look.iter().map(|line| Line::new(line)).collect())
                 .unwrap_or_default(),
+            reboot: Some("reboot.c32").filter(there).and_then(PlainPath::new),
         }
     }
 }

@@ -63,7 +63,7 @@ impl CheckedServers {
         tokio::spawn(http::server::run(http, Arc::clone(&files), Arc::clone(&machines), None, pending()));
         tokio::spawn(tftp::server::run(
             tftp,
-            move |path: &[u8], local| files.open(path, local),
+            move |path: &[u8], requester| files.open(path, requester),
             machines,
             tftp::server::Options::default(),
             pending(),

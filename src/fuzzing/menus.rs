@@ -3,18 +3,18 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use crate::boot::menu::{Cms, CopyToRam, Menu, MenuImage, MenuSettings, Start, ipxe, pxelinux};
+use crate::boot::menu::{Cms, CopyToRam, Menu, MenuImage, MenuMachine, MenuSettings, Start, ipxe, pxelinux};
 use crate::boot::{FileServer, Ports};
-use crate::bootable::{Bootable, ImageTree, Root, TreeContent, grub, syslinux, systemd_boot};
+use crate::bootable::{Bootable, ImageTree, Root, TITLE_MAX, TreeContent, grub, syslinux, systemd_boot};
 use crate::config;
 use crate::image::arch::{Airootfs, AirootfsFormat, Archiso, ArchisoKernel};
 use crate::image::index::NodeAttributes;
 use crate::image::initramfs::Contents;
-use crate::image::{Extent, Index, NodeId, NodeKind};
+use crate::image::{Extent, Index, NodeId, NodeKind, Volume};
 use crate::images::name::name_of;
 use crate::text::Word;
 
-/// The directives that a menu of ours has, and the first words of its help texts.
+/// The directives that a menu of ours has. A line of a help text begins with a space.
 const WORDS: &[&str] = &[
     "",
     "#",
@@ -32,17 +32,15 @@ const WORDS: &[&str] = &[
     "SYSAPPEND",
     "CONFIG",
     "LOCALBOOT",
+    "COM32",
     "SAY",
     "PROMPT",
-    "The",
-    "It",
-    "Leaves",
 ];
 
 /// The commands that a script of ours has.
 const COMMANDS: &[&str] = &[
-    "#!ipxe", "#", "imgfree", "isset", "menu", "item", "choose", "goto", "kernel", "initrd", "boot", "exit",
-    "prompt",
+    "#!ipxe", "#", "imgfree", "isset", "iseq", "set", "menu", "item", "choose", "goto", "kernel", "initrd",
+    "boot", "exit", "reboot", "echo", "shell", "prompt",
 ];
 
 /// Longest kernel command line that x86 takes, without what SYSAPPEND adds (`ip=` with four
@@ -82,8 +80,13 @@ fn menu_of(paths: &[&str], data: &[u8]) {
     let texts: Vec<&[u8]> = data.splitn(paths.len(), |&byte| byte == 0).collect();
     let (index, archiso) = image(paths);
     let nodes: Vec<_> = paths.iter().map(|path| index.resolve(NodeId::ROOT, path.as_bytes())).collect();
+    let volume = Volume {
+        uuid: Some("UUID".to_owned()),
+        application: String::from_utf8_lossy(texts.last().copied().unwrap_or_default()).into_owned(),
+        ..Volume::default()
+    };
     let tree = ImageTree { index: &index, content: &Texts { nodes, texts } };
-    let bootable = tree.bootable("i", "i~1", &archiso, Some("UUID")).expect("it is an archiso image");
+    let bootable = tree.bootable("i", "i~1", &archiso, &volume).expect("it is an archiso image");
     let parameters = Word::new("quiet").into_iter().collect();
     check(&index, &bootable, parameters);
 }
@@ -125,7 +128,8 @@ pub fn config(data: &[u8]) {
     let [first, ..] = &config.images[..] else { return };
     let name = first.name.as_ref().map_or_else(|| name_of(&first.path), ToString::to_string);
     let versioned_name = format!("{name}~1");
-    let bootable = tree.bootable(&name, &versioned_name, &archiso, None).expect("its name is a word");
+    let bootable =
+        tree.bootable(&name, &versioned_name, &archiso, &Volume::default()).expect("its name is a word");
     check(&index, &bootable, config.menu.parameters);
 }
 
@@ -136,24 +140,27 @@ fn check(index: &Index, bootable: &Bootable, parameters: Vec<Word>) {
         MenuSettings { roots, copytoram: CopyToRam::Auto, timeout: 10, cms: Cms::Verify, parameters };
     let menu = Menu {
         server: SERVER,
+        machine: MenuMachine::default(),
         start: Start::Menu,
         timeout: 10,
         images: vec![MenuImage { image: bootable, settings }],
         look: &bootable.look,
         stock: bootable.stock.as_ref(),
     };
-    let [text, script] = [pxelinux::write(&menu), ipxe::write(&menu, None)];
+    let [text, script] = [pxelinux::write(&menu), ipxe::write(&menu)];
     for text in [&text, &script] {
         assert!(text.bytes().all(|byte| byte == b'\n' || byte == b' ' || byte.is_ascii_graphic()), "{text}");
     }
     check_menu(index, bootable, &text);
-    let stock = usize::from(bootable.stock.is_some());
-    check_script(index, bootable, &script, text.matches("\nLABEL ").count() - stock);
+    check_script(index, bootable, &script);
 }
 
 fn check_menu(index: &Index, bootable: &Bootable, text: &str) {
     for line in text.lines() {
         assert!(WORDS.contains(&line.split(' ').next().unwrap_or_default()), "{line}");
+        let title = line.strip_prefix("MENU LABEL ").or(line.strip_prefix("MENU TITLE "));
+        assert!(title.is_none_or(|title| (1..=TITLE_MAX).contains(&title.len())), "{line}");
+        assert!(!line.starts_with(' ') || line.len() <= 71, "{line}");
     }
     let read = syslinux::parse(text.as_bytes(), &mut |name| panic!("nothing of ours includes {name}"));
     assert_eq!(read.entries.len(), text.matches("\nLABEL ").count());
@@ -169,8 +176,8 @@ fn check_menu(index: &Index, bootable: &Bootable, text: &str) {
 
 /// iPXE reads a script line by line and splits lines at their spaces (src/image/script.c,
 /// src/core/exec.c).
-fn check_script(index: &Index, bootable: &Bootable, text: &str, entries: usize) {
-    let mut labels = Vec::new();
+fn check_script(index: &Index, bootable: &Bootable, text: &str) {
+    let (mut labels, mut items) = (Vec::new(), Vec::new());
     for line in text.lines() {
         assert!(!line.ends_with('\\'), "{line}");
         let words: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
@@ -181,30 +188,56 @@ fn check_script(index: &Index, bootable: &Bootable, text: &str, entries: usize) 
             continue;
         }
         assert!(COMMANDS.contains(first), "{line}");
-        let separators = rest.iter().filter(|word| matches!(**word, "||" | "&&" | ";")).count();
-        let goes_on = matches!(*first, "kernel" | "initrd" | "choose" | "boot" | "prompt" | "menu");
-        match *first {
-            "isset" => assert_eq!(line, "isset ${netX/ip} || dhcp ||"),
-            "imgfree" => assert!(["imgfree", "imgfree autoexec.ipxe ||"].contains(&line), "{line}"),
-            _ => assert_eq!(separators, usize::from(goes_on), "{line}"),
-        }
-        let comments = rest.iter().filter(|word| word.starts_with('#')).count();
-        assert!(*first == "#" || comments == 0, "{line}");
-        let own = ["${netX/ip}", "${netX/gateway}", "${netX/netmask}", "${netX/mac:hexhyp}", "${entry}"];
-        let settings = own.iter().map(|name| line.matches(name).count()).sum::<usize>();
-        assert_eq!(line.matches("${").count(), settings, "{line}");
-        let file = match *first {
-            "kernel" => rest.first(),
-            "initrd" => rest.get(2),
+        check_line(line, first, rest);
+        let file = match (*first, rest) {
+            ("kernel", ["${test}", ..]) => None,
+            ("kernel", [path, ..]) | ("initrd", [_, _, path, ..]) => Some(path),
+            ("iseq", [_, _, "&&", "set", "test", path, ..]) => Some(path),
             _ => None,
         };
         file.into_iter().for_each(|name| check_file(index, bootable, name));
+        if let ("item", [number, ..]) | ("iseq", [_, _, "&&", "item", number, ..]) = (*first, rest)
+            && *number != "--gap"
+        {
+            items.push(*number);
+        }
     }
-    let numbers: Vec<_> = (1..=entries).map(|number| number.to_string()).collect();
-    assert_eq!(labels.first(), Some(&"start"));
-    assert_eq!(labels.last(), Some(&"failed"));
-    assert!(labels.iter().skip(1).take(entries).eq(&numbers), "{labels:?}");
-    assert_eq!(labels.len(), entries + 2);
+    assert_eq!((labels.first(), labels.last()), (Some(&"start"), Some(&"failed")));
+    // Each row has its place, and each place but the first and the last its row.
+    let mut numbers: Vec<_> = labels.iter().copied().skip(1).take(labels.len() - 2).collect();
+    numbers.sort_unstable();
+    items.sort_unstable();
+    assert_eq!(numbers, items, "{text}");
+}
+
+fn check_line(line: &str, first: &str, rest: &[&str]) {
+    let separators = rest.iter().filter(|word| matches!(**word, "||" | "&&" | ";")).count();
+    match first {
+        "isset" => assert_eq!(line, "isset ${netX/ip} || dhcp ||"),
+        "imgfree" => assert!(["imgfree", "imgfree autoexec.ipxe ||"].contains(&line), "{line}"),
+        "kernel" | "initrd" | "choose" | "boot" | "prompt" | "set" | "shell" => {
+            assert_eq!(separators, 1, "{line}")
+        }
+        "menu" => assert!(separators <= 1, "{line}"),
+        "iseq" => assert!(line.starts_with("iseq ${platform} ") && separators == 2, "{line}"),
+        _ => assert_eq!(separators, 0, "{line}"),
+    }
+    let comments = rest.iter().filter(|word| word.starts_with('#')).count();
+    assert!(first == "#" || comments == 0, "{line}");
+    let own = [
+        "${netX/ip}",
+        "${netX/gateway}",
+        "${netX/netmask}",
+        "${netX/mac}",
+        "${netX/mac:hexhyp}",
+        "${entry}",
+        "${pad}",
+        "${pad:string}",
+        "${platform}",
+        "${test}",
+    ];
+    let settings = own.iter().map(|name| line.matches(name).count()).sum::<usize>();
+    assert_eq!(line.matches("${").count(), settings, "{line}");
 }
 
 fn check_file(index: &Index, bootable: &Bootable, name: &str) {
@@ -239,7 +272,9 @@ fn image(paths: &[&str]) -> (Index, Archiso) {
     let [kernel, initramfs, airootfs, lpxelinux] =
         ["arch/vmlinuz-linux", "arch/initramfs-linux.img", "arch/airootfs.sfs", "syslinux/lpxelinux.0"]
             .map(&mut add);
-    add("syslinux/menu.c32");
+    for path in ["syslinux/menu.c32", "syslinux/reboot.c32", "boot/memtest"] {
+        add(path);
+    }
     let nodes: Vec<_> = paths.iter().map(|path| (*path, add(path))).collect();
     let within = |directory: &str| {
         nodes.iter().filter(|(path, _)| path.starts_with(directory)).map(|(_, node)| *node).collect()

@@ -13,7 +13,7 @@ use tracing::info;
 
 use super::session::{self, Finished, LoggedAnswer, Resources, Session};
 use super::wire::StatusCode;
-use crate::boot::Files;
+use crate::boot::{Files, Requester};
 use crate::export::Batch;
 use crate::locked::locked;
 use crate::machines::{self, ConnectionTracker, Registry};
@@ -143,7 +143,7 @@ impl Client {
         let (now, files) = (Instant::now(), shared.files.clone());
         let machines = Arc::clone(&shared.machines);
         Self {
-            session: Session::new(local),
+            session: Session::new(Requester::new(local, peer.ip())),
             resources: shared.resources(&files.current()),
             shared,
             files,

@@ -17,7 +17,7 @@ use super::image_updater::ImageUpdater;
 use super::service_sockets::{DhcpMark, PortmapService, ServiceSockets};
 use super::snapshot::Snapshot;
 use super::{StartError, handover};
-use crate::boot::Files;
+use crate::boot::{Files, Requester};
 use crate::config::{Config, Dhcp, StatusService, TftpPorts};
 use crate::handover::takeover::Predecessor;
 use crate::images::ImageSet;
@@ -199,7 +199,10 @@ impl Services<'_> {
         let (socket, options) = (datagrams(socket)?, tftp_options(self.config));
         let (files, advertise) = (self.files(), self.config.advertise);
         // A generated file names the address that the client used, unless the operator chose one.
-        let open = move |path: &[u8], local| files.current().open(path, advertise.unwrap_or(local));
+        let open = move |path: &[u8], requester: Requester| {
+            let server = advertise.unwrap_or(requester.server);
+            files.current().open(path, Requester { server, ..requester })
+        };
         self.spawn("tftp", tftp::server::run(socket, open, self.machines(), options, self.stop()));
         Ok(())
     }

@@ -192,12 +192,15 @@ impl Site {
         fs::write(self.logs.join("reads.txt"), reads::trace(reads)).expect("the directory is ours");
     }
 
-    /// Goes to the image's own menu, which is the last but one entry of ours, and there by `keys`.
+    /// Goes to the image's own menu, by the second page of ours, and there by `keys`.
     pub fn boot_by_stock_menu(&mut self, keys: &[&str]) -> (Running, Report) {
         let server = self.serve_by(PLAIN_PXE, &["--dhcp-range", RANGE, "--menu-timeout", "60"]);
         let mut machine = Machine::power_on(&mut self.lan, Card::E1000, &self.logs);
-        machine.wait_for("The image's own menu");
+        machine.wait_for("More ways to boot");
         machine.press(&[END, UP, ENTER]);
+        machine.wait_for("The image's own menu");
+        // Behind it are the restart and the way back.
+        machine.press(&[END, UP, UP, ENTER]);
         // Nothing but the stock menu has this entry.
         machine.wait_for("Hardware Information");
         machine.press(keys);

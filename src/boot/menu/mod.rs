@@ -1,26 +1,40 @@
-//! The generated menus: their entries, the order of these, and the kernel of each. [`pxelinux`] and
+//! The generated menus: their pages, the order of the rows, and the kernel of each. [`pxelinux`] and
 //! [`ipxe`] write them as text.
 //!
 //! They replace the image's own menu, which has no timeout, names `${pxeserver}` in every address
 //! and has no entry with `copytoram=n`. The author's part of each entry is kept: kernel, initramfs,
-//! further parameters, title, colours and the serial port.
+//! further parameters, colours and the serial port.
 
 pub(crate) mod ipxe;
+mod pages;
 pub(crate) mod pxelinux;
+#[cfg(test)]
+mod screens;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod ways;
+
+use std::net::Ipv4Addr;
 
 use super::file_server::FileServer;
 use crate::bootable::{BootEntry, Bootable, Look, Root};
+use crate::mac::Mac;
 use crate::text::{Line, PlainPath, Word};
 
+use ways::{Way, WayBuilder};
+
 pub use settings::{Cms, CopyToRam, MenuSettings, Overrides};
+
+/// Longest name of a machine on its screen: the line has room for it, for two addresses of IPv4 and
+/// for a MAC address.
+const NAME_MAX: usize = 20;
 
 /// The menu of one machine.
 #[derive(Debug)]
 pub(crate) struct Menu<'a> {
     pub server: FileServer,
+    pub machine: MenuMachine<'a>,
     pub start: Start,
     /// Seconds until the first entry boots; 0 waits for ever.
     pub timeout: u16,
@@ -30,6 +44,14 @@ pub(crate) struct Menu<'a> {
     pub look: &'a Look,
     /// The image's own menu, by its path in the tree that PXELINUX loads from.
     pub stock: Option<&'a PlainPath>,
+}
+
+/// The machine that shows the menu, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct MenuMachine<'a> {
+    pub mac: Option<Mac>,
+    pub address: Option<Ipv4Addr>,
+    pub name: Option<&'a Word>,
 }
 
 /// An image and the settings for it.
@@ -48,19 +70,6 @@ pub(crate) enum Start {
     Straight,
 }
 
-/// An entry of the menu.
-struct MenuItem<'a> {
-    title: Line,
-    help: &'static str,
-    boots: Boots<'a>,
-}
-
-enum Boots<'a> {
-    Kernel(Kernel<'a>),
-    StockMenu(&'a PlainPath),
-    LocalDisk,
-}
-
 /// The kernel of an entry with its initramfs, by paths from the root of the tree.
 struct Kernel<'a> {
     image: &'a Bootable,
@@ -71,32 +80,33 @@ struct Kernel<'a> {
 
 impl Kernel<'_> {
     fn path(&self) -> String {
-        format!("{}/{}", self.image.versioned_name, self.boot_entry.kernel)
+        self.image.path_of(&self.boot_entry.kernel)
     }
 
     fn initrd(&self) -> impl Iterator<Item = String> {
-        self.boot_entry.initrd.iter().map(|path| format!("{}/{path}", self.image.versioned_name))
+        self.boot_entry.initrd.iter().map(|path| self.image.path_of(path))
     }
 }
 
-impl<'a> Menu<'a> {
-    fn entries(&self) -> Vec<MenuItem<'a>> {
-        let mut entries = Vec::new();
-        for shown in &self.images {
-            let builder = EntryBuilder { shown, server: &self.server, several: self.images.len() > 1 };
-            entries.extend(shown.settings.roots.iter().flat_map(|&root| builder.entries(root)));
-        }
-        entries.extend(self.stock.map(|path| MenuItem {
-            title: Line::new("The image's own menu"),
-            help: "It has no time limit and waits for a choice.",
-            boots: Boots::StockMenu(path),
-        }));
-        entries.push(MenuItem {
-            title: Line::new("Boot from the local disk"),
-            help: "Leaves the network and goes on with the next boot device.",
-            boots: Boots::LocalDisk,
-        });
-        entries
+impl Bootable {
+    /// Returns the path of a file of the image from the root of the tree.
+    fn path_of(&self, path: &PlainPath) -> String {
+        format!("{}/{path}", self.versioned_name)
+    }
+}
+
+impl Menu<'_> {
+    /// Returns the line that says who serves whom. `mac` and `address` describe the machine if the
+    /// server does not know them.
+    fn identity(&self, mac: &str, address: &str) -> String {
+        let MenuMachine { mac: own, address: own_address, name } = self.machine;
+        let name = name.map(|name| Line::within(name.as_str(), NAME_MAX).to_string());
+        let mac = own.map_or_else(|| mac.to_owned(), |mac| mac.to_string());
+        let address = own_address.map_or_else(|| address.to_owned(), |address| address.to_string());
+        let parts = [name.unwrap_or_default(), mac, address];
+        let machine = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+        let server = format!("Server {}", self.server.address);
+        if machine.is_empty() { server } else { format!("{server} - {machine}") }
     }
 }
 
@@ -104,95 +114,7 @@ impl MenuImage<'_> {
     /// Returns the command line of the image's first entry for this root, which a boot program
     /// without a menu has. `None` for an image without entries.
     pub(crate) fn command_line(&self, root: Root, server: &FileServer) -> Option<Vec<Word>> {
-        let builder = EntryBuilder { shown: self, server, several: false };
-        Some(builder.command_line(self.image.boot_entry(root)?, root, self.settings.copytoram))
-    }
-}
-
-/// Builds the menu entries of one image.
-struct EntryBuilder<'a, 's> {
-    shown: &'s MenuImage<'a>,
-    server: &'s FileServer,
-    several: bool,
-}
-
-impl<'a> EntryBuilder<'a, '_> {
-    fn entries(&self, root: Root) -> Vec<MenuItem<'a>> {
-        let mut entries = Vec::new();
-        for boot_entry in self.shown.image.boot_entries_for(root) {
-            for copy in copies(root, self.shown.settings.copytoram) {
-                entries.push(self.entry(boot_entry, root, copy));
-            }
-        }
-        entries
-    }
-
-    fn entry(&self, boot_entry: &'a BootEntry, root: Root, copy: CopyToRam) -> MenuItem<'a> {
-        let command_line = self.command_line(boot_entry, root, copy);
-        let kernel = Kernel { image: self.shown.image, boot_entry, command_line };
-        MenuItem {
-            title: self.title(boot_entry, root, copy),
-            help: copy.help(),
-            boots: Boots::Kernel(kernel),
-        }
-    }
-
-    fn title(&self, boot_entry: &BootEntry, root: Root, copy: CopyToRam) -> Line {
-        let name = &self.shown.image.name;
-        let own = boot_entry.title.as_ref().and_then(|title| match boot_entry.root {
-            Some(own) => (own == root).then(|| title.to_string()),
-            // An entry for a disc has a title without a root protocol.
-            None => Some(format!("{title} ({root})")),
-        });
-        let mut title = match own {
-            Some(own) if self.several => format!("{name}: {own}"),
-            Some(own) => own,
-            None => format!("{name} ({}, {root})", boot_entry.architecture),
-        };
-        if copy != self.shown.settings.copytoram {
-            title += if copy == CopyToRam::No { ", not copied to RAM" } else { ", copied to RAM" };
-        }
-        Line::new(&title)
-    }
-
-    fn command_line(&self, boot_entry: &BootEntry, root: Root, copy: CopyToRam) -> Vec<Word> {
-        let MenuImage { image, settings } = self.shown;
-        let mut words = vec![format!("archisobasedir={}", image.base_dir)];
-        // With another root the hook would wait for a block device of this UUID, which never comes.
-        if let (Root::Nbd, Some(uuid)) = (root, &image.uuid) {
-            words.push(format!("archisosearchuuid={uuid}"));
-        }
-        words.push(format!("{}={}", root.parameter(), self.root_address(root)));
-        if let Root::Nbd = root {
-            words.push(format!("archiso_nbd_name={}", image.versioned_name));
-        }
-        words.push(format!("copytoram={}", copy.value()));
-        if boot_entry.signed && settings.cms == Cms::Verify {
-            words.push("cms_verify=y".to_owned());
-        }
-        // Each of them is a word, since its parts are words and addresses.
-        let ours = words.iter().filter_map(|word| Word::new(word));
-        ours.chain(boot_entry.parameters.iter().chain(&settings.parameters).cloned()).collect()
-    }
-
-    /// Returns the root's address, always in digits: `${pxeserver}` is the DHCP server, which is
-    /// the router if another server gives the addresses.
-    fn root_address(&self, root: Root) -> String {
-        let (address, versioned_name) = (self.server.address, &self.shown.image.versioned_name);
-        match root {
-            Root::Nbd => address.to_string(),
-            Root::Nfs => format!("{address}:/{versioned_name}"),
-            // Without HTTP this root is not served and has no entry.
-            Root::Http => format!("{}{versioned_name}/", self.server.http_url().unwrap_or_default()),
-        }
-    }
-}
-
-/// Returns the values of `copytoram` that get an entry, the operator's first.
-fn copies(root: Root, chosen: CopyToRam) -> Vec<CopyToRam> {
-    match root {
-        // mkinitcpio-archiso, hooks/archiso_pxe_http: it always copies.
-        Root::Http => vec![chosen],
-        Root::Nbd | Root::Nfs => vec![chosen, chosen.opposite()],
+        let builder = WayBuilder { shown: self, server };
+        Some(builder.command_line(&Way::chosen(self, root)?))
     }
 }

@@ -29,15 +29,6 @@ impl CopyToRam {
             CopyToRam::Yes | CopyToRam::Auto => CopyToRam::No,
         }
     }
-
-    pub(super) const fn help(self) -> &'static str {
-        match self {
-            CopyToRam::No => "The root file system stays on the server: the server must stay up.",
-            CopyToRam::Yes | CopyToRam::Auto => {
-                "The root file system is copied into memory first: the server may go then."
-            }
-        }
-    }
 }
 
 /// The operator's settings for every menu.

@@ -4,13 +4,14 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::boot::Ports;
+use crate::bootable::MemoryTests;
 use crate::mac::Mac;
 
-fn word(text: &str) -> Word {
+pub(super) fn word(text: &str) -> Word {
     Word::new(text).unwrap()
 }
 
-fn path(text: &str) -> PlainPath {
+pub(super) fn path(text: &str) -> PlainPath {
     PlainPath::new(text).unwrap()
 }
 
@@ -27,10 +28,11 @@ fn boot_entry(root: Option<Root>, title: &str) -> BootEntry {
     }
 }
 
-fn image(name: &str) -> Bootable {
+pub(super) fn image(name: &str) -> Bootable {
     Bootable {
         name: word(name),
         versioned_name: word(&format!("{name}~1")),
+        title: Line::new("Arch Linux 2026.11.01"),
         base_dir: word("arch"),
         uuid: Some(word("2026-01-02-03-04-05-00")),
         boot_entries: vec![
@@ -40,13 +42,15 @@ fn image(name: &str) -> Bootable {
         look: Look {
             serial: Some(Line::new("0 115200")),
             ui: Some(path("vesamenu.c32")),
-            lines: vec![Line::new("MENU BACKGROUND splash.png")],
+            lines: ["MENU BACKGROUND splash.png", "MENU VSHIFT 10", "MENU ROWS 7"].map(Line::new).to_vec(),
+            reboot: Some(path("reboot.c32")),
         },
         stock: Some(path("boot/syslinux/archiso_pxe.cfg")),
+        memory_tests: MemoryTests::default(),
     }
 }
 
-fn settings(roots: &[Root]) -> MenuSettings {
+pub(super) fn settings(roots: &[Root]) -> MenuSettings {
     MenuSettings {
         roots: roots.to_vec(),
         copytoram: CopyToRam::Auto,
@@ -56,15 +60,16 @@ fn settings(roots: &[Root]) -> MenuSettings {
     }
 }
 
-const SERVER: FileServer =
+pub(super) const SERVER: FileServer =
     FileServer { address: Ipv4Addr::new(192, 168, 1, 10), ports: Ports { tftp: 69, http: Some(80) } };
 
 /// What a machine is shown of these images.
-fn menu<'a>(images: &'a [Bootable], settings: &MenuSettings, server: &FileServer) -> Menu<'a> {
-    static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new() };
+pub(super) fn menu<'a>(images: &'a [Bootable], settings: &MenuSettings, server: &FileServer) -> Menu<'a> {
+    static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new(), reboot: None };
     let shown = |image| MenuImage { image, settings: settings.clone() };
     Menu {
         server: *server,
+        machine: MenuMachine::default(),
         start: Start::Menu,
         timeout: settings.timeout,
         images: images.iter().map(shown).collect(),
@@ -85,8 +90,12 @@ fn lines<'a>(menu: &'a str, word: &str) -> Vec<&'a str> {
 #[test]
 fn menu_of_one_image() {
     let menu = generate(&[image("arch")], &settings(&[Root::Nbd]), &SERVER);
-    assert_eq!(
-        menu,
+    let kernel = "\
+LINUX http://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux
+INITRD http://192.168.1.10/arch~1/arch/boot/ucode.img,http://192.168.1.10/arch~1/arch/boot/x86_64/initramfs-linux.img
+APPEND archisobasedir=arch archisosearchuuid=2026-01-02-03-04-05-00 archiso_nbd_srv=192.168.1.10 \
+         archiso_nbd_name=arch~1";
+    let expected = format!(
         "\
 # Made by isowire for each machine that asks; see `copytoram`, `menu-timeout`,
 # `cms-verify`, `kernel-parameters` and [[machine]] in its configuration.
@@ -94,61 +103,106 @@ SERIAL 0 115200
 UI vesamenu.c32
 MENU TITLE Network boot
 MENU BACKGROUND splash.png
+MENU WIDTH 80
+MENU MARGIN 4
+MENU ROWS 6
+MENU VSHIFT 10
+MENU TABMSGROW 11
+MENU CMDLINEROW 11
+MENU TIMEOUTROW 12
+MENU HELPMSGROW 13
+MENU HELPMSGENDROW 25
+MENU COLOR tabmsg 37;40 #e0ffffff #00000000 std
+MENU TABMSG Server 192.168.1.10
 DEFAULT 1
 TIMEOUT 100
 
 LABEL 1
-MENU LABEL Medium (x86_64, NBD)
+MENU LABEL Arch Linux 2026.11.01
 TEXT HELP
-The root file system is copied into memory first: the server may go then.
+ Copies its root file system to memory (NBD). Then the server may go.
+ Image arch, signature verified.
 ENDTEXT
-LINUX http://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux
-INITRD http://192.168.1.10/arch~1/arch/boot/ucode.img,http://192.168.1.10/arch~1/arch/boot/x86_64/initramfs-linux.img
-APPEND archisobasedir=arch archisosearchuuid=2026-01-02-03-04-05-00 archiso_nbd_srv=192.168.1.10 \
-         archiso_nbd_name=arch~1 copytoram=auto cms_verify=y console=ttyS0,115200 quiet
+{kernel} copytoram=auto cms_verify=y console=ttyS0,115200 quiet
 SYSAPPEND 3
 
+MENU BEGIN
+MENU LABEL More ways to boot
+MENU TITLE More ways to boot
+TIMEOUT 0
+
 LABEL 2
-MENU LABEL Medium (x86_64, NBD), not copied to RAM
+MENU LABEL NBD, left on the server
 TEXT HELP
-The root file system stays on the server: the server must stay up.
+ Keeps its root file system on the server (NBD), which must stay up.
+ Image arch, signature verified.
 ENDTEXT
-LINUX http://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux
-INITRD http://192.168.1.10/arch~1/arch/boot/ucode.img,http://192.168.1.10/arch~1/arch/boot/x86_64/initramfs-linux.img
-APPEND archisobasedir=arch archisosearchuuid=2026-01-02-03-04-05-00 archiso_nbd_srv=192.168.1.10 \
-         archiso_nbd_name=arch~1 copytoram=n cms_verify=y console=ttyS0,115200 quiet
+{kernel} copytoram=n cms_verify=y console=ttyS0,115200 quiet
 SYSAPPEND 3
 
 LABEL 3
+MENU LABEL Without verification of the signature
+TEXT HELP
+ Copies its root file system to memory (NBD). Then the server may go.
+ Image arch, signature not verified.
+ENDTEXT
+{kernel} copytoram=auto console=ttyS0,115200 quiet
+SYSAPPEND 3
+
+LABEL 4
 MENU LABEL The image's own menu
 TEXT HELP
-It has no time limit and waits for a choice.
+ It has no time limit and waits for a choice.
 ENDTEXT
 CONFIG ::/boot/syslinux/archiso_pxe.cfg ::/boot/syslinux/
 
-LABEL 4
+LABEL 5
+MENU LABEL Reboot
+TEXT HELP
+ Restarts the machine.
+ENDTEXT
+COM32 reboot.c32
+
+LABEL 6
+MENU LABEL Back
+TEXT HELP
+ Returns to the page before.
+ENDTEXT
+MENU EXIT
+
+MENU END
+
+LABEL 7
 MENU LABEL Boot from the local disk
 TEXT HELP
-Leaves the network and goes on with the next boot device.
+ Leaves the network and goes on with the next boot device.
 ENDTEXT
 LOCALBOOT 0
 "
     );
+    assert_eq!(menu, expected);
 }
 
 #[test]
 fn root_has_own_address_and_only_nbd_uuid() {
     let menu = generate(&[image("arch")], &settings(&[Root::Http, Root::Nfs, Root::Nbd]), &SERVER);
     let append = lines(&menu, "APPEND");
-    assert_eq!(append.len(), 5, "HTTP always copies, NFS and NBD have a choice");
+    let titles = lines(&menu, "MENU LABEL");
+    let expected = [
+        "Arch Linux 2026.11.01",
+        "More ways to boot",
+        "NFS, copied to memory",
+        "NFS, left on the server",
+        "NBD, copied to memory",
+        "NBD, left on the server",
+        "Without verification of the signature",
+    ];
+    assert_eq!(titles[..7], expected, "HTTP always copies, NFS and NBD have a choice");
     assert!(append[0].contains(" archiso_http_srv=http://192.168.1.10/arch~1/ "));
     assert!(append[1].contains(" archiso_nfs_srv=192.168.1.10:/arch~1 "));
     assert!(append[3].contains(" archiso_nbd_srv=192.168.1.10 "));
     let with_uuid: Vec<_> = append.iter().map(|line| line.contains("archisosearchuuid=")).collect();
-    assert_eq!(with_uuid, [false, false, false, true, true]);
-    let titles = lines(&menu, "MENU LABEL");
-    assert_eq!(titles[0], "arch (x86_64, HTTP)", "no title of the author's speaks of HTTP");
-    assert_eq!(titles[1], "NFS");
+    assert_eq!(with_uuid, [false, false, false, true, true, false]);
 }
 
 #[test]
@@ -157,10 +211,80 @@ fn menu_names_images_by_version() {
     let menu = generate(&images, &settings(&[Root::Nbd]), &SERVER);
     let append = lines(&menu, "APPEND");
     assert!(append[0].contains(" archiso_nbd_name=one~1 "));
-    assert!(append[2].contains(" archiso_nbd_name=two~1 "));
-    assert_eq!(lines(&menu, "LINUX")[2], "http://192.168.1.10/two~1/arch/boot/x86_64/vmlinuz-linux");
-    assert_eq!(lines(&menu, "MENU LABEL")[2], "two: Medium (x86_64, NBD)");
+    assert!(append[1].contains(" archiso_nbd_name=two~1 "));
+    assert_eq!(lines(&menu, "LINUX")[1], "http://192.168.1.10/two~1/arch/boot/x86_64/vmlinuz-linux");
+    let titles = lines(&menu, "MENU LABEL");
+    let alike = ["one: Arch Linux 2026.11.01", "two: Arch Linux 2026.11.01"];
+    assert_eq!(titles[..2], alike, "two images of one edition are told apart");
+    assert_eq!(titles[3], alike[0], "the other ways of each are on a page of their own");
     assert_eq!(lines(&menu, "CONFIG").len(), 1, "the other's own menu would load this one's kernel");
+}
+
+#[test]
+fn row_that_boots_by_itself_follows_operator_settings() {
+    let chosen =
+        MenuSettings { copytoram: CopyToRam::No, cms: Cms::Skip, ..settings(&[Root::Nfs, Root::Nbd]) };
+    let (images, server) = ([image("arch")], SERVER);
+    let menu = menu(&images, &chosen, &server);
+    for text in [pxelinux::write(&menu), ipxe::write(&menu)] {
+        let line = text.lines().find(|line| line.contains("archisobasedir=")).unwrap();
+        assert!(line.contains(" archiso_nfs_srv=192.168.1.10:/arch~1 copytoram=n console="), "{line}");
+        assert!(text.contains("With verification of the signature"), "{text}");
+    }
+}
+
+#[test]
+fn serial_console_is_offered_unless_it_is_there() {
+    let mut plain = image("arch");
+    plain.boot_entries.iter_mut().for_each(|entry| entry.parameters = vec![word("quiet")]);
+    let appended = |images: &[Bootable]| {
+        let menu = generate(images, &settings(&[Root::Nbd]), &SERVER);
+        lines(&menu, "APPEND")
+            .iter()
+            .filter(|line| line.ends_with(" console=tty0 console=ttyS0,115200"))
+            .count()
+    };
+    assert_eq!((appended(&[plain]), appended(&[image("arch")])), (1, 0));
+}
+
+#[test]
+fn memory_test_fits_the_firmware() {
+    let tests = |bios: Option<&str>, uefi: Option<&str>| {
+        let memory_tests = MemoryTests { bios: bios.map(path), uefi: uefi.map(path) };
+        [Bootable { memory_tests, ..image("arch") }]
+    };
+    let pxelinux = |images: &[Bootable]| generate(images, &settings(&[Root::Nbd]), &SERVER);
+    let both = tests(Some("boot/memtest86+/memtest"), Some("boot/memtest86+/memtest.efi"));
+    let of_uefi = tests(None, Some("boot/memtest86+/memtest.efi"));
+    let path = "http://192.168.1.10/arch~1/boot/memtest86+/memtest";
+    assert_eq!(lines(&pxelinux(&both), "LINUX").last(), Some(&path));
+    assert!(!pxelinux(&of_uefi).contains("memtest"));
+    let script = |images: &[Bootable]| ipxe::write(&menu(images, &settings(&[Root::Nbd]), &SERVER));
+    let text = script(&both);
+    for platform in [format!("pcbios && set test {path} ||"), format!("efi && set test {path}.efi ||")] {
+        assert!(text.contains(&format!("\niseq ${{platform}} {platform}\n")), "{text}");
+    }
+    assert!(lines(&script(&of_uefi), "iseq")[0].starts_with("${platform} efi && item "), "no row under BIOS");
+}
+
+#[test]
+fn machine_is_named_at_the_foot() {
+    let (images, name) = ([image("arch")], word("workstation-in-the-long-corridor"));
+    let machine = MenuMachine {
+        mac: "52:54:00:12:34:56".parse().ok(),
+        address: Some(Ipv4Addr::new(192, 168, 100, 200)),
+        name: Some(&name),
+    };
+    let menu = Menu { machine, ..menu(&images, &settings(&[Root::Nbd]), &SERVER) };
+    let foot = "Server 192.168.1.10 - workstati...corridor, 52:54:00:12:34:56, 192.168.100.200";
+    assert!(foot.len() < 80);
+    assert_eq!(lines(&pxelinux::write(&menu), "MENU TABMSG"), [foot]);
+    assert_eq!(lines(&ipxe::write(&menu), "item --gap Server")[0], &foot["Server ".len()..]);
+    let unknown = Menu { machine: MenuMachine::default(), ..menu };
+    assert_eq!(
+        lines(&ipxe::write(&unknown), "item --gap Server")[0],
+        "192.168.1.10 - ${netX/mac}, ${netX/ip}"
+    );
 }
 
 #[test]
@@ -175,8 +299,8 @@ fn menu_follows_operator_settings() {
     let menu = generate(&[image("arch")], &chosen, &SERVER);
     assert!(lines(&menu, "APPEND")[0].ends_with(" copytoram=n console=ttyS0,115200"));
     assert!(lines(&menu, "APPEND")[1].contains(" copytoram=y "));
-    assert_eq!(lines(&menu, "MENU LABEL")[1], "Medium (x86_64, NBD), copied to RAM");
-    assert!(lines(&menu, "TIMEOUT").is_empty());
+    assert_eq!(lines(&menu, "MENU LABEL")[2], "NBD, copied to memory");
+    assert_eq!(lines(&menu, "TIMEOUT"), ["0"], "that of the second page");
 }
 
 #[test]
@@ -220,15 +344,25 @@ fn other_tftp_port_needs_urls() {
 fn image_without_menu_program_gets_prompt() {
     let plain = Bootable { look: Look::default(), ..image("arch") };
     let menu = generate(&[plain], &settings(&[Root::Nbd]), &SERVER);
-    assert!(lines(&menu, "UI").is_empty());
+    assert!(lines(&menu, "UI").is_empty() && !menu.contains("MENU BEGIN") && !menu.contains("MENU EXIT"));
     assert_eq!(lines(&menu, "PROMPT"), ["1"]);
-    assert_eq!(lines(&menu, "SAY")[1], "   1  Medium (x86_64, NBD)");
+    let said = [
+        "Server 192.168.1.10",
+        "Network boot. Type a number and press Enter:",
+        "   1  Arch Linux 2026.11.01",
+        "      More ways to boot:",
+        "   2  NBD, left on the server",
+    ];
+    assert_eq!(lines(&menu, "SAY")[..5], said);
+    assert_eq!(lines(&menu, "SAY").last(), Some(&"   5  Boot from the local disk"));
+    assert_eq!(lines(&menu, "LABEL").last(), Some(&"5"));
 }
 
 #[test]
 fn menu_exists_without_a_root() {
     let menu = generate(&[image("arch")], &settings(&[]), &SERVER);
-    assert_eq!(lines(&menu, "MENU LABEL"), ["The image's own menu", "Boot from the local disk"]);
+    let titles = ["Boot from the local disk", "More ways to boot", "The image's own menu", "Reboot", "Back"];
+    assert_eq!(lines(&menu, "MENU LABEL"), titles);
     assert_eq!(lines(&generate(&[], &settings(&[Root::Nbd]), &SERVER), "LABEL"), ["1"]);
 }
 
@@ -239,67 +373,102 @@ fn start_without_menu_boots_at_once() {
     let text = pxelinux::write(&menu);
     assert!(lines(&text, "UI").is_empty());
     assert_eq!((lines(&text, "PROMPT"), lines(&text, "DEFAULT")), (vec!["0"], vec!["1"]));
-    let script = ipxe::write(&menu, None);
+    let script = ipxe::write(&menu);
     assert!(script.contains("\n:start\ngoto 1\n") && lines(&script, "choose").is_empty());
 }
 
 #[test]
 fn script_of_one_image() {
     let images = [image("arch")];
-    let machine: Option<Mac> = "52:54:00:12:34:56".parse().ok();
-    let script = ipxe::write(&menu(&images, &settings(&[Root::Nfs]), &SERVER), machine);
-    assert_eq!(
-        script,
+    let mac: Option<Mac> = "52:54:00:12:34:56".parse().ok();
+    let machine = MenuMachine { mac, ..MenuMachine::default() };
+    let script = ipxe::write(&Menu { machine, ..menu(&images, &settings(&[Root::Nfs]), &SERVER) });
+    let kernel = |parameters: &str| {
+        format!(
+            "imgfree\n\
+             kernel http://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux archisobasedir=arch \
+             archiso_nfs_srv=192.168.1.10:/arch~1 {parameters} console=ttyS0,115200 quiet \
+             ip=${{netX/ip}}:192.168.1.10:${{netX/gateway}}:${{netX/netmask}} BOOTIF=01-52-54-00-12-34-56 \
+             initrd=initrd1.img initrd=initrd2.img || goto failed\n\
+             initrd --name initrd1.img http://192.168.1.10/arch~1/arch/boot/ucode.img || goto failed\n\
+             initrd --name initrd2.img http://192.168.1.10/arch~1/arch/boot/x86_64/initramfs-linux.img || \
+             goto failed\n\
+             boot || goto failed\n"
+        )
+    };
+    let (copied, attached, unverified) =
+        (kernel("copytoram=auto cms_verify=y"), kernel("copytoram=n cms_verify=y"), kernel("copytoram=auto"));
+    let expected = format!(
         "\
 #!ipxe
 # Made by isowire for each machine that asks; see `copytoram`, `menu-timeout`,
 # `cms-verify`, `kernel-parameters` and [[machine]] in its configuration.
 imgfree autoexec.ipxe ||
-isset ${netX/ip} || dhcp ||
+isset ${{netX/ip}} || dhcp ||
 
 :start
+set pad:hex 20:20:20 ||
+set pad ${{pad:string}} ||
 menu Network boot || goto 1
-item 1 NFS
-item 2 NFS, not copied to RAM
+item 1 Arch Linux 2026.11.01
+item --gap ${{pad}} Copies its root file system to memory (NFS). Then the server may go.
+item 2 More ways to boot
+item --gap ${{pad}} Other protocols for the root file system, verification, and tools.
 item 3 Boot from the local disk
+item --gap ${{pad}} Leaves the network and goes on with the next boot device.
+item --gap ${{pad}}
+item --gap Server 192.168.1.10 - 52:54:00:12:34:56, ${{netX/ip}}
 choose --default 1 --timeout 10000 entry || exit 1
-goto ${entry}
+goto ${{entry}}
 
 :1
-imgfree
-kernel http://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux archisobasedir=arch \
-         archiso_nfs_srv=192.168.1.10:/arch~1 copytoram=auto cms_verify=y console=ttyS0,115200 quiet \
-         ip=${netX/ip}:192.168.1.10:${netX/gateway}:${netX/netmask} BOOTIF=01-52-54-00-12-34-56 \
-         initrd=initrd1.img initrd=initrd2.img || goto failed
-initrd --name initrd1.img http://192.168.1.10/arch~1/arch/boot/ucode.img || goto failed
-initrd --name initrd2.img http://192.168.1.10/arch~1/arch/boot/x86_64/initramfs-linux.img || goto failed
-boot || goto failed
-
+{copied}
 :2
-imgfree
-kernel http://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux archisobasedir=arch \
-         archiso_nfs_srv=192.168.1.10:/arch~1 copytoram=n cms_verify=y console=ttyS0,115200 quiet \
-         ip=${netX/ip}:192.168.1.10:${netX/gateway}:${netX/netmask} BOOTIF=01-52-54-00-12-34-56 \
-         initrd=initrd1.img initrd=initrd2.img || goto failed
-initrd --name initrd1.img http://192.168.1.10/arch~1/arch/boot/ucode.img || goto failed
-initrd --name initrd2.img http://192.168.1.10/arch~1/arch/boot/x86_64/initramfs-linux.img || goto failed
-boot || goto failed
+set pad:hex 20:20:20 ||
+set pad ${{pad:string}} ||
+menu More ways to boot
+item 4 NFS, left on the server
+item 5 Without verification of the signature
+item 6 Reboot
+item 7 iPXE shell
+item 8 Back
+item --gap ${{pad}}
+item --gap Server 192.168.1.10 - 52:54:00:12:34:56, ${{netX/ip}}
+choose entry || goto start
+goto ${{entry}}
+
+:4
+{attached}
+:5
+{unverified}
+:6
+reboot
+
+:7
+echo Type exit for the menu.
+shell ||
+goto 2
+
+:8
+goto start
 
 :3
 exit 1
 
 :failed
-prompt --timeout 10000 This did not boot: the lines above say why. Press a key for the menu... ||
+prompt --timeout 10000 isowire at 192.168.1.10: this did not boot, the lines above say why. Run isowire \
+         status there. Press a key for the menu... ||
 goto start
 "
     );
+    assert_eq!(script, expected);
 }
 
 #[test]
 fn script_loads_by_tftp_without_http() {
     let images = [image("arch")];
     let server = FileServer { ports: Ports { tftp: 69, http: None }, ..SERVER };
-    let script = ipxe::write(&menu(&images, &settings(&[Root::Nbd]), &server), None);
+    let script = ipxe::write(&menu(&images, &settings(&[Root::Nbd]), &server));
     assert!(
         lines(&script, "kernel")[0].starts_with("tftp://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux ")
     );
@@ -313,7 +482,7 @@ fn script_loads_by_tftp_without_http() {
 fn tftp_script_loads_by_tftp_beside_http() {
     let images = [image("arch")];
     let menu = menu(&images, &settings(&[Root::Http]), &SERVER);
-    let script = ipxe::write_by_tftp(&menu, None);
+    let script = ipxe::write_by_tftp(&menu);
     let kernel = lines(&script, "kernel")[0];
     assert!(kernel.starts_with("tftp://192.168.1.10/arch~1/arch/boot/x86_64/vmlinuz-linux "), "{kernel}");
     assert!(kernel.contains(" archiso_http_srv=http://192.168.1.10/"), "the kernel has HTTP: {kernel}");
@@ -322,27 +491,18 @@ fn tftp_script_loads_by_tftp_beside_http() {
 
 #[test]
 fn title_is_never_a_command() {
-    let odd = Bootable {
-        boot_entries: vec![boot_entry(Some(Root::Nbd), "A || goto x && ; # ${b} \\")],
-        ..image("arch")
-    };
-    let images = [odd];
-    let script = ipxe::write(&menu(&images, &settings(&[Root::Nbd]), &SERVER), None);
+    let images = [Bootable { title: Line::new("A || goto x && ; # ${b} \\"), ..image("arch") }];
+    let script = ipxe::write(&menu(&images, &settings(&[Root::Nbd]), &SERVER));
     assert_eq!(lines(&script, "item")[0], "1 A __ goto x __ _ _ _{b} _");
 }
 
 #[test]
-fn titles_of_any_root_name_the_root() {
-    let boot_entries = vec![boot_entry(None, "Some Linux"), boot_entry(None, "Some Linux, LTS")];
-    let menu =
-        generate(&[Bootable { boot_entries, ..image("arch") }], &settings(&[Root::Http, Root::Nbd]), &SERVER);
-    let expected = [
-        "Some Linux (HTTP)",
-        "Some Linux, LTS (HTTP)",
-        "Some Linux (NBD)",
-        "Some Linux (NBD), not copied to RAM",
-        "Some Linux, LTS (NBD)",
-        "Some Linux, LTS (NBD), not copied to RAM",
-    ];
-    assert_eq!(lines(&menu, "MENU LABEL")[..6], expected);
+fn other_entries_of_an_image_keep_their_titles() {
+    let long = format!("Some Linux, {}LTS", "with a long name ".repeat(5));
+    let boot_entries = vec![boot_entry(None, "Some Linux"), boot_entry(None, &long)];
+    let images = [Bootable { boot_entries, ..image("arch") }];
+    let menu = generate(&images, &settings(&[Root::Http, Root::Nbd]), &SERVER);
+    let titles = lines(&menu, "MENU LABEL");
+    assert_eq!(titles[2..4], ["NBD, copied to memory", "NBD, left on the server"]);
+    assert_eq!(titles[4], "Some Linux, with a long name ...ng name with a long name LTS");
 }

@@ -125,7 +125,7 @@ fn only_served_roots_have_programs() {
         BootTargets::new(Some("boot/syslinux/lpxelinux.0"), PORTS)
             .with_image(Word::new("one").unwrap(), Ok(vec![Root::Http]))
     );
-    assert!(matches!(files.look_up(b"isowire", HERE), Ok(Entry::Directory(_))));
+    assert!(matches!(files.look_up(b"isowire", HERE.into()), Ok(Entry::Directory(_))));
 }
 
 #[test]

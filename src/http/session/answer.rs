@@ -1,14 +1,13 @@
 //! The answer to one request.
 
 use std::fmt::Display;
-use std::net::Ipv4Addr;
 use std::ops::Range;
 
 use super::conditions::{self, Precondition, Validators};
 use super::multipart::Multipart;
 use super::{CONTENT_MAX, LoggedAnswer, Resources};
-use crate::boot::ServedFile;
 use crate::boot::files::{Directory, Entry, FileError};
+use crate::boot::{ADVICE, Requester, ServedFile};
 use crate::bootable::FileKind;
 use crate::export::Export;
 use crate::export::path::PathError;
@@ -71,14 +70,15 @@ pub(super) enum Origin {
 }
 
 impl Answer {
-    /// Answers a request of a client that reached the server at `local`.
+    /// Answers a request of this client.
     pub(crate) fn to(
         request: &HttpRequest<'_>,
         resources: &Resources,
-        local: Ipv4Addr,
+        requester: Requester,
         now: HttpDate,
     ) -> Self {
-        let content = decide(request, resources, local, now).unwrap_or_else(Content::Refusal);
+        let content = decide(request, resources, requester, now)
+            .unwrap_or_else(|refusal| Content::Refusal(refusal.signed(requester)));
         Self { method: request.method, content }
     }
 
@@ -125,12 +125,12 @@ fn text(bytes: &[u8]) -> String {
 fn decide(
     request: &HttpRequest<'_>,
     resources: &Resources,
-    local: Ipv4Addr,
+    requester: Requester,
     now: HttpDate,
 ) -> Result<Content, Refusal> {
     check(request)?;
     let path = target::path(request.target)?;
-    let resource = match resources.files().look_up(&path, local)? {
+    let resource = match resources.files().look_up(&path, requester)? {
         // The references in a listing need the slash after a directory; a file never has one.
         Entry::File(_) if path.ends_with(b"/") => return Err(PathError::NotFound.into()),
         Entry::File(file) => Resource::file(file, &path),
@@ -242,6 +242,11 @@ fn media_type(path: &[u8], origin: &Origin) -> &'static str {
 impl Refusal {
     fn new(status: StatusCode, reason: impl Display) -> Self {
         Self { status, reason: reason.to_string() }
+    }
+
+    /// Adds the name of the server and advice, for a person at the machine's screen.
+    fn signed(self, requester: Requester) -> Self {
+        Self { reason: format!("{}\n{}: {ADVICE}", self.reason, requester.server_name()), ..self }
     }
 }
 

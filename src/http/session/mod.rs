@@ -12,7 +12,6 @@ mod send;
 mod tests;
 
 use std::fmt::Display;
-use std::net::Ipv4Addr;
 
 use bytes::{Buf, BytesMut};
 use jiff::Timestamp;
@@ -22,6 +21,7 @@ pub use self::listing::Resources;
 use super::wire::date::HttpDate;
 use super::wire::head::Persistence;
 use super::wire::{HttpParseError, HttpRequest, HttpVersion, StatusCode};
+use crate::boot::Requester;
 use crate::bootable::FileKind;
 use crate::export::batch::Chunk;
 use crate::export::{Batch, MixedImagesError};
@@ -58,8 +58,7 @@ pub(crate) struct LoggedAnswer {
 /// an argument.
 #[derive(Debug)]
 pub struct Session {
-    /// The address at which the client reached the server.
-    local: Ipv4Addr,
+    requester: Requester,
     /// Bytes of a request's content still to be swallowed.
     swallow: u64,
     /// Kind of the files that the turn queued.
@@ -69,9 +68,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// Begins a connection of a client that reached the server at `local`.
-    pub fn new(local: Ipv4Addr) -> Self {
-        Self { local, swallow: 0, kind: FileKind::Other, logged: None }
+    /// Begins a connection of this client.
+    pub fn new(requester: impl Into<Requester>) -> Self {
+        Self { requester: requester.into(), swallow: 0, kind: FileKind::Other, logged: None }
     }
 
     /// Returns true if nothing of a request has arrived yet.
@@ -141,7 +140,7 @@ impl Session {
                 return Some(Turn::End(Finished));
             }
         };
-        let answer = Answer::to(&request, resources, self.local, now);
+        let answer = Answer::to(&request, resources, self.requester, now);
         // One kind of file a turn, so that its bytes tell the step of a boot when they leave.
         if answer.file_kind() != self.kind && !out.is_empty() {
             return Some(Turn::Full);

@@ -1,5 +1,6 @@
 //! Answers to requests, from the bytes of the request to the bytes and ranges of the answer.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 

@@ -23,8 +23,8 @@ use self::delivery::{Delivery, TransferHandle};
 use self::link::{Inbox, Link};
 use super::session::{self, DatagramAction, Limits};
 use super::wire::{ErrorCode, MAX_BLKSIZE, MIN_BLKSIZE, Packet, TftpRequest};
-use crate::boot::ServedFile;
 use crate::boot::files::FileError;
+use crate::boot::{ADVICE, Requester, ServedFile};
 use crate::codec::Reader;
 use crate::export::Allowed;
 use crate::export::path::PathError;
@@ -98,8 +98,7 @@ impl Default for Options {
 /// Serves requests at `socket` until `shutdown` is ready and the transfers of that moment have
 /// ended. Dropping the future ends them at once.
 ///
-/// `open` finds the file of a path, for a client that reaches us by the given address. It must not
-/// block.
+/// `open` finds the file of a path for a client. It must not block.
 ///
 /// # Errors
 /// Errors of setting up the socket. A client cannot end the service.
@@ -111,7 +110,7 @@ pub async fn run<F>(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()>
 where
-    F: Fn(&[u8], Ipv4Addr) -> Result<ServedFile, FileError>,
+    F: Fn(&[u8], Requester) -> Result<ServedFile, FileError>,
 {
     socket::setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
     // The kernel may grant less. A client repeats a lost request, some seconds later.
@@ -162,7 +161,7 @@ struct ActiveTransfer {
 
 impl<F> TftpServer<F>
 where
-    F: Fn(&[u8], Ipv4Addr) -> Result<ServedFile, FileError>,
+    F: Fn(&[u8], Requester) -> Result<ServedFile, FileError>,
 {
     fn handle(&mut self, datagram: Datagram<'_>) {
         if !self.options.allowed.contains(IpAddr::V4(*datagram.peer.ip())) {
@@ -207,7 +206,8 @@ where
             Err(error) => {
                 let text = format!("{error}: {}", request.filename.escape_ascii());
                 info!(%peer, "TFTP request refused: {text}");
-                refuse(&self.socket, peer, error.code(), &text);
+                let server = Requester::from(datagram.local).server_name();
+                refuse(&self.socket, peer, error.code(), &format!("{server}: {text}; {ADVICE}"));
             }
         }
     }
@@ -225,7 +225,7 @@ where
         }
         let Datagram { bytes, peer, local } = datagram;
         self.check_share(*peer.ip())?;
-        let file = (self.open)(request.filename, local)?;
+        let file = (self.open)(request.filename, Requester::new(local, (*peer.ip()).into()))?;
         let limits = self.limits(peer, local);
         let (link, inbox) = self.link(peer, local)?;
         let handle = Arc::new(TransferHandle::default());
