@@ -127,7 +127,8 @@ fn ipxe_screen(script: &str, label: &str) -> String {
             let title = title.strip_suffix(" || goto 1").unwrap_or(title);
             screen.print(2, 1 + (COLUMNS - title.len()) / 2, title);
         }
-        let item = line.strip_prefix("iseq ${platform} pcbios && ").unwrap_or(line);
+        let item = line.strip_prefix("iseq ${platform} pcbios && ").and_then(|line| line.strip_suffix(" ||"));
+        let item = item.unwrap_or(line);
         let Some((_, text)) = item.strip_prefix("item ").and_then(|item| item.split_once(' ')) else {
             continue;
         };
