@@ -482,7 +482,8 @@ fn stopping_server_completes_transfers() {
     loop {
         let mut late = Client::of(client.server);
         late.request("boot/small", "");
-        if late.receive().starts_with(b"\0\x05\0\0the server is being stopped") {
+        let answer = late.receive();
+        if answer.starts_with(b"\0\x05\0\0isowire at 127.0.0.1: the server is being stopped") {
             break;
         }
         late.ack(1);

@@ -207,7 +207,8 @@ where
                 let text = format!("{error}: {}", request.filename.escape_ascii());
                 info!(%peer, "TFTP request refused: {text}");
                 let server = Requester::from(datagram.local).server_name();
-                refuse(&self.socket, peer, error.code(), &format!("{server}: {text}; {ADVICE}"));
+                let advice = error.advice();
+                refuse(&self.socket, peer, error.code(), &format!("{server}: {text}{advice}"));
             }
         }
     }
@@ -306,13 +307,22 @@ enum TftpRequestError {
     Busy(usize),
     #[error("the server has {0} transfers to this address already, try again")]
     BusyAddress(usize),
-    #[error("the server is being stopped")]
+    #[error("the server is being stopped, try again when it runs")]
     Stopping,
     #[error("the server has no socket to spare ({0})")]
     Socket(#[from] io::Error),
 }
 
 impl TftpRequestError {
+    /// Returns what a person at the machine can do, behind the text of the error; empty if that is
+    /// to wait.
+    fn advice(&self) -> String {
+        match self {
+            Self::File(_) => format!("; {ADVICE}"),
+            Self::Busy(_) | Self::BusyAddress(_) | Self::Stopping | Self::Socket(_) => String::new(),
+        }
+    }
+
     const fn code(&self) -> ErrorCode {
         match self {
             Self::File(FileError::Path(PathError::NotFound)) => ErrorCode::FileNotFound,
