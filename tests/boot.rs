@@ -344,6 +344,21 @@ fn nbd_root_outlives_take_overs() {
     assert!(carried.count() >= 2, "{logs:#?}");
 }
 
+/// One process after the other takes over from power on, so that each file that the machine loads is
+/// another one's.
+#[test]
+fn machine_that_loads_outlives_take_overs() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
+    let mut site = Site::new("loading-taken-over", iso::small());
+    let options = ["--dhcp-range", RANGE, "--copytoram", "no", "--menu-timeout", "1"];
+    let server = site.serve_by(PLAIN_PXE, &options);
+    let machine = Machine::power_on(&mut site.lan, Card::E1000, &site.logs);
+    let (report, logs) = site.take_over_until_power_off(server, machine, &options, |_| {});
+    site.check(&report, "root=nbd copytoram=n verified=cms");
+    assert!(logs.len() >= 10, "{logs:#?}");
+}
+
 /// The image that the machine lives on is no file any more when the first process ends.
 #[test]
 fn nfs_root_outlives_its_iso_and_its_process() {

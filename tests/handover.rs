@@ -4,7 +4,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{IoSliceMut, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -32,8 +32,8 @@ struct Stage {
     dir: TempDir,
     /// Content of the ISO.
     image: Arc<Vec<u8>>,
-    /// Ports of the first server, which the next ones take over.
-    ports: [u16; 2],
+    /// Ports of NBD, NFS, HTTP and TFTP of the first server, which the next ones take over.
+    ports: [u16; 4],
 }
 
 impl Stage {
@@ -43,7 +43,7 @@ impl Stage {
         fs::create_dir(dir.path().join("run")).unwrap();
         fs::set_permissions(dir.path().join("run"), fs::Permissions::from_mode(0o700)).unwrap();
         // Free at this moment; the test runs alone in its directory, not on its host.
-        let ports = [(); 2].map(|()| free_port());
+        let ports = [(); 4].map(|()| free_port());
         let mut stage = Self { dir, image: Arc::default(), ports };
         stage.image = stage.put_iso(1);
         stage
@@ -68,10 +68,10 @@ impl Stage {
 
     /// Creates the command of a server.
     fn command(&self) -> Command {
-        let [nbd, nfs] = self.ports.map(|port| port.to_string());
+        let [nbd, nfs, http, tftp] = self.ports.map(|port| port.to_string());
         let mut command = Command::new(PROGRAM);
         command.arg("serve").arg(self.dir.path().join("iso")).args(["--bind", "127.0.0.1", "--dhcp", "off"]);
-        command.args(["--nbd", &nbd, "--nfs", &nfs, "--portmap", "off", "--http", "0", "--tftp", "0"]);
+        command.args(["--nbd", &nbd, "--nfs", &nfs, "--portmap", "off", "--http", &http, "--tftp", &tftp]);
         command.env("XDG_RUNTIME_DIR", self.dir.path().join("run")).env_remove("RUNTIME_DIRECTORY");
         command
     }
@@ -140,6 +140,72 @@ fn replaced_image_outlives_a_take_over() {
     let mut client = RpcClient::connect(stage.ports[1]);
     assert!(client.getattr(&handle).is_ok(), "{}", server.log());
     assert_ne!(client.mount(b"/").unwrap(), handle, "a new client gets the new image");
+}
+
+/// Begins to download a file by HTTP.
+fn begin_download(port: u16) -> TcpStream {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.write_all(b"GET /arch/noise HTTP/1.0\r\n\r\n").unwrap();
+    socket.read_exact(&mut [0; 4096]).unwrap();
+    socket
+}
+
+/// Client of a TFTP transfer.
+struct Loading(UdpSocket);
+
+impl Loading {
+    /// Begins to load a file, and gets the OACK.
+    fn begin(port: u16) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.send_to(b"\0\x01arch/noise\0octet\0timeout\x0010\0", ("127.0.0.1", port)).unwrap();
+        let mut oack = [0; 512];
+        let (len, transfer) = socket.recv_from(&mut oack).unwrap();
+        assert_eq!(oack[..len], *b"\0\x06timeout\x0010\0", "{}", oack[..len].escape_ascii());
+        socket.connect(transfer).unwrap();
+        Self(socket)
+    }
+
+    /// Acknowledges a block and gets the next one.
+    fn go_on(&self, block: u8) {
+        self.0.send(&[0, 4, 0, block]).unwrap();
+        let (next, mut data) = (block + 1, [0; 516]);
+        while data[..4] != [0, 3, 0, next] {
+            // The block before may have been repeated meanwhile.
+            self.0.recv(&mut data).unwrap();
+        }
+    }
+
+    fn end(self) {
+        self.0.send(b"\0\x05\0\0enough\0").unwrap();
+    }
+}
+
+/// PXELINUX takes a refused request for a missing file, and a download that is cut for a whole one.
+#[test]
+fn machines_load_on_through_a_take_over() {
+    needs!(["xorriso"]);
+    let stage = Stage::new();
+    let [_, _, http, tftp] = stage.ports;
+    let mut server = stage.start(0, &[]);
+    let (loading, mut download) = (Loading::begin(tftp), begin_download(http));
+    loading.go_on(0);
+    let mut next = stage.start(1, &["--takeover"]);
+    for _ in 0..20 {
+        Loading::begin(tftp).end();
+    }
+    assert!(server.wait(Duration::from_secs(11)).is_none(), "{}", server.log());
+    loading.go_on(1);
+    loading.end();
+    let mut rest = Vec::new();
+    download.read_to_end(&mut rest).unwrap();
+    assert!(rest.len() > (16 << 20) - 4096, "{} bytes", rest.len());
+    assert!(server.wait(SOON).is_some_and(|status| status.success()), "{}", server.log());
+    // The operator need not wait for a client.
+    let _download = begin_download(http);
+    let _last = stage.start(2, &["--takeover"]);
+    assert!(next.wait(Duration::from_secs(1)).is_none(), "{}", next.log());
+    assert!(next.stop().success(), "{}", next.log());
 }
 
 #[test]

@@ -50,8 +50,12 @@ use crate::{output, runtime};
 /// Time that transfers have to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Time that transfers have to end when another process follows this one.
-const HANDOVER_DRAIN: Duration = Duration::from_secs(10);
+/// Time that transfers have to end when systemd starts the next process after this one.
+const RESTART_DRAIN: Duration = Duration::from_secs(10);
+
+/// Time that transfers have to end beside the process that has taken over. PXELINUX takes a download
+/// that is cut for a whole one and starts half a kernel, so a slow link gets its time.
+const TAKEOVER_DRAIN: Duration = Duration::from_secs(600);
 
 /// Error that keeps isowire from starting.
 #[derive(Debug, thiserror::Error)]
@@ -237,11 +241,14 @@ async fn serve(
     match end {
         ServeEnd::TakenOver(predecessor) => {
             handover::hand_over_late(predecessor, &nbd, &images.current(), &machines).await;
-            let _ = tokio::time::timeout(HANDOVER_DRAIN, drained).await;
+            tokio::select! {
+                _ = tokio::time::timeout(TAKEOVER_DRAIN, drained) => {}
+                signal = stop_signals.received() => info!("shutting down: {signal}"),
+            }
         }
         ServeEnd::Stopped if store::is_there() => {
             // NBD clients are served meanwhile.
-            let _ = tokio::time::timeout(HANDOVER_DRAIN, drained).await;
+            let _ = tokio::time::timeout(RESTART_DRAIN, drained).await;
             handover::put_into_store(&nbd, &images.current(), &machines).await;
         }
         ServeEnd::Stopped => {

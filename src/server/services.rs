@@ -80,8 +80,11 @@ pub(super) async fn start(
     let (tasks, at_once, is_taken_over) = Default::default();
     let offered = handover::offered_sockets(&sockets)?;
     let mut services = Services { config, shared, stopping, tasks, at_once, is_taken_over };
+    let (mut dhcp, has_roots) = (Some((sockets.dhcp, sockets.dhcp_mark)), services.shared.has_roots);
     // First, since only this one can still fail for a reason on the network.
-    services.start_dhcp(sockets.dhcp, sockets.dhcp_mark).await?;
+    if let Some((sockets, mark)) = dhcp.take_if(|_| !has_roots) {
+        services.start_dhcp(sockets, mark).await?;
+    }
     services.start_advertisement(sockets.advertisement);
     services.start_nbd(sockets.nbd)?;
     services.start_nfs(sockets.nfs, sockets.portmap)?;
@@ -91,6 +94,10 @@ pub(super) async fn start(
     services.start_offers(offered);
     let updates = updater.run(hangup, services.stop());
     services.spawn("images", unfailing(updates));
+    // Last after another process, whose machines load on: it looks for other servers for seconds.
+    if let Some((sockets, mark)) = dhcp {
+        services.start_dhcp(sockets, mark).await?;
+    }
     let Services { tasks, at_once, is_taken_over, .. } = services;
     Ok(Running { tasks, at_once, is_taken_over })
 }

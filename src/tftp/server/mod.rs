@@ -124,7 +124,7 @@ where
         tokio::select! {
             () = &mut shutdown, if !server.is_stopping => server.is_stopping = true,
             Some(ended) = server.tasks.join_next() => server.forget(ended),
-            received = receiver.receive(&server.socket) => match received {
+            received = receiver.receive(&server.socket), if server.is_receiving() => match received {
                 Ok(datagram) => drop(caught(|| server.handle(datagram))),
                 Err(error) => {
                     warn!("TFTP datagram not received: {error}");
@@ -144,7 +144,7 @@ struct TftpServer<F> {
     /// Transfers by the address and port of the client: its transfer identifier (RFC 1350 §4).
     active: HashMap<SocketAddrV4, ActiveTransfer>,
     tasks: JoinSet<SocketAddrV4>,
-    /// True when no new transfer is started.
+    /// True when requests are left to the process that follows.
     is_stopping: bool,
 }
 
@@ -163,6 +163,13 @@ impl<F> TftpServer<F>
 where
     F: Fn(&[u8], Requester) -> Result<ServedFile, FileError>,
 {
+    /// Returns whether datagrams to the well-known port are for this process.
+    fn is_receiving(&self) -> bool {
+        // The process that follows may have the same socket, and answers requests. PXELINUX would
+        // not repeat one that was refused here, and would boot without its menu.
+        !self.is_stopping || self.options.ports == PortMode::Single
+    }
+
     fn handle(&mut self, datagram: Datagram<'_>) {
         if !self.options.allowed.contains(IpAddr::V4(*datagram.peer.ip())) {
             return debug!(peer = %datagram.peer, "TFTP datagram not answered: its address is not in `allow`");
@@ -172,6 +179,10 @@ where
             (&packet, self.inbox(datagram.peer))
         {
             return inbox.deliver(datagram.bytes);
+        }
+        if self.is_stopping {
+            // A client repeats its request, and the process that follows may get it then.
+            return;
         }
         match session::classify(packet) {
             DatagramAction::Read(request) => self.read(&request, datagram),
@@ -218,9 +229,6 @@ where
         request: &TftpRequest<'_>,
         datagram: Datagram<'_>,
     ) -> Result<ActiveTransfer, TftpRequestError> {
-        if self.is_stopping {
-            return Err(TftpRequestError::Stopping);
-        }
         if self.active.len() >= self.options.max_transfers {
             return Err(TftpRequestError::Busy(self.active.len()));
         }
@@ -307,8 +315,6 @@ enum TftpRequestError {
     Busy(usize),
     #[error("the server has {0} transfers to this address already, try again")]
     BusyAddress(usize),
-    #[error("the server is being stopped, try again when it runs")]
-    Stopping,
     #[error("the server has no socket to spare ({0})")]
     Socket(#[from] io::Error),
 }
@@ -319,7 +325,7 @@ impl TftpRequestError {
     fn advice(&self) -> String {
         match self {
             Self::File(_) => format!("; {ADVICE}"),
-            Self::Busy(_) | Self::BusyAddress(_) | Self::Stopping | Self::Socket(_) => String::new(),
+            Self::Busy(_) | Self::BusyAddress(_) | Self::Socket(_) => String::new(),
         }
     }
 
@@ -328,7 +334,7 @@ impl TftpRequestError {
             Self::File(FileError::Path(PathError::NotFound)) => ErrorCode::FileNotFound,
             Self::File(FileError::Changed(_)) => ErrorCode::NotDefined,
             Self::File(_) => ErrorCode::AccessViolation,
-            Self::Busy(_) | Self::BusyAddress(_) | Self::Stopping | Self::Socket(_) => ErrorCode::NotDefined,
+            Self::Busy(_) | Self::BusyAddress(_) | Self::Socket(_) => ErrorCode::NotDefined,
         }
     }
 }
