@@ -14,7 +14,7 @@ use common::machine::{self, Card, DOWN, ENTER, Machine, Uefi};
 use common::needs::{needs, only_with_all};
 use common::reads::Reads;
 use common::running::output_of;
-use site::{Chapter, PLAIN_PXE, RANGE, SERVER, Site, tells};
+use site::{Chapter, PLAIN_PXE, RANGE, SERVER, SSH_KEYS, Site, tells};
 
 /// Debian's iPXE for UEFI without drivers of its own.
 const SNPONLY: &str = "/usr/lib/ipxe/snponly.efi";
@@ -54,10 +54,13 @@ const EROFS: [Chapter; 2] = [
 fn nbd_root_copied_to_ram() {
     needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS);
     let mut site = Site::new("nbd-ram", iso::small());
-    let server =
-        site.serve_by(PLAIN_PXE, &["--dhcp-range", RANGE, "--copytoram", "yes", "--menu-timeout", "1"]);
+    let server = site.serve_by(
+        &[SSH_KEYS, PLAIN_PXE].concat(),
+        &["--dhcp-range", RANGE, "--copytoram", "yes", "--menu-timeout", "1"],
+    );
     let report = site.boot(Card::E1000);
     site.check(&report, "root=nbd copytoram=y verified=cms");
+    site.check_seed(&report);
     site.check_story(server, &[&LEASE[..], &MENU, &KERNEL_BY_HTTP, &[NBD, NBD_RELEASED]]);
 }
 
@@ -80,9 +83,10 @@ fn nfs_root_stays_on_the_server_by_ipxe() {
     needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS, ["dnsmasq"]);
     let mut site = Site::new("nfs-attached", iso::small());
     let _router = site.router(&[]);
-    let server = site.serve(&["--root", "nfs", "--copytoram", "no", "--menu-timeout", "1"]);
+    let server = site.serve_by(SSH_KEYS, &["--root", "nfs", "--copytoram", "no", "--menu-timeout", "1"]);
     let report = site.boot(Card::Virtio);
     site.check(&report, "root=nfs copytoram=n verified=cms");
+    site.check_seed(&report);
     site.check_story(server, &[&OFFER_BESIDE_ANOTHER, &SCRIPT, &KERNEL_BY_HTTP, &[NFS, NFS_WAITS]]);
 }
 
@@ -176,9 +180,10 @@ fn an_image_of_another_distribution() {
 fn uefi_pxe_to_an_nbd_root() {
     needs!(lan::NEEDS, machine::NEEDS, machine::UEFI_NEEDS, iso::NEEDS);
     let mut site = Site::new("uefi-pxe-nbd", iso::small());
-    let server = site.serve(&["--dhcp-range", RANGE, "--copytoram", "no"]);
+    let server = site.serve_by(SSH_KEYS, &["--dhcp-range", RANGE, "--copytoram", "no"]);
     let report = site.boot_uefi(Uefi::Pxe);
     site.check(&report, "root=nbd copytoram=n verified=cms");
+    site.check_seed(&report);
     assert!(report.value("network:").contains(":192.168.77.1:192.168.77.1:255.255.255.0::eth0 gives"));
     let lease = [&["DHCP offer", "x64 UEFI"][..], &["DHCP lease"]];
     let program: Chapter = &["over TFTP", "path=\"/isowire/52-54-00-12-34-56/nbd.efi\""];

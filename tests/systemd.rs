@@ -5,7 +5,7 @@ mod common;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
+use common::debian;
 use common::nbd_clients::{Clients, Habit};
 use common::needs::{needs, only_with_all, tool};
 use common::running::{Running, output_of};
 use common::tree::{self, tree};
 
-const NEEDS: [&str; 5] = ["root", "debootstrap", "systemd-nspawn", "nsenter", "apt-get"];
+const NEEDS: [&str; 2] = ["systemd-nspawn", "nsenter"];
 
 /// A container takes this long at most to start, stop, or run a command.
 const SOON: Duration = Duration::from_secs(120);
@@ -36,33 +37,6 @@ const UNITS: [&str; 6] = [
     "isowire-tftp.socket",
 ];
 
-/// Directories of a Debian system in which systemd is process 1.
-///
-/// It is made once for all runs: that takes some minutes.
-fn system() -> PathBuf {
-    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("systemd-root");
-    if !kept.is_dir() {
-        let made = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let [suite, mirror] = suite_and_mirror();
-        let mut debootstrap = tool("debootstrap");
-        debootstrap.args(["--variant=minbase", "--include=systemd,systemd-sysv,dbus"]);
-        output_of(debootstrap.arg(suite).arg(made.path()).arg(mirror));
-        fs::rename(made.keep(), &kept).unwrap();
-    }
-    kept
-}
-
-/// Returns the Debian release of this host, and where its packages come from.
-fn suite_and_mirror() -> [String; 2] {
-    let mut apt = tool("apt-get");
-    apt.args(["indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages"]);
-    let targets = output_of(&mut apt);
-    let release = fs::read_to_string("/etc/os-release").unwrap();
-    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap();
-    let target = targets.lines().find_map(|line| line.strip_prefix(codename)?.strip_prefix(' '));
-    [codename.to_owned(), target.expect("apt knows the release of this host").to_owned()]
-}
-
 /// A container with isowire and its units installed, as a package would.
 struct Container {
     nspawn: Running,
@@ -74,7 +48,8 @@ struct Container {
 impl Container {
     fn start(iso: &Path) -> Self {
         let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        output_of(tool("cp").arg("-aT").arg(system()).arg(root.path()));
+        let system = debian::system("systemd-root", &["systemd", "systemd-sysv", "dbus"]);
+        output_of(tool("cp").arg("-aT").arg(system).arg(root.path()));
         install(root.path(), iso);
         let mut command = tool("systemd-nspawn");
         command.args(["-q", "-b", "--private-network", "--register=no", "--keep-unit"]);
@@ -153,7 +128,7 @@ fn install(root: &Path, iso: &Path) {
 #[test]
 fn clients_outlive_systemctl_restart() {
     only_with_all!();
-    needs!(NEEDS, tree::NEEDS);
+    needs!(NEEDS, debian::NEEDS, tree::NEEDS);
     let iso = tree().iso;
     let image = Arc::new(fs::read(&iso).unwrap());
     let container = Container::start(&iso);

@@ -9,6 +9,7 @@ use super::file_server::Ports;
 use super::leased::Leased;
 use super::menu::{MenuSettings, Overrides};
 use super::rules::Rules;
+use super::seed::SeedSettings;
 use crate::uki::{Signer, Stub};
 
 /// The operator's choices about boots.
@@ -26,6 +27,8 @@ pub struct BootConfig {
     /// iPXE for BIOS machines whose own iPXE lacks features.
     pub bios_ipxe: Option<Bytes>,
     pub rules: Arc<Rules>,
+    /// Seeds of all machines; rules add to them.
+    pub seed: SeedSettings,
     /// Overrides by the name of the image.
     pub overrides: HashMap<String, Overrides>,
     /// Leases of our DHCP server.
@@ -54,6 +57,7 @@ impl BootConfig {
             ipxe: None,
             bios_ipxe: None,
             rules: Arc::default(),
+            seed: SeedSettings::default(),
             overrides: HashMap::new(),
             leased: Arc::default(),
         }

@@ -4,6 +4,7 @@
 //! /isowire/52-54-00-12-34-56/nbd.efi           for this machine
 //! /isowire/52-54-00-12-34-56/rule-2/nbd.efi    for this machine, by a rule that the DHCP server chose
 //! /isowire/nbd.efi                             for any machine
+//! /isowire/52-54-00-12-34-56/seed/user-data    of several files for one purpose
 //! ```
 //!
 //! The path names the machine, since a TFTP or HTTP request does not: the kernel has to be told its
@@ -11,6 +12,7 @@
 
 use std::fmt;
 
+use super::seed::{self, SeedFile};
 use crate::bootable::Root;
 use crate::mac::Mac;
 
@@ -61,14 +63,17 @@ pub(crate) enum GeneratedKind {
     Certificate,
     /// iPXE itself, for BIOS.
     BiosIpxe,
+    /// A file for cloud-init.
+    Seed(SeedFile),
 }
 
 impl GeneratedKind {
-    /// Returns every kind, with a program for each root.
+    /// Returns every kind, with a program for each root and all files of a seed.
     pub(crate) fn all() -> impl Iterator<Item = GeneratedKind> {
         let programs = Root::ALL.into_iter().map(GeneratedKind::Program);
         use GeneratedKind::{BiosIpxe, Certificate, Ipxe, Menu, Script, TftpScript};
-        [Menu, Script, TftpScript, Ipxe, BiosIpxe, Certificate].into_iter().chain(programs)
+        let seeds = SeedFile::ALL.into_iter().map(GeneratedKind::Seed);
+        [Menu, Script, TftpScript, Ipxe, BiosIpxe, Certificate].into_iter().chain(programs).chain(seeds)
     }
 
     /// Returns the name of the file.
@@ -83,7 +88,14 @@ impl GeneratedKind {
             GeneratedKind::Ipxe => "ipxe.efi",
             GeneratedKind::Certificate => "secure-boot.cer",
             GeneratedKind::BiosIpxe => "undionly.kpxe",
+            GeneratedKind::Seed(file) => file.name(),
         }
+    }
+
+    fn of_seed(name: &str) -> Option<Self> {
+        let is_named =
+            |file: &SeedFile| file.name().strip_prefix(seed::DIRECTORY) == Some(&format!("/{name}"));
+        SeedFile::ALL.into_iter().find(is_named).map(GeneratedKind::Seed)
     }
 
     fn of_name(name: &str) -> Option<Self> {
@@ -96,14 +108,19 @@ impl GeneratedPath {
     /// Parses the names in a path; `None` for any other file.
     pub(crate) fn parse<'a>(names: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
         // One more than the longest path has, so that a longer path fits no pattern.
-        let names: Vec<_> = names.take(5).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
-        let (machine, rule, file) = match names[..] {
-            [AUTOEXEC] => (None, None, AUTOEXEC),
-            [DIRECTORY, file] => (None, None, file),
+        let names: Vec<_> = names.take(6).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
+        let (before, kind) = match names[..] {
+            [ref before @ .., seed::DIRECTORY, file] => (before, GeneratedKind::of_seed(file)?),
+            [AUTOEXEC] => (&[DIRECTORY][..], GeneratedKind::Script),
+            [ref before @ .., file] => (before, GeneratedKind::of_name(file)?),
+            [] => return None,
+        };
+        let (machine, rule) = match *before {
+            [DIRECTORY] => (None, None),
             // No MAC address begins with `rule-`.
-            [DIRECTORY, machine, file] if machine.starts_with(RULE) => (None, Some(machine), file),
-            [DIRECTORY, machine, file] => (Some(machine), None, file),
-            [DIRECTORY, machine, rule, file] => (Some(machine), Some(rule), file),
+            [DIRECTORY, rule] if rule.starts_with(RULE) => (None, Some(rule)),
+            [DIRECTORY, machine] => (Some(machine), None),
+            [DIRECTORY, machine, rule] => (Some(machine), Some(rule)),
             _ => return None,
         };
         let rule = rule.map(|rule| rule.strip_prefix(RULE)?.parse().ok().map(RuleNumber));
@@ -112,21 +129,28 @@ impl GeneratedPath {
             // An invalid number means that the file is not generated here.
             rule: rule.map_or(Some(None), |rule| rule.map(Some))?,
         };
-        Some(Self { recipient, kind: GeneratedKind::of_name(file)? })
+        Some(Self { recipient, kind })
     }
 }
 
 /// Writes the path without a leading `/`.
 impl fmt::Display for GeneratedPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.recipient, self.kind.name())
+    }
+}
+
+/// Writes the directory of its files without a leading `/` and with one at the end.
+impl fmt::Display for Recipient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{DIRECTORY}/")?;
-        if let Some(machine) = self.recipient.machine {
+        if let Some(machine) = self.machine {
             write!(f, "{}/", machine.dashed())?;
         }
-        if let Some(RuleNumber(rule)) = self.recipient.rule {
+        if let Some(RuleNumber(rule)) = self.rule {
             write!(f, "{RULE}{rule}/")?;
         }
-        f.write_str(self.kind.name())
+        Ok(())
     }
 }
 
@@ -190,6 +214,11 @@ mod tests {
             "isowire/52-54-00-12-34-56/nbd.efi/x",
             "isowire/52-54-00-12-34-56/rule-1/nbd.efi/x",
             "other/52-54-00-12-34-56/nbd.efi",
+            "isowire/52-54-00-12-34-56/seed",
+            "isowire/52-54-00-12-34-56/seed/nbd.efi",
+            "isowire/52-54-00-12-34-56/user-data",
+            "isowire/52-54-00-12-34-56/rule-1/seed/user-data/x",
+            "seed/user-data",
         ] {
             assert_eq!(parse(other), None, "{other}");
         }

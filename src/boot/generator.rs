@@ -10,6 +10,8 @@ use super::image_boot::{ImageBoot, Pxelinux};
 use super::leased::Leased;
 use super::menu::{Menu, MenuMachine, ipxe, pxelinux};
 use super::requester::Requester;
+use super::rules::Rule;
+use super::seed::{self, Seed, SeedFile};
 use super::targets::{BootTargets, IpxePrograms};
 use super::uefi::{Programs, UefiError};
 use crate::bootable::{FileKind, Look, Root};
@@ -119,6 +121,7 @@ impl Generator {
             GeneratedKind::BiosIpxe => {
                 ServedFile::generated(self.config.bios_ipxe.clone()?, FileKind::Loader)
             }
+            GeneratedKind::Seed(file) => self.seed(file, recipient, requester)?,
         })
     }
 
@@ -126,11 +129,13 @@ impl Generator {
     fn menu(&self, recipient: Recipient, requester: Requester) -> Menu<'_> {
         static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new(), reboot: None };
         let rule = self.config.rules.for_recipient(recipient);
-        let mut images: Vec<_> = self.images.iter().map(|image| image.for_rule(rule)).collect();
+        let server = FileServer { address: requester.server, ports: self.config.ports };
+        let seed = self.seed_url(rule, recipient, &server);
+        let mut images: Vec<_> = self.images.iter().map(|image| image.for_rule(rule, seed.clone())).collect();
         // The sort is stable: the other images keep their order.
         images.sort_by_key(|shown| Some(&shown.image.name) != rule.and_then(|rule| rule.image.as_ref()));
         Menu {
-            server: FileServer { address: requester.server, ports: self.config.ports },
+            server,
             machine: MenuMachine { mac: recipient.machine, address: requester.address, name: None },
             start: rule.map(|rule| rule.start).unwrap_or_default(),
             timeout: self.config.settings.timeout,
@@ -146,8 +151,30 @@ impl Generator {
         let name = rule.and_then(|rule| rule.image.as_ref());
         let image = self.image(name).or(self.images.first())?;
         let lease = recipient.machine.and_then(|machine| self.config.leased.of(machine));
-        let settings = image.for_rule(rule).settings;
-        image.programs.as_ref().ok()?.program(root, recipient.machine, lease, settings, server)
+        let shown = image.for_rule(rule, self.seed_url(rule, recipient, server));
+        image.programs.as_ref().ok()?.program(root, recipient.machine, lease, &shown, server)
+    }
+
+    /// Returns the URL of the recipient's seed; `None` if it has none. cloud-init takes seeds by HTTP
+    /// only.
+    fn seed_url(&self, rule: Option<&Rule>, recipient: Recipient, server: &FileServer) -> Option<String> {
+        self.seed_of(rule, recipient)?;
+        Some(format!("{}{recipient}{}/", server.http_url()?, seed::DIRECTORY))
+    }
+
+    fn seed(&self, file: SeedFile, recipient: Recipient, requester: Requester) -> Option<ServedFile> {
+        let rule = self.config.rules.for_recipient(recipient);
+        let seed = self.seed_of(rule, recipient)?;
+        Some(ServedFile::generated(seed.write(file, requester.now), FileKind::Other))
+    }
+
+    fn seed_of<'a>(&self, rule: Option<&'a Rule>, recipient: Recipient) -> Option<Seed<'a>> {
+        let site = self.config.seed.clone();
+        let settings = match rule {
+            Some(rule) => site.with(&rule.seed),
+            None => site,
+        };
+        Seed::of(settings, rule.and_then(|rule| rule.hostname.as_ref()), recipient.machine)
     }
 
     fn image(&self, name: Option<&Word>) -> Option<&ImageBoot> {

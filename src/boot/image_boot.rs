@@ -43,13 +43,14 @@ impl ImageBoot {
         Some(Self { bootable, settings, programs })
     }
 
-    /// Returns the image as the menu of a machine with this rule shows it.
-    pub(super) fn for_rule(&self, rule: Option<&Rule>) -> MenuImage<'_> {
+    /// Returns the image as the menu of a machine with this rule shows it. `seed` is the URL of the
+    /// machine's seed for cloud-init.
+    pub(super) fn for_rule(&self, rule: Option<&Rule>, seed: Option<String>) -> MenuImage<'_> {
         let settings = match rule {
             Some(rule) => self.settings.with_overrides(&rule.overrides),
             None => self.settings.clone(),
         };
-        MenuImage { image: &self.bootable, settings }
+        MenuImage { image: &self.bootable, settings, seed }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod menu;
 mod quirks;
 mod requester;
 pub(crate) mod rules;
+pub(crate) mod seed;
 mod targets;
 pub(crate) mod uefi;
 

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::generated::{Recipient, RuleNumber};
 use super::menu::{Overrides, Start};
+use super::seed::SeedSettings;
 use super::{Architecture, Client, Quirks};
 use crate::mac::{Mac, MacPrefix};
 use crate::text::Word;
@@ -54,6 +55,9 @@ pub(crate) struct Rule {
     pub overrides: Overrides,
     pub start: Start,
     pub quirks: Quirks,
+    pub seed: SeedSettings,
+    /// Host name in the seed of the one machine that this rule is for.
+    pub hostname: Option<Word>,
     /// Fixed address for the one machine that this rule is for.
     pub address: Option<Ipv4Addr>,
 }

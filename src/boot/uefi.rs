@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::file::{ServedFile, Version};
 use super::file_server::FileServer;
 use super::leased::Lease;
-use super::menu::{MenuImage, MenuSettings};
+use super::menu::MenuImage;
 use crate::bootable::{BootEntry, Bootable, FileKind, Root};
 use crate::export::Export;
 use crate::export::path::{self, PathError};
@@ -65,7 +65,6 @@ enum ProgramError {
 #[derive(Debug)]
 pub(crate) struct Programs {
     image: Arc<Image>,
-    bootable: Bootable,
     stub: Stub,
     signer: Option<Arc<Signer>>,
     bases: Vec<RootBase>,
@@ -107,8 +106,7 @@ impl Programs {
             };
             bases.push(RootBase { root, entry, base });
         }
-        let (image, bootable) = (Arc::clone(image), bootable.clone());
-        Ok(Self { image, bootable, stub, signer: signer.cloned(), bases })
+        Ok(Self { image: Arc::clone(image), stub, signer: signer.cloned(), bases })
     }
 
     /// Returns the roots of the programs, the default first.
@@ -126,18 +124,18 @@ impl Programs {
         self.signer.as_ref()
     }
 
-    /// Composes the program with this root for a machine with this MAC address and lease; `None` if
-    /// the root is not served.
+    /// Composes the program with this root for a machine with this MAC address and lease, to which the
+    /// image is shown so; `None` if the root is not served.
     pub(crate) fn program(
         &self,
         root: Root,
         machine: Option<Mac>,
         lease: Option<Lease>,
-        settings: MenuSettings,
+        shown: &MenuImage<'_>,
         server: &FileServer,
     ) -> Option<ServedFile> {
         let RootBase { base, .. } = self.bases.iter().find(|base| base.root == root)?;
-        let mut words = MenuImage { image: &self.bootable, settings }.command_line(root, server)?;
+        let mut words = shown.command_line(root, server)?;
         words.extend(network(machine, lease, server));
         let line = CommandLine::new(&words).ok()?;
         let export = base.program(&line)?;

@@ -63,6 +63,8 @@ impl Checker<'_> {
             start: if is_menu { Start::Menu } else { Start::Straight },
             quirks: self.read_all("quirks", &options.quirks, value::quirk)?.into_iter().collect(),
             address: self.fixed_address(options, &filter, dhcp)?,
+            seed: self.seed(&options.ssh_keys, &options.user_data, services)?,
+            hostname: self.hostname(options, &filter, services)?,
             who: filter,
         })
     }
@@ -151,7 +153,7 @@ impl Checker<'_> {
 }
 
 /// Returns the MAC address of the machine, if the conditions match only one.
-fn one_machine(filter: &ClientFilter) -> Option<Mac> {
+pub(super) fn one_machine(filter: &ClientFilter) -> Option<Mac> {
     match (filter.macs.as_slice(), filter.architectures.as_slice(), filter.vendor.as_str()) {
         // A shorter MAC address is a prefix, which several machines share.
         ([mac], [], "") => mac.whole(),
@@ -176,8 +178,14 @@ impl MachineOptions {
             ("copytoram", &self.copytoram),
             ("menu", &self.menu),
             ("address", &self.address),
+            ("hostname", &self.hostname),
+            ("user-data", &self.user_data),
         ];
-        let lists = [("kernel-parameters", &self.kernel_parameters), ("quirks", &self.quirks)];
+        let lists = [
+            ("kernel-parameters", &self.kernel_parameters),
+            ("quirks", &self.quirks),
+            ("ssh-keys", &self.ssh_keys),
+        ];
         let lists = lists.into_iter().filter_map(|(key, list)| Some((key, list.as_ref()?.first()?)));
         values.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?))).chain(lists)
     }

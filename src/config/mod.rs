@@ -15,6 +15,7 @@ mod privileges;
 mod raw;
 #[expect(clippy::disallowed_methods, reason = "reads the key that the operator names")]
 mod secure_boot;
+mod seed;
 mod services;
 mod subnets;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
@@ -32,6 +33,7 @@ use bytes::Bytes;
 use clap::{ArgMatches, FromArgMatches as _};
 
 use crate::boot::menu::MenuSettings;
+use crate::boot::seed::{SeedSettings, SshKey};
 use crate::boot::{Rules, UefiBy};
 use crate::bootable::Root;
 use crate::export::Allowed;
@@ -86,6 +88,8 @@ pub struct Config {
     pub root: Option<Root>,
     /// Settings of the menu; its roots are those that may be served, in order.
     pub menu: MenuSettings,
+    /// Seeds of all machines; rules add to them.
+    pub seed: SeedSettings,
     /// Rules for machines.
     pub rules: Rules,
     pub uefi: UefiBy,
@@ -205,6 +209,15 @@ pub(crate) fn of_text(text: &str) -> Result<Config, ConfigError> {
     (options.stub, options.uefi, options.ipxe) = (None, None, None);
     (options.secure_boot_key, options.secure_boot_certificate, options.user) = (None, None, None);
     options.verify_certificate = None;
+    let lists = options.machine.iter_mut().map(|machine| {
+        machine.user_data = None;
+        &mut machine.ssh_keys
+    });
+    options.user_data = None;
+    lists
+        .chain([&mut options.ssh_keys])
+        .flatten()
+        .for_each(|keys| keys.retain(|key| SshKey::is_typed(&key.text)));
     Checker { file: Some(&file), options: &options, variables: &|_| None }.checked()
 }
 
@@ -256,6 +269,7 @@ impl Checker<'_> {
             advertised_http: advertised_http.flatten(),
             root: self.root(&services)?,
             menu,
+            seed: self.seed(&options.ssh_keys, &options.user_data, &services)?,
             signing_pair: self.signing_pair(uefi, stub.as_ref())?.map(Arc::new),
             stub,
             root_services: services,

@@ -163,6 +163,13 @@ pub struct ServeOptions {
     #[serde(deserialize_with = "one_or_more")]
     pub(super) kernel_parameters: Option<Vec<RawValue>>,
 
+    #[arg(skip)]
+    #[serde(deserialize_with = "one_or_more")]
+    pub(super) ssh_keys: Option<Vec<RawValue>>,
+
+    #[arg(skip)]
+    pub(super) user_data: Option<RawValue>,
+
     /// Program for UEFI machines: composed of kernel and initramfs, or iPXE [default: composed]
     #[arg(long, value_name = "composed|ipxe", value_hint = ValueHint::Other)]
     pub(super) uefi: Option<RawValue>,
@@ -294,6 +301,10 @@ pub(super) struct MachineOptions {
     pub(super) kernel_parameters: Option<Vec<RawValue>>,
     pub(super) menu: Option<RawValue>,
     pub(super) address: Option<RawValue>,
+    pub(super) hostname: Option<RawValue>,
+    #[serde(deserialize_with = "one_or_more")]
+    pub(super) ssh_keys: Option<Vec<RawValue>>,
+    pub(super) user_data: Option<RawValue>,
     #[serde(deserialize_with = "one_or_more")]
     pub(super) quirks: Option<Vec<RawValue>>,
 }

@@ -509,8 +509,8 @@ fn example_tables_are_valid() {
         "[[subnet]]\n{}[[image]]\n{}[[machine]]\n{}[[machine]]\nmac = '52:54:00:00:00:01'\n{}",
         lines(FileTable::Subnet, &[]),
         lines(FileTable::Image, &[]),
-        lines(FileTable::Machine, &["architecture", "vendor", "ignore"]),
-        lines(FileTable::Machine, &["mac", "address", "ignore"]),
+        lines(FileTable::Machine, &["architecture", "vendor", "ignore", "user-data"]),
+        lines(FileTable::Machine, &["mac", "address", "hostname", "ignore", "user-data"]),
     );
     let config = loaded(&["--dhcp-range", "192.168.1.100-192.168.1.199"], Some(&file)).unwrap();
     assert_eq!((config.images.len(), config.rules.iter().count()), (1, 2));
@@ -543,7 +543,14 @@ fn example_shows_the_defaults() {
     let all = loaded(
         &["a.iso"],
         Some(&text(&|key, _| {
-            let files = ["ipxe", "stub", "secure-boot-key", "secure-boot-certificate", "verify-certificate"];
+            let files = [
+                "ipxe",
+                "stub",
+                "secure-boot-key",
+                "secure-boot-certificate",
+                "user-data",
+                "verify-certificate",
+            ];
             key != "dhcp" && !files.contains(&key)
         })),
     )

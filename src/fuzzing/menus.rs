@@ -51,6 +51,8 @@ const COMMAND_LINE_MAX: usize = 2047 - 128;
 const SERVER: FileServer =
     FileServer { address: Ipv4Addr::BROADCAST, ports: Ports { tftp: 69, http: Some(u16::MAX) } };
 const PREFIX: &str = "http://255.255.255.255:65535/";
+/// The longest path of a seed.
+const SEED: &str = "isowire/52-54-00-12-34-56/rule-4095/seed/";
 
 /// The files of an image's menu are separated by NUL. Whatever they hold, the menus made from them
 /// are plain text, have the entries that they were made to have and no other, and load only what is
@@ -143,7 +145,7 @@ fn check(index: &Index, bootable: &Bootable, parameters: Vec<Word>) {
         machine: MenuMachine::default(),
         start: Start::Menu,
         timeout: 10,
-        images: vec![MenuImage { image: bootable, settings }],
+        images: vec![MenuImage { image: bootable, settings, seed: Some(format!("{PREFIX}{SEED}")) }],
         look: &bootable.look,
         stock: bootable.stock.as_ref(),
     };

@@ -143,7 +143,7 @@ impl Client {
         let (now, files) = (Instant::now(), shared.files.clone());
         let machines = Arc::clone(&shared.machines);
         Self {
-            session: Session::new(Requester::new(local, peer.ip())),
+            session: Session::new(Requester::new(local, peer.ip(), Timestamp::now())),
             resources: shared.resources(&files.current()),
             shared,
             files,

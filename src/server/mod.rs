@@ -166,6 +166,7 @@ fn boot_config(config: &Config, sockets: &ServiceSockets) -> BootConfig {
         ipxe: config.ipxe.clone().or_else(uefi_ipxe_of_host),
         bios_ipxe: bios_ipxe_of_host(),
         rules: Arc::new(config.rules.clone()),
+        seed: config.seed.clone(),
         ..BootConfig::new(menu, ports)
     }
 }

@@ -26,6 +26,10 @@ pub const RANGE: &str = "192.168.77.50-192.168.77.99";
 /// The network cards of QEMU have iPXE for a ROM. By this rule they load what a plain PXE ROM loads.
 pub const PLAIN_PXE: &str = "[[machine]]\nmac = '52:54'\nquirks = 'no-script'\n";
 
+/// A setting by which machines get a seed for cloud-init.
+pub const SSH_KEYS: &str =
+    "ssh-keys = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIO7n0Wd0zJmqX3F0Gf2W2tKfVwPpZqYy3Jk5rQeLwq8R me'\n";
+
 /// A line of the server's log, by words that stand in it.
 pub type Chapter = &'static [&'static str];
 
@@ -181,6 +185,15 @@ impl Site {
             "the guest read something else"
         );
         assert_eq!(report.value("READY"), ready);
+    }
+
+    /// The words for cloud-init came through the loader as they are.
+    pub fn check_seed(&self, report: &Report) {
+        let line = report.value("command line:");
+        let words = format!(
+            " ds=nocloud;dsmode=net;s=http://{SERVER}/isowire/52-54-00-12-34-56/seed/ network-config=disabled "
+        );
+        assert!(line.contains(&words), "{line}");
     }
 
     /// Keeps what a machine read of its root, for `benches/peers storm --trace`.

@@ -59,6 +59,8 @@ pub(crate) struct MenuMachine<'a> {
 pub(crate) struct MenuImage<'a> {
     pub image: &'a Bootable,
     pub settings: MenuSettings,
+    /// URL of the seed for cloud-init; `None` for a machine without one.
+    pub seed: Option<String>,
 }
 
 /// The start of a machine: with the menu or without.

@@ -27,7 +27,7 @@ impl<'a> Way<'a> {
     /// Returns the way of the operator's settings with this root; `None` for an image without
     /// entries.
     pub(super) fn chosen(shown: &MenuImage<'a>, root: Root) -> Option<Self> {
-        let MenuImage { image, settings } = shown;
+        let MenuImage { image, settings, .. } = shown;
         let boot_entry = image.boot_entry(root)?;
         Some(Self { boot_entry, root, copy: settings.copytoram, cms: settings.cms, is_serial: false })
     }
@@ -139,7 +139,7 @@ impl<'a> WayBuilder<'a, '_> {
     }
 
     pub(super) fn command_line(&self, way: &Way<'_>) -> Vec<Word> {
-        let MenuImage { image, settings } = self.shown;
+        let MenuImage { image, settings, seed } = self.shown;
         let Way { boot_entry, root, .. } = *way;
         let mut words = vec![format!("archisobasedir={}", image.base_dir)];
         // With another root the hook would wait for a block device of this UUID, which never comes.
@@ -153,6 +153,16 @@ impl<'a> WayBuilder<'a, '_> {
         words.push(format!("copytoram={}", way.copy.value()));
         if boot_entry.signed && way.cms == Cms::Verify {
             words.push("cms_verify=y".to_owned());
+        }
+        if let Some(url) = seed {
+            // The data source NoCloud takes its files from a URL with a `/` at its end. `;` has no
+            // meaning to PXELINUX, to iPXE within a word, and to the kernel.
+            // Without `dsmode`, cloud-init 22.4 takes any seed of `ds=nocloud` for one of a local
+            // disk, and makes nothing of it.
+            words.push(format!("ds=nocloud;dsmode=net;s={url}"));
+            // cloud-init would give the card that the root file system comes over another
+            // configuration.
+            words.push("network-config=disabled".to_owned());
         }
         // The last console is the one of user space (Linux, admin-guide/serial-console.rst).
         let consoles =

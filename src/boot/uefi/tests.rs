@@ -3,6 +3,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::boot::BootTargets;
 use crate::boot::files::{Entry, FileError};
+use crate::boot::menu::MenuSettings;
 use crate::boot::tests::{archiso_files, image, settings};
 use crate::boot::{BootConfig, Files, Ports};
 use crate::export::Piece;

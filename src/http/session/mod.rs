@@ -130,6 +130,7 @@ impl Session {
         now: Timestamp,
         out: &mut Batch,
     ) -> Option<Turn<Finished>> {
+        self.requester.now = now;
         let now = HttpDate::new(now);
         self.swallow_content(input);
         let (request, len) = match HttpRequest::parse(input) {

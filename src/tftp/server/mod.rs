@@ -23,6 +23,8 @@ use self::delivery::{Delivery, TransferHandle};
 use self::link::{Inbox, Link};
 use super::session::{self, DatagramAction, Limits};
 use super::wire::{ErrorCode, MAX_BLKSIZE, MIN_BLKSIZE, Packet, TftpRequest};
+use jiff::Timestamp;
+
 use crate::boot::files::FileError;
 use crate::boot::{ADVICE, Requester, ServedFile};
 use crate::codec::Reader;
@@ -234,7 +236,8 @@ where
         }
         let Datagram { bytes, peer, local } = datagram;
         self.check_share(*peer.ip())?;
-        let file = (self.open)(request.filename, Requester::new(local, (*peer.ip()).into()))?;
+        let file =
+            (self.open)(request.filename, Requester::new(local, (*peer.ip()).into(), Timestamp::now()))?;
         let limits = self.limits(peer, local);
         let (link, inbox) = self.link(peer, local)?;
         let handle = Arc::new(TransferHandle::default());
