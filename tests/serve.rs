@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -105,10 +105,14 @@ fn plain(menu: &str) -> String {
 
 /// Fetches a file of at most one block by TFTP.
 fn fetched(port: u16, name: &str) -> String {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    fetched_at(Ipv4Addr::LOCALHOST, port, name)
+}
+
+fn fetched_at(server: Ipv4Addr, port: u16, name: &str) -> String {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
     let request = [b"\0\x01", name.as_bytes(), b"\0octet\0blksize\08192\0"].concat();
-    socket.send_to(&request, ("127.0.0.1", port)).unwrap();
+    socket.send_to(&request, (server, port)).unwrap();
     let mut packet = [0; 9000];
     let (_, peer) = socket.recv_from(&mut packet).unwrap();
     assert_eq!(packet[..2], [0, 6], "an OACK");
@@ -121,7 +125,11 @@ fn fetched(port: u16, name: &str) -> String {
 
 /// Fetches a body by HTTP.
 fn got(port: u16, path: &str) -> String {
-    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    got_at(Ipv4Addr::LOCALHOST, port, path)
+}
+
+fn got_at(server: Ipv4Addr, port: u16, path: &str) -> String {
+    let mut socket = TcpStream::connect((server, port)).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
     socket.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
     let mut reply = String::new();
@@ -642,24 +650,30 @@ fn rpcbind_is_used_if_it_runs() {
     assert!(!known().contains("2049"), "{}", known());
 }
 
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 9);
+
 /// Returns the stage, the root protocol and the bytes read of the only machine of `isowire status`.
 fn machine(command: &mut Command) -> (String, String, String) {
     let status: serde_json::Value = serde_json::from_str(&output_of(command)).unwrap();
     let machines = status["machines"].as_array().unwrap();
     assert_eq!(machines.len(), 1, "{status}");
     let machine = &machines[0];
-    assert_eq!(machine["addresses"][0], "127.0.0.1", "{status}");
+    assert_eq!(machine["addresses"], serde_json::json!([CLIENT.to_string()]), "{status}");
     let text = |value: &serde_json::Value| value.to_string().replace('"', "");
     (text(&machine["stage"]), text(&machine["root"]), text(&machine["airootfs"]["read"]))
 }
 
 #[test]
 fn status_shows_progress_of_a_machine() {
-    needs!(["xorriso"]);
+    needs!(lan::NEEDS, ["xorriso"]);
     let stage = Stage::new();
-    let mut command = stage.serve();
-    let server =
-        stage.start(command.args(["--status", "127.0.0.1:0"]).env("XDG_RUNTIME_DIR", stage.dir.path()));
+    let mut lan = Lan::new(SERVER);
+    let client = lan.host(CLIENT);
+    let mut command = lan.command(PROGRAM);
+    command.arg("serve").arg(stage.path("arch.iso")).args(["--dhcp", "off", "--portmap", "off"]);
+    command.args(["--nbd", "0", "--nfs", "0", "--http", "0", "--tftp", "0", "--status", "192.168.77.1:0"]);
+    let server = stage.start(command.env("XDG_RUNTIME_DIR", stage.dir.path()));
     let log = server.log();
     let rows: Vec<_> = log.lines().filter(|line| line.starts_with("Status")).collect();
     assert_eq!(rows.len(), 2, "{log}");
@@ -673,16 +687,26 @@ fn status_shows_progress_of_a_machine() {
         assert_eq!(machine(status.args(["status", "--json", &url])), expected);
     };
     let (tftp, http) = (port(&log, "TFTP"), port(&log, "HTTP"));
-    fetched(tftp, "/boot/syslinux/lpxelinux.0");
+    // Requests of the host itself, which is no machine.
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            lan.server().enter();
+            for own in [SERVER, Ipv4Addr::LOCALHOST] {
+                got_at(own, port(&log, "HTTP"), "/arch/boot/x86_64/vmlinuz-linux");
+            }
+        });
+    });
+    client.enter();
+    fetched_at(SERVER, tftp, "/boot/syslinux/lpxelinux.0");
     told("loader", "null", "null");
-    fetched(tftp, "/isowire/pxelinux.cfg");
+    fetched_at(SERVER, tftp, "/isowire/pxelinux.cfg");
     told("menu", "null", "null");
-    got(http, "/arch/boot/x86_64/vmlinuz-linux");
+    got_at(SERVER, http, "/arch/boot/x86_64/vmlinuz-linux");
     told("kernel", "null", "null");
-    got(http, "/arch/boot/x86_64/initramfs-linux.img");
+    got_at(SERVER, http, "/arch/boot/x86_64/initramfs-linux.img");
     told("initramfs", "null", "null");
 
-    let mut nbd = TcpStream::connect(("127.0.0.1", port(&log, "NBD"))).unwrap();
+    let mut nbd = TcpStream::connect((SERVER, port(&log, "NBD"))).unwrap();
     nbd.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x07archiso").unwrap();
     nbd.read_exact(&mut [0; 18 + 10]).unwrap();
     told("attached", "nbd", "null");
@@ -695,7 +719,7 @@ fn status_shows_progress_of_a_machine() {
         sleep(Duration::from_millis(20));
     }
     told("released", "nbd", "null");
-    got(http, "/arch/x86_64/airootfs.sfs");
+    got_at(SERVER, http, "/arch/x86_64/airootfs.sfs");
     told("copied", "http", "4");
 }
 

@@ -115,13 +115,14 @@ fn json_field_names_are_stable() {
     let json: serde_json::Value = serde_json::from_str(&running.status(None, Format::Json).unwrap()).unwrap();
     let names =
         |value: &serde_json::Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
-    let top = ["faults", "forgotten", "isowire", "machines", "panics", "time", "verifications"];
+    let top = ["faults", "forgotten", "format", "isowire", "machines", "panics", "time", "verifications"];
     assert_eq!(names(&json), top);
     let machine = &json["machines"][0];
     assert_eq!(
         names(machine),
         [
             "addresses",
+            "advice",
             "airootfs",
             "architecture",
             "boots",
@@ -130,14 +131,20 @@ fn json_field_names_are_stable() {
             "image",
             "last_seen",
             "mac",
+            "name",
+            "progress",
+            "rate",
             "reached",
+            "reason",
             "refusal",
             "root",
             "root_connections",
+            "running",
             "secure_boot_suspected",
             "sent",
             "since",
             "stage",
+            "story",
         ]
     );
     assert_eq!(names(&machine["sent"]), ["http", "nbd", "nfs", "tftp"]);

@@ -58,6 +58,8 @@ pub(crate) struct Rule {
     pub seed: SeedSettings,
     /// Host name in the seed of the one machine that this rule is for.
     pub hostname: Option<Word>,
+    /// Name of the one machine that this rule is for.
+    pub name: Option<Word>,
     /// Fixed address for the one machine that this rule is for.
     pub address: Option<Ipv4Addr>,
 }
@@ -117,6 +119,11 @@ impl Rules {
     pub(crate) fn for_recipient(&self, recipient: Recipient) -> Option<&Rule> {
         let by_number = recipient.rule.and_then(|RuleNumber(rule)| self.0.get(usize::from(rule)));
         by_number.or_else(|| self.find(&Client::with_mac(recipient.machine)))
+    }
+
+    /// Iterates over the names of single machines.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (Mac, &Word)> {
+        self.iter().filter_map(|rule| Some((rule.who.macs.first()?.whole()?, rule.name.as_ref()?)))
     }
 
     /// Iterates over the fixed addresses of single machines.

@@ -7,6 +7,7 @@ use super::{Checker, ConfigError, Dhcp, MachineOptions, RootServices, value};
 use crate::boot::menu::Start;
 use crate::boot::rules::{ClientFilter, Rule};
 use crate::boot::{Mac, Rules};
+use crate::text::Word;
 
 impl Checker<'_> {
     /// Checks all rules.
@@ -31,6 +32,11 @@ impl Checker<'_> {
                 && rules.iter().any(|other| other.address == rule.address)
             {
                 return Err(self.wrong("address", value, "address of another machine; give each its own"));
+            }
+            if let Some(value) = &options.name
+                && rules.iter().any(|other| other.name == rule.name)
+            {
+                return Err(self.wrong("name", value, "name of another machine; give each its own"));
             }
             rules.push(rule);
         }
@@ -65,6 +71,7 @@ impl Checker<'_> {
             address: self.fixed_address(options, &filter, dhcp)?,
             seed: self.seed(&options.ssh_keys, &options.user_data, services)?,
             hostname: self.hostname(options, &filter, services)?,
+            name: self.name(options, &filter)?,
             who: filter,
         })
     }
@@ -89,12 +96,16 @@ impl Checker<'_> {
 
     /// Refuses a rule that changes nothing, and settings of ignored machines.
     fn require_effect(&self, options: &MachineOptions, is_ignored: bool) -> Result<(), ConfigError> {
-        let others = options.settings().find(|(key, _)| *key != "ignore");
+        // An ignored machine has a name in `status`.
+        let others = options.settings().find(|(key, _)| !matches!(*key, "ignore" | "name"));
+        let is_empty = options.settings().all(|(key, _)| key == "ignore");
         match (is_ignored, others) {
             (true, Some((key, value))) => {
                 Err(self.wrong(key, value, "has no effect on ignored machines; remove it or `ignore`"))
             }
-            (false, None) => Err(self.wrong_rule(options, "changes nothing; add a setting, such as `image`")),
+            (false, None) if is_empty => {
+                Err(self.wrong_rule(options, "changes nothing; add a setting, such as `image`"))
+            }
             _ => Ok(()),
         }
     }
@@ -126,6 +137,19 @@ impl Checker<'_> {
         match (why, &options.address) {
             (Some(why), Some(value)) => Err(self.wrong("address", value, &why)),
             _ => Ok(Some(address)),
+        }
+    }
+
+    /// Returns the name of the machine of a rule.
+    fn name(&self, options: &MachineOptions, filter: &ClientFilter) -> Result<Option<Word>, ConfigError> {
+        let name = self.read("name", &options.name, value::host_name)?;
+        match (&name, &options.name, one_machine(filter)) {
+            (Some(_), Some(value), None) => Err(self.wrong(
+                "name",
+                value,
+                "needs a rule for one machine; give its whole MAC address and no other condition",
+            )),
+            _ => Ok(name),
         }
     }
 
@@ -172,6 +196,7 @@ impl MachineOptions {
     /// Returns the keys of settings that were typed, each with a value.
     fn settings(&self) -> impl Iterator<Item = (&'static str, &RawValue)> {
         let values = [
+            ("name", &self.name),
             ("ignore", &self.ignore),
             ("image", &self.image),
             ("root", &self.root),

@@ -293,6 +293,7 @@ pub(super) struct MachineOptions {
     #[serde(deserialize_with = "one_or_more")]
     pub(super) architecture: Option<Vec<RawValue>>,
     pub(super) vendor: Option<RawValue>,
+    pub(super) name: Option<RawValue>,
     pub(super) ignore: Option<RawValue>,
     pub(super) image: Option<RawValue>,
     pub(super) root: Option<RawValue>,

@@ -498,7 +498,7 @@ fn unknown_key_gets_a_suggestion() {
     }
 }
 
-/// `ignore` and, with an address, other conditions exclude the rest.
+/// `ignore` and, with an address or a name, other conditions exclude the rest.
 #[test]
 fn example_tables_are_valid() {
     let lines = |table: FileTable, but: &[&str]| {
@@ -510,7 +510,7 @@ fn example_tables_are_valid() {
         lines(FileTable::Subnet, &[]),
         lines(FileTable::Image, &[]),
         lines(FileTable::Machine, &["architecture", "vendor", "ignore", "user-data"]),
-        lines(FileTable::Machine, &["mac", "address", "hostname", "ignore", "user-data"]),
+        lines(FileTable::Machine, &["mac", "name", "address", "hostname", "ignore", "user-data"]),
     );
     let config = loaded(&["--dhcp-range", "192.168.1.100-192.168.1.199"], Some(&file)).unwrap();
     assert_eq!((config.images.len(), config.rules.iter().count()), (1, 2));

@@ -75,7 +75,8 @@ pub fn mount(data: &[u8]) {
     let message = RpcMessage::parse(&call).expect("a call");
     let mut out = Vec::new();
     let peer = ([192, 0, 2, 1], 700).into();
-    let is_done = message.answer(&mut out, |call, results| mount::answer(&IMAGES, peer, call, results));
+    let is_done =
+        message.answer(&mut out, |call, results| mount::answer(&IMAGES, peer, call, results, &mut None));
     let mut results = Reader::new(&out);
     results.skip(24).expect("a header");
     match (is_done, procedure) {

@@ -16,7 +16,7 @@ use super::wire::StatusCode;
 use crate::boot::{Files, Requester};
 use crate::export::Batch;
 use crate::locked::locked;
-use crate::machines::{self, ConnectionTracker, Registry};
+use crate::machines::{self, ConnectionTracker, Loss, Registry, RootEnd};
 use crate::stream::{
     self, Admission, ConnectionLog, End, Listener, Place, ReadTotals, Refusal, TransmitError, Turn,
 };
@@ -95,6 +95,12 @@ async fn serve(socket: TcpStream, peer: SocketAddr, admission: Admission, shared
     let mut client = Client::new(peer, local, place, shared);
     let since = time::Instant::now();
     let end = stream::drive(&socket, &mut client, &mut BytesMut::new(), &mut Batch::default()).await;
+    // Over HTTP a root is never let go: it was read as a whole, or the download broke off.
+    let root_end = match stream::root_end(&end) {
+        RootEnd::Released => RootEnd::Lost(Loss::Closed),
+        lost => lost,
+    };
+    client.tracker.ended(root_end, time::Instant::now());
     ConnectionLog { protocol: "HTTP", peer, export: None, totals: ReadTotals::default(), since }.closed(&end);
     if let Ok(End::Session(Finished)) = end {
         stream::close_in_stages(socket, LINGER).await;
@@ -159,6 +165,24 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Reports a file of a boot, and one that is not there.
+    fn report_request(&mut self) {
+        let now = self.turn_began.into_std();
+        match self.session.logged() {
+            Some(LoggedAnswer { path, status, .. }) if *status == StatusCode::NOT_FOUND => {
+                let (machines, peer) = (&self.shared.machines, self.peer.ip());
+                // Browsers ask for files of their own.
+                machines.missed(peer, path, machines::Protocol::Http, false, now);
+            }
+            Some(LoggedAnswer { path, bytes, .. }) => {
+                self.tracker.open_file(path, self.session.file_kind(), *bytes, now);
+            }
+            None => {}
+        }
+    }
+}
+
 impl stream::Session for Client {
     type Reason = Finished;
 
@@ -177,6 +201,7 @@ impl stream::Session for Client {
         let turn = self.session.handle(&self.resources, input, Timestamp::now(), out);
         self.has_answered = !out.is_empty();
         self.tracker.open(self.session.file_kind());
+        self.report_request();
         turn
     }
 

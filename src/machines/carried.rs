@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mac, Protocol, Stage, Step};
+use super::story::CarriedEvent;
+use super::table::Refused;
+use super::{Loss, Mac, Protocol, Stage, Step};
 use crate::boot::{Firmware, Platform};
 use crate::image::{Identity, NodeId};
 
@@ -16,7 +18,8 @@ pub(crate) struct CarriedMachine {
     pub(super) addresses: Vec<IpAddr>,
     pub(super) platform: Option<Platform>,
     pub(super) offered: Option<Duration>,
-    pub(super) refusal: Option<String>,
+    pub(super) refusal: Option<Refused>,
+    pub(super) host_name: Option<String>,
     pub(super) boots: u32,
     pub(super) had_no_root: bool,
     pub(super) boot: CarriedBoot,
@@ -30,11 +33,14 @@ pub(super) struct CarriedBoot {
     pub step: Step,
     pub reached: [Option<Duration>; Step::ALL.len()],
     pub image: Option<String>,
-    pub root: Option<(Protocol, Stage)>,
+    pub root: Option<(Protocol, Stage, Option<Loss>)>,
     pub offers: u32,
+    pub offered_file: Option<String>,
     pub loaded: Option<Duration>,
     pub program_sent: Option<Duration>,
+    pub is_up: Option<bool>,
     pub last_event: Duration,
+    pub story: Vec<CarriedEvent>,
     pub stats: CarriedStats,
 }
 

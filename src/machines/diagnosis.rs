@@ -1,13 +1,18 @@
 //! Reasons why a machine does not get on, from what the services saw of it. Pure; time is an
 //! argument.
 
-use std::fmt::{self, Display, Formatter};
+mod text;
+
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{MachineBoot, MachineRecord, ROOT_LIMIT};
-use super::{Protocol, Stage, Step};
+use super::boot::{MachineBoot, ROOT_LIMIT};
+use super::requests::{MissingFile, RequestedFile};
+use super::site::Site;
+use super::table::MachineRecord;
+use super::{Loss, Protocol, Stage, Step};
+use crate::bootable::FileKind;
 
 /// Offers that a machine may leave unanswered: firmware asks up to four times for each try.
 const OFFERS: u32 = 4;
@@ -19,94 +24,274 @@ const FIRST_FILE: Duration = Duration::from_secs(30);
 /// before.
 const SILENCE: Duration = Duration::from_secs(20);
 
+/// Silence after a file that is not there. Loaders look at several places, and quickly.
+const AFTER_MISS: Duration = Duration::from_secs(10);
+
+/// Requests of a missing file in a row, after which no silence is waited for.
+const MISSES: u32 = 3;
+
+/// Requests of one file within a short time. OVMF asks for each file twice, PXELINUX reads its menu
+/// again each time that it shows it.
+const REQUESTS: u32 = 5;
+
+/// The same of a menu, through which a person may go back and forth.
+const MENU_REQUESTS: u32 = 12;
+
+/// Bytes per second below which a boot takes an hour. The slowest firmware has five times as much.
+const SLOW: u64 = 64 << 10;
+
+/// Part of the usual rate below which a machine is slow.
+const SLOW_PART: u64 = 10;
+
+/// Bytes of a file that takes long enough for its rate to matter.
+const LONG_FILE: u64 = 1 << 20;
+
+/// Endings of pictures: a menu does without them.
+const PICTURES: [&str; 4] = [".png", ".jpg", ".lss", ".bmp"];
+
 /// Reason why a machine does not get on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub(crate) enum Diagnosis {
-    /// Its last request for a boot file got none; `refusal` says why.
-    Refused,
+    /// Its last request was refused.
+    Refused { by: RefusedBy, why: String },
     /// It was offered a boot file again and again, and took none.
-    OfferIgnored { offers: u32 },
+    OfferIgnored {
+        offers: u32,
+        /// Address and boot file that another DHCP server has to name.
+        enter: Option<(String, String)>,
+    },
     /// It has an address, and asked for no file.
-    NoFileAskedFor,
+    NoFileAskedFor {
+        /// `UDP` or `TCP`.
+        transport: String,
+        /// Port at which its request was waited for.
+        port: u16,
+        /// Another DHCP server gives the addresses.
+        has_other_dhcp: bool,
+    },
+    /// It asked for a file that is not there, and for nothing after it.
+    FileNotFound { path: String, protocol: Protocol },
+    /// It asks for the same file again and again.
+    AskedAgain { path: String, times: u32 },
     /// A file stopped in the middle: this many seconds ago.
-    TransferStalled { loading: Step, seconds: u64 },
+    TransferStalled { loading: Step, path: Option<String>, percent: Option<u8>, seconds: u64 },
+    /// It gets far less than others.
+    Slow {
+        /// Bytes per second.
+        rate: u64,
+        /// The same of most machines that load; `null` if there are too few.
+        usual: Option<u64>,
+    },
     /// A whole composed boot program was sent, and the firmware began again.
     ProgramRefused,
     /// A whole composed boot program was sent, and nothing followed.
     NothingAfterProgram,
     /// Kernel and initramfs were sent, and no root file system was asked for.
-    NoRootAskedFor,
+    NoRootAskedFor {
+        /// Parts that the initramfs lacks.
+        lacks: Option<String>,
+        /// The initramfs was looked at.
+        is_known: bool,
+        /// The kernel asked for an address.
+        runs: bool,
+    },
     /// The connection to the root file system broke.
-    RootLost { protocol: Protocol },
+    RootLost { protocol: Protocol, by: Loss },
+    /// A reason of a newer server.
+    #[serde(other)]
+    Other,
+}
+
+/// The part of the server that refused a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RefusedBy {
+    Architecture,
+    /// A `[[machine]]` rule.
+    Rule,
+    /// `allow`
+    Allow,
+    /// The DHCP range has no free address.
+    Pool,
+    /// Other hosts use the addresses of the range.
+    AddressesInUse,
+    /// Another DHCP server is on the network.
+    OtherDhcp,
+    /// Its network has no DHCP range.
+    Network,
+    /// There is no boot file for its firmware.
+    BootFile,
+    /// NBD has no export of that name.
+    Export,
+    /// NFS has no directory at that path.
+    NfsPath,
+    /// Connections are at their limit.
+    Places,
+}
+
+#[cfg(test)]
+impl RefusedBy {
+    pub(crate) const ALL: [RefusedBy; 11] = [
+        Self::Architecture,
+        Self::Rule,
+        Self::Allow,
+        Self::Pool,
+        Self::AddressesInUse,
+        Self::OtherDhcp,
+        Self::Network,
+        Self::BootFile,
+        Self::Export,
+        Self::NfsPath,
+        Self::Places,
+    ];
+}
+
+/// What a diagnosis compares a machine with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    pub site: &'a Site,
+    /// Bytes per second of most machines that load at present; `None` if there are too few.
+    pub usual_rate: Option<u64>,
 }
 
 impl Diagnosis {
     /// Returns why the machine does not get on; `None` if it does, as far as can be seen.
-    pub(super) fn of(record: &MachineRecord, now: Instant) -> Option<Self> {
-        let MachineRecord { boot, refusal, .. } = record;
-        let silence = now.saturating_duration_since(record.last_seen());
+    pub(super) fn of(record: &MachineRecord, around: Surroundings<'_>, now: Instant) -> Option<Self> {
+        let boot = &record.boot;
         match boot.stage() {
-            Stage::Lost => boot.root.map(|root| Self::RootLost { protocol: root.protocol }),
-            Stage::Attached | Stage::Copied | Stage::Released => None,
-            _ if refusal.is_some() => Some(Self::Refused),
-            _ if record.had_no_root() => Some(Self::ProgramRefused),
-            Stage::Offered => Self::of_offered(boot, now),
-            Stage::Leased => (silence > FIRST_FILE).then_some(Self::NoFileAskedFor),
-            _ if boot.is_silent_after_program(now) => Some(Self::NothingAfterProgram),
-            // At the menu, somebody may still have to choose.
-            Stage::Seen | Stage::Menu => None,
-            Stage::Initramfs if boot.is_loaded() => (silence > ROOT_LIMIT).then_some(Self::NoRootAskedFor),
-            Stage::Loader | Stage::Kernel | Stage::Initramfs => (silence > SILENCE)
-                .then_some(Self::TransferStalled { loading: boot.step, seconds: silence.as_secs() }),
+            Stage::Lost => Self::of_lost(boot),
+            Stage::Attached => of_missing_root(record, now).or_else(|| of_rate(boot, around, now)),
+            Stage::Copied | Stage::Released => of_missing_root(record, now),
+            _ => Self::of_loading(record, around, now),
         }
     }
 
-    fn of_offered(boot: &MachineBoot, now: Instant) -> Option<Self> {
-        let is_late = now.saturating_duration_since(boot.began) > FIRST_FILE;
-        (boot.offers >= OFFERS || is_late).then_some(Self::OfferIgnored { offers: boot.offers })
+    fn of_loading(record: &MachineRecord, around: Surroundings<'_>, now: Instant) -> Option<Self> {
+        let boot = &record.boot;
+        let silence = now.saturating_duration_since(record.last_seen());
+        let first = of_refusal(record).or_else(|| of_missing(record, now)).or_else(|| of_repeated(boot, now));
+        if first.is_some() {
+            return first;
+        }
+        match boot.stage() {
+            _ if record.had_no_root() => Some(Self::ProgramRefused),
+            Stage::Offered => of_offered(record, around.site, now),
+            Stage::Leased => (silence > FIRST_FILE).then(|| of_leased(boot, around.site)),
+            _ if boot.is_silent_after_program(now) && boot.is_up.is_none() => Some(Self::NothingAfterProgram),
+            // At the menu, somebody may still have to choose.
+            Stage::Seen | Stage::Menu => None,
+            Stage::Initramfs if boot.is_loaded() => {
+                (silence > ROOT_LIMIT).then(|| of_kernel(boot, around.site))
+            }
+            _ if silence > SILENCE => Some(of_silence(boot, silence)),
+            _ => of_rate(boot, around, now),
+        }
+    }
+
+    fn of_lost(boot: &MachineBoot) -> Option<Self> {
+        let root = boot.root?;
+        Some(Self::RootLost { protocol: root.protocol, by: root.loss.unwrap_or(Loss::Closed) })
     }
 }
 
-/// Writes what probably happened, and what to do.
-impl Display for Diagnosis {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused => f.write_str("no boot file"),
-            Self::OfferIgnored { offers } => write!(
-                f,
-                "offered a boot file {offers} times, and it took none: another DHCP server's offer won, or its \
-                 firmware ignores proxies. Enter at the other DHCP server what `isowire serve` prints at its start"
-            ),
-            Self::NoFileAskedFor => f.write_str(
-                "has an address, and asks for no file: a firewall may stop UDP port 69, or TCP port 80 for HTTP \
-                 Boot",
-            ),
-            Self::TransferStalled { loading, seconds } => {
-                let file = match loading {
-                    Step::Kernel => "its kernel",
-                    Step::Initramfs => "its initramfs",
-                    _ => "its boot program",
-                };
-                write!(f, "stopped loading {file} {seconds} s ago: it hangs, is off, or lost the network")
-            }
-            Self::ProgramRefused => f.write_str(
-                "got its boot program, and began again: Secure Boot refused it, or the kernel died. Turn Secure \
-                 Boot off, or sign with `secure-boot-key`",
-            ),
-            Self::NothingAfterProgram => f.write_str(
-                "got its boot program, and nothing followed: Secure Boot? Or the kernel died. Turn Secure Boot \
-                 off, or sign with `secure-boot-key`",
-            ),
-            Self::NoRootAskedFor => f.write_str(
-                "loaded kernel and initramfs, and asked for no root file system: its initramfs lacks the driver \
-                 of its network card or archiso's hooks (`isowire inspect`), or the kernel died",
-            ),
-            Self::RootLost { protocol } => {
-                write!(f, "lost its root over {protocol}: it was switched off, or lost the network")
-            }
-        }
+fn of_refusal(record: &MachineRecord) -> Option<Diagnosis> {
+    let refused = record.refusal.as_ref()?;
+    Some(Diagnosis::Refused { by: refused.by, why: refused.why.clone() })
+}
+
+fn of_missing(record: &MachineRecord, now: Instant) -> Option<Diagnosis> {
+    let missing = record.boot.requests.missing()?;
+    let silence = now.saturating_duration_since(record.last_seen());
+    // PXELINUX shows its menu without a picture, and then waits for somebody.
+    let is_picture = PICTURES.iter().any(|ending| missing.path.ends_with(ending));
+    let is_over = silence > AFTER_MISS || missing.times >= MISSES;
+    (is_over && !is_picture).then(|| Diagnosis::from(missing))
+}
+
+/// archiso's HTTP hook stops when a part of the root file system is not there. A booted system may
+/// ask for any file.
+fn of_missing_root(record: &MachineRecord, now: Instant) -> Option<Diagnosis> {
+    of_missing(record, now).filter(
+        |missing| matches!(missing, Diagnosis::FileNotFound { path, .. } if path.contains("airootfs")),
+    )
+}
+
+impl From<&MissingFile> for Diagnosis {
+    fn from(missing: &MissingFile) -> Self {
+        Self::FileNotFound { path: missing.path.to_string(), protocol: missing.protocol }
     }
+}
+
+fn of_repeated(boot: &MachineBoot, now: Instant) -> Option<Diagnosis> {
+    let RequestedFile { path, kind, times, last, .. } = boot.requests.current()?;
+    let most = if *kind == FileKind::Menu { MENU_REQUESTS } else { REQUESTS };
+    let is_recent = now.saturating_duration_since(*last) < ROOT_LIMIT;
+    (*times >= most && is_recent).then(|| Diagnosis::AskedAgain { path: path.to_string(), times: *times })
+}
+
+fn of_offered(record: &MachineRecord, site: &Site, now: Instant) -> Option<Diagnosis> {
+    let boot = &record.boot;
+    let is_late = now.saturating_duration_since(boot.began) > FIRST_FILE;
+    if boot.offers < OFFERS && !is_late {
+        return None;
+    }
+    let settings = site.dhcp_settings.as_ref();
+    let enter =
+        settings.map(|settings| (settings.address.to_string(), settings.file(record.platform).to_owned()));
+    Some(Diagnosis::OfferIgnored { offers: boot.offers, enter })
+}
+
+fn of_leased(boot: &MachineBoot, site: &Site) -> Diagnosis {
+    let by_http = boot.offered_file.as_ref().is_some_and(|file| file.starts_with("http:"));
+    let (transport, port) = match site.http_port.filter(|_| by_http) {
+        Some(port) => ("TCP", port),
+        None => ("UDP", site.tftp_port),
+    };
+    Diagnosis::NoFileAskedFor { transport: transport.to_owned(), port, has_other_dhcp: site.has_other_dhcp }
+}
+
+fn of_silence(boot: &MachineBoot, silence: Duration) -> Diagnosis {
+    let file = boot.requests.current().filter(|file| !file.is_whole);
+    Diagnosis::TransferStalled {
+        loading: boot.step,
+        path: file.map(|file| file.path.to_string()),
+        percent: file.map(|file| percent(file.sent(boot.bytes_sent(file.protocol)), file.size)),
+        seconds: silence.as_secs(),
+    }
+}
+
+fn of_kernel(boot: &MachineBoot, site: &Site) -> Diagnosis {
+    let known = boot.image.as_deref().and_then(|image| site.initramfs.get(image));
+    Diagnosis::NoRootAskedFor {
+        lacks: known.cloned().flatten(),
+        is_known: known.is_some(),
+        runs: boot.is_up.is_some(),
+    }
+}
+
+fn of_rate(boot: &MachineBoot, around: Surroundings<'_>, now: Instant) -> Option<Diagnosis> {
+    let rate = loading_rate(boot, now).filter(|&rate| rate > 0)?;
+    let usual = around.usual_rate.filter(|usual| rate < usual / SLOW_PART);
+    (rate < SLOW || usual.is_some()).then_some(Diagnosis::Slow { rate, usual })
+}
+
+/// Returns the bytes per second of a machine that has been loading a long file, or its root from
+/// one end to the other, for some time.
+pub(super) fn loading_rate(boot: &MachineBoot, now: Instant) -> Option<u64> {
+    let is_loading = match boot.stage() {
+        // A system that lives on its root reads what it needs, here and there.
+        Stage::Attached => boot.coverage().is_some_and(|root| !root.is_whole() && root.is_sequential()),
+        _ => boot.requests.current().is_some_and(|file| !file.is_whole && file.size >= LONG_FILE),
+    };
+    boot.rate.lasting(boot.all_bytes_sent(), now).filter(|_| is_loading)
+}
+
+/// Returns a part in percent, rounded down.
+pub(crate) fn percent(part: u64, size: u64) -> u8 {
+    // In 128 bits, as a hundred times a file's size may exceed 64.
+    let percent = u128::from(part.min(size)) * 100 / u128::from(size.max(1));
+    percent.min(100) as u8
 }
 
 #[cfg(test)]

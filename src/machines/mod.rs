@@ -17,24 +17,37 @@
 //! an image: the progress within a program composed of kernel and initramfs, and within the root
 //! file system, by any protocol.
 
+mod boot;
 mod boot_ranges;
 pub(crate) mod carried;
 pub(crate) mod diagnosis;
 pub mod local;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub(crate) mod neighbours;
+mod rate;
 mod registry;
+pub(crate) mod requests;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub mod server;
+pub(crate) mod site;
 pub(crate) mod stage;
 pub(crate) mod status;
+mod story;
 mod table;
 pub(crate) mod tracker;
 mod transfer_stats;
 
 pub use crate::mac::Mac;
+pub(crate) use diagnosis::RefusedBy;
 pub use registry::Registry;
-pub use stage::{Protocol, RootEnd, Stage, Step};
+pub(crate) use requests::FileRequest;
+pub(crate) use stage::Running;
+pub use stage::{Loss, Protocol, RootEnd, Stage, Step};
 pub(crate) use status::StatusReport;
 pub(crate) use table::MACHINES_MAX;
 pub use tracker::ConnectionTracker;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    pub(crate) use super::boot_ranges::tests::image;
+}

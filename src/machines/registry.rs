@@ -1,5 +1,6 @@
 //! State shared by all services: the machine table behind a short lock, and the known images.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
@@ -8,15 +9,21 @@ use jiff::Timestamp;
 
 use super::boot_ranges::TrackedImage;
 use super::carried::CarriedMachine;
-use super::status::{FaultStatus, MachineStatus, StatusReport, VerificationStatus};
+use super::diagnosis::{Surroundings, loading_rate};
+use super::requests::FileRequest;
+use super::site::Site;
+use super::status::{Clock, FORMAT, FaultStatus, MachineStatus, StatusReport, VerificationStatus};
 use super::table::{MACHINES_MAX, MachineTable};
 use super::transfer_stats::TransferStats;
-use super::{Mac, Protocol, RootEnd, Step};
+use super::{Mac, Protocol, RefusedBy, RootEnd, Step};
 use crate::boot;
 use crate::image::Image;
 use crate::images::{ImageSet, Verifications};
 use crate::locked::locked;
 use crate::panics;
+
+/// Machines that load at the same time, from which on there is a usual rate.
+const LOADING_MIN: usize = 3;
 
 /// All machines. Every method briefly takes a lock, so none may be called per packet; a
 /// [`ConnectionTracker`](super::ConnectionTracker) counts packets.
@@ -26,6 +33,9 @@ pub struct Registry {
     images: Mutex<Vec<Arc<TrackedImage>>>,
     /// Set once, with `verify`.
     verifications: OnceLock<Arc<Verifications>>,
+    site: Mutex<Arc<Site>>,
+    /// Set once, so that the time of an event is the same in all reports.
+    clock: OnceLock<Clock>,
 }
 
 impl Registry {
@@ -40,6 +50,8 @@ impl Registry {
             table: Mutex::new(MachineTable::new(now, machines)),
             images: Mutex::default(),
             verifications: OnceLock::new(),
+            site: Mutex::default(),
+            clock: OnceLock::new(),
         }
     }
 
@@ -47,6 +59,22 @@ impl Registry {
     pub(crate) fn report_verifications(&self, verifications: Arc<Verifications>) {
         // Called once, at the start.
         let _ = self.verifications.set(verifications);
+    }
+
+    /// Fixes the time of day that `now` is. Later changes of the system's clock are not followed.
+    pub(crate) fn set_clock(&self, now: Instant, time: Timestamp) {
+        self.clock.get_or_init(|| Clock::new(now, time));
+    }
+
+    /// Changes what is known of this server and its network.
+    pub(crate) fn know(&self, change: impl FnOnce(&mut Site)) {
+        change(Arc::make_mut(&mut locked(&self.site)));
+    }
+
+    /// Replaces the addresses of this host, whose clients are no machines. Those of loopback are
+    /// always among them.
+    pub(crate) fn set_own_addresses(&self, addresses: HashSet<IpAddr>) {
+        self.table().set_own(addresses);
     }
 
     /// Replaces the images and their names. Earlier images stay known while a client reads them.
@@ -71,9 +99,47 @@ impl Registry {
         self.table().last_offered(mac)
     }
 
+    /// Records the boot file of the last offer, a path or a URL.
+    pub(crate) fn boot_file(&self, mac: Mac, file: &str) {
+        self.table().boot_file(mac, file);
+    }
+
     /// Records that a machine asked for a boot file and got none.
-    pub(crate) fn refused(&self, mac: Mac, why: &str, now: Instant) {
-        self.table().refused(mac, why, now);
+    pub(crate) fn refused(&self, mac: Mac, by: RefusedBy, why: &str, now: Instant) {
+        self.table().refused(mac, by, why, now);
+    }
+
+    /// Records that a service refused the machine at this address; unknown addresses are ignored.
+    pub(crate) fn refused_at(&self, address: IpAddr, by: RefusedBy, why: &str, now: Instant) {
+        self.table().refused_at(address.to_canonical(), by, why, now);
+    }
+
+    /// Records a DHCP message of a system that was booted: it is up, or it gives its address back.
+    pub(crate) fn heard(&self, mac: Mac, is_up: bool, now: Instant) {
+        self.table().heard(mac, is_up, now);
+    }
+
+    /// Records the host name that a machine sent by DHCP.
+    pub(crate) fn named(&self, mac: Mac, host_name: &str) {
+        self.table().named(mac, host_name);
+    }
+
+    /// Records a request for a file that is not there. Only a request that firmware or a loader
+    /// makes, `is_boot`, makes its client a machine.
+    pub(crate) fn missed(
+        &self,
+        address: IpAddr,
+        path: &str,
+        protocol: Protocol,
+        is_boot: bool,
+        now: Instant,
+    ) {
+        self.table().missed(address.to_canonical(), path, protocol, is_boot, now);
+    }
+
+    /// Takes a sample of what each machine was sent, from which rates follow.
+    pub(crate) fn sample(&self, now: Instant) {
+        self.table().sample(now);
     }
 
     /// Records the address that a machine got from this or another DHCP server. Ignored for
@@ -110,15 +176,20 @@ impl Registry {
 
     /// Reports all machines, the latest boot first. `now` and `time` are the same moment.
     pub(crate) fn status(&self, now: Instant, time: Timestamp) -> StatusReport {
+        let clock = *self.clock.get_or_init(|| Clock::new(now, time));
+        let site = Arc::clone(&locked(&self.site));
         let table = self.table();
-        let mut machines: Vec<_> = table.iter().map(|record| MachineStatus::new(record, now, time)).collect();
+        let around = Surroundings { site: &site, usual_rate: usual_rate(&table, now) };
+        let machines = table.iter().map(|record| MachineStatus::new(record, around, clock, now));
+        let mut machines: Vec<_> = machines.collect();
         let forgotten = table.forgotten();
         drop(table);
-        let faults = self.faults(now, time);
+        let faults = self.faults(clock);
         machines.sort_by(|a, b| b.since.cmp(&a.since).then_with(|| a.key().cmp(&b.key())));
         StatusReport {
+            format: FORMAT,
             isowire: env!("CARGO_PKG_VERSION").to_owned(),
-            time: time.as_second(),
+            time: clock.seconds(now),
             forgotten,
             panics: panics::count(),
             faults,
@@ -139,10 +210,10 @@ impl Registry {
         self.table().add_carried(machines, now, find);
     }
 
-    fn faults(&self, now: Instant, time: Timestamp) -> Vec<FaultStatus> {
+    fn faults(&self, clock: Clock) -> Vec<FaultStatus> {
         let known_images = locked(&self.images);
         let faults = known_images.iter().filter_map(|known| known.fault().map(|fault| (known, fault)));
-        faults.map(|(known, fault)| FaultStatus::new(&known.name, fault, now, time)).collect()
+        faults.map(|(known, fault)| FaultStatus::new(&known.name, fault, clock)).collect()
     }
 
     fn verifications(&self) -> Vec<VerificationStatus> {
@@ -174,6 +245,20 @@ impl Registry {
         self.table().reached(address, traffic, step, image, now);
     }
 
+    pub(super) fn opened(
+        &self,
+        address: IpAddr,
+        traffic: &Arc<TransferStats>,
+        request: FileRequest<'_>,
+        now: Instant,
+    ) {
+        self.table().opened(address, traffic, request, now);
+    }
+
+    pub(super) fn delivered(&self, address: IpAddr, traffic: &Arc<TransferStats>, now: Instant) {
+        self.table().delivered(address, traffic, now);
+    }
+
     pub(super) fn program_sent(&self, address: IpAddr, traffic: &Arc<TransferStats>, now: Instant) {
         self.table().program_sent(address, traffic, now);
     }
@@ -201,6 +286,14 @@ impl Registry {
     fn table(&self) -> MutexGuard<'_, MachineTable> {
         locked(&self.table)
     }
+}
+
+/// Returns the bytes per second of most machines that load at present.
+fn usual_rate(table: &MachineTable, now: Instant) -> Option<u64> {
+    let mut rates: Vec<_> = table.iter().filter_map(|record| loading_rate(&record.boot, now)).collect();
+    rates.sort_unstable();
+    // Of two, nobody can tell which is the usual one.
+    rates.get(rates.len() / 2).copied().filter(|_| rates.len() >= LOADING_MIN)
 }
 
 #[cfg(test)]

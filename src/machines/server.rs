@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::local::{LocalSocket, Name};
+use super::rate::SAMPLE_EVERY;
 use super::{Registry, neighbours};
 use crate::export::Allowed;
 
@@ -60,8 +61,20 @@ pub async fn run(
     for socket in sockets {
         listeners.spawn(accept(StatusListener::new(socket)?, Arc::clone(&registry)));
     }
-    shutdown.await;
+    tokio::select! {
+        () = shutdown => {}
+        () = sample(&registry) => {}
+    }
     Ok(())
+}
+
+/// Takes the samples that rates follow from, without end.
+async fn sample(registry: &Registry) {
+    let mut clock = tokio::time::interval(SAMPLE_EVERY);
+    loop {
+        clock.tick().await;
+        registry.sample(Instant::now());
+    }
 }
 
 #[derive(Debug)]

@@ -156,5 +156,63 @@ pub enum RootEnd {
     /// The client disconnected in order.
     Released,
     /// The connection broke.
-    Lost,
+    Lost(Loss),
+}
+
+impl RootEnd {
+    pub(super) const fn loss(self) -> Option<Loss> {
+        match self {
+            Self::Released => None,
+            Self::Lost(loss) => Some(loss),
+        }
+    }
+}
+
+/// Reason why a connection to a root file system broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// The machine reset the connection, or another one has its address now.
+    Reset,
+    /// The machine acknowledged nothing for too long.
+    Silent,
+    /// The machine closed the connection in the middle.
+    Closed,
+    /// The image cannot be read.
+    Image,
+    /// The server ended the connection.
+    Server,
+}
+
+/// Writes the reason as the story of a boot has it.
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Loss::Reset => "the machine reset the connection",
+            Loss::Silent => "the machine did not answer any more",
+            Loss::Closed => "the machine closed the connection",
+            Loss::Image => "the image cannot be read here",
+            Loss::Server => "the server ended the connection",
+        })
+    }
+}
+
+/// Whether a booted system runs, as far as can be seen from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Running {
+    Up,
+    /// It runs from memory, or was switched off.
+    UpOrOff,
+    Off,
+}
+
+impl fmt::Display for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Running::Up => "up",
+            Running::UpOrOff => "up or off",
+            Running::Off => "off",
+        })
+    }
 }

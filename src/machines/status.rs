@@ -11,15 +11,50 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::diagnosis::Diagnosis;
-use super::table::{MachineBoot, MachineRecord};
-use super::{Mac, Protocol, Stage, Step};
+use super::boot::MachineBoot;
+use super::diagnosis::{Diagnosis, Surroundings, percent};
+use super::story::StoryEvent;
+use super::table::MachineRecord;
+use super::{Mac, Protocol, Running, Stage, Step};
 use crate::image::ImageFault;
 use crate::images::verify::{VerifyReport, VerifyState};
+
+/// Version of the format. It grows when a field goes or changes its meaning; new fields and new
+/// kinds of a diagnosis may come without that.
+pub(crate) const FORMAT: u32 = 1;
+
+/// The time of day of events, from one comparison of two clocks: a time never moves between two
+/// reports, even if the system's clock is set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    instant: Instant,
+    time: Timestamp,
+}
+
+impl Clock {
+    /// `now` and `time` are the same moment.
+    pub(super) const fn new(now: Instant, time: Timestamp) -> Self {
+        Self { instant: now, time }
+    }
+
+    /// Returns the seconds since 1970-01-01 UTC of a moment, rounded down.
+    pub(super) fn seconds(self, then: Instant) -> i64 {
+        let nanos = self.time.as_nanosecond();
+        // A server does not run for centuries, so neither leaves its type.
+        let nanos = match then.checked_duration_since(self.instant) {
+            Some(since) => nanos + since.as_nanos() as i128,
+            None => nanos - self.instant.saturating_duration_since(then).as_nanos() as i128,
+        };
+        nanos.div_euclid(1_000_000_000) as i64
+    }
+}
 
 /// The report on all machines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StatusReport {
+    /// Version of this format; 0 of servers that had none.
+    #[serde(default)]
+    pub format: u32,
     /// Version of the server.
     pub isowire: String,
     /// Time of the report.
@@ -51,9 +86,8 @@ pub(crate) struct FaultStatus {
 }
 
 impl FaultStatus {
-    pub(super) fn new(image: &str, fault: ImageFault, now: Instant, time: Timestamp) -> Self {
-        let since = unix_time(time, now, fault.since);
-        Self { image: image.to_owned(), fault: fault.text, since }
+    pub(super) fn new(image: &str, fault: ImageFault, clock: Clock) -> Self {
+        Self { image: image.to_owned(), fault: fault.text, since: clock.seconds(fault.since) }
     }
 }
 
@@ -90,6 +124,9 @@ impl From<VerifyReport> for VerificationStatus {
 /// A machine and its last boot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct MachineStatus {
+    /// Name from the configuration, else the host name that it sent by DHCP.
+    #[serde(default)]
+    pub name: Option<String>,
     /// `52:54:00:12:34:56`
     pub mac: Option<Mac>,
     /// Most recent first, at most four.
@@ -103,6 +140,12 @@ pub(crate) struct MachineStatus {
     /// Reason why the machine does not get on; `null` if it does.
     #[serde(default)]
     pub diagnosis: Option<Diagnosis>,
+    /// The same in words: what probably happened, and what to do.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Lines to enter somewhere, that go with the reason.
+    #[serde(default)]
+    pub advice: Vec<String>,
     /// A composed boot program was sent whole, and no root file system followed within a minute or
     /// before the machine began again: its firmware may have refused it because of Secure Boot.
     #[serde(default)]
@@ -110,6 +153,10 @@ pub(crate) struct MachineStatus {
     /// `seen`, `offered`, `leased`, `loader`, `menu`, `kernel`, `initramfs`, and then one of
     /// `attached`, `copied`, `released`, `lost`. See [`Stage`].
     pub stage: Stage,
+    /// Whether the booted system runs, as far as can be seen: `up`, `up-or-off` or `off`; `null`
+    /// before it has its root.
+    #[serde(default)]
+    pub running: Option<Running>,
     /// Name of the image.
     pub image: Option<String>,
     /// Protocol of the root file system: `nbd`, `nfs` or `http`.
@@ -117,6 +164,12 @@ pub(crate) struct MachineStatus {
     /// Open connections to the root file system.
     pub root_connections: u32,
     pub airootfs: Option<RootProgress>,
+    /// The file that is being sent, or the root file system.
+    #[serde(default)]
+    pub progress: Option<Progress>,
+    /// Bytes of images sent per second, over the last ten seconds.
+    #[serde(default)]
+    pub rate: u64,
     /// Bytes of images sent, by protocol. Bytes sent twice count twice; menus and headers do not
     /// count.
     pub sent: SentBytes,
@@ -129,6 +182,32 @@ pub(crate) struct MachineStatus {
     /// Seconds from the start of the boot to each step that was taken: `seen` to `initramfs` as in
     /// `stage`, and `root`.
     pub reached: BTreeMap<Step, f64>,
+    /// What happened in this boot, the first first; the last 32 events.
+    #[serde(default)]
+    pub story: Vec<StoryLine>,
+}
+
+/// An event of a boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoryLine {
+    /// The first time of it.
+    pub time: i64,
+    pub text: String,
+    /// Times that it happened without another event between.
+    pub times: u32,
+}
+
+/// Progress of what a machine loads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// Path of a file as the machine asked for it; `null` for the root file system.
+    pub path: Option<String>,
+    pub size: u64,
+    /// Bytes sent, as in `airootfs` for a root.
+    pub sent: u64,
+    pub percent: u8,
+    /// Time left at the present rate; `null` if it pauses.
+    pub seconds_left: Option<u64>,
 }
 
 /// The part of its root file system that a machine was sent.
@@ -156,30 +235,38 @@ impl SentBytes {
 }
 
 impl MachineStatus {
-    pub(super) fn new(record: &MachineRecord, now: Instant, time: Timestamp) -> Self {
+    pub(super) fn new(record: &MachineRecord, around: Surroundings<'_>, clock: Clock, now: Instant) -> Self {
         let MachineRecord { mac, addresses, platform, refusal, boots, boot, .. } = record;
-        let diagnosis = Diagnosis::of(record, now);
+        let diagnosis = Diagnosis::of(record, around, now);
+        let rate = boot.rate.current(boot.all_bytes_sent(), now);
         Self {
+            name: name(record, around),
             mac: *mac,
             addresses: addresses.clone(),
             firmware: platform.map(|platform| platform.to_string()),
             architecture: platform.map(|platform| platform.architecture.0),
-            refusal: refusal.clone(),
-            diagnosis,
+            refusal: refusal.as_ref().map(|refused| refused.why.clone()),
+            reason: diagnosis.as_ref().map(Diagnosis::to_string),
+            advice: advice(diagnosis.as_ref(), around),
             secure_boot_suspected: matches!(
                 diagnosis,
                 Some(Diagnosis::ProgramRefused | Diagnosis::NothingAfterProgram)
             ),
+            diagnosis,
             stage: boot.stage(),
+            running: boot.running(),
             image: boot.image.as_deref().map(str::to_owned),
             root: boot.root.map(|root| root.protocol),
             root_connections: boot.root.map_or(0, |root| root.connections),
             airootfs: airootfs(boot),
+            progress: progress(boot, rate),
+            rate,
             sent: sent(boot),
             boots: *boots,
-            since: unix_time(time, now, boot.began),
-            last_seen: unix_time(time, now, record.last_seen()),
+            since: clock.seconds(boot.began),
+            last_seen: clock.seconds(record.last_seen()),
             reached: reached(boot),
+            story: story(boot, clock),
         }
     }
 
@@ -189,18 +276,45 @@ impl MachineStatus {
     }
 }
 
-/// Returns the Unix time of `then`, where `time` is the time of `now`.
-fn unix_time(time: Timestamp, now: Instant, then: Instant) -> i64 {
-    // A server does not run for centuries.
-    time.as_second() - now.saturating_duration_since(then).as_secs() as i64
+fn name(record: &MachineRecord, around: Surroundings<'_>) -> Option<String> {
+    let configured = record.mac.and_then(|mac| around.site.names.get(&mac).cloned());
+    configured.or_else(|| record.host_name.as_deref().map(str::to_owned))
 }
 
-/// Returns the progress on the root. Of several counters, the one that covers most counts.
+/// Returns the settings of another DHCP server where those are what is missing.
+fn advice(diagnosis: Option<&Diagnosis>, around: Surroundings<'_>) -> Vec<String> {
+    let is_about_dhcp = matches!(
+        diagnosis,
+        Some(
+            Diagnosis::OfferIgnored { .. }
+                | Diagnosis::FileNotFound { .. }
+                | Diagnosis::NoFileAskedFor { has_other_dhcp: true, .. }
+        )
+    );
+    let settings = around.site.dhcp_settings.as_ref().filter(|_| is_about_dhcp);
+    settings.map(|settings| settings.lines.clone()).unwrap_or_default()
+}
+
 fn airootfs(boot: &MachineBoot) -> Option<RootProgress> {
-    let roots = boot.traffic.iter().filter_map(|traffic| traffic.root());
-    roots
-        .map(|root| RootProgress { size: root.size(), read: root.covered() })
-        .max_by_key(|airootfs| airootfs.read)
+    boot.coverage().map(|root| RootProgress { size: root.size(), read: root.covered() })
+}
+
+/// Returns the progress on the root once the machine has one, else on the file that it loads.
+fn progress(boot: &MachineBoot, rate: u64) -> Option<Progress> {
+    if boot.step == Step::Root {
+        return boot.coverage().map(|root| Progress::new(None, root.size(), root.covered(), rate));
+    }
+    let file = boot.requests.current().filter(|file| !file.is_whole)?;
+    let sent = file.sent(boot.bytes_sent(file.protocol));
+    Some(Progress::new(Some(file.path.to_string()), file.size, sent, rate))
+}
+
+impl Progress {
+    fn new(path: Option<String>, size: u64, sent: u64, rate: u64) -> Self {
+        let left = size.saturating_sub(sent);
+        let seconds_left = left.checked_div(rate).filter(|_| left > 0);
+        Self { path, size, sent, percent: percent(sent, size), seconds_left }
+    }
 }
 
 fn sent(boot: &MachineBoot) -> SentBytes {
@@ -212,4 +326,45 @@ fn sent(boot: &MachineBoot) -> SentBytes {
 fn reached(boot: &MachineBoot) -> BTreeMap<Step, f64> {
     let reached = Step::ALL.into_iter().zip(boot.reached);
     reached.filter_map(|(step, then)| Some((step, boot.seconds_until(then?)))).collect()
+}
+
+fn story(boot: &MachineBoot, clock: Clock) -> Vec<StoryLine> {
+    let line = |event: &StoryEvent| StoryLine {
+        time: clock.seconds(event.at),
+        text: event.text.to_string(),
+        times: event.times,
+    };
+    boot.story.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn time_of_an_event_never_moves() {
+        let (start, time) = (Instant::now(), Timestamp::new(1000, 999_999_999).unwrap());
+        let clock = Clock::new(start, time);
+        let event = start + Duration::from_millis(500);
+        assert_eq!(
+            [event, start, start + Duration::from_nanos(1)].map(|then| clock.seconds(then)),
+            [1001, 1000, 1001]
+        );
+        if let Some(before) = start.checked_sub(Duration::from_secs(1)) {
+            assert_eq!(clock.seconds(before), 999);
+        }
+    }
+
+    #[test]
+    fn time_left_follows_from_the_rate() {
+        let of = |size, sent, rate| Progress::new(None, size, sent, rate);
+        assert_eq!(of(100, 40, 20).seconds_left, Some(3));
+        assert_eq!([of(100, 40, 0), of(100, 100, 20)].map(|progress| progress.seconds_left), [None, None]);
+        assert_eq!(
+            [of(100, 99, 1), of(0, 0, 1), of(u64::MAX, u64::MAX, 1)].map(|progress| progress.percent),
+            [99, 0, 100]
+        );
+    }
 }

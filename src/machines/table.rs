@@ -6,13 +6,17 @@
 
 mod carried;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
+use super::boot::{MachineBoot, RootState};
+use super::requests::FileRequest;
 use super::transfer_stats::TransferStats;
-use super::{Mac, Protocol, RootEnd, Stage, Step};
+use super::{Mac, Protocol, RefusedBy, RootEnd, Stage, Step};
 use crate::boot::{self, Firmware};
 
 /// Capacity of the table unless the operator chose one.
@@ -24,14 +28,6 @@ const FORGET_PART: usize = 16;
 
 /// Most recent addresses kept per machine.
 const ADDRESSES_MAX: usize = 4;
-
-/// Most counters per boot. A machine that was known by several IP addresses before its MAC address
-/// has more than one.
-const TRAFFIC_MAX: usize = 4;
-
-/// Longest time from the last file of the boot to the root file system. Slow machines take half of
-/// it to start the kernel.
-pub(super) const ROOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Longest reason that is kept, in characters.
 const REASON_MAX: usize = 200;
@@ -50,6 +46,8 @@ pub(super) struct MachineTable {
     by_address: HashMap<IpAddr, Id>,
     next: u64,
     forgotten: u64,
+    /// Addresses of this host. Its own clients are no machines.
+    own: HashSet<IpAddr>,
 }
 
 /// A machine and its last boot.
@@ -62,8 +60,10 @@ pub(super) struct MachineRecord {
     pub platform: Option<boot::Platform>,
     /// Time of the last boot file offer.
     offered: Option<Instant>,
-    /// Reason why the last request for a boot file got none.
-    pub refusal: Option<String>,
+    /// Reason why its last request was refused.
+    pub refusal: Option<Refused>,
+    /// The host name that it sent by DHCP.
+    pub host_name: Option<Box<str>>,
     /// Number of boots seen.
     pub boots: u32,
     /// The boot before ended with a whole boot program.
@@ -71,47 +71,33 @@ pub(super) struct MachineRecord {
     pub boot: MachineBoot,
 }
 
-/// The last boot of a machine.
-#[derive(Debug)]
-pub(super) struct MachineBoot {
-    pub began: Instant,
-    /// The firmware that asked first.
-    began_as: Option<Firmware>,
-    pub step: Step,
-    /// First time of each step; `None` if a later step came before it.
-    pub reached: [Option<Instant>; Step::ALL.len()],
-    pub image: Option<Arc<str>>,
-    pub root: Option<RootState>,
-    /// Boot files that were offered.
-    pub offers: u32,
-    /// Time at which the last initramfs had been sent whole.
-    loaded: Option<Instant>,
-    /// Time at which the last composed boot program had been sent whole.
-    program_sent: Option<Instant>,
-    last_event: Instant,
-    /// One to [`TRAFFIC_MAX`] counters; new connections add to the first.
-    pub traffic: Vec<Arc<TransferStats>>,
-}
-
-/// The state of a machine's connections to its root file system.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RootState {
-    /// Protocol of the last connection.
-    pub protocol: Protocol,
-    pub connections: u32,
-    /// Stage after the last connection ended.
-    end: Stage,
+/// A request that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Refused {
+    pub by: RefusedBy,
+    /// In the words of the service.
+    pub why: String,
 }
 
 impl MachineTable {
     /// Creates an empty table of `capacity` machines; counters measure time from `epoch`.
     pub(super) fn new(epoch: Instant, capacity: usize) -> Self {
-        let (machines, by_mac, by_address) = Default::default();
-        Self { epoch, capacity, machines, by_mac, by_address, next: 0, forgotten: 0 }
+        let (machines, by_mac, by_address, own) = Default::default();
+        Self { epoch, capacity, machines, by_mac, by_address, next: 0, forgotten: 0, own }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &MachineRecord> {
         self.machines.values()
+    }
+
+    /// Replaces the addresses of this host.
+    pub(super) fn set_own(&mut self, addresses: HashSet<IpAddr>) {
+        self.own = addresses;
+    }
+
+    /// Returns whether a client at this address runs on this host.
+    fn is_own(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.own.contains(&address)
     }
 
     /// Returns the number of machines dropped because the table was full.
@@ -139,6 +125,7 @@ impl MachineTable {
             record.refusal = None;
             record.boot.offers = record.boot.offers.saturating_add(1);
             record.boot.reach(Step::Offered, now);
+            record.boot.story.tell(format_args!("boot file offered to {platform}"), now);
         }
         // Without an address of ours, another DHCP server gives it.
         if let Some(address) = address {
@@ -151,11 +138,102 @@ impl MachineTable {
         self.machines.get(self.by_mac.get(&mac)?)?.offered
     }
 
-    pub(super) fn refused(&mut self, mac: Mac, why: &str, now: Instant) {
+    /// Records the boot file of the last offer.
+    pub(super) fn boot_file(&mut self, mac: Mac, file: &str) {
+        let record = self.by_mac.get(&mac).and_then(|id| self.machines.get_mut(id));
+        if let Some(record) = record {
+            record.boot.offered_file = Some(file.into());
+        }
+    }
+
+    pub(super) fn refused(&mut self, mac: Mac, by: RefusedBy, why: &str, now: Instant) {
         let Some(id) = self.of_mac(mac, now) else { return };
-        if let Some(record) = self.machines.get_mut(&id) {
-            record.refusal = Some(why.chars().take(REASON_MAX).collect());
-            record.boot.last_event = now;
+        let epoch = self.epoch;
+        let Some(record) = self.machines.get_mut(&id) else { return };
+        // A machine that had its kernel begins again.
+        if record.boot.step >= Step::Kernel {
+            record.begin(epoch, now);
+        }
+        record.refuse(by, why, now);
+    }
+
+    /// Records that a service refused the machine at an address; unknown ones are no machines.
+    pub(super) fn refused_at(&mut self, address: IpAddr, by: RefusedBy, why: &str, now: Instant) {
+        if let Some(record) = self.record_at(address) {
+            record.refuse(by, why, now);
+        }
+    }
+
+    /// Records a DHCP message of a system that runs, or that gives its address back.
+    pub(super) fn heard(&mut self, mac: Mac, is_up: bool, now: Instant) {
+        let record = self.by_mac.get(&mac).and_then(|id| self.machines.get_mut(id));
+        if let Some(record) = record {
+            record.boot.heard(is_up, now);
+        }
+    }
+
+    pub(super) fn named(&mut self, mac: Mac, host_name: &str) {
+        let record = self.by_mac.get(&mac).and_then(|id| self.machines.get_mut(id));
+        if let Some(record) = record.filter(|record| record.host_name.as_deref() != Some(host_name)) {
+            record.host_name = Some(host_name.into());
+        }
+    }
+
+    /// Records a file that begins to be sent.
+    pub(super) fn opened(
+        &mut self,
+        address: IpAddr,
+        traffic: &Arc<TransferStats>,
+        request: FileRequest<'_>,
+        now: Instant,
+    ) {
+        let Some(boot) = self.boot(address, traffic) else { return };
+        boot.last_event = now;
+        let sent = boot.bytes_sent(request.protocol);
+        boot.requests.opened(request, sent, now);
+        if let Some(file) = boot.requests.current() {
+            boot.story.tell(format_args!("asked for {} over {}", file.path, file.protocol), now);
+        }
+    }
+
+    /// Records that all of the file was sent that is being sent.
+    pub(super) fn delivered(&mut self, address: IpAddr, traffic: &Arc<TransferStats>, now: Instant) {
+        let Some(boot) = self.boot(address, traffic) else { return };
+        boot.last_event = now;
+        boot.requests.delivered();
+        if let Some(file) = boot.requests.current() {
+            boot.story.tell(format_args!("got all of {}", file.path), now);
+        }
+    }
+
+    /// Records a request for a file that is not there. Only `is_boot` makes the client a machine.
+    pub(super) fn missed(
+        &mut self,
+        address: IpAddr,
+        path: &str,
+        protocol: Protocol,
+        is_boot: bool,
+        now: Instant,
+    ) {
+        if is_boot {
+            self.join(address, Step::Seen, now);
+        }
+        let Some(record) = self.record_at(address) else { return };
+        record.boot.last_event = now;
+        record.boot.requests.missed(path, protocol);
+        if let Some(missing) = record.boot.requests.missing() {
+            record
+                .boot
+                .story
+                .tell(format_args!("asked for {} over {protocol}: not there", missing.path), now);
+        }
+    }
+
+    /// Takes a sample of each machine's counters.
+    pub(super) fn sample(&mut self, now: Instant) {
+        for record in self.machines.values_mut() {
+            let bytes = record.boot.all_bytes_sent();
+            record.boot.rate.sample(bytes, now);
         }
     }
 
@@ -165,6 +243,7 @@ impl MachineTable {
         self.bind(id, address, now);
         if let Some(record) = self.machines.get_mut(&id) {
             record.boot.reach(Step::Leased, now);
+            record.boot.story.tell(format_args!("has the address {address}"), now);
         }
     }
 
@@ -204,10 +283,14 @@ impl MachineTable {
     }
 
     /// Returns the counters for a new connection from `address` that begins with `step`. `None`
-    /// when the table is full.
+    /// when the table is full, and for a client on this host, unless DHCP gave it the address.
     pub(super) fn join(&mut self, address: IpAddr, step: Step, now: Instant) -> Option<Arc<TransferStats>> {
         let known = self.by_address.get(&address).copied();
-        let id = known.or_else(|| self.add(None, address, now))?;
+        let id = match known {
+            Some(id) => id,
+            None if self.is_own(address) => return None,
+            None => self.add(None, address, now)?,
+        };
         let epoch = self.epoch;
         let record = self.machines.get_mut(&id)?;
         if record.boot.is_over(step) {
@@ -259,9 +342,16 @@ impl MachineTable {
     ) {
         self.reached(address, traffic, Step::Root, image, now);
         let Some(boot) = self.boot(address, traffic) else { return };
-        let root = boot.root.get_or_insert(RootState { protocol, connections: 0, end: Stage::Attached });
+        let new = RootState { protocol, connections: 0, end: Stage::Attached, loss: None };
+        let root = boot.root.get_or_insert(new);
         root.protocol = protocol;
         root.connections += 1;
+        root.loss = None;
+        boot.is_up = None;
+        boot.story.tell(format_args!("root attached over {protocol}"), now);
+        if let Some(record) = self.record_at(address) {
+            record.refusal = None;
+        }
     }
 
     pub(super) fn released(
@@ -271,18 +361,13 @@ impl MachineTable {
         end: RootEnd,
         now: Instant,
     ) {
-        let Some(boot) = self.boot(address, traffic) else { return };
-        boot.last_event = now;
-        let is_whole = boot.traffic.iter().filter_map(|traffic| traffic.root()).any(|root| root.is_whole());
-        let Some(root) = &mut boot.root else { return };
-        root.connections = root.connections.saturating_sub(1);
-        root.end = match (root.protocol, is_whole, end) {
-            // archiso's HTTP hook downloads the image to memory, so any end after all of it is
-            // fine.
-            (Protocol::Http, true, _) | (_, true, RootEnd::Released) => Stage::Copied,
-            (_, _, RootEnd::Released) => Stage::Released,
-            (_, _, RootEnd::Lost) => Stage::Lost,
-        };
+        if let Some(boot) = self.boot(address, traffic) {
+            boot.released(end, now);
+        }
+    }
+
+    fn record_at(&mut self, address: IpAddr) -> Option<&mut MachineRecord> {
+        self.machines.get_mut(self.by_address.get(&address)?)
     }
 
     fn boot(&mut self, address: IpAddr, traffic: &Arc<TransferStats>) -> Option<&mut MachineBoot> {
@@ -325,6 +410,7 @@ impl MachineTable {
             platform: None,
             offered: None,
             refusal: None,
+            host_name: None,
             boots: 1,
             had_no_root: false,
             boot,
@@ -403,116 +489,18 @@ impl MachineRecord {
         self.had_no_root && self.boot.step < Step::Root
     }
 
+    fn refuse(&mut self, by: RefusedBy, why: &str, now: Instant) {
+        let why: String = why.chars().take(REASON_MAX).collect();
+        self.boot.story.tell(format_args!("refused: {why}"), now);
+        self.refusal = Some(Refused { by, why });
+        self.boot.last_event = now;
+    }
+
     fn begin(&mut self, epoch: Instant, now: Instant) {
+        self.refusal = None;
         self.boots = self.boots.saturating_add(1);
         self.had_no_root = self.boot.ended_with_program();
         self.boot = MachineBoot::new(epoch, now);
-    }
-}
-
-impl MachineBoot {
-    fn new(epoch: Instant, now: Instant) -> Self {
-        let mut boot = Self {
-            began: now,
-            began_as: None,
-            step: Step::Seen,
-            reached: Default::default(),
-            image: None,
-            root: None,
-            offers: 0,
-            loaded: None,
-            program_sent: None,
-            last_event: now,
-            traffic: vec![Arc::new(TransferStats::new(epoch))],
-        };
-        boot.reach(Step::Seen, now);
-        boot
-    }
-
-    /// Returns true while the machine has a connection to its root.
-    fn is_on_root(&self) -> bool {
-        self.root.is_some_and(|root| root.connections > 0)
-    }
-
-    /// Returns true if a whole boot program was sent a while ago, and no root followed.
-    pub(super) fn is_silent_after_program(&self, now: Instant) -> bool {
-        let silence = self.program_sent.map(|sent| now.saturating_duration_since(sent));
-        self.step < Step::Root && silence.is_some_and(|silence| silence > ROOT_LIMIT)
-    }
-
-    /// Returns true if the machine was sent all that it loads before its root.
-    pub(super) fn is_loaded(&self) -> bool {
-        self.loaded.or(self.program_sent).is_some()
-    }
-
-    fn ended_with_program(&self) -> bool {
-        self.program_sent.is_some() && self.step < Step::Root
-    }
-
-    /// Returns the bytes of images sent by `protocol`.
-    pub(super) fn bytes_sent(&self, protocol: Protocol) -> u64 {
-        self.traffic.iter().map(|stats| stats.bytes(protocol)).fold(0, u64::saturating_add)
-    }
-
-    pub(super) fn stage(&self) -> Stage {
-        let root = self.root.map(|root| if root.connections > 0 { Stage::Attached } else { root.end });
-        Stage::new(self.step, root)
-    }
-
-    fn reach(&mut self, step: Step, now: Instant) {
-        self.last_event = now;
-        if step < self.step {
-            return;
-        }
-        self.step = step;
-        if let Some(reached) = self.reached.get_mut(step as usize) {
-            reached.get_or_insert(now);
-        }
-    }
-
-    /// Returns true if a request of `firmware` for a boot file ends this boot. iPXE that was loaded
-    /// as a boot program sends one more request in the same boot.
-    fn is_over_for(&self, firmware: Firmware) -> bool {
-        let is_loaded_ipxe = firmware == Firmware::Ipxe && self.began_as != Some(Firmware::Ipxe);
-        self.step > Step::Leased && !(is_loaded_ipxe && self.step <= Step::Menu)
-    }
-
-    /// Returns true if `step` on a new connection ends this boot: a running kernel loads no boot
-    /// program. With our own DHCP server the request for a boot file has already ended the boot.
-    fn is_over(&self, step: Step) -> bool {
-        match step {
-            // nbd-client and Linux's NFS client connect again within a boot.
-            Step::Seen | Step::Offered | Step::Leased | Step::Root => false,
-            // PXELINUX and iPXE load menus and modules on many connections before a kernel.
-            Step::Loader | Step::Menu => self.step >= Step::Kernel,
-            Step::Kernel | Step::Initramfs => self.step == Step::Root && !self.is_on_root(),
-        }
-    }
-
-    /// Returns the seconds from the start of the boot to `then`, in whole milliseconds.
-    pub(super) fn seconds_until(&self, then: Instant) -> f64 {
-        then.saturating_duration_since(self.began).as_millis() as f64 / 1000.0
-    }
-
-    /// Merges a boot that was recorded under another address.
-    fn join(&mut self, other: MachineBoot) {
-        self.step = self.step.max(other.step);
-        self.last_event = self.last_event.max(other.last_event);
-        self.offers = self.offers.saturating_add(other.offers);
-        self.loaded = self.loaded.max(other.loaded);
-        self.program_sent = self.program_sent.max(other.program_sent);
-        for (mine, its) in self.reached.iter_mut().zip(other.reached) {
-            *mine = [*mine, its].into_iter().flatten().min();
-        }
-        self.image = other.image.or(self.image.take());
-        self.root = match (self.root, other.root) {
-            (Some(mine), Some(its)) => {
-                Some(RootState { connections: mine.connections + its.connections, ..its })
-            }
-            (mine, its) => its.or(mine),
-        };
-        self.traffic.extend(other.traffic);
-        self.traffic.truncate(TRAFFIC_MAX);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::boot_ranges::{RangeKind, TrackedImage};
 use super::transfer_stats::TransferStats;
-use super::{Protocol, Registry, RootEnd, Step};
+use super::{FileRequest, Loss, Protocol, Registry, RootEnd, Step};
 use crate::bootable::FileKind;
 use crate::export::Batch;
 use crate::export::batch::Chunk;
@@ -63,6 +63,24 @@ impl ConnectionTracker {
         self.kind = kind;
     }
 
+    /// Sets the kind of the file that the next bytes are of, and reports it: a machine asked for it.
+    /// A file of another kind than [`FileKind::Other`] makes its client a machine.
+    pub(crate) fn open_file(&mut self, path: &str, kind: FileKind, size: u64, now: Instant) {
+        self.kind = kind;
+        self.last_seen = now;
+        let step = match kind {
+            FileKind::Program => Some(Step::Loader),
+            kind => Step::of_file(kind),
+        };
+        if let Some(step) = step {
+            self.join(step);
+        }
+        if let Some(stats) = &self.stats {
+            let request = FileRequest { path, kind, protocol: self.protocol, size };
+            self.registry.opened(self.peer, stats, request, now);
+        }
+    }
+
     /// Counts the first `len` bytes of `batch`, which have left. Call it before [`Batch::advance`].
     pub fn sent(&mut self, batch: &Batch, len: u64, now: Instant) {
         self.last_seen = now;
@@ -106,6 +124,9 @@ impl ConnectionTracker {
         self.last_seen = now;
         if self.kind == FileKind::Program {
             self.reach(Step::Initramfs, self.image.clone().as_ref());
+        }
+        if let Some(stats) = &self.stats {
+            self.registry.delivered(self.peer, stats, now);
         }
         match (self.kind, &self.stats) {
             (FileKind::Program, Some(stats)) => self.registry.program_sent(self.peer, stats, now),
@@ -202,7 +223,7 @@ impl ConnectionTracker {
 
 impl Drop for ConnectionTracker {
     fn drop(&mut self) {
-        self.release(RootEnd::Lost);
+        self.release(RootEnd::Lost(Loss::Server));
     }
 }
 

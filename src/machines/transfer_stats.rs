@@ -165,6 +165,19 @@ impl Coverage {
         (chunks << self.shift).min(self.sent.load(Relaxed)).min(self.airootfs.size)
     }
 
+    /// Returns true if the machine was sent the file system from its start, nearly without gaps: it
+    /// copies or verifies it.
+    pub(super) fn is_sequential(&self) -> bool {
+        let words = || self.chunks.iter().map(|word| word.load(Relaxed));
+        let sent: u64 = words().map(|word| u64::from(word.count_ones())).sum();
+        let last = words().enumerate().filter(|(_, word)| *word != 0).last();
+        let end = last.map_or(0, |(at, word)| {
+            at as u64 * u64::from(u64::BITS) + u64::from(u64::BITS - word.leading_zeros())
+        });
+        // A mount has read the table at the end of a squashfs before.
+        sent > 1 && end - sent <= end / 10
+    }
+
     /// Returns true if the machine may have the whole file system.
     pub(super) fn is_whole(&self) -> bool {
         self.covered() == self.airootfs.size

@@ -57,7 +57,8 @@ impl MountError {
     }
 }
 
-/// Answers a call of the MOUNT program from `peer`.
+/// Answers a call of the MOUNT program from `peer`. Sets `refused` to the reason why it may not
+/// mount a path.
 ///
 /// # Errors
 /// [`CallError`]
@@ -66,6 +67,7 @@ pub(crate) fn answer(
     peer: SocketAddr,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
+    refused: &mut Option<String>,
 ) -> Result<(), CallError> {
     // Versions 1 and 2 return the handles of NFS version 2, which is not served.
     if call.version != VERSION {
@@ -73,7 +75,7 @@ pub(crate) fn answer(
     }
     match call.procedure {
         procedure::NULL => {}
-        procedure::MNT => mount(images, peer, call, results)?,
+        procedure::MNT => *refused = mount(images, peer, call, results)?,
         // An empty list: no mount is recorded.
         procedure::DUMP => results.boolean(false),
         // klibc's nfsmount calls UMNT only after a failed mount(2).
@@ -89,19 +91,18 @@ pub(crate) fn answer(
     Ok(())
 }
 
-/// Emits the results of MNT (RFC 1813 §5.2.1).
+/// Emits the results of MNT (RFC 1813 §5.2.1), and returns why it is refused.
 fn mount(
     images: &ImageSet,
     peer: SocketAddr,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
-) -> Result<(), CallError> {
+) -> Result<Option<String>, CallError> {
     let path = match xdr::opaque(&mut { call.args }, PATH_MAX) {
         Ok(path) => path,
         // The path is all there, so the arguments are not garbage: MNT3ERR_NAMETOOLONG says more.
         Err(XdrParseError::TooLong { .. }) => {
-            refuse(peer, b"", MountError::NameTooLong, results);
-            return Ok(());
+            return Ok(Some(refuse(peer, b"", MountError::NameTooLong, results)));
         }
         Err(malformed) => return Err(malformed.into()),
     };
@@ -115,15 +116,17 @@ fn mount(
             results.u32(2);
             results.u32(AUTH_SYS);
             results.u32(AUTH_NONE);
+            Ok(None)
         }
-        Err(error) => refuse(peer, path, error, results),
+        Err(error) => Ok(Some(refuse(peer, path, error, results))),
     }
-    Ok(())
 }
 
-fn refuse(peer: SocketAddr, path: &[u8], error: MountError, results: &mut Emitter<'_>) {
-    info!(%peer, path = %path.escape_ascii(), "mount over NFS refused: {error}");
+fn refuse(peer: SocketAddr, path: &[u8], error: MountError, results: &mut Emitter<'_>) -> String {
+    let path = path.escape_ascii();
+    info!(%peer, %path, "mount over NFS refused: {error}");
     results.u32(error.status());
+    format!("{error}: {path}")
 }
 
 /// Finds the name of the image and the handle of its directory at `path`.

@@ -15,7 +15,7 @@ use super::session::{Session, StreamError};
 use crate::export::{Batch, ColdRange};
 use crate::image::Patience;
 use crate::images::ImageSet;
-use crate::machines::{self, ConnectionTracker, Registry};
+use crate::machines::{self, ConnectionTracker, RefusedBy, Registry};
 use crate::stream::{
     self, Admission, ConnectionLog, Listener, PageCacheNow, Place, ReadOutcome, TransmitError, Turn,
 };
@@ -56,6 +56,8 @@ async fn serve(socket: TcpStream, peer: SocketAddr, admission: Admission, shared
     let watched = shared.images.clone();
     let mut client = Client {
         session: Session::new(peer),
+        peer,
+        machines: Arc::clone(&shared.machines),
         place,
         images: watched.current(),
         watched,
@@ -67,8 +69,7 @@ async fn serve(socket: TcpStream, peer: SocketAddr, admission: Admission, shared
         ),
     };
     let end = stream::drive(&socket, &mut client, &mut BytesMut::new(), &mut Batch::default()).await;
-    let fate = if end.is_ok() { machines::RootEnd::Released } else { machines::RootEnd::Lost };
-    client.tracker.ended(fate, Instant::now());
+    client.tracker.ended(stream::root_end(&end), Instant::now());
     let totals = client.session.totals();
     ConnectionLog { protocol: "NFS", peer, export: None, totals, since }.closed(&end);
 }
@@ -76,6 +77,8 @@ async fn serve(socket: TcpStream, peer: SocketAddr, admission: Admission, shared
 /// A connection of a client.
 struct Client {
     session: Session,
+    peer: SocketAddr,
+    machines: Arc<Registry>,
     place: Place,
     images: Arc<ImageSet>,
     /// Newer images than `images`, if there are any.
@@ -101,7 +104,11 @@ impl stream::Session for Client {
     }
 
     fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<StreamError> {
-        self.session.handle(&self.images, input, &PageCacheNow::new(), out)
+        let turn = self.session.handle(&self.images, input, &PageCacheNow::new(), out);
+        if let Some(why) = self.session.take_refused_mount() {
+            self.machines.refused_at(self.peer.ip(), RefusedBy::NfsPath, &why, Instant::now());
+        }
+        turn
     }
 
     fn take_cold(&mut self) -> Vec<ColdRange> {

@@ -300,10 +300,11 @@ impl ImageUpdater {
     /// Starts a check for initramfs images without the hooks for a root.
     fn check_initramfs(&self, images: Vec<Arc<ServedImage>>) {
         let (roots, turn) = (self.roots.clone(), Arc::clone(&self.checking));
+        let machines = self.snapshots.machines();
         tokio::spawn(async move {
             // One at a time: on a disk that hangs, they would take all threads.
             let _turn = turn.lock().await;
-            let _ = spawn_blocking(move || initramfs_check::check(&images, &roots)).await;
+            let _ = spawn_blocking(move || initramfs_check::check(&images, &roots, &machines)).await;
         });
     }
 

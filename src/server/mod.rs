@@ -5,6 +5,7 @@ mod file_checks;
 mod handover;
 mod image_updater;
 mod initramfs_check;
+mod own_addresses;
 mod report;
 mod sandbox;
 mod service_sockets;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use rustix::process::{Resource, Rlimit, Uid, geteuid, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -33,13 +35,14 @@ use self::service_sockets::{DhcpMarkError, ServiceSockets};
 use self::sockets::{Inherited, SocketError};
 use crate::boot::{BootConfig, Files, Ports};
 use crate::bootable::Root;
-use crate::config::{Config, Limits, SandboxMode, bios_ipxe_of_host, uefi_ipxe_of_host};
+use crate::config::{Config, Dhcp, Limits, SandboxMode, bios_ipxe_of_host, uefi_ipxe_of_host};
 use crate::dhcp::server::DhcpStartError;
 use crate::handover::store;
 use crate::handover::takeover::{Predecessor, TakeoverError};
 use crate::images::{HiddenNameError, ImageError, Verifications};
 use crate::interfaces::{self, Interface};
 use crate::machines::Registry;
+use crate::machines::site::{DhcpSettings, Site};
 use crate::nbd;
 use crate::nfs::server::rpcbind::RegistrationError;
 use crate::stream::{ClientLimits, Clients, Descriptors};
@@ -110,7 +113,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let names: Vec<_> = opened.images.iter().map(|served| &*served.name).collect();
     let identity = Identity::choose(config, &opened.images)?;
     let mut sockets = ServiceSockets::open(config, inherited, &names, &identity)?;
-    let machines = Arc::new(Registry::with_capacity(Instant::now(), config.limits.machines));
+    let now = Instant::now();
+    let machines = Arc::new(Registry::with_capacity(now, config.limits.machines));
+    machines.set_clock(now, Timestamp::now());
     let (configs, roots) = (config.images.clone(), sockets.roots());
     if let Some(verifications) = &verifications {
         machines.report_verifications(Arc::clone(verifications));
@@ -190,6 +195,7 @@ async fn serve(
     let images = snapshot.project(|snapshot| Arc::clone(&snapshot.images));
     // Before the services take the sockets.
     let report = report(config, &sockets, &snapshot.current().files);
+    machines.know(|site| describe_site(site, config, &sockets, &snapshot.current().files));
     let clients = Arc::new(Clients::new(client_limits(config), Arc::clone(&machines)));
     let nbd = nbd::server::Server::new(images.clone(), Arc::clone(&machines), Arc::clone(&clients));
     let has_roots = !matches!(arrival, Arrival::Nothing);
@@ -324,7 +330,8 @@ fn report(config: &Config, sockets: &ServiceSockets, files: &Files) -> StartRepo
         other_root: other_root(config, sockets),
         has_nothing_to_boot: !files.has_boot_entry(),
         unprivileged: sockets.lacks_privilege.then(service_sockets::program),
-        foreign_dhcp: foreign_dhcp(config, sockets, files),
+        // With our own DHCP, other servers need no settings.
+        foreign_dhcp: foreign_dhcp(config, sockets, files).filter(|_| sockets.dhcp.is_none()),
         signing_pair: config.signing_pair.clone(),
     }
 }
@@ -336,11 +343,23 @@ fn other_root(config: &Config, sockets: &ServiceSockets) -> Option<Root> {
     (served != wanted).then_some(*served)
 }
 
-/// Returns the settings for another DHCP server; `None` if isowire answers DHCP itself, or has
-/// nothing to load.
+/// Tells the table of machines about this server.
+fn describe_site(site: &mut Site, config: &Config, sockets: &ServiceSockets, files: &Files) {
+    site.names = config.rules.names().map(|(mac, name)| (mac, name.as_str().to_owned())).collect();
+    site.tftp_port = sockets.tftp_port();
+    site.http_port = sockets.http_port();
+    site.has_other_dhcp = !matches!(config.dhcp, Dhcp::Server(_));
+    site.dhcp_settings = foreign_dhcp(config, sockets, files).map(|foreign| DhcpSettings {
+        address: foreign.address,
+        lines: foreign.to_string().lines().map(str::to_owned).collect(),
+        bios_file: foreign.boot_file,
+        uefi_file: foreign.uefi_boot_file,
+    });
+}
+
+/// Returns the settings for another DHCP server; `None` if isowire has nothing to load.
 fn foreign_dhcp(config: &Config, sockets: &ServiceSockets, files: &Files) -> Option<ForeignDhcp> {
-    // With our own DHCP, other servers need no settings.
-    let tftp = sockets.tftp.as_ref().filter(|_| sockets.dhcp.is_none())?;
+    let tftp = sockets.tftp.as_ref()?;
     let boot_file = files.targets().boot_file()?.to_owned();
     let address = config.advertise.or_else(|| own_address(config))?;
     let uefi_boot_file = files.targets().uefi_boot_file();

@@ -16,7 +16,7 @@ use tracing::{debug, error, warn};
 use super::image_updater::ImageUpdater;
 use super::service_sockets::{DhcpMark, PortmapService, ServiceSockets};
 use super::snapshot::Snapshot;
-use super::{StartError, handover};
+use super::{StartError, handover, own_addresses};
 use crate::boot::{Files, Requester};
 use crate::config::{Config, Dhcp, StatusService, TftpPorts};
 use crate::handover::takeover::Predecessor;
@@ -91,6 +91,7 @@ pub(super) async fn start(
     services.start_http(sockets.http)?;
     services.start_tftp(sockets.tftp)?;
     services.start_status(sockets.status_socket, sockets.status);
+    services.start_own_addresses();
     services.start_offers(offered);
     let updates = updater.run(hangup, services.stop());
     services.spawn("images", unfailing(updates));
@@ -212,6 +213,11 @@ impl Services<'_> {
         };
         self.spawn("tftp", tftp::server::run(socket, open, self.machines(), options, self.stop()));
         Ok(())
+    }
+
+    fn start_own_addresses(&mut self) {
+        let (machines, stop) = (self.machines(), self.stop());
+        self.spawn_at_once("own addresses", async move { own_addresses::follow(&machines, stop).await });
     }
 
     /// Lets another process of this user take over from this one.

@@ -49,6 +49,10 @@ impl SnapshotSender {
         self.sender.publish(next);
     }
 
+    pub(super) fn machines(&self) -> Arc<Registry> {
+        Arc::clone(&self.machines)
+    }
+
     pub(super) fn snapshot(&self) -> Watched<Snapshot> {
         self.sender.subscribe()
     }

@@ -39,12 +39,8 @@ impl Display for StatusTable {
         write_columns(f, &rows)?;
         // A reason is a sentence, too long for a column.
         for machine in stuck {
-            match (machine.diagnosis, &machine.refusal) {
-                (Some(Diagnosis::Refused), Some(why)) => {
-                    writeln!(f, "\n{}: {}: {}", name(machine), Diagnosis::Refused, printable(why))?;
-                }
-                (Some(diagnosis), _) => writeln!(f, "\n{}: {diagnosis}", name(machine))?,
-                (None, _) => {}
+            if let Some(reason) = reason(machine) {
+                writeln!(f, "\n{}: {}", name(machine), printable(&reason))?;
             }
         }
         writeln!(f, "\n{}", summary(machines))
@@ -128,10 +124,17 @@ fn write_columns(f: &mut Formatter<'_>, rows: &[[String; COLUMNS]]) -> fmt::Resu
     Ok(())
 }
 
-/// Returns the MAC address of a machine, else its first IP address.
+/// Returns why a machine does not get on, in the words of its server.
+fn reason(machine: &MachineStatus) -> Option<String> {
+    let words = || machine.diagnosis.as_ref().map(Diagnosis::to_string);
+    machine.reason.clone().or_else(words)
+}
+
+/// Returns the name of a machine, else its MAC address, else its first IP address.
 fn name(machine: &MachineStatus) -> String {
     let address = machine.addresses.first();
-    machine.mac.map(|mac| mac.to_string()).or(address.map(IpAddr::to_string)).unwrap_or_else(unknown)
+    let known = machine.mac.map(|mac| mac.to_string()).or(address.map(IpAddr::to_string));
+    machine.name.as_deref().map(printable).or(known).unwrap_or_else(unknown)
 }
 
 /// Returns the last line.
@@ -164,27 +167,34 @@ fn printable(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::machines::status::SentBytes;
-    use crate::machines::{Protocol, Stage};
+    use crate::machines::{Protocol, RefusedBy, Stage};
 
     fn machine() -> MachineStatus {
         MachineStatus {
+            name: None,
             mac: None,
             addresses: vec![[192, 168, 77, 90].into()],
             firmware: None,
             architecture: None,
             refusal: None,
             diagnosis: None,
+            reason: None,
+            advice: Vec::new(),
             secure_boot_suspected: false,
             stage: Stage::Menu,
+            running: None,
             image: None,
             root: None,
             root_connections: 0,
             airootfs: None,
+            progress: None,
+            rate: 0,
             sent: SentBytes::default(),
             boots: 1,
             since: 990,
             last_seen: 1000,
             reached: BTreeMap::new(),
+            story: Vec::new(),
         }
     }
 
@@ -194,6 +204,7 @@ mod tests {
 
     fn table_with(faults: Vec<FaultStatus>, machines: Vec<MachineStatus>) -> String {
         StatusTable(StatusReport {
+            format: 1,
             isowire: "1".into(),
             time: 1000,
             forgotten: 0,
@@ -244,7 +255,10 @@ mod tests {
     fn refusal_is_printed_without_control_characters() {
         let refused = MachineStatus {
             refusal: Some("\x1b[2Jno\u{9b}7m loader\n".into()),
-            diagnosis: Some(Diagnosis::Refused),
+            diagnosis: Some(Diagnosis::Refused {
+                by: RefusedBy::BootFile,
+                why: "\x1b[2Jno\u{9b}7m loader\n".into(),
+            }),
             ..machine()
         };
         let text = table(vec![refused]);

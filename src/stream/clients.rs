@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::descriptors::Descriptors;
 use crate::locked::locked;
-use crate::machines::Registry;
+use crate::machines::{RefusedBy, Registry};
 
 /// New clients at a time: a thousand machines that start at once have a few each.
 const NEW_MAX: usize = 4096;
@@ -176,11 +176,23 @@ impl Clients {
             return Some((Admission::Admitted(place), departure));
         };
         places.turn_away(why, address, protocol);
+        self.report(address, RefusedBy::Places, &why.to_string());
         if places.refused >= REFUSED_MAX || self.limits.descriptors.is_above_all(descriptor) {
             return None;
         }
         places.refused += 1;
         Some((Admission::Refused(RefusedPlace { clients: Arc::clone(self), why }), departure))
+    }
+
+    /// Tells the table of machines that a client was refused for its address.
+    pub(super) fn report_not_allowed(&self, address: IpAddr) {
+        self.report(address, RefusedBy::Allow, &format!("{} is not in `allow`", address.to_canonical()));
+    }
+
+    fn report(&self, address: IpAddr, by: RefusedBy, why: &str) {
+        if let Some(machines) = &self.machines {
+            machines.refused_at(address, by, why, Instant::now());
+        }
     }
 
     /// Returns why there is no place, after others have made room.

@@ -95,6 +95,7 @@ where
                 is_failing = false;
                 if !allowed.contains(peer.ip()) {
                     info!(%peer, "{protocol} client refused: its address is not in `allow`");
+                    clients.report_not_allowed(peer.ip());
                     continue;
                 }
                 let Some((admission, departure)) = clients.admit(peer.ip(), &socket, protocol) else {

@@ -24,6 +24,6 @@ pub(crate) use linger::close_in_stages;
 pub(crate) use listener::{ACCEPT_PAUSE, Listener, accept, accept_until};
 pub(crate) use log::ConnectionLog;
 pub(crate) use rest::Connections;
-pub(crate) use transmit::TransmitError;
+pub(crate) use transmit::{TransmitError, root_end};
 pub(crate) use turn::{End, ReadTotals, Turn};
 pub(crate) use waiting::{ReadOutcome, Waiting};

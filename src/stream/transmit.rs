@@ -15,7 +15,10 @@ use tokio::net::TcpStream;
 use crate::export::batch::Chunk;
 use crate::export::{Batch, ImageRange};
 use crate::image::Extent;
+use crate::machines::{Loss, RootEnd};
 use crate::sys::{self, Follow, Iov};
+
+use super::turn::End;
 
 /// Bytes in whole pages from which `sendfile` beats `sendmsg` from the mapping (measured on
 /// loopback, where it saves one copy of two, as for a network card that gathers by itself).
@@ -52,6 +55,19 @@ pub(crate) enum TransmitError {
     /// fault.
     #[error("the image cannot be read: {0}")]
     Image(io::Error),
+}
+
+/// Returns what the end of a connection means for a root file system that was read over it.
+pub(crate) fn root_end<R>(end: &Result<End<R>, TransmitError>) -> RootEnd {
+    match end {
+        Ok(_) => RootEnd::Released,
+        // tcp(7): keepalive and TCP_USER_TIMEOUT end a connection with ETIMEDOUT.
+        Err(TransmitError::Peer(error)) if error.kind() == io::ErrorKind::TimedOut => {
+            RootEnd::Lost(Loss::Silent)
+        }
+        Err(TransmitError::Peer(_)) => RootEnd::Lost(Loss::Reset),
+        Err(TransmitError::Image(_)) => RootEnd::Lost(Loss::Image),
+    }
 }
 
 /// Sends the whole batch; waits for the socket as long as it takes, and for uncached parts of the

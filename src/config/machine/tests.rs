@@ -13,6 +13,7 @@ fn rule_takes_every_setting() {
     let rules = rules(
         "[[machine]]\n\
          mac = '52-54-00-12-34-56'\n\
+         name = 'lab1'\n\
          image = 'two'\n\
          root = 'nfs'\n\
          copytoram = 'no'\n\
@@ -28,6 +29,8 @@ fn rule_takes_every_setting() {
     assert_eq!((rule.overrides.parameters.len(), rule.start), (2, Start::Straight));
     assert_eq!((rule.address, rule.quirks.has(Quirk::NoScript)), ("10.0.0.5".parse().ok(), true));
     assert!(!rule.is_ignored);
+    let names: Vec<_> = rules.names().map(|(mac, name)| format!("{mac} {}", name.as_str())).collect();
+    assert_eq!(names, ["52:54:00:12:34:56 lab1"]);
 }
 
 #[test]
@@ -74,6 +77,8 @@ fn rule_error_has_place_and_cause() {
         ),
         ("mac = '00:11'\nroot = 'ftp'", "isowire.toml:6: root: `ftp`: invalid root; expected"),
         ("mac = '00:11'\naddress = '10.0.0.5'", "`10.0.0.5`: needs a rule for one machine"),
+        ("mac = '00:11'\nname = 'lab1'", "isowire.toml:6: name: `lab1`: needs a rule for one machine"),
+        ("mac = '00:11:22:33:44:55'\nname = '-lab'", "`-lab`: invalid name; expected a host name"),
         ("mac = '00:11:22:33:44:55'\naddress = '10.0.0.5'", "`10.0.0.5`: needs a DHCP server"),
         ("mac = '01:11:22:33:44:55'\nmenu = false", "`01:11:22:33:44:55`: invalid MAC address"),
         ("architecture = 'arm'\nmenu = false", "`arm`: invalid architecture; expected `bios`"),
@@ -102,6 +107,14 @@ fn address_is_given_once() {
     assert!(load(one(2, "10.0.0.6")).is_ok());
     let why = load(one(2, "10.0.0.5")).unwrap_err();
     assert_eq!(why, "isowire.toml:6: address: `10.0.0.5`: address of another machine; give each its own");
+}
+
+#[test]
+fn name_is_given_once() {
+    let one = |mac, name| format!("[[machine]]\nmac = '52:54:00:00:00:0{mac}'\nname = '{name}'\n");
+    assert_eq!(rules(&(one(1, "lab1") + &one(2, "lab2"))).names().count(), 2);
+    let why = wrong(&(one(1, "lab1") + &one(2, "lab1")));
+    assert_eq!(why, "isowire.toml:6: name: `lab1`: name of another machine; give each its own");
 }
 
 #[test]

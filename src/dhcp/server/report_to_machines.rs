@@ -3,22 +3,29 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::dhcp::session::{DhcpPort, NoReply, Outcome, Request, mac};
+use crate::boot::Refusal;
+use crate::dhcp::session::{BootOffer, DhcpPort, NoReply, Outcome, Request, is_boot_client, mac};
 use crate::dhcp::wire::{MessageType, Reply};
 use crate::mac::Mac;
-use crate::machines::Registry;
+use crate::machines::{RefusedBy, Registry};
+
+/// Longest host name (RFC 1123 §2.1: one label).
+const HOST_NAME_MAX: usize = 63;
+
+/// Host names that images have by default, which tell no machine from another.
+const COMMON_NAMES: [&str; 4] = ["archiso", "localhost", "archlinux", "(none)"];
 
 /// Reports one step of one machine. A machine that only leases an address gets no record.
 pub(super) fn report(machines: &Registry, request: &Request, outcome: &Outcome, now: Instant) {
     let Some(mac) = mac(&request.message.header.hardware()) else { return };
     match outcome {
         Outcome::Send { boot: Some(Err(refusal)), .. } | Outcome::NoReply(NoReply::NoBootFile(refusal)) => {
-            machines.refused(mac, &refusal.to_string(), now);
+            machines.refused(mac, refused_by(refusal), &refusal.to_string(), now);
         }
         Outcome::Send { reply, boot, .. } => {
             let address = Some(reply.header.yiaddr).filter(|address| !address.is_unspecified());
             if let (MessageType::Offer, Some(Ok(boot))) = (reply.kind, boot) {
-                machines.offered(mac, boot.platform, address, now);
+                report_offer(machines, mac, boot, address, now);
             }
             if let Some(address) = address.filter(|_| reply.kind == MessageType::Ack) {
                 machines.leased(mac, address, now);
@@ -29,7 +36,66 @@ pub(super) fn report(machines: &Registry, request: &Request, outcome: &Outcome, 
         // A proxy sees the REQUEST to the other server, since clients broadcast it (RFC 2131
         // §4.4.4).
         Outcome::NoReply(NoReply::TakesAddress { address, .. }) => machines.leased(mac, *address, now),
-        Outcome::NoReply(_) => {}
+        Outcome::NoReply(NoReply::Released(_)) => machines.heard(mac, false, now),
+        Outcome::NoReply(reason) => report_silence(machines, mac, request, reason, now),
+    }
+    if let Some(host_name) = host_name(&request.message.host_name) {
+        machines.named(mac, host_name);
+    }
+    // The initramfs asks for an address before it has its root, and the booted system after that.
+    if request.message.kind == MessageType::Request && !is_boot_client(&request.message) {
+        machines.heard(mac, true, now);
+    }
+}
+
+/// Returns the host name in option 12, unless it has other characters than a host name
+/// (RFC 2132 §3.14, RFC 1123 §2.1) or is that of an image.
+fn host_name(option: &[u8]) -> Option<&str> {
+    // Some clients end it with a NUL (RFC 2132 §2).
+    let name = str::from_utf8(option).ok()?.trim_end_matches('\0');
+    let is_host_name = (1..=HOST_NAME_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    Some(name).filter(|name| is_host_name && !COMMON_NAMES.contains(name))
+}
+
+fn report_offer(
+    machines: &Registry,
+    mac: Mac,
+    boot: &BootOffer,
+    address: Option<std::net::Ipv4Addr>,
+    now: Instant,
+) {
+    machines.offered(mac, boot.platform, address, now);
+    machines.boot_file(mac, boot.file.as_str());
+}
+
+/// Reports a boot client that gets no reply. Other clients are no machines.
+fn report_silence(machines: &Registry, mac: Mac, request: &Request, reason: &NoReply, now: Instant) {
+    if let Some(by) = unanswered_by(reason).filter(|_| is_boot_client(&request.message)) {
+        machines.refused(mac, by, &reason.to_string(), now);
+    }
+}
+
+const fn refused_by(refusal: &Refusal) -> RefusedBy {
+    match refusal {
+        Refusal::Architecture(_) => RefusedBy::Architecture,
+        Refusal::NoScript => RefusedBy::Rule,
+        Refusal::NoLoader | Refusal::NoUefi(_) | Refusal::NoHttp | Refusal::UnsafeName(_) => {
+            RefusedBy::BootFile
+        }
+    }
+}
+
+/// Returns `None` for messages that need no reply.
+const fn unanswered_by(reason: &NoReply) -> Option<RefusedBy> {
+    match reason {
+        NoReply::NotAllowed(_) => Some(RefusedBy::Allow),
+        NoReply::Ignored => Some(RefusedBy::Rule),
+        NoReply::OtherNetwork | NoReply::UnknownNetwork => Some(RefusedBy::Network),
+        NoReply::PoolExhausted(_) => Some(RefusedBy::Pool),
+        NoReply::AddressesInUse => Some(RefusedBy::AddressesInUse),
+        NoReply::ConflictingServer(_) => Some(RefusedBy::OtherDhcp),
+        _ => None,
     }
 }
 
@@ -56,6 +122,7 @@ fn report_proxied_client(machines: &Registry, mac: Mac, request: &Request, reply
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, SocketAddrV4};
+    use std::sync::Arc;
 
     use jiff::Timestamp;
 
@@ -66,8 +133,9 @@ mod tests {
     use crate::dhcp::session::{LimitedIpxes, Network, Role, ServerRole, Session, Subnet};
     use crate::dhcp::wire::Message;
     use crate::export::Allowed;
-    use crate::machines::Stage;
+    use crate::machines::diagnosis::Diagnosis;
     use crate::machines::status::MachineStatus;
+    use crate::machines::{ConnectionTracker, Protocol, RootEnd, Running, Stage};
 
     const US: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 1);
     const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 50);
@@ -185,6 +253,69 @@ mod tests {
         assert_eq!(service.only().0, Stage::Seen);
         let refusal = service.machines().remove(0).refusal.unwrap();
         assert!(refusal.contains("999"), "{refusal}");
+    }
+
+    #[test]
+    fn host_name_names_a_machine() {
+        let mut service = Service::new(server_role());
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, discover(0));
+        for (option, name) in [
+            (&b"archiso"[..], None),
+            (b"lab\x1b1", None),
+            (&[b'a'; 64], None),
+            (b"lab-1\0", Some("lab-1")),
+            (b"", Some("lab-1")),
+        ] {
+            service.receive(
+                DhcpPort::Dhcp,
+                NO_ADDRESS,
+                Message { host_name: option.into(), ..request(0, US) },
+            );
+            assert_eq!(service.machines()[0].name.as_deref(), name, "{option:?}");
+        }
+    }
+
+    #[test]
+    fn refusal_of_dhcp_reports_its_kind() {
+        let mut service = Service::new(server_role());
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, request(0, US));
+        let mut other = discover(0);
+        other.header = Message::discover(7, [0x52, 0x54, 0, 0xfe, 0, 0xb1]).header;
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, other);
+        let reasons: Vec<_> =
+            service.machines().into_iter().filter_map(|machine| machine.diagnosis).collect();
+        let why = "every address of 10.80.0.50-10.80.0.50 is in use".to_owned();
+        assert_eq!(reasons, [Diagnosis::Refused { by: RefusedBy::Pool, why }]);
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, discover(999));
+        let by = |machine: MachineStatus| match machine.diagnosis {
+            Some(Diagnosis::Refused { by, .. }) => Some(by),
+            _ => None,
+        };
+        let by: Vec<_> = service.machines().into_iter().filter_map(by).collect();
+        assert!(by.contains(&RefusedBy::Architecture), "{by:?}");
+    }
+
+    #[test]
+    fn system_that_gives_its_address_back_is_off() {
+        let mut service = Service::new(server_role());
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, request(0, US));
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, discover(0));
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, request(0, US));
+        let machines = Arc::new(std::mem::replace(&mut service.machines, Registry::new(Instant::now())));
+        let mut tracker =
+            ConnectionTracker::new(Arc::clone(&machines), CLIENT.into(), Protocol::Nbd, Instant::now());
+        let image = crate::machines::tests::image();
+        tracker.attached(&image, Instant::now());
+        tracker.ended(RootEnd::Released, Instant::now());
+        service.machines = Arc::into_inner(machines).unwrap();
+        let system =
+            |kind| Message { kind, vendor_class: Vec::new(), architectures: Vec::new(), ..request(0, US) };
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, system(MessageType::Request));
+        assert_eq!(service.machines()[0].running, Some(Running::Up));
+        let mut release = system(MessageType::Release);
+        release.header.ciaddr = CLIENT;
+        service.receive(DhcpPort::Dhcp, CLIENT, release);
+        assert_eq!(service.machines()[0].running, Some(Running::Off));
     }
 
     #[test]

@@ -157,6 +157,8 @@ pub struct Message {
     pub header: Header,
     /// Option 53.
     pub kind: MessageType,
+    /// Option 12: host name.
+    pub host_name: Vec<u8>,
     /// Option 50: requested address.
     pub requested: Option<Ipv4Addr>,
     /// Option 54: server identifier.
@@ -206,6 +208,7 @@ impl Message {
         Self {
             header,
             kind,
+            host_name: Vec::new(),
             requested: None,
             server: None,
             max_size: None,
@@ -237,6 +240,7 @@ impl Message {
     fn read_option(&mut self, code: OptionCode, value: &[u8]) {
         match code {
             OptionCode::MessageType => self.kind = fixed(value).map_or(NO_TYPE, |[kind]| kind.into()),
+            OptionCode::Hostname => self.host_name = opaque(value),
             OptionCode::RequestedIpAddress => self.requested = fixed::<4>(value).map(Ipv4Addr::from),
             OptionCode::ServerIdentifier => self.server = fixed::<4>(value).map(Ipv4Addr::from),
             OptionCode::MaxMessageSize => self.max_size = fixed(value).map(u16::from_be_bytes),

@@ -83,6 +83,11 @@ impl Session {
         self.kind
     }
 
+    /// Returns the last answer of the turn, if it is worth a line of the log.
+    pub(crate) const fn logged(&self) -> Option<&LoggedAnswer> {
+        self.logged.as_ref()
+    }
+
     /// Returns the last answer of the turn, once, if it is worth a line of the log.
     pub(crate) const fn take_logged(&mut self) -> Option<LoggedAnswer> {
         self.logged.take()

@@ -9,6 +9,9 @@ use crate::image::Identity;
 use crate::machines::Protocol;
 use crate::machines::boot_ranges::TrackedImage;
 use crate::machines::carried::{Ages, CarriedBoot, CarriedMachine, CarriedStats};
+use crate::machines::rate::Rate;
+use crate::machines::requests::Requests;
+use crate::machines::story::Story;
 use crate::machines::transfer_stats::TransferStats;
 
 impl MachineTable {
@@ -43,6 +46,7 @@ impl MachineRecord {
             platform: self.platform,
             offered: self.offered.map(|then| ages.of(then)),
             refusal: self.refusal.clone(),
+            host_name: self.host_name.as_deref().map(str::to_owned),
             boots: self.boots,
             had_no_root: self.had_no_root,
             boot: self.boot.carried(ages),
@@ -63,6 +67,7 @@ impl MachineRecord {
             platform: carried.platform,
             offered: carried.offered.map(|age| ages.moment(age)),
             refusal: carried.refusal,
+            host_name: carried.host_name.map(String::into),
             boots: carried.boots,
             had_no_root: carried.had_no_root,
             boot: MachineBoot::of_carried(carried.boot, epoch, ages, find),
@@ -79,11 +84,14 @@ impl MachineBoot {
             step: self.step,
             reached: self.reached.map(|reached| reached.map(|then| ages.of(then))),
             image: self.image.as_deref().map(str::to_owned),
-            root: self.root.map(|root| (root.protocol, root.end)),
+            root: self.root.map(|root| (root.protocol, root.end, root.loss)),
             offers: self.offers,
+            offered_file: self.offered_file.as_deref().map(str::to_owned),
             loaded: self.loaded.map(|then| ages.of(then)),
             program_sent: self.program_sent.map(|then| ages.of(then)),
+            is_up: self.is_up,
             last_event: ages.of(self.last_event),
+            story: self.story.carried(ages),
             stats: CarriedStats {
                 bytes: Protocol::ALL.map(|protocol| self.bytes_sent(protocol)),
                 last_seen: last_seen.map(|then| ages.of(then)),
@@ -98,7 +106,8 @@ impl MachineBoot {
         ages: Ages,
         find: impl Fn(Identity) -> Option<Arc<TrackedImage>>,
     ) -> Self {
-        let root = carried.root.map(|(protocol, end)| RootState { protocol, connections: 0, end });
+        let root =
+            carried.root.map(|(protocol, end, loss)| RootState { protocol, connections: 0, end, loss });
         Self {
             began: ages.moment(carried.began),
             began_as: carried.began_as,
@@ -107,9 +116,15 @@ impl MachineBoot {
             image: carried.image.map(Arc::from),
             root,
             offers: carried.offers,
+            offered_file: carried.offered_file.map(String::into),
             loaded: carried.loaded.map(|age| ages.moment(age)),
             program_sent: carried.program_sent.map(|age| ages.moment(age)),
+            is_up: carried.is_up,
             last_event: ages.moment(carried.last_event),
+            // A transfer ends with its process, and asks again.
+            requests: Requests::default(),
+            story: Story::of_carried(carried.story, ages),
+            rate: Rate::default(),
             traffic: vec![Arc::new(TransferStats::of_carried(&carried.stats, epoch, ages, find))],
         }
     }

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::boot::Architecture;
+use crate::machines::Loss;
+use crate::machines::boot::TRAFFIC_MAX;
 
 pub(in crate::machines) const BIOS_PXE: boot::Platform =
     boot::Platform { firmware: Firmware::Pxe, architecture: Architecture::BIOS };
@@ -110,7 +112,7 @@ fn boot_passes_all_stages() {
     }
     let root = site.attach(address(1), Protocol::Nbd);
     assert_eq!(site.stage(), Stage::Attached);
-    site.release(address(1), &root, RootEnd::Lost);
+    site.release(address(1), &root, RootEnd::Lost(Loss::Reset));
     assert_eq!(site.stage(), Stage::Lost);
     let root = site.attach(address(1), Protocol::Nbd);
     assert_eq!(site.stage(), Stage::Attached);
@@ -148,7 +150,7 @@ fn boots_are_counted_without_dhcp() {
     assert_eq!(site.only().boots, 1, "who lives on its root and looks at a kernel does not boot");
     site.load(address(1), Step::Loader);
     assert_eq!((site.only().boots, site.stage()), (2, Stage::Loader));
-    site.release(address(1), &root, RootEnd::Lost);
+    site.release(address(1), &root, RootEnd::Lost(Loss::Reset));
     assert_eq!(site.stage(), Stage::Loader, "the end of the last boot is no news of this one");
 }
 
@@ -201,7 +203,7 @@ fn address_belongs_to_one_machine() {
     site.leased(mac(2), address(1));
     site.load(address(1), Step::Loader);
     // The connection belongs to the former owner of the address, not to the new one.
-    site.release(address(1), &root, RootEnd::Lost);
+    site.release(address(1), &root, RootEnd::Lost(Loss::Reset));
     let mut stages: Vec<_> = site.table.iter().map(|record| (record.mac, record.boot.stage())).collect();
     stages.sort_by_key(|(mac, _)| *mac);
     assert_eq!(stages, [(Some(mac(1)), Stage::Attached), (Some(mac(2)), Stage::Loader)]);
@@ -249,12 +251,29 @@ fn lease_without_boot_is_ignored() {
 }
 
 #[test]
+fn client_on_this_host_is_no_machine() {
+    let mut site = Site::new();
+    site.table.set_own([address(9)].into());
+    let now = site.tick();
+    for own in [address(9), IpAddr::from([127, 0, 0, 1]), "::1".parse().unwrap()] {
+        assert!(site.table.join(own, Step::Kernel, now).is_none());
+        site.table.missed(own, "/x", Protocol::Tftp, true, now);
+    }
+    assert_eq!(site.table.iter().count(), 0);
+    // A virtual machine behind an address of the host.
+    site.offered(mac(1), BIOS_PXE);
+    site.leased(mac(1), address(9));
+    site.load(address(9), Step::Loader);
+    assert_eq!(site.stage(), Stage::Loader);
+}
+
+#[test]
 fn refusal_is_kept_until_an_offer() {
     let mut site = Site::new();
     let now = site.tick();
-    site.table.refused(mac(1), &"é".repeat(1000), now);
+    site.table.refused(mac(1), RefusedBy::BootFile, &"é".repeat(1000), now);
     assert_eq!(site.stage(), Stage::Seen);
-    assert_eq!(site.only().refusal.as_ref().map(|why| why.chars().count()), Some(REASON_MAX));
+    assert_eq!(site.only().refusal.as_ref().map(|refused| refused.why.chars().count()), Some(REASON_MAX));
     site.offered(mac(1), BIOS_PXE);
     assert_eq!(site.only().refusal, None);
 }
@@ -307,7 +326,7 @@ fn event() -> impl Strategy<Value = Event> {
     let machine = || prop::sample::select(vec![BIOS_PXE, UEFI, IPXE]);
     let step = || prop::sample::select(Step::ALL.to_vec());
     let protocol = prop::sample::select(Protocol::ALL.to_vec());
-    let end = prop::sample::select(vec![RootEnd::Released, RootEnd::Lost]);
+    let end = prop::sample::select(vec![RootEnd::Released, RootEnd::Lost(Loss::Reset)]);
     prop_oneof![
         (mac(), machine(), proptest::option::of(address())).prop_map(|(m, x, a)| Event::Offered(m, x, a)),
         mac().prop_map(Event::Refused),
@@ -328,7 +347,7 @@ fn tell(site: &mut Site, connections: &mut Connections, event: &Event) {
         Event::Offered(number, machine, at) => {
             site.table.offered(mac(*number), *machine, at.map(address), now);
         }
-        Event::Refused(number) => site.table.refused(mac(*number), "no loader", now),
+        Event::Refused(number) => site.table.refused(mac(*number), RefusedBy::BootFile, "no loader", now),
         Event::Leased(number, at) => site.table.leased(mac(*number), address(*at), now),
         Event::Met(number, at) => site.table.met(mac(*number), address(*at), now),
         Event::Load(at, step) => {
@@ -396,7 +415,7 @@ proptest! {
         }
         // After all connections ended, no machine is attached.
         for (at, traffic) in connections.drain(..) {
-            site.release(at, &traffic, RootEnd::Lost);
+            site.release(at, &traffic, RootEnd::Lost(Loss::Reset));
         }
         check(&site.table);
     }
@@ -412,6 +431,6 @@ fn last_offer_ignores_refusals() {
     site.offered(mac, BIOS_PXE);
     let now = site.now;
     site.leased(mac, IpAddr::from([10, 0, 0, 1]));
-    site.table.refused(other, "no reason", now);
+    site.table.refused(other, RefusedBy::BootFile, "no reason", now);
     assert_eq!([mac, other].map(|mac| site.table.last_offered(mac)), [Some(now), None]);
 }

@@ -15,7 +15,7 @@ use super::HANDSHAKE_DEADLINE;
 use crate::export::{Batch, ColdRange, Export, Piece};
 use crate::image::Image;
 use crate::images::{ImageSet, ServedImage};
-use crate::machines::{self, ConnectionTracker, Registry};
+use crate::machines::{self, ConnectionTracker, RefusedBy, Registry};
 use crate::nbd::session::handshake::HandshakeError;
 use crate::nbd::session::resting::{RestingConnection, RestingPhase, RestingRoot};
 use crate::nbd::session::{Attached, Handshake, HandshakeEnd, Transmission, TransmissionEnd};
@@ -119,6 +119,7 @@ impl Connection {
 
     /// Logs the end of the connection.
     pub(super) fn ended(self, end: &Result<End<ConnectionEnd>, TransmitError>) {
+        self.client.report_refusal(end);
         let Client { peer, since, phase, admission, .. } = self.client;
         match (phase, end) {
             // Logged once, and not for each client.
@@ -213,8 +214,7 @@ impl Root {
     }
 
     fn ended(self, peer: SocketAddr, since: Instant, end: &Result<End<ConnectionEnd>, TransmitError>) {
-        let fate = if end.is_ok() { machines::RootEnd::Released } else { machines::RootEnd::Lost };
-        self.tracker.ended(fate, time::Instant::now());
+        self.tracker.ended(stream::root_end(end), time::Instant::now());
         let (totals, since) = (self.transmission.totals(), since.into_std());
         ConnectionLog { protocol: "NBD", peer, export: Some(&self.name), totals, since }.closed(end);
     }
@@ -230,6 +230,20 @@ impl Root {
 }
 
 impl Client {
+    /// Tells the table of machines that the client found no export.
+    fn report_refusal(&self, end: &Result<End<ConnectionEnd>, TransmitError>) {
+        let Phase::Handshake { handshake, .. } = &self.phase else { return };
+        let rejected = match end {
+            Ok(End::Session(ConnectionEnd::Rejected(error @ HandshakeError::UnknownExport(_)))) => {
+                Some(error.to_string())
+            }
+            _ => handshake.unknown_export().map(str::to_owned),
+        };
+        if let Some(why) = rejected {
+            self.machines.refused_at(self.peer.ip(), RefusedBy::Export, &why, time::Instant::now());
+        }
+    }
+
     /// Begins the transmission phase.
     fn attach(&mut self, attached: Attached, out: &mut Batch) {
         let (peer, size) = (self.peer, attached.export.len());

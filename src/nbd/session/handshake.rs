@@ -18,6 +18,9 @@ const OPTION_MAX: u32 = 64 << 10;
 /// Bytes of replies after which the client must read before it haggles on.
 const REPLIES_MAX: usize = 64 << 10;
 
+/// Longest reason that is kept, in characters.
+const REASON_MAX: usize = 200;
+
 /// Description of an export for people (`NBD_INFO_DESCRIPTION`).
 const DESCRIPTION: &str = "read-only, straight from an ISO image, by isowire";
 
@@ -65,6 +68,8 @@ pub(crate) struct Handshake {
     structured_replies: bool,
     /// Name of the export for which `base:allocation` was set.
     allocation_of: Option<Box<[u8]>>,
+    /// Reason why the last export that was asked for is not there.
+    unknown_export: Option<String>,
 }
 
 impl Handshake {
@@ -76,6 +81,11 @@ impl Handshake {
         out: &mut Batch,
     ) -> Turn<HandshakeEnd> {
         self.haggle(images, None, input, out)
+    }
+
+    /// Returns why the last export that was asked for is not there.
+    pub(crate) fn unknown_export(&self) -> Option<&str> {
+        self.unknown_export.as_deref()
     }
 
     /// Handles messages as [`Handshake::handle`], and refuses each choice of an export.
@@ -216,7 +226,7 @@ impl Haggling<'_> {
     }
 
     fn reply(
-        &self,
+        &mut self,
         option: Opt,
         answered: Answered,
         out: &mut Vec<u8>,
@@ -226,6 +236,9 @@ impl Haggling<'_> {
             Err(OptionError { reply, text }) => OptionReply::Error { reply: *reply, text },
         };
         reply.emit(option, out);
+        if let Err(OptionError { reply: Rep::ERR_UNKNOWN, text }) = &answered {
+            self.state.unknown_export = Some(text.chars().take(REASON_MAX).collect());
+        }
         Ok(answered.ok().flatten())
     }
 

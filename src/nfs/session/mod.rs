@@ -55,6 +55,8 @@ pub struct Session {
     /// READs of bytes that are not in memory.
     waiting: Waiting<WaitingCall>,
     totals: ReadTotals,
+    /// Reason why the last mount was refused.
+    refused_mount: Option<String>,
 }
 
 /// A call whose reply waits for the disk.
@@ -83,11 +85,16 @@ impl Session {
     /// Begins a connection of `peer`, whose address appears in the log.
     pub fn new(peer: SocketAddr) -> Self {
         let (duplicates, waiting) = (DuplicateCalls::default(), Waiting::default());
-        Self { peer, duplicates, waiting, totals: ReadTotals::default() }
+        Self { peer, duplicates, waiting, totals: ReadTotals::default(), refused_mount: None }
     }
 
     pub(crate) const fn totals(&self) -> ReadTotals {
         self.totals
+    }
+
+    /// Returns why the last mount was refused, once.
+    pub(crate) const fn take_refused_mount(&mut self) -> Option<String> {
+        self.refused_mount.take()
     }
 
     /// Returns the ranges that replies wait for, each once.
@@ -217,10 +224,11 @@ impl Session {
         out: &mut Batch,
     ) -> Result<(), Unanswered> {
         let (peer, waiting, xid) = (self.peer, &mut self.waiting, message.xid);
+        let refused = &mut self.refused_mount;
         let read = out.push_reply(|out| {
             let payload = out.write_bytes(|arena| {
                 let start = rpc::begin_record(arena);
-                let answer = message.answer(arena, |call, results| run(images, peer, call, results));
+                let answer = message.answer(arena, |call, results| run(images, peer, call, results, refused));
                 let payload = answer.flatten();
                 rpc::end_record(arena, start, payload.as_ref().map_or(0, Payload::padded_len));
                 payload
@@ -258,11 +266,12 @@ fn run<'a>(
     peer: SocketAddr,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
+    refused: &mut Option<String>,
 ) -> Result<Option<Payload<'a>>, CallError> {
     match call.program {
         wire::PROGRAM => procedures::answer(images, call, results),
         // MOUNT shares the port, so a client needs one connection, and a firewall one hole.
-        mount::PROGRAM => mount::answer(images, peer, call, results).map(|()| None),
+        mount::PROGRAM => mount::answer(images, peer, call, results, refused).map(|()| None),
         // Linux asks for NFSACL (100227) when it mounts, and goes on without it.
         _ => Err(CallError::ProgUnavail),
     }

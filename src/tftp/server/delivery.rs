@@ -82,10 +82,11 @@ impl Delivery {
         handle: Arc<TransferHandle>,
         mut tracker: ConnectionTracker,
     ) -> Self {
-        tracker.open(file.kind);
         let since = Instant::now();
         let transfer = Transfer::new(since, file.export.len(), &request.options, limits);
-        let path = request.filename.escape_ascii().to_string().into();
+        let path = request.filename.escape_ascii().to_string();
+        tracker.open_file(&path, file.kind, file.export.len(), since);
+        let path = path.into();
         Self {
             link,
             file,

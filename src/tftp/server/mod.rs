@@ -30,7 +30,7 @@ use crate::boot::{ADVICE, Requester, ServedFile};
 use crate::codec::Reader;
 use crate::export::Allowed;
 use crate::export::path::PathError;
-use crate::machines::{self, ConnectionTracker, Registry};
+use crate::machines::{self, ConnectionTracker, RefusedBy, Registry};
 use crate::panics::caught;
 use crate::stream::Descriptors;
 
@@ -174,7 +174,7 @@ where
 
     fn handle(&mut self, datagram: Datagram<'_>) {
         if !self.options.allowed.contains(IpAddr::V4(*datagram.peer.ip())) {
-            return debug!(peer = %datagram.peer, "TFTP datagram not answered: its address is not in `allow`");
+            return self.report_not_allowed(datagram.peer);
         }
         let packet = Packet::parse(&mut Reader::new(datagram.bytes));
         if let (Ok(Packet::Ack { .. } | Packet::Error { .. }), Some(inbox)) =
@@ -219,10 +219,33 @@ where
             Err(error) => {
                 let text = format!("{error}: {}", request.filename.escape_ascii());
                 info!(%peer, "TFTP request refused: {text}");
+                self.report_refusal(&error, request, *peer.ip());
                 let server = Requester::from(datagram.local).server_name();
                 let advice = error.advice();
                 refuse(&self.socket, peer, error.code(), &format!("{server}: {text}{advice}"));
             }
+        }
+    }
+
+    fn report_not_allowed(&self, peer: SocketAddrV4) {
+        let why = format!("{} is not in `allow`", peer.ip());
+        debug!(%peer, "TFTP datagram not answered: {why}");
+        self.machines.refused_at(IpAddr::V4(*peer.ip()), RefusedBy::Allow, &why, Instant::now());
+    }
+
+    /// Tells the table of machines why a machine does not get its file.
+    fn report_refusal(&self, error: &TftpRequestError, request: &TftpRequest<'_>, peer: Ipv4Addr) {
+        let (peer, now) = (IpAddr::V4(peer), Instant::now());
+        match error {
+            TftpRequestError::File(_) => {
+                let path = request.filename.escape_ascii().to_string();
+                // Only firmware and loaders speak TFTP.
+                self.machines.missed(peer, &path, machines::Protocol::Tftp, true, now);
+            }
+            TftpRequestError::Busy(_) | TftpRequestError::BusyAddress(_) => {
+                self.machines.refused_at(peer, RefusedBy::Places, &error.to_string(), now);
+            }
+            TftpRequestError::Stopping | TftpRequestError::Socket(_) => {}
         }
     }
 

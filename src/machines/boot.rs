@@ -1,0 +1,238 @@
+//! One boot of a machine: its steps, its root, and what was sent to it. Pure; time is an argument.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::rate::Rate;
+use super::requests::Requests;
+use super::story::Story;
+use super::transfer_stats::{Coverage, TransferStats};
+use super::{Loss, Protocol, RootEnd, Running, Stage, Step};
+use crate::boot::Firmware;
+
+/// Most counters per boot. A machine that was known by several IP addresses before its MAC address
+/// has more than one.
+pub(super) const TRAFFIC_MAX: usize = 4;
+
+/// Longest time from the last file of the boot to the root file system. Slow machines take half of
+/// it to start the kernel.
+pub(super) const ROOT_LIMIT: Duration = Duration::from_secs(60);
+
+/// The last boot of a machine.
+#[derive(Debug)]
+pub(super) struct MachineBoot {
+    pub began: Instant,
+    /// The firmware that asked first.
+    pub(super) began_as: Option<Firmware>,
+    pub step: Step,
+    /// First time of each step; `None` if a later step came before it.
+    pub reached: [Option<Instant>; Step::ALL.len()],
+    pub image: Option<Arc<str>>,
+    pub root: Option<RootState>,
+    /// Boot files that were offered.
+    pub offers: u32,
+    /// The last of them.
+    pub offered_file: Option<Box<str>>,
+    /// Time at which the last initramfs had been sent whole.
+    pub(super) loaded: Option<Instant>,
+    /// Time at which the last composed boot program had been sent whole.
+    pub(super) program_sent: Option<Instant>,
+    /// The kernel was heard of while it had no root: true if it is up, false if it gave its address
+    /// back.
+    pub(super) is_up: Option<bool>,
+    pub(super) last_event: Instant,
+    pub requests: Requests,
+    pub story: Story,
+    pub rate: Rate,
+    /// One to [`TRAFFIC_MAX`] counters; new connections add to the first.
+    pub traffic: Vec<Arc<TransferStats>>,
+}
+
+/// The state of a machine's connections to its root file system.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RootState {
+    /// Protocol of the last connection.
+    pub protocol: Protocol,
+    pub connections: u32,
+    /// Stage after the last connection ended.
+    pub(super) end: Stage,
+    /// Reason why the last connection broke.
+    pub loss: Option<Loss>,
+}
+
+impl MachineBoot {
+    pub(super) fn new(epoch: Instant, now: Instant) -> Self {
+        let mut boot = Self {
+            began: now,
+            began_as: None,
+            step: Step::Seen,
+            reached: Default::default(),
+            image: None,
+            root: None,
+            offers: 0,
+            offered_file: None,
+            loaded: None,
+            program_sent: None,
+            is_up: None,
+            last_event: now,
+            requests: Requests::default(),
+            story: Story::default(),
+            rate: Rate::default(),
+            traffic: vec![Arc::new(TransferStats::new(epoch))],
+        };
+        boot.reach(Step::Seen, now);
+        boot
+    }
+
+    /// Returns true while the machine has a connection to its root.
+    pub(super) fn is_on_root(&self) -> bool {
+        self.root.is_some_and(|root| root.connections > 0)
+    }
+
+    /// Returns true if a whole boot program was sent a while ago, and no root followed.
+    pub(super) fn is_silent_after_program(&self, now: Instant) -> bool {
+        let silence = self.program_sent.map(|sent| now.saturating_duration_since(sent));
+        self.step < Step::Root && silence.is_some_and(|silence| silence > ROOT_LIMIT)
+    }
+
+    /// Returns true if the machine was sent all that it loads before its root.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.loaded.or(self.program_sent).is_some()
+    }
+
+    pub(super) fn ended_with_program(&self) -> bool {
+        self.program_sent.is_some() && self.step < Step::Root
+    }
+
+    /// Returns the bytes of images sent by all protocols.
+    pub(super) fn all_bytes_sent(&self) -> u64 {
+        Protocol::ALL.into_iter().map(|protocol| self.bytes_sent(protocol)).fold(0, u64::saturating_add)
+    }
+
+    /// Returns the progress on the root. Of several counters, the one that covers most counts.
+    pub(super) fn coverage(&self) -> Option<&Coverage> {
+        self.traffic.iter().filter_map(|traffic| traffic.root()).max_by_key(|root| root.covered())
+    }
+
+    /// Records that a connection to the root ended.
+    pub(super) fn released(&mut self, end: RootEnd, now: Instant) {
+        self.last_event = now;
+        self.is_up = None;
+        let is_whole = self.traffic.iter().filter_map(|traffic| traffic.root()).any(|root| root.is_whole());
+        let Some(root) = &mut self.root else { return };
+        root.connections = root.connections.saturating_sub(1);
+        root.loss = end.loss();
+        root.end = match (root.protocol, is_whole, end) {
+            // archiso's HTTP hook downloads the image to memory, so any end after all of it is
+            // fine.
+            (Protocol::Http, true, _) | (_, true, RootEnd::Released) => Stage::Copied,
+            (_, _, RootEnd::Released) => Stage::Released,
+            (_, _, RootEnd::Lost(_)) => Stage::Lost,
+        };
+        let (protocol, stage) = (root.protocol, root.end);
+        match end.loss().filter(|_| stage == Stage::Lost) {
+            Some(loss) => self.story.tell(format_args!("root over {protocol} lost: {loss}"), now),
+            None => self.story.tell(format_args!("root over {protocol} let go ({stage})"), now),
+        }
+    }
+
+    /// Records a message of the system that was booted: it renews its address, or gives it back.
+    pub(super) fn heard(&mut self, is_up: bool, now: Instant) {
+        self.last_event = now;
+        // Firmware and loaders ask as PXE clients, so this is a kernel.
+        if self.step < Step::Kernel || self.is_on_root() || self.is_up == Some(is_up) {
+            return;
+        }
+        self.is_up = Some(is_up);
+        let event = match (is_up, self.step) {
+            (true, Step::Root) => "its system asked for an address: it is up",
+            (true, _) => "its kernel runs, and asked for an address",
+            (false, _) => "address given back: it was shut down",
+        };
+        self.story.tell(event, now);
+    }
+
+    /// Tells whether the booted system runs; `None` before it has its root.
+    pub(super) fn running(&self) -> Option<Running> {
+        let root = self.root.filter(|_| self.step == Step::Root)?;
+        Some(match (self.is_up, root.end) {
+            _ if root.connections > 0 => Running::Up,
+            (Some(true), _) => Running::Up,
+            (Some(false), _) => Running::Off,
+            // nbd-client disconnects when its system shuts down. Linux closes an NFS connection
+            // that is idle for five minutes.
+            (None, Stage::Released) if root.protocol == Protocol::Nbd => Running::Off,
+            (None, _) => Running::UpOrOff,
+        })
+    }
+
+    /// Returns the bytes of images sent by `protocol`.
+    pub(super) fn bytes_sent(&self, protocol: Protocol) -> u64 {
+        self.traffic.iter().map(|stats| stats.bytes(protocol)).fold(0, u64::saturating_add)
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        let root = self.root.map(|root| if root.connections > 0 { Stage::Attached } else { root.end });
+        Stage::new(self.step, root)
+    }
+
+    pub(super) fn reach(&mut self, step: Step, now: Instant) {
+        self.last_event = now;
+        self.requests.went_on();
+        if step < self.step {
+            return;
+        }
+        self.step = step;
+        if let Some(reached) = self.reached.get_mut(step as usize) {
+            reached.get_or_insert(now);
+        }
+    }
+
+    /// Returns true if a request of `firmware` for a boot file ends this boot. iPXE that was loaded
+    /// as a boot program sends one more request in the same boot.
+    pub(super) fn is_over_for(&self, firmware: Firmware) -> bool {
+        let is_loaded_ipxe = firmware == Firmware::Ipxe && self.began_as != Some(Firmware::Ipxe);
+        self.step > Step::Leased && !(is_loaded_ipxe && self.step <= Step::Menu)
+    }
+
+    /// Returns true if `step` on a new connection ends this boot: a running kernel loads no boot
+    /// program. With our own DHCP server the request for a boot file has already ended the boot.
+    pub(super) fn is_over(&self, step: Step) -> bool {
+        match step {
+            // nbd-client and Linux's NFS client connect again within a boot.
+            Step::Seen | Step::Offered | Step::Leased | Step::Root => false,
+            // PXELINUX and iPXE load menus and modules on many connections before a kernel.
+            Step::Loader | Step::Menu => self.step >= Step::Kernel,
+            Step::Kernel | Step::Initramfs => self.step == Step::Root && !self.is_on_root(),
+        }
+    }
+
+    /// Returns the seconds from the start of the boot to `then`, in whole milliseconds.
+    pub(super) fn seconds_until(&self, then: Instant) -> f64 {
+        then.saturating_duration_since(self.began).as_millis() as f64 / 1000.0
+    }
+
+    /// Merges a boot that was recorded under another address.
+    pub(super) fn join(&mut self, other: MachineBoot) {
+        self.step = self.step.max(other.step);
+        self.last_event = self.last_event.max(other.last_event);
+        self.offers = self.offers.saturating_add(other.offers);
+        self.offered_file = self.offered_file.take().or(other.offered_file);
+        self.requests.join(other.requests);
+        self.story.join(other.story);
+        self.loaded = self.loaded.max(other.loaded);
+        self.program_sent = self.program_sent.max(other.program_sent);
+        for (mine, its) in self.reached.iter_mut().zip(other.reached) {
+            *mine = [*mine, its].into_iter().flatten().min();
+        }
+        self.image = other.image.or(self.image.take());
+        self.root = match (self.root, other.root) {
+            (Some(mine), Some(its)) => {
+                Some(RootState { connections: mine.connections + its.connections, ..its })
+            }
+            (mine, its) => its.or(mine),
+        };
+        self.traffic.extend(other.traffic);
+        self.traffic.truncate(TRAFFIC_MAX);
+    }
+}

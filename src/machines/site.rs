@@ -1,0 +1,43 @@
+//! The site: what the server knows beside its machines, for diagnoses and names.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use super::Mac;
+use crate::boot::{Architecture, Platform};
+
+/// Facts about this server and its network.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Site {
+    pub tftp_port: u16,
+    /// `None` if HTTP is off.
+    pub http_port: Option<u16>,
+    /// Another DHCP server gives the addresses.
+    pub has_other_dhcp: bool,
+    /// `None` if there is nothing to load, or no address is known.
+    pub dhcp_settings: Option<DhcpSettings>,
+    /// Names of machines from the configuration.
+    pub names: HashMap<Mac, String>,
+    /// Parts that the initramfs of an image lacks, by the name of the image; `None` if it has all.
+    pub initramfs: HashMap<String, Option<String>>,
+}
+
+/// Settings with which another DHCP server sends machines here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DhcpSettings {
+    pub address: Ipv4Addr,
+    /// For BIOS machines.
+    pub bios_file: String,
+    /// For UEFI machines, if they can boot.
+    pub uefi_file: Option<String>,
+    /// All of it, as `serve` prints it.
+    pub lines: Vec<String>,
+}
+
+impl DhcpSettings {
+    /// Returns the boot file of a machine.
+    pub(super) fn file(&self, platform: Option<Platform>) -> &str {
+        let is_bios = platform.is_none_or(|platform| platform.architecture == Architecture::BIOS);
+        self.uefi_file.as_deref().filter(|_| !is_bios).unwrap_or(&self.bios_file)
+    }
+}
