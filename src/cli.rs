@@ -79,8 +79,9 @@ pub struct CheckOptions {
 
 /// Show the machines that boot from a running server.
 ///
-/// Shows for each machine the stage of its boot, its image, its root protocol, how much of the root
-/// file system was sent to it, and when it was last seen.
+/// Shows the machines that do not get on first, each with what probably happened and what to do, and
+/// for each machine the stage of its boot, its progress and its rate. On a terminal the table fits it;
+/// elsewhere it has all columns and machines.
 #[derive(Debug, Args)]
 pub struct StatusOptions {
     /// Address of the server: http://ADDR:PORT/ as in its --status, or the path of its socket
@@ -95,7 +96,9 @@ pub struct StatusOptions {
 
     /// Repeat every second until interrupted
     ///
-    /// With --json each repetition is one line.
+    /// On a terminal: `/` filters the machines, `s` sorts them, Up and Down choose one, Enter shows what
+    /// happened to it, q ends. Elsewhere the tables follow each other. With --json each repetition is one
+    /// line.
     #[arg(long)]
     pub watch: bool,
 }

@@ -75,10 +75,12 @@ fn check(options: &CheckOptions) -> ExitCode {
 
 fn status(options: &StatusOptions) -> ExitCode {
     let format = if options.json { Format::Json } else { Format::Text };
+    let is_for_a_person = !options.json && io::stdout().is_terminal();
     let repeat = match options.watch {
+        false if is_for_a_person => Repeat::OnceOnTerminal,
         false => Repeat::Once,
         // Escape sequences would spoil a file, and JSON is for a program that reads lines.
-        true if !options.json && io::stdout().is_terminal() => Repeat::OnScreen,
+        true if is_for_a_person => Repeat::OnScreen,
         true => Repeat::Lines,
     };
     let (url, mut out) = (options.url.as_deref(), io::stdout().lock());

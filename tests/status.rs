@@ -1,13 +1,18 @@
 //! `isowire status` and its server over real sockets, with honest and hostile clients.
 
+mod common;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::{Command, id};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::needs::needs;
+use common::running::output_of;
 use isowire::boot::{Architecture, Firmware, Platform};
 use isowire::bootable::FileKind;
 use isowire::export::{Allowed, Batch};
@@ -221,4 +226,153 @@ fn endless_response_is_given_up() {
     let error = running.status(Some(&url), Format::Json).unwrap_err();
     assert!(error.starts_with(&format!("response of {url} ended early")), "{error}");
     flood.join().unwrap();
+}
+
+/// A terminal in which a shell runs `isowire status --watch`; tmux draws what it prints.
+struct Terminal {
+    socket: String,
+}
+
+impl Terminal {
+    fn open(test: &str, url: &str) -> Self {
+        let terminal = Self { socket: format!("isowire-{}-{test}", id()) };
+        let program = env!("CARGO_BIN_EXE_isowire");
+        let shell =
+            format!("echo before; {program} status --watch {url}; echo ended $?; stty -a; exec sleep 100");
+        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "30", &shell]);
+        terminal
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> String {
+        output_of(Command::new("tmux").args(["-L", &self.socket]).args(arguments))
+    }
+
+    fn keys(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys"], keys].concat());
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    fn is_alternate(&self) -> bool {
+        self.tmux(&["display-message", "-p", "#{alternate_on}"]).trim() == "1"
+    }
+
+    /// Returns the screen as soon as it contains the text.
+    fn wait_for(&self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let screen = self.screen();
+            if screen.contains(text) {
+                return screen;
+            }
+            assert!(Instant::now() < deadline, "no `{text}` in:\n{screen}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Returns the process of the program, a child of the shell.
+    fn program(&self) -> String {
+        let shell = self.tmux(&["display-message", "-p", "#{pane_pid}"]);
+        let children = format!("/proc/{0}/task/{0}/children", shell.trim());
+        std::fs::read_to_string(children).unwrap().split_whitespace().next().unwrap().to_owned()
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = Command::new("tmux").args(["-L", &self.socket, "kill-server"]).status();
+    }
+}
+
+/// A server with this machine and so many others.
+fn room(machines: u8) -> TestServer {
+    let running = TestServer::new();
+    for number in 1..machines {
+        let mac: Mac = format!("52:54:00:fe:01:{number:02x}").parse().unwrap();
+        running.registry.offered(mac, X64, Some(Ipv4Addr::new(10, 0, 1, number)), Instant::now());
+    }
+    running
+}
+
+#[test]
+fn watch_fits_its_terminal_and_obeys_keys() {
+    needs!(["tmux"]);
+    let running = room(50);
+    let terminal = Terminal::open("keys", &running.url());
+    let screen = terminal.wait_for("50 machines (50 offered)");
+    assert!(terminal.is_alternate());
+    assert!(!screen.contains("before"), "the screen before is hidden: {screen}");
+    assert!(screen.contains("MACHINE") && screen.contains("q: quit"), "{screen}");
+
+    terminal.keys(&["/", "01:07", "Enter"]);
+    let screen = terminal.wait_for("; 1 shown");
+    assert!(screen.contains("52:54:00:fe:01:07") && !screen.contains("52:54:00:fe:01:08"), "{screen}");
+    terminal.keys(&["Down", "Enter"]);
+    let screen = terminal.wait_for("boot file offered to x64 UEFI");
+    assert!(screen.starts_with("52:54:00:fe:01:07\n") && screen.contains("+0s"), "{screen}");
+    terminal.keys(&["q"]);
+    terminal.wait_for("; 1 shown");
+    terminal.keys(&["Escape"]);
+    terminal.wait_for("/: filter");
+    terminal.keys(&["s"]);
+    terminal.wait_for("s: by name");
+
+    terminal.tmux(&["resize-window", "-x", "44", "-y", "12"]);
+    let screen = terminal.wait_for("q: quit");
+    terminal.wait_for("MACHINE            STAGE");
+    assert!(screen.lines().count() <= 12 && screen.lines().all(|line| line.len() <= 44), "{screen}");
+
+    terminal.tmux(&["resize-window", "-x", "100", "-y", "30"]);
+    terminal.keys(&["q"]);
+    let screen = terminal.wait_for("ended 0");
+    assert!(screen.contains("before"), "the screen before is back: {screen}");
+    assert!(!terminal.is_alternate());
+    terminal.wait_for(" icanon ");
+}
+
+#[test]
+fn watch_restores_the_terminal_when_it_is_told_to_end() {
+    needs!(["tmux"]);
+    let running = room(3);
+    for signal in ["TERM", "INT"] {
+        let terminal = Terminal::open(signal, &running.url());
+        terminal.wait_for("3 machines");
+        output_of(Command::new("kill").args([&format!("-{signal}"), &terminal.program()]));
+        let screen = terminal.wait_for("ended 0");
+        assert!(screen.contains("before") && !terminal.is_alternate(), "{screen}");
+        let screen = terminal.wait_for(" icanon ");
+        assert!(screen.contains(" echo "), "{screen}");
+    }
+}
+
+#[test]
+fn watch_ends_with_its_terminal() {
+    needs!(["tmux"]);
+    let running = room(3);
+    let terminal = Terminal::open("gone", &running.url());
+    terminal.wait_for("3 machines");
+    let process = PathBuf::from(format!("/proc/{}", terminal.program()));
+    terminal.tmux(&["kill-server"]);
+    let deadline = Instant::now() + PATIENCE;
+    // A process that ended may wait for its parent.
+    let state = || std::fs::read_to_string(process.join("stat")).unwrap_or_default();
+    while process.exists() && !state().contains(") Z ") {
+        assert!(Instant::now() < deadline, "it reads from a terminal that is gone");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn watch_says_that_its_server_is_away_and_goes_on() {
+    needs!(["tmux"]);
+    let mut running = room(3);
+    let terminal = Terminal::open("away", &running.url());
+    terminal.wait_for("3 machines");
+    drop(running.stop.take());
+    let screen = terminal.wait_for("no isowire server at");
+    assert!(screen.contains("3 machines"), "the last report stays: {screen}");
+    terminal.keys(&["C-c"]);
+    terminal.wait_for("ended 0");
 }

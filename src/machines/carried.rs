@@ -1,12 +1,12 @@
 //! The table of machines as plain data, for the process that follows this one.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::refused::Refused;
 use super::story::CarriedEvent;
-use super::table::Refused;
 use super::{Loss, Mac, Protocol, Stage, Step};
 use crate::boot::{Firmware, Platform};
 use crate::image::{Identity, NodeId};
@@ -61,19 +61,4 @@ pub(super) struct CarriedCoverage {
     pub size: u64,
     pub sent: u64,
     pub chunks: Vec<u64>,
-}
-
-/// Age of a moment, and the moment of an age.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ages(pub Instant);
-
-impl Ages {
-    pub(super) fn of(self, then: Instant) -> Duration {
-        self.0.saturating_duration_since(then)
-    }
-
-    /// Returns the moment; now if the clock of this host does not reach back so far.
-    pub(super) fn moment(self, age: Duration) -> Instant {
-        self.0.checked_sub(age).unwrap_or(self.0)
-    }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::boot::{MachineBoot, ROOT_LIMIT};
+use super::refused::RefusedBy;
 use super::requests::{MissingFile, RequestedFile};
 use super::site::Site;
 use super::table::MachineRecord;
@@ -101,50 +102,6 @@ pub(crate) enum Diagnosis {
     /// A reason of a newer server.
     #[serde(other)]
     Other,
-}
-
-/// The part of the server that refused a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum RefusedBy {
-    Architecture,
-    /// A `[[machine]]` rule.
-    Rule,
-    /// `allow`
-    Allow,
-    /// The DHCP range has no free address.
-    Pool,
-    /// Other hosts use the addresses of the range.
-    AddressesInUse,
-    /// Another DHCP server is on the network.
-    OtherDhcp,
-    /// Its network has no DHCP range.
-    Network,
-    /// There is no boot file for its firmware.
-    BootFile,
-    /// NBD has no export of that name.
-    Export,
-    /// NFS has no directory at that path.
-    NfsPath,
-    /// Connections are at their limit.
-    Places,
-}
-
-#[cfg(test)]
-impl RefusedBy {
-    pub(crate) const ALL: [RefusedBy; 11] = [
-        Self::Architecture,
-        Self::Rule,
-        Self::Allow,
-        Self::Pool,
-        Self::AddressesInUse,
-        Self::OtherDhcp,
-        Self::Network,
-        Self::BootFile,
-        Self::Export,
-        Self::NfsPath,
-        Self::Places,
-    ];
 }
 
 /// What a diagnosis compares a machine with.

@@ -17,6 +17,7 @@
 //! an image: the progress within a program composed of kernel and initramfs, and within the root
 //! file system, by any protocol.
 
+mod ages;
 mod boot;
 mod boot_ranges;
 pub(crate) mod carried;
@@ -25,6 +26,7 @@ pub mod local;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub(crate) mod neighbours;
 mod rate;
+pub(crate) mod refused;
 mod registry;
 pub(crate) mod requests;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
@@ -38,7 +40,7 @@ pub(crate) mod tracker;
 mod transfer_stats;
 
 pub use crate::mac::Mac;
-pub(crate) use diagnosis::RefusedBy;
+pub(crate) use refused::RefusedBy;
 pub use registry::Registry;
 pub(crate) use requests::FileRequest;
 pub(crate) use stage::Running;

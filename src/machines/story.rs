@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::carried::Ages;
+use super::ages::Ages;
 
 /// Most events of a boot; a boot has about twenty. Earlier ones are dropped.
 const EVENTS_MAX: usize = 32;

@@ -11,9 +11,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
 use super::boot::{MachineBoot, RootState};
+use super::refused::Refused;
 use super::requests::FileRequest;
 use super::transfer_stats::TransferStats;
 use super::{Mac, Protocol, RefusedBy, RootEnd, Stage, Step};
@@ -69,14 +68,6 @@ pub(super) struct MachineRecord {
     /// The boot before ended with a whole boot program.
     had_no_root: bool,
     pub boot: MachineBoot,
-}
-
-/// A request that was refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Refused {
-    pub by: RefusedBy,
-    /// In the words of the service.
-    pub why: String,
 }
 
 impl MachineTable {

@@ -8,8 +8,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::Protocol;
+use super::ages::Ages;
 use super::boot_ranges::{TrackedImage, TrackedRoot};
-use super::carried::{Ages, CarriedCoverage, CarriedStats};
+use super::carried::{CarriedCoverage, CarriedStats};
 use crate::image::Identity;
 
 /// Bytes of the root file system per bit.

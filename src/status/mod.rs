@@ -1,7 +1,11 @@
 //! `isowire status`: shows the machines of a running server.
 
+mod columns;
 mod fetch;
+mod screen;
 mod table;
+mod text;
+mod view;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -9,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use self::fetch::FetchError;
-use self::table::StatusTable;
+use self::table::{Size, StatusTable};
 use crate::inspect::Format;
 use crate::machines::StatusReport;
 
@@ -22,7 +26,9 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
     Once,
-    /// Every second until interrupted, on a terminal: each output replaces the last.
+    /// Once, as much as fits the terminal on standard output.
+    OnceOnTerminal,
+    /// On the terminal's alternate screen, renewed every second, until a key or a signal ends it.
     OnScreen,
     /// Every second until interrupted, appended; JSON takes one line each.
     Lines,
@@ -54,16 +60,19 @@ pub fn run(
     out: &mut impl Write,
 ) -> Result<(), StatusError> {
     let place = url.map_or_else(|| Ok(StatusAddress::of_this_host(variable)), str::parse)?;
+    if repeat == Repeat::OnScreen {
+        let first = fetch_report(&place)?;
+        return screen::run(place, first).map_err(StatusError::Output);
+    }
     let mut page = page(&fetch::fetch(&place)?, format, repeat)?;
     loop {
-        let clear = if repeat == Repeat::OnScreen { CLEAR } else { "" };
-        match write!(out, "{clear}{page}").and_then(|()| out.flush()) {
+        match write!(out, "{page}").and_then(|()| out.flush()) {
             Ok(()) => {}
             // The reader closed the pipe: `isowire status --watch | head`.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             Err(error) => return Err(StatusError::Output(error)),
         }
-        if repeat == Repeat::Once {
+        if repeat != Repeat::Lines {
             return Ok(());
         }
         thread::sleep(WATCH_INTERVAL);
@@ -71,13 +80,9 @@ pub fn run(
     }
 }
 
-/// ECMA-48 §8.3.21 and §8.3.39: moves the cursor to the top left (CUP) and erases the rest (ED).
-const CLEAR: &str = "\x1b[H\x1b[J";
-
 fn fetch_again(place: &StatusAddress, format: Format, repeat: Repeat) -> String {
     match fetch::fetch(place).and_then(|json| page(&json, format, repeat)) {
         Ok(page) => page,
-        Err(failure) if repeat == Repeat::OnScreen => format!("isowire: {failure}\n"),
         Err(failure) => {
             eprintln!("isowire: {failure}");
             String::new()
@@ -87,17 +92,25 @@ fn fetch_again(place: &StatusAddress, format: Format, repeat: Repeat) -> String 
 
 fn page(json: &[u8], format: Format, repeat: Repeat) -> Result<String, FetchError> {
     match (format, repeat) {
-        (Format::Text, Repeat::Lines) => Ok(format!("{}\n", table(json)?)),
-        (Format::Text, _) => Ok(table(json)?.to_string()),
+        (Format::Text, Repeat::Lines) => Ok(format!("{}\n", table(json, Size::UNLIMITED)?)),
+        (Format::Text, Repeat::OnceOnTerminal) => Ok(table(json, screen::size())?.to_string()),
+        (Format::Text, _) => Ok(table(json, Size::UNLIMITED)?.to_string()),
         // Printed as received: a newer server may send fields that are unknown here.
         (Format::Json, Repeat::Lines) => line(json),
         (Format::Json, _) => pretty(json),
     }
 }
 
-fn table(json: &[u8]) -> Result<StatusTable, FetchError> {
-    let status: StatusReport = serde_json::from_slice(json).map_err(FetchError::not_a_status)?;
-    Ok(StatusTable(status))
+fn fetch_report(place: &StatusAddress) -> Result<StatusReport, FetchError> {
+    report(&fetch::fetch(place)?)
+}
+
+fn report(json: &[u8]) -> Result<StatusReport, FetchError> {
+    serde_json::from_slice(json).map_err(FetchError::not_a_status)
+}
+
+fn table(json: &[u8], size: Size) -> Result<StatusTable, FetchError> {
+    Ok(StatusTable { report: report(json)?, size })
 }
 
 fn pretty(json: &[u8]) -> Result<String, FetchError> {

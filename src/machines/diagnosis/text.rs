@@ -2,23 +2,22 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{Diagnosis, RefusedBy};
-use crate::machines::{Loss, Step};
+use super::Diagnosis;
+use crate::machines::{Loss, RefusedBy, Step};
 
 impl Display for Diagnosis {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused { by, why } => write_refusal(f, *by, why),
             Self::OfferIgnored { offers, enter } => {
-                let times = if *offers == 1 { "once" } else { &format!("{offers} times") };
-                write!(
-                    f,
-                    "offered a boot file {times}, and took none: another DHCP server's offer won, or its firmware \
-                     ignores proxies"
-                )?;
+                match offers {
+                    1 => f.write_str("did not take its offer")?,
+                    offers => write!(f, "took none of {offers} offers")?,
+                }
+                f.write_str(": another DHCP server's won, or its firmware ignores proxies")?;
                 match enter {
                     Some((server, file)) => {
-                        write!(f, ". At the other DHCP server, enter next server {server}, boot file {file}")
+                        write!(f, ". Enter at that server: next server {server}, boot file {file}")
                     }
                     None => Ok(()),
                 }

@@ -245,7 +245,7 @@ where
             TftpRequestError::Busy(_) | TftpRequestError::BusyAddress(_) => {
                 self.machines.refused_at(peer, RefusedBy::Places, &error.to_string(), now);
             }
-            TftpRequestError::Stopping | TftpRequestError::Socket(_) => {}
+            TftpRequestError::Socket(_) => {}
         }
     }
 
