@@ -22,6 +22,7 @@
 //! - [`stream`]: the part that all doors on TCP share.
 //! - [`nbd`], [`nfs`], [`http`], [`tftp`], [`dhcp`], [`ndp`]: the protocols. Each has `wire` (byte
 //!   layouts), `session` (the next step of one peer; no I/O, no clock) and `server` (sockets, tasks).
+//! - [`web`]: the status as JSON, and a page that shows it.
 //! - [`handover`]: what outlives a process, and the two ways that carry it to the next one.
 //! - [`runtime`], [`output`]: the threads, and the one that writes the log.
 //! - [`cli`], [`config`], [`telemetry`], [`inspect`], [`status`], [`check`], [`secure_boot`],
@@ -94,4 +95,6 @@ pub mod text;
 pub mod tftp;
 pub mod uki;
 mod watched;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks")]
+pub mod web;
 mod x509;

@@ -83,7 +83,8 @@ fn status(options: &StatusOptions) -> ExitCode {
         true if is_for_a_person => Repeat::OnScreen,
         true => Repeat::Lines,
     };
-    let (url, mut out) = (options.url.as_deref(), io::stdout().lock());
+    // Not locked: what ends `--watch` draws in another thread.
+    let (url, mut out) = (options.url.as_deref(), io::stdout());
     match status::run(url, format, repeat, &|name| env::var_os(name), &mut out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(StatusError::Address(error)) => end(USAGE, &error),

@@ -18,9 +18,9 @@ use isowire::bootable::FileKind;
 use isowire::export::{Allowed, Batch};
 use isowire::inspect::Format;
 use isowire::machines::local::LocalSocket;
-use isowire::machines::server::{self, StatusSocket};
 use isowire::machines::{ConnectionTracker, Mac, Protocol, Registry};
 use isowire::status::{self, Repeat};
+use isowire::web::server::{self, StatusSocket};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
@@ -120,7 +120,19 @@ fn json_field_names_are_stable() {
     let json: serde_json::Value = serde_json::from_str(&running.status(None, Format::Json).unwrap()).unwrap();
     let names =
         |value: &serde_json::Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
-    let top = ["faults", "forgotten", "format", "isowire", "machines", "panics", "time", "verifications"];
+    let top = [
+        "advice",
+        "faults",
+        "forgotten",
+        "format",
+        "images",
+        "isowire",
+        "machines",
+        "panics",
+        "services",
+        "time",
+        "verifications",
+    ];
     assert_eq!(names(&json), top);
     let machine = &json["machines"][0];
     assert_eq!(
@@ -186,15 +198,60 @@ fn bad_request_gets_an_error() {
     let running = TestServer::new();
     let status = |request: &[u8]| running.raw(request).lines().next().unwrap_or_default().to_owned();
     assert_eq!(status(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "HTTP/1.1 200 OK");
-    assert_eq!(status(b"HEAD / HTTP/1.0\r\n\r\n"), "HTTP/1.1 200 OK");
+    assert_eq!(status(b"HEAD / HTTP/1.0\r\n\r\n"), "HTTP/1.0 200 OK");
     assert_eq!(status(b"GET /etc/passwd HTTP/1.1\r\n\r\n"), "HTTP/1.1 404 Not Found");
     assert_eq!(status(b"DELETE / HTTP/1.1\r\n\r\n"), "HTTP/1.1 405 Method Not Allowed");
-    assert_eq!(status(b"GET / HTTP/1.1\r\nHo"), "HTTP/1.1 400 Bad Request");
     assert_eq!(status(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"), "HTTP/1.1 400 Bad Request");
-    assert_eq!(status(b""), "HTTP/1.1 400 Bad Request");
+    for unfinished in [&b"GET / HTTP/1.1\r\nHo"[..], b""] {
+        assert_eq!(status(unfinished), "", "nobody waits for an answer");
+    }
     let long = [b"GET / HTTP/1.1\r\nA: ", &[b'a'; 100_000][..]].concat();
     assert_eq!(status(&long), "HTTP/1.1 431 Request Header Fields Too Large");
     assert_eq!(status(&b"GET / HTTP/1.1\r\n".repeat(10_000)), "HTTP/1.1 400 Bad Request");
+}
+
+#[test]
+fn browser_gets_a_page_and_programs_get_json() {
+    let running = TestServer::new();
+    let get = |rest: &str| running.raw(format!("GET {rest}\r\nHost: x\r\n\r\n").as_bytes());
+    let page = get("/ HTTP/1.1\r\nAccept: text/html,application/xhtml+xml,*/*;q=0.8");
+    assert!(page.contains("content-type: text/html") && page.contains("<title>isowire</title>"), "{page}");
+    assert!(page.len() < 100 << 10 && page.contains("content-security-policy: default-src 'none'"));
+    // Nothing comes from elsewhere.
+    assert!(!page.contains("src=\"http") && !page.contains("href=\"http") && !page.contains("@import"));
+    for accept in ["", "\r\nAccept: */*", "\r\nAccept: application/json"] {
+        let json = get(&format!("/ HTTP/1.1{accept}"));
+        assert!(json.contains("content-type: application/json") && json.contains("\"machines\":["), "{json}");
+    }
+    assert!(get("/healthz HTTP/1.1").ends_with("\r\n\r\nok\n"));
+}
+
+#[test]
+fn watchers_get_an_event_each_second_and_leave_room() {
+    let running = TestServer::new();
+    let watch = || {
+        let mut stream = TcpStream::connect(running.tcp).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream
+    };
+    let mut watching: Vec<_> = (0..16).map(|_| watch()).collect();
+    let mut text = String::new();
+    let since = Instant::now();
+    while text.matches("event: status").count() < 4 {
+        let mut part = [0; 4096];
+        let len = watching[0].read(&mut part).unwrap();
+        assert!(len > 0, "{text}");
+        text += &String::from_utf8_lossy(&part[..len]);
+    }
+    assert!(since.elapsed() > Duration::from_millis(1500), "the first at once, then one each second");
+    for stream in &mut watching[1..] {
+        stream.read_exact(&mut [0; 15]).unwrap();
+    }
+    let mut answer = String::new();
+    watch().read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("close one"), "{answer}");
+    assert!(running.status(Some(&running.url()), Format::Json).is_ok(), "programs are served");
 }
 
 #[test]

@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["boot"],
     &["machines"],
     &["interfaces", "stream"],
-    &["nbd", "nfs", "http", "tftp", "dhcp", "ndp"],
+    &["nbd", "nfs", "http", "tftp", "dhcp", "ndp", "web"],
     &["config", "handover"],
     &["telemetry", "inspect", "check", "secure_boot", "server", "cli"],
     &["status"],

@@ -45,8 +45,8 @@ fn of_user(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 /// A listening socket and its path in the file system; dropping it removes the path.
 #[derive(Debug)]
 pub struct LocalSocket {
-    pub(super) listener: UnixListener,
-    pub(super) name: Name,
+    pub(crate) listener: UnixListener,
+    pub(crate) name: Name,
 }
 
 /// The path of a socket, removed on drop unless another socket has it by then.

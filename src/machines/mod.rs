@@ -25,12 +25,11 @@ pub(crate) mod diagnosis;
 pub mod local;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub(crate) mod neighbours;
-mod rate;
+pub(crate) mod rate;
 pub(crate) mod refused;
 mod registry;
 pub(crate) mod requests;
-#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
-pub mod server;
+pub(crate) mod server_status;
 pub(crate) mod site;
 pub(crate) mod stage;
 pub(crate) mod status;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Time between two samples.
-pub(super) const SAMPLE_EVERY: Duration = Duration::from_secs(2);
+pub(crate) const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 
 /// Time over which the shown rate is measured.
 const SHORT: Duration = Duration::from_secs(10);

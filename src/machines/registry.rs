@@ -11,6 +11,7 @@ use super::boot_ranges::TrackedImage;
 use super::carried::CarriedMachine;
 use super::diagnosis::{Surroundings, loading_rate};
 use super::requests::FileRequest;
+use super::server_status::ImageStatus;
 use super::site::Site;
 use super::status::{Clock, FORMAT, FaultStatus, MachineStatus, StatusReport, VerificationStatus};
 use super::table::{MACHINES_MAX, MachineTable};
@@ -79,6 +80,7 @@ impl Registry {
 
     /// Replaces the images and their names. Earlier images stay known while a client reads them.
     pub fn serve(&self, images: &ImageSet) {
+        self.know(|site| site.images = images.iter().map(|served| ImageStatus::new(served)).collect());
         let mut known_images = locked(&self.images);
         known_images.retain(|known| known.is_open());
         for served in images.iter() {
@@ -194,6 +196,9 @@ impl Registry {
             panics: panics::count(),
             faults,
             verifications: self.verifications(),
+            services: site.services.clone(),
+            advice: site.advice.clone(),
+            images: site.image_reports(),
             machines,
         }
     }

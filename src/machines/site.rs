@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use super::Mac;
+use super::server_status::{ImageStatus, ServiceStatus};
 use crate::boot::{Architecture, Platform};
 
 /// Facts about this server and its network.
@@ -18,6 +19,12 @@ pub(crate) struct Site {
     pub dhcp_settings: Option<DhcpSettings>,
     /// Names of machines from the configuration.
     pub names: HashMap<Mac, String>,
+    /// The services, as in the table at the start.
+    pub services: Vec<ServiceStatus>,
+    /// What to do about those that are off: lines of text.
+    pub advice: Vec<String>,
+    /// Images that new machines may get, the default first.
+    pub images: Vec<ImageStatus>,
     /// Parts that the initramfs of an image lacks, by the name of the image; `None` if it has all.
     pub initramfs: HashMap<String, Option<String>>,
 }
@@ -39,5 +46,17 @@ impl DhcpSettings {
     pub(super) fn file(&self, platform: Option<Platform>) -> &str {
         let is_bios = platform.is_none_or(|platform| platform.architecture == Architecture::BIOS);
         self.uefi_file.as_deref().filter(|_| !is_bios).unwrap_or(&self.bios_file)
+    }
+}
+
+impl Site {
+    /// Returns the images with what their initramfs lacks.
+    pub(super) fn image_reports(&self) -> Vec<ImageStatus> {
+        let mut images = self.images.clone();
+        for image in &mut images {
+            let lacks = self.initramfs.get(&image.name).and_then(Option::as_ref);
+            image.warnings.extend(lacks.cloned());
+        }
+        images
     }
 }

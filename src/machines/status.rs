@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::boot::MachineBoot;
 use super::diagnosis::{Diagnosis, Surroundings, percent};
+use super::server_status::{ImageStatus, ServiceStatus};
 use super::story::StoryEvent;
 use super::table::MachineRecord;
 use super::{Mac, Protocol, Running, Stage, Step};
@@ -70,6 +71,15 @@ pub(crate) struct StatusReport {
     /// Verifications of images, in their order; empty without `verify`.
     #[serde(default)]
     pub verifications: Vec<VerificationStatus>,
+    /// The services, as in the table at the start.
+    #[serde(default)]
+    pub services: Vec<ServiceStatus>,
+    /// What to do about services that are off: lines as at the start.
+    #[serde(default)]
+    pub advice: Vec<String>,
+    /// Images that new machines may get, the default first.
+    #[serde(default)]
+    pub images: Vec<ImageStatus>,
     /// Sorted by the start of the boot, latest first.
     pub machines: Vec<MachineStatus>,
 }

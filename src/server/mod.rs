@@ -196,6 +196,10 @@ async fn serve(
     // Before the services take the sockets.
     let report = report(config, &sockets, &snapshot.current().files);
     machines.know(|site| describe_site(site, config, &sockets, &snapshot.current().files));
+    machines.know(|site| {
+        site.services = report.services();
+        site.advice = report.advice().to_string().trim().lines().map(str::to_owned).collect();
+    });
     let clients = Arc::new(Clients::new(client_limits(config), Arc::clone(&machines)));
     let nbd = nbd::server::Server::new(images.clone(), Arc::clone(&machines), Arc::clone(&clients));
     let has_roots = !matches!(arrival, Arrival::Nothing);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::bootable::Root;
 use crate::config::{HTTP_PORT, NBD_PORT, PORTMAP_PORT, TFTP_PORT};
+use crate::machines::server_status::ServiceStatus;
 use crate::uki::SigningPair;
 
 /// The services of this run and their states.
@@ -68,26 +69,54 @@ impl fmt::Display for StartReport {
             let address = address.map_or_else(|| "-".to_owned(), |address| address.to_string());
             writeln!(f, "{service:<8} {address:<21} {state}")?;
         }
-        if let Some(root) = self.other_root {
+        write!(f, "{}", self.advice())
+    }
+}
+
+impl StartReport {
+    /// Returns the text below the table: what to do.
+    pub(super) fn advice(&self) -> Advice<'_> {
+        Advice(self)
+    }
+
+    /// Returns the table for the status.
+    pub(super) fn services(&self) -> Vec<ServiceStatus> {
+        let status = |row: &ServiceRow| ServiceStatus {
+            service: row.service.to_owned(),
+            address: row.address,
+            state: row.state.clone(),
+        };
+        self.rows.iter().map(status).collect()
+    }
+}
+
+/// The text of a [`StartReport`] below its table.
+pub(super) struct Advice<'a>(&'a StartReport);
+
+impl fmt::Display for Advice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let StartReport { other_root, has_nothing_to_boot, signing_pair, unprivileged, foreign_dhcp, .. } =
+            self.0;
+        if let Some(root) = other_root {
             writeln!(
                 f,
                 "\nMachines get their root file system over {root}, unless another entry of the menu is chosen."
             )?;
         }
-        if self.has_nothing_to_boot {
+        if *has_nothing_to_boot {
             writeln!(
                 f,
                 "\nNo machine can boot from here: no image is an Arch ISO with a kernel and an initramfs."
             )?;
             writeln!(f, "Give one made by mkarchiso; `isowire inspect ISO` tells what an ISO lacks.")?;
         }
-        if let Some(pair) = &self.signing_pair {
+        if let Some(pair) = signing_pair {
             write_signer(f, pair)?;
         }
-        if let Some(program) = &self.unprivileged {
+        if let Some(program) = unprivileged {
             write_privileges(f, program)?;
         }
-        self.foreign_dhcp.as_ref().map_or(Ok(()), |foreign| write!(f, "\n{foreign}"))
+        foreign_dhcp.as_ref().map_or(Ok(()), |foreign| write!(f, "\n{foreign}"))
     }
 }
 

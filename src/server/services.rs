@@ -23,11 +23,11 @@ use crate::handover::takeover::Predecessor;
 use crate::images::ImageSet;
 use crate::machines::Registry;
 use crate::machines::local::LocalSocket;
-use crate::machines::server::StatusSocket;
 use crate::panics::caught_task;
 use crate::stream::{Clients, Descriptors, Listener};
 use crate::watched::Watched;
-use crate::{dhcp, http, machines, nbd, ndp, nfs, tftp};
+use crate::web::{self, StatusSocket};
+use crate::{dhcp, http, nbd, ndp, nfs, tftp};
 
 /// What the services of a run share.
 pub(super) struct Shared {
@@ -242,7 +242,7 @@ impl Services<'_> {
         let local = local.or_else(|| self.taken_over_status());
         let tcp = tcp.map(|listener| StatusSocket::Tcp(listener, self.config.allowed.clone()));
         let sockets = local.map(StatusSocket::Local).into_iter().chain(tcp).collect();
-        self.spawn("status", machines::server::run(sockets, self.machines(), self.stop()));
+        self.spawn("status", web::server::run(sockets, self.machines(), self.stop()));
     }
 
     /// Returns the status socket in place of that of the process before this one.

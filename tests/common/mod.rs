@@ -1,6 +1,7 @@
 //! Shared parts of the integration tests: requirements, test ISOs, networks, processes, machines.
 #![allow(dead_code, unused_imports, unused_macros)] // each test binary uses a part of it
 
+pub mod browser;
 pub mod debian;
 pub mod dhcp;
 pub mod iso;

@@ -42,6 +42,9 @@ pub(in crate::status) fn report(machines: Vec<MachineStatus>) -> StatusReport {
         panics: 0,
         faults: Vec::new(),
         verifications: Vec::new(),
+        services: Vec::new(),
+        advice: Vec::new(),
+        images: Vec::new(),
         machines,
     }
 }

@@ -1,0 +1,60 @@
+//! The status report as it is sent: made when it is asked for, and each second for those who watch.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::machines::{Registry, neighbours};
+
+/// Interval of reports for those who watch.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Makes reports.
+#[derive(Debug)]
+pub(super) struct Reports {
+    registry: Arc<Registry>,
+    /// The last report that was made for those who watch.
+    last: watch::Sender<Arc<str>>,
+}
+
+impl Reports {
+    pub(super) fn new(registry: Arc<Registry>) -> Self {
+        Self { registry, last: watch::Sender::new("".into()) }
+    }
+
+    /// Returns the current report as JSON, in one line.
+    pub(super) fn now(&self) -> String {
+        let now = Instant::now();
+        let strangers = self.registry.strangers();
+        if !strangers.is_empty() {
+            // The kernel answers from memory. Without its table, machines have only their IP
+            // addresses.
+            let neighbours = neighbours::read().unwrap_or_default();
+            for (address, mac) in neighbours.into_iter().filter(|(address, _)| strangers.contains(address)) {
+                self.registry.met(mac, address, now);
+            }
+        }
+        // serde_json fails only for maps without string keys, which a status does not have.
+        serde_json::to_string(&self.registry.status(now, Timestamp::now())).unwrap_or_default()
+    }
+
+    /// Watches the reports that are made from now on.
+    pub(super) fn watch(&self) -> watch::Receiver<Arc<str>> {
+        self.last.subscribe()
+    }
+
+    /// Makes a report each second while somebody watches, without end.
+    pub(super) async fn run(&self) {
+        let mut clock = interval(INTERVAL);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            clock.tick().await;
+            if self.last.receiver_count() > 0 {
+                self.last.send_replace(self.now().into());
+            }
+        }
+    }
+}

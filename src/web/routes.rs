@@ -1,0 +1,105 @@
+//! What there is at which path.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::middleware::map_response;
+use axum::response::sse::{Event, Sse};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Router};
+use futures_util::stream::{Stream, unfold};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::connection::Watching;
+use super::reports::Reports;
+
+/// Pages that may watch at a time; a program can always get a report.
+const WATCHERS_MAX: usize = 16;
+
+/// The page, with all that it needs in it.
+const PAGE: &str = include_str!("page.html");
+
+/// The page needs nothing from elsewhere, and nothing may come into it.
+const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
+                      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Headers of each answer: the status of before is no status.
+const HEADERS: [(HeaderName, &str); 4] = [
+    (CACHE_CONTROL, "no-store"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (REFERRER_POLICY, "no-referrer"),
+    (CONTENT_SECURITY_POLICY, POLICY),
+];
+
+#[derive(Debug, Clone)]
+struct Shared {
+    reports: Arc<Reports>,
+    watchers: Arc<Semaphore>,
+}
+
+/// Returns the answers to all requests.
+pub(super) fn router(reports: Arc<Reports>) -> Router {
+    Router::new()
+        .route("/", get(status))
+        .route("/events", get(events))
+        .route("/healthz", get(async || "ok\n"))
+        .fallback(async || (StatusCode::NOT_FOUND, "The status of isowire is at /\n"))
+        .layer(map_response(with_headers))
+        .with_state(Shared { reports, watchers: Arc::new(Semaphore::new(WATCHERS_MAX)) })
+}
+
+async fn with_headers(mut response: Response) -> Response {
+    for (name, value) in HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// The page for a browser, JSON for all others.
+async fn status(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    // RFC 9110 §12.5.1. Browsers name it first; curl and `isowire status` take anything.
+    let accepts_pages = headers.get_all(ACCEPT).iter().any(|accepted| {
+        accepted.to_str().is_ok_and(|accepted| accepted.to_ascii_lowercase().contains("text/html"))
+    });
+    if accepts_pages {
+        return Html(PAGE).into_response();
+    }
+    ([(CONTENT_TYPE, "application/json")], shared.reports.now()).into_response()
+}
+
+/// A report each second, as events of the type `status`.
+async fn events(
+    State(shared): State<Shared>,
+    Extension(watching): Extension<Watching>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, (StatusCode, &'static str)> {
+    let full = (StatusCode::SERVICE_UNAVAILABLE, "too many pages watch: close one\n");
+    let place = shared.watchers.try_acquire_owned().map_err(|_| full)?;
+    watching.begin();
+    let watcher =
+        Watcher { first: Some(shared.reports.now()), reports: shared.reports.watch(), _place: place };
+    Ok(Sse::new(unfold(watcher, next_event)))
+}
+
+/// A page that watches.
+struct Watcher {
+    first: Option<String>,
+    reports: watch::Receiver<Arc<str>>,
+    _place: OwnedSemaphorePermit,
+}
+
+async fn next_event(mut watcher: Watcher) -> Option<(Result<Event, Infallible>, Watcher)> {
+    let event = Event::default().event("status");
+    let event = if let Some(first) = watcher.first.take() {
+        event.data(first)
+    } else {
+        watcher.reports.changed().await.ok()?;
+        event.data(&**watcher.reports.borrow_and_update())
+    };
+    Some((Ok(event), watcher))
+}
