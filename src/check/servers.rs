@@ -6,11 +6,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use jiff::Timestamp;
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::boot::generated::MENU_PATH;
 use crate::boot::menu::{Cms, CopyToRam, MenuSettings};
-use crate::boot::{BootConfig, Files, Ports};
+use crate::boot::{BootConfig, Files, Ports, Requester};
 use crate::bootable::Root;
 use crate::export::Export;
 use crate::image::Image;
@@ -73,7 +74,10 @@ impl CheckedServers {
 
     /// Returns the generated menu.
     pub(crate) fn menu(&self) -> Export {
-        let menu = self.files.open(MENU_PATH.as_bytes(), Ipv4Addr::LOCALHOST);
+        let here = Ipv4Addr::LOCALHOST;
+        // The menu names the machine that asks.
+        let requester = Requester::new(here, here.into(), Timestamp::now());
+        let menu = self.files.open(MENU_PATH.as_bytes(), requester);
         menu.map_or_else(|_| Export::of_zeros(0), |file| file.export)
     }
 
