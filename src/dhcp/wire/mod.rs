@@ -285,6 +285,7 @@ impl Message {
         put_option(&mut out, OptionCode::MessageType, &[self.kind.into()]);
         // RFC 3046 §2.1: option 82 is the last.
         let options = [
+            (OptionCode::Hostname, &self.host_name),
             (OptionCode::RequestedIpAddress, &octets(self.requested)),
             (OptionCode::ServerIdentifier, &octets(self.server)),
             (
