@@ -148,6 +148,10 @@ impl Readers {
     pub(super) fn compared(&self, mark: FileMark, is_same: bool, now: Instant) {
         if self.0.file_state.compared(&self.0.file, mark, is_same) {
             let mut queue = self.0.queue();
+            // It may have been changed again since, and that is told already or soon.
+            if self.has_changed() {
+                return;
+            }
             let change = queue.file_restored(now);
             let count = queue.ready_reads(now);
             self.0.wake_readers(queue, count);

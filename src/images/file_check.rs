@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{ImageSet, ServedImage, verify};
 use crate::image::{Image, SurveyError};
@@ -29,8 +29,8 @@ fn check_file(served: &ServedImage) {
             }
             source.compared(mark, is_same, Instant::now());
         }
-        // The next check compares it again.
-        Err(error) => warn!(image = served.name, "changed image file not compared: {error}"),
+        // The next check compares it again. That its clients wait is told already.
+        Err(error) => debug!(image = served.name, "changed image file not compared: {error}"),
     }
 }
 

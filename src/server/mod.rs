@@ -195,11 +195,7 @@ async fn serve(
     let images = snapshot.project(|snapshot| Arc::clone(&snapshot.images));
     // Before the services take the sockets.
     let report = report(config, &sockets, &snapshot.current().files);
-    machines.know(|site| describe_site(site, config, &sockets, &snapshot.current().files));
-    machines.know(|site| {
-        site.services = report.services();
-        site.advice = report.advice().to_string().trim().lines().map(str::to_owned).collect();
-    });
+    machines.know(|site| describe_site(site, config, &sockets, &snapshot.current().files, &report));
     let clients = Arc::new(Clients::new(client_limits(config), Arc::clone(&machines)));
     let nbd = nbd::server::Server::new(images.clone(), Arc::clone(&machines), Arc::clone(&clients));
     let has_roots = !matches!(arrival, Arrival::Nothing);
@@ -348,7 +344,15 @@ fn other_root(config: &Config, sockets: &ServiceSockets) -> Option<Root> {
 }
 
 /// Tells the table of machines about this server.
-fn describe_site(site: &mut Site, config: &Config, sockets: &ServiceSockets, files: &Files) {
+fn describe_site(
+    site: &mut Site,
+    config: &Config,
+    sockets: &ServiceSockets,
+    files: &Files,
+    report: &StartReport,
+) {
+    site.services = report.services();
+    site.advice = report.advice().to_string().trim().lines().map(str::to_owned).collect();
     site.names = config.rules.names().map(|(mac, name)| (mac, name.as_str().to_owned())).collect();
     site.tftp_port = sockets.tftp_port();
     site.http_port = sockets.http_port();

@@ -1,6 +1,6 @@
 //! One connection: a request, its answer, and the end.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +19,10 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(2);
 /// Time for a request and its answer, unless the client watches.
 const DEADLINE: Duration = Duration::from_secs(12);
 
+/// Time for which a client watches. A page connects again by itself; the place of a machine that sleeps
+/// is free by then.
+const WATCH: Duration = Duration::from_secs(3600);
+
 /// Longest head of a request, in bytes; hyper takes no less.
 const HEAD_MAX: usize = 8 << 10;
 
@@ -29,7 +33,7 @@ const FIELDS_MAX: usize = 64;
 pub(super) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
 
-/// Mark of a connection whose answer has no end.
+/// Mark of a connection whose answer goes on.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Watching(Arc<AtomicBool>);
 
@@ -38,11 +42,11 @@ impl Watching {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Waits for the time at which a connection is over; for ever if it watches.
+    /// Waits for the time at which a connection is over.
     async fn deadline(&self) {
         sleep(DEADLINE).await;
         if self.0.load(Ordering::Relaxed) {
-            pending().await
+            sleep(WATCH).await;
         }
     }
 }
