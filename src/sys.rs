@@ -169,7 +169,8 @@ fn message(iovs: &[Iov<'_>]) -> libc::msghdr {
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     // `Iov` is a transparent `iovec`; sendmsg does not write through the pointer.
     message.msg_iov = iovs.as_ptr().cast_mut().cast();
-    message.msg_iovlen = iovs.len();
+    // musl has another integer there than glibc.
+    message.msg_iovlen = iovs.len() as _;
     message
 }
 
