@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::iso;
+use common::lan::{self, Namespace};
 use common::needs::needs;
-use common::running::output_of;
+use common::running::{Running, output_of};
 use isowire::boot::{Architecture, Firmware, Platform};
 use isowire::bootable::FileKind;
 use isowire::export::{Allowed, Batch};
@@ -88,6 +90,7 @@ const X64: Platform = Platform { firmware: Firmware::Pxe, architecture: Architec
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
 /// Longer than any time limit of the server.
 const PATIENCE: Duration = Duration::from_secs(60);
+const PROGRAM: &str = env!("CARGO_BIN_EXE_isowire");
 
 fn mac() -> Mac {
     "52:54:00:fe:00:b0".parse().unwrap()
@@ -185,12 +188,45 @@ fn missing_server_error_gives_advice() {
     }
     assert!(!running.local.exists(), "the socket goes with its server");
     let error = running.status(None, Format::Text).unwrap_err();
-    assert!(error.contains("isowire/status.sock or /run/isowire/status.sock"), "{error}");
+    let places = "isowire/status.sock or /run/isowire/status.sock or http://127.0.0.1:8081/: ";
+    assert!(error.contains(places), "{error}");
     assert!(error.contains("start `isowire serve`"), "{error}");
     let error = running.status(Some(&running.url()), Format::Text).unwrap_err();
     assert!(error.starts_with(&format!("no isowire server at {}", running.url())), "{error}");
     let error = running.status(Some("https://boot.example/"), Format::Text).unwrap_err();
     assert!(error.contains("http://ADDR:PORT/"), "{error}");
+}
+
+#[test]
+fn page_of_this_host_needs_no_option_and_no_session() {
+    needs!(lan::NEEDS, ["xorriso", "curl"]);
+    let (host, dir) = (Namespace::new(), tempfile::tempdir().unwrap());
+    let start = |log: &str| {
+        let mut command = host.command(PROGRAM);
+        command.arg("serve").arg(&iso::small().path).args(["--bind", "127.0.0.1", "--dhcp", "off"]);
+        command.args(["--nbd", "0", "--nfs", "off", "--http", "off", "--tftp", "off"]);
+        // Nobody may make a directory there.
+        command.env("RUNTIME_DIRECTORY", "/proc/isowire");
+        let mut server = Running::start(&mut command, &dir.path().join(log));
+        server.wait_for("\nready\n", PATIENCE);
+        server
+    };
+    let first = start("first");
+    assert!(first.log().contains("127.0.0.1:8081        http://ADDRESS/ in a browser"), "{}", first.log());
+    let report = output_of(host.command(PROGRAM).args(["status", "--json"]).env_remove("XDG_RUNTIME_DIR"));
+    assert!(report.contains("\"machines\""), "{report}");
+
+    let code = |name: &str| {
+        let mut curl = host.command("curl");
+        curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", &format!("Host: {name}")]);
+        output_of(curl.arg("http://127.0.0.1:8081/"))
+    };
+    assert_eq!(["127.0.0.1:8081", "localhost:8081", "localhost"].map(code), ["200", "200", "200"]);
+    assert_eq!(["rebound.example:8081", "localhost.example", "@"].map(code), ["403", "403", "403"]);
+
+    let second = start("second");
+    let why = "off: no page at 127.0.0.1:8081: Address already in use";
+    assert!(second.log().contains(why), "{}", second.log());
 }
 
 #[test]

@@ -56,7 +56,7 @@ complete -c isowire -n "__fish_isowire_using_subcommand serve" -l secure-boot-ke
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l secure-boot-certificate -d 'Certificate of that key' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l verify-certificate -d 'Certificate that root file systems have to be signed by; implies --verify' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l stall-timeout -d 'Time for which clients wait for a disk that fails or hangs [default: 10m]' -r -f
-complete -c isowire -n "__fish_isowire_using_subcommand serve" -l status -d 'Serve the status by HTTP on this address too, or not at all [default: local socket only]' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l status -d 'Serve the status by HTTP on this address, on its local socket only, or not at all [default: 127.0.0.1:8081 if free]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l sandbox -d 'Confine the server after its start to the files and system calls that it needs [default: auto]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l user -d 'User to become after the start, if isowire is started as root [default: nobody]' -r -f -a "(__fish_complete_users)"
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l log-format -d 'Format of the log on standard error [default: text]' -r -f

@@ -53,7 +53,8 @@ pub(crate) use privileges::{SandboxMode, User};
 use raw::RawValue;
 pub(crate) use secure_boot::certificate;
 pub(crate) use services::{
-    Asked, HTTP_PORT, NBD_PORT, PORTMAP_PORT, RootServices, ServicePort, StatusService, TFTP_PORT, TftpPorts,
+    Asked, HTTP_PORT, NBD_PORT, PORTMAP_PORT, RootServices, ServicePort, StatusPage, StatusService,
+    TFTP_PORT, TftpPorts,
 };
 pub(crate) use value::{bios_ipxe_of_host, uefi_ipxe_of_host};
 

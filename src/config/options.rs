@@ -213,8 +213,9 @@ pub struct ServeOptions {
     #[arg(long, value_name = "TIME", value_hint = ValueHint::Other)]
     pub(super) stall_timeout: Option<RawValue>,
 
-    /// Serve the status by HTTP on this address too, or not at all [default: local socket only]
-    #[arg(long, value_name = "ADDR:PORT|off", value_hint = ValueHint::Other)]
+    /// Serve the status by HTTP on this address, on its local socket only, or not at all
+    /// [default: 127.0.0.1:8081 if free]
+    #[arg(long, value_name = "ADDR:PORT|socket|off", value_hint = ValueHint::Other)]
     pub(super) status: Option<RawValue>,
 
     /// Confine the server after its start to the files and system calls that it needs [default:

@@ -9,7 +9,7 @@ use super::raw::RawValue;
 use super::{Checker, ConfigError, value};
 use crate::bootable::Root;
 use crate::export::Allowed;
-use crate::machines::local;
+use crate::machines::local::{self, LOCAL_PAGE};
 
 /// Registered port of NBD; archiso's hook always connects to it.
 pub(crate) const NBD_PORT: u16 = 10809;
@@ -106,17 +106,26 @@ pub enum StatusService {
     On {
         /// Local socket for this host.
         socket: PathBuf,
-        /// HTTP address for other hosts.
-        address: Option<SocketAddrV4>,
+        page: StatusPage,
     },
 }
 
+/// Address of the status by HTTP: a page for a browser, and JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusPage {
+    Off,
+    /// [`LOCAL_PAGE`] if it is free. Only this host can ask.
+    OfThisHost,
+    At(SocketAddrV4),
+}
+
 impl StatusService {
-    /// Returns the HTTP address for other hosts, if there is one.
+    /// Returns the address of the status by HTTP, if there is one.
     pub(crate) const fn address(&self) -> Option<SocketAddrV4> {
         match self {
-            Self::Off => None,
-            Self::On { address, .. } => *address,
+            Self::Off | Self::On { page: StatusPage::Off, .. } => None,
+            Self::On { page: StatusPage::OfThisHost, .. } => Some(LOCAL_PAGE),
+            Self::On { page: StatusPage::At(address), .. } => Some(*address),
         }
     }
 }
@@ -171,11 +180,11 @@ impl Checker<'_> {
 
     pub(super) fn status(&self) -> Result<StatusService, ConfigError> {
         let socket = local::server_path(self.variables);
-        Ok(match self.read("status", &self.options.status, value::status)? {
+        Ok(match self.read("status", &self.options.status, status_page)? {
             // `off` closes the local socket too.
             Some(None) => StatusService::Off,
-            Some(address) => StatusService::On { socket, address },
-            None => StatusService::On { socket, address: None },
+            Some(Some(page)) => StatusService::On { socket, page },
+            None => StatusService::On { socket, page: StatusPage::OfThisHost },
         })
     }
 
@@ -197,6 +206,18 @@ impl Checker<'_> {
 
 fn overlap(one: &Ipv4Net, other: &Ipv4Net) -> bool {
     one.contains(other) || other.contains(one)
+}
+
+/// Parses the address of the status; `None` means no status at all.
+fn status_page(text: &str) -> Result<Option<StatusPage>, String> {
+    match text {
+        "off" => Ok(None),
+        "socket" => Ok(Some(StatusPage::Off)),
+        text => text.parse().map(|address| Some(StatusPage::At(address))).map_err(|_| {
+            "invalid address; expected an IPv4 address and port like 192.168.1.10:8081, `socket` or `off`"
+                .into()
+        }),
+    }
 }
 
 fn service_port(text: &str) -> Result<ServicePort, String> {

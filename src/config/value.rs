@@ -357,16 +357,6 @@ pub(super) fn parameter(text: &str) -> Result<Word, String> {
     })
 }
 
-/// Parses the address of the status; `None` is `off`.
-pub(super) fn status(text: &str) -> Result<Option<SocketAddrV4>, String> {
-    match text {
-        "off" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| {
-            "invalid address; expected an IPv4 address and port like 127.0.0.1:8081, or `off`".into()
-        }),
-    }
-}
-
 /// Numbers that a limit may have. Each connection, transfer or machine takes some kilobytes.
 const COUNTS: RangeInclusive<usize> = 16..=1 << 20;
 

@@ -1,8 +1,9 @@
-//! The Unix socket on which a server reports its status to this host; no port has to be chosen.
+//! Where a server reports its status to this host: a Unix socket, and an address on loopback.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,10 @@ const NAME: &str = "status.sock";
 /// Runtime directory of a system service with `RuntimeDirectory=isowire`, and of a server that runs
 /// as root.
 const SYSTEM: &str = "/run/isowire";
+
+/// Address at which a server also reports its status, unless it is told another one: whoever has no
+/// runtime directory (`su`, cron, a container) finds it there.
+pub(crate) const LOCAL_PAGE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8081);
 
 /// Returns the path of a server's socket. Its directory is the one that systemd made
 /// (`RUNTIME_DIRECTORY`, systemd.exec(5)), else the user's runtime directory

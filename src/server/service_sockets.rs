@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use socket2::SockRef;
 use tracing::warn;
@@ -21,11 +21,13 @@ use super::report::{ServiceRow, port_note};
 use super::sandbox::Identity;
 use super::sockets::{self, Inherited, SocketError};
 use crate::bootable::Root;
-use crate::config::{Asked, Config, Dhcp, PORTMAP_PORT, RootServices, ServicePort, StatusService, TFTP_PORT};
+use crate::config::{
+    Asked, Config, Dhcp, PORTMAP_PORT, RootServices, ServicePort, StatusPage, StatusService, TFTP_PORT,
+};
 use crate::dhcp;
 use crate::dhcp::server::{ServerConfig, Sharing, Sockets};
 use crate::dhcp::wire::{PXE_PORT, SERVER_PORT};
-use crate::machines::local::LocalSocket;
+use crate::machines::local::{LOCAL_PAGE, LocalSocket};
 use crate::ndp::server::SolicitationListener;
 
 /// Ports for services whose registered port is not free, unless the operator chose a port. The menu
@@ -110,12 +112,16 @@ impl ServiceSockets {
         Ok(sockets)
     }
 
-    /// Opens the status sockets. The one of this host is a default, the TCP address is asked for.
     fn open_status(&mut self, config: &Config, inherited: Option<TcpListener>) -> Result<(), StartError> {
-        let StatusService::On { socket, address } = &config.status else {
+        let StatusService::On { socket, page } = &config.status else {
             self.off("Status", OFF);
             return Ok(());
         };
+        self.open_status_socket(config, socket);
+        self.open_status_page(*page, inherited)
+    }
+
+    fn open_status_socket(&mut self, config: &Config, socket: &Path) {
         match LocalSocket::bind(socket) {
             // It is replaced when its process has handed everything over.
             Err(error) if error.kind() == ErrorKind::AddrInUse && config.takeover => {
@@ -132,11 +138,28 @@ impl ServiceSockets {
             }
             Err(error) => self.off("Status", &format!("cannot make {}: {error}", socket.display())),
         }
-        if let Some(address) = *address {
-            let listener = inherited.map_or_else(|| sockets::listen(address), Ok);
-            let listener = listener.map_err(|error| cannot("status", address, error))?;
-            self.up("Status", address_of(&listener), "isowire status http://ADDRESS/");
-            self.status = Some(listener);
+    }
+
+    /// Opens the address of the status by HTTP. The default one may be missing.
+    fn open_status_page(
+        &mut self,
+        page: StatusPage,
+        inherited: Option<TcpListener>,
+    ) -> Result<(), StartError> {
+        let (address, is_default) = match page {
+            StatusPage::Off => return Ok(()),
+            StatusPage::OfThisHost => (LOCAL_PAGE, true),
+            StatusPage::At(address) => (address, false),
+        };
+        match inherited.map_or_else(|| sockets::listen(address), Ok) {
+            Ok(listener) => {
+                self.up("Status", address_of(&listener), "http://ADDRESS/ in a browser");
+                self.status = Some(listener);
+            }
+            Err(error) if is_default => {
+                self.off("Status", &format!("no page at {address}: {error}; `--status ADDR:PORT` moves it"));
+            }
+            Err(error) => return Err(cannot("status", address, error)),
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::service_sockets::{DhcpMark, PortmapService, ServiceSockets};
 use super::snapshot::Snapshot;
 use super::{StartError, handover, own_addresses};
 use crate::boot::{Files, Requester};
-use crate::config::{Config, Dhcp, StatusService, TftpPorts};
+use crate::config::{Config, Dhcp, StatusPage, StatusService, TftpPorts};
 use crate::handover::takeover::Predecessor;
 use crate::images::ImageSet;
 use crate::machines::Registry;
@@ -240,7 +240,12 @@ impl Services<'_> {
 
     fn start_status(&mut self, local: Option<LocalSocket>, tcp: Option<StdListener>) {
         let local = local.or_else(|| self.taken_over_status());
-        let tcp = tcp.map(|listener| StatusSocket::Tcp(listener, self.config.allowed.clone()));
+        let is_of_this_host =
+            matches!(self.config.status, StatusService::On { page: StatusPage::OfThisHost, .. });
+        let tcp = tcp.map(|listener| match is_of_this_host {
+            true => StatusSocket::OfThisHost(listener),
+            false => StatusSocket::Tcp(listener, self.config.allowed.clone()),
+        });
         let sockets = local.map(StatusSocket::Local).into_iter().chain(tcp).collect();
         self.spawn("status", web::server::run(sockets, self.machines(), self.stop()));
     }

@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::net::{SocketAddrV4, TcpStream, ToSocketAddrs as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use crate::machines::local;
+use crate::machines::local::{self, LOCAL_PAGE};
 
 /// Time limit for the whole response.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -23,8 +23,8 @@ const FIELDS_MAX: usize = 64;
 /// Address of a status server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatusAddress {
-    /// Local sockets, tried in order; never empty.
-    Local(Vec<PathBuf>),
+    /// Local sockets and addresses of this host, tried in order; not both are empty.
+    Local { sockets: Vec<PathBuf>, page: Option<SocketAddrV4> },
     Http {
         /// `host:port`
         authority: String,
@@ -41,9 +41,9 @@ pub enum StatusAddress {
 pub struct StatusAddressError(String);
 
 impl StatusAddress {
-    /// Returns the sockets of this user's server and of the system's.
+    /// Returns the sockets of this user's server and of the system's, and the address for others.
     pub(crate) fn of_this_host(variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
-        Self::Local(local::client_paths(variable))
+        Self::Local { sockets: local::client_paths(variable), page: Some(LOCAL_PAGE) }
     }
 }
 
@@ -53,7 +53,7 @@ impl FromStr for StatusAddress {
 
     fn from_str(text: &str) -> Result<Self, StatusAddressError> {
         if text.starts_with('/') || text.starts_with("./") {
-            return Ok(Self::Local(vec![text.into()]));
+            return Ok(Self::Local { sockets: vec![text.into()], page: None });
         }
         // A space or a line break would end the request line early (RFC 9112 §3).
         let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());
@@ -83,9 +83,10 @@ impl FromStr for StatusAddress {
 impl fmt::Display for StatusAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Local(paths) => {
-                let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-                f.write_str(&paths.join(" or "))
+            Self::Local { sockets, page } => {
+                let sockets = sockets.iter().map(|path| path.display().to_string());
+                let page = page.map(|address| format!("http://{address}/"));
+                f.write_str(&sockets.chain(page).collect::<Vec<_>>().join(" or "))
             }
             Self::Http { authority, path } => write!(f, "http://{authority}{path}"),
         }
@@ -142,8 +143,14 @@ impl TimedStream for TcpStream {
 /// Connects to the first address that accepts, or returns the error of the first.
 fn connect(place: &StatusAddress) -> io::Result<Box<dyn TimedStream>> {
     match place {
-        StatusAddress::Local(paths) => {
-            first(paths, |path| UnixStream::connect(path)).map(|stream| Box::new(stream) as _)
+        StatusAddress::Local { sockets, page } => {
+            let stream = first(sockets, |path| UnixStream::connect(path));
+            let stream = stream.map(|stream| Box::new(stream) as _);
+            stream.or_else(|error| match page.map(TcpStream::connect) {
+                Some(Ok(stream)) => Ok(Box::new(stream) as _),
+                // The sockets come first, so their error explains more.
+                _ => Err(error),
+            })
         }
         StatusAddress::Http { authority, .. } => {
             let addresses: Vec<_> = authority.to_socket_addrs()?.collect();
@@ -173,7 +180,7 @@ fn request(
     deadline: Instant,
 ) -> io::Result<Vec<u8>> {
     let (host, path) = match place {
-        StatusAddress::Local(_) => ("localhost", "/"),
+        StatusAddress::Local { .. } => ("localhost", "/"),
         StatusAddress::Http { authority, path } => (authority.as_str(), path.as_str()),
     };
     stream.set_time_out(DEADLINE)?;
@@ -246,7 +253,7 @@ mod tests {
         assert_eq!("http://[::1]/".parse(), http("[::1]:80", "/"));
         assert_eq!("127.0.0.1:8081".parse(), http("127.0.0.1:8081", "/"));
         for path in ["/run/isowire/status.sock", "./status.sock"] {
-            assert_eq!(path.parse(), Ok(StatusAddress::Local(vec![path.into()])));
+            assert_eq!(path.parse(), Ok(StatusAddress::Local { sockets: vec![path.into()], page: None }));
         }
         for unfit in [
             "",

@@ -1,14 +1,17 @@
 //! What there is at which path.
 
 use std::convert::Infallible;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
 };
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use axum::middleware::map_response;
+use axum::middleware::{Next, from_fn, map_response};
 use axum::response::sse::{Event, Sse};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
@@ -52,6 +55,25 @@ pub(super) fn router(reports: Arc<Reports>) -> Router {
         .fallback(async || (StatusCode::NOT_FOUND, "The status of isowire is at /\n"))
         .layer(map_response(with_headers))
         .with_state(Shared { reports, watchers: Arc::new(Semaphore::new(WATCHERS_MAX)) })
+}
+
+/// Returns the answers for requests to this host by address or as `localhost`, and a refusal for others.
+pub(super) fn of_this_host(router: Router) -> Router {
+    router.layer(from_fn(refuse_other_names))
+}
+
+async fn refuse_other_names(request: Request, next: Next) -> Response {
+    // RFC 9110 §7.2: browsers always send it.
+    let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
+    if host.is_none_or(names_this_host) {
+        return next.run(request).await;
+    }
+    (StatusCode::FORBIDDEN, "Ask by address, as in http://127.0.0.1:8081/\n").into_response()
+}
+
+fn names_this_host(host: &[u8]) -> bool {
+    let Ok(authority) = Authority::try_from(host) else { return false };
+    authority.host() == "localhost" || authority.host().parse::<Ipv4Addr>().is_ok()
 }
 
 async fn with_headers(mut response: Response) -> Response {

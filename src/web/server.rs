@@ -31,6 +31,9 @@ pub enum StatusSocket {
     Local(LocalSocket),
     /// Accepts only allowed addresses.
     Tcp(StdTcpListener, Allowed),
+    /// On loopback. Answers only where it is asked by address or as `localhost`: a web page could give
+    /// a name of its own this address, and read what is here (DNS rebinding).
+    OfThisHost(StdTcpListener),
 }
 
 /// Serves the status on these sockets until `shutdown` completes.
@@ -46,7 +49,11 @@ pub async fn run(
     let router = routes::router(Arc::clone(&reports));
     let mut listeners = JoinSet::new();
     for socket in sockets {
-        listeners.spawn(accept(StatusListener::new(socket)?, router.clone()));
+        let router = match socket {
+            StatusSocket::OfThisHost(_) => routes::of_this_host(router.clone()),
+            StatusSocket::Local(_) | StatusSocket::Tcp(..) => router.clone(),
+        };
+        listeners.spawn(accept(StatusListener::new(socket)?, router));
     }
     tokio::select! {
         () = shutdown => {}
@@ -78,11 +85,14 @@ impl StatusListener {
                 listener.set_nonblocking(true)?;
                 Self::Local(UnixListener::from_std(listener)?, name)
             }
-            StatusSocket::Tcp(listener, allowed) => {
-                listener.set_nonblocking(true)?;
-                Self::Tcp(TcpListener::from_std(listener)?, allowed)
-            }
+            StatusSocket::Tcp(listener, allowed) => Self::tcp(listener, allowed)?,
+            StatusSocket::OfThisHost(listener) => Self::tcp(listener, Allowed::default())?,
         })
+    }
+
+    fn tcp(listener: StdTcpListener, allowed: Allowed) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self::Tcp(TcpListener::from_std(listener)?, allowed))
     }
 
     async fn accept(&self) -> io::Result<Box<dyn ByteStream>> {
