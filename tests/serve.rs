@@ -522,7 +522,9 @@ fn privileged_server_has_all_services() {
     assert_eq!(rows, [10809, 2049, 111, 80, 69, 67], "{log}");
     let socket = run.join("isowire/status.sock");
     let last = format!(
-        "{}: isowire status\nSandbox  -                     landlock and seccomp\n\nready\n",
+        "{}: isowire status\n\
+         Status   127.0.0.1:8081        http://ADDRESS/ in a browser\n\
+         Sandbox  -                     landlock and seccomp\n\nready\n",
         socket.display()
     );
     // The log goes on with events.
