@@ -27,7 +27,7 @@ const DATA_KEY: &str =
 const STAGES: &str = "cloud-init init --local; cloud-init init; cloud-init modules --mode=config; \
                       cloud-init modules --mode=final; hostname";
 
-/// Starts a server with seeds for all machines, and another for one.
+/// Starts a server with seeds for all machines and for those of an image, and another for one.
 fn serve(lan: &Lan, dir: &Path) -> Running {
     let image = iso::small().path;
     let user_data = format!(
@@ -35,9 +35,11 @@ fn serve(lan: &Lan, dir: &Path) -> Running {
          write_files: [{{path: /from-the-operator, content: it is}}]\n"
     );
     fs::write(dir.join("user-data.yaml"), user_data).unwrap();
+    let image_data = "#cloud-config\nwrite_files: [{path: /from-the-image, content: it is too}]\n";
+    fs::write(dir.join("image.yaml"), image_data).unwrap();
     let config = format!(
-        "ssh-keys = '{SITE_KEY}'\n[[image]]\npath = '{}'\n[[machine]]\nmac = '52:54:00:12:34:56'\n\
-         hostname = 'lab1'\nssh-keys = ['own.pub']\nuser-data = 'user-data.yaml'\n",
+        "ssh-keys = '{SITE_KEY}'\n[[image]]\npath = '{}'\nuser-data = 'image.yaml'\n\
+         [[machine]]\nmac = '52:54:00:12:34:56'\nname = 'lab1'\nssh-keys = ['own.pub']\nuser-data = 'user-data.yaml'\n",
         image.display()
     );
     fs::write(dir.join("own.pub"), format!("{OWN_KEY}\n")).unwrap();
@@ -79,17 +81,21 @@ fn seed_of_a_machine_is_made_for_it() {
     let _server = serve(&lan, dir.path());
     let (mine, other) = ("52-54-00-12-34-56", "52-54-00-12-34-57");
     let words = |machine| {
-        format!(" ds=nocloud;dsmode=net;s=http://{SERVER}/isowire/{machine}/seed/ network-config=disabled ")
+        format!(
+            " ds=nocloud;dsmode=net;s=http://{SERVER}/isowire/{machine}/image-0/seed/ network-config=disabled "
+        )
     };
     assert!(command_line(&lan, mine).contains(&words(mine)));
     assert!(command_line(&lan, other).contains(&words(other)));
-    let seed = |machine, file| fetched(&lan, &format!("{machine}/seed/{file}"));
+    let seed = |machine, file| fetched(&lan, &format!("{machine}/image-0/seed/{file}"));
     let ids = [(); 2].map(|()| seed(mine, "meta-data"));
     assert!(ids[0].starts_with("instance-id: isowire-52-54-00-12-34-56-"));
     // With an id that it knows, cloud-init would do nothing at the next boot.
     assert_ne!(ids[0], ids[1]);
     assert!(seed(mine, "user-data").contains(OWN_KEY) && seed(mine, "user-data").contains(SITE_KEY));
     assert!(seed(other, "user-data").contains(SITE_KEY) && !seed(other, "user-data").contains(OWN_KEY));
+    assert!([mine, other].iter().all(|machine| seed(machine, "user-data").contains("/from-the-image")));
+    assert!(!fetched(&lan, &format!("{mine}/seed/user-data")).contains("/from-the-image"));
     assert_eq!(seed(other, "vendor-data"), "#cloud-config\n{}\n");
     assert_eq!(seed(other, "network-config"), "config: disabled\n");
 }
@@ -112,7 +118,7 @@ fn cloud_init_follows_the_seed() {
     for key in [SITE_KEY, OWN_KEY, DATA_KEY] {
         assert!(keys.lines().any(|line| line == key), "{key} may not log in:\n{keys}\n{printed}");
     }
-    assert_eq!(read("from-the-operator"), "it is");
+    assert_eq!([read("from-the-operator"), read("from-the-image")], ["it is", "it is too"]);
     assert!(
         !root.path().join("etc/network/interfaces.d/50-cloud-init").exists(),
         "it left the network alone"

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::file_server::Ports;
+use super::generated::ImageNumber;
 use super::leased::Leased;
 use super::menu::{MenuSettings, Overrides};
 use super::rules::Rules;
-use super::seed::SeedSettings;
+use super::seed::{SeedSettings, UserData};
 use crate::uki::{Signer, Stub};
 
 /// The operator's choices about boots.
@@ -29,10 +30,20 @@ pub struct BootConfig {
     pub rules: Arc<Rules>,
     /// Seeds of all machines; rules add to them.
     pub seed: SeedSettings,
+    /// User data for the machines that boot an image, by its name.
+    pub image_user_data: HashMap<String, ImageUserData>,
     /// Overrides by the name of the image.
     pub overrides: HashMap<String, Overrides>,
     /// Leases of our DHCP server.
     pub leased: Arc<Leased>,
+}
+
+/// User data for the machines that boot an image.
+#[derive(Debug, Clone)]
+pub struct ImageUserData {
+    /// By which the paths of seeds name the image.
+    pub(crate) number: ImageNumber,
+    pub(crate) user_data: UserData,
 }
 
 /// The first program that UEFI machines load.
@@ -58,6 +69,7 @@ impl BootConfig {
             bios_ipxe: None,
             rules: Arc::default(),
             seed: SeedSettings::default(),
+            image_user_data: HashMap::new(),
             overrides: HashMap::new(),
             leased: Arc::default(),
         }

@@ -5,6 +5,7 @@
 //! /isowire/52-54-00-12-34-56/rule-2/nbd.efi    for this machine, by a rule that the DHCP server chose
 //! /isowire/nbd.efi                             for any machine
 //! /isowire/52-54-00-12-34-56/seed/user-data    of several files for one purpose
+//! /isowire/52-54-00-12-34-56/image-1/seed/user-data    for this machine with an image that it chose
 //! ```
 //!
 //! The path names the machine, since a TFTP or HTTP request does not: the kernel has to be told its
@@ -26,10 +27,16 @@ pub(crate) const MENU_PATH: &str = "isowire/pxelinux.cfg";
 const AUTOEXEC: &str = "autoexec.ipxe";
 /// Start of the name of a rule's directory; the number of the rule follows.
 const RULE: &str = "rule-";
+/// Start of the name of an image's directory; the number of its `[[image]]` follows.
+const IMAGE: &str = "image-";
 
 /// Position of a rule in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct RuleNumber(pub u16);
+
+/// Position of an `[[image]]` in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ImageNumber(pub u16);
 
 /// A generated file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +52,8 @@ pub(crate) struct Recipient {
     pub machine: Option<Mac>,
     /// The rule that applies, if the MAC address alone does not select it.
     pub rule: Option<RuleNumber>,
+    /// The image that it boots, if the file depends on that.
+    pub image: Option<ImageNumber>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,29 +117,47 @@ impl GeneratedPath {
     /// Parses the names in a path; `None` for any other file.
     pub(crate) fn parse<'a>(names: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
         // One more than the longest path has, so that a longer path fits no pattern.
-        let names: Vec<_> = names.take(6).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
-        let (before, kind) = match names[..] {
-            [ref before @ .., seed::DIRECTORY, file] => (before, GeneratedKind::of_seed(file)?),
-            [AUTOEXEC] => (&[DIRECTORY][..], GeneratedKind::Script),
-            [ref before @ .., file] => (before, GeneratedKind::of_name(file)?),
-            [] => return None,
-        };
-        let (machine, rule) = match *before {
-            [DIRECTORY] => (None, None),
-            // No MAC address begins with `rule-`.
-            [DIRECTORY, rule] if rule.starts_with(RULE) => (None, Some(rule)),
-            [DIRECTORY, machine] => (Some(machine), None),
-            [DIRECTORY, machine, rule] => (Some(machine), Some(rule)),
+        let names: Vec<_> = names.take(7).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
+        let (recipient, file) = match names[..] {
+            [DIRECTORY, ref names @ ..] => Recipient::split(names)?,
+            [AUTOEXEC] => (Recipient::default(), &names[..]),
             _ => return None,
         };
-        let rule = rule.map(|rule| rule.strip_prefix(RULE)?.parse().ok().map(RuleNumber));
-        let recipient = Recipient {
-            machine: machine.map(str::parse).transpose().ok()?,
-            // An invalid number means that the file is not generated here.
-            rule: rule.map_or(Some(None), |rule| rule.map(Some))?,
+        let kind = match *file {
+            [seed::DIRECTORY, file] => GeneratedKind::of_seed(file)?,
+            [file] => GeneratedKind::of_name(file)?,
+            _ => return None,
         };
         Some(Self { recipient, kind })
     }
+}
+
+impl Recipient {
+    /// Splits the names below the directory of generated files into a recipient and the names of the
+    /// file; `None` if a number in them is invalid.
+    fn split<'a, 'n>(mut names: &'n [&'a str]) -> Option<(Self, &'n [&'a str])> {
+        let mut recipient = Self::default();
+        // No MAC address begins with `rule-` or `image-`.
+        if let [machine, rest @ ..] = names
+            && let Ok(machine) = machine.parse()
+        {
+            (recipient.machine, names) = (Some(machine), rest);
+        }
+        if let Some((number, rest)) = numbered(names, RULE) {
+            (recipient.rule, names) = (Some(RuleNumber(number?)), rest);
+        }
+        if let Some((number, rest)) = numbered(names, IMAGE) {
+            (recipient.image, names) = (Some(ImageNumber(number?)), rest);
+        }
+        Some((recipient, names))
+    }
+}
+
+/// Returns the number in the first name and the names after it, if that begins so. The number is
+/// `None` if it is invalid.
+fn numbered<'a, 'n>(names: &'n [&'a str], start: &str) -> Option<(Option<u16>, &'n [&'a str])> {
+    let (first, rest) = names.split_first()?;
+    Some((first.strip_prefix(start)?.parse().ok(), rest))
 }
 
 /// Writes the path without a leading `/`.
@@ -149,6 +176,9 @@ impl fmt::Display for Recipient {
         }
         if let Some(RuleNumber(rule)) = self.rule {
             write!(f, "{RULE}{rule}/")?;
+        }
+        if let Some(ImageNumber(image)) = self.image {
+            write!(f, "{IMAGE}{image}/")?;
         }
         Ok(())
     }
@@ -174,11 +204,13 @@ mod tests {
         for kind in GeneratedKind::all() {
             for (machine, rule) in machines.into_iter().flat_map(|machine| rules.map(|rule| (machine, rule)))
             {
-                let made = GeneratedPath { recipient: Recipient { machine, rule }, kind };
-                assert_eq!(parse(&made.to_string()), Some(made));
+                for image in [None, Some(ImageNumber(3))] {
+                    let made = GeneratedPath { recipient: Recipient { machine, rule, image }, kind };
+                    assert_eq!(parse(&made.to_string()), Some(made));
+                }
             }
         }
-        let recipient = Recipient { machine: machines[1], rule: rules[2] };
+        let recipient = Recipient { machine: machines[1], rule: rules[2], image: None };
         let made = GeneratedPath { recipient, kind: GeneratedKind::Program(Root::Nbd) };
         assert_eq!(made.to_string(), "isowire/52-54-00-12-34-56/rule-12/nbd.efi");
     }
@@ -218,6 +250,10 @@ mod tests {
             "isowire/52-54-00-12-34-56/seed/nbd.efi",
             "isowire/52-54-00-12-34-56/user-data",
             "isowire/52-54-00-12-34-56/rule-1/seed/user-data/x",
+            "isowire/52-54-00-12-34-56/image-x/seed/user-data",
+            "isowire/52-54-00-12-34-56/image-1/rule-1/seed/user-data",
+            "isowire/rule-1/52-54-00-12-34-56/seed/user-data",
+            "isowire/52-54-00-12-34-56/rule-1/image-1/seed/user-data/x/y",
             "seed/user-data",
         ] {
             assert_eq!(parse(other), None, "{other}");

@@ -11,7 +11,7 @@ use super::leased::Leased;
 use super::menu::{Menu, MenuMachine, ipxe, pxelinux};
 use super::requester::Requester;
 use super::rules::Rule;
-use super::seed::{self, Seed, SeedFile};
+use super::seed::{self, Seed, SeedFile, SeedSources};
 use super::targets::{BootTargets, IpxePrograms};
 use super::uefi::{Programs, UefiError};
 use crate::bootable::{FileKind, Look, Root};
@@ -98,7 +98,8 @@ impl Generator {
             [name] => Some(Mac::of_bootif(str::from_utf8(name).ok()?)?),
             _ => return None,
         };
-        Some(GeneratedPath { recipient: Recipient { machine, rule: None }, kind: GeneratedKind::Menu })
+        let recipient = Recipient { machine, ..Recipient::default() };
+        Some(GeneratedPath { recipient, kind: GeneratedKind::Menu })
     }
 
     /// Generates a file for the machine that asks; `None` if there is no such file.
@@ -130,13 +131,20 @@ impl Generator {
         static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new(), reboot: None };
         let rule = self.config.rules.for_recipient(recipient);
         let server = FileServer { address: requester.server, ports: self.config.ports };
-        let seed = self.seed_url(rule, recipient, &server);
-        let mut images: Vec<_> = self.images.iter().map(|image| image.for_rule(rule, seed.clone())).collect();
+        let mut images: Vec<_> = self
+            .images
+            .iter()
+            .map(|image| image.for_rule(rule, self.seed_url(rule, recipient, image, &server)))
+            .collect();
         // The sort is stable: the other images keep their order.
         images.sort_by_key(|shown| Some(&shown.image.name) != rule.and_then(|rule| rule.image.as_ref()));
         Menu {
             server,
-            machine: MenuMachine { mac: recipient.machine, address: requester.address, name: None },
+            machine: MenuMachine {
+                mac: recipient.machine,
+                address: requester.address,
+                name: rule.and_then(|rule| rule.name.as_ref()),
+            },
             start: rule.map(|rule| rule.start).unwrap_or_default(),
             timeout: self.config.settings.timeout,
             images,
@@ -151,13 +159,22 @@ impl Generator {
         let name = rule.and_then(|rule| rule.image.as_ref());
         let image = self.image(name).or(self.images.first())?;
         let lease = recipient.machine.and_then(|machine| self.config.leased.of(machine));
-        let shown = image.for_rule(rule, self.seed_url(rule, recipient, server));
+        let shown = image.for_rule(rule, self.seed_url(rule, recipient, image, server));
         image.programs.as_ref().ok()?.program(root, recipient.machine, lease, &shown, server)
     }
 
-    /// Returns the URL of the recipient's seed; `None` if it has none. cloud-init takes seeds by HTTP
-    /// only.
-    fn seed_url(&self, rule: Option<&Rule>, recipient: Recipient, server: &FileServer) -> Option<String> {
+    /// Returns the URL of the recipient's seed with an image; `None` if it has none. cloud-init takes
+    /// seeds by HTTP only.
+    fn seed_url(
+        &self,
+        rule: Option<&Rule>,
+        recipient: Recipient,
+        image: &ImageBoot,
+        server: &FileServer,
+    ) -> Option<String> {
+        // The machine may choose another image in its menu, so the path names it.
+        let user_data = self.config.image_user_data.get(image.bootable.name.as_str());
+        let recipient = Recipient { image: user_data.map(|of_image| of_image.number), ..recipient };
         self.seed_of(rule, recipient)?;
         Some(format!("{}{recipient}{}/", server.http_url()?, seed::DIRECTORY))
     }
@@ -169,12 +186,16 @@ impl Generator {
     }
 
     fn seed_of<'a>(&self, rule: Option<&'a Rule>, recipient: Recipient) -> Option<Seed<'a>> {
-        let site = self.config.seed.clone();
-        let settings = match rule {
-            Some(rule) => site.with(&rule.seed),
-            None => site,
+        let mut of_images = self.config.image_user_data.values();
+        let of_image = of_images.find(|of_image| Some(of_image.number) == recipient.image);
+        let sources = SeedSources {
+            site: &self.config.seed,
+            image: of_image.map(|of_image| &of_image.user_data),
+            rule: rule.map(|rule| &rule.seed),
+            hostname: rule.and_then(|rule| rule.hostname.as_ref().or(rule.name.as_ref())),
+            machine: recipient.machine,
         };
-        Seed::of(settings, rule.and_then(|rule| rule.hostname.as_ref()), recipient.machine)
+        sources.seed()
     }
 
     fn image(&self, name: Option<&Word>) -> Option<&ImageBoot> {

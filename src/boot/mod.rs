@@ -32,6 +32,8 @@ use crate::text::{SafeText, UnsafeTextError};
 pub(crate) use crate::mac::{Mac, MacPrefix};
 pub use client::{Architecture, Client, Firmware, Platform};
 pub use config::{BootConfig, UefiBy};
+pub(crate) use config::ImageUserData;
+pub(crate) use generated::ImageNumber;
 pub use file::{ServedFile, Version};
 pub(crate) use file_server::FileServer;
 pub use file_server::Ports;

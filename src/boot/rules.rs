@@ -56,9 +56,9 @@ pub(crate) struct Rule {
     pub start: Start,
     pub quirks: Quirks,
     pub seed: SeedSettings,
-    /// Host name in the seed of the one machine that this rule is for.
+    /// Host name in the seed of the one machine that this rule is for; `None` means its name.
     pub hostname: Option<Word>,
-    /// Name of the one machine that this rule is for.
+    /// Name of the one machine that this rule is for: a host name.
     pub name: Option<Word>,
     /// Fixed address for the one machine that this rule is for.
     pub address: Option<Ipv4Addr>,
@@ -111,7 +111,11 @@ impl Rules {
         Selection {
             rule: position.and_then(|position| self.0.get(position)),
             // At most MAX, so the cast keeps the value.
-            recipient: Recipient { machine: client.mac, rule: named.map(|rule| RuleNumber(rule as u16)) },
+            recipient: Recipient {
+                machine: client.mac,
+                rule: named.map(|rule| RuleNumber(rule as u16)),
+                image: None,
+            },
         }
     }
 

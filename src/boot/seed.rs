@@ -15,8 +15,8 @@ pub(super) const DIRECTORY: &str = "seed";
 /// Longest user data in bytes: as much as a connection of HTTP queues at once.
 pub(crate) const USER_DATA_MAX: usize = 64 << 10;
 
-/// How cloud-init adds our configuration to the operator's: the operator's values win, and lists
-/// have both (cloud-init, doc/rtd/reference/merging.rst).
+/// How cloud-init adds a part to those before it: their values win, and lists have both (cloud-init,
+/// doc/rtd/reference/merging.rst).
 const MERGE: &str = "dict(recurse_array,no_replace)+list(append)";
 
 /// A file of a seed.
@@ -49,22 +49,6 @@ pub struct SeedSettings {
     /// Keys that may log in as root.
     pub ssh_keys: Vec<SshKey>,
     pub user_data: Option<UserData>,
-}
-
-impl SeedSettings {
-    /// Returns these settings with those of a rule: its keys are added, and its user data replaces
-    /// the other.
-    #[must_use]
-    pub(super) fn with(mut self, other: &SeedSettings) -> Self {
-        let new: Vec<_> = other.ssh_keys.iter().filter(|key| !self.ssh_keys.contains(key)).cloned().collect();
-        self.ssh_keys.extend(new);
-        self.user_data = other.user_data.clone().or(self.user_data);
-        self
-    }
-
-    fn is_empty(&self) -> bool {
-        self.ssh_keys.is_empty() && self.user_data.is_none()
-    }
 }
 
 /// Public key of SSH: a line of `authorized_keys` without options (sshd(8), AUTHORIZED_KEYS FILE
@@ -115,8 +99,8 @@ impl UserData {
     }
 
     /// Returns the head of its MIME part; empty if the text has one itself (cloud-init,
-    /// cloudinit/handlers/__init__.py, `INCLUSION_TYPES_MAP`).
-    fn mime_head(&self) -> String {
+    /// cloudinit/handlers/__init__.py, `INCLUSION_TYPES_MAP`). Parts before it win.
+    fn mime_head(&self, is_first: bool) -> String {
         const TYPES: [(&str, &str); 8] = [
             ("#cloud-config-archive", "text/cloud-config-archive"),
             ("#cloud-config-jsonp", "text/cloud-config-jsonp"),
@@ -135,31 +119,62 @@ impl UserData {
         }
         let known = TYPES.iter().find(|(start, _)| self.0.starts_with(start));
         let kind = known.map_or("text/cloud-config", |(_, kind)| kind);
+        let merge = if is_first { String::new() } else { format!("Merge-Type: {MERGE}\n") };
         format!(
-            "Content-Type: {kind}; charset=\"utf-8\"\nMIME-Version: 1.0\nContent-Transfer-Encoding: 8bit\n\n"
+            "Content-Type: {kind}; charset=\"utf-8\"\nMIME-Version: 1.0\n\
+             Content-Transfer-Encoding: 8bit\n{merge}\n"
         )
+    }
+}
+
+/// The settings that the seed of one machine is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SeedSources<'a> {
+    /// Of all machines.
+    pub site: &'a SeedSettings,
+    /// User data for those that boot the image.
+    pub image: Option<&'a UserData>,
+    pub rule: Option<&'a SeedSettings>,
+    pub hostname: Option<&'a Word>,
+    pub machine: Option<Mac>,
+}
+
+impl<'a> SeedSources<'a> {
+    /// Returns the seed; `None` if the operator has no settings for the machine.
+    pub(super) fn seed(self) -> Option<Seed<'a>> {
+        let Self { hostname, machine, .. } = self;
+        let seed = Seed { ssh_keys: self.ssh_keys(), user_data: self.user_data(), hostname, machine };
+        let is_set = !seed.ssh_keys.is_empty() || !seed.user_data.is_empty() || hostname.is_some();
+        is_set.then_some(seed)
+    }
+
+    fn ssh_keys(&self) -> Vec<&'a SshKey> {
+        let mut keys: Vec<_> = self.site.ssh_keys.iter().collect();
+        let of_rule = self.rule.iter().flat_map(|rule| &rule.ssh_keys);
+        keys.extend(of_rule.filter(|key| !self.site.ssh_keys.contains(key)));
+        keys
+    }
+
+    /// Returns the user data, that of the narrower choice first. That of a rule replaces that of all
+    /// machines.
+    fn user_data(&self) -> Vec<&'a UserData> {
+        let of_rule = self.rule.and_then(|rule| rule.user_data.as_ref());
+        let of_site = self.site.user_data.as_ref().filter(|_| of_rule.is_none());
+        [of_rule, self.image, of_site].into_iter().flatten().collect()
     }
 }
 
 /// The seed of one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seed<'a> {
-    settings: SeedSettings,
+    ssh_keys: Vec<&'a SshKey>,
+    /// The first wins where they disagree.
+    user_data: Vec<&'a UserData>,
     hostname: Option<&'a Word>,
     machine: Option<Mac>,
 }
 
-impl<'a> Seed<'a> {
-    /// Returns the seed of a machine; `None` if the operator has no settings for it.
-    pub(super) fn of(
-        settings: SeedSettings,
-        hostname: Option<&'a Word>,
-        machine: Option<Mac>,
-    ) -> Option<Self> {
-        let is_set = !settings.is_empty() || hostname.is_some();
-        is_set.then_some(Self { settings, hostname, machine })
-    }
-
+impl Seed<'_> {
     /// Writes a file of the seed. `now` makes the instance new.
     pub(super) fn write(&self, file: SeedFile, now: Timestamp) -> String {
         match file {
@@ -181,18 +196,21 @@ impl<'a> Seed<'a> {
 
     fn user_data(&self) -> String {
         let own = self.cloud_config();
-        let Some(theirs) = &self.settings.user_data else { return own };
-        let Version(digest) = Version::of_content(&[theirs.0.as_bytes(), own.as_bytes()].concat());
+        if self.user_data.is_empty() {
+            return own;
+        }
+        let own = UserData::new(own);
+        let parts = || self.user_data.iter().copied().chain([&own]);
+        let all: String = parts().map(|part| &*part.0).collect();
+        let Version(digest) = Version::of_content(all.as_bytes());
         // No text holds its own digest.
         let boundary = format!("isowire-{digest:032x}");
-        format!(
-            "Content-Type: multipart/mixed; boundary=\"{boundary}\"\nMIME-Version: 1.0\n\n\
-             --{boundary}\n{}{}\n\
-             --{boundary}\nContent-Type: text/cloud-config; charset=\"utf-8\"\nMIME-Version: 1.0\n\
-             Content-Transfer-Encoding: 8bit\nMerge-Type: {MERGE}\n\n{own}\n--{boundary}--\n",
-            theirs.mime_head(),
-            theirs.0
-        )
+        let mut text =
+            format!("Content-Type: multipart/mixed; boundary=\"{boundary}\"\nMIME-Version: 1.0\n\n");
+        for (number, part) in parts().enumerate() {
+            text += &format!("--{boundary}\n{}{}\n", part.mime_head(number == 0), part.0);
+        }
+        format!("{text}--{boundary}--\n")
     }
 
     fn cloud_config(&self) -> String {
@@ -200,10 +218,10 @@ impl<'a> Seed<'a> {
         if let Some(name) = self.hostname {
             text += &format!("hostname: {}\npreserve_hostname: false\n", quoted(name.as_str()));
         }
-        if !self.settings.ssh_keys.is_empty() {
+        if !self.ssh_keys.is_empty() {
             // By default cloud-init makes root's keys print a refusal.
             text += "disable_root: false\nssh_authorized_keys:\n";
-            self.settings.ssh_keys.iter().for_each(|SshKey(key)| text += &format!("  - {}\n", quoted(key)));
+            self.ssh_keys.iter().for_each(|SshKey(key)| text += &format!("  - {}\n", quoted(key)));
         }
         text
     }
@@ -227,9 +245,14 @@ mod tests {
         }
     }
 
+    fn sources(site: &SeedSettings) -> SeedSources<'_> {
+        let machine = "52:54:00:12:34:56".parse().ok();
+        SeedSources { site, image: None, rule: None, hostname: None, machine }
+    }
+
     fn written(settings: &SeedSettings, file: SeedFile) -> String {
-        let (name, machine) = (Word::new("lab1"), "52:54:00:12:34:56".parse().ok());
-        let seed = Seed::of(settings.clone(), name.as_ref(), machine).unwrap();
+        let name = Word::new("lab1");
+        let seed = SeedSources { hostname: name.as_ref(), ..sources(settings) }.seed().unwrap();
         seed.write(file, Timestamp::UNIX_EPOCH)
     }
 
@@ -282,11 +305,28 @@ mod tests {
 
     #[test]
     fn settings_of_a_machine_add_keys_and_replace_user_data() {
-        let other = SeedSettings { ssh_keys: vec!["ssh-rsa AAAAB".parse().unwrap()], user_data: None };
-        let (both, site) = (settings(Some("#!a")).with(&other), settings(Some("#!a")));
-        assert_eq!((both.ssh_keys.len(), &both.user_data), (2, &site.user_data));
-        assert_eq!(site.clone().with(&settings(Some("#!b"))).user_data, settings(Some("#!b")).user_data);
-        assert_eq!(site.clone().with(&site), site, "a key is there once");
-        assert_eq!(Seed::of(SeedSettings::default(), None, None), None);
+        let (site, data) = (settings(Some("#!a")), |text: &str| UserData::new(text.to_owned()));
+        let image = data("#!i");
+        let keys = SeedSettings { ssh_keys: vec!["ssh-rsa AAAAB".parse().unwrap()], user_data: None };
+        let seed = |image, rule| SeedSources { image, rule, ..sources(&site) }.seed().unwrap();
+        let both = seed(None, Some(&keys));
+        assert_eq!((both.ssh_keys.len(), both.user_data), (2, vec![&data("#!a")]));
+        let other = settings(Some("#!b"));
+        assert_eq!(seed(None, Some(&other)).ssh_keys.len(), 1, "a key is there once");
+        // The narrower choice is the first.
+        assert_eq!(seed(Some(&image), Some(&other)).user_data, [&data("#!b"), &image]);
+        assert_eq!(seed(Some(&image), None).user_data, [&image, &data("#!a")]);
+        assert_eq!(sources(&SeedSettings::default()).seed(), None);
+    }
+
+    #[test]
+    fn parts_behind_the_first_are_merged() {
+        let (site, image) = (settings(Some("#cloud-config\n{}")), UserData::new("#cloud-config\n{a: 1}".into()));
+        let seed = SeedSources { image: Some(&image), ..sources(&site) }.seed().unwrap();
+        let text = seed.write(SeedFile::UserData, Timestamp::UNIX_EPOCH);
+        let parts: Vec<_> = text.split("\n--isowire-").collect();
+        assert_eq!(parts.len(), 5, "{text}");
+        assert_eq!([1, 2, 3].map(|part| parts[part].contains("\nMerge-Type: ")), [false, true, true]);
+        assert!(parts[1].ends_with("{a: 1}") && parts[2].ends_with("{}"), "{text}");
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Checker, ConfigError, ImageOptions, RootServices, value};
 use crate::boot::menu::Overrides;
+use crate::boot::seed::UserData;
 use crate::text::Word;
 
 /// An ISO, or a folder of ISOs, with its settings. The files may change while the server runs.
@@ -14,6 +15,8 @@ pub struct ImageConfig {
     pub name: Option<Word>,
     /// Overrides for machines that boot it.
     pub overrides: Overrides,
+    /// User data for cloud-init on those machines.
+    pub user_data: Option<UserData>,
 }
 
 impl Checker<'_> {
@@ -61,6 +64,7 @@ impl Checker<'_> {
             path: self.resolve(&options.path.text),
             name: self.read("name", &options.name, value::image_name)?,
             overrides: self.overrides(overrides, services, parameters)?,
+            user_data: self.user_data(&options.user_data, services)?,
         })
     }
 
@@ -83,6 +87,6 @@ impl Checker<'_> {
 
 impl ImageConfig {
     fn named_by_its_file(path: &Path) -> Self {
-        Self { path: path.to_path_buf(), name: None, overrides: Overrides::default() }
+        Self { path: path.to_path_buf(), name: None, overrides: Overrides::default(), user_data: None }
     }
 }

@@ -215,6 +215,7 @@ pub(crate) fn of_text(text: &str) -> Result<Config, ConfigError> {
         &mut machine.ssh_keys
     });
     options.user_data = None;
+    options.image.iter_mut().for_each(|image| image.user_data = None);
     lists
         .chain([&mut options.ssh_keys])
         .flatten()

@@ -283,6 +283,7 @@ pub(super) struct ImageOptions {
     pub(super) copytoram: Option<RawValue>,
     #[serde(default, deserialize_with = "one_or_more")]
     pub(super) kernel_parameters: Option<Vec<RawValue>>,
+    pub(super) user_data: Option<RawValue>,
 }
 
 /// Keys of one `[[machine]]`.

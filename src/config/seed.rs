@@ -23,11 +23,19 @@ impl Checker<'_> {
             self.require_http("ssh-keys", value, services)?;
             settings.ssh_keys.extend(self.ssh_keys(value)?);
         }
-        if let Some(value) = user_data {
-            self.require_http("user-data", value, services)?;
-            settings.user_data = Some(self.user_data(value)?);
-        }
+        settings.user_data = self.user_data(user_data, services)?;
         Ok(settings)
+    }
+
+    /// Checks the user data of all machines, of an image or of a rule.
+    pub(super) fn user_data(
+        &self,
+        value: &Option<RawValue>,
+        services: &RootServices,
+    ) -> Result<Option<UserData>, ConfigError> {
+        let Some(value) = value else { return Ok(None) };
+        self.require_http("user-data", value, services)?;
+        self.read_user_data(value).map(Some)
     }
 
     /// Returns the host name in the seed of the machine of a rule.
@@ -43,7 +51,7 @@ impl Checker<'_> {
             let why = "needs a rule for one machine; give its whole MAC address and no other condition";
             return Err(self.wrong("hostname", value, why));
         }
-        self.read("hostname", &options.hostname, host_name)
+        self.read("hostname", &options.hostname, value::host_name)
     }
 
     /// cloud-init takes a seed by HTTP only.
@@ -70,7 +78,7 @@ impl Checker<'_> {
         keys.map_err(|why| self.wrong("ssh-keys", value, &why))
     }
 
-    fn user_data(&self, value: &RawValue) -> Result<UserData, ConfigError> {
+    fn read_user_data(&self, value: &RawValue) -> Result<UserData, ConfigError> {
         let text = value::read(&self.path(value), USER_DATA_MAX as u64);
         let text =
             text.and_then(|bytes| String::from_utf8(bytes).map_err(|_| "not a text in UTF-8".to_owned()));
@@ -88,16 +96,6 @@ fn keys_of(bytes: &[u8]) -> Result<Vec<SshKey>, String> {
     let keys: Result<Vec<_>, _> =
         lines.map(|(at, line)| line.parse().map_err(|error| format!("line {}: {error}", at + 1))).collect();
     keys.and_then(|keys: Vec<SshKey>| if keys.is_empty() { Err("holds no key".to_owned()) } else { Ok(keys) })
-}
-
-/// Parses a host name of one label (RFC 1123 §2.1).
-fn host_name(text: &str) -> Result<Word, String> {
-    let fits = (1..=63).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        && !text.starts_with('-')
-        && !text.ends_with('-');
-    let name = Word::new(text).filter(|_| fits);
-    name.ok_or_else(|| "invalid host name; expected up to 63 letters, digits and `-`".to_owned())
 }
 
 #[cfg(test)]

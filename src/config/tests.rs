@@ -45,7 +45,7 @@ fn defaults_serve_everything() {
     let config = from_options(&[]);
     assert_eq!(
         config.images,
-        [ImageConfig { path: "arch.iso".into(), name: None, overrides: Overrides::default() }]
+        [ImageConfig { path: "arch.iso".into(), name: None, overrides: Overrides::default(), user_data: None }]
     );
     let on = |port| ServicePort::On { port, asked: Asked::ByDefault };
     let RootServices { nbd, nfs, portmap, http } = config.root_services;

@@ -227,7 +227,6 @@ pub(super) fn architectures(text: &str) -> Result<Vec<Architecture>, String> {
     }
 }
 
-/// Parses the start of a vendor class.
 /// Parses the name of a machine: a host name of one label (RFC 1123 §2.1).
 pub(super) fn host_name(text: &str) -> Result<Word, String> {
     let fits = (1..=63).contains(&text.len())
@@ -236,9 +235,10 @@ pub(super) fn host_name(text: &str) -> Result<Word, String> {
         && !text.ends_with('-');
     Word::new(text)
         .filter(|_| fits)
-        .ok_or_else(|| "invalid name; expected a host name: up to 63 letters, digits and `-`".into())
+        .ok_or_else(|| "invalid host name; expected up to 63 letters, digits and `-`".into())
 }
 
+/// Parses the start of a vendor class.
 pub(super) fn vendor(text: &str) -> Result<String, String> {
     // RFC 2132 §9.13: any bytes, but all known ones are printable, and an option holds 255.
     let fits = (1..=255).contains(&text.len()) && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::snapshot::{Snapshot, SnapshotSender};
 use super::{StartError, file_checks, initramfs_check, notify, verification};
 use crate::boot::uefi::Programs;
-use crate::boot::{BootConfig, Files, UefiBy};
+use crate::boot::{BootConfig, Files, ImageNumber, ImageUserData, UefiBy};
 use crate::bootable::Root;
 use crate::config::ImageConfig;
 use crate::images::verify::VerifyEvent;
@@ -345,20 +345,29 @@ fn prepare(images: &ImageSet, stall_timeout: Duration) {
     }
 }
 
-/// Returns the operator's choices with the overrides for these images.
+/// Returns the operator's choices with those for these images.
 fn config_for(images: &ImageSet, configs: &[ImageConfig], boot_config: &BootConfig) -> BootConfig {
-    let overrides = images.iter().filter_map(|served| {
-        let config = config_of(served, configs)?;
-        Some((served.name.clone(), config.overrides.clone()))
-    });
-    BootConfig { overrides: overrides.collect(), ..boot_config.clone() }
+    let mut config = boot_config.clone();
+    for served in images.iter() {
+        let Some((number, of_image)) = config_of(served, configs) else { continue };
+        config.overrides.insert(served.name.clone(), of_image.overrides.clone());
+        if let Some(user_data) = of_image.user_data.clone() {
+            config.image_user_data.insert(served.name.clone(), ImageUserData { number, user_data });
+        }
+    }
+    config
 }
 
-/// Returns the configuration of an image: the one of its file, or the one of its folder.
-fn config_of<'a>(served: &ServedImage, configs: &'a [ImageConfig]) -> Option<&'a ImageConfig> {
+/// Returns the configuration of an image with its number: the one of its file, or the one of its
+/// folder.
+fn config_of<'a>(
+    served: &ServedImage,
+    configs: &'a [ImageConfig],
+) -> Option<(ImageNumber, &'a ImageConfig)> {
+    let mut numbered = (0..=u16::MAX).map(ImageNumber).zip(configs);
     // A file that was named has overrides of its own, also in a folder that was named.
-    let config = configs.iter().find(|config| config.path == served.path());
-    config.or_else(|| configs.iter().find(|config| served.path().parent() == Some(&*config.path)))
+    let named = numbered.clone().find(|(_, config)| config.path == served.path());
+    named.or_else(|| numbered.find(|(_, config)| served.path().parent() == Some(&*config.path)))
 }
 
 /// Returns the names in rules that no image has, and none that is being verified will have.
