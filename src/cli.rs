@@ -101,6 +101,12 @@ pub struct StatusOptions {
     /// line.
     #[arg(long)]
     pub watch: bool,
+
+    /// Print the host keys of machines whose system is up, as lines of SSH's `known_hosts`
+    ///
+    /// With the names of each machine and its address. cloud-init sends the keys (`phone_home`).
+    #[arg(long, conflicts_with_all = ["json", "watch"])]
+    pub known_hosts: bool,
 }
 
 /// Make a key and a certificate for Secure Boot: `isowire secure-boot new DIR`.

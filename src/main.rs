@@ -10,7 +10,7 @@ use isowire::cli::{
     CheckOptions, Cli, CliCommand, InspectOptions, SecureBootCommand, StatusOptions, forgotten_serve, pages,
 };
 use isowire::inspect::{self, Format};
-use isowire::status::{self, Repeat, StatusError};
+use isowire::status::{self, Repeat, StatusError, StatusFormat};
 use isowire::{check, config, secure_boot, server, telemetry};
 
 fn main() -> ExitCode {
@@ -74,8 +74,12 @@ fn check(options: &CheckOptions) -> ExitCode {
 }
 
 fn status(options: &StatusOptions) -> ExitCode {
-    let format = if options.json { Format::Json } else { Format::Text };
-    let is_for_a_person = !options.json && io::stdout().is_terminal();
+    let format = match (options.json, options.known_hosts) {
+        (true, _) => StatusFormat::Json,
+        (false, true) => StatusFormat::KnownHosts,
+        (false, false) => StatusFormat::Table,
+    };
+    let is_for_a_person = format == StatusFormat::Table && io::stdout().is_terminal();
     let repeat = match options.watch {
         false if is_for_a_person => Repeat::OnceOnTerminal,
         false => Repeat::Once,

@@ -1,4 +1,5 @@
-//! Seeds: Debian's cloud-init sets a system up by the words that a menu has for the kernel.
+//! Seeds: Debian's cloud-init sets a system up by the words that a menu has for the kernel, and tells
+//! that it is up.
 
 mod common;
 
@@ -7,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
-use common::lan::{self, BRIDGE, Lan};
+use common::lan::{self, BRIDGE, Lan, Namespace};
 use common::needs::{needs, only_with_all, tool};
 use common::running::{Running, output_of};
 use common::{debian, iso};
@@ -15,6 +16,10 @@ use common::{debian, iso};
 const NEEDS: [&str; 3] = ["curl", "unshare", "chroot"];
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+
+/// The machine with a rule.
+const MAC: &str = "52:54:00:12:34:56";
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 9);
 
 /// Keys of the operator for all machines, for one, and in user data.
 const SITE_KEY: &str =
@@ -64,10 +69,23 @@ fn command_line(lan: &Lan, machine: &str) -> String {
     menu.lines().find_map(|line| line.strip_prefix("APPEND ")).expect("it has an entry").to_owned()
 }
 
+/// Adds a machine with this MAC address.
+fn machine(lan: &mut Lan, mac: &str, address: Ipv4Addr) -> Namespace {
+    let machine = lan.host(address);
+    machine.ip(&["link", "set", "eth0", "address", mac]);
+    machine
+}
+
+/// Returns the lines for `known_hosts` of the server with its sockets in this directory.
+fn known_hosts(lan: &Lan, dir: &Path) -> String {
+    let mut status = lan.command(env!("CARGO_BIN_EXE_isowire"));
+    output_of(status.args(["status", "--known-hosts"]).env("XDG_RUNTIME_DIR", dir))
+}
+
 /// Lets cloud-init set up a copy of a system, as it would after a boot with these words. Returns
 /// what it prints.
-fn set_up(lan: &Lan, root: &Path, command_line: &str) -> String {
-    let mut command = lan.command("unshare");
+fn set_up(machine: &Namespace, root: &Path, command_line: &str) -> String {
+    let mut command = machine.command("unshare");
     command.args(["--mount", "--uts", "--pid", "--fork", "--root"]).arg(root);
     command.args(["--mount-proc", "sh", "-c", STAGES]);
     // Instead of /proc/cmdline (cloud-init, cloudinit/util.py, `_get_cmdline`).
@@ -96,23 +114,60 @@ fn seed_of_a_machine_is_made_for_it() {
     assert!(seed(other, "user-data").contains(SITE_KEY) && !seed(other, "user-data").contains(OWN_KEY));
     assert!([mine, other].iter().all(|machine| seed(machine, "user-data").contains("/from-the-image")));
     assert!(!fetched(&lan, &format!("{mine}/seed/user-data")).contains("/from-the-image"));
-    assert_eq!(seed(other, "vendor-data"), "#cloud-config\n{}\n");
+    let up = format!("  url: \"http://{SERVER}/isowire/{other}/up\"\n");
+    assert!(seed(other, "vendor-data").contains(&up));
     assert_eq!(seed(other, "network-config"), "config: disabled\n");
+}
+
+#[test]
+fn machine_tells_that_it_is_up_with_curl() {
+    needs!(lan::NEEDS, iso::NEEDS, NEEDS);
+    let (mut lan, dir) = (Lan::new(SERVER), tempfile::tempdir().unwrap());
+    let _server = serve(&lan, dir.path());
+    let url = format!("http://{SERVER}/isowire/{}/up", MAC.replace(':', "-"));
+    // As a script does it with the key of sshd in a file, which ends with a comment and a line break.
+    fs::write(dir.path().join("host.pub"), format!("{OWN_KEY}\n")).unwrap();
+    let key = format!("pub_key_ed25519@{}", dir.path().join("host.pub").display());
+    let call = |host: &Namespace, fields: &[&str]| {
+        let mut curl = host.command("curl");
+        curl.args(["-fsS", "-X", "POST"]).args(fields).arg(&url).output().unwrap()
+    };
+    let other = machine(&mut lan, "52:54:00:12:34:57", Ipv4Addr::new(192, 168, 77, 10));
+    for host in [&other, lan.server()] {
+        let refused = call(host, &[]);
+        assert_eq!(refused.status.code(), Some(22), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("403"), "{refused:?}");
+    }
+    assert_eq!(known_hosts(&lan, dir.path()), "");
+    let machine = machine(&mut lan, MAC, ADDRESS);
+    let noted = call(&machine, &["-d", "hostname=archiso", "--data-urlencode", &key]);
+    assert_eq!(String::from_utf8_lossy(&noted.stdout), "noted: this machine is up\n", "{noted:?}");
+    let [kind, value] = [0, 1].map(|word| OWN_KEY.split(' ').nth(word).unwrap());
+    let expected = format!("lab1,archiso,{ADDRESS} {kind} {value}\n");
+    assert_eq!(known_hosts(&lan, dir.path()), expected);
+    // Without any field it is up as well.
+    assert!(call(&machine, &[]).status.success());
+    let mut status = lan.command(env!("CARGO_BIN_EXE_isowire"));
+    let status = output_of(status.arg("status").env("XDG_RUNTIME_DIR", dir.path()));
+    let row = status.lines().find(|line| line.starts_with("lab1 ")).unwrap_or_else(|| panic!("{status}"));
+    assert!(row.contains("seen (up)"), "{status}");
 }
 
 #[test]
 fn cloud_init_follows_the_seed() {
     only_with_all!();
     needs!(lan::NEEDS, iso::NEEDS, debian::NEEDS, NEEDS);
-    let (lan, dir) = (Lan::new(SERVER), tempfile::tempdir().unwrap());
+    let (mut lan, dir) = (Lan::new(SERVER), tempfile::tempdir().unwrap());
     let _server = serve(&lan, dir.path());
+    let machine = machine(&mut lan, MAC, ADDRESS);
     let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     // debootstrap does not look for who provides what a package needs.
-    let system = debian::system("cloud-init-root", &["cloud-init", "python3-cffi-backend"]);
+    let system =
+        debian::system("cloud-init-ssh-root", &["cloud-init", "python3-cffi-backend", "openssh-client"]);
     output_of(tool("cp").arg("-aT").arg(system).arg(root.path()));
     let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap_or_default();
 
-    let printed = set_up(&lan, root.path(), &command_line(&lan, "52-54-00-12-34-56"));
+    let printed = set_up(&machine, root.path(), &command_line(&lan, "52-54-00-12-34-56"));
     assert_eq!(printed.lines().last(), Some("lab1"), "{printed}");
     let keys = read("root/.ssh/authorized_keys");
     for key in [SITE_KEY, OWN_KEY, DATA_KEY] {
@@ -124,4 +179,11 @@ fn cloud_init_follows_the_seed() {
         "it left the network alone"
     );
     assert!(read("var/lib/cloud/data/instance-id").starts_with("isowire-52-54-00-12-34-56-"));
+    let known_hosts = known_hosts(&lan, dir.path());
+    for kind in ["ed25519", "ecdsa", "rsa"] {
+        let key = read(&format!("etc/ssh/ssh_host_{kind}_key.pub"));
+        let key = key.split(' ').take(2).collect::<Vec<_>>().join(" ");
+        let line = format!("lab1,{ADDRESS} {key}");
+        assert!(known_hosts.lines().any(|known| known == line), "{line}\n{known_hosts}\n{printed}");
+    }
 }

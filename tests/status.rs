@@ -18,10 +18,9 @@ use common::running::{Running, output_of};
 use isowire::boot::{Architecture, Firmware, Platform};
 use isowire::bootable::FileKind;
 use isowire::export::{Allowed, Batch};
-use isowire::inspect::Format;
 use isowire::machines::local::LocalSocket;
 use isowire::machines::{ConnectionTracker, Mac, Protocol, Registry};
-use isowire::status::{self, Repeat};
+use isowire::status::{self, Repeat, StatusFormat};
 use isowire::web::server::{self, StatusSocket};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -59,7 +58,7 @@ impl TestServer {
         Self { registry, tcp, local, runtime_directory, stop: Some(stop), _runtime: runtime }
     }
 
-    fn status(&self, url: Option<&str>, format: Format) -> Result<String, String> {
+    fn status(&self, url: Option<&str>, format: StatusFormat) -> Result<String, String> {
         let directory = self.runtime_directory.path().as_os_str().to_owned();
         let variable = |name: &str| (name == "XDG_RUNTIME_DIR").then(|| directory.clone());
         let mut out = Vec::new();
@@ -106,7 +105,7 @@ fn sockets_report_the_same_status() {
     for url in
         [None, Some(running.url()), Some(running.local.display().to_string()), Some(running.tcp.to_string())]
     {
-        let text = running.status(url.as_deref(), Format::Text).unwrap();
+        let text = running.status(url.as_deref(), StatusFormat::Table).unwrap();
         let row: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(row[..5], ["52:54:00:fe:00:b0", "10.0.0.7", "x64", "UEFI", "menu"], "{url:?}: {text}");
         assert!(
@@ -120,7 +119,8 @@ fn sockets_report_the_same_status() {
 #[test]
 fn json_field_names_are_stable() {
     let running = TestServer::new();
-    let json: serde_json::Value = serde_json::from_str(&running.status(None, Format::Json).unwrap()).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&running.status(None, StatusFormat::Json).unwrap()).unwrap();
     let names =
         |value: &serde_json::Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
     let top = [
@@ -148,6 +148,8 @@ fn json_field_names_are_stable() {
             "boots",
             "diagnosis",
             "firmware",
+            "host_keys",
+            "host_name",
             "image",
             "last_seen",
             "mac",
@@ -165,6 +167,7 @@ fn json_field_names_are_stable() {
             "since",
             "stage",
             "story",
+            "up_since",
         ]
     );
     assert_eq!(names(&machine["sent"]), ["http", "nbd", "nfs", "tftp"]);
@@ -187,13 +190,13 @@ fn missing_server_error_gives_advice() {
         thread::sleep(Duration::from_millis(10));
     }
     assert!(!running.local.exists(), "the socket goes with its server");
-    let error = running.status(None, Format::Text).unwrap_err();
+    let error = running.status(None, StatusFormat::Table).unwrap_err();
     let places = "isowire/status.sock or /run/isowire/status.sock or http://127.0.0.1:8081/: ";
     assert!(error.contains(places), "{error}");
     assert!(error.contains("start `isowire serve`"), "{error}");
-    let error = running.status(Some(&running.url()), Format::Text).unwrap_err();
+    let error = running.status(Some(&running.url()), StatusFormat::Table).unwrap_err();
     assert!(error.starts_with(&format!("no isowire server at {}", running.url())), "{error}");
-    let error = running.status(Some("https://boot.example/"), Format::Text).unwrap_err();
+    let error = running.status(Some("https://boot.example/"), StatusFormat::Table).unwrap_err();
     assert!(error.contains("http://ADDR:PORT/"), "{error}");
 }
 
@@ -287,7 +290,7 @@ fn watchers_get_an_event_each_second_and_leave_room() {
     let mut answer = String::new();
     watch().read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("close one"), "{answer}");
-    assert!(running.status(Some(&running.url()), Format::Json).is_ok(), "programs are served");
+    assert!(running.status(Some(&running.url()), StatusFormat::Json).is_ok(), "programs are served");
 }
 
 #[test]
@@ -316,7 +319,7 @@ fn endless_response_is_given_up() {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
         while stream.write_all(&[b' '; 64 << 10]).is_ok() {}
     });
-    let error = running.status(Some(&url), Format::Json).unwrap_err();
+    let error = running.status(Some(&url), StatusFormat::Json).unwrap_err();
     assert!(error.starts_with(&format!("response of {url} ended early")), "{error}");
     flood.join().unwrap();
 }

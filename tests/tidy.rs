@@ -87,6 +87,7 @@ const SESSION: Room = &[
     "machines/stage",
     "machines/status",
     "machines/transfer_stats",
+    "machines/up",
     "machines/carried",
     "handover/state",
     "image/identity.rs",

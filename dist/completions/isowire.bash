@@ -644,7 +644,7 @@ _isowire() {
             return 0
             ;;
         isowire__subcmd__status)
-            opts="-h --json --watch --help"
+            opts="-h --json --watch --known-hosts --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -72,6 +72,7 @@ complete -c isowire -n "__fish_isowire_using_subcommand inspect" -s h -l help -d
 complete -c isowire -n "__fish_isowire_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c isowire -n "__fish_isowire_using_subcommand status" -l json -d 'Print JSON for a program to read'
 complete -c isowire -n "__fish_isowire_using_subcommand status" -l watch -d 'Repeat every second until interrupted'
+complete -c isowire -n "__fish_isowire_using_subcommand status" -l known-hosts -d 'Print the host keys of machines whose system is up, as lines of SSH\'s `known_hosts`'
 complete -c isowire -n "__fish_isowire_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c isowire -n "__fish_isowire_using_subcommand secure-boot; and not __fish_seen_subcommand_from new help" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c isowire -n "__fish_isowire_using_subcommand secure-boot; and not __fish_seen_subcommand_from new help" -f -a "new" -d 'Make a key and its certificate'

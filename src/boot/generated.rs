@@ -74,15 +74,17 @@ pub(crate) enum GeneratedKind {
     BiosIpxe,
     /// A file for cloud-init.
     Seed(SeedFile),
+    /// No file: the path at which a machine tells that its system is up.
+    Up,
 }
 
 impl GeneratedKind {
     /// Returns every kind, with a program for each root and all files of a seed.
     pub(crate) fn all() -> impl Iterator<Item = GeneratedKind> {
         let programs = Root::ALL.into_iter().map(GeneratedKind::Program);
-        use GeneratedKind::{BiosIpxe, Certificate, Ipxe, Menu, Script, TftpScript};
+        use GeneratedKind::{BiosIpxe, Certificate, Ipxe, Menu, Script, TftpScript, Up};
         let seeds = SeedFile::ALL.into_iter().map(GeneratedKind::Seed);
-        [Menu, Script, TftpScript, Ipxe, BiosIpxe, Certificate].into_iter().chain(programs).chain(seeds)
+        [Menu, Script, TftpScript, Ipxe, BiosIpxe, Certificate, Up].into_iter().chain(programs).chain(seeds)
     }
 
     /// Returns the name of the file.
@@ -98,6 +100,7 @@ impl GeneratedKind {
             GeneratedKind::Certificate => "secure-boot.cer",
             GeneratedKind::BiosIpxe => "undionly.kpxe",
             GeneratedKind::Seed(file) => file.name(),
+            GeneratedKind::Up => "up",
         }
     }
 
@@ -182,6 +185,13 @@ impl fmt::Display for Recipient {
         }
         Ok(())
     }
+}
+
+/// Returns the recipient in the path at which a machine tells that its system is up; `None` for any
+/// other path.
+pub(crate) fn up_recipient(path: &[u8]) -> Option<Recipient> {
+    let GeneratedPath { recipient, kind } = GeneratedPath::parse(names(path))?;
+    (kind == GeneratedKind::Up).then_some(recipient)
 }
 
 /// Splits a path into names, with either kind of slash.

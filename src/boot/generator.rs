@@ -123,6 +123,7 @@ impl Generator {
                 ServedFile::generated(self.config.bios_ipxe.clone()?, FileKind::Loader)
             }
             GeneratedKind::Seed(file) => self.seed(file, recipient, requester)?,
+            GeneratedKind::Up => return None,
         })
     }
 
@@ -182,10 +183,14 @@ impl Generator {
     fn seed(&self, file: SeedFile, recipient: Recipient, requester: Requester) -> Option<ServedFile> {
         let rule = self.config.rules.for_recipient(recipient);
         let seed = self.seed_of(rule, recipient)?;
-        Some(ServedFile::generated(seed.write(file, requester.now), FileKind::Other))
+        let server = FileServer { address: requester.server, ports: self.config.ports };
+        let up = Recipient { image: None, ..recipient };
+        let up = GeneratedPath { recipient: up, kind: GeneratedKind::Up };
+        let up_url = format!("{}{up}", server.http_url()?);
+        Some(ServedFile::generated(seed.write(file, &up_url, requester.now), FileKind::Other))
     }
 
-    fn seed_of<'a>(&self, rule: Option<&'a Rule>, recipient: Recipient) -> Option<Seed<'a>> {
+    fn seed_of<'a>(&'a self, rule: Option<&'a Rule>, recipient: Recipient) -> Option<Seed<'a>> {
         let mut of_images = self.config.image_user_data.values();
         let of_image = of_images.find(|of_image| Some(of_image.number) == recipient.image);
         let sources = SeedSources {

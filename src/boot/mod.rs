@@ -31,13 +31,13 @@ use crate::text::{SafeText, UnsafeTextError};
 
 pub(crate) use crate::mac::{Mac, MacPrefix};
 pub use client::{Architecture, Client, Firmware, Platform};
-pub use config::{BootConfig, UefiBy};
 pub(crate) use config::ImageUserData;
-pub(crate) use generated::ImageNumber;
+pub use config::{BootConfig, UefiBy};
 pub use file::{ServedFile, Version};
 pub(crate) use file_server::FileServer;
 pub use file_server::Ports;
 pub use files::Files;
+pub(crate) use generated::ImageNumber;
 pub(crate) use leased::Leased;
 pub(crate) use quirks::{Quirk, Quirks, UnknownQuirkError};
 pub(crate) use requester::ADVICE;

@@ -19,6 +19,12 @@ pub(crate) const USER_DATA_MAX: usize = 64 << 10;
 /// doc/rtd/reference/merging.rst).
 const MERGE: &str = "dict(recurse_array,no_replace)+list(append)";
 
+/// Fields that cloud-init sends when the system is up (cloud-init, cloudinit/config/cc_phone_home.py).
+const UP_FIELDS: &str = "pub_key_ed25519, pub_key_ecdsa, pub_key_rsa, instance_id, hostname, fqdn";
+
+/// Times that cloud-init tries to, three seconds apart.
+const UP_TRIES: u32 = 10;
+
 /// A file of a seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SeedFile {
@@ -62,6 +68,11 @@ pub struct SshKey(String);
 pub struct SshKeyError;
 
 impl SshKey {
+    /// Returns the kind and the key, without the comment.
+    pub(crate) fn without_comment(&self) -> String {
+        self.0.split(' ').take(2).collect::<Vec<_>>().join(" ")
+    }
+
     /// Longest line in bytes. A key of RSA with 16384 bits has 2,800.
     const MAX: usize = 4096;
 
@@ -175,12 +186,17 @@ pub(super) struct Seed<'a> {
 }
 
 impl Seed<'_> {
-    /// Writes a file of the seed. `now` makes the instance new.
-    pub(super) fn write(&self, file: SeedFile, now: Timestamp) -> String {
+    /// Writes a file of the seed. `now` makes the instance new, and the machine tells `up_url` when its
+    /// system is up.
+    pub(super) fn write(&self, file: SeedFile, up_url: &str, now: Timestamp) -> String {
         match file {
             SeedFile::MetaData => self.meta_data(now),
             SeedFile::UserData => self.user_data(),
-            SeedFile::VendorData => "#cloud-config\n{}\n".to_owned(),
+            // User data wins over vendor data, so a `phone_home` of the operator's replaces this one.
+            SeedFile::VendorData => format!(
+                "#cloud-config\nphone_home:\n  url: {}\n  post: [{UP_FIELDS}]\n  tries: {UP_TRIES}\n",
+                quoted(up_url)
+            ),
             // archiso configures the network itself. What cloud-init writes would take the card from
             // a root file system that comes over it.
             SeedFile::NetworkConfig => "config: disabled\n".to_owned(),
@@ -238,6 +254,8 @@ mod tests {
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJx lab \"a\\b\"";
 
+    const UP: &str = "http://10.0.0.1/isowire/52-54-00-12-34-56/up";
+
     fn settings(user_data: Option<&str>) -> SeedSettings {
         SeedSettings {
             ssh_keys: vec![KEY.parse().unwrap()],
@@ -253,7 +271,7 @@ mod tests {
     fn written(settings: &SeedSettings, file: SeedFile) -> String {
         let name = Word::new("lab1");
         let seed = SeedSources { hostname: name.as_ref(), ..sources(settings) }.seed().unwrap();
-        seed.write(file, Timestamp::UNIX_EPOCH)
+        seed.write(file, UP, Timestamp::UNIX_EPOCH)
     }
 
     #[test]
@@ -269,6 +287,11 @@ mod tests {
             "instance-id: isowire-52-54-00-12-34-56-0\nlocal-hostname: \"lab1\"\n"
         );
         assert_eq!(written(&settings, SeedFile::NetworkConfig), "config: disabled\n");
+        let vendor_data = written(&settings, SeedFile::VendorData);
+        assert!(
+            vendor_data.starts_with(&format!("#cloud-config\nphone_home:\n  url: \"{UP}\"\n")),
+            "{vendor_data}"
+        );
     }
 
     #[test]
@@ -321,9 +344,10 @@ mod tests {
 
     #[test]
     fn parts_behind_the_first_are_merged() {
-        let (site, image) = (settings(Some("#cloud-config\n{}")), UserData::new("#cloud-config\n{a: 1}".into()));
+        let (site, image) =
+            (settings(Some("#cloud-config\n{}")), UserData::new("#cloud-config\n{a: 1}".into()));
         let seed = SeedSources { image: Some(&image), ..sources(&site) }.seed().unwrap();
-        let text = seed.write(SeedFile::UserData, Timestamp::UNIX_EPOCH);
+        let text = seed.write(SeedFile::UserData, UP, Timestamp::UNIX_EPOCH);
         let parts: Vec<_> = text.split("\n--isowire-").collect();
         assert_eq!(parts.len(), 5, "{text}");
         assert_eq!([1, 2, 3].map(|part| parts[part].contains("\nMerge-Type: ")), [false, true, true]);

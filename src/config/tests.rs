@@ -45,7 +45,12 @@ fn defaults_serve_everything() {
     let config = from_options(&[]);
     assert_eq!(
         config.images,
-        [ImageConfig { path: "arch.iso".into(), name: None, overrides: Overrides::default(), user_data: None }]
+        [ImageConfig {
+            path: "arch.iso".into(),
+            name: None,
+            overrides: Overrides::default(),
+            user_data: None
+        }]
     );
     let on = |port| ServicePort::On { port, asked: Asked::ByDefault };
     let RootServices { nbd, nfs, portmap, http } = config.root_services;
@@ -508,7 +513,7 @@ fn example_tables_are_valid() {
     let file = format!(
         "[[subnet]]\n{}[[image]]\n{}[[machine]]\n{}[[machine]]\nmac = '52:54:00:00:00:01'\n{}",
         lines(FileTable::Subnet, &[]),
-        lines(FileTable::Image, &[]),
+        lines(FileTable::Image, &["user-data"]),
         lines(FileTable::Machine, &["architecture", "vendor", "ignore", "user-data"]),
         lines(FileTable::Machine, &["mac", "name", "address", "hostname", "ignore", "user-data"]),
     );

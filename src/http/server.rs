@@ -1,5 +1,7 @@
 //! The HTTP service: set-up, time limits, and the log lines of the files that a boot loads.
 
+mod backend;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{self, Duration};
@@ -11,7 +13,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::session::{self, Finished, LoggedAnswer, Resources, Session};
+use self::backend::MachineBackend;
+use super::session::{self, Backend, Finished, LoggedAnswer, Resources, Session};
 use super::wire::StatusCode;
 use crate::boot::{Files, Requester};
 use crate::export::Batch;
@@ -62,6 +65,7 @@ struct Shared {
     files: Watched<Files>,
     /// Resources of the files that were current when a client last adopted a snapshot.
     resources: Mutex<Arc<Resources>>,
+    backend: Arc<dyn Backend>,
     machines: Arc<Registry>,
     advertise: Option<Ipv4Addr>,
     /// Each download that takes more than one system call has a reference.
@@ -70,8 +74,10 @@ struct Shared {
 
 impl Shared {
     fn new(files: Watched<Files>, machines: Arc<Registry>, advertise: Option<Ipv4Addr>) -> Self {
-        let resources = Mutex::new(Arc::new(Resources::new(files.current())));
-        Self { files, resources, machines, advertise, downloads: Arc::default() }
+        let backend: Arc<dyn Backend> = Arc::new(MachineBackend { machines: Arc::clone(&machines) });
+        let resources = Resources::with_backend(files.current(), Arc::clone(&backend));
+        let resources = Mutex::new(Arc::new(resources));
+        Self { files, resources, backend, machines, advertise, downloads: Arc::default() }
     }
 
     /// Returns the resources of `files`, which are the same for all clients.
@@ -79,7 +85,7 @@ impl Shared {
         // A panic while the lock is held leaves the old value or the new one.
         let mut resources = locked(&self.resources);
         if !Arc::ptr_eq(resources.files(), files) {
-            *resources = Arc::new(Resources::new(Arc::clone(files)));
+            *resources = Arc::new(Resources::with_backend(Arc::clone(files), Arc::clone(&self.backend)));
         }
         Arc::clone(&resources)
     }

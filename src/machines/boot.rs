@@ -7,7 +7,8 @@ use super::rate::Rate;
 use super::requests::Requests;
 use super::story::Story;
 use super::transfer_stats::{Coverage, TransferStats};
-use super::{Loss, Protocol, RootEnd, Running, Stage, Step};
+use super::up::{HostKey, SystemUp};
+use super::{Loss, Protocol, RootEnd, Running, Stage, Step, UpReport};
 use crate::boot::Firmware;
 
 /// Most counters per boot. A machine that was known by several IP addresses before its MAC address
@@ -40,6 +41,8 @@ pub(super) struct MachineBoot {
     /// The kernel was heard of while it had no root: true if it is up, false if it gave its address
     /// back.
     pub(super) is_up: Option<bool>,
+    /// Its system said that it is up.
+    pub(super) system: Option<SystemUp>,
     pub(super) last_event: Instant,
     pub requests: Requests,
     pub story: Story,
@@ -74,6 +77,7 @@ impl MachineBoot {
             loaded: None,
             program_sent: None,
             is_up: None,
+            system: None,
             last_event: now,
             requests: Requests::default(),
             story: Story::default(),
@@ -152,8 +156,29 @@ impl MachineBoot {
         self.story.tell(event, now);
     }
 
-    /// Tells whether the booted system runs; `None` before it has its root.
+    /// Records that the system says that it is up.
+    pub(super) fn phoned_home(&mut self, report: UpReport, now: Instant) {
+        let UpReport { host_name, host_keys } = report;
+        self.last_event = now;
+        self.is_up = Some(true);
+        let name = host_name.as_deref().unwrap_or("unknown");
+        let kinds: Vec<_> = host_keys.iter().map(HostKey::kind).collect();
+        let kinds = if kinds.is_empty() { "unknown".to_owned() } else { kinds.join(" ") };
+        self.story.tell(format_args!("its system is up: host name {name}, SSH keys {kinds}"), now);
+        let since = self.system.take().map_or(now, |before| before.since);
+        self.system = Some(SystemUp { since, host_keys });
+    }
+
+    /// Returns true if the system said that it is up, and nothing else was seen since.
+    pub(super) fn says_it_is_up(&self) -> bool {
+        self.system.is_some() && self.is_up == Some(true)
+    }
+
+    /// Tells whether the booted system runs; `None` before it has its root, unless it said so.
     pub(super) fn running(&self) -> Option<Running> {
+        if self.says_it_is_up() {
+            return Some(Running::Up);
+        }
         let root = self.root.filter(|_| self.step == Step::Root)?;
         Some(match (self.is_up, root.end) {
             _ if root.connections > 0 => Running::Up,
@@ -222,6 +247,7 @@ impl MachineBoot {
         self.story.join(other.story);
         self.loaded = self.loaded.max(other.loaded);
         self.program_sent = self.program_sent.max(other.program_sent);
+        self.system = self.system.take().or(other.system);
         for (mine, its) in self.reached.iter_mut().zip(other.reached) {
             *mine = [*mine, its].into_iter().flatten().min();
         }

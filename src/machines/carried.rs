@@ -39,6 +39,8 @@ pub(super) struct CarriedBoot {
     pub loaded: Option<Duration>,
     pub program_sent: Option<Duration>,
     pub is_up: Option<bool>,
+    /// Age of the report that it is up, and host keys.
+    pub system: Option<(Duration, Vec<String>)>,
     pub last_event: Duration,
     pub story: Vec<CarriedEvent>,
     pub stats: CarriedStats,

@@ -116,6 +116,9 @@ impl Diagnosis {
     /// Returns why the machine does not get on; `None` if it does, as far as can be seen.
     pub(super) fn of(record: &MachineRecord, around: Surroundings<'_>, now: Instant) -> Option<Self> {
         let boot = &record.boot;
+        if boot.says_it_is_up() {
+            return None;
+        }
         match boot.stage() {
             Stage::Lost => Self::of_lost(boot),
             Stage::Attached => of_missing_root(record, now).or_else(|| of_rate(boot, around, now)),

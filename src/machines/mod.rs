@@ -37,6 +37,7 @@ mod story;
 mod table;
 pub(crate) mod tracker;
 mod transfer_stats;
+pub(crate) mod up;
 
 pub use crate::mac::Mac;
 pub(crate) use refused::RefusedBy;
@@ -47,6 +48,7 @@ pub use stage::{Loss, Protocol, RootEnd, Stage, Step};
 pub(crate) use status::StatusReport;
 pub(crate) use table::MACHINES_MAX;
 pub use tracker::ConnectionTracker;
+pub(crate) use up::UpReport;
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -16,7 +16,7 @@ use super::site::Site;
 use super::status::{Clock, FORMAT, FaultStatus, MachineStatus, StatusReport, VerificationStatus};
 use super::table::{MACHINES_MAX, MachineTable};
 use super::transfer_stats::TransferStats;
-use super::{Mac, Protocol, RefusedBy, RootEnd, Step};
+use super::{Mac, Protocol, RefusedBy, RootEnd, Step, UpReport};
 use crate::boot;
 use crate::image::Image;
 use crate::images::{ImageSet, Verifications};
@@ -119,6 +119,16 @@ impl Registry {
     /// Records a DHCP message of a system that was booted: it is up, or it gives its address back.
     pub(crate) fn heard(&self, mac: Mac, is_up: bool, now: Instant) {
         self.table().heard(mac, is_up, now);
+    }
+
+    /// Returns whether the machine at this address is known, and not by another MAC address than this.
+    pub(crate) fn is_machine(&self, mac: Option<Mac>, address: IpAddr) -> bool {
+        self.table().is_machine(mac, address)
+    }
+
+    /// Records that the system of the machine at this address says that it is up.
+    pub(crate) fn phoned_home(&self, address: IpAddr, report: UpReport, now: Instant) {
+        self.table().phoned_home(address, report, now);
     }
 
     /// Records the host name that a machine sent by DHCP.

@@ -16,6 +16,7 @@ use super::diagnosis::{Diagnosis, Surroundings, percent};
 use super::server_status::{ImageStatus, ServiceStatus};
 use super::story::StoryEvent;
 use super::table::MachineRecord;
+use super::up::SystemUp;
 use super::{Mac, Protocol, Running, Stage, Step};
 use crate::image::ImageFault;
 use crate::images::verify::{VerifyReport, VerifyState};
@@ -134,9 +135,19 @@ impl From<VerifyReport> for VerificationStatus {
 /// A machine and its last boot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct MachineStatus {
-    /// Name from the configuration, else the host name that it sent by DHCP.
+    /// Name from the configuration, else the host name that it sent.
     #[serde(default)]
     pub name: Option<String>,
+    /// Host name that it sent when its system was up, else by DHCP.
+    #[serde(default)]
+    pub host_name: Option<String>,
+    /// Time at which its system said that it is up (`phone_home` of cloud-init); `null` if it did not
+    /// in this boot.
+    #[serde(default)]
+    pub up_since: Option<i64>,
+    /// Public host keys of SSH that it sent then: kind and key, as in `known_hosts`.
+    #[serde(default)]
+    pub host_keys: Vec<String>,
     /// `52:54:00:12:34:56`
     pub mac: Option<Mac>,
     /// Most recent first, at most four.
@@ -251,6 +262,9 @@ impl MachineStatus {
         let rate = boot.rate.current(boot.all_bytes_sent(), now);
         Self {
             name: name(record, around),
+            host_name: record.host_name.as_deref().map(str::to_owned),
+            up_since: boot.system.as_ref().map(|system| clock.seconds(system.since)),
+            host_keys: boot.system.iter().flat_map(host_keys).collect(),
             mac: *mac,
             addresses: addresses.clone(),
             firmware: platform.map(|platform| platform.to_string()),
@@ -284,6 +298,10 @@ impl MachineStatus {
     pub(super) fn key(&self) -> (Option<Mac>, Option<IpAddr>) {
         (self.mac, self.addresses.first().copied())
     }
+}
+
+fn host_keys(system: &SystemUp) -> impl Iterator<Item = String> {
+    system.host_keys.iter().map(|key| key.as_str().to_owned())
 }
 
 fn name(record: &MachineRecord, around: Surroundings<'_>) -> Option<String> {

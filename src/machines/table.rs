@@ -5,6 +5,7 @@
 //! maps one to the other.
 
 mod carried;
+mod up;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

@@ -360,10 +360,7 @@ fn config_for(images: &ImageSet, configs: &[ImageConfig], boot_config: &BootConf
 
 /// Returns the configuration of an image with its number: the one of its file, or the one of its
 /// folder.
-fn config_of<'a>(
-    served: &ServedImage,
-    configs: &'a [ImageConfig],
-) -> Option<(ImageNumber, &'a ImageConfig)> {
+fn config_of<'a>(served: &ServedImage, configs: &'a [ImageConfig]) -> Option<(ImageNumber, &'a ImageConfig)> {
     let mut numbered = (0..=u16::MAX).map(ImageNumber).zip(configs);
     // A file that was named has overrides of its own, also in a folder that was named.
     let named = numbered.clone().find(|(_, config)| config.path == served.path());

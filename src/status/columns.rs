@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use indicatif::HumanBytes;
 
 use super::text::{age, printable};
-use crate::machines::Stage;
 use crate::machines::status::{MachineStatus, RootProgress};
+use crate::machines::{Running, Stage};
 
 /// Silence after which a root that is attached counts as idle, in seconds.
 const IDLE: i64 = 60;
@@ -162,9 +162,10 @@ pub(super) fn name(machine: &MachineStatus) -> String {
     or_unknown(machine.name.as_deref().map(printable).or(known))
 }
 
-/// Returns the stage, and where a root was let go whether its system runs.
+/// Returns the stage, and whether its system runs where it said so or has let its root go.
 pub(super) fn stage(machine: &MachineStatus, now: i64) -> String {
     match (machine.stage, machine.running) {
+        (stage, Some(running @ Running::Up)) if machine.up_since.is_some() => format!("{stage} ({running})"),
         (Stage::Attached, _) if now - machine.last_seen > IDLE => "root idle".to_owned(),
         (stage @ (Stage::Copied | Stage::Released), Some(running)) => format!("{stage} ({running})"),
         (stage, _) => stage.to_string(),

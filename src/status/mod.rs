@@ -2,6 +2,7 @@
 
 mod columns;
 mod fetch;
+mod known_hosts;
 mod screen;
 mod table;
 mod text;
@@ -14,13 +15,21 @@ use std::time::Duration;
 
 use self::fetch::FetchError;
 use self::table::{Size, StatusTable};
-use crate::inspect::Format;
 use crate::machines::StatusReport;
 
 pub(crate) use fetch::{StatusAddress, StatusAddressError};
 
 /// Interval of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusFormat {
+    Table,
+    Json,
+    /// Lines of `known_hosts`.
+    KnownHosts,
+}
 
 /// Repetition of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +63,7 @@ pub enum StatusError {
 /// server that stops later is waited for.
 pub fn run(
     url: Option<&str>,
-    format: Format,
+    format: StatusFormat,
     repeat: Repeat,
     variable: &dyn Fn(&str) -> Option<OsString>,
     out: &mut impl Write,
@@ -80,7 +89,7 @@ pub fn run(
     }
 }
 
-fn fetch_again(place: &StatusAddress, format: Format, repeat: Repeat) -> String {
+fn fetch_again(place: &StatusAddress, format: StatusFormat, repeat: Repeat) -> String {
     match fetch::fetch(place).and_then(|json| page(&json, format, repeat)) {
         Ok(page) => page,
         Err(failure) => {
@@ -90,14 +99,15 @@ fn fetch_again(place: &StatusAddress, format: Format, repeat: Repeat) -> String 
     }
 }
 
-fn page(json: &[u8], format: Format, repeat: Repeat) -> Result<String, FetchError> {
+fn page(json: &[u8], format: StatusFormat, repeat: Repeat) -> Result<String, FetchError> {
     match (format, repeat) {
-        (Format::Text, Repeat::Lines) => Ok(format!("{}\n", table(json, Size::UNLIMITED)?)),
-        (Format::Text, Repeat::OnceOnTerminal) => Ok(table(json, screen::size())?.to_string()),
-        (Format::Text, _) => Ok(table(json, Size::UNLIMITED)?.to_string()),
+        (StatusFormat::KnownHosts, _) => Ok(known_hosts::known_hosts(&report(json)?)),
+        (StatusFormat::Table, Repeat::Lines) => Ok(format!("{}\n", table(json, Size::UNLIMITED)?)),
+        (StatusFormat::Table, Repeat::OnceOnTerminal) => Ok(table(json, screen::size())?.to_string()),
+        (StatusFormat::Table, _) => Ok(table(json, Size::UNLIMITED)?.to_string()),
         // Printed as received: a newer server may send fields that are unknown here.
-        (Format::Json, Repeat::Lines) => line(json),
-        (Format::Json, _) => pretty(json),
+        (StatusFormat::Json, Repeat::Lines) => line(json),
+        (StatusFormat::Json, _) => pretty(json),
     }
 }
 
@@ -131,9 +141,9 @@ mod tests {
 
     #[test]
     fn json_is_printed_as_received() {
-        let line = page(EMPTY, Format::Json, Repeat::Lines).unwrap();
+        let line = page(EMPTY, StatusFormat::Json, Repeat::Lines).unwrap();
         assert_eq!(line.lines().count(), 1);
-        let once = page(EMPTY, Format::Json, Repeat::Once).unwrap();
+        let once = page(EMPTY, StatusFormat::Json, Repeat::Once).unwrap();
         assert!(once.lines().count() > 1);
         let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         assert_eq!(value(&line), value(&once));
@@ -143,7 +153,7 @@ mod tests {
     #[test]
     fn content_must_be_a_status() {
         for json in [&b"<html>"[..], b"", b"{}", b"[1,2]"] {
-            let failure = page(json, Format::Text, Repeat::Once).unwrap_err();
+            let failure = page(json, StatusFormat::Table, Repeat::Once).unwrap_err();
             assert!(failure.to_string().contains("not the status of isowire"), "{failure}");
         }
     }

@@ -5,17 +5,20 @@ use std::ops::Range;
 
 use super::conditions::{self, Precondition, Validators};
 use super::multipart::Multipart;
-use super::{CONTENT_MAX, LoggedAnswer, Resources};
+use super::{CONTENT_MAX, LoggedAnswer, READ_MAX, Resources};
 use crate::boot::files::{Directory, Entry, FileError};
+use crate::boot::generated::{self, Recipient};
 use crate::boot::{ADVICE, Requester, ServedFile};
 use crate::bootable::FileKind;
 use crate::export::Export;
 use crate::export::path::PathError;
 use crate::http::wire::condition::EntityTag;
 use crate::http::wire::date::HttpDate;
+use crate::http::wire::form;
 use crate::http::wire::range::{self, RequestedRanges};
 use crate::http::wire::target::{self, Segment, TargetError};
 use crate::http::wire::{HttpRequest, Method, StatusCode};
+use crate::machines::UpReport;
 
 /// Content from this length on is worth a line of the log: a kernel, an initramfs, a root file
 /// system.
@@ -34,7 +37,11 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(super) enum Content {
     Refusal(Refusal),
-    Redirect { location: String },
+    Redirect {
+        location: String,
+    },
+    /// A call that was carried out.
+    Done(&'static str),
     NotModified(Resource),
     NotSatisfiable(Resource),
     Whole(Resource),
@@ -47,7 +54,12 @@ pub(super) enum Content {
 pub(super) struct Refusal {
     pub status: StatusCode,
     pub reason: String,
+    /// Methods that a 405 names.
+    pub allow: &'static str,
 }
+
+/// Methods of files.
+const FILE_METHODS: &str = "GET, HEAD";
 
 /// The file or directory at a path.
 #[derive(Debug)]
@@ -70,14 +82,15 @@ pub(super) enum Origin {
 }
 
 impl Answer {
-    /// Answers a request of this client.
+    /// Answers a request of this client. `content` is that of a [call](is_call).
     pub(crate) fn to(
         request: &HttpRequest<'_>,
+        content: &[u8],
         resources: &Resources,
         requester: Requester,
         now: HttpDate,
     ) -> Self {
-        let content = decide(request, resources, requester, now)
+        let content = decide(request, content, resources, requester, now)
             .unwrap_or_else(|refusal| Content::Refusal(refusal.signed(requester)));
         Self { method: request.method, content }
     }
@@ -122,12 +135,26 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..LOGGED_TEXT).unwrap_or(bytes)).into_owned()
 }
 
+/// Returns true for a request whose content is read: it calls the server.
+pub(super) fn is_call(request: &HttpRequest<'_>) -> bool {
+    request.method == Method::Post && request.content <= READ_MAX && up_recipient(request).is_some()
+}
+
+/// Returns the machine in the path at which it tells that its system is up.
+fn up_recipient(request: &HttpRequest<'_>) -> Option<Recipient> {
+    generated::up_recipient(&target::path(request.target).ok()?)
+}
+
 fn decide(
     request: &HttpRequest<'_>,
+    content: &[u8],
     resources: &Resources,
     requester: Requester,
     now: HttpDate,
 ) -> Result<Content, Refusal> {
+    if let Some(recipient) = up_recipient(request) {
+        return up(request, content, resources, recipient, requester);
+    }
     check(request)?;
     let path = target::path(request.target)?;
     let resource = match resources.files().look_up(&path, requester)? {
@@ -147,6 +174,28 @@ fn decide(
     })
 }
 
+/// Carries out the call of a machine whose system is up.
+fn up(
+    request: &HttpRequest<'_>,
+    content: &[u8],
+    resources: &Resources,
+    recipient: Recipient,
+    requester: Requester,
+) -> Result<Content, Refusal> {
+    if request.content > READ_MAX {
+        return Err(Refusal::new(StatusCode::CONTENT_TOO_LARGE, "the content is too long"));
+    }
+    if request.method != Method::Post {
+        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this is called by POST");
+        return Err(Refusal { allow: "POST", ..refusal });
+    }
+    let report = UpReport::of_fields(form::fields(content));
+    match resources.backend().machine_up(recipient.machine, requester, report) {
+        Ok(()) => Ok(Content::Done("noted: this machine is up")),
+        Err(error) => Err(Refusal::new(StatusCode::FORBIDDEN, error)),
+    }
+}
+
 fn check(request: &HttpRequest<'_>) -> Result<(), Refusal> {
     match request.method {
         _ if request.content > CONTENT_MAX => {
@@ -155,7 +204,9 @@ fn check(request: &HttpRequest<'_>) -> Result<(), Refusal> {
         Method::Get | Method::Head => Ok(()),
         // RFC 9110 §9.1: 405 for a method that is known and not allowed, 501 for one that is not
         // known.
-        Method::Other => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this server is read-only")),
+        Method::Post | Method::Other => {
+            Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this server is read-only"))
+        }
         Method::Unknown => Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "unknown method")),
     }
 }
@@ -241,7 +292,7 @@ fn media_type(path: &[u8], origin: &Origin) -> &'static str {
 
 impl Refusal {
     fn new(status: StatusCode, reason: impl Display) -> Self {
-        Self { status, reason: reason.to_string() }
+        Self { status, reason: reason.to_string(), allow: FILE_METHODS }
     }
 
     /// Adds the name of the server and advice, for a person at the machine's screen.

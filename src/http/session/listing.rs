@@ -6,18 +6,20 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+use super::backend::{Backend, NoBackend};
 use crate::boot::files::{Directory, Item, ItemKind};
 use crate::boot::{Files, Version};
 use crate::http::wire::target::Segment;
 use crate::locked::locked;
 
-/// The files and the pages that list them, shared by all clients.
+/// The files, the pages that list them, and what is behind calls, shared by all clients.
 #[derive(Debug)]
 pub struct Resources {
     files: Arc<Files>,
     /// Pages that were asked for. A page is made once and kept, so a client that asks for one again
     /// and again without reading costs no memory. All together are about as large as the trees.
     pages: Mutex<HashMap<Key, Page>>,
+    backend: Arc<dyn Backend>,
 }
 
 /// Versioned name of the image, and number of the directory in it.
@@ -27,8 +29,17 @@ type Key = (String, u32);
 type Page = (Bytes, Version);
 
 impl Resources {
+    /// Creates the resources of a server that knows no machine.
     pub fn new(files: Arc<Files>) -> Self {
-        Self { files, pages: Mutex::default() }
+        Self::with_backend(files, Arc::new(NoBackend))
+    }
+
+    pub(crate) fn with_backend(files: Arc<Files>, backend: Arc<dyn Backend>) -> Self {
+        Self { files, pages: Mutex::default(), backend }
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.backend
     }
 
     pub(crate) fn files(&self) -> &Arc<Files> {

@@ -4,6 +4,7 @@
 //! A [`Session`] takes requests off the input one by one; [`answer`] decides each of them.
 
 pub(crate) mod answer;
+mod backend;
 mod conditions;
 mod listing;
 mod multipart;
@@ -17,6 +18,7 @@ use bytes::{Buf, BytesMut};
 use jiff::Timestamp;
 
 pub(crate) use self::answer::Answer;
+pub(crate) use self::backend::{Backend, NotItsAddressError};
 pub use self::listing::Resources;
 use super::wire::date::HttpDate;
 use super::wire::head::Persistence;
@@ -34,8 +36,12 @@ const TURN_BYTES: u64 = 128 << 10;
 /// Requests answered before the connection has to let others run.
 const TURN_REQUESTS: u32 = 64;
 
-/// Longest content of a request that is swallowed, in bytes. Nothing here reads it.
+/// Longest content of a request that is swallowed, in bytes.
 const CONTENT_MAX: u64 = 64 << 10;
+
+/// Longest content that is read, in bytes: three host keys of SSH, percent-encoded, have three
+/// thousand.
+const READ_MAX: u64 = 16 << 10;
 
 /// The last answer was sent: reason for which the session ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -146,7 +152,20 @@ impl Session {
                 return Some(Turn::End(Finished));
             }
         };
-        let answer = Answer::to(&request, resources, self.requester, now);
+        let mut content: &[u8] = &[];
+        if answer::is_call(&request) {
+            // Its effect is there only once, so nothing may send the answer back.
+            if !out.is_empty() {
+                return Some(Turn::Full);
+            }
+            // At most READ_MAX, so the cast keeps the value. A client that expects `100 Continue` sends
+            // the content without it a second later (curl), which is less than the time of a request.
+            let Some(read) = input.get(len..len + request.content as usize) else {
+                return Some(Turn::Drained);
+            };
+            content = read;
+        }
+        let answer = Answer::to(&request, content, resources, self.requester, now);
         // One kind of file a turn, so that its bytes tell the step of a boot when they leave.
         if answer.file_kind() != self.kind && !out.is_empty() {
             return Some(Turn::Full);

@@ -17,6 +17,7 @@ impl Answer {
         match &self.content {
             Content::Refusal(refusal) => refusal.status,
             Content::Redirect { .. } => StatusCode::MOVED_PERMANENTLY,
+            Content::Done(_) => StatusCode::OK,
             Content::NotModified(_) => StatusCode::NOT_MODIFIED,
             Content::NotSatisfiable(_) => StatusCode::RANGE_NOT_SATISFIABLE,
             Content::Whole(_) => StatusCode::OK,
@@ -55,6 +56,7 @@ impl Answer {
         match &self.content {
             Content::Refusal(refusal) => format!("{status}: {}\n", refusal.reason),
             Content::Redirect { location } => format!("{status}: {location}\n"),
+            Content::Done(text) => format!("{text}\n"),
             Content::NotSatisfiable(_) => format!("{status}: the file ends before the range\n"),
             _ => String::new(),
         }
@@ -62,7 +64,10 @@ impl Answer {
 
     fn describe(&self, text: &str, now: HttpDate, head: &mut ResponseHead<'_>) {
         match &self.content {
-            Content::Refusal(_) | Content::Redirect { .. } | Content::NotSatisfiable(_) => {
+            Content::Refusal(_)
+            | Content::Redirect { .. }
+            | Content::Done(_)
+            | Content::NotSatisfiable(_) => {
                 head.field("Content-Length", text.len());
                 head.field("Content-Type", "text/plain; charset=utf-8");
             }
@@ -88,7 +93,7 @@ impl Answer {
         match &self.content {
             // RFC 9110 §15.5.6: the response has to list the allowed methods.
             Content::Refusal(refusal) if refusal.status == StatusCode::METHOD_NOT_ALLOWED => {
-                head.field("Allow", "GET, HEAD");
+                head.field("Allow", refusal.allow);
             }
             // RFC 9110 §15.6.4: the field suggests when to try again.
             Content::Refusal(refusal) if refusal.status == StatusCode::SERVICE_UNAVAILABLE => {
@@ -115,6 +120,7 @@ impl Answer {
             }
             Content::Refusal(_)
             | Content::Redirect { .. }
+            | Content::Done(_)
             | Content::NotModified(_)
             | Content::NotSatisfiable(_) => Ok(()),
         }

@@ -2,16 +2,17 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::boot::menu::{Cms, CopyToRam, MenuSettings};
-use crate::boot::{BootConfig, Files, Ports};
+use crate::boot::{BootConfig, Files, Mac, Ports};
 use crate::bootable::Root;
 use crate::export::batch::Chunk;
 use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
+use crate::machines::UpReport;
 
 const KERNEL: Extent = Extent { offset: 4096, len: 5000 };
 const ROOT_FS: Extent = Extent { offset: 65_536, len: 3 << 30 };
@@ -224,6 +225,9 @@ fn refusal_says_why() {
         ("GET", "/%zz", 400),
         ("GET", "*", 400),
         ("POST", "/arch/vmlinuz", 405),
+        ("GET", "/isowire/52-54-00-12-34-56/up", 405),
+        ("POST", "/isowire/52-54-00-12-34-56/up", 403),
+        ("POST", "/isowire/52-54-00-12-34-5/up", 405),
         ("OPTIONS", "*", 405),
         ("CONNECT", "a:80", 405),
         ("BREW", "/arch/vmlinuz", 501),
@@ -236,6 +240,7 @@ fn refusal_says_why() {
     }
     assert_eq!(status(&get(&format!("/{}", "a/".repeat(2500)), "")), 414);
     assert_eq!(field(&ask("PUT", "/", ""), "Allow"), "GET, HEAD");
+    assert_eq!(field(&get("/isowire/up", ""), "Allow"), "POST");
 }
 
 #[test]
@@ -256,6 +261,53 @@ fn malformed_stream_is_closed() {
     }
     assert_eq!(status(&turn(&format!("GET /{}", "a".repeat(9000))).1), 414);
     assert_eq!(status(&turn(&format!("GET / HTTP/1.1\r\nA: {}", "a".repeat(9000))).1), 431);
+}
+
+/// Machines that said that they are up.
+#[derive(Debug, Default)]
+struct Called(Mutex<Vec<(Option<Mac>, UpReport)>>);
+
+impl Backend for Called {
+    fn machine_up(
+        &self,
+        machine: Option<Mac>,
+        _: Requester,
+        report: UpReport,
+    ) -> Result<(), NotItsAddressError> {
+        self.0.lock().unwrap().push((machine, report));
+        Ok(())
+    }
+}
+
+#[test]
+fn call_is_made_once_with_its_whole_content() {
+    let called = Arc::new(Called::default());
+    let resources = Resources::with_backend(Arc::clone(resources().files()), Arc::clone(&called) as _);
+    let content = "hostname=lab1&pub_key_rsa=ssh-rsa+AAAA+root%40lab1%0A&pub_key_dsa=N/A";
+    let head = |len: usize| format!("HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n");
+    let call = format!("POST /isowire/52-54-00-12-34-56/up {}{content}", head(content.len()));
+    let (mut session, mut batch) = (session(), Batch::default());
+    let mut input = BytesMut::from("GET /empty.txt HTTP/1.1\r\nHost: a\r\n\r\n");
+    input.extend_from_slice(&call.as_bytes()[..call.len() - 1]);
+    // What it answers before has to leave first.
+    assert_eq!(session.handle(&resources, &mut input, now(), &mut batch), Turn::Full);
+    batch.advance(batch.len());
+    assert_eq!(session.handle(&resources, &mut input, now(), &mut batch), Turn::Drained);
+    assert!(batch.is_empty() && called.0.lock().unwrap().is_empty(), "a byte is missing");
+    input.extend_from_slice(&call.as_bytes()[call.len() - 1..]);
+    input.extend_from_slice(b"GET");
+    assert_eq!(session.handle(&resources, &mut input, now(), &mut batch), Turn::Drained);
+    assert_eq!((status(&shown(&batch)), &input[..]), (200, &b"GET"[..]));
+    let calls = called.0.lock().unwrap().split_off(0);
+    let [(machine, report)] = &calls[..] else { panic!("{calls:?}") };
+    assert_eq!(*machine, "52:54:00:12:34:56".parse().ok());
+    let keys: Vec<_> = report.host_keys.iter().map(|key| key.as_str()).collect();
+    assert_eq!((report.host_name.as_deref(), &keys[..]), (Some("lab1"), &["ssh-rsa AAAA"][..]));
+
+    let long = format!("POST /isowire/up {}", head(READ_MAX as usize + 1));
+    batch.advance(batch.len());
+    session.handle(&resources, &mut BytesMut::from(&*long), now(), &mut batch);
+    assert_eq!((status(&shown(&batch)), called.0.lock().unwrap().len()), (413, 0));
 }
 
 #[test]

@@ -15,6 +15,7 @@ impl StatusCode {
     pub(crate) const MOVED_PERMANENTLY: Self = Self(301);
     pub(crate) const NOT_MODIFIED: Self = Self(304);
     pub(crate) const BAD_REQUEST: Self = Self(400);
+    pub(crate) const FORBIDDEN: Self = Self(403);
     pub(crate) const NOT_FOUND: Self = Self(404);
     pub(crate) const METHOD_NOT_ALLOWED: Self = Self(405);
     pub(crate) const REQUEST_TIMEOUT: Self = Self(408);
@@ -35,6 +36,7 @@ impl StatusCode {
             Self::MOVED_PERMANENTLY => "Moved Permanently",
             Self::NOT_MODIFIED => "Not Modified",
             Self::BAD_REQUEST => "Bad Request",
+            Self::FORBIDDEN => "Forbidden",
             Self::NOT_FOUND => "Not Found",
             Self::METHOD_NOT_ALLOWED => "Method Not Allowed",
             Self::REQUEST_TIMEOUT => "Request Timeout",

@@ -5,6 +5,7 @@
 
 pub(crate) mod condition;
 pub(crate) mod date;
+pub(crate) mod form;
 pub(crate) mod head;
 pub(crate) mod range;
 pub(crate) mod target;
@@ -60,7 +61,8 @@ pub enum HttpVersion {
 pub enum Method {
     Get,
     Head,
-    /// A known method that no file here allows.
+    Post,
+    /// A known method that nothing here allows.
     Other,
     Unknown,
 }
@@ -71,8 +73,9 @@ impl Method {
         match name {
             "GET" => Self::Get,
             "HEAD" => Self::Head,
+            "POST" => Self::Post,
             // RFC 9110 §9.3, and PATCH of RFC 5789.
-            "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH" => Self::Other,
+            "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH" => Self::Other,
             _ => Self::Unknown,
         }
     }

@@ -38,7 +38,7 @@ fn after_authority(target: &str) -> Option<&str> {
     Some(rest.find(['/', '?', '#']).map_or("", |end| rest.split_at(end).1))
 }
 
-fn decode(text: &[u8]) -> Result<Vec<u8>, TargetError> {
+pub(super) fn decode(text: &[u8]) -> Result<Vec<u8>, TargetError> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut reader = Reader::new(text);
     while let Ok(byte) = reader.u8() {

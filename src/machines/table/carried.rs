@@ -14,6 +14,7 @@ use crate::machines::rate::Rate;
 use crate::machines::requests::Requests;
 use crate::machines::story::Story;
 use crate::machines::transfer_stats::TransferStats;
+use crate::machines::up::{HostKey, SystemUp};
 
 impl MachineTable {
     /// Returns all machines as plain data.
@@ -91,6 +92,10 @@ impl MachineBoot {
             loaded: self.loaded.map(|then| ages.of(then)),
             program_sent: self.program_sent.map(|then| ages.of(then)),
             is_up: self.is_up,
+            system: self.system.as_ref().map(|system| {
+                let keys = system.host_keys.iter().map(|key| key.as_str().to_owned());
+                (ages.of(system.since), keys.collect())
+            }),
             last_event: ages.of(self.last_event),
             story: self.story.carried(ages),
             stats: CarriedStats {
@@ -121,6 +126,10 @@ impl MachineBoot {
             loaded: carried.loaded.map(|age| ages.moment(age)),
             program_sent: carried.program_sent.map(|age| ages.moment(age)),
             is_up: carried.is_up,
+            system: carried.system.map(|(age, keys)| {
+                let host_keys = keys.iter().filter_map(|key| HostKey::new(key)).collect();
+                SystemUp { since: ages.moment(age), host_keys }
+            }),
             last_event: ages.moment(carried.last_event),
             // A transfer ends with its process, and asks again.
             requests: Requests::default(),

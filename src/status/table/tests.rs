@@ -7,6 +7,9 @@ use crate::machines::{Protocol, RefusedBy, Running, Stage};
 pub(in crate::status) fn machine() -> MachineStatus {
     MachineStatus {
         name: None,
+        host_name: None,
+        up_since: None,
+        host_keys: Vec::new(),
         mac: None,
         addresses: vec![[192, 168, 77, 90].into()],
         firmware: None,
@@ -131,6 +134,10 @@ fn stage_tells_whether_the_system_runs() {
     assert!(of(Stage::Attached, Some(Running::Up), 900).contains("root idle"));
     assert!(of(Stage::Copied, Some(Running::UpOrOff), 900).contains("root copied (up or off)"));
     assert!(of(Stage::Released, Some(Running::Off), 900).contains("root released (off)"));
+    let told =
+        |running| table(vec![MachineStatus { running, up_since: Some(950), last_seen: 900, ..machine() }]);
+    assert!(told(Some(Running::Up)).contains("menu (up)"), "it said so itself");
+    assert!(!told(None).contains("(up)"));
 }
 
 #[test]
