@@ -15,4 +15,5 @@ pub mod reads;
 pub mod rpc;
 pub mod running;
 pub mod slow_disk;
+pub mod stage;
 pub mod tree;
