@@ -79,6 +79,7 @@ pub mod nfs;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks")]
 mod output;
 mod panics;
+mod provision;
 mod runtime;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub mod secure_boot;

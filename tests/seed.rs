@@ -1,5 +1,5 @@
-//! Seeds: Debian's cloud-init sets a system up by the words that a menu has for the kernel, and tells
-//! that it is up.
+//! Seeds: Debian's cloud-init sets a system up by the words that a menu has for the kernel, and
+//! tells that it is up.
 
 mod common;
 
@@ -125,7 +125,8 @@ fn machine_tells_that_it_is_up_with_curl() {
     let (mut lan, dir) = (Lan::new(SERVER), tempfile::tempdir().unwrap());
     let _server = serve(&lan, dir.path());
     let url = format!("http://{SERVER}/isowire/{}/up", MAC.replace(':', "-"));
-    // As a script does it with the key of sshd in a file, which ends with a comment and a line break.
+    // As a script does it with the key of sshd in a file, which ends with a comment and a line
+    // break.
     fs::write(dir.path().join("host.pub"), format!("{OWN_KEY}\n")).unwrap();
     let key = format!("pub_key_ed25519@{}", dir.path().join("host.pub").display());
     let call = |host: &Namespace, fields: &[&str]| {

@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["images"],
     &["boot"],
     &["machines"],
-    &["interfaces", "stream"],
+    &["interfaces", "provision", "stream"],
     &["nbd", "nfs", "http", "tftp", "dhcp", "ndp", "web"],
     &["config", "handover"],
     &["telemetry", "inspect", "check", "secure_boot", "server", "cli"],

@@ -20,7 +20,7 @@ pub struct ServedFile {
 
 impl ServedFile {
     /// Creates a file that holds only these bytes.
-    pub(super) fn generated(content: impl Into<Bytes>, kind: FileKind) -> Self {
+    pub(crate) fn generated(content: impl Into<Bytes>, kind: FileKind) -> Self {
         let content = content.into();
         let version = Version::of_content(&content);
         Self { export: Export::of_memory(content), version, modified: None, kind }

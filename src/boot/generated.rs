@@ -136,9 +136,9 @@ impl GeneratedPath {
 }
 
 impl Recipient {
-    /// Splits the names below the directory of generated files into a recipient and the names of the
-    /// file; `None` if a number in them is invalid.
-    fn split<'a, 'n>(mut names: &'n [&'a str]) -> Option<(Self, &'n [&'a str])> {
+    /// Splits the names below the directory of generated files into a recipient and the names of
+    /// the file; `None` if a number in them is invalid.
+    pub(super) fn split<'a, 'n>(mut names: &'n [&'a str]) -> Option<(Self, &'n [&'a str])> {
         let mut recipient = Self::default();
         // No MAC address begins with `rule-` or `image-`.
         if let [machine, rest @ ..] = names

@@ -8,7 +8,8 @@ use super::file_server::FileServer;
 use super::generated::{GeneratedKind, GeneratedPath, Recipient, names};
 use super::image_boot::{ImageBoot, Pxelinux};
 use super::leased::Leased;
-use super::menu::{Menu, MenuMachine, ipxe, pxelinux};
+use super::menu::{Menu, MenuImage, MenuMachine, ipxe, pxelinux};
+use super::operator_path::FILES;
 use super::requester::Requester;
 use super::rules::Rule;
 use super::seed::{self, Seed, SeedFile, SeedSources};
@@ -132,11 +133,8 @@ impl Generator {
         static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new(), reboot: None };
         let rule = self.config.rules.for_recipient(recipient);
         let server = FileServer { address: requester.server, ports: self.config.ports };
-        let mut images: Vec<_> = self
-            .images
-            .iter()
-            .map(|image| image.for_rule(rule, self.seed_url(rule, recipient, image, &server)))
-            .collect();
+        let mut images: Vec<_> =
+            self.images.iter().map(|image| self.shown(image, rule, recipient, &server)).collect();
         // The sort is stable: the other images keep their order.
         images.sort_by_key(|shown| Some(&shown.image.name) != rule.and_then(|rule| rule.image.as_ref()));
         Menu {
@@ -160,12 +158,23 @@ impl Generator {
         let name = rule.and_then(|rule| rule.image.as_ref());
         let image = self.image(name).or(self.images.first())?;
         let lease = recipient.machine.and_then(|machine| self.config.leased.of(machine));
-        let shown = image.for_rule(rule, self.seed_url(rule, recipient, image, server));
+        let shown = self.shown(image, rule, recipient, server);
         image.programs.as_ref().ok()?.program(root, recipient.machine, lease, &shown, server)
     }
 
-    /// Returns the URL of the recipient's seed with an image; `None` if it has none. cloud-init takes
-    /// seeds by HTTP only.
+    fn shown<'a>(
+        &self,
+        image: &'a ImageBoot,
+        rule: Option<&Rule>,
+        recipient: Recipient,
+        server: &FileServer,
+    ) -> MenuImage<'a> {
+        let seed = self.seed_url(rule, recipient, image, server);
+        image.for_rule(rule, seed, script_url(rule, recipient, server))
+    }
+
+    /// Returns the URL of the recipient's seed with an image; `None` if it has none. cloud-init
+    /// takes seeds by HTTP only.
     fn seed_url(
         &self,
         rule: Option<&Rule>,
@@ -206,6 +215,13 @@ impl Generator {
     fn image(&self, name: Option<&Word>) -> Option<&ImageBoot> {
         self.images.iter().find(|image| Some(&image.bootable.name) == name)
     }
+}
+
+/// Returns the URL of the recipient's script. archiso would take it by TFTP too, which has no rules
+/// about who gets what.
+fn script_url(rule: Option<&Rule>, recipient: Recipient, server: &FileServer) -> Option<String> {
+    let script = rule?.script.as_ref()?;
+    Some(format!("{}{recipient}{FILES}/{script}", server.http_url()?))
 }
 
 fn text(text: String) -> ServedFile {

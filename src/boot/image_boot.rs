@@ -43,14 +43,19 @@ impl ImageBoot {
         Some(Self { bootable, settings, programs })
     }
 
-    /// Returns the image as the menu of a machine with this rule shows it. `seed` is the URL of the
-    /// machine's seed for cloud-init.
-    pub(super) fn for_rule(&self, rule: Option<&Rule>, seed: Option<String>) -> MenuImage<'_> {
+    /// Returns the image as the menu of a machine with this rule shows it. `seed` and `script` are
+    /// the URLs of the machine's seed for cloud-init and of its script.
+    pub(super) fn for_rule(
+        &self,
+        rule: Option<&Rule>,
+        seed: Option<String>,
+        script: Option<String>,
+    ) -> MenuImage<'_> {
         let settings = match rule {
             Some(rule) => self.settings.with_overrides(&rule.overrides),
             None => self.settings.clone(),
         };
-        MenuImage { image: &self.bootable, settings, seed }
+        MenuImage { image: &self.bootable, settings, seed, script }
     }
 }
 

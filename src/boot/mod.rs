@@ -14,6 +14,7 @@ mod generator;
 mod image_boot;
 pub(crate) mod leased;
 pub mod menu;
+pub(crate) mod operator_path;
 mod quirks;
 mod requester;
 pub(crate) mod rules;

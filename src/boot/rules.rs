@@ -7,7 +7,7 @@ use super::menu::{Overrides, Start};
 use super::seed::SeedSettings;
 use super::{Architecture, Client, Quirks};
 use crate::mac::{Mac, MacPrefix};
-use crate::text::Word;
+use crate::text::{PlainPath, Word};
 
 /// The machines that a rule is for: those that match every field.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,6 +28,15 @@ impl ClientFilter {
         (self.macs.is_empty() || mac)
             && (self.architectures.is_empty() || architecture)
             && client.vendor_class.starts_with(self.vendor.as_bytes())
+    }
+
+    /// Returns the MAC address of the machine, if the filter matches only one.
+    pub(crate) fn one_machine(&self) -> Option<Mac> {
+        match (self.macs.as_slice(), self.architectures.as_slice(), self.vendor.as_str()) {
+            // A shorter MAC address is a prefix, which several machines share.
+            ([mac], [], "") => mac.whole(),
+            _ => None,
+        }
     }
 
     /// Returns true if the filter matches every machine that `other` matches.
@@ -58,6 +67,10 @@ pub(crate) struct Rule {
     pub seed: SeedSettings,
     /// Host name in the seed of the one machine that this rule is for; `None` means its name.
     pub hostname: Option<Word>,
+    /// The script that archiso fetches and runs, by its path among the operator's files.
+    pub script: Option<PlainPath>,
+    /// The script is for the one machine of this rule, once in each boot.
+    pub is_secret: bool,
     /// Name of the one machine that this rule is for: a host name.
     pub name: Option<Word>,
     /// Fixed address for the one machine that this rule is for.
@@ -125,6 +138,27 @@ impl Rules {
         by_number.or_else(|| self.find(&Client::with_mac(recipient.machine)))
     }
 
+    /// Returns the rule for a machine that asks for a file of the operator's. A number in the path
+    /// counts only if the rule is for this MAC address.
+    pub(crate) fn for_machine(&self, recipient: Recipient, mac: Option<Mac>) -> Option<&Rule> {
+        let by_number = self.for_recipient(Recipient { machine: None, ..recipient });
+        let fits = |rule: &&Rule| {
+            rule.who.macs.is_empty()
+                || rule.who.macs.iter().any(|prefix| mac.is_some_and(|mac| prefix.fits(mac)))
+        };
+        let named = by_number.filter(|_| recipient.rule.is_some()).filter(fits);
+        named.or_else(|| self.find(&Client::with_mac(mac)))
+    }
+
+    /// Iterates over the machines that alone may have a file of the operator's; there are none for
+    /// a file that is no secret.
+    pub(crate) fn holders_of<'a>(&'a self, path: &'a str) -> impl Iterator<Item = Mac> + 'a {
+        let secrets = self.iter().filter(|rule| rule.is_secret);
+        let of_path =
+            secrets.filter(move |rule| rule.script.as_ref().is_some_and(|own| own.as_str() == path));
+        of_path.filter_map(|rule| rule.who.macs.first()?.whole())
+    }
+
     /// Iterates over the names of single machines.
     pub(crate) fn names(&self) -> impl Iterator<Item = (Mac, &Word)> {
         self.iter().filter_map(|rule| Some((rule.who.macs.first()?.whole()?, rule.name.as_ref()?)))
@@ -176,6 +210,39 @@ mod tests {
             assert!(!other.fits(&machine), "{other:?}");
         }
         assert!(!who(&["52:54"], &[], "").fits(&Client { mac: None, ..machine }));
+    }
+
+    #[test]
+    fn secret_has_its_holders() {
+        let secret = |mac: &str| Rule {
+            who: who(&[mac], &[], ""),
+            script: PlainPath::new("a.sh"),
+            is_secret: true,
+            ..Rule::default()
+        };
+        let open = Rule { is_secret: false, ..secret("52:54:00:00:00:03") };
+        let rules = Rules::new(vec![secret("52:54:00:00:00:01"), secret("52:54:00:00:00:02"), open]);
+        let holders: Vec<_> = rules.holders_of("a.sh").map(|mac| mac.to_string()).collect();
+        assert_eq!(holders, ["52:54:00:00:00:01", "52:54:00:00:00:02"]);
+        assert_eq!(rules.holders_of("b.sh").count(), 0);
+    }
+
+    #[test]
+    fn rule_in_the_path_of_another_machine_does_not_count() {
+        let rule = |who| Rule { who, ..Rule::default() };
+        let rules = Rules::new(vec![
+            rule(who(&["52:54:00:00:00:01"], &[], "")),
+            rule(who(&[], &[7], "")),
+            rule(who(&["52:54"], &[], "")),
+        ]);
+        let found = |number, mac: &str| {
+            let recipient = Recipient { rule: Some(RuleNumber(number)), ..Recipient::default() };
+            rules.for_machine(recipient, mac.parse().ok()).map(|rule| rule.who.clone())
+        };
+        assert_eq!(found(0, "52:54:00:00:00:02"), Some(who(&["52:54"], &[], "")));
+        assert_eq!(found(0, "52:54:00:00:00:01"), Some(who(&["52:54:00:00:00:01"], &[], "")));
+        assert_eq!(found(1, "52:54:00:00:00:02"), Some(who(&[], &[7], "")), "by its architecture");
+        assert_eq!(found(9, "00:11:22:00:00:02"), None);
     }
 
     #[test]

@@ -15,11 +15,12 @@ pub(super) const DIRECTORY: &str = "seed";
 /// Longest user data in bytes: as much as a connection of HTTP queues at once.
 pub(crate) const USER_DATA_MAX: usize = 64 << 10;
 
-/// How cloud-init adds a part to those before it: their values win, and lists have both (cloud-init,
-/// doc/rtd/reference/merging.rst).
+/// How cloud-init adds a part to those before it: their values win, and lists have both
+/// (cloud-init, doc/rtd/reference/merging.rst).
 const MERGE: &str = "dict(recurse_array,no_replace)+list(append)";
 
-/// Fields that cloud-init sends when the system is up (cloud-init, cloudinit/config/cc_phone_home.py).
+/// Fields that cloud-init sends when the system is up (cloud-init,
+/// cloudinit/config/cc_phone_home.py).
 const UP_FIELDS: &str = "pub_key_ed25519, pub_key_ecdsa, pub_key_rsa, instance_id, hostname, fqdn";
 
 /// Times that cloud-init tries to, three seconds apart.
@@ -166,8 +167,8 @@ impl<'a> SeedSources<'a> {
         keys
     }
 
-    /// Returns the user data, that of the narrower choice first. That of a rule replaces that of all
-    /// machines.
+    /// Returns the user data, that of the narrower choice first. That of a rule replaces that of
+    /// all machines.
     fn user_data(&self) -> Vec<&'a UserData> {
         let of_rule = self.rule.and_then(|rule| rule.user_data.as_ref());
         let of_site = self.site.user_data.as_ref().filter(|_| of_rule.is_none());
@@ -186,19 +187,20 @@ pub(super) struct Seed<'a> {
 }
 
 impl Seed<'_> {
-    /// Writes a file of the seed. `now` makes the instance new, and the machine tells `up_url` when its
-    /// system is up.
+    /// Writes a file of the seed. `now` makes the instance new, and the machine tells `up_url` when
+    /// its system is up.
     pub(super) fn write(&self, file: SeedFile, up_url: &str, now: Timestamp) -> String {
         match file {
             SeedFile::MetaData => self.meta_data(now),
             SeedFile::UserData => self.user_data(),
-            // User data wins over vendor data, so a `phone_home` of the operator's replaces this one.
+            // User data wins over vendor data, so a `phone_home` of the operator's replaces this
+            // one.
             SeedFile::VendorData => format!(
                 "#cloud-config\nphone_home:\n  url: {}\n  post: [{UP_FIELDS}]\n  tries: {UP_TRIES}\n",
                 quoted(up_url)
             ),
-            // archiso configures the network itself. What cloud-init writes would take the card from
-            // a root file system that comes over it.
+            // archiso configures the network itself. What cloud-init writes would take the card
+            // from a root file system that comes over it.
             SeedFile::NetworkConfig => "config: disabled\n".to_owned(),
         }
     }

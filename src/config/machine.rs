@@ -2,11 +2,12 @@
 
 use std::net::Ipv4Addr;
 
+use super::files::FilesConfig;
 use super::raw::RawValue;
 use super::{Checker, ConfigError, Dhcp, MachineOptions, RootServices, value};
+use crate::boot::Rules;
 use crate::boot::menu::Start;
 use crate::boot::rules::{ClientFilter, Rule};
-use crate::boot::{Mac, Rules};
 use crate::text::Word;
 
 impl Checker<'_> {
@@ -17,11 +18,12 @@ impl Checker<'_> {
         &self,
         services: &RootServices,
         dhcp: &Dhcp,
+        files: Option<&FilesConfig>,
         parameters: usize,
     ) -> Result<Rules, ConfigError> {
         let mut rules: Vec<Rule> = Vec::new();
         for options in &self.options.machine {
-            let rule = self.rule(options, services, dhcp, parameters)?;
+            let rule = self.rule(options, services, dhcp, files, parameters)?;
             // The first rule that matches counts, so one behind a wider rule would never be used.
             let before = rules.iter().position(|earlier| earlier.who.covers(&rule.who));
             if let Some(earlier) = before.and_then(|position| self.options.machine.get(position)) {
@@ -54,6 +56,7 @@ impl Checker<'_> {
         options: &MachineOptions,
         services: &RootServices,
         dhcp: &Dhcp,
+        files: Option<&FilesConfig>,
         parameters: usize,
     ) -> Result<Rule, ConfigError> {
         let filter = self.filter(options)?;
@@ -62,8 +65,11 @@ impl Checker<'_> {
         // A rule that does nothing is most likely unfinished.
         self.require_effect(options, is_ignored)?;
         let choices = (&options.root, &options.copytoram, &options.kernel_parameters);
+        let script = self.script(options, &filter, files)?;
         Ok(Rule {
             is_ignored,
+            script: script.path,
+            is_secret: script.is_secret,
             image: self.read("image", &options.image, value::image_name)?,
             overrides: self.overrides(choices, services, parameters)?,
             start: if is_menu { Start::Menu } else { Start::Straight },
@@ -120,7 +126,7 @@ impl Checker<'_> {
         let Some(address) = self.read("address", &options.address, value::host_address)? else {
             return Ok(None);
         };
-        let why = match (one_machine(filter), dhcp) {
+        let why = match (filter.one_machine(), dhcp) {
             // Of several machines only one could have the address.
             (None, _) => Some(
                 "needs a rule for one machine; give its whole MAC address and no other condition".to_owned(),
@@ -143,7 +149,7 @@ impl Checker<'_> {
     /// Returns the name of the machine of a rule.
     fn name(&self, options: &MachineOptions, filter: &ClientFilter) -> Result<Option<Word>, ConfigError> {
         let name = self.read("name", &options.name, value::host_name)?;
-        match (&name, &options.name, one_machine(filter)) {
+        match (&name, &options.name, filter.one_machine()) {
             (Some(_), Some(value), None) => Err(self.wrong(
                 "name",
                 value,
@@ -176,15 +182,6 @@ impl Checker<'_> {
     }
 }
 
-/// Returns the MAC address of the machine, if the conditions match only one.
-pub(super) fn one_machine(filter: &ClientFilter) -> Option<Mac> {
-    match (filter.macs.as_slice(), filter.architectures.as_slice(), filter.vendor.as_str()) {
-        // A shorter MAC address is a prefix, which several machines share.
-        ([mac], [], "") => mac.whole(),
-        _ => None,
-    }
-}
-
 impl MachineOptions {
     /// Returns the keys of conditions that were typed, each with a value.
     fn conditions(&self) -> impl Iterator<Item = (&'static str, &RawValue)> {
@@ -205,6 +202,8 @@ impl MachineOptions {
             ("address", &self.address),
             ("hostname", &self.hostname),
             ("user-data", &self.user_data),
+            ("script", &self.script),
+            ("secret", &self.secret),
         ];
         let lists = [
             ("kernel-parameters", &self.kernel_parameters),

@@ -6,6 +6,7 @@
 
 mod dhcp;
 mod file;
+mod files;
 mod images;
 mod interface;
 mod machine;
@@ -45,6 +46,7 @@ use crate::tftp::server::MAX_TRANSFERS;
 use crate::uki::{SigningPair, Stub};
 pub(crate) use dhcp::{Dhcp, Solicitations};
 use file::ConfigFile;
+pub(crate) use files::FilesConfig;
 pub(crate) use images::ImageConfig;
 use menu::length;
 pub use options::ServeOptions;
@@ -91,6 +93,8 @@ pub struct Config {
     pub menu: MenuSettings,
     /// Seeds of all machines; rules add to them.
     pub seed: SeedSettings,
+    /// The operator's own files.
+    pub(crate) files: Option<FilesConfig>,
     /// Rules for machines.
     pub rules: Rules,
     pub uefi: UefiBy,
@@ -212,9 +216,10 @@ pub(crate) fn of_text(text: &str) -> Result<Config, ConfigError> {
     options.verify_certificate = None;
     let lists = options.machine.iter_mut().map(|machine| {
         machine.user_data = None;
+        (machine.script, machine.secret) = (None, None);
         &mut machine.ssh_keys
     });
-    options.user_data = None;
+    (options.user_data, options.files) = (None, None);
     options.image.iter_mut().for_each(|image| image.user_data = None);
     lists
         .chain([&mut options.ssh_keys])
@@ -253,13 +258,15 @@ impl Checker<'_> {
         let images = self.images(&services, length(&menu.parameters))?;
         let longest = images.iter().map(|image| length(&image.overrides.parameters)).max().unwrap_or(0);
         let dhcp = self.dhcp()?;
+        let files = self.files(&services)?;
         // `ipxe` alone implies `uefi = ipxe`, so both are read before either is kept.
         let uefi = self.uefi()?;
         let stub = self.stub()?;
         let (advertise, advertised_http) = self.advertised(&services)?.unzip();
         let interface = self.read("interface", &options.interface, value::interface)?;
         Ok(Config {
-            rules: self.rules(&services, &dhcp, length(&menu.parameters) + longest)?,
+            rules: self.rules(&services, &dhcp, files.as_ref(), length(&menu.parameters) + longest)?,
+            files,
             ipxe: self.ipxe(uefi)?,
             uefi,
             images,

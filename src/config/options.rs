@@ -170,6 +170,9 @@ pub struct ServeOptions {
     #[arg(skip)]
     pub(super) user_data: Option<RawValue>,
 
+    #[arg(skip)]
+    pub(super) files: Option<RawValue>,
+
     /// Program for UEFI machines: composed of kernel and initramfs, or iPXE [default: composed]
     #[arg(long, value_name = "composed|ipxe", value_hint = ValueHint::Other)]
     pub(super) uefi: Option<RawValue>,
@@ -308,6 +311,8 @@ pub(super) struct MachineOptions {
     #[serde(deserialize_with = "one_or_more")]
     pub(super) ssh_keys: Option<Vec<RawValue>>,
     pub(super) user_data: Option<RawValue>,
+    pub(super) script: Option<RawValue>,
+    pub(super) secret: Option<RawValue>,
     #[serde(deserialize_with = "one_or_more")]
     pub(super) quirks: Option<Vec<RawValue>>,
 }

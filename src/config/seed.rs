@@ -1,6 +1,5 @@
 //! Settings of seeds for cloud-init: `ssh-keys`, `user-data` and `hostname`.
 
-use super::machine::one_machine;
 use super::raw::RawValue;
 use super::{Checker, ConfigError, MachineOptions, RootServices, value};
 use crate::boot::rules::ClientFilter;
@@ -47,7 +46,7 @@ impl Checker<'_> {
     ) -> Result<Option<Word>, ConfigError> {
         let Some(value) = &options.hostname else { return Ok(None) };
         self.require_http("hostname", value, services)?;
-        if one_machine(filter).is_none() {
+        if filter.one_machine().is_none() {
             let why = "needs a rule for one machine; give its whole MAC address and no other condition";
             return Err(self.wrong("hostname", value, why));
         }
@@ -55,7 +54,12 @@ impl Checker<'_> {
     }
 
     /// cloud-init takes a seed by HTTP only.
-    fn require_http(&self, key: &str, value: &RawValue, services: &RootServices) -> Result<(), ConfigError> {
+    pub(super) fn require_http(
+        &self,
+        key: &str,
+        value: &RawValue,
+        services: &RootServices,
+    ) -> Result<(), ConfigError> {
         match services.http.is_off() {
             true => Err(self.wrong(key, value, "machines get it by HTTP, which is off; turn on `http`")),
             false => Ok(()),

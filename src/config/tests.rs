@@ -514,8 +514,11 @@ fn example_tables_are_valid() {
         "[[subnet]]\n{}[[image]]\n{}[[machine]]\n{}[[machine]]\nmac = '52:54:00:00:00:01'\n{}",
         lines(FileTable::Subnet, &[]),
         lines(FileTable::Image, &["user-data"]),
-        lines(FileTable::Machine, &["architecture", "vendor", "ignore", "user-data"]),
-        lines(FileTable::Machine, &["mac", "name", "address", "hostname", "ignore", "user-data"]),
+        lines(FileTable::Machine, &["architecture", "vendor", "ignore", "user-data", "script", "secret"]),
+        lines(
+            FileTable::Machine,
+            &["mac", "name", "address", "hostname", "ignore", "user-data", "script", "secret"]
+        ),
     );
     let config = loaded(&["--dhcp-range", "192.168.1.100-192.168.1.199"], Some(&file)).unwrap();
     assert_eq!((config.images.len(), config.rules.iter().count()), (1, 2));
@@ -554,6 +557,7 @@ fn example_shows_the_defaults() {
                 "secure-boot-key",
                 "secure-boot-certificate",
                 "user-data",
+                "files",
                 "verify-certificate",
             ];
             key != "dhcp" && !files.contains(&key)

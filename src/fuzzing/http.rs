@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use jiff::Timestamp;
 
 use crate::boot::menu::{Cms, CopyToRam, MenuSettings};
+use crate::boot::operator_path::is_served;
 use crate::boot::{BootConfig, Files, Mac, Ports, Requester};
 use crate::bootable::Root;
 use crate::export::Batch;
@@ -20,6 +21,7 @@ use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
 use crate::machines::UpReport;
 use crate::machines::up::is_host_name;
+use crate::provision::{FileCall, OperatorFileError};
 use crate::stream::Turn;
 
 /// The file `f` of the image `i`, and `f` of the image `j`.
@@ -78,6 +80,13 @@ impl Backend for AllMachines {
         let names = report.host_name.iter().all(|name| is_host_name(name));
         assert!(names && report.host_keys.len() <= 8, "{report:?}");
         Ok(())
+    }
+
+    fn operator_file(&self, call: &FileCall<'_>) -> Result<Vec<u8>, OperatorFileError> {
+        let names = &call.path.names;
+        assert!(!names.is_empty() && names.iter().all(|name| is_served(name)), "{call:?}");
+        assert!([&call.serial, &call.uuid].iter().all(|text| text.len() <= 128), "{call:?}");
+        Ok(names.join("/").into_bytes())
     }
 }
 

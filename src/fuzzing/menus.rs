@@ -145,7 +145,12 @@ fn check(index: &Index, bootable: &Bootable, parameters: Vec<Word>) {
         machine: MenuMachine::default(),
         start: Start::Menu,
         timeout: 10,
-        images: vec![MenuImage { image: bootable, settings, seed: Some(format!("{PREFIX}{SEED}")) }],
+        images: vec![MenuImage {
+            image: bootable,
+            settings,
+            seed: Some(format!("{PREFIX}{SEED}")),
+            script: None,
+        }],
         look: &bootable.look,
         stock: bootable.stock.as_ref(),
     };

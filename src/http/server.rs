@@ -20,6 +20,7 @@ use crate::boot::{Files, Requester};
 use crate::export::Batch;
 use crate::locked::locked;
 use crate::machines::{self, ConnectionTracker, Loss, Registry, RootEnd};
+use crate::provision::OperatorFiles;
 use crate::stream::{
     self, Admission, ConnectionLog, End, Listener, Place, ReadTotals, Refusal, TransmitError, Turn,
 };
@@ -49,7 +50,20 @@ pub async fn run(
     advertise: Option<Ipv4Addr>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let shared = Arc::new(Shared::new(files.into(), machines, advertise));
+    run_with(listener, files, machines, None, advertise, shutdown).await;
+}
+
+/// Serves the operator's files too.
+pub(crate) async fn run_with(
+    listener: impl Into<Listener>,
+    files: impl Into<Watched<Files>>,
+    machines: Arc<Registry>,
+    operator_files: Option<OperatorFiles>,
+    advertise: Option<Ipv4Addr>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let backend = MachineBackend { machines: Arc::clone(&machines), files: operator_files };
+    let shared = Arc::new(Shared::new(files.into(), machines, Arc::new(backend), advertise));
     stream::accept_until(listener.into(), "HTTP", shutdown, |socket, peer, admission| {
         serve(socket, peer, admission, Arc::clone(&shared))
     })
@@ -73,8 +87,12 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(files: Watched<Files>, machines: Arc<Registry>, advertise: Option<Ipv4Addr>) -> Self {
-        let backend: Arc<dyn Backend> = Arc::new(MachineBackend { machines: Arc::clone(&machines) });
+    fn new(
+        files: Watched<Files>,
+        machines: Arc<Registry>,
+        backend: Arc<dyn Backend>,
+        advertise: Option<Ipv4Addr>,
+    ) -> Self {
         let resources = Resources::with_backend(files.current(), Arc::clone(&backend));
         let resources = Mutex::new(Arc::new(resources));
         Self { files, resources, backend, machines, advertise, downloads: Arc::default() }

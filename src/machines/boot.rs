@@ -43,6 +43,8 @@ pub(super) struct MachineBoot {
     pub(super) is_up: Option<bool>,
     /// Its system said that it is up.
     pub(super) system: Option<SystemUp>,
+    /// Its script was handed out, which is a secret.
+    pub(super) secret_taken: bool,
     pub(super) last_event: Instant,
     pub requests: Requests,
     pub story: Story,
@@ -78,6 +80,7 @@ impl MachineBoot {
             program_sent: None,
             is_up: None,
             system: None,
+            secret_taken: false,
             last_event: now,
             requests: Requests::default(),
             story: Story::default(),
@@ -248,6 +251,7 @@ impl MachineBoot {
         self.loaded = self.loaded.max(other.loaded);
         self.program_sent = self.program_sent.max(other.program_sent);
         self.system = self.system.take().or(other.system);
+        self.secret_taken |= other.secret_taken;
         for (mine, its) in self.reached.iter_mut().zip(other.reached) {
             *mine = [*mine, its].into_iter().flatten().min();
         }

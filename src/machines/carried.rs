@@ -41,6 +41,7 @@ pub(super) struct CarriedBoot {
     pub is_up: Option<bool>,
     /// Age of the report that it is up, and host keys.
     pub system: Option<(Duration, Vec<String>)>,
+    pub secret_taken: bool,
     pub last_event: Duration,
     pub story: Vec<CarriedEvent>,
     pub stats: CarriedStats,

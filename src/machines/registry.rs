@@ -16,6 +16,7 @@ use super::site::Site;
 use super::status::{Clock, FORMAT, FaultStatus, MachineStatus, StatusReport, VerificationStatus};
 use super::table::{MACHINES_MAX, MachineTable};
 use super::transfer_stats::TransferStats;
+use super::up::KnownMachine;
 use super::{Mac, Protocol, RefusedBy, RootEnd, Step, UpReport};
 use crate::boot;
 use crate::image::Image;
@@ -121,9 +122,25 @@ impl Registry {
         self.table().heard(mac, is_up, now);
     }
 
-    /// Returns whether the machine at this address is known, and not by another MAC address than this.
+    /// Returns whether the machine at this address is known, and not by another MAC address than
+    /// this.
     pub(crate) fn is_machine(&self, mac: Option<Mac>, address: IpAddr) -> bool {
         self.table().is_machine(mac, address)
+    }
+
+    /// Returns the machine at this address.
+    pub(crate) fn known(&self, address: IpAddr) -> Option<KnownMachine> {
+        self.table().known(address)
+    }
+
+    /// Returns whether there is a machine with this MAC address.
+    pub(crate) fn knows(&self, mac: Mac) -> bool {
+        self.table().knows(mac)
+    }
+
+    /// Takes the secret of the machine at this address; returns false if it was taken in this boot.
+    pub(crate) fn take_secret(&self, address: IpAddr) -> bool {
+        self.table().take_secret(address)
     }
 
     /// Records that the system of the machine at this address says that it is up.

@@ -141,8 +141,8 @@ pub(crate) struct MachineStatus {
     /// Host name that it sent when its system was up, else by DHCP.
     #[serde(default)]
     pub host_name: Option<String>,
-    /// Time at which its system said that it is up (`phone_home` of cloud-init); `null` if it did not
-    /// in this boot.
+    /// Time at which its system said that it is up (`phone_home` of cloud-init); `null` if it did
+    /// not in this boot.
     #[serde(default)]
     pub up_since: Option<i64>,
     /// Public host keys of SSH that it sent then: kind and key, as in `known_hosts`.

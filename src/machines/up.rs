@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::Mac;
 use crate::boot::seed::SshKey;
 
 /// Longest host name that is kept, in characters (RFC 1123 §2.1: 255 octets with their lengths).
@@ -42,8 +43,8 @@ impl HostKey {
 }
 
 impl UpReport {
-    /// Creates a report of the fields of cloud-init. A field that is no host name and no key is left
-    /// out: any machine can send any text.
+    /// Creates a report of the fields of cloud-init. A field that is no host name and no key is
+    /// left out: any machine can send any text.
     pub(crate) fn of_fields(fields: impl Iterator<Item = (String, String)>) -> Self {
         let mut report = Self::default();
         for (name, value) in fields {
@@ -68,6 +69,18 @@ pub(crate) fn is_host_name(text: &str) -> bool {
     (1..=NAME_MAX).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
         && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+}
+
+/// A machine, as much as decides which files it may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KnownMachine {
+    pub mac: Option<Mac>,
+    /// Host name that it sent.
+    pub host_name: Option<String>,
+    /// Name of the image that it boots.
+    pub image: Option<String>,
+    /// It got an address by DHCP, or loaded a kernel from here in its last boot.
+    pub boots_from_here: bool,
 }
 
 /// A system that said that it is up.

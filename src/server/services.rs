@@ -24,6 +24,7 @@ use crate::images::ImageSet;
 use crate::machines::Registry;
 use crate::machines::local::LocalSocket;
 use crate::panics::caught_task;
+use crate::provision::OperatorFiles;
 use crate::stream::{Clients, Descriptors, Listener};
 use crate::watched::Watched;
 use crate::web::{self, StatusSocket};
@@ -197,7 +198,12 @@ impl Services<'_> {
         let Some(listener) = listener else { return Ok(()) };
         let (listener, files) = (self.stream(listener)?, self.files());
         let (machines, advertise) = (self.machines(), self.config.advertise);
-        let service = http::server::run(listener, files, machines, advertise, self.stop());
+        let operator_files = self.config.files.as_ref().map(|files| OperatorFiles {
+            folder: Arc::clone(&files.folder),
+            rules: Arc::new(self.config.rules.clone()),
+        });
+        let service =
+            http::server::run_with(listener, files, machines, operator_files, advertise, self.stop());
         self.spawn("http", unfailing(service));
         Ok(())
     }

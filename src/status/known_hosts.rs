@@ -1,4 +1,5 @@
-//! Lines of `known_hosts` (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT) for the machines that sent host keys.
+//! Lines of `known_hosts` (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT) for the machines that sent host
+//! keys.
 
 use std::net::IpAddr;
 

@@ -61,6 +61,8 @@ pub(crate) struct MenuImage<'a> {
     pub settings: MenuSettings,
     /// URL of the seed for cloud-init; `None` for a machine without one.
     pub seed: Option<String>,
+    /// URL of the script that archiso fetches and runs.
+    pub script: Option<String>,
 }
 
 /// The start of a machine: with the menu or without.

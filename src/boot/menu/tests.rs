@@ -66,7 +66,7 @@ pub(super) const SERVER: FileServer =
 /// What a machine is shown of these images.
 pub(super) fn menu<'a>(images: &'a [Bootable], settings: &MenuSettings, server: &FileServer) -> Menu<'a> {
     static NO_LOOK: Look = Look { serial: None, ui: None, lines: Vec::new(), reboot: None };
-    let shown = |image| MenuImage { image, settings: settings.clone(), seed: None };
+    let shown = |image| MenuImage { image, settings: settings.clone(), seed: None, script: None };
     Menu {
         server: *server,
         machine: MenuMachine::default(),

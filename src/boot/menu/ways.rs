@@ -139,7 +139,7 @@ impl<'a> WayBuilder<'a, '_> {
     }
 
     pub(super) fn command_line(&self, way: &Way<'_>) -> Vec<Word> {
-        let MenuImage { image, settings, seed } = self.shown;
+        let MenuImage { image, settings, seed, script } = self.shown;
         let Way { boot_entry, root, .. } = *way;
         let mut words = vec![format!("archisobasedir={}", image.base_dir)];
         // With another root the hook would wait for a block device of this UUID, which never comes.
@@ -163,6 +163,10 @@ impl<'a> WayBuilder<'a, '_> {
             // cloud-init would give the card that the root file system comes over another
             // configuration.
             words.push("network-config=disabled".to_owned());
+        }
+        if let Some(url) = script {
+            // archiso's .automated_script.sh takes the first one, and fetches it with curl.
+            words.push(format!("script={url}"));
         }
         // The last console is the one of user space (Linux, admin-guide/serial-console.rst).
         let consoles =

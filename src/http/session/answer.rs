@@ -8,6 +8,7 @@ use super::multipart::Multipart;
 use super::{CONTENT_MAX, LoggedAnswer, READ_MAX, Resources};
 use crate::boot::files::{Directory, Entry, FileError};
 use crate::boot::generated::{self, Recipient};
+use crate::boot::operator_path::OperatorPath;
 use crate::boot::{ADVICE, Requester, ServedFile};
 use crate::bootable::FileKind;
 use crate::export::Export;
@@ -19,6 +20,7 @@ use crate::http::wire::range::{self, RequestedRanges};
 use crate::http::wire::target::{self, Segment, TargetError};
 use crate::http::wire::{HttpRequest, Method, StatusCode};
 use crate::machines::UpReport;
+use crate::provision::{FileCall, OperatorFileError};
 
 /// Content from this length on is worth a line of the log: a kernel, an initramfs, a root file
 /// system.
@@ -57,6 +59,9 @@ pub(super) struct Refusal {
     /// Methods that a 405 names.
     pub allow: &'static str,
 }
+
+/// Longest value in a query, in characters.
+const TOLD_MAX: usize = 128;
 
 /// Methods of files.
 const FILE_METHODS: &str = "GET, HEAD";
@@ -135,9 +140,13 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..LOGGED_TEXT).unwrap_or(bytes)).into_owned()
 }
 
-/// Returns true for a request whose content is read: it calls the server.
+/// Returns true for a request that calls the server, and that is to be answered only once.
 pub(super) fn is_call(request: &HttpRequest<'_>) -> bool {
-    request.method == Method::Post && request.content <= READ_MAX && up_recipient(request).is_some()
+    let path = target::path(request.target).unwrap_or_default();
+    match request.method {
+        Method::Post => request.content <= READ_MAX && up_recipient(request).is_some(),
+        _ => OperatorPath::parse(&path).is_some(),
+    }
 }
 
 /// Returns the machine in the path at which it tells that its system is up.
@@ -157,6 +166,10 @@ fn decide(
     }
     check(request)?;
     let path = target::path(request.target)?;
+    if let Some(file) = OperatorPath::parse(&path) {
+        let file = operator_file(request, resources, file, requester)?;
+        return chosen(request, Resource::file(file, &path), now);
+    }
     let resource = match resources.files().look_up(&path, requester)? {
         // The references in a listing need the slash after a directory; a file never has one.
         Entry::File(_) if path.ends_with(b"/") => return Err(PathError::NotFound.into()),
@@ -164,6 +177,11 @@ fn decide(
         Entry::Directory(_) if !path.ends_with(b"/") => return Ok(redirect(&path)),
         Entry::Directory(directory) => Resource::listing(resources, directory),
     };
+    chosen(request, resource, now)
+}
+
+/// Chooses the part of a resource that the client wants.
+fn chosen(request: &HttpRequest<'_>, resource: Resource, now: HttpDate) -> Result<Content, Refusal> {
     Ok(match conditions::evaluate(request, &resource.validators, now) {
         Precondition::Failed => {
             return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, "the file has changed"));
@@ -172,6 +190,27 @@ fn decide(
         Precondition::ProceedWhole => Content::Whole(resource),
         Precondition::Proceed => resource.part(request),
     })
+}
+
+/// Returns a file of the operator's.
+fn operator_file(
+    request: &HttpRequest<'_>,
+    resources: &Resources,
+    path: OperatorPath<'_>,
+    requester: Requester,
+) -> Result<ServedFile, Refusal> {
+    let (serial, uuid) = (told(request, "serial"), told(request, "uuid"));
+    let call = FileCall { path, requester, serial, uuid, is_get: request.method == Method::Get };
+    let content = resources.backend().operator_file(&call)?;
+    Ok(ServedFile::generated(content, FileKind::Other))
+}
+
+/// Returns what a client says of itself in the query, as plain text.
+fn told(request: &HttpRequest<'_>, name: &str) -> String {
+    let mut fields = form::fields(target::query(request.target).as_bytes());
+    let value = fields.find(|(field, _)| field == name).map(|(_, value)| value).unwrap_or_default();
+    let plain = value.chars().filter(|&c| c.is_ascii_alphanumeric() || " ._:/-".contains(c));
+    plain.take(TOLD_MAX).collect()
 }
 
 /// Carries out the call of a machine whose system is up.
@@ -304,6 +343,18 @@ impl Refusal {
 impl From<TargetError> for Refusal {
     fn from(bad: TargetError) -> Self {
         Self::new(StatusCode::BAD_REQUEST, bad)
+    }
+}
+
+impl From<OperatorFileError> for Refusal {
+    fn from(error: OperatorFileError) -> Self {
+        let status = match error {
+            OperatorFileError::NotFound => StatusCode::NOT_FOUND,
+            OperatorFileError::NotAMachine | OperatorFileError::OfAnother => StatusCode::FORBIDDEN,
+            OperatorFileError::Taken => StatusCode::GONE,
+            OperatorFileError::Failed => StatusCode::INTERNAL_ERROR,
+        };
+        Self::new(status, error)
     }
 }
 

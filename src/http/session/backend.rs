@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use crate::boot::{Mac, Requester};
 use crate::machines::UpReport;
+use crate::provision::{FileCall, OperatorFileError};
 
 /// The part of the server that answers call.
 pub(crate) trait Backend: Debug + Send + Sync {
@@ -17,6 +18,12 @@ pub(crate) trait Backend: Debug + Send + Sync {
         requester: Requester,
         report: UpReport,
     ) -> Result<(), NotItsAddressError>;
+
+    /// Returns a file of the operator's.
+    ///
+    /// # Errors
+    /// [`OperatorFileError`] if this client does not get it.
+    fn operator_file(&self, call: &FileCall<'_>) -> Result<Vec<u8>, OperatorFileError>;
 }
 
 /// Error of a request that is for one machine and comes from elsewhere: the peer's fault.
@@ -31,5 +38,9 @@ pub(super) struct NoBackend;
 impl Backend for NoBackend {
     fn machine_up(&self, _: Option<Mac>, _: Requester, _: UpReport) -> Result<(), NotItsAddressError> {
         Err(NotItsAddressError)
+    }
+
+    fn operator_file(&self, _: &FileCall<'_>) -> Result<Vec<u8>, OperatorFileError> {
+        Err(OperatorFileError::NotFound)
     }
 }

@@ -22,7 +22,7 @@ pub(crate) use self::backend::{Backend, NotItsAddressError};
 pub use self::listing::Resources;
 use super::wire::date::HttpDate;
 use super::wire::head::Persistence;
-use super::wire::{HttpParseError, HttpRequest, HttpVersion, StatusCode};
+use super::wire::{HttpParseError, HttpRequest, HttpVersion, Method, StatusCode};
 use crate::boot::Requester;
 use crate::bootable::FileKind;
 use crate::export::batch::Chunk;
@@ -158,9 +158,12 @@ impl Session {
             if !out.is_empty() {
                 return Some(Turn::Full);
             }
-            // At most READ_MAX, so the cast keeps the value. A client that expects `100 Continue` sends
-            // the content without it a second later (curl), which is less than the time of a request.
-            let Some(read) = input.get(len..len + request.content as usize) else {
+            // Without POST, the content is swallowed.
+            let content_len = if request.method == Method::Post { request.content } else { 0 };
+            // At most READ_MAX, so the cast keeps the value. A client that expects `100 Continue`
+            // sends the content without it a second later (curl), which is less than the time of a
+            // request.
+            let Some(read) = input.get(len..len + content_len as usize) else {
                 return Some(Turn::Drained);
             };
             content = read;

@@ -13,6 +13,7 @@ use crate::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use crate::image::{Extent, Image, Source};
 use crate::images::{ImageSet, ServedImage};
 use crate::machines::UpReport;
+use crate::provision::{FileCall, OperatorFileError};
 
 const KERNEL: Extent = Extent { offset: 4096, len: 5000 };
 const ROOT_FS: Extent = Extent { offset: 65_536, len: 3 << 30 };
@@ -277,6 +278,11 @@ impl Backend for Called {
         self.0.lock().unwrap().push((machine, report));
         Ok(())
     }
+
+    fn operator_file(&self, call: &FileCall<'_>) -> Result<Vec<u8>, OperatorFileError> {
+        Ok(format!("{} {} {} {}", call.path.names.join("/"), call.serial, call.uuid, call.is_get)
+            .into_bytes())
+    }
 }
 
 #[test]
@@ -308,6 +314,31 @@ fn call_is_made_once_with_its_whole_content() {
     batch.advance(batch.len());
     session.handle(&resources, &mut BytesMut::from(&*long), now(), &mut batch);
     assert_eq!((status(&shown(&batch)), called.0.lock().unwrap().len()), (413, 0));
+}
+
+#[test]
+fn operators_file_is_made_with_what_the_query_says() {
+    let resources = Resources::with_backend(Arc::clone(resources().files()), Arc::new(Called::default()));
+    let ask = |method: &str, target: &str| {
+        let mut input = BytesMut::from(&*format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let mut batch = Batch::default();
+        session().handle(&resources, &mut input, now(), &mut batch);
+        shown(&batch)
+    };
+    let answer = ask("GET", "/isowire/files/a/b.sh?serial=AB+1%0a%24(x)&uuid=1-2&serial=3");
+    assert_eq!((status(&answer), body(&answer)), (200, "a/b.sh AB 1x 1-2 true"));
+    let answer = ask("HEAD", "/isowire/52-54-00-12-34-56/files/a");
+    assert_eq!((status(&answer), field(&answer, "Content-Length")), (200, "9"));
+    assert_eq!(body(&ask("GET", &format!("/isowire/files/a?serial={}", "x".repeat(500)))).len(), 2 + 128 + 6);
+    for (method, target, code) in [
+        ("POST", "/isowire/files/a", 405),
+        ("GET", "/isowire/files/%2e%2e/a", 404),
+        ("GET", "/isowire/files/.a", 404),
+        ("GET", "/isowire/files/", 404),
+    ] {
+        assert_eq!(status(&ask(method, target)), code, "{method} {target}");
+    }
+    assert_eq!(status(&get("/isowire/files/a", "")), 404, "no file at all");
 }
 
 #[test]

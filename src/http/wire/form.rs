@@ -1,5 +1,5 @@
-//! Content of the type `application/x-www-form-urlencoded` (URL Standard §5.1), which curl's `--data`
-//! and cloud-init's `phone_home` send.
+//! Content of the type `application/x-www-form-urlencoded` (URL Standard §5.1), which curl's
+//! `--data` and cloud-init's `phone_home` send.
 
 use super::target::decode;
 

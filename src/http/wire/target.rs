@@ -29,6 +29,11 @@ pub(crate) fn path(target: &str) -> Result<Vec<u8>, TargetError> {
     }
 }
 
+/// Returns the query of a target; empty if it has none.
+pub(crate) fn query(target: &str) -> &str {
+    target.split_once('?').map_or("", |(_, query)| query)
+}
+
 /// Returns the part of a URI after `http://host:80`.
 fn after_authority(target: &str) -> Option<&str> {
     let (scheme, rest) = target.split_once("://")?;

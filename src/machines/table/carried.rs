@@ -96,6 +96,7 @@ impl MachineBoot {
                 let keys = system.host_keys.iter().map(|key| key.as_str().to_owned());
                 (ages.of(system.since), keys.collect())
             }),
+            secret_taken: self.secret_taken,
             last_event: ages.of(self.last_event),
             story: self.story.carried(ages),
             stats: CarriedStats {
@@ -130,6 +131,7 @@ impl MachineBoot {
                 let host_keys = keys.iter().filter_map(|key| HostKey::new(key)).collect();
                 SystemUp { since: ages.moment(age), host_keys }
             }),
+            secret_taken: carried.secret_taken,
             last_event: ages.moment(carried.last_event),
             // A transfer ends with its process, and asks again.
             requests: Requests::default(),

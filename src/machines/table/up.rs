@@ -4,13 +4,36 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::MachineTable;
-use crate::machines::{Mac, UpReport};
+use crate::machines::{KnownMachine, Mac, Step, UpReport};
 
 impl MachineTable {
-    /// Returns whether the machine at this address is known, and not by another MAC address than this.
+    /// Returns whether the machine at this address is known, and not by another MAC address than
+    /// this.
     pub(in crate::machines) fn is_machine(&self, mac: Option<Mac>, address: IpAddr) -> bool {
         let record = self.by_address.get(&address).and_then(|id| self.machines.get(id));
         record.is_some_and(|record| record.mac.is_none_or(|own| mac.is_none_or(|mac| mac == own)))
+    }
+
+    /// Returns the machine at this address.
+    pub(in crate::machines) fn known(&self, address: IpAddr) -> Option<KnownMachine> {
+        let record = self.machines.get(self.by_address.get(&address)?)?;
+        let has_lease = record.boot.reached.get(Step::Leased as usize).is_some_and(Option::is_some);
+        Some(KnownMachine {
+            mac: record.mac,
+            host_name: record.host_name.as_deref().map(str::to_owned),
+            image: record.boot.image.as_deref().map(str::to_owned),
+            boots_from_here: has_lease || record.boot.step >= Step::Kernel,
+        })
+    }
+
+    pub(in crate::machines) fn knows(&self, mac: Mac) -> bool {
+        self.by_mac.contains_key(&mac)
+    }
+
+    /// Takes the secret of the machine at this address; returns false if it was taken in this boot.
+    pub(in crate::machines) fn take_secret(&mut self, address: IpAddr) -> bool {
+        let Some(record) = self.record_at(address) else { return false };
+        !std::mem::replace(&mut record.boot.secret_taken, true)
     }
 
     /// Records that the system of the machine at this address is up.
@@ -48,6 +71,39 @@ mod tests {
         table.met(mac, address, now);
         assert!(table.is_machine(Some(mac), address) && table.is_machine(None, address));
         assert!(!table.is_machine(Some(other), address));
+    }
+
+    #[test]
+    fn secret_is_taken_once_in_each_boot() {
+        let (now, address) = (Instant::now(), IpAddr::from(ADDRESS));
+        let mut table = MachineTable::new(now, 16);
+        assert!(!table.take_secret(address), "no machine");
+        let stats = table.join(address, Step::Kernel, now).unwrap();
+        assert_eq!([table.take_secret(address), table.take_secret(address)], [true, false]);
+        let mut next = MachineTable::new(now, 16);
+        next.add_carried(table.carried(now), now, |_| None);
+        assert!(!next.take_secret(address), "in the next process too");
+        table.reached(address, &stats, Step::Kernel, None, now);
+        table.join(address, Step::Loader, now).unwrap();
+        assert!(table.take_secret(address), "it boots again");
+    }
+
+    #[test]
+    fn machine_boots_from_here_with_a_lease_or_a_kernel() {
+        let (now, address) = (Instant::now(), IpAddr::from(ADDRESS));
+        let boots_from_here = |table: &MachineTable| table.known(address).map(|known| known.boots_from_here);
+        let mut table = MachineTable::new(now, 16);
+        assert_eq!(boots_from_here(&table), None);
+        let stats = table.join(address, Step::Menu, now).unwrap();
+        table.reached(address, &stats, Step::Menu, None, now);
+        assert_eq!(boots_from_here(&table), Some(false), "anybody can look at a menu");
+        table.reached(address, &stats, Step::Kernel, None, now);
+        assert_eq!(boots_from_here(&table), Some(true));
+        let mac = Mac::new(&[2, 0, 0, 0, 0, 9]).unwrap();
+        let other = IpAddr::from([10, 0, 0, 9]);
+        table.met(mac, other, now);
+        table.leased(mac, other, now);
+        assert!(table.knows(mac) && table.known(other).unwrap().boots_from_here);
     }
 
     #[test]

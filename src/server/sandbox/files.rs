@@ -33,7 +33,9 @@ pub(super) fn rules(config: &Config, images: &ImageSet) -> Vec<Rule> {
     let named = config.images.iter().map(|image| place(&image.path));
     // A link may lead to another folder.
     let linked = images.iter().filter_map(|served| served.path().canonicalize().ok());
-    let read_only = named.chain(linked.map(|path| place(&path))).chain(KERNEL.map(PathBuf::from));
+    let files = config.files.iter().map(|files| files.folder.path().to_owned());
+    let read_only =
+        named.chain(linked.map(|path| place(&path))).chain(files).chain(KERNEL.map(PathBuf::from));
     let mut rules: Vec<Rule> = read_only.map(|path| (path, read())).collect();
     if let Some(leases) = lease_directory(config) {
         // The file is replaced, and there is a lock beside it.

@@ -146,7 +146,8 @@ impl<'a> Needs<'a> {
         // The folder of a file is watched.
         let folders = named.clone().filter_map(|path| path.parent()).filter(|path| path.is_dir());
         let served = images.iter().map(|served| served.path());
-        let read = named.chain(folders).chain(served).collect();
+        let files = config.files.iter().flat_map(|files| files.found.iter().map(|path| &**path));
+        let read = named.chain(folders).chain(served).chain(files).collect();
         Self { read, leases: lease_directory(config), sockets: socket_directory(config) }
     }
 

@@ -13,12 +13,12 @@ use libc::{
     SYS_getpeername, SYS_getpid, SYS_getppid, SYS_getrandom, SYS_getsockname, SYS_getsockopt, SYS_gettid,
     SYS_gettimeofday, SYS_getuid, SYS_inotify_add_watch, SYS_inotify_init1, SYS_inotify_rm_watch,
     SYS_ioprio_set, SYS_listen, SYS_lseek, SYS_madvise, SYS_membarrier, SYS_memfd_create, SYS_mincore,
-    SYS_mkdirat, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_openat, SYS_pipe2, SYS_ppoll,
-    SYS_pread64, SYS_preadv, SYS_preadv2, SYS_read, SYS_readlinkat, SYS_readv, SYS_recvfrom, SYS_recvmmsg,
-    SYS_recvmsg, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask,
-    SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_sendfile, SYS_sendmmsg, SYS_sendmsg,
-    SYS_sendto, SYS_set_robust_list, SYS_setpriority, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack,
-    SYS_socketpair, SYS_statx, SYS_uname, SYS_unlinkat, SYS_write, SYS_writev,
+    SYS_mkdirat, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_openat, SYS_openat2, SYS_pipe2,
+    SYS_ppoll, SYS_pread64, SYS_preadv, SYS_preadv2, SYS_read, SYS_readlinkat, SYS_readv, SYS_recvfrom,
+    SYS_recvmmsg, SYS_recvmsg, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction,
+    SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_sendfile, SYS_sendmmsg,
+    SYS_sendmsg, SYS_sendto, SYS_set_robust_list, SYS_setpriority, SYS_setsockopt, SYS_shutdown,
+    SYS_sigaltstack, SYS_socketpair, SYS_statx, SYS_uname, SYS_unlinkat, SYS_write, SYS_writev,
 };
 use seccompiler::{
     BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -82,6 +82,7 @@ const ANY: &[i64] = &[
     SYS_nanosleep,
     // Files and folders, which Landlock restricts further. Nothing changes a mode or an owner.
     SYS_openat,
+    SYS_openat2,
     SYS_faccessat,
     SYS_faccessat2,
     SYS_fstat,
