@@ -11,13 +11,16 @@ const NAME_MAX: usize = 253;
 /// Most host keys that are kept: sshd has one of each of three kinds.
 const KEYS_MAX: usize = 8;
 
+/// Host names of images: archiso's, those of systems without one, and the kernel's.
+const COMMON_NAMES: [&str; 4] = ["archiso", "localhost", "archlinux", "(none)"];
+
 /// The fields of cloud-init with host keys (cloud-init, cloudinit/config/cc_phone_home.py).
 const KEY_FIELD: &str = "pub_key_";
 
 /// The report of a system that is up.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct UpReport {
-    /// A host name of letters, digits, `-` and `.`.
+    /// A host name of letters, digits, `-` and `.`, unless it is that of an image.
     pub host_name: Option<String>,
     pub host_keys: Vec<HostKey>,
 }
@@ -49,7 +52,9 @@ impl UpReport {
         let mut report = Self::default();
         for (name, value) in fields {
             match (name.as_str(), HostKey::new(&value)) {
-                ("hostname", _) => report.host_name = Some(value).filter(|name| is_host_name(name)),
+                ("hostname", _) => {
+                    report.host_name = Some(value).filter(|name| is_host_name(name) && !is_common_name(name));
+                }
                 (name, Some(key)) if name.starts_with(KEY_FIELD) => report.add(key),
                 _ => {}
             }
@@ -69,6 +74,12 @@ pub(crate) fn is_host_name(text: &str) -> bool {
     (1..=NAME_MAX).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
         && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+}
+
+/// Returns true for a host name that images have by default, which tells no machine from another.
+pub(crate) fn is_common_name(name: &str) -> bool {
+    let label = name.split('.').next().unwrap_or_default();
+    COMMON_NAMES.contains(&label)
 }
 
 /// A machine, as much as decides which files it may have.
@@ -118,7 +129,9 @@ pub(super) mod tests {
 
     #[test]
     fn report_takes_no_other_text() {
-        for name in ["", "-a", ".", "a b", "a\nb", "a,b", "é", &"a".repeat(254)] {
+        for name in
+            ["archiso", "localhost.localdomain", "", "-a", ".", "a b", "a\nb", "a,b", "é", &"a".repeat(254)]
+        {
             assert_eq!(report(&[("hostname", name)]).host_name, None, "{name:?}");
         }
         let keys: Vec<_> = (0..100).map(|number| format!("ssh-rsa AAAA{number}")).collect();

@@ -7,13 +7,11 @@ use crate::boot::Refusal;
 use crate::dhcp::session::{BootOffer, DhcpPort, NoReply, Outcome, Request, is_boot_client, mac};
 use crate::dhcp::wire::{MessageType, Reply};
 use crate::mac::Mac;
+use crate::machines::up::is_common_name;
 use crate::machines::{RefusedBy, Registry};
 
 /// Longest host name (RFC 1123 §2.1: one label).
 const HOST_NAME_MAX: usize = 63;
-
-/// Host names that images have by default, which tell no machine from another.
-const COMMON_NAMES: [&str; 4] = ["archiso", "localhost", "archlinux", "(none)"];
 
 /// Reports one step of one machine. A machine that only leases an address gets no record.
 pub(super) fn report(machines: &Registry, request: &Request, outcome: &Outcome, now: Instant) {
@@ -55,7 +53,7 @@ fn host_name(option: &[u8]) -> Option<&str> {
     let name = str::from_utf8(option).ok()?.trim_end_matches('\0');
     let is_host_name = (1..=HOST_NAME_MAX).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
-    Some(name).filter(|name| is_host_name && !COMMON_NAMES.contains(name))
+    Some(name).filter(|name| is_host_name && !is_common_name(name))
 }
 
 fn report_offer(
