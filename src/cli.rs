@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
 use crate::config::ServeOptions;
+use crate::machines::Mac;
 
 /// Network-boots machines straight from an Arch Linux ISO.
 #[derive(Debug, Parser)]
@@ -37,6 +38,7 @@ pub enum CliCommand {
     Inspect(InspectOptions),
     Check(CheckOptions),
     Status(StatusOptions),
+    Next(NextOptions),
     SecureBoot(SecureBootOptions),
     Completions(CompletionsOptions),
     /// Print the manual page, in the format of man(7)
@@ -79,9 +81,9 @@ pub struct CheckOptions {
 
 /// Show the machines that boot from a running server.
 ///
-/// Shows the machines that do not get on first, each with what probably happened and what to do, and
-/// for each machine the stage of its boot, its progress and its rate. On a terminal the table fits it;
-/// elsewhere it has all columns and machines.
+/// Shows the machines that do not get on first, each with what probably happened and what to do,
+/// and for each machine the stage of its boot, its progress and its rate. On a terminal the table
+/// fits it; elsewhere it has all columns and machines.
 #[derive(Debug, Args)]
 pub struct StatusOptions {
     /// Address of the server: http://ADDR:PORT/ as in its --status, or the path of its socket
@@ -96,9 +98,9 @@ pub struct StatusOptions {
 
     /// Repeat every second until interrupted
     ///
-    /// On a terminal: `/` filters the machines, `s` sorts them, Up and Down choose one, Enter shows what
-    /// happened to it, q ends. Elsewhere the tables follow each other. With --json each repetition is one
-    /// line.
+    /// On a terminal: `/` filters the machines, `s` sorts them, Up and Down choose one, Enter shows
+    /// what happened to it, q ends. Elsewhere the tables follow each other. With --json each
+    /// repetition is one line.
     #[arg(long)]
     pub watch: bool,
 
@@ -107,6 +109,27 @@ pub struct StatusOptions {
     /// With the names of each machine and its address. cloud-init sends the keys (`phone_home`).
     #[arg(long, conflicts_with_all = ["json", "watch"])]
     pub known_hosts: bool,
+}
+
+/// Say what a machine boots next: an image once, or its local disk.
+///
+/// With an IMAGE the machine boots that at its next start, without a menu, and from then on its
+/// local disk. With `local` it boots its local disk. With `rule` it boots as its [[machine]] says,
+/// or as all do. The boot counts as done when its system says that it is up, or else when it has
+/// read all of its root file system and let it go. The server keeps it over a restart.
+#[derive(Debug, Args)]
+pub struct NextOptions {
+    /// MAC address of the machine
+    #[arg(value_name = "MAC", value_hint = ValueHint::Other)]
+    pub mac: Mac,
+
+    /// Name of an image, as `isowire status --json` lists them
+    #[arg(value_name = "IMAGE|local|rule", value_hint = ValueHint::Other)]
+    pub boot: String,
+
+    /// Socket of the server [default: that of this user's server, else of this host's]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
 }
 
 /// Make a key and a certificate for Secure Boot: `isowire secure-boot new DIR`.

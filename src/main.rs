@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use isowire::cli::{
-    CheckOptions, Cli, CliCommand, InspectOptions, SecureBootCommand, StatusOptions, forgotten_serve, pages,
+    CheckOptions, Cli, CliCommand, InspectOptions, NextOptions, SecureBootCommand, StatusOptions,
+    forgotten_serve, pages,
 };
 use isowire::inspect::{self, Format};
 use isowire::status::{self, Repeat, StatusError, StatusFormat};
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         (CliCommand::Inspect(options), _) => inspect(&options),
         (CliCommand::Check(options), _) => check(&options),
         (CliCommand::Status(options), _) => status(&options),
+        (CliCommand::Next(options), _) => next(options),
         (CliCommand::SecureBoot(options), _) => secure_boot(&options.command),
         (CliCommand::Completions(options), _) => print(Ok(pages::completions(options.shell))),
         (CliCommand::Man, _) => print(pages::manual()),
@@ -92,6 +94,14 @@ fn status(options: &StatusOptions) -> ExitCode {
     match status::run(url, format, repeat, &|name| env::var_os(name), &mut out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(StatusError::Address(error)) => end(USAGE, &error),
+        Err(error) => end(FAILURE, &error),
+    }
+}
+
+fn next(options: NextOptions) -> ExitCode {
+    let NextOptions { mac, boot, socket } = options;
+    match status::next(mac, &boot, socket, &|name| env::var_os(name), &mut io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(FAILURE, &error),
     }
 }

@@ -31,6 +31,9 @@ _isowire() {
             isowire,man)
                 cmd="isowire__subcmd__man"
                 ;;
+            isowire,next)
+                cmd="isowire__subcmd__next"
+                ;;
             isowire,secure-boot)
                 cmd="isowire__subcmd__secure__subcmd__boot"
                 ;;
@@ -54,6 +57,9 @@ _isowire() {
                 ;;
             isowire__subcmd__help,man)
                 cmd="isowire__subcmd__help__subcmd__man"
+                ;;
+            isowire__subcmd__help,next)
+                cmd="isowire__subcmd__help__subcmd__next"
                 ;;
             isowire__subcmd__help,secure-boot)
                 cmd="isowire__subcmd__help__subcmd__secure__subcmd__boot"
@@ -86,7 +92,7 @@ _isowire() {
 
     case "${cmd}" in
         isowire)
-            opts="-h -V --help --version serve inspect check status secure-boot completions man help"
+            opts="-h -V --help --version serve inspect check status next secure-boot completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -128,7 +134,7 @@ _isowire() {
             return 0
             ;;
         isowire__subcmd__help)
-            opts="serve inspect check status secure-boot completions man help"
+            opts="serve inspect check status next secure-boot completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -198,6 +204,20 @@ _isowire() {
             return 0
             ;;
         isowire__subcmd__help__subcmd__man)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        isowire__subcmd__help__subcmd__next)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -303,6 +323,35 @@ _isowire() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        isowire__subcmd__next)
+            opts="-h --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

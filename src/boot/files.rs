@@ -26,6 +26,7 @@ use crate::export::Export;
 use crate::export::path::{self, PathError};
 use crate::image::{FileChangedError, Identity, Image, NodeId, NodeKind};
 use crate::images::{HiddenNameError, ImageSet, ServedImage};
+use crate::mac::Mac;
 use crate::text::Word;
 
 /// Ending of the name that a whole image has beside its tree.
@@ -127,6 +128,16 @@ impl Files {
     /// image.
     pub(crate) fn unknown_images(&self) -> impl Iterator<Item = &Word> {
         self.generator.unknown_images()
+    }
+
+    /// Returns whether a machine has a seed for cloud-init.
+    pub(crate) fn has_seed(&self, machine: Mac) -> bool {
+        self.generator.has_seed(machine)
+    }
+
+    /// Returns whether there is a bootable image with this name.
+    pub(crate) fn has_image(&self, name: &Word) -> bool {
+        self.generator.has_image(name)
     }
 
     /// Returns the leases that boot programs are generated with; our DHCP server fills them.

@@ -8,7 +8,8 @@ use super::file_server::FileServer;
 use super::generated::{GeneratedKind, GeneratedPath, Recipient, names};
 use super::image_boot::{ImageBoot, Pxelinux};
 use super::leased::Leased;
-use super::menu::{Menu, MenuImage, MenuMachine, ipxe, pxelinux};
+use super::menu::{Menu, MenuImage, MenuMachine, Start, ipxe, pxelinux};
+use super::next::NextBoot;
 use super::operator_path::FILES;
 use super::requester::Requester;
 use super::rules::Rule;
@@ -69,6 +70,19 @@ impl Generator {
     pub(super) fn unknown_images(&self) -> impl Iterator<Item = &Word> {
         let names = self.config.rules.iter().filter_map(|rule| rule.image.as_ref());
         names.filter(|name| self.image(Some(name)).is_none())
+    }
+
+    /// Returns whether a machine has a seed, whatever image it boots: its system then says that it
+    /// is up.
+    pub(super) fn has_seed(&self, machine: Mac) -> bool {
+        let recipient = Recipient { machine: Some(machine), ..Recipient::default() };
+        let rule = self.config.rules.for_recipient(recipient);
+        self.config.ports.http.is_some()
+            && (!self.config.image_user_data.is_empty() || self.seed_of(rule, recipient).is_some())
+    }
+
+    pub(super) fn has_image(&self, name: &Word) -> bool {
+        self.image(Some(name)).is_some()
     }
 
     pub(super) const fn leased(&self) -> &Arc<Leased> {
@@ -136,7 +150,9 @@ impl Generator {
         let mut images: Vec<_> =
             self.images.iter().map(|image| self.shown(image, rule, recipient, &server)).collect();
         // The sort is stable: the other images keep their order.
-        images.sort_by_key(|shown| Some(&shown.image.name) != rule.and_then(|rule| rule.image.as_ref()));
+        let next = self.config.rules.next().of(recipient.machine);
+        let first = first_image(next.as_ref(), rule);
+        images.sort_by_key(|shown| Some(&shown.image.name) != first);
         Menu {
             server,
             machine: MenuMachine {
@@ -144,7 +160,11 @@ impl Generator {
                 address: requester.address,
                 name: rule.and_then(|rule| rule.name.as_ref()),
             },
-            start: rule.map(|rule| rule.start).unwrap_or_default(),
+            start: match next {
+                Some(NextBoot::Local) => Start::Local,
+                Some(NextBoot::Image(_)) => Start::Straight,
+                _ => rule.map(|rule| rule.start).unwrap_or_default(),
+            },
             timeout: self.config.settings.timeout,
             images,
             look: self.pxelinux.as_ref().map_or(&NO_LOOK, |pxelinux| &pxelinux.look),
@@ -155,7 +175,8 @@ impl Generator {
     /// Composes the boot program of the image that the recipient's rule names, else of the default.
     fn program(&self, root: Root, recipient: Recipient, server: &FileServer) -> Option<ServedFile> {
         let rule = self.config.rules.for_recipient(recipient);
-        let name = rule.and_then(|rule| rule.image.as_ref());
+        let next = self.config.rules.next().of(recipient.machine);
+        let name = first_image(next.as_ref(), rule);
         let image = self.image(name).or(self.images.first())?;
         let lease = recipient.machine.and_then(|machine| self.config.leased.of(machine));
         let shown = self.shown(image, rule, recipient, server);
@@ -215,6 +236,11 @@ impl Generator {
     fn image(&self, name: Option<&Word>) -> Option<&ImageBoot> {
         self.images.iter().find(|image| Some(&image.bootable.name) == name)
     }
+}
+
+/// Returns the image that a machine boots, if it is not the default one.
+fn first_image<'a>(next: Option<&'a NextBoot>, rule: Option<&'a Rule>) -> Option<&'a Word> {
+    next.and_then(NextBoot::image).or_else(|| rule.and_then(|rule| rule.image.as_ref()))
 }
 
 /// Returns the URL of the recipient's script. archiso would take it by TFTP too, which has no rules

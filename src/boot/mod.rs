@@ -14,6 +14,7 @@ mod generator;
 mod image_boot;
 pub(crate) mod leased;
 pub mod menu;
+pub(crate) mod next;
 pub(crate) mod operator_path;
 mod quirks;
 mod requester;
@@ -25,6 +26,7 @@ pub(crate) mod uefi;
 use std::net::Ipv4Addr;
 
 use generated::{GeneratedKind, GeneratedPath, Recipient};
+use next::NextBoot;
 use rules::{Rule, Selection};
 
 use crate::bootable::Root;
@@ -82,6 +84,8 @@ pub enum Refusal {
     // that to the command line inside the program.
     #[error("a rule forbids scripts for this iPXE, and under UEFI iPXE can load nothing else")]
     NoScript,
+    #[error("it boots from its local disk, as `once` or `isowire next` says")]
+    LocalDisk,
     #[error("name of the boot file: {0}")]
     UnsafeName(#[from] UnsafeTextError),
 }
@@ -99,7 +103,8 @@ pub(crate) fn plan(
 ) -> Result<BootPlan, Refusal> {
     let server = FileServer { address: server, ports: targets.ports };
     let Selection { rule, recipient } = *selection;
-    Planner { targets, server, recipient, rule }.plan(platform)
+    let next = targets.rules().next().of(recipient.machine);
+    Planner { targets, server, recipient, rule, next }.plan(platform)
 }
 
 struct Planner<'a> {
@@ -107,10 +112,17 @@ struct Planner<'a> {
     server: FileServer,
     recipient: Recipient,
     rule: Option<&'a Rule>,
+    next: Option<NextBoot>,
 }
 
 impl Planner<'_> {
     fn plan(&self, platform: Platform) -> Result<BootPlan, Refusal> {
+        let is_bios = platform.architecture == Architecture::BIOS;
+        let is_native = matches!(platform.firmware, Firmware::Pxe | Firmware::HttpBoot);
+        // A menu and a script lead to the local disk. UEFI goes on by itself if it gets no offer.
+        if self.next == Some(NextBoot::Local) && is_native && !is_bios {
+            return Err(Refusal::LocalDisk);
+        }
         let runs_scripts = !self.quirks().has(Quirk::NoScript);
         match (platform.firmware, platform.architecture) {
             // iPXE under UEFI names the architecture as the firmware does.
@@ -174,7 +186,8 @@ impl Planner<'_> {
 
     /// Returns the root that the rule names if it has a boot program, else the image's first.
     fn root(&self) -> Result<Root, UefiError> {
-        let image = self.rule.and_then(|rule| rule.image.as_ref());
+        let of_rule = self.rule.and_then(|rule| rule.image.as_ref());
+        let image = self.next.as_ref().and_then(NextBoot::image).or(of_rule);
         let preferred = self.rule.and_then(|rule| rule.overrides.root);
         self.targets.program_root(image, preferred)
     }

@@ -1,9 +1,11 @@
 //! Rules for machines. Only the first rule that matches a machine applies.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use super::generated::{Recipient, RuleNumber};
 use super::menu::{Overrides, Start};
+use super::next::NextBoots;
 use super::seed::SeedSettings;
 use super::{Architecture, Client, Quirks};
 use crate::mac::{Mac, MacPrefix};
@@ -28,6 +30,11 @@ impl ClientFilter {
         (self.macs.is_empty() || mac)
             && (self.architectures.is_empty() || architecture)
             && client.vendor_class.starts_with(self.vendor.as_bytes())
+    }
+
+    /// Returns true if only MAC addresses count.
+    pub(crate) fn is_by_mac(&self) -> bool {
+        !self.macs.is_empty() && self.architectures.is_empty() && self.vendor.is_empty()
     }
 
     /// Returns the MAC address of the machine, if the filter matches only one.
@@ -71,6 +78,8 @@ pub(crate) struct Rule {
     pub script: Option<PlainPath>,
     /// The script is for the one machine of this rule, once in each boot.
     pub is_secret: bool,
+    /// Its machines boot from here once, and then from their local disk.
+    pub is_once: bool,
     /// Name of the one machine that this rule is for: a host name.
     pub name: Option<Word>,
     /// Fixed address for the one machine that this rule is for.
@@ -91,9 +100,22 @@ impl Selection<'_> {
     }
 }
 
-/// All rules, in the operator's order.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Rules(Vec<Rule>);
+/// All rules, in the operator's order, and what machines boot next.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    rules: Vec<Rule>,
+    /// The same in all copies.
+    next: Arc<NextBoots>,
+}
+
+/// Compares the rules.
+impl PartialEq for Rules {
+    fn eq(&self, other: &Self) -> bool {
+        self.rules == other.rules
+    }
+}
+
+impl Eq for Rules {}
 
 impl Rules {
     /// Most rules: every DHCP message may be matched against all of them.
@@ -102,16 +124,27 @@ impl Rules {
     /// Creates a list of the first [`Rules::MAX`] rules.
     pub(crate) fn new(mut rules: Vec<Rule>) -> Self {
         rules.truncate(Self::MAX);
-        Self(rules)
+        Self { rules, next: Arc::default() }
+    }
+
+    pub(crate) fn next(&self) -> &NextBoots {
+        &self.next
+    }
+
+    /// Notes that a boot of a machine that began at this time is done. Returns true if it boots
+    /// from its local disk from now on, and did not before.
+    pub(crate) fn finished(&self, machine: Mac, began: i64) -> bool {
+        let rule = self.find(&Client::with_mac(Some(machine)));
+        self.next.finished(machine, began, rule.is_some_and(|rule| rule.is_once))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Rule> {
-        self.0.iter()
+        self.rules.iter()
     }
 
     /// Returns the rule for a client.
     pub(crate) fn find(&self, client: &Client<'_>) -> Option<&Rule> {
-        self.0.get(self.position(client)?)
+        self.rules.get(self.position(client)?)
     }
 
     /// Selects the rule for a client, and the recipient by which generated paths lead back to it.
@@ -122,7 +155,7 @@ impl Rules {
         let by_mac = self.position(&Client::with_mac(client.mac));
         let named = position.filter(|_| position != by_mac);
         Selection {
-            rule: position.and_then(|position| self.0.get(position)),
+            rule: position.and_then(|position| self.rules.get(position)),
             // At most MAX, so the cast keeps the value.
             recipient: Recipient {
                 machine: client.mac,
@@ -134,7 +167,7 @@ impl Rules {
 
     /// Returns the rule for the recipient of a generated file.
     pub(crate) fn for_recipient(&self, recipient: Recipient) -> Option<&Rule> {
-        let by_number = recipient.rule.and_then(|RuleNumber(rule)| self.0.get(usize::from(rule)));
+        let by_number = recipient.rule.and_then(|RuleNumber(rule)| self.rules.get(usize::from(rule)));
         by_number.or_else(|| self.find(&Client::with_mac(recipient.machine)))
     }
 
@@ -170,7 +203,7 @@ impl Rules {
     }
 
     fn position(&self, client: &Client<'_>) -> Option<usize> {
-        self.0.iter().position(|rule| rule.who.fits(client))
+        self.rules.iter().position(|rule| rule.who.fits(client))
     }
 }
 

@@ -138,6 +138,27 @@ fn rule_selects_image_root_and_loader() {
 }
 
 #[test]
+fn machine_that_boots_its_local_disk_is_led_there() {
+    let rules = Rules::default();
+    let site =
+        site().with_image(Word::new("two").unwrap(), Ok(vec![Root::Http])).with_rules(rules.clone().into());
+    let mac = "52:54:00:12:34:fe".parse().unwrap();
+    let file = |machine: Client<'_>| plan(&machine, HERE, &site).map(|plan| plan.boot_file.to_string());
+    let before = file(machine(Firmware::Pxe, 0)).unwrap();
+    rules.next().tell(mac, NextBoot::Local, 1).unwrap();
+    for (firmware, number) in [(Firmware::Pxe, 7), (Firmware::Pxe, 9), (Firmware::HttpBoot, 16)] {
+        assert_eq!(file(machine(firmware, number)), Err(Refusal::LocalDisk), "it goes on by itself");
+    }
+    assert_eq!(file(machine(Firmware::Pxe, 0)).unwrap(), before, "PXELINUX, whose menu leads there");
+    assert_eq!(
+        file(machine(Firmware::Ipxe, 7)).unwrap(),
+        "http://10.0.0.1/isowire/52-54-00-12-34-fe/boot.ipxe"
+    );
+    rules.next().tell(mac, NextBoot::Image(Word::new("two").unwrap()), 2).unwrap();
+    assert_eq!(file(machine(Firmware::Pxe, 7)).unwrap(), "/isowire/52-54-00-12-34-fe/http.efi");
+}
+
+#[test]
 fn other_architectures_are_refused_by_name() {
     let refusal = |firmware, number| plan(&machine(firmware, number), HERE, &site()).unwrap_err().to_string();
     assert!(refusal(Firmware::Pxe, 6).starts_with("x86 UEFI machines are not served"));

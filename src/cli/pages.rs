@@ -42,7 +42,7 @@ const SECTIONS: [ManualSection; 5] = [
             ("RUST_LOG", "Filter of the log, for example isowire=debug."),
             (
                 "STATE_DIRECTORY, XDG_STATE_HOME",
-                "Directory of the leases, unless the configuration file has `lease-file`.",
+                "Directory of the leases, unless the configuration file has `lease-file`, and of what machines boot next.",
             ),
             (
                 "LISTEN_FDS, LISTEN_FDNAMES, NOTIFY_SOCKET",

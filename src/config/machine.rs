@@ -70,6 +70,7 @@ impl Checker<'_> {
             is_ignored,
             script: script.path,
             is_secret: script.is_secret,
+            is_once: self.once(options, &filter)?,
             image: self.read("image", &options.image, value::image_name)?,
             overrides: self.overrides(choices, services, parameters)?,
             start: if is_menu { Start::Menu } else { Start::Straight },
@@ -159,6 +160,18 @@ impl Checker<'_> {
         }
     }
 
+    /// Returns whether the machines of a rule boot from here once.
+    fn once(&self, options: &MachineOptions, filter: &ClientFilter) -> Result<bool, ConfigError> {
+        let is_once = self.read("once", &options.once, value::truth)?.unwrap_or(false);
+        match &options.once {
+            // When a boot is done, only the MAC address is known.
+            Some(value) if is_once && !filter.is_by_mac() => {
+                Err(self.wrong("once", value, "needs a rule by `mac` alone; remove its other conditions"))
+            }
+            _ => Ok(is_once),
+        }
+    }
+
     fn never_reached(&self, options: &MachineOptions, earlier: &MachineOptions) -> ConfigError {
         let place = earlier.conditions().next().map(|(key, value)| self.place(key, value));
         let place = place.unwrap_or_default();
@@ -204,6 +217,7 @@ impl MachineOptions {
             ("user-data", &self.user_data),
             ("script", &self.script),
             ("secret", &self.secret),
+            ("once", &self.once),
         ];
         let lists = [
             ("kernel-parameters", &self.kernel_parameters),

@@ -97,6 +97,8 @@ pub struct Config {
     pub(crate) files: Option<FilesConfig>,
     /// Rules for machines.
     pub rules: Rules,
+    /// Directory of what is kept over a restart.
+    pub state_directory: PathBuf,
     pub uefi: UefiBy,
     /// iPXE for UEFI machines, if they all load it.
     pub ipxe: Option<Bytes>,
@@ -267,6 +269,7 @@ impl Checker<'_> {
         Ok(Config {
             rules: self.rules(&services, &dhcp, files.as_ref(), length(&menu.parameters) + longest)?,
             files,
+            state_directory: dhcp::state_directory(self.variables),
             ipxe: self.ipxe(uefi)?,
             uefi,
             images,

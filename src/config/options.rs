@@ -313,6 +313,7 @@ pub(super) struct MachineOptions {
     pub(super) user_data: Option<RawValue>,
     pub(super) script: Option<RawValue>,
     pub(super) secret: Option<RawValue>,
+    pub(super) once: Option<RawValue>,
     #[serde(deserialize_with = "one_or_more")]
     pub(super) quirks: Option<Vec<RawValue>>,
 }

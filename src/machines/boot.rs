@@ -172,6 +172,13 @@ impl MachineBoot {
         self.system = Some(SystemUp { since, host_keys });
     }
 
+    /// Returns the start of the boot if it is done, and true if the system said so itself, false if
+    /// it read all of its root and let it go.
+    pub(super) fn done(&self) -> Option<(Instant, bool)> {
+        let by_call = self.system.is_some();
+        (by_call || self.stage() == Stage::Copied).then_some((self.began, by_call))
+    }
+
     /// Returns true if the system said that it is up, and nothing else was seen since.
     pub(super) fn says_it_is_up(&self) -> bool {
         self.system.is_some() && self.is_up == Some(true)

@@ -156,7 +156,7 @@ impl Diagnosis {
 }
 
 fn of_refusal(record: &MachineRecord) -> Option<Diagnosis> {
-    let refused = record.refusal.as_ref()?;
+    let refused = record.refusal.as_ref().filter(|refused| refused.by != RefusedBy::LocalDisk)?;
     Some(Diagnosis::Refused { by: refused.by, why: refused.why.clone() })
 }
 

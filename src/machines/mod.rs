@@ -48,7 +48,7 @@ pub use stage::{Loss, Protocol, RootEnd, Stage, Step};
 pub(crate) use status::StatusReport;
 pub(crate) use table::MACHINES_MAX;
 pub use tracker::ConnectionTracker;
-pub(crate) use up::{KnownMachine, UpReport};
+pub(crate) use up::{FinishedBoot, KnownMachine, UpReport};
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -35,6 +35,8 @@ pub(crate) enum RefusedBy {
     NfsPath,
     /// Connections are at their limit.
     Places,
+    /// It is to boot from its local disk, and does.
+    LocalDisk,
 }
 
 #[cfg(test)]

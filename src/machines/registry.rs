@@ -16,7 +16,7 @@ use super::site::Site;
 use super::status::{Clock, FORMAT, FaultStatus, MachineStatus, StatusReport, VerificationStatus};
 use super::table::{MACHINES_MAX, MachineTable};
 use super::transfer_stats::TransferStats;
-use super::up::KnownMachine;
+use super::up::{FinishedBoot, KnownMachine};
 use super::{Mac, Protocol, RefusedBy, RootEnd, Step, UpReport};
 use crate::boot;
 use crate::image::Image;
@@ -126,6 +126,18 @@ impl Registry {
     /// this.
     pub(crate) fn is_machine(&self, mac: Option<Mac>, address: IpAddr) -> bool {
         self.table().is_machine(mac, address)
+    }
+
+    /// Returns the boots that are done.
+    pub(crate) fn finished(&self) -> Vec<FinishedBoot> {
+        let Some(clock) = self.clock.get() else { return Vec::new() };
+        let table = self.table();
+        let finished = table.finished().map(|(machine, began, by_call)| FinishedBoot {
+            machine,
+            began: clock.seconds(began),
+            by_call,
+        });
+        finished.collect()
     }
 
     /// Returns the machine at this address.

@@ -68,6 +68,8 @@ pub(super) struct MachineRecord {
     pub boots: u32,
     /// The boot before ended with a whole boot program.
     had_no_root: bool,
+    /// Start of the last boot before this one that was done, and whether its system said so.
+    done_before: Option<(Instant, bool)>,
     pub boot: MachineBoot,
 }
 
@@ -405,6 +407,7 @@ impl MachineTable {
             host_name: None,
             boots: 1,
             had_no_root: false,
+            done_before: None,
             boot,
         };
         self.machines.insert(id, record);
@@ -492,6 +495,7 @@ impl MachineRecord {
         self.refusal = None;
         self.boots = self.boots.saturating_add(1);
         self.had_no_root = self.boot.ended_with_program();
+        self.done_before = self.boot.done().or(self.done_before);
         self.boot = MachineBoot::new(epoch, now);
     }
 }

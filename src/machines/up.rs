@@ -94,6 +94,16 @@ pub(crate) struct KnownMachine {
     pub boots_from_here: bool,
 }
 
+/// A boot that is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FinishedBoot {
+    pub machine: Mac,
+    /// Start of the boot, in seconds since 1970.
+    pub began: i64,
+    /// The system said itself that it is up; else it read all of its root and let it go.
+    pub by_call: bool,
+}
+
 /// A system that said that it is up.
 #[derive(Debug)]
 pub(super) struct SystemUp {

@@ -5,6 +5,7 @@ mod file_checks;
 mod handover;
 mod image_updater;
 mod initramfs_check;
+mod next_boots;
 mod own_addresses;
 mod report;
 mod sandbox;
@@ -29,6 +30,7 @@ use tracing::{info, warn};
 
 use self::handover::Arrival;
 use self::image_updater::ImageUpdater;
+use self::next_boots::NextFile;
 use self::report::{ForeignDhcp, StartReport};
 use self::sandbox::{Identity, IdentityError, SandboxError};
 use self::service_sockets::{DhcpMarkError, ServiceSockets};
@@ -56,8 +58,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// Time that transfers have to end when systemd starts the next process after this one.
 const RESTART_DRAIN: Duration = Duration::from_secs(10);
 
-/// Time that transfers have to end beside the process that has taken over. PXELINUX takes a download
-/// that is cut for a whole one and starts half a kernel, so a slow link gets its time.
+/// Time that transfers have to end beside the process that has taken over. PXELINUX takes a
+/// download that is cut for a whole one and starts half a kernel, so a slow link gets its time.
 const TAKEOVER_DRAIN: Duration = Duration::from_secs(600);
 
 /// Error that keeps isowire from starting.
@@ -88,6 +90,8 @@ pub enum StartError {
     Takeover(#[from] TakeoverError),
     #[error("threads cannot be started: {0}; raise `TasksMax=` of the unit, or `ulimit -u`")]
     Threads(io::Error),
+    #[error("{0}")]
+    NextBoots(String),
     #[error("sandbox: {0}")]
     Sandbox(#[from] SandboxError),
     #[error("user: {0}")]
@@ -111,7 +115,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let verifications = config.verify.clone().map(Verifications::start).transpose()?;
     let opened = image_updater::open(&config.images, carried, verifications.clone())?;
     let names: Vec<_> = opened.images.iter().map(|served| &*served.name).collect();
-    let identity = Identity::choose(config, &opened.images)?;
+    let next_file = Arc::new(NextFile::open(config).map_err(StartError::NextBoots)?);
+    let identity = Identity::choose(config, &opened.images, next_file.directory())?;
     let mut sockets = ServiceSockets::open(config, inherited, &names, &identity)?;
     let now = Instant::now();
     let machines = Arc::new(Registry::with_capacity(now, config.limits.machines));
@@ -122,7 +127,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     }
     let (boot_config, stall_timeout) = (boot_config(config, &sockets), config.stall_timeout);
     verifications.iter().for_each(|verifications| verifications.pause());
-    let row = sandbox::enter(config, &opened.images, &identity)?;
+    let row = sandbox::enter(config, &opened.images, next_file.directory(), &identity)?;
     sockets.rows.push(row);
     if let Some(verifications) = &verifications {
         verifications.go_on()?;
@@ -133,9 +138,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         updater.confine();
     }
     let runtime = runtime::build().map_err(StartError::Threads)?;
-    let served = runtime.block_on(serve(config, sockets, updater, machines, arrival, owner));
-    // Sessions of NBD and NFS last for days; they end here. A blocking task would hold up the process
-    // that follows.
+    let served = runtime.block_on(serve(config, sockets, updater, machines, arrival, owner, next_file));
+    // Sessions of NBD and NFS last for days; they end here. A blocking task would hold up the
+    // process that follows.
     runtime.shutdown_background();
     served
 }
@@ -189,6 +194,7 @@ async fn serve(
     machines: Arc<Registry>,
     arrival: Arrival,
     owner: Uid,
+    next_file: Arc<NextFile>,
 ) -> Result<(), StartError> {
     let (mut stop_signals, hangup) = (StopSignals::new()?, signal(SignalKind::hangup())?);
     let snapshot = updater.snapshot();
@@ -211,6 +217,7 @@ async fn serve(
         has_roots,
         ready,
         owner,
+        next_file,
     };
     let mut services = tokio::select! {
         started = services::start(config, sockets, updater, shared, hangup, &stopping) => started?,

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
 use super::image_updater::ImageUpdater;
+use super::next_boots::{NextBootControl, NextFile};
 use super::service_sockets::{DhcpMark, PortmapService, ServiceSockets};
 use super::snapshot::Snapshot;
 use super::{StartError, handover, own_addresses};
@@ -44,6 +45,7 @@ pub(super) struct Shared {
     pub(super) ready: mpsc::Sender<Predecessor>,
     /// User who started this process, and may start one that takes over.
     pub(super) owner: Uid,
+    pub(super) next_file: Arc<NextFile>,
 }
 
 /// The services of a run.
@@ -253,7 +255,14 @@ impl Services<'_> {
             false => StatusSocket::Tcp(listener, self.config.allowed.clone()),
         });
         let sockets = local.map(StatusSocket::Local).into_iter().chain(tcp).collect();
-        self.spawn("status", web::server::run(sockets, self.machines(), self.stop()));
+        let control = Arc::new(NextBootControl {
+            file: Arc::clone(&self.shared.next_file),
+            rules: self.config.rules.clone(),
+            files: self.files(),
+        });
+        let (noting, machines, stop) = (Arc::clone(&control), self.machines(), self.stop());
+        self.spawn_at_once("next boots", async move { noting.run(&machines, stop).await });
+        self.spawn("status", web::server::run_with(sockets, self.machines(), Some(control), self.stop()));
     }
 
     /// Returns the status socket in place of that of the process before this one.

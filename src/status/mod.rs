@@ -3,6 +3,7 @@
 mod columns;
 mod fetch;
 mod known_hosts;
+mod next;
 mod screen;
 mod table;
 mod text;
@@ -16,6 +17,8 @@ use std::time::Duration;
 use self::fetch::FetchError;
 use self::table::{Size, StatusTable};
 use crate::machines::StatusReport;
+
+pub use next::{NextError, next};
 
 pub(crate) use fetch::{StatusAddress, StatusAddressError};
 

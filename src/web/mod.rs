@@ -3,6 +3,7 @@
 //! It is served on a Unix socket, and on a TCP port if the operator asks for one.
 
 mod connection;
+pub(crate) mod control;
 mod reports;
 mod routes;
 pub mod server;

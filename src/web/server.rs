@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use super::connection::{self, ByteStream};
+use super::control::{self, Control};
 use super::reports::Reports;
 use super::routes;
 use crate::export::Allowed;
@@ -45,13 +46,30 @@ pub async fn run(
     registry: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    run_with(sockets, registry, None, shutdown).await
+}
+
+/// Lets programs that may use the local socket change something too.
+///
+/// # Errors
+/// Those of [`run`].
+pub(crate) async fn run_with(
+    sockets: Vec<StatusSocket>,
+    registry: Arc<Registry>,
+    control: Option<Arc<dyn Control>>,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
     let reports = Arc::new(Reports::new(Arc::clone(&registry)));
     let router = routes::router(Arc::clone(&reports));
     let mut listeners = JoinSet::new();
     for socket in sockets {
         let router = match socket {
             StatusSocket::OfThisHost(_) => routes::of_this_host(router.clone()),
-            StatusSocket::Local(_) | StatusSocket::Tcp(..) => router.clone(),
+            StatusSocket::Local(_) => match &control {
+                Some(control) => router.clone().merge(control::router(Arc::clone(control))),
+                None => router.clone(),
+            },
+            StatusSocket::Tcp(..) => router.clone(),
         };
         listeners.spawn(accept(StatusListener::new(socket)?, router));
     }

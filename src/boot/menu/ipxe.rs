@@ -84,7 +84,7 @@ impl Script<'_, '_> {
         self.labels += page.rows.len();
         writeln!(self.text, "\n:{label}")?;
         match (parent, self.menu.start) {
-            (None, Start::Straight) => writeln!(self.text, "goto 1")?,
+            (None, Start::Straight | Start::Local) => writeln!(self.text, "goto 1")?,
             _ => self.choice(page, first, parent)?,
         }
         for (number, row) in (first..).zip(&page.rows) {
@@ -145,6 +145,10 @@ impl Script<'_, '_> {
         match &row.action {
             Action::Boot(kernel) => self.kernel(kernel),
             Action::MemoryTest(image) => self.memory_test(image),
+            // BIOS may have no other boot device behind the network.
+            Action::LocalDisk if self.menu.start == Start::Local => {
+                writeln!(self.text, "iseq ${{platform}} efi || sanboot --no-describe --drive 0x80 ||\nexit 1")
+            }
             Action::LocalDisk => writeln!(self.text, "exit 1"),
             Action::Reboot => writeln!(self.text, "reboot"),
             Action::Shell => writeln!(self.text, "echo Type exit for the menu.\nshell ||\ngoto {label}"),

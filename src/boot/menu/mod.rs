@@ -72,6 +72,8 @@ pub(crate) enum Start {
     Menu,
     /// The first entry boots at once, without a menu.
     Straight,
+    /// The local disk boots at once.
+    Local,
 }
 
 /// The kernel of an entry with its initramfs, by paths from the root of the tree.

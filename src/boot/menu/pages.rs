@@ -1,7 +1,7 @@
 //! Pages of a menu: the first has one row for each image, the second all other ways to boot.
 
 use super::ways::{WayBuilder, WayRow};
-use super::{Kernel, Menu, MenuImage};
+use super::{Kernel, Menu, MenuImage, Start};
 use crate::bootable::{Bootable, TITLE_MAX};
 use crate::text::{Line, PlainPath};
 
@@ -42,17 +42,20 @@ pub(super) enum Action<'a> {
 impl<'a> Menu<'a> {
     /// Returns the first page. Its first row boots by itself.
     pub(super) fn front(&self, loader: Loader) -> Page<'a> {
+        let disk = Row::new(
+            "Boot from the local disk",
+            "Leaves the network and goes on with the next boot device.",
+            Action::LocalDisk,
+        );
+        if self.start == Start::Local {
+            return Page { title: Line::new("Network boot"), rows: vec![disk] };
+        }
         let mut rows: Vec<_> = self.images.iter().filter_map(|shown| self.chosen(shown)).collect();
         let more = Row {
             title: Line::new("More ways to boot"),
             help: vec![Line::new("Other protocols for the root file system, verification, and tools.")],
             action: Action::Open(self.more(loader)),
         };
-        let disk = Row::new(
-            "Boot from the local disk",
-            "Leaves the network and goes on with the next boot device.",
-            Action::LocalDisk,
-        );
         // A page cannot boot by itself.
         rows.extend(if rows.is_empty() { [disk, more] } else { [more, disk] });
         Page { title: Line::new("Network boot"), rows }

@@ -44,7 +44,7 @@ impl Writer<'_, '_> {
         }
         match (menu.start, &menu.look.ui) {
             // With neither UI nor a prompt, DEFAULT boots at once.
-            (Start::Straight, _) => writeln!(self.text, "PROMPT 0")?,
+            (Start::Straight | Start::Local, _) => writeln!(self.text, "PROMPT 0")?,
             (Start::Menu, Some(ui)) => self.screen(ui, front)?,
             (Start::Menu, None) => self.prompt(front)?,
         }

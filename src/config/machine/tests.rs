@@ -78,6 +78,7 @@ fn rule_error_has_place_and_cause() {
         ("mac = '00:11'\nroot = 'ftp'", "isowire.toml:6: root: `ftp`: invalid root; expected"),
         ("mac = '00:11'\naddress = '10.0.0.5'", "`10.0.0.5`: needs a rule for one machine"),
         ("mac = '00:11'\nname = 'lab1'", "isowire.toml:6: name: `lab1`: needs a rule for one machine"),
+        ("mac = '00:11'\nvendor = 'PXE'\nonce = true", "needs a rule by `mac` alone"),
         ("mac = '00:11:22:33:44:55'\nname = '-lab'", "`-lab`: invalid host name; expected up to"),
         ("mac = '00:11:22:33:44:55'\naddress = '10.0.0.5'", "`10.0.0.5`: needs a DHCP server"),
         ("mac = '01:11:22:33:44:55'\nmenu = false", "`01:11:22:33:44:55`: invalid MAC address"),

@@ -78,6 +78,7 @@ const fn refused_by(refusal: &Refusal) -> RefusedBy {
     match refusal {
         Refusal::Architecture(_) => RefusedBy::Architecture,
         Refusal::NoScript => RefusedBy::Rule,
+        Refusal::LocalDisk => RefusedBy::LocalDisk,
         Refusal::NoLoader | Refusal::NoUefi(_) | Refusal::NoHttp | Refusal::UnsafeName(_) => {
             RefusedBy::BootFile
         }

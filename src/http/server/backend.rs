@@ -56,7 +56,10 @@ impl MachineBackend {
     /// Returns the address of the requester if the machine has it.
     fn address_of(&self, machine: Option<Mac>, requester: Requester, now: Instant) -> Option<IpAddr> {
         let address = IpAddr::V4(requester.address?);
-        (self.machines.is_machine(machine, address) || self.learn(machine, address, now)).then_some(address)
+        let is_known = self.machines.known(address).is_some_and(|known| known.mac.is_some());
+        let is_it = || self.machines.is_machine(machine, address);
+        // Behind a router, a machine may be known by its address alone.
+        ((is_known && is_it()) || self.learn(machine, address, now) || is_it()).then_some(address)
     }
 
     /// Learns from the neighbour table that the machine has this address, and returns whether it

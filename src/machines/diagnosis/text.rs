@@ -100,7 +100,7 @@ fn write_cause(f: &mut Formatter<'_>, lacks: Option<&str>, is_known: bool, runs:
 
 fn write_refusal(f: &mut Formatter<'_>, by: RefusedBy, why: &str) -> fmt::Result {
     match by {
-        RefusedBy::Architecture => f.write_str(why),
+        RefusedBy::Architecture | RefusedBy::LocalDisk => f.write_str(why),
         RefusedBy::Rule => write!(f, "{why}. Change its [[machine]] if it is to boot"),
         RefusedBy::Allow => write!(f, "not answered: {why}. Add its network to `allow` if it is to boot"),
         RefusedBy::Pool => write!(f, "got no address: {why}. Widen `dhcp-range`, or shorten `lease-time`"),

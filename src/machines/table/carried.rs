@@ -72,6 +72,7 @@ impl MachineRecord {
             host_name: carried.host_name.map(String::into),
             boots: carried.boots,
             had_no_root: carried.had_no_root,
+            done_before: None,
             boot: MachineBoot::of_carried(carried.boot, epoch, ages, find),
         }
     }

@@ -14,6 +14,16 @@ impl MachineTable {
         record.is_some_and(|record| record.mac.is_none_or(|own| mac.is_none_or(|mac| mac == own)))
     }
 
+    /// Iterates over the boots that are done, as far as it shows here: the last of each machine,
+    /// and the last before that, which may have ended just now. Each has its start, and whether its
+    /// system said so itself.
+    pub(in crate::machines) fn finished(&self) -> impl Iterator<Item = (Mac, Instant, bool)> {
+        self.iter().flat_map(|record| {
+            let (mac, done) = (record.mac, [record.done_before, record.boot.done()]);
+            done.into_iter().flatten().filter_map(move |(began, by_call)| Some((mac?, began, by_call)))
+        })
+    }
+
     /// Returns the machine at this address.
     pub(in crate::machines) fn known(&self, address: IpAddr) -> Option<KnownMachine> {
         let record = self.machines.get(self.by_address.get(&address)?)?;
@@ -51,7 +61,7 @@ mod tests {
     use super::*;
     use crate::machines::up::HostKey;
     use crate::machines::up::tests::KEY;
-    use crate::machines::{Protocol, RootEnd, Running, Stage, Step};
+    use crate::machines::{Protocol, RootEnd, Running, Stage};
 
     const ADDRESS: [u8; 4] = [10, 0, 0, 7];
 
@@ -134,10 +144,17 @@ mod tests {
         table.released(address, &stats, RootEnd::Released, now);
         table.phoned_home(address, report(), now);
         assert_eq!(table.iter().next().unwrap().boot.running(), Some(Running::Up));
+        assert_eq!(table.finished().count(), 0, "its MAC address is unknown");
+        let mac = Mac::new(&[2, 0, 0, 0, 0, 7]).unwrap();
+        table.met(mac, address, now);
+        assert_eq!(table.finished().collect::<Vec<_>>(), [(mac, now, true)]);
         let mut next = MachineTable::new(now, 16);
         next.add_carried(table.carried(now), now, |_| None);
         let record = next.iter().next().unwrap();
         assert!(record.boot.says_it_is_up(), "in the next process too");
         assert_eq!(record.boot.system.as_ref().unwrap().host_keys, report().host_keys);
+        let later = now + std::time::Duration::from_secs(9);
+        table.join(address, Step::Loader, later).unwrap();
+        assert_eq!(table.finished().collect::<Vec<_>>(), [(mac, now, true)], "it has begun again");
     }
 }

@@ -29,7 +29,7 @@ fn read() -> BitFlags<AccessFs> {
 }
 
 /// Returns the rules for what is opened at run time.
-pub(super) fn rules(config: &Config, images: &ImageSet) -> Vec<Rule> {
+pub(super) fn rules(config: &Config, images: &ImageSet, state: Option<&Path>) -> Vec<Rule> {
     let named = config.images.iter().map(|image| place(&image.path));
     // A link may lead to another folder.
     let linked = images.iter().filter_map(|served| served.path().canonicalize().ok());
@@ -37,10 +37,10 @@ pub(super) fn rules(config: &Config, images: &ImageSet) -> Vec<Rule> {
     let read_only =
         named.chain(linked.map(|path| place(&path))).chain(files).chain(KERNEL.map(PathBuf::from));
     let mut rules: Vec<Rule> = read_only.map(|path| (path, read())).collect();
-    if let Some(leases) = lease_directory(config) {
-        // The file is replaced, and there is a lock beside it.
+    for directory in lease_directory(config).into_iter().chain(state) {
+        // The file is replaced, and there is a lock beside that of the leases.
         let write = make_bitflags!(AccessFs::{WriteFile | Truncate | MakeReg | RemoveFile});
-        rules.push((leases.to_owned(), read() | write));
+        rules.push((directory.to_owned(), read() | write));
     }
     // The sockets of the status and for a take-over are made at run time, and removed at the end.
     rules.push((socket_directory(config).to_owned(), make_bitflags!(AccessFs::{MakeSock | RemoveFile})));

@@ -18,6 +18,7 @@ use rustix::thread::{
 use super::files::{lease_directory, socket_directory};
 use crate::config::{Config, User};
 use crate::images::ImageSet;
+use crate::server::next_boots;
 
 /// Capability that is kept beside seccomp. With it the kernel tells what is in the page cache of a
 /// file of another user (cachestat(2)); without it, to find out costs up to a fifth of the time of
@@ -47,6 +48,10 @@ struct Needs<'a> {
     /// Folders and images, which are read again when they change.
     read: Vec<&'a Path>,
     leases: Option<&'a Path>,
+    /// Directory of the next boots.
+    state: Option<&'a Path>,
+    /// A rule says `once`.
+    is_state_needed: bool,
     sockets: &'a Path,
 }
 
@@ -56,7 +61,11 @@ impl Identity {
     ///
     /// # Errors
     /// [`IdentityError`] if it cannot be the user that the operator named.
-    pub(in crate::server) fn choose(config: &Config, images: &ImageSet) -> Result<Self, IdentityError> {
+    pub(in crate::server) fn choose(
+        config: &Config,
+        images: &ImageSet,
+        state: Option<&Path>,
+    ) -> Result<Self, IdentityError> {
         let named = config.user.clone();
         let why_not = |user: User, why: String| Err(IdentityError { user, why });
         if !geteuid().is_root() {
@@ -71,7 +80,7 @@ impl Identity {
         if user.uid == 0 {
             return Ok(Self::root(config, "the configuration says so"));
         }
-        let needs = Needs::of(config, images);
+        let needs = Needs::of(config, images, state);
         match needs.prepare(&user, for_ports(config)) {
             Ok((keep, closed)) => Ok(Self { note: note(&user, closed), user: Some(user), keep }),
             Err(why) if named.is_none() => Ok(Self::root(config, &why)),
@@ -141,14 +150,21 @@ fn note(user: &User, closed: Option<PathBuf>) -> String {
 }
 
 impl<'a> Needs<'a> {
-    fn of(config: &'a Config, images: &'a ImageSet) -> Self {
+    fn of(config: &'a Config, images: &'a ImageSet, state: Option<&'a Path>) -> Self {
         let named = config.images.iter().map(|image| &*image.path);
         // The folder of a file is watched.
         let folders = named.clone().filter_map(|path| path.parent()).filter(|path| path.is_dir());
         let served = images.iter().map(|served| served.path());
         let files = config.files.iter().flat_map(|files| files.found.iter().map(|path| &**path));
         let read = named.chain(folders).chain(served).chain(files).collect();
-        Self { read, leases: lease_directory(config), sockets: socket_directory(config) }
+        let is_state_needed = config.rules.iter().any(|rule| rule.is_once);
+        Self {
+            read,
+            leases: lease_directory(config),
+            state,
+            is_state_needed,
+            sockets: socket_directory(config),
+        }
     }
 
     /// Lets a user have all that is needed. Returns the capabilities that it needs for it, and the
@@ -162,8 +178,14 @@ impl<'a> Needs<'a> {
         if let Some(manager) = notify_socket().filter(|manager| !is_reachable(manager, user, keep)) {
             return Err(format!("{user} cannot write to NOTIFY_SOCKET={}", manager.display()));
         }
+        let is_ours = |name: &str| name.starts_with("leases") || name.starts_with(next_boots::NAME);
         if let Some(directory) = self.leases {
-            give(directory, 0o755, user, |name| name.starts_with("leases"))?;
+            give(directory, 0o755, user, is_ours)?;
+        }
+        if let Some(directory) = self.state {
+            let given = give(directory, 0o755, user, is_ours);
+            // Without such a rule, `isowire next` tells if it cannot be written.
+            given.or_else(|why| if self.is_state_needed { Err(why) } else { Ok(()) })?;
         }
         give(self.sockets, 0o700, user, |_| true)?;
         self.read.extend(self.leases);

@@ -8,6 +8,7 @@ mod calls;
 mod files;
 mod identity;
 
+use std::path::Path;
 use std::thread;
 
 use landlock::RulesetCreated;
@@ -59,10 +60,11 @@ pub(super) fn require(config: &Config) -> Result<(), SandboxError> {
 pub(super) fn enter(
     config: &Config,
     images: &ImageSet,
+    state: Option<&Path>,
     identity: &Identity,
 ) -> Result<ServiceRow, StartError> {
     // The folders are opened before the user may no longer look into them.
-    let ruleset = files::ruleset(&files::rules(config, images));
+    let ruleset = files::ruleset(&files::rules(config, images, state));
     identity.enter()?;
     enter_log(config, identity, ruleset.as_ref().ok());
     let confined = match config.sandbox {

@@ -72,8 +72,8 @@ fn enter_inside(directory: &Path) {
     let config = config(directory);
     let paths = [SearchPath { path: directory.join("folder"), name: None }];
     let images = ImageSet::of(images::find(&paths, None, None).0).unwrap();
-    let identity = Identity::choose(&config, &images).unwrap();
-    enter(&config, &images, &identity).unwrap();
+    let identity = Identity::choose(&config, &images, None).unwrap();
+    enter(&config, &images, None, &identity).unwrap();
 }
 
 fn errno(result: io::Result<impl Sized>) -> i32 {

@@ -1,0 +1,226 @@
+//! The next boots of machines, where they are not as the rules say: told by the operator, or the
+//! local disk since a boot that was to happen once is done.
+//!
+//! The table is kept over a restart as text, one machine in each line:
+//!
+//! ```text
+//! # isowire next boots 1
+//! 52:54:00:12:34:56 1796000000 image archlinux
+//! 52:54:00:12:34:57 1796000000 local
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard};
+
+use crate::locked::locked;
+use crate::mac::Mac;
+use crate::text::Word;
+
+/// First line of the text, with the version of its format.
+const HEAD: &str = "# isowire next boots 1";
+
+/// Most machines in the table.
+const MACHINES_MAX: usize = 4096;
+
+/// Longest text of a table, in bytes: the address, the time and the name of an image take 120.
+pub(crate) const TEXT_MAX: u64 = 1 << 20;
+
+/// The next boot of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NextBoot {
+    /// This image, without a menu; from then on the local disk.
+    Image(Word),
+    /// As its rule says.
+    Rule,
+    /// The local disk, until the operator says otherwise.
+    Local,
+}
+
+impl NextBoot {
+    /// Returns the image that comes first.
+    pub(crate) const fn image(&self) -> Option<&Word> {
+        match self {
+            NextBoot::Image(image) => Some(image),
+            NextBoot::Rule | NextBoot::Local => None,
+        }
+    }
+}
+
+/// A next boot, and the time from which on it holds, in seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    boot: NextBoot,
+    since: i64,
+}
+
+/// The next boots by machine.
+#[derive(Debug, Default)]
+pub(crate) struct NextBoots(Mutex<BTreeMap<Mac, Told>>);
+
+/// Error of a table that is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{MACHINES_MAX} machines have been told what to boot; tell some `rule`")]
+pub(crate) struct TooManyError;
+
+/// Error of a text that is not a table: the number of its first bad line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("line {0} is not of this version of isowire")]
+pub(crate) struct NextBootsError(usize);
+
+impl NextBoots {
+    /// Notes what a machine boots next.
+    ///
+    /// # Errors
+    /// [`TooManyError`]
+    pub(crate) fn tell(&self, machine: Mac, boot: NextBoot, now: i64) -> Result<(), TooManyError> {
+        let mut table = self.table();
+        if table.len() >= MACHINES_MAX && !table.contains_key(&machine) {
+            return Err(TooManyError);
+        }
+        table.insert(machine, Told { boot, since: now });
+        Ok(())
+    }
+
+    /// Returns what a machine boots next; `None` if that is as its rule says.
+    pub(crate) fn of(&self, machine: Option<Mac>) -> Option<NextBoot> {
+        let boot = self.table().get(&machine?)?.boot.clone();
+        Some(boot).filter(|boot| *boot != NextBoot::Rule)
+    }
+
+    /// Notes that a boot that began at this time is done. `is_once` is the rule's. Returns true if
+    /// the machine boots from its local disk from now on, and did not before.
+    pub(crate) fn finished(&self, machine: Mac, began: i64, is_once: bool) -> bool {
+        let mut table = self.table();
+        let is_over = match table.get(&machine) {
+            None => is_once && table.len() < MACHINES_MAX,
+            Some(Told { boot: NextBoot::Local, .. }) => false,
+            // A boot before it was told is not the one that was meant.
+            Some(Told { boot: NextBoot::Image(_), since }) => began >= *since,
+            Some(Told { boot: NextBoot::Rule, since }) => is_once && began >= *since,
+        };
+        if is_over {
+            table.insert(machine, Told { boot: NextBoot::Local, since: began });
+        }
+        is_over
+    }
+
+    /// Replaces the table by that of a text.
+    ///
+    /// # Errors
+    /// [`NextBootsError`]
+    pub(crate) fn restore(&self, text: &str) -> Result<(), NextBootsError> {
+        let mut lines = (1..).zip(text.lines());
+        if lines.next().is_none_or(|(_, head)| head != HEAD) {
+            return Err(NextBootsError(1));
+        }
+        let told = lines.map(|(number, line)| parse(line).ok_or(NextBootsError(number)));
+        *self.table() = told.take(MACHINES_MAX).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    fn table(&self) -> MutexGuard<'_, BTreeMap<Mac, Told>> {
+        // A panic while the lock is held leaves complete entries.
+        locked(&self.0)
+    }
+}
+
+/// Writes the table as text.
+impl fmt::Display for NextBoots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{HEAD}")?;
+        for (machine, Told { boot, since }) in self.table().iter() {
+            match boot {
+                NextBoot::Image(image) => writeln!(f, "{machine} {since} image {image}")?,
+                NextBoot::Rule => writeln!(f, "{machine} {since} rule")?,
+                NextBoot::Local => writeln!(f, "{machine} {since} local")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn parse(line: &str) -> Option<(Mac, Told)> {
+    let words: Vec<_> = line.split(' ').take(5).collect();
+    let (machine, since, boot) = match words[..] {
+        [machine, since, "image", image] => (machine, since, NextBoot::Image(Word::new(image)?)),
+        [machine, since, "rule"] => (machine, since, NextBoot::Rule),
+        [machine, since, "local"] => (machine, since, NextBoot::Local),
+        _ => return None,
+    };
+    Some((machine.parse().ok()?, Told { boot, since: since.parse().ok()? }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mac(n: u8) -> Mac {
+        Mac::new(&[2, 0, 0, 0, 0, n]).unwrap()
+    }
+
+    fn image() -> NextBoot {
+        NextBoot::Image(Word::new("arch").unwrap())
+    }
+
+    #[test]
+    fn image_is_booted_once() {
+        let next = NextBoots::default();
+        next.tell(mac(1), image(), 100).unwrap();
+        assert_eq!(next.of(Some(mac(1))), Some(image()));
+        assert!(!next.finished(mac(1), 99, false), "the boot before it was told");
+        assert!(next.finished(mac(1), 100, false));
+        assert_eq!(next.of(Some(mac(1))), Some(NextBoot::Local));
+        assert!(!next.finished(mac(1), 200, true), "told already");
+        next.tell(mac(1), NextBoot::Rule, 300).unwrap();
+        assert_eq!(next.of(Some(mac(1))), None);
+    }
+
+    #[test]
+    fn rule_with_once_ends_at_the_local_disk() {
+        let next = NextBoots::default();
+        assert!(!next.finished(mac(1), 100, false), "its rule does not say so");
+        assert!(next.finished(mac(1), 100, true));
+        assert_eq!(
+            [next.of(Some(mac(1))), next.of(Some(mac(2))), next.of(None)],
+            [Some(NextBoot::Local), None, None]
+        );
+        next.tell(mac(1), NextBoot::Rule, 200).unwrap();
+        assert!(!next.finished(mac(1), 100, true));
+        assert!(next.finished(mac(1), 200, true));
+    }
+
+    #[test]
+    fn table_round_trips_as_text() {
+        let (next, again) = (NextBoots::default(), NextBoots::default());
+        next.tell(mac(1), image(), 1).unwrap();
+        next.tell(mac(2), NextBoot::Local, 2).unwrap();
+        next.tell(mac(3), NextBoot::Rule, 3).unwrap();
+        let text = next.to_string();
+        assert_eq!(text.lines().nth(1), Some("02:00:00:00:00:01 1 image arch"));
+        again.restore(&text).unwrap();
+        assert_eq!(again.to_string(), text);
+        for (bad, line) in [
+            ("", 1),
+            ("# isowire next boots 2\n", 1),
+            ("# isowire next boots 1\n\n", 2),
+            ("# isowire next boots 1\n02:00:00:00:00:01 1 local\n02:00:00:00:00:01 x local\n", 3),
+            ("# isowire next boots 1\n02:00:00:00:00:01 1 image a b\n", 2),
+        ] {
+            assert_eq!(again.restore(bad), Err(NextBootsError(line)), "{bad:?}");
+        }
+        assert_eq!(again.to_string(), text, "unchanged");
+    }
+
+    #[test]
+    fn table_is_bounded() {
+        let next = NextBoots::default();
+        for n in 0..MACHINES_MAX {
+            let mac = Mac::new(&[2, 0, 0, 1, (n >> 8) as u8, n as u8]).unwrap();
+            next.tell(mac, NextBoot::Local, 0).unwrap();
+        }
+        assert_eq!(next.tell(mac(1), NextBoot::Local, 0), Err(TooManyError));
+        assert!(!next.finished(mac(1), 1, true));
+        assert!((next.to_string().len() as u64) < TEXT_MAX);
+    }
+}

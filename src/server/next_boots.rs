@@ -1,0 +1,185 @@
+//! The next boots of machines: notes boots that are done, takes what the operator says, and keeps
+//! all of it over a restart.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::io::Errno;
+use tokio::time::interval;
+use tracing::{info, warn};
+
+use crate::boot::next::{NextBoot, TEXT_MAX};
+use crate::boot::{Files, Rules};
+use crate::config::Config;
+use crate::locked::locked;
+use crate::machines::{FinishedBoot, Mac, Registry};
+use crate::text::Word;
+use crate::watched::Watched;
+use crate::web::control::Control;
+
+/// Name of the file in the directory of state.
+pub(super) const NAME: &str = "next-boots";
+
+/// Name of the file while it is written.
+const NEW: &str = "next-boots.new";
+
+/// Interval at which boots that are done are looked for.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The file, in a directory that is opened before the user changes.
+#[derive(Debug)]
+pub(super) struct NextFile {
+    directory: PathBuf,
+    /// `None` without a directory: nothing can be kept.
+    open: Option<OwnedFd>,
+    /// Held while it is written.
+    writing: Mutex<()>,
+}
+
+impl NextFile {
+    /// Opens the directory, and restores the next boots that are kept there. Makes the directory if
+    /// a rule needs it.
+    ///
+    /// # Errors
+    /// The reason in one line, with what to do.
+    pub(super) fn open(config: &Config) -> Result<Self, String> {
+        let directory = config.state_directory.clone();
+        let place = directory.join(NAME).display().to_string();
+        let needs_it = config.rules.iter().any(|rule| rule.is_once);
+        if needs_it {
+            std::fs::create_dir_all(&directory).map_err(|error| {
+                format!("once: {}: {error}; let isowire write there", directory.display())
+            })?;
+        }
+        let file = Self { open: open_directory(&directory).ok(), directory, writing: Mutex::default() };
+        let text = file.read().map_err(|error| format!("{place}: {error}; let isowire read it"))?;
+        if let Some(text) = text {
+            let restored = config.rules.next().restore(&text);
+            restored.map_err(|error| format!("{place}: {error}; remove the file"))?;
+        }
+        Ok(file)
+    }
+
+    /// Returns the directory if there is one.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        self.open.as_ref().map(|_| &*self.directory)
+    }
+
+    fn read(&self) -> io::Result<Option<String>> {
+        let Some(directory) = &self.open else { return Ok(None) };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match openat(directory, NAME, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            opened => File::from(opened?),
+        };
+        let mut text = String::new();
+        file.take(TEXT_MAX).read_to_string(&mut text)?;
+        Ok(Some(text))
+    }
+
+    /// Replaces the file as a whole.
+    fn write(&self, rules: &Rules) -> io::Result<()> {
+        let directory = self.open.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let _writing = locked(&self.writing);
+        let written = write_new(directory, &rules.next().to_string())
+            .and_then(|()| Ok(renameat(directory, NEW, directory, NAME)?));
+        if written.is_err() {
+            // It would take the room that the next one needs.
+            let _ = unlinkat(directory, NEW, AtFlags::empty());
+        }
+        written
+    }
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    Ok(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn write_new(directory: &OwnedFd, text: &str) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(openat(directory, NEW, flags, Mode::from_raw_mode(0o644))?);
+    file.write_all(text.as_bytes())?;
+    // On the disk before it gets the name: a crash then leaves the old file or the new one.
+    file.sync_all()
+}
+
+/// The next boots of a running server.
+#[derive(Debug)]
+pub(super) struct NextBootControl {
+    pub file: Arc<NextFile>,
+    pub rules: Rules,
+    pub files: Watched<Files>,
+}
+
+impl NextBootControl {
+    /// Notes boots that are done until `stop` is ready.
+    pub(super) async fn run(&self, machines: &Registry, stop: impl Future<Output = ()>) {
+        let mut clock = interval(INTERVAL);
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => return,
+                _ = clock.tick() => self.note(&machines.finished()),
+            }
+        }
+    }
+
+    fn note(&self, finished: &[FinishedBoot]) {
+        let mut is_changed = false;
+        for FinishedBoot { machine, began, by_call } in finished {
+            // With a seed, cloud-init says when all is set up, which is later.
+            if !by_call && self.files.current().has_seed(*machine) {
+                continue;
+            }
+            if self.rules.finished(*machine, *began) {
+                info!(mac = %machine, "boot done: the machine boots from its local disk from now on");
+                is_changed = true;
+            }
+        }
+        if is_changed && let Err(error) = tokio::task::block_in_place(|| self.file.write(&self.rules)) {
+            let file = self.file.directory.join(NAME);
+            warn!(file = %file.display(), "next boots not written: {error}; a restart forgets them");
+        }
+    }
+
+    fn boot(&self, text: &str) -> Result<NextBoot, String> {
+        match text {
+            "local" => Ok(NextBoot::Local),
+            "rule" => Ok(NextBoot::Rule),
+            name => {
+                let image = Word::new(name).filter(|name| self.files.current().has_image(name));
+                let unknown =
+                    || format!("no bootable image called `{}`; see `isowire status`", name.escape_debug());
+                image.map(NextBoot::Image).ok_or_else(unknown)
+            }
+        }
+    }
+}
+
+impl Control for NextBootControl {
+    fn next(&self, machine: Mac, boot: &str) -> Result<String, String> {
+        let boot = self.boot(boot)?;
+        if self.file.directory().is_none() {
+            let directory = self.file.directory.display();
+            return Err(format!("the server has no place to note it: make {directory} and restart it"));
+        }
+        let now = Timestamp::now().as_second();
+        self.rules.next().tell(machine, boot.clone(), now).map_err(|error| error.to_string())?;
+        let directory = self.file.directory.display();
+        self.file
+            .write(&self.rules)
+            .map_err(|error| format!("{directory}/{NAME}: {error}; a restart forgets it"))?;
+        info!(mac = %machine, ?boot, "next boot told");
+        Ok(match boot {
+            NextBoot::Image(image) => format!("{machine} boots {image} next, and then from its local disk"),
+            NextBoot::Rule => format!("{machine} boots as its rule says"),
+            NextBoot::Local => format!("{machine} boots from its local disk"),
+        })
+    }
+}
