@@ -39,6 +39,8 @@ pub enum CliCommand {
     Check(CheckOptions),
     Status(StatusOptions),
     Next(NextOptions),
+    // Boxed as well.
+    Doctor(Box<DoctorOptions>),
     SecureBoot(SecureBootOptions),
     Completions(CompletionsOptions),
     /// Print the manual page, in the format of man(7)
@@ -130,6 +132,25 @@ pub struct NextOptions {
     /// Socket of the server [default: that of this user's server, else of this host's]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub socket: Option<PathBuf>,
+}
+
+/// Find out what keeps machines from booting from this host, and how to mend it.
+///
+/// Does what `serve` does at its start, with the same options, and lets go of it: opens the ports,
+/// finds the images, looks for other DHCP servers. It also looks at the firewall, the directories and
+/// the clock. Each line says whether that is right, a warning or a fault, and what to do. It serves
+/// nobody and changes nothing.
+///
+/// As root it sees more: the rules of the firewall, which program has a port, and other DHCP servers.
+/// It ends with 1 if something is a fault.
+#[derive(Debug, Args)]
+pub struct DoctorOptions {
+    #[command(flatten)]
+    pub serve: ServeOptions,
+
+    /// Print JSON for a program to read
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Make a key and a certificate for Secure Boot: `isowire secure-boot new DIR`.

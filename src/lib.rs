@@ -26,7 +26,7 @@
 //! - [`handover`]: what outlives a process, and the two ways that carry it to the next one.
 //! - [`runtime`], [`output`]: the threads, and the one that writes the log.
 //! - [`cli`], [`config`], [`telemetry`], [`inspect`], [`status`], [`check`], [`secure_boot`],
-//!   [`server`]: the program.
+//!   [`server`], [`doctor`]: the program.
 //!
 //! `ARCHITECTURE.md` has the rules and the invariants, `docs/decisions` the reasons.
 
@@ -51,6 +51,8 @@ pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod dhcp;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
+pub mod doctor;
 pub mod export;
 mod extent;
 #[doc(hidden)]

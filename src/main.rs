@@ -7,9 +7,10 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use isowire::cli::{
-    CheckOptions, Cli, CliCommand, InspectOptions, NextOptions, SecureBootCommand, StatusOptions,
-    forgotten_serve, pages,
+    CheckOptions, Cli, CliCommand, DoctorOptions, InspectOptions, NextOptions, SecureBootCommand,
+    StatusOptions, forgotten_serve, pages,
 };
+use isowire::doctor::{self, DoctorError};
 use isowire::inspect::{self, Format};
 use isowire::status::{self, Repeat, StatusError, StatusFormat};
 use isowire::{check, config, secure_boot, server, telemetry};
@@ -26,7 +27,8 @@ fn main() -> ExitCode {
     match (cli.command, arguments.subcommand()) {
         (CliCommand::Serve(_), Some((_, arguments))) => serve(arguments),
         // clap has found the subcommand, so its arguments are there.
-        (CliCommand::Serve(_), None) => ExitCode::from(USAGE),
+        (CliCommand::Serve(_) | CliCommand::Doctor(_), None) => ExitCode::from(USAGE),
+        (CliCommand::Doctor(options), Some((_, arguments))) => doctor(&options, arguments),
         (CliCommand::Inspect(options), _) => inspect(&options),
         (CliCommand::Check(options), _) => check(&options),
         (CliCommand::Status(options), _) => status(&options),
@@ -102,6 +104,16 @@ fn next(options: NextOptions) -> ExitCode {
     let NextOptions { mac, boot, socket } = options;
     match status::next(mac, &boot, socket, &|name| env::var_os(name), &mut io::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => end(FAILURE, &error),
+    }
+}
+
+/// Looks at this host. As for `serve`, `config` parses the arguments again.
+fn doctor(options: &DoctorOptions, arguments: &ArgMatches) -> ExitCode {
+    let format = if options.json { Format::Json } else { Format::Text };
+    match doctor::run(arguments, format, &|name| env::var_os(name), &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(DoctorError::Config(error)) => end(USAGE, &error),
         Err(error) => end(FAILURE, &error),
     }
 }

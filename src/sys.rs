@@ -82,6 +82,22 @@ pub(crate) fn read_when_idle() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// State of adjtimex(2) of a clock that nothing sets.
+const TIME_ERROR: libc::c_int = 5;
+
+/// Returns whether something keeps the clock of this host right, such as NTP.
+///
+/// # Errors
+/// The error of adjtimex(2).
+pub(crate) fn is_clock_kept() -> io::Result<bool> {
+    // SAFETY: a `timex` of zeroes is valid; without modes the kernel only writes to it.
+    let state = unsafe {
+        let mut clock: libc::timex = mem::zeroed();
+        libc::adjtimex(&raw mut clock)
+    };
+    if state < 0 { Err(io::Error::last_os_error()) } else { Ok(state != TIME_ERROR) }
+}
+
 /// Takes an open file that this process inherited.
 ///
 /// `files` gives each out once, and knows nothing of files that are open otherwise.

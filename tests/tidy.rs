@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
     &["nbd", "nfs", "http", "tftp", "dhcp", "ndp", "web"],
     &["config", "handover"],
     &["telemetry", "inspect", "check", "secure_boot", "server", "cli"],
-    &["status"],
+    &["doctor", "status"],
     &["fuzzing"],
 ];
 
@@ -103,6 +103,9 @@ const SESSION: Room = &[
     "stream/waiting.rs",
 ];
 
+/// Judgement of `isowire doctor` on what it looked at.
+const JUDGEMENT: Room = &["doctor/judge", "doctor/firewall"];
+
 const IO: &[&str] = &[
     "tokio",
     "rustix",
@@ -136,6 +139,8 @@ const RULES: &[Rule] = &[
     },
     Rule { room: SESSION, paths: IO, words: &["TcpStream", "UdpSocket"], why: "a session does no I/O" },
     Rule { room: SESSION, paths: CLOCKS, words: CLOCK_WORDS, why: "time is an argument of a session" },
+    Rule { room: JUDGEMENT, paths: IO, words: &[], why: "judgement does no I/O" },
+    Rule { room: JUDGEMENT, paths: CLOCKS, words: CLOCK_WORDS, why: "time is an argument of judgement" },
     Rule {
         room: SESSION,
         paths: &["crate::*::server"],

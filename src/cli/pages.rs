@@ -20,7 +20,7 @@ const SECTIONS: [ManualSection; 5] = [
         title: "EXIT STATUS",
         entries: &[
             ("0", "Success; for `serve`: it was stopped by SIGINT or SIGTERM."),
-            ("1", "The command failed, or a protocol did not pass `check`."),
+            ("1", "The command failed, a protocol did not pass `check`, or `doctor` found a fault."),
             ("2", "The command line or the configuration file has a mistake."),
         ],
     },
@@ -73,6 +73,10 @@ const SECTIONS: [ManualSection; 5] = [
                 "isowire serve --root nfs --copytoram no archlinux.iso",
                 "Serve machines that run for days and survive a restart of the server.",
             ),
+            (
+                "sudo isowire doctor archlinux.iso",
+                "Look at this host before a boot. Any option of `serve` may be added.",
+            ),
             ("isowire status --watch", "Show the machines every second."),
         ],
     },
@@ -110,6 +114,7 @@ fn write_manual(page: &mut Vec<u8>) -> io::Result<()> {
     descriptions(&commands).to_writer(page)?;
     // A command with `--help` alone needs no section.
     for command in commands.into_iter().filter(|command| command.get_arguments().count() > 1) {
+        let command = if command.get_name() == "doctor" { without_serve(command) } else { command };
         Man::new(with_heading(command)).render_options_section(page)?;
     }
     SECTIONS.iter().try_for_each(|section| section.roff().to_writer(page))
@@ -124,6 +129,17 @@ fn usage(mut command: Command) -> String {
 fn with_heading(command: Command) -> Command {
     let heading = format!("Options of isowire {}", command.get_name());
     command.mut_args(|argument| argument.help_heading(heading.clone()))
+}
+
+/// Hides the options that a command shares with `serve`, where they are described.
+fn without_serve(command: Command) -> Command {
+    let cli = Cli::command();
+    let serve = cli.find_subcommand("serve");
+    command.mut_args(|argument| {
+        let is_shared = |serve: &Command| serve.get_arguments().any(|own| own.get_id() == argument.get_id());
+        let is_hidden = serve.is_some_and(is_shared);
+        argument.hide(is_hidden)
+    })
 }
 
 fn descriptions(commands: &[Command]) -> Roff {

@@ -40,11 +40,6 @@ impl Checker<'_> {
         for options in &self.options.image {
             images.push(self.image(options, services, parameters)?);
         }
-        if images.is_empty() {
-            return Err(ConfigError::new(
-                "no image to serve: name an ISO, as in `isowire serve archlinux.iso`",
-            ));
-        }
         // The first image is the default everywhere else.
         if let Some(position) = self.default_image(&self.options.image)? {
             let default = images.remove(position);

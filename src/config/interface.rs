@@ -73,6 +73,7 @@ mod tests {
             name,
             index: 1,
             is_up: false,
+            has_carrier: false,
             mac: None,
             addresses: vec![],
             is_broadcast,

@@ -194,6 +194,23 @@ pub fn load(arguments: &ArgMatches, variables: Environment<'_>) -> Result<Config
     Ok(config)
 }
 
+/// Does as [`load`], but neither the images nor the interface have to be there. Returns the error
+/// about the interface too.
+///
+/// # Errors
+/// [`ConfigError`] is the first other wrong setting.
+pub(crate) fn load_to_examine(
+    arguments: &ArgMatches,
+    variables: Environment<'_>,
+) -> Result<(Config, Option<ConfigError>), ConfigError> {
+    let (file, options) = with_file(arguments)?;
+    let checker = Checker { file: file.as_ref(), options: &options, variables };
+    let config = checker.config()?;
+    require_service(&config)?;
+    let missing = checker.require_interface(&config).err();
+    Ok((config, missing))
+}
+
 fn with_file(arguments: &ArgMatches) -> Result<(Option<ConfigFile>, ServeOptions), ConfigError> {
     // The derived `FromArgMatches` would start from nothing; here the file comes first.
     let (file, mut options) = match arguments.get_one::<PathBuf>("config") {
@@ -230,6 +247,17 @@ pub(crate) fn of_text(text: &str) -> Result<Config, ConfigError> {
     Checker { file: Some(&file), options: &options, variables: &|_| None }.checked()
 }
 
+/// Refuses a configuration by which no machine boots.
+fn require_service(config: &Config) -> Result<(), ConfigError> {
+    // The portmapper and the status alone boot no machine.
+    let is_tcp_off = Root::ALL.into_iter().all(|root| config.root_services.of(root).is_off());
+    if !is_tcp_off || !config.tftp.is_off() || config.dhcp.is_on() {
+        return Ok(());
+    }
+    let roots = Root::ALL.map(|root| format!("`{}`", root.word())).join(", ");
+    Err(ConfigError::new(format!("nothing to serve: {roots}, `tftp` and `dhcp` are all off; turn one on")))
+}
+
 /// Checks options and makes a [`Config`] of them.
 struct Checker<'a> {
     file: Option<&'a ConfigFile>,
@@ -240,14 +268,12 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn checked(&self) -> Result<Config, ConfigError> {
         let config = self.config()?;
-        // The portmapper and the status alone boot no machine.
-        let is_tcp_off = Root::ALL.into_iter().all(|root| config.root_services.of(root).is_off());
-        if is_tcp_off && config.tftp.is_off() && matches!(config.dhcp, Dhcp::Off) {
-            let roots = Root::ALL.map(|root| format!("`{}`", root.word())).join(", ");
-            return Err(ConfigError::new(format!(
-                "nothing to serve: {roots}, `tftp` and `dhcp` are all off; turn one on"
-            )));
+        if config.images.is_empty() {
+            return Err(ConfigError::new(
+                "no image to serve: name an ISO, as in `isowire serve archlinux.iso`",
+            ));
         }
+        require_service(&config)?;
         Ok(config)
     }
 

@@ -12,6 +12,8 @@ use crate::config;
 use crate::image::{Image, OpenError};
 use crate::x509::Certificate;
 
+pub(crate) use network_boot::{FirmwareBoot, RootSupport, by_firmware, root_support};
+
 use report::InspectReport;
 
 /// Output format of a report.

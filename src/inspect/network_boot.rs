@@ -42,15 +42,17 @@ pub(crate) struct RootSupport {
     pub shortfall: Option<String>,
 }
 
-/// Returns the answer of this server to each kind of firmware.
-pub(super) fn by_firmware(
+/// Returns the answer of this server to each kind of firmware, with the image's own EFI stub unless
+/// there is another.
+pub(crate) fn by_firmware(
     image: &Arc<Image>,
     archiso: &Archiso,
     certificate: Option<&Certificate>,
+    stub: Option<Stub>,
 ) -> Vec<FirmwareBoot> {
     // The versioned name only appears in paths, so the plain name will do for it.
     let bootable = survey(IMAGE, IMAGE, image);
-    let programs = programs(image, bootable.as_ref());
+    let programs = programs(image, bootable.as_ref(), stub);
     let remarks = programs.iter().map(|programs| remark(programs.stub(), certificate)).collect();
     let targets = targets(image, programs.map(|programs| programs.roots()));
     let mut obstacles = unknown_formats(image, archiso);
@@ -63,9 +65,14 @@ pub(super) fn by_firmware(
     ]
 }
 
-fn programs(image: &Arc<Image>, bootable: Option<&Bootable>) -> Result<Programs, UefiError> {
+fn programs(
+    image: &Arc<Image>,
+    bootable: Option<&Bootable>,
+    stub: Option<Stub>,
+) -> Result<Programs, UefiError> {
     let bootable = bootable.ok_or_else(UefiError::no_image)?;
-    Programs::new(image, bootable, &Root::ALL, Stub::of_image(image), None)
+    let stub = stub.map_or_else(|| Stub::of_image(image), Ok);
+    Programs::new(image, bootable, &Root::ALL, stub, None)
 }
 
 /// Says whose boot program it is, and what Secure Boot makes of it.
@@ -131,7 +138,7 @@ fn unknown_formats(image: &Image, archiso: &Archiso) -> Vec<String> {
 }
 
 /// Returns the support of each initramfs for each root protocol.
-pub(super) fn root_support(image: &Image) -> Vec<RootSupport> {
+pub(crate) fn root_support(image: &Image) -> Vec<RootSupport> {
     let mut support = Vec::new();
     // An image with several kernels has an initramfs for each, and one may lack a hook that others
     // have.

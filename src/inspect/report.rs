@@ -191,7 +191,7 @@ impl InspectReport {
             // Read from the image's own menus, as the server does it.
             entries: bootable::entries(image).map(|entries| EntriesReport::of(&entries)),
             network_boot: archiso
-                .map(|archiso| network_boot::by_firmware(image, archiso, certificate))
+                .map(|archiso| network_boot::by_firmware(image, archiso, certificate, None))
                 .unwrap_or_default(),
             roots: network_boot::root_support(image),
             warnings: image.warnings.clone(),

@@ -18,6 +18,8 @@ pub(crate) struct Interface {
     /// Number that the kernel gave it. An interface that is deleted and made again has another one.
     pub index: u32,
     pub is_up: bool,
+    /// True if it is connected: a cable, or a port of a bridge.
+    pub has_carrier: bool,
     /// `None` for a link without hardware addresses: a tunnel.
     pub mac: Option<[u8; 6]>,
     pub addresses: Vec<Address>,
@@ -77,6 +79,8 @@ fn interface(entry: &InterfaceAddress) -> Option<Interface> {
         name: entry.interface_name.clone(),
         index: u32::try_from(link.ifindex()).ok()?,
         is_up: entry.flags.contains(InterfaceFlags::IFF_UP),
+        // netdevice(7): resources allocated, which takes a carrier.
+        has_carrier: entry.flags.contains(InterfaceFlags::IFF_RUNNING),
         mac: link.addr().filter(|mac| is_broadcast && *mac != [0; 6]),
         addresses: Vec::new(),
         is_broadcast,

@@ -81,11 +81,7 @@ fn open_first(
     let paths = search_paths(configs);
     let find = || images::find(&paths, None, verifications.as_deref());
     let (images, mut errors) = verification::until_first(verifications.as_deref(), find);
-    // A bad file that the operator named ends the start, as does a bad folder or image if nothing
-    // is left.
-    let is_last = |error: &ImageError| error.is_of_folder() || error.is_of_verification();
-    let is_fatal = |error: &ImageError| error.is_fatal() || (images.is_empty() && is_last(error));
-    if let Some(fatal) = errors.iter().position(is_fatal) {
+    if let Some(fatal) = errors.iter().position(|error| ends_start(error, images.is_empty())) {
         return Err(errors.swap_remove(fatal));
     }
     let logged: Vec<_> = errors.iter().map(ToString::to_string).collect();
@@ -94,7 +90,14 @@ fn open_first(
     Ok(Opened { images, logged, verifications })
 }
 
-fn search_paths(configs: &[ImageConfig]) -> Vec<SearchPath> {
+/// Returns whether isowire does not start with this error: one about a file that the operator named,
+/// or about a folder or an image if nothing is left.
+pub(super) fn ends_start(error: &ImageError, is_nothing_left: bool) -> bool {
+    let is_last = error.is_of_folder() || error.is_of_verification();
+    error.is_fatal() || (is_nothing_left && is_last)
+}
+
+pub(super) fn search_paths(configs: &[ImageConfig]) -> Vec<SearchPath> {
     configs.iter().map(search_path).collect()
 }
 

@@ -13,6 +13,7 @@ mod service_sockets;
 mod services;
 mod snapshot;
 mod sockets;
+mod trial;
 mod verification;
 
 use std::io::{self, IsTerminal as _};
@@ -52,6 +53,12 @@ use crate::text::Word;
 use crate::uki::Signer;
 use crate::{output, runtime};
 
+#[cfg(test)]
+pub(crate) use report::Obstacle;
+pub(crate) use report::ServiceRow;
+pub(crate) use service_sockets::OTHER_PROGRAM;
+pub(crate) use trial::{FoundImages, Trial, WrittenDirectory};
+
 /// Time that transfers have to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -61,6 +68,9 @@ const RESTART_DRAIN: Duration = Duration::from_secs(10);
 /// Time that transfers have to end beside the process that has taken over. PXELINUX takes a
 /// download that is cut for a whole one and starts half a kernel, so a slow link gets its time.
 const TAKEOVER_DRAIN: Duration = Duration::from_secs(600);
+
+/// What to do about another isowire that answers DHCP.
+const SECOND_DHCP_FIX: &str = "stop it, set another `interface` for each, or `dhcp = off`";
 
 /// Error that keeps isowire from starting.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +92,7 @@ pub enum StartError {
     Advertisement { error: io::Error, fix: String },
     #[error("dhcp: {0}")]
     Dhcp(#[from] DhcpStartError),
-    #[error("dhcp: {0}: stop it, set another `interface` for each, or `dhcp = off`")]
+    #[error("dhcp: {0}: {SECOND_DHCP_FIX}")]
     SecondDhcp(#[from] DhcpMarkError),
     #[error("portmap: {0}")]
     Rpcbind(#[from] RegistrationError),

@@ -1,7 +1,7 @@
 //! The report at start: a table of the services, and what to do about those that are off.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,10 +28,21 @@ pub(super) struct StartReport {
 
 /// A row of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ServiceRow {
-    pub(super) service: &'static str,
-    pub(super) address: Option<SocketAddr>,
-    pub(super) state: String,
+pub(crate) struct ServiceRow {
+    pub(crate) service: &'static str,
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) state: String,
+    /// Reason why a service that is wanted is off or somewhere else.
+    pub(crate) obstacle: Option<Obstacle>,
+}
+
+/// Reason why a service is not what it would be by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Obstacle {
+    /// Address that another program has.
+    pub(crate) taken: Option<SocketAddrV4>,
+    /// What to do; `None` if the state says it.
+    pub(crate) fix: Option<String>,
 }
 
 /// Settings with which another DHCP server sends machines here.
@@ -65,7 +76,7 @@ pub(super) fn port_note(service: &'static str, port: u16) -> &'static str {
 impl fmt::Display for StartReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<8} {:<21} STATE", "SERVICE", "ADDRESS")?;
-        for ServiceRow { service, address, state } in &self.rows {
+        for ServiceRow { service, address, state, .. } in &self.rows {
             let address = address.map_or_else(|| "-".to_owned(), |address| address.to_string());
             writeln!(f, "{service:<8} {address:<21} {state}")?;
         }
@@ -173,7 +184,7 @@ mod tests {
 
     fn row(service: &'static str, port: u16, state: &str) -> ServiceRow {
         let address = (Ipv4Addr::UNSPECIFIED, port).into();
-        ServiceRow { service, address: Some(address), state: state.into() }
+        ServiceRow { service, address: Some(address), state: state.into(), obstacle: None }
     }
 
     #[test]
@@ -197,7 +208,7 @@ mod tests {
 
     #[test]
     fn report_says_what_to_do() {
-        let off = ServiceRow { service: "DHCP", address: None, state: "off".into() };
+        let off = ServiceRow { service: "DHCP", address: None, state: "off".into(), obstacle: None };
         let foreign = ForeignDhcp {
             address: Ipv4Addr::new(10, 0, 0, 1),
             tftp_port: 69,

@@ -16,10 +16,10 @@ use tracing::warn;
 pub(super) use self::dhcp_mark::{DhcpMark, DhcpMarkError};
 pub(super) use self::portmap::PortmapService;
 
-use super::StartError;
-use super::report::{ServiceRow, port_note};
+use super::report::{Obstacle, ServiceRow, port_note};
 use super::sandbox::Identity;
 use super::sockets::{self, Inherited, SocketError};
+use super::{SECOND_DHCP_FIX, StartError};
 use crate::bootable::Root;
 use crate::config::{
     Asked, Config, Dhcp, PORTMAP_PORT, RootServices, ServicePort, StatusPage, StatusService, TFTP_PORT,
@@ -80,9 +80,48 @@ impl ServiceSockets {
     /// served.
     pub(super) fn open(
         config: &Config,
+        mut inherited: Inherited,
+        names: &[&str],
+        identity: &Identity,
+    ) -> Result<Self, StartError> {
+        let status = inherited.status.take();
+        let mut sockets = Self::open_services(config, inherited, names, identity, &mut Err)?;
+        sockets.open_status(config, status)?;
+        // DHCP names a TFTP server by its address only, and firmware asks it at port 69.
+        if sockets.dhcp.is_some() && (sockets.tftp.is_none() || sockets.tftp_port() != TFTP_PORT) {
+            warn!("no TFTP of isowire on port 69, where DHCP sends firmware");
+        }
+        Ok(sockets)
+    }
+
+    /// Binds every socket that can be bound, but not the local one of the status. Returns the errors
+    /// of the others too.
+    pub(super) fn open_possible(
+        config: &Config,
+        names: &[&str],
+        identity: &Identity,
+    ) -> (Self, Vec<StartError>) {
+        let mut errors = Vec::new();
+        let mut go_on = |error| {
+            errors.push(error);
+            Ok(())
+        };
+        let inherited = Inherited::default();
+        let opened = Self::open_services(config, inherited, names, identity, &mut go_on);
+        // No error ended it.
+        let mut sockets = opened.unwrap_or_default();
+        if let StatusService::On { page, .. } = &config.status {
+            errors.extend(sockets.open_status_page(*page, None).err());
+        }
+        (sockets, errors)
+    }
+
+    fn open_services(
+        config: &Config,
         inherited: Inherited,
         names: &[&str],
         identity: &Identity,
+        refused: OnRefusal<'_>,
     ) -> Result<Self, StartError> {
         let mut sockets = Self::default();
         let images = format!("serving {}", names.join(", "));
@@ -94,21 +133,17 @@ impl ServiceSockets {
         let http = http.or_on(HTTP_FALLBACK);
         let tftp = ServiceSpec::new("TFTP", "tftp", config.tftp, ip).or_on(TFTP_FALLBACK);
         // The order of the rows in the report.
-        sockets.nbd = sockets.open_one(&nbd, inherited.nbd, sockets::listen)?;
-        sockets.nfs = sockets.open_one(&nfs, inherited.nfs, sockets::listen)?;
-        sockets.open_portmap(config, inherited.portmap, identity)?;
-        sockets.http = sockets.open_one(&http, inherited.http, sockets::listen)?;
-        sockets.tftp = sockets.open_one(&tftp, inherited.tftp, UdpSocket::bind)?;
-        sockets.open_advertisement(config)?;
-        sockets.open_dhcp(config, [inherited.dhcp, inherited.pxe], inherited.dhcp_mark)?;
+        sockets.nbd = or_refused(sockets.open_one(&nbd, inherited.nbd, sockets::listen), refused)?;
+        sockets.nfs = or_refused(sockets.open_one(&nfs, inherited.nfs, sockets::listen), refused)?;
+        or_refused(sockets.open_portmap(config, inherited.portmap, identity), refused)?;
+        sockets.http = or_refused(sockets.open_one(&http, inherited.http, sockets::listen), refused)?;
+        sockets.tftp = or_refused(sockets.open_one(&tftp, inherited.tftp, UdpSocket::bind), refused)?;
+        or_refused(sockets.open_advertisement(config), refused)?;
+        let (dhcp, mark) = ([inherited.dhcp, inherited.pxe], inherited.dhcp_mark);
+        or_refused(sockets.open_dhcp(config, dhcp, mark), refused)?;
         sockets.report_advertisement(config.missing_interface());
         // Only now: NFS is a root only together with the portmapper.
-        sockets.require_roots(config)?;
-        sockets.open_status(config, inherited.status)?;
-        // DHCP names a TFTP server by its address only, and firmware asks it at port 69.
-        if sockets.dhcp.is_some() && (sockets.tftp.is_none() || sockets.tftp_port() != TFTP_PORT) {
-            warn!("no TFTP of isowire on port 69, where DHCP sends firmware");
-        }
+        or_refused(sockets.require_roots(config), refused)?;
         Ok(sockets)
     }
 
@@ -158,6 +193,8 @@ impl ServiceSockets {
             }
             Err(error) if is_default => {
                 self.off("Status", &format!("no page at {address}: {error}; `--status ADDR:PORT` moves it"));
+                let taken = (error.kind() == ErrorKind::AddrInUse).then_some(address);
+                self.hinder(Obstacle { taken, fix: None });
             }
             Err(error) => return Err(cannot("status", address, error)),
         }
@@ -190,11 +227,18 @@ impl ServiceSockets {
 
     fn up(&mut self, service: &'static str, address: Option<SocketAddr>, state: &str) {
         let note = address.map_or("", |address| port_note(service, address.port()));
-        self.rows.push(ServiceRow { service, address, state: format!("{state}{note}") });
+        self.rows.push(ServiceRow { service, address, state: format!("{state}{note}"), obstacle: None });
     }
 
     fn off(&mut self, service: &'static str, why: &str) {
-        self.rows.push(ServiceRow { service, address: None, state: format!("off: {why}") });
+        self.rows.push(ServiceRow { service, address: None, state: format!("off: {why}"), obstacle: None });
+    }
+
+    /// Adds an obstacle to the last row.
+    fn hinder(&mut self, obstacle: Obstacle) {
+        if let Some(row) = self.rows.last_mut() {
+            row.obstacle = Some(obstacle);
+        }
     }
 
     /// Opens a service from its inherited socket or on its port. A default service may also get its
@@ -235,10 +279,12 @@ impl ServiceSockets {
         let socket = service.fallback.and_then(|port| bind(SocketAddrV4::new(service.ip, port)).ok());
         match &socket {
             Some(socket) => self.up(name, address_of(socket), &format!("{state} here, as {why}")),
-            None => {
-                self.off(name, &why);
-                self.missed.extend(service.root.map(|root| (root, cannot(service.key, address, error))));
-            }
+            None => self.off(name, &why),
+        }
+        let fatal = cannot(service.key, address, error);
+        self.hinder(Obstacle::of(&fatal));
+        if socket.is_none() {
+            self.missed.extend(service.root.map(|root| (root, fatal)));
         }
         socket
     }
@@ -270,7 +316,9 @@ impl ServiceSockets {
             Dhcp::Off => return self.leave_dhcp_off(OFF, &inherited),
             Dhcp::Proxy(Asked::ByDefault) if config.is_unreachable() => {
                 let why = format!("bound to {}, which no machine can reach", config.bind);
-                return self.leave_dhcp_off(&why, &inherited);
+                self.leave_dhcp_off(&why, &inherited)?;
+                self.hinder(Obstacle { taken: None, fix: Some("choose another `bind`".into()) });
+                return Ok(());
             }
             Dhcp::Proxy(asked) => (*asked, Sharing::Shared, "proxy, beside the DHCP server of the network"),
             // Alone on the port, so that another DHCP server on this host is an error at once.
@@ -284,6 +332,7 @@ impl ServiceSockets {
             (Err(other), Asked::ByOperator) => return Err(other.into()),
             (Err(other), Asked::ByDefault) => {
                 self.off("DHCP", &other.to_string());
+                self.hinder(Obstacle { taken: None, fix: Some(SECOND_DHCP_FIX.into()) });
                 return Ok(());
             }
         };
@@ -298,6 +347,7 @@ impl ServiceSockets {
             (Err((address, error)), Asked::ByDefault) => {
                 self.lacks_privilege |= error.kind() == ErrorKind::PermissionDenied;
                 self.off("DHCP", &why_not(&error, address.port()));
+                self.hinder(Obstacle::of(&cannot("dhcp", address, error)));
             }
         }
         Ok(())
@@ -312,6 +362,25 @@ impl ServiceSockets {
                 self.off("DHCP", why);
                 Ok(())
             }
+        }
+    }
+}
+
+/// Takes the error of a service that the operator asked for: returns it to end the start, or goes on.
+type OnRefusal<'a> = &'a mut dyn FnMut(StartError) -> Result<(), StartError>;
+
+fn or_refused<T: Default>(opened: Result<T, StartError>, refused: OnRefusal<'_>) -> Result<T, StartError> {
+    opened.or_else(|error| refused(error).map(|()| T::default()))
+}
+
+impl Obstacle {
+    fn of(error: &StartError) -> Self {
+        match error {
+            StartError::Bind { address, error, fix, .. } => Self {
+                taken: (error.kind() == ErrorKind::AddrInUse).then_some(*address),
+                fix: Some(fix.clone()),
+            },
+            _ => Self::default(),
         }
     }
 }
@@ -399,11 +468,14 @@ fn cannot(service: &'static str, address: SocketAddrV4, error: io::Error) -> Sta
     StartError::Bind { service, address, error, fix }
 }
 
+/// Name of the program that has a port, before it is known.
+pub(crate) const OTHER_PROGRAM: &str = "another program";
+
 /// Returns why a default service is off, for its row of the report.
 fn why_not(error: &io::Error, port: u16) -> String {
     match error.kind() {
         ErrorKind::PermissionDenied => format!("port {port} needs a privilege"),
-        ErrorKind::AddrInUse => format!("another program has port {port}"),
+        ErrorKind::AddrInUse => format!("{OTHER_PROGRAM} has port {port}"),
         _ => format!("port {port} cannot be used: {error}"),
     }
 }

@@ -30,23 +30,43 @@ pub(super) struct Conflict {
     pub interface: String,
 }
 
-/// Probes all interfaces at the same time, each from our address there, and returns the servers
-/// that answer.
-pub(super) async fn find_all(probed: Vec<(Interface, Ipv4Addr)>) -> Vec<Conflict> {
+/// Result of looking for another DHCP server on a network.
+#[derive(Debug)]
+pub(crate) struct DhcpProbe {
+    pub(crate) interface: String,
+    /// Our address on the network.
+    pub(crate) local: Ipv4Addr,
+    /// The server, if there is one, or the error of the kernel.
+    pub(crate) found: io::Result<Option<Ipv4Addr>>,
+}
+
+/// Probes all interfaces at the same time, each from our address there.
+pub(super) async fn probe_all(links: Vec<(Interface, Ipv4Addr)>) -> Vec<DhcpProbe> {
     let mut probes = JoinSet::new();
-    for (interface, local) in probed {
-        probes.spawn(async move { (find(&interface, local).await, interface.name, local) });
+    for (interface, local) in links {
+        probes.spawn(async move {
+            DhcpProbe { found: find(&interface, local).await, interface: interface.name, local }
+        });
     }
+    let mut ended = Vec::new();
+    while let Some(probe) = probes.join_next().await {
+        ended.extend(probe);
+    }
+    ended
+}
+
+/// Probes all interfaces, and returns the servers that answer.
+pub(super) async fn find_all(links: Vec<(Interface, Ipv4Addr)>) -> Vec<Conflict> {
     let mut conflicts = Vec::new();
-    while let Some(probed) = probes.join_next().await {
-        match probed {
-            Ok((Ok(Some(server)), interface, local)) => conflicts.push(Conflict { server, local, interface }),
+    for DhcpProbe { interface, local, found } in probe_all(links).await {
+        match found {
+            Ok(Some(server)) => conflicts.push(Conflict { server, local, interface }),
             // Port 68 may need a privilege that the service lacks. It starts nevertheless, and
             // still yields to another server that a client chooses.
-            Ok((Err(error), interface, _)) => {
+            Err(error) => {
                 info!(%interface, "probe for other DHCP servers failed: {error}. Make sure that there is none");
             }
-            Ok((Ok(None), ..)) | Err(_) => {}
+            Ok(None) => {}
         }
     }
     conflicts

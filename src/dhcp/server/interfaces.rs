@@ -86,6 +86,12 @@ impl Interfaces {
         let links = self.served().filter(|interface| interface.is_broadcast);
         links.filter_map(|link| Some((link.clone(), address_in(link, network)?))).collect()
     }
+
+    /// Returns the served interfaces that a DHCP server may be on, each with our first address there.
+    pub(super) fn links(&self) -> Vec<(Interface, Ipv4Addr)> {
+        let links = self.served().filter(|interface| interface.is_broadcast);
+        links.filter_map(|link| Some((link.clone(), link.ips().next()?))).collect()
+    }
 }
 
 /// Returns our address for a datagram: its destination, or for a broadcast one of the interface,
@@ -143,6 +149,7 @@ mod tests {
             name: format!("eth{index}"),
             index,
             is_up: true,
+            has_carrier: true,
             mac: Some([2; 6]),
             addresses: addresses.collect(),
             is_broadcast: true,

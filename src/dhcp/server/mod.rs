@@ -40,8 +40,10 @@ use crate::machines::Registry;
 use crate::panics::caught;
 use crate::watched::Watched;
 
+pub(crate) use conflict::DhcpProbe;
 pub use port_socket::bind_until_interface_exists;
 pub use socket::{Sharing, bind};
+pub(crate) use start::look_for_others;
 pub use start::{DEFAULT_LEASE_SECONDS, DhcpConfig, DhcpMode, DhcpStartError, ServerConfig};
 pub use subnets::{SubnetConfig, SubnetError};
 

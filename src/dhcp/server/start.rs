@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::address_use::AddressUse;
-use super::conflict::{self, Conflict, Probes};
+use super::conflict::{self, Conflict, DhcpProbe, Probes};
 use super::interfaces::Interfaces;
 use super::lease_file::LeaseFile;
 use super::log::DhcpLog;
@@ -17,7 +17,7 @@ use super::socket::Sharing;
 use super::subnets::{self, SubnetConfig, SubnetError};
 use super::{Clock, Server, Sockets};
 use crate::boot::leased::Lease;
-use crate::boot::{BootTargets, Leased};
+use crate::boot::{BootTargets, Leased, Rules};
 use crate::dhcp::lease::{Event, UnixTime};
 use crate::dhcp::session::{LimitedIpxes, Network, Role, ServerRole, Session, Subnet, mac};
 use crate::export::Allowed;
@@ -181,6 +181,26 @@ fn open_lease_file(
     now: UnixTime,
 ) -> Result<LeaseFile, DhcpStartError> {
     LeaseFile::open(&path, server_role, now).map_err(|source| DhcpStartError::LeaseFile { path, source })
+}
+
+/// Looks for other DHCP servers on the networks that `mode` serves, which takes four seconds.
+///
+/// # Errors
+/// [`DhcpStartError`] if the networks are not as the server role needs them.
+pub(crate) async fn look_for_others(
+    mode: &DhcpMode,
+    interface: Option<String>,
+    rules: &Rules,
+    wait: bool,
+) -> Result<Vec<DhcpProbe>, DhcpStartError> {
+    let interfaces = Interfaces::read(interface).map_err(DhcpStartError::Interfaces)?;
+    let links = match mode {
+        DhcpMode::Proxy => interfaces.links(),
+        DhcpMode::Server(config) => {
+            probed(&subnets::server_role(&config.subnets, rules, &interfaces, wait)?, &interfaces)
+        }
+    };
+    Ok(conflict::probe_all(links).await)
 }
 
 /// Returns the interfaces on which other DHCP servers would be, each with our address there.

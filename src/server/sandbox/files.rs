@@ -58,7 +58,7 @@ fn place(path: &Path) -> PathBuf {
 }
 
 /// Returns the directory of the lease file.
-pub(super) fn lease_directory(config: &Config) -> Option<&Path> {
+pub(in crate::server) fn lease_directory(config: &Config) -> Option<&Path> {
     match &config.dhcp {
         Dhcp::Server(server) => server.lease_file.as_ref()?.parent(),
         Dhcp::Proxy(_) | Dhcp::Off => None,
@@ -66,7 +66,7 @@ pub(super) fn lease_directory(config: &Config) -> Option<&Path> {
 }
 
 /// Returns the directory of the sockets for this host.
-pub(super) fn socket_directory(config: &Config) -> &Path {
+pub(in crate::server) fn socket_directory(config: &Config) -> &Path {
     config.handover_socket.parent().unwrap_or(Path::new("/"))
 }
 

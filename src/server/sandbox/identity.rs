@@ -88,6 +88,11 @@ impl Identity {
         }
     }
 
+    /// Stays the user with all its capabilities.
+    pub(in crate::server) fn unchanged() -> Self {
+        Self { user: None, keep: CapabilitySet::empty(), note: String::new() }
+    }
+
     /// Stays root, which may still read and write the files of others.
     fn root(config: &Config, why: &str) -> Self {
         let keep = for_ports(config) | CapabilitySet::DAC_OVERRIDE;

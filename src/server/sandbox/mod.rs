@@ -5,7 +5,7 @@
 //! None of it can be undone.
 
 mod calls;
-mod files;
+pub(super) mod files;
 mod identity;
 
 use std::path::Path;
@@ -14,7 +14,7 @@ use std::thread;
 use landlock::RulesetCreated;
 
 use super::StartError;
-use super::report::ServiceRow;
+use super::report::{Obstacle, ServiceRow};
 use crate::config::{Config, SandboxMode};
 use crate::images::ImageSet;
 use crate::output;
@@ -31,23 +31,32 @@ pub struct SandboxError {
 
 const LANDLOCK: &str = "landlock";
 const SECCOMP: &str = "seccomp";
+const OFF: &str = "off: the configuration says so";
 
 /// Refuses to start where a required sandbox is not available. A thread of its own tries it.
 ///
 /// # Errors
 /// [`SandboxError`]
 pub(super) fn require(config: &Config) -> Result<(), SandboxError> {
-    if config.sandbox != SandboxMode::Required {
-        return Ok(());
+    match config.sandbox {
+        SandboxMode::Required => Confinement::tried()?.complete(),
+        SandboxMode::Auto | SandboxMode::Off => Ok(()),
     }
-    let tried = thread::Builder::new().spawn(|| {
-        let landlock = files::ruleset(&[]).and_then(files::restrict);
-        (landlock, calls::restrict(calls::Threads::Current))
-    });
-    match tried.map(thread::JoinHandle::join) {
-        Ok(Ok((landlock, seccomp))) => Confinement { landlock, seccomp }.complete(),
-        Ok(Err(_)) => Err(SandboxError { part: SECCOMP, why: "the attempt failed".into() }),
-        Err(error) => Err(SandboxError { part: SECCOMP, why: error.to_string() }),
+}
+
+/// Tries the sandbox, and returns its row of the report.
+pub(super) fn try_out(config: &Config) -> ServiceRow {
+    let row = |state, obstacle| ServiceRow { service: "Sandbox", address: None, state, obstacle };
+    if config.sandbox == SandboxMode::Off {
+        return row(OFF.to_owned(), None);
+    }
+    let obstacle = || Some(Obstacle { taken: None, fix: Some("use a kernel that has both".into()) });
+    match Confinement::tried() {
+        Ok(confinement) => {
+            let state = confinement.state();
+            row(state, confinement.complete().err().and_then(|_| obstacle()))
+        }
+        Err(error) => row(error.to_string(), obstacle()),
     }
 }
 
@@ -70,7 +79,7 @@ pub(super) fn enter(
     let confined = match config.sandbox {
         SandboxMode::Off => {
             identity.leave_unconfined();
-            "off: the configuration says so".to_owned()
+            OFF.to_owned()
         }
         SandboxMode::Auto | SandboxMode::Required => {
             let landlock = ruleset.and_then(files::restrict);
@@ -86,7 +95,7 @@ pub(super) fn enter(
         }
     };
     let state = format!("{confined}{}", identity.note());
-    Ok(ServiceRow { service: "Sandbox", address: None, state })
+    Ok(ServiceRow { service: "Sandbox", address: None, state, obstacle: None })
 }
 
 /// Does the same on the thread of the log, which is there already. It only writes.
@@ -107,6 +116,19 @@ struct Confinement {
 }
 
 impl Confinement {
+    /// Confines a thread that ends then.
+    fn tried() -> Result<Self, SandboxError> {
+        let tried = thread::Builder::new().spawn(|| {
+            let landlock = files::ruleset(&[]).and_then(files::restrict);
+            Self { landlock, seccomp: calls::restrict(calls::Threads::Current) }
+        });
+        match tried.map(thread::JoinHandle::join) {
+            Ok(Ok(confinement)) => Ok(confinement),
+            Ok(Err(_)) => Err(SandboxError { part: SECCOMP, why: "the attempt failed".into() }),
+            Err(error) => Err(SandboxError { part: SECCOMP, why: error.to_string() }),
+        }
+    }
+
     fn complete(self) -> Result<(), SandboxError> {
         self.landlock.map_err(|why| SandboxError { part: LANDLOCK, why })?;
         self.seccomp.map_err(|why| SandboxError { part: SECCOMP, why })

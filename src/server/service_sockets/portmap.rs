@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 
-use super::{OFF, ServiceSockets, address_of, cannot, port_of, why_not};
+use super::{OFF, Obstacle, ServiceSockets, address_of, cannot, port_of, why_not};
 use crate::bootable::Root;
 use crate::config::{Asked, Config, PORTMAP_PORT, ServicePort};
 use crate::nfs::server::rpcbind::{self, Registration, RegistrationError};
@@ -55,6 +55,7 @@ impl ServiceSockets {
             Err(missing) => {
                 self.lacks_privilege |= missing.is_privilege;
                 self.off(NAME, &format!("{}; archiso's initramfs needs it to find NFS", missing.why));
+                self.hinder(Obstacle::of(&missing.fatal));
                 self.missed.push((Root::Nfs, missing.fatal));
                 Ok(())
             }
