@@ -12,8 +12,8 @@
 //!
 //! The rooms, from the lowest layer to the highest; a room uses rooms of lower layers only:
 //!
-//! - [`codec`], [`text`], [`extent`], [`mac`], [`watched`], [`panics`], [`sys`]: bytes, safe words,
-//!   ranges, MAC addresses, a shared value, faults of isowire, system calls.
+//! - [`codec`], [`text`], [`extent`], [`mac`], [`watched`], [`panics`], [`metrics`], [`sys`]: bytes,
+//!   safe words, ranges, MAC addresses, a shared value, faults of isowire, counters, system calls.
 //! - [`image`]: one opened ISO, its parsers and its tree. [`export`]: the ranges a peer may have.
 //! - [`bootable`], [`uki`]: what an image boots, and a UEFI boot program made of it.
 //! - [`images`]: the set of images. [`boot`]: rules, plan, menus, the tree that TFTP and HTTP serve.
@@ -75,6 +75,7 @@ mod interfaces;
 mod locked;
 mod mac;
 pub mod machines;
+mod metrics;
 pub mod nbd;
 pub mod ndp;
 pub mod nfs;

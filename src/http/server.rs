@@ -20,6 +20,7 @@ use crate::boot::{Files, Requester};
 use crate::export::Batch;
 use crate::locked::locked;
 use crate::machines::{self, ConnectionTracker, Loss, Registry, RootEnd};
+use crate::metrics::{self, Door, Tally};
 use crate::provision::OperatorFiles;
 use crate::stream::{
     self, Admission, ConnectionLog, End, Listener, Place, ReadTotals, Refusal, TransmitError, Turn,
@@ -195,6 +196,7 @@ impl Client {
         let now = self.turn_began.into_std();
         match self.session.logged() {
             Some(LoggedAnswer { path, status, .. }) if *status == StatusCode::NOT_FOUND => {
+                metrics::count(Door::Http, Tally::PeerErrors, 1);
                 let (machines, peer) = (&self.shared.machines, self.peer.ip());
                 // Browsers ask for files of their own.
                 machines.missed(peer, path, machines::Protocol::Http, false, now);
@@ -210,6 +212,8 @@ impl Client {
 impl stream::Session for Client {
     type Reason = Finished;
 
+    const DOOR: Door = Door::Http;
+
     fn adopt(&mut self) {
         if let Some(files) = self.files.update() {
             self.resources = self.shared.resources(&files);
@@ -222,9 +226,11 @@ impl stream::Session for Client {
             // The first bytes of a request have arrived.
             self.deadline = self.turn_began + REQUEST_DEADLINE;
         }
+        let before = self.session.answered();
         let turn = self.session.handle(&self.resources, input, Timestamp::now(), out);
         self.has_answered = !out.is_empty();
         self.tracker.open(self.session.file_kind());
+        metrics::count(Door::Http, Tally::Requests, self.session.answered() - before);
         self.report_request();
         turn
     }

@@ -113,6 +113,39 @@ pub(super) struct Surroundings<'a> {
 }
 
 impl Diagnosis {
+    /// All kinds, as in JSON.
+    pub(super) const KINDS: [&str; 11] = [
+        "refused",
+        "offer-ignored",
+        "no-file-asked-for",
+        "file-not-found",
+        "asked-again",
+        "transfer-stalled",
+        "slow",
+        "program-refused",
+        "nothing-after-program",
+        "no-root-asked-for",
+        "root-lost",
+    ];
+
+    /// Returns the kind, as in JSON.
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Refused { .. } => "refused",
+            Self::OfferIgnored { .. } => "offer-ignored",
+            Self::NoFileAskedFor { .. } => "no-file-asked-for",
+            Self::FileNotFound { .. } => "file-not-found",
+            Self::AskedAgain { .. } => "asked-again",
+            Self::TransferStalled { .. } => "transfer-stalled",
+            Self::Slow { .. } => "slow",
+            Self::ProgramRefused => "program-refused",
+            Self::NothingAfterProgram => "nothing-after-program",
+            Self::NoRootAskedFor { .. } => "no-root-asked-for",
+            Self::RootLost { .. } => "root-lost",
+            Self::Other => "other",
+        }
+    }
+
     /// Returns why the machine does not get on; `None` if it does, as far as can be seen.
     pub(super) fn of(record: &MachineRecord, around: Surroundings<'_>, now: Instant) -> Option<Self> {
         let boot = &record.boot;

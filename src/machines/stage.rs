@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::bootable::FileKind;
+use crate::metrics::Door;
 
 /// The steps of a boot, in order; a machine may skip some. A machine never goes back within a boot:
 /// lpxelinux stays at the menu when it loads menu modules after it.
@@ -87,6 +88,37 @@ pub enum Stage {
 }
 
 impl Stage {
+    pub(super) const ALL: [Stage; 11] = [
+        Stage::Seen,
+        Stage::Offered,
+        Stage::Leased,
+        Stage::Loader,
+        Stage::Menu,
+        Stage::Kernel,
+        Stage::Initramfs,
+        Stage::Attached,
+        Stage::Copied,
+        Stage::Released,
+        Stage::Lost,
+    ];
+
+    /// Returns the name in JSON and in metrics.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Stage::Seen => "seen",
+            Stage::Offered => "offered",
+            Stage::Leased => "leased",
+            Stage::Loader => "loader",
+            Stage::Menu => "menu",
+            Stage::Kernel => "kernel",
+            Stage::Initramfs => "initramfs",
+            Stage::Attached => "attached",
+            Stage::Copied => "copied",
+            Stage::Released => "released",
+            Stage::Lost => "lost",
+        }
+    }
+
     /// Derives the stage. `root` is the state of the root and matters only at [`Step::Root`].
     pub(super) const fn new(step: Step, root: Option<Stage>) -> Self {
         match step {
@@ -135,6 +167,16 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Returns the service that speaks it.
+    pub(super) const fn door(self) -> Door {
+        match self {
+            Protocol::Tftp => Door::Tftp,
+            Protocol::Http => Door::Http,
+            Protocol::Nbd => Door::Nbd,
+            Protocol::Nfs => Door::Nfs,
+        }
+    }
+
     pub(crate) const ALL: [Protocol; 4] = [Protocol::Tftp, Protocol::Http, Protocol::Nbd, Protocol::Nfs];
 }
 

@@ -12,6 +12,7 @@ use crate::bootable::FileKind;
 use crate::export::Batch;
 use crate::export::batch::Chunk;
 use crate::image::Image;
+use crate::metrics::{self, Tally};
 
 /// Reports the progress of one connection or transfer to the registry.
 ///
@@ -92,6 +93,9 @@ impl ConnectionTracker {
                 0
             }
         };
+        if payload > 0 {
+            metrics::count(self.protocol.door(), Tally::Bytes, payload);
+        }
         if let Some(stats) = &self.stats {
             stats.add(self.protocol, payload, now);
         }

@@ -16,6 +16,7 @@ use crate::export::{Batch, ColdRange};
 use crate::image::Patience;
 use crate::images::ImageSet;
 use crate::machines::{self, ConnectionTracker, RefusedBy, Registry};
+use crate::metrics::{self, Door, Tally};
 use crate::stream::{
     self, Admission, ConnectionLog, Listener, PageCacheNow, Place, ReadOutcome, TransmitError, Turn,
 };
@@ -89,6 +90,8 @@ struct Client {
 impl stream::Session for Client {
     type Reason = StreamError;
 
+    const DOOR: Door = Door::Nfs;
+
     // A call that arrives before the reply to its xid has left is known to be a duplicate then.
     const LISTENS_WHILE_SENDING: bool = true;
 
@@ -104,7 +107,12 @@ impl stream::Session for Client {
     }
 
     fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<StreamError> {
-        let turn = self.session.handle(&self.images, input, &PageCacheNow::new(), out);
+        let before = self.session.totals().reads;
+        let turn = self.session.handle(&self.images, input, &PageCacheNow::new(Door::Nfs), out);
+        let answered = self.session.totals().reads - before;
+        if answered > 0 {
+            metrics::count(Door::Nfs, Tally::Requests, answered);
+        }
         if let Some(why) = self.session.take_refused_mount() {
             self.machines.refused_at(self.peer.ip(), RefusedBy::NfsPath, &why, Instant::now());
         }

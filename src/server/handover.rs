@@ -22,6 +22,7 @@ use crate::handover::{Outgoing, Parcel};
 use crate::images::ImageSet;
 use crate::machines::Registry;
 use crate::machines::local::LocalSocket;
+use crate::metrics::{self, Gauge};
 use crate::nbd;
 use crate::stream::ACCEPT_PAUSE;
 use crate::watched::Watched;
@@ -110,6 +111,7 @@ fn open(stored: Stored) -> Option<Parcel> {
 }
 
 fn resume(parcel: Parcel, nbd: &nbd::server::Server, machines: &Registry) {
+    metrics::set(Gauge::TakenOver, 1);
     machines.add_carried(parcel.machines, Instant::now());
     let mut resumed = 0;
     for (connection, socket) in parcel.connections {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::boot::{BootConfig, BootTargets, Files};
 use crate::images::{HiddenNameError, ImageSet};
 use crate::machines::Registry;
+use crate::metrics::{self, Gauge};
 use crate::watched::{WatchSender, Watched};
 
 /// Images of one moment and everything that is derived from them. Services watch the part that they
@@ -39,6 +40,7 @@ pub(super) struct SnapshotSender {
 impl SnapshotSender {
     pub(super) fn new(first: Snapshot, machines: Arc<Registry>) -> Self {
         machines.serve(&first.images);
+        count_images(&first.images);
         Self { sender: WatchSender::new(Arc::new(first)), machines }
     }
 
@@ -46,6 +48,7 @@ impl SnapshotSender {
     pub(super) fn publish(&self, next: Arc<Snapshot>) {
         // Before a client can read of a new image, so that its machine's record knows the image.
         self.machines.serve(&next.images);
+        count_images(&next.images);
         self.sender.publish(next);
     }
 
@@ -56,6 +59,12 @@ impl SnapshotSender {
     pub(super) fn snapshot(&self) -> Watched<Snapshot> {
         self.sender.subscribe()
     }
+}
+
+fn count_images(images: &ImageSet) {
+    let (current, known) = (images.iter().count() as u64, images.known().count() as u64);
+    metrics::set(Gauge::Images, current);
+    metrics::set(Gauge::RetainedImages, known.saturating_sub(current));
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The cold reads of one connection: the ranges that its replies wait for, all read at once.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tokio::time::timeout_at;
 use super::waiting::ReadOutcome;
 use crate::export::{ColdRange, ImageRange, PageCache};
 use crate::image::{CHECK_INTERVAL, Extent, Image, Patience, ReadClient, ReadDone};
+use crate::metrics::{self, Door, Tally};
 
 /// Longest read that neighbours are merged to, in bytes. Several of these are read side by side, so
 /// a longer one would only delay its first replies.
@@ -18,17 +20,38 @@ const MERGED_MAX: u64 = 256 << 10;
 
 /// The page cache as the kernel tells about it.
 #[derive(Debug)]
-pub(crate) struct PageCacheNow(Instant);
+pub(crate) struct PageCacheNow {
+    now: Instant,
+    door: Door,
+    /// Ranges that it held, and that it did not hold.
+    found: Cell<(u64, u64)>,
+}
 
 impl PageCacheNow {
-    pub(crate) fn new() -> Self {
-        Self(Instant::now())
+    /// The page cache in one turn of a service.
+    pub(crate) fn new(door: Door) -> Self {
+        Self { now: Instant::now(), door, found: Cell::default() }
     }
 }
 
 impl PageCache for PageCacheNow {
     fn holds(&self, range: ImageRange<'_>) -> bool {
-        range.image().source.is_cached(range.extent(), self.0)
+        let is_held = range.image().source.is_cached(range.extent(), self.now);
+        let (hits, misses) = self.found.get();
+        self.found.set((hits + u64::from(is_held), misses + u64::from(!is_held)));
+        is_held
+    }
+}
+
+/// Counts what the turn found, at once.
+impl Drop for PageCacheNow {
+    fn drop(&mut self) {
+        let (hits, misses) = self.found.get();
+        for (tally, number) in [(Tally::CacheHits, hits), (Tally::CacheMisses, misses)] {
+            if number > 0 {
+                metrics::count(self.door, tally, number);
+            }
+        }
     }
 }
 
@@ -116,7 +139,9 @@ impl ColdReads {
 
     fn ended(&mut self, ReadDone { number, result }: ReadDone) -> RangeEnded {
         let Some(begun) = &mut self.begun else { return RangeEnded::default() };
-        let tickets = begun.reads.remove(&number).map(|read| read.tickets).unwrap_or_default();
+        let read = begun.reads.remove(&number);
+        read.iter().for_each(|read| metrics::observe_cold_read(read.since.elapsed()));
+        let tickets = read.map(|read| read.tickets).unwrap_or_default();
         if begun.reads.is_empty() {
             self.begun = None;
         }

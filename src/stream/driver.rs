@@ -19,6 +19,7 @@ use super::turn::{End, Turn};
 use super::waiting::ReadOutcome;
 use crate::export::{Batch, ColdRange};
 use crate::image::Patience;
+use crate::metrics::{self, Door, OpenConnection, Tally};
 
 /// Bytes of input that are read while replies wait for the client: a hundred calls of NFS, and more
 /// than its longest record.
@@ -29,6 +30,9 @@ const INPUT_MAX: usize = 16 << 10;
 pub(crate) trait Session {
     /// Reason for which the session ends the connection.
     type Reason;
+
+    /// The service that counts the connection.
+    const DOOR: Door;
 
     /// Read on while replies leave. NFS recognizes duplicate calls by it.
     const LISTENS_WHILE_SENDING: bool = false;
@@ -87,7 +91,17 @@ pub(crate) async fn drive<S: Session>(
     let reads = ColdReads::new(S::PATIENCE);
     // What is queued already, by a connection that came to rest, was checked long ago.
     let is_checked = S::CHECKS_PAGE_CACHE && batch.is_empty();
-    Connection { socket, session, input, batch, reads, is_checked, is_open: true }.run().await
+    let _open = OpenConnection::new(S::DOOR);
+    let turn_began = time::Instant::now();
+    let connection =
+        Connection { socket, session, input, batch, reads, is_checked, is_open: true, turn_began };
+    let end = connection.run().await;
+    match &end {
+        Ok(_) => {}
+        Err(TransmitError::Peer(_)) => metrics::count(S::DOOR, Tally::PeerErrors, 1),
+        Err(TransmitError::Image(_)) => metrics::count(S::DOOR, Tally::ImageErrors, 1),
+    }
+    end
 }
 
 /// A connection that is driven.
@@ -102,6 +116,7 @@ struct Connection<'a, S> {
     is_checked: bool,
     /// The client has not shut down its sending side.
     is_open: bool,
+    turn_began: time::Instant,
 }
 
 /// Outcome of waiting for a client and for the disk.
@@ -152,6 +167,7 @@ impl<S: Session> Connection<'_, S> {
     }
 
     fn next_turn(&mut self) -> Turn<S::Reason> {
+        self.turn_began = time::Instant::now();
         self.session.adopt();
         self.session.handle(self.input, self.batch)
     }
@@ -191,8 +207,13 @@ impl<S: Session> Connection<'_, S> {
 
     /// Sends the whole batch. Reads meanwhile if the session wants to.
     async fn send(&mut self) -> Result<(), TransmitError> {
-        let Self { socket, session, input, batch, is_checked, .. } = self;
-        let on_sent = |batch: &Batch, len, now| session.bytes_sent(batch, len, now);
+        let Self { socket, session, input, batch, is_checked, turn_began, .. } = self;
+        let on_sent = |batch: &Batch, len, now: time::Instant| {
+            session.bytes_sent(batch, len, now);
+            if len == batch.len() {
+                metrics::observe(S::DOOR, now.saturating_duration_since(*turn_began));
+            }
+        };
         let flush = transmit::flush(batch, socket, *is_checked, on_sent);
         if !S::LISTENS_WHILE_SENDING {
             return flush.await;

@@ -4,6 +4,7 @@
 
 mod connection;
 pub(crate) mod control;
+mod exposition;
 mod reports;
 mod routes;
 pub mod server;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::machines::{Registry, neighbours};
+use crate::machines::{Registry, StatusReport, neighbours};
 
 /// Interval of reports for those who watch.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -26,7 +26,13 @@ impl Reports {
     }
 
     /// Returns the current report as JSON, in one line.
-    pub(super) fn now(&self) -> String {
+    pub(super) fn json(&self) -> String {
+        // serde_json fails only for maps without string keys, which a status does not have.
+        serde_json::to_string(&self.now()).unwrap_or_default()
+    }
+
+    /// Returns the current report.
+    pub(super) fn now(&self) -> StatusReport {
         let now = Instant::now();
         let strangers = self.registry.strangers();
         if !strangers.is_empty() {
@@ -37,8 +43,7 @@ impl Reports {
                 self.registry.met(mac, address, now);
             }
         }
-        // serde_json fails only for maps without string keys, which a status does not have.
-        serde_json::to_string(&self.registry.status(now, Timestamp::now())).unwrap_or_default()
+        self.registry.status(now, Timestamp::now())
     }
 
     /// Watches the reports that are made from now on.
@@ -53,7 +58,7 @@ impl Reports {
         loop {
             clock.tick().await;
             if self.last.receiver_count() > 0 {
-                self.last.send_replace(self.now().into());
+                self.last.send_replace(self.json().into());
             }
         }
     }

@@ -20,7 +20,9 @@ use futures_util::stream::{Stream, unfold};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::connection::Watching;
+use super::exposition::{Format, exposition};
 use super::reports::Reports;
+use crate::metrics::process;
 
 /// Pages that may watch at a time; a program can always get a report.
 const WATCHERS_MAX: usize = 16;
@@ -51,6 +53,9 @@ pub(super) fn router(reports: Arc<Reports>) -> Router {
     Router::new()
         .route("/", get(status))
         .route("/events", get(events))
+        .route("/metrics", get(metrics))
+        // Whether the process answers. A fault of one image does not count: a supervisor would restart
+        // isowire, and machines on other images would lose their root.
         .route("/healthz", get(async || "ok\n"))
         .fallback(async || (StatusCode::NOT_FOUND, "The status of isowire is at /\n"))
         .layer(map_response(with_headers))
@@ -85,14 +90,25 @@ async fn with_headers(mut response: Response) -> Response {
 
 /// The page for a browser, JSON for all others.
 async fn status(State(shared): State<Shared>, headers: HeaderMap) -> Response {
-    // RFC 9110 §12.5.1. Browsers name it first; curl and `isowire status` take anything.
-    let accepts_pages = headers.get_all(ACCEPT).iter().any(|accepted| {
-        accepted.to_str().is_ok_and(|accepted| accepted.to_ascii_lowercase().contains("text/html"))
-    });
-    if accepts_pages {
+    // Browsers name it first; curl and `isowire status` take anything.
+    if accepts(&headers, "text/html") {
         return Html(PAGE).into_response();
     }
-    ([(CONTENT_TYPE, "application/json")], shared.reports.now()).into_response()
+    ([(CONTENT_TYPE, "application/json")], shared.reports.json()).into_response()
+}
+
+/// Metrics for Prometheus, in the format that it asks for.
+async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    let is_open = accepts(&headers, "application/openmetrics-text");
+    let format = if is_open { Format::OpenMetrics } else { Format::Text };
+    let text = exposition(&shared.reports.now(), process::read(), format);
+    ([(CONTENT_TYPE, format.media_type())], text).into_response()
+}
+
+/// Tells whether the client names this type among those that it takes (RFC 9110 §12.5.1).
+fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|accepted| accepted.to_str().ok());
+    values.into_iter().any(|accepted| accepted.to_ascii_lowercase().contains(media_type))
 }
 
 /// A report each second, as events of the type `status`.
@@ -104,7 +120,7 @@ async fn events(
     let place = shared.watchers.try_acquire_owned().map_err(|_| full)?;
     watching.begin();
     let watcher =
-        Watcher { first: Some(shared.reports.now()), reports: shared.reports.watch(), _place: place };
+        Watcher { first: Some(shared.reports.json()), reports: shared.reports.watch(), _place: place };
     Ok(Sse::new(unfold(watcher, next_event)))
 }
 

@@ -37,6 +37,7 @@ use super::wire::{Message, SERVER_PORT};
 use crate::boot::{BootTargets, Leased};
 use crate::interfaces::{Interface, InterfaceChanges};
 use crate::machines::Registry;
+use crate::metrics::{self, Door, Gauge, Tally};
 use crate::panics::caught;
 use crate::watched::Watched;
 
@@ -135,6 +136,8 @@ impl Server {
 
     /// Answers one datagram.
     fn handle(&mut self, port: DhcpPort, message: Result<Message, Malformed>, arrival: Arrival) {
+        let began = Instant::now();
+        metrics::count(Door::Dhcp, Tally::Requests, 1);
         let message = match message {
             Ok(message) => message,
             Err(malformed) => return self.log.malformed(&malformed, arrival.from),
@@ -161,7 +164,10 @@ impl Server {
         self.log.outcome(&request, &outcome);
         report_to_machines::report(&self.machines, &request, &outcome, Instant::now());
         match outcome {
-            Outcome::Send { reply, to, .. } => self.send(port, &reply.emit(), to, &arrival, local),
+            Outcome::Send { reply, to, .. } => {
+                self.send(port, &reply.emit(), to, &arrival, local);
+                metrics::observe(Door::Dhcp, began.elapsed());
+            }
             Outcome::NoReply(NoReply::ChoseAnother { server, network })
                 if !self.interfaces.is_own(server) =>
             {
@@ -272,6 +278,8 @@ impl Server {
 
     fn record_leases(&mut self) {
         let Role::Server(server_role) = &mut self.session.role else { return };
+        metrics::set(Gauge::UsedAddresses, server_role.len() as u64);
+        metrics::set(Gauge::PoolAddresses, server_role.pool_len());
         let events = server_role.take_events();
         events.iter().for_each(|event| start::update_leased(&self.leased, server_role, event));
         if let Some(file) = &mut self.lease_file {

@@ -156,6 +156,11 @@ impl ServerRole {
         self.subnets.iter().map(|subnet| subnet.leases.len()).sum()
     }
 
+    /// Returns the number of addresses of all ranges.
+    pub(crate) fn pool_len(&self) -> u64 {
+        self.subnets.iter().map(|subnet| u64::from(subnet.leases.pool().len())).sum()
+    }
+
     /// Applies the text of a lease file and returns the number of lines that are neither events nor
     /// comments. An event of an address that is in no subnet any more is dropped.
     pub(crate) fn replay_text(&mut self, text: &str, now: UnixTime) -> usize {

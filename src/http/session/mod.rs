@@ -71,12 +71,14 @@ pub struct Session {
     kind: FileKind,
     /// The last answer of the turn, if it is worth a line of the log.
     logged: Option<LoggedAnswer>,
+    /// Requests that were answered.
+    answered: u64,
 }
 
 impl Session {
     /// Begins a connection of this client.
     pub fn new(requester: impl Into<Requester>) -> Self {
-        Self { requester: requester.into(), swallow: 0, kind: FileKind::Other, logged: None }
+        Self { requester: requester.into(), swallow: 0, kind: FileKind::Other, logged: None, answered: 0 }
     }
 
     /// Returns true if nothing of a request has arrived yet.
@@ -92,6 +94,11 @@ impl Session {
     /// Returns the last answer of the turn, if it is worth a line of the log.
     pub(crate) const fn logged(&self) -> Option<&LoggedAnswer> {
         self.logged.as_ref()
+    }
+
+    /// Returns the number of requests that were answered.
+    pub(crate) const fn answered(&self) -> u64 {
+        self.answered
     }
 
     /// Returns the last answer of the turn, once, if it is worth a line of the log.
@@ -181,6 +188,7 @@ impl Session {
             return Some(Turn::Full);
         }
         self.logged = logged;
+        self.answered += 1;
         self.swallow = content;
         input.advance(len);
         self.swallow_content(input);

@@ -332,6 +332,22 @@ fn program_is_refused_when_the_firmware_begins_again() {
 fn kind_has_a_stable_name() {
     let name = |diagnosis: &Diagnosis| serde_json::to_value(diagnosis).unwrap()["kind"].clone();
     assert_eq!(name(&Diagnosis::OfferIgnored { offers: 4, enter: None }), "offer-ignored");
+    for diagnosis in [
+        Diagnosis::Refused { by: RefusedBy::Pool, why: "no".into() },
+        Diagnosis::OfferIgnored { offers: 4, enter: None },
+        Diagnosis::NoFileAskedFor { transport: "UDP".into(), port: 69, has_other_dhcp: false },
+        Diagnosis::FileNotFound { path: "/a".into(), protocol: Protocol::Http },
+        Diagnosis::AskedAgain { path: "/a".into(), times: 5 },
+        Diagnosis::TransferStalled { loading: Step::Kernel, path: None, percent: None, seconds: 1 },
+        Diagnosis::Slow { rate: 1, usual: None },
+        Diagnosis::ProgramRefused,
+        Diagnosis::NothingAfterProgram,
+        Diagnosis::NoRootAskedFor { lacks: None, is_known: false, runs: false },
+        Diagnosis::RootLost { protocol: Protocol::Nbd, by: Loss::Reset },
+    ] {
+        assert_eq!(name(&diagnosis), diagnosis.kind());
+        assert!(Diagnosis::KINDS.contains(&diagnosis.kind()));
+    }
     let refused = Diagnosis::Refused { by: RefusedBy::NfsPath, why: "no".into() };
     let json = serde_json::to_string(&refused).unwrap();
     assert_eq!(json, r#"{"kind":"refused","by":"nfs-path","why":"no"}"#);

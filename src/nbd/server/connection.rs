@@ -16,6 +16,7 @@ use crate::export::{Batch, ColdRange, Export, Piece};
 use crate::image::Image;
 use crate::images::{ImageSet, ServedImage};
 use crate::machines::{self, ConnectionTracker, RefusedBy, Registry};
+use crate::metrics::{self, Door, Tally};
 use crate::nbd::session::handshake::HandshakeError;
 use crate::nbd::session::resting::{RestingConnection, RestingPhase, RestingRoot};
 use crate::nbd::session::{Attached, Handshake, HandshakeEnd, Transmission, TransmissionEnd};
@@ -260,6 +261,8 @@ impl Client {
 impl stream::Session for Client {
     type Reason = ConnectionEnd;
 
+    const DOOR: Door = Door::Nbd;
+
     const CHECKS_PAGE_CACHE: bool = true;
 
     fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<ConnectionEnd> {
@@ -317,7 +320,12 @@ impl stream::Session for Client {
 
 impl Root {
     fn handle(&mut self, input: &mut BytesMut, out: &mut Batch) -> Turn<ConnectionEnd> {
-        let turn = self.transmission.handle(&self.export, input, &PageCacheNow::new(), out);
+        let before = self.transmission.totals().reads;
+        let turn = self.transmission.handle(&self.export, input, &PageCacheNow::new(Door::Nbd), out);
+        let answered = self.transmission.totals().reads - before;
+        if answered > 0 {
+            metrics::count(Door::Nbd, Tally::Requests, answered);
+        }
         if let Some((offset, len)) = self.transmission.take_prefetch() {
             prefetch(&self.export, offset, len);
         }

@@ -31,6 +31,7 @@ use crate::codec::Reader;
 use crate::export::Allowed;
 use crate::export::path::PathError;
 use crate::machines::{self, ConnectionTracker, RefusedBy, Registry};
+use crate::metrics::{self, Door, OpenConnection, Tally};
 use crate::panics::caught;
 use crate::stream::Descriptors;
 
@@ -214,6 +215,7 @@ where
             transfer.handle.end();
             self.active.remove(&peer);
         }
+        metrics::count(Door::Tftp, Tally::Requests, 1);
         match self.start(request, datagram) {
             Ok(transfer) => drop(self.active.insert(peer, transfer)),
             Err(error) => {
@@ -235,6 +237,7 @@ where
 
     /// Tells the table of machines why a machine does not get its file.
     fn report_refusal(&self, error: &TftpRequestError, request: &TftpRequest<'_>, peer: Ipv4Addr) {
+        metrics::count(Door::Tftp, Tally::PeerErrors, 1);
         let (peer, now) = (IpAddr::V4(peer), Instant::now());
         match error {
             TftpRequestError::File(_) => {
@@ -271,8 +274,11 @@ where
             Instant::now(),
         );
         let delivery = Delivery::new(link, file, request, limits, Arc::clone(&handle), tracker);
+        let open = OpenConnection::new(Door::Tftp);
         let task = self.tasks.spawn(async move {
+            let (_open, since) = (open, Instant::now());
             delivery.run().await;
+            metrics::observe(Door::Tftp, since.elapsed());
             peer
         });
         let request = Bytes::copy_from_slice(bytes);
