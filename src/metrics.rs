@@ -2,11 +2,12 @@
 //! are static: a service counts where it works, and needs no handle for it.
 //!
 //! Each thread adds to counters of its own, so that no two processors share a cache line on the data
-//! path. They are statistics only: every access is relaxed.
+//! path. They are statistics only, so every access is relaxed.
 
 #[expect(clippy::disallowed_methods, reason = "the shell reads files")]
 pub(crate) mod process;
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ pub(crate) enum Tally {
     Bytes,
     /// Connections that the peer or the network ended early, and requests that were refused.
     PeerErrors,
-    /// Connections that ended since an image could not be read.
+    /// Connections that ended, and requests that were refused, since an image could not be read.
     ImageErrors,
     /// Ranges that the page cache held when they were asked for.
     CacheHits,
@@ -63,6 +64,21 @@ pub(crate) enum Tally {
 }
 
 const TALLIES: usize = 8;
+
+/// A count of rare events, of no single service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A read of an image file failed. It is repeated.
+    ReadFailed,
+    /// A read of an image file had no answer of the disk for five seconds.
+    ReadHung,
+    /// A client got an error, as its read lasted longer than `stall-timeout`.
+    ReadGivenUp,
+    /// A DHCP lease was granted or renewed.
+    Leased,
+}
+
+const EVENTS: usize = 4;
 
 /// A value that is set, not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +144,8 @@ impl Shard {
 
 static COUNTERS: [Shard; SHARDS] = [const { Shard::new() }; SHARDS];
 
+static HAPPENED: [AtomicU64; EVENTS] = [const { AtomicU64::new(0) }; EVENTS];
+
 static VALUES: [AtomicU64; GAUGES] = [const { AtomicU64::new(0) }; GAUGES];
 
 /// Number of the next thread that counts.
@@ -161,6 +179,18 @@ pub(crate) fn observe_cold_read(time: Duration) {
     if let Some(shard) = own() {
         shard.cold_reads.observe(time);
     }
+}
+
+/// Counts a rare event.
+pub(crate) fn happened(event: Event) {
+    if let Some(counter) = HAPPENED.get(event as usize) {
+        counter.fetch_add(1, Relaxed);
+    }
+}
+
+/// Returns the number of these events.
+pub(crate) fn events(event: Event) -> u64 {
+    HAPPENED.get(event as usize).map_or(0, |counter| counter.load(Relaxed))
 }
 
 /// Sets a value.
@@ -215,6 +245,36 @@ pub(crate) fn cold_reads() -> Histogram {
     sum
 }
 
+/// Ranges that were looked for in the page cache. They are counted together, when this is dropped.
+#[derive(Debug)]
+pub(crate) struct PageCacheLooks {
+    door: Door,
+    hits: Cell<u64>,
+    misses: Cell<u64>,
+}
+
+impl PageCacheLooks {
+    pub(crate) fn new(door: Door) -> Self {
+        Self { door, hits: Cell::new(0), misses: Cell::new(0) }
+    }
+
+    /// Notes whether the page cache held a range.
+    pub(crate) fn note(&self, is_held: bool) {
+        let looks = if is_held { &self.hits } else { &self.misses };
+        looks.set(looks.get() + 1);
+    }
+}
+
+impl Drop for PageCacheLooks {
+    fn drop(&mut self) {
+        for (tally, looks) in [(Tally::CacheHits, &self.hits), (Tally::CacheMisses, &self.misses)] {
+            if looks.get() > 0 {
+                count(self.door, tally, looks.get());
+            }
+        }
+    }
+}
+
 /// A connection, which counts as open until it is dropped.
 #[derive(Debug)]
 pub(crate) struct OpenConnection(Door);
@@ -257,6 +317,16 @@ mod tests {
         sum.add(&shard);
         assert_eq!((sum.buckets[0], sum.buckets[1], sum.buckets[11], sum.buckets[12]), (2, 1, 1, 1));
         assert_eq!(sum.micros, 20_000_202);
+    }
+
+    #[test]
+    fn looks_are_counted_when_they_are_done() {
+        let of = |tally| total(Door::Dhcp, tally);
+        let looks = PageCacheLooks::new(Door::Dhcp);
+        [true, false, true].into_iter().for_each(|is_held| looks.note(is_held));
+        assert_eq!((of(Tally::CacheHits), of(Tally::CacheMisses)), (0, 0));
+        drop(looks);
+        assert_eq!((of(Tally::CacheHits), of(Tally::CacheMisses)), (2, 1));
     }
 
     #[test]

@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 use isowire::boot::{Architecture, Firmware, Platform};
 use isowire::export::Allowed;
 use isowire::machines::Registry;
-use isowire::machines::server::{self, StatusSocket};
+use isowire::web::server::{self, StatusSocket};
 use tokio::runtime::Runtime;
 
 use common::needs::{needs, tool};
 use common::running::{Running, output_of};
 
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/monitoring/isowire.rules.yml");
+const RULE_TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/monitoring/isowire.rules.test.yml");
 const DASHBOARD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/monitoring/grafana-dashboard.json");
 const SOON: Duration = Duration::from_secs(60);
 
@@ -53,7 +54,7 @@ fn exposition_passes_promtool() {
     needs!(["promtool"]);
     let (address, _runtime) = serve();
     let (head, text) = get(address, "/metrics", "*/*");
-    assert!(head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+    assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
     let mut promtool = tool("promtool");
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = promtool.spawn().unwrap();
@@ -64,7 +65,7 @@ fn exposition_passes_promtool() {
 
     let (head, text) = get(address, "/metrics", "application/openmetrics-text;version=1.0.0");
     assert!(
-        head.contains("Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"),
         "{head}"
     );
     assert!(text.ends_with("\n# EOF\n"), "{text}");
@@ -74,8 +75,18 @@ fn exposition_passes_promtool() {
 #[test]
 fn alert_rules_pass_promtool() {
     needs!(["promtool"]);
-    let said = output_of(tool("promtool").args(["check", "rules", "--lint-fatal", RULES]));
-    assert!(said.contains("8 rules found"), "{said}");
+    output_of(tool("promtool").args(["check", "rules", "--lint-fatal", RULES]));
+    output_of(tool("promtool").args(["test", "rules", RULE_TESTS]));
+}
+
+#[test]
+fn alert_rule_has_a_test() {
+    let [rules, tests] = [RULES, RULE_TESTS].map(|path| fs::read_to_string(path).unwrap());
+    let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 10, "{alerts:?}");
+    for alert in alerts {
+        assert!(tests.contains(&format!("alertname=\"{alert}\"")), "{alert}");
+    }
 }
 
 /// Returns the names of metrics in a text.
@@ -91,7 +102,8 @@ fn rules_and_dashboard_use_metrics_that_exist() {
     let known = names(&get(address, "/metrics", "*/*").1);
     let dashboard = fs::read_to_string(DASHBOARD).unwrap();
     serde_json::from_str::<serde_json::Value>(&dashboard).unwrap();
-    for text in [fs::read_to_string(RULES).unwrap(), dashboard] {
+    let [rules, tests] = [RULES, RULE_TESTS].map(|path| fs::read_to_string(path).unwrap());
+    for text in [rules, tests, dashboard] {
         let used = names(&text);
         assert!(used.len() > 5 && used.is_subset(&known), "{:?}", used.difference(&known));
     }
@@ -99,7 +111,7 @@ fn rules_and_dashboard_use_metrics_that_exist() {
 
 #[test]
 fn prometheus_scrapes_and_evaluates() {
-    needs!(["prometheus"]);
+    needs!(["prometheus", "curl"]);
     let (address, _runtime) = serve();
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("prometheus.yml");

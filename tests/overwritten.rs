@@ -34,6 +34,7 @@ const MOUNT_IO: u32 = 5;
 const CHANGED: &str = "changed in place on the server";
 const FAULT: &str = "image cannot be read: its file was changed in place";
 const WELL: &str = "image can be read again";
+const CHANGED_METRIC: &str = "isowire_image_faults{image=\"served\",fault=\"changed\"}";
 
 /// A server of a copy of an image.
 struct Server {
@@ -93,6 +94,14 @@ impl Server {
         output_of(command.arg("status").arg(format!("http://127.0.0.1:{}/", self.status)))
     }
 
+    /// Fetches a metric of this server.
+    fn metric(&self, name: &str) -> u64 {
+        let url = format!("http://127.0.0.1:{}/metrics", self.status);
+        let text = output_of(tool("curl").args(["-sS", "--max-time", "20", &url]));
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("{name}: {text}"))
+    }
+
     /// Checks that each protocol refuses new clients, and says why.
     fn assert_refuses(&self) {
         assert!(self.nbdinfo().contains(CHANGED), "{}", self.nbdinfo());
@@ -102,6 +111,12 @@ impl Server {
         assert_eq!(rpc::Client::connect(self.nfs).mount(b"/"), Err(MOUNT_IO));
         let status = self.status();
         assert!(status.contains("cannot be read since") && status.contains("changed in place"), "{status}");
+        assert_eq!(self.metric(CHANGED_METRIC), 1);
+        assert!(self.metric("isowire_reads_failed_total") > 0);
+        for door in ["nbd", "nfs", "http", "tftp"] {
+            let errors = format!("isowire_errors_total{{door=\"{door}\",cause=\"image\"}}");
+            assert!(self.metric(&errors) > 0, "{door}");
+        }
     }
 
     /// Number of log lines with this text.
@@ -158,6 +173,7 @@ fn truncated_image_stops_its_clients_until_it_is_restored() {
         assert_eq!(server.lines(FAULT), times, "{}", server.running.log());
         assert!(server.nbdinfo().contains("export-size"), "{}", server.nbdinfo());
         assert!(nfs.read(&noise, 1 << 20, 4096).is_ok());
+        assert_eq!(server.metric(CHANGED_METRIC), 0);
     }
     let mut rest = Vec::new();
     download.read_to_end(&mut rest).unwrap();

@@ -18,8 +18,9 @@ use super::session::{self, Backend, Finished, LoggedAnswer, Resources, Session};
 use super::wire::StatusCode;
 use crate::boot::{Files, Requester};
 use crate::export::Batch;
+use crate::image::FileChangedError;
 use crate::locked::locked;
-use crate::machines::{self, ConnectionTracker, Loss, Registry, RootEnd};
+use crate::machines::{self, ConnectionTracker, Loss, RefusedBy, Registry, RootEnd};
 use crate::metrics::{self, Door, Tally};
 use crate::provision::OperatorFiles;
 use crate::stream::{
@@ -191,20 +192,21 @@ impl Client {
 }
 
 impl Client {
-    /// Reports a file of a boot, and one that is not there.
+    /// Reports a file of a boot, and one that is refused.
     fn report_request(&mut self) {
-        let now = self.turn_began.into_std();
-        match self.session.logged() {
-            Some(LoggedAnswer { path, status, .. }) if *status == StatusCode::NOT_FOUND => {
+        let (machines, peer, now) = (&self.shared.machines, self.peer.ip(), self.turn_began.into_std());
+        let Some(LoggedAnswer { path, status, bytes, .. }) = self.session.logged() else { return };
+        match *status {
+            StatusCode::NOT_FOUND => {
                 metrics::count(Door::Http, Tally::PeerErrors, 1);
-                let (machines, peer) = (&self.shared.machines, self.peer.ip());
                 // Browsers ask for files of their own.
                 machines.missed(peer, path, machines::Protocol::Http, false, now);
             }
-            Some(LoggedAnswer { path, bytes, .. }) => {
-                self.tracker.open_file(path, self.session.file_kind(), *bytes, now);
+            StatusCode::SERVICE_UNAVAILABLE => {
+                metrics::count(Door::Http, Tally::ImageErrors, 1);
+                machines.refused_at(peer, RefusedBy::Image, &FileChangedError.to_string(), now);
             }
-            None => {}
+            _ => self.tracker.open_file(path, self.session.file_kind(), *bytes, now),
         }
     }
 }
@@ -228,9 +230,9 @@ impl stream::Session for Client {
         }
         let before = self.session.answered();
         let turn = self.session.handle(&self.resources, input, Timestamp::now(), out);
+        metrics::count(Door::Http, Tally::Requests, self.session.answered() - before);
         self.has_answered = !out.is_empty();
         self.tracker.open(self.session.file_kind());
-        metrics::count(Door::Http, Tally::Requests, self.session.answered() - before);
         self.report_request();
         turn
     }
@@ -281,6 +283,9 @@ fn log_answer(
     match result {
         Ok(()) if status == StatusCode::NOT_FOUND.0 => {
             info!(%peer, ?path, ?agent, "HTTP refused: no such file");
+        }
+        Ok(()) if status == StatusCode::SERVICE_UNAVAILABLE.0 => {
+            info!(%peer, ?path, ?agent, "HTTP refused: {FileChangedError}");
         }
         Ok(()) => info!(%peer, ?path, status, bytes, ms, ?agent, "file sent over HTTP"),
         Err(error) => {

@@ -43,7 +43,7 @@ pub use file_state::FileChangedError;
 pub(crate) use identity::Identity;
 pub use index::{Index, Node, NodeId, NodeKind};
 use initramfs::SelfTests;
-pub(crate) use readers::{CHECK_INTERVAL, ImageFault, Patience, ReadClient, ReadDone};
+pub(crate) use readers::{CHECK_INTERVAL, FaultKind, ImageFault, Patience, ReadClient, ReadDone};
 pub(crate) use source::STALL_TIMEOUT;
 pub use source::Source;
 pub(crate) use survey::{Survey, Volume};

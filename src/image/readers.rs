@@ -21,6 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::Advice;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{info, warn};
 
@@ -28,6 +29,7 @@ use self::queue::{Change, Queue, Waiter};
 use super::file_state::{FileMark, FileState};
 use crate::extent::Extent;
 use crate::locked::locked;
+use crate::metrics::{self, Event};
 
 /// Most readers of one image, without those that hang: a disk with a deep queue is kept busy.
 const READERS: usize = 64;
@@ -91,12 +93,47 @@ impl ReadClient {
     }
 }
 
-/// A disk that does not do what it should.
+/// A disk that does not do what it should, or a file that someone changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageFault {
+    pub kind: FaultKind,
     pub since: Instant,
     /// Description for the operator.
     pub text: String,
+}
+
+/// Kind of the first fault of an image; others may have followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FaultKind {
+    /// The file was changed in place. All reads wait until it is restored.
+    Changed,
+    /// Reads fail.
+    Failing,
+    /// Reads get no answer.
+    Hanging,
+    /// No thread can be started that reads.
+    NoThread,
+    /// A kind of another version of isowire.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl FaultKind {
+    /// All kinds that there are here.
+    pub(crate) const ALL: [FaultKind; 4] = [Self::Changed, Self::Failing, Self::Hanging, Self::NoThread];
+
+    /// Returns the name, as in JSON.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::Failing => "failing",
+            Self::Hanging => "hanging",
+            Self::NoThread => "no-thread",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// The readers of one file.
@@ -189,6 +226,7 @@ impl Readers {
 
     /// Notes that `client` does not wait any longer for this read, which has failed or hangs.
     pub(super) fn give_up(&self, extent: Extent, client: &ReadClient, number: u64) {
+        metrics::happened(Event::ReadGivenUp);
         let change = self.0.queue().give_up(extent, &client.done, number);
         self.0.log(change);
     }
@@ -277,6 +315,9 @@ impl Shared {
         let mut scratch = vec![0; STEP];
         while let Some(extent) = self.next() {
             let result = self.read(extent, &mut scratch);
+            if result.is_err() {
+                metrics::happened(Event::ReadFailed);
+            }
             let change = self.queue().end(extent, result, Instant::now());
             self.log(change);
         }
@@ -385,6 +426,14 @@ mod tests {
             assert!(since.elapsed() < Duration::from_secs(20), "it takes too long");
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    #[test]
+    fn fault_has_one_name_everywhere() {
+        for kind in FaultKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+        assert_eq!(serde_json::from_str::<FaultKind>("\"of-next-year\"").unwrap(), FaultKind::Unknown);
     }
 
     fn fault_of(readers: &Readers) -> String {

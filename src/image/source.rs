@@ -16,6 +16,7 @@ use super::file_state::{FileChangedError, FileMark};
 use super::readers::{CHECK_INTERVAL, ImageFault, Patience, ReadClient, Readers};
 use super::residency::Residency;
 use crate::extent::Extent;
+use crate::metrics;
 use crate::sys::{Mapping, Span};
 
 /// Time for which clients wait for a read that fails or hangs, unless the operator sets another.
@@ -173,14 +174,6 @@ impl Source {
         self.readers.read_ahead(extent);
     }
 
-    /// Waits until `extent` is in the page cache.
-    ///
-    /// # Errors
-    /// As [`Source::reread`].
-    pub(crate) async fn warm(&self, extent: Extent, now: Instant) -> io::Result<()> {
-        if self.is_cached(extent, now) { Ok(()) } else { self.reread(extent).await }
-    }
-
     /// Reads `extent` into the page cache, whether it is there or not. A read that fails is
     /// repeated.
     ///
@@ -189,10 +182,14 @@ impl Source {
     pub(crate) async fn reread(&self, extent: Extent) -> io::Result<()> {
         let (client, mut done) = ReadClient::new(Patience::Waits);
         self.readers.read(extent, &client, 0);
-        let deadline = Instant::now() + self.stall_timeout();
+        let began = Instant::now();
+        let deadline = began + self.stall_timeout();
         loop {
             match tokio::time::timeout(CHECK_INTERVAL, done.recv()).await {
-                Ok(Some(done)) => return done.result,
+                Ok(Some(done)) => {
+                    metrics::observe_cold_read(began.elapsed());
+                    return done.result;
+                }
                 _ if Instant::now() >= deadline => {
                     self.readers.give_up(extent, &client, 0);
                     return Err(io::ErrorKind::TimedOut.into());

@@ -3,6 +3,7 @@
 
 mod text;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use super::site::Site;
 use super::table::MachineRecord;
 use super::{Loss, Protocol, Stage, Step};
 use crate::bootable::FileKind;
+use crate::image::{FaultKind, ImageFault};
 
 /// Offers that a machine may leave unanswered: firmware asks up to four times for each try.
 const OFFERS: u32 = 4;
@@ -97,6 +99,8 @@ pub(crate) enum Diagnosis {
         /// The kernel asked for an address.
         runs: bool,
     },
+    /// It waits for its image, which cannot be read.
+    ImageFault { fault: String },
     /// The connection to the root file system broke.
     RootLost { protocol: Protocol, by: Loss },
     /// A reason of a newer server.
@@ -110,11 +114,21 @@ pub(super) struct Surroundings<'a> {
     pub site: &'a Site,
     /// Bytes per second of most machines that load at present; `None` if there are too few.
     pub usual_rate: Option<u64>,
+    /// Images that cannot be read at present.
+    pub faulty: &'a [FaultyImage],
+}
+
+/// An image that cannot be read, in part or at all.
+#[derive(Debug, Clone)]
+pub(super) struct FaultyImage {
+    /// Name in the records of its machines. Another image may have an equal one.
+    pub name: Arc<str>,
+    pub fault: ImageFault,
 }
 
 impl Diagnosis {
     /// All kinds, as in JSON.
-    pub(super) const KINDS: [&str; 11] = [
+    pub(crate) const KINDS: [&str; 12] = [
         "refused",
         "offer-ignored",
         "no-file-asked-for",
@@ -125,11 +139,12 @@ impl Diagnosis {
         "program-refused",
         "nothing-after-program",
         "no-root-asked-for",
+        "image-fault",
         "root-lost",
     ];
 
     /// Returns the kind, as in JSON.
-    pub(super) const fn kind(&self) -> &'static str {
+    pub(crate) const fn kind(&self) -> &'static str {
         match self {
             Self::Refused { .. } => "refused",
             Self::OfferIgnored { .. } => "offer-ignored",
@@ -141,6 +156,7 @@ impl Diagnosis {
             Self::ProgramRefused => "program-refused",
             Self::NothingAfterProgram => "nothing-after-program",
             Self::NoRootAskedFor { .. } => "no-root-asked-for",
+            Self::ImageFault { .. } => "image-fault",
             Self::RootLost { .. } => "root-lost",
             Self::Other => "other",
         }
@@ -154,7 +170,9 @@ impl Diagnosis {
         }
         match boot.stage() {
             Stage::Lost => Self::of_lost(boot),
-            Stage::Attached => of_missing_root(record, now).or_else(|| of_rate(boot, around, now)),
+            Stage::Attached => of_missing_root(record, now)
+                .or_else(|| of_image(record, around.faulty, now))
+                .or_else(|| of_rate(boot, around, now)),
             Stage::Copied | Stage::Released => of_missing_root(record, now),
             _ => Self::of_loading(record, around, now),
         }
@@ -163,7 +181,10 @@ impl Diagnosis {
     fn of_loading(record: &MachineRecord, around: Surroundings<'_>, now: Instant) -> Option<Self> {
         let boot = &record.boot;
         let silence = now.saturating_duration_since(record.last_seen());
-        let first = of_refusal(record).or_else(|| of_missing(record, now)).or_else(|| of_repeated(boot, now));
+        let first = of_refusal(record)
+            .or_else(|| of_missing(record, now))
+            .or_else(|| of_repeated(boot, now))
+            .or_else(|| of_image(record, around.faulty, now));
         if first.is_some() {
             return first;
         }
@@ -223,6 +244,17 @@ fn of_repeated(boot: &MachineBoot, now: Instant) -> Option<Diagnosis> {
     (*times >= most && is_recent).then(|| Diagnosis::AskedAgain { path: path.to_string(), times: *times })
 }
 
+/// Of a file that was changed all reads wait. Of a disk that fails some do, so that silence has to
+/// tell.
+fn of_image(record: &MachineRecord, faulty: &[FaultyImage], now: Instant) -> Option<Diagnosis> {
+    let boot = &record.boot;
+    let name = boot.image.as_ref()?;
+    let FaultyImage { fault, .. } = faulty.iter().find(|faulty| Arc::ptr_eq(&faulty.name, name))?;
+    let is_silent = now.saturating_duration_since(record.last_seen()) > SILENCE;
+    let waits = fault.kind == FaultKind::Changed || (is_silent && is_loading(boot));
+    waits.then(|| Diagnosis::ImageFault { fault: fault.text.clone() })
+}
+
 fn of_offered(record: &MachineRecord, site: &Site, now: Instant) -> Option<Diagnosis> {
     let boot = &record.boot;
     let is_late = now.saturating_duration_since(boot.began) > FIRST_FILE;
@@ -272,12 +304,16 @@ fn of_rate(boot: &MachineBoot, around: Surroundings<'_>, now: Instant) -> Option
 /// Returns the bytes per second of a machine that has been loading a long file, or its root from
 /// one end to the other, for some time.
 pub(super) fn loading_rate(boot: &MachineBoot, now: Instant) -> Option<u64> {
-    let is_loading = match boot.stage() {
+    boot.rate.lasting(boot.all_bytes_sent(), now).filter(|_| is_loading(boot))
+}
+
+/// Returns true in the middle of a long file, or of a root that is read from one end to the other.
+fn is_loading(boot: &MachineBoot) -> bool {
+    match boot.stage() {
         // A system that lives on its root reads what it needs, here and there.
         Stage::Attached => boot.coverage().is_some_and(|root| !root.is_whole() && root.is_sequential()),
         _ => boot.requests.current().is_some_and(|file| !file.is_whole && file.size >= LONG_FILE),
-    };
-    boot.rate.lasting(boot.all_bytes_sent(), now).filter(|_| is_loading)
+    }
 }
 
 /// Returns a part in percent, rounded down.

@@ -37,11 +37,12 @@ pub(crate) enum RefusedBy {
     Places,
     /// It is to boot from its local disk, and does.
     LocalDisk,
+    /// The file of the image was changed in place.
+    Image,
 }
 
-#[cfg(test)]
 impl RefusedBy {
-    pub(crate) const ALL: [RefusedBy; 11] = [
+    pub(crate) const ALL: [RefusedBy; 13] = [
         Self::Architecture,
         Self::Rule,
         Self::Allow,
@@ -53,5 +54,25 @@ impl RefusedBy {
         Self::Export,
         Self::NfsPath,
         Self::Places,
+        Self::LocalDisk,
+        Self::Image,
     ];
+
+    /// Returns the name, as in JSON.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Architecture => "architecture",
+            Self::Rule => "rule",
+            Self::Allow => "allow",
+            Self::Pool => "pool",
+            Self::AddressesInUse => "addresses-in-use",
+            Self::OtherDhcp => "other-dhcp",
+            Self::Network => "network",
+            Self::BootFile => "boot-file",
+            Self::Export => "export",
+            Self::NfsPath => "nfs-path",
+            Self::Places => "places",
+            Self::Image => "image",
+        }
+    }
 }

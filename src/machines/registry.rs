@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::boot_ranges::TrackedImage;
 use super::carried::CarriedMachine;
-use super::diagnosis::{Surroundings, loading_rate};
+use super::diagnosis::{FaultyImage, Surroundings, loading_rate};
 use super::requests::FileRequest;
 use super::server_status::ImageStatus;
 use super::site::Site;
@@ -219,13 +219,13 @@ impl Registry {
     pub(crate) fn status(&self, now: Instant, time: Timestamp) -> StatusReport {
         let clock = *self.clock.get_or_init(|| Clock::new(now, time));
         let site = Arc::clone(&locked(&self.site));
+        let faulty = self.faulty_images();
         let table = self.table();
-        let around = Surroundings { site: &site, usual_rate: usual_rate(&table, now) };
+        let around = Surroundings { site: &site, usual_rate: usual_rate(&table, now), faulty: &faulty };
         let machines = table.iter().map(|record| MachineStatus::new(record, around, clock, now));
         let mut machines: Vec<_> = machines.collect();
         let forgotten = table.forgotten();
         drop(table);
-        let faults = self.faults(clock);
         machines.sort_by(|a, b| b.since.cmp(&a.since).then_with(|| a.key().cmp(&b.key())));
         StatusReport {
             format: FORMAT,
@@ -233,7 +233,7 @@ impl Registry {
             time: clock.seconds(now),
             forgotten,
             panics: panics::count(),
-            faults,
+            faults: faulty.iter().map(|faulty| FaultStatus::new(faulty, clock)).collect(),
             verifications: self.verifications(),
             services: site.services.clone(),
             advice: site.advice.clone(),
@@ -254,10 +254,12 @@ impl Registry {
         self.table().add_carried(machines, now, find);
     }
 
-    fn faults(&self, clock: Clock) -> Vec<FaultStatus> {
+    fn faulty_images(&self) -> Vec<FaultyImage> {
         let known_images = locked(&self.images);
-        let faults = known_images.iter().filter_map(|known| known.fault().map(|fault| (known, fault)));
-        faults.map(|(known, fault)| FaultStatus::new(&known.name, fault, clock)).collect()
+        let faulty = known_images
+            .iter()
+            .filter_map(|known| Some(FaultyImage { name: Arc::clone(&known.name), fault: known.fault()? }));
+        faulty.collect()
     }
 
     fn verifications(&self) -> Vec<VerificationStatus> {

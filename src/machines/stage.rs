@@ -88,7 +88,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub(super) const ALL: [Stage; 11] = [
+    pub(crate) const ALL: [Stage; 11] = [
         Stage::Seen,
         Stage::Offered,
         Stage::Leased,
@@ -102,8 +102,8 @@ impl Stage {
         Stage::Lost,
     ];
 
-    /// Returns the name in JSON and in metrics.
-    pub(super) const fn name(self) -> &'static str {
+    /// Returns the name, as in JSON.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Stage::Seen => "seen",
             Stage::Offered => "offered",
@@ -167,6 +167,8 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    pub(crate) const ALL: [Protocol; 4] = [Protocol::Tftp, Protocol::Http, Protocol::Nbd, Protocol::Nfs];
+
     /// Returns the service that speaks it.
     pub(super) const fn door(self) -> Door {
         match self {
@@ -176,8 +178,6 @@ impl Protocol {
             Protocol::Nfs => Door::Nfs,
         }
     }
-
-    pub(crate) const ALL: [Protocol; 4] = [Protocol::Tftp, Protocol::Http, Protocol::Nbd, Protocol::Nfs];
 }
 
 /// Writes the name of the protocol.

@@ -12,13 +12,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::boot::MachineBoot;
-use super::diagnosis::{Diagnosis, Surroundings, percent};
+use super::diagnosis::{Diagnosis, FaultyImage, Surroundings, percent};
 use super::server_status::{ImageStatus, ServiceStatus};
 use super::story::StoryEvent;
 use super::table::MachineRecord;
 use super::up::SystemUp;
 use super::{Mac, Protocol, Running, Stage, Step};
-use crate::image::ImageFault;
+use crate::image::FaultKind;
 use crate::images::verify::{VerifyReport, VerifyState};
 
 /// Version of the format. It grows when a field goes or changes its meaning; new fields and new
@@ -90,15 +90,21 @@ pub(crate) struct StatusReport {
 pub(crate) struct FaultStatus {
     /// Name of the image.
     pub image: String,
-    /// Description of the first fault; others may have followed.
+    /// `changed`, `failing`, `hanging` or `no-thread`: the kind of the first fault; others may have
+    /// followed. `unknown` of servers that had none.
+    #[serde(default)]
+    pub kind: FaultKind,
+    /// Description of that fault.
     pub fault: String,
     /// Time of that.
     pub since: i64,
 }
 
 impl FaultStatus {
-    pub(super) fn new(image: &str, fault: ImageFault, clock: Clock) -> Self {
-        Self { image: image.to_owned(), fault: fault.text, since: clock.seconds(fault.since) }
+    pub(super) fn new(faulty: &FaultyImage, clock: Clock) -> Self {
+        let FaultyImage { name, fault } = faulty;
+        let since = clock.seconds(fault.since);
+        Self { image: name.to_string(), kind: fault.kind, fault: fault.text.clone(), since }
     }
 }
 

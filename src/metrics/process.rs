@@ -1,9 +1,14 @@
-//! Figures of this process, as the kernel tells them (proc(5)).
+//! Figures of this process, as the kernel tells them (proc(5)). All of them can be read in the sandbox
+//! of isowire and in that of its unit, which hide `/proc/self/auxv` and `/proc/stat`.
 
 use std::fs;
 
-use rustix::param::{clock_ticks_per_second, page_size};
+use jiff::Timestamp;
 use rustix::process::{Resource, getrlimit};
+
+/// Clock ticks per second in `/proc`. It is a part of the kernel's interface, and 100 on all processors
+/// that there are programs of isowire for.
+const TICKS: f64 = 100.0;
 
 /// Figures by the names that Prometheus' own libraries give them.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -12,47 +17,45 @@ pub(crate) struct ProcessFigures {
     pub resident_bytes: u64,
     pub virtual_bytes: u64,
     pub threads: u64,
-    pub open_files: u64,
+    /// `None` if they cannot be counted.
+    pub open_files: Option<u64>,
     /// `None` without a limit.
     pub open_files_max: Option<u64>,
     /// Seconds since 1970-01-01 UTC.
     pub start_time: f64,
 }
 
-/// Reads the figures; `None` without `/proc`.
-pub(crate) fn read() -> Option<ProcessFigures> {
-    let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    let boot_time = boot_time(&fs::read_to_string("/proc/stat").unwrap_or_default()).unwrap_or(0.0);
-    let open_files = fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
-    let parsed = parse(&stat, clock_ticks_per_second() as f64, page_size() as u64)?;
+/// Reads the figures of a process that began to serve at this time; `None` without `/proc`.
+pub(crate) fn read(started: Timestamp) -> Option<ProcessFigures> {
+    let [stat, status] = ["stat", "status"].map(|name| fs::read_to_string(format!("/proc/self/{name}")).ok());
     Some(ProcessFigures {
-        // The directory was open too.
-        open_files: open_files.saturating_sub(1),
+        // The directory itself is open while it is read.
+        open_files: fs::read_dir("/proc/self/fd").ok().map(|files| files.count().saturating_sub(1) as u64),
         open_files_max: getrlimit(Resource::Nofile).current,
-        start_time: boot_time + parsed.start_time,
-        ..parsed
+        start_time: started.as_duration().as_secs_f64(),
+        ..parse(&stat?, &status?)?
     })
 }
 
-/// Parses `/proc/self/stat`; the time of the start is since the boot of the host.
-fn parse(stat: &str, ticks: f64, page: u64) -> Option<ProcessFigures> {
-    // The second field is the name, in which there may be spaces and parentheses.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-    // The first of these is the third field.
-    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+/// Parses `/proc/self/stat` and `/proc/self/status`.
+fn parse(stat: &str, status: &str) -> Option<ProcessFigures> {
+    // The second field is the name, in which there may be spaces and parentheses. After it comes the
+    // third; 14 and 15 are the time in user mode and in the kernel.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(14 - 3);
+    let [user, system] = [fields.next()?, fields.next()?].map(str::parse::<u64>);
     Some(ProcessFigures {
-        cpu_seconds: (field(14)? + field(15)?) as f64 / ticks,
-        threads: field(20)?,
-        start_time: field(22)? as f64 / ticks,
-        virtual_bytes: field(23)?,
-        resident_bytes: field(24)?.saturating_mul(page),
+        cpu_seconds: (user.ok()? + system.ok()?) as f64 / TICKS,
+        resident_bytes: field(status, "VmRSS:")?.saturating_mul(1024),
+        virtual_bytes: field(status, "VmSize:")?.saturating_mul(1024),
+        threads: field(status, "Threads:")?,
         ..ProcessFigures::default()
     })
 }
 
-/// Returns the time at which the host was booted.
-fn boot_time(stat: &str) -> Option<f64> {
-    stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())
+/// Returns the number in the line of this name.
+fn field(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -61,20 +64,19 @@ mod tests {
 
     #[test]
     fn figures_are_parsed_whatever_the_name() {
-        let stat = "7 (a) b (c) S 1 1 1 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 9 0 300 4096000 10 18446744073709551615 1 1";
-        let figures = parse(stat, 100.0, 4096).unwrap();
-        assert_eq!((figures.cpu_seconds, figures.threads, figures.start_time), (2.0, 9, 3.0));
+        let stat = "7 (a) b (c) S 1 1 1 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 9 0 300 4096000 10";
+        let status = "Name:\ta) b (c\nVmSize:\t    4000 kB\nVmRSS:\t      40 kB\nThreads:\t9\n";
+        let figures = parse(stat, status).unwrap();
+        assert_eq!((figures.cpu_seconds, figures.threads), (2.0, 9));
         assert_eq!((figures.virtual_bytes, figures.resident_bytes), (4_096_000, 40_960));
-        assert_eq!(parse("7 (a) S 1", 100.0, 4096), None);
+        assert_eq!(parse("7 (a) S 1", status), None);
+        assert_eq!(parse(stat, "Name:\ta"), None);
     }
 
     #[test]
     fn figures_of_this_process_are_there() {
-        let figures = read().unwrap();
-        assert!(
-            figures.open_files > 2 && figures.resident_bytes > 1 << 20 && figures.threads > 0,
-            "{figures:?}"
-        );
-        assert!(figures.start_time > 1e9, "{figures:?}");
+        let figures = read(Timestamp::now()).unwrap();
+        assert!(figures.resident_bytes > 1 << 20 && figures.threads > 0, "{figures:?}");
+        assert!(figures.open_files.unwrap() > 2 && figures.start_time > 1e9, "{figures:?}");
     }
 }

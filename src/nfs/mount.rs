@@ -57,6 +57,14 @@ impl MountError {
     }
 }
 
+/// A path that a client may not mount.
+#[derive(Debug)]
+pub(crate) struct RefusedMount {
+    pub why: String,
+    /// The path is there, but the file of its image was changed.
+    pub is_changed: bool,
+}
+
 /// Answers a call of the MOUNT program from `peer`. Sets `refused` to the reason why it may not
 /// mount a path.
 ///
@@ -67,7 +75,7 @@ pub(crate) fn answer(
     peer: SocketAddr,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
-    refused: &mut Option<String>,
+    refused: &mut Option<RefusedMount>,
 ) -> Result<(), CallError> {
     // Versions 1 and 2 return the handles of NFS version 2, which is not served.
     if call.version != VERSION {
@@ -97,7 +105,7 @@ fn mount(
     peer: SocketAddr,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
-) -> Result<Option<String>, CallError> {
+) -> Result<Option<RefusedMount>, CallError> {
     let path = match xdr::opaque(&mut { call.args }, PATH_MAX) {
         Ok(path) => path,
         // The path is all there, so the arguments are not garbage: MNT3ERR_NAMETOOLONG says more.
@@ -122,11 +130,12 @@ fn mount(
     }
 }
 
-fn refuse(peer: SocketAddr, path: &[u8], error: MountError, results: &mut Emitter<'_>) -> String {
+fn refuse(peer: SocketAddr, path: &[u8], error: MountError, results: &mut Emitter<'_>) -> RefusedMount {
     let path = path.escape_ascii();
     info!(%peer, %path, "mount over NFS refused: {error}");
     results.u32(error.status());
-    format!("{error}: {path}")
+    let is_changed = matches!(error, MountError::Changed(_));
+    RefusedMount { why: format!("{error}: {path}"), is_changed }
 }
 
 /// Finds the name of the image and the handle of its directory at `path`.

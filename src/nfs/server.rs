@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tracing::info;
 
+use super::mount::RefusedMount;
 use super::session::{Session, StreamError};
 use crate::export::{Batch, ColdRange};
 use crate::image::Patience;
@@ -87,6 +88,17 @@ struct Client {
     tracker: ConnectionTracker,
 }
 
+impl Client {
+    fn report_refused(&self, RefusedMount { why, is_changed }: &RefusedMount) {
+        let (by, tally) = match is_changed {
+            true => (RefusedBy::Image, Tally::ImageErrors),
+            false => (RefusedBy::NfsPath, Tally::PeerErrors),
+        };
+        metrics::count(Door::Nfs, tally, 1);
+        self.machines.refused_at(self.peer.ip(), by, why, Instant::now());
+    }
+}
+
 impl stream::Session for Client {
     type Reason = StreamError;
 
@@ -113,8 +125,8 @@ impl stream::Session for Client {
         if answered > 0 {
             metrics::count(Door::Nfs, Tally::Requests, answered);
         }
-        if let Some(why) = self.session.take_refused_mount() {
-            self.machines.refused_at(self.peer.ip(), RefusedBy::NfsPath, &why, Instant::now());
+        if let Some(refused) = self.session.take_refused_mount() {
+            self.report_refused(&refused);
         }
         turn
     }

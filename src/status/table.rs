@@ -121,7 +121,7 @@ pub(super) fn notices(report: &StatusReport) -> impl Iterator<Item = String> {
     let StatusReport { faults, verifications, panics, time, .. } = report;
     let panics =
         (*panics > 0).then(|| format!("{panics} faults of isowire since its start; its log has each"));
-    let faults = faults.iter().map(move |FaultStatus { image, fault, since }| {
+    let faults = faults.iter().map(move |FaultStatus { image, fault, since, .. }| {
         let (image, fault, age) = (printable(image), printable(fault), age(time - since));
         format!("{image}: cannot be read since {age}: {fault}")
     });

@@ -1,6 +1,5 @@
 //! The cold reads of one connection: the ranges that its replies wait for, all read at once.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use tokio::time::timeout_at;
 use super::waiting::ReadOutcome;
 use crate::export::{ColdRange, ImageRange, PageCache};
 use crate::image::{CHECK_INTERVAL, Extent, Image, Patience, ReadClient, ReadDone};
-use crate::metrics::{self, Door, Tally};
+use crate::metrics::{self, Door, PageCacheLooks};
 
 /// Longest read that neighbours are merged to, in bytes. Several of these are read side by side, so
 /// a longer one would only delay its first replies.
@@ -22,36 +21,21 @@ const MERGED_MAX: u64 = 256 << 10;
 #[derive(Debug)]
 pub(crate) struct PageCacheNow {
     now: Instant,
-    door: Door,
-    /// Ranges that it held, and that it did not hold.
-    found: Cell<(u64, u64)>,
+    looks: PageCacheLooks,
 }
 
 impl PageCacheNow {
     /// The page cache in one turn of a service.
     pub(crate) fn new(door: Door) -> Self {
-        Self { now: Instant::now(), door, found: Cell::default() }
+        Self { now: Instant::now(), looks: PageCacheLooks::new(door) }
     }
 }
 
 impl PageCache for PageCacheNow {
     fn holds(&self, range: ImageRange<'_>) -> bool {
         let is_held = range.image().source.is_cached(range.extent(), self.now);
-        let (hits, misses) = self.found.get();
-        self.found.set((hits + u64::from(is_held), misses + u64::from(!is_held)));
+        self.looks.note(is_held);
         is_held
-    }
-}
-
-/// Counts what the turn found, at once.
-impl Drop for PageCacheNow {
-    fn drop(&mut self) {
-        let (hits, misses) = self.found.get();
-        for (tally, number) in [(Tally::CacheHits, hits), (Tally::CacheMisses, misses)] {
-            if number > 0 {
-                metrics::count(self.door, tally, number);
-            }
-        }
     }
 }
 
@@ -140,7 +124,9 @@ impl ColdReads {
     fn ended(&mut self, ReadDone { number, result }: ReadDone) -> RangeEnded {
         let Some(begun) = &mut self.begun else { return RangeEnded::default() };
         let read = begun.reads.remove(&number);
-        read.iter().for_each(|read| metrics::observe_cold_read(read.since.elapsed()));
+        if let (Some(read), Ok(())) = (&read, &result) {
+            metrics::observe_cold_read(read.since.elapsed());
+        }
         let tickets = read.map(|read| read.tickets).unwrap_or_default();
         if begun.reads.is_empty() {
             self.begun = None;

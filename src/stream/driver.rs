@@ -19,7 +19,7 @@ use super::turn::{End, Turn};
 use super::waiting::ReadOutcome;
 use crate::export::{Batch, ColdRange};
 use crate::image::Patience;
-use crate::metrics::{self, Door, OpenConnection, Tally};
+use crate::metrics::{self, Door, OpenConnection};
 
 /// Bytes of input that are read while replies wait for the client: a hundred calls of NFS, and more
 /// than its longest record.
@@ -96,10 +96,8 @@ pub(crate) async fn drive<S: Session>(
     let connection =
         Connection { socket, session, input, batch, reads, is_checked, is_open: true, turn_began };
     let end = connection.run().await;
-    match &end {
-        Ok(_) => {}
-        Err(TransmitError::Peer(_)) => metrics::count(S::DOOR, Tally::PeerErrors, 1),
-        Err(TransmitError::Image(_)) => metrics::count(S::DOOR, Tally::ImageErrors, 1),
+    if let Err(error) = &end {
+        metrics::count(S::DOOR, error.tally(), 1);
     }
     end
 }
@@ -214,7 +212,7 @@ impl<S: Session> Connection<'_, S> {
                 metrics::observe(S::DOOR, now.saturating_duration_since(*turn_began));
             }
         };
-        let flush = transmit::flush(batch, socket, *is_checked, on_sent);
+        let flush = transmit::flush(batch, socket, *is_checked, S::DOOR, on_sent);
         if !S::LISTENS_WHILE_SENDING {
             return flush.await;
         }

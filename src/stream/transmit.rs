@@ -16,6 +16,7 @@ use crate::export::batch::Chunk;
 use crate::export::{Batch, ImageRange};
 use crate::image::Extent;
 use crate::machines::{Loss, RootEnd};
+use crate::metrics::{Door, PageCacheLooks, Tally};
 use crate::sys::{self, Follow, Iov};
 
 use super::turn::End;
@@ -57,6 +58,16 @@ pub(crate) enum TransmitError {
     Image(io::Error),
 }
 
+impl TransmitError {
+    /// Returns the count that it belongs to.
+    pub(crate) const fn tally(&self) -> Tally {
+        match self {
+            Self::Peer(_) => Tally::PeerErrors,
+            Self::Image(_) => Tally::ImageErrors,
+        }
+    }
+}
+
 /// Returns what the end of a connection means for a root file system that was read over it.
 pub(crate) fn root_end<R>(end: &Result<End<R>, TransmitError>) -> RootEnd {
     match end {
@@ -74,7 +85,8 @@ pub(crate) fn root_end<R>(end: &Result<End<R>, TransmitError>) -> RootEnd {
 /// image as long as [`Source::stall_timeout`](crate::image::Source::stall_timeout).
 ///
 /// `on_sent` is called with the number of bytes at the front of the batch that left, and the time.
-/// `is_cached` is `true` if the batch was just found in the page cache.
+/// `is_cached` is `true` if the batch was just found in the page cache. Looks at the page cache count
+/// for `door`.
 ///
 /// # Errors
 /// [`TransmitError`] says whose fault it is.
@@ -82,13 +94,14 @@ pub(super) async fn flush(
     batch: &mut Batch,
     socket: &TcpStream,
     mut is_cached: bool,
+    door: Door,
     mut on_sent: impl FnMut(&Batch, u64, Instant),
 ) -> Result<(), TransmitError> {
     let (mut ahead, mut faults) = (ReadAhead::default(), 0);
     while !batch.is_empty() {
         // The kernel may have dropped pages while the client did not read.
         if !std::mem::take(&mut is_cached) {
-            ahead.warm_window(batch).await.map_err(TransmitError::Image)?;
+            ahead.warm_window(batch, door).await.map_err(TransmitError::Image)?;
         }
         let sending = socket.async_io(Interest::WRITABLE, || send_front(batch, socket.as_fd()));
         let sent = match sending.await.map_err(whose_fault) {
@@ -149,15 +162,17 @@ struct ReadAhead {
 impl ReadAhead {
     /// Waits until the bytes that leave next are in the page cache. A system call that reads the
     /// disk would stop every connection of its thread.
-    async fn warm_window(&mut self, batch: &Batch) -> io::Result<()> {
-        let (now, mut left) = (Instant::now(), WINDOW);
+    async fn warm_window(&mut self, batch: &Batch, door: Door) -> io::Result<()> {
+        let (now, mut left, looks) = (Instant::now(), WINDOW, PageCacheLooks::new(door));
         for chunk in batch.chunks().take(AREAS) {
             if let Chunk::Image(range) = chunk {
                 let extent = range.extent().truncate(left.max(PAGE + SENDFILE_FROM));
-                if !range.image().source.is_cached(extent, now) {
+                let is_cached = range.image().source.is_cached(extent, now);
+                looks.note(is_cached);
+                if !is_cached {
                     self.until = self.until.max(extent.end());
                     self.follow(range, extent);
-                    range.image().source.warm(extent, now).await?;
+                    range.image().source.reread(extent).await?;
                 } else if self.until > 0 {
                     self.follow(range, extent);
                 }

@@ -1,14 +1,16 @@
 //! Metrics as text for Prometheus: its own format (version 0.0.4), and OpenMetrics 1.0.
 //!
-//! Labels are bounded: no machine, address or path is one.
+//! Labels are bounded: no machine, address or path is one. Images are those of the operator, and
+//! their names have only letters, digits, `.`, `_` and `-`, so no label needs an escape.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write as _};
 
+use crate::image::FaultKind;
 use crate::machines::diagnosis::Diagnosis;
-use crate::machines::{Stage, StatusReport};
+use crate::machines::{RefusedBy, Stage, StatusReport};
 use crate::metrics::process::ProcessFigures;
-use crate::metrics::{self, BUCKETS, Door, Gauge, Histogram, Tally};
+use crate::metrics::{self, BUCKETS, Door, Event, Gauge, Histogram, Tally};
 
 /// Format of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub(super) fn exposition(report: &StatusReport, process: Option<ProcessFigures>,
     out.gauge("isowire_build_info", "Version of isowire.", [(version, 1)]);
     write_machines(&mut out, report);
     write_doors(&mut out);
+    write_reads(&mut out);
+    write_images(&mut out, report);
     write_site(&mut out, report);
     process.iter().for_each(|process| write_process(&mut out, process));
     if format == Format::OpenMetrics {
@@ -47,18 +51,29 @@ fn write_machines(out: &mut Exposition, report: &StatusReport) {
     let count = |stage| report.machines.iter().filter(|machine| machine.stage == stage).count();
     let stages = Stage::ALL.map(|stage| (format!("stage=\"{}\"", stage.name()), count(stage)));
     out.gauge("isowire_machines", "Machines by the stage of their last boot.", stages);
-    let mut kinds: BTreeMap<_, usize> = Diagnosis::KINDS.into_iter().map(|kind| (kind, 0)).collect();
-    for diagnosis in report.machines.iter().filter_map(|machine| machine.diagnosis.as_ref()) {
-        *kinds.entry(diagnosis.kind()).or_default() += 1;
-    }
-    let kinds = kinds.into_iter().map(|(kind, count)| (format!("diagnosis=\"{kind}\""), count));
-    out.gauge("isowire_machines_stuck", "Machines that do not get on, by the reason.", kinds);
+    write_stuck(out, report);
     let roots: u64 = report.machines.iter().map(|machine| u64::from(machine.root_connections)).sum();
     out.gauge("isowire_root_connections", "Open connections to root file systems.", [unlabelled(roots)]);
     let boots: u64 = report.machines.iter().map(|machine| u64::from(machine.boots)).sum();
     out.gauge("isowire_known_boots", "Boots of the machines that are known.", [unlabelled(boots)]);
     let help = "Machines dropped because the table was full.";
     out.counter("isowire_machines_forgotten", help, [unlabelled(report.forgotten)]);
+}
+
+fn write_stuck(out: &mut Exposition, report: &StatusReport) {
+    let mut kinds = BTreeMap::from(Diagnosis::KINDS.map(|kind| (kind, 0)));
+    let mut refused = BTreeMap::from(RefusedBy::ALL.map(|by| (by.name(), 0)));
+    for diagnosis in report.machines.iter().filter_map(|machine| machine.diagnosis.as_ref()) {
+        *kinds.entry(diagnosis.kind()).or_default() += 1;
+        if let Diagnosis::Refused { by, .. } = diagnosis {
+            *refused.entry(by.name()).or_default() += 1;
+        }
+    }
+    let kinds = kinds.into_iter().map(|(kind, count)| (format!("diagnosis=\"{kind}\""), count));
+    out.gauge("isowire_machines_stuck", "Machines that do not get on, by the reason.", kinds);
+    let refused = refused.into_iter().map(|(by, count)| (format!("reason=\"{by}\""), count));
+    let help = "Machines whose last request was refused, by the reason.";
+    out.gauge("isowire_machines_refused", help, refused);
 }
 
 fn write_doors(out: &mut Exposition) {
@@ -81,10 +96,41 @@ fn write_doors(out: &mut Exposition) {
     let times = Door::ALL.map(|door| (label(door), metrics::replies(door)));
     let help = "Time from taking requests off a connection until their replies have left; of a whole transfer for TFTP.";
     out.histogram("isowire_reply_seconds", help, times);
+    let help = "Looks at the page cache that found the range.";
+    out.counter("isowire_page_cache_hits", help, of(Tally::CacheHits));
+    let help = "Looks at the page cache after which the range had to be read.";
+    out.counter("isowire_page_cache_misses", help, of(Tally::CacheMisses));
+}
+
+fn write_reads(out: &mut Exposition) {
     let cold = [(String::new(), metrics::cold_reads())];
     out.histogram("isowire_cold_read_seconds", "Time that a range took to come from the disk.", cold);
-    out.counter("isowire_page_cache_hits", "Ranges that were in the page cache.", of(Tally::CacheHits));
-    out.counter("isowire_page_cache_misses", "Ranges that were not.", of(Tally::CacheMisses));
+    for (name, help, event) in [
+        ("isowire_reads_failed", "Reads of images that failed. They are repeated.", Event::ReadFailed),
+        ("isowire_reads_hung", "Reads of images without an answer for five seconds.", Event::ReadHung),
+        ("isowire_reads_given_up", "Reads that lasted longer than stall-timeout.", Event::ReadGivenUp),
+    ] {
+        out.counter(name, help, [unlabelled(metrics::events(event))]);
+    }
+}
+
+fn write_images(out: &mut Exposition, report: &StatusReport) {
+    let current = report.images.iter().map(|image| &*image.name);
+    // A replaced image may have the name of another.
+    let names: BTreeSet<_> = current.chain(report.faults.iter().map(|fault| &*fault.image)).collect();
+    let faults = names.into_iter().flat_map(|name| {
+        FaultKind::ALL.map(|kind| {
+            let faults = report.faults.iter().filter(|fault| fault.image == name && fault.kind == kind);
+            (format!("image=\"{name}\",fault=\"{}\"", kind.name()), faults.count())
+        })
+    });
+    out.gauge("isowire_image_faults", "Images that cannot be read at present, by what is wrong.", faults);
+    let states = ["waiting", "verifying", "verified", "failed"].map(|state| {
+        let count = report.verifications.iter().filter(|verification| verification.state == state).count();
+        (format!("state=\"{state}\""), count)
+    });
+    let help = "Verifications of images; one that failed is not offered.";
+    out.gauge("isowire_image_verifications", help, states);
 }
 
 fn write_site(out: &mut Exposition, report: &StatusReport) {
@@ -97,10 +143,8 @@ fn write_site(out: &mut Exposition, report: &StatusReport) {
     ] {
         out.gauge(name, help, [unlabelled(metrics::value(gauge))]);
     }
-    let faults = report.faults.len() as u64;
-    out.gauge("isowire_image_faults", "Images that cannot be read at present.", [unlabelled(faults)]);
-    let failed = report.verifications.iter().filter(|verification| verification.error.is_some()).count();
-    out.gauge("isowire_image_verifications_failed", "Images not offered.", [unlabelled(failed as u64)]);
+    let leased = [unlabelled(metrics::events(Event::Leased))];
+    out.counter("isowire_dhcp_leases", "DHCP leases granted and renewed.", leased);
     out.counter("isowire_panics", "Faults of isowire itself.", [unlabelled(report.panics)]);
 }
 
@@ -111,13 +155,13 @@ fn write_process(out: &mut Exposition, process: &ProcessFigures) {
         ("process_resident_memory_bytes", "Resident memory.", Some(process.resident_bytes)),
         ("process_virtual_memory_bytes", "Virtual memory.", Some(process.virtual_bytes)),
         ("process_threads", "Threads.", Some(process.threads)),
-        ("process_open_fds", "Open file descriptors.", Some(process.open_files)),
+        ("process_open_fds", "Open file descriptors.", process.open_files),
         ("process_max_fds", "Limit of open file descriptors.", process.open_files_max),
     ] {
         out.gauge(name, help, value.map(unlabelled));
     }
     let start = [unlabelled(process.start_time)];
-    out.gauge("process_start_time_seconds", "Start of the process since 1970-01-01 UTC.", start);
+    out.gauge("process_start_time_seconds", "Start of the server since 1970-01-01 UTC.", start);
 }
 
 fn label(door: Door) -> String {
@@ -189,30 +233,45 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::machines::{RefusedBy, Registry};
+    use crate::machines::Registry;
+    use crate::machines::status::FaultStatus;
 
     fn text(format: Format) -> String {
         let (registry, now) = (Registry::new(Instant::now()), Instant::now());
         let mac = "52:54:00:00:00:01".parse().unwrap();
         registry.refused(mac, RefusedBy::Pool, "every address is in use", now);
-        exposition(&registry.status(now, Timestamp::UNIX_EPOCH), Some(ProcessFigures::default()), format)
+        let mut report = registry.status(now, Timestamp::UNIX_EPOCH);
+        for kind in [FaultKind::Changed, FaultKind::Changed, FaultKind::Hanging] {
+            let (image, fault) = ("arch".to_owned(), "it is so".to_owned());
+            report.faults.push(FaultStatus { image, kind, fault, since: 0 });
+        }
+        exposition(&report, Some(ProcessFigures::default()), format)
     }
 
     #[test]
-    fn machines_are_counted_by_stage_and_reason() {
+    fn samples_are_counted_by_their_labels() {
         let text = text(Format::Text);
         for line in [
             "isowire_machines{stage=\"seen\"} 1",
             "isowire_machines{stage=\"attached\"} 0",
             "isowire_machines_stuck{diagnosis=\"refused\"} 1",
             "isowire_machines_stuck{diagnosis=\"offer-ignored\"} 0",
+            "isowire_machines_refused{reason=\"pool\"} 1",
+            "isowire_machines_refused{reason=\"image\"} 0",
+            "isowire_image_faults{image=\"arch\",fault=\"changed\"} 2",
+            "isowire_image_faults{image=\"arch\",fault=\"hanging\"} 1",
+            "isowire_image_faults{image=\"arch\",fault=\"failing\"} 0",
             "# TYPE isowire_requests_total counter",
             "isowire_errors_total{door=\"nbd\",cause=\"peer\"}",
             "isowire_reply_seconds_bucket{door=\"nbd\",le=\"0.0001\"}",
             "isowire_reply_seconds_bucket{door=\"nbd\",le=\"+Inf\"}",
             "isowire_cold_read_seconds_bucket{le=\"1.0\"}",
         ] {
-            assert!(text.lines().any(|written| written.starts_with(line)), "{line}:\n{text}");
+            assert_eq!(
+                text.lines().filter(|written| written.starts_with(line)).count(),
+                1,
+                "{line}:\n{text}"
+            );
         }
         assert!(!text.contains("52:54"), "no machine is a label");
     }

@@ -16,13 +16,15 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Reports {
     registry: Arc<Registry>,
+    /// Time at which the server began.
+    pub started: Timestamp,
     /// The last report that was made for those who watch.
     last: watch::Sender<Arc<str>>,
 }
 
 impl Reports {
     pub(super) fn new(registry: Arc<Registry>) -> Self {
-        Self { registry, last: watch::Sender::new("".into()) }
+        Self { registry, started: Timestamp::now(), last: watch::Sender::new("".into()) }
     }
 
     /// Returns the current report as JSON, in one line.

@@ -101,7 +101,7 @@ async fn status(State(shared): State<Shared>, headers: HeaderMap) -> Response {
 async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     let is_open = accepts(&headers, "application/openmetrics-text");
     let format = if is_open { Format::OpenMetrics } else { Format::Text };
-    let text = exposition(&shared.reports.now(), process::read(), format);
+    let text = exposition(&shared.reports.now(), process::read(shared.reports.started), format);
     ([(CONTENT_TYPE, format.media_type())], text).into_response()
 }
 

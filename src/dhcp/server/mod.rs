@@ -29,7 +29,7 @@ use self::lease_file::LeaseFile;
 use self::log::DhcpLog;
 use self::port_socket::{PortSocket, Presence};
 use self::socket::{Arrival, Malformed};
-use super::lease::UnixTime;
+use super::lease::{self, UnixTime};
 use super::session::{
     ConflictSeen, Destination, DhcpPort, NoReply, Outcome, Request, Role, Session, is_boot_client,
 };
@@ -281,6 +281,9 @@ impl Server {
         metrics::set(Gauge::UsedAddresses, server_role.len() as u64);
         metrics::set(Gauge::PoolAddresses, server_role.pool_len());
         let events = server_role.take_events();
+        for _ in events.iter().filter(|event| matches!(event, lease::Event::Leased { .. })) {
+            metrics::happened(metrics::Event::Leased);
+        }
         events.iter().for_each(|event| start::update_leased(&self.leased, server_role, event));
         if let Some(file) = &mut self.lease_file {
             file.record(&events, server_role, Instant::now());

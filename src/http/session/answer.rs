@@ -108,13 +108,16 @@ impl Answer {
     /// Returns the log line to write once the answer was sent, if it belongs to a boot.
     pub(crate) fn logged(&self, request: &HttpRequest<'_>) -> Option<LoggedAnswer> {
         let bytes = match &self.content {
-            Content::Refusal(refusal) if refusal.status == StatusCode::NOT_FOUND => 0,
+            Content::Refusal(Refusal {
+                status: StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE,
+                ..
+            }) => 0,
             Content::Whole(Resource { origin: Origin::Generated, export, .. }) => export.len(),
             Content::Whole(resource) if resource.export.len() >= LOGGED_FROM => resource.export.len(),
             Content::Part(_, part) if part.end - part.start >= LOGGED_FROM => part.end - part.start,
             _ => return None,
         };
-        // No content leaves; a miss is logged all the same.
+        // No content leaves; a refusal is logged all the same.
         if self.method == Method::Head && bytes > 0 {
             return None;
         }

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{CHECK_INTERVAL, ImageFault, Patience, READERS, ReadClient, ReadDone};
+use super::{CHECK_INTERVAL, FaultKind, ImageFault, Patience, READERS, ReadClient, ReadDone};
 use crate::extent::Extent;
+use crate::metrics::{self, Event};
 
 /// Most hints that wait for a reader; more are dropped.
 const HINTS: usize = 64;
@@ -238,14 +239,14 @@ impl Queue {
             io::ErrorKind::UnexpectedEof => format!("its file ends before byte {}", extent.end()),
             _ => format!("{error}, at byte {}", extent.offset),
         };
-        self.fault_found(text, now)
+        self.fault_found(FaultKind::Failing, text, now)
     }
 
     /// Notes that the file was changed, which is worse than a fault of the disk.
     pub(super) fn file_changed(&mut self, text: String, now: Instant) -> Option<Change> {
         self.has_changed = true;
         self.fault = None;
-        self.fault_found(text, now)
+        self.fault_found(FaultKind::Changed, text, now)
     }
 
     /// Notes that the file is as it was. Failed reads are tried again now.
@@ -261,12 +262,12 @@ impl Queue {
         self.fault_over(now)
     }
 
-    fn fault_found(&mut self, text: String, now: Instant) -> Option<Change> {
+    fn fault_found(&mut self, kind: FaultKind, text: String, now: Instant) -> Option<Change> {
         // One that lasts is told once, wherever in the file it is seen next.
         if self.fault.is_some() {
             return None;
         }
-        self.fault = Some(ImageFault { since: now, text: text.clone() });
+        self.fault = Some(ImageFault { kind, since: now, text: text.clone() });
         Some(Change::Fault(text))
     }
 
@@ -299,6 +300,7 @@ impl Queue {
             if now.saturating_duration_since(since) < HANGS_AFTER || self.hanging.len() >= HANGING {
                 continue;
             }
+            metrics::happened(Event::ReadHung);
             read.state = ReadState::Hanging;
             read.tell_impatient(&io::ErrorKind::TimedOut.into());
             self.under_way.retain(|other| *other != extent);
@@ -307,7 +309,8 @@ impl Queue {
         }
         let extent = first?;
         let seconds = HANGS_AFTER.as_secs();
-        self.fault_found(format!("no answer of the disk for {seconds} s, at byte {}", extent.offset), now)
+        let text = format!("no answer of the disk for {seconds} s, at byte {}", extent.offset);
+        self.fault_found(FaultKind::Hanging, text, now)
     }
 
     /// Removes one who waits for a read.
@@ -328,7 +331,7 @@ impl Queue {
         if self.active_readers() > 0 {
             return None;
         }
-        self.fault_found(format!("no thread can be started for it: {error}"), now)
+        self.fault_found(FaultKind::NoThread, format!("no thread can be started for it: {error}"), now)
     }
 
     /// Returns `true` if no read is queued, under way or to be repeated.

@@ -36,7 +36,7 @@ fn after_at(
 ) -> Option<Diagnosis> {
     let mut room = Room::new();
     happened(&mut room);
-    let around = Surroundings { site, usual_rate };
+    let around = Surroundings { site, usual_rate, faulty: &[] };
     Diagnosis::of(room.only(), around, room.now + Duration::from_secs(seconds))
 }
 
@@ -311,6 +311,40 @@ fn refusal_has_words_of_its_own() {
     check(0, at_a_door, expected, &["archiso_nbd_name="]);
 }
 
+/// Returns the diagnosis of a machine that loads one of two images of one name, of which the other
+/// or this one has a fault.
+fn with_fault(kind: FaultKind, is_its: bool, seconds: u64, step: Step) -> Option<Diagnosis> {
+    let mut room = Room::new();
+    kernel(&mut room);
+    let [image, other]: [Arc<str>; 2] = ["arch".into(), "arch".into()];
+    let traffic = Arc::clone(&room.only().boot.traffic[0]);
+    let now = room.tick();
+    match step {
+        Step::Root => room.table.attached(address(1), &traffic, Protocol::Nbd, Some(&image), now),
+        step => room.table.reached(address(1), &traffic, step, Some(&image), now),
+    }
+    let fault = ImageFault { kind, since: now, text: "it is so".into() };
+    let faulty = [FaultyImage { name: if is_its { image } else { other }, fault }];
+    let around = Surroundings { site: &site(), usual_rate: None, faulty: &faulty };
+    Diagnosis::of(room.only(), around, now + Duration::from_secs(seconds))
+}
+
+#[test]
+fn machine_waits_for_an_image_that_cannot_be_read() {
+    let waits = Diagnosis::ImageFault { fault: "it is so".into() };
+    for kind in FaultKind::ALL {
+        assert_eq!(with_fault(kind, true, 25, Step::Kernel).as_ref(), Some(&waits), "{kind:?}");
+        let is_changed = kind == FaultKind::Changed;
+        // What others read may be in memory, unless it is the memory of another file.
+        assert_eq!(with_fault(kind, true, 1, Step::Kernel).is_some(), is_changed, "{kind:?}");
+        assert_eq!(with_fault(kind, true, 99, Step::Root).is_some(), is_changed, "{kind:?}");
+        assert_eq!(with_fault(kind, false, 99, Step::Root), None, "{kind:?}");
+        let stalled = with_fault(kind, false, 25, Step::Kernel);
+        assert!(matches!(stalled, Some(Diagnosis::TransferStalled { .. })), "{stalled:?}");
+    }
+    assert_eq!(waits.to_string(), "waits for its image, which cannot be read: it is so");
+}
+
 #[test]
 fn program_is_refused_when_the_firmware_begins_again() {
     let again = |room: &mut Room| {
@@ -343,10 +377,17 @@ fn kind_has_a_stable_name() {
         Diagnosis::ProgramRefused,
         Diagnosis::NothingAfterProgram,
         Diagnosis::NoRootAskedFor { lacks: None, is_known: false, runs: false },
+        Diagnosis::ImageFault { fault: "no".into() },
         Diagnosis::RootLost { protocol: Protocol::Nbd, by: Loss::Reset },
     ] {
         assert_eq!(name(&diagnosis), diagnosis.kind());
         assert!(Diagnosis::KINDS.contains(&diagnosis.kind()));
+    }
+    for by in RefusedBy::ALL {
+        assert_eq!(serde_json::to_value(by).unwrap(), by.name());
+    }
+    for stage in Stage::ALL {
+        assert_eq!(serde_json::to_value(stage).unwrap(), stage.name());
     }
     let refused = Diagnosis::Refused { by: RefusedBy::NfsPath, why: "no".into() };
     let json = serde_json::to_string(&refused).unwrap();

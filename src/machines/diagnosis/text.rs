@@ -75,6 +75,7 @@ impl Display for Diagnosis {
                 })?;
                 write_cause(f, lacks.as_deref(), *is_known, *runs)
             }
+            Self::ImageFault { fault } => write!(f, "waits for its image, which cannot be read: {fault}"),
             Self::RootLost { protocol, by } => write!(f, "lost its root over {protocol}: {}", loss(*by)),
             Self::Other => f.write_str("does not get on"),
         }
@@ -113,6 +114,7 @@ fn write_refusal(f: &mut Formatter<'_>, by: RefusedBy, why: &str) -> fmt::Result
         RefusedBy::Export => write!(f, "got no root over NBD: {why}. Correct archiso_nbd_name= in its menu"),
         RefusedBy::NfsPath => write!(f, "got no root over NFS: {why}. Correct archiso_nfs_srv= in its menu"),
         RefusedBy::Places => write!(f, "got no connection: {why}"),
+        RefusedBy::Image => write!(f, "got nothing of its image: {why}"),
     }
 }
 

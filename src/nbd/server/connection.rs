@@ -231,18 +231,31 @@ impl Root {
 }
 
 impl Client {
-    /// Tells the table of machines that the client found no export.
+    /// Tells the table of machines that the client got no export.
     fn report_refusal(&self, end: &Result<End<ConnectionEnd>, TransmitError>) {
         let Phase::Handshake { handshake, .. } = &self.phase else { return };
         let rejected = match end {
-            Ok(End::Session(ConnectionEnd::Rejected(error @ HandshakeError::UnknownExport(_)))) => {
-                Some(error.to_string())
-            }
+            Ok(End::Session(ConnectionEnd::Rejected(error))) => Some(error),
+            _ => None,
+        };
+        let changed = match rejected {
+            Some(HandshakeError::Changed(changed)) => Some(*changed),
+            _ => handshake.changed(),
+        };
+        let unknown = match rejected {
+            Some(error @ HandshakeError::UnknownExport(_)) => Some(error.to_string()),
             _ => handshake.unknown_export().map(str::to_owned),
         };
-        if let Some(why) = rejected {
-            self.machines.refused_at(self.peer.ip(), RefusedBy::Export, &why, time::Instant::now());
+        if let Some(changed) = changed {
+            self.refused(RefusedBy::Image, Tally::ImageErrors, &changed.to_string());
+        } else if let Some(why) = unknown {
+            self.refused(RefusedBy::Export, Tally::PeerErrors, &why);
         }
+    }
+
+    fn refused(&self, by: RefusedBy, tally: Tally, why: &str) {
+        metrics::count(Door::Nbd, tally, 1);
+        self.machines.refused_at(self.peer.ip(), by, why, time::Instant::now());
     }
 
     /// Begins the transmission phase.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{ALLOCATION_ID, READ_MAX, Replies, Transmission};
 use crate::codec::Reader;
 use crate::export::{Batch, Export};
+use crate::image::FileChangedError;
 use crate::images::ImageSet;
 use crate::nbd::wire::{self, ClientFlags, ExportInfo, InfoRequest, MetaContextRequest, NbdParseError, Opt};
 use crate::nbd::wire::{OptionHeader, OptionReply, Rep, Zeroes};
@@ -56,6 +57,8 @@ pub(crate) enum HandshakeError {
     NotFixed(Opt),
     #[error("{0}")]
     Refused(String),
+    #[error(transparent)]
+    Changed(#[from] FileChangedError),
     #[error("no export named '{0}'")]
     UnknownExport(String),
 }
@@ -70,6 +73,10 @@ pub(crate) struct Handshake {
     allocation_of: Option<Box<[u8]>>,
     /// Reason why the last export that was asked for is not there.
     unknown_export: Option<String>,
+    /// The file of the last export that was asked for was changed. A process that follows looks for
+    /// itself.
+    #[serde(skip)]
+    changed: Option<FileChangedError>,
 }
 
 impl Handshake {
@@ -86,6 +93,11 @@ impl Handshake {
     /// Returns why the last export that was asked for is not there.
     pub(crate) fn unknown_export(&self) -> Option<&str> {
         self.unknown_export.as_deref()
+    }
+
+    /// Returns why the last export that was asked for cannot be read.
+    pub(crate) const fn changed(&self) -> Option<FileChangedError> {
+        self.changed
     }
 
     /// Handles messages as [`Handshake::handle`], and refuses each choice of an export.
@@ -252,7 +264,7 @@ impl Haggling<'_> {
         // option has no error reply.
         let export =
             self.images.export(name).ok_or_else(|| HandshakeError::UnknownExport(printable(name)))?;
-        export.admit().map_err(|error| HandshakeError::Refused(error.to_string()))?;
+        export.admit()?;
         let zeroes = if flags.has(wire::FLAG_NO_ZEROES) { Zeroes::Omit } else { Zeroes::Send };
         wire::emit_export_name_reply(self.describe(&export), zeroes, out);
         Ok(self.attach(name, export))
@@ -264,7 +276,12 @@ impl Haggling<'_> {
         Ok(None)
     }
 
-    fn info(&self, option: Opt, data: Reader<'_>, out: &mut Vec<u8>) -> Result<HandshakeEnd, OptionError> {
+    fn info(
+        &mut self,
+        option: Opt,
+        data: Reader<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<HandshakeEnd, OptionError> {
         let request = InfoRequest::parse(data)?;
         let export = self.find(request.name)?;
         OptionReply::Export(self.describe(&export)).emit(option, out);
@@ -288,7 +305,7 @@ impl Haggling<'_> {
         Ok(None)
     }
 
-    fn list_meta_context(&self, data: Reader<'_>, out: &mut Vec<u8>) -> Answered {
+    fn list_meta_context(&mut self, data: Reader<'_>, out: &mut Vec<u8>) -> Answered {
         let request = MetaContextRequest::parse(data)?;
         self.find(request.name)?;
         // "If zero queries are sent, then the server MUST return all the metadata contexts".
@@ -318,14 +335,17 @@ impl Haggling<'_> {
         Ok(None)
     }
 
-    fn find(&self, name: &[u8]) -> Result<Export, OptionError> {
+    fn find(&mut self, name: &[u8]) -> Result<Export, OptionError> {
         let export = self.images.export(name).ok_or_else(|| OptionError {
             reply: Rep::ERR_UNKNOWN,
             text: format!("no export named '{}' here; there is: {}", printable(name), self.offered()),
         })?;
-        // "server policy" is the nearest that the protocol has.
-        export.admit().map_err(|error| OptionError { reply: Rep::ERR_POLICY, text: error.to_string() })?;
-        Ok(export)
+        self.state.changed = export.admit().err();
+        match self.state.changed {
+            // "server policy" is the nearest that the protocol has.
+            Some(changed) => Err(OptionError { reply: Rep::ERR_POLICY, text: changed.to_string() }),
+            None => Ok(export),
+        }
     }
 
     /// Lists the export names. nbd-client prints the text of an error, so a person reads this list

@@ -18,6 +18,7 @@ use bytes::{Buf, BytesMut};
 
 use self::duplicate_calls::DuplicateCalls;
 use self::procedures::Payload;
+use super::mount::RefusedMount;
 use super::rpc::{self, Call, CallError, RecordError, RpcMessage};
 use super::xdr::{self, Emitter};
 use super::{mount, wire};
@@ -56,7 +57,7 @@ pub struct Session {
     waiting: Waiting<WaitingCall>,
     totals: ReadTotals,
     /// Reason why the last mount was refused.
-    refused_mount: Option<String>,
+    refused_mount: Option<RefusedMount>,
 }
 
 /// A call whose reply waits for the disk.
@@ -93,7 +94,7 @@ impl Session {
     }
 
     /// Returns why the last mount was refused, once.
-    pub(crate) const fn take_refused_mount(&mut self) -> Option<String> {
+    pub(crate) const fn take_refused_mount(&mut self) -> Option<RefusedMount> {
         self.refused_mount.take()
     }
 
@@ -266,7 +267,7 @@ fn run<'a>(
     peer: SocketAddr,
     call: &Call<'_>,
     results: &mut Emitter<'_>,
-    refused: &mut Option<String>,
+    refused: &mut Option<RefusedMount>,
 ) -> Result<Option<Payload<'a>>, CallError> {
     match call.program {
         wire::PROGRAM => procedures::answer(images, call, results),

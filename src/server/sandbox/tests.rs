@@ -151,6 +151,8 @@ fn allowed(directory: &Path) {
     fs::remove_file(&socket).unwrap();
     UdpSocket::bind("127.0.0.1:0").unwrap();
     assert!(fs::read_to_string("/proc/self/net/arp").is_ok() && crate::interfaces::list().is_ok());
+    let figures = crate::metrics::process::read(jiff::Timestamp::now());
+    assert!(figures.is_some_and(|figures| figures.open_files > Some(2)), "{figures:?}");
     let runtime = crate::runtime::build().unwrap();
     let told = runtime.block_on(async { tokio::task::spawn_blocking(|| 7).await.unwrap() });
     assert_eq!(told, 7, "threads are had");

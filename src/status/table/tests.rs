@@ -1,6 +1,7 @@
 //! Tables on paper and on terminals of several sizes.
 
 use super::*;
+use crate::image::FaultKind;
 use crate::machines::status::{Progress, RootProgress, SentBytes};
 use crate::machines::{Protocol, RefusedBy, Running, Stage};
 
@@ -91,7 +92,7 @@ fn fitted(machines: Vec<MachineStatus>, width: usize, height: usize) -> String {
 #[test]
 fn fault_of_an_image_stands_first() {
     let (image, fault) = ("arch\x1b".to_owned(), "Input/output error, at byte 7".to_owned());
-    let faults = vec![FaultStatus { image, fault, since: 925 }];
+    let faults = vec![FaultStatus { image, kind: FaultKind::Failing, fault, since: 925 }];
     let report = StatusReport { faults, ..report(Vec::new()) };
     let table = StatusTable { report, size: Size::UNLIMITED }.to_string();
     let expected =

@@ -18,6 +18,7 @@ use crate::codec::Reader;
 use crate::export::{Batch, MixedImagesError, Piece};
 use crate::locked::locked;
 use crate::machines::ConnectionTracker;
+use crate::metrics::{self, Door, PageCacheLooks, Tally};
 use crate::stream::TransmitError;
 use crate::tftp::session::{Blocks, Limits, Progress, Transfer, TransferOutcome, Transmit};
 use crate::tftp::wire::{DATA_HEADER_LEN, ErrorCode, Packet, TftpRequest, data_header};
@@ -112,7 +113,18 @@ impl Delivery {
         if let Some(TransferOutcome::Complete) = self.transfer.outcome() {
             self.tracker.delivered(Instant::now());
         }
+        self.count_error(&result);
         self.log(result);
+    }
+
+    fn count_error(&self, result: &Result<(), TransmitError>) {
+        let tally = match (result, self.transfer.outcome()) {
+            (Err(error), _) => error.tally(),
+            (Ok(()), Some(TransferOutcome::TimedOut) | None) => Tally::PeerErrors,
+            // OVMF aborts a transfer once it knows the size.
+            (Ok(()), Some(_)) => return,
+        };
+        metrics::count(Door::Tftp, tally, 1);
     }
 
     async fn deliver(&mut self) -> Result<(), TransmitError> {
@@ -197,9 +209,14 @@ impl Delivery {
             return Ok(());
         }
         let end = (offset + len.max(READ_AHEAD)).min(self.file.export.len());
+        let looks = PageCacheLooks::new(Door::Tftp);
         for piece in self.file.export.range(offset, end - offset).into_iter().flatten() {
-            if let Piece::Image(range) = piece {
-                range.image().source.warm(range.extent(), Instant::now()).await?;
+            let Piece::Image(range) = piece else { continue };
+            let source = &range.image().source;
+            let is_cached = source.is_cached(range.extent(), Instant::now());
+            looks.note(is_cached);
+            if !is_cached {
+                source.reread(range.extent()).await?;
             }
         }
         self.cached_until = end;

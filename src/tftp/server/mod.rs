@@ -237,10 +237,13 @@ where
 
     /// Tells the table of machines why a machine does not get its file.
     fn report_refusal(&self, error: &TftpRequestError, request: &TftpRequest<'_>, peer: Ipv4Addr) {
-        metrics::count(Door::Tftp, Tally::PeerErrors, 1);
+        metrics::count(Door::Tftp, error.tally(), 1);
         let (peer, now) = (IpAddr::V4(peer), Instant::now());
         match error {
-            TftpRequestError::File(_) => {
+            TftpRequestError::File(FileError::Changed(error)) => {
+                self.machines.refused_at(peer, RefusedBy::Image, &error.to_string(), now);
+            }
+            TftpRequestError::File(FileError::Path(_) | FileError::NotAFile) => {
                 let path = request.filename.escape_ascii().to_string();
                 // Only firmware and loaders speak TFTP.
                 self.machines.missed(peer, &path, machines::Protocol::Tftp, true, now);
@@ -361,6 +364,13 @@ impl TftpRequestError {
         }
     }
 
+    const fn tally(&self) -> Tally {
+        match self {
+            Self::File(FileError::Changed(_)) => Tally::ImageErrors,
+            _ => Tally::PeerErrors,
+        }
+    }
+
     const fn code(&self) -> ErrorCode {
         match self {
             Self::File(FileError::Path(PathError::NotFound)) => ErrorCode::FileNotFound,
@@ -440,4 +450,46 @@ fn unicast_address(control: ControlMessageOwned) -> Option<Ipv4Addr> {
     let is_unicast = ours == destination || ours.is_unspecified();
     // RFC 1123 §4.2.3.5: a request to a broadcast address is ignored.
     (is_unicast && !destination.is_broadcast() && !destination.is_multicast()).then_some(destination)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::{Architecture, Firmware, Platform};
+    use crate::image::FileChangedError;
+    use crate::machines::diagnosis::Diagnosis;
+
+    const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 7), 2070);
+
+    /// Refuses a request for this reason, and returns what the table of machines says.
+    async fn refused(error: FileError) -> Option<Diagnosis> {
+        let (machines, now) = (Arc::new(Registry::new(Instant::now())), Instant::now());
+        let platform = Platform { firmware: Firmware::Pxe, architecture: Architecture::BIOS };
+        machines.offered("52:54:00:fe:00:07".parse().unwrap(), platform, Some(*PEER.ip()), now);
+        let mut server = TftpServer {
+            socket: Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap()),
+            open: |_: &[u8], _| Err(error),
+            machines,
+            options: Options::default(),
+            active: HashMap::new(),
+            tasks: JoinSet::new(),
+            is_stopping: false,
+        };
+        let bytes = b"\0\x01vmlinuz\0octet\0";
+        for _ in 0..3 {
+            server.handle(Datagram { bytes, peer: PEER, local: Ipv4Addr::LOCALHOST });
+        }
+        server.machines.status(Instant::now(), Timestamp::now()).machines.remove(0).diagnosis
+    }
+
+    #[tokio::test]
+    async fn refusal_tells_a_changed_image_from_a_missing_file() {
+        let why = FileChangedError.to_string();
+        assert_eq!(
+            refused(FileChangedError.into()).await,
+            Some(Diagnosis::Refused { by: RefusedBy::Image, why })
+        );
+        let missing = Diagnosis::FileNotFound { path: "vmlinuz".into(), protocol: machines::Protocol::Tftp };
+        assert_eq!(refused(PathError::NotFound.into()).await, Some(missing));
+    }
 }
