@@ -13,8 +13,9 @@ pub(crate) mod identity;
 pub mod index;
 pub mod initramfs;
 pub(crate) mod iso9660;
-pub(crate) mod partitions;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
+pub(crate) mod page_table;
+pub(crate) mod partitions;
 mod readers;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 mod residency;
