@@ -14,8 +14,9 @@ pub mod index;
 pub mod initramfs;
 pub(crate) mod iso9660;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
-pub(crate) mod page_table;
+mod page_table;
 pub(crate) mod partitions;
+#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 mod readers;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 mod residency;

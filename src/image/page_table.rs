@@ -8,6 +8,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
+use rustix::process::geteuid;
+
 use crate::extent::Extent;
 use crate::sys::Mapping;
 
@@ -24,9 +26,16 @@ const PAGES: usize = 16;
 /// file capabilities are root's.
 static ENTRIES: OnceLock<Option<File>> = OnceLock::new();
 
-/// Opens the page table of this process. The sandbox permits it no more.
-pub(crate) fn open() -> Option<&'static File> {
-    ENTRIES.get_or_init(|| File::open("/proc/self/pagemap").ok()).as_ref()
+/// Returns the page table of this process. The sandbox does not permit to open it, so the first image
+/// has to be opened before.
+fn entries() -> Option<&'static File> {
+    // What root opens also tells the addresses of pages in memory, for whoever reads it later
+    // (Rowhammer); and root may call cachestat(2).
+    ENTRIES.get_or_init(|| if geteuid().is_root() { None } else { opened() }).as_ref()
+}
+
+fn opened() -> Option<File> {
+    File::open("/proc/self/pagemap").ok()
 }
 
 /// The part of the page table for the mapping of a file.
@@ -38,7 +47,7 @@ pub(super) struct PageTable {
 
 impl PageTable {
     pub(super) fn of(map: Option<Arc<Mapping>>) -> Self {
-        Self { entries: open(), map }
+        Self { entries: entries(), map }
     }
 
     /// Returns `true` if all pages of `extent` are in the page table, and so in the page cache.
@@ -83,7 +92,9 @@ mod tests {
         file.write_all(&vec![7; 1 << 20]).unwrap();
         file.sync_all().unwrap();
         let map = Arc::new(Mapping::of(&file, 1 << 20).unwrap());
-        let table = PageTable::of(Some(Arc::clone(&map)));
+        static ENTRIES: OnceLock<File> = OnceLock::new();
+        let entries = Some(ENTRIES.get_or_init(|| opened().unwrap()));
+        let table = PageTable { entries, map: Some(Arc::clone(&map)) };
         let (extent, next) = (Extent { offset: 100, len: 200_000 }, Extent { offset: 400_000, len: 1 });
         assert!(!table.holds(extent), "nothing was touched");
         table.enter(extent);
@@ -91,9 +102,7 @@ mod tests {
         assert!(!table.holds(next), "the kernel enters only what is around");
         assert!(!table.holds(Extent { offset: 1 << 20, len: 1 }), "outside the file");
 
-        drop(table);
         file.set_len(0).unwrap();
-        let table = PageTable::of(Some(map));
         assert!(!table.holds(extent), "the pages are gone");
         table.enter(extent);
         assert!(!table.holds(extent));
