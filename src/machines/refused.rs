@@ -72,6 +72,7 @@ impl RefusedBy {
             Self::Export => "export",
             Self::NfsPath => "nfs-path",
             Self::Places => "places",
+            Self::LocalDisk => "local-disk",
             Self::Image => "image",
         }
     }
