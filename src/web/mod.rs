@@ -1,6 +1,7 @@
-//! The status over HTTP: JSON for programs, a page for people, and events for the page. Read-only.
+//! The status over HTTP: JSON for programs, a page for people with its events, metrics for Prometheus.
 //!
-//! It is served on a Unix socket, and on a TCP port if the operator asks for one.
+//! It is served on a Unix socket, where `isowire next` also changes what a machine boots, and by TCP,
+//! which changes nothing.
 
 mod connection;
 pub(crate) mod control;
