@@ -8,7 +8,6 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
@@ -45,25 +44,6 @@ impl Mapping {
         Some(Span { address: self.0.as_ptr().wrapping_add(offset), len, mapping: PhantomData })
     }
 
-    /// Returns the numbers of the pages of `extent` in the address space of this process, as
-    /// proc_pid_pagemap(5) counts them; `None` if it is outside the mapping.
-    pub(crate) fn pages(&self, extent: Extent) -> Option<Range<u64>> {
-        let span = self.span(extent)?;
-        let page = page_size();
-        let address = span.address.addr() as u64;
-        Some(address / page..(address + span.len as u64).div_ceil(page))
-    }
-
-    /// Has the kernel enter the pages of `extent` in the page table, after it read those that are not
-    /// in the page cache. Nothing happens before Linux 5.14, or if the file was truncated.
-    pub(crate) fn populate(&self, extent: Extent) {
-        let page = page_size();
-        let offset = extent.offset / page * page;
-        let Some(span) = self.span(Extent { offset, len: extent.end() - offset }) else { return };
-        // SAFETY: the range is inside the mapping, and starts with a page; its content stays as it is.
-        unsafe { libc::madvise(span.address.cast_mut().cast(), span.len, libc::MADV_POPULATE_READ) };
-    }
-
     /// Returns `true` if all pages of `extent` are in memory with their content. Unlike
     /// [`cached_pages`] it does not count a page that is still read, or whose read failed. For a
     /// file that this user may not write it is always true (mincore(2)).
@@ -82,13 +62,6 @@ impl Mapping {
             result == 0 && pages.iter().take(count).all(|page| page & 1 == 1)
         })
     }
-}
-
-fn page_size() -> u64 {
-    // SAFETY: the call takes a number, and tells one.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    // It never fails (sysconf(3)).
-    size.try_into().unwrap_or(MINCORE_PAGE)
 }
 
 /// Page size for mincore(2), which refuses addresses that are no multiple of the kernel's. With

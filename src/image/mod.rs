@@ -13,8 +13,6 @@ pub(crate) mod identity;
 pub mod index;
 pub mod initramfs;
 pub(crate) mod iso9660;
-#[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
-mod page_table;
 pub(crate) mod partitions;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 mod readers;

@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::ReadWriteFlags;
 
-use super::page_table::PageTable;
 use crate::extent::Extent;
-use crate::sys::{self, Mapping};
+use crate::sys;
 
 /// log2 of the page size in which cachestat(2) counts. With larger pages a warm range looks cold,
 /// which is slow but correct.
@@ -36,7 +35,6 @@ pub(super) struct Residency {
     len: u64,
     /// Set when cachestat(2) failed; it is not called again.
     no_cachestat: AtomicBool,
-    page_table: PageTable,
     /// Start of the first tick.
     epoch: Instant,
     /// For each granule the tick in which all of it was last found in the page cache; 0 for never.
@@ -45,12 +43,11 @@ pub(super) struct Residency {
 
 impl Residency {
     /// Creates the state for a file of `len` bytes.
-    pub(super) fn new(file: Arc<File>, map: Option<Arc<Mapping>>, len: u64) -> Self {
+    pub(super) fn new(file: Arc<File>, len: u64) -> Self {
         Self {
             file,
             len,
             no_cachestat: AtomicBool::new(false),
-            page_table: PageTable::of(map),
             epoch: Instant::now(),
             seen: (0..len.div_ceil(GRANULE)).map(|_| AtomicU32::new(0)).collect(),
         }
@@ -98,28 +95,16 @@ impl Residency {
     /// Returns `true` if every page of `extent` is in the page cache.
     fn is_present(&self, extent: Extent) -> bool {
         if self.no_cachestat.load(Ordering::Relaxed) {
-            return self.is_found(extent);
+            return self.can_read_at_once(extent);
         }
         match sys::cached_pages(self.file.as_fd(), extent) {
             Ok(pages) => pages >= pages_of(extent),
             // ENOSYS before Linux 6.5; EPERM if the file is not ours to write.
             Err(_) => {
                 self.no_cachestat.store(true, Ordering::Relaxed);
-                self.is_found(extent)
+                self.can_read_at_once(extent)
             }
         }
-    }
-
-    /// Checks residency without cachestat(2).
-    fn is_found(&self, extent: Extent) -> bool {
-        if self.page_table.holds(extent) {
-            return true;
-        }
-        let is_present = self.can_read_at_once(extent);
-        if is_present {
-            self.page_table.enter(extent);
-        }
-        is_present
     }
 
     /// Checks residency by a read that does not wait for the disk, and drops the bytes.
@@ -163,8 +148,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![7; len]).unwrap();
         file.sync_all().unwrap();
-        let map = Arc::new(Mapping::of(&file, len).unwrap());
-        Residency::new(Arc::new(file), Some(map), len as u64)
+        Residency::new(Arc::new(file), len as u64)
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct Source {
     readers: Readers,
     /// In seconds.
     stall_timeout: AtomicU64,
-    map: Option<Arc<Mapping>>,
+    map: Option<Mapping>,
     len: u64,
     is_character_device: bool,
 }
@@ -67,9 +67,9 @@ impl Source {
         let len = (&file).seek(SeekFrom::End(0))?;
         let map_len = usize::try_from(len).map_err(io::Error::other)?;
         // mmap(2) refuses a length of 0.
-        let map = (len > 0).then(|| Mapping::of(&file, map_len)).transpose()?.map(Arc::new);
+        let map = (len > 0).then(|| Mapping::of(&file, map_len)).transpose()?;
         let file = Arc::new(file);
-        let residency = Residency::new(Arc::clone(&file), map.clone(), len);
+        let residency = Residency::new(Arc::clone(&file), len);
         let readers = Readers::new(Arc::clone(&file))?;
         let stall_timeout = AtomicU64::new(STALL_TIMEOUT.as_secs());
         Ok(Self { file, residency, readers, stall_timeout, map, len, is_character_device })
