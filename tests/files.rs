@@ -7,12 +7,12 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Output;
-use std::time::Duration;
 
 use common::iso;
-use common::lan::{self, BRIDGE, Lan, Namespace};
+use common::lan::{self, Lan, Namespace};
 use common::needs::needs;
 use common::running::{Running, output_of};
+use common::stage::serve_by;
 
 const NEEDS: [&str; 1] = ["curl"];
 
@@ -39,13 +39,7 @@ fn serve(lan: &Lan, dir: &Path) -> Running {
          [[machine]]\nmac = '52:54:00:12:34:57'\nname = 'lab2'\nhostname = 'two'\nscript = 'install.sh'\n",
         image.display()
     );
-    fs::write(dir.join("isowire.toml"), config).unwrap();
-    let mut command = lan.command(env!("CARGO_BIN_EXE_isowire"));
-    command.args(["serve", "--interface", BRIDGE, "--dhcp", "off", "--config"]);
-    command.arg(dir.join("isowire.toml")).env("XDG_STATE_HOME", dir).env("XDG_RUNTIME_DIR", dir);
-    let mut server = Running::start(&mut command, &dir.join("server.log"));
-    server.wait_for("ready", Duration::from_secs(20));
-    server
+    serve_by(lan, dir, &config)
 }
 
 fn machine(lan: &mut Lan, last: u8) -> Namespace {

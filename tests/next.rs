@@ -2,16 +2,16 @@
 
 mod common;
 
-use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::iso;
-use common::lan::{self, BRIDGE, Lan, Namespace};
+use common::lan::{self, Lan, Namespace};
 use common::needs::needs;
 use common::running::{Running, output_of};
+use common::stage::serve_by;
 
 const NEEDS: [&str; 1] = ["curl"];
 
@@ -32,13 +32,7 @@ fn serve(lan: &Lan, dir: &Path) -> Running {
         rule(57, "name = 'lab2'\n"),
         rule(58, ""),
     );
-    fs::write(dir.join("isowire.toml"), config).unwrap();
-    let mut command = lan.command(env!("CARGO_BIN_EXE_isowire"));
-    command.args(["serve", "--interface", BRIDGE, "--dhcp", "off", "--config"]);
-    command.arg(dir.join("isowire.toml")).env("XDG_STATE_HOME", dir).env("XDG_RUNTIME_DIR", dir);
-    let mut server = Running::start(&mut command, &dir.join("server.log"));
-    server.wait_for("ready", Duration::from_secs(20));
-    server
+    serve_by(lan, dir, &config)
 }
 
 fn mac(last: u8) -> String {

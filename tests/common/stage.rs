@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::lan::{BRIDGE, Lan};
 use super::needs::tool;
 use super::running::{Running, output_of};
 
@@ -72,6 +73,17 @@ impl Stage {
         server.wait_for("\nready\n", SOON);
         server
     }
+}
+
+/// Starts a server on a network by this configuration, without DHCP; all its files are in `dir`.
+pub fn serve_by(lan: &Lan, dir: &Path, config: &str) -> Running {
+    fs::write(dir.join("isowire.toml"), config).unwrap();
+    let mut command = lan.command(PROGRAM);
+    command.args(["serve", "--interface", BRIDGE, "--dhcp", "off", "--config"]);
+    command.arg(dir.join("isowire.toml")).env("XDG_STATE_HOME", dir).env("XDG_RUNTIME_DIR", dir);
+    let mut server = Running::start(&mut command, &dir.join("server.log"));
+    server.wait_for("ready", SOON);
+    server
 }
 
 /// Returns the port in the row of a service.
