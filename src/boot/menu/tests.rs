@@ -506,3 +506,12 @@ fn other_entries_of_an_image_keep_their_titles() {
     assert_eq!(titles[2..4], ["NBD, copied to memory", "NBD, left on the server"]);
     assert_eq!(titles[4], "Some Linux, with a long name ...ng name with a long name LTS");
 }
+
+#[test]
+fn name_gives_way_in_a_line_of_help() {
+    let name = "a".repeat(80);
+    let menu = generate(&[image(&name)], &settings(&[Root::Nbd]), &SERVER);
+    let lines: Vec<_> = menu.lines().filter(|line| line.starts_with(" Image ")).collect();
+    assert!(lines.iter().all(|line| line.len() == 71), "{lines:?}");
+    assert!(lines.iter().any(|line| line.ends_with("a, signature not verified.")), "{lines:?}");
+}

@@ -9,8 +9,8 @@ use crate::text::{Line, Word};
 /// The first serial port, with the speed of archiso's own menu.
 const SERIAL: &str = "ttyS0,115200";
 
-/// Longest name of an image in a line of help, of which iPXE shows 70 columns.
-const HELP_NAME_MAX: usize = 40;
+/// Columns that iPXE shows of a line of help.
+const HELP_MAX: usize = 70;
 
 /// One way to boot an image.
 #[derive(Clone, Copy)]
@@ -51,11 +51,12 @@ impl<'a> Way<'a> {
             format!("Keeps its root file system on the server ({root}), which must stay up.")
         };
         let signature = match (self.boot_entry.signed, self.cms) {
-            (true, Cms::Verify) => "signature verified",
-            (true, Cms::Skip) => "signature not verified",
-            (false, _) => "without a signature",
+            (true, Cms::Verify) => ", signature verified.",
+            (true, Cms::Skip) => ", signature not verified.",
+            (false, _) => ", without a signature.",
         };
-        let second = format!("Image {}, {signature}.", Line::within(name.as_str(), HELP_NAME_MAX));
+        let second = Line::within(&format!("Image {name}"), HELP_MAX - signature.len());
+        let second = format!("{second}{signature}");
         let console = self.is_serial.then(|| format!("Its console is the serial port {SERIAL}."));
         [first, second].into_iter().chain(console).map(|line| Line::new(&line)).collect()
     }
