@@ -348,3 +348,13 @@ pub(crate) fn cached_pages(file: BorrowedFd<'_>, extent: Extent) -> io::Result<u
         unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), &raw const range, &raw mut stat, 0) };
     if result == 0 { Ok(stat.cached) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Gives free memory between pieces that are in use back to the system, which glibc keeps otherwise
+/// (malloc_trim(3)). Other allocators do so by themselves.
+pub(crate) fn trim_memory() {
+    // SAFETY: it touches only memory that is free, under the allocator's own locks.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -1,6 +1,7 @@
 //! The status report as it is sent: made when it is asked for, and each second for those who watch.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -8,9 +9,14 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::machines::{Registry, StatusReport, neighbours};
+use crate::sys;
 
 /// Interval of reports for those who watch.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Interval at which the memory of reports goes back to the system: one of four thousand machines
+/// takes some megabytes, in pieces between data that stays.
+const TRIM_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Makes reports.
 #[derive(Debug)]
@@ -20,11 +26,14 @@ pub(super) struct Reports {
     pub started: Timestamp,
     /// The last report that was made for those who watch.
     last: watch::Sender<Arc<str>>,
+    /// A report was made since memory was given back.
+    has_garbage: AtomicBool,
 }
 
 impl Reports {
     pub(super) fn new(registry: Arc<Registry>) -> Self {
-        Self { registry, started: Timestamp::now(), last: watch::Sender::new("".into()) }
+        let (started, last) = (Timestamp::now(), watch::Sender::new("".into()));
+        Self { registry, started, last, has_garbage: AtomicBool::new(false) }
     }
 
     /// Returns the current report as JSON, in one line.
@@ -35,6 +44,7 @@ impl Reports {
 
     /// Returns the current report.
     pub(super) fn now(&self) -> StatusReport {
+        self.has_garbage.store(true, Ordering::Relaxed);
         let now = Instant::now();
         let strangers = self.registry.strangers();
         if !strangers.is_empty() {
@@ -53,12 +63,18 @@ impl Reports {
         self.last.subscribe()
     }
 
-    /// Makes a report each second while somebody watches, without end.
+    /// Makes a report each second while somebody watches, without end. Gives back the memory that
+    /// reports took.
     pub(super) async fn run(&self) {
         let mut clock = interval(INTERVAL);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut trimmed = Instant::now();
         loop {
             clock.tick().await;
+            if trimmed.elapsed() >= TRIM_INTERVAL && self.has_garbage.swap(false, Ordering::Relaxed) {
+                sys::trim_memory();
+                trimmed = Instant::now();
+            }
             if self.last.receiver_count() > 0 {
                 self.last.send_replace(self.json().into());
             }
