@@ -379,7 +379,7 @@ fn nfs_root_outlives_its_iso_and_its_process() {
         server.wait_for("image replaced", Duration::from_secs(20));
     });
     site.check(&report, "root=nfs copytoram=n verified=cms");
-    assert!(logs.len() >= 2, "{logs:#?}");
+    assert!(!logs.is_empty(), "it ended before another process took over");
 }
 
 /// From the firmware to the running system, with a root that stays on the server.

@@ -98,7 +98,7 @@ pub(super) async fn start(
     services.start_offers(offered);
     let updates = updater.run(hangup, services.stop());
     services.spawn("images", unfailing(updates));
-    // Last after another process, whose machines load on: it looks for other servers for seconds.
+    // Last after another process, whose machines load on.
     if let Some((sockets, mark)) = dhcp {
         services.start_dhcp(sockets, mark).await?;
     }
@@ -134,7 +134,7 @@ impl Services<'_> {
         mark: Option<DhcpMark>,
     ) -> Result<(), StartError> {
         let Some(sockets) = sockets else { return Ok(()) };
-        let config = dhcp_config(self.config, &self.shared.snapshot, &self.shared.machines);
+        let config = dhcp_config(self.config, &self.shared);
         let server = match dhcp::server::Server::start(sockets, config).await {
             Ok(server) => server,
             Err(error) if self.shared.has_roots => {
@@ -308,11 +308,8 @@ fn datagrams(socket: StdSocket) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
 }
 
-fn dhcp_config(
-    config: &Config,
-    snapshot: &Watched<Snapshot>,
-    machines: &Arc<Registry>,
-) -> dhcp::server::DhcpConfig {
+fn dhcp_config(config: &Config, shared: &Shared) -> dhcp::server::DhcpConfig {
+    let Shared { snapshot, machines, has_roots, .. } = shared;
     let mode = match &config.dhcp {
         Dhcp::Server(server) => dhcp::server::DhcpMode::Server(server.clone()),
         // `Off` has no sockets, so its mode is never used.
@@ -328,6 +325,7 @@ fn dhcp_config(
         leased: Arc::clone(snapshot.current().files.leased()),
         machines: Arc::clone(machines),
         allowed: config.allowed.clone(),
+        is_successor: *has_roots,
     }
 }
 

@@ -50,6 +50,8 @@ pub struct DhcpConfig {
     pub machines: Arc<Registry>,
     /// Addresses whose clients get replies.
     pub allowed: Allowed,
+    /// Answer at once, and look for other servers meanwhile: the process before this one has looked.
+    pub is_successor: bool,
 }
 
 /// Role of the service on its network.
@@ -99,12 +101,24 @@ pub enum DhcpStartError {
 
 impl Server {
     /// Reads the lease file and prepares the service. The server role first probes for other DHCP
-    /// servers, which takes four seconds; one that answers on every network is an error.
+    /// servers, unless it is a successor. That takes four seconds; one that answers on every network
+    /// is an error.
     ///
     /// # Errors
     /// [`DhcpStartError`].
     pub async fn start(sockets: Sockets, config: DhcpConfig) -> Result<Self, DhcpStartError> {
-        let DhcpConfig { interface, wait, advertise, bind, mode, boot, machines, leased, allowed } = config;
+        let DhcpConfig {
+            interface,
+            wait,
+            advertise,
+            bind,
+            mode,
+            boot,
+            machines,
+            leased,
+            allowed,
+            is_successor,
+        } = config;
         let (only, sharing) = (interface.as_deref(), mode.sharing());
         let take = |socket| PortSocket::new(socket, only, sharing).map_err(DhcpStartError::Socket);
         let (dhcp, boot_server) = (take(sockets.dhcp)?, sockets.boot_server.map(take).transpose()?);
@@ -122,8 +136,13 @@ impl Server {
                 let file = config.lease_file;
                 let file =
                     file.map(|path| open_lease_file(path, &mut server_role, clock.now())).transpose()?;
-                probes.remember(&probed(&server_role, &interfaces));
-                yield_to_others(&mut server_role, &interfaces, clock.now()).await?;
+                let links = probed(&server_role, &interfaces);
+                if is_successor {
+                    probes.start(links);
+                } else {
+                    probes.remember(&links);
+                    yield_to_others(&mut server_role, links, clock.now()).await?;
+                }
                 fill_leased(&leased, &server_role);
                 (Role::Server(server_role), file)
             }
@@ -212,10 +231,10 @@ pub(super) fn probed(server_role: &ServerRole, interfaces: &Interfaces) -> Vec<(
 /// addresses on.
 async fn yield_to_others(
     server_role: &mut ServerRole,
-    interfaces: &Interfaces,
+    links: Vec<(Interface, Ipv4Addr)>,
     now: UnixTime,
 ) -> Result<(), DhcpStartError> {
-    let conflicts = conflict::find_all(probed(server_role, interfaces)).await;
+    let conflicts = conflict::find_all(links).await;
     for Conflict { server, local, .. } in &conflicts {
         server_role.saw_conflict(*server, *local, now);
     }
