@@ -123,6 +123,8 @@ impl Site {
                 let log = self.logs.join(format!("server-{}.log", logs.len() + 1));
                 let mut next = Running::start(&mut command, &log);
                 next.wait_for("ready", Duration::from_secs(60));
+                // Time for an offer, before which the address is probed.
+                thread::sleep(Duration::from_secs(2));
                 let status = server.wait(Duration::from_secs(60)).expect("it was taken over");
                 assert!(status.success(), "{}", server.log());
                 logs.push(next.log());
