@@ -5,6 +5,7 @@
 //! stays a range until the kernel reads it. All queued ranges are of one image, and the batch keeps
 //! that image open.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -47,6 +48,25 @@ impl Part {
             Part::Image(extent) => extent.len,
         }
     }
+}
+
+/// Memory of a batch: its arena and its parts.
+type Buffers = (Vec<u8>, VecDeque<Part>);
+
+/// Longest arena that is kept for another batch, in bytes.
+const SPARE_ARENA: usize = 32 << 10;
+
+/// Most parts that are kept for another batch.
+const SPARE_PARTS: usize = 2 << 10;
+
+/// Sizes that do for most turns of a connection.
+const ARENA: usize = 512;
+const PARTS: usize = 16;
+
+thread_local! {
+    /// Memory of the batch that was released last. A thread serves one connection after the other,
+    /// so all of them queue their replies in memory that the processor has in its cache.
+    static SPARE: Cell<Option<Buffers>> = const { Cell::new(None) };
 }
 
 /// Queue of bytes and ranges for one socket.
@@ -124,6 +144,7 @@ impl Batch {
     /// Queues the bytes that `write` appends to the arena, for headers that are made in place.
     /// `write` must not change bytes that it finds there.
     pub(crate) fn write_bytes<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        self.have_buffers();
         let before = self.arena.len();
         let returned = write(&mut self.arena);
         let added = self.arena.len().saturating_sub(before);
@@ -144,6 +165,7 @@ impl Batch {
     /// [`MixedImagesError`] for a range of another image than that of the queued ones. Nothing is
     /// queued then; once the queued ranges were sent, it can be.
     pub fn push_piece(&mut self, piece: Piece<'_>) -> Result<(), MixedImagesError> {
+        self.have_buffers();
         let (part, len) = match piece {
             Piece::Image(range) => {
                 self.take_image(range.image())?;
@@ -193,6 +215,11 @@ impl Batch {
             (self.ranges, self.queued) = (ranges, queued);
         }
         result
+    }
+
+    /// Returns the number of stretches that [`Batch::chunks`] has.
+    pub(crate) fn parts(&self) -> usize {
+        self.parts.len()
     }
 
     /// Returns the queued bytes and ranges, front to back.
@@ -256,12 +283,27 @@ impl Batch {
         taken
     }
 
-    /// Gives back the memory of an empty batch, so that an idle connection costs next to nothing.
-    /// Lets the image go, which may be replaced while the connection is idle.
+    /// Gives the memory of an empty batch to the next one of this thread, so that an idle connection
+    /// costs next to nothing. Lets the image go, which may be replaced while the connection is idle.
     pub(crate) fn release(&mut self) {
         if self.is_empty() {
             let image = if self.keeps_image { self.image.take() } else { None };
-            *self = Self { image, keeps_image: self.keeps_image, ..Self::default() };
+            let released = Self { image, keeps_image: self.keeps_image, ..Self::default() };
+            let Self { arena, parts, .. } = std::mem::replace(self, released);
+            if arena.capacity() <= SPARE_ARENA && (1..=SPARE_PARTS).contains(&parts.capacity()) {
+                // A thread that ends has no spare memory any more.
+                let _ = SPARE.try_with(|spare| spare.set(Some((arena, parts))));
+            }
+        }
+    }
+
+    /// Has memory for a turn.
+    fn have_buffers(&mut self) {
+        if self.parts.capacity() == 0 {
+            let spare = SPARE.try_with(Cell::take).ok().flatten();
+            let buffers =
+                spare.unwrap_or_else(|| (Vec::with_capacity(ARENA), VecDeque::with_capacity(PARTS)));
+            (self.arena, self.parts) = buffers;
         }
     }
 }
@@ -422,6 +464,23 @@ mod tests {
             batch.release();
             assert_eq!(Arc::strong_count(&image), if is_kept { 3 } else { 2 });
         }
+    }
+
+    #[test]
+    fn released_memory_serves_the_next_batch() {
+        let released = |len: usize| {
+            let mut batch = Batch::default();
+            batch.push_bytes(&vec![0; len]);
+            batch.advance(len as u64);
+            batch.release();
+            assert_eq!(batch.arena.capacity(), 0);
+            let mut next = Batch::default();
+            next.push_bytes(b"x");
+            assert_eq!(shown(&next), "x");
+            next.arena.capacity()
+        };
+        assert!(released(10_000) >= 10_000);
+        assert_eq!(released(SPARE_ARENA + 1), ARENA, "too long to be kept");
     }
 
     #[test]

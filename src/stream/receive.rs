@@ -1,5 +1,6 @@
 //! Reading requests from a stream socket.
 
+use std::cell::Cell;
 use std::io;
 use std::mem::MaybeUninit;
 
@@ -14,8 +15,13 @@ use crate::export::Batch;
 /// (128 of 28 bytes).
 const RECEIVE: usize = 4 << 10;
 
+thread_local! {
+    /// Buffer of a connection that waits, for the next one of this thread that has something to read.
+    static SPARE: Cell<Option<BytesMut>> = const { Cell::new(None) };
+}
+
 /// Reads more requests and returns how many bytes arrived, 0 at the end of the stream. Before it
-/// waits it frees the buffers, so that an idle client costs next to nothing.
+/// waits it gives the buffers away, so that an idle client costs next to nothing.
 ///
 /// # Errors
 /// Errors of the socket.
@@ -30,7 +36,7 @@ pub(super) async fn receive(
     batch.release();
     // Part of a request stays: few clients are idle in the middle of one.
     if input.is_empty() {
-        *input = BytesMut::new();
+        let _ = SPARE.try_with(|spare| spare.set(Some(std::mem::take(input))));
     }
     listen(socket, input).await
 }
@@ -56,6 +62,9 @@ fn read_now(socket: &TcpStream, input: &mut BytesMut) -> io::Result<Option<usize
         // On the stack, so that no connection keeps a buffer while it waits.
         let mut buf = [MaybeUninit::uninit(); RECEIVE];
         let ((bytes, rest), _) = rustix::net::recv(socket, &mut buf, RecvFlags::DONTWAIT)?;
+        if input.capacity() == 0 {
+            *input = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
+        }
         input.extend_from_slice(bytes);
         read = Some(bytes.len());
         // A short read took all there was (epoll(7), question 9), so the runtime need not make a

@@ -43,6 +43,9 @@ const TURN: u64 = 512 << 10;
 /// (UIO_MAXIOV).
 const AREAS: usize = 256;
 
+/// The same of a few replies. To clear 256 areas takes as long as to parse a request.
+const FEW_AREAS: usize = 16;
+
 /// Times in a row that a range may be in memory and yet not be sent.
 const FAULTS: u32 = 8;
 
@@ -201,7 +204,8 @@ impl ReadAhead {
 fn send_front(batch: &Batch, socket: BorrowedFd<'_>) -> io::Result<usize> {
     match batch.chunks().next() {
         Some(Chunk::Image(range)) if copied(range).is_none() => send_large(range, socket),
-        _ => send_small(batch, socket),
+        _ if batch.parts() <= FEW_AREAS => send_small::<FEW_AREAS>(batch, socket),
+        _ => send_small::<AREAS>(batch, socket),
     }
 }
 
@@ -228,9 +232,9 @@ fn send_large(range: ImageRange<'_>, socket: BorrowedFd<'_>) -> io::Result<usize
 }
 
 /// Gathers everything up to the next pages that `sendfile` sends, or up to a window, into one
-/// `sendmsg`.
-fn send_small(batch: &Batch, socket: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut areas = [Iov::EMPTY; AREAS];
+/// `sendmsg` of at most `N` areas.
+fn send_small<const N: usize>(batch: &Batch, socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut areas = [Iov::EMPTY; N];
     let mut count = 0;
     let mut len = 0;
     let mut follow = Follow::Nothing;
