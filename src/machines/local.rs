@@ -71,7 +71,7 @@ impl LocalSocket {
     /// error of the system.
     pub fn bind(path: &Path) -> io::Result<Self> {
         if let Some(directory) = path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            create_directory(directory)?;
         }
         let listener = match UnixListener::bind(path) {
             // unix(7): a bound path stays in the file system when its process is killed.
@@ -103,6 +103,14 @@ impl LocalSocket {
     pub(crate) fn into_parts(self) -> (UnixListener, Name) {
         (self.listener, self.name)
     }
+}
+
+/// Creates the directory of the sockets, closed to other users, if it is not there.
+///
+/// # Errors
+/// The error of the system.
+pub(crate) fn create_directory(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 fn is_left_behind(path: &Path) -> bool {

@@ -17,6 +17,7 @@ use super::StartError;
 use super::report::{Obstacle, ServiceRow};
 use crate::config::{Config, SandboxMode};
 use crate::images::ImageSet;
+use crate::machines::local::create_directory;
 use crate::output;
 
 pub(super) use identity::{Identity, IdentityError};
@@ -72,6 +73,8 @@ pub(super) fn enter(
     state: Option<&Path>,
     identity: &Identity,
 ) -> Result<ServiceRow, StartError> {
+    // Landlock knows directories that exist. A socket that cannot be made there is told later.
+    let _ = create_directory(files::socket_directory(config));
     // The folders are opened before the user may no longer look into them.
     let ruleset = files::ruleset(&files::rules(config, images, state));
     identity.enter()?;
