@@ -95,7 +95,7 @@ fn serve(mode: DhcpMode, ready: &mpsc::Sender<Result<(), DhcpStartError>>, stopp
             machines,
             leased: Arc::default(),
             allowed: Allowed::default(),
-            is_successor: false,
+            known_conflicts: Arc::default(),
         };
         match Server::start(sockets, config).await {
             Ok(server) => {

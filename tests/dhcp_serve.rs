@@ -3,9 +3,10 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,6 +49,7 @@ impl Site {
         lan.add_bridge(SECOND_BRIDGE, SECOND);
         let dir = tempfile::tempdir().unwrap();
         iso::bare(dir.path());
+        DirBuilder::new().mode(0o700).create(dir.path().join("run")).unwrap();
         Self { lan, dir }
     }
 
@@ -55,15 +57,25 @@ impl Site {
         self.dir.path()
     }
 
+    fn config(&self) -> PathBuf {
+        self.path().join("isowire.toml")
+    }
+
     /// Runs `isowire serve` with [`SUBNETS`] and further tables of the configuration file.
     fn run(&self, tables: &str) -> Running {
-        let config = self.path().join("isowire.toml");
+        let config = self.config();
         let leases = self.path().join("leases");
         fs::write(&config, format!("lease-file = '{}'\n{SUBNETS}{tables}", leases.display())).unwrap();
+        self.run_again("log", &["--config", config.to_str().unwrap()])
+    }
+
+    /// Runs `isowire serve` with these options; its log has this name.
+    fn run_again(&self, log: &str, options: &[&str]) -> Running {
         let mut command = self.lan.command(env!("CARGO_BIN_EXE_isowire"));
-        command.arg("serve").arg(self.path().join("arch.iso")).arg("--config").arg(config);
+        command.arg("serve").arg(self.path().join("arch.iso")).args(options);
         command.args(["--portmap", "off", "--nfs", "off", "--status", "off"]);
-        Running::start(&mut command, &self.path().join("log"))
+        command.env("XDG_RUNTIME_DIR", self.path().join("run")).env_remove("RUNTIME_DIRECTORY");
+        Running::start(&mut command, &self.path().join(log))
     }
 
     /// Runs `isowire serve` on any free ports with these options; its log has this name.
@@ -143,6 +155,36 @@ fn other_server_stops_offers_on_its_network_only() {
     assert_eq!(value(&bound, "serverid"), US.to_string());
     let bound = Udhcpc::start(&second, site.path(), &[]).told("bound");
     assert_eq!(value(&bound, "serverid"), "192.168.78.254");
+}
+
+/// A machine that asks just after a take-over is answered at once, but not where there was another
+/// server a moment ago.
+#[test]
+fn successor_knows_of_the_other_server() {
+    needs!(lan::NEEDS, ["xorriso", "dnsmasq", "kill"]);
+    let mut site = Site::new();
+    let (near, second) = (newcomer(&mut site.lan, BRIDGE), newcomer(&mut site.lan, SECOND_BRIDGE));
+    let host = site.lan.host_on(SECOND_BRIDGE, Ipv4Addr::new(192, 168, 78, 254));
+    let dnsmasq = router(&host, site.path(), "192.168.78.200,192.168.78.209");
+    let config = site.config();
+    let mut server = site.serve();
+    assert!(server.log().contains("another DHCP server found"), "{}", server.log());
+    // It answers nobody now, also no successor that looks for it.
+    output_of(tool("kill").args(["-STOP", &dnsmasq.pid().as_raw_nonzero().to_string()]));
+    for number in 1..=2 {
+        let options = ["--config", config.to_str().unwrap(), "--takeover"];
+        let mut next = site.run_again(&format!("log{number}"), &options);
+        next.wait_for("\nready\n", SOON);
+        let ready = Instant::now();
+        let discover = |machine| message(MessageType::Discover, machine, None).emit();
+        assert_eq!(ask(&near, &discover(2 * number), 1)[0].0.server, Some(US), "{}", next.log());
+        // Looking for other servers first takes 3.5 seconds.
+        assert!(ready.elapsed() < Duration::from_secs(3), "{:?}", ready.elapsed());
+        let replies = shout(&second, &[discover(2 * number + 1)], Duration::from_secs(5));
+        assert!(replies.is_empty(), "{replies:?}");
+        assert!(server.wait(SOON).unwrap().success(), "{}", server.log());
+        server = next;
+    }
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::State;
+use crate::dhcp::server::KnownConflicts;
+use crate::dhcp::session::carried::CarriedConflict;
 use crate::image::Image;
 use crate::images::ImageSet;
 use crate::images::carried::CarriedImage;
@@ -30,6 +32,7 @@ impl Outgoing {
         images: &ImageSet,
         connections: Vec<Connection>,
         machines: &Registry,
+        dhcp_conflicts: &KnownConflicts,
         now: Instant,
     ) -> Self {
         let (carried, images): (_, Vec<_>) = images.carried(now).into_iter().unzip();
@@ -37,6 +40,7 @@ impl Outgoing {
             images: carried,
             connections: connections.iter().map(Connection::resting).collect(),
             machines: machines.carried(now),
+            dhcp_conflicts: dhcp_conflicts.at(now),
         };
         Self { state, images, connections }
     }
@@ -68,14 +72,15 @@ pub(crate) struct Parcel {
     pub(crate) images: Vec<(CarriedImage, File)>,
     pub(crate) connections: Vec<(RestingConnection, TcpStream)>,
     pub(crate) machines: Vec<CarriedMachine>,
+    pub(crate) dhcp_conflicts: Option<Vec<CarriedConflict>>,
 }
 
 impl Parcel {
     /// Joins a state and its open files. `descriptor` returns one by its number, once.
     pub(super) fn new(state: State, mut descriptor: impl FnMut(usize) -> Option<OwnedFd>) -> Self {
-        let State { images, connections, machines } = state;
+        let State { images, connections, machines, dhcp_conflicts } = state;
         let first = images.len();
-        let mut joined = Self { images: Vec::new(), connections: Vec::new(), machines };
+        let mut joined = Self { images: Vec::new(), connections: Vec::new(), machines, dhcp_conflicts };
         for (number, image) in images.into_iter().enumerate() {
             joined.images.extend(descriptor(number).map(|file| (image, file.into())));
         }

@@ -16,6 +16,7 @@ use super::StartError;
 use super::service_sockets::{DhcpMark, PortmapService, ServiceSockets};
 use super::sockets::Inherited;
 use crate::config::Config;
+use crate::dhcp::server::KnownConflicts;
 use crate::handover::store::{self, Stored};
 use crate::handover::takeover::{Predecessor, Successor, TakeoverError};
 use crate::handover::{Outgoing, Parcel};
@@ -24,6 +25,7 @@ use crate::machines::Registry;
 use crate::machines::local::LocalSocket;
 use crate::metrics::{self, Gauge};
 use crate::nbd;
+use crate::nbd::server::Connection;
 use crate::stream::ACCEPT_PAUSE;
 use crate::watched::Watched;
 
@@ -69,7 +71,8 @@ impl Arrival {
         Ok((arrival, inherited, images))
     }
 
-    /// Goes on with the machines of the other process. From here on they are ours.
+    /// Goes on with the machines of the other process. From here on they are ours. Returns what it
+    /// knew of other DHCP servers.
     ///
     /// # Errors
     /// [`StartError::Takeover`]: the other process goes on.
@@ -77,11 +80,13 @@ impl Arrival {
         self,
         nbd: &nbd::server::Server,
         machines: &Registry,
-    ) -> Result<(), StartError> {
+    ) -> Result<KnownConflicts, StartError> {
+        let mut conflicts = None;
         match self {
             Self::Nothing => {}
             Self::Stored { parcel, names } => {
                 if let Some(parcel) = parcel {
+                    conflicts = parcel.dhcp_conflicts.clone();
                     resume(parcel, nbd, machines);
                 }
                 spawn_blocking(move || forget(&names));
@@ -89,11 +94,12 @@ impl Arrival {
             Self::Offered(mut successor) => {
                 let taken = spawn_blocking(move || successor.take().map(|parcel| (successor, parcel)));
                 let (successor, parcel) = taken.await.map_err(io::Error::other)??;
+                conflicts = parcel.dhcp_conflicts.clone();
                 resume(parcel, nbd, machines);
                 resume_late(successor, nbd, machines).await;
             }
         }
-        Ok(())
+        Ok(KnownConflicts::new(conflicts, Instant::now()))
     }
 }
 
@@ -216,64 +222,70 @@ fn offer(
     Predecessor::offer(stream, sockets, images, Instant::now())
 }
 
-/// Hands the connections and the machines to a process that is ready. If it leaves, they go on
-/// here, and `None` is returned.
-pub(super) async fn hand_over(
-    mut predecessor: Predecessor,
-    nbd: &nbd::server::Server,
-    images: &ImageSet,
-    machines: &Registry,
-) -> Option<Predecessor> {
-    let outgoing = Outgoing::new(images, nbd.rest().await, machines, Instant::now());
-    let sent = spawn_blocking(move || {
-        let result = predecessor.hand_over(&outgoing);
-        (result, predecessor, outgoing)
-    });
-    // The task ends only with the runtime.
-    let (result, predecessor, outgoing) = sent.await.ok()?;
-    match result {
-        Ok(()) => {
-            info!(connections = outgoing.connections(), "taken over by another isowire");
-            Some(predecessor)
-        }
-        Err(error) => {
-            warn!("not taken over: {error}; going on");
-            nbd.go_on(outgoing.into_connections());
-            None
-        }
-    }
+/// The parts of a run that outlive its process.
+pub(super) struct Legacy {
+    pub(super) nbd: nbd::server::Server,
+    pub(super) images: Watched<ImageSet>,
+    pub(super) machines: Arc<Registry>,
+    pub(super) dhcp_conflicts: Arc<KnownConflicts>,
 }
 
-/// Hands over the connections that were accepted since, when no more are.
-pub(super) async fn hand_over_late(
-    mut predecessor: Predecessor,
-    nbd: &nbd::server::Server,
-    images: &ImageSet,
-    machines: &Registry,
-) {
-    let connections = nbd.rest().await;
-    if connections.is_empty() {
-        return;
+impl Legacy {
+    /// Collects them, with these connections at rest.
+    fn with(&self, connections: Vec<Connection>) -> Outgoing {
+        let Self { images, machines, dhcp_conflicts, .. } = self;
+        Outgoing::new(&images.current(), connections, machines, dhcp_conflicts, Instant::now())
     }
-    let mut outgoing = Outgoing::new(images, connections, machines, Instant::now());
-    // It has them already, and has counted on.
-    outgoing.state.machines.clear();
-    if let Ok(Err(error)) = spawn_blocking(move || predecessor.hand_over_more(&outgoing)).await {
-        error!("NBD connections lost in the handover: {error}");
-    }
-}
 
-/// Gives everything to systemd, for the next process.
-pub(super) async fn put_into_store(nbd: &nbd::server::Server, images: &ImageSet, machines: &Registry) {
-    let outgoing = Outgoing::new(images, nbd.rest().await, machines, Instant::now());
-    let connections = outgoing.connections();
-    if outgoing.is_without_clients() {
-        return;
+    /// Hands everything to a process that is ready. If it leaves, all goes on here, and `None` is
+    /// returned.
+    pub(super) async fn hand_over(&self, mut predecessor: Predecessor) -> Option<Predecessor> {
+        let outgoing = self.with(self.nbd.rest().await);
+        let sent = spawn_blocking(move || {
+            let result = predecessor.hand_over(&outgoing);
+            (result, predecessor, outgoing)
+        });
+        // The task ends only with the runtime.
+        let (result, predecessor, outgoing) = sent.await.ok()?;
+        match result {
+            Ok(()) => {
+                info!(connections = outgoing.connections(), "taken over by another isowire");
+                Some(predecessor)
+            }
+            Err(error) => {
+                warn!("not taken over: {error}; going on");
+                self.nbd.go_on(outgoing.into_connections());
+                None
+            }
+        }
     }
-    let stored = spawn_blocking(move || store::put(&outgoing)).await;
-    match stored.map_err(|error| io::Error::other(error).into()).flatten() {
-        Ok(()) => info!(connections, "NBD connections left to systemd for the next start"),
-        Err(error) if connections == 0 => debug!("machines are not remembered: not stored: {error}"),
-        Err(error) => error!(connections, "NBD clients lose their root file system: not stored: {error}"),
+
+    /// Hands over the connections that were accepted since, when no more are.
+    pub(super) async fn hand_over_late(&self, mut predecessor: Predecessor) {
+        let connections = self.nbd.rest().await;
+        if connections.is_empty() {
+            return;
+        }
+        let mut outgoing = self.with(connections);
+        // It has them already, and has counted on.
+        outgoing.state.machines.clear();
+        if let Ok(Err(error)) = spawn_blocking(move || predecessor.hand_over_more(&outgoing)).await {
+            error!("NBD connections lost in the handover: {error}");
+        }
+    }
+
+    /// Gives everything to systemd, for the next process.
+    pub(super) async fn put_into_store(&self) {
+        let outgoing = self.with(self.nbd.rest().await);
+        let connections = outgoing.connections();
+        if outgoing.is_without_clients() {
+            return;
+        }
+        let stored = spawn_blocking(move || store::put(&outgoing)).await;
+        match stored.map_err(|error| io::Error::other(error).into()).flatten() {
+            Ok(()) => info!(connections, "NBD connections left to systemd for the next start"),
+            Err(error) if connections == 0 => debug!("machines are not remembered: not stored: {error}"),
+            Err(error) => error!(connections, "NBD clients lose their root file system: not stored: {error}"),
+        }
     }
 }

@@ -29,7 +29,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use self::handover::Arrival;
+use self::handover::{Arrival, Legacy};
 use self::image_updater::ImageUpdater;
 use self::next_boots::NextFile;
 use self::report::{ForeignDhcp, StartReport};
@@ -216,7 +216,7 @@ async fn serve(
     let nbd = nbd::server::Server::new(images.clone(), Arc::clone(&machines), Arc::clone(&clients));
     let has_roots = !matches!(arrival, Arrival::Nothing);
     // First of all: machines wait for their root.
-    arrival.resume(&nbd, &machines).await?;
+    let dhcp_conflicts = Arc::new(arrival.resume(&nbd, &machines).await?);
     let (stop, stopping) = watch::channel(());
     let (ready, mut successors) = mpsc::channel(1);
     let shared = services::Shared {
@@ -225,10 +225,12 @@ async fn serve(
         clients,
         nbd: nbd.clone(),
         has_roots,
+        dhcp_conflicts: Arc::clone(&dhcp_conflicts),
         ready,
         owner,
         next_file,
     };
+    let legacy = Legacy { nbd: nbd.clone(), images, machines, dhcp_conflicts };
     let mut services = tokio::select! {
         started = services::start(config, sockets, updater, shared, hangup, &stopping) => started?,
         // A DHCP server looks for other servers for some seconds before it starts.
@@ -242,8 +244,7 @@ async fn serve(
                 break ServeEnd::Stopped;
             }
             Some(predecessor) = successors.recv() => {
-                let taken = handover::hand_over(predecessor, &nbd, &images.current(), &machines).await;
-                if let Some(predecessor) = taken {
+                if let Some(predecessor) = legacy.hand_over(predecessor).await {
                     break ServeEnd::TakenOver(predecessor);
                 }
             }
@@ -264,7 +265,7 @@ async fn serve(
     let drained = async { while services.tasks.join_next().await.is_some() {} };
     match end {
         ServeEnd::TakenOver(predecessor) => {
-            handover::hand_over_late(predecessor, &nbd, &images.current(), &machines).await;
+            legacy.hand_over_late(predecessor).await;
             tokio::select! {
                 _ = tokio::time::timeout(TAKEOVER_DRAIN, drained) => {}
                 signal = stop_signals.received() => info!("shutting down: {signal}"),
@@ -273,7 +274,7 @@ async fn serve(
         ServeEnd::Stopped if store::is_there() => {
             // NBD clients are served meanwhile.
             let _ = tokio::time::timeout(RESTART_DRAIN, drained).await;
-            handover::put_into_store(&nbd, &images.current(), &machines).await;
+            legacy.put_into_store().await;
         }
         ServeEnd::Stopped => {
             nbd.warn_of_lost_clients();

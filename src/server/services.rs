@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::{debug, error, warn};
+use tracing::{error, info, warn};
 
 use super::image_updater::ImageUpdater;
 use super::next_boots::{NextBootControl, NextFile};
@@ -20,6 +20,7 @@ use super::snapshot::Snapshot;
 use super::{StartError, handover, own_addresses};
 use crate::boot::{Files, Requester};
 use crate::config::{Config, Dhcp, StatusPage, StatusService, TftpPorts};
+use crate::dhcp::server::KnownConflicts;
 use crate::handover::takeover::Predecessor;
 use crate::images::ImageSet;
 use crate::machines::Registry;
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     pub(super) nbd: nbd::server::Server,
     /// Machines live on this process by now, so it may not end for an error.
     pub(super) has_roots: bool,
+    /// Other DHCP servers, at first those that the process before this one knew.
+    pub(super) dhcp_conflicts: Arc<KnownConflicts>,
     /// Where processes go that are ready to take over from this one.
     pub(super) ready: mpsc::Sender<Predecessor>,
     /// User who started this process, and may start one that takes over.
@@ -234,7 +237,7 @@ impl Services<'_> {
         let bound = if self.config.takeover { LocalSocket::replace(path) } else { LocalSocket::bind(path) };
         let socket = match bound {
             Ok(socket) => socket,
-            Err(error) => return debug!("no process can take over: {}: {error}", path.display()),
+            Err(error) => return info!("no process can take over: {}: {error}", path.display()),
         };
         let (images, ready, stop) = (self.images(), self.shared.ready.clone(), self.stop());
         let owner = self.shared.owner;
@@ -309,7 +312,7 @@ fn datagrams(socket: StdSocket) -> io::Result<UdpSocket> {
 }
 
 fn dhcp_config(config: &Config, shared: &Shared) -> dhcp::server::DhcpConfig {
-    let Shared { snapshot, machines, has_roots, .. } = shared;
+    let Shared { snapshot, machines, dhcp_conflicts, .. } = shared;
     let mode = match &config.dhcp {
         Dhcp::Server(server) => dhcp::server::DhcpMode::Server(server.clone()),
         // `Off` has no sockets, so its mode is never used.
@@ -325,7 +328,7 @@ fn dhcp_config(config: &Config, shared: &Shared) -> dhcp::server::DhcpConfig {
         leased: Arc::clone(snapshot.current().files.leased()),
         machines: Arc::clone(machines),
         allowed: config.allowed.clone(),
-        is_successor: *has_roots,
+        known_conflicts: Arc::clone(dhcp_conflicts),
     }
 }
 

@@ -4,6 +4,7 @@
 mod address_use;
 mod conflict;
 mod interfaces;
+mod known_conflicts;
 mod lease_file;
 mod log;
 mod logged_once;
@@ -42,6 +43,7 @@ use crate::panics::caught;
 use crate::watched::Watched;
 
 pub(crate) use conflict::DhcpProbe;
+pub use known_conflicts::KnownConflicts;
 pub use port_socket::bind_until_interface_exists;
 pub use socket::{Sharing, bind};
 pub(crate) use start::look_for_others;
@@ -72,6 +74,7 @@ pub struct Server {
     presence: Presence,
     changes: InterfaceChanges,
     probes: Probes,
+    known_conflicts: Arc<KnownConflicts>,
     /// The last reason why the network of an interface was not taken over.
     network_error: Option<String>,
     session: Session,
@@ -311,12 +314,21 @@ impl Server {
 
     /// Records another server on the network with the address `on`.
     fn note_conflict(&mut self, server: Ipv4Addr, on: Ipv4Addr) {
-        if self.session.saw_conflict(server, on, self.clock.now()) == ConflictSeen::First {
+        let seen = self.session.saw_conflict(server, on, self.clock.now());
+        self.publish_conflicts();
+        if seen == ConflictSeen::First {
             warn!(
                 %server,
                 network = %on,
                 "another DHCP server found: no offers on its network until it is silent for 15 minutes"
             );
+        }
+    }
+
+    /// Tells the process after this one of other servers.
+    fn publish_conflicts(&self) {
+        if let Role::Server(server_role) = &self.session.role {
+            self.known_conflicts.set(server_role.carried_conflicts(self.clock.now()), Instant::now());
         }
     }
 

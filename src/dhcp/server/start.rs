@@ -4,12 +4,14 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::warn;
 
 use super::address_use::AddressUse;
 use super::conflict::{self, Conflict, DhcpProbe, Probes};
 use super::interfaces::Interfaces;
+use super::known_conflicts::KnownConflicts;
 use super::lease_file::LeaseFile;
 use super::log::DhcpLog;
 use super::port_socket::{PortSocket, Presence};
@@ -50,8 +52,9 @@ pub struct DhcpConfig {
     pub machines: Arc<Registry>,
     /// Addresses whose clients get replies.
     pub allowed: Allowed,
-    /// Answer at once, and look for other servers meanwhile: the process before this one has looked.
-    pub is_successor: bool,
+    /// Other servers that the process before this one knew of. If it looked for them, this one
+    /// answers at once, and looks again meanwhile.
+    pub known_conflicts: Arc<KnownConflicts>,
 }
 
 /// Role of the service on its network.
@@ -101,8 +104,8 @@ pub enum DhcpStartError {
 
 impl Server {
     /// Reads the lease file and prepares the service. The server role first probes for other DHCP
-    /// servers, unless it is a successor. That takes four seconds; one that answers on every network
-    /// is an error.
+    /// servers, unless the process before this one has. That takes four seconds; one that answers on
+    /// every network is an error.
     ///
     /// # Errors
     /// [`DhcpStartError`].
@@ -117,7 +120,7 @@ impl Server {
             machines,
             leased,
             allowed,
-            is_successor,
+            known_conflicts,
         } = config;
         let (only, sharing) = (interface.as_deref(), mode.sharing());
         let take = |socket| PortSocket::new(socket, only, sharing).map_err(DhcpStartError::Socket);
@@ -137,7 +140,8 @@ impl Server {
                 let file =
                     file.map(|path| open_lease_file(path, &mut server_role, clock.now())).transpose()?;
                 let links = probed(&server_role, &interfaces);
-                if is_successor {
+                if let Some(conflicts) = known_conflicts.at(Instant::now()) {
+                    server_role.recall_conflicts(&conflicts, clock.now());
                     probes.start(links);
                 } else {
                     probes.remember(&links);
@@ -153,6 +157,7 @@ impl Server {
             presence,
             changes,
             probes,
+            known_conflicts,
             network_error: None,
             session: Session {
                 role,
@@ -172,6 +177,7 @@ impl Server {
             log: DhcpLog::default(),
         };
         server.follow_interface();
+        server.publish_conflicts();
         Ok(server)
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 
 mod boot_offer;
+pub(crate) mod carried;
 mod limited_ipxe;
 mod server_role;
 mod subnet;

@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::carried::CarriedConflict;
 use super::{Boot, ConflictSeen, Decision, NoReply, Request, Subnet};
 use crate::dhcp::lease::{Declined, Event, EventError, UnixTime, events_of};
 use crate::dhcp::wire::{Message, MessageType};
@@ -120,6 +121,20 @@ impl ServerRole {
     /// not concerned.
     pub(crate) fn saw_conflict(&mut self, server: Ipv4Addr, on: Ipv4Addr, now: UnixTime) -> ConflictSeen {
         self.of_mut(on).map_or(ConflictSeen::Expected, |subnet| subnet.saw_conflict(server, now))
+    }
+
+    /// Returns the conflicting servers for the process after this one.
+    pub(crate) fn carried_conflicts(&self, now: UnixTime) -> Vec<CarriedConflict> {
+        self.subnets.iter().filter_map(|subnet| subnet.carried_conflict(now)).collect()
+    }
+
+    /// Records the conflicting servers that the process before this one knew of.
+    pub(crate) fn recall_conflicts(&mut self, conflicts: &[CarriedConflict], now: UnixTime) {
+        for conflict in conflicts {
+            if let Some(subnet) = self.of_mut(conflict.on) {
+                subnet.recall_conflict(*conflict, now);
+            }
+        }
     }
 
     /// Returns whether there is a network without a conflicting server.

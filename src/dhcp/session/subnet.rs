@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use ipnet::Ipv4Net;
 
+use super::carried::CarriedConflict;
 use super::{Boot, Decision, Destination, NoReply, Outcome, Request, relay, reply};
 use crate::boot::Firmware;
 use crate::dhcp::lease::{ClaimError, Leases, UnixTime};
@@ -100,6 +101,24 @@ impl Subnet {
         self.conflict
             .filter(|conflict| now < conflict.last_seen.after(CONFLICT_SECONDS))
             .map(|conflict| conflict.address)
+    }
+
+    /// Returns the conflicting server for the process after this one.
+    pub(super) fn carried_conflict(&self, now: UnixTime) -> Option<CarriedConflict> {
+        let server = self.conflict(now)?;
+        let seen = self.conflict?.last_seen;
+        // Less than `CONFLICT_SECONDS`, or it would be gone.
+        Some(CarriedConflict { server, on: self.network.address, age: now.0.saturating_sub(seen.0) as u32 })
+    }
+
+    /// Records the conflicting server of the process before this one.
+    pub(super) fn recall_conflict(
+        &mut self,
+        CarriedConflict { server, age, .. }: CarriedConflict,
+        now: UnixTime,
+    ) {
+        let last_seen = UnixTime(now.0.saturating_sub(u64::from(age)));
+        self.conflict = Some(ConflictingServer { address: server, last_seen });
     }
 
     pub(super) fn discover(&mut self, request: &Request, boot: Boot, now: UnixTime) -> Decision {
