@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -33,6 +33,8 @@ pub struct Clients {
     tasks: Vec<JoinHandle<()>>,
     is_stopping: Arc<AtomicBool>,
     replies: Arc<AtomicU64>,
+    /// Longest wait of a steady client for a reply, in microseconds.
+    longest_wait: Arc<AtomicU64>,
     pub go_on: watch::Sender<()>,
 }
 
@@ -40,7 +42,8 @@ impl Clients {
     pub fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (go_on, _) = watch::channel(());
-        Self { runtime, tasks: Vec::new(), is_stopping: Arc::default(), replies: Arc::default(), go_on }
+        let (is_stopping, replies, longest_wait) = Default::default();
+        Self { runtime, tasks: Vec::new(), is_stopping, replies, longest_wait, go_on }
     }
 
     pub fn connect(&mut self, count: u64, habit: Habit, server: SocketAddr, image: &Arc<Vec<u8>>) {
@@ -52,6 +55,7 @@ impl Clients {
                 habit,
                 is_stopping: Arc::clone(&self.is_stopping),
                 replies: Arc::clone(&self.replies),
+                longest_wait: Arc::clone(&self.longest_wait),
                 go_on: self.go_on.subscribe(),
             };
             self.tasks.push(self.runtime.spawn(client.run()));
@@ -79,6 +83,11 @@ impl Clients {
         self.replies.load(Ordering::Relaxed)
     }
 
+    /// Longest wait of a steady client for a reply, in milliseconds.
+    pub fn longest_wait(&self) -> u64 {
+        self.longest_wait.load(Ordering::Relaxed) / 1000
+    }
+
     /// Waits until all clients have the replies to all of their reads.
     pub fn finish(self) -> u64 {
         self.is_stopping.store(true, Ordering::Relaxed);
@@ -97,6 +106,7 @@ struct Client {
     habit: Habit,
     is_stopping: Arc<AtomicBool>,
     replies: Arc<AtomicU64>,
+    longest_wait: Arc<AtomicU64>,
     go_on: watch::Receiver<()>,
 }
 
@@ -144,7 +154,11 @@ impl Client {
 
     async fn read_reply(&mut self, socket: &mut TcpStream) {
         let mut head = [0; 16];
+        let began = Instant::now();
         socket.read_exact(&mut head).await.unwrap();
+        if self.habit == Habit::Steady {
+            self.longest_wait.fetch_max(began.elapsed().as_micros() as u64, Ordering::Relaxed);
+        }
         assert_eq!(head[..8], *b"\x67\x44\x66\x98\0\0\0\0");
         let cookie = u64::from_be_bytes(head[8..].try_into().unwrap());
         let mut data = vec![0; READ];
