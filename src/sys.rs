@@ -236,10 +236,13 @@ pub(crate) fn send_datagrams(
     }
     let count = messages.len().min(MAX_MESSAGES) as libc::c_uint;
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // musl's sendmmsg would call sendmsg(2) for each message. Its structs have the kernel's layout as
+    // long as their padding is zero, which it is here.
     // SAFETY: the first `count` headers point to `to`, `control` and areas in `messages`, which all
     // outlive the call. The kernel writes only the lengths in `headers`, and reads spans of a
     // mapping as in `send`.
-    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, flags as _) };
+    let sent =
+        unsafe { libc::syscall(libc::SYS_sendmmsg, socket.as_raw_fd(), headers.as_mut_ptr(), count, flags) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
