@@ -2,27 +2,17 @@
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tempfile::TempDir;
-
-use common::debian;
+use common::container::{self, Container};
 use common::nbd_clients::{Clients, Habit};
 use common::needs::{needs, only_with_all, tool};
-use common::running::{Running, output_of};
+use common::running::output_of;
 use common::tree::{self, tree};
-
-const NEEDS: [&str; 2] = ["systemd-nspawn", "nsenter"];
-
-/// A container takes this long at most to start, stop, or run a command.
-const SOON: Duration = Duration::from_secs(120);
 
 /// Where the unit of the NBD port listens.
 const NBD: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10809);
@@ -36,77 +26,6 @@ const UNITS: [&str; 6] = [
     "isowire-http.socket",
     "isowire-tftp.socket",
 ];
-
-/// A container with isowire and its units installed, as a package would.
-struct Container {
-    nspawn: Running,
-    /// The process that is number 1 inside.
-    leader: String,
-    _root: TempDir,
-}
-
-impl Container {
-    fn start(iso: &Path) -> Self {
-        let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let system = debian::system("systemd-root", &["systemd", "systemd-sysv", "dbus"]);
-        output_of(tool("cp").arg("-aT").arg(system).arg(root.path()));
-        install(root.path(), iso);
-        let mut command = tool("systemd-nspawn");
-        command.args(["-q", "-b", "--private-network", "--register=no", "--keep-unit"]);
-        command.arg("-D").arg(root.path()).stdin(Stdio::null());
-        let nspawn = Running::start(&mut command, &root.path().with_extension("log"));
-        let end = Instant::now() + SOON;
-        let leader = loop {
-            let pid = nspawn.pid().as_raw_nonzero();
-            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-            match children.unwrap_or_default().split_whitespace().next() {
-                Some(leader) => break leader.to_owned(),
-                None => assert!(Instant::now() < end, "{}", nspawn.log()),
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        };
-        let container = Self { nspawn, leader, _root: root };
-        while container.systemctl(&["is-active", "isowire"]).trim() != "active" {
-            assert!(Instant::now() < end, "{}", container.journal());
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        container
-    }
-
-    /// Makes a command that runs inside.
-    fn command(&self, program: &str) -> Command {
-        let mut command = tool("nsenter");
-        command.args(["-t", &self.leader, "-m", "-u", "-i", "-n", "-p", "-C", "--", program]);
-        command
-    }
-
-    /// Returns what `systemctl` prints, whatever its exit code says.
-    fn systemctl(&self, arguments: &[&str]) -> String {
-        self.printed("systemctl", arguments)
-    }
-
-    fn printed(&self, program: &str, arguments: &[&str]) -> String {
-        let output = self.command(program).args(arguments).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    fn journal(&self) -> String {
-        output_of(self.command("journalctl").args(["--no-pager", "-o", "cat", "-u", "isowire"]))
-    }
-
-    /// Moves the calling thread into the network of the container, for good.
-    fn enter_network(&self) {
-        let network = File::open(format!("/proc/{}/ns/net", self.leader)).unwrap();
-        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        let _ = self.command("systemctl").arg("poweroff").output();
-        let _ = self.nspawn.wait(SOON);
-    }
-}
 
 /// Installs the program, its units, a configuration and the image.
 fn install(root: &Path, iso: &Path) {
@@ -128,10 +47,11 @@ fn install(root: &Path, iso: &Path) {
 #[test]
 fn clients_outlive_systemctl_restart() {
     only_with_all!();
-    needs!(NEEDS, debian::NEEDS, tree::NEEDS);
+    needs!(container::NEEDS, tree::NEEDS);
     let iso = tree().iso;
     let image = Arc::new(fs::read(&iso).unwrap());
-    let container = Container::start(&iso);
+    let container = Container::start(|root| install(root, &iso));
+    container.wait_until_active();
     container.enter_network();
     let mut clients = Clients::new();
     clients.connect(160, Habit::Steady, NBD, &image);

@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, unused_macros)] // each test binary uses a part of it
 
 pub mod browser;
+pub mod container;
 pub mod debian;
 pub mod dhcp;
 pub mod iso;
