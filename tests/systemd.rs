@@ -79,7 +79,8 @@ fn clients_outlive_systemctl_restart() {
 
     // A stop is a stop: the ports are closed, and nothing waits in the store.
     output_of(container.command("systemctl").args(["stop", "isowire"]));
-    assert!(TcpStream::connect(NBD).is_err());
+    // systemctl waits for the service, whose stop then reaches the sockets.
+    container.wait_for(|_| TcpStream::connect(NBD).is_err());
     drop(TcpListener::bind(NBD).expect("nobody listens there"));
     let stored = container.systemctl(&["show", "isowire", "-p", "NFileDescriptorStore", "--value"]);
     assert_eq!(stored.trim(), "0");
