@@ -90,6 +90,7 @@ pub mod secure_boot;
 pub mod server;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub mod status;
+mod store;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 mod stream;
 mod sys;

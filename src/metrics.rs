@@ -76,9 +76,11 @@ pub(crate) enum Event {
     ReadGivenUp,
     /// A DHCP lease was granted or renewed.
     Leased,
+    /// A request to an object store failed. It is repeated.
+    FetchFailed,
 }
 
-const EVENTS: usize = 4;
+const EVENTS: usize = 5;
 
 /// A value that is set, not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,9 +94,12 @@ pub(crate) enum Gauge {
     RetainedImages,
     /// 1 if this process took over from another one.
     TakenOver,
+    /// Bytes that the cache folder takes, and may take.
+    CacheUsed,
+    CacheLimit,
 }
 
-const GAUGES: usize = 5;
+const GAUGES: usize = 7;
 
 /// Counters of one thread, or of a few. The alignment is that of two cache lines, which processors
 /// fetch together.
@@ -102,6 +107,8 @@ const GAUGES: usize = 5;
 struct Shard {
     doors: [DoorShard; Door::ALL.len()],
     cold_reads: HistogramShard,
+    fetches: HistogramShard,
+    fetched_bytes: AtomicU64,
 }
 
 struct DoorShard {
@@ -138,6 +145,8 @@ impl Shard {
                 DoorShard { tallies: [const { AtomicU64::new(0) }; TALLIES], replies: HistogramShard::new() }
             }; Door::ALL.len()],
             cold_reads: HistogramShard::new(),
+            fetches: HistogramShard::new(),
+            fetched_bytes: AtomicU64::new(0),
         }
     }
 }
@@ -178,6 +187,14 @@ pub(crate) fn observe(door: Door, time: Duration) {
 pub(crate) fn observe_cold_read(time: Duration) {
     if let Some(shard) = own() {
         shard.cold_reads.observe(time);
+    }
+}
+
+/// Records the time that some bytes took to come from an object store.
+pub(crate) fn observe_fetch(time: Duration, bytes: u64) {
+    if let Some(shard) = own() {
+        shard.fetches.observe(time);
+        shard.fetched_bytes.fetch_add(bytes, Relaxed);
     }
 }
 
@@ -243,6 +260,16 @@ pub(crate) fn cold_reads() -> Histogram {
     let mut sum = Histogram::default();
     COUNTERS.iter().for_each(|shard| sum.add(&shard.cold_reads));
     sum
+}
+
+/// Returns the times that requests to object stores took, and the bytes that came.
+pub(crate) fn fetches() -> (Histogram, u64) {
+    let (mut sum, mut bytes) = (Histogram::default(), 0_u64);
+    for shard in &COUNTERS {
+        sum.add(&shard.fetches);
+        bytes = bytes.wrapping_add(shard.fetched_bytes.load(Relaxed));
+    }
+    (sum, bytes)
 }
 
 /// Ranges that were looked for in the page cache. They are counted together, when this is dropped.

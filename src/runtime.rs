@@ -47,6 +47,26 @@ pub(crate) fn build() -> io::Result<Runtime> {
     Ok(runtime)
 }
 
+/// Builds a runtime of a few threads for one purpose, which all are started here.
+///
+/// # Errors
+/// That of the system if it permits fewer threads.
+pub(crate) fn small(name: &str, workers: usize, blocking: usize) -> io::Result<Runtime> {
+    // tokio panics when the system refuses a thread.
+    if let (_, Some(error)) = try_threads(workers + blocking) {
+        return Err(error);
+    }
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .thread_name(name)
+        .worker_threads(workers)
+        .max_blocking_threads(blocking)
+        .thread_keep_alive(KEEP_ALIVE)
+        .build()?;
+    start_blocking(&runtime, blocking);
+    Ok(runtime)
+}
+
 /// Starts all threads for work that blocks. tokio panics when the system refuses one, unless there
 /// is one already.
 fn start_blocking(runtime: &Runtime, count: usize) {

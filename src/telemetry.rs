@@ -49,7 +49,7 @@ pub fn start(format: LogFormat, repeats: Option<NonZeroU32>) -> Result<Log, LogE
         }
         repeats.is_some_and(|repeats| repeats.report(Instant::now(), false))
     })?;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| Line)
@@ -83,6 +83,10 @@ impl Drop for Log {
         output::flush();
     }
 }
+
+/// What is logged without RUST_LOG. `object_store` logs each repetition of a request; what becomes of
+/// it is an error of isowire.
+const DEFAULT_FILTER: &str = "info,object_store=off";
 
 /// Writer of one line, which gets it as a whole.
 struct Line;

@@ -12,6 +12,7 @@ use common::iso;
 use common::lan;
 use common::machine::{self, Card, DOWN, ENTER, Machine, Uefi};
 use common::needs::{needs, only_with_all};
+use common::object_store::{self, ObjectStore};
 use common::reads::Reads;
 use common::running::output_of;
 use site::{Chapter, PLAIN_PXE, RANGE, SERVER, SSH_KEYS, Site, tells};
@@ -330,6 +331,29 @@ fn uefi_boots_a_program_of_300_mb_in_1_gib() {
 
 /// The machine reads its root file system, and goes on reading, while one process after the other
 /// takes over.
+/// Cold; by a second server after the first was stopped; and by the first one's cache while the store
+/// is down.
+#[test]
+fn nbd_root_out_of_an_object_store() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS, object_store::NEEDS);
+    let mut site = Site::new("nbd-store", iso::small());
+    // The store is on loopback of the server's host.
+    site.lan.server().enter();
+    let mut store = ObjectStore::start(&["images"]);
+    store.put("images/arch.iso", &site.iso.path);
+    for (boot, cache) in ["first", "second", "first"].into_iter().enumerate() {
+        if boot == 2 {
+            store.kill_gateway();
+        }
+        let options = ["--dhcp-range", RANGE, "--copytoram", "no", "--menu-timeout", "1"];
+        let server = site.serve_stored(&store, cache, &options);
+        let report = site.boot(Card::Virtio);
+        site.check(&report, "root=nbd copytoram=n verified=cms");
+        site.check_story(server, &[&LEASE[..], &MENU, &KERNEL_BY_HTTP, &[NBD, NBD_TAKEN_AWAY]]);
+    }
+}
+
 #[test]
 fn nbd_root_outlives_take_overs() {
     only_with_all!();

@@ -17,6 +17,7 @@ use imports::Modules;
 const LAYERS: &[&[&str]] = &[
     &["codec", "extent", "locked", "mac", "metrics", "output", "panics", "text", "watched"],
     &["runtime", "sys", "x509"],
+    &["store"],
     &["image"],
     &["export"],
     &["bootable", "uki"],
@@ -51,6 +52,7 @@ struct Rule {
 
 const WIRE: Room = &[
     "codec.rs",
+    "store/ledger.rs",
     "/text.rs",
     "/wire",
     "nfs/xdr.rs",
@@ -68,9 +70,13 @@ const WIRE: Room = &[
     "x509/",
     "image/initramfs/cpio.rs",
     "image/initramfs/packing.rs",
+    "store/place.rs",
+    "store/client/listing.rs",
 ];
 const SESSION: Room = &[
     "/session",
+    "store/ahead.rs",
+    "store/blocks.rs",
     "dhcp/lease",
     "nfs/handle",
     "nfs/mount",

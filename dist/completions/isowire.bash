@@ -140,7 +140,7 @@ _isowire() {
             return 0
             ;;
         isowire__subcmd__doctor)
-            opts="-c -i -h --config --takeover --interface --wait-interface --bind --allow --advertise --nbd --nfs --portmap --http --tftp --tftp-single-port --dhcp --dhcp-range --router-advertisement --root --copytoram --menu-timeout --uefi --ipxe --stub --secure-boot-key --secure-boot-certificate --verify --verify-certificate --stall-timeout --status --sandbox --user --log-format --json --help"
+            opts="-c -i -h --config --takeover --interface --wait-interface --bind --allow --advertise --nbd --nfs --portmap --http --tftp --tftp-single-port --dhcp --dhcp-range --router-advertisement --root --copytoram --menu-timeout --uefi --ipxe --stub --secure-boot-key --secure-boot-certificate --verify --verify-certificate --cache-dir --cache-size --stall-timeout --status --sandbox --user --log-format --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -360,6 +360,20 @@ _isowire() {
                     fi
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --cache-size)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
                     fi
                     return 0
                     ;;
@@ -713,7 +727,7 @@ _isowire() {
             return 0
             ;;
         isowire__subcmd__serve)
-            opts="-c -i -h --config --takeover --interface --wait-interface --bind --allow --advertise --nbd --nfs --portmap --http --tftp --tftp-single-port --dhcp --dhcp-range --router-advertisement --root --copytoram --menu-timeout --uefi --ipxe --stub --secure-boot-key --secure-boot-certificate --verify --verify-certificate --stall-timeout --status --sandbox --user --log-format --help"
+            opts="-c -i -h --config --takeover --interface --wait-interface --bind --allow --advertise --nbd --nfs --portmap --http --tftp --tftp-single-port --dhcp --dhcp-range --router-advertisement --root --copytoram --menu-timeout --uefi --ipxe --stub --secure-boot-key --secure-boot-certificate --verify --verify-certificate --cache-dir --cache-size --stall-timeout --status --sandbox --user --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -933,6 +947,20 @@ _isowire() {
                     fi
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --cache-size)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
                     fi
                     return 0
                     ;;

@@ -57,6 +57,8 @@ complete -c isowire -n "__fish_isowire_using_subcommand serve" -l stub -d 'EFI s
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l secure-boot-key -d 'Key to sign boot programs for UEFI with, so that they boot with Secure Boot' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l secure-boot-certificate -d 'Certificate of that key' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l verify-certificate -d 'Certificate that root file systems have to be signed by; implies --verify' -r -F
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l cache-dir -d 'Directory of what was fetched from object stores [default: the user\'s cache directory]' -r -f -a "(__fish_complete_directories)"
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l cache-size -d 'Bytes that this directory may take, such as 20G [default: 20G]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l stall-timeout -d 'Time for which clients wait for a disk that fails or hangs [default: 10m]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l status -d 'Serve the status by HTTP on this address, on its local socket only, or not at all [default: 127.0.0.1:8081 if free]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l sandbox -d 'Confine the server after its start to the files and system calls that it needs [default: auto]' -r -f
@@ -99,6 +101,8 @@ complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l stub -d 'EFI 
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l secure-boot-key -d 'Key to sign boot programs for UEFI with, so that they boot with Secure Boot' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l secure-boot-certificate -d 'Certificate of that key' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l verify-certificate -d 'Certificate that root file systems have to be signed by; implies --verify' -r -F
+complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l cache-dir -d 'Directory of what was fetched from object stores [default: the user\'s cache directory]' -r -f -a "(__fish_complete_directories)"
+complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l cache-size -d 'Bytes that this directory may take, such as 20G [default: 20G]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l stall-timeout -d 'Time for which clients wait for a disk that fails or hangs [default: 10m]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l status -d 'Serve the status by HTTP on this address, on its local socket only, or not at all [default: 127.0.0.1:8081 if free]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l sandbox -d 'Confine the server after its start to the files and system calls that it needs [default: auto]' -r -f

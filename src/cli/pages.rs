@@ -45,6 +45,14 @@ const SECTIONS: [ManualSection; 5] = [
                 "Directory of the leases, unless the configuration file has `lease-file`, and of what machines boot next.",
             ),
             (
+                "CACHE_DIRECTORY, XDG_CACHE_HOME",
+                "Directory of what was fetched from object stores, unless `--cache-dir` names one.",
+            ),
+            (
+                "AWS_ENDPOINT, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ALLOW_HTTP, ...",
+                "Object store of `s3://` images, and the credentials for it.",
+            ),
+            (
                 "LISTEN_FDS, LISTEN_FDNAMES, NOTIFY_SOCKET",
                 "Set by systemd. The names of sockets are nbd, nfs, portmap (TCP and UDP port 111), http, \
                  tftp, dhcp (port 67) and pxe (port 4011).",

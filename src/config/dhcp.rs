@@ -109,7 +109,7 @@ pub(super) fn state_directory(variables: Environment<'_>) -> PathBuf {
 }
 
 /// Returns the directory in an environment variable.
-fn directory(variables: Environment<'_>, name: &str) -> Option<PathBuf> {
+pub(super) fn directory(variables: Environment<'_>, name: &str) -> Option<PathBuf> {
     // XDG Base Directory Specification: an empty variable counts as unset.
     variables(name).filter(|path| !path.is_empty()).map(PathBuf::from)
 }

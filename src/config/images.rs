@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use super::raw::RawValue;
 use super::{Checker, ConfigError, ImageOptions, RootServices, value};
 use crate::boot::menu::Overrides;
 use crate::boot::seed::UserData;
+use crate::store::{Place, without_secrets};
 use crate::text::Word;
 
 /// An ISO, or a folder of ISOs, with its settings. The files may change while the server runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageConfig {
+    /// Path on this host, or the URL of a place in an object store.
     pub path: PathBuf,
     /// Name of the image; `None` means the name of its file.
     pub name: Option<Word>,
@@ -34,7 +37,14 @@ impl Checker<'_> {
             )));
         }
         if !self.options.iso.is_empty() {
-            return Ok(self.options.iso.iter().map(|path| ImageConfig::named_by_its_file(path)).collect());
+            let named = self.options.iso.iter().map(|path| {
+                let path = checked(path).map_err(|why| {
+                    let shown = without_secrets(&path.to_string_lossy());
+                    ConfigError::new(format!("`{}`: {why}", shown.escape_debug()))
+                })?;
+                Ok(ImageConfig::named_by_its_file(path))
+            });
+            return named.collect();
         }
         let mut images = Vec::new();
         for options in &self.options.image {
@@ -56,11 +66,20 @@ impl Checker<'_> {
     ) -> Result<ImageConfig, ConfigError> {
         let overrides = (&options.root, &options.copytoram, &options.kernel_parameters);
         Ok(ImageConfig {
-            path: self.resolve(&options.path.text),
+            path: self.image_path(&options.path)?,
             name: self.read("name", &options.name, value::image_name)?,
             overrides: self.overrides(overrides, services, parameters)?,
             user_data: self.user_data(&options.user_data, services)?,
         })
+    }
+
+    fn image_path(&self, value: &RawValue) -> Result<PathBuf, ConfigError> {
+        let typed = Path::new(&value.text);
+        let path = checked(typed).map_err(|why| {
+            let shown = RawValue { text: without_secrets(&value.text), ..value.clone() };
+            self.wrong("path", &shown, &why)
+        })?;
+        Ok(if Place::is_url(path) { path.to_owned() } else { self.resolve(&value.text) })
     }
 
     /// Returns the position of the image with `default = true`.
@@ -83,5 +102,13 @@ impl Checker<'_> {
 impl ImageConfig {
     fn named_by_its_file(path: &Path) -> Self {
         Self { path: path.to_path_buf(), name: None, overrides: Overrides::default(), user_data: None }
+    }
+}
+
+/// Checks the URL of a place in an object store; a path on this host is checked when it is opened.
+fn checked(path: &Path) -> Result<&Path, String> {
+    match path.to_str().filter(|_| Place::is_url(path)).map(Place::parse) {
+        Some(Err(error)) => Err(error.to_string()),
+        Some(Ok(_)) | None => Ok(path),
     }
 }

@@ -18,6 +18,7 @@ mod raw;
 mod secure_boot;
 mod seed;
 mod services;
+mod store;
 mod subnets;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 mod value;
@@ -58,6 +59,7 @@ pub(crate) use services::{
     Asked, HTTP_PORT, NBD_PORT, PORTMAP_PORT, RootServices, ServicePort, StatusPage, StatusService,
     TFTP_PORT, TftpPorts,
 };
+pub(crate) use store::CacheConfig;
 pub(crate) use value::{bios_ipxe_of_host, uefi_ipxe_of_host};
 
 /// Name of the private socket for the process that takes over, beside that of the status.
@@ -108,6 +110,8 @@ pub struct Config {
     pub signing_pair: Option<Arc<SigningPair>>,
     /// What images are verified by before they are offered; `None` offers them at once.
     pub(crate) verify: Option<VerifyPolicy>,
+    /// Cache of images in object stores; `None` without such images.
+    pub(crate) cache: Option<CacheConfig>,
     /// Time for which clients wait for a disk that fails or hangs.
     pub stall_timeout: Duration,
     pub status: StatusService,
@@ -182,7 +186,7 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Reads the configuration file, if one is named, and checks everything.
 ///
-/// `arguments` are those of `serve`. `variables` say where state is kept.
+/// `arguments` are those of `serve`. `variables` say where state and the cache are kept.
 ///
 /// # Errors
 /// [`ConfigError`] is the first wrong setting.
@@ -298,6 +302,7 @@ impl Checker<'_> {
             state_directory: dhcp::state_directory(self.variables),
             ipxe: self.ipxe(uefi)?,
             uefi,
+            cache: self.cache(&images)?,
             images,
             wait_interface: self.wait_interface(interface.as_deref(), &dhcp)?,
             interface,

@@ -19,6 +19,10 @@ use super::raw::{RawValue, networks, one_or_more};
 /// version first. Images that are added, replaced or removed are noticed without a restart;
 /// machines keep the image that they booted.
 ///
+/// Images may also be in object stores: s3://BUCKET/FOLDER/, s3://BUCKET/FILE.iso, or
+/// https://HOST/FILE.iso. AWS_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY say where buckets
+/// are and who asks. What is read of them is kept in --cache-dir.
+///
 /// Root is not needed. Ports below 1024 need the capability CAP_NET_BIND_SERVICE, sockets from
 /// systemd, or `sysctl net.ipv4.ip_unprivileged_port_start=67`.
 ///
@@ -26,7 +30,7 @@ use super::raw::{RawValue, networks, one_or_more};
 #[derive(Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ServeOptions {
-    /// Images to serve, or folders of them
+    /// Images to serve, or folders of them, also in object stores: s3://BUCKET/FOLDER/
     // The file has them as [[image]], each with its own settings.
     #[arg(value_name = "ISO", value_hint = ValueHint::AnyPath)]
     #[serde(skip)]
@@ -209,6 +213,16 @@ pub struct ServeOptions {
     /// of an authority if the signatures hold the signer's certificate.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) verify_certificate: Option<RawValue>,
+
+    /// Directory of what was fetched from object stores [default: the user's cache directory]
+    ///
+    /// Only one isowire can use it. It survives a restart.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) cache_dir: Option<RawValue>,
+
+    /// Bytes that this directory may take, such as 20G [default: 20G]
+    #[arg(long, value_name = "SIZE", value_hint = ValueHint::Other)]
+    pub(super) cache_size: Option<RawValue>,
 
     /// Time for which clients wait for a disk that fails or hangs [default: 10m]
     ///

@@ -91,6 +91,51 @@ fn command_line_wins() {
     assert_eq!(config.images[0].path, Path::new("arch.iso"));
 }
 
+#[cfg(feature = "store")]
+#[test]
+fn image_in_a_store_has_a_cache() {
+    use super::store::cache_directory;
+    assert_eq!(from_options(&[]).cache, None);
+    let config = from_options(&["s3://images/arch/", "--cache-dir", "/c", "--cache-size", "1G"]);
+    let cache = config.cache.unwrap();
+    assert_eq!((cache.directory.to_str(), cache.size), (Some("/c"), 1 << 30));
+    let file = "cache-dir = 'c'\n[[image]]\npath = 's3://images/arch/'\nname = 'x'\n";
+    let config = loaded(&[], Some(file)).unwrap();
+    assert_eq!(config.images[0].path, Path::new("s3://images/arch/"), "not relative to the file");
+    let cache = config.cache.unwrap();
+    assert!(cache.directory.is_absolute() && cache.directory.ends_with("c"), "{cache:?}");
+    assert_eq!(cache.size, 20 << 30);
+    let of = |variable: &'static str, is_root| {
+        let found = cache_directory(&|name| (name == variable).then(|| "/v".into()), is_root);
+        found.map(|path| path.to_str().unwrap().to_owned())
+    };
+    assert_eq!(of("CACHE_DIRECTORY", true).as_deref(), Some("/v"));
+    assert_eq!(of("HOME", true).as_deref(), Some("/var/cache/isowire"));
+    assert_eq!(of("XDG_CACHE_HOME", false).as_deref(), Some("/v/isowire"));
+    assert_eq!(of("HOME", false).as_deref(), Some("/v/.cache/isowire"));
+    assert_eq!(of("NOTHING", false), None);
+}
+
+#[cfg(feature = "store")]
+#[test]
+fn url_error_tells_what_to_write() {
+    for (url, why) in [
+        ("s3://me:secret@b/a.iso", "set AWS_ACCESS_KEY_ID"),
+        ("https://h/folder/", "name an ISO in it"),
+        ("s3:///x", "invalid bucket name"),
+    ] {
+        let error = loaded(&[url], None).unwrap_err();
+        assert!(error.contains(why) && !error.contains('\n') && !error.contains("secret"), "{error}");
+        let error = loaded(&[], Some(&format!("[[image]]\npath = '{url}'"))).unwrap_err();
+        assert!(error.starts_with("isowire.toml:2: path: `") && error.contains(why), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+    for size in ["1M", "20", "G", "20g", "99999999T", "-1G"] {
+        let error = wrong(&format!("cache-size = '{size}'"));
+        assert!(error.contains("invalid size; expected one from `256M` up"), "{error}");
+    }
+}
+
 #[test]
 fn allow_limits_clients() {
     let may = |config: &Config, peer: [u8; 4]| config.allowed.contains(peer.into());

@@ -366,6 +366,22 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
     count.ok_or_else(|| format!("invalid number; expected one from {} to {}", COUNTS.start(), COUNTS.end()))
 }
 
+/// Smallest cache of images in object stores: what one machine reads to boot is in it once.
+const CACHE_MIN: u64 = 256 << 20;
+
+/// Parses the size of the cache: bytes, or a number with K, M, G or T (1024, its square, and so on).
+pub(super) fn cache_size(text: &str) -> Result<u64, String> {
+    let size = size(text).filter(|&size| size >= CACHE_MIN);
+    size.ok_or_else(|| "invalid size; expected one from `256M` up, like `20G`".into())
+}
+
+fn size(text: &str) -> Option<u64> {
+    let units = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
+    let unit = units.into_iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)));
+    let (number, shift) = unit.unwrap_or((text, 0));
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
 /// Parses the number of lines that are logged before they are counted; `None` means all.
 pub(super) fn log_repeats(text: &str) -> Result<Option<NonZeroU32>, String> {
     match text {

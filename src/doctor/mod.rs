@@ -165,7 +165,7 @@ impl<'a> Examination<'a> {
     }
 
     fn images(&self) -> Vec<Finding> {
-        let FoundImages { images, errors } = &self.images;
+        let FoundImages { images, errors, places } = &self.images;
         if self.config.images.is_empty() {
             let fix = "name it, as in `isowire doctor archlinux.iso`";
             return vec![Finding::warning("ISO", "none was named, so none was looked at", fix)];
@@ -174,7 +174,10 @@ impl<'a> Examination<'a> {
             let verdict = if *is_fatal { Verdict::Fault } else { Verdict::Warning };
             Finding::told(verdict, "ISO", error.to_string())
         });
-        errors.chain(images.iter().flat_map(|served| self.image(served))).collect()
+        let places = places.iter().map(|(place, count)| {
+            Finding::ok("ISO", format!("{place}: images in the object store: {count} (not opened)"))
+        });
+        errors.chain(places).chain(images.iter().flat_map(|served| self.image(served))).collect()
     }
 
     fn image(&self, served: &Arc<ServedImage>) -> Vec<Finding> {

@@ -18,6 +18,7 @@ pub mod ndp;
 pub mod nfs;
 pub mod nfs_tree;
 pub mod portmap;
+pub mod store;
 pub mod tftp;
 pub mod tftp_link;
 pub mod verify;
@@ -61,6 +62,7 @@ pub const TARGETS: &[Target] = &[
     ("pe_stub", boot::pe_stub),
     ("portmap", portmap::calls),
     ("squashfs", image::squashfs),
+    ("store_ledger", store::ledger),
     ("susp", image::susp),
     ("syslinux_menu", menus::syslinux_menu),
     ("tftp_link", tftp_link::link),

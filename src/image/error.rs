@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::codec::Truncated;
+use crate::store::FetchError;
 
 /// Error of a structure that is not valid: the image's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +51,9 @@ impl Display for OpenError {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (path, advice) = (self.path.display(), advice(&self.path));
         match (&self.fault, advice) {
+            (SurveyError::Io(error), _) if FetchError::cause(error).is_some() => {
+                write!(f, "{path}: object store: {error}")
+            }
             (SurveyError::Io(error), Some(advice)) if error.kind() == io::ErrorKind::NotFound => {
                 write!(f, "{path}: no such file; {advice}")
             }
@@ -63,7 +67,7 @@ impl std::error::Error for OpenError {}
 /// Returns what to do about a path that is missing because it means something else elsewhere.
 fn advice(path: &Path) -> Option<&'static str> {
     if path.to_string_lossy().contains("://") {
-        return Some("isowire serves files of this host: download it (`curl -LO URL`) and name the file");
+        return Some("only `isowire serve` opens images in object stores: download it, and name the file");
     }
     let has_tilde = path.iter().any(|name| name == OsStr::new("~"));
     has_tilde.then_some("only a shell expands `~`: write the whole path")
@@ -79,9 +83,11 @@ mod tests {
             OpenError { path: path.into(), fault: SurveyError::Io(kind.into()) }.to_string()
         };
         let missing = |path| said(path, io::ErrorKind::NotFound);
-        assert!(
-            missing("https://mirror/a.iso").starts_with("https://mirror/a.iso: no such file; isowire serves")
-        );
+        let says = "s3://b/a.iso: no such file; only `isowire serve` opens images in object stores";
+        assert!(missing("s3://b/a.iso").starts_with(says));
+        let gone =
+            OpenError { path: "s3://b/a.iso".into(), fault: io::Error::from(FetchError::NotFound).into() };
+        assert_eq!(gone.to_string(), "s3://b/a.iso: object store: the store has no such object");
         assert!(missing("/etc/isowire/~/a.iso").ends_with("only a shell expands `~`: write the whole path"));
         assert!(missing("/srv/a~/a.iso").contains("cannot be read"));
         assert!(said("~/a.iso", io::ErrorKind::PermissionDenied).contains("cannot be read"));

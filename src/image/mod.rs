@@ -48,6 +48,8 @@ pub(crate) use source::STALL_TIMEOUT;
 pub use source::Source;
 pub(crate) use survey::{Survey, Volume};
 
+use crate::store::StoredFile;
+
 /// Medium that holds the bytes of an image: the open file, or memory in a test.
 pub trait Media {
     /// Returns the size in bytes.
@@ -149,6 +151,16 @@ impl Image {
     /// [`SurveyError`] if the image cannot be used.
     pub(crate) fn of_file(file: File) -> Result<Self, SurveyError> {
         Self::survey(Source::of_file(file)?)
+    }
+
+    /// Indexes the image in an object store. Blocks that are not in its cache file are fetched.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the image cannot be used; an error of the store is in its [`io::Error`].
+    pub(crate) fn open_stored(file: StoredFile) -> Result<Self, OpenError> {
+        let path = file.object().url.clone().into();
+        let survey = Source::of_stored(file).map_err(SurveyError::from).and_then(Self::survey);
+        survey.map_err(|fault| OpenError { path, fault })
     }
 
     fn survey(source: Source) -> Result<Self, SurveyError> {

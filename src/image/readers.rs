@@ -8,6 +8,9 @@
 //! A read that fails is repeated, with growing pauses, until it succeeds: a disk or a network file
 //! system may come back. A read that hangs takes its reader with it, so another one is started in
 //! its place; reads near it wait, so that they do not hang as well.
+//!
+//! Readers of an image in an object store first have its blocks fetched into the cache file. A store
+//! that fails or is silent is like such a disk.
 
 mod queue;
 
@@ -25,11 +28,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{info, warn};
 
-use self::queue::{Change, Queue, Waiter};
+use self::queue::{Change, Medium, Queue, Waiter};
 use super::file_state::{FileMark, FileState};
 use crate::extent::Extent;
 use crate::locked::locked;
 use crate::metrics::{self, Event};
+use crate::store::{FetchError, StoredFile};
 
 /// Most readers of one image, without those that hang: a disk with a deep queue is kept busy.
 const READERS: usize = 64;
@@ -114,6 +118,14 @@ pub(crate) enum FaultKind {
     Hanging,
     /// No thread can be started that reads.
     NoThread,
+    /// The object store cannot be reached, or is in trouble. The bytes in the cache are served.
+    StoreUnreachable,
+    /// The object store refuses the credentials.
+    StoreRefused,
+    /// The object is not in the store any more.
+    ObjectMissing,
+    /// Another object has its place in the store.
+    ObjectReplaced,
     /// A kind of another version of isowire.
     #[default]
     #[serde(other)]
@@ -122,7 +134,16 @@ pub(crate) enum FaultKind {
 
 impl FaultKind {
     /// All kinds that there are here.
-    pub(crate) const ALL: [FaultKind; 4] = [Self::Changed, Self::Failing, Self::Hanging, Self::NoThread];
+    pub(crate) const ALL: [FaultKind; 8] = [
+        Self::Changed,
+        Self::Failing,
+        Self::Hanging,
+        Self::NoThread,
+        Self::StoreUnreachable,
+        Self::StoreRefused,
+        Self::ObjectMissing,
+        Self::ObjectReplaced,
+    ];
 
     /// Returns the name, as in JSON.
     pub(crate) const fn name(self) -> &'static str {
@@ -131,7 +152,40 @@ impl FaultKind {
             Self::Failing => "failing",
             Self::Hanging => "hanging",
             Self::NoThread => "no-thread",
+            Self::StoreUnreachable => "store-unreachable",
+            Self::StoreRefused => "store-refused",
+            Self::ObjectMissing => "object-missing",
+            Self::ObjectReplaced => "object-replaced",
             Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl From<&FetchError> for FaultKind {
+    fn from(error: &FetchError) -> Self {
+        match error {
+            FetchError::Replaced => Self::ObjectReplaced,
+            FetchError::NotFound => Self::ObjectMissing,
+            FetchError::Refused(_) => Self::StoreRefused,
+            FetchError::Unreachable(_) => Self::StoreUnreachable,
+        }
+    }
+}
+
+/// Origin of the bytes of an image.
+#[derive(Debug)]
+enum Origin {
+    /// The file, which someone may change.
+    File(FileState),
+    /// An object. Nobody but this process changes its cache file.
+    Stored(StoredFile),
+}
+
+impl Origin {
+    const fn file(&self) -> Option<&FileState> {
+        match self {
+            Self::File(state) => Some(state),
+            Self::Stored(_) => None,
         }
     }
 }
@@ -143,7 +197,7 @@ pub(super) struct Readers(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     file: Arc<File>,
-    file_state: FileState,
+    origin: Origin,
     queue: Mutex<Queue>,
     /// Tells idle readers of a new read, or of the end.
     changed: Condvar,
@@ -156,10 +210,19 @@ impl Readers {
     ///
     /// # Errors
     /// The error of statx(2).
-    pub(super) fn new(file: Arc<File>) -> io::Result<Self> {
-        let file_state = FileState::of(&file)?;
-        let (queue, changed) = (Mutex::default(), Condvar::new());
-        Ok(Self(Arc::new(Shared { file, file_state, queue, changed, is_busy: AtomicBool::new(false) })))
+    pub(super) fn of_file(file: Arc<File>) -> io::Result<Self> {
+        let origin = Origin::File(FileState::of(&file)?);
+        Ok(Self::new(file, origin, Medium::Disk))
+    }
+
+    /// Creates the readers of an object.
+    pub(super) fn of_stored(stored: StoredFile) -> Self {
+        Self::new(Arc::clone(stored.file()), Origin::Stored(stored), Medium::Store)
+    }
+
+    fn new(file: Arc<File>, origin: Origin, medium: Medium) -> Self {
+        let (queue, changed) = (Mutex::new(Queue::of(medium)), Condvar::new());
+        Self(Arc::new(Shared { file, origin, queue, changed, is_busy: AtomicBool::new(false) }))
     }
 
     /// Returns `true` unless the file was changed after it was opened.
@@ -169,21 +232,23 @@ impl Readers {
 
     /// Returns `true` if the file was found to be changed.
     pub(super) fn has_changed(&self) -> bool {
-        self.0.file_state.has_changed()
+        self.0.has_changed()
     }
 
     /// Looks at the file, which may have to wait for a disk. Returns the state of a changed file
     /// that has to be compared with the image.
     pub(super) fn check_file(&self, now: Instant) -> Option<FileMark> {
-        if let Some(text) = self.0.file_state.check(&self.0.file) {
+        let state = self.0.origin.file()?;
+        if let Some(text) = state.check(&self.0.file) {
             self.0.file_changed(text, now);
         }
-        self.0.file_state.rested()
+        state.rested()
     }
 
     /// Notes whether the file has the content of the image in this state.
     pub(super) fn compared(&self, mark: FileMark, is_same: bool, now: Instant) {
-        if self.0.file_state.compared(&self.0.file, mark, is_same) {
+        let is_restored = |state: &FileState| state.compared(&self.0.file, mark, is_same);
+        if self.0.origin.file().is_some_and(is_restored) {
             let mut queue = self.0.queue();
             // It may have been changed again since, and that is told already or soon.
             if self.has_changed() {
@@ -208,11 +273,7 @@ impl Readers {
 
     /// Has `extent` read into the page cache, unless there is too much to do.
     pub(super) fn read_ahead(&self, extent: Extent) {
-        let mut queue = self.0.queue();
-        if queue.add_hint(extent) {
-            self.0.is_busy.store(true, Ordering::Relaxed);
-            self.0.wake_readers(queue, 1);
-        }
+        self.0.read_ahead(extent);
     }
 
     /// Starts a reader if there is none.
@@ -262,10 +323,15 @@ impl Drop for Readers {
 
 impl Shared {
     fn is_unchanged(&self, now: Instant) -> bool {
-        if let Some(text) = self.file_state.look(&self.file, now) {
+        let Some(state) = self.origin.file() else { return true };
+        if let Some(text) = state.look(&self.file, now) {
             self.file_changed(text, now);
         }
-        !self.file_state.has_changed()
+        !state.has_changed()
+    }
+
+    fn has_changed(&self) -> bool {
+        self.origin.file().is_some_and(FileState::has_changed)
     }
 
     fn file_changed(&self, text: String, now: Instant) {
@@ -310,8 +376,16 @@ impl Shared {
         Ok(true)
     }
 
+    fn read_ahead(self: &Arc<Self>, extent: Extent) {
+        let mut queue = self.queue();
+        if queue.add_hint(extent) {
+            self.is_busy.store(true, Ordering::Relaxed);
+            self.wake_readers(queue, 1);
+        }
+    }
+
     /// Reads ranges until there are none for a while.
-    fn run(&self) {
+    fn run(self: &Arc<Self>) {
         let mut scratch = vec![0; STEP];
         while let Some(extent) = self.next() {
             let result = self.read(extent, &mut scratch);
@@ -323,10 +397,18 @@ impl Shared {
         }
     }
 
-    fn read(&self, extent: Extent, scratch: &mut [u8]) -> io::Result<()> {
+    fn read(self: &Arc<Self>, extent: Extent, scratch: &mut [u8]) -> io::Result<()> {
         // What is there are bytes of another image.
         if !self.is_unchanged(Instant::now()) {
             return Err(io::ErrorKind::StaleNetworkFileHandle.into());
+        }
+        if let Origin::Stored(stored) = &self.origin {
+            // A hint makes no further hints.
+            let is_waited_for = self.queue().is_waited_for(extent);
+            if is_waited_for && let Some(ahead) = stored.ahead(extent) {
+                self.read_ahead(ahead);
+            }
+            stored.bring(extent)?;
         }
         touch(&self.file, extent, scratch)
     }
@@ -359,14 +441,26 @@ impl Shared {
     /// Logs a change for the better or worse: once for the image, however many wait for it.
     fn log(&self, change: Option<Change>) {
         let Some(change) = change else { return };
-        // The path that the file has by now (proc(5)). The disk is not asked for that.
-        let path = fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd())).unwrap_or_default();
-        let image = path.display();
+        let image = self.name();
         match change {
             Change::Fault(text) => warn!(%image, "image cannot be read: {text}. Its clients wait"),
             Change::Over(seconds) => info!(%image, seconds, "image can be read again"),
             Change::GivenUp => {
                 warn!(%image, "reads of the image given up after `stall-timeout`: clients get an error");
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Returns the name of the image for the log.
+    fn name(&self) -> String {
+        match &self.origin {
+            Origin::Stored(stored) => stored.object().url.clone(),
+            // The path that the file has by now (proc(5)). The disk is not asked for that.
+            Origin::File(_) => {
+                let path = fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+                path.unwrap_or_default().display().to_string()
             }
         }
     }
@@ -389,6 +483,8 @@ fn touch(file: &File, mut extent: Extent, scratch: &mut [u8]) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::BLOCK;
+    use crate::store::samples::{FakeStore, object};
 
     const fn extent(offset: u64, len: u64) -> Extent {
         Extent { offset, len }
@@ -401,7 +497,7 @@ mod tests {
     }
 
     fn readers_of(file: &Arc<File>) -> Readers {
-        Readers::new(Arc::clone(file)).unwrap()
+        Readers::of_file(Arc::clone(file)).unwrap()
     }
 
     #[tokio::test]
@@ -492,6 +588,51 @@ mod tests {
         file.set_len(1).unwrap();
         readers.compared(mark, true, now);
         assert!(readers.has_changed());
+    }
+
+    #[tokio::test]
+    async fn store_that_fails_is_a_fault_until_it_is_back() {
+        let (dir, fake) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));
+        let file = fake.cache(dir.path(), 100).open(&object("a", 3, 5)).unwrap();
+        let readers = Readers::of_stored(file.clone());
+        let (client, mut done) = ReadClient::new(Patience::Waits);
+        for (number, fault, kind, text) in [
+            (
+                0,
+                FetchError::Unreachable("connection refused".into()),
+                FaultKind::StoreUnreachable,
+                "its object store cannot be reached: connection refused",
+            ),
+            (1, FetchError::Refused("403".into()), FaultKind::StoreRefused, "the store refuses access: 403"),
+            (2, FetchError::NotFound, FaultKind::ObjectMissing, "the store has no such object"),
+        ] {
+            fake.fail(Some(fault));
+            let extent = extent(number * BLOCK, 10);
+            readers.read(extent, &client, number);
+            until(|| readers.fault().is_some());
+            let fault = readers.fault().unwrap();
+            assert_eq!((fault.kind, fault.text.as_str()), (kind, text));
+            assert!(done.try_recv().is_err() && !file.holds(extent));
+            fake.fail(None);
+            let read = done.recv().await.unwrap();
+            assert!(read.number == number && read.result.is_ok() && file.holds(extent));
+            until(|| readers.fault().is_none());
+        }
+        assert!(readers.is_unchanged(Instant::now()) && readers.check_file(Instant::now()).is_none());
+    }
+
+    #[tokio::test]
+    async fn one_who_goes_through_an_object_has_its_next_blocks_fetched() {
+        let (dir, fake) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));
+        let file = fake.cache(dir.path(), 100).open(&object("a", 60, 0)).unwrap();
+        let readers = Readers::of_stored(file.clone());
+        let (client, mut done) = ReadClient::new(Patience::Waits);
+        for block in 0..32 {
+            readers.read(extent(block * BLOCK, 4096), &client, block);
+            assert!(done.recv().await.unwrap().result.is_ok());
+        }
+        until(|| file.holds(extent(32 * BLOCK, BLOCK)));
+        assert!(fake.fetched().values().all(|&times| times == 1), "{:?}", fake.fetched());
     }
 
     #[test]

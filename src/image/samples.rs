@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::index::NodeAttributes;
 use super::{Extent, Image, Index, NodeId, NodeKind, Source};
+use crate::store::StoredFile;
 
 /// An image of `size` zeros. Its root has these files, the first of which is node 1.
 pub(crate) fn image(size: u64, files: impl IntoIterator<Item = Vec<Extent>>) -> Arc<Image> {
@@ -20,12 +21,21 @@ pub(crate) fn image_of(bytes: &[u8], files: impl IntoIterator<Item = Vec<Extent>
     on(medium.path(), files)
 }
 
+/// An image in a store, with an empty tree.
+pub(crate) fn stored(file: StoredFile) -> Arc<Image> {
+    Arc::new(Image::new(Source::of_stored(file).unwrap(), index([])).unwrap())
+}
+
 fn on(medium: &Path, files: impl IntoIterator<Item = Vec<Extent>>) -> Arc<Image> {
+    Arc::new(Image::new(Source::open(medium).unwrap(), index(files)).unwrap())
+}
+
+fn index(files: impl IntoIterator<Item = Vec<Extent>>) -> Index {
     let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
     let mut index = Index::new(attributes);
     for (n, extents) in files.into_iter().enumerate() {
         let name = format!("file{n}");
         index.add(NodeId::ROOT, name.as_bytes(), NodeKind::File { extents }, attributes).unwrap();
     }
-    Arc::new(Image::new(Source::open(medium).unwrap(), index).unwrap())
+    index
 }

@@ -17,15 +17,19 @@ use super::readers::{CHECK_INTERVAL, ImageFault, Patience, ReadClient, Readers};
 use super::residency::Residency;
 use crate::extent::Extent;
 use crate::metrics;
+use crate::store::{AbsentError, Object, Pass, StoredFile};
 use crate::sys::{Mapping, Span};
 
 /// Time for which clients wait for a read that fails or hangs, unless the operator sets another.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Image file, opened read-only and mapped.
+/// Image file, opened read-only and mapped; or the cache file of an object in a store, of which
+/// blocks come and go.
 #[derive(Debug)]
 pub struct Source {
     file: Arc<File>,
+    /// The object that `file` is the cache of.
+    stored: Option<StoredFile>,
     residency: Residency,
     readers: Readers,
     /// In seconds.
@@ -65,14 +69,74 @@ impl Source {
         let is_character_device = file.metadata()?.file_type().is_char_device();
         // stat(2) does not tell the size of a block device, such as an optical drive.
         let len = (&file).seek(SeekFrom::End(0))?;
+        let file = Arc::new(file);
+        let readers = Readers::of_file(Arc::clone(&file))?;
+        Ok(Self { is_character_device, ..Self::new(file, len, readers)? })
+    }
+
+    /// Maps the cache file of an object, without fetching from the object.
+    ///
+    /// # Errors
+    /// The error of mmap(2).
+    pub(super) fn of_stored(stored: StoredFile) -> io::Result<Self> {
+        let (file, len) = (Arc::clone(stored.file()), stored.object().size);
+        let readers = Readers::of_stored(stored.clone());
+        Ok(Self { stored: Some(stored), ..Self::new(file, len, readers)? })
+    }
+
+    fn new(file: Arc<File>, len: u64, readers: Readers) -> io::Result<Self> {
         let map_len = usize::try_from(len).map_err(io::Error::other)?;
         // mmap(2) refuses a length of 0.
         let map = (len > 0).then(|| Mapping::of(&file, map_len)).transpose()?;
-        let file = Arc::new(file);
         let residency = Residency::new(Arc::clone(&file), len);
-        let readers = Readers::new(Arc::clone(&file))?;
         let stall_timeout = AtomicU64::new(STALL_TIMEOUT.as_secs());
-        Ok(Self { file, residency, readers, stall_timeout, map, len, is_character_device })
+        let (stored, is_character_device) = (None, false);
+        Ok(Self { file, stored, residency, readers, stall_timeout, map, len, is_character_device })
+    }
+
+    /// Returns the cache file that the image is in, if it is in an object store.
+    pub(crate) const fn stored(&self) -> Option<&StoredFile> {
+        self.stored.as_ref()
+    }
+
+    /// Returns the bytes of a stored image that need not be fetched.
+    pub(crate) fn cached(&self) -> Option<u64> {
+        self.stored().map(StoredFile::held)
+    }
+
+    /// Returns the object that the image is, if it is in an object store.
+    pub(crate) fn object(&self) -> Option<&Object> {
+        self.stored().map(StoredFile::object)
+    }
+
+    /// Enters the gate of a stored image, to send from it: blocks that [`Source::check_blocks`]
+    /// finds stay until the pass is dropped. `None` for a file, of which nothing goes.
+    pub(crate) fn enter(&self) -> Option<Pass<'_>> {
+        self.stored.as_ref()?.enter()
+    }
+
+    /// Checks that the blocks of `extent` are there, if the image is a stored one.
+    ///
+    /// # Errors
+    /// [`AbsentError`]: the range is cold again.
+    pub(crate) fn check_blocks(&self, extent: Extent) -> Result<(), AbsentError> {
+        self.stored.as_ref().map_or(Ok(()), |stored| stored.check(extent))
+    }
+
+    /// Calls `read`, which reads `extent` of the file. Its blocks, a few at most, are fetched first
+    /// if the image is a stored one; that waits for the store.
+    ///
+    /// # Errors
+    /// The error of `read`, or of the store.
+    pub(crate) fn with_blocks<R>(
+        &self,
+        extent: Extent,
+        read: impl FnOnce() -> io::Result<R>,
+    ) -> io::Result<R> {
+        match &self.stored {
+            Some(stored) => stored.with_blocks(extent, read),
+            None => read(),
+        }
     }
 
     /// Returns the size in bytes at the time when the file was opened.
@@ -90,21 +154,28 @@ impl Source {
         self.is_character_device
     }
 
-    /// Reads from `offset` until `buf` is full.
+    /// Reads from `offset` until `buf` is full. Blocks of a stored image are fetched first.
     ///
     /// # Errors
-    /// `UnexpectedEof` if the file ends before; otherwise the error of pread(2).
+    /// `UnexpectedEof` if the file ends before; otherwise the error of pread(2) or of the store.
     pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buf, offset)
+        match &self.stored {
+            Some(stored) => stored.read_exact_at(buf, offset),
+            None => self.file.read_exact_at(buf, offset),
+        }
     }
 
-    /// Returns `true` if `extent` is in the page cache, and the file is as it was.
+    /// Returns `true` if `extent` is in the page cache, and the file is as it was. Of a stored image
+    /// the blocks have to be there, too.
     pub(crate) fn is_cached(&self, extent: Extent, now: Instant) -> bool {
         let is_complete = |extent| {
             // Without cold reads there are no pages that are not complete, but for rare moments.
             !self.readers.is_busy() || self.map.as_ref().is_some_and(|map| map.is_resident(extent))
         };
-        extent.is_empty() || (self.is_unchanged(now) && self.residency.holds(extent, now, is_complete))
+        extent.is_empty()
+            || (self.is_unchanged(now)
+                && self.stored.as_ref().is_none_or(|stored| stored.holds(extent))
+                && self.residency.holds(extent, now, is_complete))
     }
 
     /// Returns `true` unless the file was changed after it was opened. Reads wait until it is as it

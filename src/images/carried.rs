@@ -15,6 +15,7 @@ use super::served::{CandidateOrigin, Verified};
 use super::stamp::Stamp;
 use super::{ImageSet, ServedImage};
 use crate::image::{Identity, Image, SurveyError};
+use crate::store::{Object, Store};
 
 /// An image without its open file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub(crate) struct CarriedImage {
     path: Vec<u8>,
     name: String,
     identity: Identity,
+    /// Object of which the file is the cache.
+    object: Option<Object>,
     origin: CandidateOrigin,
     /// Time since the image was replaced or removed; `None` for a current one.
     replaced: Option<Duration>,
@@ -38,6 +41,8 @@ pub(crate) enum CarriedError {
     Unusable(#[from] SurveyError),
     #[error("its file has another content now")]
     Changed,
+    #[error("it is in an object store, and no image of this process is")]
+    NoStore,
 }
 
 impl ImageSet {
@@ -52,17 +57,19 @@ impl ImageSet {
         current.chain(retained).map(carried).collect()
     }
 
-    /// Makes the set of images that another process had. Those that cannot be used are missing, and
-    /// reported; `None` if no current one is left.
+    /// Makes the set of images that another process had; those of objects are opened from the cache
+    /// folder of `store`. Those that cannot be used are missing, and reported; `None` if no current
+    /// one is left.
     pub(crate) fn of_carried(
         carried: Vec<(CarriedImage, File)>,
+        store: Option<&Store>,
         now: Instant,
         mut report: impl FnMut(&str, CarriedError),
     ) -> Option<Self> {
         let (mut current, mut retained) = (Vec::new(), Vec::new());
         for (carried, file) in carried {
             let since = carried.replaced.map(|age| before(now, age));
-            match carried.open(file, now) {
+            match carried.open(file, store, now) {
                 Ok(image) => match since {
                     Some(since) => retained.push(Retained { image: Arc::new(image), since }),
                     None => current.push(Arc::new(image)),
@@ -83,6 +90,7 @@ impl CarriedImage {
             path: served.path().as_os_str().as_bytes().to_vec(),
             name: served.name.clone(),
             identity: served.image.identity,
+            object: served.image.source.object().cloned(),
             origin: served.origin(),
             replaced: replaced.map(age),
             last_call: served.last_call().map(age),
@@ -90,9 +98,14 @@ impl CarriedImage {
         }
     }
 
-    fn open(&self, file: File, now: Instant) -> Result<ServedImage, CarriedError> {
-        let stamp = Stamp::of_file(&file).map_err(SurveyError::from)?;
-        let image = Image::of_file(file)?;
+    fn open(&self, file: File, store: Option<&Store>, now: Instant) -> Result<ServedImage, CarriedError> {
+        let (image, stamp) = match &self.object {
+            Some(object) => (open_object(object, store)?, Stamp::of_object(object)),
+            None => {
+                let stamp = Stamp::of_file(&file).map_err(SurveyError::from)?;
+                (Image::of_file(file)?, stamp)
+            }
+        };
         if image.identity != self.identity {
             return Err(CarriedError::Changed);
         }
@@ -102,6 +115,13 @@ impl CarriedImage {
         served.set_verified(self.verified);
         Ok(served)
     }
+}
+
+/// Opens an image from its files in the cache folder, which the other process may still use.
+fn open_object(object: &Object, store: Option<&Store>) -> Result<Image, CarriedError> {
+    let store = store.ok_or(CarriedError::NoStore)?;
+    let file = store.open(object).map_err(SurveyError::from)?;
+    Ok(Image::open_stored(file).map_err(|error| error.fault)?)
 }
 
 /// Returns the time `age` before `now`; `now` if the clock of this host does not reach back so far.

@@ -2,10 +2,11 @@
 //! named are fatal; all others are a line of the log.
 
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::served::{CandidateOrigin, HiddenNameError};
 use crate::image::{OpenError, SurveyError};
+use crate::store::FetchError;
 
 /// Error about images that the operator has to mend, in one line.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,11 @@ pub enum ImageError {
     EmptyFolder(PathBuf),
     #[error("{}: folder cannot be listed: {error}; check its permissions", path.display())]
     Unlisted { path: PathBuf, error: io::Error },
+    #[error(
+        "{}: object store: {error}; {}{}", path.display(), advice(error, path, *.is_folder),
+        if *.is_kept { "; images of it that are known are still served" } else { "" }
+    )]
+    Unreachable { path: PathBuf, error: FetchError, is_folder: bool, is_kept: bool },
     #[error("no image to serve: no ISO in these folders can be opened: put a whole one there")]
     NothingOpens,
     #[error("no image left to serve: the last images are served until there is a new one")]
@@ -44,7 +50,8 @@ impl ImageError {
             Self::Unlisted { error, .. } => error,
             _ => return false,
         };
-        error.kind() == ErrorKind::PermissionDenied
+        // A store refuses otherwise than the sandbox.
+        error.kind() == ErrorKind::PermissionDenied && FetchError::cause(error).is_none()
     }
 
     /// Tells whether isowire must not start with this error. Files in a folder come and go without
@@ -54,8 +61,13 @@ impl ImageError {
             Self::Unopened { origin, .. } | Self::SameName { origin, .. } | Self::Hidden { origin, .. } => {
                 matches!(origin, CandidateOrigin::Named)
             }
-            // The other images go on.
-            Self::Unverified { .. } | Self::EmptyFolder(_) | Self::Unlisted { .. } => false,
+            // The operator named an object that is not there.
+            Self::Unreachable { error: FetchError::NotFound, is_folder: false, .. } => true,
+            // The other images go on, and a store comes back.
+            Self::Unreachable { .. }
+            | Self::Unverified { .. }
+            | Self::EmptyFolder(_)
+            | Self::Unlisted { .. } => false,
             Self::NamedFolder { .. } | Self::NothingOpens | Self::NothingLeft => true,
         }
     }
@@ -65,8 +77,26 @@ impl ImageError {
         matches!(self, Self::Unverified { .. })
     }
 
-    /// Tells whether this error is about a folder and not about one file of it.
+    /// Tells whether this error is about a folder or a store, and not about one file of it.
     pub(crate) const fn is_of_folder(&self) -> bool {
-        matches!(self, Self::EmptyFolder(_) | Self::Unlisted { .. })
+        matches!(self, Self::EmptyFolder(_) | Self::Unlisted { .. } | Self::Unreachable { .. })
+    }
+}
+
+/// Returns what to do about an object store that does not list what was named.
+fn advice(error: &FetchError, path: &Path, is_folder: bool) -> &'static str {
+    let is_bucket = path.starts_with("s3:");
+    match error {
+        FetchError::NotFound if !is_bucket => "check its address",
+        FetchError::Refused(_) if !is_bucket => "check whether anybody may read it",
+        FetchError::Replaced | FetchError::Unreachable(_) if !is_bucket => {
+            "check its address and the network"
+        }
+        FetchError::NotFound if is_folder => "check the name of the bucket, and AWS_ENDPOINT",
+        FetchError::NotFound => "check its name; that of a folder ends with `/`",
+        FetchError::Refused(_) => {
+            "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and whether they may read the bucket"
+        }
+        FetchError::Replaced | FetchError::Unreachable(_) => "check AWS_ENDPOINT and the network",
     }
 }

@@ -39,16 +39,22 @@ pub(crate) use verify::{Verifications, VerifyPolicy};
 
 use std::sync::Arc;
 
+use self::open::Opening;
+use crate::store::{Listing, Remote};
+
 /// Finds and opens the images at these paths, the default image first. An image of `current` whose
 /// file is unchanged is taken over, not opened again. With `verifications`, images that were not
-/// verified yet are missing, and their verification has begun. Waits for the disk.
+/// verified yet are missing, and their verification has begun. With `remote`, URLs are places in
+/// object stores. Waits for the disk and for stores.
 pub(crate) fn find(
     paths: &[SearchPath],
     current: Option<&ImageSet>,
     verifications: Option<&Verifications>,
+    remote: Option<&Remote>,
 ) -> (Vec<Arc<ServedImage>>, Vec<ImageError>) {
-    let (scanned, mut errors) = scan::scan(paths);
-    let mut opened = open::open_all(scanned, current, verifications, &mut errors);
+    let (scanned, mut errors) = scan::scan(paths, remote.map(|remote| remote as &dyn Listing));
+    let opening = Opening { current, verifications, remote };
+    let mut opened = opening.open_all(scanned, &mut errors);
     if let Some(verifications) = verifications {
         opened = verifications.admit(opened, current);
     }

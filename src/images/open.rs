@@ -1,6 +1,8 @@
-//! Opening of candidates: takes over the images whose files are unchanged, and opens the others.
+//! Opening of candidates: takes over the images whose files or objects are unchanged, and opens the
+//! others.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::scan::{Candidate, Scanned};
@@ -8,33 +10,61 @@ use super::stamp::Stamp;
 use super::verify::Refusal;
 use super::{ImageError, ImageSet, ServedImage, Verifications};
 use crate::image::{Image, OpenError};
+use crate::store::{Object, Remote};
 
-/// Opens the candidates whose file is not open yet. Waits for the disk.
-pub(super) fn open_all(
-    scanned: Vec<Scanned>,
-    current: Option<&ImageSet>,
-    verifications: Option<&Verifications>,
-    errors: &mut Vec<ImageError>,
-) -> Vec<Arc<ServedImage>> {
-    let mut opened = Vec::new();
-    for scanned in scanned {
-        match scanned {
-            Scanned::File(candidate) => match open(&candidate, current, verifications) {
-                Ok(image) => opened.extend(image),
-                Err(fault) => {
-                    let old =
-                        current.and_then(|set| set.by_path(&candidate.path)).filter(|old| !fault.is_of(old));
-                    errors.push(fault.error(candidate, old.is_some()));
-                    opened.extend(old.cloned());
+/// What is open already, and the way to objects.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Opening<'a> {
+    pub(super) current: Option<&'a ImageSet>,
+    pub(super) verifications: Option<&'a Verifications>,
+    pub(super) remote: Option<&'a Remote>,
+}
+
+impl Opening<'_> {
+    /// Opens the candidates whose file is not open yet. Waits for the disk.
+    pub(super) fn open_all(
+        &self,
+        scanned: Vec<Scanned>,
+        errors: &mut Vec<ImageError>,
+    ) -> Vec<Arc<ServedImage>> {
+        let mut opened = Vec::new();
+        for scanned in scanned {
+            match scanned {
+                Scanned::File(candidate) => opened.extend(self.open_or_keep(candidate, errors)),
+                Scanned::UnlistedFolder(folder) => opened.extend(self.opened_from(&folder, true)),
+                Scanned::SilentPlace { path, is_folder, error, known } => {
+                    let mut images = self.opened_from(&path, is_folder);
+                    if images.is_empty() {
+                        images.extend(known.into_iter().flat_map(|one| self.open_or_keep(one, errors)));
+                    }
+                    let is_kept = !images.is_empty();
+                    errors.push(ImageError::Unreachable { path, error, is_folder, is_kept });
+                    opened.extend(images);
                 }
-            },
-            Scanned::UnlistedFolder(folder) => {
-                let served = current.into_iter().flat_map(ImageSet::iter);
-                opened.extend(served.filter(|old| old.path().parent() == Some(&*folder)).cloned());
             }
         }
+        opened
     }
-    opened
+
+    /// Opens a candidate. If that fails, the image that was opened from its file before stays.
+    fn open_or_keep(&self, candidate: Candidate, errors: &mut Vec<ImageError>) -> Option<Arc<ServedImage>> {
+        let fault = match self.open(&candidate) {
+            Ok(image) => return image,
+            Err(fault) => fault,
+        };
+        let old = self.current.and_then(|set| set.by_path(&candidate.path)).filter(|old| !fault.is_of(old));
+        errors.push(fault.error(candidate, old.is_some()));
+        old.cloned()
+    }
+
+    /// Returns the images that were opened from a file or a folder before.
+    fn opened_from(&self, path: &Path, is_folder: bool) -> Vec<Arc<ServedImage>> {
+        let is_from = |old: &&Arc<ServedImage>| match is_folder {
+            true => old.path().parent() == Some(path),
+            false => old.path() == path,
+        };
+        self.current.into_iter().flat_map(ImageSet::iter).filter(is_from).cloned().collect()
+    }
 }
 
 /// Reason for which a candidate is not served.
@@ -61,42 +91,55 @@ impl Fault {
     }
 }
 
-/// Opens the image in a file, or takes over the one that was opened from it; `None` if the file was
-/// removed.
-fn open(
-    candidate: &Candidate,
-    current: Option<&ImageSet>,
-    verifications: Option<&Verifications>,
-) -> Result<Option<Arc<ServedImage>>, Fault> {
-    let Candidate { path, name, .. } = candidate;
-    let is_current = current.is_some_and(|set| set.by_path(path).is_some());
-    // Before the image is opened: if the file changes meanwhile, the next scan sees another stamp.
-    let stamp = match Stamp::of(path) {
-        // The operator removed it while isowire runs. At the start it is an error of `Image::open`.
-        Err(error) if error.kind() == ErrorKind::NotFound && is_current => return Ok(None),
-        stamp => stamp.ok(),
-    };
-    if let Some(refusal) = verifications.zip(stamp).and_then(|(all, stamp)| all.refusal(path, stamp)) {
-        return Err(Fault::Unverified(refusal));
+impl Opening<'_> {
+    /// Opens the image in a file, or takes over the one that was opened from it; `None` if the file
+    /// was removed.
+    fn open(&self, candidate: &Candidate) -> Result<Option<Arc<ServedImage>>, Fault> {
+        let Self { current, verifications, .. } = *self;
+        let Candidate { path, name, object, .. } = candidate;
+        let is_current = current.is_some_and(|set| set.by_path(path).is_some());
+        // Before the image is opened: if the file changes meanwhile, the next scan sees another stamp.
+        let stamp =
+            match object.as_ref().map_or_else(|| Stamp::of(path), |object| Ok(Stamp::of_object(object))) {
+                // The operator removed it while isowire runs. At the start it is an error of `Image::open`.
+                Err(error) if error.kind() == ErrorKind::NotFound && is_current => return Ok(None),
+                stamp => stamp.ok(),
+            };
+        if let Some(refusal) = verifications.zip(stamp).and_then(|(all, stamp)| all.refusal(path, stamp)) {
+            return Err(Fault::Unverified(refusal));
+        }
+        let is_same =
+            |old: &&Arc<ServedImage>| old.path() == path && old.stamp() == stamp && old.name == *name;
+        let known = || current.into_iter().flat_map(ImageSet::known);
+        if let Some(same) = known().filter(|_| stamp.is_some()).find(is_same) {
+            return Ok(Some(Arc::clone(same)));
+        }
+        // Those that are not served yet, since their verification goes on.
+        let waiting = verifications.map(Verifications::images).unwrap_or_default();
+        if let Some(same) = waiting.iter().find(is_same) {
+            return Ok(Some(Arc::clone(same)));
+        }
+        let image = match object {
+            Some(object) => self.open_object(path, object),
+            None => Image::open(path),
+        };
+        let image = image.map_err(Fault::Unopened)?;
+        // It was created between the two calls; its IN_CLOSE_WRITE starts another scan.
+        let Some(stamp) = stamp else { return Ok(None) };
+        if let Some(old) = known().find(|old| is_as_before(old, candidate, &image, &stamp)) {
+            old.set_stamp(stamp);
+            return Ok(Some(Arc::clone(old)));
+        }
+        Ok(Some(Arc::new(ServedImage::new(name, image).with_file(path, candidate.origin, stamp))))
     }
-    let is_same = |old: &&Arc<ServedImage>| old.path() == path && old.stamp() == stamp && old.name == *name;
-    let known = || current.into_iter().flat_map(ImageSet::known);
-    if let Some(same) = known().filter(|_| stamp.is_some()).find(is_same) {
-        return Ok(Some(Arc::clone(same)));
+
+    /// Opens the image in an object. What of it is read is fetched, unless it is cached.
+    fn open_object(&self, path: &Path, object: &Object) -> Result<Image, OpenError> {
+        let no_store = || io::Error::from(ErrorKind::Unsupported);
+        let file = self.remote.ok_or_else(no_store).and_then(|remote| remote.open_object(object));
+        let file = file.map_err(|error| OpenError { path: path.to_owned(), fault: error.into() })?;
+        Image::open_stored(file)
     }
-    // Those that are not served yet, since their verification goes on.
-    let waiting = verifications.map(Verifications::images).unwrap_or_default();
-    if let Some(same) = waiting.iter().find(is_same) {
-        return Ok(Some(Arc::clone(same)));
-    }
-    let image = Image::open(path).map_err(Fault::Unopened)?;
-    // It was created between the two calls; its IN_CLOSE_WRITE starts another scan.
-    let Some(stamp) = stamp else { return Ok(None) };
-    if let Some(old) = known().find(|old| is_as_before(old, candidate, &image, &stamp)) {
-        old.set_stamp(stamp);
-        return Ok(Some(Arc::clone(old)));
-    }
-    Ok(Some(Arc::new(ServedImage::new(name, image).with_file(path, candidate.origin, stamp))))
 }
 
 /// Tells whether only the time of the file changed, as by touch(1), or its content was restored.
@@ -120,11 +163,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.iso");
         fs::write(&path, "no image").unwrap();
-        let candidate = Candidate { path: path.clone(), name: "a".into(), origin: CandidateOrigin::Named };
+        let origin = CandidateOrigin::Named;
+        let candidate = Candidate { path: path.clone(), name: "a".into(), origin, object: None };
         let found = || vec![Scanned::File(candidate.clone())];
         let open_all = |scanned, current: Option<&ImageSet>| {
             let mut errors = Vec::new();
-            (super::open_all(scanned, current, None, &mut errors), errors)
+            (Opening { current, ..Opening::default() }.open_all(scanned, &mut errors), errors)
         };
         let (opened, errors) = open_all(found(), None);
         assert!(opened.is_empty() && errors.iter().all(ImageError::is_fatal) && errors.len() == 1);

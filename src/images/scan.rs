@@ -1,16 +1,21 @@
 //! The scan: from the paths of the operator to the files that are to be opened. A folder stands for
 //! its `*.iso`, the newest of several versions first.
 
+mod places;
+
 use std::cmp::{Ordering, Reverse};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use self::places::scan_place;
 use super::error::ImageError;
 use super::name::name_of;
 use super::served::CandidateOrigin;
+use crate::store::{FetchError, Listing, Object, Place};
 
-/// A path that the operator named: an ISO or a folder of ISOs. This may change while isowire runs.
+/// A path or URL that the operator named: an ISO or a folder of ISOs. This may change while isowire
+/// runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SearchPath {
     pub path: PathBuf,
@@ -18,12 +23,15 @@ pub(crate) struct SearchPath {
     pub name: Option<String>,
 }
 
-/// A file that is to be served.
+/// A file or object that is to be served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Candidate {
+    /// URL of an object.
     pub(super) path: PathBuf,
     pub(super) name: String,
     pub(super) origin: CandidateOrigin,
+    /// `None` for a file.
+    pub(super) object: Option<Object>,
 }
 
 /// Result of the scan of a path.
@@ -32,18 +40,29 @@ pub(super) enum Scanned {
     File(Candidate),
     /// A folder that cannot be listed: the images opened from it before stay.
     UnlistedFolder(PathBuf),
+    /// A place in a store that does not answer: the images opened from it before stay, else those
+    /// that the cache folder knows are opened.
+    SilentPlace {
+        path: PathBuf,
+        is_folder: bool,
+        error: FetchError,
+        known: Vec<Candidate>,
+    },
 }
 
-/// Scans these paths in their order.
-pub(super) fn scan(paths: &[SearchPath]) -> (Vec<Scanned>, Vec<ImageError>) {
+/// Scans these paths in their order. Without a listing there are no object stores.
+pub(super) fn scan(paths: &[SearchPath], listing: Option<&dyn Listing>) -> (Vec<Scanned>, Vec<ImageError>) {
     let (mut scanned, mut errors) = (Vec::new(), Vec::new());
     for search in paths {
-        if search.path.is_dir() {
+        if let Some((place, listing)) = Place::of(&search.path).zip(listing) {
+            scan_place(search, &place, listing, paths, &mut scanned, &mut errors);
+        } else if search.path.is_dir() {
             scan_folder(search, paths, &mut scanned, &mut errors);
         } else {
             let (path, name) = (search.path.clone(), search.name.clone());
             let name = name.unwrap_or_else(|| name_of(&path));
-            scanned.push(Scanned::File(Candidate { path, name, origin: CandidateOrigin::Named }));
+            let origin = CandidateOrigin::Named;
+            scanned.push(Scanned::File(Candidate { path, name, origin, object: None }));
         }
     }
     (scanned, errors)
@@ -63,10 +82,10 @@ fn scan_folder(
             if files.is_empty() {
                 errors.push(ImageError::EmptyFolder(path.clone()));
             }
-            // A file that the operator named itself is scanned there, with the name it has there.
-            let files = files.into_iter().filter(|file| paths.iter().all(|search| search.path != *file));
+            let files = files.into_iter().filter(|file| !is_named(file, paths));
             scanned.extend(files.map(|path| {
-                Scanned::File(Candidate { name: name_of(&path), path, origin: CandidateOrigin::Folder })
+                let (name, origin) = (name_of(&path), CandidateOrigin::Folder);
+                Scanned::File(Candidate { path, name, origin, object: None })
             }));
         }
         Err(error) => {
@@ -74,6 +93,12 @@ fn scan_folder(
             scanned.push(Scanned::UnlistedFolder(path.clone()));
         }
     }
+}
+
+/// Tells whether the operator named a file of a folder itself. It is scanned there, with the name it
+/// has there.
+pub(super) fn is_named(file: &Path, paths: &[SearchPath]) -> bool {
+    paths.iter().any(|search| search.path == file)
 }
 
 /// Lists the ISOs of a folder in the order in which they are served.
@@ -86,9 +111,14 @@ fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
             files.push(path);
         }
     }
-    // The whole path decides between equal stems, so that the order is always the same.
-    files.sort_by(|a, b| order(&stem(a), &stem(b)).then_with(|| a.cmp(b)));
+    files.sort_by(|a, b| path_order(a, b));
     Ok(files)
+}
+
+/// Compares two files of a folder. The whole path decides between equal stems, so that the order is
+/// always the same.
+pub(super) fn path_order(a: &Path, b: &Path) -> Ordering {
+    order(&stem(a), &stem(b)).then_with(|| a.cmp(b))
 }
 
 /// Tells whether a file of this name in a folder is to be served.
@@ -154,12 +184,14 @@ mod tests {
     /// Returns the name, the file and the origin of each candidate.
     fn scanned(paths: &[SearchPath]) -> Vec<String> {
         let text = |scanned| match scanned {
-            Scanned::File(Candidate { path, name, origin }) => {
+            Scanned::File(Candidate { path, name, origin, .. }) => {
                 format!("{name} {} {origin:?}", path.file_name().unwrap().display())
             }
-            Scanned::UnlistedFolder(path) => format!("? {}", path.display()),
+            Scanned::UnlistedFolder(path) | Scanned::SilentPlace { path, .. } => {
+                format!("? {}", path.display())
+            }
         };
-        scan(paths).0.into_iter().map(text).collect()
+        scan(paths, None).0.into_iter().map(text).collect()
     }
 
     #[test]
@@ -187,7 +219,7 @@ mod tests {
     fn bad_folder_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let errors = |name| {
-            let (_, errors) = scan(&[search_path(dir.path(), name)]);
+            let (_, errors) = scan(&[search_path(dir.path(), name)], None);
             errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
         };
         assert!(errors(None).ends_with(": folder without *.iso: put one there, or name another folder"));

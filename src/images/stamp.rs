@@ -7,11 +7,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::store::Object;
 
 /// State of a file that tells whether its content changed, without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
-    /// Device and inode.
+    /// Device and inode; of an object, a hash of its address and its entity tag.
     pub(super) file: (u64, u64),
     pub(super) size: u64,
     /// Seconds and nanoseconds.
@@ -24,6 +27,16 @@ impl Stamp {
     /// Reads the stamp of a file; symlinks are followed.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         path.metadata().map(|metadata| Self::new(&metadata))
+    }
+
+    /// Returns the stamp of an object. One that is replaced counts as another file.
+    pub(super) fn of_object(object: &Object) -> Self {
+        // No address contains 0.
+        let hash: [u8; 32] = Sha256::digest(format!("{}\0{}", object.url, object.etag)).into();
+        let (first, second) = hash.split_at(8);
+        let number =
+            |bytes: &[u8]| bytes.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte));
+        Self { file: (number(first), number(second)), size: object.size, modified: (0, 0), changed: (0, 0) }
     }
 
     /// Reads the stamp of an open file.
@@ -50,5 +63,17 @@ impl Stamp {
 
     pub(super) fn is_same_file(&self, other: &Stamp) -> bool {
         self.file == other.file
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaced_object_is_another_file() {
+        let object = |etag: &str| Object { url: "s3://b/a.iso".into(), size: 1, etag: etag.into() };
+        let [one, same, other] = ["\"1\"", "\"1\"", "\"2\""].map(|etag| Stamp::of_object(&object(etag)));
+        assert!(one == same && one.is_same_file(&same) && !one.is_same_file(&other));
     }
 }

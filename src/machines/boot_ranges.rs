@@ -38,6 +38,11 @@ impl TrackedImage {
         self.image.upgrade()?.source.fault()
     }
 
+    /// Returns the bytes of the image in the cache folder, if it is in an object store.
+    pub(super) fn cached(&self) -> Option<u64> {
+        self.image.upgrade()?.source.cached()
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.image.strong_count() > 0
     }

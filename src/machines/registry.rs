@@ -237,7 +237,7 @@ impl Registry {
             verifications: self.verifications(),
             services: site.services.clone(),
             advice: site.advice.clone(),
-            images: site.image_reports(),
+            images: self.image_reports(&site),
             machines,
         }
     }
@@ -252,6 +252,16 @@ impl Registry {
         let images = locked(&self.images).clone();
         let find = |identity| images.iter().find(|known| known.identity() == Some(identity)).cloned();
         self.table().add_carried(machines, now, find);
+    }
+
+    fn image_reports(&self, site: &Site) -> Vec<ImageStatus> {
+        let (known_images, mut images) = (locked(&self.images), site.image_reports());
+        // It grows while machines read.
+        for image in images.iter_mut().filter(|image| image.cached.is_some()) {
+            let known = known_images.iter().find(|known| *known.name == *image.name);
+            image.cached = known.and_then(|known| known.cached()).or(image.cached);
+        }
+        images
     }
 
     fn faulty_images(&self) -> Vec<FaultyImage> {

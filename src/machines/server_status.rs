@@ -26,6 +26,9 @@ pub(crate) struct ImageStatus {
     /// Label of the volume, as the author of the image wrote it.
     pub label: String,
     pub size: u64,
+    /// Bytes that are in the cache folder; `null` for an image that is not in an object store.
+    #[serde(default)]
+    pub cached: Option<u64>,
     /// Problems that do not keep the image from being served, as `isowire inspect` lists them.
     pub warnings: Vec<String>,
 }
@@ -38,6 +41,7 @@ impl ImageStatus {
             versioned_name: served.versioned_name(),
             label: image.volume.label.clone(),
             size: image.source.len(),
+            cached: image.source.cached(),
             warnings: image.warnings.clone(),
         }
     }

@@ -85,13 +85,13 @@ pub(crate) struct StatusReport {
     pub machines: Vec<MachineStatus>,
 }
 
-/// An image whose disk, or network file system, fails or hangs.
+/// An image whose disk, network file system or object store fails or hangs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FaultStatus {
     /// Name of the image.
     pub image: String,
-    /// `changed`, `failing`, `hanging` or `no-thread`: the kind of the first fault; others may have
-    /// followed. `unknown` of servers that had none.
+    /// Kind of the first fault, such as `changed` or `store-unreachable`; others may have followed.
+    /// `unknown` of servers that had none.
     #[serde(default)]
     pub kind: FaultKind,
     /// Description of that fault.

@@ -26,6 +26,7 @@ use crate::machines::local::LocalSocket;
 use crate::metrics::{self, Gauge};
 use crate::nbd;
 use crate::nbd::server::Connection;
+use crate::store::{Remote, Store};
 use crate::stream::ACCEPT_PAUSE;
 use crate::watched::Watched;
 
@@ -40,16 +41,24 @@ pub(super) enum Arrival {
     Offered(Successor),
 }
 
+/// What a start begins with.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub(super) arrival: Arrival,
+    pub(super) inherited: Inherited,
+    /// Images that are open already.
+    pub(super) images: Option<ImageSet>,
+    /// The way to images in object stores, if there are any.
+    pub(super) remote: Option<Arc<Remote>>,
+}
+
 impl Arrival {
-    /// Takes what systemd stored, or what a running process offers if the operator wants that.
-    /// Returns the images that are open already.
+    /// Takes what systemd stored, or what a running process offers if the operator wants that, and
+    /// opens the cache folder, which that process lets go of or shares from then on.
     ///
     /// # Errors
-    /// [`StartError::Takeover`] without a process that can be taken over.
-    pub(super) fn take(
-        config: &Config,
-        inherited: Inherited,
-    ) -> Result<(Self, Inherited, Option<ImageSet>), StartError> {
+    /// [`StartError::Takeover`] without a process that can be taken over, [`StartError::Remote`].
+    pub(super) fn take(config: &Config, inherited: Inherited) -> Result<Beginning, StartError> {
         let (mut inherited, mut images) = (inherited, Vec::new());
         let arrival = if config.takeover {
             let (successor, offer) = Successor::connect(&config.handover_socket)?;
@@ -65,10 +74,14 @@ impl Arrival {
             }
             if names.is_empty() { Self::Nothing } else { Self::Stored { parcel, names } }
         };
-        let images = ImageSet::of_carried(images, Instant::now(), |name, error| {
+        let cache = config.cache.as_ref();
+        let remote = cache.map(|cache| Remote::open(&cache.directory, cache.size, config.takeover));
+        let remote = remote.transpose()?;
+        let store = remote.as_ref().map(|remote| &**remote.cache());
+        let images = ImageSet::of_carried(images, store, Instant::now(), |name, error| {
             error!(image = name, "image of the process before this one not taken over: {error}");
         });
-        Ok((arrival, inherited, images))
+        Ok(Beginning { arrival, inherited, images, remote })
     }
 
     /// Goes on with the machines of the other process. From here on they are ours. Returns what it
@@ -176,12 +189,13 @@ pub(super) fn offered_sockets(sockets: &ServiceSockets) -> io::Result<Vec<(&'sta
 }
 
 /// Offers everything to each process of `owner` that asks at `socket`, one after the other, and
-/// sends those that are ready to take it.
+/// sends those that are ready to take it. From then on they may have the `cache` folder too.
 pub(super) async fn offer_to_successors(
     socket: LocalSocket,
     owner: Uid,
     sockets: Vec<(&'static str, OwnedFd)>,
     images: Watched<ImageSet>,
+    cache: Option<Arc<Store>>,
     ready: mpsc::Sender<Predecessor>,
 ) -> io::Result<()> {
     let (listener, _name) = socket.into_parts();
@@ -203,9 +217,13 @@ pub(super) async fn offer_to_successors(
             warn!("take-over refused: the other isowire runs as another user");
             continue;
         }
-        let (sockets, images) = (Arc::clone(&sockets), images.current());
-        let offer = spawn_blocking(move || offer(stream.into_std()?, &sockets, &images));
+        let (sockets, images, shared) = (Arc::clone(&sockets), images.current(), cache.clone());
+        let offer = spawn_blocking(move || {
+            shared.iter().for_each(|cache| cache.set_shared(true));
+            offer(stream.into_std()?, &sockets, &images)
+        });
         match offer.await {
+            // If that one leaves after all, the next poll of the stores finds that.
             Ok(Ok(predecessor)) => drop(ready.send(predecessor).await),
             Ok(Err(error)) => warn!("not taken over: {error}"),
             Err(error) => warn!("not taken over: {error}"),

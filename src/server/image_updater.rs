@@ -1,5 +1,5 @@
 //! The task that keeps the images up to date: scans folders again when something in them changes or
-//! on SIGHUP, opens new images, and publishes the next snapshot. Connected clients keep their
+//! on SIGHUP, asks object stores every minute, opens new images, and publishes the next snapshot. Connected clients keep their
 //! image.
 
 use std::io;
@@ -10,7 +10,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::Signal;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
-use tokio::time::interval;
+use tokio::time::{Instant as TokioInstant, Interval, MissedTickBehavior, interval, interval_at};
 use tracing::{info, warn};
 
 use super::snapshot::{Snapshot, SnapshotSender};
@@ -24,11 +24,15 @@ use crate::images::watch::FolderWatch;
 use crate::images::{self, ImageChange, ImageError, ImageSet, SearchPath, ServedImage, Verifications};
 use crate::machines::Registry;
 use crate::panics::caught_task;
+use crate::store::{Place, Remote};
 use crate::text::Word;
 use crate::watched::Watched;
 
 /// Interval at which retained images are checked for expiry.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Interval at which object stores are asked for their images.
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Images with which isowire starts.
 #[derive(Debug)]
@@ -37,6 +41,7 @@ pub(super) struct Opened {
     /// The errors that were logged.
     logged: Vec<String>,
     verifications: Option<Arc<Verifications>>,
+    remote: Option<Arc<Remote>>,
 }
 
 /// Opens the images that are configured. Those that the process before this one `carried` are open
@@ -49,10 +54,11 @@ pub(super) fn open(
     configs: &[ImageConfig],
     carried: Option<ImageSet>,
     verifications: Option<Arc<Verifications>>,
+    remote: Option<Arc<Remote>>,
 ) -> Result<Opened, ImageError> {
     match carried {
-        Some(current) => Ok(open_again(configs, current, verifications)),
-        None => open_first(configs, verifications),
+        Some(current) => Ok(open_again(configs, current, verifications, remote)),
+        None => open_first(configs, verifications, remote),
     }
 }
 
@@ -61,25 +67,28 @@ fn open_again(
     configs: &[ImageConfig],
     current: ImageSet,
     verifications: Option<Arc<Verifications>>,
+    remote: Option<Arc<Remote>>,
 ) -> Opened {
-    let (images, errors) = images::find(&search_paths(configs), Some(&current), verifications.as_deref());
+    let paths = search_paths(configs);
+    let (images, errors) = images::find(&paths, Some(&current), verifications.as_deref(), remote.as_deref());
     let logged: Vec<_> = errors.iter().map(ToString::to_string).collect();
     logged.iter().for_each(|line| warn!("{line}"));
     match current.succeed(images, Instant::now()) {
         Some((next, changes)) => {
             changes.iter().for_each(ImageChange::log);
-            Opened { images: next, logged, verifications }
+            Opened { images: next, logged, verifications, remote }
         }
-        None => Opened { images: current, logged, verifications },
+        None => Opened { images: current, logged, verifications, remote },
     }
 }
 
 fn open_first(
     configs: &[ImageConfig],
     verifications: Option<Arc<Verifications>>,
+    remote: Option<Arc<Remote>>,
 ) -> Result<Opened, ImageError> {
     let paths = search_paths(configs);
-    let find = || images::find(&paths, None, verifications.as_deref());
+    let find = || images::find(&paths, None, verifications.as_deref(), remote.as_deref());
     let (images, mut errors) = verification::until_first(verifications.as_deref(), find);
     if let Some(fatal) = errors.iter().position(|error| ends_start(error, images.is_empty())) {
         return Err(errors.swap_remove(fatal));
@@ -87,11 +96,11 @@ fn open_first(
     let logged: Vec<_> = errors.iter().map(ToString::to_string).collect();
     logged.iter().for_each(|line| warn!("{line}"));
     let images = ImageSet::of(images).ok_or(ImageError::NothingOpens)?;
-    Ok(Opened { images, logged, verifications })
+    Ok(Opened { images, logged, verifications, remote })
 }
 
 /// Returns whether isowire does not start with this error: one about a file that the operator named,
-/// or about a folder or an image if nothing is left.
+/// or about a folder, a store or an image if nothing is left.
 pub(super) fn ends_start(error: &ImageError, is_nothing_left: bool) -> bool {
     let is_last = error.is_of_folder() || error.is_of_verification();
     error.is_fatal() || (is_nothing_left && is_last)
@@ -124,6 +133,7 @@ pub(super) struct ImageUpdater {
     /// The process may open no other folders than those of its start.
     is_confined: bool,
     verifications: Option<Arc<Verifications>>,
+    remote: Option<Arc<Remote>>,
 }
 
 impl ImageUpdater {
@@ -139,12 +149,12 @@ impl ImageUpdater {
         stall_timeout: Duration,
         machines: Arc<Registry>,
     ) -> Result<Self, StartError> {
-        let Opened { images, logged, verifications } = opened;
+        let Opened { images, logged, verifications, remote } = opened;
         prepare(&images, stall_timeout);
         let current = Arc::new(images);
         let first = Snapshot::new(Arc::clone(&current), config_for(&current, &configs, &boot_config))?;
         // Images of a folder come and go; only a name that no file can bring is a mistake.
-        let has_folder = configs.iter().any(|config| config.path.is_dir());
+        let has_folder = configs.iter().any(is_folder);
         let mut unknown = unknown_images(&first.files, verifications.as_deref());
         match unknown.next() {
             Some(name) if !has_folder => return Err(StartError::UnknownImage(name.clone())),
@@ -162,6 +172,7 @@ impl ImageUpdater {
             checking: Arc::default(),
             is_confined: false,
             verifications,
+            remote,
         })
     }
 
@@ -181,6 +192,7 @@ impl ImageUpdater {
         self.check_initramfs(self.current.iter().cloned().collect());
         tokio::spawn(file_checks::run(self.snapshot()));
         let mut clock = interval(EXPIRY_INTERVAL);
+        let mut polls = polls();
         tokio::pin!(shutdown);
         loop {
             tokio::select! {
@@ -195,6 +207,7 @@ impl ImageUpdater {
                     }
                 },
                 () = verification::changed(self.verifications.as_deref()) => drop(caught_task(self.verified()).await),
+                _ = polls.tick(), if self.remote.is_some() => drop(caught_task(self.poll()).await),
                 _ = clock.tick() => {
                     let _ = caught_task(self.expire()).await;
                     let _ = caught_task(self.retry_verification()).await;
@@ -207,7 +220,9 @@ impl ImageUpdater {
 
     /// Watches the folders, if the system permits.
     fn watch(&self) -> Option<FolderWatch> {
-        let mut watch = match FolderWatch::new(search_paths(&self.configs)) {
+        let mut paths = search_paths(&self.configs);
+        paths.retain(|search| !Place::is_url(&search.path));
+        let mut watch = match FolderWatch::new(paths) {
             Ok(watch) => watch,
             Err(error) => {
                 warn!("folders not watched: {error}; after a change, send isowire SIGHUP");
@@ -229,6 +244,12 @@ impl ImageUpdater {
         notify(&state);
         self.rescan().await;
         notify(&[NotifyState::Ready]);
+    }
+
+    /// Asks the object stores, and finds out whether a process is gone that shared the cache folder.
+    async fn poll(&mut self) {
+        self.remote.iter().for_each(|remote| remote.cache().set_shared(false));
+        self.rescan().await;
     }
 
     /// Publishes the images whose verification has ended.
@@ -254,8 +275,8 @@ impl ImageUpdater {
         // Before the retention rule looks at the calls.
         self.current.date_calls(now);
         let (paths, current) = (search_paths(&self.configs), Arc::clone(&self.current));
-        let verifications = self.verifications.clone();
-        let find = move || images::find(&paths, Some(&current), verifications.as_deref());
+        let (verifications, remote) = (self.verifications.clone(), self.remote.clone());
+        let find = move || images::find(&paths, Some(&current), verifications.as_deref(), remote.as_deref());
         let found = spawn_blocking(find).await;
         // The scan panicked, or the runtime ends: the images stay as they are.
         let Ok((images, mut errors)) = found else { return };
@@ -301,7 +322,9 @@ impl ImageUpdater {
     }
 
     /// Starts a check for initramfs images without the hooks for a root.
-    fn check_initramfs(&self, images: Vec<Arc<ServedImage>>) {
+    fn check_initramfs(&self, mut images: Vec<Arc<ServedImage>>) {
+        // Those in an object store are fetched when a machine boots them: a bucket may have many.
+        images.retain(|served| served.image.source.object().is_none());
         let (roots, turn) = (self.roots.clone(), Arc::clone(&self.checking));
         let machines = self.snapshots.machines();
         tokio::spawn(async move {
@@ -330,6 +353,19 @@ impl ImageUpdater {
         // An error that goes away and comes back is logged again.
         self.logged = lines;
     }
+}
+
+/// Tells whether a path stands for the images that are in it.
+fn is_folder(ImageConfig { path, .. }: &ImageConfig) -> bool {
+    Place::of(path).map_or_else(|| path.is_dir(), |place| place.is_folder())
+}
+
+/// Returns the times at which object stores are asked again.
+fn polls() -> Interval {
+    let mut polls = interval_at(TokioInstant::now() + POLL_INTERVAL, POLL_INTERVAL);
+    // A store that does not answer takes some seconds.
+    polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    polls
 }
 
 /// Waits for a change in the folders; for ever if they are not watched.

@@ -29,7 +29,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use self::handover::{Arrival, Legacy};
+use self::handover::{Arrival, Beginning, Legacy};
 use self::image_updater::ImageUpdater;
 use self::next_boots::NextFile;
 use self::report::{ForeignDhcp, StartReport};
@@ -48,6 +48,7 @@ use crate::machines::Registry;
 use crate::machines::site::{DhcpSettings, Site};
 use crate::nbd;
 use crate::nfs::server::rpcbind::RegistrationError;
+use crate::store::{Remote, RemoteError};
 use crate::stream::{ClientLimits, Clients, Descriptors};
 use crate::text::Word;
 use crate::uki::Signer;
@@ -57,7 +58,7 @@ use crate::{output, runtime};
 pub(crate) use report::Obstacle;
 pub(crate) use report::ServiceRow;
 pub(crate) use service_sockets::OTHER_PROGRAM;
-pub(crate) use trial::{FoundImages, Trial, WrittenDirectory};
+pub(crate) use trial::{DirectoryContent, FoundImages, Trial, WrittenDirectory};
 
 /// Time that transfers have to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -96,6 +97,8 @@ pub enum StartError {
     SecondDhcp(#[from] DhcpMarkError),
     #[error("portmap: {0}")]
     Rpcbind(#[from] RegistrationError),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     #[error("takeover: {0}")]
     Takeover(#[from] TakeoverError),
     #[error("threads cannot be started: {0}; raise `TasksMax=` of the unit, or `ulimit -u`")]
@@ -121,9 +124,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     raise_file_limit();
     // It may be another one than that of the sockets later.
     let owner = geteuid();
-    let (arrival, inherited, carried) = Arrival::take(config, inherited)?;
+    let Beginning { arrival, inherited, images, remote } = Arrival::take(config, inherited)?;
     let verifications = config.verify.clone().map(Verifications::start).transpose()?;
-    let opened = image_updater::open(&config.images, carried, verifications.clone())?;
+    let opened = image_updater::open(&config.images, images, verifications.clone(), remote.clone())?;
     let names: Vec<_> = opened.images.iter().map(|served| &*served.name).collect();
     let next_file = Arc::new(NextFile::open(config).map_err(StartError::NextBoots)?);
     let identity = Identity::choose(config, &opened.images, next_file.directory())?;
@@ -137,8 +140,12 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     }
     let (boot_config, stall_timeout) = (boot_config(config, &sockets), config.stall_timeout);
     verifications.iter().for_each(|verifications| verifications.pause());
+    remote.iter().for_each(|remote| remote.pause());
     let row = sandbox::enter(config, &opened.images, next_file.directory(), &identity)?;
     sockets.rows.push(row);
+    if let Some(remote) = &remote {
+        remote.go_on()?;
+    }
     if let Some(verifications) = &verifications {
         verifications.go_on()?;
     }
@@ -148,7 +155,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         updater.confine();
     }
     let runtime = runtime::build().map_err(StartError::Threads)?;
-    let served = runtime.block_on(serve(config, sockets, updater, machines, arrival, owner, next_file));
+    let outside = Outside { arrival, owner, next_file, remote };
+    let served = runtime.block_on(serve(config, sockets, updater, machines, outside));
     // Sessions of NBD and NFS last for days; they end here. A blocking task would hold up the
     // process that follows.
     runtime.shutdown_background();
@@ -197,14 +205,21 @@ fn aside(work: &mut dyn FnMut()) {
     tokio::task::block_in_place(work);
 }
 
+/// What a run has to do with other processes and files.
+struct Outside {
+    arrival: Arrival,
+    /// User who started this process.
+    owner: Uid,
+    next_file: Arc<NextFile>,
+    remote: Option<Arc<Remote>>,
+}
+
 async fn serve(
     config: &Config,
     sockets: ServiceSockets,
     updater: ImageUpdater,
     machines: Arc<Registry>,
-    arrival: Arrival,
-    owner: Uid,
-    next_file: Arc<NextFile>,
+    Outside { arrival, owner, next_file, remote }: Outside,
 ) -> Result<(), StartError> {
     let (mut stop_signals, hangup) = (StopSignals::new()?, signal(SignalKind::hangup())?);
     let snapshot = updater.snapshot();
@@ -217,6 +232,9 @@ async fn serve(
     let has_roots = !matches!(arrival, Arrival::Nothing);
     // First of all: machines wait for their root.
     let dhcp_conflicts = Arc::new(arrival.resume(&nbd, &machines).await?);
+    let cache = remote.map(|remote| Arc::clone(remote.cache()));
+    // The process that this one took over from is gone.
+    cache.iter().for_each(|cache| cache.set_shared(false));
     let (stop, stopping) = watch::channel(());
     let (ready, mut successors) = mpsc::channel(1);
     let shared = services::Shared {
@@ -229,6 +247,7 @@ async fn serve(
         ready,
         owner,
         next_file,
+        cache,
     };
     let legacy = Legacy { nbd: nbd.clone(), images, machines, dhcp_conflicts };
     let mut services = tokio::select! {

@@ -27,6 +27,7 @@ use crate::machines::Registry;
 use crate::machines::local::LocalSocket;
 use crate::panics::caught_task;
 use crate::provision::OperatorFiles;
+use crate::store::Store;
 use crate::stream::{Clients, Descriptors, Listener};
 use crate::watched::Watched;
 use crate::web::{self, StatusSocket};
@@ -49,6 +50,8 @@ pub(super) struct Shared {
     /// User who started this process, and may start one that takes over.
     pub(super) owner: Uid,
     pub(super) next_file: Arc<NextFile>,
+    /// Cache folder of images in object stores.
+    pub(super) cache: Option<Arc<Store>>,
 }
 
 /// The services of a run.
@@ -240,11 +243,11 @@ impl Services<'_> {
             Err(error) => return info!("no process can take over: {}: {error}", path.display()),
         };
         let (images, ready, stop) = (self.images(), self.shared.ready.clone(), self.stop());
-        let owner = self.shared.owner;
+        let (owner, cache) = (self.shared.owner, self.shared.cache.clone());
         self.spawn("takeover", async move {
             tokio::select! {
                 () = stop => Ok(()),
-                failed = handover::offer_to_successors(socket, owner, sockets, images, ready) => failed,
+                failed = handover::offer_to_successors(socket, owner, sockets, images, cache, ready) => failed,
             }
         });
     }

@@ -9,7 +9,8 @@ use super::service_sockets::{PortmapService, ServiceSockets};
 use super::{ServiceRow, StartError};
 use crate::bootable::Root;
 use crate::config::Config;
-use crate::images::{self, ImageError, ServedImage};
+use crate::images::{self, ImageError, SearchPath, ServedImage};
+use crate::store::{self, Place};
 
 /// Services that would be up.
 #[derive(Debug)]
@@ -45,34 +46,69 @@ pub(crate) struct FoundImages {
     pub(crate) images: Vec<Arc<ServedImage>>,
     /// Errors, each with whether `serve` would not start.
     pub(crate) errors: Vec<(ImageError, bool)>,
+    /// Places in object stores that were asked, each with the number of its images. They are not
+    /// opened: only one process can have the cache folder.
+    pub(crate) places: Vec<(String, usize)>,
 }
 
 impl FoundImages {
     /// Finds and opens the images, without verifying them.
     pub(crate) fn of(config: &Config) -> Self {
-        let (images, errors) = images::find(&search_paths(&config.images), None, None);
-        let is_nothing_left = images.is_empty();
+        let paths = search_paths(&config.images);
+        let (remote, local): (Vec<_>, Vec<_>) =
+            paths.into_iter().partition(|search| Place::is_url(&search.path));
+        let (images, mut errors) = images::find(&local, None, None, None);
+        let places = asked(&remote, &mut errors);
+        let is_nothing_left = images.is_empty() && places.is_empty();
         let errors = errors.into_iter().map(|error| {
             let is_fatal = ends_start(&error, is_nothing_left);
             (error, is_fatal)
         });
-        Self { errors: errors.collect(), images }
+        Self { errors: errors.collect(), images, places }
     }
+}
+
+/// Asks the object stores. Returns the places that have images, and how many.
+fn asked(paths: &[SearchPath], errors: &mut Vec<ImageError>) -> Vec<(String, usize)> {
+    let mut places = Vec::new();
+    for path in paths.iter().map(|search| &search.path) {
+        let Some(place) = Place::of(path) else { continue };
+        let is_folder = place.is_folder();
+        match store::look_at(&place) {
+            Ok(0) => errors.push(ImageError::EmptyFolder(path.clone())),
+            Ok(count) => places.push((place.to_string(), count)),
+            Err(error) => {
+                errors.push(ImageError::Unreachable { path: path.clone(), error, is_folder, is_kept: false });
+            }
+        }
+    }
+    places
 }
 
 /// Directory that `serve` writes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WrittenDirectory<'a> {
     pub(crate) path: &'a Path,
-    /// True for that of the leases, false for that of the local sockets.
-    pub(crate) is_of_leases: bool,
+    pub(crate) content: DirectoryContent,
+}
+
+/// What `serve` writes into a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DirectoryContent {
+    Leases,
+    /// Local sockets.
+    Sockets,
+    /// What was fetched from object stores.
+    Cache,
 }
 
 impl<'a> WrittenDirectory<'a> {
     /// Returns the directories of this configuration.
     pub(crate) fn all(config: &'a Config) -> impl Iterator<Item = Self> {
-        let leases = files::lease_directory(config).map(|path| Self { path, is_of_leases: true });
-        let sockets = Self { path: files::socket_directory(config), is_of_leases: false };
-        leases.into_iter().chain([sockets])
+        let of = |content| move |path| Self { path, content };
+        let leases = files::lease_directory(config).map(of(DirectoryContent::Leases));
+        let sockets = of(DirectoryContent::Sockets)(files::socket_directory(config));
+        let cache = config.cache.as_ref().map(|cache| &*cache.directory).map(of(DirectoryContent::Cache));
+        leases.into_iter().chain([sockets]).chain(cache)
     }
 }

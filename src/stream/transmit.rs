@@ -17,6 +17,7 @@ use crate::export::{Batch, ImageRange};
 use crate::image::Extent;
 use crate::machines::{Loss, RootEnd};
 use crate::metrics::{Door, PageCacheLooks, Tally};
+use crate::store::AbsentError;
 use crate::sys::{self, Follow, Iov};
 
 use super::turn::End;
@@ -113,6 +114,11 @@ pub(super) async fn flush(
             sent => sent,
         };
         let sent = match sent {
+            // A block of a stored image was evicted after it had been checked.
+            Err(TransmitError::Image(error)) if AbsentError::caused(&error) => {
+                reread_front(batch, error).await.map_err(TransmitError::Image)?;
+                continue;
+            }
             // Pages were dropped after they had been checked, and could not be read again.
             Err(TransmitError::Image(error)) if faults < FAULTS => {
                 reread_front(batch, error).await.map_err(TransmitError::Image)?;
@@ -140,6 +146,7 @@ fn whose_fault(error: io::Error) -> TransmitError {
         // Truncated images: sendmsg(2) finds pages of the mapping gone. Bad disks: sendfile(2).
         Some(libc::EFAULT | libc::EIO) => TransmitError::Image(error),
         _ if error.kind() == io::ErrorKind::UnexpectedEof => TransmitError::Image(error),
+        _ if AbsentError::caused(&error) => TransmitError::Image(error),
         _ => TransmitError::Peer(error),
     }
 }
@@ -200,8 +207,10 @@ impl ReadAhead {
     }
 }
 
-/// Hands the front of the batch to the kernel and returns how many bytes it took.
+/// Hands the front of the batch to the kernel and returns how many bytes it took. Blocks of a stored
+/// image stay where they are meanwhile.
 fn send_front(batch: &Batch, socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let _pass = batch.image().and_then(|image| image.source.enter());
     match batch.chunks().next() {
         Some(Chunk::Image(range)) if copied(range).is_none() => send_large(range, socket),
         _ if batch.parts() <= FEW_AREAS => send_small::<FEW_AREAS>(batch, socket),
@@ -226,6 +235,7 @@ fn copied(range: ImageRange<'_>) -> Option<ImageRange<'_>> {
 
 fn send_large(range: ImageRange<'_>, socket: BorrowedFd<'_>) -> io::Result<usize> {
     let range = range.truncate(WINDOW);
+    range.image().source.check_blocks(range.extent())?;
     let mut offset = range.offset();
     // WINDOW fits in a usize.
     Ok(rustix::fs::sendfile(socket, &range.image().source, Some(&mut offset), range.len() as usize)?)
@@ -251,6 +261,14 @@ fn send_small<const N: usize>(batch: &Batch, socket: BorrowedFd<'_>) -> io::Resu
                     follow = Follow::More;
                 }
                 let Some(part) = part else { break };
+                match part.image().source.check_blocks(part.extent()) {
+                    // What is before it leaves, without waiting for it.
+                    Err(_) if count > 0 => {
+                        follow = Follow::Nothing;
+                        break;
+                    }
+                    checked => checked?,
+                }
                 part.span().ok_or(io::ErrorKind::UnexpectedEof)?.into()
             }
         };
@@ -262,9 +280,58 @@ fn send_small<const N: usize>(batch: &Batch, socket: BorrowedFd<'_>) -> io::Resu
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
     use super::*;
     use crate::export::{Export, Piece};
-    use crate::image::samples;
+    use crate::image::{Image, samples};
+    use crate::store::samples::{FakeStore, content, object};
+
+    /// Sends all of an image in ranges of `len` bytes with headers between them; returns what arrives.
+    async fn sent(image: &Arc<Image>, len: u64) -> Vec<u8> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        let export = Export::whole(image);
+        let sender = tokio::spawn(async move {
+            let mut batch = Batch::of_export(&export);
+            for offset in (0..export.len()).step_by(len as usize) {
+                batch.push_bytes(b"head");
+                let pieces = export.range(offset, len.min(export.len() - offset)).unwrap();
+                pieces.for_each(|piece| batch.push_piece(piece).unwrap());
+            }
+            flush(&mut batch, &socket, true, Door::Nbd, |_, _, _| ()).await.unwrap();
+        });
+        let mut arrived = Vec::new();
+        client.read_to_end(&mut arrived).await.unwrap();
+        sender.await.unwrap();
+        arrived
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn block_that_is_evicted_while_it_is_sent_is_fetched_again() {
+        let (dir, fake) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));
+        // All clients together need more than the cache holds.
+        let store = fake.cache(dir.path(), 3);
+        let object = object("a", 12, 4321);
+        let image = samples::stored(store.open(&object).unwrap());
+        let whole = content(&object, 0..object.size);
+        for len in [3 << 20, 200_000, 60_000, 9000] {
+            let expected = whole.chunks(len as usize).map(|part| [&b"head"[..], part].concat());
+            let expected = expected.collect::<Vec<_>>().concat();
+            let sending = (0..4).map(|_| {
+                let image = Arc::clone(&image);
+                tokio::spawn(async move { sent(&image, len).await })
+            });
+            for arrived in sending.collect::<Vec<_>>() {
+                assert!(arrived.await.unwrap() == expected, "ranges of {len} bytes");
+            }
+        }
+        assert!(fake.fetched().values().any(|&times| times > 1), "nothing was evicted");
+    }
 
     #[test]
     fn large_range_is_sent_in_whole_pages() {

@@ -38,6 +38,7 @@ pub(super) fn exposition(report: &StatusReport, process: Option<ProcessFigures>,
     write_machines(&mut out, report);
     write_doors(&mut out);
     write_reads(&mut out);
+    write_store(&mut out, metrics::value(Gauge::CacheLimit));
     write_images(&mut out, report);
     write_site(&mut out, report);
     process.iter().for_each(|process| write_process(&mut out, process));
@@ -112,6 +113,23 @@ fn write_reads(out: &mut Exposition) {
     ] {
         out.counter(name, help, [unlabelled(metrics::events(event))]);
     }
+}
+
+/// Writes what a server with images in an object store has.
+fn write_store(out: &mut Exposition, limit: u64) {
+    if limit == 0 {
+        return;
+    }
+    let (times, bytes) = metrics::fetches();
+    let help = "Time that a request to an object store took.";
+    out.histogram("isowire_fetch_seconds", help, [(String::new(), times)]);
+    out.counter("isowire_fetched_bytes", "Bytes that came from object stores.", [unlabelled(bytes)]);
+    let failed = [unlabelled(metrics::events(Event::FetchFailed))];
+    let help = "Requests to object stores that failed. They are repeated.";
+    out.counter("isowire_fetches_failed", help, failed);
+    let used = [unlabelled(metrics::value(Gauge::CacheUsed))];
+    out.gauge("isowire_cache_used_bytes", "Bytes of objects in the cache folder.", used);
+    out.gauge("isowire_cache_limit_bytes", "Bytes that the cache folder may take.", [unlabelled(limit)]);
 }
 
 fn write_images(out: &mut Exposition, report: &StatusReport) {
@@ -274,6 +292,19 @@ mod tests {
             );
         }
         assert!(!text.contains("52:54"), "no machine is a label");
+    }
+
+    #[test]
+    fn object_store_is_shown_where_there_is_one() {
+        let mut out = Exposition { text: String::new(), format: Format::Text };
+        write_store(&mut out, 0);
+        assert_eq!(out.text, "");
+        metrics::observe_fetch(std::time::Duration::from_millis(3), 5);
+        write_store(&mut out, 1000);
+        let text = out.text;
+        for line in ["isowire_fetch_seconds_bucket{le=\"0.005\"} ", "isowire_cache_limit_bytes 1000"] {
+            assert!(text.contains(line), "{line}:\n{text}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::common::machine::{
     Card, END, ENTER, Machine, Report, SNAKEOIL_CERTIFICATE, SNAKEOIL_KEY, UP, Uefi,
 };
 use crate::common::needs::tool;
+use crate::common::object_store::ObjectStore;
 use crate::common::reads;
 use crate::common::running::{Running, output_of, text_of};
 
@@ -83,6 +84,22 @@ impl Site {
         fs::write(state.join("isowire.toml"), configuration).expect("just made, so empty");
         let mut command = self.command(&program, &images, options);
         let mut server = Running::start(&mut command, &self.logs.join("server.log"));
+        server.wait_for("ready", Duration::from_secs(20));
+        server
+    }
+
+    /// Starts it with the images of an object store on its host, and with a cache folder of this name.
+    pub fn serve_stored(&self, store: &ObjectStore, cache: &str, options: &[&str]) -> Running {
+        let (program, state) = (self.stage.path().join("isowire"), self.state());
+        if !state.exists() {
+            self.staged(Path::new(env!("CARGO_BIN_EXE_isowire")));
+            fs::create_dir(&state).expect("it was not there");
+            lan::give_to_nobody(&state);
+            fs::write(state.join("isowire.toml"), PLAIN_PXE).expect("just made, so empty");
+        }
+        let mut command = self.command(&program, &["s3://images/".into()], options);
+        command.envs(store.environment(store.port())).arg("--cache-dir").arg(state.join(cache));
+        let mut server = Running::start(&mut command, &self.logs.join(format!("server-{cache}.log")));
         server.wait_for("ready", Duration::from_secs(20));
         server
     }

@@ -18,7 +18,7 @@ use crate::config::Dhcp;
 use crate::dhcp::server::DhcpProbe;
 use crate::inspect::{FirmwareBoot, RootSupport};
 use crate::interfaces::Interface;
-use crate::server::{OTHER_PROGRAM, ServiceRow, StartError};
+use crate::server::{DirectoryContent, OTHER_PROGRAM, ServiceRow, StartError};
 
 /// Room for leases: thousands of them have a megabyte.
 const ROOM_MIN: u64 = 1 << 20;
@@ -251,14 +251,23 @@ pub(super) fn hooks(image: &str, support: &[RootSupport], served: &[Root]) -> Fi
 pub(super) fn directory(state: &DirectoryState<'_>) -> Finding {
     const SUBJECT: &str = "disk";
     let path = state.directory.path.display();
-    let is_of_leases = state.directory.is_of_leases;
-    let content = if is_of_leases { "leases" } else { "the local status" };
-    let text = |why: &str| format!("{path}, for {content}, {why}");
+    let content = state.directory.content;
+    let name = match content {
+        DirectoryContent::Leases => "leases",
+        DirectoryContent::Sockets => "the local status",
+        DirectoryContent::Cache => "images of object stores",
+    };
+    let text = |why: &str| format!("{path}, for {name}, {why}");
     match (state.is_writable, state.free) {
-        (false, _) if is_of_leases => Finding::fault(
+        (false, _) if content == DirectoryContent::Leases => Finding::fault(
             SUBJECT,
             text("cannot be written"),
             "name another `lease-file`, or give the directory to this user",
+        ),
+        (false, _) if content == DirectoryContent::Cache => Finding::fault(
+            SUBJECT,
+            text("cannot be written"),
+            "name another `cache-dir`, or give the directory to this user",
         ),
         (false, _) => Finding::warning(
             SUBJECT,

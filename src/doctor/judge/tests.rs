@@ -3,7 +3,7 @@ use std::net::SocketAddrV4;
 
 use super::*;
 use crate::interfaces::Address;
-use crate::server::{Obstacle, WrittenDirectory};
+use crate::server::{DirectoryContent, Obstacle, WrittenDirectory};
 
 const PORT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 69);
 
@@ -159,15 +159,17 @@ fn hooks_matter_for_roots_that_are_served() {
 
 #[test]
 fn directory_of_leases_has_to_be_written() {
-    let state = |is_of_leases, is_writable, free| {
-        let directory = WrittenDirectory { path: Path::new("/d"), is_of_leases };
+    use DirectoryContent::{Cache, Leases, Sockets};
+    let state = |content, is_writable, free| {
+        let directory = WrittenDirectory { path: Path::new("/d"), content };
         directory_verdict(&DirectoryState { directory, is_writable, free })
     };
-    assert_eq!(state(true, true, Some(ROOM_MIN)), Verdict::Ok);
-    assert_eq!(state(true, true, None), Verdict::Ok);
-    assert_eq!(state(true, true, Some(ROOM_MIN - 1)), Verdict::Warning);
-    assert_eq!(state(true, false, None), Verdict::Fault);
-    assert_eq!(state(false, false, None), Verdict::Warning);
+    assert_eq!(state(Leases, true, Some(ROOM_MIN)), Verdict::Ok);
+    assert_eq!(state(Leases, true, None), Verdict::Ok);
+    assert_eq!(state(Leases, true, Some(ROOM_MIN - 1)), Verdict::Warning);
+    assert_eq!(state(Leases, false, None), Verdict::Fault);
+    assert_eq!(state(Cache, false, None), Verdict::Fault);
+    assert_eq!(state(Sockets, false, None), Verdict::Warning);
 }
 
 fn directory_verdict(state: &DirectoryState<'_>) -> Verdict {

@@ -10,12 +10,16 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{CHECK_INTERVAL, FaultKind, ImageFault, Patience, READERS, ReadClient, ReadDone};
 use crate::extent::Extent;
 use crate::metrics::{self, Event};
+use crate::store::FetchError;
 
 /// Most hints that wait for a reader; more are dropped.
 const HINTS: usize = 64;
 
 /// Time after which a read counts as hanging: a disk that spins up takes less.
 const HANGS_AFTER: Duration = Duration::from_secs(5);
+
+/// The same of an object store: a request to it ends by itself before.
+const FETCH_HANGS_AFTER: Duration = Duration::from_secs(30);
 
 /// Most readers of one image that hang and are replaced. Then its reads wait.
 const HANGING: usize = 128;
@@ -59,9 +63,34 @@ pub(super) enum Change {
     GivenUp,
 }
 
+/// Place from which the bytes of an image come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Medium {
+    #[default]
+    Disk,
+    Store,
+}
+
+impl Medium {
+    const fn hangs_after(self) -> Duration {
+        match self {
+            Self::Disk => HANGS_AFTER,
+            Self::Store => FETCH_HANGS_AFTER,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::Store => "object store",
+        }
+    }
+}
+
 /// Reads of one image, and its readers.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
+    medium: Medium,
     reads: HashMap<Extent, ColdRead>,
     /// Clients whose reads have not begun, in the order of their turns.
     turns: VecDeque<u64>,
@@ -101,7 +130,7 @@ enum ReadState {
     Reading {
         since: Instant,
     },
-    /// Longer than [`HANGS_AFTER`]; its reader is replaced.
+    /// Longer than [`Medium::hangs_after`]; its reader is replaced.
     Hanging,
     /// It failed, or is put off, and is tried again.
     Retried {
@@ -128,6 +157,10 @@ impl ColdRead {
 }
 
 impl Queue {
+    pub(super) fn of(medium: Medium) -> Self {
+        Self { medium, ..Self::default() }
+    }
+
     /// Adds one who waits for `extent`; returns `true` if a reader is needed for it.
     pub(super) fn add(&mut self, extent: Extent, client: u64, waiter: Waiter, now: Instant) -> bool {
         match self.reads.entry(extent) {
@@ -235,11 +268,8 @@ impl Queue {
         };
         read.failures += 1;
         self.retries.add(read, extent, now, pause);
-        let text = match error.kind() {
-            io::ErrorKind::UnexpectedEof => format!("its file ends before byte {}", extent.end()),
-            _ => format!("{error}, at byte {}", extent.offset),
-        };
-        self.fault_found(FaultKind::Failing, text, now)
+        let (kind, text) = cause(error, extent);
+        self.fault_found(kind, text, now)
     }
 
     /// Notes that the file was changed, which is worse than a fault of the disk.
@@ -297,7 +327,9 @@ impl Queue {
         let mut first = None;
         for (&extent, read) in &mut self.reads {
             let ReadState::Reading { since } = read.state else { continue };
-            if now.saturating_duration_since(since) < HANGS_AFTER || self.hanging.len() >= HANGING {
+            if now.saturating_duration_since(since) < self.medium.hangs_after()
+                || self.hanging.len() >= HANGING
+            {
                 continue;
             }
             metrics::happened(Event::ReadHung);
@@ -308,8 +340,8 @@ impl Queue {
             first.get_or_insert(extent);
         }
         let extent = first?;
-        let seconds = HANGS_AFTER.as_secs();
-        let text = format!("no answer of the disk for {seconds} s, at byte {}", extent.offset);
+        let (medium, seconds) = (self.medium.name(), self.medium.hangs_after().as_secs());
+        let text = format!("no answer of the {medium} for {seconds} s, at byte {}", extent.offset);
         self.fault_found(FaultKind::Hanging, text, now)
     }
 
@@ -332,6 +364,11 @@ impl Queue {
             return None;
         }
         self.fault_found(FaultKind::NoThread, format!("no thread can be started for it: {error}"), now)
+    }
+
+    /// Returns `true` if someone waits for this read.
+    pub(super) fn is_waited_for(&self, extent: Extent) -> bool {
+        self.reads.get(&extent).is_some_and(|read| !read.waiting.is_empty())
     }
 
     /// Returns `true` if no read is queued, under way or to be repeated.
@@ -439,6 +476,22 @@ impl ColdRead {
     fn queued(waiting: Vec<Waiter>, is_hint: bool) -> Self {
         Self { waiting, is_hint, state: ReadState::Queued, failures: 0 }
     }
+}
+
+/// Returns the kind of a failed read's fault, and its description.
+fn cause(error: &io::Error, extent: Extent) -> (FaultKind, String) {
+    if let Some(error) = FetchError::cause(error) {
+        let text = match error {
+            FetchError::Unreachable(why) => format!("its object store cannot be reached: {why}"),
+            other => other.to_string(),
+        };
+        return (error.into(), text);
+    }
+    let text = match error.kind() {
+        io::ErrorKind::UnexpectedEof => format!("its file ends before byte {}", extent.end()),
+        _ => format!("{error}, at byte {}", extent.offset),
+    };
+    (FaultKind::Failing, text)
 }
 
 fn region(extent: Extent) -> u64 {

@@ -165,7 +165,9 @@ fn digests(
             }
             let step = (end - offset).min(buffer.len() as u64) as usize;
             let part = buffer.get_mut(..step).unwrap_or_default();
-            let part = file.read(part, offset).map_err(VerifyFailure::Unread)?;
+            let extent = Extent { offset, len: step as u64 };
+            let part = image.source.with_blocks(extent, || file.read(part, offset));
+            let part = part.map_err(VerifyFailure::Unread)?;
             hashers.update(part);
             offset += part.len() as u64;
             progress.read.fetch_add(part.len() as u64, Ordering::Relaxed);

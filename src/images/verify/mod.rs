@@ -340,7 +340,12 @@ impl Verifications {
     /// Notes the result of a verification.
     fn end(&self, job: &Job, result: Result<Option<String>, VerifyFailure>, elapsed: Duration) {
         let mut table = self.table();
-        let is_outdated = job.stamp.is_outdated(&job.image.image.source);
+        let source = &job.image.image.source;
+        let is_outdated = match source.object() {
+            // Each part of an object is fetched on the condition that it was not replaced.
+            Some(_) => Ok(false),
+            None => job.stamp.is_outdated(source),
+        };
         let result = result.and_then(|signer| match is_outdated {
             Ok(false) => Ok(signer),
             Ok(true) => Err(VerifyFailure::Changed),

@@ -8,6 +8,8 @@
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod allowed;
 
+use super::Uses;
+
 /// Threads to restrict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Threads {
@@ -20,11 +22,11 @@ pub(super) enum Threads {
 /// # Errors
 /// The reason why the kernel did not do it.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-pub(super) fn restrict(threads: Threads) -> Result<(), String> {
-    allowed::restrict(threads).map_err(|error| error.to_string())
+pub(super) fn restrict(threads: Threads, uses: Uses) -> Result<(), String> {
+    allowed::restrict(threads, uses).map_err(|error| error.to_string())
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub(super) fn restrict(_: Threads) -> Result<(), String> {
+pub(super) fn restrict(_: Threads, _: Uses) -> Result<(), String> {
     Err("isowire has no filter for this processor".into())
 }

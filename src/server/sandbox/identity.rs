@@ -19,11 +19,12 @@ use super::files::{lease_directory, socket_directory};
 use crate::config::{Config, User};
 use crate::images::ImageSet;
 use crate::server::next_boots;
+use crate::store::Place;
 
 /// Capability that is kept beside seccomp. With it the kernel tells what is in the page cache of a
 /// file of another user (cachestat(2)); without it, to find out costs up to a fifth of the time of
-/// sending. All else that it is good for changes files (chmod(2), utimensat(2), setxattr(2)), and
-/// seccomp refuses these calls.
+/// sending. All else that it is good for changes files by their paths (chmod(2), utimensat(2),
+/// setxattr(2)), and seccomp refuses these calls.
 const CONFINED: CapabilitySet = CapabilitySet::FOWNER;
 
 /// Error: the process cannot become the user that the operator named.
@@ -53,6 +54,8 @@ struct Needs<'a> {
     /// A rule says `once`.
     is_state_needed: bool,
     sockets: &'a Path,
+    /// Directory of what was fetched from object stores.
+    cache: Option<&'a Path>,
 }
 
 impl Identity {
@@ -156,10 +159,11 @@ fn note(user: &User, closed: Option<PathBuf>) -> String {
 
 impl<'a> Needs<'a> {
     fn of(config: &'a Config, images: &'a ImageSet, state: Option<&'a Path>) -> Self {
-        let named = config.images.iter().map(|image| &*image.path);
+        let is_local = |path: &&Path| !Place::is_url(path);
+        let named = config.images.iter().map(|image| &*image.path).filter(is_local);
         // The folder of a file is watched.
         let folders = named.clone().filter_map(|path| path.parent()).filter(|path| path.is_dir());
-        let served = images.iter().map(|served| served.path());
+        let served = images.iter().map(|served| served.path()).filter(is_local);
         let files = config.files.iter().flat_map(|files| files.found.iter().map(|path| &**path));
         let read = named.chain(folders).chain(served).chain(files).collect();
         let is_state_needed = config.rules.iter().any(|rule| rule.is_once);
@@ -169,6 +173,7 @@ impl<'a> Needs<'a> {
             state,
             is_state_needed,
             sockets: socket_directory(config),
+            cache: config.cache.as_ref().map(|cache| &*cache.directory),
         }
     }
 
@@ -193,7 +198,10 @@ impl<'a> Needs<'a> {
             given.or_else(|why| if self.is_state_needed { Err(why) } else { Ok(()) })?;
         }
         give(self.sockets, 0o700, user, |_| true)?;
-        self.read.extend(self.leases);
+        if let Some(directory) = self.cache {
+            give(directory, 0o700, user, is_of_cache)?;
+        }
+        self.read.extend(self.leases.into_iter().chain(self.cache));
         self.read.push(self.sockets);
         let Some(closed) = self.closed(user, keep) else { return Ok((keep, None)) };
         let keep = keep | CapabilitySet::DAC_READ_SEARCH;
@@ -208,6 +216,11 @@ impl<'a> Needs<'a> {
         let first = || self.read.iter().copied().find(|path| !is_readable(path));
         run_as(user, keep, first).unwrap_or(None)
     }
+}
+
+/// Tells whether a file is one of a cache folder.
+fn is_of_cache(name: &str) -> bool {
+    name == "lock" || [".blocks", ".ledger", ".new"].iter().any(|end| name.ends_with(end))
 }
 
 /// Returns the socket of the manager that started this process, if it is a file (sd_notify(3)). Any

@@ -34,6 +34,18 @@ const LANDLOCK: &str = "landlock";
 const SECCOMP: &str = "seccomp";
 const OFF: &str = "off: the configuration says so";
 
+/// What else than clients and files of this host the process uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Uses {
+    Nothing,
+    /// Connections to them, and the cache folder.
+    ObjectStores,
+}
+
+fn uses(config: &Config) -> Uses {
+    if config.cache.is_some() { Uses::ObjectStores } else { Uses::Nothing }
+}
+
 /// Refuses to start where a required sandbox is not available. A thread of its own tries it.
 ///
 /// # Errors
@@ -76,7 +88,7 @@ pub(super) fn enter(
     // Landlock knows directories that exist. A socket that cannot be made there is told later.
     let _ = create_directory(files::socket_directory(config));
     // The folders are opened before the user may no longer look into them.
-    let ruleset = files::ruleset(&files::rules(config, images, state));
+    let ruleset = files::ruleset(&files::rules(config, images, state), uses(config));
     identity.enter()?;
     enter_log(config, identity, ruleset.as_ref().ok());
     let confined = match config.sandbox {
@@ -86,7 +98,8 @@ pub(super) fn enter(
         }
         SandboxMode::Auto | SandboxMode::Required => {
             let landlock = ruleset.and_then(files::restrict);
-            let confinement = Confinement { landlock, seccomp: calls::restrict(calls::Threads::All) };
+            let seccomp = calls::restrict(calls::Threads::All, uses(config));
+            let confinement = Confinement { landlock, seccomp };
             if confinement.seccomp.is_err() {
                 identity.leave_unconfined();
             }
@@ -122,8 +135,8 @@ impl Confinement {
     /// Confines a thread that ends then.
     fn tried() -> Result<Self, SandboxError> {
         let tried = thread::Builder::new().spawn(|| {
-            let landlock = files::ruleset(&[]).and_then(files::restrict);
-            Self { landlock, seccomp: calls::restrict(calls::Threads::Current) }
+            let landlock = files::ruleset(&[], Uses::Nothing).and_then(files::restrict);
+            Self { landlock, seccomp: calls::restrict(calls::Threads::Current, Uses::Nothing) }
         });
         match tried.map(thread::JoinHandle::join) {
             Ok(Ok(confinement)) => Ok(confinement),

@@ -5,19 +5,21 @@ use std::env;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _, stderr};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio, exit};
 
 use nix::sys::ptrace;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use rustix::process::{chroot, getppid, test_kill_process};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::*;
 use crate::check::sample;
-use crate::config;
+use crate::config::{self, CacheConfig};
 use crate::images::{self, SearchPath};
 
 /// Directory for the process inside, and what it is to try.
@@ -69,11 +71,14 @@ fn directory() -> tempfile::TempDir {
 
 /// Enters the sandbox of a server.
 fn enter_inside(directory: &Path) {
-    let config = config(directory);
+    enter_with(directory, &config(directory));
+}
+
+fn enter_with(directory: &Path, config: &Config) {
     let paths = [SearchPath { path: directory.join("folder"), name: None }];
-    let images = ImageSet::of(images::find(&paths, None, None).0).unwrap();
-    let identity = Identity::choose(&config, &images, None).unwrap();
-    enter(&config, &images, None, &identity).unwrap();
+    let images = ImageSet::of(images::find(&paths, None, None, None).0).unwrap();
+    let identity = Identity::choose(config, &images, None).unwrap();
+    enter(config, &images, None, &identity).unwrap();
 }
 
 fn errno(result: io::Result<impl Sized>) -> i32 {
@@ -156,6 +161,39 @@ fn allowed(directory: &Path) {
     let runtime = crate::runtime::build().unwrap();
     let told = runtime.block_on(async { tokio::task::spawn_blocking(|| 7).await.unwrap() });
     assert_eq!(told, 7, "threads are had");
+}
+
+#[test]
+fn sandbox_allows_what_object_stores_need() {
+    if let Some([directory, _]) = inside() {
+        return allowed_for_stores(Path::new(&directory));
+    }
+    let directory = directory();
+    if has_sandbox(directory.path()) {
+        let status = again("sandbox_allows_what_object_stores_need", directory.path(), "");
+        assert!(status.success(), "{status}");
+    }
+}
+
+fn allowed_for_stores(directory: &Path) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let cache = CacheConfig { directory: directory.join("cache"), size: 1 << 30 };
+    fs::create_dir(&cache.directory).unwrap();
+    enter_with(directory, &Config { cache: Some(cache), ..config(directory) });
+    let [new, blocks] = ["cache/a.new", "cache/a.blocks"].map(|name| directory.join(name));
+    let file = File::create(&new).unwrap();
+    file.write_all_at(b"a block", 4096).unwrap();
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    assert!([Ok(()), Err(Errno::OPNOTSUPP)].contains(&fallocate(&file, hole, 4096, 4096)));
+    fs::rename(&new, &blocks).unwrap();
+    fs::remove_file(&blocks).unwrap();
+    TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    assert_ne!(errno(Socket::new(Domain::IPV6, Type::STREAM, None)), libc::ENOSYS);
+    assert_eq!(errno(fs::read("/etc/hosts")), 0);
+    assert_eq!(errno(File::open("/etc/passwd")), libc::EACCES);
+    let runtime = crate::runtime::small("store", 2, 1).unwrap();
+    let told = runtime.block_on(async { tokio::net::lookup_host("localhost:80").await.map(Iterator::count) });
+    assert!(told.is_ok_and(|count| count > 0), "names are resolved");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use super::link::Link;
 use crate::export::Batch;
 use crate::export::batch::Chunk;
+use crate::store::AbsentError;
 use crate::stream::TransmitError;
 use crate::sys::{self, Iov, MAX_MESSAGE, MAX_MESSAGES, MAX_SEGMENTS, Route};
 
@@ -38,7 +39,11 @@ impl DatagramSplitter {
     ) -> Result<(), TransmitError> {
         while !batch.is_empty() {
             let cut = self.cut(len, batch.len());
-            match link.send(|socket| Gathered::of(batch, cut)?.send(socket, link.route(), cut)).await {
+            let sending = link.send(|socket| {
+                let _pass = batch.image().and_then(|image| image.source.enter());
+                Gathered::of(batch, cut)?.send(socket, link.route(), cut)
+            });
+            match sending.await {
                 Ok(messages) => batch.advance((messages as u64 * cut.message).min(batch.len())),
                 Err(error) if cut.is_refused(&error) => *self = Self::UserSpace,
                 Err(error) => return Err(transmit_error(error)),
@@ -80,6 +85,7 @@ fn transmit_error(error: io::Error) -> TransmitError {
         // The mapping lost pages: the image was truncated.
         Some(libc::EFAULT) => TransmitError::Image(error),
         _ if error.kind() == io::ErrorKind::UnexpectedEof => TransmitError::Image(error),
+        _ if AbsentError::caused(&error) => TransmitError::Image(error),
         _ => TransmitError::Peer(error),
     }
 }
@@ -93,6 +99,7 @@ struct Gathered<'a> {
 }
 
 impl<'a> Gathered<'a> {
+    /// Gathers the front of `batch`. Blocks of a stored image have to stay until it is sent.
     fn of(batch: &'a Batch, cut: Cut) -> io::Result<Self> {
         let mut gathered = Self { areas: [Iov::EMPTY; AREAS], counts: [0; MAX_MESSAGES], messages: 0 };
         let mut len = 0;
@@ -127,7 +134,10 @@ impl<'a> Gathered<'a> {
 fn area_of(chunk: Chunk<'_>) -> io::Result<Iov<'_>> {
     match chunk {
         Chunk::Bytes(bytes) => Ok(bytes.into()),
-        Chunk::Image(range) => Ok(range.span().ok_or(io::ErrorKind::UnexpectedEof)?.into()),
+        Chunk::Image(range) => {
+            range.image().source.check_blocks(range.extent())?;
+            Ok(range.span().ok_or(io::ErrorKind::UnexpectedEof)?.into())
+        }
     }
 }
 
@@ -140,7 +150,9 @@ mod tests {
     use super::*;
     use crate::export::Export;
     use crate::image::index::NodeAttributes;
-    use crate::image::{Extent, Image, Index, NodeId, NodeKind, Source};
+    use crate::image::{Extent, Image, Index, NodeId, NodeKind, Source, samples};
+    use crate::store::BLOCK;
+    use crate::store::samples::{FakeStore, content, object};
     use crate::stream::Descriptors;
     use crate::tftp::wire::data_header;
 
@@ -199,6 +211,37 @@ mod tests {
             assert!(arrived == expected, "{splitter:?}, shared: {is_shared}");
             assert_eq!(used, splitter, "Linux 4.18 and later cut");
         }
+    }
+
+    #[tokio::test]
+    async fn datagrams_of_an_evicted_block_wait_for_it() {
+        let (dir, fake) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));
+        let object = object("a", 4, 0);
+        let image = samples::stored(fake.cache(dir.path(), 1).open(&object).unwrap());
+        let mut batch = Batch::default();
+        batch.push_bytes(&data_header(1));
+        let export = Export::whole(&image);
+        let pieces = export.range(1000, 1024).unwrap();
+        pieces.for_each(|piece| batch.push_piece(piece).unwrap());
+        let whole = Extent { offset: 1000, len: 1024 };
+        image.source.reread(whole).await.unwrap();
+        assert!(image.source.check_blocks(whole).is_ok());
+        image.source.read_exact_at(&mut [0], 3 * BLOCK).unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_nonblocking(true).unwrap();
+        let SocketAddr::V4(peer) = client.local_addr().unwrap() else { panic!("bound to IPv4") };
+        let link = Link::own(peer, Ipv4Addr::LOCALHOST, Descriptors::unlimited()).unwrap();
+        let mut splitter = DatagramSplitter::Kernel;
+        match splitter.flush(&mut batch, 1028, &link).await {
+            Err(TransmitError::Image(error)) => assert!(AbsentError::caused(&error), "{error}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(client.recv(&mut [0; 2000]).is_err(), "a hole");
+        image.source.reread(whole).await.unwrap();
+        splitter.flush(&mut batch, 1028, &link).await.unwrap();
+        let mut buf = [0; 2000];
+        let len = client.recv(&mut buf).unwrap();
+        assert!(buf[..len] == [&data_header(1)[..], &content(&object, 1000..2024)].concat());
     }
 
     #[test]

@@ -15,10 +15,12 @@ use super::link::Link;
 use super::{MAX_DATAGRAM, error_packet};
 use crate::boot::ServedFile;
 use crate::codec::Reader;
+use crate::export::batch::Chunk;
 use crate::export::{Batch, MixedImagesError, Piece};
 use crate::locked::locked;
 use crate::machines::ConnectionTracker;
 use crate::metrics::{self, Door, PageCacheLooks, Tally};
+use crate::store::AbsentError;
 use crate::stream::TransmitError;
 use crate::tftp::session::{Blocks, Limits, Progress, Transfer, TransferOutcome, Transmit};
 use crate::tftp::wire::{DATA_HEADER_LEN, ErrorCode, Packet, TftpRequest, data_header};
@@ -246,7 +248,27 @@ impl Delivery {
 
     /// Sends the batch, cut into datagrams of `len` bytes of which the last may be shorter.
     async fn flush(&mut self, len: u16) -> Result<(), TransmitError> {
-        self.splitter.flush(&mut self.batch, len, &self.link).await
+        loop {
+            match self.splitter.flush(&mut self.batch, len, &self.link).await {
+                Err(TransmitError::Image(error)) if AbsentError::caused(&error) => {
+                    self.reread().await.map_err(TransmitError::Image)?;
+                }
+                flushed => return flushed,
+            }
+        }
+    }
+
+    /// Waits until the queued ranges are there again, of which a block was evicted after it had been
+    /// read.
+    async fn reread(&self) -> io::Result<()> {
+        for chunk in self.batch.chunks() {
+            if let Chunk::Image(range) = chunk
+                && range.image().source.check_blocks(range.extent()).is_err()
+            {
+                range.image().source.reread(range.extent()).await?;
+            }
+        }
+        Ok(())
     }
 
     fn log(&self, result: Result<(), TransmitError>) {

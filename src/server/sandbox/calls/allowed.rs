@@ -25,7 +25,7 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter, apply_filter_all_threads,
 };
 
-use super::Threads;
+use super::{Threads, Uses};
 
 /// cachestat(2) of Linux 6.5, which `libc` lacks; the number is the same on every architecture.
 const SYS_CACHESTAT: i64 = 451;
@@ -136,6 +136,9 @@ const ANY: &[i64] = &[
     SYS_uname,
 ];
 
+/// Calls that write the cache of images in object stores.
+const CACHE: &[i64] = &[libc::SYS_fallocate, libc::SYS_pwrite64];
+
 /// Older calls for the same, which C libraries still make on this architecture.
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[i64] = &[
@@ -196,12 +199,12 @@ const ATTACKS: &[i64] = &[
 ];
 
 /// Applies both filters.
-pub(super) fn restrict(threads: Threads) -> Result<(), Error> {
+pub(super) fn restrict(threads: Threads, uses: Uses) -> Result<(), Error> {
     // The other one refuses seccomp(2) itself.
     let attacks = ATTACKS.iter().map(|&call| (call, Vec::new())).collect();
     apply(threads, attacks, SeccompAction::Allow, SeccompAction::KillProcess)?;
     let refuse = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
-    apply(threads, allowed()?, refuse, SeccompAction::Allow)
+    apply(threads, allowed(uses)?, refuse, SeccompAction::Allow)
 }
 
 fn apply(
@@ -219,8 +222,10 @@ fn apply(
 }
 
 /// Returns the calls that are allowed, each with its rules; one without rules is allowed always.
-fn allowed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, Error> {
-    let mut calls: BTreeMap<_, _> = ANY.iter().chain(OLDER).map(|&call| (call, Vec::new())).collect();
+fn allowed(uses: Uses) -> Result<BTreeMap<i64, Vec<SeccompRule>>, Error> {
+    let cache = if uses == Uses::ObjectStores { CACHE } else { &[] };
+    let always = ANY.iter().chain(OLDER).chain(cache);
+    let mut calls: BTreeMap<_, _> = always.map(|&call| (call, Vec::new())).collect();
     // No memory that can be written becomes a program.
     let not_executable = without(2, libc::PROT_EXEC)?;
     calls.insert(libc::SYS_mmap, not_executable.clone());
@@ -233,8 +238,15 @@ fn allowed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, Error> {
     // Limits of this process are read by pthread_create(3).
     calls.insert(libc::SYS_prlimit64, equal(0, &[0])?);
     calls.insert(libc::SYS_prctl, equal(0, &[libc::PR_SET_NAME.cast_unsigned()])?);
-    calls.insert(libc::SYS_ioctl, equal(1, &IOCTLS)?);
-    calls.insert(libc::SYS_socket, sockets()?);
+    let mut requests = equal(1, &IOCTLS)?;
+    if uses == Uses::ObjectStores {
+        // The times of an open file, and not of one by its path: the cache notes when it was used.
+        calls.insert(libc::SYS_utimensat, without_path(1)?);
+        // The C library's resolver asks how long an answer is.
+        requests.extend(equal(1, &[libc::FIONREAD as u32])?);
+    }
+    calls.insert(libc::SYS_ioctl, requests);
+    calls.insert(libc::SYS_socket, sockets(uses)?);
     Ok(calls)
 }
 
@@ -248,9 +260,13 @@ const IOCTLS: [u32; 5] = [
     libc::TCGETS2 as u32,
 ];
 
-/// Returns the rules for new sockets: UDP and Unix sockets, and the routing part of netlink(7).
-fn sockets() -> Result<Vec<SeccompRule>, Error> {
+/// Returns the rules for new sockets: UDP and Unix sockets, and the routing part of netlink(7). An
+/// object store may have an address of IPv6 only.
+fn sockets(uses: Uses) -> Result<Vec<SeccompRule>, Error> {
     let mut rules = equal(0, &[libc::AF_INET, libc::AF_UNIX].map(libc::c_int::cast_unsigned))?;
+    if uses == Uses::ObjectStores {
+        rules.extend(equal(0, &[libc::AF_INET6.cast_unsigned()])?);
+    }
     let netlink = condition(0, SeccompCmpOp::Eq, libc::AF_NETLINK.cast_unsigned())?;
     let route = condition(2, SeccompCmpOp::Eq, libc::NETLINK_ROUTE.cast_unsigned())?;
     rules.push(SeccompRule::new(vec![netlink, route])?);
@@ -261,6 +277,12 @@ fn sockets() -> Result<Vec<SeccompRule>, Error> {
 fn equal(argument: u8, values: &[u32]) -> Result<Vec<SeccompRule>, Error> {
     let rule = |&value| Ok(SeccompRule::new(vec![condition(argument, SeccompCmpOp::Eq, value)?])?);
     values.iter().map(rule).collect()
+}
+
+/// Returns the rule that there is no path in an argument.
+fn without_path(argument: u8) -> Result<Vec<SeccompRule>, Error> {
+    let is_null = SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
+    Ok(vec![SeccompRule::new(vec![is_null])?])
 }
 
 /// Returns the rule that a flag of an argument is set.
