@@ -450,9 +450,7 @@ impl Shared {
             }
         }
     }
-}
 
-impl Shared {
     /// Returns the name of the image for the log.
     fn name(&self) -> String {
         match &self.origin {

@@ -22,11 +22,11 @@ pub(super) struct Fetcher {
     freed: Condvar,
 }
 
-/// The place of a request, as long as its bytes are in memory.
+/// Permission for a request, as long as its bytes are in memory.
 #[derive(Debug)]
-struct Place<'a>(&'a Fetcher);
+struct Permit<'a>(&'a Fetcher);
 
-impl Drop for Place<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         *locked(&self.0.free) += 1;
         self.0.freed.notify_one();
@@ -38,8 +38,8 @@ impl Fetcher {
         Self { fetch, free: Mutex::new(REQUESTS), freed: Condvar::new() }
     }
 
-    /// Fetches a part of an object, and has it written by `write` before another request takes its
-    /// place.
+    /// Fetches a part of an object, and has it written by `write` before another request gets
+    /// its permit.
     ///
     /// # Errors
     /// [`FetchError`], also for an answer of another length.
@@ -49,7 +49,7 @@ impl Fetcher {
         range: Range<u64>,
         write: impl FnOnce(&Bytes) -> R,
     ) -> Result<R, FetchError> {
-        let _place = self.place();
+        let _permit = self.permit();
         let began = Instant::now();
         let wanted = range.end - range.start;
         let fetched = self.fetch.fetch(object, range).and_then(|bytes| match bytes.len() as u64 {
@@ -68,12 +68,12 @@ impl Fetcher {
         }
     }
 
-    fn place(&self) -> Place<'_> {
+    fn permit(&self) -> Permit<'_> {
         let mut free = locked(&self.free);
         while *free == 0 {
             free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
         }
         *free -= 1;
-        Place(self)
+        Permit(self)
     }
 }
