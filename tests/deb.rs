@@ -102,6 +102,8 @@ fn package_keeps_clients_and_configuration() {
     assert!(config.exists() && state.exists() && !container.path("usr/bin/isowire").exists());
     dpkg(&container, &["-P", "isowire"]);
     assert!(!config.exists() && !state.exists() && !container.path("var/lib/isowire").exists());
+    let cache = ["var/cache/isowire", "var/cache/private/isowire"].map(|path| container.path(path));
+    assert!(cache.iter().all(|cache| !cache.exists()), "{cache:?}");
     assert!(container.path("srv/iso/arch.iso").exists(), "ISOs are the operator's");
 }
 
