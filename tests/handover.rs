@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use common::iso;
 use common::nbd_clients::{Clients, Habit};
 use common::needs::{needs, tool};
+use common::ports::free_port;
 use common::rpc::Client as RpcClient;
 use common::running::{Running, text_of};
 
@@ -93,10 +94,6 @@ impl Stage {
     fn connect(&self, clients: &mut Clients, count: u64, habit: Habit) {
         clients.connect(count, habit, ([127, 0, 0, 1], self.ports[0]).into(), &self.image);
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[test]

@@ -21,7 +21,7 @@ use common::dhcp::{broadcast, client_socket, newcomer};
 use common::iso;
 use common::lan::{self, BRIDGE, Lan};
 use common::needs::{needs, tool};
-use common::nfs::free_port;
+use common::ports::free_port;
 use common::running::{Running, output_of};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isowire");

@@ -19,7 +19,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use common::needs::{asked_for_all, needs};
-use common::nfs::{Server, anonymous_memory, free_port, is_stopped, processor_ticks, serve, started};
+use common::nfs::{Server, anonymous_memory, is_stopped, processor_ticks, serve, started};
+use common::ports::free_port;
 use common::rpc::*;
 use common::running::Running;
 use common::tree::{self, BIG, MANY, Tree, tree};

@@ -3,7 +3,6 @@
 mod common;
 
 use std::fs::{self, Permissions};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,6 +12,7 @@ use tempfile::TempDir;
 
 use common::iso;
 use common::needs::{needs, only_with_all, tool};
+use common::ports::free_port;
 use common::running::{Running, output_of};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isowire");
@@ -91,10 +91,6 @@ fn serve(iso: &Path) -> Command {
     command.arg("serve").arg(iso);
     command.args(["--bind", "127.0.0.1", "--nbd", "0", "--nfs", "off", "--dhcp", "off", "--status", "off"]);
     command
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn tag(head: &str) -> &str {

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use common::nbd::{self, read_request, reply, request};
 use common::needs::{needs, tool};
-use common::nfs::{free_port, started};
+use common::nfs::started;
+use common::ports::free_port;
 use common::rpc::{Client, READ, nfs, read_arguments};
 use common::running::{Running, output_of};
 use common::slow_disk::SlowDisk;

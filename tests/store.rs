@@ -5,12 +5,11 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -24,6 +23,7 @@ use common::nbd::{self, read_request, reply};
 use common::nbd_clients::{Clients, Habit};
 use common::needs::{needs, tool};
 use common::object_store::{self, ObjectStore};
+use common::ports::free_port;
 use common::running::{Running, output_of};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isowire");
@@ -168,14 +168,6 @@ impl Stage {
             sleep(Duration::from_millis(50));
         }
     }
-}
-
-/// Returns a free port below those of outgoing connections, of which a store has many.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 10_000 + std::process::id() as u16 % 500 * 20;
-    let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed));
-    ports.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).expect("a free port")
 }
 
 /// Returns the space that the blocks in a cache folder take, in bytes.

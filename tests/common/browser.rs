@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::needs::tool;
-use super::nfs::free_port;
+use super::ports::free_port;
 
 pub const NEEDS: [&str; 3] = ["chromium", "chromedriver", "curl"];
 

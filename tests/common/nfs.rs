@@ -81,11 +81,6 @@ fn registered(runtime: &Runtime, listener: TcpListener) -> tokio::net::TcpListen
     tokio::net::TcpListener::from_std(listener).unwrap()
 }
 
-/// Returns a port of loopback that is free now.
-pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
-
 /// Makes the command `isowire serve` for NFS on loopback only.
 pub fn serve(iso: &Path, port: u16) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_isowire"));
