@@ -51,6 +51,7 @@ pub(crate) fn build() -> io::Result<Runtime> {
 ///
 /// # Errors
 /// That of the system if it permits fewer threads.
+#[cfg(feature = "store")]
 pub(crate) fn small(name: &str, workers: usize, blocking: usize) -> io::Result<Runtime> {
     // tokio panics when the system refuses a thread.
     if let (_, Some(error)) = try_threads(workers + blocking) {
