@@ -84,9 +84,9 @@ impl Drop for Log {
     }
 }
 
-/// What is logged without RUST_LOG. `object_store` logs each repetition of a request; what becomes of
-/// it is an error of isowire.
-const DEFAULT_FILTER: &str = "info,object_store=off";
+/// Events that are logged without RUST_LOG. `object_store` logs each repetition of a request, and the
+/// verifier of its TLS each wrong certificate; isowire's own line tells the cause once.
+const DEFAULT_FILTER: &str = "info,object_store=off,rustls_platform_verifier=off";
 
 /// Writer of one line, which gets it as a whole.
 struct Line;
