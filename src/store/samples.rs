@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -24,6 +26,15 @@ pub(crate) fn content(object: &Object, range: Range<u64>) -> Vec<u8> {
     let mut bytes: Vec<u8> = (range.start / 8..range.end.div_ceil(8)).flat_map(word).collect();
     bytes.truncate((range.end - range.start / 8 * 8) as usize);
     bytes.split_off((range.start % 8) as usize)
+}
+
+/// Waits until `condition` holds.
+pub(crate) fn until(condition: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !condition() {
+        assert!(since.elapsed() < Duration::from_secs(20), "it takes too long");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[derive(Debug, Default)]

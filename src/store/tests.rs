@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::ledger::{self, BLOCK};
-use super::samples::{FakeStore, content, object};
+use super::samples::{FakeStore, content, object, until};
 use super::{FetchError, Object, Store, StoredFile};
 use crate::extent::Extent;
 
@@ -48,15 +48,6 @@ fn file(folder: &Path, end: &str) -> PathBuf {
 /// Returns the space that blocks take on the disk, in bytes.
 fn space(folder: &Path) -> u64 {
     files(folder, "blocks").iter().map(|file| file.metadata().unwrap().blocks() * 512).sum()
-}
-
-/// Waits until `condition` holds.
-fn until(condition: impl Fn() -> bool) {
-    let since = Instant::now();
-    while !condition() {
-        assert!(since.elapsed() < Duration::from_secs(20), "it takes too long");
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]
