@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::container::{self, Container};
+use common::iso;
 use common::nbd_clients::{Clients, Habit};
 use common::needs::{needs, only_with_all, tool};
 use common::running::output_of;
-use common::tree::{self, tree};
 
 /// Where the unit of the NBD port listens.
 const NBD: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10809);
@@ -47,8 +47,10 @@ fn install(root: &Path, iso: &Path) {
 #[test]
 fn clients_outlive_systemctl_restart() {
     only_with_all!();
-    needs!(container::NEEDS, tree::NEEDS);
-    let iso = tree().iso;
+    needs!(container::NEEDS, ["xorriso"]);
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let iso = dir.path().join("arch.iso");
+    iso::noise(&iso, 1, 32 << 20);
     let image = Arc::new(fs::read(&iso).unwrap());
     let container = Container::start(|root| install(root, &iso));
     container.wait_until_active();

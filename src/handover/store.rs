@@ -1,10 +1,13 @@
 //! systemd's file descriptor store (sd_notify(3), `FDSTORE=1`): what is put there at SIGTERM comes
 //! to the next process beside the sockets of the units.
+//!
+//! systemd compares each file that it stores with all others, by a system call for each pair. So the
+//! open files lie in bundles: a thousand connections are five files for systemd.
 
 use std::collections::BTreeMap;
 use std::env;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -14,7 +17,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::descriptors::send_with;
+use super::descriptors::{MESSAGE_MAX, bundle, send_with, unbundle};
 use super::parcel::anonymous_file;
 use super::state::STATE_MAX;
 use super::{Outgoing, Parcel, State};
@@ -22,7 +25,7 @@ use super::{Outgoing, Parcel, State};
 /// Name of the state in the store.
 const STATE: &str = "isowire-state";
 
-/// Beginning of the names of the other open files; their numbers follow.
+/// Beginning of the names of the bundles; their numbers follow.
 const NUMBERED: &str = "isowire-";
 
 /// Time that the manager may take to answer at all. One that knows only `READY=1` never does, and
@@ -46,28 +49,11 @@ pub(crate) fn is_there() -> bool {
     env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// Puts everything into the store, and waits until systemd has it.
-///
-/// # Errors
-/// [`StoreError`]
-pub(crate) fn put(outgoing: &Outgoing) -> Result<(), StoreError> {
-    let Some(manager) = Manager::connect()? else { return Ok(()) };
-    manager.wait(ANSWERED_WITHIN)?;
-    let state = anonymous_file(&outgoing.state.emit()?)?;
-    for (number, file) in outgoing.descriptors().into_iter().enumerate() {
-        manager.send(&format!("FDSTORE=1\nFDNAME={NUMBERED}{number}"), &[file])?;
-    }
-    // Last: without a state the others are of no use.
-    manager.send(&format!("FDSTORE=1\nFDNAME={STATE}"), &[state.as_fd()])?;
-    manager.wait(STORED_WITHIN)?;
-    Ok(())
-}
-
 /// What came out of the store.
 #[derive(Debug, Default)]
 pub(crate) struct Stored {
     state: Option<OwnedFd>,
-    files: BTreeMap<usize, OwnedFd>,
+    bundles: BTreeMap<usize, OwnedFd>,
 }
 
 impl Stored {
@@ -79,7 +65,7 @@ impl Stored {
     /// Adds an inherited file for which [`Stored::is_name`] is true.
     pub(crate) fn add(&mut self, name: &str, file: OwnedFd) {
         match number_of(name) {
-            Some(number) => drop(self.files.insert(number, file)),
+            Some(number) => drop(self.bundles.insert(number, file)),
             None => self.state = Some(file),
         }
     }
@@ -87,19 +73,27 @@ impl Stored {
     /// Returns the names of what was stored, for [`forget`].
     pub(crate) fn names(&self) -> Vec<String> {
         let state = self.state.iter().map(|_| STATE.to_owned());
-        state.chain(self.files.keys().map(|number| format!("{NUMBERED}{number}"))).collect()
+        state.chain(self.bundles.keys().map(|number| format!("{NUMBERED}{number}"))).collect()
     }
 
-    /// Opens what was stored; `None` if nothing was.
+    /// Opens what was stored; `None` if nothing was. It stays in the store until [`forget`]: this
+    /// process may not start after all.
     ///
     /// # Errors
     /// [`StoreError`] for a state that cannot be used.
-    pub(crate) fn open(mut self) -> Result<Option<Parcel>, StoreError> {
+    pub(crate) fn open(self) -> Result<Option<Parcel>, StoreError> {
         let Some(state) = self.state else { return Ok(None) };
-        let mut bytes = Vec::new();
-        File::from(state).take(STATE_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        let (mut state, mut bytes) = (File::from(state), Vec::new());
+        // An earlier process may have read it, and failed to start.
+        state.rewind()?;
+        state.take(STATE_MAX as u64 + 1).read_to_end(&mut bytes)?;
         let state = State::parse(&bytes)?;
-        Ok(Some(Parcel::new(state, |number| self.files.remove(&number))))
+        let mut files = BTreeMap::new();
+        for (number, bundle) in self.bundles {
+            let numbers = number.saturating_mul(MESSAGE_MAX)..;
+            files.extend(numbers.zip(unbundle(bundle)?));
+        }
+        Ok(Some(Parcel::new(state, |number| files.remove(&number))))
     }
 }
 
@@ -121,9 +115,36 @@ pub(crate) fn forget(names: &[String]) -> io::Result<()> {
 }
 
 /// The socket of systemd.
-struct Manager(UnixDatagram);
+#[derive(Debug)]
+pub(crate) struct Manager(UnixDatagram);
 
 impl Manager {
+    /// Connects to a manager that has a store, and waits until it answers. Clients can be served
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// The error of the system; `TimedOut` for a manager that knows no more than `READY=1`.
+    pub(crate) fn reach() -> io::Result<Self> {
+        let manager = Self::connect()?.ok_or(io::ErrorKind::NotFound)?;
+        manager.wait(ANSWERED_WITHIN)?;
+        Ok(manager)
+    }
+
+    /// Puts everything into the store, and waits until systemd has it.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub(crate) fn put(&self, outgoing: &Outgoing) -> Result<(), StoreError> {
+        let state = anonymous_file(&outgoing.state.emit()?)?;
+        for (number, files) in outgoing.descriptors().chunks(MESSAGE_MAX).enumerate() {
+            self.store(&format!("{NUMBERED}{number}"), bundle(files)?.as_fd())?;
+        }
+        // Last: without a state the others are of no use.
+        self.store(STATE, state.as_fd())?;
+        self.wait(STORED_WITHIN)?;
+        Ok(())
+    }
+
     /// Connects to the manager of this service; `None` if there is none.
     fn connect() -> io::Result<Option<Self>> {
         let Some(path) = env::var_os("NOTIFY_SOCKET") else { return Ok(None) };
@@ -135,6 +156,12 @@ impl Manager {
             None => socket.connect(path)?,
         }
         Ok(Some(Self(socket)))
+    }
+
+    /// Puts a file into the store. systemd would remove one whose other end is closed
+    /// (sd_notify(3), `FDPOLL=0`), as that of a bundle is.
+    fn store(&self, name: &str, file: BorrowedFd<'_>) -> io::Result<()> {
+        self.send(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), &[file])
     }
 
     fn send(&self, message: &str, files: &[BorrowedFd<'_>]) -> io::Result<()> {

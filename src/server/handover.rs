@@ -17,7 +17,7 @@ use super::service_sockets::{DhcpMark, PortmapService, ServiceSockets};
 use super::sockets::Inherited;
 use crate::config::Config;
 use crate::dhcp::server::KnownConflicts;
-use crate::handover::store::{self, Stored};
+use crate::handover::store::{self, Manager, Stored};
 use crate::handover::takeover::{Predecessor, Successor, TakeoverError};
 use crate::handover::{Outgoing, Parcel};
 use crate::images::ImageSet;
@@ -294,12 +294,15 @@ impl Legacy {
 
     /// Gives everything to systemd, for the next process.
     pub(super) async fn put_into_store(&self) {
+        // Before the connections rest: their clients wait from then on.
+        let manager = spawn_blocking(Manager::reach).await;
         let outgoing = self.with(self.nbd.rest().await);
         let connections = outgoing.connections();
         if outgoing.is_without_clients() {
             return;
         }
-        let stored = spawn_blocking(move || store::put(&outgoing)).await;
+        let manager = manager.map_err(io::Error::other).flatten();
+        let stored = spawn_blocking(move || manager?.put(&outgoing)).await;
         match stored.map_err(|error| io::Error::other(error).into()).flatten() {
             Ok(()) => info!(connections, "NBD connections left to systemd for the next start"),
             Err(error) if connections == 0 => debug!("machines are not remembered: not stored: {error}"),
