@@ -83,6 +83,17 @@ impl StoredFile {
         Ok(self.0.bring(extent)?)
     }
 
+    /// Returns the bytes of the blocks of `extent` that have to be fetched.
+    pub(crate) fn absent(&self, extent: Extent) -> u64 {
+        self.0.absent(extent)
+    }
+
+    /// Waits until no client waits for a request to a store, and has space for the blocks of `extent`.
+    /// Returns `false` if blocks that are in use would have to go for them.
+    pub(crate) fn make_room(&self, extent: Extent) -> bool {
+        self.0.make_room(extent)
+    }
+
     /// Calls `read` while all blocks of `extent`, a few at most, are there. Waits for the store.
     ///
     /// # Errors
