@@ -155,10 +155,7 @@ mod tests {
             let bytes = list(blocks).emit();
             assert_eq!(bytes.len(), 44 + 4 * blocks.len());
             assert_eq!(BootList::of_image(&bytes, Identity(0x1234), SIZE), Ok(list(blocks)));
-            assert_eq!(
-                BootList::of_image(&bytes, Identity(0x1235), SIZE),
-                Err(BootListError::OtherImage)
-            );
+            assert_eq!(BootList::of_image(&bytes, Identity(0x1235), SIZE), Err(BootListError::OtherImage));
         }
         assert_eq!(list(&[3, 11, 4]).blocks, [3, 4], "the image has 11 blocks");
         let many: Vec<u32> = (0..2000).collect();

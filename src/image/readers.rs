@@ -169,7 +169,7 @@ impl From<&FetchError> for FaultKind {
             FetchError::Replaced => Self::ObjectReplaced,
             FetchError::NotFound => Self::ObjectMissing,
             FetchError::Refused(_) => Self::StoreRefused,
-            FetchError::Unreachable(_) => Self::StoreUnreachable,
+            FetchError::Certificate(_) | FetchError::Unreachable(_) => Self::StoreUnreachable,
         }
     }
 }
@@ -438,12 +438,14 @@ impl Shared {
             if is_waited_for && let Some(ahead) = stored.ahead(extent) {
                 self.read_ahead(ahead);
             }
-            if is_listed && !stored.make_room(extent) {
+            let room = if is_listed { stored.make_room(extent) } else { None };
+            if is_listed && room.is_none() {
                 // Blocks that are in use would go for it.
                 self.queue().stop_listed();
                 return Ok(());
             }
             stored.bring(extent)?;
+            drop(room);
         }
         // Most of a list is there in most cases.
         if is_listed && residency::is_cached(&self.file, extent) {

@@ -375,12 +375,8 @@ mod tests {
             site.send(&mut root, Extent { offset: block * MIB + 5, len: 4096 });
         }
         // Another machine.
-        let mut other = ConnectionTracker::new(
-            Arc::clone(&site.registry),
-            [10, 0, 0, 8].into(),
-            Protocol::Nbd,
-            site.now,
-        );
+        let mut other =
+            ConnectionTracker::new(Arc::clone(&site.registry), [10, 0, 0, 8].into(), Protocol::Nbd, site.now);
         other.attached(&site.image, site.now);
         site.send(&mut other, Extent { offset: 12 * MIB, len: MIB });
         assert!(learned(5).is_empty());

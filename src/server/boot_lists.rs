@@ -63,7 +63,9 @@ impl BootLists {
             }
             let current = images.current();
             if read.as_ref().is_none_or(|read| !Arc::ptr_eq(read, &current)) {
-                tokio::task::block_in_place(|| current.iter().for_each(|served| self.read(&served.name, &served.image)));
+                tokio::task::block_in_place(|| {
+                    current.iter().for_each(|served| self.read(&served.name, &served.image))
+                });
                 read = Some(current);
             }
             for learned in machines.learned(Instant::now()) {

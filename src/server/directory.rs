@@ -44,8 +44,7 @@ impl Directory {
     /// That of the system call which failed; the file is as it was then.
     pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let new = format!("{name}.new");
-        let written =
-            self.write(&new, bytes).and_then(|()| Ok(renameat(&self.0, &*new, &self.0, name)?));
+        let written = self.write(&new, bytes).and_then(|()| Ok(renameat(&self.0, &*new, &self.0, name)?));
         if written.is_err() {
             // It would take the room that the next one needs.
             self.remove(&new);

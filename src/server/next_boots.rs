@@ -51,7 +51,8 @@ impl NextFile {
                 format!("once: {}: {error}; let isowire write there", directory.display())
             })?;
         }
-        let file = Self { open: Directory::open(&directory).ok(), path: directory, writing: Mutex::default() };
+        let file =
+            Self { open: Directory::open(&directory).ok(), path: directory, writing: Mutex::default() };
         let text = file.read().map_err(|error| format!("{place}: {error}; let isowire read it"))?;
         if let Some(text) = text {
             let restored = config.rules.next().restore(&text);

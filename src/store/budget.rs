@@ -48,6 +48,8 @@ type Remove = Box<dyn Fn(&str) + Send + Sync>;
 pub(super) struct Budget {
     limit: u64,
     used: AtomicU64,
+    /// Bytes of [`Room`].
+    reserved: AtomicU64,
     started: Instant,
     files: Mutex<HashMap<String, FileUse>>,
     clock: Mutex<Clock>,
@@ -73,6 +75,19 @@ struct Clock {
     at: usize,
 }
 
+/// Space for bytes that are fetched although nobody waits for them.
+#[derive(Debug)]
+pub(crate) struct Room<'a> {
+    budget: &'a Budget,
+    bytes: u64,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.budget.reserved.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 impl Debug for Budget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Budget({} of {})", self.used(), self.limit)
@@ -85,6 +100,7 @@ impl Budget {
         Self {
             limit,
             used: AtomicU64::new(0),
+            reserved: AtomicU64::new(0),
             started: Instant::now(),
             files: Mutex::default(),
             clock: Mutex::default(),
@@ -167,10 +183,14 @@ impl Budget {
         }
     }
 
-    /// Has space for so many bytes that nobody waits for. Blocks that are in use do not go for
-    /// them: returns `false` if there is not enough without these.
-    pub(super) fn make_room(&self, bytes: u64) -> bool {
-        self.shrink(Chances::Kept, || self.used().saturating_add(bytes) <= self.limit)
+    /// Reserves space for so many bytes that nobody waits for. Blocks that are in use do not go for
+    /// them: returns `None` if there is not enough without these.
+    pub(super) fn make_room(&self, bytes: u64) -> Option<Room<'_>> {
+        let reserved = self.reserved.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        // Given back when it is dropped.
+        let room = Room { budget: self, bytes };
+        let is_enough = || self.used().saturating_add(reserved) <= self.limit;
+        (bytes == 0 || self.shrink(Chances::Kept, is_enough)).then_some(room)
     }
 
     /// Notes that so many more bytes are used.
@@ -364,18 +384,18 @@ mod tests {
         let (removed, remove) = removed();
         let budget = later(Budget::new(100, remove));
         budget.found("without an image", 10, at(5));
-        let blocks: Arc<dyn Evict> =
-            Arc::new(Blocks(Mutex::new([vec![UNUSED; 20], vec![0; 60]].concat())));
+        let blocks: Arc<dyn Evict> = Arc::new(Blocks(Mutex::new([vec![UNUSED; 20], vec![0; 60]].concat())));
         budget.watch(Arc::downgrade(&blocks));
         budget.opened("open", || Ok::<_, ()>(((), 80))).unwrap();
-        assert!(budget.make_room(10) && locked(&removed).is_empty());
-        assert!(budget.make_room(20) && locked(&removed).len() == 1);
-        assert!(budget.make_room(40) && budget.used() <= 60);
-        assert!(!budget.make_room(41), "those in use stay");
-        assert_eq!(budget.used(), 60);
+        assert!(budget.make_room(10).is_some() && locked(&removed).is_empty());
+        assert!(budget.make_room(20).is_some() && locked(&removed).len() == 1);
+        let room = budget.make_room(40).unwrap();
+        assert!(budget.used() <= 60 && budget.make_room(1).is_none(), "others have reserved the rest");
+        drop(room);
+        assert!(budget.make_room(41).is_none(), "those in use stay");
+        assert_eq!((budget.used(), budget.reserved.load(Ordering::Relaxed)), (60, 0));
         budget.take(41);
         assert!(budget.used() <= 100, "as for one who waits");
-        assert!(!budget.make_room(u64::MAX));
     }
 
     #[test]

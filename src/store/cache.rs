@@ -18,7 +18,7 @@ use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 
 use super::ahead::Streams;
 use super::blocks::{BlockState, Blocks};
-use super::budget::{Budget, Chances, Evict, Evicted};
+use super::budget::{Budget, Chances, Evict, Evicted, Room};
 use super::fetcher::Fetcher;
 use super::gate::{Gate, Pass};
 use super::ledger::{self, RECORD_LEN};
@@ -219,14 +219,13 @@ impl BlockCache {
         absent.map(|block| self.blocks.extent(block..block + 1).len).sum()
     }
 
-    /// Waits until a request would begin at once, and has space for the blocks of `extent` that are
-    /// not there. Returns `false` if blocks that are in use would have to go for them.
-    pub(super) fn make_room(&self, extent: Extent) -> bool {
+    /// Waits until a request would begin at once, and reserves space for the blocks of `extent` that
+    /// are not there. Returns `None` if blocks that are in use would have to go for them.
+    pub(super) fn make_room(&self, extent: Extent) -> Option<Room<'_>> {
         let absent = self.absent(extent);
-        if absent == 0 {
-            return true;
+        if absent > 0 {
+            self.fetcher.wait_until_free();
         }
-        self.fetcher.wait_until_free();
         self.budget.make_room(absent)
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::budget::Room;
 use super::cache::{BlockCache, RUN};
 use super::gate::Pass;
 use super::ledger;
@@ -88,9 +89,9 @@ impl StoredFile {
         self.0.absent(extent)
     }
 
-    /// Waits until no client waits for a request to a store, and has space for the blocks of `extent`.
-    /// Returns `false` if blocks that are in use would have to go for them.
-    pub(crate) fn make_room(&self, extent: Extent) -> bool {
+    /// Waits until no client waits for a request to a store, and reserves space for the blocks of
+    /// `extent`. Returns `None` if blocks that are in use would have to go for them.
+    pub(crate) fn make_room(&self, extent: Extent) -> Option<Room<'_>> {
         self.0.make_room(extent)
     }
 

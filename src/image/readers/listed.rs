@@ -30,12 +30,17 @@ impl Listed {
         }
         self.begun = Some(now);
         self.waiting.extend(list);
-        list.len().min(AT_ONCE)
+        self.ready()
+    }
+
+    /// Returns the number of ranges that could be read now.
+    pub(super) fn ready(&self) -> usize {
+        self.waiting.len().min(AT_ONCE.saturating_sub(self.under_way.len()))
     }
 
     /// Takes the next range.
     pub(super) fn pop(&mut self) -> Option<Extent> {
-        if self.under_way.len() >= AT_ONCE {
+        if self.ready() == 0 {
             return None;
         }
         let extent = self.waiting.pop_front()?;

@@ -433,7 +433,7 @@ impl Queue {
 
     /// Returns `true` if there are more idle readers than reads for them.
     pub(super) fn has_idle_readers(&self) -> bool {
-        self.idle > 0 && self.idle >= self.queued
+        self.idle > 0 && self.idle >= self.queued + self.listed.ready()
     }
 
     pub(super) fn readers(&self) -> usize {
@@ -524,6 +524,7 @@ fn cause(error: &io::Error, extent: Extent) -> (FaultKind, String) {
     if let Some(error) = FetchError::cause(error) {
         let text = match error {
             FetchError::Unreachable(why) => format!("its object store cannot be reached: {why}"),
+            FetchError::Certificate(fault) => format!("its object store: {error}; {}", fault.advice()),
             other => other.to_string(),
         };
         return (error.into(), text);
