@@ -398,14 +398,14 @@ impl Shared {
         if readers == 0 {
             return;
         }
-        self.is_busy.store(true, Ordering::Relaxed);
-        self.wake_readers(queue, readers);
-        let bytes: u64 = match &self.origin {
+        let absent: u64 = match &self.origin {
             Origin::Stored(stored) => list.iter().map(|extent| stored.absent(*extent)).sum(),
             Origin::File(_) => 0,
         };
-        if bytes > 0 {
-            info!(image = %self.name(), "fetching ahead what a boot reads: {} MiB", bytes >> 20);
+        self.is_busy.store(true, Ordering::Relaxed);
+        self.wake_readers(queue, readers);
+        if absent > 0 {
+            info!(image = %self.name(), "fetching ahead what a boot reads: {} MiB", absent.div_ceil(1 << 20));
         } else {
             debug!(image = %self.name(), "reading ahead what a boot reads");
         }
