@@ -81,7 +81,8 @@ fn cause<'a>(error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stat
 /// Returns what is wrong with a certificate, from the words of rustls.
 fn certificate_fault(error: &str) -> Option<CertificateFault> {
     let words = one_line(error.strip_prefix("invalid peer certificate: ")?);
-    Some(if words.contains("UnknownIssuer") {
+    // A bad signature: the host knows an authority of this name, with another key.
+    Some(if words.contains("UnknownIssuer") || words.contains("BadSignature") {
         CertificateFault::UnknownAuthority
     } else if words.contains("not valid for name") || words.contains("NotValidForName") {
         CertificateFault::OtherName(words)
@@ -150,7 +151,7 @@ mod tests {
             of(HttpError::new(HttpErrorKind::Connect, cause))
         };
         let unknown = FetchError::Certificate(CertificateFault::UnknownAuthority);
-        assert_eq!(of_tls("UnknownIssuer"), unknown);
+        assert_eq!([of_tls("UnknownIssuer"), of_tls("BadSignature")], [unknown.clone(), unknown.clone()]);
         let says = "its certificate is not accepted: this host does not know its authority";
         assert_eq!(unknown.to_string(), says);
         let dates = FetchError::Certificate(CertificateFault::Dates);
