@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use common::fault_proxy::{Fault, FaultProxy};
 use common::needs::{needs, tool};
 use common::object_store::{self, ObjectStore, environment};
+use common::ports::free_port;
 use common::running::{Running, output_of};
 use common::stage::{PROGRAM, SOON, got, port};
 
@@ -224,4 +225,49 @@ fn doctor_asks_the_store() {
     assert!(report.contains("s3://images/: images in the object store: 1 (not opened)"), "{report}");
     let report = doctor("s3://images/none/");
     assert!(report.contains("s3://images/none/: folder without *.iso"), "{report}");
+}
+
+/// Makes a certificate for `localhost` and its key, and a server of TLS that has them.
+fn tls_server(dir: &Path, port: u16) -> Running {
+    let (certificate, key) = (dir.join("certificate.pem"), dir.join("key.pem"));
+    let mut openssl = tool("openssl");
+    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
+    openssl.args([
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+    ]);
+    output_of(openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate));
+    fs::write(dir.join("arch.iso"), "no ISO").unwrap();
+    let mut server = tool("openssl");
+    server.args(["s_server", "-WWW", "-accept", &format!("127.0.0.1:{port}")]).current_dir(dir);
+    let mut server =
+        Running::start(server.arg("-cert").arg(&certificate).arg("-key").arg(&key), &dir.join("tls.log"));
+    server.wait_for("ACCEPT", SOON);
+    server
+}
+
+#[test]
+fn certificate_that_is_not_accepted_is_told() {
+    needs!(["openssl", "/etc/ssl/certs/ca-certificates.crt"]);
+    let (site, port) = (Site::new(), free_port());
+    let _server = tls_server(site.path(), port);
+    let failed = |host: &str, authority: Option<&Path>| {
+        let mut command = site.command(&[&format!("https://{host}:{port}/arch.iso")], port);
+        command.envs(authority.map(|file| ("SSL_CERT_FILE", file)));
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let says = "object store: its certificate is not accepted: this host does not know its authority; \
+                add the certificate of the authority to those of this host, or name a file of it in SSL_CERT_FILE";
+    let line = failed("localhost", None);
+    assert!(line.contains(says), "{line}");
+    let known = site.path().join("certificate.pem");
+    let line = failed("127.0.0.1", Some(&known));
+    assert!(line.contains("not valid for name") && line.contains("use a name of the store"), "{line}");
+    // The advice is right: the next complaint is about this server, which sends whole files only.
+    let line = failed("localhost", Some(&known));
+    assert!(line.contains("its server does not send parts of files"), "{line}");
 }

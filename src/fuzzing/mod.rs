@@ -37,6 +37,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; `tests/corpus.rs` checks that each has its file and its seeds.
 pub const TARGETS: &[Target] = &[
+    ("boot_list", store::boot_list),
     ("cms_signature", verify::cms_signature),
     ("config", menus::config),
     ("cpio", image::cpio),

@@ -1,5 +1,7 @@
-//! Properties of the ledger beside a cache file.
+//! Properties of the ledger beside a cache file, and of boot lists.
 
+use crate::image::BootList;
+use crate::image::boot_list::{BLOCKS_MAX, LEN_MAX};
 use crate::store::ledger::{RECORD_LEN, emit_head, emit_record, parse_head, parse_record};
 
 /// Checks that any bytes are parsed or refused; that a head which was parsed is written so that it is
@@ -18,4 +20,17 @@ pub fn ledger(data: &[u8]) {
             assert_eq!(parse_record(record, block + 1), None);
         }
     }
+}
+
+/// Checks that any bytes are parsed or refused; that a list which was parsed is written as it was; and
+/// that its ranges hold each of its bytes once.
+pub fn boot_list(data: &[u8]) {
+    let Ok(list) = BootList::parse(data) else { return };
+    assert!(data.len() <= LEN_MAX);
+    assert_eq!(list.emit(), data);
+    let mut extents = list.extents();
+    assert!(extents.len() <= BLOCKS_MAX && extents.iter().all(|extent| extent.len > 0));
+    extents.sort_by_key(|extent| extent.offset);
+    assert!(extents.windows(2).all(|pair| pair[0].end() <= pair[1].offset));
+    assert_eq!(list.bytes(), extents.iter().map(|extent| extent.len).sum::<u64>());
 }

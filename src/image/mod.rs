@@ -1,6 +1,7 @@
 //! The image: one ISO file, opened once, indexed once, never copied.
 
 pub mod arch;
+pub(crate) mod boot_list;
 pub(crate) mod boot_records;
 pub(crate) mod checksum;
 pub(crate) mod content;
@@ -37,6 +38,7 @@ use std::path::Path;
 
 pub use crate::extent::Extent;
 pub(crate) use arch::Archiso;
+pub(crate) use boot_list::BootList;
 pub(crate) use boot_records::BootRecords;
 pub use error::{FormatError, OpenError, SurveyError};
 pub use file_state::FileChangedError;

@@ -12,6 +12,7 @@
 //! Readers of an image in an object store first have its blocks fetched into the cache file. A store
 //! that fails or is silent is like such a disk.
 
+mod listed;
 mod queue;
 
 use std::fs::{self, File};
@@ -26,10 +27,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::Advice;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use self::queue::{Change, Medium, Queue, Waiter};
 use super::file_state::{FileMark, FileState};
+use super::residency;
 use crate::extent::Extent;
 use crate::locked::locked;
 use crate::metrics::{self, Event};
@@ -167,7 +169,7 @@ impl From<&FetchError> for FaultKind {
             FetchError::Replaced => Self::ObjectReplaced,
             FetchError::NotFound => Self::ObjectMissing,
             FetchError::Refused(_) => Self::StoreRefused,
-            FetchError::Unreachable(_) => Self::StoreUnreachable,
+            FetchError::Certificate(_) | FetchError::Unreachable(_) => Self::StoreUnreachable,
         }
     }
 }
@@ -274,6 +276,12 @@ impl Readers {
     /// Has `extent` read into the page cache, unless there is too much to do.
     pub(super) fn read_ahead(&self, extent: Extent) {
         self.0.read_ahead(extent);
+    }
+
+    /// Has the ranges of a boot list read while no other read waits, unless that was done a moment
+    /// ago.
+    pub(super) fn read_listed(&self, list: &[Extent], now: Instant) {
+        self.0.read_listed(list, now);
     }
 
     /// Starts a reader if there is none.
@@ -384,6 +392,25 @@ impl Shared {
         }
     }
 
+    fn read_listed(self: &Arc<Self>, list: &[Extent], now: Instant) {
+        let mut queue = self.queue();
+        let readers = queue.add_listed(list, now);
+        if readers == 0 {
+            return;
+        }
+        let absent: u64 = match &self.origin {
+            Origin::Stored(stored) => list.iter().map(|extent| stored.absent(*extent)).sum(),
+            Origin::File(_) => 0,
+        };
+        self.is_busy.store(true, Ordering::Relaxed);
+        self.wake_readers(queue, readers);
+        if absent > 0 {
+            info!(image = %self.name(), "fetching ahead what a boot reads: {} MiB", absent.div_ceil(1 << 20));
+        } else {
+            debug!(image = %self.name(), "reading ahead what a boot reads");
+        }
+    }
+
     /// Reads ranges until there are none for a while.
     fn run(self: &Arc<Self>) {
         let mut scratch = vec![0; STEP];
@@ -402,13 +429,27 @@ impl Shared {
         if !self.is_unchanged(Instant::now()) {
             return Err(io::ErrorKind::StaleNetworkFileHandle.into());
         }
+        let (is_waited_for, is_listed) = {
+            let queue = self.queue();
+            (queue.is_waited_for(extent), queue.is_listed(extent))
+        };
         if let Origin::Stored(stored) = &self.origin {
             // A hint makes no further hints.
-            let is_waited_for = self.queue().is_waited_for(extent);
             if is_waited_for && let Some(ahead) = stored.ahead(extent) {
                 self.read_ahead(ahead);
             }
+            let room = if is_listed { stored.make_room(extent) } else { None };
+            if is_listed && room.is_none() {
+                // Blocks that are in use would go for it.
+                self.queue().stop_listed();
+                return Ok(());
+            }
             stored.bring(extent)?;
+            drop(room);
+        }
+        // Most of a list is there in most cases.
+        if is_listed && residency::is_cached(&self.file, extent) {
+            return Ok(());
         }
         touch(&self.file, extent, scratch)
     }

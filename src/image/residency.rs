@@ -126,6 +126,12 @@ impl Residency {
     }
 }
 
+/// Returns `true` if the kernel says that every page of `extent`, which is not empty, is in the page
+/// cache or on its way there.
+pub(super) fn is_cached(file: &File, extent: Extent) -> bool {
+    sys::cached_pages(file.as_fd(), extent).is_ok_and(|pages| pages >= pages_of(extent))
+}
+
 /// Counts the pages of `extent`, which has at least one byte.
 fn pages_of(extent: Extent) -> u64 {
     ((extent.end() - 1) >> PAGE_BITS) - (extent.offset >> PAGE_BITS) + 1

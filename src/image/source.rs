@@ -8,10 +8,11 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::boot_list::BootList;
 use super::file_state::{FileChangedError, FileMark};
 use super::readers::{CHECK_INTERVAL, ImageFault, Patience, ReadClient, Readers};
 use super::residency::Residency;
@@ -37,6 +38,8 @@ pub struct Source {
     map: Option<Mapping>,
     len: u64,
     is_character_device: bool,
+    /// Ranges that a boot reads, once that is known.
+    boot_list: OnceLock<Vec<Extent>>,
 }
 
 impl Source {
@@ -90,8 +93,8 @@ impl Source {
         let map = (len > 0).then(|| Mapping::of(&file, map_len)).transpose()?;
         let residency = Residency::new(Arc::clone(&file), len);
         let stall_timeout = AtomicU64::new(STALL_TIMEOUT.as_secs());
-        let (stored, is_character_device) = (None, false);
-        Ok(Self { file, stored, residency, readers, stall_timeout, map, len, is_character_device })
+        let (stored, is_character_device, boot_list) = (None, false, OnceLock::new());
+        Ok(Self { file, stored, residency, readers, stall_timeout, map, len, is_character_device, boot_list })
     }
 
     /// Returns the cache file that the image is in, if it is in an object store.
@@ -243,6 +246,25 @@ impl Source {
     /// Has `extent` read into the page cache, unless there is too much to do.
     pub(crate) fn read_ahead(&self, extent: Extent) {
         self.readers.read_ahead(extent);
+    }
+
+    /// Sets what a boot reads of this image, unless that is known.
+    pub(crate) fn set_boot_list(&self, list: &BootList) {
+        // The first one stays.
+        let _ = self.boot_list.set(list.extents());
+    }
+
+    /// Returns `true` if it is known what a boot reads.
+    pub(crate) fn has_boot_list(&self) -> bool {
+        self.boot_list.get().is_some()
+    }
+
+    /// Has what a boot reads fetched and read into the page cache, while no client waits for a
+    /// read.
+    pub(crate) fn read_boot_list(&self, now: Instant) {
+        if let Some(list) = self.boot_list.get() {
+            self.readers.read_listed(list, now);
+        }
     }
 
     /// Reads `extent` into the page cache, whether it is there or not. A read that fails is

@@ -87,6 +87,7 @@ impl ImageError {
 fn advice(error: &FetchError, path: &Path, is_folder: bool) -> &'static str {
     let is_bucket = path.starts_with("s3:");
     match error {
+        FetchError::Certificate(fault) => fault.advice(),
         FetchError::NotFound if !is_bucket => "check its address",
         FetchError::Refused(_) if !is_bucket => "check whether anybody may read it",
         FetchError::Replaced | FetchError::Unreachable(_) if !is_bucket => {

@@ -2,8 +2,10 @@
 //! program, and root file systems.
 
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use super::Step;
+use super::learner::Learner;
 use crate::bootable::FileKinds;
 use crate::image::{Extent, Identity, Image, ImageFault, NodeId, NodeKind};
 
@@ -17,11 +19,14 @@ pub(super) struct TrackedImage {
     /// Identifies the image without keeping its file open.
     image: Weak<Image>,
     pub ranges: BootRanges,
+    /// What a boot reads, as long as that is not known.
+    pub learner: Learner,
 }
 
 impl TrackedImage {
     pub(super) fn new(name: &str, image: &Arc<Image>) -> Self {
-        Self { name: name.into(), image: Arc::downgrade(image), ranges: BootRanges::of(image) }
+        let (ranges, learner) = (BootRanges::of(image), Learner::default());
+        Self { name: name.into(), image: Arc::downgrade(image), ranges, learner }
     }
 
     pub(super) fn is(&self, image: &Image) -> bool {
@@ -41,6 +46,20 @@ impl TrackedImage {
     /// Returns the bytes of the image in the cache folder, if it is in an object store.
     pub(super) fn cached(&self) -> Option<u64> {
         self.image.upgrade()?.source.cached()
+    }
+
+    /// Has what a boot reads read ahead, for a machine that begins to boot the image. Returns `false`
+    /// if that is not known.
+    pub(super) fn read_boot_list(&self, now: Instant) -> bool {
+        let Some(image) = self.image.upgrade() else { return true };
+        image.source.read_boot_list(now);
+        image.source.has_boot_list()
+    }
+
+    /// Returns the image and what a boot reads of it, once a machine has shown that.
+    pub(super) fn learned(&self, now: Instant) -> Option<(Arc<Image>, Vec<u32>)> {
+        let blocks = self.learner.take(now)?;
+        Some((self.image.upgrade()?, blocks))
     }
 
     pub(super) fn is_open(&self) -> bool {

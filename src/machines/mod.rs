@@ -22,6 +22,7 @@ mod boot;
 mod boot_ranges;
 pub(crate) mod carried;
 pub(crate) mod diagnosis;
+mod learner;
 pub mod local;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub(crate) mod neighbours;
@@ -41,6 +42,7 @@ pub(crate) mod up;
 
 pub use crate::mac::Mac;
 pub(crate) use refused::RefusedBy;
+pub(crate) use registry::LearnedBoot;
 pub use registry::Registry;
 pub(crate) use requests::FileRequest;
 pub(crate) use stage::Running;

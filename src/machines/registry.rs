@@ -40,6 +40,15 @@ pub struct Registry {
     clock: OnceLock<Clock>,
 }
 
+/// An image, and the blocks that a machine read of it while it booted.
+#[derive(Debug)]
+pub(crate) struct LearnedBoot {
+    pub(crate) name: Arc<str>,
+    pub(crate) image: Arc<Image>,
+    /// In the order of their first reads.
+    pub(crate) blocks: Vec<u32>,
+}
+
 impl Registry {
     /// Creates an empty registry. `now` is the epoch of its counters.
     pub fn new(now: Instant) -> Self {
@@ -275,6 +284,16 @@ impl Registry {
     fn verifications(&self) -> Vec<VerificationStatus> {
         let reports = self.verifications.get().map(|verifications| verifications.report());
         reports.into_iter().flatten().map(VerificationStatus::from).collect()
+    }
+
+    /// Takes what was learned of boots since the last call.
+    pub(crate) fn learned(&self, now: Instant) -> Vec<LearnedBoot> {
+        let known_images = locked(&self.images);
+        let learned = known_images.iter().filter_map(|known| {
+            let (image, blocks) = known.learned(now)?;
+            Some(LearnedBoot { name: Arc::clone(&known.name), image, blocks })
+        });
+        learned.collect()
     }
 
     pub(super) fn known_image(&self, image: &Image) -> Option<Arc<TrackedImage>> {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::boot_ranges::{RangeKind, TrackedImage};
+use super::learner::Learner;
 use super::transfer_stats::TransferStats;
 use super::{FileRequest, Loss, Protocol, Registry, RootEnd, Step};
 use crate::bootable::FileKind;
 use crate::export::Batch;
 use crate::export::batch::Chunk;
-use crate::image::Image;
+use crate::image::{Extent, Image};
 use crate::metrics::{self, Tally};
 
 /// Reports the progress of one connection or transfer to the registry.
@@ -161,6 +162,7 @@ impl ConnectionTracker {
 
     /// Reports the parts of the image that `len` bytes from `offset` belong to.
     fn pass(&mut self, tracked: &Arc<TrackedImage>, offset: u64, len: u64) {
+        self.learn(tracked, Extent { offset, len });
         for (kind, from, len) in tracked.ranges.within(offset, len) {
             match kind {
                 RangeKind::Part(step) if self.kind == FileKind::Program => self.reach(step, Some(tracked)),
@@ -173,6 +175,13 @@ impl ConnectionTracker {
                 }
                 RangeKind::Part(_) | RangeKind::Root { .. } => {}
             }
+        }
+    }
+
+    /// Notes what is sent to the machine from which is learned what a boot reads.
+    fn learn(&self, tracked: &TrackedImage, extent: Extent) {
+        if let Some(stats) = self.stats.as_ref().filter(|stats| tracked.learner.follows(stats.number)) {
+            tracked.learner.note(stats.number, extent, self.last_seen);
         }
     }
 
@@ -196,6 +205,7 @@ impl ConnectionTracker {
         if let Some(stats) = &self.stats {
             self.registry.reached(self.peer, stats, step, tracked, self.last_seen);
         }
+        self.boots(tracked, Learner::began);
     }
 
     fn attach(&mut self, tracked: Option<&Arc<TrackedImage>>) {
@@ -207,6 +217,16 @@ impl ConnectionTracker {
         self.join(Step::Root);
         if let Some(stats) = &self.stats {
             self.registry.attached(self.peer, stats, self.protocol, tracked, self.last_seen);
+        }
+        self.boots(tracked, Learner::rooted);
+    }
+
+    /// Has what a boot of the image reads read ahead, or learns it from this machine by `learn`.
+    fn boots(&self, tracked: Option<&Arc<TrackedImage>>, learn: impl Fn(&Learner, u64, Instant)) {
+        let Some(tracked) = tracked else { return };
+        let is_known = tracked.read_boot_list(self.last_seen);
+        if let Some(stats) = self.stats.as_ref().filter(|_| !is_known) {
+            learn(&tracked.learner, stats.number, self.last_seen);
         }
     }
 
@@ -221,6 +241,9 @@ impl ConnectionTracker {
     fn release(&mut self, end: RootEnd) {
         if let (true, Some(stats)) = (std::mem::take(&mut self.is_root), &self.stats) {
             self.registry.released(self.peer, stats, end, self.last_seen);
+            if let Some(tracked) = &self.image {
+                tracked.learner.released(stats.number);
+            }
         }
     }
 }
@@ -240,7 +263,7 @@ mod tests {
 
     use super::*;
     use crate::export::Export;
-    use crate::image::Extent;
+    use crate::image::BootList;
     use crate::images::{ImageSet, ServedImage};
     use crate::machines::Stage;
     use crate::machines::boot_ranges::tests::{AIROOTFS, INITRAMFS, KERNEL, LOADER, MENU, MIB, image};
@@ -336,6 +359,38 @@ mod tests {
         tracker.ended(RootEnd::Released, site.now);
         assert_eq!((site.only().stage, site.only().root_connections), (Stage::Copied, 0));
         assert!(!is_on_root(9));
+    }
+
+    #[test]
+    fn boot_teaches_what_the_next_one_reads() {
+        let site = Site::new();
+        let learned = |seconds| site.registry.learned(site.now + Duration::from_secs(seconds));
+        // The kernel, and then eight blocks, two of which the image lacks: it has 16.
+        let mut loader = site.tracker(Protocol::Http);
+        loader.open(FileKind::Kernel);
+        site.send(&mut loader, KERNEL);
+        let mut root = site.tracker(Protocol::Nbd);
+        root.attached(&site.image, site.now);
+        for block in [15, 4, 6, 5, 7, 8, 9, 10] {
+            site.send(&mut root, Extent { offset: block * MIB + 5, len: 4096 });
+        }
+        // Another machine.
+        let mut other =
+            ConnectionTracker::new(Arc::clone(&site.registry), [10, 0, 0, 8].into(), Protocol::Nbd, site.now);
+        other.attached(&site.image, site.now);
+        site.send(&mut other, Extent { offset: 12 * MIB, len: MIB });
+        assert!(learned(5).is_empty());
+        let boots = learned(20);
+        assert_eq!(boots.len(), 1);
+        assert_eq!((&*boots[0].name, &boots[0].blocks[..]), ("arch", &[1, 15, 4, 6, 5, 7, 8, 9, 10][..]));
+        assert!(learned(40).is_empty());
+        // From now on it is read ahead, and nothing is learned.
+        let list = BootList::new(site.image.identity, site.image.source.len(), &boots[0].blocks);
+        site.image.source.set_boot_list(&list);
+        let mut next = site.tracker(Protocol::Nfs);
+        AIROOTFS.iter().for_each(|&extent| site.send(&mut next, extent));
+        assert!(learned(60).is_empty());
+        root.ended(RootEnd::Released, site.now);
     }
 
     #[test]

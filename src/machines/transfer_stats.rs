@@ -22,6 +22,8 @@ const CHUNKS_MAX: u64 = 16 << 10;
 /// Bytes sent to a machine in one boot.
 #[derive(Debug)]
 pub(super) struct TransferStats {
+    /// Number of the boot, from 1 on.
+    pub(super) number: u64,
     /// Origin of `last_seen`, which counts milliseconds.
     epoch: Instant,
     last_seen: AtomicU64,
@@ -33,7 +35,9 @@ pub(super) struct TransferStats {
 
 impl TransferStats {
     pub(super) fn new(epoch: Instant) -> Self {
-        Self { epoch, last_seen: AtomicU64::new(0), bytes: Default::default(), root: OnceLock::new() }
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let (number, last_seen) = (NEXT.fetch_add(1, Relaxed), AtomicU64::new(0));
+        Self { number, epoch, last_seen, bytes: Default::default(), root: OnceLock::new() }
     }
 
     /// Adds bytes of an image sent by `protocol`.

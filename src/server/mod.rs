@@ -1,6 +1,8 @@
 //! The server: opens the images, binds or inherits every socket, runs the services, reports when
 //! all are up, and shuts down in order.
 
+mod boot_lists;
+mod directory;
 mod file_checks;
 mod handover;
 mod image_updater;
@@ -29,6 +31,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use self::boot_lists::BootLists;
 use self::handover::{Arrival, Beginning, Legacy};
 use self::image_updater::ImageUpdater;
 use self::next_boots::NextFile;
@@ -129,6 +132,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let opened = image_updater::open(&config.images, images, verifications.clone(), remote.clone())?;
     let names: Vec<_> = opened.images.iter().map(|served| &*served.name).collect();
     let next_file = Arc::new(NextFile::open(config).map_err(StartError::NextBoots)?);
+    let boot_lists = Arc::new(BootLists::open(config));
     let identity = Identity::choose(config, &opened.images, next_file.directory())?;
     let mut sockets = ServiceSockets::open(config, inherited, &names, &identity)?;
     let now = Instant::now();
@@ -155,7 +159,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         updater.confine();
     }
     let runtime = runtime::build().map_err(StartError::Threads)?;
-    let outside = Outside { arrival, owner, next_file, remote };
+    let outside = Outside { arrival, owner, next_file, boot_lists, remote };
     let served = runtime.block_on(serve(config, sockets, updater, machines, outside));
     // Sessions of NBD and NFS last for days; they end here. A blocking task would hold up the
     // process that follows.
@@ -211,6 +215,7 @@ struct Outside {
     /// User who started this process.
     owner: Uid,
     next_file: Arc<NextFile>,
+    boot_lists: Arc<BootLists>,
     remote: Option<Arc<Remote>>,
 }
 
@@ -219,7 +224,7 @@ async fn serve(
     sockets: ServiceSockets,
     updater: ImageUpdater,
     machines: Arc<Registry>,
-    Outside { arrival, owner, next_file, remote }: Outside,
+    Outside { arrival, owner, next_file, boot_lists, remote }: Outside,
 ) -> Result<(), StartError> {
     let (mut stop_signals, hangup) = (StopSignals::new()?, signal(SignalKind::hangup())?);
     let snapshot = updater.snapshot();
@@ -247,6 +252,7 @@ async fn serve(
         ready,
         owner,
         next_file,
+        boot_lists,
         cache,
     };
     let legacy = Legacy { nbd: nbd.clone(), images, machines, dhcp_conflicts };

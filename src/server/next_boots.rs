@@ -1,19 +1,16 @@
 //! The next boots of machines: notes boots that are done, takes what the operator says, and keeps
 //! all of it over a restart.
 
-use std::fs::File;
-use std::io::{self, Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
-use rustix::io::Errno;
 use tokio::time::interval;
 use tracing::{info, warn};
 
+use super::directory::Directory;
 use crate::boot::next::{NextBoot, TEXT_MAX};
 use crate::boot::{Files, Rules};
 use crate::config::Config;
@@ -26,18 +23,15 @@ use crate::web::control::Control;
 /// Name of the file in the directory of state.
 pub(super) const NAME: &str = "next-boots";
 
-/// Name of the file while it is written.
-const NEW: &str = "next-boots.new";
-
 /// Interval at which boots that are done are looked for.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The file, in a directory that is opened before the user changes.
 #[derive(Debug)]
 pub(super) struct NextFile {
-    directory: PathBuf,
+    path: PathBuf,
     /// `None` without a directory: nothing can be kept.
-    open: Option<OwnedFd>,
+    open: Option<Directory>,
     /// Held while it is written.
     writing: Mutex<()>,
 }
@@ -57,7 +51,8 @@ impl NextFile {
                 format!("once: {}: {error}; let isowire write there", directory.display())
             })?;
         }
-        let file = Self { open: open_directory(&directory).ok(), directory, writing: Mutex::default() };
+        let file =
+            Self { open: Directory::open(&directory).ok(), path: directory, writing: Mutex::default() };
         let text = file.read().map_err(|error| format!("{place}: {error}; let isowire read it"))?;
         if let Some(text) = text {
             let restored = config.rules.next().restore(&text);
@@ -68,45 +63,21 @@ impl NextFile {
 
     /// Returns the directory if there is one.
     pub(super) fn directory(&self) -> Option<&Path> {
-        self.open.as_ref().map(|_| &*self.directory)
+        self.open.as_ref().map(|_| &*self.path)
     }
 
     fn read(&self) -> io::Result<Option<String>> {
         let Some(directory) = &self.open else { return Ok(None) };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match openat(directory, NAME, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(None),
-            opened => File::from(opened?),
-        };
-        let mut text = String::new();
-        file.take(TEXT_MAX).read_to_string(&mut text)?;
-        Ok(Some(text))
+        let bytes = directory.read(NAME, TEXT_MAX)?;
+        bytes.map(String::from_utf8).transpose().map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
     /// Replaces the file as a whole.
     fn write(&self, rules: &Rules) -> io::Result<()> {
         let directory = self.open.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let _writing = locked(&self.writing);
-        let written = write_new(directory, &rules.next().to_string())
-            .and_then(|()| Ok(renameat(directory, NEW, directory, NAME)?));
-        if written.is_err() {
-            // It would take the room that the next one needs.
-            let _ = unlinkat(directory, NEW, AtFlags::empty());
-        }
-        written
+        directory.replace(NAME, rules.next().to_string().as_bytes())
     }
-}
-
-fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    Ok(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
-}
-
-fn write_new(directory: &OwnedFd, text: &str) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = File::from(openat(directory, NEW, flags, Mode::from_raw_mode(0o644))?);
-    file.write_all(text.as_bytes())?;
-    // On the disk before it gets the name: a crash then leaves the old file or the new one.
-    file.sync_all()
 }
 
 /// The next boots of a running server.
@@ -143,7 +114,7 @@ impl NextBootControl {
             }
         }
         if is_changed && let Err(error) = tokio::task::block_in_place(|| self.file.write(&self.rules)) {
-            let file = self.file.directory.join(NAME);
+            let file = self.file.path.join(NAME);
             warn!(file = %file.display(), "next boots not written: {error}; a restart forgets them");
         }
     }
@@ -166,12 +137,12 @@ impl Control for NextBootControl {
     fn next(&self, machine: Mac, boot: &str) -> Result<String, String> {
         let boot = self.boot(boot)?;
         if self.file.directory().is_none() {
-            let directory = self.file.directory.display();
+            let directory = self.file.path.display();
             return Err(format!("the server has no place to note it: make {directory} and restart it"));
         }
         let now = Timestamp::now().as_second();
         self.rules.next().tell(machine, boot.clone(), now).map_err(|error| error.to_string())?;
-        let directory = self.file.directory.display();
+        let directory = self.file.path.display();
         self.file
             .write(&self.rules)
             .map_err(|error| format!("{directory}/{NAME}: {error}; a restart forgets it"))?;

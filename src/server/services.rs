@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
+use super::boot_lists::BootLists;
 use super::image_updater::ImageUpdater;
 use super::next_boots::{NextBootControl, NextFile};
 use super::service_sockets::{DhcpMark, PortmapService, ServiceSockets};
@@ -50,6 +51,7 @@ pub(super) struct Shared {
     /// User who started this process, and may start one that takes over.
     pub(super) owner: Uid,
     pub(super) next_file: Arc<NextFile>,
+    pub(super) boot_lists: Arc<BootLists>,
     /// Cache folder of images in object stores.
     pub(super) cache: Option<Arc<Store>>,
 }
@@ -101,6 +103,7 @@ pub(super) async fn start(
     services.start_tftp(sockets.tftp)?;
     services.start_status(sockets.status_socket, sockets.status);
     services.start_own_addresses();
+    services.start_boot_lists();
     services.start_offers(offered);
     let updates = updater.run(hangup, services.stop());
     services.spawn("images", unfailing(updates));
@@ -232,6 +235,12 @@ impl Services<'_> {
     fn start_own_addresses(&mut self) {
         let (machines, stop) = (self.machines(), self.stop());
         self.spawn_at_once("own addresses", async move { own_addresses::follow(&machines, stop).await });
+    }
+
+    fn start_boot_lists(&mut self) {
+        let (lists, machines) = (Arc::clone(&self.shared.boot_lists), self.machines());
+        let (images, stop) = (self.images(), self.stop());
+        self.spawn_at_once("boot lists", async move { lists.run(&machines, images, stop).await });
     }
 
     /// Lets another process of this user take over from this one.

@@ -114,6 +114,11 @@ impl Blocks {
         }
     }
 
+    /// Returns `true` if a block was used since the last search for blocks to evict.
+    pub(super) fn has_chance(&self, block: u64) -> bool {
+        self.cell(block).is_some_and(|cell| cell.load(Ordering::Relaxed) & REFERENCED != 0)
+    }
+
     /// Takes the next chance of a block. Returns `true` if it had none left, and is absent now.
     pub(super) fn evict(&self, block: u64) -> bool {
         let Some(cell) = self.cell(block) else { return false };
@@ -168,7 +173,8 @@ mod tests {
         assert!(!blocks.evict(0), "absent");
         blocks.arrived(0);
         assert!(!blocks.evict(0));
-        assert!(blocks.use_held(extent(0, 1)) && !blocks.evict(0));
+        assert!(!blocks.has_chance(0) && blocks.use_held(extent(0, 1)) && blocks.has_chance(0));
+        assert!(!blocks.evict(0));
         assert!(blocks.evict(0) && !blocks.hold(extent(0, 1)));
         assert!(blocks.evict(1), "not used by this process");
     }

@@ -20,7 +20,16 @@ const EVICTED_TOGETHER: usize = 8;
 /// A cache file of which blocks can be evicted.
 pub(super) trait Evict: Debug + Send + Sync {
     /// Evicts at most `most` blocks, and goes on where the last call stopped.
-    fn evict(&self, most: usize) -> Evicted;
+    fn evict(&self, most: usize, chances: Chances) -> Evicted;
+}
+
+/// The second chances of blocks that were used since the last search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Chances {
+    /// The search takes them, and comes back.
+    Taken,
+    /// Such blocks stay.
+    Kept,
 }
 
 /// Result of a search for blocks to evict.
@@ -39,6 +48,8 @@ type Remove = Box<dyn Fn(&str) + Send + Sync>;
 pub(super) struct Budget {
     limit: u64,
     used: AtomicU64,
+    /// Bytes of [`Room`].
+    reserved: AtomicU64,
     started: Instant,
     files: Mutex<HashMap<String, FileUse>>,
     clock: Mutex<Clock>,
@@ -64,6 +75,19 @@ struct Clock {
     at: usize,
 }
 
+/// Space for bytes that are fetched although nobody waits for them.
+#[derive(Debug)]
+pub(crate) struct Room<'a> {
+    budget: &'a Budget,
+    bytes: u64,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.budget.reserved.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 impl Debug for Budget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Budget({} of {})", self.used(), self.limit)
@@ -76,6 +100,7 @@ impl Budget {
         Self {
             limit,
             used: AtomicU64::new(0),
+            reserved: AtomicU64::new(0),
             started: Instant::now(),
             files: Mutex::default(),
             clock: Mutex::default(),
@@ -154,8 +179,18 @@ impl Budget {
     pub(super) fn take(&self, bytes: u64) {
         self.add(bytes);
         if self.used() > self.limit {
-            self.shrink(|| self.used() <= self.limit);
+            self.shrink(Chances::Taken, || self.used() <= self.limit);
         }
+    }
+
+    /// Reserves space for so many bytes that nobody waits for. Blocks that are in use do not go for
+    /// them: returns `None` if there is not enough without these.
+    pub(super) fn make_room(&self, bytes: u64) -> Option<Room<'_>> {
+        let reserved = self.reserved.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        // Given back when it is dropped.
+        let room = Room { budget: self, bytes };
+        let is_enough = || self.used().saturating_add(reserved) <= self.limit;
+        (bytes == 0 || self.shrink(Chances::Kept, is_enough)).then_some(room)
     }
 
     /// Notes that so many more bytes are used.
@@ -171,15 +206,17 @@ impl Budget {
     /// Frees some space, since the disk is full. Returns `true` if something went.
     pub(super) fn relieve(&self) -> bool {
         let before = self.used();
-        self.shrink(|| self.used() < before)
+        self.shrink(Chances::Taken, || self.used() < before)
     }
 
     /// Removes files and evicts blocks until it is enough. Returns `false` if there was not enough.
-    fn shrink(&self, is_enough: impl Fn() -> bool) -> bool {
+    fn shrink(&self, chances: Chances, is_enough: impl Fn() -> bool) -> bool {
         let mut clock = locked(&self.clock);
         let is_start = self.started.elapsed() < START;
         while !self.is_shared() && !is_enough() {
-            let is_freed = (!is_start && self.remove_oldest()) || clock.evict(self) || self.remove_oldest();
+            let is_freed = (!is_start && self.remove_oldest())
+                || clock.evict(self, chances)
+                || (chances == Chances::Taken && self.remove_oldest());
             if !is_freed {
                 break;
             }
@@ -206,15 +243,18 @@ impl Budget {
         metrics::set(Gauge::CacheUsed, used);
     }
 
+    /// Takes bytes off those that are used. A number that went below zero would look like a full
+    /// cache for ever.
     fn sub(&self, bytes: u64) {
-        let used = self.used.fetch_sub(bytes, Ordering::Relaxed) - bytes;
-        metrics::set(Gauge::CacheUsed, used);
+        let less = |used: u64| Some(used.saturating_sub(bytes));
+        let before = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        metrics::set(Gauge::CacheUsed, before.unwrap_or_default().saturating_sub(bytes));
     }
 }
 
 impl Clock {
     /// Evicts some blocks. Returns `false` if there is none that could go.
-    fn evict(&mut self, budget: &Budget) -> bool {
+    fn evict(&mut self, budget: &Budget, chances: Chances) -> bool {
         self.caches.retain(|cache| cache.strong_count() > 0);
         // Once around takes the second chances, and once more the blocks; the first and the last
         // file are searched in part.
@@ -223,7 +263,7 @@ impl Clock {
                 self.at = if self.at + 1 < self.caches.len() { self.at + 1 } else { 0 };
                 continue;
             };
-            let evicted = cache.evict(EVICTED_TOGETHER);
+            let evicted = cache.evict(EVICTED_TOGETHER, chances);
             if evicted.is_end {
                 self.at = if self.at + 1 < self.caches.len() { self.at + 1 } else { 0 };
             }
@@ -242,16 +282,20 @@ mod tests {
 
     use super::*;
 
+    /// A block without a second chance.
+    const UNUSED: u32 = 1;
+
     /// A file whose blocks of one byte are evicted in their order.
     #[derive(Debug)]
     struct Blocks(Mutex<Vec<u32>>);
 
     impl Evict for Blocks {
-        fn evict(&self, most: usize) -> Evicted {
+        fn evict(&self, most: usize, chances: Chances) -> Evicted {
             let mut blocks = locked(&self.0);
-            let evicted = blocks.len().min(most);
+            let is_free = |block: &u32| chances == Chances::Taken || *block == UNUSED;
+            let evicted = blocks.iter().take(most).take_while(|block| is_free(block)).count();
             blocks.drain(..evicted);
-            Evicted { bytes: evicted as u64, is_end: blocks.is_empty() }
+            Evicted { bytes: evicted as u64, is_end: evicted < most || blocks.is_empty() }
         }
     }
 
@@ -333,5 +377,35 @@ mod tests {
         assert_eq!((budget.used(), locked(&budget.files)["a"].bytes), (60, 60));
         budget.opened("a", || Ok::<_, ()>(((), 61))).unwrap();
         assert_eq!(budget.used(), 61);
+    }
+
+    #[test]
+    fn room_for_what_nobody_waits_for_costs_no_block_in_use() {
+        let (removed, remove) = removed();
+        let budget = later(Budget::new(100, remove));
+        budget.found("without an image", 10, at(5));
+        let blocks: Arc<dyn Evict> = Arc::new(Blocks(Mutex::new([vec![UNUSED; 20], vec![0; 60]].concat())));
+        budget.watch(Arc::downgrade(&blocks));
+        budget.opened("open", || Ok::<_, ()>(((), 80))).unwrap();
+        assert!(budget.make_room(10).is_some() && locked(&removed).is_empty());
+        assert!(budget.make_room(20).is_some() && locked(&removed).len() == 1);
+        let room = budget.make_room(40).unwrap();
+        assert!(budget.used() <= 60 && budget.make_room(1).is_none(), "others have reserved the rest");
+        drop(room);
+        assert!(budget.make_room(41).is_none(), "those in use stay");
+        assert_eq!((budget.used(), budget.reserved.load(Ordering::Relaxed)), (60, 0));
+        budget.take(41);
+        assert!(budget.used() <= 100, "as for one who waits");
+    }
+
+    #[test]
+    fn space_that_is_given_back_twice_is_not_less_than_none() {
+        let budget = Budget::new(100, Box::new(|_| ()));
+        budget.take(10);
+        budget.give_back(10);
+        budget.give_back(10);
+        assert_eq!(budget.used(), 0);
+        budget.take(10);
+        assert_eq!(budget.used(), 10);
     }
 }

@@ -18,7 +18,7 @@ use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 
 use super::ahead::Streams;
 use super::blocks::{BlockState, Blocks};
-use super::budget::{Budget, Evict, Evicted};
+use super::budget::{Budget, Chances, Evict, Evicted, Room};
 use super::fetcher::Fetcher;
 use super::gate::{Gate, Pass};
 use super::ledger::{self, RECORD_LEN};
@@ -211,6 +211,22 @@ impl BlockCache {
     pub(super) fn ahead(&self, extent: Extent) -> Option<Extent> {
         let ahead = locked(&self.streams).note(Blocks::touched(extent))?;
         Some(self.blocks.extent(ahead)).filter(|ahead| !ahead.is_empty() && !self.blocks.hold(*ahead))
+    }
+
+    /// Returns the bytes of the blocks of `extent` that are not there.
+    pub(super) fn absent(&self, extent: Extent) -> u64 {
+        let absent = Blocks::touched(extent).filter(|&block| self.blocks.state(block) == BlockState::Absent);
+        absent.map(|block| self.blocks.extent(block..block + 1).len).sum()
+    }
+
+    /// Waits until a request would begin at once, and reserves space for the blocks of `extent` that
+    /// are not there. Returns `None` if blocks that are in use would have to go for them.
+    pub(super) fn make_room(&self, extent: Extent) -> Option<Room<'_>> {
+        let absent = self.absent(extent);
+        if absent > 0 {
+            self.fetcher.wait_until_free();
+        }
+        self.budget.make_room(absent)
     }
 
     /// Waits until all blocks of `extent` have been there at some moment: fetches those that are not,
@@ -411,8 +427,8 @@ pub(super) fn read_records(ledger: &File, object: &Object) -> io::Result<Vec<u8>
 }
 
 impl Evict for BlockCache {
-    fn evict(&self, most: usize) -> Evicted {
-        let (claims, is_end) = self.choose(most);
+    fn evict(&self, most: usize, chances: Chances) -> Evicted {
+        let (claims, is_end) = self.choose(most, chances);
         if claims.is_empty() {
             return Evicted { bytes: 0, is_end };
         }
@@ -438,14 +454,15 @@ impl Evict for BlockCache {
 impl BlockCache {
     /// Chooses blocks to evict, which are absent from now on and busy as long as they are claimed.
     /// Tells whether it came to the end of the file.
-    fn choose(&self, most: usize) -> (Vec<Claim<'_>>, bool) {
+    fn choose(&self, most: usize, chances: Chances) -> (Vec<Claim<'_>>, bool) {
         let mut busy = self.busy();
         let mut claims = Vec::new();
         let count = self.blocks.count();
         while busy.hand < count && claims.len() < most {
             let block = busy.hand;
             busy.hand += 1;
-            if !busy.blocks.contains_key(&block) && self.blocks.evict(block) {
+            let is_spared = chances == Chances::Kept && self.blocks.has_chance(block);
+            if !is_spared && !busy.blocks.contains_key(&block) && self.blocks.evict(block) {
                 claims.push(self.claim(&mut busy, block..block + 1));
             }
         }

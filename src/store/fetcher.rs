@@ -1,7 +1,7 @@
 //! The way to the objects, for as many requests at a time as memory may hold.
 
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -29,7 +29,8 @@ struct Permit<'a>(&'a Fetcher);
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         *locked(&self.0.free) += 1;
-        self.0.freed.notify_one();
+        // All: one that only waits for its turn takes none.
+        self.0.freed.notify_all();
     }
 }
 
@@ -68,12 +69,22 @@ impl Fetcher {
         }
     }
 
+    /// Waits until a request would begin at once.
+    pub(super) fn wait_until_free(&self) {
+        drop(self.free());
+    }
+
     fn permit(&self) -> Permit<'_> {
+        *self.free() -= 1;
+        Permit(self)
+    }
+
+    /// Waits until there is a permit, and returns how many.
+    fn free(&self) -> MutexGuard<'_, usize> {
         let mut free = locked(&self.free);
         while *free == 0 {
             free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
         }
-        *free -= 1;
-        Permit(self)
+        free
     }
 }

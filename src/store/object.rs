@@ -29,9 +29,41 @@ pub enum FetchError {
     NotFound,
     #[error("the store refuses access: {0}")]
     Refused(String),
+    /// It has TLS, and a certificate that is not accepted.
+    #[error("its certificate is not accepted: {0}")]
+    Certificate(CertificateFault),
     /// No answer, an answer in time of trouble (5xx), or one that was cut short.
     #[error("{0}")]
     Unreachable(String),
+}
+
+/// Reason for which the certificate of a store is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateFault {
+    #[error("this host does not know its authority")]
+    UnknownAuthority,
+    /// With the words of the TLS library.
+    #[error("{0}")]
+    OtherName(String),
+    #[error("it has expired, or is not valid yet")]
+    Dates,
+    #[error("{0}")]
+    Other(String),
+}
+
+impl CertificateFault {
+    /// Returns what to do.
+    pub(crate) const fn advice(&self) -> &'static str {
+        match self {
+            // rustls-native-certs: the file is read instead of those of the host.
+            Self::UnknownAuthority => {
+                "add the certificate of the authority to those of this host, or name a file of it in SSL_CERT_FILE"
+            }
+            Self::OtherName(_) => "use a name of the store for which its certificate is",
+            Self::Dates => "renew the certificate of the store, or set the clock of this host",
+            Self::Other(_) => "give the store another certificate",
+        }
+    }
 }
 
 impl FetchError {
@@ -47,7 +79,7 @@ impl From<FetchError> for io::Error {
             FetchError::Replaced => io::ErrorKind::StaleNetworkFileHandle,
             FetchError::NotFound => io::ErrorKind::NotFound,
             FetchError::Refused(_) => io::ErrorKind::PermissionDenied,
-            FetchError::Unreachable(_) => io::ErrorKind::HostUnreachable,
+            FetchError::Certificate(_) | FetchError::Unreachable(_) => io::ErrorKind::HostUnreachable,
         };
         io::Error::new(kind, error)
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::budget::Room;
 use super::cache::{BlockCache, RUN};
 use super::gate::Pass;
 use super::ledger;
@@ -81,6 +82,17 @@ impl StoredFile {
     /// The error of the store, a [`FetchError`] in it; that of the cache folder's disk.
     pub(crate) fn bring(&self, extent: Extent) -> io::Result<()> {
         Ok(self.0.bring(extent)?)
+    }
+
+    /// Returns the bytes of the blocks of `extent` that have to be fetched.
+    pub(crate) fn absent(&self, extent: Extent) -> u64 {
+        self.0.absent(extent)
+    }
+
+    /// Waits until no client waits for a request to a store, and reserves space for the blocks of
+    /// `extent`. Returns `None` if blocks that are in use would have to go for them.
+    pub(crate) fn make_room(&self, extent: Extent) -> Option<Room<'_>> {
+        self.0.make_room(extent)
     }
 
     /// Calls `read` while all blocks of `extent`, a few at most, are there. Waits for the store.

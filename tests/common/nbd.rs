@@ -1,12 +1,17 @@
 //! An NBD client with simple replies, like the kernel's, that asks for any reads in any order.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Attaches to an export of the server on this port of loopback.
 pub fn attach(port: u16, export: &str) -> TcpStream {
-    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    attach_to(([127, 0, 0, 1], port).into(), export)
+}
+
+/// Attaches to an export of a server.
+pub fn attach_to(server: SocketAddr, export: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(server).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut greeting = [0; 18];
     socket.read_exact(&mut greeting).unwrap();

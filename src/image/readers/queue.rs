@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::listed::Listed;
 use super::{CHECK_INTERVAL, FaultKind, ImageFault, Patience, READERS, ReadClient, ReadDone};
 use crate::extent::Extent;
 use crate::metrics::{self, Event};
@@ -101,6 +102,7 @@ pub(super) struct Queue {
     /// Number of reads that have not begun, and of hints among them.
     queued: usize,
     hints: usize,
+    listed: Listed,
     readers: usize,
     idle: usize,
     /// Ranges that are being read, as many as there are readers.
@@ -194,7 +196,9 @@ impl Queue {
     /// Takes a read that is due for another try, or one of the client whose turn it is.
     pub(super) fn pop(&mut self, now: Instant) -> Option<Extent> {
         loop {
-            let extent = self.retries.pop(now).or_else(|| self.pop_queued())?;
+            let Some(extent) = self.retries.pop(now).or_else(|| self.pop_queued()) else {
+                return self.pop_listed(now);
+            };
             let put_off = self.put_off(extent);
             let Entry::Occupied(mut read) = self.reads.entry(extent) else { continue };
             let is_probe = read.get().failures > 0 && self.retries.0.len() < PROBES;
@@ -244,8 +248,44 @@ impl Queue {
         None
     }
 
+    /// Has the ranges of a boot list read while no other read waits. Returns the number of readers
+    /// that are needed for it.
+    pub(super) fn add_listed(&mut self, list: &[Extent], now: Instant) -> usize {
+        if self.fault.is_some() { 0 } else { self.listed.begin(list, now) }
+    }
+
+    /// Returns `true` if this is a read of the boot list.
+    pub(super) fn is_listed(&self, extent: Extent) -> bool {
+        self.listed.is_under_way(extent)
+    }
+
+    /// Leaves the rest of the boot list to the machine that reads it.
+    pub(super) fn stop_listed(&mut self) {
+        self.listed.stop();
+    }
+
+    fn pop_listed(&mut self, now: Instant) -> Option<Extent> {
+        if self.fault.is_some() {
+            self.listed.stop();
+        }
+        loop {
+            let extent = self.listed.pop()?;
+            if let Entry::Vacant(new) = self.reads.entry(extent) {
+                let state = ReadState::Reading { since: now };
+                new.insert(ColdRead { state, ..ColdRead::queued(Vec::new(), false) });
+                self.under_way.push(extent);
+                return Some(extent);
+            }
+            // Someone waits for the same.
+            self.listed.end(extent);
+        }
+    }
+
     /// Ends a read, or has it repeated if it failed.
     pub(super) fn end(&mut self, extent: Extent, result: io::Result<()>, now: Instant) -> Option<Change> {
+        if self.listed.end(extent) && result.is_err() {
+            self.listed.stop();
+        }
         self.hanging.retain(|hanging| *hanging != extent);
         self.under_way.retain(|other| *other != extent);
         match result {
@@ -393,7 +433,7 @@ impl Queue {
 
     /// Returns `true` if there are more idle readers than reads for them.
     pub(super) fn has_idle_readers(&self) -> bool {
-        self.idle > 0 && self.idle >= self.queued
+        self.idle > 0 && self.idle >= self.queued + self.listed.ready()
     }
 
     pub(super) fn readers(&self) -> usize {
@@ -428,6 +468,7 @@ impl Queue {
     pub(super) fn close(&mut self) {
         self.is_closed = true;
         self.retries.0.clear();
+        self.listed.stop();
     }
 }
 
@@ -483,6 +524,7 @@ fn cause(error: &io::Error, extent: Extent) -> (FaultKind, String) {
     if let Some(error) = FetchError::cause(error) {
         let text = match error {
             FetchError::Unreachable(why) => format!("its object store cannot be reached: {why}"),
+            FetchError::Certificate(fault) => format!("its object store: {error}; {}", fault.advice()),
             other => other.to_string(),
         };
         return (error.into(), text);

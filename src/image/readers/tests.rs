@@ -153,3 +153,66 @@ fn closed_image_ends_its_readers() {
         thread::sleep(Duration::from_millis(1));
     }
 }
+
+/// Returns the ranges of every second block of an object.
+fn every_second(blocks: u64) -> Vec<Extent> {
+    (0..blocks).step_by(2).map(|block| extent(block * BLOCK, BLOCK)).collect()
+}
+
+#[tokio::test]
+async fn client_does_not_wait_for_the_boot_list() {
+    let (dir, fake) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));
+    let file = fake.cache(dir.path(), 100).open(&object("a", 60, 5)).unwrap();
+    let readers = Readers::of_stored(file.clone());
+    let (client, mut done) = ReadClient::new(Patience::Waits);
+    fake.hold(true);
+    readers.read_listed(&every_second(60), Instant::now());
+    until(|| fake.requests() == listed::AT_ONCE);
+    readers.read(extent(31 * BLOCK, 10), &client, 1);
+    until(|| fake.requests() == listed::AT_ONCE + 1);
+    fake.hold(false);
+    assert!(done.recv().await.unwrap().result.is_ok());
+    until(|| every_second(60).iter().all(|&listed| file.holds(listed)));
+    let fetched = fake.fetched();
+    assert!(fetched.len() == 31 && fetched.values().all(|&times| times == 1), "{fetched:?}");
+}
+
+#[test]
+fn boot_list_takes_no_block_that_is_in_use() {
+    let (dir, fake) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));
+    let store = fake.cache(dir.path(), 10);
+    let used = store.open(&object("used", 4, 0)).unwrap();
+    used.bring(extent(0, 4 * BLOCK)).unwrap();
+    let file = store.open(&object("a", 60, 0)).unwrap();
+    fake.take_requests();
+    let readers = Readers::of_stored(file.clone());
+    readers.read_listed(&every_second(60), Instant::now());
+    until(|| file.held() > 0 && readers.0.queue().is_empty());
+    thread::sleep(Duration::from_millis(50));
+    // Space is reserved as long as it is written to, so some may be left.
+    assert!(used.held() == 4 * BLOCK && file.held() <= 6 * BLOCK, "{:?}", fake.fetched());
+    assert_eq!(file.held(), fake.fetched().len() as u64 * BLOCK, "nothing came in vain");
+}
+
+#[test]
+fn boot_list_is_left_while_the_store_is_down() {
+    let (dir, fake) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));
+    let file = fake.cache(dir.path(), 100).open(&object("a", 60, 0)).unwrap();
+    let readers = Readers::of_stored(file);
+    fake.fail(Some(FetchError::Unreachable("connection refused".into())));
+    readers.read_listed(&every_second(60), Instant::now());
+    until(|| readers.fault().is_some());
+    thread::sleep(Duration::from_millis(50));
+    assert!(fake.requests() <= listed::AT_ONCE, "{}", fake.requests());
+}
+
+#[test]
+fn boot_list_of_a_file_is_read_into_the_page_cache() {
+    let file = file_of(16 << 20);
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&*file, 0, None, Advice::DontNeed).unwrap();
+    let readers = readers_of(&file);
+    readers.read_listed(&every_second(16), Instant::now());
+    until(|| every_second(16).iter().all(|&listed| residency::is_cached(&file, listed)));
+    until(|| readers.0.queue().is_empty());
+}

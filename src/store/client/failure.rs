@@ -7,7 +7,7 @@ use std::iter::successors;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
-use super::FetchError;
+use super::{CertificateFault, FetchError};
 
 /// Longest code of an error that is shown.
 const CODE_MAX: usize = 64;
@@ -78,6 +78,21 @@ fn cause<'a>(error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stat
     (*error).source()
 }
 
+/// Returns what is wrong with a certificate, from the words of rustls.
+fn certificate_fault(error: &str) -> Option<CertificateFault> {
+    let words = one_line(error.strip_prefix("invalid peer certificate: ")?);
+    // A bad signature: the host knows an authority of this name, with another key.
+    Some(if words.contains("UnknownIssuer") || words.contains("BadSignature") {
+        CertificateFault::UnknownAuthority
+    } else if words.contains("not valid for name") || words.contains("NotValidForName") {
+        CertificateFault::OtherName(words)
+    } else if ["expired", "Expired", "not valid yet", "NotValidYet"].iter().any(|date| words.contains(date)) {
+        CertificateFault::Dates
+    } else {
+        CertificateFault::Other(words)
+    })
+}
+
 /// Returns what to tell about an error of `object_store`.
 pub(super) fn failure(error: &object_store::Error) -> FetchError {
     let chain = successors(Some(error as &(dyn Error + 'static)), cause);
@@ -86,6 +101,9 @@ pub(super) fn failure(error: &object_store::Error) -> FetchError {
     }
     let http = chain.clone().find_map(|error| error.downcast_ref::<HttpError>());
     let innermost = chain.clone().last().map(|error| one_line(&error.to_string())).unwrap_or_default();
+    if let Some(fault) = chain.clone().find_map(|error| certificate_fault(&error.to_string())) {
+        return FetchError::Certificate(fault);
+    }
     let known = CAUSES.iter().find(|(words, _)| chain.clone().any(|error| error.to_string().contains(words)));
     FetchError::Unreachable(match (known, http.map(HttpError::kind)) {
         (Some((_, why)), _) => (*why).to_owned(),
@@ -124,5 +142,23 @@ mod tests {
         assert_eq!(lost, FetchError::Unreachable("no connection: Connection refused (os error 111)".into()));
         let late = of(HttpError::new(HttpErrorKind::Timeout, std::io::Error::other("http://me:secret@x")));
         assert_eq!(late, FetchError::Unreachable("no answer in time".into()));
+    }
+
+    #[test]
+    fn certificate_is_told_apart_from_the_network() {
+        let of_tls = |words: &str| {
+            let cause = std::io::Error::other(format!("invalid peer certificate: {words}"));
+            of(HttpError::new(HttpErrorKind::Connect, cause))
+        };
+        let unknown = FetchError::Certificate(CertificateFault::UnknownAuthority);
+        assert_eq!([of_tls("UnknownIssuer"), of_tls("BadSignature")], [unknown.clone(), unknown.clone()]);
+        let says = "its certificate is not accepted: this host does not know its authority";
+        assert_eq!(unknown.to_string(), says);
+        let dates = FetchError::Certificate(CertificateFault::Dates);
+        assert_eq!(of_tls("certificate expired: verification time 5 (UNIX)"), dates);
+        let name = "certificate not valid for name \"a\"; certificate is only valid for b";
+        assert_eq!(of_tls(name), FetchError::Certificate(CertificateFault::OtherName(name.into())));
+        let other = "Other(OtherError(CaUsedAsEndEntity))";
+        assert_eq!(of_tls(other), FetchError::Certificate(CertificateFault::Other(other.into())));
     }
 }

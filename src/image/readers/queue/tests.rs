@@ -2,6 +2,7 @@
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::super::listed::AT_ONCE;
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -192,4 +193,46 @@ fn client_gives_up_once_for_all() {
     assert_eq!(queue.give_up(extent(1), &client.0.done, 1), Some(Change::GivenUp));
     assert_eq!(queue.give_up(extent(2), &client.0.done, 2), None);
     assert_eq!(order(&mut queue, now), [] as [u64; 0]);
+}
+
+#[test]
+fn boot_list_comes_after_all_who_wait() {
+    let client = Client::new(Patience::Waits);
+    let (mut queue, now) = (Queue::default(), Instant::now());
+    let list: Vec<_> = (100..200).map(extent).collect();
+    assert_eq!(queue.add_listed(&list, now), AT_ONCE);
+    assert_eq!(queue.add_listed(&list, now), 0, "it is gone through already");
+    client.ask(&mut queue, 1, now);
+    assert!(queue.add_hint(extent(2)));
+    let first: Vec<u64> = [1, 2].into_iter().chain(100..).take(2 + AT_ONCE).collect();
+    assert_eq!(order(&mut queue, now), first, "and some at a time");
+    assert!(queue.is_listed(extent(100)) && !queue.is_listed(extent(1)));
+    queue.end(extent(100), Ok(()), now);
+    client.ask(&mut queue, 3, now);
+    // One that a client waits for is not read twice.
+    client.ask(&mut queue, 109, now);
+    queue.end(extent(101), Ok(()), now);
+    assert_eq!(order(&mut queue, now), [3, 109, 108, 110]);
+    queue.stop_listed();
+    for offset in 100..111 {
+        queue.end(extent(offset), Ok(()), now);
+    }
+    assert_eq!(queue.pop(now), None);
+    assert_eq!(queue.add_listed(&list, now + 59 * SECOND), 0);
+    assert_eq!(queue.add_listed(&list[..2], now + 60 * SECOND), 2);
+}
+
+#[test]
+fn boot_list_ends_with_a_fault() {
+    let (mut queue, now) = (Queue::default(), Instant::now());
+    let list: Vec<_> = (0..100).map(extent).collect();
+    queue.add_listed(&list, now);
+    assert_eq!(order(&mut queue, now).len(), AT_ONCE);
+    assert!(queue.end(extent(0), eio(), now).is_some());
+    (1..AT_ONCE as u64).for_each(|offset| drop(queue.end(extent(offset), Ok(()), now)));
+    assert_eq!(queue.pop(now), None);
+    assert_eq!(queue.add_listed(&list, now + 100 * SECOND), 0, "until it is over");
+    assert_eq!(order(&mut queue, now + PROBE_PAUSE), [0]);
+    assert!(queue.end(extent(0), Ok(()), now).is_some());
+    assert_eq!(queue.add_listed(&list, now + 100 * SECOND), AT_ONCE);
 }
