@@ -132,6 +132,7 @@ fn open(stored: Stored) -> Option<Parcel> {
 fn resume(parcel: Parcel, nbd: &nbd::server::Server, machines: &Registry) {
     metrics::set(Gauge::TakenOver, 1);
     machines.add_carried(parcel.machines, Instant::now());
+    machines.set_draining(parcel.is_draining, Instant::now());
     let mut resumed = 0;
     for (connection, socket) in parcel.connections {
         let peer = connection.peer;
@@ -296,7 +297,7 @@ impl Legacy {
     pub(super) async fn put_into_store(&self) {
         let outgoing = self.with(self.nbd.rest().await);
         let connections = outgoing.connections();
-        if outgoing.is_without_clients() {
+        if outgoing.is_needless() {
             return;
         }
         let stored = spawn_blocking(move || store::put(&outgoing)).await;

@@ -1,12 +1,17 @@
 //! An NBD client with simple replies, like the kernel's, that asks for any reads in any order.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Attaches to an export of the server on this port of loopback.
 pub fn attach(port: u16, export: &str) -> TcpStream {
-    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    attach_at((Ipv4Addr::LOCALHOST, port).into(), export)
+}
+
+/// Attaches to an export of the server at this address.
+pub fn attach_at(server: SocketAddr, export: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(server).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut greeting = [0; 18];
     socket.read_exact(&mut greeting).unwrap();

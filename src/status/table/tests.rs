@@ -49,6 +49,7 @@ pub(in crate::status) fn report(machines: Vec<MachineStatus>) -> StatusReport {
         services: Vec::new(),
         advice: Vec::new(),
         images: Vec::new(),
+        draining: None,
         machines,
     }
 }
