@@ -68,18 +68,19 @@ impl Room {
         command
     }
 
-    fn start(&self, number: usize, options: &[&str], log: &str) -> Running {
+    fn start(&self, number: usize, options: &[&str]) -> Running {
+        let log = format!("log-{}", fs::read_dir(self.stage.dir.path()).unwrap().count());
         let iso = self.stage.path("arch.iso");
         let mut command = self.command(number, &["serve", iso.to_str().unwrap(), "--peers", PEERS]);
         command.args(["--portmap", "off", "--nfs", "off", "--status", "socket"]).args(options);
-        let mut server = Running::start(&mut command, &self.stage.path(log));
+        let mut server = Running::start(&mut command, &self.stage.path(&log));
         server.wait_for("\nready\n", SOON);
         server
     }
 
     /// Starts a server that has just come up, and knows nothing of what was before.
     fn serve(&self, number: usize, options: &[&str]) -> Serving {
-        Serving { process: self.start(number, options, &format!("log{number}")), number }
+        Serving { process: self.start(number, options), number }
     }
 
     /// Starts a server, and one that takes over from it: it goes on with what that one knows.
@@ -91,7 +92,7 @@ impl Room {
     fn take_over(&self, mut before: Serving, options: &[&str]) -> Serving {
         let number = before.number;
         let options = [options, &["--takeover"]].concat();
-        let process = self.start(number, &options, &format!("log{number}-next"));
+        let process = self.start(number, &options);
         assert!(before.process.wait(SOON).unwrap().success(), "{}", before.process.log());
         Serving { process, number }
     }
@@ -205,15 +206,16 @@ fn dhcp_servers_share_the_machines_and_a_range() {
     let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(doctor.contains(&format!("{TWO} shares machines with this one, and answers")), "{doctor}");
 
-    let mut bound = |server: Ipv4Addr, half: &str| {
+    let bound = |server: Ipv4Addr, half: &str| {
         let mac = room.mac_of(server, 0).map(|byte| format!("{byte:02x}")).join(":");
         room.machine.ip(&["link", "set", "eth0", "address", &mac]);
         let mut udhcpc = Udhcpc::start(&room.machine, room.stage.dir.path(), &[]);
         let bound = udhcpc.told("bound");
         assert_eq!(value(&bound, "serverid"), server.to_string(), "{bound}");
         let address: Ipv4Addr = value(&bound, "ip").parse().unwrap();
-        let (first, last) = half.split_once('-').unwrap();
-        assert!((first.parse().unwrap()..=last.parse().unwrap()).contains(&address), "{address} {half}");
+        let [first, last]: [Ipv4Addr; 2] =
+            half.split('-').map(|end| end.parse().unwrap()).collect::<Vec<_>>().try_into().unwrap();
+        assert!((first..=last).contains(&address), "{address} {half}");
         udhcpc.signal("-USR1");
         assert_eq!(value(&udhcpc.told("renew"), "ip"), address.to_string());
     };

@@ -199,9 +199,9 @@ mod tests {
         let error =
             loaded(&["x.iso", "--bind", "10.0.0.7", "--peers", "10.0.0.2,10.0.0.3"], None).unwrap_err();
         assert!(error.starts_with("--peers: `10.0.0.2`: no server in the list has an address of"), "{error}");
-        let error = loaded(&["x.iso", "--peers", "192.0.2.1,192.0.2.2"], None).unwrap_err();
+        let error = loaded(&["x.iso", "--peers", "203.0.113.77,203.0.113.78"], None).unwrap_err();
         assert!(
-            error.starts_with("--peers: `192.0.2.1`: no server in the list has an address of"),
+            error.starts_with("--peers: `203.0.113.77`: no server in the list has an address of"),
             "{error}"
         );
     }

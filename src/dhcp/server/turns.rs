@@ -114,6 +114,10 @@ impl Server {
             && (is_boot_client(message) || matches!(self.session.role, Role::Server(_)));
         let machine = message.header.hardware();
         let Some(queue) = self.turns.as_mut().filter(|_| is_shared) else { return Ok(None) };
+        // Another server that looks whether it is alone: no machine.
+        if queue.turns.servers().of(*request.from.ip()).is_some() {
+            return Ok(None);
+        }
         if queue.turns.servers().of(*own).is_none() {
             self.log.not_listed(*own);
         }
@@ -153,6 +157,9 @@ impl Server {
     pub(super) fn tell_of_offer(&mut self, request: &Request, offer: &[u8]) {
         let Some(queue) = &mut self.turns else { return };
         let own = request.server;
+        if queue.turns.servers().of(own).is_none() {
+            return;
+        }
         queue.turns.offered(&request.message.header.hardware(), own, Instant::now());
         for peer in queue.turns.servers().peers(own) {
             let to = SocketAddrV4::new(peer.name(), SERVER_PORT);

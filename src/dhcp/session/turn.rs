@@ -140,6 +140,10 @@ impl Turns {
     /// Notes the REQUEST of a machine, which names the DHCP server that it chose.
     pub fn chose(&mut self, machine: &HardwareAddress, server: Option<Ipv4Addr>, now: Instant) {
         let known = server.and_then(|server| self.servers.of(server)).map(Server::name);
+        // Any client of the network sends one.
+        if known.is_none() && !self.machines.contains_key(machine) {
+            return;
+        }
         let asking = self.asking(machine, now);
         // Beside another DHCP server, the machine goes on with the proxy that made it an offer.
         let offered = asking.round.take().and_then(|round| round.offered);
