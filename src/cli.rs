@@ -39,6 +39,7 @@ pub enum CliCommand {
     Check(CheckOptions),
     Status(StatusOptions),
     Next(NextOptions),
+    Drain(DrainOptions),
     // Boxed as well.
     Doctor(Box<DoctorOptions>),
     SecureBoot(SecureBootOptions),
@@ -128,6 +129,27 @@ pub struct NextOptions {
     /// Name of an image, as `isowire status --json` lists them
     #[arg(value_name = "IMAGE|local|rule", value_hint = ValueHint::Other)]
     pub boot: String,
+
+    /// Socket of the server [default: that of this user's server, else of this host's]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
+}
+
+/// Leave new machines to the other servers, and wait until the last one has left.
+///
+/// For a server that shares machines with others (--peers, [[server]]). It answers a new machine only if
+/// no other server does, goes on with those that it has, and stays so over a restart. The number of
+/// machines that need it still is printed as it changes: those on their root, and those in the middle
+/// of a boot. Ctrl-C ends the wait only.
+#[derive(Debug, Args)]
+pub struct DrainOptions {
+    /// Do not wait
+    #[arg(long)]
+    pub no_wait: bool,
+
+    /// Take new machines again
+    #[arg(long, conflicts_with = "no_wait")]
+    pub end: bool,
 
     /// Socket of the server [default: that of this user's server, else of this host's]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]

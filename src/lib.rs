@@ -14,6 +14,7 @@
 //!
 //! - [`codec`], [`text`], [`extent`], [`mac`], [`watched`], [`panics`], [`metrics`], [`sys`]: bytes,
 //!   safe words, ranges, MAC addresses, a shared value, faults of isowire, counters, system calls.
+//! - [`placement`]: which of several servers a machine gets.
 //! - [`image`]: one opened ISO, its parsers and its tree. [`export`]: the ranges a peer may have.
 //! - [`bootable`], [`uki`]: what an image boots, and a UEFI boot program made of it.
 //! - [`images`]: the set of images. [`boot`]: rules, plan, menus, the tree that TFTP and HTTP serve.
@@ -82,6 +83,7 @@ pub mod nfs;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks")]
 mod output;
 mod panics;
+pub mod placement;
 mod provision;
 mod runtime;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use isowire::cli::{
-    CheckOptions, Cli, CliCommand, DoctorOptions, InspectOptions, NextOptions, SecureBootCommand,
-    StatusOptions, forgotten_serve, pages,
+    CheckOptions, Cli, CliCommand, DoctorOptions, DrainOptions, InspectOptions, NextOptions,
+    SecureBootCommand, StatusOptions, forgotten_serve, pages,
 };
 use isowire::doctor::{self, DoctorError};
 use isowire::inspect::{self, Format};
-use isowire::status::{self, Repeat, StatusError, StatusFormat};
+use isowire::status::{self, Drain, Repeat, StatusError, StatusFormat};
 use isowire::{check, config, secure_boot, server, telemetry};
 
 fn main() -> ExitCode {
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         (CliCommand::Check(options), _) => check(&options),
         (CliCommand::Status(options), _) => status(&options),
         (CliCommand::Next(options), _) => next(options),
+        (CliCommand::Drain(options), _) => drain(options),
         (CliCommand::SecureBoot(options), _) => secure_boot(&options.command),
         (CliCommand::Completions(options), _) => print(Ok(pages::completions(options.shell))),
         (CliCommand::Man, _) => print(pages::manual()),
@@ -103,6 +104,18 @@ fn status(options: &StatusOptions) -> ExitCode {
 fn next(options: NextOptions) -> ExitCode {
     let NextOptions { mac, boot, socket } = options;
     match status::next(mac, &boot, socket, &|name| env::var_os(name), &mut io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => end(FAILURE, &error),
+    }
+}
+
+fn drain(DrainOptions { no_wait, end: is_end, socket }: DrainOptions) -> ExitCode {
+    let drain = match (is_end, no_wait) {
+        (true, _) => Drain::End,
+        (false, true) => Drain::NoWait,
+        (false, false) => Drain::Wait,
+    };
+    match status::drain(drain, socket, &|name| env::var_os(name), &mut io::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(FAILURE, &error),
     }

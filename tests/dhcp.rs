@@ -96,6 +96,8 @@ fn serve(mode: DhcpMode, ready: &mpsc::Sender<Result<(), DhcpStartError>>, stopp
             leased: Arc::default(),
             allowed: Allowed::default(),
             known_conflicts: Arc::default(),
+            servers: None,
+            is_successor: false,
         };
         match Server::start(sockets, config).await {
             Ok(server) => {

@@ -1,19 +1,19 @@
 //! The Linux kernel's NFS client in a virtual machine: it sees the tree of the source, and a file
-//! system on NFS survives a killed server.
+//! system on NFS survives a killed server, and an address that moves to another one.
 
 mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -23,7 +23,7 @@ use common::machine::{self, Machine, Report};
 use common::needs::{asked_for_all, needs, tool};
 use common::nfs::started;
 use common::running::{Running, output_of};
-use common::tree::{self, MANY, SQUASHFS_FILES, Tree, tree};
+use common::tree::{self, BIG, MANY, SQUASHFS_FILES, Tree, tree};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 
@@ -72,11 +72,105 @@ fn kernel_client_survives_a_restart() {
     check_report(&tree, &report);
 }
 
+/// The address of an export moves to another server, and back, while a file system on it is read.
+#[test]
+fn kernel_client_goes_on_where_the_address_moves() {
+    needs!(lan::NEEDS, machine::NEEDS, iso::NEEDS, tree::NEEDS, ["python3"]);
+    let (mut lan, tree) = (Lan::new(SERVER), tree());
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nfs_moving");
+    fs::create_dir_all(&dir).unwrap();
+    // A copy has another inode and other dates, as on another host.
+    let copy = Tree { iso: dir.join("copy.iso"), ..common::tree::tree() };
+    fs::copy(&tree.iso, &copy.iso).unwrap();
+    let hosts = [2, 3].map(|n| lan.host(Ipv4Addr::new(192, 168, 77, n)));
+    let servers: Vec<_> = hosts
+        .iter()
+        .zip([&tree, &copy])
+        .enumerate()
+        .map(|(number, (host, tree))| {
+            serve_by(
+                host.command(env!("CARGO_BIN_EXE_isowire")),
+                "eth0",
+                tree,
+                &dir.join(format!("log{number}")),
+            )
+        })
+        .collect();
+    let address = format!("{MOVING}/24");
+    let move_to = |from: Option<usize>, to: usize| {
+        from.iter().for_each(|&from| hosts[from].ip(&["address", "delete", &address, "dev", "eth0"]));
+        hosts[to].ip(&["address", "add", &address, "dev", "eth0"]);
+        output_of(hosts[to].command("python3").args(["-c", ANNOUNCEMENT, &MOVING.to_string()]));
+    };
+    move_to(None, 0);
+    let moves = lan.server().inside(|| TcpListener::bind((SERVER, 0)).unwrap());
+    let command_line = format!(
+        "console=ttyS0 quiet panic=-1 rdinit=/nfs-init isowire.moving={MOVING} isowire.restart={}",
+        moves.local_addr().unwrap().port()
+    );
+    let (kernel, initramfs) = boot_files(&dir);
+    let machine = Machine::boot(&mut lan, &dir, &kernel, &initramfs, &command_line);
+    let mover = |from, to| {
+        let Some(asked) = accepted(&moves) else { return };
+        // It is in the middle of the file.
+        thread::sleep(Duration::from_millis(500));
+        move_to(Some(from), to);
+        drop(asked);
+    };
+    let report = thread::scope(|scope| {
+        scope.spawn(|| {
+            mover(0, 1);
+            mover(1, 0);
+        });
+        machine.run_to_power_off()
+    });
+
+    let sum: String = Sha256::digest(tree.read(BIG.0)).iter().map(|byte| format!("{byte:02x}")).collect();
+    for number in [1, 2] {
+        assert_eq!(report.value(&format!("sum-{number}")), format!("{sum}  -"));
+        let intact = format!("{SQUASHFS_FILES} of {SQUASHFS_FILES}");
+        assert_eq!(report.value(&format!("intact-{number}")), intact);
+    }
+    assert_eq!(report.value("complaints"), "0");
+    for server in &servers {
+        assert!(server.log().contains("mounted over NFS"), "both had the client:\n{}", server.log());
+    }
+}
+
+/// Accepts a connection, if one comes within the time of a boot.
+fn accepted(listener: &TcpListener) -> Option<TcpStream> {
+    listener.set_nonblocking(true).unwrap();
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if let Ok((accepted, _)) = listener.accept() {
+            return Some(accepted);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    None
+}
+
+/// Time for a guest to start.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The address that moves.
+const MOVING: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 9);
+
+/// Tells the link who has an address now, as keepalived does: a gratuitous ARP request (RFC 5227 §3).
+const ANNOUNCEMENT: &str = "import socket, sys\n\
+    link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n\
+    link.bind(('eth0', 0x0806))\n\
+    mac, ip = link.getsockname()[4], socket.inet_aton(sys.argv[1])\n\
+    link.send(b'\\xff' * 6 + mac + b'\\x08\\x06\\0\\1\\x08\\0\\6\\4\\0\\1' + mac + ip + b'\\0' * 6 + ip)\n";
+
 fn serve(lan: &Lan, tree: &Tree, dir: &Path) -> Running {
-    let mut command = lan.command(env!("CARGO_BIN_EXE_isowire"));
-    command.arg("serve").arg(&tree.iso).args(["--interface", BRIDGE, "--nfs", &NFS_PORT.to_string()]);
-    command.args(["--nbd", "0", "--http", "off", "--tftp", "off", "--dhcp", "off"]);
-    started(&mut command, &dir.join("server.log"))
+    serve_by(lan.command(env!("CARGO_BIN_EXE_isowire")), BRIDGE, tree, &dir.join("server.log"))
+}
+
+fn serve_by(mut command: Command, interface: &str, tree: &Tree, log: &Path) -> Running {
+    command.arg("serve").arg(&tree.iso).args(["--interface", interface, "--nfs", &NFS_PORT.to_string()]);
+    command.args(["--nbd", "0", "--http", "off", "--tftp", "off", "--dhcp", "off", "--status", "off"]);
+    started(&mut command, log)
 }
 
 /// Extracts the kernel and initramfs of the test ISO, and puts the guest's own init before the

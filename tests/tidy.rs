@@ -15,7 +15,7 @@ use imports::Modules;
 /// Rooms, from the lowest layer to the highest. A room uses rooms of lower layers only, so no
 /// protocol uses another and there is no circle.
 const LAYERS: &[&[&str]] = &[
-    &["codec", "extent", "locked", "mac", "metrics", "output", "panics", "text", "watched"],
+    &["codec", "extent", "locked", "mac", "metrics", "output", "panics", "placement", "text", "watched"],
     &["runtime", "sys", "x509"],
     &["store"],
     &["image"],
@@ -76,6 +76,7 @@ const WIRE: Room = &[
 ];
 const SESSION: Room = &[
     "/session",
+    "/placement.rs",
     "store/ahead.rs",
     "store/blocks.rs",
     "dhcp/lease",

@@ -153,6 +153,9 @@ struct Storm {
     /// Seconds over which the machines are switched on
     #[arg(long, default_value_t = 5.0)]
     ramp: f64,
+    /// Another server that shares the machines, as ADDRESS:PORT=PID
+    #[arg(long)]
+    also: Vec<storm::Process>,
 }
 
 #[derive(Args)]
@@ -243,11 +246,13 @@ fn run(load: Load) -> Result<Value, LoadError> {
                 Kind::Cold => crowd::beside_the_cold(server, export, &reads, &plan, count),
             }
         }
-        Load::Storm(Storm { common, export, trace, ramp }) => {
+        Load::Storm(Storm { common, export, trace, ramp, also }) => {
             let reads = export.reads(common.open()?, common.connections)?;
             let trace = storm::Trace::read(&trace, reads.area.end)?;
             let crowd = (common.connections, Duration::from_secs_f64(ramp));
-            let mut figures = storm::run(common.server, &export.export, &trace, common.pid, crowd)?;
+            let first = storm::Process { server: common.server, pid: common.pid };
+            let processes = [&[first], &also[..]].concat();
+            let mut figures = storm::run(&processes, &export.export, &trace, crowd)?;
             engine::verify(&mut figures, nbd::connections(common.server, &export.export, &reads, 16)?, 1)?;
             Ok(figures)
         }

@@ -4,10 +4,12 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use isowire::placement::{Server, Servers};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use serde_json::{Value, json};
 
@@ -59,24 +61,70 @@ struct Machine {
     finished: Option<Duration>,
 }
 
+/// A server and its process.
+#[derive(Debug, Clone, Copy)]
+pub struct Process {
+    pub server: SocketAddr,
+    pub pid: u32,
+}
+
+/// Parses `ADDRESS:PORT=PID`.
+impl FromStr for Process {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts =
+            text.split_once('=').and_then(|(server, pid)| Some((server.parse().ok()?, pid.parse().ok()?)));
+        parts.map(|(server, pid)| Self { server, pid }).ok_or("expected ADDRESS:PORT=PID")
+    }
+}
+
+/// Attaches each machine to the server that the placement of isowire gives it, as the servers of a
+/// network would share them. Cards have numbers in a row. Returns the number of machines of each.
+fn attach(
+    processes: &[Process],
+    export: &str,
+    machines: usize,
+) -> Result<(Vec<TcpStream>, Vec<usize>), LoadError> {
+    let name = |n: usize| Ipv4Addr::new(10, 0, 0, n as u8 + 1);
+    let servers = Servers::new((0..processes.len()).map(|n| Server::new(name(n), [])).collect());
+    let mut shares = vec![0; processes.len()];
+    for card in 0..machines as u32 {
+        let [_, a, b, c] = card.to_be_bytes();
+        let first = servers.order(&[0x52, 0x54, 0, a, b, c])[0].name();
+        shares[(0..).position(|n| name(n) == first).ok_or("no server")?] += 1;
+    }
+    let mut sockets = Vec::new();
+    for (process, &share) in processes.iter().zip(&shares) {
+        sockets.push(nbd::attach(process.server, export, share)?.into_iter());
+    }
+    // In turn, as they are switched on.
+    let mut mixed = Vec::new();
+    while mixed.len() < machines {
+        mixed.extend(sockets.iter_mut().filter_map(Iterator::next));
+    }
+    Ok((mixed, shares))
+}
+
 /// Boots `machines`, which are switched on evenly over the time `ramp`.
 pub fn run(
-    server: SocketAddr,
+    processes: &[Process],
     export: &str,
     Trace(steps): &Trace,
-    pid: u32,
     (machines, ramp): (usize, Duration),
 ) -> Result<Value, LoadError> {
+    let all_cpu = || processes.iter().map(|process| account::cpu(process.pid)).sum::<Duration>();
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     let mut crowd = Vec::new();
-    for (i, socket) in nbd::attach(server, export, machines)?.into_iter().enumerate() {
+    let (sockets, shares) = attach(processes, export, machines)?;
+    for (i, socket) in sockets.into_iter().enumerate() {
         socket.set_nonblocking(true)?;
         epoll::add(&epoll, &socket, EventData::new_u64(i as u64), EventFlags::IN)?;
         let now = Instant::now();
         crowd.push(Machine { socket, since: now, asked: now, step: 0, left: 0, finished: None });
     }
     let begin = Instant::now();
-    let cpu = account::cpu(pid);
+    let cpu = all_cpu();
     let mut latencies = Histogram::default();
     // The next request of each machine, by its time.
     let mut agenda = BinaryHeap::new();
@@ -121,7 +169,7 @@ pub fn run(
             crowd[i].ask(&steps[step])?;
         }
     }
-    let cpu = (account::cpu(pid) - cpu).as_secs_f64();
+    let cpu = (all_cpu() - cpu).as_secs_f64();
     let seconds = begin.elapsed().as_secs_f64();
     let mut times: Vec<f64> =
         crowd.iter().filter_map(|machine| Some(machine.finished?.as_secs_f64())).collect();
@@ -133,7 +181,8 @@ pub fn run(
         "p50": latencies.quantile(0.5), "p99": latencies.quantile(0.99),
         "first": times[0], "middle": times[times.len() / 2], "last": times[times.len() - 1],
         "alone": steps.iter().map(|step| step.pause.as_secs_f64()).sum::<f64>(),
-        "jain": sum * sum / (times.len() as f64 * squares), "anonymous": account::anonymous(pid),
+        "jain": sum * sum / (times.len() as f64 * squares), "anonymous": processes.iter().map(|process| account::anonymous(process.pid)).sum::<u64>(),
+        "shares": shares,
     }))
 }
 

@@ -25,6 +25,9 @@ _isowire() {
             isowire,doctor)
                 cmd="isowire__subcmd__doctor"
                 ;;
+            isowire,drain)
+                cmd="isowire__subcmd__drain"
+                ;;
             isowire,help)
                 cmd="isowire__subcmd__help"
                 ;;
@@ -54,6 +57,9 @@ _isowire() {
                 ;;
             isowire__subcmd__help,doctor)
                 cmd="isowire__subcmd__help__subcmd__doctor"
+                ;;
+            isowire__subcmd__help,drain)
+                cmd="isowire__subcmd__help__subcmd__drain"
                 ;;
             isowire__subcmd__help,help)
                 cmd="isowire__subcmd__help__subcmd__help"
@@ -98,7 +104,7 @@ _isowire() {
 
     case "${cmd}" in
         isowire)
-            opts="-h -V --help --version serve inspect check status next doctor secure-boot completions man help"
+            opts="-h -V --help --version serve inspect check status next drain doctor secure-boot completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -140,7 +146,7 @@ _isowire() {
             return 0
             ;;
         isowire__subcmd__doctor)
-            opts="-c -i -h --config --takeover --interface --wait-interface --bind --allow --advertise --nbd --nfs --portmap --http --tftp --tftp-single-port --dhcp --dhcp-range --router-advertisement --root --copytoram --menu-timeout --uefi --ipxe --stub --secure-boot-key --secure-boot-certificate --verify --verify-certificate --cache-dir --cache-size --stall-timeout --status --sandbox --user --log-format --json --help"
+            opts="-c -i -h --config --takeover --interface --wait-interface --bind --allow --advertise --nbd --nfs --portmap --http --tftp --tftp-single-port --dhcp --dhcp-range --peers --router-advertisement --root --copytoram --menu-timeout --uefi --ipxe --stub --secure-boot-key --secure-boot-certificate --verify --verify-certificate --cache-dir --cache-size --stall-timeout --status --sandbox --user --log-format --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -254,6 +260,13 @@ _isowire() {
                     return 0
                     ;;
                 --dhcp-range)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --peers)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -416,8 +429,37 @@ _isowire() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        isowire__subcmd__drain)
+            opts="-h --no-wait --end --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         isowire__subcmd__help)
-            opts="serve inspect check status next doctor secure-boot completions man help"
+            opts="serve inspect check status next drain doctor secure-boot completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -459,6 +501,20 @@ _isowire() {
             return 0
             ;;
         isowire__subcmd__help__subcmd__doctor)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        isowire__subcmd__help__subcmd__drain)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -727,7 +783,7 @@ _isowire() {
             return 0
             ;;
         isowire__subcmd__serve)
-            opts="-c -i -h --config --takeover --interface --wait-interface --bind --allow --advertise --nbd --nfs --portmap --http --tftp --tftp-single-port --dhcp --dhcp-range --router-advertisement --root --copytoram --menu-timeout --uefi --ipxe --stub --secure-boot-key --secure-boot-certificate --verify --verify-certificate --cache-dir --cache-size --stall-timeout --status --sandbox --user --log-format --help"
+            opts="-c -i -h --config --takeover --interface --wait-interface --bind --allow --advertise --nbd --nfs --portmap --http --tftp --tftp-single-port --dhcp --dhcp-range --peers --router-advertisement --root --copytoram --menu-timeout --uefi --ipxe --stub --secure-boot-key --secure-boot-certificate --verify --verify-certificate --cache-dir --cache-size --stall-timeout --status --sandbox --user --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -841,6 +897,13 @@ _isowire() {
                     return 0
                     ;;
                 --dhcp-range)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --peers)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace

@@ -31,6 +31,7 @@ complete -c isowire -n "__fish_isowire_needs_command" -f -a "inspect" -d 'Show w
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "check" -d 'Run a client against every service on loopback and verify every byte'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "status" -d 'Show the machines that boot from a running server'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "next" -d 'Say what a machine boots next: an image once, or its local disk'
+complete -c isowire -n "__fish_isowire_needs_command" -f -a "drain" -d 'Leave new machines to the other servers, and wait until the last one has left'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "doctor" -d 'Find out what keeps machines from booting from this host, and how to mend it'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "secure-boot" -d 'Make a key and a certificate for Secure Boot: `isowire secure-boot new DIR`'
 complete -c isowire -n "__fish_isowire_needs_command" -f -a "completions" -d 'Print the completions of a shell'
@@ -48,6 +49,7 @@ complete -c isowire -n "__fish_isowire_using_subcommand serve" -l http -d 'Port 
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l tftp -d 'Port of TFTP [default: 69]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l dhcp -d 'Role in DHCP [default: proxy]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l dhcp-range -d 'Addresses to lease; implies --dhcp server' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand serve" -l peers -d 'Servers that share the machines of the network, this one among them: addresses, each like 10.0.0.2, or 10.0.0.2=3 for three times as many machines' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l root -d 'Root protocol of the first menu entry [default: the first that is served]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l copytoram -d 'Copy root file systems into the memory of machines [default: auto]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand serve" -l menu-timeout -d 'Time until the first menu entry boots by itself; 0 waits for ever [default: 10]' -r -f
@@ -80,6 +82,10 @@ complete -c isowire -n "__fish_isowire_using_subcommand status" -l known-hosts -
 complete -c isowire -n "__fish_isowire_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c isowire -n "__fish_isowire_using_subcommand next" -l socket -d 'Socket of the server [default: that of this user\'s server, else of this host\'s]' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand next" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c isowire -n "__fish_isowire_using_subcommand drain" -l socket -d 'Socket of the server [default: that of this user\'s server, else of this host\'s]' -r -F
+complete -c isowire -n "__fish_isowire_using_subcommand drain" -l no-wait -d 'Do not wait'
+complete -c isowire -n "__fish_isowire_using_subcommand drain" -l end -d 'Take new machines again'
+complete -c isowire -n "__fish_isowire_using_subcommand drain" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -s c -l config -d 'Read settings from this file' -r -F
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -s i -l interface -d 'Answer DHCP on this network interface only [default: all]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l bind -d 'Listen on this IPv4 address only [default: 0.0.0.0]' -r -f
@@ -92,6 +98,7 @@ complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l http -d 'Port
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l tftp -d 'Port of TFTP [default: 69]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l dhcp -d 'Role in DHCP [default: proxy]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l dhcp-range -d 'Addresses to lease; implies --dhcp server' -r -f
+complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l peers -d 'Servers that share the machines of the network, this one among them: addresses, each like 10.0.0.2, or 10.0.0.2=3 for three times as many machines' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l root -d 'Root protocol of the first menu entry [default: the first that is served]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l copytoram -d 'Copy root file systems into the memory of machines [default: auto]' -r -f
 complete -c isowire -n "__fish_isowire_using_subcommand doctor" -l menu-timeout -d 'Time until the first menu entry boots by itself; 0 waits for ever [default: 10]' -r -f
@@ -123,14 +130,15 @@ complete -c isowire -n "__fish_isowire_using_subcommand secure-boot; and __fish_
 complete -c isowire -n "__fish_isowire_using_subcommand secure-boot; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c isowire -n "__fish_isowire_using_subcommand completions" -s h -l help -d 'Print help'
 complete -c isowire -n "__fish_isowire_using_subcommand man" -s h -l help -d 'Print help'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next doctor secure-boot completions man help" -f -a "serve" -d 'Serve ISOs to machines that boot from the network'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next doctor secure-boot completions man help" -f -a "inspect" -d 'Show what an ISO contains and how it can boot'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next doctor secure-boot completions man help" -f -a "check" -d 'Run a client against every service on loopback and verify every byte'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next doctor secure-boot completions man help" -f -a "status" -d 'Show the machines that boot from a running server'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next doctor secure-boot completions man help" -f -a "next" -d 'Say what a machine boots next: an image once, or its local disk'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next doctor secure-boot completions man help" -f -a "doctor" -d 'Find out what keeps machines from booting from this host, and how to mend it'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next doctor secure-boot completions man help" -f -a "secure-boot" -d 'Make a key and a certificate for Secure Boot: `isowire secure-boot new DIR`'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next doctor secure-boot completions man help" -f -a "completions" -d 'Print the completions of a shell'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next doctor secure-boot completions man help" -f -a "man" -d 'Print the manual page, in the format of man(7)'
-complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next doctor secure-boot completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next drain doctor secure-boot completions man help" -f -a "serve" -d 'Serve ISOs to machines that boot from the network'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next drain doctor secure-boot completions man help" -f -a "inspect" -d 'Show what an ISO contains and how it can boot'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next drain doctor secure-boot completions man help" -f -a "check" -d 'Run a client against every service on loopback and verify every byte'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next drain doctor secure-boot completions man help" -f -a "status" -d 'Show the machines that boot from a running server'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next drain doctor secure-boot completions man help" -f -a "next" -d 'Say what a machine boots next: an image once, or its local disk'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next drain doctor secure-boot completions man help" -f -a "drain" -d 'Leave new machines to the other servers, and wait until the last one has left'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next drain doctor secure-boot completions man help" -f -a "doctor" -d 'Find out what keeps machines from booting from this host, and how to mend it'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next drain doctor secure-boot completions man help" -f -a "secure-boot" -d 'Make a key and a certificate for Secure Boot: `isowire secure-boot new DIR`'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next drain doctor secure-boot completions man help" -f -a "completions" -d 'Print the completions of a shell'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next drain doctor secure-boot completions man help" -f -a "man" -d 'Print the manual page, in the format of man(7)'
+complete -c isowire -n "__fish_isowire_using_subcommand help; and not __fish_seen_subcommand_from serve inspect check status next drain doctor secure-boot completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c isowire -n "__fish_isowire_using_subcommand help; and __fish_seen_subcommand_from secure-boot" -f -a "new" -d 'Make a key and its certificate'

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::raw::{RawValue, ValueOrigin};
-use super::{ConfigError, ImageOptions, MachineOptions, ServeOptions, SubnetOptions, value};
+use super::{ConfigError, ImageOptions, MachineOptions, ServeOptions, ServerOptions, SubnetOptions, value};
 
 /// Largest configuration file that is read, in bytes: a hundred for each of ten thousand machines.
 const FILE_MAX: u64 = 1 << 20;
@@ -124,18 +124,20 @@ pub(super) enum FileTable {
     /// Keys before the first header.
     Top,
     Subnet,
+    Server,
     Image,
     Machine,
 }
 
 impl FileTable {
-    pub(super) const ALL: [Self; 4] = [Self::Top, Self::Subnet, Self::Image, Self::Machine];
+    pub(super) const ALL: [Self; 5] = [Self::Top, Self::Subnet, Self::Server, Self::Image, Self::Machine];
 
     /// Returns the key of its header.
     pub(super) const fn key(self) -> &'static str {
         match self {
             Self::Top => "",
             Self::Subnet => "subnet",
+            Self::Server => "server",
             Self::Image => "image",
             Self::Machine => "machine",
         }
@@ -146,6 +148,7 @@ impl FileTable {
         match self {
             Self::Top => field_names::<ServeOptions>(),
             Self::Subnet => field_names::<SubnetOptions>(),
+            Self::Server => field_names::<ServerOptions>(),
             Self::Image => field_names::<ImageOptions>(),
             Self::Machine => field_names::<MachineOptions>(),
         }
@@ -154,7 +157,7 @@ impl FileTable {
     fn of(self) -> String {
         match self {
             Self::Top => String::new(),
-            Self::Subnet | Self::Image | Self::Machine => format!(" in [[{}]]", self.key()),
+            Self::Subnet | Self::Server | Self::Image | Self::Machine => format!(" in [[{}]]", self.key()),
         }
     }
 }

@@ -17,6 +17,7 @@ mod raw;
 #[expect(clippy::disallowed_methods, reason = "reads the key that the operator names")]
 mod secure_boot;
 mod seed;
+mod servers;
 mod services;
 mod store;
 mod subnets;
@@ -43,6 +44,7 @@ use crate::image::STALL_TIMEOUT;
 use crate::images::VerifyPolicy;
 use crate::interfaces;
 use crate::machines::{MACHINES_MAX, local};
+use crate::placement::Servers;
 use crate::tftp::server::MAX_TRANSFERS;
 use crate::uki::{SigningPair, Stub};
 pub(crate) use dhcp::{Dhcp, Solicitations};
@@ -51,7 +53,7 @@ pub(crate) use files::FilesConfig;
 pub(crate) use images::ImageConfig;
 use menu::length;
 pub use options::ServeOptions;
-use options::{ImageOptions, MachineOptions, SubnetOptions};
+use options::{ImageOptions, MachineOptions, ServerOptions, SubnetOptions};
 pub(crate) use privileges::{SandboxMode, User};
 use raw::RawValue;
 pub(crate) use secure_boot::certificate;
@@ -86,6 +88,8 @@ pub struct Config {
     pub tftp: ServicePort,
     pub tftp_ports: TftpPorts,
     pub dhcp: Dhcp,
+    /// Servers that share the machines of the network, this one among them.
+    pub servers: Option<Servers>,
     /// With `Answered`, DHCP is on and counts as asked for by the operator.
     pub solicitations: Solicitations,
     /// Root protocol that the operator named; `None` means the first of the menu that can be
@@ -195,6 +199,7 @@ pub fn load(arguments: &ArgMatches, variables: Environment<'_>) -> Result<Config
     let checker = Checker { file: file.as_ref(), options: &options, variables };
     let config = checker.checked()?;
     checker.require_interface(&config)?;
+    checker.require_own_server(&config)?;
     Ok(config)
 }
 
@@ -211,7 +216,7 @@ pub(crate) fn load_to_examine(
     let checker = Checker { file: file.as_ref(), options: &options, variables };
     let config = checker.config()?;
     require_service(&config)?;
-    let missing = checker.require_interface(&config).err();
+    let missing = checker.require_interface(&config).and_then(|()| checker.require_own_server(&config)).err();
     Ok((config, missing))
 }
 
@@ -318,6 +323,7 @@ impl Checker<'_> {
             root_services: services,
             tftp: self.service_port("tftp", &options.tftp, TFTP_PORT)?,
             tftp_ports: self.tftp_ports()?,
+            servers: self.servers(&dhcp)?,
             dhcp,
             solicitations: self.solicitations()?,
             verify: self.verify()?,

@@ -141,6 +141,15 @@ pub struct ServeOptions {
     #[arg(skip)]
     pub(super) lease_file: Option<RawValue>,
 
+    /// Servers that share the machines of the network, this one among them: addresses, each like
+    /// 10.0.0.2, or 10.0.0.2=3 for three times as many machines
+    ///
+    /// Each server needs the same list. A machine that its server does not answer is answered by the
+    /// next one, a second later.
+    #[arg(long, value_name = "ADDR[=WEIGHT]", value_delimiter = ',', value_hint = ValueHint::Other)]
+    #[serde(deserialize_with = "one_or_more")]
+    pub(super) peers: Option<Vec<RawValue>>,
+
     /// Tell booting machines that there is no IPv6 router, so that iPXE does not wait for one
     ///
     /// Only machines that were offered a boot file within the last minute are told. Needs DHCP and
@@ -271,6 +280,9 @@ pub struct ServeOptions {
     pub(super) subnet: Vec<SubnetOptions>,
 
     #[arg(skip)]
+    pub(super) server: Vec<ServerOptions>,
+
+    #[arg(skip)]
     pub(super) image: Vec<ImageOptions>,
 
     #[arg(skip)]
@@ -287,6 +299,16 @@ pub(super) struct SubnetOptions {
     #[serde(default, deserialize_with = "one_or_more")]
     pub(super) dns: Option<Vec<RawValue>>,
     pub(super) lease_time: Option<RawValue>,
+}
+
+/// Keys of one `[[server]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct ServerOptions {
+    #[serde(deserialize_with = "one_or_more")]
+    pub(super) address: Option<Vec<RawValue>>,
+    pub(super) weight: Option<RawValue>,
+    pub(super) drain: Option<RawValue>,
 }
 
 /// Keys of one `[[image]]`.

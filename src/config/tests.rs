@@ -556,8 +556,9 @@ fn example_tables_are_valid() {
         shown.map(|(.., line)| format!("{line}\n")).collect::<String>()
     };
     let file = format!(
-        "[[subnet]]\n{}[[image]]\n{}[[machine]]\n{}[[machine]]\nmac = '52:54:00:00:00:01'\n{}",
+        "advertise = '192.168.1.2'\n[[subnet]]\n{}[[server]]\n{}[[image]]\n{}[[machine]]\n{}[[machine]]\nmac = '52:54:00:00:00:01'\n{}",
         lines(FileTable::Subnet, &[]),
+        lines(FileTable::Server, &[]),
         lines(FileTable::Image, &["user-data"]),
         lines(FileTable::Machine, &["architecture", "vendor", "ignore", "user-data", "script", "secret"]),
         lines(

@@ -150,16 +150,20 @@ impl<'a> Examination<'a> {
     }
 
     fn other_dhcp(&self) -> Result<Vec<Finding>, DoctorError> {
-        let Config { dhcp, interface, rules, wait_interface, .. } = self.config;
+        let Config { dhcp, interface, rules, wait_interface, servers, .. } = self.config;
         let mode = match dhcp {
             Dhcp::Server(server) => DhcpMode::Server(server.clone()),
             // Without a DHCP server of isowire, the network has to have one.
             Dhcp::Proxy(_) | Dhcp::Off => DhcpMode::Proxy,
         };
         let runtime = Builder::new_current_thread().enable_all().build().map_err(DoctorError::System)?;
-        let looked = look_for_others(&mode, interface.clone(), rules, *wait_interface);
+        let looked = look_for_others(&mode, interface.clone(), rules, *wait_interface, servers.as_ref());
         Ok(match runtime.block_on(looked) {
-            Ok(probes) => judge::other_dhcp(dhcp, &probes),
+            Ok(probes) => {
+                let mut findings = judge::other_dhcp(dhcp, &probes);
+                findings.extend(judge::peers(dhcp, &probes));
+                findings
+            }
             Err(error) => vec![Finding::told(Verdict::Fault, "DHCP range", error.to_string())],
         })
     }

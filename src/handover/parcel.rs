@@ -41,6 +41,7 @@ impl Outgoing {
             connections: connections.iter().map(Connection::resting).collect(),
             machines: machines.carried(now),
             dhcp_conflicts: dhcp_conflicts.at(now),
+            is_draining: machines.is_draining(),
         };
         Self { state, images, connections }
     }
@@ -56,9 +57,9 @@ impl Outgoing {
         self.connections
     }
 
-    /// Tells whether nobody would miss it.
-    pub(crate) fn is_without_clients(&self) -> bool {
-        self.connections.is_empty() && self.state.machines.is_empty()
+    /// Tells whether nobody would miss it: no client, and no operator who drains this server.
+    pub(crate) fn is_needless(&self) -> bool {
+        self.connections.is_empty() && self.state.machines.is_empty() && !self.state.is_draining
     }
 
     pub(crate) fn connections(&self) -> usize {
@@ -73,14 +74,16 @@ pub(crate) struct Parcel {
     pub(crate) connections: Vec<(RestingConnection, TcpStream)>,
     pub(crate) machines: Vec<CarriedMachine>,
     pub(crate) dhcp_conflicts: Option<Vec<CarriedConflict>>,
+    pub(crate) is_draining: bool,
 }
 
 impl Parcel {
     /// Joins a state and its open files. `descriptor` returns one by its number, once.
     pub(super) fn new(state: State, mut descriptor: impl FnMut(usize) -> Option<OwnedFd>) -> Self {
-        let State { images, connections, machines, dhcp_conflicts } = state;
+        let State { images, connections, machines, dhcp_conflicts, is_draining } = state;
         let first = images.len();
-        let mut joined = Self { images: Vec::new(), connections: Vec::new(), machines, dhcp_conflicts };
+        let mut joined =
+            Self { images: Vec::new(), connections: Vec::new(), machines, dhcp_conflicts, is_draining };
         for (number, image) in images.into_iter().enumerate() {
             joined.images.extend(descriptor(number).map(|file| (image, file.into())));
         }

@@ -10,7 +10,7 @@ use crate::nbd::session::resting::RestingConnection;
 
 /// First bytes of the state, with the version of its format. Any change of a type in it makes a new
 /// version: the bytes do not tell which fields there are.
-const HEAD: &[u8] = b"isowire state 6\n";
+const HEAD: &[u8] = b"isowire state 7\n";
 
 /// Longest state, in bytes: 4096 machines, and ten thousand connections with replies that wait.
 pub(crate) const STATE_MAX: usize = 128 << 20;
@@ -27,6 +27,8 @@ pub(crate) struct State {
     pub machines: Vec<CarriedMachine>,
     /// Other DHCP servers; `None` if the process did not look for them, as a proxy does not.
     pub dhcp_conflicts: Option<Vec<CarriedConflict>>,
+    /// New machines go to other servers (`isowire drain`).
+    pub is_draining: bool,
 }
 
 /// Error of a state that this process cannot use.
@@ -94,8 +96,13 @@ mod tests {
 
     #[test]
     fn state_of_another_version_is_refused() {
-        let empty =
-            State { images: Vec::new(), connections: Vec::new(), machines: Vec::new(), dhcp_conflicts: None };
+        let empty = State {
+            images: Vec::new(),
+            connections: Vec::new(),
+            machines: Vec::new(),
+            dhcp_conflicts: None,
+            is_draining: true,
+        };
         let bytes = empty.emit().unwrap();
         assert_eq!(State::parse(&bytes), Ok(empty));
         assert_eq!(State::parse(b"isowire state 1\n\0\0\0"), Err(StateError::OtherVersion));

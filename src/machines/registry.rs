@@ -13,7 +13,9 @@ use super::diagnosis::{FaultyImage, Surroundings, loading_rate};
 use super::requests::FileRequest;
 use super::server_status::ImageStatus;
 use super::site::Site;
-use super::status::{Clock, FORMAT, FaultStatus, MachineStatus, StatusReport, VerificationStatus};
+use super::status::{
+    Clock, DrainStatus, FORMAT, FaultStatus, MachineStatus, StatusReport, VerificationStatus,
+};
 use super::table::{MACHINES_MAX, MachineTable};
 use super::transfer_stats::TransferStats;
 use super::up::{FinishedBoot, KnownMachine};
@@ -38,6 +40,8 @@ pub struct Registry {
     site: Mutex<Arc<Site>>,
     /// Set once, so that the time of an event is the same in all reports.
     clock: OnceLock<Clock>,
+    /// Time since which new machines are to go to other servers.
+    draining: Mutex<Option<Instant>>,
 }
 
 /// An image, and the blocks that a machine read of it while it booted.
@@ -63,7 +67,19 @@ impl Registry {
             verifications: OnceLock::new(),
             site: Mutex::default(),
             clock: OnceLock::new(),
+            draining: Mutex::default(),
         }
+    }
+
+    /// Lets new machines go to other servers, or no longer.
+    pub(crate) fn set_draining(&self, is_draining: bool, now: Instant) {
+        let mut draining = locked(&self.draining);
+        *draining = is_draining.then(|| draining.unwrap_or(now));
+    }
+
+    /// Returns whether new machines are to go to other servers.
+    pub(crate) fn is_draining(&self) -> bool {
+        locked(&self.draining).is_some()
     }
 
     /// Has the status report these verifications too.
@@ -214,6 +230,11 @@ impl Registry {
         self.table().root_at(IpAddr::V4(address))
     }
 
+    /// Returns whether the machine with this MAC address has a connection to its root.
+    pub(crate) fn has_root(&self, mac: Mac) -> bool {
+        self.table().has_root(mac)
+    }
+
     /// Returns whether the machine at this address loaded a kernel from here in its last boot.
     pub(crate) fn has_booted(&self, address: impl Into<IpAddr>) -> bool {
         self.table().has_booted(address.into())
@@ -236,7 +257,12 @@ impl Registry {
         let forgotten = table.forgotten();
         drop(table);
         machines.sort_by(|a, b| b.since.cmp(&a.since).then_with(|| a.key().cmp(&b.key())));
+        let draining = locked(&self.draining).map(|since| DrainStatus {
+            since: clock.seconds(since),
+            left: machines.iter().filter(|machine| machine.needs_this_server(clock.seconds(now))).count(),
+        });
         StatusReport {
+            draining,
             format: FORMAT,
             isowire: env!("CARGO_PKG_VERSION").to_owned(),
             time: clock.seconds(now),

@@ -25,6 +25,9 @@ use crate::images::verify::{VerifyReport, VerifyState};
 /// kinds of a diagnosis may come without that.
 pub(crate) const FORMAT: u32 = 1;
 
+/// Seconds of silence after which a machine is no longer in the middle of a boot.
+const BOOTING_SECONDS: i64 = 120;
+
 /// The time of day of events, from one comparison of two clocks: a time never moves between two
 /// reports, even if the system's clock is set.
 #[derive(Debug, Clone, Copy)]
@@ -81,8 +84,20 @@ pub(crate) struct StatusReport {
     /// Images that new machines may get, the default first.
     #[serde(default)]
     pub images: Vec<ImageStatus>,
+    /// `null` unless new machines go to other servers (`isowire drain`).
+    #[serde(default)]
+    pub draining: Option<DrainStatus>,
     /// Sorted by the start of the boot, latest first.
     pub machines: Vec<MachineStatus>,
+}
+
+/// A server whose new machines go to other servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DrainStatus {
+    /// Time of `isowire drain`.
+    pub since: i64,
+    /// Machines that need this server still: on their root, or in the middle of a boot.
+    pub left: usize,
 }
 
 /// An image whose disk, network file system or object store fails or hangs.
@@ -298,6 +313,13 @@ impl MachineStatus {
             reached: reached(boot),
             story: story(boot, clock),
         }
+    }
+
+    /// Returns whether the machine would miss this server: it is on its root, or loads it.
+    pub(super) fn needs_this_server(&self, now: i64) -> bool {
+        let is_booting = (Stage::Offered..=Stage::Initramfs).contains(&self.stage)
+            && now - self.last_seen < BOOTING_SECONDS;
+        self.root_connections > 0 || is_booting
     }
 
     /// Returns a key that breaks ties when machines are sorted.

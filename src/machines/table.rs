@@ -266,6 +266,11 @@ impl MachineTable {
         record.boot.is_on_root().then_some(record.mac)
     }
 
+    pub(super) fn has_root(&self, mac: Mac) -> bool {
+        let record = self.by_mac.get(&mac).and_then(|id| self.machines.get(id));
+        record.is_some_and(|record| record.boot.is_on_root())
+    }
+
     pub(super) fn has_booted(&self, address: IpAddr) -> bool {
         let record = self.by_address.get(&address).and_then(|id| self.machines.get(id));
         record.is_some_and(|record| record.boot.step >= Step::Kernel)

@@ -132,6 +132,7 @@ fn open(stored: Stored) -> Option<Parcel> {
 fn resume(parcel: Parcel, nbd: &nbd::server::Server, machines: &Registry) {
     metrics::set(Gauge::TakenOver, 1);
     machines.add_carried(parcel.machines, Instant::now());
+    machines.set_draining(parcel.is_draining, Instant::now());
     let mut resumed = 0;
     for (connection, socket) in parcel.connections {
         let peer = connection.peer;
@@ -298,7 +299,7 @@ impl Legacy {
         let manager = spawn_blocking(Manager::reach).await;
         let outgoing = self.with(self.nbd.rest().await);
         let connections = outgoing.connections();
-        if outgoing.is_without_clients() {
+        if outgoing.is_needless() {
             return;
         }
         let manager = manager.map_err(io::Error::other).flatten();

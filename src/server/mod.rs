@@ -8,6 +8,7 @@ mod handover;
 mod image_updater;
 mod initramfs_check;
 mod next_boots;
+mod operator_control;
 mod own_addresses;
 mod report;
 mod sandbox;

@@ -18,7 +18,6 @@ use crate::locked::locked;
 use crate::machines::{FinishedBoot, Mac, Registry};
 use crate::text::Word;
 use crate::watched::Watched;
-use crate::web::control::Control;
 
 /// Name of the file in the directory of state.
 pub(super) const NAME: &str = "next-boots";
@@ -133,8 +132,12 @@ impl NextBootControl {
     }
 }
 
-impl Control for NextBootControl {
-    fn next(&self, machine: Mac, boot: &str) -> Result<String, String> {
+impl NextBootControl {
+    /// Notes what a machine boots next, and returns what to say.
+    ///
+    /// # Errors
+    /// The reason in one line.
+    pub(super) fn tell(&self, machine: Mac, boot: &str) -> Result<String, String> {
         let boot = self.boot(boot)?;
         if self.file.directory().is_none() {
             let directory = self.file.path.display();

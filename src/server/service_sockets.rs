@@ -342,6 +342,7 @@ impl ServiceSockets {
                 self.up("DHCP", dhcp.local_addr().ok(), waiting.as_deref().unwrap_or(state));
                 self.dhcp_mark = Some(mark);
                 self.dhcp = Some(Sockets { dhcp, boot_server });
+                self.name_servers(config);
             }
             (Err((address, error)), Asked::ByOperator) => return Err(cannot("dhcp", address, error)),
             (Err((address, error)), Asked::ByDefault) => {
@@ -351,6 +352,14 @@ impl ServiceSockets {
             }
         }
         Ok(())
+    }
+
+    /// Names the servers that share machines, if there are any.
+    fn name_servers(&mut self, config: &Config) {
+        let Some(servers) = &config.servers else { return };
+        let names = servers.iter().map(|server| server.name().to_string());
+        let state = format!("machines are shared by {}", names.collect::<Vec<_>>().join(", "));
+        self.up("Servers", None, &state);
     }
 
     fn leave_dhcp_off(&mut self, why: &str, inherited: &[Option<UdpSocket>; 2]) -> Result<(), StartError> {

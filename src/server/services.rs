@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use super::boot_lists::BootLists;
 use super::image_updater::ImageUpdater;
 use super::next_boots::{NextBootControl, NextFile};
+use super::operator_control::OperatorControl;
 use super::service_sockets::{DhcpMark, PortmapService, ServiceSockets};
 use super::snapshot::Snapshot;
 use super::{StartError, handover, own_addresses};
@@ -270,13 +271,18 @@ impl Services<'_> {
             false => StatusSocket::Tcp(listener, self.config.allowed.clone()),
         });
         let sockets = local.map(StatusSocket::Local).into_iter().chain(tcp).collect();
-        let control = Arc::new(NextBootControl {
+        let next_boots = Arc::new(NextBootControl {
             file: Arc::clone(&self.shared.next_file),
             rules: self.config.rules.clone(),
             files: self.files(),
         });
-        let (noting, machines, stop) = (Arc::clone(&control), self.machines(), self.stop());
-        self.spawn_at_once("next boots", async move { noting.run(&machines, stop).await });
+        let control = Arc::new(OperatorControl {
+            next_boots: Arc::clone(&next_boots),
+            machines: self.machines(),
+            servers: self.config.servers.clone(),
+        });
+        let (machines, stop) = (self.machines(), self.stop());
+        self.spawn_at_once("next boots", async move { next_boots.run(&machines, stop).await });
         self.spawn("status", web::server::run_with(sockets, self.machines(), Some(control), self.stop()));
     }
 
@@ -324,7 +330,7 @@ fn datagrams(socket: StdSocket) -> io::Result<UdpSocket> {
 }
 
 fn dhcp_config(config: &Config, shared: &Shared) -> dhcp::server::DhcpConfig {
-    let Shared { snapshot, machines, dhcp_conflicts, .. } = shared;
+    let Shared { snapshot, machines, dhcp_conflicts, has_roots, .. } = shared;
     let mode = match &config.dhcp {
         Dhcp::Server(server) => dhcp::server::DhcpMode::Server(server.clone()),
         // `Off` has no sockets, so its mode is never used.
@@ -341,6 +347,8 @@ fn dhcp_config(config: &Config, shared: &Shared) -> dhcp::server::DhcpConfig {
         machines: Arc::clone(machines),
         allowed: config.allowed.clone(),
         known_conflicts: Arc::clone(dhcp_conflicts),
+        servers: config.servers.clone().map(Arc::new),
+        is_successor: *has_roots,
     }
 }
 

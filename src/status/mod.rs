@@ -1,6 +1,8 @@
 //! `isowire status`: shows the machines of a running server.
 
 mod columns;
+mod control;
+mod drain;
 mod fetch;
 mod known_hosts;
 mod next;
@@ -18,7 +20,9 @@ use self::fetch::FetchError;
 use self::table::{Size, StatusTable};
 use crate::machines::StatusReport;
 
-pub use next::{NextError, next};
+pub use control::ControlError;
+pub use drain::{Drain, drain};
+pub use next::next;
 
 pub(crate) use fetch::{StatusAddress, StatusAddressError};
 

@@ -9,7 +9,7 @@ use super::columns::{Layout, percent};
 use super::text::{age, printable, wrap};
 use crate::machines::StatusReport;
 use crate::machines::diagnosis::Diagnosis;
-use crate::machines::status::{FaultStatus, MachineStatus, VerificationStatus};
+use crate::machines::status::{DrainStatus, FaultStatus, MachineStatus, VerificationStatus};
 
 /// Most lines of a reason on a terminal.
 const REASON_LINES: usize = 2;
@@ -118,14 +118,18 @@ pub(super) fn reason(machine: &MachineStatus) -> Option<String> {
 
 /// Returns a line for each thing above all machines, such as an image that cannot be read.
 pub(super) fn notices(report: &StatusReport) -> impl Iterator<Item = String> {
-    let StatusReport { faults, verifications, panics, time, .. } = report;
+    let StatusReport { faults, verifications, panics, draining, time, .. } = report;
+    let draining = draining.iter().map(move |DrainStatus { since, left }| {
+        let age = age(time - since);
+        format!("new machines go to other servers since {age}; machines that need this one still: {left}")
+    });
     let panics =
         (*panics > 0).then(|| format!("{panics} faults of isowire since its start; its log has each"));
     let faults = faults.iter().map(move |FaultStatus { image, fault, since, .. }| {
         let (image, fault, age) = (printable(image), printable(fault), age(time - since));
         format!("{image}: cannot be read since {age}: {fault}")
     });
-    panics.into_iter().chain(faults).chain(verification_notices(verifications))
+    panics.into_iter().chain(draining).chain(faults).chain(verification_notices(verifications))
 }
 
 /// Returns a line for each image that is not verified, and one for all that are.

@@ -1,4 +1,4 @@
-//! What the local socket can change: the next boot of a machine.
+//! What the local socket can change: the next boot of a machine, and whether new machines are taken.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -18,11 +18,28 @@ pub(crate) trait Control: Debug + Send + Sync {
     /// # Errors
     /// The reason in one line.
     fn next(&self, machine: Mac, boot: &str) -> Result<String, String>;
+
+    /// Lets new machines go to other servers, or no longer. Returns what to say.
+    ///
+    /// # Errors
+    /// The reason in one line.
+    fn drain(&self, is_draining: bool) -> Result<String, String>;
 }
 
 /// Returns the answers to calls of this user's programs.
 pub(super) fn router(control: Arc<dyn Control>) -> Router {
-    Router::new().route("/next/{machine}/{boot}", post(next)).with_state(control)
+    Router::new()
+        .route("/next/{machine}/{boot}", post(next))
+        .route("/drain", post(drain).delete(end_drain))
+        .with_state(control)
+}
+
+async fn drain(control: State<Arc<dyn Control>>) -> Result<String, (StatusCode, String)> {
+    control.drain(true).map_err(|why| (StatusCode::CONFLICT, why))
+}
+
+async fn end_drain(control: State<Arc<dyn Control>>) -> Result<String, (StatusCode, String)> {
+    control.drain(false).map_err(|why| (StatusCode::CONFLICT, why))
 }
 
 async fn next(

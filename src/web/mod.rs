@@ -1,7 +1,7 @@
 //! The status over HTTP: JSON for programs, a page for people with its events, metrics for Prometheus.
 //!
-//! It is served on a Unix socket, where `isowire next` also changes what a machine boots, and by TCP,
-//! which changes nothing.
+//! It is served on a Unix socket, where `isowire next` and `isowire drain` also change something, and
+//! by TCP, which changes nothing.
 
 mod connection;
 pub(crate) mod control;

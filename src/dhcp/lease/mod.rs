@@ -409,6 +409,11 @@ impl Leases {
             || self.fixed.get(machine) == Some(&address)
     }
 
+    /// Returns whether `address` is one that is leased here, to this machine or any.
+    pub(crate) fn may_lease(&self, machine: &HardwareAddress, address: Ipv4Addr) -> bool {
+        self.pool.contains(address) || self.is_own(machine, address)
+    }
+
     /// Returns whether `address` is kept for the machine after its lease.
     fn keeps(&self, machine: &HardwareAddress, address: Ipv4Addr) -> bool {
         matches!(self.holds.get(&address), Some((Hold::Kept(holder), _)) if holder == machine)

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinSet;
@@ -36,16 +37,20 @@ pub(crate) struct DhcpProbe {
     pub(crate) interface: String,
     /// Our address on the network.
     pub(crate) local: Ipv4Addr,
-    /// The server, if there is one, or the error of the kernel.
+    /// Servers that share machines with this one, and answered.
+    pub(crate) peers: Vec<Ipv4Addr>,
+    /// Another server, if there is one, or the error of the kernel.
     pub(crate) found: io::Result<Option<Ipv4Addr>>,
 }
 
 /// Probes all interfaces at the same time, each from our address there.
-pub(super) async fn probe_all(links: Vec<(Interface, Ipv4Addr)>) -> Vec<DhcpProbe> {
+pub(super) async fn probe_all(links: Vec<(Interface, Ipv4Addr)>, known: &Arc<[Ipv4Addr]>) -> Vec<DhcpProbe> {
     let mut probes = JoinSet::new();
     for (interface, local) in links {
+        let (known, mut peers) = (Arc::clone(known), Vec::new());
         probes.spawn(async move {
-            DhcpProbe { found: find(&interface, local).await, interface: interface.name, local }
+            let found = find(&interface, local, &known, &mut peers).await;
+            DhcpProbe { found, peers, interface: interface.name, local }
         });
     }
     let mut ended = Vec::new();
@@ -56,9 +61,9 @@ pub(super) async fn probe_all(links: Vec<(Interface, Ipv4Addr)>) -> Vec<DhcpProb
 }
 
 /// Probes all interfaces, and returns the servers that answer.
-pub(super) async fn find_all(links: Vec<(Interface, Ipv4Addr)>) -> Vec<Conflict> {
+pub(super) async fn find_all(links: Vec<(Interface, Ipv4Addr)>, known: &Arc<[Ipv4Addr]>) -> Vec<Conflict> {
     let mut conflicts = Vec::new();
-    for DhcpProbe { interface, local, found } in probe_all(links).await {
+    for DhcpProbe { interface, local, found, .. } in probe_all(links, known).await {
         match found {
             Ok(Some(server)) => conflicts.push(Conflict { server, local, interface }),
             // Port 68 may need a privilege that the service lacks. It starts nevertheless, and
@@ -84,6 +89,8 @@ pub(super) enum ProbeEnd {
 /// Probes of a running server.
 #[derive(Debug, Default)]
 pub(super) struct Probes {
+    /// Servers that share machines with this one: no conflict.
+    known: Arc<[Ipv4Addr]>,
     running: JoinSet<ProbeEnd>,
     /// Interfaces, each with our address there, that were probed before.
     probed: Vec<(u32, Ipv4Addr)>,
@@ -94,6 +101,11 @@ pub(super) struct Probes {
 }
 
 impl Probes {
+    /// Creates it without a probe. Offers of the `known` servers count as none.
+    pub(super) fn new(known: Arc<[Ipv4Addr]>) -> Self {
+        Self { known, ..Self::default() }
+    }
+
     /// Notes that these links were probed.
     pub(super) fn remember(&mut self, links: &[(Interface, Ipv4Addr)]) {
         self.probed = links.iter().map(|(interface, local)| (interface.index, *local)).collect();
@@ -128,8 +140,9 @@ impl Probes {
 
     fn spawn(&mut self, links: Vec<(Interface, Ipv4Addr)>) {
         for (interface, local) in links {
+            let known = Arc::clone(&self.known);
             self.running.spawn(async move {
-                match find(&interface, local).await {
+                match find(&interface, local, &known, &mut Vec::new()).await {
                     Ok(None) => ProbeEnd::Alone,
                     Ok(Some(server)) => {
                         ProbeEnd::Found(Conflict { server, local, interface: interface.name })
@@ -168,11 +181,16 @@ impl Probes {
 }
 
 /// Sends a DISCOVER out of `interface` from our address there, and returns another server that
-/// offers an address.
+/// offers an address. Adds those of the `known` servers that do to `peers`.
 ///
 /// # Errors
 /// Errors of the kernel: port 68 cannot be bound, or nothing can be sent.
-async fn find(interface: &Interface, local: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
+async fn find(
+    interface: &Interface,
+    local: Ipv4Addr,
+    known: &[Ipv4Addr],
+    peers: &mut Vec<Ipv4Addr>,
+) -> io::Result<Option<Ipv4Addr>> {
     let Some(mac) = interface.mac else { return Ok(None) };
     // Bound to the interface and closed soon, so that a DHCP client of this host on another
     // interface is not disturbed. Servers reply to port 68 (RFC 2131 §4.1).
@@ -186,9 +204,12 @@ async fn find(interface: &Interface, local: Ipv4Addr) -> io::Result<Option<Ipv4A
         socket.send_from(&discover.emit(), everyone, interface.index, local)?;
         while let Ok(received) = timeout_at(deadline, socket.receive()).await {
             let (message, arrival) = received?;
-            let conflict = message.ok().and_then(|message| offerer(&message, xid, *arrival.from.ip()));
-            if let Some(conflict) = conflict.filter(|&conflict| conflict != local) {
-                return Ok(Some(conflict));
+            let offerer = message.ok().and_then(|message| offerer(&message, xid, *arrival.from.ip()));
+            match offerer.filter(|&offerer| offerer != local) {
+                Some(peer) if known.contains(&peer) && peers.contains(&peer) => {}
+                Some(peer) if known.contains(&peer) => peers.push(peer),
+                Some(conflict) => return Ok(Some(conflict)),
+                None => {}
             }
         }
     }

@@ -26,6 +26,7 @@ pub(super) struct DhcpLog {
     send_failed: RateLimit,
     declined: RateLimit,
     in_use: RateLimit,
+    not_listed: RateLimit,
     logged_once: LoggedOnce,
 }
 
@@ -114,6 +115,21 @@ impl DhcpLog {
         }
     }
 
+    /// Logs that this server answers a machine in place of another one, if it does.
+    pub(super) fn covered(&self, request: &Request, silent: Option<Ipv4Addr>) {
+        if let Some(server) = silent {
+            let machine = request.message.header.hardware();
+            info!(%machine, %server, "answered for another server, which stayed silent");
+        }
+    }
+
+    /// Logs that machines are told an address which is not in the list of servers.
+    pub(super) fn not_listed(&mut self, address: Ipv4Addr) {
+        if self.not_listed.allows() {
+            warn!(%address, "machines are not shared: this address is not in the list of servers. Add it, or set `advertise`");
+        }
+    }
+
     /// Logs a failed receive.
     pub(super) fn receive_failed(&mut self, error: &io::Error) {
         if self.receive_failed.allows() {
@@ -171,6 +187,7 @@ fn matters_to_operator(reason: &NoReply) -> bool {
             | NoReply::AddressesInUse
             | NoReply::DeclineDisbelieved(_)
             | NoReply::ConflictingServer(_)
+            | NoReply::LeftTo(_)
     )
 }
 

@@ -14,6 +14,7 @@ mod report_to_machines;
 mod socket;
 mod start;
 mod subnets;
+mod turns;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -30,11 +31,12 @@ use self::lease_file::LeaseFile;
 use self::log::DhcpLog;
 use self::port_socket::{PortSocket, Presence};
 use self::socket::{Arrival, Malformed};
+use self::turns::{TurnQueue, next_turn};
 use super::lease::{self, UnixTime};
 use super::session::{
     ConflictSeen, Destination, DhcpPort, NoReply, Outcome, Request, Role, Session, is_boot_client,
 };
-use super::wire::{Message, SERVER_PORT};
+use super::wire::{Message, MessageType, SERVER_PORT};
 use crate::boot::{BootTargets, Leased};
 use crate::interfaces::{Interface, InterfaceChanges};
 use crate::machines::Registry;
@@ -86,6 +88,8 @@ pub struct Server {
     leased: Arc<Leased>,
     lease_file: Option<LeaseFile>,
     address_use: AddressUse,
+    /// `None` if machines are not shared with other servers.
+    turns: Option<TurnQueue>,
     clock: Clock,
     log: DhcpLog,
 }
@@ -113,6 +117,9 @@ impl Server {
                 () = self.changes.next() => self.step(Self::interfaces_changed),
                 Some(ended) = self.probes.ended() => self.step(|it| it.probe_ended(ended)),
                 work = self.address_use.next() => self.step(|it| it.resume(work)),
+                (message, arrival) = next_turn(&mut self.turns) => {
+                    self.step(|it| it.turn_came(message, arrival));
+                }
                 _ = probe_times.tick() => self.step(|it| it.probes.start(it.probed())),
                 _ = renewals.tick() => {
                     self.step(Self::renew_leases_of_roots);
@@ -149,7 +156,8 @@ impl Server {
             return self.note_conflict(server, local);
         }
         // A broadcast comes back to its sender: our own probe, or a DHCP client of this host.
-        if self.interfaces.is_own_mac(message.header.hardware().bytes()) {
+        let is_own = self.interfaces.is_own_mac(message.header.hardware().bytes());
+        if is_own || self.note_turn(&message) {
             return;
         }
         let local = match self.local(&arrival, !message.header.giaddr.is_unspecified()) {
@@ -162,17 +170,28 @@ impl Server {
         }
         let server = self.advertise.unwrap_or(local);
         let request = Request { message, port, from: arrival.from, local, server };
-        let Some(outcome) = self.decide(&request, &arrival) else { return };
+        let turn = self.turn(&request, &arrival);
+        let silent = turn.as_ref().ok().copied().flatten();
+        let outcome = match turn {
+            Ok(_) => self.decide(&request, &arrival),
+            Err(reason) => Some(Outcome::NoReply(reason)),
+        };
+        let Some(outcome) = outcome else { return };
         self.record_leases();
         self.log.outcome(&request, &outcome);
         report_to_machines::report(&self.machines, &request, &outcome, Instant::now());
         match outcome {
             Outcome::Send { reply, to, .. } => {
-                self.send(port, &reply.emit(), to, &arrival, local);
+                let bytes = reply.emit();
+                self.send(port, &bytes, to, &arrival, local);
                 metrics::observe(Door::Dhcp, began.elapsed());
+                if reply.kind == MessageType::Offer {
+                    self.log.covered(&request, silent);
+                    self.tell_of_offer(&request, &bytes);
+                }
             }
             Outcome::NoReply(NoReply::ChoseAnother { server, network })
-                if !self.interfaces.is_own(server) =>
+                if !self.interfaces.is_own(server) && !self.is_peer(server) =>
             {
                 self.probe_network(network);
             }
@@ -314,6 +333,10 @@ impl Server {
 
     /// Records another server on the network with the address `on`.
     fn note_conflict(&mut self, server: Ipv4Addr, on: Ipv4Addr) {
+        // It leases other addresses.
+        if self.is_peer(server) {
+            return;
+        }
         let seen = self.session.saw_conflict(server, on, self.clock.now());
         self.publish_conflicts();
         if seen == ConflictSeen::First {

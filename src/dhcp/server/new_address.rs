@@ -30,7 +30,7 @@ impl Server {
         for _ in 0..TRIES {
             let outcome = self.session.answer(request, self.clock.now());
             let Some(address) = self.server_role().and_then(|role| new_offer(role, request, &outcome)) else {
-                return Some(outcome);
+                return Some(self.without_strangers(request, outcome));
             };
             if self.withdraw_if_used(address, request, arrival, now) {
                 continue;

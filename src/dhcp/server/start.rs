@@ -17,6 +17,7 @@ use super::log::DhcpLog;
 use super::port_socket::{PortSocket, Presence};
 use super::socket::Sharing;
 use super::subnets::{self, SubnetConfig, SubnetError};
+use super::turns::TurnQueue;
 use super::{Clock, Server, Sockets};
 use crate::boot::leased::Lease;
 use crate::boot::{BootTargets, Leased, Rules};
@@ -25,6 +26,7 @@ use crate::dhcp::session::{LimitedIpxes, Network, Role, ServerRole, Session, Sub
 use crate::export::Allowed;
 use crate::interfaces::{Interface, InterfaceChanges};
 use crate::machines::Registry;
+use crate::placement::Servers;
 use crate::watched::Watched;
 
 /// Length of a lease: one day. The initramfs takes its address once and never renews it, so a lease
@@ -55,6 +57,10 @@ pub struct DhcpConfig {
     /// Other servers that the process before this one knew of. If it looked for them, this one
     /// answers at once, and looks again meanwhile.
     pub known_conflicts: Arc<KnownConflicts>,
+    /// Servers that share machines with this one, which is among them.
+    pub servers: Option<Arc<Servers>>,
+    /// This process goes on with another one's work.
+    pub is_successor: bool,
 }
 
 /// Role of the service on its network.
@@ -121,6 +127,8 @@ impl Server {
             leased,
             allowed,
             known_conflicts,
+            servers,
+            is_successor,
         } = config;
         let (only, sharing) = (interface.as_deref(), mode.sharing());
         let take = |socket| PortSocket::new(socket, only, sharing).map_err(DhcpStartError::Socket);
@@ -129,12 +137,16 @@ impl Server {
         // Before the list is read, so that no change is missed.
         let changes = InterfaceChanges::listen();
         let interfaces = Interfaces::read(interface).map_err(DhcpStartError::Interfaces)?;
-        let (clock, targets, mut probes) = (Clock::start(), boot.current(), Probes::default());
+        let peers = peer_addresses(servers.as_deref());
+        let (clock, targets, mut probes) = (Clock::start(), boot.current(), Probes::new(Arc::clone(&peers)));
         let (role, lease_file) = match mode {
             DhcpMode::Proxy => (Role::Proxy, None),
             DhcpMode::Server(config) => {
                 let mut server_role =
                     subnets::server_role(&config.subnets, targets.rules(), &interfaces, wait)?;
+                if servers.is_some() {
+                    server_role.subnets.iter_mut().for_each(Subnet::share);
+                }
                 // After the fixed addresses, against which the lease file is checked.
                 let file = config.lease_file;
                 let file =
@@ -145,7 +157,7 @@ impl Server {
                     probes.start(links);
                 } else {
                     probes.remember(&links);
-                    yield_to_others(&mut server_role, links, clock.now()).await?;
+                    yield_to_others(&mut server_role, links, &peers, clock.now()).await?;
                 }
                 fill_leased(&leased, &server_role);
                 (Role::Server(server_role), file)
@@ -173,6 +185,7 @@ impl Server {
             leased,
             lease_file,
             address_use: AddressUse::default(),
+            turns: servers.map(|servers| TurnQueue::new(servers, (!is_successor).then(Instant::now))),
             clock,
             log: DhcpLog::default(),
         };
@@ -217,6 +230,7 @@ pub(crate) async fn look_for_others(
     interface: Option<String>,
     rules: &Rules,
     wait: bool,
+    servers: Option<&Servers>,
 ) -> Result<Vec<DhcpProbe>, DhcpStartError> {
     let interfaces = Interfaces::read(interface).map_err(DhcpStartError::Interfaces)?;
     let links = match mode {
@@ -225,7 +239,16 @@ pub(crate) async fn look_for_others(
             probed(&subnets::server_role(&config.subnets, rules, &interfaces, wait)?, &interfaces)
         }
     };
-    Ok(conflict::probe_all(links).await)
+    Ok(conflict::probe_all(links, &peer_addresses(servers)).await)
+}
+
+/// Returns all addresses of the servers that share machines.
+fn peer_addresses(servers: Option<&Servers>) -> Arc<[Ipv4Addr]> {
+    servers
+        .into_iter()
+        .flat_map(Servers::iter)
+        .flat_map(|server| server.addresses().iter().copied())
+        .collect()
 }
 
 /// Returns the interfaces on which other DHCP servers would be, each with our address there.
@@ -238,9 +261,10 @@ pub(super) fn probed(server_role: &ServerRole, interfaces: &Interfaces) -> Vec<(
 async fn yield_to_others(
     server_role: &mut ServerRole,
     links: Vec<(Interface, Ipv4Addr)>,
+    peers: &Arc<[Ipv4Addr]>,
     now: UnixTime,
 ) -> Result<(), DhcpStartError> {
-    let conflicts = conflict::find_all(links).await;
+    let conflicts = conflict::find_all(links, peers).await;
     for Conflict { server, local, .. } in &conflicts {
         server_role.saw_conflict(*server, *local, now);
     }

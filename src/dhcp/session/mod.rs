@@ -11,6 +11,7 @@ pub(crate) mod carried;
 mod limited_ipxe;
 mod server_role;
 mod subnet;
+mod turn;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -23,6 +24,7 @@ pub(crate) use boot_offer::{BootOffer, is_boot_client, mac};
 pub use limited_ipxe::LimitedIpxes;
 pub use server_role::ServerRole;
 pub use subnet::{ConflictSeen, Network, Subnet};
+pub use turn::{Discover, Turn, Turns};
 
 /// Sub-option of option 82: the relay agent listens on the port that it sends from (RFC 8357 §4.1).
 const RELAY_SOURCE_PORT: u8 = 19;
@@ -120,6 +122,10 @@ pub enum NoReply {
     Declined(Ipv4Addr),
     #[error("declined {0}, after others within ten minutes: not believed")]
     DeclineDisbelieved(Ipv4Addr),
+    #[error("left to server {0}, which comes before this one for it")]
+    LeftTo(Ipv4Addr),
+    #[error("another server may have it since before the start of this one")]
+    Settling,
 }
 
 /// Role of the service on its network.

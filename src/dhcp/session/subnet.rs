@@ -78,13 +78,20 @@ pub enum ConflictSeen {
 pub struct Subnet {
     pub network: Network,
     pub leases: Leases,
+    /// Other servers lease other addresses of the network.
+    is_shared: bool,
     conflict: Option<ConflictingServer>,
 }
 
 impl Subnet {
     /// Creates the state before any other server was seen.
     pub fn new(network: Network, leases: Leases) -> Self {
-        Self { network, leases, conflict: None }
+        Self { network, leases, is_shared: false, conflict: None }
+    }
+
+    /// Notes that other servers lease other addresses of the network.
+    pub(crate) fn share(&mut self) {
+        self.is_shared = true;
     }
 
     /// Records a conflicting server. Nothing is offered until it is gone; leases are still renewed.
@@ -151,6 +158,10 @@ impl Subnet {
         // INIT-REBOOT after a move from another network: the NAK makes the client start over.
         if !self.network.contains(claimed) {
             return Ok(nak(request));
+        }
+        // It is another server's to lease, also to a machine that has an address of ours.
+        if self.is_shared && server.is_none() && !self.leases.may_lease(&machine, claimed) {
+            return Err(NoReply::NotInPool(claimed));
         }
         match self.leases.claim(machine, claimed, now) {
             Ok(()) => Ok(self.lease_reply(request, MessageType::Ack, claimed, boot)),

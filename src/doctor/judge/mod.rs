@@ -207,6 +207,15 @@ pub(super) fn other_dhcp(dhcp: &Dhcp, probes: &[DhcpProbe]) -> Vec<Finding> {
     }
 }
 
+/// Tells which of the servers that share machines answered; `None` if none did. Proxies never answer, as
+/// the question is not that of a machine that boots.
+pub(super) fn peers(dhcp: &Dhcp, probes: &[DhcpProbe]) -> Option<Finding> {
+    let answered = joined(probes.iter().flat_map(|probe| &probe.peers));
+    let is_server = matches!(dhcp, Dhcp::Server(_));
+    (is_server && !answered.is_empty())
+        .then(|| Finding::ok("servers", format!("{answered} shares machines with this one, and answers")))
+}
+
 /// Judges whether machines can boot from an image, by each kind of firmware.
 pub(super) fn firmware(image: &str, boots: &[FirmwareBoot]) -> Finding {
     const SUBJECT: &str = "ISO";

@@ -103,7 +103,12 @@ fn refused_service_is_a_fault() {
 
 #[test]
 fn other_dhcp_server_is_wanted_by_a_proxy_only() {
-    let probe = |found| DhcpProbe { interface: "eth0".into(), local: Ipv4Addr::new(10, 0, 0, 1), found };
+    let probe = |found| DhcpProbe {
+        interface: "eth0".into(),
+        local: Ipv4Addr::new(10, 0, 0, 1),
+        peers: Vec::new(),
+        found,
+    };
     let server = Ipv4Addr::new(10, 0, 0, 9);
     let role = crate::dhcp::server::ServerConfig { subnets: vec![], lease_file: None };
     let verdicts = |probes: &[DhcpProbe]| {

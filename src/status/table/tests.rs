@@ -49,6 +49,7 @@ pub(in crate::status) fn report(machines: Vec<MachineStatus>) -> StatusReport {
         services: Vec::new(),
         advice: Vec::new(),
         images: Vec::new(),
+        draining: None,
         machines,
     }
 }
@@ -172,4 +173,13 @@ fn table_fits_a_height_and_says_what_is_hidden() {
 fn root_progress_of_an_older_server_is_shown() {
     let airootfs = Some(RootProgress { size: 4 << 20, read: 1 << 20 });
     assert!(table(vec![MachineStatus { airootfs, ..machine() }]).contains("25 % of 4.00 MiB"));
+}
+
+#[test]
+fn draining_server_says_how_many_are_left() {
+    let draining = Some(DrainStatus { since: 940, left: 3 });
+    let report = StatusReport { draining, ..report(vec![machine()]) };
+    let text = StatusTable { report, size: Size::UNLIMITED }.to_string();
+    let says = "new machines go to other servers since 1m 0s; machines that need this one still: 3\n";
+    assert!(text.starts_with(says), "{text}");
 }

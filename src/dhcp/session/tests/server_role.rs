@@ -140,6 +140,24 @@ fn rebooted_machine_keeps_address() {
     assert_eq!(no_reply(ask(&mut server_role, plain(MessageType::Request, 5))), NoReply::NothingClaimed);
 }
 
+/// Another server leases the rest of the network: it may have leased the address that is claimed.
+#[test]
+fn address_of_another_server_is_not_refused() {
+    let mut session = server_role();
+    let Role::Server(server_role) = &mut session.role else { panic!() };
+    server_role.subnets.iter_mut().for_each(Subnet::share);
+    let own = lease(&mut session, 1);
+    let mut reboot = plain(MessageType::Request, 1);
+    reboot.requested = Some(pool(99));
+    assert_eq!(no_reply(ask(&mut session, reboot.clone())), NoReply::NotInPool(pool(99)));
+    let mut rebinding = plain(MessageType::Request, 1);
+    rebinding.header.ciaddr = pool(99);
+    assert_eq!(no_reply(ask(&mut session, rebinding)), NoReply::NotInPool(pool(99)));
+    // One of ours is.
+    reboot.requested = [pool(50), pool(51)].into_iter().find(|&address| address != own);
+    assert_eq!(sent(ask(&mut session, reboot)).0.kind, MessageType::Nak);
+}
+
 /// RENEWING (unicast) and REBINDING (broadcast): the address in `ciaddr`.
 #[test]
 fn renewal_is_unicast_to_address() {
