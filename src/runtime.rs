@@ -34,17 +34,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(u32::MAX as u64);
 /// # Errors
 /// That of the system if it permits fewer threads than isowire needs.
 pub(crate) fn build() -> io::Result<Runtime> {
-    let Threads { workers, blocking } = Threads::permitted()?;
-    let runtime = Builder::new_multi_thread()
-        .enable_all()
-        .global_queue_interval(2)
-        .event_interval(256)
-        .worker_threads(workers)
-        .max_blocking_threads(blocking)
-        .thread_keep_alive(KEEP_ALIVE)
-        .build()?;
-    start_blocking(&runtime, blocking);
-    Ok(runtime)
+    Threads::permitted()?.start(Builder::new_multi_thread().global_queue_interval(2).event_interval(256))
 }
 
 /// Builds a runtime of a few threads for one purpose, which all are started here.
@@ -57,15 +47,7 @@ pub(crate) fn small(name: &str, workers: usize, blocking: usize) -> io::Result<R
     if let (_, Some(error)) = try_threads(workers + blocking) {
         return Err(error);
     }
-    let runtime = Builder::new_multi_thread()
-        .enable_all()
-        .thread_name(name)
-        .worker_threads(workers)
-        .max_blocking_threads(blocking)
-        .thread_keep_alive(KEEP_ALIVE)
-        .build()?;
-    start_blocking(&runtime, blocking);
-    Ok(runtime)
+    Threads { workers, blocking }.start(Builder::new_multi_thread().thread_name(name))
 }
 
 /// Starts all threads for work that blocks. tokio panics when the system refuses one, unless there
@@ -101,6 +83,15 @@ impl Threads {
         warn!(threads, wanted, "fewer threads than wanted: {error}. Raise `TasksMax=` or `ulimit -u`");
         thread::sleep(SETTLING);
         Ok(Self::of(threads, workers))
+    }
+
+    /// Builds a runtime, and starts all its threads.
+    fn start(self, builder: &mut Builder) -> io::Result<Runtime> {
+        let Self { workers, blocking } = self;
+        let builder = builder.enable_all().worker_threads(workers).max_blocking_threads(blocking);
+        let runtime = builder.thread_keep_alive(KEEP_ALIVE).build()?;
+        start_blocking(&runtime, blocking);
+        Ok(runtime)
     }
 
     /// Shares out `threads`, at least [`MIN`].

@@ -1,6 +1,5 @@
 //! The state that outlives a process, and its form as bytes. Pure.
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::dhcp::session::carried::CarriedConflict;
@@ -8,9 +7,18 @@ use crate::images::carried::CarriedImage;
 use crate::machines::carried::CarriedMachine;
 use crate::nbd::session::resting::RestingConnection;
 
-/// First bytes of the state, with the version of its format. Any change of a type in it makes a new
-/// version: the bytes do not tell which fields there are.
-const HEAD: &[u8] = b"isowire state 7\n";
+/// First bytes of whatever goes to another process.
+const HEAD: &[u8] = b"isowire state 8\n";
+
+/// Names of the parts of a state, with the versions of their formats. A change of a type in a part
+/// makes a new name: the bytes do not tell which fields there are. A part of an unknown name is left
+/// out, so that a machine keeps its root whatever else an upgrade changes. Whoever changes one of the
+/// first two should still read the old one: clients on NBD live on it.
+const IMAGES: &str = "images 1";
+const CONNECTIONS: &str = "connections 1";
+const MACHINES: &str = "machines 1";
+const DHCP_CONFLICTS: &str = "dhcp-conflicts 1";
+const DRAIN: &str = "drain 1";
 
 /// Longest state, in bytes: 4096 machines, and ten thousand connections with replies that wait.
 pub(crate) const STATE_MAX: usize = 128 << 20;
@@ -20,7 +28,7 @@ pub(super) const DESCRIPTORS_MAX: usize = 1 << 17;
 
 /// Everything that outlives a process but the open files. Those are in the order of `images`, and
 /// then of `connections`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct State {
     pub images: Vec<CarriedImage>,
     pub connections: Vec<RestingConnection>,
@@ -48,10 +56,17 @@ impl State {
     /// # Errors
     /// `TooLarge`
     pub(crate) fn emit(&self) -> Result<Vec<u8>, StateError> {
-        match self.descriptors() {
-            0..=DESCRIPTORS_MAX => emit(self),
-            _ => Err(StateError::TooLarge),
+        if self.descriptors() > DESCRIPTORS_MAX {
+            return Err(StateError::TooLarge);
         }
+        let parts = [
+            (IMAGES, part(&self.images)?),
+            (CONNECTIONS, part(&self.connections)?),
+            (MACHINES, part(&self.machines)?),
+            (DHCP_CONFLICTS, part(&self.dhcp_conflicts)?),
+            (DRAIN, part(&self.is_draining)?),
+        ];
+        emit(&Vec::from(parts))
     }
 
     /// Parses the bytes of [`State::emit`].
@@ -59,7 +74,15 @@ impl State {
     /// # Errors
     /// [`StateError`]
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, StateError> {
-        let state: Self = parse(bytes)?;
+        let parts: Vec<(&str, &[u8])> = parse(bytes)?;
+        let find = |wanted| parts.iter().find(|(name, _)| *name == wanted).map(|&(_, bytes)| bytes);
+        let state = Self {
+            images: whole(find(IMAGES).ok_or(StateError::OtherVersion)?)?,
+            connections: whole(find(CONNECTIONS).ok_or(StateError::OtherVersion)?)?,
+            machines: find(MACHINES).map(whole).transpose()?.unwrap_or_default(),
+            dhcp_conflicts: find(DHCP_CONFLICTS).map(whole).transpose()?.unwrap_or_default(),
+            is_draining: find(DRAIN).map(whole).transpose()?.unwrap_or_default(),
+        };
         match state.descriptors() {
             0..=DESCRIPTORS_MAX => Ok(state),
             _ => Err(StateError::TooLarge),
@@ -79,12 +102,21 @@ pub(super) fn emit(value: &impl Serialize) -> Result<Vec<u8>, StateError> {
 }
 
 /// Reads a value behind the head; nothing may follow it.
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StateError> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, StateError> {
     if bytes.len() > STATE_MAX {
         return Err(StateError::TooLarge);
     }
-    let body = bytes.strip_prefix(HEAD).ok_or(StateError::OtherVersion)?;
-    match postcard::take_from_bytes(body) {
+    whole(bytes.strip_prefix(HEAD).ok_or(StateError::OtherVersion)?)
+}
+
+/// Writes a part of the state.
+fn part(value: &impl Serialize) -> Result<Vec<u8>, StateError> {
+    postcard::to_extend(value, Vec::new()).map_err(|_| StateError::Malformed)
+}
+
+/// Reads a value that takes all the bytes.
+fn whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, StateError> {
+    match postcard::take_from_bytes(bytes) {
         Ok((value, [])) => Ok(value),
         _ => Err(StateError::Malformed),
     }
@@ -94,21 +126,35 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StateError> 
 mod tests {
     use super::*;
 
-    #[test]
-    fn state_of_another_version_is_refused() {
-        let empty = State {
+    fn empty() -> State {
+        State {
             images: Vec::new(),
             connections: Vec::new(),
             machines: Vec::new(),
             dhcp_conflicts: None,
-            is_draining: true,
-        };
-        let bytes = empty.emit().unwrap();
-        assert_eq!(State::parse(&bytes), Ok(empty));
+            is_draining: false,
+        }
+    }
+
+    #[test]
+    fn state_of_another_version_is_refused() {
+        let bytes = empty().emit().unwrap();
+        assert_eq!(State::parse(&bytes), Ok(empty()));
         assert_eq!(State::parse(b"isowire state 1\n\0\0\0"), Err(StateError::OtherVersion));
         assert_eq!(State::parse(&[&bytes[..], b"\0"].concat()), Err(StateError::Malformed));
         assert_eq!(State::parse(&bytes[..bytes.len() - 1]), Err(StateError::Malformed));
         let many = [HEAD, b"\xff\xff\xff\xff\x0f"].concat();
         assert_eq!(State::parse(&many), Err(StateError::Malformed), "no memory for a length alone");
+    }
+
+    #[test]
+    fn roots_outlive_an_upgrade_that_changes_the_rest() {
+        let none = part(&Vec::<u8>::new()).unwrap();
+        let parts = vec![("machines 2", &b"other"[..]), (CONNECTIONS, &none), (IMAGES, &none), ("new", b"")];
+        assert_eq!(State::parse(&emit(&parts).unwrap()), Ok(empty()));
+        let without = emit(&vec![(IMAGES, &none)]).unwrap();
+        assert_eq!(State::parse(&without), Err(StateError::OtherVersion), "connections in another format");
+        let damaged = emit(&vec![(IMAGES, &none), (CONNECTIONS, &none), (DRAIN, &vec![7])]).unwrap();
+        assert_eq!(State::parse(&damaged), Err(StateError::Malformed));
     }
 }
