@@ -87,7 +87,7 @@ const SESSION: Room = &[
     "bootable/",
     "uki/",
     "check/sample.rs",
-    "image/readers/listed.rs",
+    "image/readers/queue/listed.rs",
     "machines/boot_ranges",
     "machines/learner",
     "machines/tracker",

@@ -12,7 +12,6 @@
 //! Readers of an image in an object store first have its blocks fetched into the cache file. A store
 //! that fails or is silent is like such a disk.
 
-mod listed;
 mod queue;
 
 use std::fs::{self, File};

@@ -1,5 +1,7 @@
 //! The reads of an image: queued, under way, failed, or hanging. No I/O and no clock.
 
+mod listed;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
@@ -7,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::listed::Listed;
+#[cfg(test)]
+pub(super) use self::listed::AT_ONCE;
+use self::listed::Listed;
 use super::{CHECK_INTERVAL, FaultKind, ImageFault, Patience, READERS, ReadClient, ReadDone};
 use crate::extent::Extent;
 use crate::metrics::{self, Event};
@@ -246,39 +250,6 @@ impl Queue {
             return Some(extent);
         }
         None
-    }
-
-    /// Has the ranges of a boot list read while no other read waits. Returns the number of readers
-    /// that are needed for it.
-    pub(super) fn add_listed(&mut self, list: &[Extent], now: Instant) -> usize {
-        if self.fault.is_some() { 0 } else { self.listed.begin(list, now) }
-    }
-
-    /// Returns `true` if this is a read of the boot list.
-    pub(super) fn is_listed(&self, extent: Extent) -> bool {
-        self.listed.is_under_way(extent)
-    }
-
-    /// Leaves the rest of the boot list to the machine that reads it.
-    pub(super) fn stop_listed(&mut self) {
-        self.listed.stop();
-    }
-
-    fn pop_listed(&mut self, now: Instant) -> Option<Extent> {
-        if self.fault.is_some() {
-            self.listed.stop();
-        }
-        loop {
-            let extent = self.listed.pop()?;
-            if let Entry::Vacant(new) = self.reads.entry(extent) {
-                let state = ReadState::Reading { since: now };
-                new.insert(ColdRead { state, ..ColdRead::queued(Vec::new(), false) });
-                self.under_way.push(extent);
-                return Some(extent);
-            }
-            // Someone waits for the same.
-            self.listed.end(extent);
-        }
     }
 
     /// Ends a read, or has it repeated if it failed.

@@ -1,5 +1,6 @@
 //! Readers of real files and of a store that fails on request.
 
+use super::queue::AT_ONCE;
 use super::*;
 use crate::store::BLOCK;
 use crate::store::samples::{FakeStore, object, until};
@@ -167,9 +168,9 @@ async fn client_does_not_wait_for_the_boot_list() {
     let (client, mut done) = ReadClient::new(Patience::Waits);
     fake.hold(true);
     readers.read_listed(&every_second(60), Instant::now());
-    until(|| fake.requests() == listed::AT_ONCE);
+    until(|| fake.requests() == AT_ONCE);
     readers.read(extent(31 * BLOCK, 10), &client, 1);
-    until(|| fake.requests() == listed::AT_ONCE + 1);
+    until(|| fake.requests() == AT_ONCE + 1);
     fake.hold(false);
     assert!(done.recv().await.unwrap().result.is_ok());
     until(|| every_second(60).iter().all(|&listed| file.holds(listed)));
@@ -203,7 +204,7 @@ fn boot_list_is_left_while_the_store_is_down() {
     readers.read_listed(&every_second(60), Instant::now());
     until(|| readers.fault().is_some());
     thread::sleep(Duration::from_millis(50));
-    assert!(fake.requests() <= listed::AT_ONCE, "{}", fake.requests());
+    assert!(fake.requests() <= AT_ONCE, "{}", fake.requests());
 }
 
 #[test]

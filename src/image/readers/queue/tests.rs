@@ -2,7 +2,6 @@
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::super::listed::AT_ONCE;
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,13 +1,15 @@
 //! The reads of a boot list, which have no client: they are begun while no other read waits. No I/O.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
+use super::{ColdRead, Queue, ReadState};
 use crate::extent::Extent;
 
 /// Most of these reads at the same time: half of the requests that all object stores get at once. A
 /// client that waits finds the other half.
-pub(super) const AT_ONCE: usize = 8;
+pub(in super::super) const AT_ONCE: usize = 8;
 
 /// Time after which a list is gone through again: its blocks may have gone since.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -62,5 +64,40 @@ impl Listed {
     /// Forgets the ranges that were not begun.
     pub(super) fn stop(&mut self) {
         self.waiting.clear();
+    }
+}
+
+impl Queue {
+    /// Has the ranges of a boot list read while no other read waits. Returns the number of readers
+    /// that are needed for it.
+    pub(in super::super) fn add_listed(&mut self, list: &[Extent], now: Instant) -> usize {
+        if self.fault.is_some() { 0 } else { self.listed.begin(list, now) }
+    }
+
+    /// Returns `true` if this is a read of the boot list.
+    pub(in super::super) fn is_listed(&self, extent: Extent) -> bool {
+        self.listed.is_under_way(extent)
+    }
+
+    /// Leaves the rest of the boot list to the machine that reads it.
+    pub(in super::super) fn stop_listed(&mut self) {
+        self.listed.stop();
+    }
+
+    pub(super) fn pop_listed(&mut self, now: Instant) -> Option<Extent> {
+        if self.fault.is_some() {
+            self.listed.stop();
+        }
+        loop {
+            let extent = self.listed.pop()?;
+            if let Entry::Vacant(new) = self.reads.entry(extent) {
+                let state = ReadState::Reading { since: now };
+                new.insert(ColdRead { state, ..ColdRead::queued(Vec::new(), false) });
+                self.under_way.push(extent);
+                return Some(extent);
+            }
+            // Someone waits for the same.
+            self.listed.end(extent);
+        }
     }
 }
