@@ -68,6 +68,34 @@ fn server_waits_a_second_for_each_before_it() {
     }
 }
 
+/// All servers hear the same messages, and each has its own second.
+#[test]
+fn no_two_servers_answer_at_a_time() {
+    let seconds = |chosen: Option<usize>, draining: Option<usize>| {
+        let mut seconds: Vec<_> = (0..3)
+            .map(|place| {
+                let mut room = Room::new(None);
+                let chosen = chosen.map(|chosen| room.order(&machine(7))[chosen]);
+                room.turns.chose(&machine(7), chosen, room.start);
+                let is_draining = draining == Some(place);
+                match room.discover(place, |discover| discover.is_draining = is_draining, 0) {
+                    Turn::Now { .. } => 0,
+                    Turn::Later { at, .. } => (at - room.start).as_secs(),
+                }
+            })
+            .collect();
+        seconds.sort_unstable();
+        seconds
+    };
+    for chosen in [None, Some(0), Some(1), Some(2)] {
+        assert_eq!(seconds(chosen, None), [0, 1, 2], "{chosen:?}");
+        for draining in 0..3 {
+            let seconds = seconds(chosen, Some(draining));
+            assert!(seconds.is_sorted_by(|one, next| one < next), "{chosen:?} {draining} {seconds:?}");
+        }
+    }
+}
+
 #[test]
 fn message_after_a_pause_begins_a_round() {
     let mut room = Room::new(None);
