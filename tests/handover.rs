@@ -394,7 +394,8 @@ fn stored_clients_outlive_a_start_that_fails() {
     let manager = Manager::new(&stage);
     let server = manager.start(&stage, 0, &[]);
     let mut clients = Clients::new();
-    stage.connect(&mut clients, 10, Habit::Steady);
+    // More than one bundle holds.
+    stage.connect(&mut clients, 300, Habit::Steady);
     clients.run(Duration::from_millis(200));
     let server = clients.run_beside(|| {
         let stored = manager.stop(server);
@@ -406,7 +407,7 @@ fn stored_clients_outlive_a_start_that_fails() {
     });
     clients.run(Duration::from_millis(200));
     clients.finish();
-    assert!(server.log().contains("NBD connections taken over connections=10"), "{}", server.log());
+    assert!(server.log().contains("NBD connections taken over connections=300"), "{}", server.log());
 }
 
 #[test]
