@@ -104,3 +104,24 @@ pub(super) fn anonymous_file(bytes: &[u8]) -> io::Result<File> {
     file.rewind()?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::ServedImage;
+
+    /// A restart must not make it take machines again, though it has none any more.
+    #[test]
+    fn drained_server_without_machines_is_handed_over() {
+        let now = Instant::now();
+        let images = ImageSet::new(ServedImage::new("one", crate::machines::tests::image()), Vec::new());
+        let machines = Registry::new(now);
+        let outgoing = || Outgoing::new(&images, Vec::new(), &machines, &KnownConflicts::default(), now);
+        assert!(outgoing().is_needless());
+        machines.set_draining(true, now);
+        assert!(!outgoing().is_needless());
+        assert!(Parcel::new(outgoing().state, |_| None).is_draining);
+        machines.set_draining(false, now);
+        assert!(outgoing().is_needless());
+    }
+}

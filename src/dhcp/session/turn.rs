@@ -14,7 +14,7 @@ use crate::dhcp::wire::HardwareAddress;
 use crate::placement::{Server, Servers};
 
 /// Time that each server before this one has to answer. iPXE waits two seconds for the offer of a
-/// proxy (src/net/udp/dhcp.c), other firmware four (PXE 2.1 §2.2.3).
+/// proxy (src/config/dhcp.h), other firmware four (PXE 2.1 §2.2.3).
 const TURN: Duration = Duration::from_secs(1);
 
 /// Time within which the next stage of a boot asks: iPXE after the ROM that loaded it. A boot client
