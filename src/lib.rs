@@ -65,6 +65,7 @@ mod extent;
     reason = "a property that does not hold is a panic"
 )]
 pub mod fuzzing;
+mod guid;
 mod handover;
 pub mod http;
 pub mod image;
@@ -83,6 +84,7 @@ pub mod nfs;
 mod output;
 mod panics;
 mod provision;
+mod recent_lines;
 mod runtime;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub mod secure_boot;

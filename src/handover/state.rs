@@ -10,7 +10,7 @@ use crate::nbd::session::resting::RestingConnection;
 
 /// First bytes of the state, with the version of its format. Any change of a type in it makes a new
 /// version: the bytes do not tell which fields there are.
-const HEAD: &[u8] = b"isowire state 6\n";
+const HEAD: &[u8] = b"isowire state 7\n";
 
 /// Longest state, in bytes: 4096 machines, and ten thousand connections with replies that wait.
 pub(crate) const STATE_MAX: usize = 128 << 20;
