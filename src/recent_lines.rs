@@ -1,7 +1,6 @@
 //! The last lines of the log about each machine, for its story. They are the same for all services of
 //! a process, so they are static, as counters are.
 
-use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{LazyLock, Mutex, MutexGuard};
@@ -90,11 +89,9 @@ impl RecentLines {
     fn about(&self, subjects: impl Iterator<Item = Subject>) -> Vec<LogLine> {
         let found = subjects.filter_map(|subject| self.by_subject.get(&subject));
         let mut lines: Vec<_> = found.flatten().cloned().collect();
+        lines.sort_by_key(|line| line.at);
         // The last ones, as for one subject.
-        lines.sort_by_key(|line| Reverse(line.at));
-        lines.truncate(LINES_MAX);
-        lines.reverse();
-        lines
+        lines.split_off(lines.len().saturating_sub(LINES_MAX))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::machines::site::DhcpSettings;
+use crate::machines::site::{DhcpSettings, InitramfsKnowledge};
 use crate::machines::table::tests::{BIOS_PXE, Site as Room, UEFI, address, mac};
 use crate::machines::{FileRequest, RootEnd};
 
