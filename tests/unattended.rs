@@ -165,7 +165,8 @@ fn check_cloud_init(site: &Site, report: &Report) {
     assert!(report.value("command line:").contains(&words), "{}", report.value("command line:"));
     assert!(report.value("cloud-init:").contains("status: done"), "{}", report.console());
     assert!(report.value("instance-id:").starts_with("isowire-52-54-00-12-34-56-"), "{}", report.console());
-    assert!(report.value("datasource:").contains("DataSourceNoCloudNet"), "{}", report.console());
+    let result = report.value("datasource:");
+    assert!(result.contains("DataSourceNoCloudNet") && result.contains("\"errors\": []"), "{result}");
     assert_eq!(report.value("hostname:"), "lab1");
     let key = SSH_KEYS.split('\'').nth(1).unwrap();
     assert!(report.value("root-keys:").contains(key), "{}", report.console());

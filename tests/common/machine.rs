@@ -91,7 +91,8 @@ impl Machine {
 
     /// Powers on a machine with this MAC address that boots by PXE, and then from a disk.
     pub fn power_on_with_disk(mac: &str, lan: &mut Lan, card: Card, dir: &Path, disk: &Path) -> Machine {
-        let disk = format!("if=ide,index=0,media=disk,format=raw,file={}", disk.display());
+        // Several machines may have the same disk: what they write goes nowhere.
+        let disk = format!("if=ide,index=0,media=disk,format=raw,snapshot=on,file={}", disk.display());
         Self::start(mac, lan, card, dir, &["-boot", "order=nc", "-drive", &disk])
     }
 
