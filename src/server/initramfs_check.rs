@@ -11,7 +11,7 @@ use crate::machines::Registry;
 use crate::machines::site::InitramfsKnowledge;
 
 /// Warns of each root that an initramfs cannot mount, and tells the table of machines. Unpacking
-/// takes up to a second for each initramfs.
+/// takes some seconds for each initramfs.
 pub(super) fn check(images: &[Arc<ServedImage>], roots: &[Root], machines: &Registry) {
     for served in images {
         let (name, image) = (&served.name, &served.image);
