@@ -66,6 +66,7 @@ mod extent;
     reason = "a property that does not hold is a panic"
 )]
 pub mod fuzzing;
+mod guid;
 mod handover;
 pub mod http;
 pub mod image;
@@ -85,6 +86,7 @@ mod output;
 mod panics;
 pub mod placement;
 mod provision;
+mod recent_lines;
 mod runtime;
 #[expect(clippy::disallowed_methods, reason = "the shell reads clocks and files")]
 pub mod secure_boot;

@@ -1,5 +1,6 @@
 //! The log, on standard error: a line per event for people, an object per event for programs.
 
+mod machine_lines;
 mod repeats;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use self::machine_lines::MachineLines;
 use self::repeats::{Repeats, RepeatsLayer};
 use crate::config::LogFormat;
 use crate::{output, panics};
@@ -61,9 +63,9 @@ pub fn start(format: LogFormat, repeats: Option<NonZeroU32>) -> Result<Log, LogE
             // systemd's journal dates each line itself (systemd.exec(5), JOURNAL_STREAM).
             let clock = std::env::var_os("JOURNAL_STREAM").is_none();
             let log = log.with_ansi(io::stderr().is_terminal()).event_format(TextFormat { clock });
-            log.finish().with(limit).init();
+            log.finish().with(MachineLines).with(limit).init();
         }
-        LogFormat::Json => log.json().flatten_event(true).finish().with(limit).init(),
+        LogFormat::Json => log.json().flatten_event(true).finish().with(MachineLines).with(limit).init(),
     }
     panics::log_all();
     Ok(Log { repeats })

@@ -39,6 +39,8 @@ fn page_describes_an_archiso_image() {
         "  BIOS            yes, by /boot/syslinux/lpxelinux.0",
         // The test bed's init does by itself what archiso's hooks do.
         "  root over NBD   /arch/boot/x86_64/initramfs-linux.img lacks hook archiso_pxe_common, hook archiso_pxe_nbd",
+        "  drivers         /arch/boot/x86_64/initramfs-linux.img has drivers for network cards: virtio_net; not bnx2x, \
+         e1000e, i40e, igb, igc, ixgbe, mlx5_core, r8169, tg3, vmxnet3",
     ] {
         assert!(page.lines().any(|have| have == line), "no line {line:?} in:\n{page}");
     }

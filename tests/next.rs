@@ -104,6 +104,9 @@ fn machine_boots_once_and_then_its_local_disk() {
     assert!(!is_local(&one, 56), "it is not done");
     say_up(&one, 56);
     wait_until_local(&one, 56);
+    let mut status = lan.command(env!("CARGO_BIN_EXE_isowire"));
+    let status = output_of(status.args(["status"]).env("XDG_RUNTIME_DIR", dir.path()));
+    assert!(status.contains("NEXT BOOT") && status.contains("  local disk\n"), "{status}");
     let script = generated(&one, 56, "boot.ipxe");
     assert!(
         script.contains("\nsanboot") || script.contains("sanboot --no-describe --drive 0x80"),

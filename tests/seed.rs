@@ -155,6 +155,32 @@ fn machine_tells_that_it_is_up_with_curl() {
     assert!(row.contains("seen (up)"), "{status}");
 }
 
+/// curl asks first for content of a megabyte, and others always. It is not told to go on, and sends the
+/// content a second later.
+#[test]
+fn machine_may_ask_before_it_sends_its_report() {
+    needs!(lan::NEEDS, iso::NEEDS, NEEDS);
+    let (mut lan, dir) = (Lan::new(SERVER), tempfile::tempdir().unwrap());
+    let _server = serve(&lan, dir.path());
+    let machine = machine(&mut lan, MAC, ADDRESS);
+    let url = format!("http://{SERVER}/isowire/{}/up", MAC.replace(':', "-"));
+    let call = |content: &Path| {
+        let content = format!("@{}", content.display());
+        let mut curl = machine.command("curl");
+        curl.args(["-sS", "-H", "Expect: 100-continue", "-w", "%{http_code} %{size_upload}"]);
+        output_of(curl.args(["--max-time", "20", "--data-binary", &content, &url]))
+    };
+    let [report, large] = ["report", "large"].map(|name| dir.path().join(name));
+    fs::write(&report, "hostname=lab7&pub_key_rsa=N/A").unwrap();
+    assert_eq!(call(&report), "noted: this machine is up\n200 29");
+    // Content that is too long is refused before it is sent.
+    fs::write(&large, vec![b'a'; 2 << 20]).unwrap();
+    assert!(call(&large).ends_with("413 0"), "{}", call(&large));
+    let mut status = lan.command(env!("CARGO_BIN_EXE_isowire"));
+    let json = output_of(status.args(["status", "--json"]).env("XDG_RUNTIME_DIR", dir.path()));
+    assert!(json.contains("\"host_name\": \"lab7\""), "{json}");
+}
+
 #[test]
 fn cloud_init_follows_the_seed() {
     only_with_all!();

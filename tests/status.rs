@@ -154,6 +154,7 @@ fn json_field_names_are_stable() {
             "last_seen",
             "mac",
             "name",
+            "next",
             "progress",
             "rate",
             "reached",
@@ -168,6 +169,7 @@ fn json_field_names_are_stable() {
             "stage",
             "story",
             "up_since",
+            "uuid",
         ]
     );
     assert_eq!(names(&machine["sent"]), ["http", "nbd", "nfs", "tftp"]);
@@ -179,6 +181,23 @@ fn json_field_names_are_stable() {
     let ages =
         ["since", "last_seen"].map(|name| json["time"].as_i64().unwrap() - machine[name].as_i64().unwrap());
     assert!(ages.iter().all(|age| (0..60).contains(age)), "{ages:?}");
+}
+
+#[test]
+fn log_of_one_machine_has_its_own_path() {
+    let running = TestServer::new();
+    let ask = |machine: &str| running.raw(format!("GET /log/{machine} HTTP/1.0\r\n\r\n").as_bytes());
+    for known in ["52:54:00:fe:00:b0", "52-54-00-fe-00-b0", "10.0.0.7"] {
+        let answer = ask(known);
+        assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{known}: {answer}");
+        assert!(
+            answer.contains("content-type: application/json\r\n") && answer.ends_with("\r\n\r\n[]"),
+            "{answer}"
+        );
+    }
+    for unknown in ["52:54:00:fe:00:b1", "10.0.0.8", "all"] {
+        assert!(ask(unknown).starts_with("HTTP/1.0 404 "), "{unknown}");
+    }
 }
 
 #[test]

@@ -15,8 +15,20 @@ use imports::Modules;
 /// Rooms, from the lowest layer to the highest. A room uses rooms of lower layers only, so no
 /// protocol uses another and there is no circle.
 const LAYERS: &[&[&str]] = &[
-    &["codec", "extent", "locked", "mac", "metrics", "output", "panics", "placement", "text", "watched"],
-    &["runtime", "sys", "x509"],
+    &[
+        "codec",
+        "extent",
+        "guid",
+        "locked",
+        "mac",
+        "metrics",
+        "output",
+        "panics",
+        "placement",
+        "text",
+        "watched",
+    ],
+    &["recent_lines", "runtime", "sys", "x509"],
     &["store"],
     &["image"],
     &["export"],

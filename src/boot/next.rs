@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard};
 
+use serde::{Deserialize, Serialize};
+
 use crate::locked::locked;
 use crate::mac::Mac;
 use crate::text::Word;
@@ -43,6 +45,32 @@ impl NextBoot {
         match self {
             NextBoot::Image(image) => Some(image),
             NextBoot::Rule | NextBoot::Local => None,
+        }
+    }
+}
+
+/// The next boot of a machine where it is another than always.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub(crate) enum UpcomingBoot {
+    LocalDisk,
+    /// An image, and from then on the local disk.
+    Once {
+        /// `null` for the one that comes first in its menu.
+        image: Option<String>,
+    },
+    /// One of a newer server.
+    #[serde(other)]
+    Other,
+}
+
+impl fmt::Display for UpcomingBoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UpcomingBoot::LocalDisk => f.write_str("local disk"),
+            UpcomingBoot::Once { image: Some(image) } => write!(f, "{image}, once"),
+            UpcomingBoot::Once { image: None } => f.write_str("from here, once"),
+            UpcomingBoot::Other => f.write_str("another than always"),
         }
     }
 }

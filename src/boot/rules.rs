@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::generated::{Recipient, RuleNumber};
 use super::menu::{Overrides, Start};
-use super::next::NextBoots;
+use super::next::{NextBoot, NextBoots, UpcomingBoot};
 use super::seed::SeedSettings;
 use super::{Architecture, Client, Quirks};
 use crate::mac::{Mac, MacPrefix};
@@ -104,6 +104,8 @@ impl Selection<'_> {
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     rules: Vec<Rule>,
+    /// A rule is for one boot.
+    has_once: bool,
     /// The same in all copies.
     next: Arc<NextBoots>,
 }
@@ -124,7 +126,7 @@ impl Rules {
     /// Creates a list of the first [`Rules::MAX`] rules.
     pub(crate) fn new(mut rules: Vec<Rule>) -> Self {
         rules.truncate(Self::MAX);
-        Self { rules, next: Arc::default() }
+        Self { has_once: rules.iter().any(|rule| rule.is_once), rules, next: Arc::default() }
     }
 
     pub(crate) fn next(&self) -> &NextBoots {
@@ -136,6 +138,20 @@ impl Rules {
     pub(crate) fn finished(&self, machine: Mac, began: i64) -> bool {
         let rule = self.find(&Client::with_mac(Some(machine)));
         self.next.finished(machine, began, rule.is_some_and(|rule| rule.is_once))
+    }
+
+    /// Returns what a machine boots next, if that is another than always.
+    pub(crate) fn upcoming(&self, machine: Mac) -> Option<UpcomingBoot> {
+        let once = |image: Option<&Word>| UpcomingBoot::Once { image: image.map(Word::to_string) };
+        match self.next.of(Some(machine)) {
+            Some(NextBoot::Local) => Some(UpcomingBoot::LocalDisk),
+            Some(NextBoot::Image(image)) => Some(once(Some(&image))),
+            Some(NextBoot::Rule) | None if self.has_once => {
+                let rule = self.find(&Client::with_mac(Some(machine)))?;
+                rule.is_once.then(|| once(rule.image.as_ref()))
+            }
+            Some(NextBoot::Rule) | None => None,
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Rule> {
@@ -258,6 +274,25 @@ mod tests {
         let holders: Vec<_> = rules.holders_of("a.sh").map(|mac| mac.to_string()).collect();
         assert_eq!(holders, ["52:54:00:00:00:01", "52:54:00:00:00:02"]);
         assert_eq!(rules.holders_of("b.sh").count(), 0);
+    }
+
+    #[test]
+    fn upcoming_boot_is_another_than_always() {
+        let mac = |mac: &str| mac.parse::<Mac>().unwrap();
+        let (one, other) = (mac("52:54:00:00:00:01"), mac("52:54:00:00:00:02"));
+        let image = Word::new("arch");
+        let rules = Rules::new(vec![
+            Rule { who: who(&["52:54:00:00:00:01"], &[], ""), is_once: true, image, ..Rule::default() },
+            Rule { who: who(&["52:54:00:00:00:02"], &[], ""), ..Rule::default() },
+        ]);
+        let words = |mac| rules.upcoming(mac).map(|next| next.to_string());
+        assert_eq!((words(one).as_deref(), words(other)), (Some("arch, once"), None));
+        rules.finished(one, 100);
+        rules.next().tell(other, NextBoot::Image(Word::new("rescue").unwrap()), 100).unwrap();
+        assert_eq!([words(one), words(other)].map(Option::unwrap), ["local disk", "rescue, once"]);
+        rules.next().tell(one, NextBoot::Rule, 200).unwrap();
+        rules.next().tell(other, NextBoot::Rule, 200).unwrap();
+        assert_eq!((words(one).as_deref(), words(other)), (Some("arch, once"), None));
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub(crate) fn bios_loader(image: &Image) -> Option<PlainPath> {
 }
 
 /// Unpacks the initramfs images of `image`, each with its path: those at archiso's places and those
-/// that entries name. Each takes up to a second.
+/// that entries name. Each takes some seconds.
 pub(crate) fn initramfs(image: &Image) -> impl Iterator<Item = (String, Contents)> {
     let by_place =
         image.archiso.iter().flat_map(|archiso| &archiso.kernels).filter_map(|kernel| kernel.initramfs);

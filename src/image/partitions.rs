@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::FormatError;
 use crate::codec::Reader;
+use crate::guid::Guid;
 
 /// Bytes of a sector in both tables, also on media with larger blocks.
 pub(crate) const SECTOR: u64 = 512;
@@ -70,25 +71,6 @@ impl Mbr {
         let (first, sectors) = (r.u32_le().ok()?, r.u32_le().ok()?);
         // The first partition of mkarchiso has the type 0, so only a size of 0 means an empty slot.
         (sectors > 0).then_some(MbrPartition { number, active, kind, first, sectors })
-    }
-}
-
-/// GUID in the byte order of the disk.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Guid(pub [u8; 16]);
-
-impl fmt::Display for Guid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // UEFI specification, appendix A: the first three fields are little-endian.
-        let [a0, a1, a2, a3, b0, b1, c0, c1, d0, d1, node @ ..] = self.0;
-        write!(f, "{a3:02x}{a2:02x}{a1:02x}{a0:02x}-{b1:02x}{b0:02x}-{c1:02x}{c0:02x}-{d0:02x}{d1:02x}-")?;
-        node.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Guid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 
@@ -346,10 +328,5 @@ mod tests {
         let mut sector = header(&[], 1, 128);
         sector[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(GptHeader::parse(&sector).unwrap().checksum, Verdict::Bad);
-    }
-
-    #[test]
-    fn guid_is_formatted_as_usual() {
-        assert_eq!(GPT_EFI.to_string(), "c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
     }
 }

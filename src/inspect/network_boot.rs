@@ -13,6 +13,7 @@ use crate::bootable::{Bootable, Root, bios_loader, initramfs, shortfall, survey}
 use crate::config::{HTTP_PORT, TFTP_PORT};
 use crate::image::Image;
 use crate::image::arch::{AirootfsFormat, Archiso};
+use crate::image::initramfs::Contents;
 use crate::text::Word;
 use crate::uki::Stub;
 use crate::uki::sign::check_signable;
@@ -40,6 +41,22 @@ pub(crate) struct RootSupport {
     pub initramfs: String,
     /// Hooks and programs that it lacks for this root; null when it has all.
     pub shortfall: Option<String>,
+}
+
+/// Drivers of network cards in an initramfs, with those that its kernel has built in.
+#[derive(Debug, Serialize)]
+pub(crate) struct DriverReport {
+    pub initramfs: String,
+    /// Modules for common cards.
+    pub common: Vec<String>,
+    /// Modules for common cards that were not found.
+    pub missing: Vec<String>,
+    /// No driver of any card was found.
+    pub none: bool,
+    /// False if the initramfs was not read to its end, and may have more.
+    pub complete: bool,
+    #[serde(skip)]
+    pub summary: String,
 }
 
 /// Returns the answer of this server to each kind of firmware, with the image's own EFI stub unless
@@ -139,7 +156,12 @@ fn unknown_formats(image: &Image, archiso: &Archiso) -> Vec<String> {
 
 /// Returns the support of each initramfs for each root protocol.
 pub(crate) fn root_support(image: &Image) -> Vec<RootSupport> {
-    let mut support = Vec::new();
+    initramfs_support(image).0
+}
+
+/// Returns the same, and the drivers of each initramfs. Each is unpacked once.
+pub(super) fn initramfs_support(image: &Image) -> (Vec<RootSupport>, Vec<DriverReport>) {
+    let (mut support, mut drivers) = (Vec::new(), Vec::new());
     // An image with several kernels has an initramfs for each, and one may lack a hook that others
     // have.
     for (path, contents) in initramfs(image) {
@@ -148,6 +170,22 @@ pub(crate) fn root_support(image: &Image) -> Vec<RootSupport> {
             initramfs: path.clone(),
             shortfall: shortfall(&contents, root),
         }));
+        drivers.push(DriverReport::of(path, &contents));
     }
-    support
+    (support, drivers)
+}
+
+impl DriverReport {
+    fn of(initramfs: String, contents: &Contents) -> Self {
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+        let drivers = &contents.drivers;
+        Self {
+            initramfs,
+            common: owned(drivers.common()),
+            missing: owned(drivers.missing()),
+            none: drivers.is_empty(),
+            complete: contents.known_drivers().is_some(),
+            summary: drivers.to_string(),
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::network_boot::{FirmwareBoot, RootSupport};
+use super::network_boot::{DriverReport, FirmwareBoot, RootSupport};
 use super::report::{
     AirootfsReport, ArchisoReport, EntriesReport, GptReport, InspectReport, KernelReport, MbrReport,
     RecordsReport,
@@ -27,6 +27,7 @@ impl Display for InspectPage<'_> {
         report.entries.iter().try_for_each(|entries| self::entries(f, entries))?;
         report.network_boot.iter().try_for_each(|firmware| firmware_boot(f, firmware))?;
         report.roots.iter().try_for_each(|root| root_support(f, root))?;
+        report.network_drivers.iter().try_for_each(|drivers| network_drivers(f, drivers))?;
         section(f, "Warnings", !report.warnings.is_empty())?;
         report.warnings.iter().try_for_each(|line| writeln!(f, "  {line}"))
     }
@@ -174,6 +175,12 @@ fn root_support(f: &mut Formatter<'_>, support: &RootSupport) -> fmt::Result {
         Some(shortfall) => fact(f, &name, format_args!("{initramfs} {shortfall}")),
         None => fact(f, &name, format_args!("yes, by {initramfs}")),
     }
+}
+
+fn network_drivers(f: &mut Formatter<'_>, drivers: &DriverReport) -> fmt::Result {
+    let DriverReport { initramfs, summary, complete, .. } = drivers;
+    let more = if *complete { "" } else { ", as far as it can be read" };
+    fact(f, "drivers", format_args!("{initramfs} has drivers for {summary}{more}"))
 }
 
 /// Counts files of one directory; mkarchiso writes more menus than a line could hold.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::network_boot::{self, FirmwareBoot, RootSupport};
+use super::network_boot::{self, DriverReport, FirmwareBoot, RootSupport};
 use crate::bootable;
 use crate::image::arch::{Airootfs, Archiso, ArchisoKernel};
 use crate::image::partitions::{Gpt, GptPartition, Mbr, MbrPartition};
@@ -32,6 +32,8 @@ pub(crate) struct InspectReport {
     pub network_boot: Vec<FirmwareBoot>,
     /// Root protocols that each initramfs supports.
     pub roots: Vec<RootSupport>,
+    /// Drivers of network cards in each initramfs.
+    pub network_drivers: Vec<DriverReport>,
     pub warnings: Vec<String>,
 }
 
@@ -181,6 +183,7 @@ impl InspectReport {
     /// `certificate`.
     pub(super) fn of(path: &Path, image: &Arc<Image>, certificate: Option<&Certificate>) -> Self {
         let archiso = image.archiso.as_ref();
+        let (roots, network_drivers) = network_boot::initramfs_support(image);
         Self {
             file: path.to_string_lossy().into_owned(),
             size: image.source.len(),
@@ -193,7 +196,8 @@ impl InspectReport {
             network_boot: archiso
                 .map(|archiso| network_boot::by_firmware(image, archiso, certificate, None))
                 .unwrap_or_default(),
-            roots: network_boot::root_support(image),
+            roots,
+            network_drivers,
             warnings: image.warnings.clone(),
         }
     }

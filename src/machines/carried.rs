@@ -9,6 +9,7 @@ use super::refused::Refused;
 use super::story::CarriedEvent;
 use super::{Loss, Mac, Protocol, Stage, Step};
 use crate::boot::{Firmware, Platform};
+use crate::guid::Guid;
 use crate::image::{Identity, NodeId};
 
 /// A machine and its last boot. Times are ages.
@@ -20,6 +21,7 @@ pub(crate) struct CarriedMachine {
     pub(super) offered: Option<Duration>,
     pub(super) refusal: Option<Refused>,
     pub(super) host_name: Option<String>,
+    pub(super) uuid: Option<Guid>,
     pub(super) boots: u32,
     pub(super) had_no_root: bool,
     pub(super) boot: CarriedBoot,

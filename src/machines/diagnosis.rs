@@ -96,6 +96,9 @@ pub(crate) enum Diagnosis {
         lacks: Option<String>,
         /// The initramfs was looked at.
         is_known: bool,
+        /// Network cards that it has drivers for.
+        #[serde(default)]
+        drivers: Option<String>,
         /// The kernel asked for an address.
         runs: bool,
     },
@@ -289,8 +292,9 @@ fn of_silence(boot: &MachineBoot, silence: Duration) -> Diagnosis {
 fn of_kernel(boot: &MachineBoot, site: &Site) -> Diagnosis {
     let known = boot.image.as_deref().and_then(|image| site.initramfs.get(image));
     Diagnosis::NoRootAskedFor {
-        lacks: known.cloned().flatten(),
+        lacks: known.and_then(|known| known.lacks.clone()),
         is_known: known.is_some(),
+        drivers: known.and_then(|known| known.drivers.clone()),
         runs: boot.is_up.is_some(),
     }
 }

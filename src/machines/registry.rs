@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -14,20 +14,25 @@ use super::requests::FileRequest;
 use super::server_status::ImageStatus;
 use super::site::Site;
 use super::status::{
-    Clock, DrainStatus, FORMAT, FaultStatus, MachineStatus, StatusReport, VerificationStatus,
+    Clock, DrainStatus, FORMAT, FaultStatus, MachineStatus, StatusReport, StoryLine, VerificationStatus,
 };
 use super::table::{MACHINES_MAX, MachineTable};
 use super::transfer_stats::TransferStats;
 use super::up::{FinishedBoot, KnownMachine};
 use super::{Mac, Protocol, RefusedBy, RootEnd, Step, UpReport};
 use crate::boot;
+use crate::guid::Guid;
 use crate::image::Image;
 use crate::images::{ImageSet, Verifications};
 use crate::locked::locked;
 use crate::panics;
+use crate::recent_lines::{self, LogLine, Subject};
 
 /// Machines that load at the same time, from which on there is a usual rate.
 const LOADING_MIN: usize = 3;
+
+/// Time between a line of the log and the record of what it tells.
+const SAME_TIME: Duration = Duration::from_secs(1);
 
 /// All machines. Every method briefly takes a lock, so none may be called per packet; a
 /// [`ConnectionTracker`](super::ConnectionTracker) counts packets.
@@ -185,6 +190,11 @@ impl Registry {
         self.table().phoned_home(address, report, now);
     }
 
+    /// Records the UUID that a machine sent by DHCP.
+    pub(crate) fn identified(&self, mac: Mac, uuid: Guid) {
+        self.table().identified(mac, uuid);
+    }
+
     /// Records the host name that a machine sent by DHCP.
     pub(crate) fn named(&self, mac: Mac, host_name: &str) {
         self.table().named(mac, host_name);
@@ -275,6 +285,19 @@ impl Registry {
             images: self.image_reports(&site),
             machines,
         }
+    }
+
+    /// Returns the lines of the log about the last boot of a machine; `None` if it is unknown. `now`
+    /// and `time` are the same moment.
+    pub(crate) fn log_of(&self, machine: Subject, now: Instant, time: Timestamp) -> Option<Vec<StoryLine>> {
+        let clock = *self.clock.get_or_init(|| Clock::new(now, time));
+        let (subjects, began) = self.table().subjects(machine)?;
+        let lines = recent_lines::about(subjects.into_iter());
+        // An address may have been another machine's before.
+        let of_boot = lines.into_iter().filter(|line| line.at + SAME_TIME >= began);
+        let line =
+            |line: LogLine| StoryLine { time: clock.seconds(line.at), text: line.text.into(), times: 1 };
+        Some(of_boot.map(line).collect())
     }
 
     /// Returns all machines as plain data, for the process that follows this one.
@@ -402,5 +425,31 @@ impl Registry {
     /// Returns the names of all known images.
     pub(crate) fn images(&self) -> Vec<String> {
         locked(&self.images).iter().map(|known| known.name.to_string()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_of_a_machine_begins_with_its_boot() {
+        let (start, time) = (Instant::now(), Timestamp::UNIX_EPOCH);
+        let later = |seconds| start + Duration::from_secs(seconds);
+        let mac = Mac::new(&[2, 0, 0x5e, 0, 0x53, 1]).unwrap();
+        let address = IpAddr::from([203, 0, 113, 1]);
+        let registry = Registry::new(start);
+        registry.set_clock(start, time);
+        let (by_mac, by_address) = (Subject::Mac(mac), Subject::Address(address));
+        assert_eq!(registry.log_of(by_mac, start, time), None, "an unknown machine");
+        recent_lines::note(by_address, "of the one that had the address before", start);
+        registry.met(mac, address, later(60));
+        recent_lines::note(by_mac, "DHCP lease", later(60));
+        recent_lines::note(by_address, "file sent", later(61));
+        for name in [by_mac, by_address] {
+            let lines = registry.log_of(name, start, time).unwrap();
+            let lines: Vec<_> = lines.iter().map(|line| (line.time, line.text.as_str())).collect();
+            assert_eq!(lines, [(60, "DHCP lease"), (61, "file sent")]);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::Mac;
 use super::server_status::{ImageStatus, ServiceStatus};
-use crate::boot::{Architecture, Platform};
+use crate::boot::{Architecture, Platform, Rules};
 
 /// Facts about this server and its network.
 #[derive(Debug, Clone, Default)]
@@ -25,8 +25,19 @@ pub(crate) struct Site {
     pub advice: Vec<String>,
     /// Images that new machines may get, the default first.
     pub images: Vec<ImageStatus>,
-    /// Parts that the initramfs of an image lacks, by the name of the image; `None` if it has all.
-    pub initramfs: HashMap<String, Option<String>>,
+    /// What is known of the initramfs images of an image, by the name of the image.
+    pub initramfs: HashMap<String, InitramfsKnowledge>,
+    /// Rules for machines, and what machines boot next.
+    pub rules: Rules,
+}
+
+/// What is known of the initramfs images of an image that were looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct InitramfsKnowledge {
+    /// Parts that they lack; `None` if they have all.
+    pub lacks: Option<String>,
+    /// Network cards that they have drivers for.
+    pub drivers: Option<String>,
 }
 
 /// Settings with which another DHCP server sends machines here.
@@ -54,8 +65,8 @@ impl Site {
     pub(super) fn image_reports(&self) -> Vec<ImageStatus> {
         let mut images = self.images.clone();
         for image in &mut images {
-            let lacks = self.initramfs.get(&image.name).and_then(Option::as_ref);
-            image.warnings.extend(lacks.cloned());
+            let known = self.initramfs.get(&image.name);
+            image.warnings.extend(known.and_then(|known| known.lacks.clone()));
         }
         images
     }

@@ -18,6 +18,7 @@ use super::story::StoryEvent;
 use super::table::MachineRecord;
 use super::up::SystemUp;
 use super::{Mac, Protocol, Running, Stage, Step};
+use crate::boot::next::UpcomingBoot;
 use crate::image::FaultKind;
 use crate::images::verify::{VerifyReport, VerifyState};
 
@@ -162,6 +163,9 @@ pub(crate) struct MachineStatus {
     /// Host name that it sent when its system was up, else by DHCP.
     #[serde(default)]
     pub host_name: Option<String>,
+    /// UUID that it sent by DHCP, as dmidecode prints it.
+    #[serde(default)]
+    pub uuid: Option<String>,
     /// Time at which its system said that it is up (`phone_home` of cloud-init); `null` if it did
     /// not in this boot.
     #[serde(default)]
@@ -206,6 +210,9 @@ pub(crate) struct MachineStatus {
     /// Open connections to the root file system.
     pub root_connections: u32,
     pub airootfs: Option<RootProgress>,
+    /// What it boots next, if that is another than always.
+    #[serde(default)]
+    pub next: Option<UpcomingBoot>,
     /// The file that is being sent, or the root file system.
     #[serde(default)]
     pub progress: Option<Progress>,
@@ -284,6 +291,7 @@ impl MachineStatus {
         Self {
             name: name(record, around),
             host_name: record.host_name.as_deref().map(str::to_owned),
+            uuid: record.uuid.map(|uuid| uuid.to_string()),
             up_since: boot.system.as_ref().map(|system| clock.seconds(system.since)),
             host_keys: boot.system.iter().flat_map(host_keys).collect(),
             mac: *mac,
@@ -304,6 +312,7 @@ impl MachineStatus {
             root: boot.root.map(|root| root.protocol),
             root_connections: boot.root.map_or(0, |root| root.connections),
             airootfs: airootfs(boot),
+            next: mac.and_then(|mac| around.site.rules.upcoming(mac)),
             progress: progress(boot, rate),
             rate,
             sent: sent(boot),

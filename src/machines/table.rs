@@ -18,6 +18,7 @@ use super::requests::FileRequest;
 use super::transfer_stats::TransferStats;
 use super::{Mac, Protocol, RefusedBy, RootEnd, Stage, Step};
 use crate::boot::{self, Firmware};
+use crate::guid::Guid;
 
 /// Capacity of the table unless the operator chose one.
 pub(crate) const MACHINES_MAX: usize = 4096;
@@ -64,6 +65,8 @@ pub(super) struct MachineRecord {
     pub refusal: Option<Refused>,
     /// The host name that it sent by DHCP.
     pub host_name: Option<Box<str>>,
+    /// The UUID that it sent by DHCP.
+    pub uuid: Option<Guid>,
     /// Number of boots seen.
     pub boots: u32,
     /// The boot before ended with a whole boot program.
@@ -163,13 +166,6 @@ impl MachineTable {
         let record = self.by_mac.get(&mac).and_then(|id| self.machines.get_mut(id));
         if let Some(record) = record {
             record.boot.heard(is_up, now);
-        }
-    }
-
-    pub(super) fn named(&mut self, mac: Mac, host_name: &str) {
-        let record = self.by_mac.get(&mac).and_then(|id| self.machines.get_mut(id));
-        if let Some(record) = record.filter(|record| record.host_name.as_deref() != Some(host_name)) {
-            record.host_name = Some(host_name.into());
         }
     }
 
@@ -410,6 +406,7 @@ impl MachineTable {
             offered: None,
             refusal: None,
             host_name: None,
+            uuid: None,
             boots: 1,
             had_no_root: false,
             done_before: None,

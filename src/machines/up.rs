@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::Mac;
 use crate::boot::seed::SshKey;
+use crate::guid::Guid;
 
 /// Longest host name that is kept, in characters (RFC 1123 §2.1: 255 octets with their lengths).
 const NAME_MAX: usize = 253;
@@ -88,6 +89,8 @@ pub(crate) struct KnownMachine {
     pub mac: Option<Mac>,
     /// Host name that it sent.
     pub host_name: Option<String>,
+    /// UUID that it sent by DHCP.
+    pub uuid: Option<Guid>,
     /// Name of the image that it boots.
     pub image: Option<String>,
     /// It got an address by DHCP, or loaded a kernel from here in its last boot.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tracing::field::display;
 use tracing::warn;
 
 use super::{Facts, Folder, FolderError};
@@ -23,7 +24,7 @@ pub(crate) struct OperatorFiles {
 pub(crate) struct FileCall<'a> {
     pub path: OperatorPath<'a>,
     pub requester: Requester,
-    /// What the client says of its hardware; empty if it says nothing.
+    /// What the client says of its hardware; empty if it says nothing. DHCP has no serial number.
     pub serial: String,
     pub uuid: String,
     /// The content is sent, and not only its length.
@@ -80,14 +81,15 @@ impl OperatorFiles {
             FolderError::NotFound | FolderError::NotAFile(_) => OperatorFileError::NotFound,
             error => {
                 let mac = machine.mac.map(|mac| mac.to_string());
-                warn!(peer = ?call.requester.address, mac, "file for a machine not made: {error}");
+                let peer = call.requester.address.map(display);
+                warn!(peer, mac, "file for a machine not made: {error}");
                 OperatorFileError::Failed
             }
         })
     }
 
     fn facts(&self, call: &FileCall<'_>, machine: &KnownMachine) -> Facts {
-        let FileCall { path, requester, serial, uuid, .. } = call;
+        let FileCall { path, requester, serial, uuid: told, .. } = call;
         let mac = machine.mac.or(path.recipient.machine);
         let rule = self.rules.for_machine(path.recipient, mac);
         let name = rule.and_then(|rule| rule.name.as_ref()).map(Word::to_string);
@@ -97,7 +99,7 @@ impl OperatorFiles {
             name: name.unwrap_or_default(),
             address: requester.address.map(|address| address.to_string()).unwrap_or_default(),
             serial: serial.clone(),
-            uuid: uuid.clone(),
+            uuid: uuid(told, machine),
             server: requester.server.to_string(),
             image: image(machine, rule),
         }
@@ -107,6 +109,12 @@ impl OperatorFiles {
 fn hostname(rule: Option<&Rule>) -> Option<String> {
     let rule = rule?;
     rule.hostname.as_ref().or(rule.name.as_ref()).map(Word::to_string)
+}
+
+/// Returns what the client says of itself, else what its firmware said by DHCP.
+fn uuid(told: &str, machine: &KnownMachine) -> String {
+    let by_dhcp = || machine.uuid.map(|uuid| uuid.to_string()).unwrap_or_default();
+    if told.is_empty() { by_dhcp() } else { told.to_owned() }
 }
 
 fn image(machine: &KnownMachine, rule: Option<&Rule>) -> String {

@@ -397,6 +397,7 @@ fn describe_site(
 ) {
     site.services = report.services();
     site.advice = report.advice().to_string().trim().lines().map(str::to_owned).collect();
+    site.rules = config.rules.clone();
     site.names = config.rules.names().map(|(mac, name)| (mac, name.as_str().to_owned())).collect();
     site.tftp_port = sockets.tftp_port();
     site.http_port = sockets.http_port();

@@ -28,9 +28,11 @@ enum Column {
     Sent,
     Began,
     Seen,
+    /// Only where a machine boots something else than always.
+    Next,
 }
 
-const COLUMNS: [Column; 12] = [
+const COLUMNS: [Column; 13] = [
     Column::Machine,
     Column::Address,
     Column::Firmware,
@@ -43,15 +45,17 @@ const COLUMNS: [Column; 12] = [
     Column::Sent,
     Column::Began,
     Column::Seen,
+    Column::Next,
 ];
 
 /// Columns that a narrow terminal does without, the first first. A person who looks at a room asks
 /// who is stuck, where, and for how much longer; so what is known beforehand goes first (firmware,
-/// image, root), then what another column tells roughly, and last the rate. Before the third one
-/// goes, the progress is shortened to its percentage.
-const DROPPED: [Column; 9] = [
+/// next boot, image, root), then what another column tells roughly, and last the rate. Before the
+/// fourth one goes, the progress is shortened to its percentage.
+const DROPPED: [Column; 10] = [
     Column::Sent,
     Column::Firmware,
+    Column::Next,
     Column::Image,
     Column::Root,
     Column::Began,
@@ -62,7 +66,7 @@ const DROPPED: [Column; 9] = [
 ];
 
 /// Columns dropped before the progress is shortened.
-const DROPPED_BEFORE_SHORT: usize = 2;
+const DROPPED_BEFORE_SHORT: usize = 3;
 
 /// The columns that fit, each with its width.
 #[derive(Debug)]
@@ -87,7 +91,11 @@ impl Layout {
     }
 
     fn without(dropped: &[Column], is_short: bool, machines: &[&MachineStatus], now: i64) -> Self {
-        let kept = COLUMNS.into_iter().filter(|column| !dropped.contains(column));
+        let has_next = machines.iter().any(|machine| machine.next.is_some());
+        let kept = COLUMNS.into_iter().filter(|column| match column {
+            Column::Next if !has_next => false,
+            column => !dropped.contains(column),
+        });
         let columns = kept.map(|column| {
             let cells = machines.iter().map(|machine| column.cell(machine, now, is_short).chars().count());
             (column, cells.fold(column.heading().len(), usize::max))
@@ -129,6 +137,7 @@ impl Column {
             Column::Sent => "SENT",
             Column::Began => "BEGAN",
             Column::Seen => "SEEN",
+            Column::Next => "NEXT BOOT",
         }
     }
 
@@ -151,6 +160,7 @@ impl Column {
             Column::Sent => HumanBytes(machine.sent.total()).to_string(),
             Column::Began => age(now - machine.since),
             Column::Seen => age(now - machine.last_seen),
+            Column::Next => or_unknown(machine.next.as_ref().map(|next| printable(&next.to_string()))),
         }
     }
 }

@@ -117,9 +117,17 @@ impl FetchError {
 /// # Errors
 /// [`FetchError`], in one line for the operator.
 pub(super) fn fetch(place: &StatusAddress) -> Result<Vec<u8>, FetchError> {
+    fetch_below(place, "")
+}
+
+/// Fetches what is at a path below the status.
+///
+/// # Errors
+/// [`FetchError`]
+pub(super) fn fetch_below(place: &StatusAddress, below: &str) -> Result<Vec<u8>, FetchError> {
     let deadline = Instant::now() + DEADLINE;
     let stream = connect(place).map_err(|error| FetchError::NoServer { place: place.clone(), error })?;
-    let answer = request(stream, place, deadline);
+    let answer = request(stream, place, below, deadline);
     content(&answer.map_err(|error| FetchError::BrokenOff { place: place.clone(), error })?)
 }
 
@@ -177,11 +185,16 @@ fn first<P, S>(places: &[P], connect: impl Fn(&P) -> io::Result<S>) -> io::Resul
 fn request(
     mut stream: Box<dyn TimedStream>,
     place: &StatusAddress,
+    below: &str,
     deadline: Instant,
 ) -> io::Result<Vec<u8>> {
     let (host, path) = match place {
         StatusAddress::Local { .. } => ("localhost", "/"),
         StatusAddress::Http { authority, path } => (authority.as_str(), path.as_str()),
+    };
+    let path = match below {
+        "" => path.to_owned(),
+        below => format!("{}/{below}", path.trim_end_matches('/')),
     };
     stream.set_time_out(DEADLINE)?;
     // HTTP/1.0 has no chunked content (RFC 9112 §6.1), so the content follows the head as it is.

@@ -19,6 +19,7 @@ use std::time::Duration;
 use self::fetch::FetchError;
 use self::table::{Size, StatusTable};
 use crate::machines::StatusReport;
+use crate::machines::status::StoryLine;
 
 pub use control::ControlError;
 pub use drain::{Drain, drain};
@@ -120,6 +121,12 @@ fn page(json: &[u8], format: StatusFormat, repeat: Repeat) -> Result<String, Fet
 
 fn fetch_report(place: &StatusAddress) -> Result<StatusReport, FetchError> {
     report(&fetch::fetch(place)?)
+}
+
+/// Fetches the lines of the log about a machine; none from a server that does not tell them.
+fn fetch_log(place: &StatusAddress, machine: &str) -> Vec<StoryLine> {
+    let lines = fetch::fetch_below(place, &format!("log/{machine}")).ok();
+    lines.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
 }
 
 fn report(json: &[u8]) -> Result<StatusReport, FetchError> {

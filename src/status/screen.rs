@@ -2,9 +2,9 @@
 //! leaves the terminal as it was, however the program ends.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{panic, thread};
 
@@ -21,8 +21,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::table::Size;
 use super::view::{Key, ScreenLine, Style, View};
-use super::{StatusAddress, WATCH_INTERVAL, fetch_report};
+use super::{StatusAddress, WATCH_INTERVAL, fetch_log, fetch_report};
+use crate::locked::locked;
 use crate::machines::StatusReport;
+use crate::machines::status::StoryLine;
 
 /// Longest wait for a key: signals and reports are looked for as often.
 const TICK: Duration = Duration::from_millis(100);
@@ -51,7 +53,8 @@ pub(super) fn run(place: StatusAddress, first: StatusReport) -> io::Result<()> {
     restore_on_panic();
     let mut view = View::default();
     view.update(Ok(first));
-    let reports = fetch_reports(place);
+    let shown = Arc::new(Mutex::new(None));
+    let fetched = fetch_reports(place, Arc::clone(&shown));
     let mut terminal = Terminal::enter()?;
     while !is_over.load(Ordering::Relaxed) {
         terminal.draw(view.screen(size()))?;
@@ -61,7 +64,11 @@ pub(super) fn run(place: StatusAddress, first: StatusReport) -> io::Result<()> {
                 return Ok(());
             }
         }
-        reports.try_iter().for_each(|report| view.update(report));
+        *locked(&shown) = view.shown_story();
+        for Fetched { report, log } in fetched.try_iter() {
+            view.update(report);
+            view.update_log(log);
+        }
     }
     Ok(())
 }
@@ -83,15 +90,28 @@ fn wait_for_key() -> io::Result<()> {
     if polled.iter().any(is_gone) { Err(io::ErrorKind::NotConnected.into()) } else { Ok(()) }
 }
 
-/// Fetches reports in a thread of its own, so that a server that is away stops no key.
-fn fetch_reports(place: StatusAddress) -> Receiver<Result<StatusReport, String>> {
+/// What the server says in one turn.
+struct Fetched {
+    report: Result<StatusReport, String>,
+    /// Lines of the log about the machine whose story is shown.
+    log: Option<(String, Vec<StoryLine>)>,
+}
+
+/// Fetches reports in a thread of its own, so that a server that is away stops no key. `shown` is the
+/// machine whose story is shown.
+fn fetch_reports(place: StatusAddress, shown: Arc<Mutex<Option<String>>>) -> Receiver<Fetched> {
     let (sender, receiver) = sync_channel(1);
     thread::spawn(move || {
         loop {
             thread::sleep(WATCH_INTERVAL);
             let report = fetch_report(&place).map_err(|error| error.to_string());
+            let machine = locked(&shown).clone();
+            let log = machine.map(|machine| {
+                let lines = fetch_log(&place, &machine);
+                (machine, lines)
+            });
             // The receiver goes with the view.
-            if sender.send(report).is_err() {
+            if sender.send(Fetched { report, log }).is_err() {
                 return;
             }
         }

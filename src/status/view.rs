@@ -9,7 +9,7 @@ use super::columns::{name, stage};
 use super::table::{Line, LineKind, Size, lines, notices, reason, stuck_first, summary};
 use super::text::{printable, wrap};
 use crate::machines::StatusReport;
-use crate::machines::status::MachineStatus;
+use crate::machines::status::{MachineStatus, StoryLine};
 
 /// Longest filter in characters.
 const FILTER_MAX: usize = 60;
@@ -84,6 +84,8 @@ pub(super) struct View {
     selected: Option<String>,
     /// First line that is shown.
     top: usize,
+    /// Lines of the log about the machine with this identity.
+    log: Option<(String, Vec<StoryLine>)>,
 }
 
 /// A line of the screen.
@@ -108,6 +110,16 @@ impl View {
             Ok(report) => (self.report, self.failure) = (Some(report), None),
             Err(failure) => self.failure = Some(failure),
         }
+    }
+
+    /// Takes the lines of the log about a machine.
+    pub(super) fn update_log(&mut self, log: Option<(String, Vec<StoryLine>)>) {
+        self.log = log;
+    }
+
+    /// Returns the identity of the machine whose story is shown.
+    pub(super) fn shown_story(&self) -> Option<String> {
+        self.selected.clone().filter(|_| self.mode == Mode::Story)
     }
 
     /// Handles a key; returns false if it ends the view. A page has `height` lines.
@@ -251,7 +263,14 @@ impl View {
     fn story(&mut self, size: Size) -> Vec<ScreenLine> {
         let now = self.report.as_ref().map_or(0, |report| report.time);
         let Some(machine) = self.selected_machine() else { return vec![plain("machine gone".to_owned())] };
-        let lines = story(machine, now, size.width);
+        let mut lines = story(machine, now, size.width);
+        let log =
+            self.log.as_ref().filter(|(shown, log)| Some(shown) == self.selected.as_ref() && !log.is_empty());
+        if let Some((_, log)) = log {
+            lines.push(plain(String::new()));
+            lines.push(styled("Log of this boot".to_owned(), Style::Bold));
+            lines.extend(log.iter().flat_map(|line| event(line, machine.since, size.width)));
+        }
         // A line of the page stays in sight.
         self.top = self.top.min(lines.len().saturating_sub(1));
         lines.into_iter().skip(self.top).collect()
@@ -268,6 +287,9 @@ fn story(machine: &MachineStatus, now: i64, width: usize) -> Vec<ScreenLine> {
         plain(format!("{mac}  {}  {firmware}", addresses.join(", "))),
         plain(format!("{}, boot {} since the start of the server", stage(machine, now), machine.boots)),
     ];
+    if let Some(next) = &machine.next {
+        screen.push(plain(format!("next boot: {}", printable(&next.to_string()))));
+    }
     if let Some(progress) = &machine.progress {
         let of = progress.path.as_deref().map_or("root file system".to_owned(), printable);
         screen.push(plain(format!("{} % of {of}, {} kB/s", progress.percent, machine.rate / 1000)));
@@ -276,17 +298,21 @@ fn story(machine: &MachineStatus, now: i64, width: usize) -> Vec<ScreenLine> {
     screen.extend(reason.map(|line| styled(line, Style::Alarm)));
     screen.extend(machine.advice.iter().map(|line| plain(format!("  {}", printable(line)))));
     screen.push(plain(String::new()));
-    for line in &machine.story {
-        let text = match line.times {
-            1 => printable(&line.text),
-            times => format!("{} ({times} times)", printable(&line.text)),
-        };
-        let head = format!("{}  {:>6}  ", clock(line.time), format!("+{}s", line.time - machine.since));
-        let mut wrapped = wrap(&text, width.saturating_sub(head.len())).into_iter();
-        screen.push(plain(format!("{head}{}", wrapped.next().unwrap_or_default())));
-        screen.extend(wrapped.map(|rest| plain(format!("{:1$}{rest}", "", head.len()))));
-    }
+    screen.extend(machine.story.iter().flat_map(|line| event(line, machine.since, width)));
     screen
+}
+
+/// Returns an event with its time, and its time since the start of the boot.
+fn event(line: &StoryLine, since: i64, width: usize) -> Vec<ScreenLine> {
+    let text = match line.times {
+        1 => printable(&line.text),
+        times => format!("{} ({times} times)", printable(&line.text)),
+    };
+    let head = format!("{}  {:>6}  ", clock(line.time), format!("+{}s", line.time - since));
+    let mut wrapped = wrap(&text, width.saturating_sub(head.len())).into_iter();
+    let first = plain(format!("{head}{}", wrapped.next().unwrap_or_default()));
+    let rest = wrapped.map(|rest| plain(format!("{:1$}{rest}", "", head.len())));
+    [first].into_iter().chain(rest).collect()
 }
 
 /// Returns the time of day in UTC.

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::machines::{Registry, StatusReport, neighbours};
+use crate::recent_lines::Subject;
 use crate::sys;
 
 /// Interval of reports for those who watch.
@@ -56,6 +57,15 @@ impl Reports {
             }
         }
         self.registry.status(now, Timestamp::now())
+    }
+
+    /// Returns the lines of the log about a machine as JSON. It is named by its MAC address, or by an
+    /// address.
+    pub(super) fn log(&self, machine: &str) -> Option<String> {
+        let by_mac = machine.parse().ok().map(Subject::Mac);
+        let subject = by_mac.or_else(|| Some(Subject::Address(machine.parse().ok()?)));
+        let lines = self.registry.log_of(subject?, Instant::now(), Timestamp::now())?;
+        serde_json::to_string(&lines).ok()
     }
 
     /// Watches the reports that are made from now on.

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
@@ -53,6 +53,7 @@ pub(super) fn router(reports: Arc<Reports>) -> Router {
     Router::new()
         .route("/", get(status))
         .route("/events", get(events))
+        .route("/log/{machine}", get(log))
         .route("/metrics", get(metrics))
         // Whether the process answers. A fault of one image does not count: a supervisor would restart
         // isowire, and machines on other images would lose their root.
@@ -103,6 +104,14 @@ async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     let format = if is_open { Format::OpenMetrics } else { Format::Text };
     let text = exposition(&shared.reports.now(), process::read(shared.reports.started), format);
     ([(CONTENT_TYPE, format.media_type())], text).into_response()
+}
+
+/// The lines of the log about a machine, by its MAC address or one of its addresses.
+async fn log(State(shared): State<Shared>, Path(machine): Path<String>) -> Response {
+    match shared.reports.log(&machine) {
+        Some(json) => ([(CONTENT_TYPE, "application/json")], json).into_response(),
+        None => (StatusCode::NOT_FOUND, "no such machine\n").into_response(),
+    }
 }
 
 /// Tells whether the client names this type among those that it takes (RFC 9110 §12.5.1).

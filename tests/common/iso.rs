@@ -57,6 +57,13 @@ pub fn heavy() -> ArchIso {
     built("heavy", &["--initramfs-mib", "280"])
 }
 
+/// Builds an image whose root file system is this Debian system with systemd, which reports and powers
+/// off when cloud-init is done.
+pub fn of_system(system: &Path) -> ArchIso {
+    let system = system.to_str().expect("no odd names in target");
+    built("system", &["--no-cms", "--system", system])
+}
+
 /// Builds an image of about 600 MiB, the size of older real ones.
 pub fn large() -> ArchIso {
     built("large", &["--airootfs-mib", "563"])

@@ -39,12 +39,17 @@ pub const UP: &str = "up";
 /// The MAC address of a machine, unless it is given another.
 pub const MAC: &str = "52:54:00:12:34:56";
 
+/// The UUID of a machine, without its MAC address at the end.
+pub const UUID: &str = "a0b1c2d3-e4f5-4678-9abc-";
+
 /// Network cards, whose ROMs and drivers differ.
 #[derive(Clone, Copy)]
 pub enum Card {
     E1000,
     Virtio,
     VirtioWithoutRom,
+    /// The same, before all disks.
+    VirtioFirst,
 }
 
 /// Ways in which UEFI boots from the network.
@@ -62,6 +67,8 @@ pub enum Uefi<'a> {
     IpxeRom,
     /// A program in this directory, `EFI/BOOT/BOOTX64.EFI`, before the network.
     Disk(&'a Path),
+    /// The same, after PXE.
+    PxeThenDisk(&'a Path),
 }
 
 pub struct Machine {
@@ -82,9 +89,21 @@ impl Machine {
         Self::start(mac, lan, card, dir, &["-boot", "n"])
     }
 
+    /// Powers on a machine with this MAC address that boots by PXE, and then from a disk.
+    pub fn power_on_with_disk(mac: &str, lan: &mut Lan, card: Card, dir: &Path, disk: &Path) -> Machine {
+        // Several machines may have the same disk: what they write goes nowhere.
+        let disk = format!("if=ide,index=0,media=disk,format=raw,snapshot=on,file={}", disk.display());
+        Self::start(mac, lan, card, dir, &["-boot", "order=nc", "-drive", &disk])
+    }
+
     /// Powers on a machine with UEFI. Its card has a ROM only for [`Uefi::IpxeRom`], so that the
     /// firmware uses its own driver; it has none for QEMU's e1000.
     pub fn power_on_uefi(lan: &mut Lan, uefi: Uefi<'_>, dir: &Path) -> Machine {
+        Self::power_on_uefi_as(MAC, lan, uefi, dir)
+    }
+
+    /// The same with this MAC address.
+    pub fn power_on_uefi_as(mac: &str, lan: &mut Lan, uefi: Uefi<'_>, dir: &Path) -> Machine {
         let variables = dir.join("variables.fd");
         let (code, template) = match uefi {
             Uefi::StrictPxe => strict_firmware(),
@@ -109,16 +128,26 @@ impl Machine {
             boot.extend(["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]);
         }
         let disk = match uefi {
-            Uefi::Disk(files) => {
+            Uefi::Disk(files) | Uefi::PxeThenDisk(files) => {
                 format!("if=none,id=disk,format=raw,readonly=on,file=fat:{}", files.display())
             }
             _ => String::new(),
         };
-        if let Uefi::Disk(_) = uefi {
-            boot.extend(["-drive", &disk, "-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+        match uefi {
+            Uefi::Disk(_) => {
+                boot.extend(["-drive", &disk, "-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+            }
+            Uefi::PxeThenDisk(_) => {
+                boot.extend(["-drive", &disk, "-device", "virtio-blk-pci,drive=disk,bootindex=2"]);
+            }
+            _ => {}
         }
-        let card = if let Uefi::IpxeRom = uefi { Card::Virtio } else { Card::VirtioWithoutRom };
-        Self::start(MAC, lan, card, dir, &boot)
+        let card = match uefi {
+            Uefi::IpxeRom => Card::Virtio,
+            Uefi::PxeThenDisk(_) => Card::VirtioFirst,
+            _ => Card::VirtioWithoutRom,
+        };
+        Self::start(mac, lan, card, dir, &boot)
     }
 
     /// Powers on a machine that has its kernel and initramfs already, and runs `/init` of the
@@ -137,15 +166,17 @@ impl Machine {
         // A socket's path has to be short, and `dir` may be deep.
         let tap = lan.tap();
         let monitor = std::env::temp_dir().join(format!("{}-{tap}.monitor", lan.name()));
+        let uuid = format!("{UUID}{}", mac.replace(':', ""));
         let model = match card {
             Card::E1000 => "e1000",
             Card::Virtio => "virtio-net-pci",
             Card::VirtioWithoutRom => "virtio-net-pci,romfile=",
+            Card::VirtioFirst => "virtio-net-pci,romfile=,bootindex=1",
         };
         let mut command = lan.command("qemu-system-x86_64");
         command
             .args(["-accel", "tcg", "-cpu", "max", "-m", "1024", "-display", "none", "-no-reboot"])
-            .args(["-nodefaults", "-vga", "std"])
+            .args(["-nodefaults", "-vga", "std", "-uuid", &uuid])
             .args(boot)
             .args(["-serial", &format!("file:{}", serial.display())])
             .args(["-monitor", &format!("unix:{},server=on,wait=off", monitor.display())])
@@ -182,7 +213,8 @@ impl Machine {
         Report { console: self.console() }
     }
 
-    fn console(&self) -> String {
+    /// Returns what stands on the serial console.
+    pub fn console(&self) -> String {
         text_of(&self.serial)
     }
 }

@@ -40,6 +40,9 @@ pub(super) fn report(machines: &Registry, request: &Request, outcome: &Outcome, 
     if let Some(host_name) = host_name(&request.message.host_name) {
         machines.named(mac, host_name);
     }
+    if let Some(uuid) = request.message.uuid() {
+        machines.identified(mac, uuid);
+    }
     // The initramfs asks for an address before it has its root, and the booted system after that.
     if request.message.kind == MessageType::Request && !is_boot_client(&request.message) {
         machines.heard(mac, true, now);
@@ -272,6 +275,22 @@ mod tests {
             );
             assert_eq!(service.machines()[0].name.as_deref(), name, "{option:?}");
         }
+    }
+
+    #[test]
+    fn uuid_of_a_machine_is_kept() {
+        let mut service = Service::new(server_role());
+        let machine_id = [0; 17].map(|byte: u8| byte.wrapping_add(3)).to_vec();
+        let with_id = |machine_id: Vec<u8>| Message { machine_id, ..discover(0) };
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, with_id(machine_id.clone()));
+        assert_eq!(service.machines()[0].uuid, None, "of another type");
+        let uuid = Some("03030303-0303-0303-0303-030303030303");
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, with_id([&[0], &machine_id[1..]].concat()));
+        assert_eq!(service.machines()[0].uuid.as_deref(), uuid);
+        service.receive(DhcpPort::Dhcp, NO_ADDRESS, request(0, US));
+        assert_eq!(service.machines()[0].uuid.as_deref(), uuid, "the initramfs sends none");
+        let known = service.machines.known(CLIENT.into()).unwrap();
+        assert_eq!(known.uuid.map(|uuid| uuid.to_string()).as_deref(), uuid);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use bytes::BufMut;
 use dhcproto::v4::{MAGIC, OptionCode, borrowed};
 
 use crate::codec::{Reader, Truncated};
+use crate::guid::Guid;
 
 pub use dhcproto::v4::{Flags, MessageType, Opcode};
 pub use hardware::HardwareAddress;
@@ -266,6 +267,14 @@ impl Message {
             reader.take(usize::from(len)).ok()
         });
         self.user_class == class || items.any(|item| item == class)
+    }
+
+    /// Returns the UUID of the machine, as dmidecode and iPXE print it; `None` if it has none.
+    pub(crate) fn uuid(&self) -> Option<Guid> {
+        // RFC 4578 §2.3: the type 0, then the UUID as it stands in SMBIOS.
+        let uuid: [u8; 16] = self.machine_id.strip_prefix(&[0])?.try_into().ok()?;
+        // SMBIOS 3.7 §7.2.1: machines without a UUID have all zeros or all ones.
+        Some(Guid(uuid)).filter(|_| uuid != [0; 16] && uuid != [0xff; 16])
     }
 
     /// Returns a sub-option of option 82.

@@ -35,6 +35,21 @@ fn ipxe_discover_is_parsed() {
 }
 
 #[test]
+fn uuid_is_that_of_smbios() {
+    let uuid = |option: &[u8]| {
+        let message = Message { machine_id: option.to_vec(), ..Message::discover(7, [2; 6]) };
+        message.uuid().map(|uuid| uuid.to_string())
+    };
+    let smbios =
+        [0x33, 0x22, 0x11, 0, 0x55, 0x44, 0x77, 0x66, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff];
+    let option = [&[0][..], &smbios].concat();
+    assert_eq!(uuid(&option).as_deref(), Some("00112233-4455-6677-8899-aabbccddeeff"));
+    for other in [&[0; 17][..], &[&[0][..], &[0xff; 16]].concat(), &[1; 17], &option[..16], &[0; 18], &[]] {
+        assert_eq!(uuid(other), None, "{other:?}");
+    }
+}
+
+#[test]
 fn ipxe_boot_server_request_is_parsed() {
     let message = Message::parse(captured!("ipxe-bios-4011-request")).unwrap();
     assert_eq!(message.kind, MessageType::Request);

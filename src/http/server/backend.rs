@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tracing::field::display;
 use tracing::info;
 
 use crate::boot::{Mac, Requester};
@@ -29,8 +30,8 @@ impl Backend for MachineBackend {
         let now = Instant::now();
         let mac = machine.map(|mac| mac.to_string());
         let Some(peer) = self.address_of(machine, requester, now) else {
-            let peer = requester.address;
-            info!(?peer, mac, "HTTP call refused: {NotItsAddressError}");
+            let peer = requester.address.map(display);
+            info!(peer, mac, "HTTP call refused: {NotItsAddressError}");
             return Err(NotItsAddressError);
         };
         let kinds: Vec<_> = report.host_keys.iter().map(HostKey::kind).collect();
@@ -45,8 +46,8 @@ impl Backend for MachineBackend {
             // The log of requests has the first, and that of the file has the second.
             OperatorFileError::NotFound | OperatorFileError::Failed => {}
             error => {
-                let (peer, path) = (call.requester.address, call.path.names.join("/"));
-                info!(?peer, path, "HTTP refused: {error}");
+                let (peer, path) = (call.requester.address.map(display), call.path.names.join("/"));
+                info!(peer, path, "HTTP refused: {error}");
             }
         })
     }

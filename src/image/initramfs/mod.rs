@@ -1,10 +1,11 @@
-//! Contents of an initramfs: the hooks of archiso for a root from the network, and their programs.
-//! Without them a machine stops at a shell.
+//! Contents of an initramfs: the hooks of archiso for a root from the network, their programs, and
+//! drivers of network cards. Without them a machine stops at a shell.
 //!
 //! An initramfs is a sequence of cpio archives, plain (microcode) or compressed. They are read as a
-//! stream, and only up to the last requirement that is found.
+//! stream, once, and only up to the last thing that is looked for.
 
 pub(crate) mod cpio;
+mod drivers;
 mod packing;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use super::content::Stream;
 use super::{FormatError, Image, Media, NodeId};
 use crate::locked::locked;
 use cpio::CpioError;
+pub use drivers::NetworkDrivers;
 use packing::{MAGIC, Packing};
 
 /// Most unpacked bytes that are read; the initramfs of releng has a quarter of them.
@@ -134,6 +136,8 @@ const PROGRAMS: [&[u8]; 4] = [b"bin", b"sbin", b"usr/bin", b"usr/sbin"];
 #[derive(Debug, Default)]
 pub struct Contents {
     pub found: BTreeSet<Requirement>,
+    /// Drivers of network cards; empty if they were not looked for.
+    pub drivers: NetworkDrivers,
     /// Error that ended the reading early.
     pub unread: Option<InitramfsError>,
 }
@@ -181,18 +185,23 @@ impl From<CpioError> for InitramfsError {
 }
 
 impl Contents {
-    /// Reads the initramfs in `media` up to the last requirement of the roots.
+    /// Reads the initramfs in `media` up to the last requirement of the roots and the last driver
+    /// of a common network card.
     ///
     /// This takes as long as decompressing the initramfs, so an asynchronous task may not call it.
     pub fn of(media: &(impl Media + ?Sized)) -> Self {
-        Self::search(media, &Requirement::ROOTS)
+        Search::new(&Requirement::ROOTS).with_drivers().contents(media)
     }
 
     /// Reads the initramfs in `media` until the requirements `wanted` are found.
     pub(crate) fn search(media: &(impl Media + ?Sized), wanted: &[Requirement]) -> Self {
-        let mut search = Search { wanted, found: BTreeSet::new() };
-        let result = search.parts(&mut Stream::new(media), Layer::File { left: UNPACKED_MAX });
-        Self { found: search.found, unread: result.err() }
+        Search::new(wanted).contents(media)
+    }
+
+    /// Returns the drivers of network cards; `None` if the initramfs was not read to its end, and
+    /// may have more.
+    pub(crate) fn known_drivers(&self) -> Option<&NetworkDrivers> {
+        (self.unread.is_none() || self.drivers.has_all_common()).then_some(&self.drivers)
     }
 
     /// Tells which of the requirements `needed` are missing.
@@ -222,15 +231,31 @@ impl Image {
     }
 }
 
-/// Search for requirements.
+/// Search for requirements, and perhaps for drivers.
 struct Search<'a> {
     wanted: &'a [Requirement],
     found: BTreeSet<Requirement>,
+    /// `None` if they are not looked for.
+    drivers: Option<NetworkDrivers>,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(wanted: &'a [Requirement]) -> Self {
+        Self { wanted, found: BTreeSet::new(), drivers: None }
+    }
+
+    fn with_drivers(self) -> Self {
+        Self { drivers: Some(NetworkDrivers::default()), ..self }
+    }
+
+    fn contents(mut self, media: &(impl Media + ?Sized)) -> Contents {
+        let result = self.parts(&mut Stream::new(media), Layer::File { left: UNPACKED_MAX });
+        Contents { found: self.found, drivers: self.drivers.unwrap_or_default(), unread: result.err() }
+    }
+
     fn is_complete(&self) -> bool {
         self.wanted.iter().all(|wanted| self.found.contains(wanted))
+            && self.drivers.as_ref().is_none_or(NetworkDrivers::has_all_common)
     }
 
     /// Reads the parts of `input`.
@@ -266,8 +291,11 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Records the requirements that a file meets.
+    /// Records the requirements that a file meets, and drivers.
     fn see(&mut self, path: &[u8], content: &mut dyn Read) -> io::Result<()> {
+        if let Some(drivers) = &mut self.drivers {
+            drivers.see(path, content)?;
+        }
         for &wanted in self.wanted {
             if wanted.is_met_by(path, |word| contains(content, word))? {
                 self.found.insert(wanted);

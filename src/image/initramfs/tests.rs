@@ -131,11 +131,25 @@ fn self_tests_are_found_by_hook_and_program() {
 }
 
 #[test]
-fn reading_ends_with_the_last_requirement() {
-    let mut file = archive(&RELENG);
-    file.extend(b"this is no part of an initramfs");
-    let contents = contents(&file);
-    assert_eq!((contents.found.len(), contents.unread.is_none()), (8, true));
+fn reading_ends_with_the_last_thing_that_is_looked_for() {
+    const DIRECTORY: &str = "usr/lib/modules/6.12/kernel/drivers/net";
+    let missing = NetworkDrivers::default().missing();
+    let modules: Vec<_> = missing.iter().map(|name| format!("{DIRECTORY}/{name}.ko.zst")).collect();
+    let files: Vec<_> = modules.iter().map(|path| (path.as_str(), &b"module"[..])).collect();
+    let read = |files: &[(&str, &[u8])]| {
+        let mut file = gzip(&archive(files));
+        file.extend(b"this is no part of an initramfs");
+        contents(&file)
+    };
+    let all = read(&[&RELENG[..], &files].concat());
+    assert_eq!((all.found.len(), all.unread.is_none()), (8, true));
+    assert!(all.known_drivers().is_some_and(|drivers| drivers.missing().is_empty()));
+    let some = read(&[&RELENG[..], &files[1..]].concat());
+    assert_eq!((some.found.len(), some.unread.is_some()), (8, true), "another driver may follow");
+    assert!(matches!(some.answer(&Requirement::NBD), Completeness::Complete));
+    assert!(some.known_drivers().is_none() && some.drivers.missing() == ["bnx2x"]);
+    let none = contents(&archive(&RELENG));
+    assert!(none.known_drivers().is_some_and(NetworkDrivers::is_empty));
 }
 
 #[test]
@@ -165,7 +179,7 @@ fn unreadable_initramfs_is_explained() {
 
 #[test]
 fn decompression_bomb_is_bounded() {
-    let mut search = Search { wanted: &Requirement::ROOTS, found: BTreeSet::new() };
+    let mut search = Search::new(&Requirement::ROOTS);
     let bomb = gzip(&vec![0; 1 << 20]);
     let result = search.parts(&mut Stream::new(&bomb[..]), Layer::File { left: 64 << 10 });
     assert!(matches!(result, Err(InitramfsError::TooLarge)), "{result:?}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::machines::site::DhcpSettings;
+use crate::machines::site::{DhcpSettings, InitramfsKnowledge};
 use crate::machines::table::tests::{BIOS_PXE, Site as Room, UEFI, address, mac};
 use crate::machines::{FileRequest, RootEnd};
 
@@ -248,16 +248,28 @@ fn kernel_that_asks_for_no_root() {
     let none = |lacks: Option<&str>, is_known, runs| Diagnosis::NoRootAskedFor {
         lacks: lacks.map(str::to_owned),
         is_known,
+        drivers: None,
         runs,
     };
     check(61, loaded, none(None, false, false), &["isowire inspect"]);
-    let known = |lacks: Option<&str>| Site {
-        initramfs: [("arch".to_owned(), lacks.map(str::to_owned))].into(),
-        ..site()
+    let knowing = |lacks: Option<&str>, drivers: Option<&str>| {
+        let [lacks, drivers] = [lacks, drivers].map(|text| text.map(str::to_owned));
+        Site { initramfs: [("arch".to_owned(), InitramfsKnowledge { lacks, drivers })].into(), ..site() }
     };
+    let known = |lacks| knowing(lacks, None);
     let lacks = "for a root over NBD, initramfs-linux.img lacks hook archiso_pxe_nbd";
     check_at(&known(Some(lacks)), None, 61, loaded, none(Some(lacks), true, false), &[lacks]);
     check_at(&known(None), None, 61, loaded, none(None, true, false), &["has archiso's hooks", "driver"]);
+    let drivers = "network cards: e1000e, igb; not tg3";
+    let expected = Diagnosis::NoRootAskedFor {
+        lacks: None,
+        is_known: true,
+        drivers: Some(drivers.to_owned()),
+        runs: false,
+    };
+    let words =
+        ["lacks the driver of the network card", "It has drivers for network cards: e1000e, igb; not tg3"];
+    check_at(&knowing(None, Some(drivers)), None, 61, loaded, expected, &words);
     let heard = |room: &mut Room| {
         loaded(room);
         let now = room.tick();
@@ -379,7 +391,7 @@ fn kind_has_a_stable_name() {
         Diagnosis::Slow { rate: 1, usual: None },
         Diagnosis::ProgramRefused,
         Diagnosis::NothingAfterProgram,
-        Diagnosis::NoRootAskedFor { lacks: None, is_known: false, runs: false },
+        Diagnosis::NoRootAskedFor { lacks: None, is_known: false, drivers: None, runs: false },
         Diagnosis::ImageFault { fault: "no".into() },
         Diagnosis::RootLost { protocol: Protocol::Nbd, by: Loss::Reset },
     ] {

@@ -68,12 +68,16 @@ impl Display for Diagnosis {
                 "got its boot program, and nothing followed: Secure Boot? Or the kernel died. Turn Secure Boot \
                  off, or sign with `secure-boot-key`",
             ),
-            Self::NoRootAskedFor { lacks, is_known, runs } => {
+            Self::NoRootAskedFor { lacks, is_known, drivers, runs } => {
                 f.write_str(match runs {
                     true => "its kernel runs, and asked for no root file system",
                     false => "loaded kernel and initramfs, and asked for no root file system",
                 })?;
-                write_cause(f, lacks.as_deref(), *is_known, *runs)
+                write_cause(f, lacks.as_deref(), *is_known, *runs)?;
+                match drivers {
+                    Some(drivers) if !runs => write!(f, ". It has drivers for {drivers}"),
+                    _ => Ok(()),
+                }
             }
             Self::ImageFault { fault } => write!(f, "waits for its image, which cannot be read: {fault}"),
             Self::RootLost { protocol, by } => write!(f, "lost its root over {protocol}: {}", loss(*by)),

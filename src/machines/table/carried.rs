@@ -49,6 +49,7 @@ impl MachineRecord {
             offered: self.offered.map(|then| ages.of(then)),
             refusal: self.refusal.clone(),
             host_name: self.host_name.as_deref().map(str::to_owned),
+            uuid: self.uuid,
             boots: self.boots,
             had_no_root: self.had_no_root,
             boot: self.boot.carried(ages),
@@ -70,6 +71,7 @@ impl MachineRecord {
             offered: carried.offered.map(|age| ages.moment(age)),
             refusal: carried.refusal,
             host_name: carried.host_name.map(String::into),
+            uuid: carried.uuid,
             boots: carried.boots,
             had_no_root: carried.had_no_root,
             done_before: None,
@@ -149,6 +151,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::guid::Guid;
     use crate::machines::{Mac, RootEnd, Stage, Step};
 
     #[test]
@@ -158,6 +161,7 @@ mod tests {
         let mac = Mac::new(&[2, 0, 0, 0, 0, 7]).unwrap();
         let mut before = MachineTable::new(now, 4096);
         before.met(mac, address, now);
+        before.identified(mac, Guid([7; 16]));
         let stats = before.join(address, Step::Root, now).unwrap();
         before.attached(address, &stats, Protocol::Nbd, None, now);
         stats.add(Protocol::Nbd, 4096, now + Duration::from_secs(5));
@@ -168,6 +172,7 @@ mod tests {
         after.add_carried(carried, later, |_| None);
         let record = after.iter().next().unwrap();
         assert_eq!((record.mac, &record.addresses[..]), (Some(mac), &[address][..]));
+        assert_eq!(record.uuid, Some(Guid([7; 16])));
         assert_eq!((record.boot.began, record.boot.bytes_sent(Protocol::Nbd)), (now, 4096));
         assert_eq!(record.last_seen(), now + Duration::from_secs(5));
         assert!(!after.is_on_root(address), "its connection has not gone on yet");

@@ -1,10 +1,12 @@
-//! Machines that say that their system is up.
+//! What machines say of themselves: names, and that their system is up.
 
 use std::net::IpAddr;
 use std::time::Instant;
 
 use super::MachineTable;
+use crate::guid::Guid;
 use crate::machines::{KnownMachine, Mac, Step, UpReport};
+use crate::recent_lines::Subject;
 
 impl MachineTable {
     /// Returns whether the machine at this address is known, and not by another MAC address than
@@ -31,6 +33,7 @@ impl MachineTable {
         Some(KnownMachine {
             mac: record.mac,
             host_name: record.host_name.as_deref().map(str::to_owned),
+            uuid: record.uuid,
             image: record.boot.image.as_deref().map(str::to_owned),
             boots_from_here: has_lease || record.boot.step >= Step::Kernel,
         })
@@ -38,6 +41,31 @@ impl MachineTable {
 
     pub(in crate::machines) fn knows(&self, mac: Mac) -> bool {
         self.by_mac.contains_key(&mac)
+    }
+
+    pub(in crate::machines) fn named(&mut self, mac: Mac, host_name: &str) {
+        let record = self.by_mac.get(&mac).and_then(|id| self.machines.get_mut(id));
+        if let Some(record) = record.filter(|record| record.host_name.as_deref() != Some(host_name)) {
+            record.host_name = Some(host_name.into());
+        }
+    }
+
+    pub(in crate::machines) fn identified(&mut self, mac: Mac, uuid: Guid) {
+        let record = self.by_mac.get(&mac).and_then(|id| self.machines.get_mut(id));
+        if let Some(record) = record {
+            record.uuid = Some(uuid);
+        }
+    }
+
+    /// Returns the names by which the log may know a machine, and the start of its last boot.
+    pub(in crate::machines) fn subjects(&self, machine: Subject) -> Option<(Vec<Subject>, Instant)> {
+        let id = match machine {
+            Subject::Mac(mac) => self.by_mac.get(&mac)?,
+            Subject::Address(address) => self.by_address.get(&address)?,
+        };
+        let record = self.machines.get(id)?;
+        let addresses = record.addresses.iter().map(|&address| Subject::Address(address));
+        Some((record.mac.map(Subject::Mac).into_iter().chain(addresses).collect(), record.boot.began))
     }
 
     /// Takes the secret of the machine at this address; returns false if it was taken in this boot.

@@ -9,6 +9,7 @@ pub(in crate::status) fn machine() -> MachineStatus {
     MachineStatus {
         name: None,
         host_name: None,
+        uuid: None,
         up_since: None,
         host_keys: Vec::new(),
         mac: None,
@@ -26,6 +27,7 @@ pub(in crate::status) fn machine() -> MachineStatus {
         root: None,
         root_connections: 0,
         airootfs: None,
+        next: None,
         progress: None,
         rate: 0,
         sent: SentBytes::default(),

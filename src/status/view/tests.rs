@@ -113,6 +113,24 @@ fn story_shows_each_step_with_its_time() {
 }
 
 #[test]
+fn story_ends_with_the_log_of_its_machine() {
+    let line = StoryLine { time: 991, text: "warning: file not made\x1b: a.j2:2".into(), times: 1 };
+    let mut view = view(vec![named("lab1", 0), named("lab2", 0)]);
+    assert!(keys(&mut view, &[Key::Down]));
+    assert_eq!(view.shown_story(), None);
+    assert!(keys(&mut view, &[Key::Enter]));
+    let shown = view.shown_story().unwrap();
+    view.update_log(Some((shown, vec![line.clone()])));
+    let page = text(&mut view);
+    assert!(
+        page.contains("\nLog of this boot\n00:16:31     +1s  warning: file not made?: a.j2:2\n"),
+        "{page}"
+    );
+    view.update_log(Some(("of another".into(), vec![line])));
+    assert!(!text(&mut view).contains("Log of this boot"));
+}
+
+#[test]
 fn server_that_is_away_leaves_the_last_report() {
     let mut view = view(vec![named("lab1", 0)]);
     view.update(Err("no isowire server at /run".into()));
