@@ -125,6 +125,7 @@ fn json_field_names_are_stable() {
         |value: &serde_json::Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
     let top = [
         "advice",
+        "draining",
         "faults",
         "forgotten",
         "format",
