@@ -1,6 +1,6 @@
 //! Keeps the last lines about each machine, beside the log itself.
 
-use std::fmt::{self, Debug, Write as _};
+use std::fmt::{Debug, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ use super::word;
 use crate::recent_lines::{self, Subject};
 
 /// The layer of the log that keeps lines about machines. It sees the lines that are written.
+#[derive(Debug)]
 pub(super) struct MachineLines;
 
 impl<S: Subscriber> Layer<S> for MachineLines {
@@ -49,11 +50,6 @@ impl Line {
 }
 
 impl Visit for Line {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        // As the text of the log has it: a name without quotes would be several words.
-        self.record_debug(field, &value);
-    }
-
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         match field.name() {
             // A string takes everything.
@@ -68,12 +64,6 @@ impl Visit for Line {
 fn unquoted(value: &dyn Debug) -> String {
     let text = format!("{value:?}");
     text.trim_matches('"').to_owned()
-}
-
-impl fmt::Debug for MachineLines {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MachineLines")
-    }
 }
 
 #[cfg(test)]
