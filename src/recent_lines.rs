@@ -19,6 +19,9 @@ const LINE_MAX: usize = 300;
 /// that was quiet for longest go first.
 const TOTAL_MAX: usize = 8 << 20;
 
+/// Most subjects: as many as there are machines in the table of them.
+const SUBJECTS_MAX: usize = 4096;
+
 /// Part of the subjects forgotten at once.
 const FORGET_PART: usize = 16;
 
@@ -69,7 +72,7 @@ impl RecentLines {
         if lines.len() > LINES_MAX {
             self.total -= lines.pop_front().map_or(0, |first| first.text.len());
         }
-        if self.total > TOTAL_MAX {
+        if self.total > TOTAL_MAX || self.by_subject.len() > SUBJECTS_MAX {
             self.forget();
         }
     }
@@ -132,11 +135,19 @@ mod tests {
         assert_eq!((kept.len(), kept[0].chars().count()), (LINES_MAX, LINE_MAX));
         assert!(kept[0].starts_with("50 ") && kept[LINES_MAX - 1].starts_with("99 "));
         for n in 0..60_000 {
-            lines.note(subject(n), &"x".repeat(LINE_MAX), now + Duration::from_secs(n.into()));
+            lines.note(subject(n), "x", now + Duration::from_secs(n.into()));
+            assert!(lines.by_subject.len() <= SUBJECTS_MAX);
+        }
+        for n in 0..60_000 {
+            let now = now + Duration::from_secs(60_000 + u64::from(n));
+            lines.note(subject(n % 2000), &"x".repeat(LINE_MAX), now);
         }
         assert!(lines.total <= TOTAL_MAX && lines.total > TOTAL_MAX / 2, "{}", lines.total);
         let sum: usize = lines.by_subject.values().flatten().map(|line| line.text.len()).sum();
         assert_eq!(lines.total, sum);
-        assert_eq!((texts(&lines, &[subject(1)]).len(), texts(&lines, &[subject(59_999)]).len()), (0, 1));
+        assert_eq!(
+            (texts(&lines, &[subject(30_000)]).len(), texts(&lines, &[subject(1999)]).is_empty()),
+            (0, false)
+        );
     }
 }
