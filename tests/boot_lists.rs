@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -12,20 +12,20 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Advice, fadvise};
 use serde_json::Value;
 
 use common::fault_proxy::{Fault, FaultProxy};
 use common::iso;
 use common::lan::{self, Lan, Namespace, give_to_nobody};
 use common::nbd::{self, read_request, reply};
-use common::needs::{needs, tool};
+use common::needs::needs;
 use common::object_store::{self, ObjectStore};
+use common::page_cache::{self, drop_pages, resident};
 use common::ports::free_port;
 use common::running::{Running, output_of};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isowire");
-const NEEDS: [&str; 2] = ["xorriso", "fincore"];
+const NEEDS: [&str; 1] = ["xorriso"];
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const SOON: Duration = Duration::from_secs(60);
 
@@ -81,12 +81,6 @@ fn list(identity: u64, size: u64, blocks: &[u64]) -> Vec<u8> {
     bytes
 }
 
-/// Returns how many bytes of a file are in the page cache. A read would change that, even one that may
-/// not wait: the kernel reads ahead for it.
-fn resident(file: &Path) -> u64 {
-    output_of(tool("fincore").args(["-b", "-n", "-r", "-o", "RES"]).arg(file)).trim().parse().unwrap()
-}
-
 fn until(what: &str, condition: impl Fn() -> bool) {
     let since = Instant::now();
     while !condition() {
@@ -111,7 +105,7 @@ fn attach(machine: &Namespace) -> TcpStream {
 
 #[test]
 fn boot_of_a_file_is_learned_and_read_ahead() {
-    needs!(lan::NEEDS, NEEDS);
+    needs!(lan::NEEDS, page_cache::NEEDS, NEEDS);
     let (mut lan, dir) = (Lan::new(SERVER), folder());
     let (iso, state) = (image(dir.path()), dir.path().join("isowire"));
     let content = fs::read(&iso).unwrap();
@@ -131,10 +125,7 @@ fn boot_of_a_file_is_learned_and_read_ahead() {
     assert!(written == list(identity, content.len() as u64, &boot_blocks()), "{written:?}");
     // The next process, for the next machine.
     let mut server = serve(&lan, dir.path(), &iso, 1);
-    let file = File::open(&iso).unwrap();
-    file.sync_all().unwrap();
-    fadvise(&file, 0, None, Advice::DontNeed).unwrap();
-    assert!(resident(&iso) < BLOCK, "the kernel keeps all pages");
+    drop_pages(&iso);
     let mut socket = attach(&machine);
     let listed = boot_blocks().len() as u64 * BLOCK;
     until("the list is not read", || resident(&iso) >= listed);

@@ -13,7 +13,6 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use rustix::fs::Advice;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -21,6 +20,7 @@ use common::dhcp::{broadcast, client_socket, newcomer};
 use common::iso;
 use common::lan::{self, BRIDGE, Lan};
 use common::needs::{needs, tool};
+use common::page_cache::{self, drop_pages};
 use common::ports::free_port;
 use common::running::{Running, output_of};
 
@@ -61,9 +61,7 @@ impl Stage {
 
     /// Drops an ISO out of the page cache.
     fn chill(&self, name: &str) {
-        let file = fs::File::open(self.iso(name)).unwrap();
-        file.sync_all().unwrap();
-        rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        drop_pages(&self.iso(name));
     }
 
     /// Adds the arguments of a server to `command`, and returns its port of NBD.
@@ -147,7 +145,7 @@ fn limit_threads(uid: u32, pid: Pid, threads: usize) {
 
 #[test]
 fn thread_that_cannot_be_had_later_stops_nothing() {
-    needs!(["root", "xorriso", "prlimit"]);
+    needs!(page_cache::NEEDS, ["root", "xorriso", "prlimit"]);
     let stage = Stage::new();
     let mut command = limited(61_101, 1000);
     let nbd = stage.serve(&mut command);
@@ -187,7 +185,7 @@ fn thread_that_cannot_be_had_later_stops_nothing() {
 
 #[test]
 fn start_with_few_threads_serves_and_says_so() {
-    needs!(["root", "xorriso", "prlimit"]);
+    needs!(page_cache::NEEDS, ["root", "xorriso", "prlimit"]);
     let stage = Stage::new();
     // The main thread, that of the log, that of the image, and three of the runtime.
     let mut command = limited(61_102, 6);

@@ -14,6 +14,7 @@ pub mod nbd_clients;
 pub mod needs;
 pub mod nfs;
 pub mod object_store;
+pub mod page_cache;
 pub mod ports;
 pub mod reads;
 pub mod rpc;
