@@ -396,7 +396,7 @@ fn stored_clients_outlive_a_start_that_fails() {
     let mut clients = Clients::new();
     // More than one bundle holds.
     stage.connect(&mut clients, 300, Habit::Steady);
-    clients.run(Duration::from_millis(200));
+    clients.run(Duration::from_secs(3));
     let server = clients.run_beside(|| {
         let stored = manager.stop(server);
         let in_the_way = TcpListener::bind((Ipv4Addr::LOCALHOST, stage.ports[2])).unwrap();

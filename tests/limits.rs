@@ -170,9 +170,10 @@ fn thread_that_cannot_be_had_later_stops_nothing() {
     other.verify(&another);
     assert!(threads(server.pid()) <= before, "no thread was had");
     // What has to be read from the disk waits for a thread, and the log says so.
-    stage.chill("tiny");
     // Longer than it believes that a page is in memory.
     sleep(Duration::from_secs(3));
+    // At the last moment: a look at its index may have the kernel read all of a small image ahead.
+    stage.chill("tiny");
     other.ask(1 << 20, 4096);
     server.wait_for("no thread can be started", SOON);
     client.verify(&stage.image);

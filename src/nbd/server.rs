@@ -91,6 +91,11 @@ impl Server {
         Ok(())
     }
 
+    /// Tells whether nobody is connected.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.connections.len() == 0
+    }
+
     /// Warns of the clients that are left when the server ends.
     pub(crate) fn warn_of_lost_clients(&self) {
         let machines = self.connections.len();

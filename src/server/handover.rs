@@ -295,13 +295,13 @@ impl Legacy {
 
     /// Gives everything to systemd, for the next process.
     pub(super) async fn put_into_store(&self) {
+        if self.nbd.is_unused() && self.with(Vec::new()).is_needless() {
+            return;
+        }
         // Before the connections rest: their clients wait from then on.
         let manager = spawn_blocking(Manager::reach).await;
         let outgoing = self.with(self.nbd.rest().await);
         let connections = outgoing.connections();
-        if outgoing.is_needless() {
-            return;
-        }
         let manager = manager.map_err(io::Error::other).flatten();
         let stored = spawn_blocking(move || manager?.put(&outgoing)).await;
         match stored.map_err(|error| io::Error::other(error).into()).flatten() {
