@@ -7,7 +7,7 @@ use std::iter::successors;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
-use super::{CertificateFault, FetchError};
+use crate::store::object::{CertificateFault, FetchError};
 
 /// Longest code of an error that is shown.
 const CODE_MAX: usize = 64;

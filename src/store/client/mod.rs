@@ -26,7 +26,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 
 use self::requests::Requester;
-use super::object::{CertificateFault, Fetch, FetchError, Object};
+use super::object::{Fetch, FetchError, Object};
 use super::place::Place;
 
 /// A client with its threads.
