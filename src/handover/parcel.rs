@@ -95,13 +95,12 @@ impl Parcel {
     }
 }
 
-/// Writes bytes to an anonymous file, whose length cannot change any more.
+/// Writes bytes to an anonymous file. Who reads it begins at its start (lseek(2)).
 pub(super) fn anonymous_file(bytes: &[u8]) -> io::Result<File> {
     use rustix::fs::{MemfdFlags, memfd_create};
-    use std::io::{Seek as _, Write as _};
+    use std::io::Write as _;
     let mut file = File::from(memfd_create("isowire-state", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
-    file.rewind()?;
     Ok(file)
 }
 
