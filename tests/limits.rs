@@ -6,7 +6,7 @@ mod common;
 use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,7 +20,7 @@ use common::dhcp::{broadcast, client_socket, newcomer};
 use common::iso;
 use common::lan::{self, BRIDGE, Lan};
 use common::needs::{needs, tool};
-use common::page_cache::{self, drop_pages};
+use common::page_cache::{self, chill, drop_pages};
 use common::ports::free_port;
 use common::running::{Running, output_of};
 
@@ -57,11 +57,6 @@ impl Stage {
 
     fn iso(&self, name: &str) -> PathBuf {
         self.dir.path().join("iso").join(format!("{name}.iso"))
-    }
-
-    /// Drops an ISO out of the page cache.
-    fn chill(&self, name: &str) {
-        drop_pages(&self.iso(name));
     }
 
     /// Adds the arguments of a server to `command`, and returns its port of NBD.
@@ -147,38 +142,39 @@ fn limit_threads(uid: u32, pid: Pid, threads: usize) {
 fn thread_that_cannot_be_had_later_stops_nothing() {
     needs!(page_cache::NEEDS, ["root", "xorriso", "prlimit"]);
     let stage = Stage::new();
-    let mut command = limited(61_101, 1000);
+    let user = 61_101;
+    let mut command = limited(user, 1000);
     let nbd = stage.serve(&mut command);
     let mut server = stage.start(&mut command);
     let mut client = Client::attach(nbd, "small").unwrap();
-    limit_threads(61_101, server.pid(), 1);
+    limit_threads(user, server.pid(), 1);
     let before = threads(server.pid());
     for _ in 0..2 {
-        stage.chill("small");
+        chill(&stage.iso("small"));
         client.verify(&stage.image);
     }
-    // Images are looked for and opened as before, and clients of the new one are served.
-    let another = stage.put_iso("tiny", 2);
+    // Images are looked for and opened as before, and clients of new ones are served.
+    let (warm, cold) = (stage.put_iso("warm", 2), stage.put_iso("cold", 3));
+    // Only an owner may ask what of a file is in memory. Others have to read, and the kernel reads ahead
+    // for them: from a fast disk the bytes are there when they are looked for again.
+    chown(stage.iso("cold"), Some(user), None).unwrap();
     kill_process(server.pid(), Signal::HUP).unwrap();
-    server.wait_for("image added", SOON);
-    stage.chill("tiny");
+    server.wait_for("image=\"warm", SOON);
+    server.wait_for("image=\"cold", SOON);
+    chill(&stage.iso("small"));
     Client::attach(nbd, "small").unwrap().verify(&stage.image);
-    let mut other = Client::attach(nbd, "tiny").unwrap();
-    // Nothing reads the new image from the disk, unless something left it in the page cache.
-    let file = fs::File::open(stage.iso("tiny")).unwrap();
-    file.read_exact_at(&mut vec![0; another.len()], 0).unwrap();
-    other.verify(&another);
+    // Nothing reads this image from the disk, unless something dropped it out of the page cache.
+    assert_eq!(fs::read(stage.iso("warm")).unwrap(), warm);
+    Client::attach(nbd, "warm").unwrap().verify(&warm);
     assert!(threads(server.pid()) <= before, "no thread was had");
     // What has to be read from the disk waits for a thread, and the log says so.
-    // Longer than it believes that a page is in memory.
-    sleep(Duration::from_secs(3));
-    // At the last moment: a look at its index may have the kernel read all of a small image ahead.
-    stage.chill("tiny");
+    let mut other = Client::attach(nbd, "cold").unwrap();
+    drop_pages(&stage.iso("cold"));
     other.ask(1 << 20, 4096);
     server.wait_for("no thread can be started", SOON);
     client.verify(&stage.image);
-    limit_threads(61_101, server.pid(), 1000);
-    assert!(other.reply(4096) == another[1 << 20..][..4096]);
+    limit_threads(user, server.pid(), 1000);
+    assert!(other.reply(4096) == cold[1 << 20..][..4096]);
     let log = server.log();
     assert!(!log.contains("panick") && !log.contains("fault of isowire"), "{log}");
     assert!(server.stop().success());
@@ -193,7 +189,7 @@ fn start_with_few_threads_serves_and_says_so() {
     let nbd = stage.serve(&mut command);
     let mut server = stage.start(&mut command);
     server.wait_for("fewer threads than wanted", SOON);
-    stage.chill("small");
+    drop_pages(&stage.iso("small"));
     Client::attach(nbd, "small").unwrap().verify(&stage.image);
     let log = server.log();
     assert!(log.find("fewer threads") < log.find("\nready\n"), "lines come in their order: {log}");

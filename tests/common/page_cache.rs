@@ -18,12 +18,19 @@ pub fn resident(file: &Path) -> u64 {
     output_of(tool("fincore").args(["-b", "-n", "-r", "-o", "RES"]).arg(file)).trim().parse().unwrap()
 }
 
-/// Drops a file on a disk out of the page cache. The kernel keeps pages that are in use at the moment.
-pub fn drop_pages(path: &Path) {
-    let (file, end) = (File::open(path).unwrap(), Instant::now() + Duration::from_secs(10));
+/// Drops a file on a disk out of the page cache, but for the pages that a process has mapped or sends.
+pub fn chill(path: &Path) {
+    let file = File::open(path).unwrap();
     file.sync_all().unwrap();
+    fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+}
+
+/// Drops all of a file on a disk out of the page cache. No server may have sent a part of it yet: it
+/// copies small ranges from its mapping, and such pages stay.
+pub fn drop_pages(path: &Path) {
+    let end = Instant::now() + Duration::from_secs(10);
     loop {
-        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        chill(path);
         let kept = resident(path);
         if kept == 0 {
             return;
