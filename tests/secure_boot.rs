@@ -115,6 +115,8 @@ fn program_is_accepted_and_the_same_each_time() {
     assert_ne!(tag(&other), tag(&head));
     assert_eq!(bytes.len(), program.len());
     site.verify(&bytes).unwrap();
+    let (_, local) = again.get("isowire/52-54-00-12-34-56/local-disk.efi");
+    site.verify(&local).unwrap();
     // Another key, other bytes, another tag.
     let stranger = Site::new();
     let (third, bytes) = stranger.serve(&[]).get(PATH);

@@ -20,6 +20,8 @@ use common::{debian, iso};
 use site::{PLAIN_PXE, RANGE, SERVER, SSH_KEYS, Site, tells};
 
 const SYSTEMD_BOOT: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
+/// Debian's iPXE for UEFI without drivers of its own.
+const SNPONLY: &str = "/usr/lib/ipxe/snponly.efi";
 
 const LONG: Duration = Duration::from_secs(300);
 
@@ -106,7 +108,7 @@ fn efi_disk(site: &Site) -> PathBuf {
     disk
 }
 
-/// By PXELINUX and by iPXE, each after the one boot of its machine; and by UEFI, which gets no offer.
+/// By PXELINUX and by iPXE, each after the one boot of its machine; and by UEFI.
 #[test]
 fn machine_boots_once_and_then_its_disk() {
     only_with_all!();
@@ -147,16 +149,37 @@ fn machine_boots_once_and_then_its_disk() {
         machine.wait_for("isowire-test: LOCAL DISK");
     }
 
-    command(&site, &["next", by_uefi, "local"]);
-    let disk = efi_disk(&site);
-    let firmware = Uefi::PxeThenDisk(&disk);
-    let mut machine = Machine::power_on_uefi_as(by_uefi, &mut site.lan, firmware, &directory("uefi"));
-    machine.wait_for("Reboot Into Firmware Interface");
-    drop(machine);
+    boots_disk_by_uefi(&mut site, by_uefi, &directory("uefi"));
     let log = site.ended(server);
-    tells(&log, &[&["no boot file: it boots from its local disk", by_uefi]]);
+    // First by PXE, then by HTTP Boot.
+    let programs = log.lines().filter(|line| line.contains("local-disk.efi") && line.contains("sent"));
+    assert_eq!(programs.count(), 2, "{log}");
     let firmware_asked = log.lines().filter(|line| line.contains("nbd.efi") || line.contains("http.efi"));
     assert_eq!(firmware_asked.count(), 0, "{log}");
+}
+
+/// Its firmware loads iPXE, and that a script.
+#[test]
+fn machine_boots_its_disk_by_ipxe_for_uefi() {
+    only_with_all!();
+    needs!(lan::NEEDS, machine::NEEDS, machine::UEFI_NEEDS, iso::NEEDS, [SYSTEMD_BOOT, SNPONLY]);
+    let mut site = Site::new("local-by-ipxe", iso::small());
+    let ipxe = site.staged(Path::new(SNPONLY));
+    let configuration = format!("[[machine]]\nmac = '{MAC}'\nonce = true\n");
+    let options = ["--dhcp-range", RANGE, "--ipxe", ipxe.to_str().unwrap()];
+    let server = site.serve_by(&configuration, &options);
+    let logs = site.logs.clone();
+    boots_disk_by_uefi(&mut site, MAC, &logs);
+    tells(&site.ended(server), &[&["over TFTP", "ipxe.efi"], &["sent over HTTP", "boot.ipxe"]]);
+}
+
+/// Has UEFI firmware that boots from the network go on to the disk.
+fn boots_disk_by_uefi(site: &mut Site, mac: &str, logs: &Path) {
+    command(site, &["next", mac, "local"]);
+    let disk = efi_disk(site);
+    let firmware = Uefi::PxeThenDisk(&disk);
+    let mut machine = Machine::power_on_uefi_as(mac, &mut site.lan, firmware, logs);
+    machine.wait_for("Reboot Into Firmware Interface");
 }
 
 /// What cloud-init made of a system, as that reports it.

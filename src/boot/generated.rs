@@ -72,6 +72,8 @@ pub(crate) enum GeneratedKind {
     Certificate,
     /// iPXE itself, for BIOS.
     BiosIpxe,
+    /// A program for UEFI that leads to the next boot device, the local disk.
+    NextDevice,
     /// A file for cloud-init.
     Seed(SeedFile),
     /// No file: the path at which a machine tells that its system is up.
@@ -82,9 +84,12 @@ impl GeneratedKind {
     /// Returns every kind, with a program for each root and all files of a seed.
     pub(crate) fn all() -> impl Iterator<Item = GeneratedKind> {
         let programs = Root::ALL.into_iter().map(GeneratedKind::Program);
-        use GeneratedKind::{BiosIpxe, Certificate, Ipxe, Menu, Script, TftpScript, Up};
+        use GeneratedKind::{BiosIpxe, Certificate, Ipxe, Menu, NextDevice, Script, TftpScript, Up};
         let seeds = SeedFile::ALL.into_iter().map(GeneratedKind::Seed);
-        [Menu, Script, TftpScript, Ipxe, BiosIpxe, Certificate, Up].into_iter().chain(programs).chain(seeds)
+        [Menu, Script, TftpScript, Ipxe, BiosIpxe, NextDevice, Certificate, Up]
+            .into_iter()
+            .chain(programs)
+            .chain(seeds)
     }
 
     /// Returns the name of the file.
@@ -99,6 +104,7 @@ impl GeneratedKind {
             GeneratedKind::Ipxe => "ipxe.efi",
             GeneratedKind::Certificate => "secure-boot.cer",
             GeneratedKind::BiosIpxe => "undionly.kpxe",
+            GeneratedKind::NextDevice => "local-disk.efi",
             GeneratedKind::Seed(file) => file.name(),
             GeneratedKind::Up => "up",
         }

@@ -20,6 +20,7 @@ use crate::bootable::{FileKind, Look, Root};
 use crate::images::ImageSet;
 use crate::mac::Mac;
 use crate::text::Word;
+use crate::uki::next_device;
 
 /// Directory beside PXELINUX in which it looks for menus (syslinux, doc/pxelinux.txt).
 const MENU_DIRECTORY: &str = "pxelinux.cfg";
@@ -136,6 +137,11 @@ impl Generator {
             }
             GeneratedKind::BiosIpxe => {
                 ServedFile::generated(self.config.bios_ipxe.clone()?, FileKind::Loader)
+            }
+            // Like a menu that is nothing but the local disk.
+            GeneratedKind::NextDevice => {
+                let program = next_device::program(self.config.signer.as_deref())?;
+                ServedFile::generated(program, FileKind::Menu)
             }
             GeneratedKind::Seed(file) => self.seed(file, recipient, requester)?,
             GeneratedKind::Up => return None,

@@ -117,12 +117,6 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn plan(&self, platform: Platform) -> Result<BootPlan, Refusal> {
-        let is_bios = platform.architecture == Architecture::BIOS;
-        let is_native = matches!(platform.firmware, Firmware::Pxe | Firmware::HttpBoot);
-        // A menu and a script lead to the local disk. UEFI goes on by itself if it gets no offer.
-        if self.next == Some(NextBoot::Local) && is_native && !is_bios {
-            return Err(Refusal::LocalDisk);
-        }
         let runs_scripts = !self.quirks().has(Quirk::NoScript);
         match (platform.firmware, platform.architecture) {
             // iPXE under UEFI names the architecture as the firmware does.
@@ -148,13 +142,19 @@ impl Planner<'_> {
             // x86-64 firmware sends either.
             (Firmware::Pxe, Architecture::UEFI | Architecture::EBC) => self.by_tftp(&self.program()?),
             (Firmware::HttpBoot, Architecture::UEFI_HTTP) => {
-                self.by_http(&self.program()?)?.ok_or(Refusal::NoHttp)
+                let without_http = if self.is_local() { Refusal::LocalDisk } else { Refusal::NoHttp };
+                self.by_http(&self.program()?)?.ok_or(without_http)
             }
             (Firmware::Ipxe | Firmware::LimitedIpxe { .. }, Architecture::UEFI | Architecture::EBC) => {
                 Err(Refusal::NoScript)
             }
             (_, architecture) => Err(Refusal::Architecture(architecture)),
         }
+    }
+
+    /// Returns true if the client boots from its local disk. Menus and scripts lead there too.
+    fn is_local(&self) -> bool {
+        self.next == Some(NextBoot::Local)
     }
 
     fn quirks(&self) -> Quirks {
@@ -179,6 +179,7 @@ impl Planner<'_> {
     /// Returns the path of the first program that UEFI firmware loads.
     fn program(&self) -> Result<GeneratedPath, Refusal> {
         Ok(self.generated(match self.targets.uefi_by {
+            UefiBy::Composed if self.is_local() => GeneratedKind::NextDevice,
             UefiBy::Ipxe => GeneratedKind::Ipxe,
             UefiBy::Composed => GeneratedKind::Program(self.root()?),
         }))

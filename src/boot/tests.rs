@@ -146,9 +146,19 @@ fn machine_that_boots_its_local_disk_is_led_there() {
     let file = |machine: Client<'_>| plan(&machine, HERE, &site).map(|plan| plan.boot_file.to_string());
     let before = file(machine(Firmware::Pxe, 0)).unwrap();
     rules.next().tell(mac, NextBoot::Local, 1).unwrap();
-    for (firmware, number) in [(Firmware::Pxe, 7), (Firmware::Pxe, 9), (Firmware::HttpBoot, 16)] {
-        assert_eq!(file(machine(firmware, number)), Err(Refusal::LocalDisk), "it goes on by itself");
+    let path = "/isowire/52-54-00-12-34-fe/local-disk.efi";
+    let url = format!("http://10.0.0.1{path}");
+    for (firmware, number, program) in
+        [(Firmware::Pxe, 7, path), (Firmware::Pxe, 9, path), (Firmware::HttpBoot, 16, &url)]
+    {
+        assert_eq!(file(machine(firmware, number)).as_deref(), Ok(program));
     }
+    let by_ipxe = plan(&machine(Firmware::Pxe, 7), HERE, &site.clone().with_uefi_by(UefiBy::Ipxe)).unwrap();
+    assert_eq!(by_ipxe.boot_file.as_str(), "/isowire/52-54-00-12-34-fe/ipxe.efi", "its script leads there");
+    let without_http =
+        BootTargets::new(None, Ports { tftp: 69, http: None }).with_rules(rules.clone().into());
+    let refused = plan(&machine(Firmware::HttpBoot, 16), HERE, &without_http).unwrap_err();
+    assert_eq!(refused, Refusal::LocalDisk, "it goes on by itself");
     assert_eq!(file(machine(Firmware::Pxe, 0)).unwrap(), before, "PXELINUX, whose menu leads there");
     assert_eq!(
         file(machine(Firmware::Ipxe, 7)).unwrap(),

@@ -18,12 +18,12 @@ const INITRD_ALIGNMENT: u64 = 4;
 /// `IMAGE_SCN_CNT_INITIALIZED_DATA | IMAGE_SCN_MEM_READ`
 const DATA: u32 = 0x4000_0040;
 /// `IMAGE_SCN_CNT_CODE | IMAGE_SCN_MEM_READ`: the stub copies the kernel to where it runs.
-const CODE: u32 = 0x4000_0020;
+pub(super) const CODE: u32 = 0x4000_0020;
 
 /// Offset of `CheckSum` in the optional header.
 const CHECKSUM_AT: usize = 64;
 /// Offset of the data directory of the certificate table in the optional header of PE32+.
-const CERTIFICATES_AT: usize = 112 + CERTIFICATES * 8;
+pub(super) const CERTIFICATES_AT: usize = 112 + CERTIFICATES * 8;
 
 /// Bytes that are read of the image at a time, to hash them.
 const BLOCK: u64 = 1 << 20;
@@ -165,7 +165,7 @@ impl Signing {
 
 /// Hashes all but `CheckSum` and the directory entry of the certificate table: a signature changes
 /// these two (Authenticode, "Calculating the PE Image Hash", steps 3 to 8).
-fn update_with_headers(hash: &mut Sha256, headers: &[u8], optional_at: usize) {
+pub(super) fn update_with_headers(hash: &mut Sha256, headers: &[u8], optional_at: usize) {
     let (checksum, certificates) = (optional_at + CHECKSUM_AT, optional_at + CERTIFICATES_AT);
     for part in
         [headers.get(..checksum), headers.get(checksum + 4..certificates), headers.get(certificates + 8..)]
@@ -295,7 +295,8 @@ impl Patch<'_> {
     }
 }
 
-/// Writes a field. `Stub::parse` and `check_signable` have read every one that is written.
-fn put(headers: &mut [u8], at: usize, value: &[u8]) {
+/// Writes a field. In the headers of a stub, `Stub::parse` and `check_signable` have read every one that
+/// is written.
+pub(super) fn put(headers: &mut [u8], at: usize, value: &[u8]) {
     headers.iter_mut().skip(at).zip(value).for_each(|(to, byte)| *to = *byte);
 }

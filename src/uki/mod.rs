@@ -12,6 +12,7 @@
 //! the stub of systemd 257 and later copies the initramfs once more in memory.
 
 mod compose;
+pub(crate) mod next_device;
 pub(crate) mod pe;
 pub(crate) mod sign;
 pub(crate) mod stub;

@@ -13,7 +13,7 @@ pub(crate) const SECTION_HEADER: usize = 40;
 pub(crate) const NX_COMPAT: u16 = 0x100;
 
 /// Magic number of an optional header with 64-bit addresses.
-const PE32_PLUS: u16 = 0x20b;
+pub(super) const PE32_PLUS: u16 = 0x20b;
 /// Position of the certificate table among the data directories.
 pub(super) const CERTIFICATES: usize = 4;
 

@@ -16,6 +16,9 @@ pub const READ: usize = 64 << 10;
 /// Reads that each client has under way.
 const DEPTH: u64 = 4;
 
+/// Time in which the replies to the last reads come.
+const LAST_REPLIES: Duration = Duration::from_secs(60);
+
 /// Habit of a client.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Habit {
@@ -92,9 +95,13 @@ impl Clients {
     pub fn finish(self) -> u64 {
         self.is_stopping.store(true, Ordering::Relaxed);
         self.go_on.send_replace(());
-        for task in self.tasks {
-            self.runtime.block_on(task).expect("no error and no wrong byte");
-        }
+        let tasks = async {
+            for task in self.tasks {
+                task.await.expect("no error and no wrong byte");
+            }
+        };
+        let all = self.runtime.block_on(async { tokio::time::timeout(LAST_REPLIES, tasks).await });
+        all.expect("a reply does not come");
         self.replies.load(Ordering::Relaxed)
     }
 }
