@@ -277,9 +277,13 @@ mod tests {
         let calls: Vec<u8> = (0..32).flat_map(|n| read(n, &handle, READ_MAX)).collect();
         socket.write_all(&calls).await.unwrap();
         socket.shutdown().await.unwrap();
-        for n in 0..32 {
-            assert_eq!(xid(&mut socket).await, n);
+        let mut answered = Vec::new();
+        for _ in 0..32 {
+            answered.push(xid(&mut socket).await);
         }
+        // A READ of bytes that are not in the page cache is answered later.
+        answered.sort_unstable();
+        assert!(answered.into_iter().eq(0..32));
         assert_eq!(socket.read(&mut [0]).await.unwrap(), 0);
     }
 
