@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use common::browser::{self, Browser};
 use common::lan;
 use common::machine::{self, Card, MAC, Machine, Report, UUID, Uefi};
@@ -180,6 +182,10 @@ fn boots_disk_by_uefi(site: &mut Site, mac: &str, logs: &Path) {
     let firmware = Uefi::PxeThenDisk(&disk);
     let mut machine = Machine::power_on_uefi_as(mac, &mut site.lan, firmware, logs);
     machine.wait_for("Reboot Into Firmware Interface");
+    let status: Value = serde_json::from_str(&command(site, &["status", "--json"])).unwrap();
+    let machines = status["machines"].as_array().unwrap();
+    let record = machines.iter().find(|record| record["mac"] == *mac).expect("it asked for a program");
+    assert_eq!(record["diagnosis"], Value::Null, "nothing is wrong with it: {record}");
 }
 
 /// What cloud-init made of a system, as that reports it.

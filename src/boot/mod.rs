@@ -104,7 +104,9 @@ pub(crate) fn plan(
     let server = FileServer { address: server, ports: targets.ports };
     let Selection { rule, recipient } = *selection;
     let next = targets.rules().next().of(recipient.machine);
-    Planner { targets, server, recipient, rule, next }.plan(platform)
+    let planner = Planner { targets, server, recipient, rule, next };
+    // A client that gets no file goes on by itself, with its next boot device.
+    planner.plan(platform).map_err(|refusal| if planner.is_local() { Refusal::LocalDisk } else { refusal })
 }
 
 struct Planner<'a> {
@@ -142,8 +144,7 @@ impl Planner<'_> {
             // x86-64 firmware sends either.
             (Firmware::Pxe, Architecture::UEFI | Architecture::EBC) => self.by_tftp(&self.program()?),
             (Firmware::HttpBoot, Architecture::UEFI_HTTP) => {
-                let without_http = if self.is_local() { Refusal::LocalDisk } else { Refusal::NoHttp };
-                self.by_http(&self.program()?)?.ok_or(without_http)
+                self.by_http(&self.program()?)?.ok_or(Refusal::NoHttp)
             }
             (Firmware::Ipxe | Firmware::LimitedIpxe { .. }, Architecture::UEFI | Architecture::EBC) => {
                 Err(Refusal::NoScript)

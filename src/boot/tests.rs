@@ -157,8 +157,11 @@ fn machine_that_boots_its_local_disk_is_led_there() {
     assert_eq!(by_ipxe.boot_file.as_str(), "/isowire/52-54-00-12-34-fe/ipxe.efi", "its script leads there");
     let without_http =
         BootTargets::new(None, Ports { tftp: 69, http: None }).with_rules(rules.clone().into());
-    let refused = plan(&machine(Firmware::HttpBoot, 16), HERE, &without_http).unwrap_err();
-    assert_eq!(refused, Refusal::LocalDisk, "it goes on by itself");
+    // ARM, and HTTP Boot without HTTP.
+    for (firmware, number) in [(Firmware::Pxe, 11), (Firmware::HttpBoot, 16)] {
+        let refused = plan(&machine(firmware, number), HERE, &without_http).unwrap_err();
+        assert_eq!(refused, Refusal::LocalDisk, "it goes on by itself");
+    }
     assert_eq!(file(machine(Firmware::Pxe, 0)).unwrap(), before, "PXELINUX, whose menu leads there");
     assert_eq!(
         file(machine(Firmware::Ipxe, 7)).unwrap(),
