@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::rpc::Client;
 use super::running::Running;
+use super::tree::{Tree, tree};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -26,6 +27,12 @@ impl Server {
     /// Serves images on loopback, the first as the default, by the names that their files have.
     pub fn start(images: &[&Path]) -> Self {
         Self::start_at(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), images)
+    }
+
+    /// Serves the tree and another image.
+    pub fn of_tree() -> (Self, Tree) {
+        let tree = tree();
+        (Self::start(&[&tree.iso, &tree.another]), tree)
     }
 
     pub fn start_at(listener: TcpListener, images: &[&Path]) -> Self {
