@@ -1,5 +1,5 @@
 //! A program that ends at once with an error: so firmware goes on with its next boot device (UEFI
-//! Specification 2.10 §3.1.1). OVMF that is offered no program asks for one for three minutes.
+//! Specification 2.10 §3.1). OVMF that is offered no program asks for one for three minutes.
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
