@@ -160,6 +160,83 @@ fn wrong_store_is_an_error_in_one_line() {
     assert!(line.contains("set AWS_ALLOW_HTTP=true"), "{line}");
 }
 
+/// Writes the files of AWS's programs, which only this user reads, with a profile `lab` for this store.
+/// Returns a server that has nothing else to ask it with.
+fn with_files(site: &Site, store: &ObjectStore) -> Command {
+    let aws = site.path().join(".aws");
+    let [(_, endpoint), (_, id), (_, secret), (_, region), _] = environment(store.port());
+    fs::create_dir_all(&aws).unwrap();
+    let credentials = format!("[lab]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n");
+    fs::write(aws.join("credentials"), credentials).unwrap();
+    let config = format!(
+        "[profile lab]\nregion = {region}\nservices = lab\n[services lab]\ns3 =\n  endpoint_url = {endpoint}\n"
+    );
+    fs::write(aws.join("config"), config).unwrap();
+    for file in ["credentials", "config"] {
+        fs::set_permissions(aws.join(file), Permissions::from_mode(0o600)).unwrap();
+    }
+    let mut command = site.command(&["s3://images/"], store.port());
+    for (name, _) in environment(store.port()) {
+        command.env_remove(name);
+    }
+    command.env("HOME", site.path()).env("AWS_PROFILE", "lab").env("AWS_ALLOW_HTTP", "true");
+    command
+}
+
+#[test]
+fn credentials_come_from_files_too() {
+    needs!(object_store::NEEDS, ["xorriso"]);
+    let (site, store) = (Site::new(), ObjectStore::start(&["images"]));
+    store.put("images/a.iso", &iso(site.path(), "one"));
+    let mut server = Running::start(&mut with_files(&site, &store), &site.path().join("log"));
+    server.wait_for("\nready\n", SOON);
+    assert_eq!(kernel(&server, "a"), "one");
+    // The files are not asked for again: as root, the server could not read them any more.
+    fs::remove_dir_all(site.path().join(".aws")).unwrap();
+    store.put("images/b.iso", &iso(site.path(), "two"));
+    look_again(&server);
+    server.wait_for("image added image=\"b~", SOON);
+    assert_eq!(kernel(&server, "b"), "two");
+    assert!(!server.log().contains("isowire-secret"), "{}", server.log());
+    assert!(server.stop().success());
+}
+
+#[test]
+fn files_without_credentials_are_an_error_in_one_line() {
+    needs!(object_store::NEEDS, ["xorriso"]);
+    let (site, store) = (Site::new(), ObjectStore::start(&["images"]));
+    let failed = |command: &mut Command| {
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(!text.contains("isowire-secret"), "{text}");
+        text.lines().last().unwrap().to_owned()
+    };
+    let line = failed(with_files(&site, &store).env("AWS_PROFILE", "lba"));
+    assert!(
+        line.contains("s3://images/: object store: AWS_PROFILE names `lba`, which is neither in "),
+        "{line}"
+    );
+    let line = failed(with_files(&site, &store).env("AWS_SECRET_ACCESS_KEY", "alone"));
+    assert!(line.contains("only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set"), "{line}");
+    let mut none = with_files(&site, &store);
+    fs::write(site.path().join(".aws/credentials"), "").unwrap();
+    // There is no instance of a cloud to ask.
+    let line = failed(none.env("AWS_METADATA_ENDPOINT", format!("http://127.0.0.1:{}", free_port())));
+    let says = format!(
+        "AWS_ACCESS_KEY_ID is not set, and {}/.aws/credentials has no keys of the profile `lab`",
+        site.path().display()
+    );
+    assert!(line.contains(&says), "{line}");
+    // A place that needs no credentials does not look at them.
+    store.put_public("images/a.iso", &iso(site.path(), "one"));
+    let url = format!("http://127.0.0.1:{}/images/a.iso", store.port());
+    let mut server = site.command(&[&url], store.port());
+    let mut server = Running::start(server.env("AWS_PROFILE", "lba"), &site.path().join("log"));
+    server.wait_for("\nready\n", SOON);
+    assert!(server.stop().success());
+}
+
 #[test]
 fn server_starts_from_its_cache_while_the_store_is_down() {
     needs!(object_store::NEEDS, ["xorriso"]);

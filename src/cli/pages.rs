@@ -50,7 +50,12 @@ const SECTIONS: [ManualSection; 5] = [
             ),
             (
                 "AWS_ENDPOINT, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ALLOW_HTTP, ...",
-                "Object store of `s3://` images, and the credentials for it.",
+                "Object store of `s3://` images, and the credentials for it. What is not set is taken from \
+                 ~/.aws/credentials and ~/.aws/config.",
+            ),
+            (
+                "AWS_PROFILE, AWS_SHARED_CREDENTIALS_FILE, AWS_CONFIG_FILE",
+                "The profile of these files that counts, and other places for them.",
             ),
             (
                 "LISTEN_FDS, LISTEN_FDNAMES, NOTIFY_SOCKET",

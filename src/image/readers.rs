@@ -167,7 +167,7 @@ impl From<&FetchError> for FaultKind {
         match error {
             FetchError::Replaced => Self::ObjectReplaced,
             FetchError::NotFound => Self::ObjectMissing,
-            FetchError::Refused(_) => Self::StoreRefused,
+            FetchError::Refused(_) | FetchError::Credentials(_) => Self::StoreRefused,
             FetchError::Certificate(_) | FetchError::Unreachable(_) => Self::StoreUnreachable,
         }
     }

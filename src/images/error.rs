@@ -88,6 +88,9 @@ fn advice(error: &FetchError, path: &Path, is_folder: bool) -> &'static str {
     let is_bucket = path.starts_with("s3:");
     match error {
         FetchError::Certificate(fault) => fault.advice(),
+        FetchError::Credentials(_) => {
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or have both in ~/.aws/credentials"
+        }
         FetchError::NotFound if !is_bucket => "check its address",
         FetchError::Refused(_) if !is_bucket => "check whether anybody may read it",
         FetchError::Replaced | FetchError::Unreachable(_) if !is_bucket => {
@@ -96,7 +99,8 @@ fn advice(error: &FetchError, path: &Path, is_folder: bool) -> &'static str {
         FetchError::NotFound if is_folder => "check the name of the bucket, and AWS_ENDPOINT",
         FetchError::NotFound => "check its name; that of a folder ends with `/`",
         FetchError::Refused(_) => {
-            "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and whether they may read the bucket"
+            "check the keys (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, else those in ~/.aws/credentials), and \
+             whether they may read the bucket"
         }
         FetchError::Replaced | FetchError::Unreachable(_) => "check AWS_ENDPOINT and the network",
     }

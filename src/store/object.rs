@@ -29,6 +29,9 @@ pub enum FetchError {
     NotFound,
     #[error("the store refuses access: {0}")]
     Refused(String),
+    /// The files of this host that have credentials cannot be used. No store was asked.
+    #[error("{0}")]
+    Credentials(String),
     /// It has TLS, and a certificate that is not accepted.
     #[error("its certificate is not accepted: {0}")]
     Certificate(CertificateFault),
@@ -78,7 +81,7 @@ impl From<FetchError> for io::Error {
         let kind = match error {
             FetchError::Replaced => io::ErrorKind::StaleNetworkFileHandle,
             FetchError::NotFound => io::ErrorKind::NotFound,
-            FetchError::Refused(_) => io::ErrorKind::PermissionDenied,
+            FetchError::Refused(_) | FetchError::Credentials(_) => io::ErrorKind::PermissionDenied,
             FetchError::Certificate(_) | FetchError::Unreachable(_) => io::ErrorKind::HostUnreachable,
         };
         io::Error::new(kind, error)

@@ -17,8 +17,12 @@ impl Requester {
         Err(io::Error::new(io::ErrorKind::Unsupported, PlaceError::NoStores))
     }
 
-    pub(super) fn end(self) {
-        match self {}
+    pub(super) fn pause(&self) {
+        match *self {}
+    }
+
+    pub(super) fn go_on(&self) -> io::Result<()> {
+        match *self {}
     }
 
     pub(super) fn list(&self, _: &Place) -> Result<Vec<Object>, FetchError> {

@@ -17,6 +17,7 @@ use object_store::{
 };
 
 use super::failure::failure;
+use super::profile::{Profile, ProfileError};
 use super::service::Connector;
 use super::signing::Signing;
 use super::{FetchError, Object, Place};
@@ -36,9 +37,12 @@ const OBJECTS_MAX: usize = 10_000;
 /// Answers to a list request that are read at most, of a thousand keys each.
 const PAGES_MAX: usize = 100;
 
-/// Variables of the environment by which credentials come otherwise than from the instance.
+/// Variables of the environment that have keys.
+const KEYS: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+
+/// Variables by which credentials come. With one of them, no others are looked for.
 const CREDENTIALS: [&str; 5] = [
-    "AWS_ACCESS_KEY_ID",
+    KEYS[0],
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
@@ -47,18 +51,35 @@ const CREDENTIALS: [&str; 5] = [
 
 /// The client of one bucket or URL.
 pub(super) enum Backend {
-    S3(AmazonS3),
+    S3 {
+        store: AmazonS3,
+        /// Says that there are no credentials, if there are none.
+        no_keys: Option<String>,
+    },
     Http(HttpStore),
 }
 
 impl Backend {
-    /// Prepares the client for a place. `AWS_*` variables say where buckets are, and have credentials.
+    /// Prepares the client for a place. `AWS_*` variables say where buckets are, and have credentials;
+    /// what they do not say is taken from the profile.
     ///
     /// # Errors
-    /// [`FetchError`] if these variables cannot be used.
-    pub(super) fn of(place: &Place) -> Result<Self, FetchError> {
+    /// [`FetchError`] if these cannot be used.
+    pub(super) fn of(place: &Place, profile: Result<&Profile, &ProfileError>) -> Result<Self, FetchError> {
         let built = match place {
-            Place::S3 { bucket, .. } => s3(bucket).build().map(Self::S3),
+            Place::S3 { bucket, .. } => {
+                let profile = profile.map_err(|error| FetchError::Credentials(error.to_string()))?;
+                let [id, secret] = KEYS.map(|name| env::var_os(name).is_some());
+                if id != secret {
+                    return Err(FetchError::Credentials(format!(
+                        "only one of {} is set",
+                        KEYS.join(" and ")
+                    )));
+                }
+                let has_none = lacks_credentials() && profile.keys.is_none();
+                let no_keys = has_none.then(|| profile.no_keys.clone());
+                s3(bucket, profile).build().map(|store| Self::S3 { store, no_keys })
+            }
             Place::Http(url) => http(url).build().map(Self::Http),
         };
         built.map_err(|error| failure(&error))
@@ -66,14 +87,16 @@ impl Backend {
 
     fn store(&self) -> &dyn ObjectStore {
         match self {
-            Self::S3(store) => store,
+            Self::S3 { store, .. } => store,
             Self::Http(store) => store,
         }
     }
 
     /// Lists the ISOs of a folder.
     pub(super) async fn list(&self, place: &Place) -> Result<Vec<Object>, FetchError> {
-        let (Self::S3(store), Place::S3 { bucket, key }) = (self, place) else { return Ok(Vec::new()) };
+        let (Self::S3 { store, .. }, Place::S3 { bucket, key }) = (self, place) else {
+            return Ok(Vec::new());
+        };
         let (mut objects, mut page_token) = (Vec::new(), None);
         for _ in 0..PAGES_MAX {
             let options = PaginatedListOptions {
@@ -155,14 +178,14 @@ impl Backend {
 
     /// Returns what to tell about an error.
     fn failure(&self, error: &object_store::Error) -> FetchError {
-        match failure(error) {
+        match (failure(error), self) {
             // Without credentials, those of an instance in a cloud are asked for.
-            FetchError::Unreachable(why) if matches!(self, Self::S3(_)) && lacks_credentials() => {
+            (FetchError::Unreachable(why), Self::S3 { no_keys: Some(no_keys), .. }) => {
                 FetchError::Unreachable(format!(
-                    "{why}; AWS_ACCESS_KEY_ID is not set (AWS_SKIP_SIGNATURE=true asks without credentials)"
+                    "{why}; AWS_ACCESS_KEY_ID is not set, and {no_keys} (AWS_SKIP_SIGNATURE=true asks without keys)"
                 ))
             }
-            failure => failure,
+            (failure, _) => failure,
         }
     }
 }
@@ -193,8 +216,23 @@ fn lacks_credentials() -> bool {
     CREDENTIALS.iter().all(|name| env::var_os(name).is_none())
 }
 
-fn s3(bucket: &str) -> AmazonS3Builder {
+fn s3(bucket: &str, profile: &Profile) -> AmazonS3Builder {
     let mut builder = AmazonS3Builder::from_env();
+    let is_set = |key| builder.get_config_value(&key).is_some();
+    let has_region = is_set(AmazonS3ConfigKey::Region);
+    let has_endpoint = is_set(AmazonS3ConfigKey::Endpoint) || is_set(AmazonS3ConfigKey::S3Endpoint);
+    if let Some(region) = profile.region.as_ref().filter(|_| !has_region) {
+        builder = builder.with_region(region);
+    }
+    if let Some(endpoint) = profile.endpoint.as_ref().filter(|_| !has_endpoint) {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(keys) = profile.keys.as_ref().filter(|_| lacks_credentials()) {
+        builder = builder.with_access_key_id(&keys.id).with_secret_access_key(&keys.secret);
+        if let Some(token) = &keys.session_token {
+            builder = builder.with_token(token);
+        }
+    }
     for (key, value) in OPTIONS {
         builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
     }

@@ -5,13 +5,14 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 
 use super::backend::Backend;
+use super::profile::{self, Profile, ProfileError};
 use super::{FetchError, Object, Place};
 use crate::locked::locked;
 use crate::runtime;
@@ -28,22 +29,39 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 /// The threads, with connections that they keep.
 pub(super) struct Requester {
-    runtime: Option<Runtime>,
+    /// `None` while the threads are ended.
+    runtime: RwLock<Option<Runtime>>,
     /// By bucket, or by URL.
     backends: Mutex<HashMap<String, Arc<Backend>>>,
+    /// Only buckets need it.
+    profile: Result<Profile, ProfileError>,
 }
 
 impl Requester {
     pub(super) fn start() -> io::Result<Self> {
-        let runtime = runtime::small("store", WORKERS, BLOCKING)?;
-        Ok(Self { runtime: Some(runtime), backends: Mutex::default() })
+        let requester =
+            Self { runtime: RwLock::default(), backends: Mutex::default(), profile: profile::read() };
+        requester.go_on()?;
+        Ok(requester)
     }
 
     /// Ends the threads, and waits for that.
-    pub(super) fn end(mut self) {
-        if let Some(runtime) = self.runtime.take() {
+    pub(super) fn pause(&self) {
+        if let Some(runtime) = self.runtime_mut().take() {
             runtime.shutdown_timeout(LONGEST);
         }
+        // Their connections ended with the threads.
+        locked(&self.backends).clear();
+    }
+
+    pub(super) fn go_on(&self) -> io::Result<()> {
+        let runtime = runtime::small("store", WORKERS, BLOCKING)?;
+        *self.runtime_mut() = Some(runtime);
+        Ok(())
+    }
+
+    fn runtime_mut(&self) -> RwLockWriteGuard<'_, Option<Runtime>> {
+        self.runtime.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn list(&self, place: &Place) -> Result<Vec<Object>, FetchError> {
@@ -67,14 +85,16 @@ impl Requester {
         &self,
         request: impl Future<Output = Result<T, FetchError>> + Send + 'static,
     ) -> Result<T, FetchError> {
-        let late = || FetchError::Unreachable("no answer in time".into());
-        let runtime = self.runtime.as_ref().ok_or_else(late)?;
         let (sender, receiver) = sync_channel(1);
-        // Not `block_on`, which panics in a thread of another runtime.
-        let task = runtime.spawn(async move { drop(sender.send(request.await)) });
+        let task = {
+            let runtime = self.runtime.read().unwrap_or_else(PoisonError::into_inner);
+            let ended = || FetchError::Unreachable("its client is not running".into());
+            // Not `block_on`, which panics in a thread of another runtime.
+            runtime.as_ref().ok_or_else(ended)?.spawn(async move { drop(sender.send(request.await)) })
+        };
         receiver.recv_timeout(LONGEST).unwrap_or_else(|_| {
             task.abort();
-            Err(late())
+            Err(FetchError::Unreachable("no answer in time".into()))
         })
     }
 
@@ -87,7 +107,7 @@ impl Requester {
         if let Some(backend) = backends.get(name) {
             return Ok(Arc::clone(backend));
         }
-        let backend = Arc::new(Backend::of(place)?);
+        let backend = Arc::new(Backend::of(place, self.profile.as_ref())?);
         backends.insert(name.clone(), Arc::clone(&backend));
         Ok(backend)
     }
@@ -96,7 +116,7 @@ impl Requester {
 impl Drop for Requester {
     fn drop(&mut self) {
         // It would otherwise wait, and panic in a thread of another runtime.
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(runtime) = self.runtime_mut().take() {
             runtime.shutdown_background();
         }
     }
@@ -104,7 +124,7 @@ impl Drop for Requester {
 
 impl fmt::Debug for Requester {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Backends hold credentials.
+        // The rest has credentials.
         f.write_str("Requester")
     }
 }
