@@ -45,16 +45,17 @@ impl BootLists {
         Self { state: open(&config.state_directory), cache: cache.and_then(open) }
     }
 
-    /// Reads and writes lists until `stop` is ready.
+    /// Reads the lists of new images, and writes those of machines that are up, until `stop` is ready.
+    /// Those of `read` are read already.
     pub(super) async fn run(
         &self,
         machines: &Registry,
         images: Watched<ImageSet>,
+        mut read: Arc<ImageSet>,
         stop: impl Future<Output = ()>,
     ) {
         let mut clock = interval(INTERVAL);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut read: Option<Arc<ImageSet>> = None;
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -62,16 +63,21 @@ impl BootLists {
                 _ = clock.tick() => {}
             }
             let current = images.current();
-            if read.as_ref().is_none_or(|read| !Arc::ptr_eq(read, &current)) {
-                tokio::task::block_in_place(|| {
-                    current.iter().for_each(|served| self.read(&served.name, &served.image))
-                });
-                read = Some(current);
+            if !Arc::ptr_eq(&read, &current) {
+                self.read_all(&current);
+                read = current;
             }
             for learned in machines.learned(Instant::now()) {
                 tokio::task::block_in_place(|| self.keep(&learned));
             }
         }
+    }
+
+    /// Reads the lists of images that have none yet.
+    pub(super) fn read_all(&self, images: &ImageSet) {
+        tokio::task::block_in_place(|| {
+            images.iter().for_each(|served| self.read(&served.name, &served.image))
+        });
     }
 
     fn directory(&self, image: &Image) -> Option<&Directory> {

@@ -98,13 +98,14 @@ pub(super) async fn start(
         services.start_dhcp(sockets, mark).await?;
     }
     services.start_advertisement(sockets.advertisement);
+    // Before a machine comes, which would be one that nothing is known of.
+    services.start_boot_lists();
     services.start_nbd(sockets.nbd)?;
     services.start_nfs(sockets.nfs, sockets.portmap)?;
     services.start_http(sockets.http)?;
     services.start_tftp(sockets.tftp)?;
     services.start_status(sockets.status_socket, sockets.status);
     services.start_own_addresses();
-    services.start_boot_lists();
     services.start_offers(offered);
     let updates = updater.run(hangup, services.stop());
     services.spawn("images", unfailing(updates));
@@ -241,7 +242,9 @@ impl Services<'_> {
     fn start_boot_lists(&mut self) {
         let (lists, machines) = (Arc::clone(&self.shared.boot_lists), self.machines());
         let (images, stop) = (self.images(), self.stop());
-        self.spawn_at_once("boot lists", async move { lists.run(&machines, images, stop).await });
+        let read = images.current();
+        lists.read_all(&read);
+        self.spawn_at_once("boot lists", async move { lists.run(&machines, images, read, stop).await });
     }
 
     /// Lets another process of this user take over from this one.
