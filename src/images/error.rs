@@ -99,7 +99,7 @@ fn advice(error: &FetchError, path: &Path, is_folder: bool) -> &'static str {
         FetchError::NotFound if is_folder => "check the name of the bucket, and AWS_ENDPOINT",
         FetchError::NotFound => "check its name; that of a folder ends with `/`",
         FetchError::Refused(_) => {
-            "check the keys (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, else those in ~/.aws/credentials), and \
+            "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or those in ~/.aws/credentials, and \
              whether they may read the bucket"
         }
         FetchError::Replaced | FetchError::Unreachable(_) => "check AWS_ENDPOINT and the network",
