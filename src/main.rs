@@ -46,6 +46,7 @@ fn serve(arguments: &ArgMatches) -> ExitCode {
         Ok(config) => config,
         Err(error) => return end(USAGE, &error),
     };
+    server::make_room_for_clients();
     // The configuration says in which format, so errors in it are not part of the log.
     let log = match telemetry::start(config.log_format, config.log_repeats) {
         Ok(log) => log,

@@ -1,6 +1,7 @@
 //! The handover at both ends of a run: from the process before this one, and to the next.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
@@ -303,6 +304,9 @@ impl Legacy {
         let outgoing = self.with(self.nbd.rest().await);
         let connections = outgoing.connections();
         let manager = manager.map_err(io::Error::other).flatten();
+        // Its sockets are closed by the end of the process, for which the clients wait: that is quicker
+        // than one after the other.
+        let outgoing = ManuallyDrop::new(outgoing);
         let stored = spawn_blocking(move || manager?.put(&outgoing)).await;
         match stored.map_err(|error| io::Error::other(error).into()).flatten() {
             Ok(()) => info!(connections, "NBD connections left to systemd for the next start"),
