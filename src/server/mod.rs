@@ -21,6 +21,7 @@ mod verification;
 
 use std::io::{self, IsTerminal as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -118,17 +119,17 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
+/// Open files for which there is room from the start.
+const TABLE: u64 = 4096;
+
 /// Has the kernel enlarge the table of this process's open files for thousands of clients. To be called
 /// while there is one thread: with more, each time that the table has to be doubled, the kernel waits
 /// until none of them can be reading it. For the 200 clients of a handover that took 20 ms, for which
 /// they waited.
 pub fn make_room_for_clients() {
-    // A descriptor of a high number does that. The limit of open files may be lower than the first.
-    for number in [4095, 1023] {
-        if fcntl_dupfd_cloexec(io::stderr(), number).is_ok() {
-            return;
-        }
-    }
+    let size = getrlimit(Resource::Nofile).current.map_or(TABLE, |limit| limit.min(TABLE));
+    // A descriptor of a high number does that. Without it, the table is enlarged later.
+    let _ = fcntl_dupfd_cloexec(io::stderr(), size.saturating_sub(1) as RawFd);
 }
 
 /// Serves until SIGINT, SIGTERM or the end of the terminal. SIGHUP makes it look for images again.
