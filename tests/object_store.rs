@@ -228,6 +228,13 @@ fn files_without_credentials_are_an_error_in_one_line() {
         site.path().display()
     );
     assert!(line.contains(&says), "{line}");
+    // Variables of the environment win over a profile that cannot be used.
+    store.put("images/a.iso", &iso(site.path(), "one"));
+    let mut command = with_files(&site, &store);
+    command.envs(environment(store.port())).env("AWS_PROFILE", "lba");
+    let mut server = Running::start(&mut command, &site.path().join("log"));
+    server.wait_for("\nready\n", SOON);
+    assert!(server.stop().success());
     // A place that needs no credentials does not look at them.
     store.put_public("images/a.iso", &iso(site.path(), "one"));
     let url = format!("http://127.0.0.1:{}/images/a.iso", store.port());

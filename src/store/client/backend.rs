@@ -17,7 +17,7 @@ use object_store::{
 };
 
 use super::failure::failure;
-use super::profile::{Profile, ProfileError};
+use super::profile::{Keys, Profile, ProfileError};
 use super::service::Connector;
 use super::signing::Signing;
 use super::{FetchError, Object, Place};
@@ -68,17 +68,9 @@ impl Backend {
     pub(super) fn of(place: &Place, profile: Result<&Profile, &ProfileError>) -> Result<Self, FetchError> {
         let built = match place {
             Place::S3 { bucket, .. } => {
-                let profile = profile.map_err(|error| FetchError::Credentials(error.to_string()))?;
-                let [id, secret] = KEYS.map(|name| env::var_os(name).is_some());
-                if id != secret {
-                    return Err(FetchError::Credentials(format!(
-                        "only one of {} is set",
-                        KEYS.join(" and ")
-                    )));
-                }
-                let has_none = lacks_credentials() && profile.keys.is_none();
-                let no_keys = has_none.then(|| profile.no_keys.clone());
-                s3(bucket, profile).build().map(|store| Self::S3 { store, no_keys })
+                let asker = Asker::find(profile)?;
+                let store = s3(bucket, profile.ok(), &asker).build();
+                store.map(|store| Self::S3 { store, no_keys: asker.no_keys() })
             }
             Place::Http(url) => http(url).build().map(Self::Http),
         };
@@ -212,22 +204,52 @@ fn quoted(etag: &str) -> String {
     if etag.starts_with('"') { etag.to_owned() } else { format!("\"{etag}\"") }
 }
 
-fn lacks_credentials() -> bool {
-    CREDENTIALS.iter().all(|name| env::var_os(name).is_none())
+/// Who asks for what is in a bucket.
+enum Asker<'a> {
+    /// Variables of the environment say it.
+    Variables,
+    Profile(&'a Keys),
+    /// Nothing on this host says it, for this reason. In a cloud, the instance may have credentials.
+    Unknown(&'a ProfileError),
 }
 
-fn s3(bucket: &str, profile: &Profile) -> AmazonS3Builder {
+impl<'a> Asker<'a> {
+    fn find(profile: Result<&'a Profile, &'a ProfileError>) -> Result<Self, FetchError> {
+        let unusable = |why| Err(FetchError::Credentials(why));
+        let [id, secret] = KEYS.map(|name| env::var_os(name).is_some());
+        if id != secret {
+            return unusable(format!("only one of {} is set", KEYS.join(" and ")));
+        }
+        if CREDENTIALS.iter().any(|name| env::var_os(name).is_some()) {
+            return Ok(Self::Variables);
+        }
+        match profile.and_then(|profile| profile.keys.as_ref()) {
+            Ok(keys) => Ok(Self::Profile(keys)),
+            Err(error @ (ProfileError::NoKeys { .. } | ProfileError::NoFile(_))) => Ok(Self::Unknown(error)),
+            Err(error) => unusable(error.to_string()),
+        }
+    }
+
+    fn no_keys(&self) -> Option<String> {
+        match self {
+            Self::Unknown(error) => Some(error.to_string()),
+            Self::Variables | Self::Profile(_) => None,
+        }
+    }
+}
+
+fn s3(bucket: &str, profile: Option<&Profile>, asker: &Asker<'_>) -> AmazonS3Builder {
     let mut builder = AmazonS3Builder::from_env();
     let is_set = |key| builder.get_config_value(&key).is_some();
     let has_region = is_set(AmazonS3ConfigKey::Region);
     let has_endpoint = is_set(AmazonS3ConfigKey::Endpoint) || is_set(AmazonS3ConfigKey::S3Endpoint);
-    if let Some(region) = profile.region.as_ref().filter(|_| !has_region) {
+    if let Some(region) = profile.and_then(|profile| profile.region.as_ref()).filter(|_| !has_region) {
         builder = builder.with_region(region);
     }
-    if let Some(endpoint) = profile.endpoint.as_ref().filter(|_| !has_endpoint) {
+    if let Some(endpoint) = profile.and_then(|profile| profile.endpoint.as_ref()).filter(|_| !has_endpoint) {
         builder = builder.with_endpoint(endpoint);
     }
-    if let Some(keys) = profile.keys.as_ref().filter(|_| lacks_credentials()) {
+    if let Asker::Profile(keys) = asker {
         builder = builder.with_access_key_id(&keys.id).with_secret_access_key(&keys.secret);
         if let Some(token) = &keys.session_token {
             builder = builder.with_token(token);

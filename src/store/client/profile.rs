@@ -13,12 +13,11 @@ const ELSEWHERE: [&str; 5] =
 
 /// What the files say of the profile in use. It has no `Debug`, since it has secrets.
 pub(super) struct Profile {
-    pub(super) keys: Option<Keys>,
+    /// Errors in it are about these alone.
+    pub(super) keys: Result<Keys, ProfileError>,
     pub(super) region: Option<String>,
     /// URL of the store.
     pub(super) endpoint: Option<String>,
-    /// Says that the files have no keys, for a store that wants some.
-    pub(super) no_keys: String,
 }
 
 /// Credentials that do not expire, or those of a session.
@@ -37,6 +36,10 @@ pub(super) enum ProfileError {
     Malformed { path: PathBuf, why: String },
     #[error("AWS_PROFILE names `{name}`, which is neither in {} nor in {}", credentials.display(), config.display())]
     Unknown { name: String, credentials: PathBuf, config: PathBuf },
+    #[error("{} has no keys of the profile `{name}`", path.display())]
+    NoKeys { name: String, path: PathBuf },
+    #[error("{} is not there, or cannot be read", .0.display())]
+    NoFile(PathBuf),
     #[error("{}: the profile `{name}` has only one of aws_access_key_id and aws_secret_access_key", path.display())]
     HalfKeys { name: String, path: PathBuf },
     #[error(
@@ -155,26 +158,29 @@ fn profile(
         let (credentials, config) = (credentials.path.clone(), config.path.clone());
         return Err(ProfileError::Unknown { name: name.to_owned(), credentials, config });
     }
-    let keys = match in_credentials.keys(name)? {
-        None => in_config.keys(name)?,
-        keys => keys,
-    };
-    let mut elsewhere = ELSEWHERE.into_iter().filter(|key| in_config.get(key).is_some());
-    if let (None, Some(key)) = (&keys, elsewhere.next()) {
-        return Err(ProfileError::Elsewhere { name: name.to_owned(), path: config.path.clone(), key });
-    }
     let services = in_config.get("services").map(|services| Section::find(config, "services", &services));
     let of_s3 = services.and_then(|services| services.get_below("s3", "endpoint_url"));
-    let path = credentials.path.display();
     Ok(Profile {
-        keys,
+        keys: keys(name, in_credentials, in_config),
         region: in_config.get("region"),
         endpoint: of_s3.or_else(|| in_config.get("endpoint_url")),
-        no_keys: match credentials.is_read {
-            true => format!("{path} has no keys of the profile `{name}`"),
-            false => format!("{path} is not there, or cannot be read"),
-        },
     })
+}
+
+/// Returns the keys of the profile that has these sections.
+fn keys(name: &str, in_credentials: Section<'_>, in_config: Section<'_>) -> Result<Keys, ProfileError> {
+    if let Some(keys) = in_credentials.keys(name)? {
+        return Ok(keys);
+    }
+    if let Some(keys) = in_config.keys(name)? {
+        return Ok(keys);
+    }
+    let (name, path) = (name.to_owned(), in_credentials.file.path.clone());
+    match ELSEWHERE.into_iter().find(|key| in_config.get(key).is_some()) {
+        Some(key) => Err(ProfileError::Elsewhere { name, path: in_config.file.path.clone(), key }),
+        None if in_credentials.file.is_read => Err(ProfileError::NoKeys { name, path }),
+        None => Err(ProfileError::NoFile(path)),
+    }
 }
 
 #[cfg(test)]
@@ -190,7 +196,8 @@ mod tests {
     }
 
     fn keys(profile: &Profile) -> Option<(&str, &str, Option<&str>)> {
-        profile.keys.as_ref().map(|keys| (&*keys.id, &*keys.secret, keys.session_token.as_deref()))
+        let keys = profile.keys.as_ref().ok();
+        keys.map(|keys| (&*keys.id, &*keys.secret, keys.session_token.as_deref()))
     }
 
     const CREDENTIALS: &str = "# of the lab
@@ -209,9 +216,6 @@ aws_secret_access_key = a/b+c=#;d:
         assert_eq!(keys(&default), Some(("ME", "a/b+c=#;d:", None)));
         let lab = of(Some("lab"), CREDENTIALS, "").unwrap();
         assert_eq!(keys(&lab), Some(("LAB", "secret", Some("token"))));
-        let nobody = of(None, "", "[default]\nregion = eu\n").unwrap();
-        assert_eq!(keys(&nobody), None);
-        assert_eq!(nobody.no_keys, "credentials has no keys of the profile `default`");
         let in_config = of(None, "", "[default]\naws_access_key_id=A\naws_secret_access_key=B\n").unwrap();
         assert_eq!(keys(&in_config), Some(("A", "B", None)));
     }
@@ -246,7 +250,12 @@ s3 =
 
     #[test]
     fn file_that_cannot_be_used_is_told_without_its_secrets() {
-        let error = |name, credentials, config| of(name, credentials, config).err().unwrap();
+        let error = |name, credentials, config| match of(name, credentials, config) {
+            Ok(profile) => profile.keys.err().unwrap().to_string(),
+            Err(error) => error,
+        };
+        let nobody = error(None, "", "[default]\nregion = eu\n");
+        assert_eq!(nobody, "credentials has no keys of the profile `default`");
         let unknown = error(Some("lba"), CREDENTIALS, "");
         assert_eq!(unknown, "AWS_PROFILE names `lba`, which is neither in credentials nor in config");
         let half = error(None, "[default]\naws_secret_access_key = secret\n", "");
