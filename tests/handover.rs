@@ -106,16 +106,16 @@ fn two_hundred_clients_outlive_twenty_take_overs() {
     stage.connect(&mut clients, 40, Habit::Stalling);
     clients.watch(([127, 0, 0, 1], stage.ports[0]).into(), &stage.image);
     clients.run(Duration::from_secs(1));
-    let (undisturbed, mut waits) = (clients.take_longest_wait(), Vec::new());
+    let (undisturbed, mut waits) = (clients.take_longest_waits(), Vec::new());
     for number in 1..=20 {
         stage.connect(&mut clients, 3, Habit::Hesitant);
         clients.run(Duration::from_millis(100));
         server = clients.run_beside(|| stage.take_over(number, server));
         clients.go_on.send_replace(());
         clients.run(Duration::from_millis(100));
-        waits.push(clients.take_longest_wait());
+        waits.push(clients.take_longest_waits());
     }
-    print_waits(undisturbed, waits);
+    print_waits(undisturbed, &waits);
     let replies = clients.finish();
     assert!(replies > 200 * 20, "{replies} replies");
     assert!(server.stop().success());

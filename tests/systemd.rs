@@ -60,16 +60,16 @@ fn clients_outlive_systemctl_restart() {
     clients.connect(40, Habit::Stalling, NBD, &image);
     clients.watch(NBD, &image);
     clients.run(Duration::from_secs(1));
-    let (undisturbed, mut waits) = (clients.take_longest_wait(), Vec::new());
+    let (undisturbed, mut waits) = (clients.take_longest_waits(), Vec::new());
     for _ in 0..20 {
         clients.connect(3, Habit::Hesitant, NBD, &image);
         clients.run(Duration::from_millis(500));
         clients.run_beside(|| output_of(container.command("systemctl").args(["restart", "isowire"])));
         clients.go_on.send_replace(());
         clients.run(Duration::from_millis(500));
-        waits.push(clients.take_longest_wait());
+        waits.push(clients.take_longest_waits());
     }
-    print_waits(undisturbed, waits);
+    print_waits(undisturbed, &waits);
     let replies = clients.finish();
     assert!(replies > 200 * 20, "{replies} replies");
     let journal = container.journal();

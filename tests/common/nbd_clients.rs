@@ -41,8 +41,7 @@ pub struct Clients {
     watchers: Vec<thread::JoinHandle<()>>,
     is_stopping: Arc<AtomicBool>,
     replies: Arc<AtomicU64>,
-    /// Longest wait of a watching client for a reply, in microseconds.
-    longest_wait: Arc<AtomicU64>,
+    longest_waits: Arc<LongestWaits>,
     pub go_on: watch::Sender<()>,
 }
 
@@ -50,8 +49,8 @@ impl Clients {
     pub fn new() -> Self {
         let runtime = single_threaded();
         let (go_on, _) = watch::channel(());
-        let (tasks, watchers, is_stopping, replies, longest_wait) = Default::default();
-        Self { runtime, tasks, watchers, is_stopping, replies, longest_wait, go_on }
+        let (tasks, watchers, is_stopping, replies, longest_waits) = Default::default();
+        Self { runtime, tasks, watchers, is_stopping, replies, longest_waits, go_on }
     }
 
     pub fn connect(&mut self, count: u64, habit: Habit, server: SocketAddr, image: &Arc<Vec<u8>>) {
@@ -76,7 +75,7 @@ impl Clients {
             habit,
             is_stopping: Arc::clone(&self.is_stopping),
             replies: Arc::clone(&self.replies),
-            longest_wait: Arc::clone(&self.longest_wait),
+            longest_waits: Arc::clone(&self.longest_waits),
             go_on: self.go_on.subscribe(),
         }
     }
@@ -102,9 +101,10 @@ impl Clients {
         self.replies.load(Ordering::Relaxed)
     }
 
-    /// Longest wait of a watching client for a reply since the last call, in milliseconds.
-    pub fn take_longest_wait(&self) -> u64 {
-        self.longest_wait.swap(0, Ordering::Relaxed) / 1000
+    /// Returns the longest waits for a reply since the last call.
+    pub fn take_longest_waits(&self) -> Waits {
+        let of = |wait: &AtomicU64| wait.swap(0, Ordering::Relaxed) / 1000;
+        Waits { steady: of(&self.longest_waits.steady), watching: of(&self.longest_waits.watching) }
     }
 
     /// Waits until all clients have the replies to all of their reads.
@@ -125,14 +125,33 @@ impl Clients {
     }
 }
 
-/// Prints what [`Clients::take_longest_wait`] returned before all disturbances and after each. It is seen
-/// with --nocapture; a busy host makes it longer.
-pub fn print_waits(undisturbed: u64, mut waits: Vec<u64>) {
-    waits.sort_unstable();
-    let (median, longest) = (waits[waits.len() / 2], waits[waits.len() - 1]);
-    println!(
-        "longest wait for a reply: {undisturbed} ms undisturbed, {median} ms as a rule, {longest} ms in all"
-    );
+/// Longest waits of a time, in milliseconds: of steady clients, and of one that watches.
+#[derive(Clone, Copy)]
+pub struct Waits {
+    steady: u64,
+    watching: u64,
+}
+
+/// The same as they grow, in microseconds.
+#[derive(Default)]
+struct LongestWaits {
+    steady: AtomicU64,
+    watching: AtomicU64,
+}
+
+/// Prints the waits of a time without disturbances, and those of each disturbance. They are seen with
+/// --nocapture; a busy host makes them longer.
+pub fn print_waits(undisturbed: Waits, waits: &[Waits]) {
+    let print = |who: &str, wait: fn(&Waits) -> u64| {
+        let mut all: Vec<_> = waits.iter().map(wait).collect();
+        all.sort_unstable();
+        let (undisturbed, median, longest) = (wait(&undisturbed), all[all.len() / 2], all[all.len() - 1]);
+        println!(
+            "longest wait of {who}: {undisturbed} ms undisturbed, {median} ms as a rule, {longest} ms in all"
+        );
+    };
+    print("clients with reads under way", |waits| waits.steady);
+    print("a client with one read at a time", |waits| waits.watching);
 }
 
 fn single_threaded() -> Runtime {
@@ -146,7 +165,7 @@ struct Client {
     habit: Habit,
     is_stopping: Arc<AtomicBool>,
     replies: Arc<AtomicU64>,
-    longest_wait: Arc<AtomicU64>,
+    longest_waits: Arc<LongestWaits>,
     go_on: watch::Receiver<()>,
 }
 
@@ -197,9 +216,12 @@ impl Client {
         let mut head = [0; 16];
         let began = Instant::now();
         socket.read_exact(&mut head).await.unwrap();
-        if self.habit == Habit::Watching {
-            self.longest_wait.fetch_max(began.elapsed().as_micros() as u64, Ordering::Relaxed);
-        }
+        let longest = match self.habit {
+            Habit::Steady => Some(&self.longest_waits.steady),
+            Habit::Watching => Some(&self.longest_waits.watching),
+            Habit::Stalling | Habit::Hesitant => None,
+        };
+        longest.map(|longest| longest.fetch_max(began.elapsed().as_micros() as u64, Ordering::Relaxed));
         assert_eq!(head[..8], *b"\x67\x44\x66\x98\0\0\0\0");
         let cookie = u64::from_be_bytes(head[8..].try_into().unwrap());
         let mut data = vec![0; READ];
