@@ -47,7 +47,9 @@ impl Requester {
 
     /// Ends the threads, and waits for that.
     pub(super) fn pause(&self) {
-        if let Some(runtime) = self.runtime_mut().take() {
+        let runtime = self.runtime_mut().take();
+        // Without the lock: requests fail at once meanwhile.
+        if let Some(runtime) = runtime {
             runtime.shutdown_timeout(LONGEST);
         }
         // Their connections ended with the threads.
