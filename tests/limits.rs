@@ -287,23 +287,6 @@ fn descriptors(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap().count()
 }
 
-#[test]
-fn table_of_open_files_is_large_from_the_start() {
-    needs!(["xorriso", "prlimit"]);
-    let stage = Stage::new();
-    for (limit, size) in [("200:200", 200), ("1024:9999", 1024), ("9999:9999", 4096)] {
-        let mut command = tool("prlimit");
-        command.arg(format!("--nofile={limit}"));
-        stage.serve(&mut command);
-        let mut server = stage.start(&mut command);
-        // proc(5): the number of descriptors for which there is room.
-        let status = fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_nonzero())).unwrap();
-        let room = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
-        assert!(room.trim().parse::<u32>().unwrap() >= size, "{limit}: {room}");
-        assert!(server.stop().success());
-    }
-}
-
 /// Returns the port in the row of a service.
 fn port(log: &str, service: &str) -> u16 {
     let mut rows = log.lines().map(str::split_whitespace).filter(|row| row.clone().next() == Some(service));
@@ -389,4 +372,21 @@ fn client_beyond_the_limit_of_its_address_is_told_so() {
     let log = server.log();
     assert_eq!(log.matches("clients of an address refused").count(), 1, "{log}");
     assert!(server.stop().success());
+}
+
+#[test]
+fn table_of_open_files_is_large_from_the_start() {
+    needs!(["xorriso", "prlimit"]);
+    let stage = Stage::new();
+    for (limit, size) in [("200:200", 200), ("1024:9999", 1024), ("9999:9999", 4096)] {
+        let mut command = tool("prlimit");
+        command.arg(format!("--nofile={limit}"));
+        stage.serve(&mut command);
+        let mut server = stage.start(&mut command);
+        // proc(5): the number of descriptors for which there is room.
+        let status = fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_nonzero())).unwrap();
+        let room = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+        assert!(room.trim().parse::<u32>().unwrap() >= size, "{limit}: {room}");
+        assert!(server.stop().success());
+    }
 }

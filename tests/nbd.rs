@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use common::nbd::{self, read_request, request};
 use common::needs::{needs, tool};
+use common::noise;
 use common::running::output_of;
 use isowire::image::index::{Index, NodeAttributes, NodeId, NodeKind};
 use isowire::image::{Extent, Image, Source};
@@ -34,7 +35,7 @@ impl Server {
     fn start(len: u64) -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let image = dir.path().join("image");
-        write_noise(&image, len);
+        noise::write(&image, len);
         let images = Arc::new(images(&image));
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -83,20 +84,6 @@ fn images(image: &Path) -> ImageSet {
     index.add(NodeId::ROOT, b"airootfs.sfs", NodeKind::File { extents: vec![FILE] }, attributes).unwrap();
     let image = Arc::new(Image::new(Source::open(image).unwrap(), index).unwrap());
     ImageSet::new(ServedImage::new("arch-2026", image), Vec::new())
-}
-
-/// Xorshift: incompressible, and the same in every run.
-fn write_noise(path: &Path, len: u64) {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut out = io::BufWriter::with_capacity(1 << 20, File::create(path).unwrap());
-    for _ in 0..len / 8 {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        out.write_all(&state.to_le_bytes()).unwrap();
-    }
-    out.write_all(&vec![0xee; (len % 8) as usize]).unwrap();
-    out.flush().unwrap();
 }
 
 /// The data of the next simple reply.

@@ -76,12 +76,17 @@ impl Site {
 
     /// Runs a server that does not start.
     fn failed(&self, images: &[&str], store: u16) -> String {
-        let Output { status, stderr, .. } = self.command(images, store).output().unwrap();
-        let text = String::from_utf8(stderr).unwrap();
-        assert_eq!(status.code(), Some(1), "{text}");
-        assert!(!text.contains("isowire-secret"), "{text}");
-        text.lines().last().unwrap().to_owned()
+        failed(&mut self.command(images, store))
     }
+}
+
+/// Runs a server that does not start, and returns its last line.
+fn failed(command: &mut Command) -> String {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    let text = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{text}");
+    assert!(!text.contains("isowire-secret"), "{text}");
+    text.lines().last().unwrap().to_owned()
 }
 
 fn look_again(server: &Running) {
@@ -188,7 +193,10 @@ fn credentials_come_from_files_too() {
     needs!(object_store::NEEDS, ["xorriso"]);
     let (site, store) = (Site::new(), ObjectStore::start(&["images"]));
     store.put("images/a.iso", &iso(site.path(), "one"));
-    let mut server = Running::start(&mut with_files(&site, &store), &site.path().join("log"));
+    let mut command = with_files(&site, &store);
+    // It belongs to other keys.
+    command.env("AWS_SESSION_TOKEN", "stray");
+    let mut server = Running::start(&mut command, &site.path().join("log"));
     server.wait_for("\nready\n", SOON);
     assert_eq!(kernel(&server, "a"), "one");
     // The files are not asked for again: as root, the server could not read them any more.
@@ -205,13 +213,6 @@ fn credentials_come_from_files_too() {
 fn files_without_credentials_are_an_error_in_one_line() {
     needs!(object_store::NEEDS, ["xorriso"]);
     let (site, store) = (Site::new(), ObjectStore::start(&["images"]));
-    let failed = |command: &mut Command| {
-        let output = command.output().unwrap();
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(!text.contains("isowire-secret"), "{text}");
-        text.lines().last().unwrap().to_owned()
-    };
     let line = failed(with_files(&site, &store).env("AWS_PROFILE", "lba"));
     assert!(
         line.contains("s3://images/: object store: AWS_PROFILE names `lba`, which is neither in "),

@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -12,6 +12,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::needs::{needs, tool};
+use common::noise;
 use common::running::output_of;
 use isowire::boot::menu::{Cms, CopyToRam, MenuSettings};
 use isowire::boot::{BootConfig, Files, Ports as MenuPorts};
@@ -49,7 +50,7 @@ impl Server {
     fn start(options: Options) -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let image = dir.path().join("image");
-        write_noise(&image);
+        noise::write(&image, IMAGE_LEN);
         let files = files(&image);
         let open = move |path: &[u8], local| {
             assert_ne!(path, b"panic", "a fault over one request");
@@ -175,19 +176,6 @@ fn files(image: &Path) -> Files {
         parameters: Vec::new(),
     };
     Files::new(Arc::new(images), BootConfig::new(settings, MenuPorts { tftp: 69, http: Some(80) })).unwrap()
-}
-
-/// Xorshift: incompressible, and the same in every run.
-fn write_noise(path: &Path) {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(path).unwrap());
-    for _ in 0..IMAGE_LEN / 8 {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        out.write_all(&state.to_le_bytes()).unwrap();
-    }
-    out.flush().unwrap();
 }
 
 fn single_port() -> Options {

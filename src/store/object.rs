@@ -29,7 +29,7 @@ pub enum FetchError {
     NotFound,
     #[error("the store refuses access: {0}")]
     Refused(String),
-    /// The files of this host that have credentials cannot be used. No store was asked.
+    /// What this host has of credentials cannot be used. No store was asked.
     #[error("{0}")]
     Credentials(String),
     /// It has TLS, and a certificate that is not accepted.

@@ -13,6 +13,7 @@ pub mod nbd;
 pub mod nbd_clients;
 pub mod needs;
 pub mod nfs;
+pub mod noise;
 pub mod object_store;
 pub mod page_cache;
 pub mod ports;

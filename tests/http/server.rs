@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ use isowire::image::{Extent, Image, Source};
 use isowire::images::{ImageSet, ServedImage};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
+
+use crate::common::noise;
 
 pub const MIB: u64 = 1 << 20;
 
@@ -53,7 +55,7 @@ impl Server {
         raise_file_limit();
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let [image, other] = ["arch", "other"].map(|name| dir.path().join(name));
-        write_noise(&image, 48 * MIB);
+        noise::write(&image, 48 * MIB);
         let file = File::create(&other).unwrap();
         file.write_all_at(b"the end", 5 * 1024 * MIB).unwrap();
         let images = ImageSet::new(served("arch", &image), vec![served("other", &other)]);
@@ -154,19 +156,6 @@ fn served(name: &str, path: &Path) -> ServedImage {
         index.add(parent, name.as_bytes(), kind, attributes).unwrap();
     }
     ServedImage::new(name, Image::new(source, index).unwrap())
-}
-
-/// Xorshift: incompressible, and the same in every run.
-fn write_noise(path: &Path, len: u64) {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(path).unwrap());
-    for _ in 0..len / 8 {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        out.write_all(&state.to_le_bytes()).unwrap();
-    }
-    out.flush().unwrap();
 }
 
 pub fn request(method: &str, path: &str, fields: &str) -> Vec<u8> {

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::http::{HttpBuilder, HttpStore};
 use object_store::list::{PaginatedListOptions, PaginatedListStore as _};
 use object_store::path::Path as ObjectPath;
 use object_store::{
     BackoffConfig, ClientConfigKey, ClientOptions, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore,
-    RetryConfig,
+    RetryConfig, StaticCredentialProvider,
 };
 
 use super::failure::failure;
-use super::profile::{Keys, Profile, ProfileError};
+use super::profile::{Profile, ProfileError};
 use super::service::Connector;
 use super::signing::Signing;
 use super::{FetchError, Object, Place};
@@ -208,7 +208,7 @@ fn quoted(etag: &str) -> String {
 enum Asker<'a> {
     /// Variables of the environment say it.
     Variables,
-    Profile(&'a Keys),
+    Profile(&'a AwsCredential),
     /// Nothing on this host says it, for this reason. In a cloud, the instance may have credentials.
     Unknown(&'a ProfileError),
 }
@@ -249,11 +249,11 @@ fn s3(bucket: &str, profile: Option<&Profile>, asker: &Asker<'_>) -> AmazonS3Bui
     if let Some(endpoint) = profile.and_then(|profile| profile.endpoint.as_ref()).filter(|_| !has_endpoint) {
         builder = builder.with_endpoint(endpoint);
     }
-    if let Asker::Profile(keys) = asker {
-        builder = builder.with_access_key_id(&keys.id).with_secret_access_key(&keys.secret);
-        if let Some(token) = &keys.session_token {
-            builder = builder.with_token(token);
-        }
+    if let Asker::Profile(AwsCredential { key_id, secret_key, token }) = asker {
+        let (key_id, secret_key, token) = (key_id.clone(), secret_key.clone(), token.clone());
+        // As a whole: a session token of the environment does not belong to them.
+        let keys = StaticCredentialProvider::new(AwsCredential { key_id, secret_key, token });
+        builder = builder.with_credentials(Arc::new(keys));
     }
     for (key, value) in OPTIONS {
         builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 use configparser::ini::Ini;
+use object_store::aws::AwsCredential;
 
 /// Keys by which other programs get credentials of a profile, from places where isowire does not ask.
 const ELSEWHERE: [&str; 5] =
@@ -14,17 +15,10 @@ const ELSEWHERE: [&str; 5] =
 /// What the files say of the profile in use. It has no `Debug`, since it has secrets.
 pub(super) struct Profile {
     /// Errors in it are about these alone.
-    pub(super) keys: Result<Keys, ProfileError>,
+    pub(super) keys: Result<AwsCredential, ProfileError>,
     pub(super) region: Option<String>,
     /// URL of the store.
     pub(super) endpoint: Option<String>,
-}
-
-/// Credentials that do not expire, or those of a session.
-pub(super) struct Keys {
-    pub(super) id: String,
-    pub(super) secret: String,
-    pub(super) session_token: Option<String>,
 }
 
 /// Reason for which the files cannot be used.
@@ -120,10 +114,10 @@ impl<'a> Section<'a> {
         values.find(|(found, _)| found.trim() == name).map(|(_, value)| value.trim().to_owned())
     }
 
-    fn keys(self, profile: &str) -> Result<Option<Keys>, ProfileError> {
+    fn keys(self, profile: &str) -> Result<Option<AwsCredential>, ProfileError> {
         match (self.get("aws_access_key_id"), self.get("aws_secret_access_key")) {
-            (Some(id), Some(secret)) => {
-                Ok(Some(Keys { id, secret, session_token: self.get("aws_session_token") }))
+            (Some(key_id), Some(secret_key)) => {
+                Ok(Some(AwsCredential { key_id, secret_key, token: self.get("aws_session_token") }))
             }
             (None, None) => Ok(None),
             _ => Err(ProfileError::HalfKeys { name: profile.to_owned(), path: self.file.path.clone() }),
@@ -168,7 +162,11 @@ fn profile(
 }
 
 /// Returns the keys of the profile that has these sections.
-fn keys(name: &str, in_credentials: Section<'_>, in_config: Section<'_>) -> Result<Keys, ProfileError> {
+fn keys(
+    name: &str,
+    in_credentials: Section<'_>,
+    in_config: Section<'_>,
+) -> Result<AwsCredential, ProfileError> {
     if let Some(keys) = in_credentials.keys(name)? {
         return Ok(keys);
     }
@@ -197,7 +195,7 @@ mod tests {
 
     fn keys(profile: &Profile) -> Option<(&str, &str, Option<&str>)> {
         let keys = profile.keys.as_ref().ok();
-        keys.map(|keys| (&*keys.id, &*keys.secret, keys.session_token.as_deref()))
+        keys.map(|keys| (&*keys.key_id, &*keys.secret_key, keys.token.as_deref()))
     }
 
     const CREDENTIALS: &str = "# of the lab
