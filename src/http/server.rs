@@ -163,7 +163,7 @@ struct Client {
     download: Option<Arc<()>>,
     peer: SocketAddr,
     turn_began: Instant,
-    /// The turn queued an answer, so the client gets its time anew.
+    /// An answer was queued since the server last waited for the client, which gets its time anew.
     has_answered: bool,
     /// The client was between two requests when the server began to wait for it.
     was_idle: bool,
@@ -231,13 +231,15 @@ impl stream::Session for Client {
         let before = self.session.answered();
         let turn = self.session.handle(&self.resources, input, Timestamp::now(), out);
         metrics::count(Door::Http, Tally::Requests, self.session.answered() - before);
-        self.has_answered = !out.is_empty();
+        // A turn after a full one may queue nothing.
+        self.has_answered |= !out.is_empty();
         self.tracker.open(self.session.file_kind());
         self.report_request();
         turn
     }
 
     fn bytes_sent(&mut self, batch: &Batch, len: u64, now: time::Instant) {
+        self.place.settle();
         self.tracker.sent(batch, len, now);
         if len < batch.len() && self.download.is_none() {
             self.download = Some(Arc::clone(&self.shared.downloads));
@@ -258,7 +260,6 @@ impl stream::Session for Client {
         self.was_idle = self.session.is_between_requests(input);
         // Bytes alone do not extend the deadline: a client could send one every few seconds.
         if std::mem::take(&mut self.has_answered) {
-            self.place.settle();
             self.deadline = Instant::now() + if self.was_idle { IDLE } else { REQUEST_DEADLINE };
         }
         Some(self.deadline)
@@ -347,6 +348,17 @@ mod tests {
         let since = Instant::now();
         assert_eq!(read_to_end(&mut socket).await, "");
         assert!(since.elapsed() >= IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answer_gives_time_anew() {
+        let mut socket = connect().await;
+        tokio::time::sleep(IDLE / 2).await;
+        let since = Instant::now();
+        // Its answer is logged, and so fills its turn.
+        socket.write_all(b"GET /missing HTTP/1.1\r\nHost: here\r\n\r\n").await.unwrap();
+        assert!(read_to_end(&mut socket).await.starts_with("HTTP/1.1 404 "));
+        assert!(since.elapsed() >= IDLE, "{:?}", since.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
