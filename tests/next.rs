@@ -150,11 +150,11 @@ fn root_that_was_read_to_its_end_is_done_without_a_seed() {
         // As archiso's hook for a root over HTTP does.
         fetch(host, "arch/arch/x86_64/airootfs.sfs");
     }
-    // Nothing here saw a DHCP message: `status` looks for the MAC addresses.
+    // Nothing here saw a DHCP message, so isowire looks for the MAC addresses.
+    wait_until_local(&three, 58);
     let mut status = lan.command(env!("CARGO_BIN_EXE_isowire"));
     let status = output_of(status.args(["status"]).env("XDG_RUNTIME_DIR", dir.path()));
     assert!(status.contains("root copied"), "{status}");
-    wait_until_local(&three, 58);
     thread::sleep(Duration::from_secs(3));
     assert!(!is_local(&two, 57), "cloud-init has not said that all is set up");
     say_up(&two, 57);

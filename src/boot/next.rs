@@ -88,7 +88,9 @@ pub(crate) struct NextBoots(Mutex<BTreeMap<Mac, Told>>);
 
 /// Error of a table that is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{MACHINES_MAX} machines have been told what to boot; tell some `rule`")]
+#[error(
+    "{MACHINES_MAX} machines have a next boot of their own; tell `rule` to some whose rule has no `once`"
+)]
 pub(crate) struct TooManyError;
 
 /// Error of a text that is not a table: the number of its first bad line.
@@ -97,12 +99,26 @@ pub(crate) struct TooManyError;
 pub(crate) struct NextBootsError(usize);
 
 impl NextBoots {
-    /// Notes what a machine boots next.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table().is_empty()
+    }
+
+    /// Notes what a machine boots next. `is_once` is its rule's.
     ///
     /// # Errors
     /// [`TooManyError`]
-    pub(crate) fn tell(&self, machine: Mac, boot: NextBoot, now: i64) -> Result<(), TooManyError> {
+    pub(super) fn tell(
+        &self,
+        machine: Mac,
+        boot: NextBoot,
+        now: i64,
+        is_once: bool,
+    ) -> Result<(), TooManyError> {
         let mut table = self.table();
+        if boot == NextBoot::Rule && !is_once {
+            table.remove(&machine);
+            return Ok(());
+        }
         if table.len() >= MACHINES_MAX && !table.contains_key(&machine) {
             return Err(TooManyError);
         }
@@ -116,21 +132,25 @@ impl NextBoots {
         Some(boot).filter(|boot| *boot != NextBoot::Rule)
     }
 
-    /// Notes that a boot that began at this time is done. `is_once` is the rule's. Returns true if
-    /// the machine boots from its local disk from now on, and did not before.
-    pub(crate) fn finished(&self, machine: Mac, began: i64, is_once: bool) -> bool {
+    /// Notes that a boot is done for which a machine asked at this time. `is_once` is its rule's.
+    /// Returns true if the machine boots from its local disk from now on, and did not before.
+    ///
+    /// # Errors
+    /// [`TooManyError`]
+    pub(super) fn finished(&self, machine: Mac, asked: i64, is_once: bool) -> Result<bool, TooManyError> {
         let mut table = self.table();
         let is_over = match table.get(&machine) {
-            None => is_once && table.len() < MACHINES_MAX,
+            None if is_once && table.len() >= MACHINES_MAX => return Err(TooManyError),
+            None => is_once,
             Some(Told { boot: NextBoot::Local, .. }) => false,
             // A boot before it was told is not the one that was meant.
-            Some(Told { boot: NextBoot::Image(_), since }) => began >= *since,
-            Some(Told { boot: NextBoot::Rule, since }) => is_once && began >= *since,
+            Some(Told { boot: NextBoot::Image(_), since }) => asked >= *since,
+            Some(Told { boot: NextBoot::Rule, since }) => is_once && asked >= *since,
         };
         if is_over {
-            table.insert(machine, Told { boot: NextBoot::Local, since: began });
+            table.insert(machine, Told { boot: NextBoot::Local, since: asked });
         }
-        is_over
+        Ok(is_over)
     }
 
     /// Replaces the table by that of a text.
@@ -194,36 +214,36 @@ mod tests {
     #[test]
     fn image_is_booted_once() {
         let next = NextBoots::default();
-        next.tell(mac(1), image(), 100).unwrap();
+        next.tell(mac(1), image(), 100, false).unwrap();
         assert_eq!(next.of(Some(mac(1))), Some(image()));
-        assert!(!next.finished(mac(1), 99, false), "the boot before it was told");
-        assert!(next.finished(mac(1), 100, false));
+        assert_eq!(next.finished(mac(1), 99, false), Ok(false), "the boot before it was told");
+        assert_eq!(next.finished(mac(1), 100, false), Ok(true));
         assert_eq!(next.of(Some(mac(1))), Some(NextBoot::Local));
-        assert!(!next.finished(mac(1), 200, true), "told already");
-        next.tell(mac(1), NextBoot::Rule, 300).unwrap();
+        assert_eq!(next.finished(mac(1), 200, true), Ok(false), "told already");
+        next.tell(mac(1), NextBoot::Rule, 300, false).unwrap();
         assert_eq!(next.of(Some(mac(1))), None);
     }
 
     #[test]
     fn rule_with_once_ends_at_the_local_disk() {
         let next = NextBoots::default();
-        assert!(!next.finished(mac(1), 100, false), "its rule does not say so");
-        assert!(next.finished(mac(1), 100, true));
+        assert_eq!(next.finished(mac(1), 100, false), Ok(false), "its rule does not say so");
+        assert_eq!(next.finished(mac(1), 100, true), Ok(true));
         assert_eq!(
             [next.of(Some(mac(1))), next.of(Some(mac(2))), next.of(None)],
             [Some(NextBoot::Local), None, None]
         );
-        next.tell(mac(1), NextBoot::Rule, 200).unwrap();
-        assert!(!next.finished(mac(1), 100, true));
-        assert!(next.finished(mac(1), 200, true));
+        next.tell(mac(1), NextBoot::Rule, 200, true).unwrap();
+        assert_eq!(next.finished(mac(1), 100, true), Ok(false));
+        assert_eq!(next.finished(mac(1), 200, true), Ok(true));
     }
 
     #[test]
     fn table_round_trips_as_text() {
         let (next, again) = (NextBoots::default(), NextBoots::default());
-        next.tell(mac(1), image(), 1).unwrap();
-        next.tell(mac(2), NextBoot::Local, 2).unwrap();
-        next.tell(mac(3), NextBoot::Rule, 3).unwrap();
+        next.tell(mac(1), image(), 1, false).unwrap();
+        next.tell(mac(2), NextBoot::Local, 2, false).unwrap();
+        next.tell(mac(3), NextBoot::Rule, 3, true).unwrap();
         let text = next.to_string();
         assert_eq!(text.lines().nth(1), Some("02:00:00:00:00:01 1 image arch"));
         again.restore(&text).unwrap();
@@ -245,10 +265,13 @@ mod tests {
         let next = NextBoots::default();
         for n in 0..MACHINES_MAX {
             let mac = Mac::new(&[2, 0, 0, 1, (n >> 8) as u8, n as u8]).unwrap();
-            next.tell(mac, NextBoot::Local, 0).unwrap();
+            next.tell(mac, NextBoot::Local, 0, false).unwrap();
         }
-        assert_eq!(next.tell(mac(1), NextBoot::Local, 0), Err(TooManyError));
-        assert!(!next.finished(mac(1), 1, true));
+        assert_eq!(next.tell(mac(1), NextBoot::Local, 0, false), Err(TooManyError));
+        assert_eq!(next.finished(mac(1), 1, true), Err(TooManyError));
         assert!((next.to_string().len() as u64) < TEXT_MAX);
+        let told = Mac::new(&[2, 0, 0, 1, 0, 0]).unwrap();
+        next.tell(told, NextBoot::Rule, 0, false).unwrap();
+        assert_eq!(next.finished(mac(1), 1, true), Ok(true), "it is as if the other was never told");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::generated::{Recipient, RuleNumber};
 use super::menu::{Overrides, Start};
-use super::next::{NextBoot, NextBoots, UpcomingBoot};
+use super::next::{NextBoot, NextBoots, TooManyError, UpcomingBoot};
 use super::seed::SeedSettings;
 use super::{Architecture, Client, Quirks};
 use crate::mac::{Mac, MacPrefix};
@@ -133,11 +133,30 @@ impl Rules {
         &self.next
     }
 
-    /// Notes that a boot of a machine that began at this time is done. Returns true if it boots
+    /// Returns whether boots that are done change what machines boot next.
+    pub(crate) fn count_boots(&self) -> bool {
+        self.has_once || !self.next.is_empty()
+    }
+
+    /// Notes what a machine boots next. Boots for which it asked before `now` do not count.
+    ///
+    /// # Errors
+    /// [`TooManyError`]
+    pub(crate) fn tell(&self, machine: Mac, boot: NextBoot, now: i64) -> Result<(), TooManyError> {
+        self.next.tell(machine, boot, now, self.is_once(machine))
+    }
+
+    /// Notes that a boot is done for which a machine asked at this time. Returns true if it boots
     /// from its local disk from now on, and did not before.
-    pub(crate) fn finished(&self, machine: Mac, began: i64) -> bool {
-        let rule = self.find(&Client::with_mac(Some(machine)));
-        self.next.finished(machine, began, rule.is_some_and(|rule| rule.is_once))
+    ///
+    /// # Errors
+    /// [`TooManyError`]
+    pub(crate) fn finished(&self, machine: Mac, asked: i64) -> Result<bool, TooManyError> {
+        self.next.finished(machine, asked, self.is_once(machine))
+    }
+
+    fn is_once(&self, machine: Mac) -> bool {
+        self.has_once && self.find(&Client::with_mac(Some(machine))).is_some_and(|rule| rule.is_once)
     }
 
     /// Returns what a machine boots next, if that is another than always.
@@ -287,11 +306,11 @@ mod tests {
         ]);
         let words = |mac| rules.upcoming(mac).map(|next| next.to_string());
         assert_eq!((words(one).as_deref(), words(other)), (Some("arch, once"), None));
-        rules.finished(one, 100);
-        rules.next().tell(other, NextBoot::Image(Word::new("rescue").unwrap()), 100).unwrap();
+        rules.finished(one, 100).unwrap();
+        rules.tell(other, NextBoot::Image(Word::new("rescue").unwrap()), 100).unwrap();
         assert_eq!([words(one), words(other)].map(Option::unwrap), ["local disk", "rescue, once"]);
-        rules.next().tell(one, NextBoot::Rule, 200).unwrap();
-        rules.next().tell(other, NextBoot::Rule, 200).unwrap();
+        rules.tell(one, NextBoot::Rule, 200).unwrap();
+        rules.tell(other, NextBoot::Rule, 200).unwrap();
         assert_eq!((words(one).as_deref(), words(other)), (Some("arch, once"), None));
     }
 

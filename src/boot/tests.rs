@@ -145,7 +145,7 @@ fn machine_that_boots_its_local_disk_is_led_there() {
     let mac = "52:54:00:12:34:fe".parse().unwrap();
     let file = |machine: Client<'_>| plan(&machine, HERE, &site).map(|plan| plan.boot_file.to_string());
     let before = file(machine(Firmware::Pxe, 0)).unwrap();
-    rules.next().tell(mac, NextBoot::Local, 1).unwrap();
+    rules.tell(mac, NextBoot::Local, 1).unwrap();
     let path = "/isowire/52-54-00-12-34-fe/local-disk.efi";
     let url = format!("http://10.0.0.1{path}");
     for (firmware, number, program) in
@@ -167,7 +167,7 @@ fn machine_that_boots_its_local_disk_is_led_there() {
         file(machine(Firmware::Ipxe, 7)).unwrap(),
         "http://10.0.0.1/isowire/52-54-00-12-34-fe/boot.ipxe"
     );
-    rules.next().tell(mac, NextBoot::Image(Word::new("two").unwrap()), 2).unwrap();
+    rules.tell(mac, NextBoot::Image(Word::new("two").unwrap()), 2).unwrap();
     assert_eq!(file(machine(Firmware::Pxe, 7)).unwrap(), "/isowire/52-54-00-12-34-fe/http.efi");
 }
 

@@ -172,11 +172,18 @@ impl MachineBoot {
         self.system = Some(SystemUp { since, host_keys });
     }
 
-    /// Returns the start of the boot if it is done, and true if the system said so itself, false if
-    /// it read all of its root and let it go.
+    /// Returns when the machine asked what to boot if the boot is done, and true if the system said so
+    /// itself, false if it read all of its root and let it go.
     pub(super) fn done(&self) -> Option<(Instant, bool)> {
         let by_call = self.system.is_some();
-        (by_call || self.stage() == Stage::Copied).then_some((self.began, by_call))
+        (by_call || self.stage() == Stage::Copied).then_some((self.asked(), by_call))
+    }
+
+    /// Returns when the machine got its menu, or whatever else says what it boots. That may be long after
+    /// the boot began: firmware that gets no answer asks for hours.
+    fn asked(&self) -> Instant {
+        let [.., loader, menu, kernel, initramfs, root] = self.reached;
+        [menu, loader, kernel, initramfs, root].into_iter().flatten().next().unwrap_or(self.began)
     }
 
     /// Returns true if the system said that it is up, and nothing else was seen since.

@@ -5,8 +5,9 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
 
-use super::Mac;
+use super::{Mac, Registry};
 
 /// Longest table that is read, in bytes. A line has 79, and the kernel keeps 1024 entries by
 /// default.
@@ -25,6 +26,20 @@ pub(crate) fn read() -> io::Result<Vec<(IpAddr, Mac)>> {
     let mut text = String::new();
     std::fs::File::open("/proc/self/net/arp")?.take(TABLE_MAX).read_to_string(&mut text)?;
     Ok(parse(&text))
+}
+
+/// Tells `machines` the MAC addresses of those of which it knows only an IP address. Without the kernel's
+/// table they stay as they are.
+pub(crate) fn introduce(machines: &Registry, now: Instant) {
+    let strangers = machines.strangers();
+    if strangers.is_empty() {
+        return;
+    }
+    // The kernel answers from memory.
+    let neighbours = read().unwrap_or_default();
+    for (address, mac) in neighbours.into_iter().filter(|(address, _)| strangers.contains(address)) {
+        machines.met(mac, address, now);
+    }
 }
 
 /// Returns the complete entries. Columns: address, hardware type, flags, hardware address, mask,

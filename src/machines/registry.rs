@@ -162,12 +162,18 @@ impl Registry {
     pub(crate) fn finished(&self) -> Vec<FinishedBoot> {
         let Some(clock) = self.clock.get() else { return Vec::new() };
         let table = self.table();
-        let finished = table.finished().map(|(machine, began, by_call)| FinishedBoot {
+        let finished = table.finished().map(|(machine, asked, by_call)| FinishedBoot {
             machine,
-            began: clock.seconds(began),
+            asked: clock.seconds(asked),
             by_call,
         });
         finished.collect()
+    }
+
+    /// Returns `now`, which is also `time`, in seconds since 1970. Times of boots are comparable with
+    /// it, whatever is done to the system's clock; they would not be with `time`.
+    pub(crate) fn seconds(&self, now: Instant, time: Timestamp) -> i64 {
+        self.clock.get_or_init(|| Clock::new(now, time)).seconds(now)
     }
 
     /// Returns the machine at this address.
@@ -431,6 +437,16 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_of_boots_do_not_follow_the_clock() {
+        let (start, time) = (Instant::now(), Timestamp::UNIX_EPOCH);
+        let registry = Registry::new(start);
+        registry.set_clock(start, time);
+        // The host slept meanwhile, or its clock was set.
+        let set = Timestamp::from_second(9000).unwrap();
+        assert_eq!(registry.seconds(start + Duration::from_secs(60), set), 60);
+    }
 
     #[test]
     fn log_of_a_machine_begins_with_its_boot() {

@@ -101,8 +101,8 @@ pub(crate) struct KnownMachine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FinishedBoot {
     pub machine: Mac,
-    /// Start of the boot, in seconds since 1970.
-    pub began: i64,
+    /// Time at which the machine asked what to boot, as [`Registry::seconds`] tells it.
+    pub asked: i64,
     /// The system said itself that it is up; else it read all of its root and let it go.
     pub by_call: bool,
 }

@@ -3,8 +3,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::time::interval;
@@ -15,7 +16,7 @@ use crate::boot::next::{NextBoot, TEXT_MAX};
 use crate::boot::{Files, Rules};
 use crate::config::Config;
 use crate::locked::locked;
-use crate::machines::{FinishedBoot, Mac, Registry};
+use crate::machines::{FinishedBoot, Mac, Registry, neighbours};
 use crate::text::Word;
 use crate::watched::Watched;
 
@@ -85,31 +86,45 @@ pub(super) struct NextBootControl {
     pub file: Arc<NextFile>,
     pub rules: Rules,
     pub files: Watched<Files>,
+    pub machines: Arc<Registry>,
+    /// The log says that there is no room for more.
+    pub is_full: AtomicBool,
 }
 
 impl NextBootControl {
     /// Notes boots that are done until `stop` is ready.
-    pub(super) async fn run(&self, machines: &Registry, stop: impl Future<Output = ()>) {
+    pub(super) async fn run(&self, stop: impl Future<Output = ()>) {
         let mut clock = interval(INTERVAL);
         tokio::pin!(stop);
         loop {
             tokio::select! {
                 () = &mut stop => return,
-                _ = clock.tick() => self.note(&machines.finished()),
+                _ = clock.tick() => {}
+            }
+            if self.rules.count_boots() {
+                // Next boots are those of MAC addresses.
+                neighbours::introduce(&self.machines, Instant::now());
+                self.note(&self.machines.finished());
             }
         }
     }
 
     fn note(&self, finished: &[FinishedBoot]) {
         let mut is_changed = false;
-        for FinishedBoot { machine, began, by_call } in finished {
+        for FinishedBoot { machine, asked, by_call } in finished {
             // With a seed, cloud-init says when all is set up, which is later.
             if !by_call && self.files.current().has_seed(*machine) {
                 continue;
             }
-            if self.rules.finished(*machine, *began) {
-                info!(mac = %machine, "boot done: the machine boots from its local disk from now on");
-                is_changed = true;
+            match self.rules.finished(*machine, *asked) {
+                Ok(true) => {
+                    info!(mac = %machine, "boot done: the machine boots from its local disk from now on");
+                    is_changed = true;
+                }
+                Err(error) if !self.is_full.swap(true, Ordering::Relaxed) => {
+                    warn!(mac = %machine, "boot done, but it is not noted, and comes again: {error}");
+                }
+                Ok(false) | Err(_) => {}
             }
         }
         if is_changed && let Err(error) = tokio::task::block_in_place(|| self.file.write(&self.rules)) {
@@ -143,8 +158,8 @@ impl NextBootControl {
             let directory = self.file.path.display();
             return Err(format!("the server has no place to note it: make {directory} and restart it"));
         }
-        let now = Timestamp::now().as_second();
-        self.rules.next().tell(machine, boot.clone(), now).map_err(|error| error.to_string())?;
+        let now = self.machines.seconds(Instant::now(), Timestamp::now());
+        self.rules.tell(machine, boot.clone(), now).map_err(|error| error.to_string())?;
         let directory = self.file.path.display();
         self.file
             .write(&self.rules)

@@ -278,14 +278,16 @@ impl Services<'_> {
             file: Arc::clone(&self.shared.next_file),
             rules: self.config.rules.clone(),
             files: self.files(),
+            machines: self.machines(),
+            is_full: AtomicBool::new(false),
         });
         let control = Arc::new(OperatorControl {
             next_boots: Arc::clone(&next_boots),
             machines: self.machines(),
             servers: self.config.servers.clone(),
         });
-        let (machines, stop) = (self.machines(), self.stop());
-        self.spawn_at_once("next boots", async move { next_boots.run(&machines, stop).await });
+        let stop = self.stop();
+        self.spawn_at_once("next boots", async move { next_boots.run(stop).await });
         self.spawn("status", web::server::run_with(sockets, self.machines(), Some(control), self.stop()));
     }
 

@@ -47,15 +47,7 @@ impl Reports {
     pub(super) fn now(&self) -> StatusReport {
         self.has_garbage.store(true, Ordering::Relaxed);
         let now = Instant::now();
-        let strangers = self.registry.strangers();
-        if !strangers.is_empty() {
-            // The kernel answers from memory. Without its table, machines have only their IP
-            // addresses.
-            let neighbours = neighbours::read().unwrap_or_default();
-            for (address, mac) in neighbours.into_iter().filter(|(address, _)| strangers.contains(address)) {
-                self.registry.met(mac, address, now);
-            }
-        }
+        neighbours::introduce(&self.registry, now);
         self.registry.status(now, Timestamp::now())
     }
 

@@ -17,12 +17,12 @@ impl MachineTable {
     }
 
     /// Iterates over the boots that are done, as far as it shows here: the last of each machine,
-    /// and the last before that, which may have ended just now. Each has its start, and whether its
-    /// system said so itself.
+    /// and the last before that, which may have ended just now. Each has the time at which the machine
+    /// asked what to boot, and whether its system said itself that it is up.
     pub(in crate::machines) fn finished(&self) -> impl Iterator<Item = (Mac, Instant, bool)> {
         self.iter().flat_map(|record| {
             let (mac, done) = (record.mac, [record.done_before, record.boot.done()]);
-            done.into_iter().flatten().filter_map(move |(began, by_call)| Some((mac?, began, by_call)))
+            done.into_iter().flatten().filter_map(move |(asked, by_call)| Some((mac?, asked, by_call)))
         })
     }
 
@@ -161,6 +161,22 @@ mod tests {
         table.released(address, &stats, RootEnd::Released, now);
         let record = table.iter().next().unwrap();
         assert_eq!((record.boot.says_it_is_up(), record.boot.running()), (false, Some(Running::Off)));
+    }
+
+    #[test]
+    fn boot_counts_from_its_menu() {
+        let (began, address) = (Instant::now(), IpAddr::from(ADDRESS));
+        let [loaded, asked, later] = [3600, 3601, 3610].map(|s| began + std::time::Duration::from_secs(s));
+        let mac = Mac::new(&[2, 0, 0, 0, 0, 7]).unwrap();
+        let mut table = MachineTable::new(began, 16);
+        // Firmware that is not answered asks on, here for an hour.
+        table.met(mac, address, began);
+        let stats = table.join(address, Step::Loader, loaded).unwrap();
+        table.reached(address, &stats, Step::Loader, None, loaded);
+        table.reached(address, &stats, Step::Menu, None, asked);
+        table.reached(address, &stats, Step::Kernel, None, later);
+        table.phoned_home(address, report(), later);
+        assert_eq!(table.finished().collect::<Vec<_>>(), [(mac, asked, true)]);
     }
 
     #[test]
