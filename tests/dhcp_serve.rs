@@ -185,6 +185,12 @@ fn successor_knows_of_the_other_server() {
         assert!(server.wait(SOON).unwrap().success(), "{}", server.log());
         server = next;
     }
+    // On one interface it could answer only when the other one has left.
+    let options = ["--config", config.to_str().unwrap(), "--interface", BRIDGE, "--takeover"];
+    let mut next = site.run_again("log3", &options);
+    assert_eq!(next.wait(SOON).and_then(|status| status.code()), Some(1), "{}", next.log());
+    assert!(next.log().contains("the other isowire has another `interface`; stop it"), "{}", next.log());
+    assert!(server.wait(Duration::ZERO).is_none(), "{}", server.log());
 }
 
 #[test]

@@ -280,6 +280,14 @@ fn image_interface_and_directory_have_to_be_there() {
     assert_eq!((report.code, report.verdict("ISO")), (1, "fault"), "{}", report.text);
     assert!(report.about("ISO").1.starts_with("arch: not an Arch ISO"), "{}", report.text);
 
+    let rules = host.dir.path().join("rules.toml");
+    fs::write(&rules, "dhcp = 'off'\n[[machine]]\nmac = '52:54:00:00:00:01'\nimage = 'typo'\nonce = true\n")
+        .unwrap();
+    let report = host.doctor(&["--config", rules.to_str().unwrap()]);
+    let (verdict, text) = report.about("rules");
+    assert_eq!((report.code, verdict), (1, "fault"), "{}", report.text);
+    assert!(text.starts_with("no image called `typo`, which a [[machine]] is to boot; "), "{text}");
+
     host.lan.server().ip(&["address", "flush", "dev", BRIDGE]);
     let report = host.doctor(&["--interface", BRIDGE]);
     assert_eq!(report.verdict("interface"), "fault", "{}", report.text);

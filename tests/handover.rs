@@ -19,6 +19,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use tempfile::TempDir;
 
 use common::iso;
+use common::lan::{self, Lan};
 use common::nbd_clients::{Clients, Habit, print_waits};
 use common::needs::{needs, tool};
 use common::ports::free_port;
@@ -35,6 +36,8 @@ struct Stage {
     image: Arc<Vec<u8>>,
     /// Ports of NBD, NFS, HTTP and TFTP of the first server, which the next ones take over.
     ports: [u16; 4],
+    /// Options of the address and of DHCP.
+    options: [&'static str; 4],
 }
 
 impl Stage {
@@ -45,7 +48,8 @@ impl Stage {
         fs::set_permissions(dir.path().join("run"), fs::Permissions::from_mode(0o700)).unwrap();
         // Free at this moment; the test runs alone in its directory, not on its host.
         let ports = [(); 4].map(|()| free_port());
-        let mut stage = Self { dir, image: Arc::default(), ports };
+        let mut stage =
+            Self { dir, image: Arc::default(), ports, options: ["--bind", "127.0.0.1", "--dhcp", "off"] };
         stage.image = stage.put_iso(1);
         stage
     }
@@ -71,7 +75,8 @@ impl Stage {
     fn command(&self) -> Command {
         let [nbd, nfs, http, tftp] = self.ports.map(|port| port.to_string());
         let mut command = Command::new(PROGRAM);
-        command.arg("serve").arg(self.dir.path().join("iso")).args(["--bind", "127.0.0.1", "--dhcp", "off"]);
+        command.arg("serve").arg(self.dir.path().join("iso")).args(self.options);
+        command.env("XDG_STATE_HOME", self.dir.path());
         command.args(["--nbd", &nbd, "--nfs", &nfs, "--portmap", "off", "--http", &http, "--tftp", &tftp]);
         command.env("XDG_RUNTIME_DIR", self.dir.path().join("run")).env_remove("RUNTIME_DIRECTORY");
         command
@@ -228,6 +233,14 @@ fn failed_take_over_leaves_all_as_it_was() {
     assert_eq!(next.wait(SOON).and_then(|status| status.code()), Some(1), "{}", next.log());
     server.wait_for("not taken over", SOON);
     clients.run(Duration::from_millis(300));
+
+    // One that cannot have the ports while the other one has them.
+    let stage = Stage { options: ["--bind", "0.0.0.0", "--dhcp", "off"], ..stage };
+    let mut next = Running::start(stage.command().arg("--takeover"), &stage.log(3));
+    let stage = Stage { options: ["--bind", "127.0.0.1", "--dhcp", "off"], ..stage };
+    assert_eq!(next.wait(SOON).and_then(|status| status.code()), Some(1), "{}", next.log());
+    let why = "on 127.0.0.1, so this one cannot have it on 0.0.0.0; stop it, and start without --takeover";
+    assert!(next.log().contains(why), "{}", next.log());
 
     // One that is ready and leaves: the connections have come to rest by then.
     let socket = stage.dir.path().join("run/isowire/handover.sock");
@@ -411,6 +424,34 @@ fn stored_clients_outlive_a_start_that_fails() {
     assert!(server.log().contains("NBD connections taken over connections=300"), "{}", server.log());
 }
 
+/// A DHCP server looks for others for some seconds at its start, and its clients are with it by then.
+#[test]
+fn stored_clients_outlive_a_stop_during_a_start() {
+    needs!(lan::NEEDS, ["xorriso", "python3"]);
+    let lan = Lan::new(Ipv4Addr::new(192, 168, 77, 1));
+    lan.server().enter();
+    let stage = Stage::new();
+    let manager = Manager::new(&stage);
+    let server = manager.start(&stage, 0, &[]);
+    let mut clients = Clients::new();
+    stage.connect(&mut clients, 10, Habit::Steady);
+    clients.run(Duration::from_millis(300));
+    let options = ["--bind", "0.0.0.0", "--dhcp-range", "192.168.77.100-192.168.77.199"];
+    let stage = Stage { options, ..stage };
+    let server = clients.run_beside(|| {
+        let mut starting = manager.launch(&stage, 1, &manager.stop(server));
+        starting.wait_for("NBD connections taken over", SOON);
+        // systemd has forgotten them by the end of this.
+        let stored = manager.stop(starting);
+        let log = fs::read_to_string(stage.log(1)).unwrap();
+        assert!(!log.contains("\nready\n"), "it was stopped too late for this test: {log}");
+        manager.start(&stage, 2, &stored)
+    });
+    clients.run(Duration::from_millis(200));
+    clients.finish();
+    assert!(server.log().contains("NBD connections taken over connections=10"), "{}", server.log());
+}
+
 #[test]
 fn damaged_store_is_said_and_costs_nothing_else() {
     needs!(["xorriso", "python3"]);
@@ -427,4 +468,8 @@ fn damaged_store_is_said_and_costs_nothing_else() {
         assert!(server.log().contains("not taken over"), "{}", server.log());
         server.stop();
     }
+    // systemd stores no more than the unit says, and the state is last.
+    let bundle = ("isowire-0".to_owned(), UnixStream::pair().unwrap().0.into());
+    let server = manager.start(&stage, 2, &[bundle]);
+    assert!(server.log().contains("raise FileDescriptorStoreMax= of the unit"), "{}", server.log());
 }

@@ -267,12 +267,19 @@ fn leases_are_given_to_the_user() {
     assert!(fs::read_to_string(&leases).unwrap().starts_with("# Leases"));
     assert_eq!([owner(&leases), owner(leases.parent().unwrap())], [(65534, 65534); 2]);
     assert!(server.0.stop().success(), "{}", server.0.log());
-    // Another user gets the files of the one before.
+    // Another user gets the files of the one before, also what was learned of boots.
+    let list = stage.path("state/isowire/0123456789abcdef.boot");
+    fs::write(&list, "of an image").unwrap();
     let mut server = stage.start(serve().args(["--user", "12345"]));
     assert_eq!(
-        (server.row(), owner(&leases)),
-        ("landlock and seccomp; as user 12345".into(), (12345, 12345))
+        (server.row(), owner(&leases), owner(&list)),
+        ("landlock and seccomp; as user 12345".into(), (12345, 12345), (12345, 12345))
     );
+    assert!(server.0.stop().success(), "{}", server.0.log());
+
+    // Without another user, nobody made the directory.
+    let mut server = stage.start(serve().env("XDG_STATE_HOME", stage.path("new")).args(["--user", "root"]));
+    assert!(stage.path("new/isowire/leases").exists(), "{}", server.0.log());
     assert!(server.0.stop().success(), "{}", server.0.log());
 
     // A directory that is not isowire's alone is not given away.

@@ -143,6 +143,15 @@ impl Config {
         self.bind.is_loopback() && self.advertise.is_none()
     }
 
+    /// Returns whether DHCP is answered. A proxy that nobody asked for is of no use where no machine is.
+    pub(crate) fn answers_dhcp(&self) -> bool {
+        match self.dhcp {
+            Dhcp::Off => false,
+            Dhcp::Proxy(Asked::ByDefault) => !self.is_unreachable(),
+            Dhcp::Proxy(Asked::ByOperator) | Dhcp::Server(_) => true,
+        }
+    }
+
     /// Returns the roots that the operator named, for all machines, an image or a rule.
     pub(crate) fn named_roots(&self) -> impl Iterator<Item = Root> {
         let images = self.images.iter().map(|image| &image.overrides);

@@ -29,6 +29,7 @@ use crate::images::ServedImage;
 use crate::inspect::{self, Format};
 use crate::interfaces::{self, Interface};
 use crate::server::{FoundImages, Trial, WrittenDirectory};
+use crate::text::Word;
 
 /// An error that ends `doctor`, in one line for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -181,7 +182,18 @@ impl<'a> Examination<'a> {
         let places = places.iter().map(|(place, count)| {
             Finding::ok("ISO", format!("{place}: images in the object store: {count} (not opened)"))
         });
-        errors.chain(places).chain(images.iter().flat_map(|served| self.image(served))).collect()
+        let images = images.iter().flat_map(|served| self.image(served));
+        errors.chain(places).chain(images).chain(self.unknown_images()).collect()
+    }
+
+    /// Judges the images that rules name. Those of object stores are not known here.
+    fn unknown_images(&self) -> impl Iterator<Item = Finding> {
+        let FoundImages { images, places, .. } = &self.images;
+        let has_folder = self.config.images.iter().any(|image| image.path.is_dir());
+        let is_known = |name: &Word| images.iter().any(|served| *served.name == *name.as_str());
+        let named = self.config.rules.iter().filter_map(|rule| rule.image.as_ref());
+        let unknown = named.filter(move |name| places.is_empty() && !is_known(name));
+        unknown.map(move |name| judge::unknown_image(name, has_folder))
     }
 
     fn image(&self, served: &Arc<ServedImage>) -> Vec<Finding> {

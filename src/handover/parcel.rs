@@ -67,11 +67,13 @@ impl Outgoing {
     }
 }
 
-/// What a process got from another one. Open files may be missing.
+/// What a process got from another one.
 #[derive(Debug)]
 pub(crate) struct Parcel {
     pub(crate) images: Vec<(CarriedImage, File)>,
     pub(crate) connections: Vec<(RestingConnection, TcpStream)>,
+    /// Connections whose socket is missing.
+    pub(crate) lost: usize,
     pub(crate) machines: Vec<CarriedMachine>,
     pub(crate) dhcp_conflicts: Option<Vec<CarriedConflict>>,
     pub(crate) is_draining: bool,
@@ -81,17 +83,15 @@ impl Parcel {
     /// Joins a state and its open files. `descriptor` returns one by its number, once.
     pub(super) fn new(state: State, mut descriptor: impl FnMut(usize) -> Option<OwnedFd>) -> Self {
         let State { images, connections, machines, dhcp_conflicts, is_draining } = state;
-        let first = images.len();
-        let mut joined =
-            Self { images: Vec::new(), connections: Vec::new(), machines, dhcp_conflicts, is_draining };
-        for (number, image) in images.into_iter().enumerate() {
-            joined.images.extend(descriptor(number).map(|file| (image, file.into())));
-        }
-        for (number, connection) in connections.into_iter().enumerate() {
-            let socket = descriptor(first + number);
-            joined.connections.extend(socket.map(|socket| (connection, socket.into())));
-        }
-        joined
+        let (first, count) = (images.len(), connections.len());
+        let images = (0..).zip(images);
+        let images = images.filter_map(|(number, image)| Some((image, descriptor(number)?.into()))).collect();
+        let connections = (first..).zip(connections);
+        let connections: Vec<_> = connections
+            .filter_map(|(number, connection)| Some((connection, descriptor(number)?.into())))
+            .collect();
+        let lost = count - connections.len();
+        Self { images, connections, lost, machines, dhcp_conflicts, is_draining }
     }
 }
 

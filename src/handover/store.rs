@@ -40,6 +40,9 @@ const STORED_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) enum StoreError {
     #[error("{0}")]
     State(#[from] super::state::StateError),
+    /// It is stored last.
+    #[error("systemd did not store all; raise FileDescriptorStoreMax= of the unit")]
+    Incomplete,
     #[error("{0}")]
     System(#[from] io::Error),
 }
@@ -82,7 +85,9 @@ impl Stored {
     /// # Errors
     /// [`StoreError`] for a state that cannot be used.
     pub(crate) fn open(self) -> Result<Option<Parcel>, StoreError> {
-        let Some(state) = self.state else { return Ok(None) };
+        let Some(state) = self.state else {
+            return if self.bundles.is_empty() { Ok(None) } else { Err(StoreError::Incomplete) };
+        };
         let (mut state, mut bytes) = (File::from(state), Vec::new());
         // An earlier process may have read it, and failed to start.
         state.rewind()?;

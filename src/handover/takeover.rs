@@ -17,6 +17,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::descriptors;
 use super::state::{self, DESCRIPTORS_MAX, STATE_MAX, StateError};
 use super::{Outgoing, Parcel, State};
+use crate::image::Identity;
 use crate::images::ImageSet;
 use crate::images::carried::CarriedImage;
 
@@ -58,6 +60,15 @@ pub enum TakeoverError {
     State(#[from] StateError),
     #[error("the other isowire said `{0}`")]
     Unexpected(String),
+    #[error(
+        "the other isowire has port {port} on {theirs}, so this one cannot have it on {ours}; stop it, and start \
+         without --takeover"
+    )]
+    Address { port: u16, theirs: Ipv4Addr, ours: Ipv4Addr },
+    #[error("the other isowire has another `interface`; stop it, and start without --takeover")]
+    Interface,
+    #[error("the images have changed meanwhile; try again")]
+    Images,
 }
 
 fn ended() -> TakeoverError {
@@ -138,7 +149,11 @@ impl Successor {
 
 /// The side of the running process.
 #[derive(Debug)]
-pub(crate) struct Predecessor(Channel);
+pub(crate) struct Predecessor {
+    channel: Channel,
+    /// Images that the other process has.
+    offered: Vec<Identity>,
+}
 
 impl Predecessor {
     /// Offers everything that is open to a process that connected, and waits until it is ready.
@@ -163,7 +178,21 @@ impl Predecessor {
         channel.wait_at_most(READY_WITHIN)?;
         channel.expect(READY)?;
         channel.wait_at_most(ANSWER_WITHIN)?;
-        Ok(Self(channel))
+        let offered = images.known().map(|known| known.image.identity).collect();
+        Ok(Self { channel, offered })
+    }
+
+    /// Refuses a process that lacks one of the images by now: their machines would lose their root.
+    ///
+    /// # Errors
+    /// [`TakeoverError::Images`]
+    pub(crate) fn require(&mut self, images: &ImageSet) -> Result<(), TakeoverError> {
+        if images.known().all(|known| self.offered.contains(&known.image.identity)) {
+            return Ok(());
+        }
+        // If it has left, it needs no reason.
+        let _ = self.channel.say(&TakeoverError::Images.to_string());
+        Err(TakeoverError::Images)
     }
 
     /// Hands everything over. After it the machines are no longer ours.
@@ -172,8 +201,8 @@ impl Predecessor {
     /// [`TakeoverError`]: the other process has nothing, and the connections can go on here.
     pub(crate) fn hand_over(&mut self, outgoing: &Outgoing) -> Result<(), TakeoverError> {
         self.hand_over_more(outgoing)?;
-        self.0.expect(TAKE)?;
-        self.0.say(YOURS)?;
+        self.channel.expect(TAKE)?;
+        self.channel.say(YOURS)?;
         Ok(())
     }
 
@@ -182,7 +211,7 @@ impl Predecessor {
     /// # Errors
     /// [`TakeoverError`]
     pub(crate) fn hand_over_more(&mut self, outgoing: &Outgoing) -> Result<(), TakeoverError> {
-        self.0.send(STATE, &outgoing.state.emit()?, &outgoing.descriptors())
+        self.channel.send(STATE, &outgoing.state.emit()?, &outgoing.descriptors())
     }
 }
 

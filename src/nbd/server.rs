@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::mpsc::error::SendError;
 use tracing::warn;
 
 use super::session::resting::RestingConnection;
@@ -105,16 +106,28 @@ impl Server {
     }
 }
 
-/// Serves a connection until it ends or comes to rest.
-async fn serve(mut connection: Connection, connections: Arc<Connections<Connection>>) {
+/// Serves a connection until it ends or comes to rest. It is one of `connections` from now on, also while
+/// its task waits for its first turn.
+fn serve(
+    mut connection: Connection,
+    connections: Arc<Connections<Connection>>,
+) -> impl Future<Output = ()> + use<> {
     let mut member = connections.join();
-    let collector = tokio::select! {
-        biased;
-        end = connection.run() => return connection.ended(&end),
-        collector = member.rest_requested() => collector,
-    };
-    // The driver was stopped where it waited, so the connection is plain data now.
-    let _ = collector.send(connection);
+    async move {
+        loop {
+            let collector = tokio::select! {
+                biased;
+                end = connection.run() => return connection.ended(&end),
+                collector = member.rest_requested() => collector,
+            };
+            // The driver was stopped where it waited, so the connection is plain data now.
+            let Err(SendError(late)) = collector.send(connection) else { return };
+            // Nobody waits for it any more.
+            connection = late;
+            connection.begin_again();
+            member = connections.join();
+        }
+    }
 }
 
 #[cfg(test)]

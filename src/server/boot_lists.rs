@@ -111,6 +111,13 @@ impl BootLists {
     }
 }
 
+/// Tells whether a file is a list, or one that is being written.
+pub(super) fn is_list(name: &str) -> bool {
+    let list = name.strip_suffix(".new").unwrap_or(name);
+    let identity = list.strip_suffix(END);
+    identity.is_some_and(|identity| identity.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 fn file_of(image: &Image) -> String {
     format!("{}{END}", image.identity)
 }

@@ -63,7 +63,7 @@ impl Arrival {
         let (mut inherited, mut images) = (inherited, Vec::new());
         let arrival = if config.takeover {
             let (successor, offer) = Successor::connect(&config.handover_socket)?;
-            inherited = Inherited::of_offer(offer.sockets, config);
+            inherited = Inherited::of_offer(offer.sockets, config)?;
             images = offer.images;
             Self::Offered(successor)
         } else {
@@ -103,7 +103,8 @@ impl Arrival {
                     conflicts = parcel.dhcp_conflicts.clone();
                     resume(parcel, nbd, machines);
                 }
-                spawn_blocking(move || forget(&names));
+                // What this process may put there must not be forgotten.
+                let _ = spawn_blocking(move || forget(&names)).await;
             }
             Self::Offered(mut successor) => {
                 let taken = spawn_blocking(move || successor.take().map(|parcel| (successor, parcel)));
@@ -134,6 +135,12 @@ fn resume(parcel: Parcel, nbd: &nbd::server::Server, machines: &Registry) {
     metrics::set(Gauge::TakenOver, 1);
     machines.add_carried(parcel.machines, Instant::now());
     machines.set_draining(parcel.is_draining, Instant::now());
+    if parcel.lost > 0 {
+        error!(
+            connections = parcel.lost,
+            "NBD connections lost in the handover: systemd did not store all; raise FileDescriptorStoreMax= of the unit"
+        );
+    }
     let mut resumed = 0;
     for (connection, socket) in parcel.connections {
         let peer = connection.peer;
@@ -260,6 +267,10 @@ impl Legacy {
     /// Hands everything to a process that is ready. If it leaves, all goes on here, and `None` is
     /// returned.
     pub(super) async fn hand_over(&self, mut predecessor: Predecessor) -> Option<Predecessor> {
+        if let Err(error) = predecessor.require(&self.images.current()) {
+            warn!("not taken over: {error}");
+            return None;
+        }
         let outgoing = self.with(self.nbd.rest().await);
         let sent = spawn_blocking(move || {
             let result = predecessor.hand_over(&outgoing);
@@ -294,8 +305,16 @@ impl Legacy {
         }
     }
 
+    /// Leaves everything to the next process, if there is a manager that starts one.
+    pub(super) async fn leave(&self) {
+        match store::is_there() {
+            true => self.put_into_store().await,
+            false => self.nbd.warn_of_lost_clients(),
+        }
+    }
+
     /// Gives everything to systemd, for the next process.
-    pub(super) async fn put_into_store(&self) {
+    async fn put_into_store(&self) {
         if self.nbd.is_unused() && self.with(Vec::new()).is_needless() {
             return;
         }

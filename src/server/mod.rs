@@ -127,6 +127,8 @@ const TABLE: u64 = 4096;
 /// until none of them can be reading it. For the 200 clients of a handover that took 20 ms, for which
 /// they waited.
 pub fn make_room_for_clients() {
+    // If it cannot be raised, the start says so.
+    let _ = raise_file_limit();
     let size = getrlimit(Resource::Nofile).current.map_or(TABLE, |limit| limit.min(TABLE));
     // A descriptor of a high number does that. Without it, the table is enlarged later.
     let _ = fcntl_dupfd_cloexec(io::stderr(), size.saturating_sub(1) as RawFd);
@@ -140,7 +142,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     // Before there are threads that read the environment, since it changes that.
     let inherited = Inherited::take()?;
     sandbox::require(config)?;
-    raise_file_limit();
+    if let Err(error) = raise_file_limit() {
+        warn!(open_files = getrlimit(Resource::Nofile).current, "limit of open files not raised: {error}");
+    }
     // It may be another one than that of the sockets later.
     let owner = geteuid();
     let Beginning { arrival, inherited, images, remote } = Arrival::take(config, inherited)?;
@@ -185,12 +189,10 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 
 /// Raises the limit of open files to the user's maximum: each machine takes one, and many systems
 /// start a program with 1024.
-fn raise_file_limit() {
+fn raise_file_limit() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     // Up to the hard limit no privilege is needed (setrlimit(2)).
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        warn!(open_files = limit.current, "limit of open files not raised: {error}");
-    }
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
 }
 
 /// Returns the limits of clients, which follow from that of open files unless the operator chose.
@@ -272,10 +274,21 @@ async fn serve(
         cache,
     };
     let legacy = Legacy { nbd: nbd.clone(), images, machines, dhcp_conflicts };
-    let mut services = tokio::select! {
-        started = services::start(config, sockets, updater, shared, hangup, &stopping) => started?,
+    let started = tokio::select! {
+        started = services::start(config, sockets, updater, shared, hangup, &stopping) => started,
         // A DHCP server looks for other servers for some seconds before it starts.
-        _ = stop_signals.received() => return Ok(()),
+        signal = stop_signals.received() => {
+            info!("shutting down: {signal}");
+            legacy.leave().await;
+            return Ok(());
+        }
+    };
+    let mut services = match started {
+        Ok(services) => services,
+        Err(error) => {
+            legacy.leave().await;
+            return Err(error);
+        }
     };
     announce(&report);
     let end = loop {
@@ -312,16 +325,16 @@ async fn serve(
                 signal = stop_signals.received() => info!("shutting down: {signal}"),
             }
         }
-        ServeEnd::Stopped if store::is_there() => {
-            // NBD clients are served meanwhile.
-            let _ = tokio::time::timeout(RESTART_DRAIN, drained).await;
-            legacy.put_into_store().await;
-        }
         ServeEnd::Stopped => {
-            nbd.warn_of_lost_clients();
-            let _ = tokio::time::timeout(DRAIN, drained).await;
+            // NBD clients are served meanwhile.
+            let drain = if store::is_there() { RESTART_DRAIN } else { DRAIN };
+            let _ = tokio::time::timeout(drain, drained).await;
+            legacy.leave().await;
         }
-        ServeEnd::Failed(error) => return Err(error.into()),
+        ServeEnd::Failed(error) => {
+            legacy.leave().await;
+            return Err(error.into());
+        }
     }
     Ok(())
 }

@@ -58,6 +58,11 @@ impl NextFile {
             let restored = config.rules.next().restore(&text);
             restored.map_err(|error| format!("{place}: {error}; remove the file"))?;
         }
+        // Boots that are not kept come again after a restart. Another process may have it to itself yet.
+        if needs_it && !config.takeover {
+            let written = file.write(&config.rules);
+            written.map_err(|error| format!("once: {place}: {error}; let isowire write there"))?;
+        }
         Ok(file)
     }
 

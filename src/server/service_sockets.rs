@@ -314,7 +314,7 @@ impl ServiceSockets {
     ) -> Result<(), StartError> {
         let (asked, sharing, state) = match &config.dhcp {
             Dhcp::Off => return self.leave_dhcp_off(OFF, &inherited),
-            Dhcp::Proxy(Asked::ByDefault) if config.is_unreachable() => {
+            Dhcp::Proxy(_) if !config.answers_dhcp() => {
                 let why = format!("bound to {}, which no machine can reach", config.bind);
                 self.leave_dhcp_off(&why, &inherited)?;
                 self.hinder(Obstacle { taken: None, fix: Some("choose another `bind`".into()) });
@@ -326,7 +326,7 @@ impl ServiceSockets {
         };
         // Before the ports, which two proxies share.
         let interface = config.interface.as_deref();
-        let mark = mark.and_then(|mark| DhcpMark::inherit(mark, interface));
+        let mark = mark.map(|mark| DhcpMark::inherit(mark, interface)).transpose()?;
         let mark = match (mark.map_or_else(|| DhcpMark::set(interface), Ok), asked) {
             (Ok(mark), _) => mark,
             (Err(other), Asked::ByOperator) => return Err(other.into()),

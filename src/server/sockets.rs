@@ -2,7 +2,7 @@
 
 use std::env;
 use std::io;
-use std::net::{SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 
@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::{Asked, Config, ServicePort};
 use crate::handover::store::Stored;
+use crate::handover::takeover::TakeoverError;
 use crate::sys;
 
 /// Connections that may wait to be accepted: a thousand machines may start together.
@@ -89,43 +90,41 @@ impl Inherited {
         Ok(inherited)
     }
 
-    /// Takes the sockets that another process listened on. Those that do not fit the configuration
+    /// Takes the sockets that another process listens on. Those that do not fit the configuration
     /// are closed, and bound anew.
-    pub(super) fn of_offer(sockets: Vec<(String, OwnedFd)>, config: &Config) -> Self {
+    ///
+    /// # Errors
+    /// [`TakeoverError::Address`] for one that cannot be bound anew while the other process has it.
+    pub(super) fn of_offer(sockets: Vec<(String, OwnedFd)>, config: &Config) -> Result<Self, TakeoverError> {
         let mut inherited = Self::default();
         for (name, socket) in sockets {
-            inherited.add_offered(&name, socket, config);
+            inherited.add_offered(&name, socket, config)?;
         }
-        inherited
+        Ok(inherited)
     }
 
-    fn add_offered(&mut self, name: &str, socket: OwnedFd, config: &Config) {
+    fn add_offered(&mut self, name: &str, socket: OwnedFd, config: &Config) -> Result<(), TakeoverError> {
         if name == "dhcp-mark" {
             self.dhcp_mark = Some(socket.into());
-            return;
+            return Ok(());
         }
-        let Some(address) = address_of(&socket) else { return };
-        let fits = |service: ServicePort| match service {
-            ServicePort::On { port, asked } => {
-                // Port 0 is any, and a default service may have got another one.
-                let is_port = port == 0 || address.port() == port || asked == Asked::ByDefault;
-                is_port && *address.ip() == config.bind
-            }
-            ServicePort::Off => false,
-        };
+        let Some(address) = address_of(&socket) else { return Ok(()) };
+        let fits = |service| fits(service, address, config.bind);
         let services = &config.root_services;
+        let has_portmap = !services.nfs.is_off();
         match name {
-            "nbd" if fits(services.nbd) => self.nbd = Some(socket.into()),
-            "nfs" if fits(services.nfs) => self.nfs = Some(socket.into()),
-            "http" if fits(services.http) => self.http = Some(socket.into()),
-            "tftp" if fits(config.tftp) => self.tftp = Some(socket.into()),
-            "portmap-tcp" if fits(services.portmap) => self.portmap.tcp = Some(socket.into()),
-            "portmap-udp" if fits(services.portmap) => self.portmap.udp = Some(socket.into()),
+            "nbd" if fits(services.nbd)? => self.nbd = Some(socket.into()),
+            "nfs" if fits(services.nfs)? => self.nfs = Some(socket.into()),
+            "http" if fits(services.http)? => self.http = Some(socket.into()),
+            "tftp" if fits(config.tftp)? => self.tftp = Some(socket.into()),
+            "portmap-tcp" if has_portmap && fits(services.portmap)? => self.portmap.tcp = Some(socket.into()),
+            "portmap-udp" if has_portmap && fits(services.portmap)? => self.portmap.udp = Some(socket.into()),
             "status" if config.status.address() == Some(address) => self.status = Some(socket.into()),
-            "dhcp" if config.dhcp.is_on() => self.dhcp = Some(socket.into()),
-            "pxe" if config.dhcp.is_on() => self.pxe = Some(socket.into()),
+            "dhcp" if config.answers_dhcp() => self.dhcp = Some(socket.into()),
+            "pxe" if config.answers_dhcp() => self.pxe = Some(socket.into()),
             _ => {}
         }
+        Ok(())
     }
 
     fn add(&mut self, name: &str, sockets: &mut ListenFd, position: usize) -> Result<(), SocketError> {
@@ -164,6 +163,18 @@ impl Inherited {
         }
         Err(SocketError::Kind(name.into()))
     }
+}
+
+/// Tells whether a service that is bound to `ours` can have the socket of another process at `address`.
+fn fits(service: ServicePort, address: SocketAddrV4, ours: Ipv4Addr) -> Result<bool, TakeoverError> {
+    let ServicePort::On { port, asked } = service else { return Ok(false) };
+    let theirs = *address.ip();
+    // Port 0 is any, and a default service may have got another one.
+    let is_port = port == 0 || address.port() == port || asked == Asked::ByDefault;
+    if is_port && port != 0 && theirs != ours && (theirs.is_unspecified() || ours.is_unspecified()) {
+        return Err(TakeoverError::Address { port: address.port(), theirs, ours });
+    }
+    Ok(is_port && theirs == ours)
 }
 
 fn address_of(socket: &OwnedFd) -> Option<SocketAddrV4> {

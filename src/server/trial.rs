@@ -96,6 +96,8 @@ pub(crate) struct WrittenDirectory<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DirectoryContent {
     Leases,
+    /// Next boots of machines, for rules with `once`.
+    NextBoots,
     /// Local sockets.
     Sockets,
     /// What was fetched from object stores.
@@ -107,8 +109,10 @@ impl<'a> WrittenDirectory<'a> {
     pub(crate) fn all(config: &'a Config) -> impl Iterator<Item = Self> {
         let of = |content| move |path| Self { path, content };
         let leases = files::lease_directory(config).map(of(DirectoryContent::Leases));
+        let has_once = config.rules.iter().any(|rule| rule.is_once);
+        let next = has_once.then(|| of(DirectoryContent::NextBoots)(&config.state_directory));
         let sockets = of(DirectoryContent::Sockets)(files::socket_directory(config));
         let cache = config.cache.as_ref().map(|cache| &*cache.directory).map(of(DirectoryContent::Cache));
-        leases.into_iter().chain([sockets]).chain(cache)
+        leases.into_iter().chain(next).chain([sockets]).chain(cache)
     }
 }

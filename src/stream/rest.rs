@@ -5,8 +5,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+use tracing::warn;
+
+/// Time for all connections to come to rest. One may sit in a system call that waits for a disk which
+/// hangs, and the others have stopped by then.
+const REST_WITHIN: Duration = Duration::from_secs(1);
 
 /// The connections of a service, each of which gives a `C` when it comes to rest.
 #[derive(Debug)]
@@ -51,7 +58,8 @@ impl<C> Connections<C> {
     }
 
     /// Brings all connections to rest and returns them. Those that end meanwhile are missing; those
-    /// that join later go on.
+    /// that join later go on. One that takes longer than a second cannot send itself any more, and goes on
+    /// too.
     pub(crate) async fn rest(&self) -> Vec<C> {
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let requests: Vec<_> = self.members().requests.drain().collect();
@@ -61,9 +69,16 @@ impl<C> Connections<C> {
         }
         drop(sender);
         let mut resting = Vec::new();
-        while let Some(connection) = receiver.recv().await {
+        let end = Instant::now() + REST_WITHIN;
+        while let Ok(received) = timeout_at(end, receiver.recv()).await {
+            let Some(connection) = received else { return resting };
             resting.push(connection);
         }
+        receiver.close();
+        let connections = receiver.sender_strong_count();
+        warn!(connections, "connections do not come to rest: the disk of their image may hang");
+        // What came before it was closed.
+        resting.extend(std::iter::from_fn(|| receiver.try_recv().ok()));
         resting
     }
 
@@ -109,6 +124,23 @@ mod tests {
         assert_eq!(resting, [0, 1, 2]);
         assert_eq!(connections.len(), 0);
         assert!(connections.rest().await.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_that_hangs_keeps_no_other_at_rest() {
+        let connections = Arc::new(Connections::default());
+        let [mut quick, mut slow] = [(); 2].map(|()| connections.join());
+        let hanging = tokio::spawn(async move {
+            let collector = slow.rest_requested().await;
+            tokio::time::sleep(2 * REST_WITHIN).await;
+            collector.send("late").is_err()
+        });
+        tokio::spawn(async move {
+            let collector = quick.rest_requested().await;
+            let _ = collector.send("quick");
+        });
+        assert_eq!(connections.rest().await, ["quick"]);
+        assert!(hanging.await.unwrap(), "it keeps what it has");
     }
 
     #[tokio::test]

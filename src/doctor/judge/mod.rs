@@ -19,6 +19,7 @@ use crate::dhcp::server::DhcpProbe;
 use crate::inspect::{FirmwareBoot, RootSupport};
 use crate::interfaces::Interface;
 use crate::server::{DirectoryContent, OTHER_PROGRAM, ServiceRow, StartError};
+use crate::text::Word;
 
 /// Room for leases: thousands of them have a megabyte.
 const ROOM_MIN: u64 = 1 << 20;
@@ -256,6 +257,16 @@ pub(super) fn hooks(image: &str, support: &[RootSupport], served: &[Root]) -> Fi
     }
 }
 
+/// Judges a rule that names an image which is not there. Those of a folder come and go.
+pub(super) fn unknown_image(name: &Word, has_folder: bool) -> Finding {
+    let text = format!("no image called `{name}`, which a [[machine]] is to boot");
+    let fix = "change `image` there, or give an [[image]] this `name`";
+    match has_folder {
+        true => Finding::warning("rules", text, fix),
+        false => Finding::fault("rules", text, fix),
+    }
+}
+
 /// Judges a directory that `serve` writes to.
 pub(super) fn directory(state: &DirectoryState<'_>) -> Finding {
     const SUBJECT: &str = "disk";
@@ -263,6 +274,7 @@ pub(super) fn directory(state: &DirectoryState<'_>) -> Finding {
     let content = state.directory.content;
     let name = match content {
         DirectoryContent::Leases => "leases",
+        DirectoryContent::NextBoots => "boots that happen `once`",
         DirectoryContent::Sockets => "the local status",
         DirectoryContent::Cache => "images of object stores",
     };
@@ -277,6 +289,11 @@ pub(super) fn directory(state: &DirectoryState<'_>) -> Finding {
             SUBJECT,
             text("cannot be written"),
             "name another `cache-dir`, or give the directory to this user",
+        ),
+        (false, _) if content == DirectoryContent::NextBoots => Finding::fault(
+            SUBJECT,
+            text("cannot be written"),
+            "set XDG_STATE_HOME, or give the directory to this user",
         ),
         (false, _) => Finding::warning(
             SUBJECT,

@@ -164,7 +164,7 @@ fn hooks_matter_for_roots_that_are_served() {
 
 #[test]
 fn directory_of_leases_has_to_be_written() {
-    use DirectoryContent::{Cache, Leases, Sockets};
+    use DirectoryContent::{Cache, Leases, NextBoots, Sockets};
     let state = |content, is_writable, free| {
         let directory = WrittenDirectory { path: Path::new("/d"), content };
         directory_verdict(&DirectoryState { directory, is_writable, free })
@@ -174,6 +174,7 @@ fn directory_of_leases_has_to_be_written() {
     assert_eq!(state(Leases, true, Some(ROOM_MIN - 1)), Verdict::Warning);
     assert_eq!(state(Leases, false, None), Verdict::Fault);
     assert_eq!(state(Cache, false, None), Verdict::Fault);
+    assert_eq!(state(NextBoots, false, None), Verdict::Fault);
     assert_eq!(state(Sockets, false, None), Verdict::Warning);
 }
 

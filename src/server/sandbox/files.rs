@@ -101,12 +101,17 @@ fn place(path: &Path) -> PathBuf {
     }
 }
 
-/// Returns the directory of the lease file.
-pub(in crate::server) fn lease_directory(config: &Config) -> Option<&Path> {
+/// Returns the lease file, if leases are kept.
+pub(super) fn lease_file(config: &Config) -> Option<&Path> {
     match &config.dhcp {
-        Dhcp::Server(server) => server.lease_file.as_ref()?.parent(),
+        Dhcp::Server(server) => server.lease_file.as_deref(),
         Dhcp::Proxy(_) | Dhcp::Off => None,
     }
+}
+
+/// Returns the directory of the lease file.
+pub(in crate::server) fn lease_directory(config: &Config) -> Option<&Path> {
+    lease_file(config)?.parent()
 }
 
 /// Returns the directory of the sockets for this host.

@@ -15,10 +15,10 @@ use rustix::thread::{
     set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use super::files::{lease_directory, socket_directory};
+use super::files::{lease_file, socket_directory};
 use crate::config::{Config, User};
 use crate::images::ImageSet;
-use crate::server::next_boots;
+use crate::server::{boot_lists, next_boots};
 use crate::store::Place;
 
 /// Capability that is kept beside seccomp. With it the kernel tells what is in the page cache of a
@@ -48,7 +48,7 @@ pub(in crate::server) struct Identity {
 struct Needs<'a> {
     /// Folders and images, which are read again when they change.
     read: Vec<&'a Path>,
-    leases: Option<&'a Path>,
+    lease_file: Option<&'a Path>,
     /// Directory of the next boots.
     state: Option<&'a Path>,
     /// A rule says `once`.
@@ -169,7 +169,7 @@ impl<'a> Needs<'a> {
         let is_state_needed = config.rules.iter().any(|rule| rule.is_once);
         Self {
             read,
-            leases: lease_directory(config),
+            lease_file: lease_file(config),
             state,
             is_state_needed,
             sockets: socket_directory(config),
@@ -188,8 +188,12 @@ impl<'a> Needs<'a> {
         if let Some(manager) = notify_socket().filter(|manager| !is_reachable(manager, user, keep)) {
             return Err(format!("{user} cannot write to NOTIFY_SOCKET={}", manager.display()));
         }
-        let is_ours = |name: &str| name.starts_with("leases") || name.starts_with(next_boots::NAME);
-        if let Some(directory) = self.leases {
+        let lease_file = self.lease_file.and_then(|path| path.file_name()?.to_str());
+        // A proxy needs no leases, but an earlier run may have left some.
+        let own = [lease_file.unwrap_or("leases"), "leases", next_boots::NAME];
+        let is_ours = |name: &str| own.iter().any(|own| name.starts_with(own)) || boot_lists::is_list(name);
+        let leases = self.lease_file.and_then(Path::parent);
+        if let Some(directory) = leases {
             give(directory, 0o755, user, is_ours)?;
         }
         if let Some(directory) = self.state {
@@ -201,7 +205,7 @@ impl<'a> Needs<'a> {
         if let Some(directory) = self.cache {
             give(directory, 0o700, user, is_of_cache)?;
         }
-        self.read.extend(self.leases.into_iter().chain(self.cache));
+        self.read.extend(leases.into_iter().chain(self.cache));
         self.read.push(self.sockets);
         let Some(closed) = self.closed(user, keep) else { return Ok((keep, None)) };
         let keep = keep | CapabilitySet::DAC_READ_SEARCH;
@@ -220,7 +224,9 @@ impl<'a> Needs<'a> {
 
 /// Tells whether a file is one of a cache folder.
 fn is_of_cache(name: &str) -> bool {
-    name == "lock" || [".blocks", ".ledger", ".new"].iter().any(|end| name.ends_with(end))
+    name == "lock"
+        || boot_lists::is_list(name)
+        || [".blocks", ".ledger", ".new"].iter().any(|end| name.ends_with(end))
 }
 
 /// Returns the socket of the manager that started this process, if it is a file (sd_notify(3)). Any

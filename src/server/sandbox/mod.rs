@@ -8,6 +8,7 @@ mod calls;
 pub(super) mod files;
 mod identity;
 
+use std::fs;
 use std::path::Path;
 use std::thread;
 
@@ -85,8 +86,9 @@ pub(super) fn enter(
     state: Option<&Path>,
     identity: &Identity,
 ) -> Result<ServiceRow, StartError> {
-    // Landlock knows directories that exist. A socket that cannot be made there is told later.
+    // Landlock knows directories that exist. What cannot be made there is told later.
     let _ = create_directory(files::socket_directory(config));
+    let _ = files::lease_directory(config).map(fs::create_dir_all);
     // The folders are opened before the user may no longer look into them.
     let ruleset = files::ruleset(&files::rules(config, images, state), uses(config));
     identity.enter()?;

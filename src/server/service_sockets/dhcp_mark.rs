@@ -8,6 +8,8 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use tracing::debug;
 
+use crate::handover::takeover::TakeoverError;
+
 /// Name of the mark of an isowire that answers on all interfaces. One that answers on a single
 /// interface adds a slash and that interface.
 const NAME: &str = "isowire/dhcp";
@@ -32,11 +34,17 @@ pub(in crate::server) struct DhcpMark {
 pub struct DhcpMarkError;
 
 impl DhcpMark {
-    /// Takes the mark of the process before this one; `None` if it is for another interface.
-    pub(super) fn inherit(socket: UnixDatagram, interface: Option<&str>) -> Option<Self> {
-        let address = socket.local_addr().ok()?;
-        let is_ours = address.as_abstract_name() == Some(name_for(interface).as_bytes());
-        is_ours.then_some(Self { socket: Some(socket) })
+    /// Takes the mark of the process before this one.
+    ///
+    /// # Errors
+    /// [`TakeoverError::Interface`] if it is for another interface: the other process answers there for
+    /// as long as this one starts, and its sockets are bound to it.
+    pub(super) fn inherit(socket: UnixDatagram, interface: Option<&str>) -> Result<Self, TakeoverError> {
+        let address = socket.local_addr()?;
+        match address.as_abstract_name() == Some(name_for(interface).as_bytes()) {
+            true => Ok(Self { socket: Some(socket) }),
+            false => Err(TakeoverError::Interface),
+        }
     }
 
     /// Returns the socket, for the process after this one.
