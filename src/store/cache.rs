@@ -376,7 +376,7 @@ impl BlockCache {
     fn write_bytes(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         loop {
             match self.file.write_all_at(bytes, offset) {
-                Err(error) if error.kind() == io::ErrorKind::StorageFull && self.budget.relieve() => {}
+                Err(error) if is_disk_full(&error) && self.budget.relieve() => {}
                 written => return written,
             }
         }
@@ -402,6 +402,11 @@ impl BlockCache {
         // Each change leaves it whole.
         locked(&self.busy)
     }
+}
+
+/// Tells whether there is no space left on the disk, or none that the user may take (quota).
+fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Tells whether the ledger says that a block is there.
@@ -477,5 +482,17 @@ impl BlockCache {
 impl Drop for BlockCache {
     fn drop(&mut self) {
         self.budget.closed(&self.key, self.held(), SystemTime::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_at_a_quota_has_a_full_disk() {
+        let is_full = |code| is_disk_full(&io::Error::from_raw_os_error(code));
+        assert!(is_full(libc::ENOSPC) && is_full(libc::EDQUOT));
+        assert!(!is_full(libc::EIO) && !is_full(libc::EFBIG));
     }
 }
