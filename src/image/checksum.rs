@@ -1,5 +1,7 @@
 //! The checksum file that mkarchiso writes beside a root file system: the output of `sha512sum`.
 
+use std::io::{self, ErrorKind};
+
 use super::Image;
 use super::arch::Airootfs;
 
@@ -10,22 +12,27 @@ const FILE_MAX: u64 = 4096;
 pub(crate) type Checksum = [u8; 64];
 
 /// Error of a root file system without a checksum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum ChecksumError {
     #[error("there is no airootfs.sha512 beside it")]
     Missing,
     #[error("airootfs.sha512 beside it is malformed")]
     Malformed,
+    #[error("airootfs.sha512 beside it cannot be read: {0}")]
+    Unread(io::Error),
 }
 
 /// Reads the checksum of a root file system.
 ///
 /// # Errors
-/// [`ChecksumError`], also if the file cannot be read.
+/// [`ChecksumError`]
 pub(crate) fn read(image: &Image, root: &Airootfs) -> Result<Checksum, ChecksumError> {
     let file = root.sha512.ok_or(ChecksumError::Missing)?;
-    let text = image.read(file, FILE_MAX).ok();
-    text.as_deref().and_then(parse).ok_or(ChecksumError::Malformed)
+    let text = image.read(file, FILE_MAX).map_err(|error| match error.kind() {
+        ErrorKind::FileTooLarge => ChecksumError::Malformed,
+        _ => ChecksumError::Unread(error),
+    })?;
+    parse(&text).ok_or(ChecksumError::Malformed)
 }
 
 /// Parses the checksum in the first line of `sha512sum` output.

@@ -94,9 +94,10 @@ struct Known {
 
 impl Known {
     fn of(image: &Image, root: &Airootfs, policy: &VerifyPolicy) -> Result<Self, VerifyFailure> {
-        let name = || path(image, root);
-        let checksum =
-            checksum::read(image, root).map_err(|error| VerifyFailure::NoChecksum { root: name(), error })?;
+        let checksum = checksum::read(image, root).map_err(|error| match error {
+            ChecksumError::Unread(error) => VerifyFailure::Unread(error),
+            error => VerifyFailure::NoChecksum { root: path(image, root), error },
+        })?;
         let signature = match &policy.certificates {
             None => None,
             Some(_) => Some(signature(image, root)?),
@@ -174,4 +175,37 @@ fn digests(
         }
     }
     Ok(hashers.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::arch::AirootfsFormat;
+    use crate::image::{NodeId, samples};
+
+    /// Looks for the checksum of a root file system in an image of 5,000 zeros.
+    fn failure(checksum_file: Extent) -> VerifyFailure {
+        let image = samples::image(5000, [Vec::new(), vec![checksum_file]]);
+        let root = Airootfs {
+            arch: "x86_64".to_owned(),
+            node: NodeId(1),
+            format: AirootfsFormat::Squashfs,
+            size: 0,
+            sha512: Some(NodeId(2)),
+            md5: None,
+            cms_signature: None,
+            gpg_signature: None,
+        };
+        Known::of(&image, &root, &VerifyPolicy::default()).err().unwrap()
+    }
+
+    #[test]
+    fn checksum_that_cannot_be_read_is_tried_again() {
+        let unread = failure(Extent { offset: 4000, len: 2000 });
+        assert!(matches!(unread, VerifyFailure::Unread(_)) && !unread.is_final(), "{unread}");
+        for len in [4096, 4097] {
+            let malformed = failure(Extent { offset: 0, len });
+            assert!(malformed.is_final() && malformed.to_string().contains("is malformed"), "{malformed}");
+        }
+    }
 }
