@@ -432,6 +432,19 @@ fn adjacent_sections_are_one_extent() {
 }
 
 #[test]
+fn file_larger_than_the_image_is_left_out() {
+    let section = |id: &str, flags| record(id.as_bytes(), 0, 23 * BLOCK as u32, flags, b"");
+    let mut forge = Forge::new();
+    forge.put(22, 2047, b"!");
+    let all = [section("ALL;1", 0)];
+    let twice = [section("TWICE;1", MULTI_EXTENT), section("TWICE;1", 0)];
+    forge.directory(ROOT, b"", &[&all[..], &twice].concat());
+    let tree = forge.tree();
+    assert_eq!(tree.names("/"), ["all"]);
+    assert_eq!(tree.warning(), "/twice: left out: it is larger than the image: its sections overlap");
+}
+
+#[test]
 fn warnings_are_bounded() {
     let mut forge = Forge::new();
     let far: Vec<_> = (0..10_000).map(|n| file(&format!("F{n}"), u32::MAX, 1)).collect();

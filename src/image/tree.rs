@@ -296,6 +296,12 @@ impl<'a, M: Media + ?Sized> Walk<'a, M> {
             self.cut_off = true;
             return Err(FormatError("its content is outside the image").into());
         }
+        // Many sections that overlap could make terabytes of a small image, which nobody reads to
+        // their end.
+        let size = entry.extents.iter().map(|extent| extent.len).fold(0, u64::saturating_add);
+        if size > self.media.size() {
+            return Err(FormatError("it is larger than the image: its sections overlap").into());
+        }
         Ok(NodeKind::File { extents: entry.extents })
     }
 

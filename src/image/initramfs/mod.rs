@@ -23,7 +23,8 @@ use cpio::CpioError;
 pub use drivers::NetworkDrivers;
 use packing::{MAGIC, Packing};
 
-/// Most unpacked bytes that are read; the initramfs of releng has a quarter of them.
+/// Most bytes of a file, and most unpacked bytes that are read; the initramfs of releng has a
+/// quarter of them.
 const UNPACKED_MAX: u64 = 1 << 30;
 
 /// Most parts that are read, packed or not; mkinitcpio makes two.
@@ -249,7 +250,12 @@ impl<'a> Search<'a> {
     }
 
     fn contents(mut self, media: &(impl Media + ?Sized)) -> Contents {
-        let result = self.parts(&mut Stream::new(media), Layer::File { left: UNPACKED_MAX });
+        let result = match media.size() {
+            // Plain archives and the zeros between parts are not unpacked, and need no space in a
+            // sparse image.
+            size if size > UNPACKED_MAX => Err(InitramfsError::TooLarge),
+            _ => self.parts(&mut Stream::new(media), Layer::File { left: UNPACKED_MAX }),
+        };
         Contents { found: self.found, drivers: self.drivers.unwrap_or_default(), unread: result.err() }
     }
 

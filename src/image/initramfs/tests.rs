@@ -3,6 +3,7 @@ use std::process::{Command, Stdio};
 
 use super::cpio::tests::archive;
 use super::*;
+use crate::image::{Extent, samples};
 
 const EARLY: [(&str, &[u8]); 2] = [("kernel", b""), ("kernel/x86/microcode/GenuineIntel.bin", b"microcode")];
 
@@ -175,6 +176,14 @@ fn unreadable_initramfs_is_explained() {
     assert!(
         matches!(nothing.answer(&Requirement::NBD), Completeness::Missing(missing) if missing.len() == 4)
     );
+}
+
+#[test]
+fn file_of_a_sparse_image_is_bounded() {
+    let size = UNPACKED_MAX + 1;
+    let image = samples::image(size, [vec![Extent { offset: 0, len: size }]]);
+    let contents = Contents::of(&image.content(NodeId(1)).unwrap());
+    assert!(matches!(contents.unread, Some(InitramfsError::TooLarge)), "{contents:?}");
 }
 
 #[test]
