@@ -12,8 +12,8 @@ use tracing::warn;
 
 use crate::locked::locked;
 
-/// Threads for work that blocks. Three look for images, into them and at their files, and two hand
-/// over. The others take over the tasks of threads that sign boot programs.
+/// Threads for work that blocks. Three look for images or at their folders, into images and at their
+/// files, and two hand over. The others take over the tasks of threads that sign boot programs.
 const BLOCKING: usize = 8;
 
 /// Fewest threads: one for tasks, and one for work that blocks.

@@ -1,5 +1,8 @@
 //! The watch over folders by inotify(7): tells when their ISOs have changed and no change is in
 //! progress.
+//!
+//! A look at a path may hang: at a network file system whose server does not answer. Meanwhile
+//! another thread takes over the tasks of this one.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,6 +17,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep_until};
 
 use super::SearchPath;
@@ -60,8 +64,12 @@ impl FolderWatch {
     }
 
     /// Watches every folder that exists now. Returns the first folder that cannot be watched, and
-    /// its error; the next call tries those again.
+    /// its error; the next call tries those again. Waits for the disk, in a runtime of several threads.
     pub(crate) fn renew(&mut self) -> Option<(PathBuf, io::Error)> {
+        block_in_place(|| self.watch_folders())
+    }
+
+    fn watch_folders(&mut self) -> Option<(PathBuf, io::Error)> {
         let mut failed = None;
         let folders: Vec<_> = self.paths.iter().map(|search| folder(&search.path).to_owned()).collect();
         for folder in folders {
@@ -89,7 +97,8 @@ impl FolderWatch {
                     return Ok(());
                 }
                 events = self.inotify.async_io(Interest::READABLE, read) => {
-                    events?.iter().for_each(|event| self.take(event));
+                    let events = events?;
+                    block_in_place(|| events.iter().for_each(|event| self.take(event)));
                 }
             }
         }
@@ -193,7 +202,7 @@ mod tests {
         })
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn change_is_reported_when_over() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
@@ -212,7 +221,7 @@ mod tests {
         assert!(reported(&mut watch).await.is_some());
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn recreated_folder_is_watched_again() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("folder");
