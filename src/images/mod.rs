@@ -53,7 +53,7 @@ pub(crate) fn find(
     remote: Option<&Remote>,
 ) -> (Vec<Arc<ServedImage>>, Vec<ImageError>) {
     let (scanned, mut errors) = scan::scan(paths, remote.map(|remote| remote as &dyn Listing));
-    let opening = Opening { current, verifications, remote };
+    let opening = Opening { paths, current, verifications, remote };
     let mut opened = opening.open_all(scanned, &mut errors);
     if let Some(verifications) = verifications {
         opened = verifications.admit(opened, current);

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::scan::{Candidate, Scanned};
+use super::scan::{Candidate, Scanned, SearchPath, is_named};
 use super::stamp::Stamp;
 use super::verify::Refusal;
 use super::{ImageError, ImageSet, ServedImage, Verifications};
@@ -15,6 +15,8 @@ use crate::store::{Object, Remote};
 /// What is open already, and the way to objects.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Opening<'a> {
+    /// The paths that were scanned.
+    pub(super) paths: &'a [SearchPath],
     pub(super) current: Option<&'a ImageSet>,
     pub(super) verifications: Option<&'a Verifications>,
     pub(super) remote: Option<&'a Remote>,
@@ -57,10 +59,11 @@ impl Opening<'_> {
         old.cloned()
     }
 
-    /// Returns the images that were opened from a file or a folder before.
+    /// Returns the images that were opened from a file or a folder before. A file of the folder that
+    /// is named is not one of them, as in the scan.
     fn opened_from(&self, path: &Path, is_folder: bool) -> Vec<Arc<ServedImage>> {
         let is_from = |old: &&Arc<ServedImage>| match is_folder {
-            true => old.path().parent() == Some(path),
+            true => old.path().parent() == Some(path) && !is_named(old.path(), self.paths),
             false => old.path() == path,
         };
         self.current.into_iter().flat_map(ImageSet::iter).filter(is_from).cloned().collect()
@@ -155,8 +158,9 @@ mod tests {
     use std::fs;
 
     use super::super::served::CandidateOrigin;
-    use super::super::tests::{served, set_of};
+    use super::super::tests::{in_folder, served, set_of};
     use super::*;
+    use crate::store::FetchError;
 
     #[test]
     fn unopened_file_keeps_its_old_image() {
@@ -182,5 +186,26 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let (opened, errors) = open_all(found(), Some(&current));
         assert!(opened.is_empty() && errors.is_empty(), "a removed file is not an error");
+    }
+
+    #[test]
+    fn named_image_is_not_one_of_its_folder() {
+        let (named, other) = (served("/a/named.iso", 1), in_folder("/a/other.iso", 2));
+        let current = set_of(&[Arc::clone(&named), Arc::clone(&other)]);
+        let paths = [SearchPath { path: named.path().to_owned(), name: None }];
+        let opening = Opening { paths: &paths, current: Some(&current), ..Opening::default() };
+        let silent = |path: &str, is_folder| {
+            let error = FetchError::Unreachable("no answer in time".into());
+            Scanned::SilentPlace { path: path.into(), is_folder, error, known: Vec::new() }
+        };
+        let cases = [
+            (Scanned::UnlistedFolder("/a".into()), &other),
+            (silent("/a/", true), &other),
+            (silent("/a/named.iso", false), &named),
+        ];
+        for (scanned, expected) in cases {
+            let opened = opening.open_all(vec![scanned], &mut Vec::new());
+            assert!(opened.len() == 1 && Arc::ptr_eq(&opened[0], expected), "{opened:?}");
+        }
     }
 }
