@@ -322,6 +322,13 @@ fn answer_comes_from_requested_address() {
         assert_eq!(client.peer.ip(), client.server.ip());
         assert_eq!(client.peer.port() == server.port, std::ptr::eq(server, &single));
         client.ack(1);
+        // A request that is refused, and one that the server does not take at all.
+        client.request("boot/missing", "");
+        client.expect_error(1, "no such file");
+        assert_eq!(client.peer, client.server);
+        client.socket.send_to(b"\0\x02boot/small\0octet\0", client.server).unwrap();
+        client.expect_error(2, "");
+        assert_eq!(client.peer, client.server);
     }
 }
 

@@ -129,7 +129,7 @@ fn receive_from<'a>(socket: &UdpSocket, peer: SocketAddrV4, buf: &'a mut [u8]) -
     if let (DatagramAction::Refuse(code, text), SocketAddr::V4(from)) =
         (session::classify_stray(Packet::parse(&mut Reader::new(datagram))), from)
     {
-        refuse(socket, from, code, text);
+        refuse(socket, from, None, code, text);
     }
     Err(io::ErrorKind::Interrupted.into())
 }

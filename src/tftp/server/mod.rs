@@ -6,8 +6,8 @@ mod link;
 
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::AsRawFd;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd as _, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ use crate::machines::{self, ConnectionTracker, RefusedBy, Registry};
 use crate::metrics::{self, Door, OpenConnection, Tally};
 use crate::panics::caught;
 use crate::stream::Descriptors;
+use crate::sys::{self, Iov, Route};
 
 /// Transfers at the same time. Each costs a socket and about four kilobytes.
 pub(crate) const MAX_TRANSFERS: usize = 4096;
@@ -195,7 +196,7 @@ where
                 if self.options.ports == PortMode::Single => {}
             DatagramAction::Refuse(code, text) => {
                 debug!(peer = %datagram.peer, "TFTP datagram refused: {text}");
-                refuse(&self.socket, datagram.peer, code, text);
+                refuse(&self.socket, datagram.peer, Some(datagram.local), code, text);
             }
             DatagramAction::Ignore => {}
         }
@@ -224,7 +225,8 @@ where
                 self.report_refusal(&error, request, *peer.ip());
                 let server = Requester::from(datagram.local).server_name();
                 let advice = error.advice();
-                refuse(&self.socket, peer, error.code(), &format!("{server}: {text}{advice}"));
+                let text = format!("{server}: {text}{advice}");
+                refuse(&self.socket, peer, Some(datagram.local), error.code(), &text);
             }
         }
     }
@@ -381,10 +383,14 @@ impl TftpRequestError {
     }
 }
 
-/// Sends an ERROR.
-fn refuse(socket: &UdpSocket, peer: SocketAddrV4, code: ErrorCode, text: &str) {
+/// Sends an ERROR. `from` is the address that the client asked; `None` if the socket has no other.
+fn refuse(socket: &UdpSocket, peer: SocketAddrV4, from: Option<Ipv4Addr>, code: ErrorCode, text: &str) {
+    let packet = error_packet(code, text);
+    // Syslinux drops an ERROR from another address than the one that it asked.
+    let route = Route { to: peer, from, segment: None };
+    let send = || sys::send_datagrams(socket.as_fd(), route, &[&[Iov::from(&packet[..])]]);
     // RFC 1350 §7: an ERROR is not acknowledged and not sent again. The client asks again.
-    if let Err(error) = socket.try_send_to(&error_packet(code, text), SocketAddr::V4(peer)) {
+    if let Err(error) = socket.try_io(Interest::WRITABLE, send) {
         debug!(%peer, "TFTP ERROR not sent: {error}");
     }
 }
