@@ -11,8 +11,8 @@ use super::up::{HostKey, SystemUp};
 use super::{Loss, Protocol, RootEnd, Running, Stage, Step, UpReport};
 use crate::boot::Firmware;
 
-/// Most counters per boot. A machine that was known by several IP addresses before its MAC address
-/// has more than one.
+/// Most counters per boot, but for those of connections that are open. A machine that was known by
+/// several IP addresses before its MAC address has more than one.
 pub(super) const TRAFFIC_MAX: usize = 4;
 
 /// Longest time from the last file of the boot to the root file system. Slow machines take half of
@@ -49,7 +49,7 @@ pub(super) struct MachineBoot {
     pub requests: Requests,
     pub story: Story,
     pub rate: Rate,
-    /// One to [`TRAFFIC_MAX`] counters; new connections add to the first.
+    /// One or more counters; new connections add to the first.
     pub traffic: Vec<Arc<TransferStats>>,
 }
 
@@ -230,6 +230,19 @@ impl MachineBoot {
         }
     }
 
+    /// Records a step, and the image that it is of if that is known.
+    pub(super) fn reach_with_image(&mut self, step: Step, image: Option<&Arc<str>>, now: Instant) {
+        self.reach(step, now);
+        if let Some(image) = image {
+            self.image = Some(Arc::clone(image));
+        }
+    }
+
+    /// Returns whether these counters are of this boot.
+    pub(super) fn has(&self, traffic: &Arc<TransferStats>) -> bool {
+        self.traffic.iter().any(|of_boot| Arc::ptr_eq(of_boot, traffic))
+    }
+
     /// Returns true if a request of `firmware` for a boot file ends this boot. iPXE that was loaded
     /// as a boot program sends one more request in the same boot.
     pub(super) fn is_over_for(&self, firmware: Firmware) -> bool {
@@ -277,6 +290,17 @@ impl MachineBoot {
             (mine, its) => its.or(mine),
         };
         self.traffic.extend(other.traffic);
-        self.traffic.truncate(TRAFFIC_MAX);
+        self.drop_unused_traffic();
+    }
+
+    /// Drops counters above [`TRAFFIC_MAX`] that no connection has any more, the last ones first.
+    fn drop_unused_traffic(&mut self) {
+        for at in (0..self.traffic.len()).rev() {
+            // The end of a connection is found by its counters.
+            let is_unused = self.traffic.get(at).is_some_and(|traffic| Arc::strong_count(traffic) == 1);
+            if is_unused && self.traffic.len() > TRAFFIC_MAX {
+                self.traffic.remove(at);
+            }
+        }
     }
 }

@@ -304,10 +304,8 @@ impl MachineTable {
         image: Option<&Arc<str>>,
         now: Instant,
     ) {
-        let Some(boot) = self.boot(address, traffic) else { return };
-        boot.reach(step, now);
-        if let Some(image) = image {
-            boot.image = Some(Arc::clone(image));
+        if let Some(boot) = self.boot(address, traffic) {
+            boot.reach_with_image(step, image, now);
         }
     }
 
@@ -327,6 +325,8 @@ impl MachineTable {
         }
     }
 
+    /// Records a connection to the root; one of an earlier boot is ignored. The address may belong
+    /// to another machine by now.
     pub(super) fn attached(
         &mut self,
         address: IpAddr,
@@ -335,8 +335,10 @@ impl MachineTable {
         image: Option<&Arc<str>>,
         now: Instant,
     ) {
-        self.reached(address, traffic, Step::Root, image, now);
-        let Some(boot) = self.boot(address, traffic) else { return };
+        let Some(record) = self.record_of(address, traffic) else { return };
+        record.refusal = None;
+        let boot = &mut record.boot;
+        boot.reach_with_image(Step::Root, image, now);
         let new = RootState { protocol, connections: 0, end: Stage::Attached, loss: None };
         let root = boot.root.get_or_insert(new);
         root.protocol = protocol;
@@ -344,11 +346,9 @@ impl MachineTable {
         root.loss = None;
         boot.is_up = None;
         boot.story.tell(format_args!("root attached over {protocol}"), now);
-        if let Some(record) = self.record_at(address) {
-            record.refusal = None;
-        }
     }
 
+    /// Records the end of a connection to the root, as [`Self::attached`] does its beginning.
     pub(super) fn released(
         &mut self,
         address: IpAddr,
@@ -356,8 +356,8 @@ impl MachineTable {
         end: RootEnd,
         now: Instant,
     ) {
-        if let Some(boot) = self.boot(address, traffic) {
-            boot.released(end, now);
+        if let Some(record) = self.record_of(address, traffic) {
+            record.boot.released(end, now);
         }
     }
 
@@ -366,9 +366,17 @@ impl MachineTable {
     }
 
     fn boot(&mut self, address: IpAddr, traffic: &Arc<TransferStats>) -> Option<&mut MachineBoot> {
-        let record = self.machines.get_mut(self.by_address.get(&address)?)?;
-        let is_of_boot = record.boot.traffic.iter().any(|of_boot| Arc::ptr_eq(of_boot, traffic));
-        is_of_boot.then_some(&mut record.boot)
+        let record = self.record_at(address)?;
+        record.boot.has(traffic).then_some(&mut record.boot)
+    }
+
+    /// Returns the machine whose boot `traffic` belongs to. Looks through all of them if it is not
+    /// the one at `address`.
+    fn record_of(&mut self, address: IpAddr, traffic: &Arc<TransferStats>) -> Option<&mut MachineRecord> {
+        let has = |id: &Id| self.machines.get(id).is_some_and(|record| record.boot.has(traffic));
+        let at_address = self.by_address.get(&address).copied().filter(has);
+        let id = at_address.or_else(|| self.machines.keys().copied().find(has))?;
+        self.machines.get_mut(&id)
     }
 
     /// Begins a new boot when firmware asks for a boot file, unless the current boot explains it.

@@ -206,7 +206,38 @@ fn address_belongs_to_one_machine() {
     site.release(address(1), &root, RootEnd::Lost(Loss::Reset));
     let mut stages: Vec<_> = site.table.iter().map(|record| (record.mac, record.boot.stage())).collect();
     stages.sort_by_key(|(mac, _)| *mac);
-    assert_eq!(stages, [(Some(mac(1)), Stage::Attached), (Some(mac(2)), Stage::Loader)]);
+    assert_eq!(stages, [(Some(mac(1)), Stage::Lost), (Some(mac(2)), Stage::Loader)]);
+}
+
+#[test]
+fn connection_attaches_its_machine_after_the_address_moved() {
+    let mut site = Site::new();
+    site.offered(mac(1), BIOS_PXE);
+    site.leased(mac(1), address(1));
+    let kernel = site.load(address(1), Step::Kernel);
+    site.offered(mac(2), BIOS_PXE);
+    site.leased(mac(2), address(1));
+    let now = site.tick();
+    site.table.attached(address(1), &kernel, Protocol::Http, None, now);
+    assert!(site.table.has_root(mac(1)) && !site.table.has_root(mac(2)));
+    site.release(address(1), &kernel, RootEnd::Released);
+    assert!(!site.table.has_root(mac(1)));
+}
+
+#[test]
+fn machine_of_many_addresses_lets_all_its_roots_go() {
+    let mut site = Site::new();
+    site.offered(mac(1), BIOS_PXE);
+    let many = 1..=2 * TRAFFIC_MAX as u8;
+    let roots: Vec<_> = many.clone().map(|n| (address(n), site.attach(address(n), Protocol::Nbd))).collect();
+    many.for_each(|n| site.leased(mac(1), address(n)));
+    assert_eq!(site.only().boot.root.unwrap().connections as usize, roots.len());
+    roots.iter().for_each(|(at, root)| site.release(*at, root, RootEnd::Lost(Loss::Reset)));
+    assert_eq!(site.stage(), Stage::Lost);
+    drop(roots);
+    site.load(address(100), Step::Kernel);
+    site.leased(mac(1), address(100));
+    assert_eq!(site.only().boot.traffic.len(), TRAFFIC_MAX);
 }
 
 #[test]
@@ -377,7 +408,7 @@ fn check(table: &MachineTable) {
     for (id, record) in &table.machines {
         assert!(record.mac.is_some() || !record.addresses.is_empty(), "nothing tells who it is: {record:?}");
         assert!(record.addresses.len() <= ADDRESSES_MAX);
-        assert!((1..=TRAFFIC_MAX).contains(&record.boot.traffic.len()));
+        assert!(!record.boot.traffic.is_empty());
         assert!(record.boot.reached[record.boot.step as usize].is_some(), "{record:?}");
         assert!(record.boot.root.is_none() || record.boot.step == Step::Root, "{record:?}");
         for address in &record.addresses {
@@ -418,6 +449,7 @@ proptest! {
             site.release(at, &traffic, RootEnd::Lost(Loss::Reset));
         }
         check(&site.table);
+        prop_assert!(site.table.iter().all(|record| !record.boot.is_on_root()), "{:?}", site.table);
     }
 }
 
