@@ -131,7 +131,7 @@ fn address_in(interface: &Interface, network: &Network) -> Option<Ipv4Addr> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::SocketAddrV4;
 
     use super::*;
@@ -155,6 +155,11 @@ mod tests {
             is_broadcast: true,
             is_multicast: true,
         }
+    }
+
+    /// One interface with these addresses, which is served.
+    pub(in crate::dhcp::server) fn with_addresses(addresses: &[u8]) -> Interfaces {
+        Interfaces { list: vec![eth(2, addresses)], only: None }
     }
 
     /// A datagram that arrived on `eth2`.

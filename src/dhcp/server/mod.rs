@@ -32,7 +32,7 @@ use self::log::DhcpLog;
 use self::port_socket::{PortSocket, Presence};
 use self::socket::{Arrival, Malformed};
 use self::turns::{TurnQueue, next_turn};
-use super::lease::{self, UnixTime};
+use super::lease::{self, Pool, UnixTime};
 use super::session::{
     ConflictSeen, Destination, DhcpPort, NoReply, Outcome, Request, Role, Session, is_boot_client,
 };
@@ -77,8 +77,8 @@ pub struct Server {
     changes: InterfaceChanges,
     probes: Probes,
     known_conflicts: Arc<KnownConflicts>,
-    /// The last reason why the network of an interface was not taken over.
-    network_error: Option<String>,
+    /// The first range whose network was not taken over the last time, and the reason.
+    network_error: Option<(Pool, String)>,
     session: Session,
     boot: Watched<BootTargets>,
     machines: Arc<Registry>,
@@ -274,16 +274,16 @@ impl Server {
     /// Takes over what the interfaces tell of the networks with a DHCP range.
     fn update_networks(&mut self) {
         let Role::Server(server_role) = &mut self.session.role else { return };
-        let updated = subnets::update(server_role, self.session.boot.rules(), &self.interfaces);
-        if matches!(updated, Ok(true)) {
+        let (is_new, unfit) = subnets::update(server_role, self.session.boot.rules(), &self.interfaces);
+        if is_new {
             start::fill_leased(&self.leased, server_role);
         }
         self.record_leases();
-        let error = updated.err().map(|error| error.to_string());
-        if let Some(error) = error.as_ref().filter(|&error| self.network_error.as_ref() != Some(error)) {
-            warn!("no DHCP leases: {error}");
+        let unfit = unfit.map(|(range, error)| (range, error.to_string()));
+        if let Some((range, error)) = unfit.as_ref().filter(|_| unfit != self.network_error) {
+            warn!(%range, "DHCP range not served: {error}");
         }
-        self.network_error = error;
+        self.network_error = unfit;
     }
 
     fn send(&mut self, port: DhcpPort, bytes: &[u8], to: Destination, arrival: &Arrival, local: Ipv4Addr) {

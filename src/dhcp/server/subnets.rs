@@ -101,24 +101,25 @@ fn require_waiting(wait: bool, pool: Pool) -> Result<(), SubnetError> {
 }
 
 /// Takes over what the interfaces tell: netmasks that were unknown, and the addresses of this host,
-/// which are not leased any more. Returns whether a network is new.
-///
-/// # Errors
-/// [`SubnetError`] of the first network that does not fit. It stays unknown.
+/// which are not leased any more. Returns whether a network is new, and the first range whose network
+/// does not fit. Such networks stay unknown.
 pub(super) fn update(
     server_role: &mut ServerRole,
     rules: &Rules,
     interfaces: &Interfaces,
-) -> Result<bool, SubnetError> {
+) -> (bool, Option<(Pool, SubnetError)>) {
     for subnet in &mut server_role.subnets {
         subnet.leases.reserve(reserved(&subnet.network, interfaces));
     }
     let networks: Vec<_> = server_role.subnets.iter().map(range).collect();
-    let mut is_new = false;
+    let (mut is_new, mut first_unfit) = (false, None);
     for subnet in server_role.subnets.iter_mut().filter(|subnet| subnet.network.netmask.is_none()) {
-        is_new |= learn(subnet, &networks, rules, interfaces)?;
+        match learn(subnet, &networks, rules, interfaces) {
+            Ok(is_known) => is_new |= is_known,
+            Err(error) => drop(first_unfit.get_or_insert((subnet.leases.pool(), error))),
+        }
     }
-    Ok(is_new)
+    (is_new, first_unfit)
 }
 
 /// Takes over the netmask of the interface that is on the network of a subnet. Returns whether
@@ -198,5 +199,30 @@ fn names(subnets: &[Subnet]) -> String {
     match subnets.len().saturating_sub(NAMED_MAX) {
         0 => named.join(", "),
         more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::interfaces::tests::with_addresses;
+    use super::*;
+
+    #[test]
+    fn range_that_does_not_fit_leaves_the_others() {
+        let ranges = ["10.1.0.10-10.1.0.20", "10.2.0.200-10.2.1.20", "10.3.0.10-10.3.0.20"];
+        let pools: [Pool; 3] = ranges.map(|range| range.parse().unwrap());
+        let config =
+            |pool| SubnetConfig { pool, netmask: None, router: None, dns: Vec::new(), lease_seconds: 600 };
+        let rules = Rules::new(Vec::new());
+        let mut role = server_role(&pools.map(config), &rules, &with_addresses(&[]), true).unwrap();
+        for is_new in [true, false] {
+            let updated = update(&mut role, &rules, &with_addresses(&[1, 2, 3]));
+            let (found_new, Some((pool, SubnetError::PoolLeavesNetwork { .. }))) = updated else {
+                panic!("{updated:?}")
+            };
+            assert_eq!((found_new, pool), (is_new, pools[1]));
+        }
+        let is_known = |subnet: &Subnet| subnet.network.netmask.is_some();
+        assert_eq!(role.subnets.iter().map(is_known).collect::<Vec<_>>(), [true, false, true]);
     }
 }
