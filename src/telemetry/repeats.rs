@@ -27,8 +27,11 @@ const KIND_BURST: u32 = 4096;
 /// Time in which a kind gets one more line.
 const KIND_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Most peers and kinds that are remembered. Others have the limit of their kind only.
-const ENTRIES_MAX: usize = 8192;
+/// Most peers that are remembered, each once for a kind. Others have the limit of their kind only.
+const PEERS_MAX: usize = 8192;
+
+/// Shortest time between two searches for peers to forget.
+const FORGET_EVERY: Duration = Duration::from_secs(1);
 
 /// Time from the first line that is left out to the line that tells how many there were.
 const REPORT_AFTER: Duration = Duration::from_secs(10);
@@ -50,8 +53,7 @@ pub(super) struct Repeats {
 impl Repeats {
     /// Leaves out lines when `burst` lines of a kind about one peer were written.
     pub(super) fn new(burst: NonZeroU32) -> Self {
-        let entries = HashMap::new();
-        Self { counts: Mutex::new(Counts { burst: burst.get(), entries }), is_due: AtomicBool::new(false) }
+        Self { counts: Mutex::new(Counts::new(burst.get())), is_due: AtomicBool::new(false) }
     }
 
     /// Logs the numbers of repeated lines that are due, or all. Returns whether there are more.
@@ -62,7 +64,7 @@ impl Repeats {
         let (reports, is_due) = {
             let mut counts = locked(&self.counts);
             let reports = counts.take(now, all);
-            let is_due = counts.entries.values().any(|entry| entry.left_out.is_some());
+            let is_due = counts.entries().any(|(_, entry)| entry.left_out.is_some());
             // Within the lock, so that a line which is left out meanwhile is not forgotten.
             self.is_due.store(is_due, Ordering::Relaxed);
             (reports, is_due)
@@ -101,7 +103,11 @@ impl<S: Subscriber> Layer<S> for RepeatsLayer {
 #[derive(Debug)]
 struct Counts {
     burst: u32,
-    entries: HashMap<Key, Entry>,
+    /// Apart from the peers: however many those are, each kind has its limit.
+    kinds: HashMap<Key, Entry>,
+    peers: HashMap<Key, Entry>,
+    /// Time of the last search for peers to forget.
+    searched: Option<Instant>,
 }
 
 /// A kind of lines, which is their place in the sources, and the peer; `None` stands for all peers.
@@ -127,6 +133,10 @@ struct LeftOut {
 }
 
 impl Entry {
+    const fn new(now: Instant) -> Self {
+        Self { paid_at: now, left_out: None }
+    }
+
     fn has_room(&self, burst: u32, interval: Duration, now: Instant) -> bool {
         self.paid_at.saturating_duration_since(now) + interval <= interval * burst
     }
@@ -137,42 +147,60 @@ impl Entry {
 }
 
 impl Counts {
+    fn new(burst: u32) -> Self {
+        Self { burst, kinds: HashMap::new(), peers: HashMap::new(), searched: None }
+    }
+
+    fn entries(&mut self) -> impl Iterator<Item = (&Key, &mut Entry)> {
+        self.kinds.iter_mut().chain(&mut self.peers)
+    }
+
     /// Counts a line that may be written; returns whose limit it exceeds otherwise.
     fn admit(&mut self, kind: Identifier, peer: Option<&str>, now: Instant) -> Result<(), Key> {
         let of_kind = (kind.clone(), None);
-        if !self.entry(&of_kind, now).is_none_or(|kind| kind.has_room(KIND_BURST, KIND_INTERVAL, now)) {
+        let kind_entry = self.kinds.entry(of_kind.clone()).or_insert(Entry::new(now));
+        if !kind_entry.has_room(KIND_BURST, KIND_INTERVAL, now) {
             return Err(of_kind);
         }
         if let Some(peer) = peer {
             let (key, burst) = ((kind, Some(peer.to_owned())), self.burst);
-            match self.entry(&key, now) {
+            match self.peer_entry(&key, now) {
                 Some(entry) if !entry.has_room(burst, PEER_INTERVAL, now) => return Err(key),
                 Some(entry) => entry.write(PEER_INTERVAL, now),
                 None => {}
             }
         }
-        if let Some(entry) = self.entry(&of_kind, now) {
+        if let Some(entry) = self.kinds.get_mut(&of_kind) {
             entry.write(KIND_INTERVAL, now);
         }
         Ok(())
     }
 
-    fn entry(&mut self, key: &Key, now: Instant) -> Option<&mut Entry> {
-        if !self.entries.contains_key(key) {
-            if self.entries.len() >= ENTRIES_MAX {
-                self.entries.retain(|_, entry| entry.paid_at > now || entry.left_out.is_some());
+    fn peer_entry(&mut self, key: &Key, now: Instant) -> Option<&mut Entry> {
+        if !self.peers.contains_key(key) {
+            if self.peers.len() >= PEERS_MAX {
+                self.forget_peers(now);
             }
-            if self.entries.len() >= ENTRIES_MAX {
+            if self.peers.len() >= PEERS_MAX {
                 return None;
             }
-            self.entries.insert(key.clone(), Entry { paid_at: now, left_out: None });
+            self.peers.insert(key.clone(), Entry::new(now));
         }
-        self.entries.get_mut(key)
+        self.peers.get_mut(key)
+    }
+
+    /// Forgets the peers whose lines are all paid off, unless that was done within [`FORGET_EVERY`].
+    fn forget_peers(&mut self, now: Instant) {
+        if self.searched.is_none_or(|searched| now.saturating_duration_since(searched) >= FORGET_EVERY) {
+            self.peers.retain(|_, entry| entry.paid_at > now || entry.left_out.is_some());
+            self.searched = Some(now);
+        }
     }
 
     /// Counts a line that is left out; returns `true` if it is the first.
     fn leave_out(&mut self, key: Key, first: impl FnOnce() -> LeftOut) -> bool {
-        let Some(entry) = self.entries.get_mut(&key) else { return false };
+        let entries = if key.1.is_none() { &mut self.kinds } else { &mut self.peers };
+        let Some(entry) = entries.get_mut(&key) else { return false };
         let is_first = entry.left_out.is_none();
         let left_out = entry.left_out.get_or_insert_with(first);
         left_out.count += 1;
@@ -187,7 +215,7 @@ impl Counts {
         let is_due =
             |left_out: &LeftOut| all || now.saturating_duration_since(left_out.since) >= REPORT_AFTER;
         let mut reports: HashMap<Key, LeftOut> = HashMap::new();
-        for ((kind, peer), entry) in &mut self.entries {
+        for ((kind, peer), entry) in self.entries() {
             let Some(mut left_out) = entry.left_out.take_if(|left_out| is_due(left_out)) else { continue };
             let is_one_more = peer.is_some() && reports.len() >= REPORTS_MAX;
             let peer = peer.clone().filter(|_| !is_one_more);
@@ -386,6 +414,19 @@ mod tests {
     }
 
     #[test]
+    fn kind_has_its_limit_when_too_many_peers_are_remembered() {
+        let lines = logged(64, |_| {
+            (0..5000).for_each(|machine| offer(machine, 0));
+            (0..5000).for_each(|machine| info!(%machine, "file asked for"));
+            (0..5000).for_each(|machine| info!(%machine, "file refused"));
+        });
+        for text in ["DHCP offer", "file asked for", "file refused"] {
+            let count = lines.count(text);
+            assert!((KIND_BURST as usize..KIND_BURST as usize + 200).contains(&count), "{text}: {count}");
+        }
+    }
+
+    #[test]
     fn peers_that_repeat_are_told_together_when_many() {
         let lines = logged(1, |repeats| {
             (0..1000).for_each(|n| offer(n / 4, 0));
@@ -397,7 +438,7 @@ mod tests {
 
     #[test]
     fn line_is_written_again_after_a_pause() {
-        let mut counts = Counts { burst: 2, entries: HashMap::new() };
+        let mut counts = Counts::new(2);
         static KIND: Kind = Kind;
         let (kind, now) = (Identifier(&KIND), Instant::now());
         let mut admit =
