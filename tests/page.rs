@@ -2,7 +2,8 @@
 
 mod common;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -172,6 +173,55 @@ fn page_follows_the_machines() {
     browser.wait_for(&format!("{ROWS} === 4"));
     drop(room.stop.take());
     browser.wait_for("!document.getElementById('lost').hidden");
+}
+
+#[test]
+fn page_connects_again_after_it_was_refused() {
+    needs!(browser::NEEDS, ["xorriso"]);
+    let (room, browser) = (Room::new(3), Browser::start());
+    let others: Vec<_> = (0..16).map(|_| watch(room.address)).collect();
+    browser.open(&room.url());
+    browser.wait_for("!document.getElementById('lost').hidden");
+    assert_eq!(browser.run(&format!("return {ROWS}")), 0, "too many watch");
+    drop(others);
+    browser.wait_for(&format!("{ROWS} === 3 && document.getElementById('lost').hidden"));
+}
+
+/// Watches the status as a page does.
+fn watch(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    stream
+}
+
+#[test]
+fn page_shows_images_that_are_not_offered() {
+    needs!(browser::NEEDS, ["xorriso"]);
+    let (room, browser) = (Room::new(1), Browser::start());
+    browser.open(&room.url());
+    browser.wait_for("document.body.dataset.ready");
+    let shown = browser.run(
+        "const verifications = [
+           { image: 'bad', state: 'failed', size: 9, read: 9, error: 'wrong checksum' },
+           { image: 'next', state: 'waiting', size: 9, read: 0, error: null },
+           { image: 'now', state: 'verifying', size: 10, read: 4, error: null },
+         ];
+         take(JSON.stringify({ ...report, verifications }));
+         const rows = [...document.querySelectorAll('#images tr')].map(row => row.cells[0].textContent + ': ' +
+           row.cells[2].textContent);
+         return [...rows, document.getElementById('notices').textContent];",
+    );
+    let expected = [
+        "archlinux: served",
+        "bad: not offered: wrong checksum",
+        "next: waiting for its verification",
+        "now: being verified: 40 %",
+        "bad: not offered: wrong checksum",
+    ];
+    assert_eq!(shown, serde_json::json!(expected));
 }
 
 #[test]
