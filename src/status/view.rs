@@ -112,9 +112,11 @@ impl View {
         }
     }
 
-    /// Takes the lines of the log about a machine.
+    /// Takes the lines of the log about a machine. While there are no reports, the last lines stay.
     pub(super) fn update_log(&mut self, log: Option<(String, Vec<StoryLine>)>) {
-        self.log = log;
+        if self.failure.is_none() {
+            self.log = log;
+        }
     }
 
     /// Returns the identity of the machine whose story is shown.
@@ -225,8 +227,7 @@ impl View {
         let Some(report) = &self.report else { return Vec::new() };
         let machines = self.machines();
         let selected = self.position(&machines);
-        let mut screen: Vec<_> =
-            self.failure.iter().map(|failure| styled(failure.clone(), Style::Alarm)).collect();
+        let mut screen = self.alarm();
         screen.extend(notices(report).map(|notice| styled(notice, Style::Alarm)));
         screen.extend(wrap(&self.counts(report, machines.len()), size.width).into_iter().map(plain));
         let mut rows = lines(&machines, report.time, size.width).into_iter();
@@ -237,6 +238,11 @@ impl View {
         screen.extend(rows.into_iter().skip(top).map(|line| screen_line(line, selected)));
         self.top = top;
         screen
+    }
+
+    /// Returns the line that says why the report is old, if it is.
+    fn alarm(&self) -> Vec<ScreenLine> {
+        self.failure.iter().map(|failure| styled(failure.clone(), Style::Alarm)).collect()
     }
 
     fn counts(&self, report: &StatusReport, shown: usize) -> String {
@@ -262,7 +268,11 @@ impl View {
 
     fn story(&mut self, size: Size) -> Vec<ScreenLine> {
         let now = self.report.as_ref().map_or(0, |report| report.time);
-        let Some(machine) = self.selected_machine() else { return vec![plain("machine gone".to_owned())] };
+        let mut screen = self.alarm();
+        let Some(machine) = self.selected_machine() else {
+            screen.push(plain("machine gone".to_owned()));
+            return screen;
+        };
         let mut lines = story(machine, now, size.width);
         let log =
             self.log.as_ref().filter(|(shown, log)| Some(shown) == self.selected.as_ref() && !log.is_empty());
@@ -273,7 +283,8 @@ impl View {
         }
         // A line of the page stays in sight.
         self.top = self.top.min(lines.len().saturating_sub(1));
-        lines.into_iter().skip(self.top).collect()
+        screen.extend(lines.into_iter().skip(self.top));
+        screen
     }
 }
 

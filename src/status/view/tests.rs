@@ -131,11 +131,29 @@ fn story_ends_with_the_log_of_its_machine() {
 }
 
 #[test]
+fn log_of_a_story_stays_while_the_server_is_away() {
+    let line = StoryLine { time: 991, text: "file not made".into(), times: 1 };
+    let mut view = view(vec![named("lab1", 0)]);
+    assert!(keys(&mut view, &[Key::Down, Key::Enter]));
+    let shown = view.shown_story().unwrap();
+    view.update_log(Some((shown.clone(), vec![line])));
+    view.update(Err("no isowire server at /run".into()));
+    view.update_log(Some((shown.clone(), Vec::new())));
+    assert!(text(&mut view).contains("file not made"));
+    view.update(Ok(report(vec![named("lab1", 0)])));
+    view.update_log(Some((shown, Vec::new())));
+    assert!(!text(&mut view).contains("file not made"), "the server says so");
+}
+
+#[test]
 fn server_that_is_away_leaves_the_last_report() {
     let mut view = view(vec![named("lab1", 0)]);
     view.update(Err("no isowire server at /run".into()));
     let page = text(&mut view);
     assert!(page.starts_with("no isowire server at /run\n") && page.contains("\nlab1 "), "{page}");
+    assert!(keys(&mut view, &[Key::Down, Key::Enter]));
+    let page = text(&mut view);
+    assert!(page.starts_with("no isowire server at /run\nlab1\n"), "{page}");
     for size in [Size { width: 0, height: 0 }, Size { width: 1, height: 1 }, Size { width: 3, height: 2 }] {
         assert!(view.screen(size).iter().all(|line| line.text.len() <= size.width));
     }
