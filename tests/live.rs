@@ -9,13 +9,15 @@ use std::net::{TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use isowire::image::Image;
 use rustix::process::{Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
+use common::iso;
 use common::needs::{needs, tool};
 use common::rpc::{self, Client};
 use common::running::{Running, output_of};
@@ -132,7 +134,7 @@ impl Server {
         let end = std::time::Instant::now() + SOON;
         while self.count_of("SIGHUP received: looking for images") == before {
             assert!(std::time::Instant::now() < end, "{}", self.running.log());
-            std::thread::sleep(Duration::from_millis(10));
+            sleep(Duration::from_millis(10));
         }
     }
 
@@ -399,7 +401,7 @@ fn sighup_rescans_a_named_file() {
     let end = std::time::Instant::now() + SOON;
     while server.count_of("image replaced") < 2 {
         assert!(std::time::Instant::now() < end, "{}", server.running.log());
-        std::thread::sleep(Duration::from_millis(50));
+        sleep(Duration::from_millis(50));
     }
     assert_eq!(server.kernel(""), Some(1));
     assert!(server.running.stop().success());
@@ -465,4 +467,27 @@ fn bad_image_of_a_folder_is_left_out_at_start() {
     }
     assert_eq!(server.kernel("/a-b"), Some(1));
     assert!(server.running.stop().success());
+}
+
+#[test]
+fn advice_follows_the_images() {
+    needs!(["xorriso"]);
+    let folder = IsoFolder::new();
+    iso::noise(&folder.path("a.iso"), 1, 1 << 20);
+    let mut command = Command::new(PROGRAM);
+    command.arg("serve").arg(&folder.path).args(["--bind", "127.0.0.1", "--dhcp", "off", "--portmap", "off"]);
+    command.args(["--nbd", "0", "--nfs", "0", "--http", "0", "--tftp", "0"]);
+    let mut server = folder.start_with(command.env("XDG_RUNTIME_DIR", folder.dir.path()));
+    let status = || {
+        let mut status = Command::new(PROGRAM);
+        output_of(status.args(["status", "--json"]).env("XDG_RUNTIME_DIR", folder.dir.path()))
+    };
+    assert!(status().contains("No machine can boot from here"), "{}", status());
+    folder.put(&folder.iso(2), "b.iso");
+    server.wait_for("image added");
+    let end = Instant::now() + SOON;
+    while status().contains("No machine can boot from here") {
+        assert!(Instant::now() < end, "{}", status());
+        sleep(Duration::from_millis(100));
+    }
 }

@@ -20,7 +20,7 @@ mod trial;
 mod verification;
 
 use std::io::{self, IsTerminal as _};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,6 +32,7 @@ use rustix::process::{Resource, Rlimit, Uid, geteuid, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::time::interval;
 use tracing::{info, warn};
 
 use self::boot_lists::BootLists;
@@ -75,6 +76,9 @@ const RESTART_DRAIN: Duration = Duration::from_secs(10);
 /// Time that transfers have to end beside the process that has taken over. PXELINUX takes a
 /// download that is cut for a whole one and starts half a kernel, so a slow link gets its time.
 const TAKEOVER_DRAIN: Duration = Duration::from_secs(600);
+
+/// Interval at which the advice is looked over when images have changed.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// What to do about another isowire that answers DHCP.
 const SECOND_DHCP_FIX: &str = "stop it, set another `interface` for each, or `dhcp = off`";
@@ -248,8 +252,10 @@ async fn serve(
     let snapshot = updater.snapshot();
     let images = snapshot.project(|snapshot| Arc::clone(&snapshot.images));
     // Before the services take the sockets.
-    let report = report(config, &sockets, &snapshot.current().files);
-    machines.know(|site| describe_site(site, config, &sockets, &snapshot.current().files, &report));
+    let (mut report, tftp) = (report(config, &sockets), udp_port(sockets.tftp.as_ref()));
+    machines.know(|site| describe_site(site, config, &sockets, &report));
+    let mut served = snapshot.clone();
+    machines.know(|site| advise(site, config, tftp, &served.current().files, &mut report));
     let clients = Arc::new(Clients::new(client_limits(config), Arc::clone(&machines)));
     let nbd = nbd::server::Server::new(images.clone(), Arc::clone(&machines), Arc::clone(&clients));
     let has_roots = !matches!(arrival, Arrival::Nothing);
@@ -290,9 +296,22 @@ async fn serve(
             return Err(error);
         }
     };
+    if let Some(error) = &services.dhcp_error {
+        report.turn_off_dhcp(error);
+        legacy.machines.know(|site| {
+            site.services = report.services();
+            advise(site, config, tftp, &served.current().files, &mut report);
+        });
+    }
     announce(&report);
+    let mut looks = interval(INTERVAL);
     let end = loop {
         tokio::select! {
+            _ = looks.tick() => {
+                if let Some(snapshot) = served.update() {
+                    legacy.machines.know(|site| advise(site, config, tftp, &snapshot.files, &mut report));
+                }
+            }
             signal = stop_signals.received() => {
                 info!("shutting down: {signal}");
                 break ServeEnd::Stopped;
@@ -396,16 +415,31 @@ impl StopSignals {
 }
 
 /// Describes the services that are up, and what to do about the others.
-fn report(config: &Config, sockets: &ServiceSockets, files: &Files) -> StartReport {
+fn report(config: &Config, sockets: &ServiceSockets) -> StartReport {
     StartReport {
         rows: sockets.rows.clone(),
         other_root: other_root(config, sockets),
-        has_nothing_to_boot: !files.has_boot_entry(),
+        has_nothing_to_boot: false,
         unprivileged: sockets.lacks_privilege.then(service_sockets::program),
-        // With our own DHCP, other servers need no settings.
-        foreign_dhcp: foreign_dhcp(config, sockets, files).filter(|_| sockets.dhcp.is_none()),
+        answers_dhcp: sockets.dhcp.is_some(),
+        foreign_dhcp: None,
         signing_pair: config.signing_pair.clone(),
     }
+}
+
+/// Tells what to do with these files, in the report and in the table of machines.
+fn advise(site: &mut Site, config: &Config, tftp: Option<u16>, files: &Files, report: &mut StartReport) {
+    let foreign_dhcp = foreign_dhcp(config, tftp, files);
+    site.dhcp_settings = foreign_dhcp.as_ref().map(|foreign| DhcpSettings {
+        address: foreign.address,
+        lines: foreign.to_string().lines().map(str::to_owned).collect(),
+        bios_file: foreign.boot_file.clone(),
+        uefi_file: foreign.uefi_boot_file.clone(),
+    });
+    report.has_nothing_to_boot = !files.has_boot_entry();
+    // With our own DHCP, other servers need no settings.
+    report.foreign_dhcp = foreign_dhcp.filter(|_| !report.answers_dhcp);
+    site.advice = report.advice().to_string().trim().lines().map(str::to_owned).collect();
 }
 
 /// Returns the first root that is served, unless it is the first of the menu.
@@ -416,35 +450,26 @@ fn other_root(config: &Config, sockets: &ServiceSockets) -> Option<Root> {
 }
 
 /// Tells the table of machines about this server.
-fn describe_site(
-    site: &mut Site,
-    config: &Config,
-    sockets: &ServiceSockets,
-    files: &Files,
-    report: &StartReport,
-) {
+fn describe_site(site: &mut Site, config: &Config, sockets: &ServiceSockets, report: &StartReport) {
     site.services = report.services();
-    site.advice = report.advice().to_string().trim().lines().map(str::to_owned).collect();
     site.rules = config.rules.clone();
     site.names = config.rules.names().map(|(mac, name)| (mac, name.as_str().to_owned())).collect();
     site.tftp_port = sockets.tftp_port();
     site.http_port = sockets.http_port();
     site.has_other_dhcp = !matches!(config.dhcp, Dhcp::Server(_));
-    site.dhcp_settings = foreign_dhcp(config, sockets, files).map(|foreign| DhcpSettings {
-        address: foreign.address,
-        lines: foreign.to_string().lines().map(str::to_owned).collect(),
-        bios_file: foreign.boot_file,
-        uefi_file: foreign.uefi_boot_file,
-    });
 }
 
 /// Returns the settings for another DHCP server; `None` if isowire has nothing to load.
-fn foreign_dhcp(config: &Config, sockets: &ServiceSockets, files: &Files) -> Option<ForeignDhcp> {
-    let tftp = sockets.tftp.as_ref()?;
+fn foreign_dhcp(config: &Config, tftp: Option<u16>, files: &Files) -> Option<ForeignDhcp> {
+    let tftp_port = tftp?;
     let boot_file = files.targets().boot_file()?.to_owned();
     let address = config.advertise.or_else(|| own_address(config))?;
     let uefi_boot_file = files.targets().uefi_boot_file();
-    Some(ForeignDhcp { address, tftp_port: tftp.local_addr().ok()?.port(), boot_file, uefi_boot_file })
+    Some(ForeignDhcp { address, tftp_port, boot_file, uefi_boot_file })
+}
+
+fn udp_port(socket: Option<&UdpSocket>) -> Option<u16> {
+    Some(socket?.local_addr().ok()?.port())
 }
 
 /// Returns an address of this host that machines probably reach. Their real one is known only when

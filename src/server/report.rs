@@ -20,6 +20,7 @@ pub(super) struct StartReport {
     pub(super) has_nothing_to_boot: bool,
     /// Path of this program, for `setcap`; `None` if no privilege is missing.
     pub(super) unprivileged: Option<PathBuf>,
+    pub(super) answers_dhcp: bool,
     /// Settings for another DHCP server; `None` if isowire answers DHCP, or has nothing to load.
     pub(super) foreign_dhcp: Option<ForeignDhcp>,
     /// Key of the UEFI boot programs and its certificate.
@@ -88,6 +89,14 @@ impl StartReport {
     /// Returns the text below the table: what to do.
     pub(super) fn advice(&self) -> Advice<'_> {
         Advice(self)
+    }
+
+    /// Notes that DHCP is off after all.
+    pub(super) fn turn_off_dhcp(&mut self, why: &dyn fmt::Display) {
+        self.answers_dhcp = false;
+        if let Some(row) = self.rows.iter_mut().find(|row| row.service == "DHCP") {
+            (row.address, row.state) = (None, format!("off: {why}"));
+        }
     }
 
     /// Returns the table for the status.
@@ -195,6 +204,7 @@ mod tests {
             other_root: None,
             has_nothing_to_boot: false,
             unprivileged: None,
+            answers_dhcp: false,
             foreign_dhcp: None,
             signing_pair: None,
         };
@@ -220,6 +230,7 @@ mod tests {
             other_root: Some(Root::Nfs),
             has_nothing_to_boot: true,
             unprivileged: Some("/opt/isowire".into()),
+            answers_dhcp: false,
             foreign_dhcp: Some(foreign.clone()),
             signing_pair: Some(pair()),
         };

@@ -22,7 +22,7 @@ use super::snapshot::Snapshot;
 use super::{StartError, handover, own_addresses};
 use crate::boot::{Files, Requester};
 use crate::config::{Config, Dhcp, StatusPage, StatusService, TftpPorts};
-use crate::dhcp::server::KnownConflicts;
+use crate::dhcp::server::{DhcpStartError, KnownConflicts};
 use crate::handover::takeover::Predecessor;
 use crate::images::ImageSet;
 use crate::machines::Registry;
@@ -65,6 +65,8 @@ pub(super) struct Running {
     pub(super) at_once: JoinSet<()>,
     /// Another process has what this one leaves behind on the host.
     pub(super) is_taken_over: Arc<AtomicBool>,
+    /// Reason why DHCP is off, after a process whose machines live on here.
+    pub(super) dhcp_error: Option<DhcpStartError>,
 }
 
 /// The services of a run while they are started.
@@ -75,6 +77,7 @@ struct Services<'a> {
     tasks: JoinSet<io::Result<()>>,
     at_once: JoinSet<()>,
     is_taken_over: Arc<AtomicBool>,
+    dhcp_error: Option<DhcpStartError>,
 }
 
 /// Starts every service whose sockets are open. They stop when the sender of `stopping` is dropped.
@@ -89,9 +92,9 @@ pub(super) async fn start(
     hangup: Signal,
     stopping: &watch::Receiver<()>,
 ) -> Result<Running, StartError> {
-    let (tasks, at_once, is_taken_over) = Default::default();
+    let (tasks, at_once, is_taken_over, dhcp_error) = Default::default();
     let offered = handover::offered_sockets(&sockets)?;
-    let mut services = Services { config, shared, stopping, tasks, at_once, is_taken_over };
+    let mut services = Services { config, shared, stopping, tasks, at_once, is_taken_over, dhcp_error };
     let (mut dhcp, has_roots) = (Some((sockets.dhcp, sockets.dhcp_mark)), services.shared.has_roots);
     // First, since only this one can still fail for a reason on the network.
     if let Some((sockets, mark)) = dhcp.take_if(|_| !has_roots) {
@@ -113,8 +116,8 @@ pub(super) async fn start(
     if let Some((sockets, mark)) = dhcp {
         services.start_dhcp(sockets, mark).await?;
     }
-    let Services { tasks, at_once, is_taken_over, .. } = services;
-    Ok(Running { tasks, at_once, is_taken_over })
+    let Services { tasks, at_once, is_taken_over, dhcp_error, .. } = services;
+    Ok(Running { tasks, at_once, is_taken_over, dhcp_error })
 }
 
 impl Services<'_> {
@@ -150,6 +153,7 @@ impl Services<'_> {
             Ok(server) => server,
             Err(error) if self.shared.has_roots => {
                 error!("DHCP is off: {error}");
+                self.dhcp_error = Some(error);
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
