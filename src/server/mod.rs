@@ -281,19 +281,18 @@ async fn serve(
     };
     let legacy = Legacy { nbd: nbd.clone(), images, machines, dhcp_conflicts };
     let started = tokio::select! {
-        started = services::start(config, sockets, updater, shared, hangup, &stopping) => started,
+        started = services::start(config, sockets, updater, shared, hangup, &stopping) => started.map(Some),
         // A DHCP server looks for other servers for some seconds before it starts.
         signal = stop_signals.received() => {
             info!("shutting down: {signal}");
-            legacy.leave().await;
-            return Ok(());
+            Ok(None)
         }
     };
     let mut services = match started {
-        Ok(services) => services,
-        Err(error) => {
+        Ok(Some(services)) => services,
+        ended => {
             legacy.leave().await;
-            return Err(error);
+            return ended.map(drop);
         }
     };
     if let Some(error) = &services.dhcp_error {
