@@ -181,8 +181,8 @@ fn page_connects_again_after_it_was_refused() {
     let (room, browser) = (Room::new(3), Browser::start());
     let others: Vec<_> = (0..16).map(|_| watch(room.address)).collect();
     browser.open(&room.url());
-    browser.wait_for("!document.getElementById('lost').hidden");
-    assert_eq!(browser.run(&format!("return {ROWS}")), 0, "too many watch");
+    browser.wait_for("document.getElementById('lost').textContent.includes('too many pages')");
+    assert_eq!(browser.run(&format!("return {ROWS}")), 0);
     drop(others);
     browser.wait_for(&format!("{ROWS} === 3 && document.getElementById('lost').hidden"));
 }
@@ -208,6 +208,7 @@ fn page_shows_images_that_are_not_offered() {
            { image: 'bad', state: 'failed', size: 9, read: 9, error: 'wrong checksum' },
            { image: 'next', state: 'waiting', size: 9, read: 0, error: null },
            { image: 'now', state: 'verifying', size: 10, read: 4, error: null },
+           { image: 'archlinux', state: 'failed', size: 9, read: 9, error: 'too short' },
          ];
          take(JSON.stringify({ ...report, verifications }));
          const rows = [...document.querySelectorAll('#images tr')].map(row => row.cells[0].textContent + ': ' +
@@ -215,11 +216,11 @@ fn page_shows_images_that_are_not_offered() {
          return [...rows, document.getElementById('notices').textContent];",
     );
     let expected = [
-        "archlinux: served",
+        "archlinux: the file there now: not offered: too short",
         "bad: not offered: wrong checksum",
         "next: waiting for its verification",
         "now: being verified: 40 %",
-        "bad: not offered: wrong checksum",
+        "bad: not offered: wrong checksumarchlinux: the file there now: not offered: too short",
     ];
     assert_eq!(shown, serde_json::json!(expected));
 }

@@ -109,7 +109,7 @@ impl Rpcbind {
 }
 
 #[test]
-fn registration_lasts_until_withdrawn() {
+fn registration_lasts_until_dropped() {
     needs!(lan::NEEDS, ["rpcbind", "rpcinfo", "unshare"]);
     let rpcbind = Rpcbind::start();
     let _server = rpcbind.listen(NFS_PORT);
@@ -118,9 +118,9 @@ fn registration_lasts_until_withdrawn() {
     let list = output_of(rpcbind.host.command("rpcinfo").args(["-p", "127.0.0.1"]));
     assert_eq!(served(&list), ["100003 3 tcp 20490 nfs", "100005 3 tcp 20490 mountd"], "{list}");
     let again = rpcbind.register(NFS_PORT).expect("a server that was killed and started again");
-    registration.withdraw();
+    drop(registration);
     assert_eq!((rpcbind.port_of(NFS), rpcbind.port_of(MOUNT)), (0, 0));
-    again.withdraw();
+    drop(again);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn registration_of_killed_server_is_replaced() {
     let _server = rpcbind.listen(NFS_PORT);
     let registration = rpcbind.register(NFS_PORT).unwrap();
     assert_eq!((rpcbind.port_of(NFS), rpcbind.port_of(MOUNT)), (AT_NFS_PORT, AT_NFS_PORT));
-    registration.withdraw();
+    drop(registration);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn unprivileged_server_registers_too() {
     let _server = rpcbind.listen(NFS_PORT);
     let registration = as_nobody(|| register_at(&rpcbind.socket, NFS_PORT)).unwrap();
     assert_eq!(rpcbind.port_of(NFS), AT_NFS_PORT);
-    as_nobody(|| registration.withdraw());
+    as_nobody(|| drop(registration));
     assert_eq!(rpcbind.port_of(NFS), 0);
 }
 

@@ -10,7 +10,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::{Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
@@ -153,38 +153,43 @@ impl NextBoots {
         Ok(is_over)
     }
 
-    /// Replaces the table by that of a text.
+    /// Replaces the table by that of a text. What it says of the time after `now` is of a clock that was
+    /// wrong.
     ///
     /// # Errors
     /// [`NextBootsError`]
-    pub(crate) fn restore(&self, text: &str) -> Result<(), NextBootsError> {
+    pub(crate) fn restore(&self, text: &str, now: i64) -> Result<(), NextBootsError> {
         let mut lines = (1..).zip(text.lines());
         if lines.next().is_none_or(|(_, head)| head != HEAD) {
             return Err(NextBootsError(1));
         }
-        let told = lines.map(|(number, line)| parse(line).ok_or(NextBootsError(number)));
+        let told = lines.map(|(number, line)| {
+            let (machine, Told { boot, since }) = parse(line).ok_or(NextBootsError(number))?;
+            Ok((machine, Told { boot, since: since.min(now) }))
+        });
         *self.table() = told.take(MACHINES_MAX).collect::<Result<_, _>>()?;
         Ok(())
+    }
+
+    /// Returns the table as text. `ahead` is by how many seconds the system's clock is ahead of the one of
+    /// this table.
+    pub(crate) fn text(&self, ahead: i64) -> String {
+        let mut text = format!("{HEAD}\n");
+        for (machine, Told { boot, since }) in self.table().iter() {
+            let since = since.saturating_add(ahead);
+            // Writing to a string cannot fail.
+            let _ = match boot {
+                NextBoot::Image(image) => writeln!(text, "{machine} {since} image {image}"),
+                NextBoot::Rule => writeln!(text, "{machine} {since} rule"),
+                NextBoot::Local => writeln!(text, "{machine} {since} local"),
+            };
+        }
+        text
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<Mac, Told>> {
         // A panic while the lock is held leaves complete entries.
         locked(&self.0)
-    }
-}
-
-/// Writes the table as text.
-impl fmt::Display for NextBoots {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{HEAD}")?;
-        for (machine, Told { boot, since }) in self.table().iter() {
-            match boot {
-                NextBoot::Image(image) => writeln!(f, "{machine} {since} image {image}")?,
-                NextBoot::Rule => writeln!(f, "{machine} {since} rule")?,
-                NextBoot::Local => writeln!(f, "{machine} {since} local")?,
-            }
-        }
-        Ok(())
     }
 }
 
@@ -244,10 +249,10 @@ mod tests {
         next.tell(mac(1), image(), 1, false).unwrap();
         next.tell(mac(2), NextBoot::Local, 2, false).unwrap();
         next.tell(mac(3), NextBoot::Rule, 3, true).unwrap();
-        let text = next.to_string();
+        let text = next.text(0);
         assert_eq!(text.lines().nth(1), Some("02:00:00:00:00:01 1 image arch"));
-        again.restore(&text).unwrap();
-        assert_eq!(again.to_string(), text);
+        again.restore(&text, 3).unwrap();
+        assert_eq!(again.text(0), text);
         for (bad, line) in [
             ("", 1),
             ("# isowire next boots 2\n", 1),
@@ -255,9 +260,13 @@ mod tests {
             ("# isowire next boots 1\n02:00:00:00:00:01 1 local\n02:00:00:00:00:01 x local\n", 3),
             ("# isowire next boots 1\n02:00:00:00:00:01 1 image a b\n", 2),
         ] {
-            assert_eq!(again.restore(bad), Err(NextBootsError(line)), "{bad:?}");
+            assert_eq!(again.restore(bad, 3), Err(NextBootsError(line)), "{bad:?}");
         }
-        assert_eq!(again.to_string(), text, "unchanged");
+        assert_eq!(again.text(0), text, "unchanged");
+        // The system's clock was set after the start.
+        assert_eq!(again.text(100).lines().nth(1), Some("02:00:00:00:00:01 101 image arch"));
+        again.restore(&again.text(100), 50).unwrap();
+        assert_eq!(again.text(0).lines().nth(1), Some("02:00:00:00:00:01 50 image arch"));
     }
 
     #[test]
@@ -269,7 +278,7 @@ mod tests {
         }
         assert_eq!(next.tell(mac(1), NextBoot::Local, 0, false), Err(TooManyError));
         assert_eq!(next.finished(mac(1), 1, true), Err(TooManyError));
-        assert!((next.to_string().len() as u64) < TEXT_MAX);
+        assert!((next.text(0).len() as u64) < TEXT_MAX);
         let told = Mac::new(&[2, 0, 0, 1, 0, 0]).unwrap();
         next.tell(told, NextBoot::Rule, 0, false).unwrap();
         assert_eq!(next.finished(mac(1), 1, true), Ok(true), "it is as if the other was never told");

@@ -43,6 +43,8 @@ pub(super) struct MachineBoot {
     pub(super) is_up: Option<bool>,
     /// Its system said that it is up.
     pub(super) system: Option<SystemUp>,
+    /// Last time before a kernel at which it got a boot program or a menu.
+    pub(super) asked: Option<Instant>,
     /// Its script was handed out, which is a secret.
     pub(super) secret_taken: bool,
     pub(super) last_event: Instant,
@@ -80,6 +82,7 @@ impl MachineBoot {
             program_sent: None,
             is_up: None,
             system: None,
+            asked: None,
             secret_taken: false,
             last_event: now,
             requests: Requests::default(),
@@ -180,10 +183,12 @@ impl MachineBoot {
     }
 
     /// Returns when the machine got its menu, or whatever else says what it boots. That may be long after
-    /// the boot began: firmware that gets no answer asks for hours.
+    /// the boot began: firmware that gets no answer asks for hours, and a menu may be loaded again.
     fn asked(&self) -> Instant {
         let [.., loader, menu, kernel, initramfs, root] = self.reached;
-        [menu, loader, kernel, initramfs, root].into_iter().flatten().next().unwrap_or(self.began)
+        // After a take-over the last time is not known.
+        let first = [menu, loader, kernel, initramfs, root].into_iter().flatten().next();
+        self.asked.or(first).unwrap_or(self.began)
     }
 
     /// Returns true if the system said that it is up, and nothing else was seen since.
@@ -221,6 +226,9 @@ impl MachineBoot {
     pub(super) fn reach(&mut self, step: Step, now: Instant) {
         self.last_event = now;
         self.requests.went_on();
+        if matches!(step, Step::Loader | Step::Menu) && self.step <= Step::Menu {
+            self.asked = Some(now);
+        }
         if step < self.step {
             return;
         }
@@ -277,6 +285,7 @@ impl MachineBoot {
         self.story.join(other.story);
         self.loaded = self.loaded.max(other.loaded);
         self.program_sent = self.program_sent.max(other.program_sent);
+        self.asked = self.asked.max(other.asked);
         self.system = self.system.take().or(other.system);
         self.secret_taken |= other.secret_taken;
         for (mine, its) in self.reached.iter_mut().zip(other.reached) {

@@ -170,8 +170,8 @@ impl Registry {
         finished.collect()
     }
 
-    /// Returns `now`, which is also `time`, in seconds since 1970. Times of boots are comparable with
-    /// it, whatever is done to the system's clock; they would not be with `time`.
+    /// Returns `now`, which is also `time`, in seconds since 1970. In this process times of boots are
+    /// comparable with it, whatever is done to the system's clock; they would not be with `time`.
     pub(crate) fn seconds(&self, now: Instant, time: Timestamp) -> i64 {
         self.clock.get_or_init(|| Clock::new(now, time)).seconds(now)
     }

@@ -71,7 +71,8 @@ pub(super) struct MachineRecord {
     pub boots: u32,
     /// The boot before ended with a whole boot program.
     had_no_root: bool,
-    /// Start of the last boot before this one that was done, and whether its system said so.
+    /// When the machine asked what to boot, for the last boot before this one that was done, and whether
+    /// its system said so.
     done_before: Option<(Instant, bool)>,
     pub boot: MachineBoot,
 }
@@ -373,10 +374,11 @@ impl MachineTable {
     /// Returns the machine whose boot `traffic` belongs to. Looks through all of them if it is not
     /// the one at `address`.
     fn record_of(&mut self, address: IpAddr, traffic: &Arc<TransferStats>) -> Option<&mut MachineRecord> {
-        let has = |id: &Id| self.machines.get(id).is_some_and(|record| record.boot.has(traffic));
-        let at_address = self.by_address.get(&address).copied().filter(has);
-        let id = at_address.or_else(|| self.machines.keys().copied().find(has))?;
-        self.machines.get_mut(&id)
+        let at_address = self.by_address.get(&address).copied();
+        match at_address.filter(|id| self.machines.get(id).is_some_and(|record| record.boot.has(traffic))) {
+            Some(id) => self.machines.get_mut(&id),
+            None => self.machines.values_mut().find(|record| record.boot.has(traffic)),
+        }
     }
 
     /// Begins a new boot when firmware asks for a boot file, unless the current boot explains it.

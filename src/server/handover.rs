@@ -138,7 +138,7 @@ fn resume(parcel: Parcel, nbd: &nbd::server::Server, machines: &Registry) {
     if parcel.lost > 0 {
         error!(
             connections = parcel.lost,
-            "NBD connections lost in the handover: systemd did not store all; raise FileDescriptorStoreMax= of the unit"
+            "NBD connections lost in the handover: their sockets did not come. Raise LimitNOFILE= of the unit"
         );
     }
     let mut resumed = 0;

@@ -299,6 +299,7 @@ async fn serve(
         report.turn_off_dhcp(error);
         legacy.machines.know(|site| {
             site.services = report.services();
+            site.has_other_dhcp = true;
             advise(site, config, tftp, &served.current().files, &mut report);
         });
     }

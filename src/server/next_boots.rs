@@ -55,12 +55,12 @@ impl NextFile {
             Self { open: Directory::open(&directory).ok(), path: directory, writing: Mutex::default() };
         let text = file.read().map_err(|error| format!("{place}: {error}; let isowire read it"))?;
         if let Some(text) = text {
-            let restored = config.rules.next().restore(&text);
+            let restored = config.rules.next().restore(&text, Timestamp::now().as_second());
             restored.map_err(|error| format!("{place}: {error}; remove the file"))?;
         }
         // Boots that are not kept come again after a restart. Another process may have it to itself yet.
         if needs_it && !config.takeover {
-            let written = file.write(&config.rules);
+            let written = file.write(&config.rules, 0);
             written.map_err(|error| format!("once: {place}: {error}; let isowire write there"))?;
         }
         Ok(file)
@@ -77,11 +77,11 @@ impl NextFile {
         bytes.map(String::from_utf8).transpose().map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
-    /// Replaces the file as a whole.
-    fn write(&self, rules: &Rules) -> io::Result<()> {
+    /// Replaces the file as a whole. The system's clock is `ahead` of that of the rules.
+    fn write(&self, rules: &Rules, ahead: i64) -> io::Result<()> {
         let directory = self.open.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let _writing = locked(&self.writing);
-        directory.replace(NAME, rules.next().to_string().as_bytes())
+        directory.replace(NAME, rules.next().text(ahead).as_bytes())
     }
 }
 
@@ -132,10 +132,20 @@ impl NextBootControl {
                 Ok(false) | Err(_) => {}
             }
         }
-        if is_changed && let Err(error) = tokio::task::block_in_place(|| self.file.write(&self.rules)) {
+        if is_changed && let Err(error) = tokio::task::block_in_place(|| self.write()) {
             let file = self.file.path.join(NAME);
             warn!(file = %file.display(), "next boots not written: {error}; a restart forgets them");
         }
+    }
+
+    /// Returns the time by the clock of boots.
+    fn now(&self) -> i64 {
+        self.machines.seconds(Instant::now(), Timestamp::now())
+    }
+
+    /// Writes the file, with times that the next process can use.
+    fn write(&self) -> io::Result<()> {
+        self.file.write(&self.rules, Timestamp::now().as_second() - self.now())
     }
 
     fn boot(&self, text: &str) -> Result<NextBoot, String> {
@@ -163,12 +173,10 @@ impl NextBootControl {
             let directory = self.file.path.display();
             return Err(format!("the server has no place to note it: make {directory} and restart it"));
         }
-        let now = self.machines.seconds(Instant::now(), Timestamp::now());
+        let now = self.now();
         self.rules.tell(machine, boot.clone(), now).map_err(|error| error.to_string())?;
         let directory = self.file.path.display();
-        self.file
-            .write(&self.rules)
-            .map_err(|error| format!("{directory}/{NAME}: {error}; a restart forgets it"))?;
+        self.write().map_err(|error| format!("{directory}/{NAME}: {error}; a restart forgets it"))?;
         info!(mac = %machine, ?boot, "next boot told");
         Ok(match boot {
             NextBoot::Image(image) => format!("{machine} boots {image} next, and then from its local disk"),

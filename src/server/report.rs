@@ -10,6 +10,9 @@ use crate::config::{HTTP_PORT, NBD_PORT, PORTMAP_PORT, TFTP_PORT};
 use crate::machines::server_status::ServiceStatus;
 use crate::uki::SigningPair;
 
+/// Row of the servers that share machines.
+pub(super) const SERVERS: &str = "Servers";
+
 /// The services of this run and their states.
 #[derive(Debug, Clone)]
 pub(super) struct StartReport {
@@ -94,6 +97,7 @@ impl StartReport {
     /// Notes that DHCP is off after all.
     pub(super) fn turn_off_dhcp(&mut self, why: &dyn fmt::Display) {
         self.answers_dhcp = false;
+        self.rows.retain(|row| row.service != SERVERS);
         if let Some(row) = self.rows.iter_mut().find(|row| row.service == "DHCP") {
             (row.address, row.state) = (None, format!("off: {why}"));
         }

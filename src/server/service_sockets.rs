@@ -16,7 +16,7 @@ use tracing::warn;
 pub(super) use self::dhcp_mark::{DhcpMark, DhcpMarkError};
 pub(super) use self::portmap::PortmapService;
 
-use super::report::{Obstacle, ServiceRow, port_note};
+use super::report::{Obstacle, SERVERS, ServiceRow, port_note};
 use super::sandbox::Identity;
 use super::sockets::{self, Inherited, SocketError};
 use super::{SECOND_DHCP_FIX, StartError};
@@ -359,7 +359,7 @@ impl ServiceSockets {
         let Some(servers) = &config.servers else { return };
         let names = servers.iter().map(|server| server.name().to_string());
         let state = format!("machines are shared by {}", names.collect::<Vec<_>>().join(", "));
-        self.up("Servers", None, &state);
+        self.up(SERVERS, None, &state);
     }
 
     fn leave_dhcp_off(&mut self, why: &str, inherited: &[Option<UdpSocket>; 2]) -> Result<(), StartError> {

@@ -93,7 +93,7 @@ pub(super) async fn start(
     stopping: &watch::Receiver<()>,
 ) -> Result<Running, StartError> {
     let (tasks, at_once, is_taken_over, dhcp_error) = Default::default();
-    let offered = handover::offered_sockets(&sockets)?;
+    let mut offered = handover::offered_sockets(&sockets)?;
     let mut services = Services { config, shared, stopping, tasks, at_once, is_taken_over, dhcp_error };
     let (mut dhcp, has_roots) = (Some((sockets.dhcp, sockets.dhcp_mark)), services.shared.has_roots);
     // First, since only this one can still fail for a reason on the network.
@@ -109,13 +109,17 @@ pub(super) async fn start(
     services.start_tftp(sockets.tftp)?;
     services.start_status(sockets.status_socket, sockets.status);
     services.start_own_addresses();
-    services.start_offers(offered);
     let updates = updater.run(hangup, services.stop());
     services.spawn("images", unfailing(updates));
     // Last after another process, whose machines load on.
     if let Some((sockets, mark)) = dhcp {
         services.start_dhcp(sockets, mark).await?;
     }
+    if services.dhcp_error.is_some() {
+        // Another program may have them.
+        offered.retain(|(name, _)| !["dhcp", "pxe", "dhcp-mark"].contains(name));
+    }
+    services.start_offers(offered);
     let Services { tasks, at_once, is_taken_over, dhcp_error, .. } = services;
     Ok(Running { tasks, at_once, is_taken_over, dhcp_error })
 }
@@ -199,9 +203,8 @@ impl Services<'_> {
                 let (stop, is_taken_over) = (self.stop(), Arc::clone(&self.is_taken_over));
                 self.spawn("portmap", async move {
                     stop.await;
-                    // rpcbind keeps a registration after the end of the process that made it.
-                    if !is_taken_over.load(Ordering::Relaxed) {
-                        registration.withdraw();
+                    if is_taken_over.load(Ordering::Relaxed) {
+                        registration.keep();
                     }
                     Ok(())
                 });

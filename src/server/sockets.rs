@@ -169,11 +169,12 @@ impl Inherited {
 fn fits(service: ServicePort, address: SocketAddrV4, ours: Ipv4Addr) -> Result<bool, TakeoverError> {
     let ServicePort::On { port, asked } = service else { return Ok(false) };
     let theirs = *address.ip();
+    let is_in_the_way = theirs != ours && (theirs.is_unspecified() || ours.is_unspecified());
+    if is_in_the_way && address.port() == port {
+        return Err(TakeoverError::Address { port, theirs, ours });
+    }
     // Port 0 is any, and a default service may have got another one.
     let is_port = port == 0 || address.port() == port || asked == Asked::ByDefault;
-    if is_port && port != 0 && theirs != ours && (theirs.is_unspecified() || ours.is_unspecified()) {
-        return Err(TakeoverError::Address { port: address.port(), theirs, ours });
-    }
     Ok(is_port && theirs == ours)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::image_updater::{ends_start, search_paths};
 use super::sandbox::{self, Identity, files};
-use super::service_sockets::{PortmapService, ServiceSockets};
+use super::service_sockets::ServiceSockets;
 use super::{ServiceRow, StartError};
 use crate::bootable::Root;
 use crate::config::Config;
@@ -30,9 +30,6 @@ impl Trial {
         let identity = Identity::unchanged();
         let (mut sockets, mut errors) = ServiceSockets::open_possible(config, names, &identity);
         let (roots, lacks_privilege) = (sockets.roots(), sockets.lacks_privilege);
-        if let Some(PortmapService::Rpcbind(registration)) = sockets.portmap.take() {
-            registration.withdraw();
-        }
         let mut rows = std::mem::take(&mut sockets.rows);
         rows.push(sandbox::try_out(config));
         errors.extend(sandbox::require(config).err().map(StartError::from));

@@ -118,7 +118,7 @@ pub(super) fn reason(machine: &MachineStatus) -> Option<String> {
 
 /// Returns a line for each thing above all machines, such as an image that cannot be read.
 pub(super) fn notices(report: &StatusReport) -> impl Iterator<Item = String> {
-    let StatusReport { faults, verifications, panics, draining, time, .. } = report;
+    let StatusReport { faults, panics, draining, time, .. } = report;
     let draining = draining.iter().map(move |DrainStatus { since, left }| {
         let age = age(time - since);
         format!("new machines go to other servers since {age}; machines that need this one still: {left}")
@@ -129,14 +129,16 @@ pub(super) fn notices(report: &StatusReport) -> impl Iterator<Item = String> {
         let (image, fault, age) = (printable(image), printable(fault), age(time - since));
         format!("{image}: cannot be read since {age}: {fault}")
     });
-    panics.into_iter().chain(draining).chain(faults).chain(verification_notices(verifications))
+    panics.into_iter().chain(draining).chain(faults).chain(verification_notices(report))
 }
 
 /// Returns a line for each image that is not verified, and one for all that are.
-fn verification_notices(verifications: &[VerificationStatus]) -> Vec<String> {
+fn verification_notices(StatusReport { images, verifications, .. }: &StatusReport) -> Vec<String> {
     let mut notices = Vec::new();
     for VerificationStatus { image, state, size, read, error, .. } in verifications {
-        let image = printable(image);
+        // What is served may be of an older file.
+        let is_served = images.iter().any(|served| served.name == *image);
+        let image = format!("{}{}", printable(image), if is_served { ": the file there now" } else { "" });
         match (state.as_str(), error) {
             (_, Some(why)) => notices.push(format!("{image}: not offered: {}", printable(why))),
             ("verified", _) => {}

@@ -59,7 +59,7 @@ impl<C> Connections<C> {
 
     /// Brings all connections to rest and returns them. Those that end meanwhile are missing; those
     /// that join later go on. One that takes longer than a second cannot send itself any more, and goes on
-    /// too.
+    /// until this process ends.
     pub(crate) async fn rest(&self) -> Vec<C> {
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let requests: Vec<_> = self.members().requests.drain().collect();
@@ -76,9 +76,14 @@ impl<C> Connections<C> {
         }
         receiver.close();
         let connections = receiver.sender_strong_count();
-        warn!(connections, "connections do not come to rest: the disk of their image may hang");
+        warn!(
+            connections,
+            "connections not handed over, as they do not come to rest: the disk of their image may hang. They end with this process"
+        );
         // What came before it was closed.
-        resting.extend(std::iter::from_fn(|| receiver.try_recv().ok()));
+        while let Some(connection) = receiver.recv().await {
+            resting.push(connection);
+        }
         resting
     }
 

@@ -134,6 +134,7 @@ impl MachineBoot {
                 let host_keys = keys.iter().filter_map(|key| HostKey::new(key)).collect();
                 SystemUp { since: ages.moment(age), host_keys }
             }),
+            asked: None,
             secret_taken: carried.secret_taken,
             last_event: ages.moment(carried.last_event),
             // A transfer ends with its process, and asks again.

@@ -173,6 +173,9 @@ mod tests {
         table.met(mac, address, began);
         let stats = table.join(address, Step::Loader, loaded).unwrap();
         table.reached(address, &stats, Step::Loader, None, loaded);
+        table.reached(address, &stats, Step::Menu, None, loaded);
+        // It was reset, and another DHCP server named the file.
+        let stats = table.join(address, Step::Menu, asked).unwrap();
         table.reached(address, &stats, Step::Menu, None, asked);
         table.reached(address, &stats, Step::Kernel, None, later);
         table.phoned_home(address, report(), later);

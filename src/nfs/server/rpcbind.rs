@@ -43,12 +43,13 @@ pub enum RegistrationError {
     Taken { program: &'static str, port: u32 },
 }
 
-/// The registration of NFS and MOUNT, until [`Registration::withdraw`]. A killed process leaves it
-/// behind, and the next one replaces it.
+/// The registration of NFS and MOUNT, until this is dropped: rpcbind would keep it after the end of the
+/// process. A killed process leaves it behind, and the next one replaces it.
 #[derive(Debug)]
-#[must_use = "it must be withdrawn at the end"]
+#[must_use = "it is withdrawn when it is dropped"]
 pub struct Registration {
     path: PathBuf,
+    is_there: bool,
 }
 
 /// Registers NFS and MOUNT at `nfs_port`, where this process must already listen.
@@ -64,7 +65,7 @@ pub(crate) fn register(nfs_port: u16) -> Result<Registration, RegistrationError>
 /// # Errors
 /// [`RegistrationError`]; nothing is registered then.
 pub fn register_at(path: &Path, nfs_port: u16) -> Result<Registration, RegistrationError> {
-    let registration = Registration { path: path.to_owned() };
+    let mut registration = Registration { path: path.to_owned(), is_there: false };
     let mut rpcbind = Rpcbind::connect(path).map_err(|error| registration.unreachable(error))?;
     for (done, (program, name)) in PROGRAMS.into_iter().enumerate() {
         let outcome = rpcbind.set(program, nfs_port).map_err(|error| registration.unreachable(error));
@@ -79,22 +80,32 @@ pub fn register_at(path: &Path, nfs_port: u16) -> Result<Registration, Registrat
         return Err(failure);
     }
     info!(nfs_port, "NFS registered with rpcbind");
+    registration.is_there = true;
     Ok(registration)
 }
 
 const PROGRAMS: [(u32, &str); 2] = [(NFS, "NFS"), (MOUNT, "MOUNT")];
 
 impl Registration {
-    /// Removes the registration.
-    pub fn withdraw(self) {
-        match Rpcbind::connect(&self.path) {
-            Ok(mut rpcbind) => rpcbind.unset(PROGRAMS),
-            Err(error) => debug!(%error, "rpcbind stopped, and its registrations with it"),
-        }
+    /// Leaves it to the process that has taken over.
+    pub(crate) fn keep(mut self) {
+        self.is_there = false;
     }
 
     fn unreachable(&self, error: io::Error) -> RegistrationError {
         RegistrationError::Unreachable { path: self.path.clone(), error }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if !self.is_there {
+            return;
+        }
+        match Rpcbind::connect(&self.path) {
+            Ok(mut rpcbind) => rpcbind.unset(PROGRAMS),
+            Err(error) => debug!(%error, "rpcbind stopped, and its registrations with it"),
+        }
     }
 }
 

@@ -191,7 +191,10 @@ impl<'a> Needs<'a> {
         let lease_file = self.lease_file.and_then(|path| path.file_name()?.to_str());
         // A proxy needs no leases, but an earlier run may have left some.
         let own = [lease_file.unwrap_or("leases"), "leases", next_boots::NAME];
-        let is_ours = |name: &str| own.iter().any(|own| name.starts_with(own)) || boot_lists::is_list(name);
+        let is_ours = |name: &str| {
+            let mut ends = own.iter().filter_map(|own| name.strip_prefix(own));
+            ends.any(|end| ["", ".new", ".lock"].contains(&end)) || boot_lists::is_list(name)
+        };
         let leases = self.lease_file.and_then(Path::parent);
         if let Some(directory) = leases {
             give(directory, 0o755, user, is_ours)?;
