@@ -40,6 +40,10 @@ const OWN_SYSLINUX: &str = "boot/syslinux";
 /// Start of a kernel's file name; the whole name in an image with a single kernel.
 const KERNEL: &str = "vmlinuz";
 
+/// Most kernels, and most root file systems, of an image; those of archiso have two or three. Each is
+/// read as a whole sooner or later, and a small image can have thousands of names for one large file.
+const KERNELS_MAX: usize = 32;
+
 /// Files of an image made by mkarchiso.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Archiso {
@@ -241,6 +245,7 @@ impl Finder<'_> {
         });
         let mut images: Vec<_> = images.collect();
         images.sort_by_key(|(arch, _)| arch != FIRST_ARCH);
+        images.truncate(KERNELS_MAX);
         images
     }
 
@@ -267,6 +272,7 @@ impl Finder<'_> {
         if kernels.is_empty() {
             kernels = elsewhere.flat_map(|dir| self.kernels_in(dir, arch, install_dir)).collect();
         }
+        kernels.truncate(KERNELS_MAX);
         kernels
     }
 
@@ -336,8 +342,8 @@ mod tests {
     use super::*;
     use crate::image::index::NodeAttributes;
 
-    /// Lists the kernels of an image that has these files and the install directory `some`.
-    fn kernels(paths: &[&str]) -> Vec<String> {
+    /// Makes the index of an image that has these files.
+    fn index(paths: &[&str]) -> Index {
         let attributes = NodeAttributes { mode: 0o755, uid: 0, gid: 0, nlink: 1, mtime: 0 };
         let mut index = Index::new(attributes);
         for path in paths {
@@ -351,6 +357,12 @@ mod tests {
                 known.unwrap_or_else(|| index.add(parent, name, kind, attributes).unwrap())
             });
         }
+        index
+    }
+
+    /// Lists the kernels of an image that has these files and the install directory `some`.
+    fn kernels(paths: &[&str]) -> Vec<String> {
+        let index = index(paths);
         let finder = Finder { index: &index };
         let dir = index.child(NodeId::ROOT, b"some").unwrap();
         let path = |&id: &NodeId| String::from_utf8(index.path(id)).unwrap();
@@ -378,6 +390,22 @@ mod tests {
             "i686 linux: /some/boot/intel-ucode.img",
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn kernels_and_roots_are_bounded() {
+        let kernel = |n: usize| format!("some/boot/x86_64/vmlinuz-{n}");
+        let many: Vec<_> = (0..2 * KERNELS_MAX).map(kernel).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert_eq!(kernels(&many).len(), KERNELS_MAX);
+        let root = |n: usize| format!("some/arch{n}/airootfs.sfs");
+        let many: Vec<_> = (0..2 * KERNELS_MAX).map(root).collect();
+        let mut many: Vec<_> = many.iter().map(String::as_str).collect();
+        many.push("some/x86_64/airootfs.sfs");
+        let index = index(&many);
+        let dir = index.child(NodeId::ROOT, b"some").unwrap();
+        let roots = Finder { index: &index }.root_images(dir);
+        assert_eq!((roots.len(), roots[0].0.as_str()), (KERNELS_MAX, FIRST_ARCH));
     }
 
     #[test]
