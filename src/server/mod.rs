@@ -16,10 +16,11 @@ mod service_sockets;
 mod services;
 mod snapshot;
 mod sockets;
+mod stop_signals;
 mod trial;
 mod verification;
 
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use jiff::Timestamp;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, Uid, geteuid, getrlimit, setrlimit};
 use sd_notify::NotifyState;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::interval;
 use tracing::{info, warn};
@@ -43,6 +44,7 @@ use self::report::{ForeignDhcp, StartReport};
 use self::sandbox::{Identity, IdentityError, SandboxError};
 use self::service_sockets::{DhcpMarkError, ServiceSockets};
 use self::sockets::{Inherited, SocketError};
+use self::stop_signals::StopSignals;
 use crate::boot::{BootConfig, Files, Ports};
 use crate::bootable::Root;
 use crate::config::{Config, Dhcp, Limits, SandboxMode, bios_ipxe_of_host, uefi_ipxe_of_host};
@@ -365,53 +367,6 @@ enum ServeEnd {
     TakenOver(Predecessor),
     /// A service could not be set up.
     Failed(io::Error),
-}
-
-/// SIGINT (Ctrl-C), SIGTERM, and the SIGHUP of a terminal that is closed.
-struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
-    terminal: Terminal,
-}
-
-/// The terminal that isowire was started from. Its end is a SIGHUP as well; any other SIGHUP is a
-/// request to look for images.
-struct Terminal {
-    hangup: Signal,
-    was_there: bool,
-}
-
-impl Terminal {
-    async fn closed(&mut self) {
-        loop {
-            let signal = self.hangup.recv().await;
-            // Without a terminal, as under systemd, every SIGHUP is a request.
-            if signal.is_some() && self.was_there && !io::stdin().is_terminal() {
-                return;
-            }
-        }
-    }
-}
-
-impl StopSignals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            terminal: Terminal {
-                hangup: signal(SignalKind::hangup())?,
-                was_there: io::stdin().is_terminal(),
-            },
-        })
-    }
-
-    async fn received(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT received",
-            _ = self.terminate.recv() => "SIGTERM received",
-            () = self.terminal.closed() => "terminal closed",
-        }
-    }
 }
 
 /// Describes the services that are up, and what to do about the others.
