@@ -262,7 +262,19 @@ fn failed_take_over_leaves_all_as_it_was() {
     clients.go_on.send_replace(());
     clients.run(Duration::from_millis(300));
     clients.finish();
-    drop(server);
+
+    // One that lacks an image which came after its offer.
+    let mut server = server;
+    let mut peer = UnixStream::connect(&socket).unwrap();
+    peer.write_all(b"isowire takeover 1\n").unwrap();
+    assert_ne!(peer.read(&mut bytes).unwrap(), 0);
+    stage.put_iso(2);
+    server.wait_for("image replaced", SOON);
+    peer.write_all(b"ready\n").unwrap();
+    let mut heard = Vec::new();
+    peer.read_to_end(&mut heard).unwrap();
+    assert!(heard.ends_with(b"the images have changed meanwhile; try again\n"));
+    server.wait_for("not taken over: the images have changed meanwhile", SOON);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod common;
 
 use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use common::dhcp::{broadcast, client_socket, newcomer};
@@ -312,6 +313,13 @@ fn flood_of_idle_connections_costs_nobody_a_root() {
     let mut server = stage.start(&mut command);
     let http = port(&server.log(), "HTTP");
     let mut client = Client::attach(nbd, "small").unwrap();
+    // A root over HTTP is one download, here of more than sockets hold.
+    let download = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    download.set_recv_buffer_size(64 << 10).unwrap();
+    download.connect(&SocketAddr::from(([127, 0, 0, 1], http)).into()).unwrap();
+    let mut download = TcpStream::from(download);
+    download.write_all(b"GET /small.iso HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
+    download.read_exact(&mut [0; 12]).unwrap();
     let mut flood = Vec::new();
     for n in 0..300 {
         flood.push(TcpStream::connect(("127.0.0.1", [nbd, http][n % 2])).unwrap());
@@ -319,6 +327,9 @@ fn flood_of_idle_connections_costs_nobody_a_root() {
             client.verify(&stage.image);
         }
     }
+    let mut downloaded = Vec::new();
+    download.read_to_end(&mut downloaded).unwrap();
+    assert!(downloaded.ends_with(&stage.image), "it broke off at {} bytes", downloaded.len());
     // Others come in: the oldest of those that ask for nothing make room.
     let mut clients: Vec<_> = (0..10).map(|_| Client::attach(nbd, "small").unwrap()).collect();
     clients.iter_mut().for_each(|client| client.verify(&stage.image));

@@ -134,7 +134,7 @@ impl Rules {
     }
 
     /// Returns whether boots that are done change what machines boot next.
-    pub(crate) fn count_boots(&self) -> bool {
+    pub(crate) fn depend_on_boots(&self) -> bool {
         self.has_once || !self.next.is_empty()
     }
 

@@ -158,6 +158,23 @@ mod tests {
         TcpStream::connect(address).await.unwrap()
     }
 
+    /// It may come to rest before its task had a turn.
+    #[tokio::test]
+    async fn accepted_connection_belongs_to_the_service_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, peer) = listener.accept().await.unwrap();
+        let image = ServedImage::new("one", crate::machines::tests::image());
+        let images = Watched::from(Arc::new(ImageSet::new(image, Vec::new())));
+        let (machines, clients) = (Arc::new(Registry::new(Instant::now())), Arc::new(Clients::default()));
+        let place = clients.add(peer.ip());
+        let server = Server::new(images, machines, clients);
+        let task = server.serve_new(socket, peer, Admission::Admitted(place));
+        assert!(!server.is_unused());
+        drop(task);
+        assert!(server.is_unused());
+    }
+
     // The clock of these tests is paused: when all tasks wait, it jumps to the next timer.
 
     #[tokio::test(start_paused = true)]

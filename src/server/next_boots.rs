@@ -106,7 +106,7 @@ impl NextBootControl {
                 () = &mut stop => return,
                 _ = clock.tick() => {}
             }
-            if self.rules.count_boots() {
+            if self.rules.depend_on_boots() {
                 // Next boots are those of MAC addresses.
                 neighbours::introduce(&self.machines, Instant::now());
                 self.note(&self.machines.finished());
