@@ -43,7 +43,7 @@ impl FileMark {
 #[derive(Debug)]
 pub(super) struct FileState {
     epoch: Instant,
-    /// Time of the last look, in nanoseconds since `epoch`.
+    /// Time of the last look that has ended, in nanoseconds since `epoch`.
     looked: AtomicU64,
     has_changed: AtomicBool,
     marks: Mutex<Marks>,
@@ -85,12 +85,14 @@ impl FileState {
     /// first that finds one. Does not wait for the server of a network file system.
     pub(super) fn look(&self, file: &File, now: Instant) -> Option<String> {
         let now = now.saturating_duration_since(self.epoch).as_nanos() as u64;
-        if self.has_changed() || now < self.looked.load(Ordering::Relaxed) + LOOK_INTERVAL.as_nanos() as u64 {
+        if self.has_changed() || now < self.looked.load(Ordering::Acquire) + LOOK_INTERVAL.as_nanos() as u64 {
             return None;
         }
-        self.looked.store(now, Ordering::Relaxed);
-        let mark = FileMark::of(file, AtFlags::STATX_DONT_SYNC).ok()?;
-        self.change(&self.marks(), mark)
+        let mark = FileMark::of(file, AtFlags::STATX_DONT_SYNC);
+        let change = mark.ok().and_then(|mark| self.change(&self.marks(), mark));
+        // Only now: another thread that finds a look so recent uses its result.
+        self.looked.store(now, Ordering::Release);
+        change
     }
 
     /// Looks at the file, which may have to wait for a disk. Returns the change as

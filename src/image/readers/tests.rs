@@ -1,5 +1,7 @@
 //! Readers of real files and of a store that fails on request.
 
+use std::sync::Barrier;
+
 use super::queue::AT_ONCE;
 use super::*;
 use crate::store::BLOCK;
@@ -81,6 +83,23 @@ async fn file_written_to_is_read_when_it_is_restored() {
     readers.compared(mark, true, later);
     assert!(done.recv().await.unwrap().result.is_ok() && readers.is_unchanged(later));
     until(|| readers.fault().is_none());
+}
+
+#[test]
+fn change_is_found_by_all_who_look_at_once() {
+    let file = file_of(4096);
+    for round in 0..2000 {
+        let readers = readers_of(&file);
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(round)).unwrap();
+        let (now, start) = (Instant::now() + Duration::from_millis(1), Barrier::new(2));
+        let look = || {
+            start.wait();
+            readers.is_unchanged(now)
+        };
+        let found =
+            thread::scope(|scope| [scope.spawn(look), scope.spawn(look)].map(|look| look.join().unwrap()));
+        assert_eq!(found, [false, false], "round {round}");
+    }
 }
 
 #[test]
