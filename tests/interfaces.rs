@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use common::dhcp::{Udhcpc, broadcast, collect, shout, value};
+use common::dhcp::{Udhcpc, broadcast, collect, router, shout, value};
 use common::lan::{self, BRIDGE, Lan, Namespace, give_to_nobody};
 use common::needs::needs;
 use common::running::{Running, output_of, text_of};
@@ -73,12 +73,17 @@ impl Stage {
 
     /// Plugs the card in, as `usb0` of the host and `eth0` of the machine.
     fn plug_in(&self) {
+        self.connect();
+        self.lan.server().ip(&["address", "add", &format!("{CARD}/24"), "dev", "usb0"]);
+    }
+
+    /// The same without an address.
+    fn connect(&self) {
         let host = self.lan.server();
         let to = ["name", "eth0", "address", "02:00:00:00:00:07", "netns", self.machine.name()];
         host.ip(&[&["link", "add", "usb0", "type", "veth", "peer"], &to[..]].concat());
         host.ip(&["link", "set", "usb0", "up"]);
         self.machine.ip(&["link", "set", "eth0", "up"]);
-        host.ip(&["address", "add", &format!("{CARD}/24"), "dev", "usb0"]);
     }
 
     fn pull_out(&self) {
@@ -154,6 +159,28 @@ fn later_interface_is_waited_for() {
     }
     assert_eq!(shout(&stage.machine, &[broadcast(PLAIN_DISCOVER)], SILENCE), []);
     assert!(server.stop().success());
+}
+
+/// Its machines get no address from here before dnsmasq has answered, which takes it three seconds.
+#[test]
+fn other_server_at_a_later_interface_is_found_before_an_offer() {
+    needs!(lan::NEEDS, ["dnsmasq"]);
+    let stage = Stage::new();
+    let mut server = stage.start(&["-i", "usb0", "--wait-interface", "--dhcp-range", "10.7.0.10-10.7.0.20"]);
+    stage.connect();
+    stage.machine.ip(&["address", "add", "10.7.0.2/24", "dev", "eth0"]);
+    let _dnsmasq = router(&stage.machine, stage.dir.path(), "10.7.0.200,10.7.0.209");
+    stage.lan.server().ip(&["address", "add", &format!("{CARD}/24"), "dev", "usb0"]);
+    // Dnsmasq probes for one client at a time; the first is to be our server.
+    server.wait_for("network of the DHCP range is there", SOON);
+    sleep(Duration::from_millis(300));
+    for _ in 0..7 {
+        let replies = shout(&stage.machine, &[broadcast(PLAIN_DISCOVER)], Duration::from_secs(1));
+        assert!(replies.iter().all(|(reply, _)| reply.server != Some(CARD)), "{replies:?}");
+    }
+    let log = server.log();
+    assert!(log.contains("another DHCP server found: no offers on its network"), "{log}");
+    assert!(log.contains("another DHCP server is looked for first"), "{log}");
 }
 
 #[test]

@@ -119,13 +119,19 @@ impl Probes {
         self.spawn(links);
     }
 
-    /// Starts to probe those links that are new.
-    pub(super) fn start_new(&mut self, links: Vec<(Interface, Ipv4Addr)>) {
+    /// Starts to probe those links that are new. Returns our addresses on interfaces that were not
+    /// probed before.
+    pub(super) fn start_new(&mut self, links: Vec<(Interface, Ipv4Addr)>) -> Vec<Ipv4Addr> {
         let before = std::mem::take(&mut self.probed);
         self.remember(&links);
         let is_new =
             |(interface, local): &(Interface, Ipv4Addr)| !before.contains(&(interface.index, *local));
-        self.spawn(links.into_iter().filter(is_new).collect());
+        let new: Vec<_> = links.into_iter().filter(is_new).collect();
+        let was_probed = |interface: &Interface| before.iter().any(|(index, _)| *index == interface.index);
+        let unknown = new.iter().filter(|(interface, _)| !was_probed(interface));
+        let addresses = unknown.map(|(_, local)| *local).collect();
+        self.spawn(new);
+        addresses
     }
 
     /// Starts to probe the links of a network, unless a message caused a probe there lately.

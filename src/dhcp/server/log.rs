@@ -187,6 +187,7 @@ fn matters_to_operator(reason: &NoReply) -> bool {
             | NoReply::AddressesInUse
             | NoReply::DeclineDisbelieved(_)
             | NoReply::ConflictingServer(_)
+            | NoReply::LooksFirst
             | NoReply::LeftTo(_)
     )
 }

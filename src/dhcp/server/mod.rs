@@ -259,9 +259,16 @@ impl Server {
             Ok(()) => {
                 self.follow_interface();
                 self.update_networks();
-                self.probes.start_new(self.probed());
+                self.look_on_new_links();
             }
             Err(error) => debug!("network interfaces not listed: {error}"),
+        }
+    }
+
+    /// Looks for other servers on links that are new: on a new interface before anything is offered.
+    fn look_on_new_links(&mut self) {
+        for local in self.probes.start_new(self.probed()) {
+            self.session.look_first(local, self.clock.now());
         }
     }
 

@@ -110,6 +110,8 @@ pub enum NoReply {
     AddressesInUse,
     #[error("another DHCP server, {0}, is on this network")]
     ConflictingServer(Ipv4Addr),
+    #[error("another DHCP server is looked for first: this network is new")]
+    LooksFirst,
     #[error("chose DHCP server {server}")]
     ChoseAnother {
         server: Ipv4Addr,
@@ -194,6 +196,14 @@ impl Session {
         match &mut self.role {
             Role::Proxy => ConflictSeen::Expected,
             Role::Server(server_role) => server_role.saw_conflict(server, on, now),
+        }
+    }
+
+    /// Notes that another server is being looked for on the network with the address `on`, which is
+    /// new. A proxy looks for none.
+    pub(crate) fn look_first(&mut self, on: Ipv4Addr, now: UnixTime) {
+        if let Role::Server(server_role) = &mut self.role {
+            server_role.look_first(on, now);
         }
     }
 }

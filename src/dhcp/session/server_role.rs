@@ -123,6 +123,13 @@ impl ServerRole {
         self.of_mut(on).map_or(ConflictSeen::Expected, |subnet| subnet.saw_conflict(server, now))
     }
 
+    /// Notes that another server is being looked for on the network with the address `on`, which is new.
+    pub(crate) fn look_first(&mut self, on: Ipv4Addr, now: UnixTime) {
+        if let Some(subnet) = self.of_mut(on) {
+            subnet.look_first(now);
+        }
+    }
+
     /// Returns the conflicting servers for the process after this one.
     pub(crate) fn carried_conflicts(&self, now: UnixTime) -> Vec<CarriedConflict> {
         self.subnets.iter().filter_map(|subnet| subnet.carried_conflict(now)).collect()

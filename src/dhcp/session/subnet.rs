@@ -14,6 +14,10 @@ use crate::dhcp::wire::{CLIENT_PORT, Message, MessageType, Reply, ReplyOption};
 /// Seconds after which a conflicting server counts as gone if it was not seen again: three probes.
 const CONFLICT_SECONDS: u32 = 900;
 
+/// Seconds for which nothing is offered on a network that is new, while another server is looked for:
+/// a probe takes 3.5, and the clock shows whole ones.
+const LOOK_SECONDS: u32 = 5;
+
 /// Network parameters that clients are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
@@ -81,12 +85,14 @@ pub struct Subnet {
     /// Other servers lease other addresses of the network.
     is_shared: bool,
     conflict: Option<ConflictingServer>,
+    /// End of the time in which another server is looked for first.
+    looks_until: UnixTime,
 }
 
 impl Subnet {
-    /// Creates the state before any other server was seen.
+    /// Creates the state before any other server was seen or looked for.
     pub fn new(network: Network, leases: Leases) -> Self {
-        Self { network, leases, is_shared: false, conflict: None }
+        Self { network, leases, is_shared: false, conflict: None, looks_until: UnixTime(0) }
     }
 
     /// Notes that other servers lease other addresses of the network.
@@ -110,6 +116,21 @@ impl Subnet {
             .map(|conflict| conflict.address)
     }
 
+    /// Notes that another server is being looked for, and was not before. Meanwhile nothing is offered;
+    /// leases are still renewed.
+    pub(super) fn look_first(&mut self, now: UnixTime) {
+        self.looks_until = now.after(LOOK_SECONDS);
+    }
+
+    /// Refuses new leases while there is another server, or may be one.
+    fn require_alone(&self, now: UnixTime) -> Result<(), NoReply> {
+        match self.conflict(now) {
+            Some(conflict) => Err(NoReply::ConflictingServer(conflict)),
+            None if now < self.looks_until => Err(NoReply::LooksFirst),
+            None => Ok(()),
+        }
+    }
+
     /// Returns the conflicting server for the process after this one.
     pub(super) fn carried_conflict(&self, now: UnixTime) -> Option<CarriedConflict> {
         let server = self.conflict(now)?;
@@ -129,9 +150,7 @@ impl Subnet {
     }
 
     pub(super) fn discover(&mut self, request: &Request, boot: Boot, now: UnixTime) -> Decision {
-        if let Some(conflict) = self.conflict(now) {
-            return Err(NoReply::ConflictingServer(conflict));
-        }
+        self.require_alone(now)?;
         let Message { header, requested, .. } = &request.message;
         let address = self.leases.offer(header.hardware(), *requested, now);
         let address = address.ok_or_else(|| NoReply::PoolExhausted(self.leases.pool()))?;
@@ -152,8 +171,8 @@ impl Subnet {
         let ciaddr = Some(header.ciaddr).filter(|address| !address.is_unspecified());
         let claimed = requested.or(ciaddr).ok_or(NoReply::NothingClaimed)?;
         // The other server may have leased the address: a NAK would take it from the client.
-        if let Some(conflict) = self.conflict(now).filter(|_| !self.leases.has_lease(&machine, claimed)) {
-            return Err(NoReply::ConflictingServer(conflict));
+        if !self.leases.has_lease(&machine, claimed) {
+            self.require_alone(now)?;
         }
         // INIT-REBOOT after a move from another network: the NAK makes the client start over.
         if !self.network.contains(claimed) {

@@ -282,6 +282,19 @@ fn client_of_other_network_gets_no_reply() {
 }
 
 #[test]
+fn new_network_is_looked_at_before_an_offer() {
+    let mut server_role = server_role();
+    let own = lease(&mut server_role, 1);
+    server_role.look_first(US, NOW);
+    let stranger = || at(DhcpPort::Dhcp, plain(MessageType::Discover, 2));
+    assert_eq!(no_reply(server_role.answer(&stranger(), NOW.after(4))), NoReply::LooksFirst);
+    let mut renew = plain(MessageType::Request, 1);
+    renew.header.ciaddr = own;
+    assert_eq!(sent(ask(&mut server_role, renew)).0.kind, MessageType::Ack);
+    assert!(matches!(server_role.answer(&stranger(), NOW.after(5)), Outcome::Send { .. }));
+}
+
+#[test]
 fn conflict_stops_offers_but_not_renewals() {
     let mut server_role = server_role();
     let own = lease(&mut server_role, 1);
