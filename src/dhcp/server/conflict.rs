@@ -16,6 +16,9 @@ use crate::interfaces::Interface;
 
 /// Time to wait for an offer. dnsmasq probes a new address for three seconds before it offers it.
 const OFFER_WAIT: Duration = Duration::from_millis(3500);
+/// Seconds that surely contain this time on a clock of whole seconds.
+pub(super) const PROBE_SECONDS: u32 = OFFER_WAIT.as_secs() as u32 + 2;
+
 /// Time before the second DISCOVER, in case the first is lost.
 const RESEND_AFTER: Duration = Duration::from_millis(1000);
 
@@ -238,7 +241,27 @@ fn transaction() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::interfaces::tests::eth;
     use super::*;
+
+    #[tokio::test]
+    async fn interface_is_new_until_it_was_probed() {
+        let ip = |last| Ipv4Addr::new(10, 0, 0, last);
+        // A probe of a link without a hardware address sends nothing.
+        let links = |links: &[(u32, u8)]| {
+            let link = |&(index, last): &(u32, u8)| (Interface { mac: None, ..eth(index, &[]) }, ip(last));
+            links.iter().map(link).collect::<Vec<_>>()
+        };
+        let mut probes = Probes::default();
+        assert_eq!(probes.start_new(links(&[(2, 1)])), [ip(1)]);
+        assert_eq!(
+            probes.start_new(links(&[(2, 1), (2, 7), (3, 3)])),
+            [ip(3)],
+            "7 is one more on an old one"
+        );
+        assert!(probes.start_new(links(&[(3, 3)])).is_empty());
+        assert_eq!(probes.start_new(links(&[(2, 1), (3, 3)])), [ip(1)], "it was away");
+    }
 
     #[test]
     fn offered_address_is_a_conflict() {

@@ -143,7 +143,7 @@ pub(super) mod tests {
     }
 
     /// An interface with these addresses.
-    fn eth(index: u32, addresses: &[u8]) -> Interface {
+    pub(in crate::dhcp::server) fn eth(index: u32, addresses: &[u8]) -> Interface {
         let addresses = addresses.iter().map(|&n| Address { ip: ip(n), netmask: NETMASK });
         Interface {
             name: format!("eth{index}"),

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tracing::{debug, warn};
 
 use self::address_use::{AddressUse, Waiting};
-use self::conflict::{Conflict, ProbeEnd, Probes};
+use self::conflict::{Conflict, PROBE_SECONDS, ProbeEnd, Probes};
 use self::interfaces::{Interfaces, Unserved};
 use self::lease_file::LeaseFile;
 use self::log::DhcpLog;
@@ -267,8 +267,9 @@ impl Server {
 
     /// Looks for other servers on links that are new: on a new interface before anything is offered.
     fn look_on_new_links(&mut self) {
+        let end = self.clock.now().after(PROBE_SECONDS);
         for local in self.probes.start_new(self.probed()) {
-            self.session.look_first(local, self.clock.now());
+            self.session.look_first(local, end);
         }
     }
 

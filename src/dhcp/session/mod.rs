@@ -199,11 +199,11 @@ impl Session {
         }
     }
 
-    /// Notes that another server is being looked for on the network with the address `on`, which is
-    /// new. A proxy looks for none.
-    pub(crate) fn look_first(&mut self, on: Ipv4Addr, now: UnixTime) {
+    /// Notes that until then another server is being looked for on the network with the address `on`,
+    /// which is new. A proxy looks for none.
+    pub(crate) fn look_first(&mut self, on: Ipv4Addr, until: UnixTime) {
         if let Role::Server(server_role) = &mut self.role {
-            server_role.look_first(on, now);
+            server_role.look_first(on, until);
         }
     }
 }

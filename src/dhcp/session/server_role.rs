@@ -123,10 +123,11 @@ impl ServerRole {
         self.of_mut(on).map_or(ConflictSeen::Expected, |subnet| subnet.saw_conflict(server, now))
     }
 
-    /// Notes that another server is being looked for on the network with the address `on`, which is new.
-    pub(crate) fn look_first(&mut self, on: Ipv4Addr, now: UnixTime) {
+    /// Notes that until then another server is being looked for on the network with the address `on`,
+    /// which is new.
+    pub(crate) fn look_first(&mut self, on: Ipv4Addr, until: UnixTime) {
         if let Some(subnet) = self.of_mut(on) {
-            subnet.look_first(now);
+            subnet.look_first(until);
         }
     }
 

@@ -14,10 +14,6 @@ use crate::dhcp::wire::{CLIENT_PORT, Message, MessageType, Reply, ReplyOption};
 /// Seconds after which a conflicting server counts as gone if it was not seen again: three probes.
 const CONFLICT_SECONDS: u32 = 900;
 
-/// Seconds for which nothing is offered on a network that is new, while another server is looked for:
-/// a probe takes 3.5, and the clock shows whole ones.
-const LOOK_SECONDS: u32 = 5;
-
 /// Network parameters that clients are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
@@ -116,10 +112,10 @@ impl Subnet {
             .map(|conflict| conflict.address)
     }
 
-    /// Notes that another server is being looked for, and was not before. Meanwhile nothing is offered;
+    /// Notes that another server is being looked for, and was not before. Until then nothing is offered;
     /// leases are still renewed.
-    pub(super) fn look_first(&mut self, now: UnixTime) {
-        self.looks_until = now.after(LOOK_SECONDS);
+    pub(super) fn look_first(&mut self, until: UnixTime) {
+        self.looks_until = until;
     }
 
     /// Refuses new leases while there is another server, or may be one.

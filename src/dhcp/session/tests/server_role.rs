@@ -285,12 +285,14 @@ fn client_of_other_network_gets_no_reply() {
 fn new_network_is_looked_at_before_an_offer() {
     let mut server_role = server_role();
     let own = lease(&mut server_role, 1);
-    server_role.look_first(US, NOW);
+    server_role.look_first(US, NOW.after(5));
     let stranger = || at(DhcpPort::Dhcp, plain(MessageType::Discover, 2));
     assert_eq!(no_reply(server_role.answer(&stranger(), NOW.after(4))), NoReply::LooksFirst);
     let mut renew = plain(MessageType::Request, 1);
     renew.header.ciaddr = own;
-    assert_eq!(sent(ask(&mut server_role, renew)).0.kind, MessageType::Ack);
+    assert_eq!(sent(ask(&mut server_role, renew.clone())).0.kind, MessageType::Ack);
+    renew.header.chaddr = [7; 16];
+    assert_eq!(no_reply(ask(&mut server_role, renew)), NoReply::LooksFirst, "no NAK");
     assert!(matches!(server_role.answer(&stranger(), NOW.after(5)), Outcome::Send { .. }));
 }
 
